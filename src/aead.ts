@@ -1,0 +1,240 @@
+/**
+ * AES-256-GCM, XAES-256-GCM with key commitment, PBKDF2, HMAC, random bytes. The only file that imports node:crypto.
+ *
+ * No function here takes a nonce: each seal draws its own.
+ */
+import {
+  type Cipher,
+  createCipheriv,
+  createDecipheriv,
+  createHash,
+  createHmac,
+  createSecretKey,
+  type KeyObject,
+  pbkdf2,
+  pbkdf2Sync,
+  randomBytes,
+  timingSafeEqual,
+} from 'node:crypto'
+import { promisify } from 'node:util'
+
+export type { KeyObject }
+
+/** Bytes of every AES key here. */
+export const KEY_BYTES = 32
+/** Bytes of a GCM nonce and of a GCM tag (NIST SP 800-38D §5.2.1.1, §5.2.1.2). */
+export const GCM_NONCE_BYTES = 12
+export const GCM_TAG_BYTES = 16
+/** Bytes of an XAES-256-GCM nonce (c2sp.org/XAES-256-GCM) and of its commitment (eprint 2025/758). */
+export const XAES_NONCE_BYTES = 24
+export const XAES_COMMITMENT_BYTES = 32
+
+/** A KeyObject: on Node 24 a cipher made from a Buffer costs several times as much. The caller may wipe `bytes` afterwards. */
+export function importKey(bytes: Uint8Array): KeyObject {
+  return createSecretKey(bytes)
+}
+
+/** A new random key: 32 bytes, straight from the operating system's generator. */
+export function generateKey(): Buffer {
+  return randomBytes(KEY_BYTES)
+}
+
+/**
+ * AES-256-GCM (NIST SP 800-38D) under a fresh random 96-bit nonce.
+ *
+ * @returns `nonce[12] ‖ ciphertext ‖ tag[16]`
+ */
+export function gcmSeal(key: KeyObject, plaintext: Uint8Array | string): Buffer {
+  const nonce = takeNonce(GCM_NONCE_BYTES)
+  const cipher = createCipheriv('aes-256-gcm', key, nonce)
+  const ciphertext = typeof plaintext === 'string' ? cipher.update(plaintext, 'utf8') : cipher.update(plaintext)
+  cipher.final()
+  const sealed = Buffer.allocUnsafe(GCM_NONCE_BYTES + ciphertext.length + GCM_TAG_BYTES)
+  sealed.set(nonce, 0)
+  sealed.set(ciphertext, GCM_NONCE_BYTES)
+  sealed.set(cipher.getAuthTag(), GCM_NONCE_BYTES + ciphertext.length)
+  return sealed
+}
+
+/**
+ * Opens what {@link gcmSeal} made; no byte of plaintext is returned before the tag is verified.
+ *
+ * @returns null if the key is another one or a byte was changed
+ */
+export function gcmOpen(key: KeyObject, sealed: Uint8Array): Buffer | null {
+  const tagAt = sealed.length - GCM_TAG_BYTES
+  if (tagAt < GCM_NONCE_BYTES) return null
+  return gcmDecrypt(key, sealed.subarray(0, GCM_NONCE_BYTES), sealed.subarray(GCM_NONCE_BYTES, tagAt), sealed.subarray(tagAt))
+}
+
+function gcmDecrypt(
+  key: KeyObject,
+  nonce: Uint8Array,
+  ciphertext: Uint8Array,
+  tag: Uint8Array,
+  aad?: Uint8Array,
+): Buffer | null {
+  const decipher = createDecipheriv('aes-256-gcm', key, nonce, { authTagLength: GCM_TAG_BYTES })
+  if (aad) decipher.setAAD(aad)
+  decipher.setAuthTag(tag)
+  const plaintext = decipher.update(ciphertext)
+  try {
+    decipher.final()
+  } catch {
+    plaintext.fill(0)
+    return null
+  }
+  return plaintext
+}
+
+/**
+ * A key for XAES-256-GCM (c2sp.org/XAES-256-GCM) with the key commitment of KC-XAES (eprint 2025/758, as in aws-lc).
+ *
+ * Holds one AES-ECB cipher for its life: making one for each token would cost as much as the token. Sealed form:
+ * `nonce[24] ‖ ciphertext ‖ tag[16] ‖ commitment[32]`.
+ */
+export class XaesKey {
+  readonly #ecb: Cipher
+  /** K1 of the specification: AES(K, 0¹²⁸) doubled in GF(2¹²⁸), the CMAC subkey of NIST SP 800-38B §6.1. */
+  readonly #k1: Buffer
+
+  /** @param key 32 bytes; the caller may wipe them afterwards */
+  constructor(key: Uint8Array) {
+    this.#ecb = createCipheriv('aes-256-ecb', importKey(key), null).setAutoPadding(false)
+    this.#k1 = doubled(this.#ecb.update(Buffer.alloc(16)))
+  }
+
+  /** @returns `nonce[24] ‖ ciphertext ‖ tag[16] ‖ commitment[32]` */
+  seal(plaintext: Uint8Array | string, aad: Uint8Array): Buffer {
+    return this.sealWithNonce(takeNonce(XAES_NONCE_BYTES), plaintext, aad)
+  }
+
+  /** For published test vectors only. @internal */
+  sealWithNonce(nonce: Uint8Array, plaintext: Uint8Array | string, aad: Uint8Array): Buffer {
+    const { gcmKey, commitment } = this.#derive(nonce)
+    const cipher = createCipheriv('aes-256-gcm', gcmKey, nonce.subarray(12)).setAAD(aad)
+    const ciphertext = typeof plaintext === 'string' ? cipher.update(plaintext, 'utf8') : cipher.update(plaintext)
+    cipher.final()
+    const tagAt = XAES_NONCE_BYTES + ciphertext.length
+    const sealed = Buffer.allocUnsafe(tagAt + GCM_TAG_BYTES + XAES_COMMITMENT_BYTES)
+    sealed.set(nonce, 0)
+    sealed.set(ciphertext, XAES_NONCE_BYTES)
+    sealed.set(cipher.getAuthTag(), tagAt)
+    sealed.set(commitment, tagAt + GCM_TAG_BYTES)
+    return sealed
+  }
+
+  /**
+   * Compares the commitment first, in constant time, and only then opens the GCM; no byte of plaintext is returned before
+   * the tag is verified.
+   *
+   * @returns null if key, nonce, ciphertext or aad is another one
+   */
+  open(sealed: Uint8Array, aad: Uint8Array): Buffer | null {
+    const commitmentAt = sealed.length - XAES_COMMITMENT_BYTES
+    const tagAt = commitmentAt - GCM_TAG_BYTES
+    if (tagAt < XAES_NONCE_BYTES) return null
+    const nonce = sealed.subarray(0, XAES_NONCE_BYTES)
+    const { gcmKey, commitment } = this.#derive(nonce)
+    if (!timingSafeEqual(commitment, sealed.subarray(commitmentAt))) return null
+    const ciphertext = sealed.subarray(XAES_NONCE_BYTES, tagAt)
+    return gcmDecrypt(gcmKey, nonce.subarray(12), ciphertext, sealed.subarray(tagAt, commitmentAt), aad)
+  }
+
+  /** Two calls of the kept cipher: blocks 1–3 do not depend on each other, the commitment depends on the third. */
+  #derive(nonce: Uint8Array): { gcmKey: KeyObject; commitment: Buffer } {
+    const k1 = this.#k1
+    const head = nonce.subarray(0, 12)
+    const blocks = Buffer.alloc(48)
+    blocks[1] = 1
+    blocks[17] = 2
+    blocks[2] = blocks[18] = 0x58 // 'X'
+    blocks.set(head, 4)
+    blocks.set(head, 20)
+    for (let i = 0; i < 16; i++) {
+      blocks[i] = at(blocks, i) ^ at(k1, i)
+      blocks[16 + i] = at(blocks, 16 + i) ^ at(k1, i)
+    }
+    blocks.write('XCMT', 32, 'latin1')
+    blocks.set(head, 36)
+    const derived = this.#ecb.update(blocks)
+
+    const tail = Buffer.alloc(32)
+    tail.set(nonce.subarray(12), 0)
+    tail.set(nonce.subarray(12), 16)
+    tail[13] = tail[15] = tail[29] = 1
+    tail[31] = 2
+    for (let i = 0; i < 16; i++) {
+      const mask = at(k1, i) ^ at(derived, 32 + i)
+      tail[i] = at(tail, i) ^ mask
+      tail[16 + i] = at(tail, 16 + i) ^ mask
+    }
+    const gcmKey = importKey(derived.subarray(0, KEY_BYTES))
+    derived.fill(0)
+    return { gcmKey, commitment: this.#ecb.update(tail) }
+  }
+}
+
+/** Multiplication by x in GF(2¹²⁸). */
+function doubled(block: Buffer): Buffer {
+  const out = Buffer.alloc(16)
+  for (let i = 0; i < 16; i++) out[i] = ((at(block, i) << 1) | ((block[i + 1] ?? 0) >>> 7)) & 0xff
+  if (at(block, 0) & 0x80) out[15] = at(out, 15) ^ 0x87
+  return out
+}
+
+function at(bytes: Uint8Array, index: number): number {
+  return bytes[index] as number
+}
+
+/** HMAC-SHA256 (RFC 2104): 32 bytes. */
+export function hmacSha256(key: Uint8Array | KeyObject, data: Uint8Array | string): Buffer {
+  return createHmac('sha256', key).update(data).digest()
+}
+
+/** SHA-256 (FIPS 180-4), one piece or many. */
+export function sha256(...pieces: (Uint8Array | string)[]): Buffer {
+  const hash = createHash('sha256')
+  for (const piece of pieces) hash.update(piece)
+  return hash.digest()
+}
+
+const pbkdf2Async = promisify(pbkdf2)
+
+/** PBKDF2-HMAC-SHA256 (RFC 8018 §5.2), 32 bytes. Blocks the event loop for tens of milliseconds at 100,000 rounds. */
+export function pbkdf2Sha256Sync(password: Uint8Array, salt: string, rounds: number): Buffer {
+  return pbkdf2Sync(password, salt, rounds, KEY_BYTES, 'sha256')
+}
+
+/** The same, on a thread of libuv's pool. */
+export function pbkdf2Sha256(password: Uint8Array, salt: string, rounds: number): Promise<Buffer> {
+  return pbkdf2Async(password, salt, rounds, KEY_BYTES, 'sha256')
+}
+
+/** One call of the generator for about a thousand nonces is 1.4–2 times as fast as one call for each. */
+const NONCE_POOL_BYTES = 12 * 1024
+const NONCE_POOL_LIFE_MS = 1000
+
+let noncePool = Buffer.alloc(0)
+let nonceAt = 0
+let noncePoolMadeAt = 0
+
+/**
+ * Random bytes for one nonce, each given out once. What is older than a second is thrown away, so that a process which
+ * was frozen into a virtual machine's snapshot and started twice does not go on with the same ones for long.
+ */
+function takeNonce(length: number): Buffer {
+  const age = Date.now() - noncePoolMadeAt
+  if (nonceAt + length > noncePool.length || age > NONCE_POOL_LIFE_MS || age < 0) {
+    noncePool = randomBytes(NONCE_POOL_BYTES)
+    noncePoolMadeAt = Date.now()
+    nonceAt = 0
+  }
+  nonceAt += length
+  return noncePool.subarray(nonceAt - length, nonceAt)
+}
+
+/** Drops the pooled random bytes: call it after a virtual machine's snapshot was restored. */
+export function reseed(): void {
+  noncePool = Buffer.alloc(0)
+}

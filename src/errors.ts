@@ -1,0 +1,103 @@
+/**
+ * Every error that leaves this library is a {@link KeystoreError} with a stable `code`. Tell errors apart by
+ * `code`, not by `instanceof`: an application may hold two copies of the package.
+ *
+ * No message, property or cause ever holds plaintext, a key, a wrapped key, a token or a connection password.
+ */
+
+/**
+ * The stable codes.
+ *
+ * - `ERR_INVALID_ARGUMENT`: the caller passed something that can never work (a lone surrogate, an empty user id …)
+ * - `ERR_NO_SCOPE`: an encrypted column was read or written outside `scope()`
+ * - `ERR_MALFORMED_TOKEN`: begins like a token, but its body cannot be one; says nothing about any key
+ * - `ERR_NOT_ENCRYPTED`: the value is no token at all
+ * - `ERR_FORMAT_NOT_ACCEPTED`: a token or wrapped key of a format that `accept` does not name
+ * - `ERR_DECRYPTION_FAILED`: wrong key, context or user, or tampered with: one message for all of them
+ * - `ERR_KEY_NOT_FOUND`: the user, or that version of the user's key, has no row
+ * - `ERR_KEY_SHREDDED`: the user's keys were erased on purpose
+ * - `ERR_MASTER_KEY`: a master key is unset or unusable
+ * - `ERR_UNKNOWN_MASTER_KEY`: rows are wrapped under a master key that was not given; names KEK ids and counts
+ * - `ERR_UNWRAP_FAILED`: a wrapped key does not open under its master key
+ * - `ERR_STORE`: the store failed; see `retryable`
+ * - `ERR_SCHEMA`: the table or its migrations are not what this version needs; the message says what to do
+ * - `ERR_CLOSED`: used after `close()`
+ */
+export type KeystoreErrorCode =
+  | 'ERR_INVALID_ARGUMENT'
+  | 'ERR_NO_SCOPE'
+  | 'ERR_MALFORMED_TOKEN'
+  | 'ERR_NOT_ENCRYPTED'
+  | 'ERR_FORMAT_NOT_ACCEPTED'
+  | 'ERR_DECRYPTION_FAILED'
+  | 'ERR_KEY_NOT_FOUND'
+  | 'ERR_KEY_SHREDDED'
+  | 'ERR_MASTER_KEY'
+  | 'ERR_UNKNOWN_MASTER_KEY'
+  | 'ERR_UNWRAP_FAILED'
+  | 'ERR_STORE'
+  | 'ERR_SCHEMA'
+  | 'ERR_CLOSED'
+
+/** What the constructors of all errors take beside code and message. */
+export interface KeystoreErrorOptions {
+  /** An error that is itself free of secrets; a driver's own error never is (see adapters/driver-error.ts). */
+  readonly cause?: unknown
+  /** Whether the same call may succeed later without anybody changing anything. Default false. */
+  readonly retryable?: boolean
+}
+
+/**
+ * The base of all errors.
+ *
+ * @example
+ * try {
+ *   await envelope.decrypt('alice', token)
+ * } catch (error) {
+ *   if (error instanceof Error && 'code' in error && error.code === 'ERR_KEY_SHREDDED') return null
+ *   throw error
+ * }
+ */
+export class KeystoreError extends Error {
+  override readonly name: string = 'KeystoreError'
+  readonly code: KeystoreErrorCode
+  readonly retryable: boolean
+
+  constructor(code: KeystoreErrorCode, message: string, options: KeystoreErrorOptions = {}) {
+    super(message, options.cause === undefined ? undefined : { cause: options.cause })
+    this.code = code
+    this.retryable = options.retryable ?? false
+  }
+}
+
+/** A store failed (`ERR_STORE`) or its schema is not what is needed (`ERR_SCHEMA`). Absent is never an error of a store. */
+export class StoreError extends KeystoreError {
+  override readonly name = 'StoreError'
+
+  constructor(message: string, options: KeystoreErrorOptions & { readonly code?: 'ERR_STORE' | 'ERR_SCHEMA' } = {}) {
+    super(options.code ?? 'ERR_STORE', message, options)
+  }
+}
+
+/** A master key is unusable, unknown, or does not open what is wrapped under it. */
+export class MasterKeyError extends KeystoreError {
+  override readonly name = 'MasterKeyError'
+
+  constructor(
+    code: 'ERR_MASTER_KEY' | 'ERR_UNKNOWN_MASTER_KEY' | 'ERR_UNWRAP_FAILED',
+    message: string,
+    options: KeystoreErrorOptions = {},
+  ) {
+    super(code, message, options)
+  }
+}
+
+/** `ERR_INVALID_ARGUMENT`: names the argument, what was expected and what kind of thing arrived, never its value. */
+export function invalidArgument(message: string): KeystoreError {
+  return new KeystoreError('ERR_INVALID_ARGUMENT', message)
+}
+
+/** `ERR_SCHEMA`: the message must say what to do next. */
+export function schemaError(message: string): StoreError {
+  return new StoreError(message, { code: 'ERR_SCHEMA' })
+}

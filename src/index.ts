@@ -1,0 +1,28 @@
+/** drizzle-keystore: the whole core API. Adapters have entries of their own, so that who uses SQLite never loads pg. */
+export { reseed } from './aead.js'
+export { EnvelopeCrypto, type EnvelopeCryptoOptions } from './envelope-crypto.js'
+export {
+  KeystoreError,
+  type KeystoreErrorCode,
+  type KeystoreErrorOptions,
+  MasterKeyError,
+  StoreError,
+} from './errors.js'
+export type { KeystoreEvent } from './events.js'
+export {
+  derivePoolKey,
+  type Environment,
+  generateMasterKey,
+  type LocalMasterKey,
+  localMasterKey,
+  type MasterKey,
+  type MasterKeyring,
+  masterKeyring,
+  masterKeysFromEnv,
+  masterKeysFromFile,
+  resolveMasterKey,
+} from './master-key.js'
+export type { EncryptOptions, PoolCrypto } from './pool-crypto.js'
+export type { CensusRow, KeyPage, KeyRecord, KeyRef, KeyStore, ShredResult, StoreChange, WrapChange } from './store.js'
+export { apiKeyHash, decryptWithKey, encryptWithKey, type Format, isEncrypted } from './token.js'
+export type { EncryptionContext } from './validate.js'

@@ -1,0 +1,106 @@
+/** Data keys in rows: which master key and which format a row's wrapped key has, and what it is bound to. */
+import { KEY_BYTES } from './aead.js'
+import { preAuthEncode } from './encoding.js'
+import { KeystoreError, MasterKeyError } from './errors.js'
+import { isLocal, isV2Wrap, isV3Wrap, type LocalMasterKey, type MasterKeyring } from './master-key.js'
+import type { KeyRecord, KeyRef } from './store.js'
+import type { Format } from './token.js'
+
+const WRAP_LABEL = 'drizzle-keystore/wrap/v3'
+
+/** A wrapped data key as a row carries it. */
+export type Wrapped = Pick<KeyRecord, 'encryptedKey' | 'kekId'>
+
+/**
+ * Wraps a data key under the keyring's primary.
+ *
+ * @throws MasterKeyError · ERR_INVALID_ARGUMENT (format v2 with a primary that is no local key)
+ */
+export async function wrapDataKey(
+  keyring: MasterKeyring,
+  ref: KeyRef,
+  dataKey: Uint8Array,
+  format: Format,
+): Promise<Wrapped> {
+  const { primary } = keyring
+  if (format === 'v2') return { encryptedKey: requireLocal(keyring).wrapV2(dataKey), kekId: primaryKekId(keyring, 'v2') }
+  return { encryptedKey: await primary.wrap(dataKey, wrapAad(ref, primary.id)), kekId: primary.id }
+}
+
+/** The KEK id that rows have when they are wrapped under the primary in this format. */
+export function primaryKekId(keyring: MasterKeyring, format: Format): string {
+  return format === 'v2' ? requireLocal(keyring).v2Id : keyring.primary.id
+}
+
+function requireLocal({ primary }: MasterKeyring): LocalMasterKey {
+  if (isLocal(primary)) return primary
+  throw new KeystoreError('ERR_INVALID_ARGUMENT', 'Format v2 needs a local master key as the primary')
+}
+
+/**
+ * Opens a row's wrapped key.
+ *
+ * Under a local master key the length decides the format, whatever the row claims. A v2 wrap is bound to no user: who
+ * accepts v2 accepts that somebody who can write to the database exchanges two users' keys.
+ *
+ * @param accept the wrap formats to open
+ * @returns 32 bytes
+ * @throws ERR_UNKNOWN_MASTER_KEY · ERR_FORMAT_NOT_ACCEPTED · ERR_UNWRAP_FAILED · what the master key throws
+ */
+export async function unwrapDataKey(
+  keyring: MasterKeyring,
+  record: KeyRecord,
+  accept: readonly Format[],
+): Promise<Uint8Array> {
+  const { encryptedKey, kekId } = record
+  const key = kekId === null ? null : keyring.find(kekId)
+  if (kekId !== null && key === null) throw unknownMasterKey(record, kekId)
+
+  const local = kekId === null || (key !== null && isLocal(key))
+  const format = !local || isV3Wrap(encryptedKey) ? 'v3' : isV2Wrap(encryptedKey) ? 'v2' : null
+  if (format === null || (format === 'v3' && kekId === null)) throw unwrapFailed(record)
+  if (!accept.includes(format)) {
+    throw new KeystoreError(
+      'ERR_FORMAT_NOT_ACCEPTED',
+      `The key of ${describeRef(record)} is wrapped in format ${format}: name '${format}' in accept.keys to open it`,
+    )
+  }
+
+  const candidates = key === null ? keyring.local : [key]
+  for (const candidate of candidates) {
+    try {
+      const dataKey =
+        format === 'v2' && isLocal(candidate)
+          ? candidate.unwrapV2(encryptedKey)
+          : await candidate.unwrap(encryptedKey, wrapAad(record, kekId ?? ''))
+      if (dataKey.length === KEY_BYTES) return dataKey
+    } catch (error) {
+      // Only "does not open" tries the next one: an outage of a key service must not look like a damaged key.
+      if (!(error instanceof Error && 'code' in error && error.code === 'ERR_UNWRAP_FAILED')) throw error
+    }
+  }
+  throw unwrapFailed(record)
+}
+
+/** Binds a wrapped key of format v3 to its row and its master key. */
+function wrapAad({ userId, version }: KeyRef, kekId: string): Buffer {
+  return preAuthEncode([WRAP_LABEL, userId, String(version), kekId])
+}
+
+/** A ref for messages. */
+export function describeRef({ userId, version }: KeyRef): string {
+  return `user ${JSON.stringify(userId)}, version ${version}`
+}
+
+function unwrapFailed(record: KeyRecord): MasterKeyError {
+  const under = record.kekId === null ? 'any local master key' : `master key ${record.kekId}`
+  return new MasterKeyError('ERR_UNWRAP_FAILED', `The wrapped key of ${describeRef(record)} does not open under ${under}`)
+}
+
+function unknownMasterKey(record: KeyRecord, kekId: string): MasterKeyError {
+  return new MasterKeyError(
+    'ERR_UNKNOWN_MASTER_KEY',
+    `The key of ${describeRef(record)} is wrapped under master key ${kekId}, which was not given: ` +
+      'add it to API_KEY_MASTER_KEY_PREVIOUS or to the keyring',
+  )
+}

@@ -1,0 +1,138 @@
+/**
+ * The storage contract. The crypto service depends on this file and on no adapter.
+ *
+ * Words, here and everywhere: a **data key** (DEK) encrypts a user's data and is stored **wrapped** under a **master
+ * key** (KEK). A row is one version of one user's data key. A **tombstone** is a row whose wrapped key was erased.
+ */
+import type { KeyRecord } from './table.js'
+
+export type { KeyRecord } from './table.js'
+
+/** Names one row. */
+export interface KeyRef {
+  readonly userId: string
+  readonly version: number
+}
+
+/** One compare-and-set: the row changes only while it is live and still holds exactly `from`. */
+export interface WrapChange extends KeyRef {
+  /** The wrapped bytes that the caller read. */
+  readonly from: Uint8Array
+  readonly encryptedKey: Uint8Array
+  readonly kekId: string | null
+  readonly wrappedAt: Date
+}
+
+/** How many rows one KEK id has at one key version; tombstones are counted apart, in rows of their own. */
+export interface CensusRow {
+  readonly kekId: string | null
+  readonly version: number
+  readonly shredded: boolean
+  readonly count: number
+}
+
+/** What a shred erased. All empty when the user had no live row. */
+export interface ShredResult {
+  readonly userId: string
+  /** The versions that this call erased, ascending. */
+  readonly versions: readonly number[]
+  /** The distinct KEK ids they were wrapped under: whoever holds a copy of the rows needs one of these keys. */
+  readonly kekIds: readonly (string | null)[]
+  readonly at: Date
+}
+
+/** Something changed in the store that another process may have cached; `userIds` absent means: anything. */
+export interface StoreChange {
+  readonly userIds?: readonly string[]
+}
+
+/** Where {@link KeyStore.list} goes on, and how far. */
+export interface KeyPage {
+  /** The last ref of the page before. */
+  readonly after?: KeyRef
+  /** 1 or more rows. */
+  readonly limit: number
+  /** Only live rows whose KEK id is another one; null counts as another. */
+  readonly notKekId?: string
+}
+
+/**
+ * A place that keeps wrapped keys. It sees ids and wrapped bytes, never a data key.
+ *
+ * Absent is null, an empty result or an omitted entry; an outage throws `StoreError` (`ERR_STORE`) and never looks like
+ * "no such key". The caller has validated ids and versions. Results own their bytes: neither side may see the other
+ * change them. {@link testKeyStore} in `drizzle-keystore/testing` holds an implementation to all of this.
+ */
+export interface KeyStore {
+  /**
+   * Whether the store is bound to a caller's transaction, which may still roll back: the crypto service then keeps
+   * nothing in memory that it minted here.
+   */
+  readonly transactional: boolean
+
+  /**
+   * For each user with any row: the tombstone if any version is one, else the highest version. Users without a row are
+   * absent from the map. One round trip for any number of ids.
+   */
+  getActive(userIds: readonly string[]): Promise<Map<string, KeyRecord>>
+
+  /** Every version of each user, ascending; users without a row are absent. One round trip for any number of ids. */
+  getAll(userIds: readonly string[]): Promise<Map<string, KeyRecord[]>>
+
+  /**
+   * Inserts the rows that are not there yet. **However many writers race for a ref, in however many processes, exactly
+   * one wins, and all of them are given the winner's row.**
+   *
+   * A row is inserted only if no version of its user is a tombstone, and, for version n > 1, only if n − 1 stands. It
+   * is durable when the promise resolves (for a transactional store: when the caller commits).
+   *
+   * @returns in input order, for each input: the row stored under its ref, ours or another writer's; else the user's
+   *   tombstone, if one forbade it. An input whose n − 1 is missing has no winner and is left out.
+   */
+  insertIfAbsent(records: readonly KeyRecord[]): Promise<KeyRecord[]>
+
+  /**
+   * Compare-and-set: replaces wrapped key, KEK id and `wrappedAt` of each live row that still holds `from`.
+   *
+   * @returns the refs changed; the others lost to another writer, and nothing of them was written
+   */
+  replaceWrapped(changes: readonly WrapChange[]): Promise<KeyRef[]>
+
+  /** One page in the order of the user id's UTF-8 bytes, then version; an empty page is the end. */
+  list(page: KeyPage): Promise<KeyRecord[]>
+
+  /**
+   * Erases every version of a user: empty wrapped key, `shreddedAt` set. Looks again until no live row is found, so a
+   * racing insert does not survive it. A user without rows gets a tombstone at version 1, so that no later mint
+   * succeeds. With `forget` all rows are removed instead, tombstones too: the user may then be minted anew.
+   */
+  shred(userId: string, options: { readonly forget: boolean }): Promise<ShredResult>
+
+  /** Removes rows, tombstones too. @returns how many there were */
+  remove(refs: readonly KeyRef[]): Promise<number>
+
+  /**
+   * Up to `limit` live rows of each distinct KEK id, null included. Jumps through the index from one id to the next: its
+   * cost grows with the number of KEK ids, not of rows.
+   */
+  sampleByKek(limit: number): Promise<KeyRecord[]>
+
+  /** Counts by KEK id, version and tombstone. Reads the whole table. */
+  census(): Promise<CensusRow[]>
+
+  /** Calls `listener` when another process may have changed rows. @returns a function that ends it */
+  changes?(listener: (change: StoreChange) => void): () => void
+
+  /** Closes only what the store opened. Idempotent; every later call is `ERR_CLOSED`. */
+  close(): Promise<void>
+}
+
+/** The order of {@link KeyStore.list}, and of every multi-row write before it locks anything: no deadlocks. */
+export function compareRefs(a: KeyRef, b: KeyRef): number {
+  return Buffer.compare(Buffer.from(a.userId), Buffer.from(b.userId)) || a.version - b.version
+}
+
+/** A map key for a ref. */
+export function refKey({ userId, version }: KeyRef): string {
+  return `${version}:${userId}`
+}

@@ -1,0 +1,44 @@
+/**
+ * The one declaration of `encryption_keys`. Plain data: adapters/derive-sqlite.ts and adapters/derive-postgres.ts
+ * build the Drizzle tables from it, drizzle-kit generates the migrations from those, and KeyRecord is inferred
+ * from it, so that the three cannot drift apart.
+ */
+
+/** 2³¹ − 1: the largest value of a Postgres `integer`, so of a key's version. */
+export const MAX_KEY_VERSION = 2_147_483_647
+
+export const encryptionKeysDeclaration = {
+  name: 'encryption_keys',
+  columns: {
+    userId: { name: 'user_id', type: 'text', nullable: false },
+    version: { name: 'version', type: 'integer', nullable: false, default: 1 },
+    encryptedKey: { name: 'encrypted_key', type: 'bytes', nullable: false },
+    kekId: { name: 'kek_id', type: 'text', nullable: true },
+    createdAt: { name: 'created_at', type: 'instant', nullable: false },
+    wrappedAt: { name: 'wrapped_at', type: 'instant', nullable: true },
+    shreddedAt: { name: 'shredded_at', type: 'instant', nullable: true },
+  },
+  primaryKey: { name: 'encryption_keys_pk', columns: ['userId', 'version'] },
+  /** Live rows by master key: what `open`, `census` and `rewrapAll` read. */
+  kekIndex: { name: 'encryption_keys_kek_id_idx', column: 'kekId', whereNull: 'shreddedAt' },
+  versionCheck: 'encryption_keys_version_check',
+} as const
+
+type Columns = typeof encryptionKeysDeclaration.columns
+type Stored = { text: string; integer: number; bytes: Uint8Array; instant: Date }
+
+/** A row of the table, the same in every store. */
+export type KeyRecordOf<C extends Record<string, { type: keyof Stored; nullable: boolean }>> = {
+  -readonly [K in keyof C]: C[K]['nullable'] extends true ? Stored[C[K]['type']] | null : Stored[C[K]['type']]
+}
+
+/**
+ * One version of one user's wrapped data key.
+ *
+ * - `userId`: 1–512 UTF-8 bytes, well formed, no NUL; `''` owns the shared pool's key
+ * - `version`: 1 … 2³¹−1
+ * - `encryptedKey`: the wrapped data key; length 0 once shredded
+ * - `kekId`: the master key and wrap format; null for a row of the Python reference
+ * - `createdAt`, `wrappedAt`, `shreddedAt`: UTC, in milliseconds; `wrappedAt` is the last rewrap, `shreddedAt` marks a tombstone
+ */
+export interface KeyRecord extends KeyRecordOf<Columns> {}

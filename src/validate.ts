@@ -1,0 +1,62 @@
+/** Checks of what callers pass. Each message names the argument, what was expected and the kind of thing that arrived, never its value. */
+import { invalidArgument } from './errors.js'
+
+/** The longest user id, in UTF-8 bytes: a Postgres index entry cannot hold much more. */
+export const MAX_USER_ID_BYTES = 512
+
+/** The caller's name → value map, authenticated by v3 tokens and stored nowhere; v2 tokens ignore it. */
+export type EncryptionContext = Readonly<Record<string, string>>
+
+/**
+ * @throws ERR_INVALID_ARGUMENT unless 1–512 UTF-8 bytes, well formed (both databases would turn different lone
+ *   surrogates into one U+FFFD, so two users would share a key) and without NUL (which Postgres does not store)
+ */
+export function assertUserId(userId: unknown): asserts userId is string {
+  if (typeof userId !== 'string') throw invalidArgument(`userId must be a string, got ${kindOf(userId)}`)
+  if (userId === '') throw invalidArgument('userId must not be empty')
+  if (!userId.isWellFormed()) throw invalidArgument('userId must be well-formed Unicode, it has a lone surrogate')
+  if (userId.includes('\0')) throw invalidArgument('userId must not contain a NUL character')
+  const bytes = Buffer.byteLength(userId)
+  if (bytes > MAX_USER_ID_BYTES) {
+    throw invalidArgument(`userId must be at most ${MAX_USER_ID_BYTES} UTF-8 bytes, got ${bytes}`)
+  }
+}
+
+/** @throws ERR_INVALID_ARGUMENT unless a well-formed string: a lone surrogate would come back as U+FFFD */
+export function assertPlaintext(plaintext: unknown): asserts plaintext is string {
+  if (typeof plaintext !== 'string') throw invalidArgument(`plaintext must be a string, got ${kindOf(plaintext)}`)
+  if (!plaintext.isWellFormed()) {
+    throw invalidArgument('plaintext must be well-formed Unicode, it has a lone surrogate; encryptBytes takes any bytes')
+  }
+}
+
+/** @throws ERR_INVALID_ARGUMENT unless a Uint8Array, of exactly `length` bytes where one is given */
+export function assertBytes(name: string, value: unknown, length?: number): asserts value is Uint8Array {
+  const wanted = length === undefined ? 'a Uint8Array' : `a Uint8Array of ${length} bytes`
+  if (!(value instanceof Uint8Array)) throw invalidArgument(`${name} must be ${wanted}, got ${kindOf(value)}`)
+  if (length !== undefined && value.length !== length) {
+    throw invalidArgument(`${name} must be ${wanted}, got ${value.length} bytes`)
+  }
+}
+
+/** @throws ERR_INVALID_ARGUMENT unless undefined or a plain map of well-formed strings */
+export function assertContext(context: unknown): asserts context is EncryptionContext | undefined {
+  if (context === undefined) return
+  if (typeof context !== 'object' || context === null || Array.isArray(context)) {
+    throw invalidArgument(`context must be a map of strings, got ${kindOf(context)}`)
+  }
+  for (const [name, value] of Object.entries(context)) {
+    if (typeof value !== 'string') throw invalidArgument(`context values must be strings, got ${kindOf(value)}`)
+    if (!name.isWellFormed() || !value.isWellFormed()) {
+      throw invalidArgument('context names and values must be well-formed Unicode, one has a lone surrogate')
+    }
+  }
+}
+
+/** The kind of a value, for messages. */
+export function kindOf(value: unknown): string {
+  if (value === null) return 'null'
+  if (Array.isArray(value)) return 'an array'
+  if (value instanceof Uint8Array) return 'bytes'
+  return typeof value === 'object' ? 'an object' : typeof value
+}
