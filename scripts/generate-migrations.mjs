@@ -7,7 +7,16 @@
 // So the check generates into a scratch copy, and believes only "No schema changes" and unchanged files.
 import { spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import {
+  cpSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -62,7 +71,11 @@ function check() {
 function drizzleKit(cwd, dialect) {
   const args = [join(cwd, 'node_modules', 'drizzle-kit', 'bin.cjs'), 'generate']
   if (values.name) args.push('--name', values.name)
-  const run = spawnSync(process.execPath, args, { cwd, env: { ...process.env, DIALECT: dialect }, encoding: 'utf8' })
+  const run = spawnSync(process.execPath, args, {
+    cwd,
+    env: { ...process.env, DIALECT: dialect },
+    encoding: 'utf8',
+  })
   return run.stdout + run.stderr
 }
 
@@ -71,7 +84,10 @@ function digest(folder) {
   const hash = createHash('sha256')
   for (const entry of readdirSync(folder, { recursive: true, withFileTypes: true }).sort(byPath)) {
     if (!entry.isFile()) continue
-    hash.update(`${entry.name}\0`).update(readFileSync(join(entry.parentPath ?? entry.path, entry.name))).update('\0')
+    hash
+      .update(`${entry.name}\0`)
+      .update(readFileSync(join(entry.parentPath ?? entry.path, entry.name)))
+      .update('\0')
   }
   return hash.digest('hex')
 }

@@ -47,7 +47,8 @@ export function generateKey(): Buffer {
 export function gcmSeal(key: KeyObject, plaintext: Uint8Array | string): Buffer {
   const nonce = takeNonce(GCM_NONCE_BYTES)
   const cipher = createCipheriv('aes-256-gcm', key, nonce)
-  const ciphertext = typeof plaintext === 'string' ? cipher.update(plaintext, 'utf8') : cipher.update(plaintext)
+  const ciphertext =
+    typeof plaintext === 'string' ? cipher.update(plaintext, 'utf8') : cipher.update(plaintext)
   cipher.final()
   const sealed = Buffer.allocUnsafe(GCM_NONCE_BYTES + ciphertext.length + GCM_TAG_BYTES)
   sealed.set(nonce, 0)
@@ -64,7 +65,12 @@ export function gcmSeal(key: KeyObject, plaintext: Uint8Array | string): Buffer 
 export function gcmOpen(key: KeyObject, sealed: Uint8Array): Buffer | null {
   const tagAt = sealed.length - GCM_TAG_BYTES
   if (tagAt < GCM_NONCE_BYTES) return null
-  return gcmDecrypt(key, sealed.subarray(0, GCM_NONCE_BYTES), sealed.subarray(GCM_NONCE_BYTES, tagAt), sealed.subarray(tagAt))
+  return gcmDecrypt(
+    key,
+    sealed.subarray(0, GCM_NONCE_BYTES),
+    sealed.subarray(GCM_NONCE_BYTES, tagAt),
+    sealed.subarray(tagAt),
+  )
 }
 
 function gcmDecrypt(
@@ -113,7 +119,8 @@ export class XaesKey {
   sealWithNonce(nonce: Uint8Array, plaintext: Uint8Array | string, aad: Uint8Array): Buffer {
     const { gcmKey, commitment } = this.#derive(nonce)
     const cipher = createCipheriv('aes-256-gcm', gcmKey, nonce.subarray(12)).setAAD(aad)
-    const ciphertext = typeof plaintext === 'string' ? cipher.update(plaintext, 'utf8') : cipher.update(plaintext)
+    const ciphertext =
+      typeof plaintext === 'string' ? cipher.update(plaintext, 'utf8') : cipher.update(plaintext)
     cipher.final()
     const tagAt = XAES_NONCE_BYTES + ciphertext.length
     const sealed = Buffer.allocUnsafe(tagAt + GCM_TAG_BYTES + XAES_COMMITMENT_BYTES)
@@ -192,8 +199,8 @@ export function hmacSha256(key: Uint8Array | KeyObject, data: Uint8Array | strin
   return createHmac('sha256', key).update(data).digest()
 }
 
-/** SHA-256 (FIPS 180-4), one piece or many. */
-export function sha256(...pieces: (Uint8Array | string)[]): Buffer {
+/** SHA-256 (FIPS 180-4) over all pieces, as if they were one. */
+export function sha256(pieces: Iterable<Uint8Array | string>): Buffer {
   const hash = createHash('sha256')
   for (const piece of pieces) hash.update(piece)
   return hash.digest()

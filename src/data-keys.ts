@@ -30,7 +30,8 @@ export class DataKeys {
    */
   async get(ref: KeyRef): Promise<KeyObject> {
     const record = await this.#find(ref)
-    if (record === null) throw new KeystoreError('ERR_KEY_NOT_FOUND', `There is no key for ${describeRef(ref)}`)
+    if (record === null)
+      throw new KeystoreError('ERR_KEY_NOT_FOUND', `There is no key for ${describeRef(ref)}`)
     return usable(await this.#unwrap(record))
   }
 

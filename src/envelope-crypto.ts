@@ -8,7 +8,13 @@ import { checkMasterKeys } from './master-key-check.js'
 import { type EncryptOptions, PoolCrypto, refuseToken } from './pool-crypto.js'
 import type { KeyStore } from './store.js'
 import { type Format, openV2, parseToken, sealV2, textOf } from './token.js'
-import { assertBytes, assertContext, assertPlaintext, assertUserId, type EncryptionContext } from './validate.js'
+import {
+  assertBytes,
+  assertContext,
+  assertPlaintext,
+  assertUserId,
+  type EncryptionContext,
+} from './validate.js'
 
 export interface EnvelopeCryptoOptions {
   /** Where wrapped keys are kept: `openKeyStore(url)`, or an adapter's factory. */
@@ -55,7 +61,14 @@ export class EnvelopeCrypto {
    * @throws ERR_UNKNOWN_MASTER_KEY (names KEK ids and counts) · ERR_INVALID_ARGUMENT · ERR_STORE · ERR_SCHEMA
    */
   static async open(options: EnvelopeCryptoOptions): Promise<EnvelopeCrypto> {
-    const { store, masterKeys, format = 'v2', allowUnknownMasterKeys = false, onEvent, closeStore = true } = options
+    const {
+      store,
+      masterKeys,
+      format = 'v2',
+      allowUnknownMasterKeys = false,
+      onEvent,
+      closeStore = true,
+    } = options
     if (format !== 'v2') throw invalidArgument(`format must be 'v2', the only one so far`)
     const keyring = 'primary' in masterKeys ? masterKeys : masterKeyring({ primary: masterKeys })
     primaryKekId(keyring, format)

@@ -74,7 +74,10 @@ export class KeystoreError extends Error {
 export class StoreError extends KeystoreError {
   override readonly name = 'StoreError'
 
-  constructor(message: string, options: KeystoreErrorOptions & { readonly code?: 'ERR_STORE' | 'ERR_SCHEMA' } = {}) {
+  constructor(
+    message: string,
+    options: KeystoreErrorOptions & { readonly code?: 'ERR_STORE' | 'ERR_SCHEMA' } = {},
+  ) {
     super(options.code ?? 'ERR_STORE', message, options)
   }
 }

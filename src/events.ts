@@ -2,7 +2,12 @@
 
 export type KeystoreEvent =
   /** A row's wrapped key does not open under the master key that it names. Its user's tokens cannot be decrypted. */
-  | { readonly type: 'damagedKey'; readonly userId: string; readonly version: number; readonly kekId: string | null }
+  | {
+      readonly type: 'damagedKey'
+      readonly userId: string
+      readonly version: number
+      readonly kekId: string | null
+    }
   /** `open` went on, as `allowUnknownMasterKeys` says, though rows need master keys that were not given. */
   | { readonly type: 'unknownMasterKey'; readonly kekIds: readonly (string | null)[] }
 

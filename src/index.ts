@@ -23,6 +23,15 @@ export {
   resolveMasterKey,
 } from './master-key.js'
 export type { EncryptOptions, PoolCrypto } from './pool-crypto.js'
-export type { CensusRow, KeyPage, KeyRecord, KeyRef, KeyStore, ShredResult, StoreChange, WrapChange } from './store.js'
+export type {
+  CensusRow,
+  KeyPage,
+  KeyRecord,
+  KeyRef,
+  KeyStore,
+  ShredResult,
+  StoreChange,
+  WrapChange,
+} from './store.js'
 export { apiKeyHash, decryptWithKey, encryptWithKey, type Format, isEncrypted } from './token.js'
 export type { EncryptionContext } from './validate.js'

@@ -23,7 +23,8 @@ export async function wrapDataKey(
   format: Format,
 ): Promise<Wrapped> {
   const { primary } = keyring
-  if (format === 'v2') return { encryptedKey: requireLocal(keyring).wrapV2(dataKey), kekId: primaryKekId(keyring, 'v2') }
+  if (format === 'v2')
+    return { encryptedKey: requireLocal(keyring).wrapV2(dataKey), kekId: primaryKekId(keyring, 'v2') }
   return { encryptedKey: await primary.wrap(dataKey, wrapAad(ref, primary.id)), kekId: primary.id }
 }
 
@@ -94,7 +95,10 @@ export function describeRef({ userId, version }: KeyRef): string {
 
 function unwrapFailed(record: KeyRecord): MasterKeyError {
   const under = record.kekId === null ? 'any local master key' : `master key ${record.kekId}`
-  return new MasterKeyError('ERR_UNWRAP_FAILED', `The wrapped key of ${describeRef(record)} does not open under ${under}`)
+  return new MasterKeyError(
+    'ERR_UNWRAP_FAILED',
+    `The wrapped key of ${describeRef(record)} does not open under ${under}`,
+  )
 }
 
 function unknownMasterKey(record: KeyRecord, kekId: string): MasterKeyError {

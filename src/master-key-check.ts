@@ -17,7 +17,11 @@ const SAMPLES_PER_KEK = 3
 export async function checkMasterKeys(
   store: KeyStore,
   keyring: MasterKeyring,
-  options: { readonly acceptKeys: readonly Format[]; readonly allowUnknown: boolean; readonly emit: EmitEvent },
+  options: {
+    readonly acceptKeys: readonly Format[]
+    readonly allowUnknown: boolean
+    readonly emit: EmitEvent
+  },
 ): Promise<void> {
   const unknown: (string | null)[] = []
   for (const [kekId, samples] of groupByKek(await store.sampleByKek(SAMPLES_PER_KEK))) {
@@ -28,7 +32,8 @@ export async function checkMasterKeys(
     const damaged = await firstThatOpens(samples)
     // Rows without a KEK id do not say which key they need: when none opens, the key is missing rather than all damaged.
     if (kekId === null && damaged.length === samples.length) unknown.push(null)
-    else for (const { userId, version } of damaged) options.emit({ type: 'damagedKey', userId, version, kekId })
+    else
+      for (const { userId, version } of damaged) options.emit({ type: 'damagedKey', userId, version, kekId })
   }
   if (unknown.length === 0) return
   const error = await unknownMasterKeys(store, unknown)
@@ -62,7 +67,10 @@ function groupByKek(samples: readonly KeyRecord[]): Map<string | null, KeyRecord
   return groups
 }
 
-async function unknownMasterKeys(store: KeyStore, kekIds: readonly (string | null)[]): Promise<MasterKeyError> {
+async function unknownMasterKeys(
+  store: KeyStore,
+  kekIds: readonly (string | null)[],
+): Promise<MasterKeyError> {
   const counts = new Map<string | null, number>()
   for (const row of await store.census()) {
     if (!row.shredded) counts.set(row.kekId, (counts.get(row.kekId) ?? 0) + row.count)

@@ -190,7 +190,11 @@ const HOW_TO_MAKE_ONE = 'make one with `npx keystore init`, or with `openssl ran
  *   printable characters, which are a passphrase and no key
  */
 export function masterKeysFromEnv(env: Environment = process.env): MasterKeyring {
-  const { API_KEY_MASTER_KEY: text, API_KEY_MASTER_KEY_FILE: path, API_KEY_MASTER_KEY_PREVIOUS: previous = '' } = env
+  const {
+    API_KEY_MASTER_KEY: text,
+    API_KEY_MASTER_KEY_FILE: path,
+    API_KEY_MASTER_KEY_PREVIOUS: previous = '',
+  } = env
   const isSet = (value: string | undefined): value is string => value !== undefined && value.trim() !== ''
   if (isSet(text) && isSet(path)) {
     throw unusable('API_KEY_MASTER_KEY and API_KEY_MASTER_KEY_FILE are both set: unset one of them')
@@ -202,7 +206,9 @@ export function masterKeysFromEnv(env: Environment = process.env): MasterKeyring
   const earlier = previous.split(/\s+/).filter((word) => word !== '')
   return masterKeyring({
     primary,
-    previous: earlier.map((word, index) => keyFromText(word, `API_KEY_MASTER_KEY_PREVIOUS, key ${index + 1},`)),
+    previous: earlier.map((word, index) =>
+      keyFromText(word, `API_KEY_MASTER_KEY_PREVIOUS, key ${index + 1},`),
+    ),
   })
 }
 

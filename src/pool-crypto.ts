@@ -30,7 +30,11 @@ export class PoolCrypto {
   }
 
   /** @throws ERR_INVALID_ARGUMENT · ERR_MASTER_KEY (the keyring has no local key) · ERR_CLOSED */
-  async encrypt(plaintext: string, context?: EncryptionContext, options: EncryptOptions = {}): Promise<string> {
+  async encrypt(
+    plaintext: string,
+    context?: EncryptionContext,
+    options: EncryptOptions = {},
+  ): Promise<string> {
     this.#assertOpen()
     assertPlaintext(plaintext)
     assertContext(context)
@@ -66,7 +70,10 @@ export class PoolCrypto {
   #localKeys(): [LocalMasterKey, ...LocalMasterKey[]] {
     const [primary, ...previous] = this.#masterKeys
     if (primary === undefined) {
-      throw new MasterKeyError('ERR_MASTER_KEY', 'The pool of format v2 needs a local master key; the keyring has none')
+      throw new MasterKeyError(
+        'ERR_MASTER_KEY',
+        'The pool of format v2 needs a local master key; the keyring has none',
+      )
     }
     return [primary, ...previous]
   }

@@ -1,9 +1,16 @@
 /** Token formats: the self-describing ciphertext strings that applications store. */
-import { GCM_NONCE_BYTES, GCM_TAG_BYTES, gcmOpen, gcmSeal, importKey, type KeyObject, sha256 } from './aead.js'
+import {
+  GCM_NONCE_BYTES,
+  GCM_TAG_BYTES,
+  gcmOpen,
+  gcmSeal,
+  importKey,
+  type KeyObject,
+  sha256,
+} from './aead.js'
 import { decodeBase64, decodeUtf8, encodeBase64UrlPadded } from './encoding.js'
-import { KeystoreError } from './errors.js'
+import { invalidArgument, KeystoreError } from './errors.js'
 import { assertBytes, assertPlaintext, kindOf } from './validate.js'
-import { invalidArgument } from './errors.js'
 
 /** The formats of tokens and wrapped keys. `v2` is the Python reference's. */
 export type Format = 'v2' | 'v3'
@@ -46,7 +53,10 @@ export function isWholeToken(value: string): boolean {
 export function parseToken(token: unknown): ParsedToken {
   if (typeof token !== 'string') throw invalidArgument(`token must be a string, got ${kindOf(token)}`)
   if (token.startsWith(V3_PREFIX)) {
-    throw new KeystoreError('ERR_FORMAT_NOT_ACCEPTED', 'This is a v3 token; this keystore accepts v2 tokens only')
+    throw new KeystoreError(
+      'ERR_FORMAT_NOT_ACCEPTED',
+      'This is a v3 token; this keystore accepts v2 tokens only',
+    )
   }
   if (!token.startsWith(V2_PREFIX)) {
     throw new KeystoreError('ERR_NOT_ENCRYPTED', 'The value is not a token: it does not begin with v2:')
@@ -75,7 +85,10 @@ export function textOf(plaintext: Buffer): string {
 
 /** One message for every reason, so that it tells an attacker nothing. */
 export function decryptionFailed(): KeystoreError {
-  return new KeystoreError('ERR_DECRYPTION_FAILED', 'Decryption failed: wrong key, user or context, or a changed token')
+  return new KeystoreError(
+    'ERR_DECRYPTION_FAILED',
+    'Decryption failed: wrong key, user or context, or a changed token',
+  )
 }
 
 /**
@@ -108,7 +121,7 @@ export function decryptWithKey(token: string, key: Uint8Array): string {
 /** The reference's `api_key_hash`: lower-case hexadecimal SHA-256 of the UTF-8 key. Not keyed: see fingerprints. */
 export function apiKeyHash(apiKey: string): string {
   assertPlaintext(apiKey)
-  return sha256(apiKey).toString('hex')
+  return sha256([apiKey]).toString('hex')
 }
 
 function decodeV2(body: string): Buffer | null {
@@ -119,7 +132,10 @@ function decodeV2(body: string): Buffer | null {
 function requireV2(body: string): Buffer {
   const sealed = decodeV2(body)
   if (sealed === null) {
-    throw new KeystoreError('ERR_MALFORMED_TOKEN', 'Malformed v2 token: not base64 of a nonce, a ciphertext and a tag')
+    throw new KeystoreError(
+      'ERR_MALFORMED_TOKEN',
+      'Malformed v2 token: not base64 of a nonce, a ciphertext and a tag',
+    )
   }
   return sealed
 }

@@ -14,7 +14,8 @@ export type EncryptionContext = Readonly<Record<string, string>>
 export function assertUserId(userId: unknown): asserts userId is string {
   if (typeof userId !== 'string') throw invalidArgument(`userId must be a string, got ${kindOf(userId)}`)
   if (userId === '') throw invalidArgument('userId must not be empty')
-  if (!userId.isWellFormed()) throw invalidArgument('userId must be well-formed Unicode, it has a lone surrogate')
+  if (!userId.isWellFormed())
+    throw invalidArgument('userId must be well-formed Unicode, it has a lone surrogate')
   if (userId.includes('\0')) throw invalidArgument('userId must not contain a NUL character')
   const bytes = Buffer.byteLength(userId)
   if (bytes > MAX_USER_ID_BYTES) {
@@ -24,9 +25,12 @@ export function assertUserId(userId: unknown): asserts userId is string {
 
 /** @throws ERR_INVALID_ARGUMENT unless a well-formed string: a lone surrogate would come back as U+FFFD */
 export function assertPlaintext(plaintext: unknown): asserts plaintext is string {
-  if (typeof plaintext !== 'string') throw invalidArgument(`plaintext must be a string, got ${kindOf(plaintext)}`)
+  if (typeof plaintext !== 'string')
+    throw invalidArgument(`plaintext must be a string, got ${kindOf(plaintext)}`)
   if (!plaintext.isWellFormed()) {
-    throw invalidArgument('plaintext must be well-formed Unicode, it has a lone surrogate; encryptBytes takes any bytes')
+    throw invalidArgument(
+      'plaintext must be well-formed Unicode, it has a lone surrogate; encryptBytes takes any bytes',
+    )
   }
 }
 
@@ -46,7 +50,8 @@ export function assertContext(context: unknown): asserts context is EncryptionCo
     throw invalidArgument(`context must be a map of strings, got ${kindOf(context)}`)
   }
   for (const [name, value] of Object.entries(context)) {
-    if (typeof value !== 'string') throw invalidArgument(`context values must be strings, got ${kindOf(value)}`)
+    if (typeof value !== 'string')
+      throw invalidArgument(`context values must be strings, got ${kindOf(value)}`)
     if (!name.isWellFormed() || !value.isWellFormed()) {
       throw invalidArgument('context names and values must be well-formed Unicode, one has a lone surrogate')
     }

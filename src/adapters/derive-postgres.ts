@@ -6,8 +6,8 @@ import {
   type ExtraConfigColumn,
   index,
   integer,
+  PgSchema,
   type PgTableExtraConfigValue,
-  pgSchema,
   pgTable,
   primaryKey,
   text,
@@ -54,7 +54,10 @@ const constraints = (table: Constrained): PgTableExtraConfigValue[] => [
  */
 export const encryptionKeys = pgTable(declaration.name, columnBuilders(), constraints)
 
-/** The same table in a schema of its own. `public` is the plain table: `pgSchema('public')` throws. */
+/**
+ * The same table, always named with its schema: a connection's search_path then changes nothing. (`pgSchema('public')`
+ * refuses the default schema; its class does not.)
+ */
 export function encryptionKeysIn(schema: string) {
-  return schema === 'public' ? encryptionKeys : pgSchema(schema).table(declaration.name, columnBuilders(), constraints)
+  return new PgSchema(schema).table(declaration.name, columnBuilders(), constraints)
 }

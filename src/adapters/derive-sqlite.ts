@@ -12,10 +12,11 @@ const bytes = customType<{ data: Uint8Array; driverData: Uint8Array }>({
 })
 
 /** TEXT, ISO 8601 UTC. */
-const instant = customType<{ data: Date; driverData: string }>({
+const instant = customType<{ data: Date; driverData: string | null }>({
   dataType: () => 'text',
-  fromDriver: instantFromText,
-  toDriver: instantToText,
+  fromDriver: (value) => instantFromText(value ?? ''),
+  // Drizzle encodes the null of a placeholder too, which the type does not say.
+  toDriver: (value: Date | null) => value && instantToText(value),
 })
 
 const { columns } = declaration

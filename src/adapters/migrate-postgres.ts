@@ -1,0 +1,85 @@
+/** Migrates a Postgres schema: one transaction under an advisory lock, for a role with rights on that schema only. */
+import { type SQL, sql } from 'drizzle-orm'
+import { postgresMigrations } from '../generated/migrations.js'
+import {
+  LEDGER,
+  type LedgerRow,
+  type MigrateMode,
+  type MigrationReport,
+  NOTHING_APPLIED,
+  pendingMigrations,
+  refuseInCheckMode,
+  tableWithoutLedger,
+} from '../migrator.js'
+import { encryptionKeysDeclaration } from '../table.js'
+
+/** Runs one statement. @returns its rows */
+export type RunSql = (query: SQL) => Promise<readonly Record<string, unknown>[]>
+
+/** Runs `work` in one transaction. */
+export type InTransaction = <T>(work: (run: RunSql) => Promise<T>) => Promise<T>
+
+/** Of our advisory locks: the first four bytes of SHA-256("drizzle-keystore"), as a signed integer, and which lock. */
+const LOCK_CLASS = 23_301_334
+const MIGRATION_LOCK = 1
+
+/**
+ * Brings the table up to date. Reads the ledger first: when nothing is missing it takes no lock.
+ *
+ * The lock is a transaction's: a session's would leak through a pooler in transaction mode.
+ *
+ * @throws ERR_SCHEMA · the driver's own errors, 55P03 (lock timeout) among them: the caller tries again
+ */
+export async function migratePostgres(
+  run: RunSql,
+  inTransaction: InTransaction,
+  options: {
+    readonly schema: string
+    readonly mode: Exclude<MigrateMode, 'off'>
+    readonly lockTimeoutMs: number
+  },
+): Promise<MigrationReport> {
+  const { schema, mode } = options
+  const pending = await plan(run, schema)
+  if (pending.length === 0) return NOTHING_APPLIED
+  refuseInCheckMode(mode, pending)
+  return inTransaction(async (runInside) => {
+    await runInside(sql.raw(`set local lock_timeout = ${Math.max(1, Math.round(options.lockTimeoutMs))}`))
+    await runInside(sql`select pg_advisory_xact_lock(${LOCK_CLASS}::int, ${MIGRATION_LOCK}::int)`)
+    return apply(runInside, schema)
+  })
+}
+
+async function plan(run: RunSql, schema: string) {
+  const [found] = await run(sql`select
+    to_regclass(quote_ident(${schema}) || '.' || ${LEDGER}) is not null as ledger,
+    to_regclass(quote_ident(${schema}) || '.' || ${encryptionKeysDeclaration.name}) is not null as "table"`)
+  if (found?.ledger !== true) {
+    if (found?.table === true) throw tableWithoutLedger('Postgres has none')
+    return postgresMigrations
+  }
+  const ledger = await run(
+    sql`select tag, sha256 from ${sql.identifier(schema)}.${sql.identifier(LEDGER)} order by tag`,
+  )
+  const rows: LedgerRow[] = ledger.map(({ tag, sha256 }) => ({ tag: String(tag), sha256: String(sha256) }))
+  return pendingMigrations(rows, postgresMigrations)
+}
+
+/** Under the lock: what was read before it may have changed. */
+async function apply(run: RunSql, schema: string): Promise<MigrationReport> {
+  const pending = await plan(run, schema)
+  if (pending.length === 0) return NOTHING_APPLIED
+  // "if not exists" would ask for the right to create schemas even where the schema is there.
+  const [existing] = await run(sql`select 1 from pg_namespace where nspname = ${schema}`)
+  if (existing === undefined) await run(sql`create schema ${sql.identifier(schema)}`)
+  // The generated SQL names the table alone; only this transaction looks for it in our schema.
+  await run(sql`select set_config('search_path', quote_ident(${schema}), true)`)
+  const ledger = sql`${sql.identifier(schema)}.${sql.identifier(LEDGER)}`
+  await run(sql`create table if not exists ${ledger} (
+    tag text primary key, sha256 text not null, applied_at timestamptz not null default now())`)
+  for (const { tag, sha256, statements } of pending) {
+    for (const statement of statements) await run(sql.raw(statement))
+    await run(sql`insert into ${ledger} (tag, sha256) values (${tag}, ${sha256})`)
+  }
+  return { applied: pending.map(({ tag }) => tag), adopted: null }
+}

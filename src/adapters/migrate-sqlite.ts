@@ -1,0 +1,125 @@
+/** Migrates a SQLite database, and adopts a file of the Python reference on the way. Synchronous, as better-sqlite3 is. */
+import { schemaError } from '../errors.js'
+import { sqliteMigrations } from '../generated/migrations.js'
+import {
+  LEDGER,
+  type LedgerRow,
+  type MigrateMode,
+  type MigrationReport,
+  NOTHING_APPLIED,
+  pendingMigrations,
+  refuseInCheckMode,
+  tableWithoutLedger,
+} from '../migrator.js'
+import { encryptionKeysDeclaration } from '../table.js'
+import { adoptableRows, isReferenceTable, referenceDigest } from './adopt-reference.js'
+
+const TABLE = encryptionKeysDeclaration.name
+const [referenceMigration] = sqliteMigrations
+
+/** What is used of a better-sqlite3 connection, structurally: the host may have another copy of its types. */
+export interface SqliteClient {
+  readonly inTransaction: boolean
+  prepare(source: string): SqliteStatement
+  exec(source: string): unknown
+  pragma(source: string, options?: { simple?: boolean }): unknown
+  transaction<T>(work: () => T): { immediate(): T }
+  close(): unknown
+}
+
+interface SqliteStatement {
+  all(...params: unknown[]): unknown[]
+  get(...params: unknown[]): unknown
+  run(...params: unknown[]): unknown
+  iterate(...params: unknown[]): IterableIterator<unknown>
+}
+
+export interface SqliteMigrationOptions {
+  readonly mode: Exclude<MigrateMode, 'off'>
+  /** Adopt a file of the Python reference. */
+  readonly adopt: boolean
+}
+
+/**
+ * Brings the table up to date. Reads the ledger first: when nothing is missing it takes no lock.
+ *
+ * @throws ERR_SCHEMA · the driver's own errors, SQLITE_BUSY among them: the caller tries again
+ */
+export function migrateSqlite(client: SqliteClient, options: SqliteMigrationOptions): MigrationReport {
+  const { pending } = plan(client, options)
+  if (pending.length === 0) return NOTHING_APPLIED
+  refuseInCheckMode(options.mode, pending)
+
+  // Inside a transaction this pragma does nothing, and a rebuild would then cascade into the host's child tables.
+  const foreignKeys = client.pragma('foreign_keys', { simple: true })
+  client.pragma('foreign_keys = OFF')
+  try {
+    return client.transaction(() => apply(client, options)).immediate()
+  } finally {
+    client.pragma(`foreign_keys = ${foreignKeys}`)
+  }
+}
+
+/** Looks and throws like {@link migrateSqlite}, but changes nothing: a read-only connection will do. */
+export function checkSqlite(client: SqliteClient, options: SqliteMigrationOptions): void {
+  const { pending } = plan(client, options)
+  if (pending.length > 0) refuseInCheckMode(options.mode, pending)
+}
+
+function plan(client: SqliteClient, { adopt }: SqliteMigrationOptions) {
+  if (exists(client, LEDGER)) {
+    const ledger = client.prepare(`select tag, sha256 from ${LEDGER} order by tag`).all() as LedgerRow[]
+    return { pending: pendingMigrations(ledger, sqliteMigrations), adopting: false }
+  }
+  if (!exists(client, TABLE)) return { pending: sqliteMigrations, adopting: false }
+  if (!isReferenceTable(client)) throw tableWithoutLedger('other columns')
+  const rows = adoptableRows(client)
+  if (!adopt) throw adoptionNotAllowed(rows)
+  return { pending: sqliteMigrations.filter((migration) => migration !== referenceMigration), adopting: true }
+}
+
+/** Inside the transaction: what was read before the lock may have changed. */
+function apply(client: SqliteClient, options: SqliteMigrationOptions): MigrationReport {
+  const { pending, adopting } = plan(client, options)
+  if (pending.length === 0) return NOTHING_APPLIED
+  client.exec(`create table if not exists ${LEDGER} (
+    tag text primary key not null, sha256 text not null, applied_at text not null)`)
+  const record = client.prepare(`insert into ${LEDGER} (tag, sha256, applied_at) values (?, ?, ?)`)
+  const appliedAt = new Date().toISOString()
+  const before = adopting ? referenceDigest(client) : null
+  if (adopting && referenceMigration) record.run(referenceMigration.tag, referenceMigration.sha256, appliedAt)
+
+  for (const { tag, sha256, statements } of pending) {
+    for (const statement of statements) client.exec(statement)
+    record.run(tag, sha256, appliedAt)
+  }
+
+  if (before !== null) {
+    const after = referenceDigest(client)
+    if (after.rows !== before.rows || after.digest !== before.digest) {
+      throw schemaError(
+        'Adoption was rolled back: the rebuilt table does not hold the same rows. Nothing was changed',
+      )
+    }
+  }
+  const broken = client
+    .prepare('select count(*) as n from pragma_foreign_key_check where parent = ?')
+    .get(TABLE)
+  if ((broken as { n: number }).n > 0) {
+    throw schemaError(`Rows of other tables refer to keys that ${TABLE} does not have. Nothing was changed`)
+  }
+  return { applied: pending.map(({ tag }) => tag), adopted: before?.rows ?? null }
+}
+
+function exists(client: SqliteClient, table: string): boolean {
+  return client.prepare('select 1 from sqlite_master where name = ?').get(table) !== undefined
+}
+
+function adoptionNotAllowed(rows: number): Error {
+  return schemaError(
+    `This file holds ${rows} keys of the Python reference. To take it over, make a backup of it and open it with ` +
+      '`adopt: true` (on the command line: --adopt). That rebuilds the table in one transaction and keeps every key. ' +
+      "A Python process that goes on using the file keeps working as long as this library writes format: 'v2'; " +
+      'what is written in v3 it cannot read. Nothing was changed',
+  )
+}

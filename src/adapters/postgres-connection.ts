@@ -1,0 +1,192 @@
+/** How the Postgres store reaches its server: a pool of ours or the host's, the host's drizzle db, or its transaction. */
+import type { SQL } from 'drizzle-orm'
+import { drizzle } from 'drizzle-orm/node-postgres'
+import type { PgDatabase, PgQueryResultHKT } from 'drizzle-orm/pg-core'
+import pg from 'pg'
+import { invalidArgument, KeystoreError } from '../errors.js'
+import { type MigrateMode, type MigrationReport, NOTHING_APPLIED } from '../migrator.js'
+import { describeDriverError, storeError } from './driver-error.js'
+import { type InTransaction, migratePostgres, type RunSql } from './migrate-postgres.js'
+import { retrying } from './retry.js'
+
+/** pg waits for ever by default. */
+const CONNECTION_TIMEOUT_MS = 10_000
+
+/** Any of Drizzle's Postgres databases: node-postgres, postgres-js, pglite … */
+export type AnyPostgresDb = PgDatabase<PgQueryResultHKT>
+
+/** The host's drizzle db or transaction, structurally: it may come from another copy of drizzle-orm. */
+export interface HostPostgresDb {
+  select(...args: never[]): unknown
+  insert(...args: never[]): unknown
+  update(...args: never[]): unknown
+  delete(...args: never[]): unknown
+  execute(...args: never[]): unknown
+  transaction(...args: never[]): unknown
+}
+
+export type PostgresSource =
+  | {
+      /** `postgres://…`: a pool of ours, which `close()` ends. */
+      readonly url: string
+      /** TLS options of node:tls. Not together with `sslmode=` in the URL, which would silently replace them. */
+      readonly ssl?: boolean | pg.ClientConfig['ssl']
+      /** Default 10. */
+      readonly maxConnections?: number
+    }
+  | { readonly pool: pg.Pool }
+  | {
+      readonly db: HostPostgresDb
+      /** Whether `db` is a transaction of the caller's; a drizzle transaction is recognised as one in any case. */
+      readonly transactional?: boolean
+    }
+
+export interface PostgresConnectionOptions {
+  readonly schema: string
+  readonly migrate: MigrateMode | undefined
+  readonly deadlineMs: number
+}
+
+export class PostgresConnection {
+  readonly db: AnyPostgresDb
+  readonly transactional: boolean
+  readonly #inTransaction: InTransaction
+  readonly #end: () => Promise<void>
+  readonly #options: PostgresConnectionOptions
+  readonly #migrate: MigrateMode
+  #ready: Promise<MigrationReport> | null = null
+  #closed = false
+
+  constructor(source: PostgresSource, options: PostgresConnectionOptions) {
+    this.#options = options
+    if ('db' in source) {
+      if (!isPostgresDb(source.db))
+        throw invalidArgument('db must be a drizzle db or transaction on Postgres')
+      const { db } = source
+      this.db = db
+      this.transactional = source.transactional ?? 'rollback' in db
+      this.#inTransaction = (work) => db.transaction((tx) => work(runOn(tx)))
+      this.#end = async () => undefined
+    } else {
+      const ours = 'url' in source
+      const pool = ours ? newPool(source) : source.pool
+      this.db = drizzle({ client: pool })
+      this.transactional = false
+      this.#inTransaction = inTransactionOf(pool)
+      this.#end = ours ? () => pool.end() : async () => undefined
+    }
+    this.#migrate = options.migrate ?? (this.transactional ? 'off' : 'auto')
+    if (this.transactional && this.#migrate === 'auto') {
+      throw invalidArgument(
+        "A store inside a transaction does not migrate: use migrate: 'off' or 'check' there",
+      )
+    }
+  }
+
+  /** Migrates, once. A failure is not kept: the next call tries again. */
+  ready(): Promise<MigrationReport> {
+    this.#assertOpen()
+    if (this.#ready === null) {
+      this.#ready = this.#retrying('migrate the database', () => this.#prepare())
+      this.#ready.catch(() => {
+        this.#ready = null
+      })
+    }
+    return this.#ready
+  }
+
+  /** Runs what may be run again: after a lost connection nobody knows whether the statement was committed. */
+  async run<T>(action: string, work: () => Promise<T>): Promise<T> {
+    await this.ready()
+    return this.#retrying(action, work)
+  }
+
+  async close(): Promise<void> {
+    if (this.#closed) return
+    this.#closed = true
+    await this.#ready?.catch(() => undefined)
+    await this.#end()
+  }
+
+  async #prepare(): Promise<MigrationReport> {
+    const mode = this.#migrate
+    if (mode === 'off') return NOTHING_APPLIED
+    const { schema, deadlineMs } = this.#options
+    return migratePostgres(runOn(this.db), this.#inTransaction, { schema, mode, lockTimeoutMs: deadlineMs })
+  }
+
+  #retrying<T>(action: string, work: () => Promise<T>): Promise<T> {
+    // Inside the caller's transaction one failure aborts all of it, so there is nothing to try again.
+    const deadlineMs = this.transactional ? 0 : this.#options.deadlineMs
+    const isTransient = (error: unknown) => !this.transactional && describeDriverError(error).transient
+    return retrying({ deadlineMs, firstWaitMs: 20, longestWaitMs: 500, isTransient }, () => {
+      this.#assertOpen()
+      return work()
+    }).catch((error) => {
+      throw storeError(action, error)
+    })
+  }
+
+  #assertOpen(): void {
+    if (this.#closed) throw new KeystoreError('ERR_CLOSED', 'This key store was closed')
+  }
+}
+
+function isPostgresDb(db: object): db is AnyPostgresDb {
+  return ['select', 'insert', 'update', 'delete', 'execute', 'transaction'].every(
+    (name) => name in db && typeof db[name as keyof typeof db] === 'function',
+  )
+}
+
+function newPool({ url, ssl, maxConnections }: Extract<PostgresSource, { url: string }>): pg.Pool {
+  if (typeof url !== 'string' || !/^postgres(ql)?:\/\//.test(url)) {
+    throw invalidArgument('url must begin with postgres:// or postgresql://')
+  }
+  if (ssl !== undefined && /[?&]sslmode=/.test(url)) {
+    throw invalidArgument(
+      'Give either ssl or sslmode= in the url: sslmode= would silently replace the ssl options',
+    )
+  }
+  const pool = new pg.Pool({
+    connectionString: url,
+    connectionTimeoutMillis: CONNECTION_TIMEOUT_MS,
+    keepAlive: true,
+    ...(ssl === undefined ? {} : { ssl }),
+    ...(maxConnections === undefined ? {} : { max: maxConnections }),
+  })
+  // Without these a connection that dies idle, or one that dies while checked out, ends the process. The query that was
+  // under way fails by itself, and the pool replaces the connection: there is nothing else to do.
+  const survive = () => undefined
+  pool.on('error', survive)
+  pool.on('connect', (client) => client.on('error', survive))
+  return pool
+}
+
+/** Not drizzle's `transaction` on the pool, which leaks the client when BEGIN itself fails. */
+function inTransactionOf(pool: pg.Pool): InTransaction {
+  return async (work) => {
+    const client = await pool.connect()
+    let broken = false
+    try {
+      await client.query('begin')
+      const result = await work(runOn(drizzle({ client })))
+      await client.query('commit')
+      return result
+    } catch (error) {
+      await client.query('rollback').catch(() => {
+        broken = true
+      })
+      throw error
+    } finally {
+      client.release(broken)
+    }
+  }
+}
+
+/** `execute` returns rows, or an object that has them: that differs between Drizzle's drivers. */
+function runOn(db: Pick<AnyPostgresDb, 'execute'>): RunSql {
+  return async (query: SQL) => {
+    const result: unknown = await db.execute(query)
+    return Array.isArray(result) ? result : (result as { rows: Record<string, unknown>[] }).rows
+  }
+}

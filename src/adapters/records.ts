@@ -1,0 +1,71 @@
+/** What all adapters do with records around their statements. */
+import { StoreError } from '../errors.js'
+import { compareRefs, type KeyRecord, type KeyRef, refKey } from '../store.js'
+
+export function isTombstone(record: KeyRecord): boolean {
+  return record.shreddedAt !== null
+}
+
+/** A tombstone for a user who never had a key. */
+export function newTombstone(userId: string, at: Date): KeyRecord {
+  const encryptedKey = new Uint8Array(0)
+  return { userId, version: 1, encryptedKey, kekId: null, createdAt: at, wrappedAt: null, shreddedAt: at }
+}
+
+/** In the order in which all writers lock, each ref once. */
+export function inLockOrder<T extends KeyRef>(refs: readonly T[]): T[] {
+  const seen = new Set<string>()
+  const once = refs.filter((ref) => !seen.has(refKey(ref)) && seen.add(refKey(ref)))
+  return once.sort(compareRefs)
+}
+
+/** In rounds that hold one version of each user at most, lowest first: version n is inserted only where n − 1 stands. */
+export function inRounds(records: readonly KeyRecord[]): KeyRecord[][] {
+  const rounds: KeyRecord[][] = []
+  const next = new Map<string, number>()
+  for (const record of inLockOrder(records)) {
+    const round = next.get(record.userId) ?? 0
+    next.set(record.userId, round + 1)
+    const rows = rounds[round]
+    if (rows) rows.push(record)
+    else rounds.push([record])
+  }
+  return rounds
+}
+
+export function groupByUser(records: readonly KeyRecord[]): Map<string, KeyRecord[]> {
+  const groups = new Map<string, KeyRecord[]>()
+  for (const record of records) {
+    const group = groups.get(record.userId)
+    if (group) group.push(record)
+    else groups.set(record.userId, [record])
+  }
+  return groups
+}
+
+/** What `insertIfAbsent` returns, from what its users have after the insert. */
+export function winnersOf(
+  inputs: readonly KeyRecord[],
+  stored: ReadonlyMap<string, readonly KeyRecord[]>,
+): KeyRecord[] {
+  return inputs.flatMap(({ userId, version }) => {
+    const versions = stored.get(userId) ?? []
+    const winner = versions.find((record) => record.version === version) ?? versions.find(isTombstone)
+    return winner ?? []
+  })
+}
+
+/** @throws ERR_STORE naming the ref if an instant of a row cannot be read */
+export function readable(record: KeyRecord): KeyRecord {
+  if (isReadable(record)) return record
+  const ref = `user ${JSON.stringify(record.userId)}, version ${record.version}`
+  throw new StoreError(
+    `The row of ${ref} has a time that cannot be read: repair created_at, wrapped_at or shredded_at`,
+  )
+}
+
+export function isReadable({ createdAt, wrappedAt, shreddedAt }: KeyRecord): boolean {
+  return [createdAt, wrappedAt, shreddedAt].every(
+    (instant) => instant === null || !Number.isNaN(instant.getTime()),
+  )
+}
