@@ -1,1 +1,56 @@
-export {}
+#!/usr/bin/env node
+/** The command `keystore`: the only place that puts stores, master keys and the service together. */
+import { readFileSync } from 'node:fs'
+import { Command, CommanderError } from 'commander'
+import { KeystoreError } from '../errors.js'
+import { decryptCommand, encryptCommand } from './crypt.js'
+import { initCommand } from './init.js'
+import { migrateCommand } from './migrate.js'
+import { quickstartCommand } from './quickstart.js'
+import { statusCommand } from './status.js'
+
+/** 0: done · 1: failed · 2: the command line was wrong. */
+const FAILED = 1
+const WRONG_USAGE = 2
+
+run(process.argv).then((code) => {
+  process.exitCode = code
+})
+
+async function run(argv: readonly string[]): Promise<number> {
+  const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8'))
+  const program = new Command('keystore')
+    .description('Keys for per-user envelope encryption, in SQLite or Postgres.')
+    .version(version)
+    .showHelpAfterError('(keystore COMMAND --help explains it)')
+    .addHelpText('after', '\nBegin with: keystore quickstart')
+  for (const command of [
+    initCommand,
+    quickstartCommand,
+    migrateCommand,
+    encryptCommand,
+    decryptCommand,
+    statusCommand,
+  ]) {
+    program.addCommand(command())
+  }
+  for (const command of [program, ...program.commands]) command.exitOverride()
+  try {
+    await program.parseAsync(argv)
+    return process.exitCode === undefined ? 0 : Number(process.exitCode)
+  } catch (error) {
+    return explain(error)
+  }
+}
+
+function explain(error: unknown): number {
+  // Commander has printed help or its complaint already.
+  if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : WRONG_USAGE
+  if (error instanceof KeystoreError) {
+    process.stderr.write(`keystore: ${error.message} [${error.code}]\n`)
+    return error.code === 'ERR_INVALID_ARGUMENT' ? WRONG_USAGE : FAILED
+  }
+  const text = error instanceof Error ? error.message : String(error)
+  process.stderr.write(`keystore: ${text}\n`)
+  return FAILED
+}

@@ -1,0 +1,50 @@
+/** `keystore encrypt` and `keystore decrypt`: standard input to standard output, so that no secret is ever in argv. */
+import { buffer } from 'node:stream/consumers'
+import { Command } from 'commander'
+import type { EncryptionContext } from '../validate.js'
+import {
+  type MasterKeyOptions,
+  type StoreOptions,
+  withEnvelope,
+  withMasterKey,
+  withStore,
+  withUserAndContext,
+} from './options.js'
+
+interface CryptOptions extends StoreOptions, MasterKeyOptions {
+  readonly user: string
+  readonly context: EncryptionContext
+}
+
+export function encryptCommand(): Command {
+  return withMasterKey(withStore(withUserAndContext(new Command('encrypt'))))
+    .description('Encrypt standard input, every byte of it, for a user; print the token.')
+    .addHelpText('after', '\nExample:\n  printf %s "$SECRET" | keystore encrypt --user alice')
+    .action(async (options: CryptOptions) => {
+      const plaintext = await readStandardInput('the secret')
+      const token = await withEnvelope(options, (envelope) =>
+        envelope.encryptBytes(options.user, plaintext, options.context),
+      )
+      process.stdout.write(`${token}\n`)
+    })
+}
+
+export function decryptCommand(): Command {
+  return withMasterKey(withStore(withUserAndContext(new Command('decrypt'))))
+    .description(
+      'Decrypt the token on standard input for a user; print the plaintext as it was, without a line end added.',
+    )
+    .addHelpText('after', '\nExample:\n  keystore decrypt --user alice < token.txt')
+    .action(async (options: CryptOptions) => {
+      const token = (await readStandardInput('the token')).toString('utf8').trim()
+      const plaintext = await withEnvelope(options, (envelope) =>
+        envelope.decryptBytes(options.user, token, options.context),
+      )
+      process.stdout.write(plaintext)
+    })
+}
+
+function readStandardInput(what: string): Promise<Buffer> {
+  if (process.stdin.isTTY) process.stderr.write(`Type ${what}, then Ctrl-D:\n`)
+  return buffer(process.stdin)
+}

@@ -1,0 +1,24 @@
+/** `keystore migrate`: brings the table up to date, or says that it is not. */
+import { Command } from 'commander'
+import type { MigrationReport } from '../migrator.js'
+import { openStore, type StoreOptions, withStore } from './options.js'
+
+export function migrateCommand(): Command {
+  return withStore(new Command('migrate'))
+    .description('Apply the migrations that the store lacks.')
+    .option('--check', 'change nothing; exit with 1 if any is missing')
+    .action(async ({ check, ...options }: StoreOptions & { readonly check?: boolean }) => {
+      const store = await openStore(options, check ? 'check' : 'auto')
+      try {
+        console.log(describeMigration(await store.ready()))
+      } finally {
+        await store.close()
+      }
+    })
+}
+
+export function describeMigration({ applied, adopted }: MigrationReport): string {
+  if (applied.length === 0) return 'up to date'
+  const from = adopted === null ? '' : `; adopted ${adopted} keys of the Python reference`
+  return `applied ${applied.join(', ')}${from}`
+}

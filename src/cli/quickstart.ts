@@ -1,0 +1,126 @@
+/** `keystore quickstart`: the whole road on real input, from a file of secrets to tokens and back. */
+import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
+import { dirname } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { Command } from 'commander'
+import { EnvelopeCrypto } from '../envelope-crypto.js'
+import { describeMigration } from './migrate.js'
+import {
+  findOrMakeMasterKeys,
+  type MasterKeyOptions,
+  openStore,
+  type StoreOptions,
+  withMasterKey,
+  withStore,
+} from './options.js'
+import { plainTable } from './status.js'
+
+type Secret = Record<'user' | 'name' | 'secret', string>
+
+interface QuickstartOptions extends StoreOptions, MasterKeyOptions {
+  readonly out: string
+}
+
+export function quickstartCommand(): Command {
+  return withMasterKey(withStore(new Command('quickstart')))
+    .description('Encrypt every secret of a file into tokens, read them back, decrypt and compare.')
+    .argument('[file]', 'lines of {"user": "…", "name": "…", "secret": "…"}', exampleFile())
+    .option('--out <path>', 'where the tokens go', 'data/sealed.jsonl')
+    .action(quickstart)
+}
+
+async function quickstart(file: string, options: QuickstartOptions): Promise<void> {
+  const secrets = readLines(file, ['user', 'name', 'secret'])
+  const { masterKeys, said } = findOrMakeMasterKeys(options)
+  console.log(said)
+  const store = await openStore(options)
+  try {
+    console.log(`Key store:  ${describeMigration(await store.ready())}`)
+    const envelope = await EnvelopeCrypto.open({ store, masterKeys })
+    await seal(envelope, secrets, options.out)
+    const failed = await verify(envelope, secrets, options.out)
+    const users = new Set(secrets.map(({ user }) => user)).size
+    if (failed > 0) {
+      console.error(`${failed} of ${secrets.length} secrets did not come back as they were.`)
+      process.exitCode = 1
+    } else {
+      console.log(
+        `${secrets.length} secrets of ${users} users encrypted into ${options.out}, read back, decrypted, compared: all ok.`,
+      )
+    }
+  } finally {
+    await store.close()
+  }
+}
+
+async function seal(envelope: EnvelopeCrypto, secrets: readonly Secret[], out: string): Promise<void> {
+  let lines = ''
+  for (const { user, name, secret } of secrets) {
+    const sealed = { user, name, token: await envelope.encrypt(user, secret, { name }) }
+    lines += `${JSON.stringify(sealed)}\n`
+  }
+  mkdirSync(dirname(out), { recursive: true, mode: 0o700 })
+  // Whole or not at all: the file of an earlier run is replaced in one step.
+  writeFileSync(`${out}.new`, lines, { mode: 0o600 })
+  renameSync(`${out}.new`, out)
+}
+
+/** @returns how many secrets are not what they were */
+async function verify(envelope: EnvelopeCrypto, secrets: readonly Secret[], out: string): Promise<number> {
+  const table = plainTable(['user', 'name', 'secret', 'token', 'ok'])
+  let failed = 0
+  const sealed = readLines(out, ['user', 'name', 'token'])
+  for (const [index, { user, name, token }] of sealed.entries()) {
+    const expected = secrets[index]?.secret
+    const ok = (await envelope.decrypt(user, token, { name })) === expected
+    if (!ok) failed += 1
+    table.push([
+      shortened(user),
+      shortened(name),
+      masked(expected ?? ''),
+      `${token.slice(0, 16)}…`,
+      ok ? 'ok' : 'FAILED',
+    ])
+  }
+  console.log(table.toString())
+  return failed + Math.abs(secrets.length - sealed.length)
+}
+
+/** JSON Lines with these string fields. Messages name the line, never what stands in it. */
+function readLines<Field extends string>(file: string, fields: readonly Field[]): Record<Field, string>[] {
+  if (!existsSync(file)) throw new Error(`There is no file ${file}`)
+  const lines = readFileSync(file, 'utf8').split(/\r?\n/)
+  return lines.flatMap((line, index) => {
+    if (line.trim() === '') return []
+    const value = parsed(line)
+    if (fields.every((field) => typeof value?.[field] === 'string')) return [value as Record<Field, string>]
+    const wanted = fields.map((field) => `"${field}": "…"`).join(', ')
+    throw new Error(`${file}, line ${index + 1}, is not {${wanted}}`)
+  })
+}
+
+function parsed(line: string): Record<string, unknown> | null {
+  try {
+    return JSON.parse(line)
+  } catch {
+    return null
+  }
+}
+
+/** The first three characters of a long secret and its length; of a short one the length only. */
+function masked(secret: string): string {
+  const characters = Array.from(secret)
+  const start = characters.length >= 12 ? characters.slice(0, 3).join('').replace(/\p{C}/gu, '·') : ''
+  return `${start}•••••• (${characters.length})`
+}
+
+function shortened(text: string): string {
+  const characters = Array.from(text.replace(/\p{C}/gu, '·'))
+  return characters.length > 28 ? `${characters.slice(0, 27).join('')}…` : characters.join('')
+}
+
+/** The example that ships with the package. */
+function exampleFile(): string {
+  const path = fileURLToPath(new URL('../../examples/api-keys.jsonl', import.meta.url))
+  return path.startsWith(process.cwd()) ? path.slice(process.cwd().length + 1) : path
+}

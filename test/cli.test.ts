@@ -1,0 +1,156 @@
+/** The command line, as a user runs it: compiled, in a fresh folder, on both dialects. */
+import { spawnSync } from 'node:child_process'
+import { readFileSync, statSync, writeFileSync } from 'node:fs'
+import { join, resolve } from 'node:path'
+import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { dialects, type FreshDatabase, freshDatabase, temporaryFolder } from './support/databases.js'
+
+const MAIN = resolve('dist/cli/main.js')
+const VECTORS = resolve('test/vectors')
+
+let folder: ReturnType<typeof temporaryFolder>
+beforeEach(() => {
+  folder = temporaryFolder()
+})
+afterEach(() => folder.remove())
+
+function keystore(args: string[], options: { input?: string | Buffer; env?: Record<string, string> } = {}) {
+  const { API_KEY_MASTER_KEY, API_KEY_MASTER_KEY_FILE, KEYSTORE_URL, ...inherited } = process.env
+  const env = { ...inherited, ...options.env }
+  const run = spawnSync(process.execPath, [MAIN, ...args], {
+    cwd: folder.path,
+    env,
+    input: options.input ?? '',
+  })
+  return {
+    status: run.status,
+    stdout: run.stdout.toString(),
+    stderr: run.stderr.toString(),
+    bytes: run.stdout,
+  }
+}
+
+const modeOf = (path: string) => statSync(join(folder.path, path)).mode & 0o777
+const read = (path: string) => readFileSync(join(folder.path, path), 'utf8')
+
+describe('quickstart', () => {
+  it('encrypts the example into tokens, reads them back and says ok for each', () => {
+    const { status, stdout } = keystore(['quickstart'])
+    expect(status).toBe(0)
+    expect(stdout).toContain('made data/master.key (mode 0600)')
+    expect(stdout.match(/│ ok │/g)).toHaveLength(21)
+    expect(stdout).toContain(
+      '20 secrets of 8 users encrypted into data/sealed.jsonl, read back, decrypted, compared: all ok.',
+    )
+    expect([modeOf('data'), modeOf('data/master.key'), modeOf('data/keystore.db')]).toEqual([
+      0o700, 0o600, 0o600,
+    ])
+    const example = readFileSync('examples/api-keys.jsonl', 'utf8').trim().split('\n')
+    for (const line of example) {
+      const { secret } = JSON.parse(line)
+      expect(stdout).not.toContain(secret)
+      expect(read('data/sealed.jsonl')).not.toContain(secret)
+    }
+  })
+
+  it('reuses master key and keystore when it is run again', () => {
+    keystore(['quickstart'])
+    const [key, sealed] = [read('data/master.key'), read('data/sealed.jsonl')]
+    const { status, stdout } = keystore(['quickstart'])
+    expect(status).toBe(0)
+    expect(stdout).toContain('data/master.key (reused)')
+    expect(read('data/master.key')).toBe(key)
+    expect(JSON.parse(keystore(['status', '--json']).stdout)).toMatchObject([
+      { version: 1, shredded: false, count: 8 },
+    ])
+    const { user, token } = JSON.parse(sealed.split('\n')[0] ?? '')
+    expect(keystore(['decrypt', '--user', user], { input: token }).stdout).toMatch(/^sk-proj-/)
+  })
+
+  it('takes a file of one’s own, and names the line of a bad one without showing it', () => {
+    writeFileSync(join(folder.path, 'mine.jsonl'), '{"user":"me","name":"n","secret":"s3cr3t-value"}\n')
+    expect(keystore(['quickstart', 'mine.jsonl'])).toMatchObject({ status: 0 })
+    writeFileSync(
+      join(folder.path, 'bad.jsonl'),
+      '{"user":"me","name":"n","secret":"fine"}\n{"user":"me","secret":"hush-hush"\n',
+    )
+    const bad = keystore(['quickstart', 'bad.jsonl'])
+    expect(bad.status).toBe(1)
+    expect(bad.stderr).toContain('bad.jsonl, line 2')
+    expect(bad.stdout + bad.stderr).not.toContain('hush')
+    expect(keystore(['quickstart', 'none.jsonl']).stderr).toContain('There is no file none.jsonl')
+  })
+
+  it('takes the master key of the environment and then makes no file', () => {
+    const env = { API_KEY_MASTER_KEY: '21M0bHIfWrmohSwq52Xu-oeAchiU30LXRcYdry7_Lik=' }
+    expect(keystore(['quickstart'], { env }).stdout).toContain('Master key: from the environment')
+    expect(() => statSync(join(folder.path, 'data/master.key'))).toThrow('ENOENT')
+  })
+})
+
+describe.each(dialects)('on %s', (dialect) => {
+  let database: FreshDatabase
+  beforeEach(async () => {
+    database = await freshDatabase(dialect)
+  })
+  afterEach(() => database.remove())
+
+  it('init, migrate, encrypt, decrypt and status do the whole round with exact bytes', () => {
+    const env = { KEYSTORE_URL: database.url }
+    expect(keystore(['migrate', '--check'], { env })).toMatchObject({ status: 1 })
+    expect(keystore(['init'], { env }).stdout).toContain('applied 0000_reference')
+    expect(keystore(['migrate'], { env }).stdout).toBe('up to date\n')
+    expect(keystore(['status'], { env }).stdout).toContain('no keys yet')
+
+    const secret = Buffer.from([0, 0xff, 0xfe, 10, 65, 10])
+    const token = keystore(['encrypt', '--user', 'alice', '--context', 'a=b=c'], { env, input: secret })
+    expect(token.stdout).toMatch(/^v2:\S+\n$/)
+    const back = keystore(['decrypt', '--user', 'alice'], { env, input: `  ${token.stdout}\n` })
+    expect(back.bytes).toEqual(secret)
+    expect(keystore(['status', '--store', database.url]).stdout).toMatch(/local-v2:\S+ +│ 1 +│ live +│ 1/)
+
+    const stranger = keystore(['decrypt', '--user', 'bob'], { env, input: token.stdout })
+    expect(stranger).toMatchObject({ status: 1, stdout: '' })
+    expect(stranger.stderr).toContain('[ERR_KEY_NOT_FOUND]')
+  })
+})
+
+describe('usage', () => {
+  it('explains every command, with exit code 0', () => {
+    for (const command of ['init', 'quickstart', 'migrate', 'encrypt', 'decrypt', 'status']) {
+      const { status, stdout } = keystore([command, '--help'])
+      expect(status).toBe(0)
+      expect(stdout).toContain(`Usage: keystore ${command}`)
+      expect(keystore(['--help']).stdout).toContain(command)
+    }
+  })
+
+  it.each([
+    [['no-such-command']],
+    [['encrypt']],
+    [['decrypt', '--user', 'a', '--context', 'no-pair']],
+    [['migrate', '--no-such-option']],
+    [['migrate', '--store', 'mysql://u:p4ssw0rd@host/db']],
+    [[]],
+  ])('exits with 2 for %j', (args) => {
+    const { status, stderr } = keystore(args)
+    expect(status).toBe(2)
+    expect(stderr).not.toBe('')
+    expect(stderr).not.toContain('p4ssw0rd')
+  })
+
+  it('exits with 1 and says how to make a master key when there is none', () => {
+    const { status, stderr } = keystore(['encrypt', '--user', 'alice'], { input: 'hush-hush' })
+    expect(status).toBe(1)
+    expect(stderr).toContain('keystore init')
+    expect(stderr).not.toContain('hush')
+  })
+
+  it('adopts a file of the reference only when asked to', () => {
+    writeFileSync(join(folder.path, 'keys.sqlite'), readFileSync(join(VECTORS, 'python-keys.sqlite')))
+    const refused = keystore(['migrate', '--store', 'keys.sqlite'])
+    expect(refused.status).toBe(1)
+    expect(refused.stderr).toContain('--adopt')
+    expect(keystore(['migrate', '--store', 'keys.sqlite', '--adopt']).stdout).toContain('adopted 30 keys')
+  })
+})
