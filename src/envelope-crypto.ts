@@ -3,7 +3,7 @@ import { DataKeys } from './data-keys.js'
 import { invalidArgument, KeystoreError } from './errors.js'
 import type { KeystoreEvent } from './events.js'
 import { primaryKekId } from './key-wrap.js'
-import { type MasterKey, type MasterKeyring, masterKeyring } from './master-key.js'
+import { keyringOf, type MasterKey, type MasterKeyring } from './master-key.js'
 import { checkMasterKeys } from './master-key-check.js'
 import { type EncryptOptions, PoolCrypto, refuseToken } from './pool-crypto.js'
 import type { KeyStore } from './store.js'
@@ -70,7 +70,7 @@ export class EnvelopeCrypto {
       closeStore = true,
     } = options
     if (format !== 'v2') throw invalidArgument(`format must be 'v2', the only one so far`)
-    const keyring = 'primary' in masterKeys ? masterKeys : masterKeyring({ primary: masterKeys })
+    const keyring = keyringOf(masterKeys)
     primaryKekId(keyring, format)
     await checkMasterKeys(store, keyring, {
       acceptKeys: [format],
