@@ -21,3 +21,8 @@ export function runInScope<T>(
 ): Promise<T> {
   return storage().run(handle, async () => await work(handle))
 }
+
+/** The handle in force, or undefined outside any scope. */
+export function currentHandle(): UserHandle | undefined {
+  return storage().getStore()
+}
