@@ -93,6 +93,8 @@ function gcmDecrypt(
   return plaintext
 }
 
+const NO_HEADER = new Uint8Array(0)
+
 /**
  * A key for XAES-256-GCM (c2sp.org/XAES-256-GCM) with the key commitment of KC-XAES (eprint 2025/758, as in aws-lc).
  *
@@ -114,7 +116,7 @@ export class XaesKey {
    * @param header bytes to put in front of the sealed form, unauthenticated; saves the caller a copy
    * @returns `header ‖ nonce[24] ‖ ciphertext ‖ tag[16] ‖ commitment[32]`
    */
-  seal(plaintext: Uint8Array | string, aad: Uint8Array, header: Uint8Array): Buffer {
+  seal(plaintext: Uint8Array | string, aad: Uint8Array, header: Uint8Array = NO_HEADER): Buffer {
     return this.sealWithNonce(takeNonce(XAES_NONCE_BYTES), plaintext, aad, header)
   }
 
@@ -123,7 +125,7 @@ export class XaesKey {
     nonce: Uint8Array,
     plaintext: Uint8Array | string,
     aad: Uint8Array,
-    header: Uint8Array,
+    header: Uint8Array = NO_HEADER,
   ): Buffer {
     const { gcmKey, commitment } = this.#derive(nonce)
     const cipher = createCipheriv('aes-256-gcm', gcmKey, nonce.subarray(12)).setAAD(aad)

@@ -2,6 +2,7 @@
 import { importKey, type KeyObject, type XaesKey } from './aead.js'
 import type { KeyRef } from './store.js'
 import {
+  decryptionFailed,
   deriveTokenKey,
   type Format,
   openV2,
@@ -38,8 +39,9 @@ export class DataKey implements KeyRef {
     return sealV3(this.#v3(), this.version, plaintext, this.#aad(context))
   }
 
-  /** @throws ERR_DECRYPTION_FAILED */
-  open({ format, sealed }: ParsedToken, context: readonly string[]): Buffer {
+  /** @throws ERR_DECRYPTION_FAILED: changed, or of another key, user, version or context */
+  open({ format, version, sealed }: ParsedToken, context: readonly string[]): Buffer {
+    if (version !== this.version) throw decryptionFailed()
     if (format === 'v2') return openV2(this.#key, sealed)
     return openV3(this.#v3(), sealed, this.#aad(context))
   }

@@ -3,7 +3,7 @@ import { invalidArgument } from './errors.js'
 import type { EmitEvent, KeystoreEvent } from './events.js'
 import type { CacheOptions } from './key-cache.js'
 import { primaryKekId } from './key-wrap.js'
-import { type MasterKey, type MasterKeyring, masterKeyring } from './master-key.js'
+import { keyringOf, type MasterKey, type MasterKeyring } from './master-key.js'
 import type { KeyStore } from './store.js'
 import type { Format } from './token.js'
 import { type PlaintextPolicy, TokenPolicy } from './token-policy.js'
@@ -53,14 +53,11 @@ export function resolveOptions(options: EnvelopeCryptoOptions): ResolvedOptions 
   const { store, masterKeys, format = 'v3', accept = {}, plaintext = 'reject', cache = {}, onEvent } = options
   if (typeof store?.getAll !== 'function')
     throw invalidArgument('store must be a KeyStore, such as openKeyStore gives')
-  if (typeof masterKeys !== 'object' || masterKeys === null) {
-    throw invalidArgument('masterKeys must be a keyring or a master key, such as masterKeysFromEnv gives')
-  }
   if (!isFormat(format)) throw invalidArgument("format must be 'v3' or 'v2'")
   if (plaintext !== 'reject' && plaintext !== 'pass-through') {
     throw invalidArgument("plaintext must be 'reject' or 'pass-through'")
   }
-  const keyring = 'primary' in masterKeys ? masterKeys : masterKeyring({ primary: masterKeys })
+  const keyring = keyringOf(masterKeys)
   // Format v2 needs a local primary: better said now than at the first mint.
   primaryKekId(keyring, format)
   return {

@@ -18,7 +18,7 @@ import {
 } from './aead.js'
 import { decodeBase64 } from './encoding.js'
 import { invalidArgument, MasterKeyError } from './errors.js'
-import { assertBytes } from './validate.js'
+import { assertBytes, kindOf } from './validate.js'
 
 /** A holder of one KEK: this process, or a key management service. Never returns null. */
 export interface MasterKey {
@@ -163,6 +163,7 @@ export function generateMasterKey(): string {
 }
 
 /**
+ * @throws ERR_INVALID_ARGUMENT
  * @example
  * masterKeyring({ primary: localMasterKey(newBytes), previous: [localMasterKey(oldBytes)] })
  */
@@ -170,7 +171,24 @@ export function masterKeyring(keys: {
   readonly primary: MasterKey
   readonly previous?: readonly MasterKey[]
 }): MasterKeyring {
-  return new MasterKeyring(keys.primary, keys.previous ?? [])
+  const { primary, previous = [] } = keys
+  if (!Array.isArray(previous)) throw invalidArgument(`previous must be an array, got ${kindOf(previous)}`)
+  for (const key of [primary, ...previous]) assertMasterKey(key)
+  return new MasterKeyring(primary, previous)
+}
+
+/** What `EnvelopeCrypto.open` takes, as a keyring. @throws ERR_INVALID_ARGUMENT */
+export function keyringOf(keys: MasterKeyring | MasterKey): MasterKeyring {
+  // `in` on a string throws an error that quotes the string, and a string here is likely a master key's text.
+  const isObject = typeof keys === 'object' && keys !== null
+  if (!isObject || !('primary' in keys)) return masterKeyring({ primary: keys as MasterKey })
+  return 'find' in keys ? keys : masterKeyring(keys)
+}
+
+function assertMasterKey(key: unknown): asserts key is MasterKey {
+  const isObject = typeof key === 'object' && key !== null
+  if (isObject && 'id' in key && typeof key.id === 'string' && 'wrap' in key && 'unwrap' in key) return
+  throw invalidArgument(`A master key must be made with localMasterKey(), got ${kindOf(key)}`)
 }
 
 /** The shape of `process.env`. */
@@ -250,10 +268,14 @@ function decodeKey(text: string): Buffer | null {
 }
 
 function keyFromFile(path: string): LocalMasterKey {
+  if (typeof path !== 'string') throw invalidArgument(`path must be a string, got ${kindOf(path)}`)
   let text: string
   try {
     text = readFileSync(path, 'utf8')
   } catch (error) {
+    if (decodeKey(path.trim()) !== null) {
+      throw unusable('The path of the master key file is a master key itself: set API_KEY_MASTER_KEY to it')
+    }
     const reason = error instanceof Error && 'code' in error ? String(error.code) : 'unreadable'
     throw unusable(`The master key file ${path} cannot be read (${reason}): ${HOW_TO_MAKE_ONE}`)
   }

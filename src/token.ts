@@ -153,7 +153,7 @@ function opened(plaintext: Buffer | null): Buffer {
 }
 
 /** One message for every reason, so that it tells an attacker nothing. */
-function decryptionFailed(): KeystoreError {
+export function decryptionFailed(): KeystoreError {
   return new KeystoreError(
     'ERR_DECRYPTION_FAILED',
     'Decryption failed: wrong key, user or context, or a changed token',

@@ -55,7 +55,15 @@ describe.each(dialects)('on %s', (dialect) => {
   async function forge(userId: string, version: number, change: Pick<KeyRecord, 'encryptedKey' | 'kekId'>) {
     await store.remove([{ userId, version }])
     const { encryptedKey, kekId } = change
-    const row = { userId, version, encryptedKey, kekId, createdAt: new Date(), wrappedAt: null, shreddedAt: null }
+    const row = {
+      userId,
+      version,
+      encryptedKey,
+      kekId,
+      createdAt: new Date(),
+      wrappedAt: null,
+      shreddedAt: null,
+    }
     await store.insertIfAbsent([row])
   }
 

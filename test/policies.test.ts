@@ -239,7 +239,9 @@ describe.each(dialects)('on %s', (dialect) => {
         })
       },
     }
-    const scopes = ['alice', 'bob'].map((userId) => envelope.scope(userId, () => lazy as unknown as Promise<string>))
+    const scopes = ['alice', 'bob'].map((userId) =>
+      envelope.scope(userId, () => lazy as unknown as Promise<string>),
+    )
     expect(await Promise.all(scopes)).toEqual(['rows', 'rows'])
     expect(seen.sort()).toEqual(['alice', 'bob'])
     expect(currentHandle()).toBeUndefined()

@@ -1,13 +1,15 @@
 /** Tokens of format v3 as strings: what is malformed, what fails, and that nothing else ever comes out. */
-import { createCipheriv, randomBytes } from 'node:crypto'
+import { randomBytes } from 'node:crypto'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { memoryKeyStore } from '../src/adapters/memory.js'
+import { XaesKey } from '../src/aead.js'
 import { DataKey } from '../src/data-key.js'
 import { EnvelopeCrypto, KeystoreError, localMasterKey } from '../src/index.js'
 import { type Format, isWholeToken, parseToken, tokenAad } from '../src/token.js'
 import { contextPieces } from '../src/validate.js'
 import { slow } from './support/slow.js'
+import { gcmKeyOf, gcmOpened, openableUnderBoth } from './support/two-key-ciphertext.js'
 
 const ACCEPT: readonly Format[] = ['v2', 'v3']
 const ALPHABET = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_'
@@ -43,7 +45,9 @@ describe('a changed token', () => {
 
   it('fails for every truncation and extension', () => {
     for (let length = 0; length < bytes.length; length++) {
-      expect(open(bytes.subarray(0, length))).toBe(length < 76 ? 'ERR_MALFORMED_TOKEN' : 'ERR_DECRYPTION_FAILED')
+      expect(open(bytes.subarray(0, length))).toBe(
+        length < 76 ? 'ERR_MALFORMED_TOKEN' : 'ERR_DECRYPTION_FAILED',
+      )
       expect(open(bytes.subarray(bytes.length - length))).toMatch(/^ERR_(MALFORMED_TOKEN|DECRYPTION_FAILED)$/)
     }
     for (const tail of [[0], [0xff], [0, 0], Array(32).fill(0)]) {
@@ -96,17 +100,31 @@ function notCanonical(token: string): [string, string][] {
 describe('the commitment', () => {
   it('refuses a ciphertext that opens under two AES-GCM keys', () => {
     const [first, second] = [randomBytes(32), randomBytes(32)]
-    const nonce = randomBytes(12)
-    const crafted = openableUnderBoth(first, second, nonce)
-    // Plain AES-GCM, the attack: both keys open it, to different plaintexts.
-    expect(gcm(first, nonce, crafted)).not.toBeNull()
-    expect(gcm(second, nonce, crafted)).not.toBeNull()
-    expect(gcm(randomBytes(32), nonce, crafted)).toBeNull()
+    const [nonce, aad] = [randomBytes(24), Buffer.from('the same for both')]
+    const crafted = openableUnderBoth(
+      gcmKeyOf(first, nonce),
+      gcmKeyOf(second, nonce),
+      nonce.subarray(12),
+      aad,
+    )
+    // The attack on plain AES-GCM: both keys open it, to different plaintexts.
+    const plain = [first, second].map((k) => gcmOpened(gcmKeyOf(k, nonce), nonce.subarray(12), crafted, aad))
+    expect(plain[0]?.equals(plain[1] ?? Buffer.alloc(0))).toBe(false)
+
+    const commitment = (k: Buffer) => new XaesKey(k).sealWithNonce(nonce, '', aad).subarray(-32)
+    const committedToFirst = Buffer.concat([nonce, crafted, commitment(first)])
+    expect(new XaesKey(first).open(committedToFirst, aad)).toEqual(plain[0])
+    expect(new XaesKey(second).open(committedToFirst, aad)).toBeNull()
+    const committedToSecond = Buffer.concat([nonce, crafted, commitment(second)])
+    expect(new XaesKey(first).open(committedToSecond, aad)).toBeNull()
+    expect(new XaesKey(second).open(committedToSecond, aad)).toEqual(plain[1])
   })
 })
 
 describe('contexts', () => {
-  const context = fc.dictionary(fc.string({ unit: 'grapheme' }), fc.string({ unit: 'grapheme' }), { maxKeys: 6 })
+  const context = fc.dictionary(fc.string({ unit: 'grapheme' }), fc.string({ unit: 'grapheme' }), {
+    maxKeys: 6,
+  })
   const encode = (map: Record<string, string>) =>
     tokenAad({ userId: 'alice', version: 1 }, contextPieces(map)).toString('hex')
   const canonical = (map: Record<string, string>) =>
@@ -146,7 +164,18 @@ describe('contexts', () => {
   })
 
   it('take plain objects of strings only', () => {
-    const bad = [null, 'a', 1, [], ['a'], new Map([['a', 'b']]), new Date(), { a: 1 }, { a: null }, { a: '\ud800' }]
+    const bad = [
+      null,
+      'a',
+      1,
+      [],
+      ['a'],
+      new Map([['a', 'b']]),
+      new Date(),
+      { a: 1 },
+      { a: null },
+      { a: '\ud800' },
+    ]
     for (const value of [...bad, { '\udc00': 'a' }, { a: ['b'] }]) {
       expect(() => contextPieces(value)).toThrow(expect.objectContaining({ code: 'ERR_INVALID_ARGUMENT' }))
     }
@@ -159,10 +188,23 @@ describe('contexts', () => {
 
 describe('whatever string comes in', () => {
   it(`gives a KeystoreError with a known code, ${slow ? '5,000,000' : '200,000'} times`, async () => {
-    const envelope = await EnvelopeCrypto.open({ store: memoryKeyStore(), masterKeys: localMasterKey(randomBytes(32)), accept: { tokens: ['v2'] } })
+    const envelope = await EnvelopeCrypto.open({
+      store: memoryKeyStore(),
+      masterKeys: localMasterKey(randomBytes(32)),
+      accept: { tokens: ['v2'] },
+    })
     const alice = await envelope.user('alice')
-    const seeds = [alice.encrypt('x'), alice.encrypt('y'.repeat(60), { a: 'b' }), `v2:${randomBytes(40).toString('base64url')}`]
-    const known = new Set(['ERR_NOT_ENCRYPTED', 'ERR_MALFORMED_TOKEN', 'ERR_DECRYPTION_FAILED', 'ERR_KEY_NOT_FOUND'])
+    const seeds = [
+      alice.encrypt('x'),
+      alice.encrypt('y'.repeat(60), { a: 'b' }),
+      `v2:${randomBytes(40).toString('base64url')}`,
+    ]
+    const known = new Set([
+      'ERR_NOT_ENCRYPTED',
+      'ERR_MALFORMED_TOKEN',
+      'ERR_DECRYPTION_FAILED',
+      'ERR_KEY_NOT_FOUND',
+    ])
     const seen = new Map<string, number>()
     const random = mulberry32(20261123)
     for (let count = slow ? 5_000_000 : 200_000; count > 0; count--) {

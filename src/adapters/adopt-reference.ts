@@ -15,18 +15,21 @@ const REFERENCE_COLUMNS = [
   [2, 'created_at', 'TEXT', 1, null, 0, 0],
 ]
 
-/** Whether `encryption_keys` is a plain table with exactly the reference's columns. */
-export function isReferenceTable(client: SqliteClient): boolean {
+/** How `encryption_keys` differs from a plain table with exactly the reference's columns; null if it does not. */
+export function differenceFromReference(client: SqliteClient): string | null {
+  const kind = client.prepare(TABLE_KIND).get(TABLE) as Record<string, unknown> | undefined
+  if (kind?.type !== 'table') return `it is ${kind === undefined ? 'no table' : `a ${kind.type}`}`
+  if (kind.wr !== 0) return 'it is WITHOUT ROWID'
+  if (kind.strict !== 0) return 'it is STRICT'
   const columns = client.prepare('select * from pragma_table_xinfo(?)').all(TABLE) as Record<
     string,
     unknown
   >[]
   if (JSON.stringify(columns.map((column) => Object.values(column))) !== JSON.stringify(REFERENCE_COLUMNS))
-    return false
-  const { type, wr, strict, sql } = client.prepare(TABLE_KIND).get(TABLE) as Record<string, unknown>
+    return 'it has other columns'
   // What the columns do not show, and a rebuild would lose.
-  const constrained = /\b(check|collate|references|unique|generated)\b/i.test(String(sql))
-  return type === 'table' && wr === 0 && strict === 0 && !constrained
+  const [constraint] = /\b(check|collate|references|unique|generated)\b/i.exec(String(kind.sql)) ?? []
+  return constraint === undefined ? null : `it has a constraint, ${constraint.toUpperCase()}`
 }
 
 /**

@@ -42,7 +42,9 @@ export function describeDriverError(error: unknown): DriverFailure {
     const code = 'code' in at && typeof at.code === 'string' ? at.code : null
     if (code === null) continue
     if (code.startsWith('SQLITE_')) {
-      return { code, description: `${code}: ${at.message}`, transient: isBusy(code) }
+      // The message of a host's trigger is the host's own, and may quote the row.
+      const text = code === 'SQLITE_CONSTRAINT_TRIGGER' ? '' : `: ${at.message}`
+      return { code, description: code + text, transient: isBusy(code) }
     }
     if (/^[0-9A-Z]{5}$/.test(code) && 'severity' in at) {
       const transient = TRANSIENT_SQLSTATES.has(code) || code.startsWith('08')

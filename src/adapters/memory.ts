@@ -33,7 +33,7 @@ class MemoryKeyStore implements KeyStore {
 
   async getAll(userIds: readonly string[]): Promise<Map<string, KeyRecord[]>> {
     const wanted = new Set(userIds)
-    return groupByUser(this.#sorted().filter(({ userId }) => wanted.has(userId)))
+    return groupByUser(this.#sorted(({ userId }) => wanted.has(userId)))
   }
 
   async insertIfAbsent(records: readonly KeyRecord[]): Promise<KeyRecord[]> {
@@ -110,12 +110,12 @@ class MemoryKeyStore implements KeyStore {
   }
 
   #versionsOf(userId: string): KeyRecord[] {
-    return this.#sorted().filter((row) => row.userId === userId)
+    return this.#sorted((row) => row.userId === userId)
   }
 
-  #sorted(): KeyRecord[] {
+  #sorted(where: (row: KeyRecord) => boolean = () => true): KeyRecord[] {
     this.#assertOpen()
-    return [...this.#rows.values()].sort(compareRefs).map(copyOf)
+    return [...this.#rows.values()].filter(where).sort(compareRefs).map(copyOf)
   }
 
   #assertOpen(): void {

@@ -44,6 +44,8 @@ export async function migratePostgres(
   if (pending.length === 0) return NOTHING_APPLIED
   refuseInCheckMode(mode, pending)
   return inTransaction(async (runInside) => {
+    // Any other level, where it is the server's default, would keep the snapshot from before the wait for the lock.
+    await runInside(sql`set transaction isolation level read committed`)
     await runInside(sql.raw(`set local lock_timeout = ${Math.max(1, Math.round(options.lockTimeoutMs))}`))
     await runInside(sql`select pg_advisory_xact_lock(${LOCK_CLASS}::int, ${MIGRATION_LOCK}::int)`)
     return apply(runInside, schema)
@@ -51,9 +53,15 @@ export async function migratePostgres(
 }
 
 async function plan(run: RunSql, schema: string) {
-  const [found] = await run(sql`select
-    to_regclass(quote_ident(${schema}) || '.' || ${LEDGER}) is not null as ledger,
-    to_regclass(quote_ident(${schema}) || '.' || ${encryptionKeysDeclaration.name}) is not null as "table"`)
+  // Not to_regclass: it believes the session's cache, which waiting for our lock does not refresh, and so misses what the
+  // process that had the lock has made.
+  const isThere = (
+    table: string,
+  ) => sql`exists (select 1 from pg_class c join pg_namespace n on n.oid = c.relnamespace
+    where n.nspname = ${schema} and c.relname = ${table})`
+  const [found] = await run(
+    sql`select ${isThere(LEDGER)} as ledger, ${isThere(encryptionKeysDeclaration.name)} as "table"`,
+  )
   if (found?.ledger !== true) {
     if (found?.table === true) throw tableWithoutLedger('Postgres has none')
     return postgresMigrations

@@ -12,7 +12,7 @@ import {
   tableWithoutLedger,
 } from '../migrator.js'
 import { encryptionKeysDeclaration } from '../table.js'
-import { adoptableRows, isReferenceTable, referenceDigest } from './adopt-reference.js'
+import { adoptableRows, differenceFromReference, referenceDigest } from './adopt-reference.js'
 
 const TABLE = encryptionKeysDeclaration.name
 const [referenceMigration] = sqliteMigrations
@@ -72,7 +72,8 @@ function plan(client: SqliteClient, { adopt }: SqliteMigrationOptions) {
     return { pending: pendingMigrations(ledger, sqliteMigrations), adopting: false }
   }
   if (!exists(client, TABLE)) return { pending: sqliteMigrations, adopting: false }
-  if (!isReferenceTable(client)) throw tableWithoutLedger('other columns')
+  const difference = differenceFromReference(client)
+  if (difference !== null) throw tableWithoutLedger(difference)
   const rows = adoptableRows(client)
   if (!adopt) throw adoptionNotAllowed(rows)
   return { pending: sqliteMigrations.filter((migration) => migration !== referenceMigration), adopting: true }
@@ -112,7 +113,7 @@ function apply(client: SqliteClient, options: SqliteMigrationOptions): Migration
 }
 
 function exists(client: SqliteClient, table: string): boolean {
-  return client.prepare('select 1 from sqlite_master where name = ?').get(table) !== undefined
+  return client.prepare('select 1 from sqlite_master where name = ? collate nocase').get(table) !== undefined
 }
 
 function adoptionNotAllowed(rows: number): Error {

@@ -46,6 +46,8 @@ export async function openKeyStore(url: string, options: OpenKeyStoreOptions = {
 
 async function storeFor(url: string, options: OpenKeyStoreOptions): Promise<OpenedKeyStore> {
   if (typeof url !== 'string' || url === '') throw invalidArgument('url must be a non-empty string')
+  // From a file or an environment variable: as a path it would be made, line end and all.
+  if (url !== url.trim()) throw invalidArgument('url must not begin or end with white space')
   const { schema, namedStatements, adopt, ...common } = options
   if (/^postgres(ql)?:/i.test(url)) {
     if (adopt === true)
@@ -74,7 +76,7 @@ function sqlitePath(url: string): string {
       `The key store's URL has the scheme ${name}: it must be a path, sqlite:…, file:… or postgres://…`,
     )
   }
-  if (rest.includes('?'))
+  if (/[?#]/.test(rest))
     throw invalidArgument(`A ${name}: URL takes no parameters: pass options to openKeyStore`)
   if (rest === '') throw invalidArgument(`The ${name}: URL has no path`)
   if (!rest.startsWith('//')) return rest
@@ -91,7 +93,8 @@ async function load<T>(driver: string, load: () => Promise<T>): Promise<T> {
   } catch (error) {
     const code = error instanceof Error && 'code' in error ? error.code : null
     if (code !== 'ERR_MODULE_NOT_FOUND' && code !== 'MODULE_NOT_FOUND') throw error
-    const missing = error instanceof Error && error.message.includes('drizzle-orm') ? 'drizzle-orm' : driver
+    // Only the quoted name is what is missing; the file that wanted it, often one of drizzle-orm's, stands unquoted.
+    const missing = error instanceof Error && error.message.includes("'drizzle-orm") ? 'drizzle-orm' : driver
     throw new StoreError(
       `This key store needs the package ${missing}, which is not installed: npm install ${missing}`,
     )

@@ -10,7 +10,7 @@ import { type InTransaction, migratePostgres, type RunSql } from './migrate-post
 import { retrying } from './retry.js'
 
 /** pg waits for ever by default. */
-const CONNECTION_TIMEOUT_MS = 10_000
+const DEFAULT_CONNECTION_TIMEOUT_MS = 10_000
 
 /** Any of Drizzle's Postgres databases: node-postgres, postgres-js, pglite … */
 export type AnyPostgresDb = PgDatabase<PgQueryResultHKT>
@@ -33,6 +33,8 @@ export type PostgresSource =
       readonly ssl?: boolean | pg.ClientConfig['ssl']
       /** Default 10. */
       readonly maxConnections?: number
+      /** How long one attempt to connect may take, in milliseconds. Default 10,000. */
+      readonly connectionTimeoutMs?: number
     }
   | { readonly pool: pg.Pool }
   | {
@@ -59,12 +61,15 @@ export class PostgresConnection {
 
   constructor(source: PostgresSource, options: PostgresConnectionOptions) {
     this.#options = options
+    // `in` on a string throws an error that quotes the string, and a string here is likely a URL with its password.
+    if (typeof source !== 'object' || source === null)
+      throw invalidArgument('source must be { url }, { pool } or { db }')
     if ('db' in source) {
       if (!isPostgresDb(source.db))
         throw invalidArgument('db must be a drizzle db or transaction on Postgres')
       const { db } = source
       this.db = db
-      this.transactional = source.transactional ?? 'rollback' in db
+      this.transactional = source.transactional === true || 'rollback' in db
       this.#inTransaction = (work) => db.transaction((tx) => work(runOn(tx)))
       this.#end = async () => undefined
     } else {
@@ -133,12 +138,18 @@ export class PostgresConnection {
 }
 
 function isPostgresDb(db: object): db is AnyPostgresDb {
+  if (typeof db !== 'object' || db === null) return false
   return ['select', 'insert', 'update', 'delete', 'execute', 'transaction'].every(
     (name) => name in db && typeof db[name as keyof typeof db] === 'function',
   )
 }
 
-function newPool({ url, ssl, maxConnections }: Extract<PostgresSource, { url: string }>): pg.Pool {
+function newPool({
+  url,
+  ssl,
+  maxConnections,
+  connectionTimeoutMs = DEFAULT_CONNECTION_TIMEOUT_MS,
+}: Extract<PostgresSource, { url: string }>): pg.Pool {
   if (typeof url !== 'string' || !/^postgres(ql)?:\/\//.test(url)) {
     throw invalidArgument('url must begin with postgres:// or postgresql://')
   }
@@ -149,7 +160,7 @@ function newPool({ url, ssl, maxConnections }: Extract<PostgresSource, { url: st
   }
   const pool = new pg.Pool({
     connectionString: url,
-    connectionTimeoutMillis: CONNECTION_TIMEOUT_MS,
+    connectionTimeoutMillis: connectionTimeoutMs,
     keepAlive: true,
     ...(ssl === undefined ? {} : { ssl }),
     ...(maxConnections === undefined ? {} : { max: maxConnections }),

@@ -135,6 +135,8 @@ function inspectFile(path: string, mode: Exclude<MigrateMode, 'off'>, adopt: boo
   } catch (error) {
     const { code } = describeDriverError(error)
     if (code === 'SQLITE_NOTADB') throw schemaError(`${path} is not a SQLite database. Nothing was changed`)
+    if (code?.startsWith('SQLITE_CORRUPT'))
+      throw schemaError(`${path} is damaged: restore a backup. Nothing was changed`)
     // A journal left by a killed process can only be rolled back by a connection that may write.
     const cannotLook = code?.startsWith('SQLITE_READONLY') || code?.startsWith('SQLITE_CANTOPEN')
     if (!cannotLook) throw error
@@ -184,4 +186,7 @@ function isInMemory(path: string): boolean {
 /** @throws ERR_INVALID_ARGUMENT */
 export function assertSqlitePath(path: unknown): asserts path is string {
   if (typeof path !== 'string' || path === '') throw invalidArgument('path must be a non-empty string')
+  // A database URL in quotes, or after a space: as a path it would be made, and shown with its password in messages.
+  if (path.includes('://'))
+    throw invalidArgument('path must be the path of a file, got what looks like a URL')
 }

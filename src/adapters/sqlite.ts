@@ -157,6 +157,8 @@ export class SqliteKeyStore implements KeyStore {
 const BEFORE_ALL: KeyRef = { userId: '', version: 0 }
 
 function clientOf(source: SqliteSource): string | SqliteClient {
+  if (typeof source !== 'object' || source === null)
+    throw invalidArgument('source must be { path } or { db }')
   if ('db' in source) {
     if (typeof source.db?.$client?.prepare !== 'function') {
       throw invalidArgument(

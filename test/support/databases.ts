@@ -3,6 +3,7 @@ import { randomBytes } from 'node:crypto'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import { inject } from 'vitest'
 
@@ -48,7 +49,26 @@ async function freshPostgres(): Promise<FreshDatabase> {
   )
   const url = new URL(serverUrl)
   url.pathname = `/${name}`
-  return { url: url.href, remove: () => asAdmin(serverUrl, `drop database ${name} with (force)`) }
+  return { url: url.href, remove: () => dropDatabase(serverUrl, name) }
+}
+
+/**
+ * A pool's `end()` resolves before the server has noticed: a connection that is on its way out must not be terminated, or
+ * its client emits an error that nobody listens for any more.
+ */
+async function dropDatabase(serverUrl: string, name: string): Promise<void> {
+  const client = new pg.Client(serverUrl)
+  await client.connect()
+  try {
+    for (let tries = 0; tries < 100; tries++) {
+      const { rowCount } = await client.query('select 1 from pg_stat_activity where datname = $1', [name])
+      if (rowCount === 0) break
+      await sleep(20)
+    }
+    await client.query(`drop database ${name} with (force)`)
+  } finally {
+    await client.end()
+  }
 }
 
 /** Runs SQL as the server's superuser. */

