@@ -93,6 +93,8 @@ function gcmDecrypt(
   return plaintext
 }
 
+const NO_HEADER = new Uint8Array(0)
+
 /**
  * A key for XAES-256-GCM (c2sp.org/XAES-256-GCM) with the key commitment of KC-XAES (eprint 2025/758, as in aws-lc).
  *
@@ -110,22 +112,32 @@ export class XaesKey {
     this.#k1 = doubled(this.#ecb.update(Buffer.alloc(16)))
   }
 
-  /** @returns `nonce[24] ‖ ciphertext ‖ tag[16] ‖ commitment[32]` */
-  seal(plaintext: Uint8Array | string, aad: Uint8Array): Buffer {
-    return this.sealWithNonce(takeNonce(XAES_NONCE_BYTES), plaintext, aad)
+  /**
+   * @param header bytes to put in front of the sealed form, unauthenticated; saves the caller a copy
+   * @returns `header ‖ nonce[24] ‖ ciphertext ‖ tag[16] ‖ commitment[32]`
+   */
+  seal(plaintext: Uint8Array | string, aad: Uint8Array, header: Uint8Array = NO_HEADER): Buffer {
+    return this.sealWithNonce(takeNonce(XAES_NONCE_BYTES), plaintext, aad, header)
   }
 
   /** For published test vectors only. @internal */
-  sealWithNonce(nonce: Uint8Array, plaintext: Uint8Array | string, aad: Uint8Array): Buffer {
+  sealWithNonce(
+    nonce: Uint8Array,
+    plaintext: Uint8Array | string,
+    aad: Uint8Array,
+    header: Uint8Array = NO_HEADER,
+  ): Buffer {
     const { gcmKey, commitment } = this.#derive(nonce)
     const cipher = createCipheriv('aes-256-gcm', gcmKey, nonce.subarray(12)).setAAD(aad)
     const ciphertext =
       typeof plaintext === 'string' ? cipher.update(plaintext, 'utf8') : cipher.update(plaintext)
     cipher.final()
-    const tagAt = XAES_NONCE_BYTES + ciphertext.length
+    const ciphertextAt = header.length + XAES_NONCE_BYTES
+    const tagAt = ciphertextAt + ciphertext.length
     const sealed = Buffer.allocUnsafe(tagAt + GCM_TAG_BYTES + XAES_COMMITMENT_BYTES)
-    sealed.set(nonce, 0)
-    sealed.set(ciphertext, XAES_NONCE_BYTES)
+    sealed.set(header, 0)
+    sealed.set(nonce, header.length)
+    sealed.set(ciphertext, ciphertextAt)
     sealed.set(cipher.getAuthTag(), tagAt)
     sealed.set(commitment, tagAt + GCM_TAG_BYTES)
     return sealed

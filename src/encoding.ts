@@ -22,6 +22,24 @@ export function decodeBase64(text: string): Buffer | null {
   return bytes.length === Math.floor((end * 3) / 4) ? bytes : null
 }
 
+/**
+ * Base64url (RFC 4648 §5), strictly: no padding, no other alphabet, and the bits that a last character has to spare are zero
+ * (§3.5), so that a byte string has one text only.
+ *
+ * @returns the bytes, or null
+ */
+export function decodeBase64UrlStrict(text: string): Buffer | null {
+  if (text.includes('+') || text.includes('/') || text.endsWith('=')) return null
+  const bytes = decodeBase64(text)
+  if (bytes === null) return null
+  const tail = text.length % 4
+  // Two characters carry 12 bits for 8, three carry 18 for 16.
+  const spare = tail === 2 ? 0x0f : tail === 3 ? 0x03 : 0
+  return spare === 0 || (BASE64URL.indexOf(text.charAt(text.length - 1)) & spare) === 0 ? bytes : null
+}
+
+const BASE64URL = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_'
+
 /** Padded base64url (RFC 4648 §5): the reference's tokens. */
 export function encodeBase64UrlPadded(bytes: Buffer): string {
   const text = bytes.toString('base64url')

@@ -1,34 +1,42 @@
 /** The crypto service: tokens in and out, for users whose keys it finds in, or mints into, a KeyStore. */
-import { DataKeys } from './data-keys.js'
-import { invalidArgument, KeystoreError } from './errors.js'
-import type { KeystoreEvent } from './events.js'
-import { primaryKekId } from './key-wrap.js'
-import { keyringOf, type MasterKey, type MasterKeyring } from './master-key.js'
+import type { DataKey } from './data-key.js'
+import { type EnvelopeCryptoOptions, type ResolvedOptions, resolveOptions } from './envelope-options.js'
+import { KeystoreError } from './errors.js'
+import { type ItemResult, settled } from './item-result.js'
+import { KeyCache } from './key-cache.js'
 import { checkMasterKeys } from './master-key-check.js'
-import { type EncryptOptions, PoolCrypto, refuseToken } from './pool-crypto.js'
+import { PoolCrypto } from './pool-crypto.js'
+import { runInScope } from './scope.js'
+import { Secret } from './secret.js'
 import type { KeyStore } from './store.js'
-import { type Format, openV2, parseToken, sealV2, textOf } from './token.js'
+import { parseToken, textOf } from './token.js'
+import { type EncryptOptions, refuseToken, type TokenPolicy } from './token-policy.js'
+import { UserHandle } from './user-handle.js'
 import {
   assertBytes,
-  assertContext,
   assertPlaintext,
   assertUserId,
+  contextPieces,
   type EncryptionContext,
 } from './validate.js'
 
-export interface EnvelopeCryptoOptions {
-  /** Where wrapped keys are kept: `openKeyStore(url)`, or an adapter's factory. */
-  readonly store: KeyStore
-  /** `masterKeysFromEnv()`, a keyring, or one master key. */
-  readonly masterKeys: MasterKeyring | MasterKey
-  /** The format that is written. Only the reference's exists so far. Default `'v2'`. */
-  readonly format?: 'v2'
-  /** Opens even when rows need master keys that were not given; those users' values then fail one by one. Default false. */
-  readonly allowUnknownMasterKeys?: boolean
-  /** Called synchronously; what it throws is the caller's to catch. */
-  readonly onEvent?: (event: KeystoreEvent) => void
-  /** Whether `close()` closes the store too. Default true. */
-  readonly closeStore?: boolean
+/** One value for {@link EnvelopeCrypto.encryptMany}. */
+export interface EncryptItem extends EncryptOptions {
+  readonly userId: string
+  readonly plaintext: string
+  readonly context?: EncryptionContext
+}
+
+/** One value for {@link EnvelopeCrypto.decryptMany}. */
+export interface DecryptItem {
+  readonly userId: string
+  readonly token: string
+  readonly context?: EncryptionContext
+}
+
+export interface UserOptions {
+  /** Mint the user's key if there is none. Default true. */
+  readonly mint?: boolean
 }
 
 /**
@@ -36,56 +44,55 @@ export interface EnvelopeCryptoOptions {
  *
  * @example
  * const envelope = await EnvelopeCrypto.open({ store: await openKeyStore('data/keystore.db'), masterKeys: masterKeysFromEnv() })
- * const token = await envelope.encrypt('alice', 'sk-…')
- * const apiKey = await envelope.decrypt('alice', token)
+ * const token = await envelope.encrypt('alice', 'sk-…', { provider: 'openai' })
+ * const apiKey = await envelope.decrypt('alice', token, { provider: 'openai' })
  * await envelope.close()
  */
 export class EnvelopeCrypto {
   /** Secrets that belong to no single user. */
   readonly pool: PoolCrypto
   readonly #store: KeyStore
-  readonly #keys: DataKeys
+  readonly #keys: KeyCache
+  readonly #policy: TokenPolicy
   readonly #closeStore: boolean
   #closed = false
 
-  private constructor(store: KeyStore, keyring: MasterKeyring, format: Format, closeStore: boolean) {
+  private constructor({
+    store,
+    keyring,
+    format,
+    acceptKeys,
+    tokenPolicy,
+    cache,
+    closeStore,
+  }: ResolvedOptions) {
     this.#store = store
-    this.#keys = new DataKeys(store, keyring, { format, acceptKeys: [format] })
+    this.#policy = tokenPolicy
     this.#closeStore = closeStore
-    this.pool = new PoolCrypto(keyring.local, () => this.#assertOpen())
+    this.#keys = new KeyCache(store, keyring, { format, acceptKeys }, cache)
+    this.pool = new PoolCrypto(this.#keys, keyring.local, tokenPolicy, () => this.#assertOpen())
   }
 
   /**
    * Checks that the master keys open what is stored, and writes nothing: a read-only role can open.
    *
-   * @throws ERR_UNKNOWN_MASTER_KEY (names KEK ids and counts) · ERR_INVALID_ARGUMENT · ERR_STORE · ERR_SCHEMA
+   * @throws ERR_UNKNOWN_MASTER_KEY (names KEK ids and counts) · ERR_FORMAT_NOT_ACCEPTED (names the option) ·
+   *   ERR_INVALID_ARGUMENT · ERR_STORE · ERR_SCHEMA
    */
   static async open(options: EnvelopeCryptoOptions): Promise<EnvelopeCrypto> {
-    const {
-      store,
-      masterKeys,
-      format = 'v2',
-      allowUnknownMasterKeys = false,
-      onEvent,
-      closeStore = true,
-    } = options
-    if (format !== 'v2') throw invalidArgument(`format must be 'v2', the only one so far`)
-    const keyring = keyringOf(masterKeys)
-    primaryKekId(keyring, format)
-    await checkMasterKeys(store, keyring, {
-      acceptKeys: [format],
-      allowUnknown: allowUnknownMasterKeys,
-      emit: (event) => onEvent?.(event),
-    })
-    return new EnvelopeCrypto(store, keyring, format, closeStore)
+    const resolved = resolveOptions(options)
+    await checkMasterKeys(resolved.store, resolved.keyring, resolved)
+    if (options.plaintext === 'pass-through') resolved.emit({ type: 'plaintextPassThrough' })
+    return new EnvelopeCrypto(resolved)
   }
 
   /**
    * Encrypts a string for a user, whose key is minted on first use.
    *
-   * @param context ignored by v2 tokens, which bind nothing; checked all the same
+   * @param context authenticated by the token and not stored in it: `decrypt` needs the same; format v2 ignores it
    * @returns a token to store
-   * @throws ERR_INVALID_ARGUMENT · ERR_KEY_SHREDDED · ERR_UNWRAP_FAILED · ERR_UNKNOWN_MASTER_KEY · ERR_STORE · ERR_CLOSED
+   * @throws ERR_INVALID_ARGUMENT · ERR_KEY_SHREDDED · ERR_UNWRAP_FAILED · ERR_FORMAT_NOT_ACCEPTED ·
+   *   ERR_UNKNOWN_MASTER_KEY · ERR_STORE · ERR_CLOSED
    */
   async encrypt(
     userId: string,
@@ -96,9 +103,10 @@ export class EnvelopeCrypto {
     this.#assertOpen()
     assertUserId(userId)
     assertPlaintext(plaintext)
-    assertContext(context)
+    const pieces = contextPieces(context)
     refuseToken(plaintext, options)
-    return sealV2(await this.#keys.getOrMint(userId), plaintext)
+    const key = this.#keys.cachedForWriting(userId) ?? (await this.#keys.forWriting(userId))
+    return key.seal(this.#policy.format, plaintext, pieces)
   }
 
   /** {@link encrypt} for bytes. */
@@ -106,8 +114,9 @@ export class EnvelopeCrypto {
     this.#assertOpen()
     assertUserId(userId)
     assertBytes('plaintext', plaintext)
-    assertContext(context)
-    return sealV2(await this.#keys.getOrMint(userId), plaintext)
+    const pieces = contextPieces(context)
+    const key = this.#keys.cachedForWriting(userId) ?? (await this.#keys.forWriting(userId))
+    return key.seal(this.#policy.format, plaintext, pieces)
   }
 
   /**
@@ -118,12 +127,64 @@ export class EnvelopeCrypto {
    *   ERR_UNKNOWN_MASTER_KEY · ERR_STORE · ERR_CLOSED
    */
   async decrypt(userId: string, token: string, context?: EncryptionContext): Promise<string> {
+    if (this.#policy.passesThrough(token)) return this.#passThrough(userId, token, context)
     return textOf(await this.#open(userId, token, context))
+  }
+
+  /** {@link decrypt}, as a value that no log, JSON or template shows. */
+  async decryptSecret(userId: string, token: string, context?: EncryptionContext): Promise<Secret> {
+    return new Secret(await this.decrypt(userId, token, context))
   }
 
   /** {@link decrypt} for bytes: opens tokens whose plaintext is not UTF-8, too. */
   async decryptBytes(userId: string, token: string, context?: EncryptionContext): Promise<Uint8Array> {
+    if (this.#policy.passesThrough(token)) return Buffer.from(this.#passThrough(userId, token, context))
     return this.#open(userId, token, context)
+  }
+
+  /**
+   * Encrypts values of any number of users, with one look-up of keys and one insert of those that are missing.
+   *
+   * @returns a result for each item, in their order; one bad item never fails the rest
+   * @throws ERR_INVALID_ARGUMENT (no array) · ERR_CLOSED
+   */
+  async encryptMany(items: readonly EncryptItem[]): Promise<ItemResult<string>[]> {
+    this.#assertOpen()
+    return settled(items, ({ userId, plaintext, context, allowToken = false }) =>
+      this.encrypt(userId, plaintext, context, { allowToken }),
+    )
+  }
+
+  /** Decrypts values of any number of users, with one look-up of keys. See {@link encryptMany}. */
+  async decryptMany(items: readonly DecryptItem[]): Promise<ItemResult<string>[]> {
+    this.#assertOpen()
+    return settled(items, ({ userId, token, context }) => this.decrypt(userId, token, context))
+  }
+
+  /**
+   * A user's keys in hand, for synchronous use.
+   *
+   * @throws ERR_INVALID_ARGUMENT · ERR_KEY_NOT_FOUND (without `mint`) · ERR_KEY_SHREDDED · ERR_STORE · ERR_CLOSED …
+   */
+  async user(userId: string, { mint = true }: UserOptions = {}): Promise<UserHandle> {
+    this.#assertOpen()
+    assertUserId(userId)
+    const keys = await this.#keys.all(userId, mint)
+    return new UserHandle(userId, keys, this.#policy, () => this.#assertUsable(userId))
+  }
+
+  /**
+   * Runs `work` with the user's keys in force for encrypted columns, until what it returns has settled.
+   *
+   * @example
+   * const rows = await envelope.scope('alice', () => db.select().from(credentials))
+   */
+  async scope<T>(
+    userId: string,
+    work: (handle: UserHandle) => T | PromiseLike<T>,
+    options: UserOptions = {},
+  ): Promise<T> {
+    return runInScope(await this.user(userId, options), work)
   }
 
   /**
@@ -133,13 +194,18 @@ export class EnvelopeCrypto {
   async getOrCreateUserKey(userId: string): Promise<Uint8Array> {
     this.#assertOpen()
     assertUserId(userId)
-    return this.#keys.getOrMintBytes(userId)
+    const first = { userId, version: 1 }
+    const cached = this.#keys.cached(first)
+    if (cached !== undefined) return cached.export()
+    const written = await this.#keys.forWriting(userId)
+    return (written.version === 1 ? written : await this.#keys.get(first)).export()
   }
 
   /** Ends the service, and its store unless `closeStore` is false. Idempotent; every later call is ERR_CLOSED. */
   async close(): Promise<void> {
     if (this.#closed) return
     this.#closed = true
+    this.#keys.close()
     if (this.#closeStore) await this.#store.close()
   }
 
@@ -150,12 +216,29 @@ export class EnvelopeCrypto {
   async #open(userId: string, token: string, context: EncryptionContext | undefined): Promise<Buffer> {
     this.#assertOpen()
     assertUserId(userId)
-    assertContext(context)
-    const { version, sealed } = parseToken(token)
-    return openV2(await this.#keys.get({ userId, version }), sealed)
+    const pieces = contextPieces(context)
+    const parsed = parseToken(token, this.#policy.acceptTokens)
+    const ref = { userId, version: parsed.version }
+    const key: DataKey = this.#keys.cached(ref) ?? (await this.#keys.get(ref))
+    return key.open(parsed, pieces)
+  }
+
+  /** The arguments are checked all the same: what is wrong shows before the first real token. */
+  #passThrough(userId: string, value: string, context: EncryptionContext | undefined): string {
+    this.#assertOpen()
+    assertUserId(userId)
+    contextPieces(context)
+    return value
   }
 
   #assertOpen(): void {
     if (this.#closed) throw new KeystoreError('ERR_CLOSED', 'This EnvelopeCrypto was closed')
+  }
+
+  #assertUsable(userId: string): void {
+    this.#assertOpen()
+    if (this.#keys.isShredded(userId)) {
+      throw new KeystoreError('ERR_KEY_SHREDDED', `The keys of user ${JSON.stringify(userId)} were shredded`)
+    }
   }
 }

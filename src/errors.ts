@@ -73,12 +73,18 @@ export class KeystoreError extends Error {
 /** A store failed (`ERR_STORE`) or its schema is not what is needed (`ERR_SCHEMA`). Absent is never an error of a store. */
 export class StoreError extends KeystoreError {
   override readonly name = 'StoreError'
+  /** The row at fault, where it is a single one. */
+  readonly ref: { readonly userId: string; readonly version: number } | undefined
 
   constructor(
     message: string,
-    options: KeystoreErrorOptions & { readonly code?: 'ERR_STORE' | 'ERR_SCHEMA' } = {},
+    options: KeystoreErrorOptions & {
+      readonly code?: 'ERR_STORE' | 'ERR_SCHEMA'
+      readonly ref?: { readonly userId: string; readonly version: number }
+    } = {},
   ) {
     super(options.code ?? 'ERR_STORE', message, options)
+    this.ref = options.ref
   }
 }
 

@@ -10,5 +10,7 @@ export type KeystoreEvent =
     }
   /** `open` went on, as `allowUnknownMasterKeys` says, though rows need master keys that were not given. */
   | { readonly type: 'unknownMasterKey'; readonly kekIds: readonly (string | null)[] }
+  /** `decrypt` returns values that are no tokens as they are: integrity is given up. */
+  | { readonly type: 'plaintextPassThrough' }
 
 export type EmitEvent = (event: KeystoreEvent) => void

@@ -1,6 +1,7 @@
 /** drizzle-keystore: the whole core API. Adapters have entries of their own, so that who uses SQLite never loads pg. */
 export { reseed } from './aead.js'
-export { EnvelopeCrypto, type EnvelopeCryptoOptions } from './envelope-crypto.js'
+export { type DecryptItem, type EncryptItem, EnvelopeCrypto, type UserOptions } from './envelope-crypto.js'
+export type { EnvelopeCryptoOptions } from './envelope-options.js'
 export {
   KeystoreError,
   type KeystoreErrorCode,
@@ -9,6 +10,8 @@ export {
   StoreError,
 } from './errors.js'
 export type { KeystoreEvent } from './events.js'
+export type { ItemResult } from './item-result.js'
+export type { CacheOptions } from './key-cache.js'
 export {
   derivePoolKey,
   type Environment,
@@ -22,7 +25,8 @@ export {
   masterKeysFromFile,
   resolveMasterKey,
 } from './master-key.js'
-export type { EncryptOptions, PoolCrypto } from './pool-crypto.js'
+export type { PoolCrypto } from './pool-crypto.js'
+export { Secret } from './secret.js'
 export type {
   CensusRow,
   KeyPage,
@@ -34,4 +38,6 @@ export type {
   WrapChange,
 } from './store.js'
 export { apiKeyHash, decryptWithKey, encryptWithKey, type Format, isEncrypted } from './token.js'
+export type { EncryptOptions, PlaintextPolicy } from './token-policy.js'
+export type { UserHandle } from './user-handle.js'
 export type { EncryptionContext } from './validate.js'

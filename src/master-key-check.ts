@@ -1,5 +1,5 @@
 /** What `EnvelopeCrypto.open` looks at before it lets anybody encrypt: do the given master keys open what is stored? */
-import { MasterKeyError } from './errors.js'
+import { KeystoreError, MasterKeyError } from './errors.js'
 import type { EmitEvent } from './events.js'
 import { unwrapDataKey } from './key-wrap.js'
 import type { MasterKeyring } from './master-key.js'
@@ -12,7 +12,8 @@ const SAMPLES_PER_KEK = 3
 /**
  * Unwraps one sample row under each KEK id. Reads a few rows a KEK, however many there are, and writes nothing.
  *
- * @throws MasterKeyError `ERR_UNKNOWN_MASTER_KEY` naming KEK ids and counts of rows, unless `allowUnknown`
+ * @throws MasterKeyError `ERR_UNKNOWN_MASTER_KEY` naming KEK ids and counts of rows, unless `allowUnknown` ·
+ *   ERR_FORMAT_NOT_ACCEPTED naming the option, when rows are wrapped in a format that is not accepted
  */
 export async function checkMasterKeys(
   store: KeyStore,
@@ -29,7 +30,7 @@ export async function checkMasterKeys(
       unknown.push(kekId)
       continue
     }
-    const damaged = await firstThatOpens(samples)
+    const damaged = await samplesBeforeOneOpens(keyring, samples, options.acceptKeys)
     // Rows without a KEK id do not say which key they need: when none opens, the key is missing rather than all damaged.
     if (kekId === null && damaged.length === samples.length) unknown.push(null)
     else
@@ -39,22 +40,41 @@ export async function checkMasterKeys(
   const error = await unknownMasterKeys(store, unknown)
   if (!options.allowUnknown) throw error
   options.emit({ type: 'unknownMasterKey', kekIds: unknown })
+}
 
-  /** @returns the samples before the first that opens: all of them if none does */
-  async function firstThatOpens(samples: readonly KeyRecord[]): Promise<KeyRecord[]> {
-    const damaged: KeyRecord[] = []
-    for (const sample of samples) {
-      try {
-        const dataKey = await unwrapDataKey(keyring, sample, options.acceptKeys)
-        dataKey.fill(0)
-        break
-      } catch (error) {
-        if (!(error instanceof MasterKeyError && error.code === 'ERR_UNWRAP_FAILED')) throw error
-        damaged.push(sample)
-      }
+/** @returns the samples before the first that opens: all of them if none does */
+async function samplesBeforeOneOpens(
+  keyring: MasterKeyring,
+  samples: readonly KeyRecord[],
+  accept: readonly Format[],
+): Promise<KeyRecord[]> {
+  const damaged: KeyRecord[] = []
+  for (const sample of samples) {
+    try {
+      const dataKey = await unwrapDataKey(keyring, sample, accept)
+      dataKey.fill(0)
+      return damaged
+    } catch (error) {
+      const code = error instanceof KeystoreError ? error.code : null
+      if (code === 'ERR_FORMAT_NOT_ACCEPTED' && claimsV2(keyring, sample)) throw v2NotAccepted()
+      // Under a v3 id a v2 wrap is a forgery or damage, of one row: no reason to keep all others from their users.
+      if (code !== 'ERR_UNWRAP_FAILED' && code !== 'ERR_FORMAT_NOT_ACCEPTED') throw error
+      damaged.push(sample)
     }
-    return damaged
   }
+  return damaged
+}
+
+function claimsV2(keyring: MasterKeyring, { kekId }: KeyRecord): boolean {
+  return kekId === null || keyring.local.some(({ v2Id }) => v2Id === kekId)
+}
+
+function v2NotAccepted(): KeystoreError {
+  return new KeystoreError(
+    'ERR_FORMAT_NOT_ACCEPTED',
+    "The store has keys wrapped in format v2, the Python reference's, which binds no key to its user. To read them open with " +
+      "accept: { keys: ['v2', 'v3'], tokens: ['v2', 'v3'] } (on the command line: --accept-v2); to go on writing it, with format: 'v2'",
+  )
 }
 
 function groupByKek(samples: readonly KeyRecord[]): Map<string | null, KeyRecord[]> {

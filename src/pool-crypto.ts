@@ -1,35 +1,41 @@
-/** The shared pool: secrets that belong to no single user, under a key derived from the master key itself (format v2). */
+/** The shared pool: secrets that belong to no single user. */
 import { importKey, type KeyObject } from './aead.js'
-import { invalidArgument, KeystoreError, MasterKeyError } from './errors.js'
+import { KeystoreError, MasterKeyError } from './errors.js'
+import type { KeyCache } from './key-cache.js'
 import type { LocalMasterKey } from './master-key.js'
-import { isWholeToken, openV2, parseToken, sealV2, textOf } from './token.js'
-import { assertContext, assertPlaintext, type EncryptionContext } from './validate.js'
+import { openV2, type ParsedToken, parseToken, sealV2, textOf } from './token.js'
+import { type EncryptOptions, refuseToken, type TokenPolicy } from './token-policy.js'
+import { assertPlaintext, contextPieces, type EncryptionContext } from './validate.js'
 
-export interface EncryptOptions {
-  /** Encrypt a plaintext that is itself a whole token. Default false: nearly always it was encrypted already. */
-  readonly allowToken?: boolean
-}
+/** Whose key the pool's v3 tokens are under; no user can have this id. */
+const POOL_USER_ID = ''
 
-/** @throws ERR_INVALID_ARGUMENT if the plaintext is a whole token; one that merely begins like a token is none */
-export function refuseToken(plaintext: string, { allowToken = false }: EncryptOptions): void {
-  if (!allowToken && isWholeToken(plaintext)) {
-    throw invalidArgument('plaintext is already a token: pass { allowToken: true } to encrypt it once more')
-  }
-}
-
+/**
+ * Format v3: a data key of the pool's own, minted at its first write. Format v2: a key derived from the master key itself,
+ * which a rewrap therefore does not reach.
+ */
 export class PoolCrypto {
+  readonly #keys: KeyCache
   readonly #masterKeys: readonly LocalMasterKey[]
+  readonly #policy: TokenPolicy
   readonly #assertOpen: () => void
   /** Derived on first use, since each costs 100,000 rounds of PBKDF2; a failure is not kept. */
   readonly #derived = new Map<string, Promise<KeyObject>>()
 
   /** @param masterKeys local ones, primary first @internal */
-  constructor(masterKeys: readonly LocalMasterKey[], assertOpen: () => void) {
+  constructor(
+    keys: KeyCache,
+    masterKeys: readonly LocalMasterKey[],
+    policy: TokenPolicy,
+    assertOpen: () => void,
+  ) {
+    this.#keys = keys
     this.#masterKeys = masterKeys
+    this.#policy = policy
     this.#assertOpen = assertOpen
   }
 
-  /** @throws ERR_INVALID_ARGUMENT · ERR_MASTER_KEY (the keyring has no local key) · ERR_CLOSED */
+  /** @throws ERR_INVALID_ARGUMENT · ERR_KEY_SHREDDED · ERR_MASTER_KEY (format v2 without a local key) · ERR_STORE · ERR_CLOSED … */
   async encrypt(
     plaintext: string,
     context?: EncryptionContext,
@@ -37,28 +43,39 @@ export class PoolCrypto {
   ): Promise<string> {
     this.#assertOpen()
     assertPlaintext(plaintext)
-    assertContext(context)
+    const pieces = contextPieces(context)
     refuseToken(plaintext, options)
-    const [primary] = this.#localKeys()
-    return sealV2(await this.#key(primary), plaintext)
+    if (this.#policy.format === 'v2') {
+      const [primary] = this.#localKeys()
+      return sealV2(await this.#derivedKey(primary), plaintext)
+    }
+    const key = this.#keys.cachedForWriting(POOL_USER_ID) ?? (await this.#keys.forWriting(POOL_USER_ID))
+    return key.seal('v3', plaintext, pieces)
   }
 
   /**
-   * Tries the pool key of every local master key, primary first.
+   * A v2 token is tried with the derived key of every local master key, primary first.
    *
-   * @throws ERR_INVALID_ARGUMENT · ERR_NOT_ENCRYPTED · ERR_MALFORMED_TOKEN · ERR_FORMAT_NOT_ACCEPTED ·
-   *   ERR_DECRYPTION_FAILED · ERR_MASTER_KEY · ERR_CLOSED
+   * @throws ERR_INVALID_ARGUMENT · ERR_NOT_ENCRYPTED · ERR_MALFORMED_TOKEN · ERR_FORMAT_NOT_ACCEPTED · ERR_KEY_NOT_FOUND ·
+   *   ERR_DECRYPTION_FAILED · ERR_MASTER_KEY · ERR_STORE · ERR_CLOSED …
    */
   async decrypt(token: string, context?: EncryptionContext): Promise<string> {
     this.#assertOpen()
-    assertContext(context)
-    const { sealed } = parseToken(token)
-    const [primary, ...previous] = this.#localKeys()
+    const pieces = contextPieces(context)
+    if (this.#policy.passesThrough(token)) return token
+    const parsed = parseToken(token, this.#policy.acceptTokens)
+    if (parsed.format === 'v2') return textOf(await this.#openDerived(parsed))
+    const ref = { userId: POOL_USER_ID, version: parsed.version }
+    const key = this.#keys.cached(ref) ?? (await this.#keys.get(ref))
+    return textOf(key.open(parsed, pieces))
+  }
+
+  async #openDerived({ sealed }: ParsedToken): Promise<Buffer> {
     let failure: unknown
-    for (const masterKey of [primary, ...previous]) {
-      const key = await this.#key(masterKey)
+    for (const masterKey of this.#localKeys()) {
+      const key = await this.#derivedKey(masterKey)
       try {
-        return textOf(openV2(key, sealed))
+        return openV2(key, sealed)
       } catch (error) {
         if (!(error instanceof KeystoreError)) throw error
         failure = error
@@ -67,7 +84,7 @@ export class PoolCrypto {
     throw failure
   }
 
-  #localKeys(): [LocalMasterKey, ...LocalMasterKey[]] {
+  #localKeys(): readonly [LocalMasterKey, ...LocalMasterKey[]] {
     const [primary, ...previous] = this.#masterKeys
     if (primary === undefined) {
       throw new MasterKeyError(
@@ -78,7 +95,7 @@ export class PoolCrypto {
     return [primary, ...previous]
   }
 
-  #key(masterKey: LocalMasterKey): Promise<KeyObject> {
+  #derivedKey(masterKey: LocalMasterKey): Promise<KeyObject> {
     const known = this.#derived.get(masterKey.id)
     if (known) return known
     const derived = masterKey.derivePoolKey().then((bytes) => {

@@ -53,7 +53,11 @@ describe.runIf(isChosen('sqlite'))('adoption', () => {
   const adopt = (path: string) => open(path, { adopt: true })
 
   async function envelopeOn(path: string, options?: OpenKeyStoreOptions): Promise<EnvelopeCrypto> {
-    const envelope = await EnvelopeCrypto.open({ store: await open(path, options), masterKeys: masterKey })
+    const envelope = await EnvelopeCrypto.open({
+      store: await open(path, options),
+      masterKeys: masterKey,
+      format: 'v2',
+    })
     cleanups.push(() => envelope.close())
     return envelope
   }

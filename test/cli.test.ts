@@ -63,8 +63,10 @@ describe('quickstart', () => {
     expect(JSON.parse(keystore(['status', '--json']).stdout)).toMatchObject([
       { version: 1, shredded: false, count: 8 },
     ])
-    const { user, token } = JSON.parse(sealed.split('\n')[0] ?? '')
-    expect(keystore(['decrypt', '--user', user], { input: token }).stdout).toMatch(/^sk-proj-/)
+    const { user, name, token } = JSON.parse(sealed.split('\n')[0] ?? '')
+    expect(
+      keystore(['decrypt', '--user', user, '--context', `name=${name}`], { input: token }).stdout,
+    ).toMatch(/^sk-proj-/)
   })
 
   it('takes a file of one’s own, and names the line of a bad one without showing it', () => {
@@ -104,10 +106,13 @@ describe.each(dialects)('on %s', (dialect) => {
 
     const secret = Buffer.from([0, 0xff, 0xfe, 10, 65, 10])
     const token = keystore(['encrypt', '--user', 'alice', '--context', 'a=b=c'], { env, input: secret })
-    expect(token.stdout).toMatch(/^v2:\S+\n$/)
-    const back = keystore(['decrypt', '--user', 'alice'], { env, input: `  ${token.stdout}\n` })
+    expect(token.stdout).toMatch(/^v3:\S+\n$/)
+    const back = keystore(['decrypt', '--user', 'alice', '--context', 'a=b=c'], {
+      env,
+      input: `  ${token.stdout}\n`,
+    })
     expect(back.bytes).toEqual(secret)
-    expect(keystore(['status', '--store', database.url]).stdout).toMatch(/local-v2:\S+ +│ 1 +│ live +│ 1/)
+    expect(keystore(['status', '--store', database.url]).stdout).toMatch(/local:\S+ +│ 1 +│ live +│ 1/)
 
     const stranger = keystore(['decrypt', '--user', 'bob'], { env, input: token.stdout })
     expect(stranger).toMatchObject({ status: 1, stdout: '' })

@@ -11,6 +11,8 @@ import {
 } from '../src/index.js'
 import { backends, freshStore, recordingCalls, rowsOf, type TestStore } from './support/services.js'
 
+/** Well formed, and of no key. */
+const V3_TOKEN = `v3:${Buffer.from([0, 0, 0, 1, ...new Uint8Array(90)]).toString('base64url')}`
 const masterText = generateMasterKey()
 const masterKey = localMasterKey(masterText)
 
@@ -92,7 +94,8 @@ describe.each(backends)('EnvelopeCrypto on %s', (backend) => {
     })
 
     it.each([
-      ['v3:AAAAAXqf235I8ecUiMGc9D0mTHvJt8DDLKGv', 'ERR_FORMAT_NOT_ACCEPTED'],
+      ['v3:AAAAAXqf235I8ecUiMGc9D0mTHvJt8DDLKGv', 'ERR_MALFORMED_TOKEN'],
+      [V3_TOKEN, 'ERR_FORMAT_NOT_ACCEPTED'],
       ['plain text', 'ERR_NOT_ENCRYPTED'],
       ['', 'ERR_NOT_ENCRYPTED'],
       ['V2:QUJD', 'ERR_NOT_ENCRYPTED'],
@@ -103,7 +106,12 @@ describe.each(backends)('EnvelopeCrypto on %s', (backend) => {
       [Buffer.from('v2:'), 'ERR_INVALID_ARGUMENT'],
     ])('such as %j are refused before the store is asked: %s', async (token, code) => {
       const { store, calls } = recordingCalls(fresh.store)
-      const recording = await EnvelopeCrypto.open({ store, masterKeys: masterKey, closeStore: false })
+      const recording = await EnvelopeCrypto.open({
+        store,
+        masterKeys: masterKey,
+        closeStore: false,
+        format: 'v2',
+      })
       calls.length = 0
       await expect(recording.decrypt(user, token as string)).rejects.toMatchObject({ code })
       await expect(recording.decryptBytes(user, token as string)).rejects.toMatchObject({ code })
@@ -196,7 +204,12 @@ describe.each(backends)('EnvelopeCrypto on %s', (backend) => {
       ['that are bytes', Buffer.from('alice')],
     ])('%s are ERR_INVALID_ARGUMENT before the store is asked', async (_, id) => {
       const { store, calls } = recordingCalls(fresh.store)
-      const recording = await EnvelopeCrypto.open({ store, masterKeys: masterKey, closeStore: false })
+      const recording = await EnvelopeCrypto.open({
+        store,
+        masterKeys: masterKey,
+        closeStore: false,
+        format: 'v2',
+      })
       const userId = id as string
       const token = encryptWithKey('x', Buffer.alloc(32, 1))
       calls.length = 0
@@ -272,7 +285,7 @@ describe.each(backends)('EnvelopeCrypto on %s', (backend) => {
 
     it('refuse a whole token unless allowToken says otherwise, and mint nothing', async () => {
       const token = encryptWithKey('inner', Buffer.alloc(32, 1))
-      for (const text of [token, token.replaceAll('=', ''), `v3:${token.slice(3)}`]) {
+      for (const text of [token, token.replaceAll('=', ''), V3_TOKEN]) {
         await expect(envelope.encrypt(user, text)).rejects.toMatchObject({ code: 'ERR_INVALID_ARGUMENT' })
         await expect(envelope.pool.encrypt(text)).rejects.toMatchObject({ code: 'ERR_INVALID_ARGUMENT' })
       }
@@ -370,7 +383,7 @@ describe.each(backends)('EnvelopeCrypto on %s', (backend) => {
     it.each(['close', 'asyncDispose'] as const)('with %s closes the store, too, by default', async (way) => {
       const own = await freshStore(backend)
       try {
-        const closing = await EnvelopeCrypto.open({ store: own.store, masterKeys: masterKey })
+        const closing = await EnvelopeCrypto.open({ store: own.store, masterKeys: masterKey, format: 'v2' })
         await closing.encrypt(user, 'x')
         await (way === 'close' ? closing.close() : closing[Symbol.asyncDispose]())
         await expect(closing.encrypt(user, 'x')).rejects.toMatchObject({ code: 'ERR_CLOSED' })

@@ -203,7 +203,8 @@ describe.each(backends)('EnvelopeCrypto.open on %s', (backend) => {
   it('only looks: it calls nothing of the store that writes, and counts only to refuse', async () => {
     await fresh.store.insertIfAbsent([rowUnder(ours, {})])
     const { store, calls } = recordingCalls(fresh.store)
-    const open = (masterKeys: MasterKey) => EnvelopeCrypto.open({ store, masterKeys, closeStore: false })
+    const open = (masterKeys: MasterKey) =>
+      EnvelopeCrypto.open({ store, masterKeys, closeStore: false, format: 'v2' })
     await open(ours)
     expect(calls).toEqual(['sampleByKek'])
     await errorOf(open(theirs))
@@ -223,10 +224,12 @@ describe.each(backends)('EnvelopeCrypto.open on %s', (backend) => {
       remote,
     ]
     for (const masterKeys of wrong) {
-      const error = await errorOf(EnvelopeCrypto.open({ store, masterKeys: masterKeys as MasterKey }))
+      const error = await errorOf(
+        EnvelopeCrypto.open({ store, masterKeys: masterKeys as MasterKey, format: 'v2' }),
+      )
       expect(error).toMatchObject({ code: 'ERR_INVALID_ARGUMENT' })
     }
-    const error = await errorOf(EnvelopeCrypto.open({ store, masterKeys: ours, format: 'v3' as 'v2' }))
+    const error = await errorOf(EnvelopeCrypto.open({ store, masterKeys: ours, format: 'v4' as 'v3' }))
     expect(error).toMatchObject({ code: 'ERR_INVALID_ARGUMENT' })
     expect(calls).toEqual([])
   })

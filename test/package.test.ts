@@ -14,6 +14,7 @@ const CORE_NAMES = [
   'EnvelopeCrypto',
   'KeystoreError',
   'MasterKeyError',
+  'Secret',
   'StoreError',
   'apiKeyHash',
   'decryptWithKey',

@@ -38,7 +38,7 @@ describe.each(dialects)('the example on %s', (dialect) => {
       encoding: 'utf8',
     })
     const { token, apiKey } = JSON.parse(output)
-    expect(token).toMatch(/^v2:/)
+    expect(token).toMatch(/^v3:/)
     expect(apiKey).toBe('sk-proj-…')
   })
 })

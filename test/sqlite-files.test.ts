@@ -200,7 +200,12 @@ describe.runIf(isChosen('sqlite'))('SQLite files', () => {
         const store = sqliteKeyStore({ path })
         stores.push(store)
         await store.insertIfAbsent([record('alice'), record('bob')])
-        const before = await EnvelopeCrypto.open({ store, masterKeys: masterKey, closeStore: false })
+        const before = await EnvelopeCrypto.open({
+          store,
+          masterKeys: masterKey,
+          closeStore: false,
+          format: 'v2',
+        })
         const token = await before.encrypt('bob', 'a secret')
         connection
           .prepare('update encryption_keys set created_at = ? where user_id = ?')
@@ -214,7 +219,12 @@ describe.runIf(isChosen('sqlite'))('SQLite files', () => {
         await expect(store.list({ limit: 10 })).rejects.toMatchObject(refused)
 
         // Its wrapped key is no worse for it, but nobody is to wait for its repair.
-        const envelope = await EnvelopeCrypto.open({ store, masterKeys: masterKey, closeStore: false })
+        const envelope = await EnvelopeCrypto.open({
+          store,
+          masterKeys: masterKey,
+          closeStore: false,
+          format: 'v2',
+        })
         expect(await envelope.decrypt('bob', token)).toBe('a secret')
         expect(await envelope.encrypt('carol', 'new')).toMatch(/^v2:/)
         await expect(envelope.encrypt('alice', 'x')).rejects.toMatchObject(refused)

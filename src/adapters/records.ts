@@ -58,9 +58,11 @@ export function winnersOf(
 /** @throws ERR_STORE naming the ref if an instant of a row cannot be read */
 export function readable(record: KeyRecord): KeyRecord {
   if (isReadable(record)) return record
-  const ref = `user ${JSON.stringify(record.userId)}, version ${record.version}`
+  const { userId, version } = record
   throw new StoreError(
-    `The row of ${ref} has a time that cannot be read: repair created_at, wrapped_at or shredded_at`,
+    `The row of user ${JSON.stringify(userId)}, version ${version}, has a time that cannot be read: ` +
+      'repair created_at, wrapped_at or shredded_at',
+    { ref: { userId, version } },
   )
 }
 

@@ -2,22 +2,15 @@
 import { buffer } from 'node:stream/consumers'
 import { Command } from 'commander'
 import type { EncryptionContext } from '../validate.js'
-import {
-  type MasterKeyOptions,
-  type StoreOptions,
-  withEnvelope,
-  withMasterKey,
-  withStore,
-  withUserAndContext,
-} from './options.js'
+import { type EnvelopeOptions, withEnvelope, withEnvelopeOptions, withUserAndContext } from './options.js'
 
-interface CryptOptions extends StoreOptions, MasterKeyOptions {
+interface CryptOptions extends EnvelopeOptions {
   readonly user: string
   readonly context: EncryptionContext
 }
 
 export function encryptCommand(): Command {
-  return withMasterKey(withStore(withUserAndContext(new Command('encrypt'))))
+  return withEnvelopeOptions(withUserAndContext(new Command('encrypt')))
     .description('Encrypt standard input, every byte of it, for a user; print the token.')
     .addHelpText('after', '\nExample:\n  printf %s "$SECRET" | keystore encrypt --user alice')
     .action(async (options: CryptOptions) => {
@@ -30,7 +23,7 @@ export function encryptCommand(): Command {
 }
 
 export function decryptCommand(): Command {
-  return withMasterKey(withStore(withUserAndContext(new Command('decrypt'))))
+  return withEnvelopeOptions(withUserAndContext(new Command('decrypt')))
     .description(
       'Decrypt the token on standard input for a user; print the plaintext as it was, without a line end added.',
     )

@@ -11,6 +11,8 @@ import {
   masterKeysFromFile,
 } from '../master-key.js'
 import type { MigrateMode } from '../migrator.js'
+import type { KeyStore } from '../store.js'
+import type { Format } from '../token.js'
 import type { EncryptionContext } from '../validate.js'
 
 const DEFAULT_STORE = 'sqlite:data/keystore.db'
@@ -23,6 +25,11 @@ export interface StoreOptions {
 
 export interface MasterKeyOptions {
   readonly masterKeyFile?: string
+}
+
+export interface EnvelopeOptions extends StoreOptions, MasterKeyOptions {
+  readonly format?: Format
+  readonly acceptV2?: boolean
 }
 
 export function withStore(command: Command): Command {
@@ -45,14 +52,22 @@ export function withMasterKey(command: Command): Command {
   )
 }
 
+export function withEnvelopeOptions(command: Command): Command {
+  return withMasterKey(withStore(command))
+    .addOption(
+      new Option('--format <format>', "what is written (default: v3; v2 is the Python reference's)").choices([
+        'v3',
+        'v2',
+      ]),
+    )
+    .option('--accept-v2', "read the Python reference's keys and tokens too, which are bound to no user")
+}
+
 export function withUserAndContext(command: Command): Command {
   return command
     .requiredOption('--user <id>', 'the user whose key it is')
     .addOption(
-      new Option(
-        '--context <name=value>',
-        'a pair of the context; may be repeated; format v2 does not bind it',
-      )
+      new Option('--context <name=value>', 'a pair of the context; may be repeated')
         .argParser(collectPair)
         .default({}, 'none'),
     )
@@ -116,14 +131,27 @@ function isGivenByEnvironment(): boolean {
 
 /** Opens store and service, and closes both after `work`. */
 export async function withEnvelope<T>(
-  options: StoreOptions & MasterKeyOptions,
+  options: EnvelopeOptions,
   work: (envelope: EnvelopeCrypto) => Promise<T>,
 ): Promise<T> {
   const masterKeys = findMasterKeys(options)
   const store = await openStore(options)
   try {
-    return await work(await EnvelopeCrypto.open({ store, masterKeys }))
+    return await work(await openEnvelope(store, masterKeys, options))
   } finally {
     await store.close()
   }
+}
+
+export function openEnvelope(
+  store: KeyStore,
+  masterKeys: MasterKeyring,
+  { format, acceptV2 }: EnvelopeOptions,
+): Promise<EnvelopeCrypto> {
+  return EnvelopeCrypto.open({
+    store,
+    masterKeys,
+    ...(format === undefined ? {} : { format }),
+    ...(acceptV2 ? { accept: { keys: ['v2'], tokens: ['v2'] } } : {}),
+  })
 }

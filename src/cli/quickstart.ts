@@ -3,26 +3,25 @@ import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from '
 import { dirname } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Command } from 'commander'
-import { EnvelopeCrypto } from '../envelope-crypto.js'
+import type { EnvelopeCrypto } from '../envelope-crypto.js'
 import { describeMigration } from './migrate.js'
 import {
+  type EnvelopeOptions,
   findOrMakeMasterKeys,
-  type MasterKeyOptions,
+  openEnvelope,
   openStore,
-  type StoreOptions,
-  withMasterKey,
-  withStore,
+  withEnvelopeOptions,
 } from './options.js'
 import { plainTable } from './status.js'
 
 type Secret = Record<'user' | 'name' | 'secret', string>
 
-interface QuickstartOptions extends StoreOptions, MasterKeyOptions {
+interface QuickstartOptions extends EnvelopeOptions {
   readonly out: string
 }
 
 export function quickstartCommand(): Command {
-  return withMasterKey(withStore(new Command('quickstart')))
+  return withEnvelopeOptions(new Command('quickstart'))
     .description('Encrypt every secret of a file into tokens, read them back, decrypt and compare.')
     .argument('[file]', 'lines of {"user": "…", "name": "…", "secret": "…"}', exampleFile())
     .option('--out <path>', 'where the tokens go', 'data/sealed.jsonl')
@@ -36,7 +35,7 @@ async function quickstart(file: string, options: QuickstartOptions): Promise<voi
   const store = await openStore(options)
   try {
     console.log(`Key store:  ${describeMigration(await store.ready())}`)
-    const envelope = await EnvelopeCrypto.open({ store, masterKeys })
+    const envelope = await openEnvelope(store, masterKeys, options)
     await seal(envelope, secrets, options.out)
     const failed = await verify(envelope, secrets, options.out)
     const users = new Set(secrets.map(({ user }) => user)).size

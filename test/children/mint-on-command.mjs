@@ -7,7 +7,7 @@ import { EnvelopeCrypto, masterKeysFromEnv } from '../../dist/index.js'
 
 const [url, deadlineMs] = process.argv.slice(2)
 const store = postgresKeyStore({ url }, { deadlineMs: Number(deadlineMs) })
-const envelope = await EnvelopeCrypto.open({ store, masterKeys: masterKeysFromEnv() })
+const envelope = await EnvelopeCrypto.open({ store, masterKeys: masterKeysFromEnv(), cache: false })
 console.log('ready')
 
 for await (const line of createInterface({ input: process.stdin })) {

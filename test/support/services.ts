@@ -19,7 +19,7 @@ export interface TestStore {
   readonly store: KeyStore
   /** Null for the memory store, which nobody else can open. */
   readonly url: string | null
-  /** A service on the store, which leaves the store open. */
+  /** A service on the store in the reference's format and without a cache, unless told otherwise; it leaves the store open. */
   open(options: Omit<EnvelopeCryptoOptions, 'store'>): Promise<EnvelopeCrypto>
   remove(): Promise<void>
 }
@@ -30,7 +30,8 @@ export async function freshStore(backend: Backend): Promise<TestStore> {
   return {
     store,
     url: database?.url ?? null,
-    open: (options) => EnvelopeCrypto.open({ store, closeStore: false, ...options }),
+    open: (options) =>
+      EnvelopeCrypto.open({ store, closeStore: false, format: 'v2', cache: false, ...options }),
     async remove() {
       await store.close()
       await database?.remove()

@@ -1,0 +1,57 @@
+/** Gathers what is asked for in one tick into one call. */
+
+interface Waiting<Item, Result> {
+  readonly item: Item
+  resolve(result: Result): void
+  reject(error: unknown): void
+}
+
+/**
+ * Items added in one tick, and by the promises that settle in it, run together. A single one waits for no timer: only until
+ * the code that is running has finished.
+ */
+export class Batch<Item, Result> {
+  readonly #run: (items: readonly Item[]) => Promise<readonly (Result | Error)[]>
+  #waiting: Waiting<Item, Result>[] = []
+
+  /** @param run results in the order of the items; an Error fails its own item only, a rejection fails all */
+  constructor(run: (items: readonly Item[]) => Promise<readonly (Result | Error)[]>) {
+    this.#run = run
+  }
+
+  add(item: Item): Promise<Result> {
+    return new Promise((resolve, reject) => {
+      this.#waiting.push({ item, resolve, reject })
+      // A tick that is asked for in a microtask comes after all microtasks: after everybody who is about to add an item.
+      if (this.#waiting.length === 1) Promise.resolve().then(() => process.nextTick(() => this.#flush()))
+    })
+  }
+
+  async #flush(): Promise<void> {
+    const batch = this.#waiting
+    this.#waiting = []
+    try {
+      const results = await this.#run(batch.map(({ item }) => item))
+      for (const [index, { resolve, reject }] of batch.entries()) {
+        const result = results[index]
+        if (result instanceof Error) reject(result)
+        else resolve(result as Result)
+      }
+    } catch (error) {
+      for (const { reject } of batch) reject(error)
+    }
+  }
+}
+
+/** One flight for each key: who asks while it is under way gets the same promise. A failure is not kept. */
+export class SingleFlight<Result> {
+  readonly #flights = new Map<string, Promise<Result>>()
+
+  run(key: string, start: () => Promise<Result>): Promise<Result> {
+    const flying = this.#flights.get(key)
+    if (flying) return flying
+    const flight = start().finally(() => this.#flights.delete(key))
+    this.#flights.set(key, flight)
+    return flight
+  }
+}

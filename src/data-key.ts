@@ -1,0 +1,64 @@
+/** One version of one user's data key, open, and everything that it encrypts and decrypts. Synchronous. */
+import { importKey, type KeyObject, type XaesKey } from './aead.js'
+import type { KeyRef } from './store.js'
+import {
+  decryptionFailed,
+  deriveTokenKey,
+  type Format,
+  openV2,
+  openV3,
+  type ParsedToken,
+  sealV2,
+  sealV3,
+  tokenAad,
+} from './token.js'
+
+export class DataKey implements KeyRef {
+  readonly userId: string
+  readonly version: number
+  /** The wrapped bytes that it was opened from: tells whether a row still holds this key. */
+  readonly wrapped: Uint8Array
+  readonly #key: KeyObject
+  /** Made at the first v3 token; holds the AES cipher that all of them need. */
+  #tokenKey: XaesKey | null = null
+  /** Made once: most tokens of many applications have no context. */
+  #aadWithoutContext: Buffer | null = null
+
+  /** @param bytes the 32 bytes of the key; they are wiped */
+  constructor({ userId, version }: KeyRef, wrapped: Uint8Array, bytes: Uint8Array) {
+    this.userId = userId
+    this.version = version
+    this.wrapped = wrapped
+    this.#key = importKey(bytes)
+    bytes.fill(0)
+  }
+
+  /** @param context from `contextPieces`; format v2 does not bind it */
+  seal(format: Format, plaintext: Uint8Array | string, context: readonly string[]): string {
+    if (format === 'v2') return sealV2(this.#key, plaintext)
+    return sealV3(this.#v3(), this.version, plaintext, this.#aad(context))
+  }
+
+  /** @throws ERR_DECRYPTION_FAILED: changed, or of another key, user, version or context */
+  open({ format, version, sealed }: ParsedToken, context: readonly string[]): Buffer {
+    if (version !== this.version) throw decryptionFailed()
+    if (format === 'v2') return openV2(this.#key, sealed)
+    return openV3(this.#v3(), sealed, this.#aad(context))
+  }
+
+  /** The raw 32 bytes, the caller's to wipe. */
+  export(): Uint8Array {
+    return this.#key.export()
+  }
+
+  #v3(): XaesKey {
+    this.#tokenKey ??= deriveTokenKey(this.#key, this)
+    return this.#tokenKey
+  }
+
+  #aad(context: readonly string[]): Buffer {
+    if (context.length > 0) return tokenAad(this, context)
+    this.#aadWithoutContext ??= tokenAad(this, context)
+    return this.#aadWithoutContext
+  }
+}

@@ -1,0 +1,97 @@
+/** The options of EnvelopeCrypto.open, and what follows from them. */
+import { invalidArgument } from './errors.js'
+import type { EmitEvent, KeystoreEvent } from './events.js'
+import type { CacheOptions } from './key-cache.js'
+import { primaryKekId } from './key-wrap.js'
+import { keyringOf, type MasterKey, type MasterKeyring } from './master-key.js'
+import type { KeyStore } from './store.js'
+import type { Format } from './token.js'
+import { type PlaintextPolicy, TokenPolicy } from './token-policy.js'
+
+export interface EnvelopeCryptoOptions {
+  /** Where wrapped keys are kept: `openKeyStore(url)`, or an adapter's factory. */
+  readonly store: KeyStore
+  /** `masterKeysFromEnv()`, a keyring, or one master key. */
+  readonly masterKeys: MasterKeyring | MasterKey
+  /** What is written. Default `'v3'`; `'v2'` is the Python reference's, which binds nothing. */
+  readonly format?: Format
+  /**
+   * Which formats of wrapped keys and of tokens are read, beside the one that is written. Who adopts the reference's
+   * data names `'v2'` too, takes it out of `keys` after a rewrap and out of `tokens` after a re-encryption: while it is
+   * accepted, whoever can write to the database can exchange two users' v2 keys or tokens.
+   */
+  readonly accept?: { readonly keys?: readonly Format[]; readonly tokens?: readonly Format[] }
+  /**
+   * What `decrypt` does with a value that is no token. Default `'reject'` (ERR_NOT_ENCRYPTED). `'pass-through'` returns it,
+   * which gives up integrity: whoever can write to the database can then put any plaintext in a token's place.
+   */
+  readonly plaintext?: PlaintextPolicy
+  /** The cache of unwrapped keys, or false for none. */
+  readonly cache?: CacheOptions | false
+  /** Opens even when rows need master keys that were not given; those users' values then fail one by one. Default false. */
+  readonly allowUnknownMasterKeys?: boolean
+  /** Called synchronously; what it throws is the caller's to catch. */
+  readonly onEvent?: (event: KeystoreEvent) => void
+  /** Whether `close()` closes the store too. Default true. */
+  readonly closeStore?: boolean
+}
+
+export interface ResolvedOptions {
+  readonly store: KeyStore
+  readonly keyring: MasterKeyring
+  readonly format: Format
+  readonly acceptKeys: readonly Format[]
+  readonly tokenPolicy: TokenPolicy
+  readonly cache: CacheOptions | false
+  readonly allowUnknown: boolean
+  readonly emit: EmitEvent
+  readonly closeStore: boolean
+}
+
+/** @throws ERR_INVALID_ARGUMENT */
+export function resolveOptions(options: EnvelopeCryptoOptions): ResolvedOptions {
+  const { store, masterKeys, format = 'v3', accept = {}, plaintext = 'reject', cache = {}, onEvent } = options
+  if (typeof store?.getAll !== 'function')
+    throw invalidArgument('store must be a KeyStore, such as openKeyStore gives')
+  if (!isFormat(format)) throw invalidArgument("format must be 'v3' or 'v2'")
+  if (plaintext !== 'reject' && plaintext !== 'pass-through') {
+    throw invalidArgument("plaintext must be 'reject' or 'pass-through'")
+  }
+  const keyring = keyringOf(masterKeys)
+  // Format v2 needs a local primary: better said now than at the first mint.
+  primaryKekId(keyring, format)
+  return {
+    store,
+    keyring,
+    format,
+    acceptKeys: accepted('keys', accept.keys, format),
+    tokenPolicy: new TokenPolicy(format, accepted('tokens', accept.tokens, format), plaintext),
+    cache: checkedCache(cache),
+    allowUnknown: options.allowUnknownMasterKeys ?? false,
+    emit: (event) => onEvent?.(event),
+    closeStore: options.closeStore ?? true,
+  }
+}
+
+function isFormat(value: unknown): value is Format {
+  return value === 'v2' || value === 'v3'
+}
+
+function accepted(name: string, formats: readonly Format[] | undefined, written: Format): readonly Format[] {
+  if (formats === undefined) return [written]
+  if (!Array.isArray(formats) || !formats.every(isFormat)) {
+    throw invalidArgument(`accept.${name} must be an array of 'v3' and 'v2'`)
+  }
+  return [...new Set([written, ...formats])].sort()
+}
+
+function checkedCache(cache: CacheOptions | false): CacheOptions | false {
+  if (cache === false) return false
+  for (const name of ['maxEntries', 'ttlMs'] as const) {
+    const value = cache[name]
+    if (value !== undefined && !(Number.isInteger(value) && value > 0)) {
+      throw invalidArgument(`cache.${name} must be a positive whole number`)
+    }
+  }
+  return cache
+}

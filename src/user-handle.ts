@@ -1,0 +1,85 @@
+/** One user's keys in hand: the same calls as EnvelopeCrypto's, synchronous. */
+
+import type { DataKey } from './data-key.js'
+import { KeystoreError } from './errors.js'
+import type { UserKeys } from './key-cache.js'
+import { parseToken, textOf } from './token.js'
+import { type EncryptOptions, refuseToken, type TokenPolicy } from './token-policy.js'
+import { assertBytes, assertPlaintext, contextPieces, type EncryptionContext } from './validate.js'
+
+/**
+ * A snapshot of a user's live keys, for code that cannot wait: SQLite transactions, column types. Get one with
+ * `envelope.user(userId)`. It does not learn of versions that are made later; it does learn of a shred.
+ *
+ * @example
+ * const alice = await envelope.user('alice')
+ * db.transaction((tx) => {
+ *   tx.insert(credentials).values({ apiKey: alice.encrypt('sk-…') }).run()
+ * })
+ */
+export class UserHandle {
+  readonly userId: string
+  readonly #keys: UserKeys
+  readonly #policy: TokenPolicy
+  readonly #assertUsable: () => void
+
+  /** @internal */
+  constructor(userId: string, keys: UserKeys, policy: TokenPolicy, assertUsable: () => void) {
+    this.userId = userId
+    this.#keys = keys
+    this.#policy = policy
+    this.#assertUsable = assertUsable
+  }
+
+  /** @throws ERR_INVALID_ARGUMENT · ERR_KEY_SHREDDED · ERR_CLOSED */
+  encrypt(plaintext: string, context?: EncryptionContext, options: EncryptOptions = {}): string {
+    this.#assertUsable()
+    assertPlaintext(plaintext)
+    refuseToken(plaintext, options)
+    return this.#keys.active.seal(this.#policy.format, plaintext, contextPieces(context))
+  }
+
+  /** {@link encrypt} for bytes. */
+  encryptBytes(plaintext: Uint8Array, context?: EncryptionContext): string {
+    this.#assertUsable()
+    assertBytes('plaintext', plaintext)
+    return this.#keys.active.seal(this.#policy.format, plaintext, contextPieces(context))
+  }
+
+  /**
+   * @throws ERR_INVALID_ARGUMENT · ERR_NOT_ENCRYPTED · ERR_MALFORMED_TOKEN · ERR_FORMAT_NOT_ACCEPTED ·
+   *   ERR_KEY_NOT_FOUND (`retryable`: a version that this snapshot lacks; get a new handle) · ERR_DECRYPTION_FAILED ·
+   *   ERR_UNWRAP_FAILED · ERR_KEY_SHREDDED · ERR_CLOSED
+   */
+  decrypt(token: string, context?: EncryptionContext): string {
+    if (this.#policy.passesThrough(token)) {
+      this.#assertUsable()
+      return token
+    }
+    return textOf(this.#open(token, context))
+  }
+
+  /** {@link decrypt} for bytes: opens tokens whose plaintext is not UTF-8, too. */
+  decryptBytes(token: string, context?: EncryptionContext): Uint8Array {
+    if (this.#policy.passesThrough(token)) {
+      this.#assertUsable()
+      return Buffer.from(token)
+    }
+    return this.#open(token, context)
+  }
+
+  #open(token: string, context: EncryptionContext | undefined): Buffer {
+    this.#assertUsable()
+    const pieces = contextPieces(context)
+    const parsed = parseToken(token, this.#policy.acceptTokens)
+    return this.#version(parsed.version).open(parsed, pieces)
+  }
+
+  #version(version: number): DataKey {
+    const key = this.#keys.versions.get(version)
+    if (key instanceof Error) throw key
+    if (key !== undefined) return key
+    const message = `This handle of user ${JSON.stringify(this.userId)} has no key of version ${version}: get a new one`
+    throw new KeystoreError('ERR_KEY_NOT_FOUND', message, { retryable: true })
+  }
+}
