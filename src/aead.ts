@@ -62,7 +62,7 @@ export function gcmSeal(key: KeyObject, plaintext: Uint8Array | string): Buffer 
  *
  * @returns null if the key is another one or a byte was changed
  */
-export function gcmOpen(key: KeyObject, sealed: Uint8Array): Buffer | null {
+export function gcmOpen(key: KeyObject, sealed: Uint8Array, aad?: Uint8Array): Buffer | null {
   const tagAt = sealed.length - GCM_TAG_BYTES
   if (tagAt < GCM_NONCE_BYTES) return null
   return gcmDecrypt(
@@ -70,6 +70,7 @@ export function gcmOpen(key: KeyObject, sealed: Uint8Array): Buffer | null {
     sealed.subarray(0, GCM_NONCE_BYTES),
     sealed.subarray(GCM_NONCE_BYTES, tagAt),
     sealed.subarray(tagAt),
+    aad,
   )
 }
 

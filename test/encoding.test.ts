@@ -2,9 +2,10 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { decodeBase64, decodeUtf8, encodeBase64UrlPadded, preAuthEncode } from '../src/encoding.js'
+import { slow } from './support/slow.js'
 import { v3Vectors } from './support/vectors.js'
 
-const runs = { numRuns: process.env.SLOW === '1' ? 200_000 : 2_000 }
+const runs = { numRuns: slow ? 200_000 : 2_000 }
 
 const STANDARD = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/'
 const URL_SAFE = `${STANDARD.slice(0, 62)}-_`
