@@ -2,7 +2,7 @@
  * The conformance suite of {@link KeyStore}: what every sentence of the contract in store.ts means, as tests. Exported as
  * `drizzle-keystore/testing`. It takes the test functions as parameters, so that it depends on no runner.
  */
-import type { KeyRef, KeyStore } from './store.js'
+import type { KeyStore } from './store.js'
 import { countTests } from './testing/counting.js'
 import { endTests } from './testing/ending.js'
 import { erasureTests } from './testing/erasing.js'
@@ -11,41 +11,9 @@ import { insertTests } from './testing/inserting.js'
 import { listTests } from './testing/listing.js'
 import { readingTests } from './testing/reading.js'
 import { replaceTests } from './testing/replacing.js'
+import type { KeyStoreSubject, OpenedSubject, TestRunner } from './testing/subject.js'
 
-/** Of vitest, node:test, Jest, Mocha …: what the suite uses. Give the runner a time-out of 30 s or more. */
-export interface TestRunner {
-  describe(name: string, body: () => void): unknown
-  it(name: string, body: () => Promise<void>): unknown
-  beforeEach(hook: () => Promise<void>): unknown
-  afterEach(hook: () => Promise<void>): unknown
-}
-
-/** A row as the storage itself holds it. */
-export interface RawRow extends KeyRef {
-  readonly encryptedKey: Uint8Array
-}
-
-/**
- * An empty store, for one test. What is optional here makes tests stricter where it is given: give all that the storage
- * can do.
- */
-export interface OpenedSubject {
-  readonly store: KeyStore
-  /** Another store on the same storage, as another process would have it. The suite closes it. */
-  reopen?(): Promise<KeyStore>
-  /** All rows, read past the store. */
-  rawRows?(): Promise<readonly RawRow[]>
-  /** Makes every later call of the store fail: stops the server, drops the table … */
-  breakDown?(): Promise<void>
-  /** Closes and removes everything. The store may be closed already. */
-  close(): Promise<void>
-}
-
-export interface KeyStoreSubject {
-  readonly name: string
-  /** Called before each test. */
-  open(): Promise<OpenedSubject>
-}
+export type { KeyStoreSubject, OpenedSubject, RawRow, TestRunner } from './testing/subject.js'
 
 /**
  * Defines the tests that hold a {@link KeyStore} to its contract.

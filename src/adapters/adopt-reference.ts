@@ -4,7 +4,7 @@ import { schemaError } from '../errors.js'
 import { encryptionKeysDeclaration } from '../table.js'
 import { MAX_USER_ID_BYTES } from '../validate.js'
 import { instantFromText } from './instant-text.js'
-import type { SqliteClient } from './migrate-sqlite.js'
+import type { SqliteClient } from './sqlite-client.js'
 
 const TABLE = encryptionKeysDeclaration.name
 

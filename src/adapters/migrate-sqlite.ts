@@ -13,26 +13,10 @@ import {
 } from '../migrator.js'
 import { encryptionKeysDeclaration } from '../table.js'
 import { adoptableRows, differenceFromReference, referenceDigest } from './adopt-reference.js'
+import type { SqliteClient } from './sqlite-client.js'
 
 const TABLE = encryptionKeysDeclaration.name
 const [referenceMigration] = sqliteMigrations
-
-/** What is used of a better-sqlite3 connection, structurally: the host may have another copy of its types. */
-export interface SqliteClient {
-  readonly inTransaction: boolean
-  prepare(source: string): SqliteStatement
-  exec(source: string): unknown
-  pragma(source: string, options?: { simple?: boolean }): unknown
-  transaction<T>(work: () => T): { immediate(): T }
-  close(): unknown
-}
-
-interface SqliteStatement {
-  all(...params: unknown[]): unknown[]
-  get(...params: unknown[]): unknown
-  run(...params: unknown[]): unknown
-  iterate(...params: unknown[]): IterableIterator<unknown>
-}
 
 export interface SqliteMigrationOptions {
   readonly mode: Exclude<MigrateMode, 'off'>

@@ -5,8 +5,9 @@ import Database from 'better-sqlite3'
 import { invalidArgument, KeystoreError, StoreError, schemaError } from '../errors.js'
 import { type MigrateMode, type MigrationReport, NOTHING_APPLIED } from '../migrator.js'
 import { describeDriverError, isBusy, storeError } from './driver-error.js'
-import { checkSqlite, migrateSqlite, type SqliteClient } from './migrate-sqlite.js'
+import { checkSqlite, migrateSqlite } from './migrate-sqlite.js'
 import { retrying } from './retry.js'
+import type { SqliteClient } from './sqlite-client.js'
 
 export interface SqliteConnectionOptions {
   readonly migrate: MigrateMode

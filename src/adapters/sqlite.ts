@@ -6,7 +6,6 @@ import { invalidArgument } from '../errors.js'
 import type { MigrateMode, MigrationReport } from '../migrator.js'
 import type { CensusRow, KeyPage, KeyRecord, KeyRef, KeyStore, ShredResult, WrapChange } from '../store.js'
 import { encryptionKeys as keys } from './derive-sqlite.js'
-import type { SqliteClient } from './migrate-sqlite.js'
 import {
   groupByUser,
   inLockOrder,
@@ -18,6 +17,7 @@ import {
   winnersOf,
 } from './records.js'
 import { DEFAULT_DEADLINE_MS } from './retry.js'
+import type { SqliteClient } from './sqlite-client.js'
 import { assertSqlitePath, SqliteConnection } from './sqlite-connection.js'
 
 export type { MigrateMode, MigrationReport } from '../migrator.js'

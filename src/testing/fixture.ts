@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import type { KeystoreErrorCode } from '../errors.js'
 import type { KeyPage, KeyRecord, KeyRef, KeyStore, WrapChange } from '../store.js'
-import type { OpenedSubject } from '../testing.js'
+import type { OpenedSubject } from './subject.js'
 
 /** What each test is given. */
 export interface Fixture extends OpenedSubject {

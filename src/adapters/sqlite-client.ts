@@ -1,0 +1,16 @@
+/** What is used of a better-sqlite3 connection, structurally: the host may have another copy of its types. */
+export interface SqliteClient {
+  readonly inTransaction: boolean
+  prepare(source: string): SqliteStatement
+  exec(source: string): unknown
+  pragma(source: string, options?: { simple?: boolean }): unknown
+  transaction<T>(work: () => T): { immediate(): T }
+  close(): unknown
+}
+
+interface SqliteStatement {
+  all(...params: unknown[]): unknown[]
+  get(...params: unknown[]): unknown
+  run(...params: unknown[]): unknown
+  iterate(...params: unknown[]): IterableIterator<unknown>
+}
