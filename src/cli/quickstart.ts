@@ -43,13 +43,16 @@ async function quickstart(file: string, options: QuickstartOptions): Promise<voi
       console.error(`${failed} of ${secrets.length} secrets did not come back as they were.`)
       process.exitCode = 1
     } else {
-      console.log(
-        `${secrets.length} secrets of ${users} users encrypted into ${options.out}, read back, decrypted, compared: all ok.`,
-      )
+      const what = `${counted(secrets.length, 'secret')} of ${counted(users, 'user')}`
+      console.log(`${what} encrypted into ${options.out}, read back, decrypted, compared: all ok.`)
     }
   } finally {
     await store.close()
   }
+}
+
+function counted(count: number, thing: string): string {
+  return `${count} ${thing}${count === 1 ? '' : 's'}`
 }
 
 async function seal(envelope: EnvelopeCrypto, secrets: readonly Secret[], out: string): Promise<void> {
