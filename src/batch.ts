@@ -1,4 +1,5 @@
 /** Gathers what is asked for in one tick into one call. */
+import { AsyncLocalStorage } from 'node:async_hooks'
 
 interface Waiting<Item, Result> {
   readonly item: Item
@@ -13,6 +14,8 @@ interface Waiting<Item, Result> {
 export class Batch<Item, Result> {
   readonly #run: (items: readonly Item[]) => Promise<readonly (Result | Error)[]>
   #waiting: Waiting<Item, Result>[] = []
+  /** Outside any caller's AsyncLocalStorage: a batch belongs to all of them. */
+  readonly #outside = AsyncLocalStorage.snapshot()
 
   /** @param run results in the order of the items; an Error fails its own item only, a rejection fails all */
   constructor(run: (items: readonly Item[]) => Promise<readonly (Result | Error)[]>) {
@@ -23,7 +26,8 @@ export class Batch<Item, Result> {
     return new Promise((resolve, reject) => {
       this.#waiting.push({ item, resolve, reject })
       // A tick that is asked for in a microtask comes after all microtasks: after everybody who is about to add an item.
-      if (this.#waiting.length === 1) Promise.resolve().then(() => process.nextTick(() => this.#flush()))
+      if (this.#waiting.length === 1)
+        Promise.resolve().then(() => process.nextTick(() => this.#outside(() => this.#flush())))
     })
   }
 

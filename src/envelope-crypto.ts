@@ -1,9 +1,9 @@
 /** The crypto service: tokens in and out, for users whose keys it finds in, or mints into, a KeyStore. */
 import type { DataKey } from './data-key.js'
 import { type EnvelopeCryptoOptions, type ResolvedOptions, resolveOptions } from './envelope-options.js'
-import { KeystoreError } from './errors.js'
+import { invalidArgument, KeystoreError } from './errors.js'
 import { type ItemResult, settled } from './item-result.js'
-import { KeyCache } from './key-cache.js'
+import { KeyCache, type UserKeys } from './key-cache.js'
 import { checkMasterKeys } from './master-key-check.js'
 import { PoolCrypto } from './pool-crypto.js'
 import { runInScope } from './scope.js'
@@ -18,6 +18,7 @@ import {
   assertUserId,
   contextPieces,
   type EncryptionContext,
+  kindOf,
 } from './validate.js'
 
 /** One value for {@link EnvelopeCrypto.encryptMany}. */
@@ -56,6 +57,7 @@ export class EnvelopeCrypto {
   readonly #policy: TokenPolicy
   readonly #closeStore: boolean
   #closed = false
+  #closing: Promise<void> | undefined
 
   private constructor({
     store,
@@ -115,8 +117,15 @@ export class EnvelopeCrypto {
     assertUserId(userId)
     assertBytes('plaintext', plaintext)
     const pieces = contextPieces(context)
-    const key = this.#keys.cachedForWriting(userId) ?? (await this.#keys.forWriting(userId))
-    return key.seal(this.#policy.format, plaintext, pieces)
+    const cached = this.#keys.cachedForWriting(userId)
+    if (cached !== undefined) return cached.seal(this.#policy.format, plaintext, pieces)
+    // The caller may wipe its bytes before the key is there.
+    const held = Uint8Array.from(plaintext)
+    try {
+      return (await this.#keys.forWriting(userId)).seal(this.#policy.format, held, pieces)
+    } finally {
+      held.fill(0)
+    }
   }
 
   /**
@@ -166,11 +175,13 @@ export class EnvelopeCrypto {
    *
    * @throws ERR_INVALID_ARGUMENT · ERR_KEY_NOT_FOUND (without `mint`) · ERR_KEY_SHREDDED · ERR_STORE · ERR_CLOSED …
    */
-  async user(userId: string, { mint = true }: UserOptions = {}): Promise<UserHandle> {
+  async user(userId: string, options: UserOptions = {}): Promise<UserHandle> {
     this.#assertOpen()
     assertUserId(userId)
-    const keys = await this.#keys.all(userId, mint)
-    return new UserHandle(userId, keys, this.#policy, () => this.#assertUsable(userId))
+    if (typeof options !== 'object' || options === null)
+      throw invalidArgument(`options must be an object, got ${kindOf(options)}`)
+    const keys = await this.#keys.all(userId, options.mint ?? true)
+    return new UserHandle(userId, keys, this.#policy, () => this.#assertUsable(userId, keys))
   }
 
   /**
@@ -184,6 +195,7 @@ export class EnvelopeCrypto {
     work: (handle: UserHandle) => T | PromiseLike<T>,
     options: UserOptions = {},
   ): Promise<T> {
+    if (typeof work !== 'function') throw invalidArgument(`work must be a function, got ${kindOf(work)}`)
     return runInScope(await this.user(userId, options), work)
   }
 
@@ -203,10 +215,13 @@ export class EnvelopeCrypto {
 
   /** Ends the service, and its store unless `closeStore` is false. Idempotent; every later call is ERR_CLOSED. */
   async close(): Promise<void> {
-    if (this.#closed) return
-    this.#closed = true
-    this.#keys.close()
-    if (this.#closeStore) await this.#store.close()
+    if (!this.#closed) {
+      this.#closed = true
+      this.#keys.close()
+      this.pool.close()
+      this.#closing = this.#closeStore ? this.#store.close() : Promise.resolve()
+    }
+    await this.#closing
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -235,9 +250,9 @@ export class EnvelopeCrypto {
     if (this.#closed) throw new KeystoreError('ERR_CLOSED', 'This EnvelopeCrypto was closed')
   }
 
-  #assertUsable(userId: string): void {
+  #assertUsable(userId: string, keys: UserKeys): void {
     this.#assertOpen()
-    if (this.#keys.isShredded(userId)) {
+    if (this.#keys.isShredded(userId, keys)) {
       throw new KeystoreError('ERR_KEY_SHREDDED', `The keys of user ${JSON.stringify(userId)} were shredded`)
     }
   }

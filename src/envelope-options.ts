@@ -7,6 +7,7 @@ import { keyringOf, type MasterKey, type MasterKeyring } from './master-key.js'
 import type { KeyStore } from './store.js'
 import type { Format } from './token.js'
 import { type PlaintextPolicy, TokenPolicy } from './token-policy.js'
+import { kindOf } from './validate.js'
 
 export interface EnvelopeCryptoOptions {
   /** Where wrapped keys are kept: `openKeyStore(url)`, or an adapter's factory. */
@@ -50,6 +51,8 @@ export interface ResolvedOptions {
 
 /** @throws ERR_INVALID_ARGUMENT */
 export function resolveOptions(options: EnvelopeCryptoOptions): ResolvedOptions {
+  if (typeof options !== 'object' || options === null)
+    throw invalidArgument(`options must be an object, got ${kindOf(options)}`)
   const { store, masterKeys, format = 'v3', accept = {}, plaintext = 'reject', cache = {}, onEvent } = options
   if (typeof store?.getAll !== 'function')
     throw invalidArgument('store must be a KeyStore, such as openKeyStore gives')
@@ -57,6 +60,10 @@ export function resolveOptions(options: EnvelopeCryptoOptions): ResolvedOptions 
   if (plaintext !== 'reject' && plaintext !== 'pass-through') {
     throw invalidArgument("plaintext must be 'reject' or 'pass-through'")
   }
+  if (typeof accept !== 'object' || accept === null)
+    throw invalidArgument(`accept must be an object, got ${kindOf(accept)}`)
+  if (onEvent !== undefined && typeof onEvent !== 'function')
+    throw invalidArgument(`onEvent must be a function, got ${kindOf(onEvent)}`)
   const keyring = keyringOf(masterKeys)
   // Format v2 needs a local primary: better said now than at the first mint.
   primaryKekId(keyring, format)
@@ -85,12 +92,17 @@ function accepted(name: string, formats: readonly Format[] | undefined, written:
   return [...new Set([written, ...formats])].sort()
 }
 
+/** lru-cache allocates for all entries at once; a timer's longest time. */
+const MOST = { maxEntries: 1_000_000, ttlMs: 2 ** 31 - 1 }
+
 function checkedCache(cache: CacheOptions | false): CacheOptions | false {
   if (cache === false) return false
+  if (typeof cache !== 'object' || cache === null)
+    throw invalidArgument(`cache must be an object or false, got ${kindOf(cache)}`)
   for (const name of ['maxEntries', 'ttlMs'] as const) {
     const value = cache[name]
-    if (value !== undefined && !(Number.isInteger(value) && value > 0)) {
-      throw invalidArgument(`cache.${name} must be a positive whole number`)
+    if (value !== undefined && !(Number.isInteger(value) && value > 0 && value <= MOST[name])) {
+      throw invalidArgument(`cache.${name} must be a positive whole number, at most ${MOST[name]}`)
     }
   }
   return cache

@@ -110,3 +110,10 @@ export function invalidArgument(message: string): KeystoreError {
 export function schemaError(message: string): StoreError {
   return new StoreError(message, { code: 'ERR_SCHEMA' })
 }
+
+/** By shape, not by class: an application may hold two copies of this package. */
+export function isKeystoreError(error: unknown): error is KeystoreError {
+  return (
+    error instanceof Error && 'code' in error && 'retryable' in error && String(error.code).startsWith('ERR_')
+  )
+}

@@ -6,7 +6,7 @@ import { LRUCache } from 'lru-cache'
 import { generateKey } from './aead.js'
 import { Batch, SingleFlight } from './batch.js'
 import { DataKey } from './data-key.js'
-import { KeystoreError, StoreError } from './errors.js'
+import { isKeystoreError, KeystoreError, StoreError } from './errors.js'
 import { describeRef, unwrapDataKey, wrapDataKey } from './key-wrap.js'
 import type { MasterKeyring } from './master-key.js'
 import { type KeyRecord, type KeyRef, type KeyStore, refKey } from './store.js'
@@ -21,7 +21,10 @@ export interface KeyPolicy {
 export interface CacheOptions {
   /** How many keys are kept, at about a kilobyte each. Default 10,000. */
   readonly maxEntries?: number
-  /** How long a key is kept, in milliseconds; it bounds how long a rotation or shred by another process goes unseen. Default 5 minutes. */
+  /**
+   * How long a key is used, in milliseconds: it bounds how long a rotation or shred by another process goes unseen. An
+   * expired key leaves the memory when it is next asked for, or when others need its place. Default 5 minutes.
+   */
   readonly ttlMs?: number
 }
 
@@ -29,11 +32,15 @@ const DEFAULT_MAX_ENTRIES = 10_000
 const DEFAULT_TTL_MS = 5 * 60 * 1000
 /** Users whose highest version, or whose shredding, is remembered beyond the life of their keys. */
 const MAX_REMEMBERED_USERS = 100_000
+/** By size, not `max`: lru-cache allocates for `max` entries at once, 13 ms and 3 MB each here. */
+const REMEMBERED = { maxSize: MAX_REMEMBERED_USERS, sizeCalculation: () => 1 }
 
 /** All live versions of a user's key. A version that does not open has its error instead. */
 export interface UserKeys {
   readonly active: DataKey
   readonly versions: ReadonlyMap<number, DataKey | Error>
+  /** How many erasures of the user's keys this process had seen: one more, and these are no longer to be used. */
+  readonly erasures: number
 }
 
 export class KeyCache {
@@ -45,8 +52,10 @@ export class KeyCache {
   /** Which version a user's writes use. Only a write sets it. */
   readonly #active: LRUCache<string, number> | null
   /** The highest version seen, of users with more than one: no write goes below it. */
-  readonly #highest = new LRUCache<string, number>({ max: MAX_REMEMBERED_USERS })
-  readonly #shredded = new LRUCache<string, true>({ max: MAX_REMEMBERED_USERS })
+  readonly #highest = new LRUCache<string, number>(REMEMBERED)
+  readonly #shredded = new LRUCache<string, true>(REMEMBERED)
+  /** How often a user's keys were seen to be erased: what was loaded before is neither kept nor used. */
+  readonly #erased = new LRUCache<string, number>(REMEMBERED)
   readonly #loading = new SingleFlight<readonly KeyRecord[]>()
   readonly #writing = new SingleFlight<DataKey>()
   readonly #unwrapping = new SingleFlight<DataKey>()
@@ -79,11 +88,18 @@ export class KeyCache {
    */
   forWriting(userId: string): Promise<DataKey> {
     return this.#writing.run(userId, async () => {
-      const records = await this.#recordsOf(userId)
-      const key =
-        records.length === 0 ? await this.#mint(userId) : await this.#opened(this.#activeOf(userId, records))
-      if (!this.#closed) this.#active?.set(userId, key.version)
-      return key
+      for (;;) {
+        const records = await this.#recordsOf(userId)
+        const erasures = this.#erasures(userId)
+        const key =
+          records.length === 0
+            ? await this.#mint(userId)
+            : await this.#opened(this.#activeOf(userId, records))
+        // While it was being opened, another call may have seen the user shredded, or a higher version: look again.
+        if (this.#erasures(userId) > erasures || this.#isBelowSeen(key)) continue
+        if (!this.#closed) this.#active?.set(userId, key.version)
+        return key
+      }
     })
   }
 
@@ -110,24 +126,33 @@ export class KeyCache {
    * @throws like {@link forWriting}; without `mint` ERR_KEY_NOT_FOUND for a user without keys
    */
   async all(userId: string, mint: boolean): Promise<UserKeys> {
-    let records = await this.#recordsOf(userId)
-    if (records.length === 0) {
-      if (!mint) throw notFound(`There is no key of user ${JSON.stringify(userId)}`, false)
-      await this.forWriting(userId)
-      records = await this.#recordsOf(userId)
+    for (;;) {
+      const records = await this.#recordsOf(userId)
+      const erasures = this.#erasures(userId)
+      if (records.length === 0) {
+        if (!mint) throw notFound(`There is no key of user ${JSON.stringify(userId)}`, false)
+        const minted = await this.forWriting(userId)
+        // Not by another look: it may share one that began before the insert.
+        if (minted.version === 1) return { active: minted, versions: new Map([[1, minted]]), erasures }
+        continue
+      }
+      const activeRecord = this.#activeOf(userId, records)
+      const keys = await Promise.all(
+        records.map((record) =>
+          record === activeRecord
+            ? this.#opened(record)
+            : this.#opened(record).catch((error: Error) => error),
+        ),
+      )
+      if (this.#erasures(userId) > erasures) continue
+      const versions = new Map(records.map(({ version }, index) => [version, keys[index] as DataKey | Error]))
+      return { active: versions.get(activeRecord.version) as DataKey, versions, erasures }
     }
-    const active = await this.#opened(this.#activeOf(userId, records))
-    const versions = new Map<number, DataKey | Error>()
-    for (const record of records) {
-      const key = await this.#opened(record).catch((error: Error) => error)
-      versions.set(record.version, key)
-    }
-    return { active, versions }
   }
 
-  /** Whether this process knows that the user's keys were shredded. */
-  isShredded(userId: string): boolean {
-    return this.#shredded.has(userId)
+  /** Whether this process knows that these keys of the user were shredded. */
+  isShredded(userId: string, { erasures }: UserKeys): boolean {
+    return this.#shredded.has(userId) || this.#erasures(userId) > erasures
   }
 
   /** Drops everything; what is still under way is not kept either. */
@@ -141,29 +166,49 @@ export class KeyCache {
   async #recordsOf(userId: string): Promise<readonly KeyRecord[]> {
     const records = await this.#loading.run(userId, () => this.#load.add(userId))
     if (records.some(({ shreddedAt }) => shreddedAt !== null)) {
-      this.#shredded.set(userId, true)
-      throw this.#forget(userId, records)
+      throw this.#shred(userId)
     }
     this.#shredded.delete(userId)
+    if (records.length === 0) this.#forget(userId)
     this.#see(userId, records.at(-1)?.version ?? 0)
     return records
   }
 
   /** Remembers the highest version, and makes writes look again when they use a lower one. */
   #see(userId: string, highest: number): void {
-    // Without any row the user was shredded and forgotten: what follows is a new key.
-    if (highest === 0) this.#highest.delete(userId)
     if (highest > (this.#highest.get(userId) ?? 1)) this.#highest.set(userId, highest)
     const active = this.#active?.peek(userId)
     if (active !== undefined && active < highest && this.#policy.format !== 'v2') this.#active?.delete(userId)
   }
 
   /** Drops what is in memory of a shredded user. @returns the error to throw */
-  #forget(userId: string, records: readonly KeyRecord[]): KeystoreError {
+  #shred(userId: string): KeystoreError {
+    if (!this.#shredded.has(userId)) this.#erased.set(userId, this.#erasures(userId) + 1)
+    this.#shredded.set(userId, true)
+    this.#forget(userId)
+    return shredded(userId)
+  }
+
+  /** Without any live row the user was shredded, perhaps forgotten: what follows is a new key. Looks through all only then. */
+  #forget(userId: string): void {
+    const known =
+      this.#active?.has(userId) ||
+      this.#highest.has(userId) ||
+      this.cached({ userId, version: 1 }) !== undefined
+    if (!known) return
     this.#active?.delete(userId)
     this.#highest.delete(userId)
-    for (const record of records) this.#keys?.delete(this.#cacheKey(record))
-    return shredded(userId)
+    for (const [cacheKey, key] of [...(this.#keys?.entries() ?? [])])
+      if (key.userId === userId) this.#keys?.delete(cacheKey)
+    if (!this.#shredded.has(userId)) this.#erased.set(userId, this.#erasures(userId) + 1)
+  }
+
+  #erasures(userId: string): number {
+    return this.#erased.get(userId) ?? 0
+  }
+
+  #isBelowSeen({ userId, version }: KeyRef): boolean {
+    return this.#policy.format !== 'v2' && version < (this.#highest.get(userId) ?? 1)
   }
 
   /** Which row a user's writes use. */
@@ -190,23 +235,22 @@ export class KeyCache {
   async #mint(userId: string): Promise<DataKey> {
     const ref = { userId, version: 1 }
     const dataKey = generateKey()
-    const wrapped = await wrapDataKey(this.#keyring, ref, dataKey, this.#policy.format)
-    const winner = await this.#insert.add({
-      ...ref,
-      ...wrapped,
-      createdAt: new Date(),
-      wrappedAt: null,
-      shreddedAt: null,
-    })
-    if (winner.shreddedAt !== null) {
-      this.#shredded.set(userId, true)
-      throw shredded(userId)
-    }
-    if (Buffer.compare(winner.encryptedKey, wrapped.encryptedKey) !== 0) {
+    const erasures = this.#erasures(userId)
+    try {
+      const wrapped = await wrapDataKey(this.#keyring, ref, dataKey, this.#policy.format)
+      const winner = await this.#insert.add({
+        ...ref,
+        ...wrapped,
+        createdAt: new Date(),
+        wrappedAt: null,
+        shreddedAt: null,
+      })
+      if (winner.shreddedAt !== null) throw this.#shred(userId)
+      if (Buffer.compare(winner.encryptedKey, wrapped.encryptedKey) !== 0) return await this.#opened(winner)
+      return this.#keep(new DataKey(ref, winner.encryptedKey, dataKey), erasures)
+    } finally {
       dataKey.fill(0)
-      return this.#opened(winner)
     }
-    return this.#keep(new DataKey(ref, winner.encryptedKey, dataKey))
   }
 
   async #opened(record: KeyRecord): Promise<DataKey> {
@@ -215,13 +259,15 @@ export class KeyCache {
     if (known !== undefined && Buffer.compare(known.wrapped, record.encryptedKey) === 0) return known
     const flight = `${refKey(record)}:${Buffer.from(record.encryptedKey).toString('base64')}`
     return this.#unwrapping.run(flight, async () => {
+      const erasures = this.#erasures(record.userId)
       const bytes = await unwrapDataKey(this.#keyring, record, this.#policy.acceptKeys)
-      return this.#keep(new DataKey(record, record.encryptedKey, bytes))
+      return this.#keep(new DataKey(record, record.encryptedKey, bytes), erasures)
     })
   }
 
-  #keep(key: DataKey): DataKey {
-    if (!this.#closed) this.#keys?.set(this.#cacheKey(key), key)
+  /** @param erasures as they were when the key's row was read */
+  #keep(key: DataKey, erasures: number): DataKey {
+    if (!this.#closed && this.#erasures(key.userId) === erasures) this.#keys?.set(this.#cacheKey(key), key)
     return key
   }
 
@@ -237,7 +283,7 @@ export class KeyCache {
         const found = await this.#store.getAll(userIds.filter((userId) => !unreadable.has(userId)))
         return userIds.map((userId) => unreadable.get(userId) ?? found.get(userId) ?? [])
       } catch (error) {
-        const userId = error instanceof StoreError ? error.ref?.userId : undefined
+        const userId = isKeystoreError(error) ? (error as StoreError).ref?.userId : undefined
         if (userId === undefined || unreadable.has(userId)) throw error
         unreadable.set(userId, error as StoreError)
       }
@@ -245,12 +291,25 @@ export class KeyCache {
   }
 
   async #insertAll(records: readonly KeyRecord[]): Promise<(KeyRecord | Error)[]> {
-    const winners = await this.#store.insertIfAbsent(records)
-    const byUser = new Map(winners.map((winner) => [winner.userId, winner]))
-    return records.map(
-      ({ userId }) =>
-        byUser.get(userId) ?? new StoreError('The key store inserted a key and does not have it'),
-    )
+    const unreadable = new Map<string, Error>()
+    for (;;) {
+      try {
+        const winners = await this.#store.insertIfAbsent(
+          records.filter(({ userId }) => !unreadable.has(userId)),
+        )
+        const byUser = new Map(winners.map((winner) => [winner.userId, winner]))
+        return records.map(
+          ({ userId }) =>
+            unreadable.get(userId) ??
+            byUser.get(userId) ??
+            new StoreError('The key store inserted a key and does not have it'),
+        )
+      } catch (error) {
+        const userId = isKeystoreError(error) ? (error as StoreError).ref?.userId : undefined
+        if (userId === undefined || unreadable.has(userId)) throw error
+        unreadable.set(userId, error as StoreError)
+      }
+    }
   }
 }
 

@@ -1,7 +1,7 @@
 /** Data keys in rows: which master key and which format a row's wrapped key has, and what it is bound to. */
 import { KEY_BYTES } from './aead.js'
 import { preAuthEncode } from './encoding.js'
-import { KeystoreError, MasterKeyError } from './errors.js'
+import { isKeystoreError, KeystoreError, MasterKeyError } from './errors.js'
 import { isLocal, isV2Wrap, isV3Wrap, type LocalMasterKey, type MasterKeyring } from './master-key.js'
 import type { KeyRecord, KeyRef } from './store.js'
 import type { Format } from './token.js'
@@ -25,7 +25,14 @@ export async function wrapDataKey(
   const { primary } = keyring
   if (format === 'v2')
     return { encryptedKey: requireLocal(keyring).wrapV2(dataKey), kekId: primaryKekId(keyring, 'v2') }
-  return { encryptedKey: await primary.wrap(dataKey, wrapAad(ref, primary.id)), kekId: primary.id }
+  let encryptedKey: Uint8Array
+  try {
+    encryptedKey = await primary.wrap(dataKey, wrapAad(ref, primary.id))
+  } catch (error) {
+    throw isKeystoreError(error) ? error : masterKeyFailed(primary.id)
+  }
+  if (!(encryptedKey instanceof Uint8Array) || encryptedKey.length === 0) throw masterKeyFailed(primary.id)
+  return { encryptedKey, kekId: primary.id }
 }
 
 /** The KEK id that rows have when they are wrapped under the primary in this format. */
@@ -74,10 +81,13 @@ export async function unwrapDataKey(
         format === 'v2' && isLocal(candidate)
           ? candidate.unwrapV2(encryptedKey)
           : await candidate.unwrap(encryptedKey, wrapAad(record, kekId ?? ''))
-      if (dataKey.length === KEY_BYTES) return dataKey
+      // Zeros are an array that was wiped already: the master key gave it out before, and must give a new one each time.
+      if (dataKey instanceof Uint8Array && dataKey.length === KEY_BYTES && dataKey.some((byte) => byte !== 0))
+        return dataKey
     } catch (error) {
       // Only "does not open" tries the next one: an outage of a key service must not look like a damaged key.
-      if (!(error instanceof Error && 'code' in error && error.code === 'ERR_UNWRAP_FAILED')) throw error
+      if (!isKeystoreError(error)) throw masterKeyFailed(candidate.id)
+      if (error.code !== 'ERR_UNWRAP_FAILED') throw error
     }
   }
   throw unwrapFailed(record)
@@ -86,6 +96,17 @@ export async function unwrapDataKey(
 /** Binds a wrapped key of format v3 to its row and its master key. */
 function wrapAad({ userId, version }: KeyRef, kekId: string): Buffer {
   return preAuthEncode([WRAP_LABEL, userId, String(version), kekId])
+}
+
+/** No cause: what a key service's client throws may hold the request, and with it a key. */
+function masterKeyFailed(id: string): MasterKeyError {
+  return new MasterKeyError(
+    'ERR_MASTER_KEY',
+    `Master key ${id} failed with an error of its own, which is not shown because it may hold a key`,
+    {
+      retryable: true,
+    },
+  )
 }
 
 /** A ref for messages. */

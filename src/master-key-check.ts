@@ -1,5 +1,5 @@
 /** What `EnvelopeCrypto.open` looks at before it lets anybody encrypt: do the given master keys open what is stored? */
-import { KeystoreError, MasterKeyError } from './errors.js'
+import { isKeystoreError, KeystoreError, MasterKeyError } from './errors.js'
 import type { EmitEvent } from './events.js'
 import { unwrapDataKey } from './key-wrap.js'
 import type { MasterKeyring } from './master-key.js'
@@ -37,8 +37,8 @@ export async function checkMasterKeys(
       for (const { userId, version } of damaged) options.emit({ type: 'damagedKey', userId, version, kekId })
   }
   if (unknown.length === 0) return
-  const error = await unknownMasterKeys(store, unknown)
-  if (!options.allowUnknown) throw error
+  // The census reads the whole table: only for the message.
+  if (!options.allowUnknown) throw await unknownMasterKeys(store, unknown)
   options.emit({ type: 'unknownMasterKey', kekIds: unknown })
 }
 
@@ -55,7 +55,7 @@ async function samplesBeforeOneOpens(
       dataKey.fill(0)
       return damaged
     } catch (error) {
-      const code = error instanceof KeystoreError ? error.code : null
+      const code = isKeystoreError(error) ? error.code : null
       if (code === 'ERR_FORMAT_NOT_ACCEPTED' && claimsV2(keyring, sample)) throw v2NotAccepted()
       // Under a v3 id a v2 wrap is a forgery or damage, of one row: no reason to keep all others from their users.
       if (code !== 'ERR_UNWRAP_FAILED' && code !== 'ERR_FORMAT_NOT_ACCEPTED') throw error

@@ -30,7 +30,10 @@ export interface MasterKey {
    * @throws MasterKeyError
    */
   wrap(dataKey: Uint8Array, aad: Uint8Array): Promise<Uint8Array> | Uint8Array
-  /** @throws MasterKeyError `ERR_UNWRAP_FAILED` if key, wrapped bytes or aad are others */
+  /**
+   * @returns a new array each time: the caller wipes it
+   * @throws MasterKeyError `ERR_UNWRAP_FAILED` if key, wrapped bytes or aad are others
+   */
   unwrap(wrapped: Uint8Array, aad: Uint8Array): Promise<Uint8Array> | Uint8Array
 }
 

@@ -70,6 +70,11 @@ export class PoolCrypto {
     return textOf(key.open(parsed, pieces))
   }
 
+  /** Drops the derived keys. @internal */
+  close(): void {
+    this.#derived.clear()
+  }
+
   async #openDerived({ sealed }: ParsedToken): Promise<Buffer> {
     let failure: unknown
     for (const masterKey of this.#localKeys()) {

@@ -1,6 +1,7 @@
 /** What is written, what is read, and what counts as a plaintext. */
 import { invalidArgument } from './errors.js'
 import { type Format, isEncrypted, isWholeToken } from './token.js'
+import { kindOf } from './validate.js'
 
 /** What `decrypt` does with a value that is no token: throw, or return it as it is. */
 export type PlaintextPolicy = 'reject' | 'pass-through'
@@ -11,8 +12,10 @@ export interface EncryptOptions {
 }
 
 /** @throws ERR_INVALID_ARGUMENT if the plaintext is a whole token; one that merely begins like a token is none */
-export function refuseToken(plaintext: string, { allowToken = false }: EncryptOptions): void {
-  if (!allowToken && isWholeToken(plaintext)) {
+export function refuseToken(plaintext: string, options: EncryptOptions): void {
+  if (typeof options !== 'object' || options === null)
+    throw invalidArgument(`options must be an object, got ${kindOf(options)}`)
+  if (!options.allowToken && isWholeToken(plaintext)) {
     throw invalidArgument('plaintext is already a token: pass { allowToken: true } to encrypt it once more')
   }
 }

@@ -54,6 +54,7 @@ export class UserHandle {
   decrypt(token: string, context?: EncryptionContext): string {
     if (this.#policy.passesThrough(token)) {
       this.#assertUsable()
+      contextPieces(context)
       return token
     }
     return textOf(this.#open(token, context))
@@ -63,6 +64,7 @@ export class UserHandle {
   decryptBytes(token: string, context?: EncryptionContext): Uint8Array {
     if (this.#policy.passesThrough(token)) {
       this.#assertUsable()
+      contextPieces(context)
       return Buffer.from(token)
     }
     return this.#open(token, context)

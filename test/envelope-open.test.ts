@@ -13,6 +13,7 @@ import {
   type KeystoreEvent,
   localMasterKey,
   type MasterKey,
+  MasterKeyError,
   masterKeyring,
 } from '../src/index.js'
 import { unwrapDataKey } from '../src/key-wrap.js'
@@ -255,9 +256,13 @@ describe('a master key that a key service holds', () => {
     }
   })
 
-  it('that cannot be reached keeps its own error: it must not look like a damaged key', async () => {
+  it('that cannot be reached is a retryable ERR_MASTER_KEY: it must not look like a damaged key, nor show its client’s error', async () => {
     const outage = new Error('the key service does not answer')
-    expect(await errorOf(unwrapWith(() => Promise.reject(outage)))).toBe(outage)
+    const error = await errorOf(unwrapWith(() => Promise.reject(outage)))
+    expect(error).toMatchObject({ code: 'ERR_MASTER_KEY', retryable: true })
+    expect(error).not.toHaveProperty('cause')
+    const own = new MasterKeyError('ERR_MASTER_KEY', 'throttled', { retryable: true })
+    expect(await errorOf(unwrapWith(() => Promise.reject(own)))).toBe(own)
   })
 })
 
