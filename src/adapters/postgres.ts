@@ -33,7 +33,7 @@ export interface PostgresKeyStoreOptions {
 }
 
 /**
- * Connects at first use; {@link PostgresKeyStore.ready} does it at once.
+ * Connects at first use; {@link PostgresKeyStore.ready} does it at once. Options may stand in either object.
  *
  * @throws ERR_INVALID_ARGUMENT
  * @example
@@ -43,10 +43,11 @@ export interface PostgresKeyStoreOptions {
  * })
  */
 export function postgresKeyStore(
-  source: PostgresSource,
+  source: PostgresSource & PostgresKeyStoreOptions,
   options: PostgresKeyStoreOptions = {},
 ): PostgresKeyStore {
-  return new PostgresKeyStore(source, options)
+  // Whoever puts an option beside the url means it: ignored, it would be a silent default.
+  return new PostgresKeyStore(source, { ...source, ...options })
 }
 
 export class PostgresKeyStore implements KeyStore {

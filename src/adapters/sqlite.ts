@@ -39,15 +39,19 @@ export interface SqliteKeyStoreOptions {
 }
 
 /**
- * Opens at first use; {@link SqliteKeyStore.ready} does it at once.
+ * Opens at first use; {@link SqliteKeyStore.ready} does it at once. Options may stand in either object.
  *
  * @throws ERR_INVALID_ARGUMENT
  * @example
  * const store = sqliteKeyStore({ path: 'data/keystore.db' })
  * const shared = sqliteKeyStore({ db: drizzle(new Database('app.db')) })
  */
-export function sqliteKeyStore(source: SqliteSource, options: SqliteKeyStoreOptions = {}): SqliteKeyStore {
-  return new SqliteKeyStore(source, options)
+export function sqliteKeyStore(
+  source: SqliteSource & SqliteKeyStoreOptions,
+  options: SqliteKeyStoreOptions = {},
+): SqliteKeyStore {
+  // Whoever puts an option beside the path means it: ignored, it would be a silent default.
+  return new SqliteKeyStore(source, { ...source, ...options })
 }
 
 export class SqliteKeyStore implements KeyStore {
