@@ -29,12 +29,17 @@ export type { PoolCrypto } from './pool-crypto.js'
 export { Secret } from './secret.js'
 export type {
   CensusRow,
+  DatedCensusRow,
+  ErasureState,
   KeyPage,
   KeyRecord,
   KeyRef,
   KeyStore,
+  ShredOptions,
   ShredResult,
   StoreChange,
+  StoreFinding,
+  StoreMaintenance,
   WrapChange,
 } from './store.js'
 export { apiKeyHash, decryptWithKey, encryptWithKey, type Format, isEncrypted } from './token.js'

@@ -31,8 +31,16 @@ export interface CensusRow {
   readonly count: number
 }
 
+/** Whether erased bytes have left the storage. A store that says nothing counts as pending. */
+export interface ErasureState {
+  /** `'file'`: they are in no file of the live database. `'pending'`: one more step is needed. */
+  readonly erased?: 'file' | 'pending'
+  /** Why, and the step that completes it; null unless pending. */
+  readonly pending?: string | null
+}
+
 /** What a shred erased. All empty when the user had no live row. */
-export interface ShredResult {
+export interface ShredResult extends ErasureState {
   readonly userId: string
   /** The versions that this call erased, ascending. */
   readonly versions: readonly number[]
@@ -41,9 +49,56 @@ export interface ShredResult {
   readonly at: Date
 }
 
-/** Something changed in the store that another process may have cached; `userIds` absent means: anything. */
+/**
+ * Rows that a cache may hold were changed: users rotated, shredded, forgotten or pruned. Not told of: mints, which no cache can
+ * have missed, and rewraps, which change no data key.
+ */
 export interface StoreChange {
+  /** Whose rows. Absent: anybody's. */
   readonly userIds?: readonly string[]
+  /** With `userIds` absent: somebody wrote something, most likely nothing of the kind. Look again at what is in use. */
+  readonly unspecific?: boolean
+  /** No row is known to have changed, but none that changes will be told of until the next call without this: why. */
+  readonly silent?: string
+}
+
+/** How a shred goes about it. */
+export interface ShredOptions {
+  /** Remove the rows too, tombstones included: the user may then be minted anew. */
+  readonly forget: boolean
+  /** What `shreddedAt` becomes: when a shred is applied again, the time of the first. Default now. */
+  readonly at?: Date
+}
+
+/** What is wrong with a storage itself, beside its rows. */
+export interface StoreFinding {
+  readonly severity: 'error' | 'warning'
+  readonly kind: 'schemaVersion' | 'fileMode' | 'setting'
+  /** What was found, and what to do. */
+  readonly reason: string
+}
+
+/** A census row and when its rows were created. */
+export interface DatedCensusRow extends CensusRow {
+  readonly oldest: Date
+  readonly newest: Date
+}
+
+/** What only the operator's commands need: copying, inspecting, erasing for good. */
+export interface StoreMaintenance {
+  /**
+   * Inserts rows exactly as they are, tombstones and whichever versions there are, where the ref is not taken; a live row
+   * only if no version of its user is a tombstone. Changes no row that stands.
+   *
+   * @returns like {@link KeyStore.insertIfAbsent}: for each input the row stored under its ref, else the user's tombstone
+   */
+  restore(records: readonly KeyRecord[]): Promise<KeyRecord[]>
+  /** Schema version, settings, file modes; an outage throws, and so does nothing that is found. */
+  inspect(): Promise<StoreFinding[]>
+  /** Takes the step that receipts with `erased: 'pending'` name. */
+  finishErasure(): Promise<Required<ErasureState>>
+  /** {@link KeyStore.census} with ages. Reads the whole table. */
+  datedCensus(): Promise<DatedCensusRow[]>
 }
 
 /** Where {@link KeyStore.list} goes on, and how far. */
@@ -106,7 +161,7 @@ export interface KeyStore {
    * racing insert does not survive it. A user without rows gets a tombstone at version 1, so that no later mint
    * succeeds. With `forget` all rows are removed instead, tombstones too: the user may then be minted anew.
    */
-  shred(userId: string, options: { readonly forget: boolean }): Promise<ShredResult>
+  shred(userId: string, options: ShredOptions): Promise<ShredResult>
 
   /** Removes rows, tombstones too. @returns how many there were */
   remove(refs: readonly KeyRef[]): Promise<number>
@@ -120,8 +175,14 @@ export interface KeyStore {
   /** Counts by KEK id, version and tombstone. Reads the whole table. */
   census(): Promise<CensusRow[]>
 
-  /** Calls `listener` when another process may have changed rows. @returns a function that ends it */
+  /**
+   * Calls `listener` soon after (within 2 s, unless it said `silent`) anybody, this process included, may have changed rows
+   * that a cache holds. Keeps no process alive. @returns a function that ends it
+   */
   changes?(listener: (change: StoreChange) => void): () => void
+
+  /** Absent: rows can be used, but not copied here or inspected. */
+  readonly maintenance?: StoreMaintenance
 
   /** Closes only what the store opened. Idempotent; every later call is `ERR_CLOSED`. */
   close(): Promise<void>

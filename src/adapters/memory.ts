@@ -8,6 +8,7 @@ import {
   type KeyRef,
   type KeyStore,
   refKey,
+  type ShredOptions,
   type ShredResult,
   type WrapChange,
 } from '../store.js'
@@ -66,7 +67,7 @@ class MemoryKeyStore implements KeyStore {
       .slice(0, limit)
   }
 
-  async shred(userId: string, { forget }: { readonly forget: boolean }): Promise<ShredResult> {
+  async shred(userId: string, { forget }: ShredOptions): Promise<ShredResult> {
     this.#assertOpen()
     const at = new Date()
     const rows = this.#versionsOf(userId)

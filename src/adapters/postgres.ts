@@ -3,7 +3,16 @@ import { type SQL, sql } from 'drizzle-orm'
 import { sha256 } from '../aead.js'
 import { invalidArgument } from '../errors.js'
 import type { MigrateMode, MigrationReport } from '../migrator.js'
-import type { CensusRow, KeyPage, KeyRecord, KeyRef, KeyStore, ShredResult, WrapChange } from '../store.js'
+import type {
+  CensusRow,
+  KeyPage,
+  KeyRecord,
+  KeyRef,
+  KeyStore,
+  ShredOptions,
+  ShredResult,
+  WrapChange,
+} from '../store.js'
 import { encryptionKeysIn } from './derive-postgres.js'
 import { type AnyPostgresDb, PostgresConnection, type PostgresSource } from './postgres-connection.js'
 import {
@@ -110,7 +119,7 @@ export class PostgresKeyStore implements KeyStore {
     return records.map(readable)
   }
 
-  async shred(userId: string, { forget }: { readonly forget: boolean }): Promise<ShredResult> {
+  async shred(userId: string, { forget }: ShredOptions): Promise<ShredResult> {
     const at = new Date()
     const versions: number[] = []
     const kekIds = new Set<string | null>()

@@ -4,7 +4,16 @@ import { type SQL, sql } from 'drizzle-orm'
 import { type BetterSQLite3Database, drizzle } from 'drizzle-orm/better-sqlite3'
 import { invalidArgument } from '../errors.js'
 import type { MigrateMode, MigrationReport } from '../migrator.js'
-import type { CensusRow, KeyPage, KeyRecord, KeyRef, KeyStore, ShredResult, WrapChange } from '../store.js'
+import type {
+  CensusRow,
+  KeyPage,
+  KeyRecord,
+  KeyRef,
+  KeyStore,
+  ShredOptions,
+  ShredResult,
+  WrapChange,
+} from '../store.js'
 import { encryptionKeys as keys } from './derive-sqlite.js'
 import {
   groupByUser,
@@ -105,7 +114,7 @@ export class SqliteKeyStore implements KeyStore {
     return records.map(readable)
   }
 
-  async shred(userId: string, { forget }: { readonly forget: boolean }): Promise<ShredResult> {
+  async shred(userId: string, { forget }: ShredOptions): Promise<ShredResult> {
     return this.#write('shred keys', (s) => {
       const at = new Date()
       const live = s.all.all({ ids: JSON.stringify([userId]) }).filter((record) => !isTombstone(record))
