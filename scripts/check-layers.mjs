@@ -18,12 +18,14 @@ const MODEL = [
   'key-wrap',
   'data-key',
   'events',
+  'shred',
   'secret',
   'item-result',
   'batch',
 ]
 const SERVICE = [
   'key-cache',
+  'key-memory',
   'user-handle',
   'scope',
   'pool-crypto',

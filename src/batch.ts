@@ -58,4 +58,12 @@ export class SingleFlight<Result> {
     this.#flights.set(key, flight)
     return flight
   }
+
+  has(key: string): boolean {
+    return this.#flights.has(key)
+  }
+
+  keys(): IterableIterator<string> {
+    return this.#flights.keys()
+  }
 }

@@ -1,5 +1,6 @@
 /** One version of one user's data key, open, and everything that it encrypts and decrypts. Synchronous. */
 import { importKey, type KeyObject, type XaesKey } from './aead.js'
+import type { EmitEvent } from './events.js'
 import type { KeyRef } from './store.js'
 import {
   decryptionFailed,
@@ -60,5 +61,20 @@ export class DataKey implements KeyRef {
     if (context.length > 0) return tokenAad(this, context)
     this.#aadWithoutContext ??= tokenAad(this, context)
     return this.#aadWithoutContext
+  }
+}
+
+/** {@link DataKey.open}, and an event when the token does not open. */
+export function openToken(
+  key: DataKey,
+  token: ParsedToken,
+  context: readonly string[],
+  emit: EmitEvent,
+): Buffer {
+  try {
+    return key.open(token, context)
+  } catch (error) {
+    emit({ type: 'decryptFailed', userId: key.userId, version: token.version, format: token.format })
+    throw error
   }
 }

@@ -1,13 +1,16 @@
 /** The crypto service: tokens in and out, for users whose keys it finds in, or mints into, a KeyStore. */
-import type { DataKey } from './data-key.js'
+import { type DataKey, openToken } from './data-key.js'
 import { type EnvelopeCryptoOptions, type ResolvedOptions, resolveOptions } from './envelope-options.js'
 import { invalidArgument, KeystoreError } from './errors.js'
+import { durationSince, type EmitEvent } from './events.js'
 import { type ItemResult, settled } from './item-result.js'
-import { KeyCache, type UserKeys } from './key-cache.js'
+import { KeyCache, type Rotation, type UserKeys } from './key-cache.js'
+import type { CacheStats } from './key-memory.js'
 import { checkMasterKeys } from './master-key-check.js'
 import { PoolCrypto } from './pool-crypto.js'
 import { runInScope } from './scope.js'
 import { Secret } from './secret.js'
+import { type ShredLog, type ShredReceipt, type ShredUserOptions, shredIn } from './shred.js'
 import type { KeyStore } from './store.js'
 import { parseToken, textOf } from './token.js'
 import { type EncryptOptions, refuseToken, type TokenPolicy } from './token-policy.js'
@@ -56,6 +59,8 @@ export class EnvelopeCrypto {
   readonly #keys: KeyCache
   readonly #policy: TokenPolicy
   readonly #closeStore: boolean
+  readonly #emit: EmitEvent
+  readonly #shredLog: ShredLog | undefined
   #closed = false
   #closing: Promise<void> | undefined
 
@@ -67,12 +72,16 @@ export class EnvelopeCrypto {
     tokenPolicy,
     cache,
     closeStore,
+    emit,
+    shredLog,
   }: ResolvedOptions) {
     this.#store = store
     this.#policy = tokenPolicy
     this.#closeStore = closeStore
-    this.#keys = new KeyCache(store, keyring, { format, acceptKeys }, cache)
-    this.pool = new PoolCrypto(this.#keys, keyring.local, tokenPolicy, () => this.#assertOpen())
+    this.#emit = emit
+    this.#shredLog = shredLog
+    this.#keys = new KeyCache(store, keyring, { format, acceptKeys }, cache, emit)
+    this.pool = new PoolCrypto(this.#keys, keyring.local, tokenPolicy, emit, () => this.#assertOpen())
   }
 
   /**
@@ -181,7 +190,7 @@ export class EnvelopeCrypto {
     if (typeof options !== 'object' || options === null)
       throw invalidArgument(`options must be an object, got ${kindOf(options)}`)
     const keys = await this.#keys.all(userId, options.mint ?? true)
-    return new UserHandle(userId, keys, this.#policy, () => this.#assertUsable(userId, keys))
+    return new UserHandle(userId, keys, this.#policy, this.#emit, () => this.#assertUsable(userId, keys))
   }
 
   /**
@@ -213,6 +222,47 @@ export class EnvelopeCrypto {
     return (written.version === 1 ? written : await this.#keys.get(first)).export()
   }
 
+  /**
+   * Makes a new version of a user's key. New writes use it, in this process at once and in all others within 2 s (where the store
+   * tells of changes; else within `cache.ttlMs`); tokens of earlier versions still open. If another process has rotated since this
+   * one last looked at the user, that is the rotation, and `rotated` is false.
+   *
+   * @throws ERR_INVALID_ARGUMENT (also under format v2, which has version 1 only) · ERR_KEY_NOT_FOUND (nothing to rotate) ·
+   *   ERR_KEY_SHREDDED · ERR_STORE · ERR_CLOSED …
+   * @example
+   * const { version } = await envelope.rotateUserKey('alice')
+   */
+  async rotateUserKey(userId: string): Promise<Rotation> {
+    this.#assertOpen()
+    assertUserId(userId)
+    return this.#keys.rotate(userId)
+  }
+
+  /**
+   * Erases all of a user's keys in the live database: nothing that was encrypted under them can be decrypted any more, in this process
+   * at once and in all others within 2 s, and every later use is ERR_KEY_SHREDDED. It is final once every copy (backup, write-ahead
+   * log, replica, snapshot) has expired, or every master key that the receipt names is destroyed.
+   *
+   * @param options `forget: true` removes the rows too, so that the user may be minted anew
+   * @throws ERR_INVALID_ARGUMENT · ERR_STORE (call again: what was begun is finished) · ERR_CLOSED
+   */
+  async shredUser(userId: string, options: ShredUserOptions = {}): Promise<ShredReceipt> {
+    this.#assertOpen()
+    assertUserId(userId)
+    if (typeof options !== 'object' || options === null)
+      throw invalidArgument(`options must be an object, got ${kindOf(options)}`)
+    const start = performance.now()
+    const receipt = await shredIn(this.#store, userId, { ...options, shredLog: this.#shredLog })
+    this.#keys.shredded(userId, receipt.forget)
+    this.#emit({ type: 'shredded', ...receipt, durationMs: durationSince(start) })
+    return receipt
+  }
+
+  /** How often a key was in memory. */
+  get cacheStats(): CacheStats {
+    return this.#keys.stats
+  }
+
   /** Ends the service, and its store unless `closeStore` is false. Idempotent; every later call is ERR_CLOSED. */
   async close(): Promise<void> {
     if (!this.#closed) {
@@ -235,7 +285,7 @@ export class EnvelopeCrypto {
     const parsed = parseToken(token, this.#policy.acceptTokens)
     const ref = { userId, version: parsed.version }
     const key: DataKey = this.#keys.cached(ref) ?? (await this.#keys.get(ref))
-    return key.open(parsed, pieces)
+    return openToken(key, parsed, pieces, this.#emit)
   }
 
   /** The arguments are checked all the same: what is wrong shows before the first real token. */

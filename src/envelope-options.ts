@@ -1,15 +1,16 @@
 /** The options of EnvelopeCrypto.open, and what follows from them. */
 import { invalidArgument } from './errors.js'
-import type { EmitEvent, KeystoreEvent } from './events.js'
-import type { CacheOptions } from './key-cache.js'
+import { type EmitEvent, type EventOptions, eventEmitter } from './events.js'
+import type { CacheOptions } from './key-memory.js'
 import { primaryKekId } from './key-wrap.js'
 import { keyringOf, type MasterKey, type MasterKeyring } from './master-key.js'
+import { assertShredLog, type ShredLog } from './shred.js'
 import type { KeyStore } from './store.js'
 import type { Format } from './token.js'
 import { type PlaintextPolicy, TokenPolicy } from './token-policy.js'
 import { kindOf } from './validate.js'
 
-export interface EnvelopeCryptoOptions {
+export interface EnvelopeCryptoOptions extends EventOptions {
   /** Where wrapped keys are kept: `openKeyStore(url)`, or an adapter's factory. */
   readonly store: KeyStore
   /** `masterKeysFromEnv()`, a keyring, or one master key. */
@@ -31,8 +32,8 @@ export interface EnvelopeCryptoOptions {
   readonly cache?: CacheOptions | false
   /** Opens even when rows need master keys that were not given; those users' values then fail one by one. Default false. */
   readonly allowUnknownMasterKeys?: boolean
-  /** Called synchronously; what it throws is the caller's to catch. */
-  readonly onEvent?: (event: KeystoreEvent) => void
+  /** Where `shredUser` records its receipts, outside the database: what a restored backup brings back is erased again by them. */
+  readonly shredLog?: ShredLog
   /** Whether `close()` closes the store too. Default true. */
   readonly closeStore?: boolean
 }
@@ -47,23 +48,31 @@ export interface ResolvedOptions {
   readonly allowUnknown: boolean
   readonly emit: EmitEvent
   readonly closeStore: boolean
+  readonly shredLog: ShredLog | undefined
 }
 
 /** @throws ERR_INVALID_ARGUMENT */
 export function resolveOptions(options: EnvelopeCryptoOptions): ResolvedOptions {
   if (typeof options !== 'object' || options === null)
     throw invalidArgument(`options must be an object, got ${kindOf(options)}`)
-  const { store, masterKeys, format = 'v3', accept = {}, plaintext = 'reject', cache = {}, onEvent } = options
+  const {
+    store,
+    masterKeys,
+    format = 'v3',
+    accept = {},
+    plaintext = 'reject',
+    cache = {},
+    shredLog,
+  } = options
   if (typeof store?.getAll !== 'function')
     throw invalidArgument('store must be a KeyStore, such as openKeyStore gives')
-  if (!isFormat(format)) throw invalidArgument("format must be 'v3' or 'v2'")
+  assertFormat(format)
   if (plaintext !== 'reject' && plaintext !== 'pass-through') {
     throw invalidArgument("plaintext must be 'reject' or 'pass-through'")
   }
   if (typeof accept !== 'object' || accept === null)
     throw invalidArgument(`accept must be an object, got ${kindOf(accept)}`)
-  if (onEvent !== undefined && typeof onEvent !== 'function')
-    throw invalidArgument(`onEvent must be a function, got ${kindOf(onEvent)}`)
+  assertShredLog(shredLog)
   const keyring = keyringOf(masterKeys)
   // Format v2 needs a local primary: better said now than at the first mint.
   primaryKekId(keyring, format)
@@ -71,20 +80,31 @@ export function resolveOptions(options: EnvelopeCryptoOptions): ResolvedOptions 
     store,
     keyring,
     format,
-    acceptKeys: accepted('keys', accept.keys, format),
-    tokenPolicy: new TokenPolicy(format, accepted('tokens', accept.tokens, format), plaintext),
+    acceptKeys: acceptedFormats('keys', accept.keys, format),
+    tokenPolicy: new TokenPolicy(format, acceptedFormats('tokens', accept.tokens, format), plaintext),
     cache: checkedCache(cache),
     allowUnknown: options.allowUnknownMasterKeys ?? false,
-    emit: (event) => onEvent?.(event),
+    emit: eventEmitter(options),
     closeStore: options.closeStore ?? true,
+    shredLog,
   }
+}
+
+/** @throws ERR_INVALID_ARGUMENT */
+export function assertFormat(format: unknown): asserts format is Format {
+  if (!isFormat(format)) throw invalidArgument("format must be 'v3' or 'v2'")
 }
 
 function isFormat(value: unknown): value is Format {
   return value === 'v2' || value === 'v3'
 }
 
-function accepted(name: string, formats: readonly Format[] | undefined, written: Format): readonly Format[] {
+/** The formats to read: those named, and the one that is written. @throws ERR_INVALID_ARGUMENT */
+export function acceptedFormats(
+  name: string,
+  formats: readonly Format[] | undefined,
+  written: Format,
+): readonly Format[] {
   if (formats === undefined) return [written]
   if (!Array.isArray(formats) || !formats.every(isFormat)) {
     throw invalidArgument(`accept.${name} must be an array of 'v3' and 'v2'`)

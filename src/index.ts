@@ -11,7 +11,8 @@ export {
 } from './errors.js'
 export type { KeystoreEvent } from './events.js'
 export type { ItemResult } from './item-result.js'
-export type { CacheOptions } from './key-cache.js'
+export type { Rotation } from './key-cache.js'
+export type { CacheOptions, CacheStats } from './key-memory.js'
 export {
   derivePoolKey,
   type Environment,
@@ -27,6 +28,7 @@ export {
 } from './master-key.js'
 export type { PoolCrypto } from './pool-crypto.js'
 export { Secret } from './secret.js'
+export type { ShredLog, ShredReceipt, ShredUserOptions } from './shred.js'
 export type {
   CensusRow,
   DatedCensusRow,

@@ -1,15 +1,16 @@
 /**
- * Users' data keys: found in the store, minted on first use, unwrapped, kept for a while. Bounded, expiring, one flight for
- * each key, and one query for all that is missed in a tick.
+ * Users' data keys: found in the store, minted on first use, rotated, unwrapped, kept for a while. One flight for each key, one query
+ * for all that is missed in a tick, and the store's word on what other processes change.
  */
-import { LRUCache } from 'lru-cache'
-import { generateKey } from './aead.js'
 import { Batch, SingleFlight } from './batch.js'
 import { DataKey } from './data-key.js'
-import { isKeystoreError, KeystoreError, StoreError } from './errors.js'
-import { describeRef, unwrapDataKey, wrapDataKey } from './key-wrap.js'
+import { invalidArgument, isKeystoreError, KeystoreError, StoreError } from './errors.js'
+import { durationSince, type EmitEvent } from './events.js'
+import { type CacheOptions, type CacheStats, KeyMemory, type Moment } from './key-memory.js'
+import { describeRef, newDataKey, unwrapDataKey } from './key-wrap.js'
 import type { MasterKeyring } from './master-key.js'
-import { type KeyRecord, type KeyRef, type KeyStore, refKey } from './store.js'
+import { type KeyRecord, type KeyRef, type KeyStore, refKey, type StoreChange } from './store.js'
+import { MAX_KEY_VERSION } from './table.js'
 import type { Format } from './token.js'
 
 /** How keys are wrapped when minted, and which wraps are opened. */
@@ -17,23 +18,6 @@ export interface KeyPolicy {
   readonly format: Format
   readonly acceptKeys: readonly Format[]
 }
-
-export interface CacheOptions {
-  /** How many keys are kept, at about a kilobyte each. Default 10,000. */
-  readonly maxEntries?: number
-  /**
-   * How long a key is used, in milliseconds: it bounds how long a rotation or shred by another process goes unseen. An
-   * expired key leaves the memory when it is next asked for, or when others need its place. Default 5 minutes.
-   */
-  readonly ttlMs?: number
-}
-
-const DEFAULT_MAX_ENTRIES = 10_000
-const DEFAULT_TTL_MS = 5 * 60 * 1000
-/** Users whose highest version, or whose shredding, is remembered beyond the life of their keys. */
-const MAX_REMEMBERED_USERS = 100_000
-/** By size, not `max`: lru-cache allocates for `max` entries at once, 13 ms and 3 MB each here. */
-const REMEMBERED = { maxSize: MAX_REMEMBERED_USERS, sizeCalculation: () => 1 }
 
 /** All live versions of a user's key. A version that does not open has its error instead. */
 export interface UserKeys {
@@ -43,42 +27,63 @@ export interface UserKeys {
   readonly erasures: number
 }
 
+/** What a rotation came to. */
+export interface Rotation extends KeyRef {
+  /** False if another process made this version since this one last looked. */
+  readonly rotated: boolean
+}
+
+/** A user's live rows, and since when they are known. */
+interface Found {
+  readonly records: readonly KeyRecord[]
+  readonly since: Moment
+}
+
+/** Users that are looked at again in one query. */
+const RECHECK_USERS = 1000
+
 export class KeyCache {
   readonly #store: KeyStore
   readonly #keyring: MasterKeyring
   readonly #policy: KeyPolicy
-  /** By user, version and accept policy. Null: nothing is kept. */
-  readonly #keys: LRUCache<string, DataKey> | null
-  /** Which version a user's writes use. Only a write sets it. */
-  readonly #active: LRUCache<string, number> | null
-  /** The highest version seen, of users with more than one: no write goes below it. */
-  readonly #highest = new LRUCache<string, number>(REMEMBERED)
-  readonly #shredded = new LRUCache<string, true>(REMEMBERED)
-  /** How often a user's keys were seen to be erased: what was loaded before is neither kept nor used. */
-  readonly #erased = new LRUCache<string, number>(REMEMBERED)
-  readonly #loading = new SingleFlight<readonly KeyRecord[]>()
+  readonly #emit: EmitEvent
+  readonly #memory: KeyMemory
+  readonly #loading = new SingleFlight<Found & { readonly wasKnown: boolean }>()
   readonly #writing = new SingleFlight<DataKey>()
+  readonly #rotating = new SingleFlight<Rotation>()
   readonly #unwrapping = new SingleFlight<DataKey>()
   readonly #load = new Batch<string, readonly KeyRecord[]>((userIds) => this.#loadAll(userIds))
   readonly #insert = new Batch<KeyRecord, KeyRecord>((records) => this.#insertAll(records))
-  readonly #acceptKey: string
+  #unsubscribe: (() => void) | null = null
   #closed = false
 
-  constructor(store: KeyStore, keyring: MasterKeyring, policy: KeyPolicy, cache: CacheOptions | false) {
+  constructor(
+    store: KeyStore,
+    keyring: MasterKeyring,
+    policy: KeyPolicy,
+    cache: CacheOptions | false,
+    emit: EmitEvent,
+  ) {
     this.#store = store
     this.#keyring = keyring
     this.#policy = policy
-    this.#acceptKey = policy.acceptKeys.join()
+    this.#emit = emit
     // What is read or minted inside a caller's transaction may be rolled back.
-    const kept = cache === false || store.transactional ? null : lruOptions(cache)
-    this.#keys = kept && new LRUCache(kept)
-    this.#active = kept && new LRUCache(kept)
+    this.#memory = new KeyMemory(store.transactional ? false : cache, policy.format === 'v2')
+  }
+
+  get stats(): CacheStats {
+    return this.#memory.stats
   }
 
   /** The key that a user's writes use, if it is in memory. */
   cachedForWriting(userId: string): DataKey | undefined {
-    const version = this.#active?.get(userId)
-    return version === undefined ? undefined : this.cached({ userId, version })
+    return this.#memory.cachedForWriting(userId)
+  }
+
+  /** A version of a user's key, if it is in memory. */
+  cached(ref: KeyRef): DataKey | undefined {
+    return this.#memory.cached(ref)
   }
 
   /**
@@ -89,23 +94,17 @@ export class KeyCache {
   forWriting(userId: string): Promise<DataKey> {
     return this.#writing.run(userId, async () => {
       for (;;) {
-        const records = await this.#recordsOf(userId)
-        const erasures = this.#erasures(userId)
+        const { records, since } = await this.#recordsOf(userId)
         const key =
           records.length === 0
-            ? await this.#mint(userId)
-            : await this.#opened(this.#activeOf(userId, records))
+            ? (await this.#make({ userId, version: 1 }, 'minted', since)).key
+            : await this.#opened(this.#activeOf(userId, records), since)
         // While it was being opened, another call may have seen the user shredded, or a higher version: look again.
-        if (this.#erasures(userId) > erasures || this.#isBelowSeen(key)) continue
-        if (!this.#closed) this.#active?.set(userId, key.version)
+        if (this.#memory.erasures(userId) > since.erasures || this.#memory.isBelowSeen(key)) continue
+        this.#memory.setActive(key, since)
         return key
       }
     })
-  }
-
-  /** A version of a user's key, if it is in memory. */
-  cached(ref: KeyRef): DataKey | undefined {
-    return this.#keys?.get(this.#cacheKey(ref))
   }
 
   /**
@@ -114,10 +113,10 @@ export class KeyCache {
    * @throws ERR_KEY_NOT_FOUND · ERR_KEY_SHREDDED · what store and unwrapping throw
    */
   async get(ref: KeyRef): Promise<DataKey> {
-    const records = await this.#recordsOf(ref.userId)
+    const { records, since } = await this.#recordsOf(ref.userId)
     const record = records.find(({ version }) => version === ref.version)
     if (record === undefined) throw notFound(`There is no key of ${describeRef(ref)}`, false)
-    return this.#opened(record)
+    return this.#opened(record, since)
   }
 
   /**
@@ -127,88 +126,103 @@ export class KeyCache {
    */
   async all(userId: string, mint: boolean): Promise<UserKeys> {
     for (;;) {
-      const records = await this.#recordsOf(userId)
-      const erasures = this.#erasures(userId)
+      const { records, since } = await this.#recordsOf(userId)
       if (records.length === 0) {
         if (!mint) throw notFound(`There is no key of user ${JSON.stringify(userId)}`, false)
         const minted = await this.forWriting(userId)
         // Not by another look: it may share one that began before the insert.
-        if (minted.version === 1) return { active: minted, versions: new Map([[1, minted]]), erasures }
+        if (minted.version === 1) return this.#held(minted, new Map([[1, minted]]), since)
         continue
       }
       const activeRecord = this.#activeOf(userId, records)
       const keys = await Promise.all(
         records.map((record) =>
           record === activeRecord
-            ? this.#opened(record)
-            : this.#opened(record).catch((error: Error) => error),
+            ? this.#opened(record, since)
+            : this.#opened(record, since).catch((error: Error) => error),
         ),
       )
-      if (this.#erasures(userId) > erasures) continue
+      if (this.#memory.erasures(userId) > since.erasures) continue
       const versions = new Map(records.map(({ version }, index) => [version, keys[index] as DataKey | Error]))
-      return { active: versions.get(activeRecord.version) as DataKey, versions, erasures }
+      return this.#held(versions.get(activeRecord.version) as DataKey, versions, since)
     }
+  }
+
+  #held(active: DataKey, versions: UserKeys['versions'], { erasures }: Moment): UserKeys {
+    const keys = { active, versions, erasures }
+    this.#memory.hold(active.userId, keys)
+    this.#listen()
+    return keys
+  }
+
+  /**
+   * Makes the next version of a user's key. Rivals for the same version end with one. If another process rotated since this one last
+   * looked at the user, that is the rotation.
+   *
+   * @throws ERR_INVALID_ARGUMENT (format v2) · ERR_KEY_NOT_FOUND · ERR_KEY_SHREDDED · what store and wrapping throw
+   */
+  rotate(userId: string): Promise<Rotation> {
+    return this.#rotating.run(userId, async () => {
+      if (this.#policy.format === 'v2') throw rotationNeedsV3()
+      const known = this.#memory.activeVersion(userId)
+      const { records, since } = await this.#recordsOf(userId)
+      if (records.length === 0)
+        throw notFound(`There is no key of user ${JSON.stringify(userId)} to rotate`, false)
+      const { version } = this.#activeOf(userId, records)
+      if (known !== undefined && known < version) return { userId, version, rotated: false }
+      if (version === MAX_KEY_VERSION)
+        throw invalidArgument(`user ${JSON.stringify(userId)} has used up all versions`)
+      const { key, isOurs } = await this.#make({ userId, version: version + 1 }, 'rotated', since)
+      this.#memory.see(userId, key.version)
+      this.#memory.setActive(key, since)
+      return { userId, version: key.version, rotated: isOurs }
+    })
+  }
+
+  /** The user's keys were erased by this process. */
+  shredded(userId: string, forget: boolean): void {
+    if (forget) this.#memory.erase(userId)
+    else this.#memory.shred(userId)
   }
 
   /** Whether this process knows that these keys of the user were shredded. */
   isShredded(userId: string, { erasures }: UserKeys): boolean {
-    return this.#shredded.has(userId) || this.#erasures(userId) > erasures
+    return this.#memory.isShredded(userId, erasures)
   }
 
   /** Drops everything; what is still under way is not kept either. */
   close(): void {
     this.#closed = true
-    this.#keys?.clear()
-    this.#active?.clear()
+    this.#unsubscribe?.()
+    this.#memory.close()
   }
 
   /** The live rows of a user, ascending; one flight a user, one query a tick. @throws ERR_KEY_SHREDDED */
-  async #recordsOf(userId: string): Promise<readonly KeyRecord[]> {
-    const records = await this.#loading.run(userId, () => this.#load.add(userId))
-    if (records.some(({ shreddedAt }) => shreddedAt !== null)) {
-      throw this.#shred(userId)
+  async #recordsOf(userId: string): Promise<Found> {
+    for (;;) {
+      const { records, since, wasKnown } = await this.#loading.run(userId, async () => {
+        // What was known before: a look that began before a mint ends without its row, and means nothing by it.
+        const before = { since: this.#memory.moment(userId), wasKnown: this.#memory.isKnown(userId) }
+        return { ...before, records: await this.#load.add(userId) }
+      })
+      // Erased while the look was under way: it may have seen the rows of before.
+      if (this.#memory.erasures(userId) !== since.erasures) continue
+      this.#note(userId, records, wasKnown)
+      if (records.some(isTombstone)) throw shredded(userId)
+      return { records, since: { ...since, erasures: this.#memory.erasures(userId) } }
     }
-    this.#shredded.delete(userId)
-    if (records.length === 0) this.#forget(userId)
-    this.#see(userId, records.at(-1)?.version ?? 0)
-    return records
   }
 
-  /** Remembers the highest version, and makes writes look again when they use a lower one. */
-  #see(userId: string, highest: number): void {
-    if (highest > (this.#highest.get(userId) ?? 1)) this.#highest.set(userId, highest)
-    const active = this.#active?.peek(userId)
-    if (active !== undefined && active < highest && this.#policy.format !== 'v2') this.#active?.delete(userId)
-  }
-
-  /** Drops what is in memory of a shredded user. @returns the error to throw */
-  #shred(userId: string): KeystoreError {
-    if (!this.#shredded.has(userId)) this.#erased.set(userId, this.#erasures(userId) + 1)
-    this.#shredded.set(userId, true)
-    this.#forget(userId)
-    return shredded(userId)
-  }
-
-  /** Without any live row the user was shredded, perhaps forgotten: what follows is a new key. Looks through all only then. */
-  #forget(userId: string): void {
-    const known =
-      this.#active?.has(userId) ||
-      this.#highest.has(userId) ||
-      this.cached({ userId, version: 1 }) !== undefined
-    if (!known) return
-    this.#active?.delete(userId)
-    this.#highest.delete(userId)
-    for (const [cacheKey, key] of [...(this.#keys?.entries() ?? [])])
-      if (key.userId === userId) this.#keys?.delete(cacheKey)
-    if (!this.#shredded.has(userId)) this.#erased.set(userId, this.#erasures(userId) + 1)
-  }
-
-  #erasures(userId: string): number {
-    return this.#erased.get(userId) ?? 0
-  }
-
-  #isBelowSeen({ userId, version }: KeyRef): boolean {
-    return this.#policy.format !== 'v2' && version < (this.#highest.get(userId) ?? 1)
+  /** Remembers what a user's rows say. */
+  #note(userId: string, records: readonly KeyRecord[], wasKnown: boolean): void {
+    if (records.some(isTombstone)) {
+      this.#memory.shred(userId)
+    } else if (records.length === 0) {
+      if (wasKnown) this.#memory.forget(userId)
+    } else {
+      this.#memory.revive(userId)
+      this.#memory.see(userId, records.at(-1)?.version ?? 1)
+    }
   }
 
   /** Which row a user's writes use. */
@@ -220,9 +234,8 @@ export class KeyCache {
       return first
     }
     const active = records.at(-1) as KeyRecord
-    const seen = this.#highest.get(userId) ?? 1
-    if (active.version < seen) {
-      const ref = describeRef({ userId, version: seen })
+    if (this.#memory.isBelowSeen(active)) {
+      const ref = describeRef({ userId, version: this.#memory.highest(userId) })
       throw notFound(
         `The key of ${ref}, which this process has used, is not in the store: nothing is written under a lower one`,
         true,
@@ -232,78 +245,133 @@ export class KeyCache {
   }
 
   /** Whoever wins the race for the row, every caller goes on with the winner's key. Kept only after the insert is durable. */
-  async #mint(userId: string): Promise<DataKey> {
-    const ref = { userId, version: 1 }
-    const dataKey = generateKey()
-    const erasures = this.#erasures(userId)
+  async #make(
+    ref: KeyRef,
+    type: 'minted' | 'rotated',
+    since: Moment,
+  ): Promise<{ readonly key: DataKey; readonly isOurs: boolean }> {
+    const start = performance.now()
+    const { record, dataKey } = await newDataKey(this.#keyring, ref, this.#policy.format)
     try {
-      const wrapped = await wrapDataKey(this.#keyring, ref, dataKey, this.#policy.format)
-      const winner = await this.#insert.add({
-        ...ref,
-        ...wrapped,
-        createdAt: new Date(),
-        wrappedAt: null,
-        shreddedAt: null,
-      })
-      if (winner.shreddedAt !== null) throw this.#shred(userId)
-      if (Buffer.compare(winner.encryptedKey, wrapped.encryptedKey) !== 0) return await this.#opened(winner)
-      return this.#keep(new DataKey(ref, winner.encryptedKey, dataKey), erasures)
+      const winner = await this.#insert.add(record)
+      if (isTombstone(winner)) {
+        this.#memory.shred(ref.userId)
+        throw shredded(ref.userId)
+      }
+      if (Buffer.compare(winner.encryptedKey, record.encryptedKey) !== 0)
+        return { key: await this.#opened(winner, since), isOurs: false }
+      this.#emit({ type, ...ref, kekId: record.kekId, durationMs: durationSince(start) })
+      return { key: this.#keep(new DataKey(ref, winner.encryptedKey, dataKey), since), isOurs: true }
     } finally {
       dataKey.fill(0)
     }
   }
 
-  async #opened(record: KeyRecord): Promise<DataKey> {
-    const known = this.cached(record)
+  async #opened(record: KeyRecord, since: Moment): Promise<DataKey> {
+    const known = this.#memory.peek(record)
     // A rewrap changes the bytes as well: then it is opened once more.
     if (known !== undefined && Buffer.compare(known.wrapped, record.encryptedKey) === 0) return known
     const flight = `${refKey(record)}:${Buffer.from(record.encryptedKey).toString('base64')}`
     return this.#unwrapping.run(flight, async () => {
-      const erasures = this.#erasures(record.userId)
-      const bytes = await unwrapDataKey(this.#keyring, record, this.#policy.acceptKeys)
-      return this.#keep(new DataKey(record, record.encryptedKey, bytes), erasures)
+      const { userId, version, kekId } = record
+      const start = performance.now()
+      try {
+        const bytes = await unwrapDataKey(this.#keyring, record, this.#policy.acceptKeys)
+        this.#emit({ type: 'unwrapped', userId, version, kekId, durationMs: durationSince(start) })
+        return this.#keep(new DataKey(record, record.encryptedKey, bytes), since)
+      } catch (error) {
+        if (isKeystoreError(error) && error.code === 'ERR_UNWRAP_FAILED')
+          this.#emit({ type: 'damagedKey', userId, version, kekId })
+        throw error
+      }
     })
   }
 
-  /** @param erasures as they were when the key's row was read */
-  #keep(key: DataKey, erasures: number): DataKey {
-    if (!this.#closed && this.#erasures(key.userId) === erasures) this.#keys?.set(this.#cacheKey(key), key)
+  /** @param since when the key's row was read */
+  #keep(key: DataKey, since: Moment): DataKey {
+    this.#memory.keep(key, since)
+    this.#listen()
     return key
   }
 
-  #cacheKey(ref: KeyRef): string {
-    return `${this.#acceptKey}:${refKey(ref)}`
+  /** From the first key in memory on: a process that keeps none needs no connection for it. */
+  #listen(): void {
+    if (this.#unsubscribe !== null || this.#closed || this.#store.transactional) return
+    this.#unsubscribe = this.#store.changes?.((change) => this.#changed(change)) ?? null
   }
 
-  /** One query; a row that cannot be read costs one more, and fails its own user only. */
-  async #loadAll(userIds: readonly string[]): Promise<(readonly KeyRecord[] | Error)[]> {
-    const unreadable = new Map<string, Error>()
-    for (;;) {
-      try {
-        const found = await this.#store.getAll(userIds.filter((userId) => !unreadable.has(userId)))
-        return userIds.map((userId) => unreadable.get(userId) ?? found.get(userId) ?? [])
-      } catch (error) {
-        const userId = isKeystoreError(error) ? (error as StoreError).ref?.userId : undefined
-        if (userId === undefined || unreadable.has(userId)) throw error
-        unreadable.set(userId, error as StoreError)
+  #changed({ userIds, unspecific, silent }: StoreChange): void {
+    if (this.#closed) return
+    if (silent !== undefined) {
+      this.#emit({ type: 'changesSilent', reason: silent })
+    } else if (userIds !== undefined) {
+      // Who is being looked up may get rows of before the change.
+      const concerned = userIds.filter((id) => this.#memory.isKnown(id) || this.#loading.has(id))
+      for (const userId of concerned) this.#memory.dropKeys(userId)
+      void this.#recheck(concerned)
+    } else if (unspecific === true) {
+      void this.#recheck([...this.#memory.takeUsed(), ...this.#memory.heldUsers(), ...this.#loading.keys()])
+    } else {
+      this.#memory.dropAllKeys()
+      void this.#recheck(this.#memory.heldUsers())
+    }
+  }
+
+  /** Looks again at users whose rows may have changed. Who cannot be looked at is no longer in memory: the next call asks the store. */
+  async #recheck(userIds: readonly string[]): Promise<void> {
+    const users = [...new Set(userIds)]
+    for (let i = 0; i < users.length && !this.#closed; i += RECHECK_USERS) {
+      const some = users.slice(i, i + RECHECK_USERS)
+      // Not through #loading: a look that is under way may have begun before the change.
+      const found = await this.#loadAll(some).catch((error: Error) => some.map(() => error))
+      for (const [index, userId] of some.entries()) {
+        const records = found[index]
+        if (records === undefined || records instanceof Error) {
+          this.#memory.dropKeys(userId)
+        } else {
+          this.#note(userId, records, true)
+          this.#memory.retain(userId, new Set(records.map(({ version }) => version)))
+        }
       }
     }
   }
 
-  async #insertAll(records: readonly KeyRecord[]): Promise<(KeyRecord | Error)[]> {
+  /** One query; a row that cannot be read costs one more, and fails its own user only. */
+  #loadAll(userIds: readonly string[]): Promise<(readonly KeyRecord[] | Error)[]> {
+    return this.#withoutUnreadable(
+      userIds,
+      (userId) => userId,
+      async (readable) => {
+        const found = await this.#store.getAll(readable)
+        return (userId) => found.get(userId) ?? []
+      },
+    )
+  }
+
+  #insertAll(records: readonly KeyRecord[]): Promise<(KeyRecord | Error)[]> {
+    return this.#withoutUnreadable(
+      records,
+      ({ userId }) => userId,
+      async (readable) => {
+        const winners = await this.#store.insertIfAbsent(readable)
+        const byRef = new Map(winners.map((winner) => [refKey(winner), winner]))
+        const tombstones = new Map(winners.filter(isTombstone).map((winner) => [winner.userId, winner]))
+        return (record) => byRef.get(refKey(record)) ?? tombstones.get(record.userId) ?? noWinner(record)
+      },
+    )
+  }
+
+  /** Runs one call for all items, and again without the users whose rows it cannot read: they get the error, the others an answer. */
+  async #withoutUnreadable<Item, Result>(
+    items: readonly Item[],
+    userIdOf: (item: Item) => string,
+    call: (readable: readonly Item[]) => Promise<(item: Item) => Result>,
+  ): Promise<(Result | Error)[]> {
     const unreadable = new Map<string, Error>()
     for (;;) {
       try {
-        const winners = await this.#store.insertIfAbsent(
-          records.filter(({ userId }) => !unreadable.has(userId)),
-        )
-        const byUser = new Map(winners.map((winner) => [winner.userId, winner]))
-        return records.map(
-          ({ userId }) =>
-            unreadable.get(userId) ??
-            byUser.get(userId) ??
-            new StoreError('The key store inserted a key and does not have it'),
-        )
+        const resultOf = await call(items.filter((item) => !unreadable.has(userIdOf(item))))
+        return items.map((item) => unreadable.get(userIdOf(item)) ?? resultOf(item))
       } catch (error) {
         const userId = isKeystoreError(error) ? (error as StoreError).ref?.userId : undefined
         if (userId === undefined || unreadable.has(userId)) throw error
@@ -313,8 +381,13 @@ export class KeyCache {
   }
 }
 
-function lruOptions({ maxEntries = DEFAULT_MAX_ENTRIES, ttlMs = DEFAULT_TTL_MS }: CacheOptions) {
-  return { max: maxEntries, ttl: ttlMs }
+function isTombstone({ shreddedAt }: KeyRecord): boolean {
+  return shreddedAt !== null
+}
+
+function noWinner({ userId, version }: KeyRef): Error {
+  if (version === 1) return new StoreError('The key store inserted a key and does not have it')
+  return notFound(`The key of ${describeRef({ userId, version: version - 1 })} is gone`, true)
 }
 
 function notFound(message: string, retryable: boolean): KeystoreError {
@@ -323,4 +396,8 @@ function notFound(message: string, retryable: boolean): KeystoreError {
 
 function shredded(userId: string): KeystoreError {
   return new KeystoreError('ERR_KEY_SHREDDED', `The keys of user ${JSON.stringify(userId)} were shredded`)
+}
+
+function rotationNeedsV3(): KeystoreError {
+  return invalidArgument("format 'v2' has version 1 only: open with format 'v3' to rotate")
 }

@@ -1,5 +1,5 @@
 /** Data keys in rows: which master key and which format a row's wrapped key has, and what it is bound to. */
-import { KEY_BYTES } from './aead.js'
+import { generateKey, KEY_BYTES } from './aead.js'
 import { preAuthEncode } from './encoding.js'
 import { isKeystoreError, KeystoreError, MasterKeyError } from './errors.js'
 import { isLocal, isV2Wrap, isV3Wrap, type LocalMasterKey, type MasterKeyring } from './master-key.js'
@@ -33,6 +33,28 @@ export async function wrapDataKey(
   }
   if (!(encryptedKey instanceof Uint8Array) || encryptedKey.length === 0) throw masterKeyFailed(primary.id)
   return { encryptedKey, kekId: primary.id }
+}
+
+/**
+ * A new data key and the row that is to hold it.
+ *
+ * @returns `dataKey`: 32 bytes, the caller's to wipe
+ * @throws like {@link wrapDataKey}
+ */
+export async function newDataKey(
+  keyring: MasterKeyring,
+  ref: KeyRef,
+  format: Format,
+): Promise<{ readonly record: KeyRecord; readonly dataKey: Buffer }> {
+  const dataKey = generateKey()
+  try {
+    const wrapped = await wrapDataKey(keyring, ref, dataKey, format)
+    const record = { ...ref, ...wrapped, createdAt: new Date(), wrappedAt: null, shreddedAt: null }
+    return { record, dataKey }
+  } catch (error) {
+    dataKey.fill(0)
+    throw error
+  }
 }
 
 /** The KEK id that rows have when they are wrapped under the primary in this format. */

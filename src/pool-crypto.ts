@@ -1,6 +1,8 @@
 /** The shared pool: secrets that belong to no single user. */
 import { importKey, type KeyObject } from './aead.js'
+import { openToken } from './data-key.js'
 import { KeystoreError, MasterKeyError } from './errors.js'
+import type { EmitEvent } from './events.js'
 import type { KeyCache } from './key-cache.js'
 import type { LocalMasterKey } from './master-key.js'
 import { openV2, type ParsedToken, parseToken, sealV2, textOf } from './token.js'
@@ -18,6 +20,7 @@ export class PoolCrypto {
   readonly #keys: KeyCache
   readonly #masterKeys: readonly LocalMasterKey[]
   readonly #policy: TokenPolicy
+  readonly #emit: EmitEvent
   readonly #assertOpen: () => void
   /** Derived on first use, since each costs 100,000 rounds of PBKDF2; a failure is not kept. */
   readonly #derived = new Map<string, Promise<KeyObject>>()
@@ -27,11 +30,13 @@ export class PoolCrypto {
     keys: KeyCache,
     masterKeys: readonly LocalMasterKey[],
     policy: TokenPolicy,
+    emit: EmitEvent,
     assertOpen: () => void,
   ) {
     this.#keys = keys
     this.#masterKeys = masterKeys
     this.#policy = policy
+    this.#emit = emit
     this.#assertOpen = assertOpen
   }
 
@@ -67,7 +72,7 @@ export class PoolCrypto {
     if (parsed.format === 'v2') return textOf(await this.#openDerived(parsed))
     const ref = { userId: POOL_USER_ID, version: parsed.version }
     const key = this.#keys.cached(ref) ?? (await this.#keys.get(ref))
-    return textOf(key.open(parsed, pieces))
+    return textOf(openToken(key, parsed, pieces, this.#emit))
   }
 
   /** Drops the derived keys. @internal */
@@ -86,6 +91,7 @@ export class PoolCrypto {
         failure = error
       }
     }
+    this.#emit({ type: 'decryptFailed', userId: POOL_USER_ID, version: 1, format: 'v2' })
     throw failure
   }
 

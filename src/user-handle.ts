@@ -1,7 +1,8 @@
 /** One user's keys in hand: the same calls as EnvelopeCrypto's, synchronous. */
 
-import type { DataKey } from './data-key.js'
+import { type DataKey, openToken } from './data-key.js'
 import { KeystoreError } from './errors.js'
+import type { EmitEvent } from './events.js'
 import type { UserKeys } from './key-cache.js'
 import { parseToken, textOf } from './token.js'
 import { type EncryptOptions, refuseToken, type TokenPolicy } from './token-policy.js'
@@ -21,13 +22,21 @@ export class UserHandle {
   readonly userId: string
   readonly #keys: UserKeys
   readonly #policy: TokenPolicy
+  readonly #emit: EmitEvent
   readonly #assertUsable: () => void
 
   /** @internal */
-  constructor(userId: string, keys: UserKeys, policy: TokenPolicy, assertUsable: () => void) {
+  constructor(
+    userId: string,
+    keys: UserKeys,
+    policy: TokenPolicy,
+    emit: EmitEvent,
+    assertUsable: () => void,
+  ) {
     this.userId = userId
     this.#keys = keys
     this.#policy = policy
+    this.#emit = emit
     this.#assertUsable = assertUsable
   }
 
@@ -74,7 +83,7 @@ export class UserHandle {
     this.#assertUsable()
     const pieces = contextPieces(context)
     const parsed = parseToken(token, this.#policy.acceptTokens)
-    return this.#version(parsed.version).open(parsed, pieces)
+    return openToken(this.#version(parsed.version), parsed, pieces, this.#emit)
   }
 
   #version(version: number): DataKey {
