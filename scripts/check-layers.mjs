@@ -40,7 +40,8 @@ const LAYERS = [
   { layer: 'base', files: BASE, imports: BASE },
   { layer: 'model', files: MODEL, imports: [...BASE, ...MODEL] },
   { layer: 'service', files: SERVICE, imports: [...BASE, ...MODEL, ...SERVICE] },
-  { layer: 'index', files: ['index'], imports: [...BASE, ...MODEL, ...SERVICE] },
+  { layer: 'lifecycle', files: ['lifecycle/*'], imports: [...BASE, ...MODEL, ...SERVICE, 'lifecycle/*'] },
+  { layer: 'index', files: ['index'], imports: [...BASE, ...MODEL, ...SERVICE, 'lifecycle/*'] },
   {
     // Adapters keep wrapped keys and never see an open one: no envelope-crypto, token or master-key here.
     layer: 'adapters',
@@ -60,6 +61,7 @@ const LAYERS = [
       ...BASE,
       ...MODEL,
       ...SERVICE,
+      'lifecycle/*',
       'index',
       'adapters/*',
       'migrator',

@@ -219,6 +219,16 @@ export function sha256(pieces: Iterable<Uint8Array | string>): Buffer {
   return hash.digest()
 }
 
+/** {@link sha256} of pieces that come one after the other. */
+export function incrementalSha256(): { update(piece: Uint8Array | string): unknown; digest(): Buffer } {
+  return createHash('sha256')
+}
+
+/** Without telling by its time where two secrets differ. */
+export function equalBytes(a: Uint8Array, b: Uint8Array): boolean {
+  return a.length === b.length && timingSafeEqual(a, b)
+}
+
 const pbkdf2Async = promisify(pbkdf2)
 
 /** PBKDF2-HMAC-SHA256 (RFC 8018 §5.2), 32 bytes. Blocks the event loop for tens of milliseconds at 100,000 rounds. */

@@ -13,6 +13,19 @@ export type { KeystoreEvent } from './events.js'
 export type { ItemResult } from './item-result.js'
 export type { Rotation } from './key-cache.js'
 export type { CacheOptions, CacheStats } from './key-memory.js'
+export { census, type MasterKeyUse } from './lifecycle/census.js'
+export { type CopyOptions, type CopyReport, copyKeys } from './lifecycle/copy.js'
+export type { LongWorkOptions, Progress, RowFailure } from './lifecycle/long-work.js'
+export { type RewrapOptions, type RewrapReport, rewrapAll } from './lifecycle/rewrap.js'
+export {
+  type PruneOptions,
+  pruneRetired,
+  type RotateReport,
+  type RotateWhereOptions,
+  rotateWhere,
+} from './lifecycle/rotate.js'
+export { applyShredLog } from './lifecycle/shred-log.js'
+export { type Finding, type VerifyOptions, type VerifyReport, verifyAll } from './lifecycle/verify.js'
 export {
   derivePoolKey,
   type Environment,

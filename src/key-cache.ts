@@ -218,6 +218,7 @@ export class KeyCache {
     if (records.some(isTombstone)) {
       this.#memory.shred(userId)
     } else if (records.length === 0) {
+      this.#memory.revive(userId)
       if (wasKnown) this.#memory.forget(userId)
     } else {
       this.#memory.revive(userId)

@@ -185,13 +185,10 @@ export class KeyMemory {
 
   /** The user has no row: of one that had, what follows is a new key. */
   forget(userId: string): void {
-    const isKnown = this.#users?.has(userId) || this.#highest.has(userId) || this.#handles.has(userId)
-    if (isKnown && !this.#shredded.has(userId)) this.erase(userId)
-    this.#shredded.delete(userId)
-    this.#drop(userId)
+    if (this.isKnown(userId)) this.erase(userId)
   }
 
-  /** The user has live rows, and no tombstone. */
+  /** The user has no tombstone. */
   revive(userId: string): void {
     this.#shredded.delete(userId)
   }

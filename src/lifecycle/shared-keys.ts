@@ -1,0 +1,135 @@
+/**
+ * Finds data keys that stand in more than one row. A v2 wrap is bound to no row: whoever can write to the database may have put
+ * Alice's into Bob's, and a wrap of v3 would then bind the copy to Bob for good.
+ */
+import { generateKey, hmacSha256 } from '../aead.js'
+import { unwrapDataKey } from '../key-wrap.js'
+import { isLocal, type MasterKeyring } from '../master-key.js'
+import { type KeyRecord, type KeyRef, type KeyStore, refKey } from '../store.js'
+import type { Format } from '../token.js'
+import { isOfOneRow, type LongWorkOptions, ProgressMeter, pagesOf } from './long-work.js'
+
+/** A row, and the others that hold the same data key. */
+export interface SharedKey {
+  readonly ref: KeyRef
+  readonly others: readonly KeyRef[]
+}
+
+/** By {@link refKey}. */
+export type SharedKeys = ReadonlyMap<string, SharedKey>
+
+export const NONE_SHARED: SharedKeys = new Map()
+
+/**
+ * Keyed digests of data keys, 8 bytes each: of a million rows 8 MB. Two of a million different keys agree by chance once in about 30
+ * million runs, and whoever asks compares the keys' whole digests.
+ */
+export class DataKeyDigests {
+  /** Of this run only: what stays in the memory says nothing about a key. */
+  readonly #key = generateKey()
+  #digests = new BigUint64Array(1024)
+  #count = 0
+
+  /** @returns the whole digest, 32 bytes */
+  digest(dataKey: Uint8Array): Buffer {
+    return hmacSha256(this.#key, dataKey)
+  }
+
+  add(dataKey: Uint8Array): void {
+    if (this.#count === this.#digests.length) {
+      const larger = new BigUint64Array(this.#count * 2)
+      larger.set(this.#digests)
+      this.#digests = larger
+    }
+    this.#digests[this.#count] = this.digest(dataKey).readBigUInt64LE()
+    this.#count += 1
+  }
+
+  /** The beginnings that more than one digest has. */
+  repeated(): ReadonlySet<bigint> {
+    const sorted = this.#digests.subarray(0, this.#count).sort()
+    return new Set(sorted.filter((digest, index) => digest === sorted[index - 1]))
+  }
+}
+
+/** Reads and opens every row under a local master key; a second time only if it finds a key twice. */
+export async function findSharedKeys(
+  store: KeyStore,
+  keyring: MasterKeyring,
+  accept: readonly Format[],
+  total: number,
+  options: LongWorkOptions,
+): Promise<SharedKeys> {
+  const digests = new DataKeyDigests()
+  const progress = new ProgressMeter('comparing data keys', total, options)
+  for await (const page of openedPages(store, keyring, accept, options)) {
+    for (const { dataKey } of page.opened) digests.add(dataKey)
+    progress.add(page.rows)
+  }
+  return sharedAmong(store, keyring, accept, digests, options)
+}
+
+/** Names the rows whose data keys repeat among the digests. */
+export async function sharedAmong(
+  store: KeyStore,
+  keyring: MasterKeyring,
+  accept: readonly Format[],
+  digests: DataKeyDigests,
+  options: LongWorkOptions,
+): Promise<SharedKeys> {
+  const repeated = digests.repeated()
+  if (repeated.size === 0) return NONE_SHARED
+  const groups = new Map<string, KeyRef[]>()
+  for await (const { opened } of openedPages(store, keyring, accept, options)) {
+    for (const { record, dataKey } of opened) {
+      const digest = digests.digest(dataKey)
+      if (!repeated.has(digest.readBigUInt64LE())) continue
+      const name = digest.toString('base64')
+      const { userId, version } = record
+      groups.set(name, [...(groups.get(name) ?? []), { userId, version }])
+    }
+  }
+  const shared = new Map<string, SharedKey>()
+  for (const refs of groups.values()) {
+    for (const ref of refs.length > 1 ? refs : [])
+      shared.set(refKey(ref), { ref, others: refs.filter((other) => other !== ref) })
+  }
+  return shared
+}
+
+interface OpenedPage {
+  readonly rows: number
+  readonly opened: readonly { readonly record: KeyRecord; readonly dataKey: Uint8Array }[]
+}
+
+/** The data keys are wiped when the next page is asked for. */
+async function* openedPages(
+  store: KeyStore,
+  keyring: MasterKeyring,
+  accept: readonly Format[],
+  options: LongWorkOptions,
+): AsyncGenerator<OpenedPage, void, undefined> {
+  for await (const page of pagesOf(store, options, {}, () => undefined)) {
+    const opened: { record: KeyRecord; dataKey: Uint8Array }[] = []
+    try {
+      for (const record of page) {
+        if (record.shreddedAt !== null || !isUnderLocalKey(keyring, record)) continue
+        try {
+          opened.push({ record, dataKey: await unwrapDataKey(keyring, record, accept) })
+        } catch (error) {
+          // What does not open is reported by whoever rewraps or verifies it.
+          if (!isOfOneRow(error)) throw error
+        }
+      }
+      yield { rows: page.length, opened }
+    } finally {
+      for (const { dataKey } of opened) dataKey.fill(0)
+    }
+  }
+}
+
+/** A v2 wrap is only ever under a local key; a key service would be asked, and paid, for each row. */
+function isUnderLocalKey(keyring: MasterKeyring, { kekId }: KeyRecord): boolean {
+  const masterKey = kekId === null ? null : keyring.find(kekId)
+  return kekId === null || (masterKey !== null && isLocal(masterKey))
+}
