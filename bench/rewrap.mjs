@@ -67,7 +67,14 @@ async function measure(dialect, keys) {
     if (report.changed !== keys) throw new Error(`${report.changed} of ${keys} keys were rewrapped`)
     const cryptoMicros = (cryptoBefore + cryptoAfter) / 2
     const micros = (seconds * 1e6) / keys
-    return { dialect, keys, micros, cryptoMicros, speed: cryptoMicros / micros, growthMiB: (mostRss - warmRss) / 2 ** 20 }
+    return {
+      dialect,
+      keys,
+      micros,
+      cryptoMicros,
+      speed: cryptoMicros / micros,
+      growthMiB: (mostRss - warmRss) / 2 ** 20,
+    }
   } finally {
     await store.close()
     fresh.remove?.()
@@ -97,7 +104,8 @@ async function newRow(userId) {
 async function fill(store, keys) {
   for (let at = 0; at < keys; at += 5000) {
     const records = []
-    for (let i = at; i < Math.min(at + 5000, keys); i += 1) records.push(await newRow(`user-${randomBytes(6).toString('hex')}-${i}`))
+    for (let i = at; i < Math.min(at + 5000, keys); i += 1)
+      records.push(await newRow(`user-${randomBytes(6).toString('hex')}-${i}`))
     await store.insertIfAbsent(records)
   }
 }
@@ -108,7 +116,10 @@ function freshFile() {
 }
 
 function freshSchema() {
-  return { url: values.postgres ?? server.url, options: { schema: `bench_${randomBytes(4).toString('hex')}` } }
+  return {
+    url: values.postgres ?? server.url,
+    options: { schema: `bench_${randomBytes(4).toString('hex')}` },
+  }
 }
 
 /** A real PostgreSQL on loopback, durable as in production. */
@@ -159,7 +170,11 @@ function print() {
       'µs a key': result.micros.toFixed(1),
       'crypto alone, µs': result.cryptoMicros.toFixed(1),
       'speed against crypto alone': result.speed.toFixed(2),
-      'cost against fewest keys': (result.micros / result.cryptoMicros / (first[result.dialect].micros / first[result.dialect].cryptoMicros)).toFixed(2),
+      'cost against fewest keys': (
+        result.micros /
+        result.cryptoMicros /
+        (first[result.dialect].micros / first[result.dialect].cryptoMicros)
+      ).toFixed(2),
       'memory after 5 pages, MiB': `+${result.growthMiB.toFixed(0)}`,
     })),
   )

@@ -17,6 +17,7 @@ const MODEL = [
   'master-key',
   'key-wrap',
   'data-key',
+  'fingerprint',
   'events',
   'shred',
   'secret',

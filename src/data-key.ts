@@ -1,6 +1,7 @@
 /** One version of one user's data key, open, and everything that it encrypts and decrypts. Synchronous. */
 import { importKey, type KeyObject, type XaesKey } from './aead.js'
 import type { EmitEvent } from './events.js'
+import { fingerprintOf } from './fingerprint.js'
 import type { KeyRef } from './store.js'
 import {
   decryptionFailed,
@@ -11,6 +12,7 @@ import {
   type ParsedToken,
   sealV2,
   sealV3,
+  type Token,
   tokenAad,
 } from './token.js'
 
@@ -35,7 +37,7 @@ export class DataKey implements KeyRef {
   }
 
   /** @param context from `contextPieces`; format v2 does not bind it */
-  seal(format: Format, plaintext: Uint8Array | string, context: readonly string[]): string {
+  seal(format: Format, plaintext: Uint8Array | string, context: readonly string[]): Token {
     if (format === 'v2') return sealV2(this.#key, plaintext)
     return sealV3(this.#v3(), this.version, plaintext, this.#aad(context))
   }
@@ -45,6 +47,11 @@ export class DataKey implements KeyRef {
     if (version !== this.version) throw decryptionFailed()
     if (format === 'v2') return openV2(this.#key, sealed)
     return openV3(this.#v3(), sealed, this.#aad(context))
+  }
+
+  /** Of version 1 only: a later version would give other fingerprints. */
+  fingerprint(name: string, value: string): string {
+    return fingerprintOf(this.#key, this.userId, name, value)
   }
 
   /** The raw 32 bytes, the caller's to wipe. */

@@ -3,6 +3,7 @@ import { type DataKey, openToken } from './data-key.js'
 import { type EnvelopeCryptoOptions, type ResolvedOptions, resolveOptions } from './envelope-options.js'
 import { invalidArgument, KeystoreError } from './errors.js'
 import { durationSince, type EmitEvent } from './events.js'
+import { assertFingerprintArguments, type FingerprintOptions } from './fingerprint.js'
 import { type ItemResult, settled } from './item-result.js'
 import { KeyCache, type Rotation, type UserKeys } from './key-cache.js'
 import type { CacheStats } from './key-memory.js'
@@ -12,7 +13,7 @@ import { runInScope } from './scope.js'
 import { Secret } from './secret.js'
 import { type ShredLog, type ShredReceipt, type ShredUserOptions, shredIn } from './shred.js'
 import type { KeyStore } from './store.js'
-import { parseToken, textOf } from './token.js'
+import { parseToken, type Token, textOf } from './token.js'
 import { type EncryptOptions, refuseToken, type TokenPolicy } from './token-policy.js'
 import { UserHandle } from './user-handle.js'
 import {
@@ -110,7 +111,7 @@ export class EnvelopeCrypto {
     plaintext: string,
     context?: EncryptionContext,
     options: EncryptOptions = {},
-  ): Promise<string> {
+  ): Promise<Token> {
     this.#assertOpen()
     assertUserId(userId)
     assertPlaintext(plaintext)
@@ -121,7 +122,7 @@ export class EnvelopeCrypto {
   }
 
   /** {@link encrypt} for bytes. */
-  async encryptBytes(userId: string, plaintext: Uint8Array, context?: EncryptionContext): Promise<string> {
+  async encryptBytes(userId: string, plaintext: Uint8Array, context?: EncryptionContext): Promise<Token> {
     this.#assertOpen()
     assertUserId(userId)
     assertBytes('plaintext', plaintext)
@@ -166,7 +167,7 @@ export class EnvelopeCrypto {
    * @returns a result for each item, in their order; one bad item never fails the rest
    * @throws ERR_INVALID_ARGUMENT (no array) · ERR_CLOSED
    */
-  async encryptMany(items: readonly EncryptItem[]): Promise<ItemResult<string>[]> {
+  async encryptMany(items: readonly EncryptItem[]): Promise<ItemResult<Token>[]> {
     this.#assertOpen()
     return settled(items, ({ userId, plaintext, context, allowToken = false }) =>
       this.encrypt(userId, plaintext, context, { allowToken }),
@@ -209,17 +210,29 @@ export class EnvelopeCrypto {
   }
 
   /**
+   * A fingerprint of a value of a user: equal values of one user and name have equal ones, which no rotation of any key changes. For
+   * unique indexes, and to find a value without decrypting. Whoever holds the user's data key can test guesses against it.
+   *
+   * @returns 46 characters, `f1:…`
+   * @throws ERR_INVALID_ARGUMENT · ERR_KEY_SHREDDED · ERR_KEY_NOT_FOUND (version 1 was pruned) · ERR_STORE · ERR_CLOSED …
+   * @example
+   * const fingerprint = await envelope.fingerprint('alice', 'sk-…', { name: 'credentials.api_key' })
+   */
+  async fingerprint(userId: string, value: string, options: FingerprintOptions): Promise<string> {
+    this.#assertOpen()
+    assertUserId(userId)
+    const name = assertFingerprintArguments(value, options)
+    return (await this.#keys.first(userId)).fingerprint(name, value)
+  }
+
+  /**
    * The raw 32 bytes of version 1 of a user's key, minted if there is none, as the reference gives them. The caller owns
    * them, and wipes them after use.
    */
   async getOrCreateUserKey(userId: string): Promise<Uint8Array> {
     this.#assertOpen()
     assertUserId(userId)
-    const first = { userId, version: 1 }
-    const cached = this.#keys.cached(first)
-    if (cached !== undefined) return cached.export()
-    const written = await this.#keys.forWriting(userId)
-    return (written.version === 1 ? written : await this.#keys.get(first)).export()
+    return (await this.#keys.first(userId)).export()
   }
 
   /**

@@ -10,6 +10,7 @@ export {
   StoreError,
 } from './errors.js'
 export type { KeystoreEvent } from './events.js'
+export type { FingerprintOptions } from './fingerprint.js'
 export type { ItemResult } from './item-result.js'
 export type { Rotation } from './key-cache.js'
 export type { CacheOptions, CacheStats } from './key-memory.js'
@@ -57,7 +58,15 @@ export type {
   StoreMaintenance,
   WrapChange,
 } from './store.js'
-export { apiKeyHash, decryptWithKey, encryptWithKey, type Format, isEncrypted } from './token.js'
+export {
+  apiKeyHash,
+  decryptWithKey,
+  encryptWithKey,
+  type Format,
+  isEncrypted,
+  isToken,
+  type Token,
+} from './token.js'
 export type { EncryptOptions, PlaintextPolicy } from './token-policy.js'
 export type { UserHandle } from './user-handle.js'
 export type { EncryptionContext } from './validate.js'

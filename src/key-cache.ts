@@ -120,6 +120,19 @@ export class KeyCache {
   }
 
   /**
+   * Version 1 of a user's key, minted if there is none.
+   *
+   * @throws like {@link forWriting}; ERR_KEY_NOT_FOUND if it was pruned
+   */
+  async first(userId: string): Promise<DataKey> {
+    const ref = { userId, version: 1 }
+    const cached = this.cached(ref)
+    if (cached !== undefined) return cached
+    const written = await this.forWriting(userId)
+    return written.version === 1 ? written : this.get(ref)
+  }
+
+  /**
    * All live versions, as they are now.
    *
    * @throws like {@link forWriting}; without `mint` ERR_KEY_NOT_FOUND for a user without keys

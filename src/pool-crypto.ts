@@ -3,9 +3,10 @@ import { importKey, type KeyObject } from './aead.js'
 import { openToken } from './data-key.js'
 import { KeystoreError, MasterKeyError } from './errors.js'
 import type { EmitEvent } from './events.js'
+import { assertFingerprintArguments, type FingerprintOptions } from './fingerprint.js'
 import type { KeyCache } from './key-cache.js'
 import type { LocalMasterKey } from './master-key.js'
-import { openV2, type ParsedToken, parseToken, sealV2, textOf } from './token.js'
+import { openV2, type ParsedToken, parseToken, sealV2, type Token, textOf } from './token.js'
 import { type EncryptOptions, refuseToken, type TokenPolicy } from './token-policy.js'
 import { assertPlaintext, contextPieces, type EncryptionContext } from './validate.js'
 
@@ -45,7 +46,7 @@ export class PoolCrypto {
     plaintext: string,
     context?: EncryptionContext,
     options: EncryptOptions = {},
-  ): Promise<string> {
+  ): Promise<Token> {
     this.#assertOpen()
     assertPlaintext(plaintext)
     const pieces = contextPieces(context)
@@ -73,6 +74,18 @@ export class PoolCrypto {
     const ref = { userId: POOL_USER_ID, version: parsed.version }
     const key = this.#keys.cached(ref) ?? (await this.#keys.get(ref))
     return textOf(openToken(key, parsed, pieces, this.#emit))
+  }
+
+  /**
+   * A fingerprint under the pool's key: it reveals which values are equal across all users, and outlives the shredding of any of them.
+   * For "whose is this leaked key?".
+   *
+   * @throws ERR_INVALID_ARGUMENT · ERR_KEY_SHREDDED · ERR_STORE · ERR_CLOSED …
+   */
+  async fingerprint(value: string, options: FingerprintOptions): Promise<string> {
+    this.#assertOpen()
+    const name = assertFingerprintArguments(value, options)
+    return (await this.#keys.first(POOL_USER_ID)).fingerprint(name, value)
   }
 
   /** Drops the derived keys. @internal */

@@ -1,6 +1,6 @@
 /** What is written, what is read, and what counts as a plaintext. */
 import { invalidArgument } from './errors.js'
-import { type Format, isEncrypted, isWholeToken } from './token.js'
+import { type Format, isEncrypted, isToken } from './token.js'
 import { kindOf } from './validate.js'
 
 /** What `decrypt` does with a value that is no token: throw, or return it as it is. */
@@ -15,7 +15,7 @@ export interface EncryptOptions {
 export function refuseToken(plaintext: string, options: EncryptOptions): void {
   if (typeof options !== 'object' || options === null)
     throw invalidArgument(`options must be an object, got ${kindOf(options)}`)
-  if (!options.allowToken && isWholeToken(plaintext)) {
+  if (!options.allowToken && isToken(plaintext)) {
     throw invalidArgument('plaintext is already a token: pass { allowToken: true } to encrypt it once more')
   }
 }

@@ -27,6 +27,13 @@ import { assertBytes, assertPlaintext, kindOf } from './validate.js'
 /** The formats of tokens and wrapped keys. `v2` is the Python reference's, which binds nothing; `v3` is the default. */
 export type Format = 'v2' | 'v3'
 
+declare const tokenBrand: unique symbol
+
+/**
+ * A string that `encrypt` made, or that {@link isToken} has looked at: what a column of tokens takes, and a plaintext by mistake is not.
+ */
+export type Token = string & { readonly [tokenBrand]: true }
+
 /** A token taken apart; nothing of it is authenticated yet. */
 export interface ParsedToken {
   readonly format: Format
@@ -57,9 +64,15 @@ export function isEncrypted(value: unknown): boolean {
   return typeof value === 'string' && (value.startsWith(V2_PREFIX) || value.startsWith(V3_PREFIX))
 }
 
-/** Whether a value is well formed as a whole token, whichever formats are accepted. */
-export function isWholeToken(value: string): boolean {
-  return tokenOf(value) !== null
+/**
+ * Whether a value is well formed as a whole token of either format. It says nothing about whether it opens.
+ *
+ * @example
+ * isToken('v3:')                                // false, though isEncrypted('v3:') is true
+ * isToken(await envelope.encrypt('alice', 'x')) // true
+ */
+export function isToken(value: unknown): value is Token {
+  return typeof value === 'string' && tokenOf(value) !== null
 }
 
 /**
@@ -101,8 +114,8 @@ function tokenOf(value: string): ParsedToken | null {
 }
 
 /** Encrypts under a data key, format v2: `"v2:" + base64url_padded(nonce[12] ‖ ciphertext ‖ tag[16])`, no AAD. */
-export function sealV2(key: KeyObject, plaintext: Uint8Array | string): string {
-  return V2_PREFIX + encodeBase64UrlPadded(gcmSeal(key, plaintext))
+export function sealV2(key: KeyObject, plaintext: Uint8Array | string): Token {
+  return (V2_PREFIX + encodeBase64UrlPadded(gcmSeal(key, plaintext))) as Token
 }
 
 /** @throws ERR_DECRYPTION_FAILED: wrong key or tampered with */
@@ -129,10 +142,10 @@ export function sealV3(
   version: number,
   plaintext: Uint8Array | string,
   aad: Uint8Array,
-): string {
+): Token {
   const header = Buffer.allocUnsafe(VERSION_BYTES)
   header.writeUInt32BE(version, 0)
-  return V3_PREFIX + key.seal(plaintext, aad, header).toString('base64url')
+  return (V3_PREFIX + key.seal(plaintext, aad, header).toString('base64url')) as Token
 }
 
 /** @throws ERR_DECRYPTION_FAILED: wrong key, user, version or context, or tampered with */
@@ -175,7 +188,7 @@ function malformed(format: Format): KeystoreError {
  * @example
  * const token = encryptWithKey('sk-…', await envelope.getOrCreateUserKey('alice'))
  */
-export function encryptWithKey(plaintext: string, key: Uint8Array): string {
+export function encryptWithKey(plaintext: string, key: Uint8Array): Token {
   assertPlaintext(plaintext)
   assertBytes('key', key, 32)
   return sealV2(importKey(key), plaintext)

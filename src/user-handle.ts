@@ -3,8 +3,9 @@
 import { type DataKey, openToken } from './data-key.js'
 import { KeystoreError } from './errors.js'
 import type { EmitEvent } from './events.js'
+import { assertFingerprintArguments, type FingerprintOptions } from './fingerprint.js'
 import type { UserKeys } from './key-cache.js'
-import { parseToken, textOf } from './token.js'
+import { parseToken, type Token, textOf } from './token.js'
 import { type EncryptOptions, refuseToken, type TokenPolicy } from './token-policy.js'
 import { assertBytes, assertPlaintext, contextPieces, type EncryptionContext } from './validate.js'
 
@@ -41,7 +42,7 @@ export class UserHandle {
   }
 
   /** @throws ERR_INVALID_ARGUMENT · ERR_KEY_SHREDDED · ERR_CLOSED */
-  encrypt(plaintext: string, context?: EncryptionContext, options: EncryptOptions = {}): string {
+  encrypt(plaintext: string, context?: EncryptionContext, options: EncryptOptions = {}): Token {
     this.#assertUsable()
     assertPlaintext(plaintext)
     refuseToken(plaintext, options)
@@ -49,7 +50,7 @@ export class UserHandle {
   }
 
   /** {@link encrypt} for bytes. */
-  encryptBytes(plaintext: Uint8Array, context?: EncryptionContext): string {
+  encryptBytes(plaintext: Uint8Array, context?: EncryptionContext): Token {
     this.#assertUsable()
     assertBytes('plaintext', plaintext)
     return this.#keys.active.seal(this.#policy.format, plaintext, contextPieces(context))
@@ -77,6 +78,13 @@ export class UserHandle {
       return Buffer.from(token)
     }
     return this.#open(token, context)
+  }
+
+  /** `envelope.fingerprint`. @throws ERR_INVALID_ARGUMENT · ERR_KEY_NOT_FOUND (version 1 was pruned) · ERR_UNWRAP_FAILED … */
+  fingerprint(value: string, options: FingerprintOptions): string {
+    this.#assertUsable()
+    const name = assertFingerprintArguments(value, options)
+    return this.#version(1).fingerprint(name, value)
   }
 
   #open(token: string, context: EncryptionContext | undefined): Buffer {

@@ -6,7 +6,7 @@ import { memoryKeyStore } from '../src/adapters/memory.js'
 import { XaesKey } from '../src/aead.js'
 import { DataKey } from '../src/data-key.js'
 import { EnvelopeCrypto, KeystoreError, localMasterKey } from '../src/index.js'
-import { type Format, isWholeToken, parseToken, tokenAad } from '../src/token.js'
+import { type Format, isToken, parseToken, tokenAad } from '../src/token.js'
 import { contextPieces } from '../src/validate.js'
 import { slow } from './support/slow.js'
 import { gcmKeyOf, gcmOpened, openableUnderBoth } from './support/two-key-ciphertext.js'
@@ -61,7 +61,7 @@ describe('a changed token', () => {
     }
     for (const [what, bad] of notCanonical(token)) {
       expect([what, outcome(alice, bad, ['provider', 'openai'])]).toEqual([what, 'ERR_MALFORMED_TOKEN'])
-      expect(isWholeToken(bad)).toBe(false)
+      expect(isToken(bad)).toBe(false)
     }
   })
 
