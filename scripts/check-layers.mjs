@@ -42,6 +42,12 @@ const LAYERS = [
   { layer: 'model', files: MODEL, imports: [...BASE, ...MODEL] },
   { layer: 'service', files: SERVICE, imports: [...BASE, ...MODEL, ...SERVICE] },
   { layer: 'lifecycle', files: ['lifecycle/*'], imports: [...BASE, ...MODEL, ...SERVICE, 'lifecycle/*'] },
+  {
+    // The one integration with the host's tables: encrypted columns. Only its dialect files import drizzle.
+    layer: 'drizzle',
+    files: ['drizzle/*'],
+    imports: [...BASE, ...MODEL, ...SERVICE, 'drizzle/*'],
+  },
   { layer: 'index', files: ['index'], imports: [...BASE, ...MODEL, ...SERVICE, 'lifecycle/*'] },
   {
     // Adapters keep wrapped keys and never see an open one: no envelope-crypto, token or master-key here.

@@ -1,0 +1,134 @@
+/**
+ * What an encrypted column does with values, whichever dialect: encrypts on the way in and decrypts on the way out, under the handle
+ * of the scope that is in force. Imports no drizzle.
+ */
+import { invalidArgument, KeystoreError } from '../errors.js'
+import { currentHandle } from '../scope.js'
+import { isEncrypted, isToken, type Token } from '../token.js'
+import { contextPieces, type EncryptionContext, kindOf } from '../validate.js'
+
+export interface EncryptedColumnOptions {
+  /**
+   * The context that the column's values are bound to; a string is short for `{ column: … }`. Give the place a name that stays, such as
+   * `'credentials.api_key'`: renaming table or column then changes nothing.
+   */
+  readonly context: string | EncryptionContext
+}
+
+/** What a column of ours holds; kept on the column object, where the sweep and the registry find it. */
+export interface EncryptedColumnMark {
+  readonly kind: 'text' | 'json' | 'token'
+  /** Of a column of tokens null: whoever encrypts them gives the context. */
+  readonly context: EncryptionContext | null
+}
+
+/** On the column object; registered, so that two copies of this package understand each other. */
+const MARK = Symbol.for('drizzle-keystore/encrypted-column')
+
+export function markColumn(column: object, mark: EncryptedColumnMark): void {
+  Object.defineProperty(column, MARK, { value: mark, enumerable: false })
+}
+
+/** @returns null unless the column is one of ours */
+export function markOf(column: unknown): EncryptedColumnMark | null {
+  if (typeof column !== 'object' || column === null || !(MARK in column)) return null
+  return column[MARK] as EncryptedColumnMark
+}
+
+/** @throws ERR_INVALID_ARGUMENT: a missing context would bind values to nothing but their user */
+export function contextOf(options: EncryptedColumnOptions): EncryptionContext {
+  const context: unknown = options?.context
+  if (context === undefined)
+    throw invalidArgument("context is required, such as { context: 'credentials.api_key' }")
+  const map = typeof context === 'string' ? { column: context } : (context as EncryptionContext)
+  contextPieces(map)
+  return Object.freeze({ ...map })
+}
+
+/** How one kind of column turns values into tokens and back. Null and undefined never come here. */
+export interface ColumnCodec<Value> {
+  readonly mark: EncryptedColumnMark
+  encode(value: Value): Token
+  decode(stored: string): Value
+}
+
+export function textCodec(options: EncryptedColumnOptions): ColumnCodec<string> {
+  const context = contextOf(options)
+  return {
+    mark: { kind: 'text', context },
+    encode: (value) => handleInScope().encrypt(value, context),
+    decode: (stored) => handleInScope().decrypt(stored, context),
+  }
+}
+
+export function jsonCodec<T>(options: EncryptedColumnOptions): ColumnCodec<T> {
+  const context = contextOf(options)
+  return {
+    mark: { kind: 'json', context },
+    // A JSON text may be a token in quotes, but never a whole token.
+    encode: (value) => handleInScope().encrypt(jsonOf(value), context),
+    decode: (stored) => parsed(handleInScope().decrypt(stored, context)),
+  }
+}
+
+export const tokenCodec: ColumnCodec<Token> = {
+  mark: { kind: 'token', context: null },
+  encode: checkedToken,
+  decode: checkedToken,
+}
+
+/** @throws ERR_NO_SCOPE */
+export function handleInScope() {
+  const handle = currentHandle()
+  if (handle !== undefined) return handle
+  throw new KeystoreError(
+    'ERR_NO_SCOPE',
+    'An encrypted column was read or written outside a scope: run the query inside `await envelope.scope(userId, () => …)`',
+  )
+}
+
+/** @throws ERR_NOT_ENCRYPTED · ERR_MALFORMED_TOKEN, neither of which shows the value */
+function checkedToken(value: unknown): Token {
+  if (isToken(value)) return value
+  if (isEncrypted(value)) {
+    throw new KeystoreError(
+      'ERR_MALFORMED_TOKEN',
+      'A column of tokens got a value that begins like one, and cannot be one',
+    )
+  }
+  throw new KeystoreError(
+    'ERR_NOT_ENCRYPTED',
+    `A column of tokens got ${kindOf(value)} that is no token: encrypt it first`,
+  )
+}
+
+function jsonOf(value: unknown): string {
+  let text: string | undefined
+  try {
+    text = JSON.stringify(value)
+  } catch {
+    // No cause: its message may quote the value.
+  }
+  if (text === undefined)
+    throw invalidArgument(`An encrypted JSON column got ${kindOf(value)} that JSON cannot express`)
+  return text
+}
+
+/** Authenticated, but not what this column writes: of one message with everything else that does not open. */
+function parsed<T>(text: string): T {
+  try {
+    return JSON.parse(text) as T
+  } catch {
+    throw new KeystoreError(
+      'ERR_DECRYPTION_FAILED',
+      'Decryption failed: the value is of another column, or was never JSON',
+    )
+  }
+}
+
+/** @throws always: ciphertexts of equal values differ, so that a comparison would match nothing, silently */
+export function refuseComparison(): never {
+  throw invalidArgument(
+    'An encrypted column cannot be compared: equal values have different tokens. Store envelope.fingerprint(…) in a column of its own and compare that',
+  )
+}
