@@ -4,7 +4,7 @@
  */
 import { invalidArgument, KeystoreError } from '../errors.js'
 import { currentHandle } from '../scope.js'
-import { isEncrypted, isToken, type Token } from '../token.js'
+import { type Format, isEncrypted, isToken, type Token } from '../token.js'
 import { contextPieces, type EncryptionContext, kindOf } from '../validate.js'
 
 export interface EncryptedColumnOptions {
@@ -50,6 +50,14 @@ export interface ColumnCodec<Value> {
   readonly mark: EncryptedColumnMark
   encode(value: Value): Token
   decode(stored: string): Value
+}
+
+/** A codec as the two functions of Drizzle's `customType`. Drizzle encodes the null of a placeholder too. */
+export function driverFunctions<Value>({ encode, decode }: ColumnCodec<Value>) {
+  return {
+    toDriver: (value: Value) => ((value ?? null) === null ? (value as null) : encode(value)) as string,
+    fromDriver: (stored: string) => decode(stored),
+  }
 }
 
 export function textCodec(options: EncryptedColumnOptions): ColumnCodec<string> {
@@ -131,4 +139,36 @@ export function refuseComparison(): never {
   throw invalidArgument(
     'An encrypted column cannot be compared: equal values have different tokens. Store envelope.fingerprint(…) in a column of its own and compare that',
   )
+}
+
+export interface TokenCheckOptions {
+  /** The formats allowed. Default `['v3']`; name `'v2'` too while tokens of the Python reference are left. */
+  readonly formats?: readonly Format[]
+}
+
+/** What the text of a token looks like, for a CHECK constraint. */
+interface TokenShape {
+  readonly prefix: string
+  /** Of the empty plaintext's token, prefix included. */
+  readonly leastLength: number
+  /** As a set of characters in a pattern. */
+  readonly alphabet: string
+}
+
+/** v3: 76 bytes and more, unpadded; v2: 28 bytes and more, either alphabet, padded or not (docs/FORMAT.md). */
+const SHAPES: Readonly<Record<Format, TokenShape>> = {
+  v3: { prefix: 'v3:', leastLength: 3 + 102, alphabet: 'A-Za-z0-9_-' },
+  v2: { prefix: 'v2:', leastLength: 3 + 38, alphabet: 'A-Za-z0-9_+/=-' },
+}
+
+/** @throws ERR_INVALID_ARGUMENT */
+export function tokenShapes({ formats = ['v3'] }: TokenCheckOptions): TokenShape[] {
+  const shapes = Array.isArray(formats) ? formats.map((format) => SHAPES[format as Format]) : []
+  if (shapes.length === 0 || shapes.includes(undefined as never))
+    throw invalidArgument("formats must be an array of 'v3' and 'v2'")
+  return shapes
+}
+
+export function tokenCheckName(column: string): string {
+  return `${column}_token_check`
 }

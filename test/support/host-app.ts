@@ -1,0 +1,97 @@
+/** A host application with encrypted columns: its tables made by drizzle-kit, its own connection, and a service beside it. */
+import { spawnSync } from 'node:child_process'
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { join, resolve } from 'node:path'
+import Database from 'better-sqlite3'
+import { drizzle as drizzleSqlite } from 'drizzle-orm/better-sqlite3'
+import { drizzle as drizzlePostgres } from 'drizzle-orm/node-postgres'
+import pg from 'pg'
+import { openKeyStore } from '../../src/adapters/open.js'
+import { EnvelopeCrypto, generateMasterKey, localMasterKey } from '../../src/index.js'
+import * as postgresSchema from '../fixtures/host-schema-postgres.js'
+import * as sqliteSchema from '../fixtures/host-schema-sqlite.js'
+import { type Dialect, type FreshDatabase, freshDatabase, temporaryFolder } from './databases.js'
+
+/** The same queries run on both dialects; the types of one will do. */
+export type HostDb = ReturnType<typeof drizzlePostgres<typeof postgresSchema>>
+export type HostSchema = typeof postgresSchema
+
+export interface HostApp {
+  readonly db: HostDb
+  readonly schema: HostSchema
+  readonly envelope: EnvelopeCrypto
+  readonly database: FreshDatabase
+  /** Past Drizzle. */
+  rows(sql: string): Promise<Record<string, unknown>[]>
+  close(): Promise<void>
+}
+
+/** drizzle-kit takes a second: once a test file. */
+const hostSql: Partial<Record<Dialect, string[]>> = {}
+
+export async function hostApp(dialect: Dialect): Promise<HostApp> {
+  const database = await freshDatabase(dialect)
+  const ddl = hostSql[dialect] ?? generateSql(dialect, `test/fixtures/host-schema-${dialect}.ts`)
+  hostSql[dialect] = ddl
+  const store = await openKeyStore(database.url)
+  const envelope = await EnvelopeCrypto.open({ store, masterKeys: localMasterKey(generateMasterKey()) })
+  const shared = { envelope, database }
+  if (dialect === 'sqlite') {
+    const client = new Database(database.url)
+    for (const statement of ddl) client.exec(statement)
+    return {
+      ...shared,
+      db: drizzleSqlite({ client, schema: sqliteSchema }) as unknown as HostDb,
+      schema: sqliteSchema as unknown as HostSchema,
+      rows: async (sql) => {
+        const statement = client.prepare(sql)
+        if (statement.reader) return statement.all() as Record<string, unknown>[]
+        statement.run()
+        return []
+      },
+      async close() {
+        await envelope.close()
+        client.close()
+        await database.remove()
+      },
+    }
+  }
+  const pool = new pg.Pool({ connectionString: database.url, max: 3 })
+  for (const statement of ddl) await pool.query(statement)
+  return {
+    ...shared,
+    db: drizzlePostgres({ client: pool, schema: postgresSchema }),
+    schema: postgresSchema,
+    rows: async (sql) => (await pool.query(sql)).rows,
+    async close() {
+      await envelope.close()
+      await pool.end()
+      await database.remove()
+    },
+  }
+}
+
+/** What drizzle-kit makes of a schema file. @throws what it printed, if it made nothing */
+export function generateSql(dialect: Dialect, schemaFile: string): string[] {
+  const folder = temporaryFolder()
+  try {
+    const kit = resolve('node_modules/drizzle-kit/bin.cjs')
+    const config = join(folder.path, 'drizzle.config.json')
+    mkdirSync(join(folder.path, 'out'))
+    writeFileSync(
+      config,
+      JSON.stringify({
+        dialect: dialect === 'sqlite' ? 'sqlite' : 'postgresql',
+        schema: resolve(schemaFile),
+        out: join(folder.path, 'out'),
+      }),
+    )
+    const run = spawnSync(process.execPath, [kit, 'generate', '--config', config], { encoding: 'utf8' })
+    const files = readdirSync(join(folder.path, 'out')).filter((name) => name.endsWith('.sql'))
+    const [file] = files
+    if (file === undefined) throw new Error(`drizzle-kit generated nothing: ${run.stdout}${run.stderr}`)
+    return readFileSync(join(folder.path, 'out', file), 'utf8').split('--> statement-breakpoint')
+  } finally {
+    folder.remove()
+  }
+}

@@ -1,0 +1,71 @@
+/** Compiled, never run: what the types of encrypted columns allow, and what they must not. */
+import { integer as pgInteger, pgTable } from 'drizzle-orm/pg-core'
+import { integer, sqliteTable } from 'drizzle-orm/sqlite-core'
+import * as onPostgres from '../../src/drizzle/postgres.js'
+import * as onSqlite from '../../src/drizzle/sqlite.js'
+import { EnvelopeCrypto, encryptWithKey, isToken, type Token } from '../../src/index.js'
+
+const inSqlite = sqliteTable('t', {
+  id: integer('id').primaryKey(),
+  note: onSqlite.encryptedText('note', { context: 't.note' }),
+  name: onSqlite.encryptedText('name', { context: { table: 't', column: 'name' } }).notNull(),
+  data: onSqlite.encryptedJson<{ n: number }>('data', { context: 't.data' }),
+  token: onSqlite.tokenText('token'),
+})
+const inPostgres = pgTable('t', {
+  id: pgInteger('id').primaryKey(),
+  note: onPostgres.encryptedText('note', { context: 't.note' }),
+  name: onPostgres.encryptedText('name', { context: { table: 't', column: 'name' } }).notNull(),
+  data: onPostgres.encryptedJson<{ n: number }>('data', { context: 't.data' }),
+  token: onPostgres.tokenText('token'),
+})
+
+type Row = typeof inSqlite.$inferSelect
+type NewRow = typeof inSqlite.$inferInsert
+
+/** Both dialects have the same rows, whose types are those of the plaintexts. */
+export const same: readonly [Row, NewRow] = [
+  {} as typeof inPostgres.$inferSelect,
+  {} as typeof inPostgres.$inferInsert,
+]
+export const row: Row = { id: 1, note: null, name: 'x', data: { n: 1 }, token: null }
+
+export async function tokens(envelope: EnvelopeCrypto, value: string): Promise<NewRow[]> {
+  const handle = await envelope.user('alice')
+  const [result] = await envelope.encryptMany([{ userId: 'alice', plaintext: 'x' }])
+  const made: Token[] = [
+    await envelope.encrypt('alice', 'x'),
+    await envelope.encryptBytes('alice', new Uint8Array()),
+    await envelope.pool.encrypt('x'),
+    handle.encrypt('x'),
+    handle.encryptBytes(new Uint8Array()),
+    encryptWithKey('x', new Uint8Array(32)),
+  ]
+  if (result?.ok) made.push(result.value)
+  if (isToken(value)) made.push(value)
+  return made.map((token) => ({ name: 'x', token }))
+}
+
+// @ts-expect-error a plain string is no token
+export const plain: NewRow = { name: 'x', token: 'v3:…' }
+// @ts-expect-error what is decrypted is no token
+export const decrypted: Token = row.name
+// @ts-expect-error the plaintext of a JSON column has its type
+export const wrongData: NewRow = { name: 'x', data: { n: '1' } }
+// @ts-expect-error a column that is not null needs a value
+export const missing: NewRow = { note: 'x' }
+// @ts-expect-error a context is required
+onSqlite.encryptedText('note')
+// @ts-expect-error a context is required
+onSqlite.encryptedText('note', {})
+// @ts-expect-error a context is required
+onPostgres.encryptedJson('data', {})
+// @ts-expect-error values of a context are strings
+onPostgres.encryptedText('note', { context: { row: 1 } })
+// @ts-expect-error only these two
+onSqlite.tokenCheck(inSqlite.token, { formats: ['v4'] })
+// @ts-expect-error a column of the other dialect
+onSqlite.tokenCheck(inPostgres.token)
+
+export const checks = [onSqlite.tokenCheck(inSqlite.token), onPostgres.tokenCheck(inPostgres.token)]
+export const service = EnvelopeCrypto
