@@ -209,25 +209,28 @@ describe.runIf(isChosen('sqlite'))('SQLite', () => {
     const insert = client.prepare(REFERENCE_SQL.insert.replace('IGNORE', 'REPLACE'))
     const rows = Array.from({ length: 2000 }, () => randomRecord(randomBytes(9).toString('base64url')))
     const later = rows.slice(0, 1500).map(({ userId }) => randomRecord(userId))
-    for (const { userId, encryptedKey } of [...rows, ...later])
-      insert.run(userId, encryptedKey, REFERENCE_TIME)
     const kept = later.slice(0, 100)
-    client.exec('create table kept as select user_id from encryption_keys limit 0')
-    for (const { userId } of kept) client.prepare('insert into kept values (?)').run(userId)
-    client.exec(
-      'delete from encryption_keys where user_id not in (select user_id from kept); drop table kept',
-    )
+    for (const written of [rows, later]) {
+      client.exec('begin')
+      for (const { userId, encryptedKey } of written) insert.run(userId, encryptedKey, REFERENCE_TIME)
+      client.exec('commit')
+    }
+    client
+      .prepare('delete from encryption_keys where user_id not in (select value from json_each(?))')
+      .run(JSON.stringify(kept.map(({ userId }) => userId)))
     expect(client.pragma('freelist_count', { simple: true })).toBeGreaterThan(20)
     client.close()
-    const gone = keysOf([...rows, ...later.slice(100)])
-    expect(remains(gone)).toBeGreaterThan(500)
+    const gone = keysOf([...rows, ...later.slice(100)].filter((_, index) => index % 4 === 0))
+    expect(remains(gone)).toBeGreaterThan(100)
 
-    const store = open(path, { adopt: true })
-    expect((await store.ready()).adopted).toBe(100)
-    expect(await store.shred('nobody', { forget: true })).toMatchObject(ERASED)
+    const adopting = open(path, { adopt: true })
+    expect((await adopting.ready()).adopted).toBe(100)
+    await adopting.close()
     expect(remains(gone)).toBe(0)
+    const store = open()
+    expect(await store.shred('nobody', { forget: true })).toMatchObject(ERASED)
     expect(remains(keysOf(kept))).toBe(100)
-    for (const { userId } of kept) await store.shred(userId, { forget: false })
+    await Promise.all(kept.map(({ userId }) => store.shred(userId, { forget: false })))
     expect(remains(keysOf(kept))).toBe(0)
   })
 

@@ -27,8 +27,14 @@ export function contentsOf(folder: string): Buffer[] {
 
 /** How many of the keys are there at least in part: the head of a freed cell is overwritten first. */
 export function countRemains(contents: readonly Buffer[], keys: readonly Uint8Array[]): number {
-  const partsOf = (key: Uint8Array) => [key.subarray(8, 24), key.subarray(-16)]
-  return keys.filter((key) =>
-    partsOf(key).some((part) => contents.some((content) => content.includes(Buffer.from(part)))),
-  ).length
+  // Searching for each key is for those only whose first bytes are anywhere: a thousand times as fast.
+  const heads = new Uint8Array(1 << 24)
+  for (const content of contents) {
+    for (let at = 0; at + 3 <= content.length; at += 1) heads[content.readUIntBE(at, 3)] = 1
+  }
+  const isThere = (part: Buffer) =>
+    heads[part.readUIntBE(0, 3)] === 1 && contents.some((content) => content.includes(part))
+  return keys
+    .map((key) => Buffer.from(key))
+    .filter((key) => isThere(key.subarray(8, 24)) || isThere(key.subarray(-16))).length
 }
