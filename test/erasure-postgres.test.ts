@@ -64,7 +64,7 @@ describe.runIf(isChosen('postgres'))('Postgres', () => {
       expect(await remains(keysOf(rows.slice(200)))).toBe(100)
     }
     expect((await store.list({ limit: 1000 })).filter(({ shreddedAt }) => shreddedAt === null)).toHaveLength(
-      200,
+      100,
     )
     // Nor is the table to be kept in that order from now on.
     const clustered = await admin.query('select 1 from pg_index where indisclustered')
