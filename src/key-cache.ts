@@ -171,7 +171,7 @@ export class KeyCache {
   rotate(userId: string): Promise<Rotation> {
     return this.#rotating.run(userId, async () => {
       if (this.#policy.format === 'v2') throw rotationNeedsV3()
-      const known = this.#memory.activeVersion(userId)
+      const known = this.#memory.knownVersion(userId)
       const { records, since } = await this.#recordsOf(userId)
       if (records.length === 0)
         throw notFound(`There is no key of user ${JSON.stringify(userId)} to rotate`, false)

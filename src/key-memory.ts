@@ -133,9 +133,9 @@ export class KeyMemory {
     return this.#counted(entry, entry?.versions.get(version))
   }
 
-  /** The version that a user's writes use, if it is in memory. */
-  activeVersion(userId: string): number | undefined {
-    return this.#users?.get(userId)?.active?.version
+  /** The highest version when the user's rows were last read, while any of the keys is in memory. */
+  knownVersion(userId: string): number | undefined {
+    return this.#users?.has(userId) ? this.highest(userId) : undefined
   }
 
   /** {@link cached}, neither counted nor taken for a use. */
@@ -173,6 +173,7 @@ export class KeyMemory {
     // A further version does not lengthen the life of the entry.
     if (entry !== undefined) {
       entry.versions.set(key.version, key)
+      entry.used = true
       if (entry.active?.version === key.version) entry.active = key
     } else {
       const versions = new Map([[key.version, key]])
