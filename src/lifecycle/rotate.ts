@@ -9,6 +9,7 @@ import { assertUserId, kindOf } from '../validate.js'
 import {
   assertOptions,
   Failures,
+  inTurns,
   type LongWorkOptions,
   ProgressMeter,
   pagesOf,
@@ -61,17 +62,24 @@ export async function rotateWhere(options: RotateWhereOptions): Promise<RotateRe
   const progress = new ProgressMeter('rotating', total, options)
   const failures = new Failures()
   const counts = { rotated: 0, young: 0, skipped: 0, shredded: 0 }
-  const pages = pagesOf(store, options, {}, (ref, error) => failures.add({ ...ref, kekId: null }, error))
-  for await (const users of usersOf(pages)) {
+  // What else such a user has is not all.
+  const unreadable = new Set<string>()
+  const pages = pagesOf(store, options, {}, (ref, error) => {
+    unreadable.add(ref.userId)
+    failures.add({ ...ref, kekId: null }, error)
+  })
+  for await (const users of usersOf(pages, options)) {
     const start = performance.now()
-    const next: KeyRecord[] = []
+    const due: KeyRecord[] = []
     for (const versions of users) {
       const newest = versions.at(-1) as KeyRecord
+      if (unreadable.has(newest.userId)) continue
       if (versions.some(({ shreddedAt }) => shreddedAt !== null)) counts.shredded += 1
       else if (newest.createdAt.getTime() > before) counts.young += 1
       else if (newest.version === MAX_KEY_VERSION) failures.add(newest, usedUp())
-      else next.push(await newVersion(keyring, newest))
+      else due.push(newest)
     }
+    const next = await inTurns(due, (newest) => newVersion(keyring, newest))
     const made = dryRun ? next : await insert(store, next)
     counts.rotated += made.length
     counts.skipped += next.length - made.length
