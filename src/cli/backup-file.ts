@@ -1,9 +1,10 @@
 /** SQLite files as backups: one file each, written under another name until it is whole, and only read afterwards. */
-import { closeSync, existsSync, fsyncSync, openSync, renameSync } from 'node:fs'
+import { existsSync, renameSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
 import { openKeyStore } from '../adapters/open.js'
 import { invalidArgument, isKeystoreError, type KeystoreError, StoreError } from '../errors.js'
 import type { KeyStore } from '../store.js'
+import { syncFolder } from '../sync-folder.js'
 
 /** A file as a store. */
 export interface OpenedBackup {
@@ -55,17 +56,6 @@ async function leaveWriteAheadLog(path: string): Promise<void> {
     )
   } finally {
     client.close()
-  }
-}
-
-/** A new name is durable once its folder is. */
-function syncFolder(path: string): void {
-  if (process.platform === 'win32') return
-  const folder = openSync(path, 'r')
-  try {
-    fsyncSync(folder)
-  } finally {
-    closeSync(folder)
   }
 }
 

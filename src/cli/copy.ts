@@ -122,7 +122,11 @@ function print({ dryRun, copied, shredded, extra, census, digest, equal, complet
   }
   const table = plainTable(['', 'rows', 'SHA-256 of all records'])
   for (const side of ['from', 'to'] as const)
-    table.push([side === 'from' ? 'source' : 'target', thousands(total(census[side])), digest[side]])
+    table.push([
+      side === 'from' ? 'source' : 'target',
+      thousands(total(census[side])),
+      digest[side] ?? 'not compared',
+    ])
   console.log(table.toString())
   if (extra > 0)
     console.log(`The target has ${counted(extra, 'row')} that the source has not; they are left alone.`)
