@@ -1,5 +1,5 @@
 /** SQLite files as backups: one file each, written under another name until it is whole, and only read afterwards. */
-import { existsSync, renameSync } from 'node:fs'
+import { existsSync, renameSync, statSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
 import { openKeyStore } from '../adapters/open.js'
 import { invalidArgument, isKeystoreError, type KeystoreError, StoreError } from '../errors.js'
@@ -62,10 +62,10 @@ async function leaveWriteAheadLog(path: string): Promise<void> {
 /** Opens a file through a connection that cannot write: not even its journal mode changes. */
 export async function openBackup(file: string): Promise<OpenedBackup> {
   assertPath(file)
-  if (!existsSync(file)) throw new Error(`There is no file ${file}`)
+  if (!statSync(file, { throwIfNoEntry: false })?.isFile()) throw new Error(`There is no file ${file}`)
   const { default: Database } = await import('better-sqlite3')
   const { sqliteKeyStore } = await import('../adapters/sqlite.js')
-  const client = new Database(file, { readonly: true, fileMustExist: true })
+  const client = new Database(file, { readonly: true })
   const store = sqliteKeyStore({ db: { $client: client } }, { migrate: 'check' })
   try {
     await store.ready()

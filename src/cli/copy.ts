@@ -1,7 +1,7 @@
 /** `keystore copy`, `backup` and `restore`: one operation between two stores. None needs a master key. */
 import { Command } from 'commander'
 import { type OpenedKeyStore, openKeyStore } from '../adapters/open.js'
-import { invalidArgument } from '../errors.js'
+import { invalidArgument, isKeystoreError, type KeystoreError, StoreError } from '../errors.js'
 import { type CopyReport, copyKeys } from '../lifecycle/copy.js'
 import type { CensusRow, KeyStore } from '../store.js'
 import { openBackup, startBackup } from './backup-file.js'
@@ -71,7 +71,9 @@ export function backupCommand(): Command {
           runLong(
             options,
             async (long) => {
-              const report = await copyKeys({ ...long, from: source, to: backup.store })
+              const report = await copyKeys({ ...long, from: source, to: backup.store }).catch((error) => {
+                throw isKeystoreError(error) ? aboutPartial(error, backup.partial) : error
+              })
               const finished = report.complete && report.equal
               if (finished) await backup.finish()
               return { ...report, finished }
@@ -88,6 +90,15 @@ export function backupCommand(): Command {
         ),
       ),
     )
+}
+
+/** A row that was rewrapped, or forgotten and minted anew, since an interrupted run copied it. */
+function aboutPartial(error: KeystoreError, partial: string): KeystoreError {
+  const { ref } = error as StoreError
+  if (ref === undefined) return error
+  return new StoreError(`${error.message}. If the store is right, remove ${partial} and run this again`, {
+    ref,
+  })
 }
 
 function unfinished({ complete, extra }: CopyReport, partial: string): string {
