@@ -1,6 +1,14 @@
 /** `keystore copy`, `backup` and `restore`, between the dialects. */
 import { createHash } from 'node:crypto'
-import { existsSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { openKeyStore } from '../src/adapters/open.js'
@@ -188,6 +196,23 @@ describe.each(dialects)('from %s', (dialect) => {
         ['bob', true],
       ])
     })
+
+    it.runIf(dialect === 'sqlite')(
+      'reads a raw copy with its write-ahead log, and leaves both as they were',
+      async () => {
+        await store.mint('alice')
+        await store.use(async () => {
+          await store.mint('bob')
+          for (const end of ['', '-wal']) copyFileSync(`${store.url}${end}`, path(`raw.db${end}`))
+        })
+        const before = [fingerprint(path('raw.db')), fingerprint(path('raw.db-wal'))]
+        const there = { ...NO_MASTER_KEY, KEYSTORE_URL: target.url }
+        expect(store.json(['restore', 'raw.db'], { env: there })).toMatchObject({
+          report: { copied: 2, equal: true },
+        })
+        expect([fingerprint(path('raw.db')), fingerprint(path('raw.db-wal'))]).toEqual(before)
+      },
+    )
 
     it('refuses a file of the reference, leaves it as it was, and says what to do', () => {
       const file = copyReference(store.folder)
