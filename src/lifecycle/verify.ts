@@ -13,7 +13,7 @@ import {
   pagesOf,
   usersOf,
 } from './long-work.js'
-import { DataKeyDigests, describeOthers, sharedAmong } from './shared-keys.js'
+import { DataKeyDigests, describeOthers, EXCHANGED, isExchanged, sharedAmong } from './shared-keys.js'
 
 export interface VerifyOptions extends LongWorkOptions {
   readonly store: KeyStore
@@ -164,16 +164,9 @@ async function checkKey(
     findings.ofRow('error', kind, record, error.message)
     return
   }
-  if (!isLocalRow || !isV2Wrap(record.encryptedKey)) return
-  // Under an id of v3 it was put there by somebody: a rewrap would not even look at the row.
-  if (masterKey !== null && record.kekId === masterKey.id)
-    findings.ofRow(
-      'error',
-      'undecryptable',
-      record,
-      'A v2 wrap stands under a master key id of v3: it was exchanged',
-    )
-  else
+  // A rewrap would not even look at the row.
+  if (isExchanged(keyring, record)) findings.ofRow('error', 'undecryptable', record, EXCHANGED)
+  else if (isLocalRow && isV2Wrap(record.encryptedKey))
     findings.ofRow(
       'warning',
       'v2Wrap',
