@@ -9,7 +9,7 @@ import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { parseAst } from 'vitest/node'
 
-const BASE = ['errors', 'aead', 'table', 'encoding', 'validate', 'generated/*']
+const BASE = ['errors', 'aead', 'table', 'encoding', 'validate', 'sync-folder', 'generated/*']
 const MODEL = [
   'store',
   'token',

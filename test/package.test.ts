@@ -17,6 +17,9 @@ const CORE_NAMES = [
   'Secret',
   'StoreError',
   'apiKeyHash',
+  'applyShredLog',
+  'census',
+  'copyKeys',
   'decryptWithKey',
   'derivePoolKey',
   'encryptWithKey',
@@ -26,8 +29,12 @@ const CORE_NAMES = [
   'masterKeyring',
   'masterKeysFromEnv',
   'masterKeysFromFile',
+  'pruneRetired',
   'reseed',
   'resolveMasterKey',
+  'rewrapAll',
+  'rotateWhere',
+  'verifyAll',
 ]
 
 interface Ended {

@@ -121,12 +121,14 @@ export interface PruneOptions {
   readonly tokensReencrypted: true
   /** Remove version 1 too, which v2 tokens and all fingerprints of the user hang on. Default false. */
   readonly includeFirst?: boolean
+  /** Name the versions, and remove nothing. */
+  readonly dryRun?: boolean
 }
 
 /**
  * Removes a user's retired key versions. **Tokens under them are lost.**
  *
- * @returns the versions removed
+ * @returns the versions removed, or with `dryRun` that would be
  * @throws ERR_INVALID_ARGUMENT (also unless told that tokens were re-encrypted) · ERR_STORE · ERR_CLOSED
  * @example
  * await pruneRetired({ store, userId: 'alice', beforeVersion: 3, tokensReencrypted: true })
@@ -135,7 +137,7 @@ export async function pruneRetired(
   options: PruneOptions,
 ): Promise<{ readonly userId: string; readonly versions: readonly number[] }> {
   assertOptions(options, 'store')
-  const { store, userId, beforeVersion, tokensReencrypted, includeFirst = false } = options
+  const { store, userId, beforeVersion, tokensReencrypted, includeFirst = false, dryRun = false } = options
   if (userId !== '') assertUserId(userId)
   if (!Number.isInteger(beforeVersion) || beforeVersion < 1)
     throw invalidArgument(`beforeVersion must be a whole number, 1 or more, got ${kindOf(beforeVersion)}`)
@@ -149,6 +151,6 @@ export async function pruneRetired(
   const isRetired = ({ version, shreddedAt }: KeyRecord) =>
     version < beforeVersion && version < highest && shreddedAt === null && (version > 1 || includeFirst)
   const refs = rows.filter(isRetired)
-  if (refs.length > 0) await store.remove(refs)
+  if (refs.length > 0 && !dryRun) await store.remove(refs)
   return { userId, versions: refs.map(({ version }) => version) }
 }
