@@ -33,7 +33,7 @@ for (let round = 0; !stopped; round += 1) {
   if (minting === 'mint' && round % 16 === 0) work.push(envelope.rotateUserKey(existing(round + 1)))
   await Promise.all(work)
   if (round === 0) console.log('ready')
-  await sleep(10)
+  await sleep(20)
 }
 await envelope.close()
 

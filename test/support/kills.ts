@@ -9,8 +9,8 @@ import { slow } from './slow.js'
 
 export const KILLS = slow ? 20 : 3
 export const KEYS = slow ? 20_000 : 2_000
-/** Rows a page: many pages, so that there are many moments to be killed at. */
-export const BATCH_SIZE = 50
+/** Rows a page of what is killed: many pages, so that there are many moments. */
+export const BATCH_SIZE = slow ? 100 : 50
 export const TIMEOUT_MS = slow ? 3_600_000 : 300_000
 
 export interface KillMoment {
