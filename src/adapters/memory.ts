@@ -3,6 +3,7 @@ import { KeystoreError } from '../errors.js'
 import {
   type CensusRow,
   compareRefs,
+  type DatedCensusRow,
   type KeyPage,
   type KeyRecord,
   type KeyRef,
@@ -10,9 +11,21 @@ import {
   refKey,
   type ShredOptions,
   type ShredResult,
+  type StoreChange,
+  type StoreMaintenance,
   type WrapChange,
 } from '../store.js'
-import { groupByUser, inRounds, isTombstone, newTombstone, winnersOf } from './records.js'
+import { ERASED } from './erasure.js'
+import { Listeners } from './listeners.js'
+import {
+  groupByUser,
+  inRounds,
+  isTombstone,
+  newTombstone,
+  outdatesCaches,
+  tombstonesFirst,
+  winnersOf,
+} from './records.js'
 
 /**
  * @example
@@ -24,7 +37,20 @@ export function memoryKeyStore(): KeyStore {
 
 class MemoryKeyStore implements KeyStore {
   readonly transactional = false
+  readonly maintenance: StoreMaintenance = {
+    restore: (records) => this.#restore(records),
+    inspect: async () => {
+      this.#assertOpen()
+      return []
+    },
+    finishErasure: async () => {
+      this.#assertOpen()
+      return ERASED
+    },
+    datedCensus: async () => this.#datedCensus(),
+  }
   readonly #rows = new Map<string, KeyRecord>()
+  readonly #listeners = new Listeners({ start: () => undefined, stop: () => undefined })
   #closed = false
 
   async getActive(userIds: readonly string[]): Promise<Map<string, KeyRecord>> {
@@ -39,13 +65,14 @@ class MemoryKeyStore implements KeyStore {
 
   async insertIfAbsent(records: readonly KeyRecord[]): Promise<KeyRecord[]> {
     this.#assertOpen()
-    for (const record of inRounds(records).flat()) {
-      const { userId, version } = record
-      const shredded = this.#versionsOf(userId).some(isTombstone)
-      const follows = version === 1 || this.#rows.has(refKey({ userId, version: version - 1 }))
-      if (!shredded && follows && !this.#rows.has(refKey(record)))
-        this.#rows.set(refKey(record), copyOf(record))
-    }
+    const inserted = inRounds(records)
+      .flat()
+      .filter((record) => {
+        const { userId, version } = record
+        const follows = version === 1 || this.#rows.has(refKey({ userId, version: version - 1 }))
+        return follows && !this.#isShredded(userId) && this.#insert(record)
+      })
+    this.#tell(inserted.filter(outdatesCaches))
     return winnersOf(records, await this.getAll(records.map(({ userId }) => userId)))
   }
 
@@ -67,22 +94,25 @@ class MemoryKeyStore implements KeyStore {
       .slice(0, limit)
   }
 
-  async shred(userId: string, { forget }: ShredOptions): Promise<ShredResult> {
+  async shred(userId: string, { forget, at = new Date() }: ShredOptions): Promise<ShredResult> {
     this.#assertOpen()
-    const at = new Date()
     const rows = this.#versionsOf(userId)
     const live = rows.filter((row) => !isTombstone(row))
     for (const row of live)
-      this.#rows.set(refKey(row), { ...row, encryptedKey: new Uint8Array(0), shreddedAt: at })
-    if (forget) await this.remove(rows)
-    else if (rows.length === 0) this.#rows.set(refKey({ userId, version: 1 }), newTombstone(userId, at))
+      this.#rows.set(refKey(row), copyOf({ ...row, encryptedKey: new Uint8Array(0), shreddedAt: at }))
+    if (forget) for (const row of rows) this.#rows.delete(refKey(row))
+    else if (rows.length === 0) this.#insert(newTombstone(userId, at))
+    const changed = forget ? rows.length > 0 : live.length > 0 || rows.length === 0
+    if (changed) this.#tell([{ userId }])
     const kekIds = [...new Set(live.map(({ kekId }) => kekId))]
-    return { userId, versions: live.map(({ version }) => version), kekIds, at }
+    return { userId, versions: live.map(({ version }) => version), kekIds, at: new Date(at), ...ERASED }
   }
 
   async remove(refs: readonly KeyRef[]): Promise<number> {
     this.#assertOpen()
-    return refs.filter((ref) => this.#rows.delete(refKey(ref))).length
+    const removed = refs.filter((ref) => this.#rows.delete(refKey(ref)))
+    this.#tell(removed)
+    return removed.length
   }
 
   async sampleByKek(limit: number): Promise<KeyRecord[]> {
@@ -105,9 +135,52 @@ class MemoryKeyStore implements KeyStore {
     return [...counts.values()]
   }
 
+  changes(listener: (change: StoreChange) => void): () => void {
+    this.#assertOpen()
+    return this.#listeners.add(listener)
+  }
+
   async close(): Promise<void> {
     this.#closed = true
     this.#rows.clear()
+    this.#listeners.clear()
+  }
+
+  async #restore(records: readonly KeyRecord[]): Promise<KeyRecord[]> {
+    this.#assertOpen()
+    const restored = tombstonesFirst(records)
+      .flat()
+      .filter((record) => (isTombstone(record) || !this.#isShredded(record.userId)) && this.#insert(record))
+    this.#tell(restored.filter(outdatesCaches))
+    return winnersOf(records, await this.getAll(records.map(({ userId }) => userId)))
+  }
+
+  async #datedCensus(): Promise<DatedCensusRow[]> {
+    const rows = this.#sorted()
+    return (await this.census()).map((counted) => {
+      const times = rows
+        .filter((row) => row.kekId === counted.kekId && row.version === counted.version)
+        .filter((row) => isTombstone(row) === counted.shredded)
+        .map(({ createdAt }) => createdAt.getTime())
+        .sort((a, b) => a - b)
+      return { ...counted, oldest: new Date(times.at(0) ?? 0), newest: new Date(times.at(-1) ?? 0) }
+    })
+  }
+
+  #isShredded(userId: string): boolean {
+    return this.#versionsOf(userId).some(isTombstone)
+  }
+
+  /** @returns whether its ref was free */
+  #insert(record: KeyRecord): boolean {
+    if (this.#rows.has(refKey(record))) return false
+    this.#rows.set(refKey(record), copyOf(record))
+    return true
+  }
+
+  #tell(changed: readonly Pick<KeyRef, 'userId'>[]): void {
+    if (changed.length === 0) return
+    this.#listeners.tell({ userIds: [...new Set(changed.map(({ userId }) => userId))] })
   }
 
   #versionsOf(userId: string): KeyRecord[] {

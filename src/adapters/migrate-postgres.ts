@@ -1,5 +1,6 @@
 /** Migrates a Postgres schema: one transaction under an advisory lock, for a role with rights on that schema only. */
 import { type SQL, sql } from 'drizzle-orm'
+import { isKeystoreError } from '../errors.js'
 import { postgresMigrations } from '../generated/migrations.js'
 import {
   LEDGER,
@@ -52,6 +53,33 @@ export async function migratePostgres(
   })
 }
 
+/** Else ANALYZE copies wrapped keys into pg_statistic, where they outlive a shred. drizzle-kit has no word for it. */
+export function withoutSamples(schema: string): SQL {
+  return sql`alter table ${sql.identifier(schema)}.${sql.identifier(encryptionKeysDeclaration.name)}
+    alter column ${sql.identifier(encryptionKeysDeclaration.columns.encryptedKey.name)} set statistics 0`
+}
+
+/** What mode `check` would refuse. Of a table of the host's own migrations, which has no ledger, the columns count. */
+export async function schemaProblem(run: RunSql, schema: string, mode: MigrateMode): Promise<string | null> {
+  try {
+    if (mode === 'off' && (await isHosts(run, schema))) return null
+    refuseInCheckMode('check', await plan(run, schema))
+    return null
+  } catch (error) {
+    if (isKeystoreError(error) && error.code === 'ERR_SCHEMA') return error.message
+    throw error
+  }
+}
+
+async function isHosts(run: RunSql, schema: string): Promise<boolean> {
+  const names = Object.values(encryptionKeysDeclaration.columns).map(({ name }) => name)
+  const [found] = await run(sql`select count(*)::int as columns from information_schema.columns
+    where table_schema = ${schema} and table_name = ${encryptionKeysDeclaration.name}
+      and column_name in ${names}
+      and not exists (select 1 from information_schema.tables where table_schema = ${schema} and table_name = ${LEDGER})`)
+  return found?.columns === names.length
+}
+
 async function plan(run: RunSql, schema: string) {
   // Not to_regclass: it believes the session's cache, which waiting for our lock does not refresh, and so misses what the
   // process that had the lock has made.
@@ -89,5 +117,6 @@ async function apply(run: RunSql, schema: string): Promise<MigrationReport> {
     for (const statement of statements) await run(sql.raw(statement))
     await run(sql`insert into ${ledger} (tag, sha256) values (${tag}, ${sha256})`)
   }
+  await run(withoutSamples(schema))
   return { applied: pending.map(({ tag }) => tag), adopted: null }
 }

@@ -1,5 +1,5 @@
 /** Migrates a SQLite database, and adopts a file of the Python reference on the way. Synchronous, as better-sqlite3 is. */
-import { schemaError } from '../errors.js'
+import { isKeystoreError, schemaError } from '../errors.js'
 import { sqliteMigrations } from '../generated/migrations.js'
 import {
   LEDGER,
@@ -50,6 +50,24 @@ export function checkSqlite(client: SqliteClient, options: SqliteMigrationOption
   if (pending.length > 0) refuseInCheckMode(options.mode, pending)
 }
 
+/** What {@link checkSqlite} would refuse. Of a table of the host's own migrations, which has no ledger, the columns count. */
+export function schemaProblem(client: SqliteClient, mode: MigrateMode): string | null {
+  if (mode === 'off' && !exists(client, LEDGER) && hasEveryColumn(client)) return null
+  try {
+    checkSqlite(client, { mode: 'check', adopt: false })
+    return null
+  } catch (error) {
+    if (isKeystoreError(error) && error.code === 'ERR_SCHEMA') return error.message
+    throw error
+  }
+}
+
+function hasEveryColumn(client: SqliteClient): boolean {
+  const found = client.prepare('select name from pragma_table_info(?)').all(TABLE) as { name: string }[]
+  const names = new Set(found.map(({ name }) => name))
+  return Object.values(encryptionKeysDeclaration.columns).every(({ name }) => names.has(name))
+}
+
 function plan(client: SqliteClient, { adopt }: SqliteMigrationOptions) {
   if (exists(client, LEDGER)) {
     const ledger = client.prepare(`select tag, sha256 from ${LEDGER} order by tag`).all() as LedgerRow[]
@@ -72,6 +90,7 @@ function apply(client: SqliteClient, options: SqliteMigrationOptions): Migration
   const record = client.prepare(`insert into ${LEDGER} (tag, sha256, applied_at) values (?, ?, ?)`)
   const appliedAt = new Date().toISOString()
   const before = adopting ? referenceDigest(client) : null
+  if (adopting) clearFreePages(client)
   if (adopting && referenceMigration) record.run(referenceMigration.tag, referenceMigration.sha256, appliedAt)
 
   for (const { tag, sha256, statements } of pending) {
@@ -95,6 +114,23 @@ function apply(client: SqliteClient, options: SqliteMigrationOptions): Migration
   }
   return { applied: pending.map(({ tag }) => tag), adopted: before?.rows ?? null }
 }
+
+/**
+ * What the reference replaced and deleted, without `secure_delete`, is still in the file's free pages. Where that is on, as
+ * on a connection of ours, pages that are used and given back are zeroed; those of the old table are when it is dropped.
+ */
+function clearFreePages(client: SqliteClient): void {
+  const pageBytes = client.pragma('page_size', { simple: true }) as number
+  let pages = client.pragma('freelist_count', { simple: true }) as number
+  client.exec(`create table ${SCRATCH} (bytes blob)`)
+  const fill = client.prepare(`insert into ${SCRATCH} values (zeroblob(?))`)
+  for (; pages > 0; pages -= PAGES_AT_ONCE) fill.run(Math.min(pages, PAGES_AT_ONCE) * pageBytes)
+  client.exec(`drop table ${SCRATCH}`)
+}
+
+const SCRATCH = '__drizzle_keystore_scratch'
+/** A value in SQLite holds 1,000,000,000 bytes at most, and a page up to 65,536. */
+const PAGES_AT_ONCE = 10_000
 
 function exists(client: SqliteClient, table: string): boolean {
   return client.prepare('select 1 from sqlite_master where name = ? collate nocase').get(table) !== undefined

@@ -15,6 +15,10 @@ export interface OpenKeyStoreOptions {
   readonly schema?: string
   /** Postgres only: name the prepared statements. Default false. */
   readonly namedStatements?: boolean
+  /** Postgres only: where to listen for changes; `false`: nowhere. Default the URL itself. */
+  readonly listenUrl?: string | false
+  /** SQLite only: how often to look for changes while somebody listens, in milliseconds. Default 1000. */
+  readonly pollMs?: number
 }
 
 /** A store that is open and migrated. */
@@ -48,21 +52,22 @@ async function storeFor(url: string, options: OpenKeyStoreOptions): Promise<Open
   if (typeof url !== 'string' || url === '') throw invalidArgument('url must be a non-empty string')
   // From a file or an environment variable: as a path it would be made, line end and all.
   if (url !== url.trim()) throw invalidArgument('url must not begin or end with white space')
-  const { schema, namedStatements, adopt, ...common } = options
+  const { schema, namedStatements, listenUrl, adopt, pollMs, ...common } = options
   if (/^postgres(ql)?:/i.test(url)) {
     if (adopt === true)
       throw invalidArgument(
         "adopt is for the reference's SQLite files; copy one to Postgres after adopting it",
       )
+    if (pollMs !== undefined) throw invalidArgument('pollMs is for SQLite')
     const { postgresKeyStore } = await load('pg', () => import('./postgres.js'))
-    return postgresKeyStore({ url }, definedOnly({ ...common, schema, namedStatements }))
+    return postgresKeyStore({ url }, definedOnly({ ...common, schema, namedStatements, listenUrl }))
   }
   const path = sqlitePath(url)
-  if (schema !== undefined || namedStatements !== undefined) {
-    throw invalidArgument('schema and namedStatements are for Postgres')
+  if (schema !== undefined || namedStatements !== undefined || listenUrl !== undefined) {
+    throw invalidArgument('schema, namedStatements and listenUrl are for Postgres')
   }
   const { sqliteKeyStore } = await load('better-sqlite3', () => import('./sqlite.js'))
-  return sqliteKeyStore({ path }, definedOnly({ ...common, adopt }))
+  return sqliteKeyStore({ path }, definedOnly({ ...common, adopt, pollMs }))
 }
 
 /** @throws ERR_INVALID_ARGUMENT for a scheme that is none of ours; of the URL only the scheme is shown */

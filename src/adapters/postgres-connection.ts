@@ -52,15 +52,17 @@ export interface PostgresConnectionOptions {
 export class PostgresConnection {
   readonly db: AnyPostgresDb
   readonly transactional: boolean
+  readonly migrate: MigrateMode
+  readonly deadlineMs: number
   readonly #inTransaction: InTransaction
   readonly #end: () => Promise<void>
-  readonly #options: PostgresConnectionOptions
-  readonly #migrate: MigrateMode
+  readonly #schema: string
   #ready: Promise<MigrationReport> | null = null
   #closed = false
 
   constructor(source: PostgresSource, options: PostgresConnectionOptions) {
-    this.#options = options
+    this.#schema = options.schema
+    this.deadlineMs = options.deadlineMs
     // `in` on a string throws an error that quotes the string, and a string here is likely a URL with its password.
     if (typeof source !== 'object' || source === null)
       throw invalidArgument('source must be { url }, { pool } or { db }')
@@ -80,8 +82,8 @@ export class PostgresConnection {
       this.#inTransaction = inTransactionOf(pool)
       this.#end = ours ? () => pool.end() : async () => undefined
     }
-    this.#migrate = options.migrate ?? (this.transactional ? 'off' : 'auto')
-    if (this.transactional && this.#migrate === 'auto') {
+    this.migrate = options.migrate ?? (this.transactional ? 'off' : 'auto')
+    if (this.transactional && this.migrate === 'auto') {
       throw invalidArgument(
         "A store inside a transaction does not migrate: use migrate: 'off' or 'check' there",
       )
@@ -90,7 +92,7 @@ export class PostgresConnection {
 
   /** Migrates, once. A failure is not kept: the next call tries again. */
   ready(): Promise<MigrationReport> {
-    this.#assertOpen()
+    this.assertOpen()
     if (this.#ready === null) {
       this.#ready = this.#retrying('migrate the database', () => this.#prepare())
       this.#ready.catch(() => {
@@ -106,6 +108,16 @@ export class PostgresConnection {
     return this.#retrying(action, work)
   }
 
+  /** Runs one statement outside of any transaction. */
+  query(action: string, statement: SQL): Promise<readonly Record<string, unknown>[]> {
+    return this.run(action, () => runOn(this.db)(statement))
+  }
+
+  /** Runs several in one transaction; begins it anew after a transient failure. */
+  transaction<T>(action: string, work: (run: RunSql) => Promise<T>): Promise<T> {
+    return this.run(action, () => this.#inTransaction(work))
+  }
+
   async close(): Promise<void> {
     if (this.#closed) return
     this.#closed = true
@@ -114,25 +126,28 @@ export class PostgresConnection {
   }
 
   async #prepare(): Promise<MigrationReport> {
-    const mode = this.#migrate
-    if (mode === 'off') return NOTHING_APPLIED
-    const { schema, deadlineMs } = this.#options
-    return migratePostgres(runOn(this.db), this.#inTransaction, { schema, mode, lockTimeoutMs: deadlineMs })
+    if (this.migrate === 'off') return NOTHING_APPLIED
+    return migratePostgres(runOn(this.db), this.#inTransaction, {
+      schema: this.#schema,
+      mode: this.migrate,
+      lockTimeoutMs: this.deadlineMs,
+    })
   }
 
   #retrying<T>(action: string, work: () => Promise<T>): Promise<T> {
     // Inside the caller's transaction one failure aborts all of it, so there is nothing to try again.
-    const deadlineMs = this.transactional ? 0 : this.#options.deadlineMs
+    const deadlineMs = this.transactional ? 0 : this.deadlineMs
     const isTransient = (error: unknown) => !this.transactional && describeDriverError(error).transient
     return retrying({ deadlineMs, firstWaitMs: 20, longestWaitMs: 500, isTransient }, () => {
-      this.#assertOpen()
+      this.assertOpen()
       return work()
     }).catch((error) => {
       throw storeError(action, error)
     })
   }
 
-  #assertOpen(): void {
+  /** @throws ERR_CLOSED */
+  assertOpen(): void {
     if (this.#closed) throw new KeystoreError('ERR_CLOSED', 'This key store was closed')
   }
 }
@@ -144,25 +159,10 @@ function isPostgresDb(db: object): db is AnyPostgresDb {
   )
 }
 
-function newPool({
-  url,
-  ssl,
-  maxConnections,
-  connectionTimeoutMs = DEFAULT_CONNECTION_TIMEOUT_MS,
-}: Extract<PostgresSource, { url: string }>): pg.Pool {
-  if (typeof url !== 'string' || !/^postgres(ql)?:\/\//.test(url)) {
-    throw invalidArgument('url must begin with postgres:// or postgresql://')
-  }
-  if (ssl !== undefined && /[?&]sslmode=/.test(url)) {
-    throw invalidArgument(
-      'Give either ssl or sslmode= in the url: sslmode= would silently replace the ssl options',
-    )
-  }
+function newPool(source: UrlSource): pg.Pool {
+  const { maxConnections } = source
   const pool = new pg.Pool({
-    connectionString: url,
-    connectionTimeoutMillis: connectionTimeoutMs,
-    keepAlive: true,
-    ...(ssl === undefined ? {} : { ssl }),
+    ...clientConfig('url', source.url, source),
     ...(maxConnections === undefined ? {} : { max: maxConnections }),
   })
   // Without these a connection that dies idle, or one that dies while checked out, ends the process. The query that was
@@ -171,6 +171,51 @@ function newPool({
   pool.on('error', survive)
   pool.on('connect', (client) => client.on('error', survive))
   return pool
+}
+
+type UrlSource = Extract<PostgresSource, { url: string }>
+
+/** @throws ERR_INVALID_ARGUMENT, naming the parameter that holds the URL */
+function clientConfig(
+  name: string,
+  url: string,
+  { ssl, connectionTimeoutMs = DEFAULT_CONNECTION_TIMEOUT_MS }: Partial<UrlSource>,
+): pg.ClientConfig {
+  if (typeof url !== 'string' || !/^postgres(ql)?:\/\//.test(url)) {
+    throw invalidArgument(`${name} must begin with postgres:// or postgresql://`)
+  }
+  if (ssl !== undefined && /[?&]sslmode=/.test(url)) {
+    throw invalidArgument(
+      `Give either ssl or sslmode= in the ${name}: sslmode= would silently replace the ssl options`,
+    )
+  }
+  return {
+    connectionString: url,
+    connectionTimeoutMillis: connectionTimeoutMs,
+    keepAlive: true,
+    ...(ssl === undefined ? {} : { ssl }),
+  }
+}
+
+/**
+ * How to connect for listening, or why not.
+ *
+ * @throws ERR_INVALID_ARGUMENT
+ */
+export function listenTarget(
+  source: PostgresSource,
+  listenUrl: string | false | undefined,
+): pg.ClientConfig | string {
+  const ours = 'url' in source ? source : {}
+  const url = listenUrl ?? ('url' in source ? source.url : undefined)
+  const target = url === undefined || url === false ? null : clientConfig('listenUrl', url, ours)
+  if ('db' in source && (source.transactional === true || 'rollback' in source.db))
+    return 'The store is bound to a transaction, which sees no notifications: listen with another store'
+  if (listenUrl === false) return 'Listening is switched off (listenUrl: false)'
+  return (
+    target ??
+    "The store has only the host's connections, none of its own to listen on: give listenUrl, a direct connection"
+  )
 }
 
 /** Not drizzle's `transaction` on the pool, which leaks the client when BEGIN itself fails. */

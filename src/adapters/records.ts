@@ -1,6 +1,6 @@
 /** What all adapters do with records around their statements. */
 import { StoreError } from '../errors.js'
-import { compareRefs, type KeyRecord, type KeyRef, refKey } from '../store.js'
+import { compareRefs, type KeyRecord, type KeyRef } from '../store.js'
 
 export function isTombstone(record: KeyRecord): boolean {
   return record.shreddedAt !== null
@@ -14,9 +14,11 @@ export function newTombstone(userId: string, at: Date): KeyRecord {
 
 /** In the order in which all writers lock, each ref once. */
 export function inLockOrder<T extends KeyRef>(refs: readonly T[]): T[] {
-  const seen = new Set<string>()
-  const once = refs.filter((ref) => !seen.has(refKey(ref)) && seen.add(refKey(ref)))
-  return once.sort(compareRefs)
+  const sorted = [...refs].sort(compareRefs)
+  return sorted.filter((ref, index) => {
+    const before = sorted[index - 1]
+    return before === undefined || compareRefs(before, ref) !== 0
+  })
 }
 
 /** In rounds that hold one version of each user at most, lowest first: version n is inserted only where n − 1 stands. */
@@ -31,6 +33,16 @@ export function inRounds(records: readonly KeyRecord[]): KeyRecord[][] {
     else rounds.push([record])
   }
   return rounds
+}
+
+/** In the order in which `restore` inserts: no live row goes in beside a tombstone, and tombstones are never refused. */
+export function tombstonesFirst(records: readonly KeyRecord[]): [KeyRecord[], KeyRecord[]] {
+  return [inLockOrder(records.filter(isTombstone)), inLockOrder(records.filter((row) => !isTombstone(row)))]
+}
+
+/** Whether a new row makes what a cache holds of its user out of date: mints do not. */
+export function outdatesCaches(record: KeyRecord): boolean {
+  return record.version > 1 || isTombstone(record)
 }
 
 export function groupByUser(records: readonly KeyRecord[]): Map<string, KeyRecord[]> {

@@ -11,6 +11,6 @@ export interface SqliteClient {
 interface SqliteStatement {
   all(...params: unknown[]): unknown[]
   get(...params: unknown[]): unknown
-  run(...params: unknown[]): unknown
+  run(...params: unknown[]): { readonly changes: number }
   iterate(...params: unknown[]): IterableIterator<unknown>
 }

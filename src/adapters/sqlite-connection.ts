@@ -8,12 +8,18 @@ import { describeDriverError, isBusy, storeError } from './driver-error.js'
 import { checkSqlite, migrateSqlite } from './migrate-sqlite.js'
 import { retrying } from './retry.js'
 import type { SqliteClient } from './sqlite-client.js'
+import { prepareStatements, type SqliteStatements } from './sqlite-statements.js'
 
 export interface SqliteConnectionOptions {
   readonly migrate: MigrateMode
   readonly adopt: boolean
   readonly deadlineMs: number
+  /** Called when the connection is open and migrated, before anything is read through it. */
+  onReady(client: SqliteClient): void
 }
+
+/** A synchronous piece of work. */
+export type SqliteWork<T> = (statements: SqliteStatements) => T
 
 /** Thrown to make a write wait while the host is inside a transaction on the connection that we share. */
 class HostTransaction extends Error {
@@ -21,22 +27,29 @@ class HostTransaction extends Error {
 }
 
 export class SqliteConnection {
-  readonly #path: string | null
+  /** A file of ours, a database in our memory, or whatever the host's connection is on. */
+  readonly place: 'file' | 'memory' | 'host'
+  /** Null on the host's connection. */
+  readonly path: string | null
+  readonly migrate: MigrateMode
   readonly #options: SqliteConnectionOptions
   #client: SqliteClient | null
+  #statements: SqliteStatements | null = null
   #ready: Promise<MigrationReport> | null = null
   #closed = false
 
   /** @param source a path, opened at first use, or the host's connection, of which no pragma is changed */
   constructor(source: string | SqliteClient, options: SqliteConnectionOptions) {
-    this.#path = typeof source === 'string' ? source : null
+    this.path = typeof source === 'string' ? source : null
+    this.place = this.path === null ? 'host' : isInMemory(this.path) ? 'memory' : 'file'
+    this.migrate = options.migrate
     this.#client = typeof source === 'string' ? null : source
     this.#options = options
   }
 
   /** Opens and migrates, once. A failure is not kept: the next call tries again. */
   ready(): Promise<MigrationReport> {
-    this.#assertOpen()
+    this.assertOpen()
     if (this.#ready === null) {
       this.#ready = this.#prepare()
       this.#ready.catch(() => {
@@ -47,30 +60,52 @@ export class SqliteConnection {
   }
 
   /** Runs one synchronous piece of work, without any lock held before or after. */
-  async read<T>(action: string, work: (client: SqliteClient) => T): Promise<T> {
+  read<T>(action: string, work: SqliteWork<T>): Promise<T> {
+    return this.look(action, (client) => work(this.#prepared(client)))
+  }
+
+  /** The same for work that does without our statements, which cannot be prepared while the table is missing. */
+  async look<T>(action: string, work: (client: SqliteClient) => T): Promise<T> {
     await this.ready()
     return this.#retrying(action, work)
   }
 
   /** The same in one BEGIN IMMEDIATE; while the host is inside a transaction of its own it waits as for a lock. */
-  async write<T>(action: string, work: (client: SqliteClient) => T): Promise<T> {
+  async write<T>(action: string, work: SqliteWork<T>): Promise<T> {
     await this.ready()
     return this.#retrying(action, (client) => {
       waitForHost(client)
-      return client.transaction(() => work(client)).immediate()
+      return client.transaction(() => work(this.#prepared(client))).immediate()
     })
+  }
+
+  /** Runs what must be inside no transaction: while the host is in one it waits. */
+  async apart<T>(
+    action: string,
+    work: (client: SqliteClient) => T,
+    deadlineMs = this.#options.deadlineMs,
+  ): Promise<T> {
+    await this.ready()
+    return this.#retrying(
+      action,
+      (client) => {
+        waitForHost(client)
+        return work(client)
+      },
+      deadlineMs,
+    )
   }
 
   async close(): Promise<void> {
     if (this.#closed) return
     this.#closed = true
     await this.#ready?.catch(() => undefined)
-    if (this.#path !== null) this.#client?.close()
+    if (this.path !== null) this.#client?.close()
   }
 
   async #prepare(): Promise<MigrationReport> {
-    const { migrate, adopt } = this.#options
-    const path = this.#path
+    const { migrate, adopt, onReady } = this.#options
+    const path = this.path
     if (path !== null) {
       const action = `open ${path}`
       if (migrate !== 'off') await this.#retrying(action, () => inspectFile(path, migrate, adopt))
@@ -82,25 +117,31 @@ export class SqliteConnection {
       return migrateSqlite(client, { mode: migrate, adopt })
     })
     if (path !== null) await this.#retrying('set the journal mode', (client) => setJournal(client, path))
+    await this.#retrying('begin to read', onReady)
     return report
   }
 
-  #retrying<T>(action: string, work: (client: SqliteClient) => T): Promise<T> {
-    const policy = {
-      deadlineMs: this.#options.deadlineMs,
-      firstWaitMs: 2,
-      longestWaitMs: 50,
-      isTransient: isLocked,
-    }
+  #prepared(client: SqliteClient): SqliteStatements {
+    this.#statements ??= prepareStatements(client)
+    return this.#statements
+  }
+
+  #retrying<T>(
+    action: string,
+    work: (client: SqliteClient) => T,
+    deadlineMs = this.#options.deadlineMs,
+  ): Promise<T> {
+    const policy = { deadlineMs, firstWaitMs: 2, longestWaitMs: 50, isTransient: isLocked }
     return retrying(policy, () => {
-      this.#assertOpen()
+      this.assertOpen()
       return work(this.#client as SqliteClient)
     }).catch((error) => {
       throw error instanceof HostTransaction ? stillInTransaction(action) : storeError(action, error)
     })
   }
 
-  #assertOpen(): void {
+  /** @throws ERR_CLOSED */
+  assertOpen(): void {
     if (this.#closed) throw new KeystoreError('ERR_CLOSED', 'This key store was closed')
   }
 }
@@ -158,6 +199,9 @@ function openFile(path: string, mode: MigrateMode): SqliteClient {
     // better-sqlite3 is built so that the second connection to a WAL file would run with NORMAL, and a power cut could
     // then lose a key that already encrypted data.
     client.pragma('synchronous = FULL')
+    // A commit of a thousand rows in the order of their ids changes as many pages all over the file: with SQLite's own 1000
+    // pages each such commit would copy all of its pages a second time, and a rewrap take a third longer. 16 MB.
+    client.pragma('wal_autocheckpoint = 4000')
     return client
   } catch (error) {
     client.close()

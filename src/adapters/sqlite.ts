@@ -1,7 +1,4 @@
 /** The SQLite store, on better-sqlite3: embedded, the default. Exported as `drizzle-keystore/sqlite`. */
-import type { Database } from 'better-sqlite3'
-import { type SQL, sql } from 'drizzle-orm'
-import { type BetterSQLite3Database, drizzle } from 'drizzle-orm/better-sqlite3'
 import { invalidArgument } from '../errors.js'
 import type { MigrateMode, MigrationReport } from '../migrator.js'
 import type {
@@ -12,9 +9,10 @@ import type {
   KeyStore,
   ShredOptions,
   ShredResult,
+  StoreChange,
+  StoreMaintenance,
   WrapChange,
 } from '../store.js'
-import { encryptionKeys as keys } from './derive-sqlite.js'
 import {
   groupByUser,
   inLockOrder,
@@ -26,8 +24,11 @@ import {
   winnersOf,
 } from './records.js'
 import { DEFAULT_DEADLINE_MS } from './retry.js'
+import { DEFAULT_POLL_MS, SqliteChanges } from './sqlite-changes.js'
 import type { SqliteClient } from './sqlite-client.js'
 import { assertSqlitePath, SqliteConnection } from './sqlite-connection.js'
+import { SqliteErasure } from './sqlite-erasure.js'
+import { SqliteMaintenance } from './sqlite-maintenance.js'
 
 export type { MigrateMode, MigrationReport } from '../migrator.js'
 export { encryptionKeys } from './derive-sqlite.js'
@@ -45,10 +46,15 @@ export interface SqliteKeyStoreOptions {
   readonly adopt?: boolean
   /** How long a call waits for another writer's lock, in milliseconds. Default 10,000. */
   readonly deadlineMs?: number
+  /** How often the database is asked whether others have written, while somebody listens, in milliseconds. Default 1000. */
+  readonly pollMs?: number
 }
 
 /**
  * Opens at first use; {@link SqliteKeyStore.ready} does it at once. Options may stand in either object.
+ *
+ * A shred reports its bytes as gone (`erased: 'file'`) where every writer of the file was a store of ours on a path: a host's
+ * connection without `secure_delete` leaves bytes in the file's free space, which `maintenance.finishErasure()` clears.
  *
  * @throws ERR_INVALID_ARGUMENT
  * @example
@@ -66,12 +72,23 @@ export function sqliteKeyStore(
 export class SqliteKeyStore implements KeyStore {
   /** SQLite transactions are synchronous, so that no caller can have one open while it awaits us. */
   readonly transactional = false
+  readonly maintenance: StoreMaintenance
   readonly #connection: SqliteConnection
-  #statements: Statements | null = null
+  readonly #changes: SqliteChanges
+  readonly #erasure: SqliteErasure
 
   constructor(source: SqliteSource, options: SqliteKeyStoreOptions) {
-    const { migrate = 'auto', adopt = false, deadlineMs = DEFAULT_DEADLINE_MS } = options
-    this.#connection = new SqliteConnection(clientOf(source), { migrate, adopt, deadlineMs })
+    const {
+      migrate = 'auto',
+      adopt = false,
+      deadlineMs = DEFAULT_DEADLINE_MS,
+      pollMs = DEFAULT_POLL_MS,
+    } = options
+    this.#changes = new SqliteChanges(pollMs)
+    const onReady = (client: SqliteClient) => this.#changes.attach(client)
+    this.#connection = new SqliteConnection(clientOf(source), { migrate, adopt, deadlineMs, onReady })
+    this.#erasure = new SqliteErasure(this.#connection, deadlineMs)
+    this.maintenance = new SqliteMaintenance(this.#connection, this.#changes, this.#erasure)
   }
 
   /** Opens and migrates. @returns what was migrated @throws ERR_STORE · ERR_SCHEMA · ERR_CLOSED */
@@ -80,33 +97,38 @@ export class SqliteKeyStore implements KeyStore {
   }
 
   async getActive(userIds: readonly string[]): Promise<Map<string, KeyRecord>> {
-    const records = await this.#read('read keys', (s) => s.active.all({ ids: JSON.stringify(userIds) }))
+    const ids = JSON.stringify(userIds)
+    const records = await this.#connection.read('read keys', (s) => s.active.all({ ids }))
     return new Map(records.map((record) => [record.userId, readable(record)]))
   }
 
   async getAll(userIds: readonly string[]): Promise<Map<string, KeyRecord[]>> {
-    const records = await this.#read('read keys', (s) => s.all.all({ ids: JSON.stringify(userIds) }))
+    const ids = JSON.stringify(userIds)
+    const records = await this.#connection.read('read keys', (s) => s.all.all({ ids }))
     return groupByUser(records.map(readable))
   }
 
   async insertIfAbsent(records: readonly KeyRecord[]): Promise<KeyRecord[]> {
     const ids = JSON.stringify(records.map(({ userId }) => userId))
-    const stored = await this.#write('insert keys', (s) => {
-      for (const record of inRounds(records).flat()) s.insert.run({ ...record })
-      return s.all.all({ ids })
+    const { rotated, stored } = await this.#connection.write('insert keys', (s) => {
+      const inserted = inRounds(records)
+        .flat()
+        .filter((record) => s.insert.run({ ...record }).changes === 1)
+      return { rotated: inserted.filter(({ version }) => version > 1), stored: s.all.all({ ids }) }
     })
+    this.#changes.tell(rotated.map(({ userId }) => userId))
     return winnersOf(records, groupByUser(stored.map(readable)))
   }
 
   async replaceWrapped(changes: readonly WrapChange[]): Promise<KeyRef[]> {
-    return this.#write('replace wrapped keys', (s) => {
+    return this.#connection.write('replace wrapped keys', (s) => {
       const changed = inLockOrder(changes).filter((change) => s.replace.run({ ...change }).changes === 1)
       return changed.map(({ userId, version }) => ({ userId, version }))
     })
   }
 
   async list({ after = BEFORE_ALL, limit, notKekId }: KeyPage): Promise<KeyRecord[]> {
-    const records = await this.#read('list keys', (s) =>
+    const records = await this.#connection.read('list keys', (s) =>
       notKekId === undefined
         ? s.list.all({ ...after, limit })
         : s.listNotKek.all({ ...after, limit, kekId: notKekId }),
@@ -114,29 +136,29 @@ export class SqliteKeyStore implements KeyStore {
     return records.map(readable)
   }
 
-  async shred(userId: string, { forget }: ShredOptions): Promise<ShredResult> {
-    return this.#write('shred keys', (s) => {
-      const at = new Date()
-      const live = s.all.all({ ids: JSON.stringify([userId]) }).filter((record) => !isTombstone(record))
-      s.shred.run({ userId, shreddedAt: at })
-      if (forget) s.removeUser.run({ userId })
-      else s.insertTombstone.run(newTombstone(userId, at))
-      const kekIds = [...new Set(live.map(({ kekId }) => kekId))]
-      return { userId, versions: live.map(({ version }) => version), kekIds, at }
+  async shred(userId: string, { forget, at = new Date() }: ShredOptions): Promise<ShredResult> {
+    const { live, changed } = await this.#connection.write('shred keys', (s) => {
+      const rows = s.all.all({ ids: JSON.stringify([userId]) })
+      const erased = s.shred.run({ userId, shreddedAt: at }).changes
+      const other = forget ? s.removeUser.run({ userId }) : s.insertTombstone.run(newTombstone(userId, at))
+      return { live: rows.filter((row) => !isTombstone(row)), changed: erased + other.changes > 0 }
     })
+    if (changed) this.#changes.tell([userId])
+    const kekIds = [...new Set(live.map(({ kekId }) => kekId))]
+    const state = await this.#erasure.afterShred()
+    return { userId, versions: live.map(({ version }) => version), kekIds, at: new Date(at), ...state }
   }
 
   async remove(refs: readonly KeyRef[]): Promise<number> {
-    return this.#write('remove keys', (s) =>
-      inLockOrder(refs).reduce(
-        (count, { userId, version }) => count + s.remove.run({ userId, version }).changes,
-        0,
-      ),
+    const removed = await this.#connection.write('remove keys', (s) =>
+      inLockOrder(refs).filter(({ userId, version }) => s.remove.run({ userId, version }).changes === 1),
     )
+    this.#changes.tell(removed.map(({ userId }) => userId))
+    return removed.length
   }
 
   async sampleByKek(limit: number): Promise<KeyRecord[]> {
-    const records = await this.#read('sample keys', (s) => {
+    const records = await this.#connection.read('sample keys', (s) => {
       const withId = s.kekIds.all().flatMap(({ kekId }) => s.sampleOfKek.all({ kekId, limit }))
       return [...withId, ...s.sampleWithoutKek.all({ limit })]
     })
@@ -144,26 +166,24 @@ export class SqliteKeyStore implements KeyStore {
   }
 
   async census(): Promise<CensusRow[]> {
-    const rows = await this.#read('count keys', (s) => s.census.all())
+    const rows = await this.#connection.read('count keys', (s) => s.census.all())
     return rows.map((row) => ({ ...row, shredded: row.shredded === 1 }))
   }
 
+  /**
+   * Exact for what is written through this connection; that another connection has committed is seen at the next look, but not
+   * what, nor while the host is inside a transaction on its connection.
+   *
+   * @throws ERR_CLOSED
+   */
+  changes(listener: (change: StoreChange) => void): () => void {
+    this.#connection.assertOpen()
+    return this.#changes.listen(listener)
+  }
+
   close(): Promise<void> {
+    this.#changes.close()
     return this.#connection.close()
-  }
-
-  #read<T>(action: string, work: (statements: Statements) => T): Promise<T> {
-    return this.#connection.read(action, (client) => work(this.#prepared(client)))
-  }
-
-  #write<T>(action: string, work: (statements: Statements) => T): Promise<T> {
-    return this.#connection.write(action, (client) => work(this.#prepared(client)))
-  }
-
-  #prepared(client: SqliteClient): Statements {
-    // A Drizzle of our own on the host's connection: its logger, if the host has set one, would print wrapped keys.
-    this.#statements ??= prepareStatements(drizzle({ client: client as Database }))
-    return this.#statements
   }
 }
 
@@ -182,87 +202,4 @@ function clientOf(source: SqliteSource): string | SqliteClient {
   }
   assertSqlitePath(source.path)
   return source.path
-}
-
-type Statements = ReturnType<typeof prepareStatements>
-
-/** Everything prepared once: through Drizzle, a prepared statement is about ten times as fast as a built one. */
-function prepareStatements(db: BetterSQLite3Database) {
-  const idIn = sql`(select value from json_each(${sql.placeholder('ids')}))`
-  const live = sql`${keys.shreddedAt} is null`
-  const isUser = sql`${keys.userId} = ${sql.placeholder('userId')}`
-  const isRef = sql`${isUser} and ${keys.version} = ${sql.placeholder('version')}`
-  const afterRef = sql`(${keys.userId}, ${keys.version}) > (${sql.placeholder('userId')}, ${sql.placeholder('version')})`
-  const select = (where: SQL) => db.select().from(keys).where(where)
-  const page = (where: SQL) =>
-    select(where).orderBy(keys.userId, keys.version).limit(sql.placeholder('limit')).prepare()
-
-  const values = sql`select ${param('userId')}, ${param('version')}, ${param('encryptedKey')}, ${param('kekId')},
-    ${param('createdAt')}, ${param('wrappedAt')}, ${param('shreddedAt')}`
-  const ofUser = sql`from ${keys} where ${isUser}`
-
-  return {
-    all: select(sql`${keys.userId} in ${idIn}`).orderBy(keys.userId, keys.version).prepare(),
-    active: select(
-      sql`${keys.userId} in ${idIn} and ${keys.version} = (select k.version from ${keys} k
-        where k.user_id = ${keys.userId} order by k.shredded_at is null, k.version desc limit 1)`,
-    ).prepare(),
-    insert: db
-      .insert(keys)
-      .select(
-        sql`${values} where not exists (select 1 ${ofUser} and ${keys.shreddedAt} is not null)
-          and (${param('version')} = 1 or exists (select 1 ${ofUser} and ${keys.version} = ${param('version')} - 1))`,
-      )
-      .onConflictDoNothing()
-      .prepare(),
-    insertTombstone: db.insert(keys).select(sql`${values} where not exists (select 1 ${ofUser})`).prepare(),
-    replace: db
-      .update(keys)
-      .set({ encryptedKey: param('encryptedKey'), kekId: param('kekId'), wrappedAt: param('wrappedAt') })
-      .where(
-        sql`${isRef} and ${keys.encryptedKey} = ${sql.param(sql.placeholder('from'), keys.encryptedKey)} and ${live}`,
-      )
-      .prepare(),
-    list: page(afterRef),
-    listNotKek: page(sql`${afterRef} and ${live} and ${keys.kekId} is not ${sql.placeholder('kekId')}`),
-    shred: db
-      .update(keys)
-      .set({ encryptedKey: sql`zeroblob(0)`, shreddedAt: param('shreddedAt') })
-      .where(sql`${isUser} and ${live}`)
-      .prepare(),
-    remove: db.delete(keys).where(isRef).prepare(),
-    removeUser: db.delete(keys).where(isUser).prepare(),
-    // Jumps from one KEK id to the next through the partial index: 0.3 ms at 1,000,000 rows, where GROUP BY took 79.
-    kekIds: db
-      .select({ kekId: sql<string>`id`.as('id') })
-      .from(
-        sql`(with recursive kek(id) as (
-          select min(${keys.kekId}) from ${keys} where ${live} and ${keys.kekId} is not null
-          union all
-          select (select min(${keys.kekId}) from ${keys} where ${live} and ${keys.kekId} > kek.id) from kek where kek.id is not null
-        ) select id from kek where id is not null)`,
-      )
-      .prepare(),
-    sampleOfKek: select(sql`${keys.kekId} = ${sql.placeholder('kekId')} and ${live}`)
-      .limit(sql.placeholder('limit'))
-      .prepare(),
-    sampleWithoutKek: select(sql`${keys.kekId} is null and ${live}`)
-      .limit(sql.placeholder('limit'))
-      .prepare(),
-    census: db
-      .select({
-        kekId: keys.kekId,
-        version: keys.version,
-        shredded: sql<number>`${keys.shreddedAt} is not null`,
-        count: sql<number>`count(*)`,
-      })
-      .from(keys)
-      .groupBy(keys.kekId, keys.version, sql`${keys.shreddedAt} is not null`)
-      .prepare(),
-  }
-}
-
-/** A placeholder encoded by its column: a bare one in `sql` is not. */
-function param(name: keyof KeyRecord): SQL {
-  return sql`${sql.param(sql.placeholder(name), keys[name])}`
 }
