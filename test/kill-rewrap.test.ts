@@ -71,9 +71,9 @@ describe.each(dialects)('%s: a new master key, with four processes at work', (di
     expect(report).toMatchObject({ complete: true, failedCount: 0 })
     expect(report.masterKeys.map(({ noRowNeedsIt }) => noRowNeedsIt)).toEqual([false, true])
     const store = await openKeyStore(database.url)
-    const { ok, findings } = await verifyAll({ store, masterKeys: newKey })
+    const { findings } = await verifyAll({ store, masterKeys: newKey })
     await store.close()
-    expect({ ok, findings }).toMatchObject({ ok: true })
+    expect(findings.filter(({ severity }) => severity === 'error')).toEqual([])
     expect(await unopened(database.url, newKey, tokens)).toEqual([])
     if (dialect === 'postgres') expect(await countDeadlocks(database.url)).toBe(0)
   }
