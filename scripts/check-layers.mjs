@@ -93,6 +93,28 @@ const CLOSURES = [
     dynamic: true,
     without: ['better-sqlite3', 'drizzle-orm/better-sqlite3', 'drizzle-orm/sqlite-core'],
   },
+  {
+    from: 'drizzle/sqlite',
+    dynamic: true,
+    without: [
+      'better-sqlite3',
+      'pg',
+      'drizzle-orm/better-sqlite3',
+      'drizzle-orm/node-postgres',
+      'drizzle-orm/pg-core',
+    ],
+  },
+  {
+    from: 'drizzle/postgres',
+    dynamic: true,
+    without: [
+      'better-sqlite3',
+      'pg',
+      'drizzle-orm/better-sqlite3',
+      'drizzle-orm/node-postgres',
+      'drizzle-orm/sqlite-core',
+    ],
+  },
   { from: 'adapters/memory', dynamic: true, without: ['drizzle-orm', 'better-sqlite3', 'pg'] },
   // It loads a driver only once a URL has named it.
   { from: 'adapters/open', dynamic: false, without: ['drizzle-orm', 'better-sqlite3', 'pg'] },
