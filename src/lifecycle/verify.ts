@@ -30,7 +30,7 @@ export interface Finding {
    * - `sharedKey`: one data key stands in several rows
    * - `liveAfterShred`, `shreddedButNotErased`: a tombstone's user has a live row; a tombstone holds bytes
    * - `v2Wrap`, `withoutFirstVersion`, `inTheFuture`, `unreadable`
-   * - `schemaVersion`, `fileMode`, `setting` and whatever else the store finds about itself
+   * - `schemaVersion`, `damage` (both keep rows from being looked at), `fileMode`, `setting` and whatever else the store finds about itself
    */
   readonly kind: string
   readonly userId?: string
@@ -71,8 +71,8 @@ export async function verifyAll(options: VerifyOptions): Promise<VerifyReport> {
   const keyring = keyringOf(options.masterKeys)
   const findings = new Findings()
   for (const finding of (await store.maintenance?.inspect()) ?? []) findings.add(finding)
-  // A table that is not what we know cannot be read.
-  if (findings.has('schemaVersion'))
+  // A table that is not what we know, or a damaged file, cannot be read to its end.
+  if (findings.has('schemaVersion') || findings.has('damage'))
     return report(findings, { rows: 0, census: [], keyring, complete: false })
 
   const counted = await census({ store })
