@@ -95,3 +95,13 @@ export function spoilTime(dialect: Dialect, url: string, userId: string, version
 
 /** The version that a v3 token names, at the start of its body. */
 export const versionOf = (token: string) => Buffer.from(token.slice(3), 'base64url').readUInt32BE(0)
+
+/** The store, which tells nobody of changes: what a cache does without being told. */
+export function untold(store: KeyStore): KeyStore {
+  return new Proxy(store, {
+    get(target, name) {
+      const value: unknown = name === 'changes' ? undefined : Reflect.get(target, name, target)
+      return typeof value === 'function' ? value.bind(target) : value
+    },
+  })
+}
