@@ -39,7 +39,7 @@ export function doctorCommand(): Command {
   )
     .description(
       'Open every key and look at the store itself; name each thing that is wrong and what to do. Exit code 1 if any is an error. ' +
-        'Changes nothing, unless one of the last two options says so.',
+        'Changes no row, unless one of the last two options says so.',
     )
     .option(
       '--finish-erasure',
