@@ -14,6 +14,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { openKeyStore } from '../src/adapters/open.js'
 import { type CommandStore, commandStore, userIds } from './support/command-store.js'
 import { dialects, type FreshDatabase, freshDatabase } from './support/databases.js'
+import { startChild } from './support/line-child.js'
 import { copyReference } from './support/reference-file.js'
 
 const NO_MASTER_KEY = { API_KEY_MASTER_KEY_FILE: '' }
@@ -158,6 +159,25 @@ describe.each(dialects)('from %s', (dialect) => {
         ['alice', false],
         ['bob', true],
       ])
+    })
+
+    it('finishes a backup of a store that is never quiet, with every key that there was when it began', async () => {
+      await store.mint(...userIds(50))
+      const before = await store.rows()
+      const application = startChild('mint-endlessly.mjs', [store.url], {
+        API_KEY_MASTER_KEY_FILE: path('keys/a.key'),
+      })
+      try {
+        expect(await application.line()).toBe('ready')
+        const made = store.run(['backup', 'live.db'], { env: NO_MASTER_KEY })
+        expect(made.stdout).toContain('The backup is live.db.')
+        expect(made.status).toBe(0)
+        expect(await application.ended()).toEqual({ code: 0, stderr: '' })
+      } finally {
+        application.kill()
+      }
+      const kept = new Map((await rowsAt(path('live.db'))).map((row) => [row.userId, row]))
+      for (const row of before) expect(kept.get(row.userId)).toEqual(row)
     })
 
     // Where the source's dialect changes nothing, or is SQLite by its nature.

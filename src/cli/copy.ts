@@ -74,7 +74,8 @@ export function backupCommand(): Command {
               const report = await copyKeys({ ...long, from: source, to: backup.store }).catch((error) => {
                 throw isKeystoreError(error) ? aboutPartial(error, backup.partial) : error
               })
-              const finished = report.complete && report.equal
+              // Every row that was there when it began, read back and compared. What the store got meanwhile is for the next backup.
+              const finished = report.complete && report.extra === 0
               if (finished) await backup.finish()
               return { ...report, finished }
             },
@@ -101,9 +102,8 @@ function aboutPartial(error: KeystoreError, partial: string): KeystoreError {
   })
 }
 
-function unfinished({ complete, extra }: CopyReport, partial: string): string {
-  if (complete && extra > 0)
-    return `${partial} holds rows that the store no longer has: remove it, and run this again.`
+function unfinished({ complete }: CopyReport, partial: string): string {
+  if (complete) return `${partial} holds rows that the store no longer has: remove it, and run this again.`
   return `The backup is not whole yet: run this again, and it goes on with ${partial}.`
 }
 
@@ -142,9 +142,11 @@ function print({ dryRun, copied, shredded, extra, census, digest, equal, complet
   if (extra > 0)
     console.log(`The target has ${counted(extra, 'row')} that the source has not; they are left alone.`)
   if (equal) console.log('Both hold the same records.')
-  else if (complete && !dryRun && extra === 0)
-    console.log('The source has rows that the target has not: it was written meanwhile. Run this again.')
+  else if (complete && !dryRun && extra === 0) console.log(WRITTEN_MEANWHILE)
 }
+
+const WRITTEN_MEANWHILE =
+  'The source was written meanwhile. The target has every row that was there when this began; a further run picks up the rest.'
 
 function total(rows: readonly CensusRow[]): number {
   return rows.reduce((sum, { count }) => sum + count, 0)
