@@ -2,11 +2,19 @@
  * Users' data keys: found in the store, minted on first use, rotated, unwrapped, kept for a while. One flight for each key, one query
  * for all that is missed in a tick, and the store's word on what other processes change.
  */
+import { setTimeout as sleep } from 'node:timers/promises'
 import { Batch, SingleFlight } from './batch.js'
 import { DataKey } from './data-key.js'
 import { invalidArgument, isKeystoreError, KeystoreError, StoreError } from './errors.js'
 import { durationSince, type EmitEvent } from './events.js'
-import { type CacheOptions, type CacheStats, type Hold, KeyMemory, type Moment } from './key-memory.js'
+import {
+  type CacheOptions,
+  type CacheStats,
+  type Hold,
+  KeyMemory,
+  type Moment,
+  type Time,
+} from './key-memory.js'
 import { describeRef, newDataKey, unwrapDataKey } from './key-wrap.js'
 import type { MasterKeyring } from './master-key.js'
 import { type KeyRecord, type KeyRef, type KeyStore, refKey, type StoreChange } from './store.js'
@@ -40,14 +48,16 @@ interface Found {
 }
 
 /** A look at a user's rows, and what was known before it. */
-interface Look extends Found {
+interface Look {
+  readonly records: readonly KeyRecord[]
+  readonly readAt: Time
   readonly wasKnown: boolean
   readonly highest: number
 }
 
 /** Users that are looked at again in one query. */
 const RECHECK_USERS = 1000
-/** When a look at users with handles failed. */
+/** Handles go on without asking the store: when a look at their users failed, there is another after this. */
 const RECHECK_AGAIN_MS = 1000
 
 export class KeyCache {
@@ -62,6 +72,9 @@ export class KeyCache {
   readonly #unwrapping = new SingleFlight<DataKey>()
   readonly #load = new Batch<string, readonly KeyRecord[]>((userIds) => this.#loadAll(userIds))
   readonly #insert = new Batch<KeyRecord, KeyRecord>((records) => this.#insertAll(records))
+  /** Users whose rows may have changed, to be looked at again. */
+  readonly #doubtful = new Set<string>()
+  #isRechecking = false
   #unsubscribe: (() => void) | null = null
   #closed = false
 
@@ -108,7 +121,7 @@ export class KeyCache {
             ? (await this.#make({ userId, version: 1 }, 'minted', since)).key
             : await this.#opened(this.#activeOf(userId, records), since)
         // While it was being opened, another call may have seen the user shredded, or a higher version: look again.
-        if (this.#memory.isErasedSince(userId, since) || this.#memory.isBelowSeen(key)) continue
+        if (this.#memory.isErasedSince(userId, since.knownAt) || this.#memory.isBelowSeen(key)) continue
         this.#memory.setActive(key, since)
         return key
       }
@@ -153,15 +166,16 @@ export class KeyCache {
         if (!mint) throw notFound(`There is no key of user ${JSON.stringify(userId)}`, false)
         const minted = await this.forWriting(userId)
         // Not by another look: it may share one that began before the insert.
-        if (minted.version === 1 && !this.#memory.isChangedSince(userId, since)) {
+        if (minted.version === 1 && this.#memory.isCurrent(userId, since)) {
           const hold = this.#memory.hold(userId, [minted])
           return { active: minted, versions: new Map([[1, minted]]), hold }
         }
         continue
       }
       const activeRecord = this.#activeOf(userId, records)
-      // From now on a change of the user's rows matters here.
+      // From now on a change of the user's rows matters here; what was told before, while they were being read, does at once.
       const hold = this.#memory.hold(userId, records)
+      if (!this.#memory.isCurrent(userId, since)) this.#recheck([userId])
       const keys = await Promise.all(
         records.map((record) =>
           record === activeRecord
@@ -193,7 +207,7 @@ export class KeyCache {
       if (version === MAX_KEY_VERSION)
         throw invalidArgument(`user ${JSON.stringify(userId)} has used up all versions`)
       const { key, isOurs } = await this.#make({ userId, version: version + 1 }, 'rotated', since)
-      if (!this.#memory.isErasedSince(userId, since)) this.#memory.seeHighest(key)
+      if (!this.#memory.isErasedSince(userId, since.knownAt)) this.#memory.seeHighest(key)
       this.#memory.setActive(key, since)
       return { userId, version: key.version, rotated: isOurs }
     })
@@ -221,18 +235,18 @@ export class KeyCache {
   async #recordsOf(userId: string): Promise<Found> {
     if (this.#memory.keepsKeys) this.#listen()
     for (;;) {
-      const { records, since, wasKnown, highest } = await this.#loading.run(userId, async () => {
+      const { records, readAt, wasKnown, highest } = await this.#loading.run(userId, async () => {
         // What was known before: a look that began before a mint ends without its row, and means nothing by it.
         const wasKnown = this.#memory.isKnown(userId)
-        const before = { since: this.#memory.now(), wasKnown, highest: this.#memory.highest(userId) }
+        const before = { readAt: this.#memory.now(), wasKnown, highest: this.#memory.highest(userId) }
         return { ...before, records: await this.#load.add(userId) }
       })
-      // Erased, changed or rotated while the look was under way: it may have seen the rows of before.
+      // Erased or rotated while the look was under way: it may have seen the rows of before.
       const isRotated = this.#memory.highest(userId) > Math.max(highest, records.at(-1)?.version ?? 0)
-      if (isRotated || this.#memory.isChangedSince(userId, since)) continue
+      if (isRotated || this.#memory.isErasedSince(userId, readAt)) continue
       this.#note(userId, records, wasKnown)
       if (records.some(isTombstone)) throw shredded(userId)
-      return { records, since: this.#memory.now() }
+      return { records, since: { readAt, knownAt: this.#memory.now() } }
     }
   }
 
@@ -327,41 +341,47 @@ export class KeyCache {
       this.#emit({ type: 'changesSilent', reason: silent })
     } else if (userIds !== undefined) {
       for (const userId of userIds) this.#memory.change(userId)
-      void this.#recheck(userIds.filter((userId) => this.#memory.isKnown(userId)))
+      this.#recheck(userIds.filter((userId) => this.#memory.isKnown(userId)))
     } else if (unspecific === true) {
-      void this.#recheck([...this.#memory.takeUsed(), ...this.#memory.heldUsers()])
+      this.#recheck([...this.#memory.takeUsed(), ...this.#memory.heldUsers()])
     } else {
       this.#memory.dropAll()
-      void this.#recheck(this.#memory.heldUsers())
+      this.#recheck(this.#memory.heldUsers())
     }
   }
 
-  /** Looks again at users whose rows may have changed. Who cannot be looked at is no longer in memory: the next call asks the store. */
-  async #recheck(userIds: readonly string[]): Promise<void> {
-    const users = [...new Set(userIds)]
-    const failed: string[] = []
-    for (let i = 0; i < users.length && !this.#closed; i += RECHECK_USERS) {
-      const some = users.slice(i, i + RECHECK_USERS)
-      const since = this.#memory.now()
+  /** Looks again at users whose rows may have changed; one query at a time, however fast changes are told. */
+  #recheck(userIds: readonly string[]): void {
+    for (const userId of userIds) this.#doubtful.add(userId)
+    if (!this.#isRechecking) void this.#recheckAll()
+  }
+
+  async #recheckAll(): Promise<void> {
+    this.#isRechecking = true
+    while (this.#doubtful.size > 0 && !this.#closed) {
+      const some = [...this.#doubtful].slice(0, RECHECK_USERS)
+      for (const userId of some) this.#doubtful.delete(userId)
+      const readAt = this.#memory.now()
       // Not through #loading: a look that is under way may have begun before the change.
       const found = await this.#loadAll(some).catch((error: Error) => some.map(() => error))
-      for (const [index, userId] of some.entries()) {
-        const records = found[index]
-        // Another look has told more since.
-        if (this.#memory.isErasedSince(userId, since)) continue
-        if (records === undefined || records instanceof Error) {
-          this.#memory.change(userId)
-          if (isKeystoreError(records) && records.retryable) failed.push(userId)
-        } else {
-          this.#note(userId, records, true)
-          this.#memory.retain(userId, new Set(records.map(({ version }) => version)))
-        }
-      }
+      const failed = some.filter((userId, index) => !this.#learn(userId, found[index], readAt))
+      for (const userId of failed) this.#doubtful.add(userId)
+      if (failed.length > 0) await sleep(RECHECK_AGAIN_MS, undefined, { ref: false })
     }
-    // Handles go on without asking the store: somebody must.
-    const again = failed.filter((userId) => this.#memory.isHeld(userId))
-    if (again.length > 0 && !this.#closed)
-      setTimeout(() => void this.#recheck(again), RECHECK_AGAIN_MS).unref()
+    this.#isRechecking = false
+  }
+
+  /** Who cannot be looked at is no longer in memory: the next call asks the store. @returns false to look again */
+  #learn(userId: string, found: readonly KeyRecord[] | Error | undefined, readAt: Time): boolean {
+    // Another look has told more since.
+    if (this.#memory.isErasedSince(userId, readAt)) return true
+    if (found === undefined || found instanceof Error) {
+      this.#memory.change(userId)
+      return !(isKeystoreError(found) && found.retryable && this.#memory.isHeld(userId))
+    }
+    this.#note(userId, found, true)
+    this.#memory.retain(userId, new Set(found.map(({ version }) => version)))
+    return true
   }
 
   /** One query; a row that cannot be read costs one more, and fails its own user only. */

@@ -28,7 +28,13 @@ export interface CacheStats {
 }
 
 /** A point on a clock of this memory's own, which each change that it learns of moves on. */
-export type Moment = number
+export type Time = number
+
+/** When a user's rows were read, and until when what this memory knows is accounted for in them. */
+export interface Moment {
+  readonly readAt: Time
+  readonly knownAt: Time
+}
 
 /** Somebody has a user's keys in hand, as their rows were at one time. */
 export class Hold {
@@ -69,19 +75,19 @@ const REMEMBERED = { maxSize: MAX_REMEMBERED_USERS, sizeCalculation: () => 1 }
 
 /** When something last befell each user. Who is remembered no more counts with the latest of them: too careful, never wrong. */
 class Times {
-  readonly #times = new LRUCache<string, Moment>({
+  readonly #times = new LRUCache<string, Time>({
     ...REMEMBERED,
     dispose: (time, _userId, reason) => {
       if (reason === 'evict') this.#latestGone = Math.max(this.#latestGone, time)
     },
   })
-  #latestGone: Moment = 0
+  #latestGone: Time = 0
 
-  set(userId: string, time: Moment): void {
+  set(userId: string, time: Time): void {
     this.#times.set(userId, time)
   }
 
-  of(userId: string): Moment {
+  of(userId: string): Time {
     return this.#times.get(userId) ?? this.#latestGone
   }
 }
@@ -97,8 +103,8 @@ export class KeyMemory {
   /** What was read before a user's rows may have changed is not kept. */
   readonly #changed = new Times()
   /** The same of all users. */
-  #allChanged: Moment = 0
-  #now: Moment = 0
+  #allChanged: Time = 0
+  #now: Time = 0
   readonly #held = new Map<string, HeldUser>()
   readonly #released = new FinalizationRegistry<HeldUser>((user) => this.#release(user))
   readonly #onlyFirstVersion: boolean
@@ -154,21 +160,26 @@ export class KeyMemory {
   }
 
   /** To be taken before rows are read: what befell their user later may not show in them. */
-  now(): Moment {
+  now(): Time {
     return this.#now
   }
 
-  isErasedSince(userId: string, since: Moment): boolean {
-    return this.#erased.of(userId) > since
+  isErasedSince(userId: string, time: Time): boolean {
+    return this.#erased.of(userId) > time
   }
 
-  isChangedSince(userId: string, since: Moment): boolean {
-    return this.isErasedSince(userId, since) || Math.max(this.#allChanged, this.#changed.of(userId)) > since
+  isChangedSince(userId: string, time: Time): boolean {
+    return Math.max(this.#allChanged, this.#changed.of(userId)) > time
   }
 
-  /** @param since when the key's row was read */
+  /** Whether nothing is known to have befallen the user's rows since. */
+  isCurrent(userId: string, { readAt, knownAt }: Moment): boolean {
+    return !this.#closed && !this.isChangedSince(userId, readAt) && !this.isErasedSince(userId, knownAt)
+  }
+
+  /** @param since of the key's row */
   keep(key: DataKey, since: Moment): void {
-    if (this.#users === null || this.#closed || this.isChangedSince(key.userId, since)) return
+    if (this.#users === null || !this.isCurrent(key.userId, since)) return
     const entry = this.#users.get(key.userId)
     // A further version does not lengthen the life of the entry.
     if (entry !== undefined) {
@@ -183,7 +194,7 @@ export class KeyMemory {
 
   /** What writes use from now on; it was kept before. */
   setActive(key: DataKey, since: Moment): void {
-    if (this.isChangedSince(key.userId, since)) return
+    if (!this.isCurrent(key.userId, since)) return
     const entry = this.#users?.get(key.userId)
     if (entry?.versions.get(key.version) === key) entry.active = key
   }
@@ -312,7 +323,7 @@ export class KeyMemory {
     this.dropAll()
   }
 
-  #next(): Moment {
+  #next(): Time {
     this.#now += 1
     return this.#now
   }

@@ -15,6 +15,7 @@ import {
   StoreError,
 } from '../src/index.js'
 import { KeyMemory } from '../src/key-memory.js'
+import { UserHandle } from '../src/user-handle.js'
 import { mintedRow, overriding, versionOf } from './support/lifecycle.js'
 import { gate, toldStore, turn } from './support/told-store.js'
 
@@ -131,13 +132,36 @@ describe.each(WAYS)('a change that is told: %s', (_, change) => {
     const envelope = await open(store)
     await envelope.encrypt('bob', 'x')
     reading.arm()
-    const first = envelope.encrypt('alice', 'one').catch((error: unknown) => error)
+    // Whoever is given the rows of before may finish what it began; it may also hear of the shred in time.
+    const uses = [envelope.encrypt('alice', 'one'), envelope.user('alice')] as const
+    const outcomes = Promise.allSettled(uses)
     await reading.reached()
     await bare.shred('alice', { forget: false })
     await tell(change)
     reading.open()
-    expect(await first).toMatchObject(SHREDDED)
-    await expect(envelope.user('alice')).rejects.toMatchObject(SHREDDED)
+    const [sealed, held] = await outcomes
+    await turn()
+    if (sealed.status === 'rejected') expect(sealed.reason).toMatchObject(SHREDDED)
+    if (held.status === 'rejected') expect(held.reason).toMatchObject(SHREDDED)
+    else expect(() => held.value.encrypt('lost')).toThrow(expect.objectContaining(SHREDDED))
+    await expect(envelope.encrypt('alice', 'lost')).rejects.toMatchObject(SHREDDED)
+  })
+
+  it('of a shred ends a handle that was made of rows read before', async () => {
+    const { store, bare, tell, reading } = toldStore()
+    await (await open(bare)).encrypt('alice', 'x')
+    const envelope = await open(store)
+    reading.arm()
+    const making = envelope.user('alice').catch((error: unknown) => error)
+    await reading.reached()
+    await bare.shred('alice', { forget: false })
+    await tell(change)
+    reading.open()
+    const handle = await making
+    await turn()
+    if (handle instanceof UserHandle)
+      expect(() => handle.encrypt('lost')).toThrow(expect.objectContaining(SHREDDED))
+    else expect(handle).toMatchObject(SHREDDED)
   })
 
   it('of a user forgotten and minted anew in between ends old keys and handles, and writes under the new', async () => {
@@ -297,6 +321,36 @@ describe('the key cache', () => {
     await tell({})
     await Promise.all(['a', 'b'].map((userId) => envelope.encrypt(userId, 'x')))
     expect(calls).toEqual(['getAll 1', 'getAll 2'])
+  })
+
+  it('works on, and asks one question at a time, however often it is told to look again', async () => {
+    const { store, calls, tell } = toldStore()
+    const envelope = await open(store)
+    const handle = await envelope.user('alice')
+    const { opening, masterKey } = slowMasterKey()
+    const slow = await open(store, { masterKeys: masterKey })
+    calls.length = 0
+    let isTelling = true
+    const telling = (async () => {
+      while (isTelling) for (let i = 0; i < 50; i++) await tell({})
+    })()
+    opening.arm()
+    const token = slow.encrypt('alice', 'x')
+    const held = slow.user('alice')
+    await opening.reached()
+    await sleep(50)
+    opening.open()
+    expect((await held).decrypt(await token)).toBe('x')
+    expect(handle.decrypt(handle.encrypt('x'))).toBe('x')
+    isTelling = false
+    await telling
+    calls.length = 0
+    for (let i = 0; i < 100; i++) void tell({ userIds: ['alice'] })
+    await turn()
+    await turn()
+    // Two services hold the user. One look that had begun, and one after the last change.
+    expect(calls.length).toBeGreaterThan(0)
+    expect(calls.length).toBeLessThanOrEqual(4)
   })
 
   it('says when nothing will be told, and keeps its keys', async () => {

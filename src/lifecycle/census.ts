@@ -17,8 +17,12 @@ export async function census(options: { readonly store: KeyStore }): Promise<Cen
 
 /** By KEK id, rows without one first, then by version, live before shredded. */
 export function inCensusOrder(a: CensusRow, b: CensusRow): number {
-  const byKek = (a.kekId ?? '') < (b.kekId ?? '') ? -1 : Number((a.kekId ?? '') > (b.kekId ?? ''))
-  return byKek || a.version - b.version || Number(a.shredded) - Number(b.shredded)
+  return compareKekIds(a.kekId, b.kekId) || a.version - b.version || Number(a.shredded) - Number(b.shredded)
+}
+
+function compareKekIds(a: string | null, b: string | null): number {
+  if (a === null || b === null) return Number(a !== null) - Number(b !== null)
+  return a < b ? -1 : Number(a > b)
 }
 
 /** Whether a master key is still needed to open rows. Says nothing about backups and v2 pool tokens: see {@link RETIREMENT_WARNINGS}. */

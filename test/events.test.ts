@@ -1,0 +1,244 @@
+/** Events: each of them on its channel and by onEvent, none with a secret in it, and none for a cached call. */
+import { randomBytes } from 'node:crypto'
+import { subscribe, unsubscribe } from 'node:diagnostics_channel'
+import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { memoryKeyStore } from '../src/adapters/memory.js'
+import {
+  EnvelopeCrypto,
+  type EnvelopeCryptoOptions,
+  type KeystoreEvent,
+  localMasterKey,
+  masterKeyring,
+  rewrapAll,
+  rotateWhere,
+} from '../src/index.js'
+import { everythingOf, secretForms, textForms } from './support/leaks.js'
+import { overriding } from './support/lifecycle.js'
+import { startChild } from './support/line-child.js'
+import { alterRow, corrupted, rowsOf, rowUnder } from './support/services.js'
+import { toldStore } from './support/told-store.js'
+
+// Does not compile without any of the types.
+const ALL = {
+  minted: true,
+  unwrapped: true,
+  rotated: true,
+  rewrapped: true,
+  shredded: true,
+  decryptFailed: true,
+  damagedKey: true,
+  unknownMasterKey: true,
+  plaintextPassThrough: true,
+  changesSilent: true,
+} satisfies Record<KeystoreEvent['type'], true>
+const TYPES = Object.keys(ALL)
+
+const published: KeystoreEvent[] = []
+const collect = (message: unknown) => published.push(message as KeystoreEvent)
+beforeEach(() => {
+  published.length = 0
+  for (const type of TYPES) subscribe(`drizzle-keystore:${type}`, collect)
+})
+afterEach(() => {
+  for (const type of TYPES) unsubscribe(`drizzle-keystore:${type}`, collect)
+})
+
+const masterKey = localMasterKey(randomBytes(32))
+const duration = expect.any(Number)
+
+/** Everything that is told once, in order. */
+function listening() {
+  const told: KeystoreEvent[] = []
+  return { told, onEvent: (event: KeystoreEvent) => void told.push(event) }
+}
+
+function open(options: Partial<EnvelopeCryptoOptions> & Pick<EnvelopeCryptoOptions, 'store'>) {
+  return EnvelopeCrypto.open({ masterKeys: masterKey, closeStore: false, ...options })
+}
+
+describe('each event', () => {
+  it('comes by onEvent and on its channel, with ids, counts and durations', async () => {
+    const { store, tell } = toldStore()
+    const { told, onEvent } = listening()
+    const common = { userId: 'alice', kekId: masterKey.id, durationMs: duration }
+    /** What was told since the last call, which is what was published. */
+    const since = () => {
+      expect(published).toEqual(told)
+      published.length = 0
+      return told.splice(0)
+    }
+
+    const envelope = await open({ store, onEvent })
+    const token = await envelope.encrypt('alice', 'x')
+    expect(since()).toEqual([{ type: 'minted', version: 1, ...common }])
+    expect(await envelope.rotateUserKey('alice')).toMatchObject({ rotated: true })
+    expect(since()).toEqual([{ type: 'rotated', version: 2, ...common }])
+    const fresh = await open({ store, onEvent })
+    await fresh.decrypt('alice', token)
+    expect(since()).toEqual([{ type: 'unwrapped', version: 1, ...common }])
+
+    await expect(fresh.decrypt('alice', token, { other: 'context' })).rejects.toThrow()
+    expect(since()).toEqual([{ type: 'decryptFailed', userId: 'alice', version: 1, format: 'v3' }])
+    const handle = await fresh.user('alice')
+    since()
+    expect(() => handle.decrypt(token, { other: 'context' })).toThrow()
+    expect(since()).toEqual([{ type: 'decryptFailed', userId: 'alice', version: 1, format: 'v3' }])
+    const pooled = await fresh.pool.encrypt('x')
+    since()
+    await expect(fresh.pool.decrypt(pooled, { other: 'context' })).rejects.toThrow()
+    expect(since()).toEqual([{ type: 'decryptFailed', userId: '', version: 1, format: 'v3' }])
+
+    await rotateWhere({ store, masterKeys: masterKey, olderThanMs: 0, onEvent })
+    expect(since()).toEqual([
+      { type: 'rotated', version: 2, ...common, userId: '' },
+      { type: 'rotated', version: 3, ...common },
+    ])
+    const next = localMasterKey(randomBytes(32))
+    const keyring = masterKeyring({ primary: next, previous: [masterKey] })
+    await rewrapAll({ store, masterKeys: keyring, dryRun: true, onEvent })
+    expect(since()).toEqual([])
+    await rewrapAll({ store, masterKeys: keyring, batchSize: 3, onEvent })
+    expect(since()).toEqual([
+      { type: 'rewrapped', kekId: next.id, count: 3, durationMs: duration },
+      { type: 'rewrapped', kekId: next.id, count: 2, durationMs: duration },
+    ])
+
+    await alterRow(store, { userId: '', version: 2 }, ({ encryptedKey }) => ({
+      encryptedKey: corrupted(encryptedKey),
+    }))
+    const damaged = await open({ store, masterKeys: keyring, onEvent })
+    since()
+    await expect(damaged.pool.encrypt('x')).rejects.toMatchObject({ code: 'ERR_UNWRAP_FAILED' })
+    expect(since()).toEqual([{ type: 'damagedKey', userId: '', version: 2, kekId: next.id }])
+
+    const receipt = await damaged.shredUser('alice')
+    expect(since()).toEqual([{ type: 'shredded', ...receipt, durationMs: duration }])
+
+    await tell({ silent: 'planned' })
+    // Of each service that listens: three do.
+    expect(since()).toEqual(Array(3).fill({ type: 'changesSilent', reason: 'planned' }))
+
+    await open({ store, allowUnknownMasterKeys: true, onEvent })
+    expect(since()).toEqual([{ type: 'unknownMasterKey', kekIds: [next.id] }])
+    await open({ store: memoryKeyStore(), plaintext: 'pass-through', onEvent })
+    expect(since()).toEqual([{ type: 'plaintextPassThrough' }])
+  })
+
+  it('tells of a failed v2 token, of a user and of the pool', async () => {
+    const { told, onEvent } = listening()
+    const envelope = await open({ store: memoryKeyStore(), format: 'v2', onEvent })
+    const token = await envelope.encrypt('alice', 'x')
+    await envelope.encrypt('bob', 'x')
+    told.length = 0
+    await expect(envelope.decrypt('bob', token)).rejects.toThrow()
+    await expect(envelope.pool.decrypt(token)).rejects.toThrow()
+    expect(told).toEqual([
+      { type: 'decryptFailed', userId: 'bob', version: 1, format: 'v2' },
+      { type: 'decryptFailed', userId: '', version: 1, format: 'v2' },
+    ])
+  })
+
+  it('tells of a mint that another process won as what it is: a stored key that was opened', async () => {
+    const inside = memoryKeyStore()
+    const other = await open({ store: inside })
+    const racing = overriding(inside, {
+      async insertIfAbsent(records) {
+        await other.encrypt('alice', 'first')
+        return inside.insertIfAbsent(records)
+      },
+    })
+    const { told, onEvent } = listening()
+    await (await open({ store: racing, onEvent })).encrypt('alice', 'second')
+    expect(told.map(({ type }) => type)).toEqual(['unwrapped'])
+  })
+})
+
+describe('no event', () => {
+  it('holds a key, a wrapped key, a token or a plaintext, in any form', async () => {
+    const { told, onEvent } = listening()
+    const store = memoryKeyStore()
+    const masterBytes = randomBytes(32)
+    const nextBytes = randomBytes(32)
+    const master = localMasterKey(masterBytes)
+    const next = localMasterKey(nextBytes)
+    const plaintext = `plaintext-${randomBytes(12).toString('hex')}`
+    await store.insertIfAbsent([rowUnder(master, { userId: 'reference' }, { kekId: null })])
+    const options = { store, masterKeys: master, onEvent, accept: { keys: ['v2'] as const } }
+    const envelope = await open({ ...options, plaintext: 'pass-through' })
+    const token = await envelope.encrypt('alice', plaintext)
+    const secrets: Uint8Array[] = [masterBytes, nextBytes, await envelope.getOrCreateUserKey('alice')]
+    await envelope.rotateUserKey('alice')
+    secrets.push(await envelope.getOrCreateUserKey('reference'))
+    secrets.push(...(await rowsOf(store)).map(({ encryptedKey }) => encryptedKey))
+    await envelope.decrypt('alice', token, { wrong: plaintext }).catch(() => undefined)
+    await rewrapAll({
+      store,
+      masterKeys: masterKeyring({ primary: next, previous: [master] }),
+      accept: ['v2'],
+      onEvent,
+    })
+    secrets.push(...(await rowsOf(store)).map(({ encryptedKey }) => encryptedKey))
+    await rotateWhere({ store, masterKeys: next, olderThanMs: 0, onEvent })
+    await alterRow(store, { userId: 'alice', version: 1 }, ({ encryptedKey }) => ({
+      encryptedKey: corrupted(encryptedKey),
+    }))
+    await open({ ...options, allowUnknownMasterKeys: true })
+    const later = await open({ ...options, masterKeys: next })
+    await later.decrypt('alice', token).catch(() => undefined)
+    await later.shredUser('alice')
+
+    expect(new Set(told.map(({ type }) => type)).size).toBe(TYPES.length - 1)
+    const shown = [...told, ...published].map((event) => everythingOf(event)).join('\n')
+    // What can be found is found.
+    expect(shown).toContain(master.id)
+    for (const secret of secrets)
+      for (const form of secretForms(secret)) expect(shown.includes(form), 'a secret in an event').toBe(false)
+    for (const text of [plaintext, token, token.slice(3, 40)])
+      for (const form of textForms(text)) expect(shown.includes(form), 'a text in an event').toBe(false)
+  })
+
+  it('comes of a cached call, which is counted instead', async () => {
+    const { told, onEvent } = listening()
+    const envelope = await open({ store: memoryKeyStore(), onEvent })
+    expect(envelope.cacheStats).toEqual({ hits: 0, misses: 0, users: 0 })
+    const token = await envelope.encrypt('alice', 'x')
+    await envelope.encrypt('bob', 'x')
+    expect(envelope.cacheStats).toEqual({ hits: 0, misses: 2, users: 2 })
+    told.length = 0
+    published.length = 0
+    for (let i = 0; i < 10; i++) await envelope.decrypt('alice', token)
+    for (let i = 0; i < 5; i++) await envelope.encrypt('alice', 'x')
+    await envelope.encryptMany(Array(3).fill({ userId: 'bob', plaintext: 'x' }))
+    await envelope.getOrCreateUserKey('alice')
+    const handle = await envelope.user('alice')
+    expect(handle.decrypt(handle.encrypt('x'))).toBe('x')
+    expect([told, published]).toEqual([[], []])
+    expect(envelope.cacheStats).toEqual({ hits: 19, misses: 2, users: 2 })
+    await expect(envelope.decrypt('nobody', token)).rejects.toMatchObject({ code: 'ERR_KEY_NOT_FOUND' })
+    expect(envelope.cacheStats).toEqual({ hits: 19, misses: 3, users: 2 })
+
+    const without = await open({ store: memoryKeyStore(), cache: false })
+    await without.encrypt('alice', 'x')
+    await without.encrypt('alice', 'x')
+    expect(without.cacheStats).toEqual({ hits: 0, misses: 2, users: 0 })
+  })
+})
+
+it('is disturbed by no listener that throws: each becomes an uncaught exception', async () => {
+  const child = startChild('throw-in-events.mjs', [])
+  try {
+    const said = JSON.parse(await child.line())
+    expect(said).toMatchObject({ version: 2, plaintext: 'x', versions: [1, 2] })
+    expect([...said.uncaught].sort()).toEqual([
+      'channel',
+      'onEvent minted',
+      'onEvent rotated',
+      'onEvent shredded',
+      // The rotation was told to the cache, which then opened what it had dropped.
+      'onEvent unwrapped',
+    ])
+    expect(await child.ended()).toEqual({ code: 0, stderr: '' })
+  } finally {
+    child.kill()
+  }
+})
