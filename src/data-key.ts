@@ -2,7 +2,7 @@
 import { importKey, type KeyObject, type XaesKey } from './aead.js'
 import type { EmitEvent } from './events.js'
 import { fingerprintOf } from './fingerprint.js'
-import type { KeyRef } from './store.js'
+import type { KeyRecord } from './store.js'
 import {
   decryptionFailed,
   deriveTokenKey,
@@ -16,11 +16,15 @@ import {
   tokenAad,
 } from './token.js'
 
-export class DataKey implements KeyRef {
+/** Which row, and which data key it holds. */
+export type KeyRow = Pick<KeyRecord, 'userId' | 'version' | 'encryptedKey' | 'createdAt'>
+
+export class DataKey implements KeyRow {
   readonly userId: string
   readonly version: number
-  /** The wrapped bytes that it was opened from: tells whether a row still holds this key. */
-  readonly wrapped: Uint8Array
+  /** Of the row that it was opened from, and so is the next: both tell whether a row still holds this key. */
+  readonly encryptedKey: Uint8Array
+  readonly createdAt: Date
   readonly #key: KeyObject
   /** Made at the first v3 token; holds the AES cipher that all of them need. */
   #tokenKey: XaesKey | null = null
@@ -28,10 +32,11 @@ export class DataKey implements KeyRef {
   #aadWithoutContext: Buffer | null = null
 
   /** @param bytes the 32 bytes of the key; they are wiped */
-  constructor({ userId, version }: KeyRef, wrapped: Uint8Array, bytes: Uint8Array) {
+  constructor({ userId, version, encryptedKey, createdAt }: KeyRow, bytes: Uint8Array) {
     this.userId = userId
     this.version = version
-    this.wrapped = wrapped
+    this.encryptedKey = encryptedKey
+    this.createdAt = createdAt
     this.#key = importKey(bytes)
     bytes.fill(0)
   }

@@ -283,7 +283,14 @@ export class EnvelopeCrypto {
     if (typeof options !== 'object' || options === null)
       throw invalidArgument(`options must be an object, got ${kindOf(options)}`)
     const start = performance.now()
-    const receipt = await shredIn(this.#store, userId, { ...options, shredLog: this.#shredLog })
+    let receipt: ShredReceipt
+    try {
+      receipt = await shredIn(this.#store, userId, { ...options, shredLog: this.#shredLog })
+    } catch (error) {
+      // It may be done all the same: nothing more may be encrypted under what is in memory.
+      this.#keys.mayHaveChanged(userId)
+      throw error
+    }
     this.#keys.shredded(userId, receipt.forget)
     this.#emit({ type: 'shredded', ...receipt, durationMs: durationSince(start) })
     return receipt
@@ -333,7 +340,7 @@ export class EnvelopeCrypto {
 
   #assertUsable(userId: string, keys: UserKeys): void {
     this.#assertOpen()
-    if (this.#keys.isShredded(userId, keys)) {
+    if (keys.hold.ended) {
       throw new KeystoreError('ERR_KEY_SHREDDED', `The keys of user ${JSON.stringify(userId)} were shredded`)
     }
   }

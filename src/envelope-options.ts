@@ -80,8 +80,8 @@ export function resolveOptions(options: EnvelopeCryptoOptions): ResolvedOptions 
     store,
     keyring,
     format,
-    acceptKeys: acceptedFormats('keys', accept.keys, format),
-    tokenPolicy: new TokenPolicy(format, acceptedFormats('tokens', accept.tokens, format), plaintext),
+    acceptKeys: acceptedFormats('accept.keys', accept.keys, format),
+    tokenPolicy: new TokenPolicy(format, acceptedFormats('accept.tokens', accept.tokens, format), plaintext),
     cache: checkedCache(cache),
     allowUnknown: options.allowUnknownMasterKeys ?? false,
     emit: eventEmitter(options),
@@ -107,7 +107,7 @@ export function acceptedFormats(
 ): readonly Format[] {
   if (formats === undefined) return [written]
   if (!Array.isArray(formats) || !formats.every(isFormat)) {
-    throw invalidArgument(`accept.${name} must be an array of 'v3' and 'v2'`)
+    throw invalidArgument(`${name} must be an array of 'v3' and 'v2'`)
   }
   return [...new Set([written, ...formats])].sort()
 }

@@ -6,7 +6,7 @@ import { Batch, SingleFlight } from './batch.js'
 import { DataKey } from './data-key.js'
 import { invalidArgument, isKeystoreError, KeystoreError, StoreError } from './errors.js'
 import { durationSince, type EmitEvent } from './events.js'
-import { type CacheOptions, type CacheStats, KeyMemory, type Moment } from './key-memory.js'
+import { type CacheOptions, type CacheStats, type Hold, KeyMemory, type Moment } from './key-memory.js'
 import { describeRef, newDataKey, unwrapDataKey } from './key-wrap.js'
 import type { MasterKeyring } from './master-key.js'
 import { type KeyRecord, type KeyRef, type KeyStore, refKey, type StoreChange } from './store.js'
@@ -23,8 +23,8 @@ export interface KeyPolicy {
 export interface UserKeys {
   readonly active: DataKey
   readonly versions: ReadonlyMap<number, DataKey | Error>
-  /** How many erasures of the user's keys this process had seen: one more, and these are no longer to be used. */
-  readonly erasures: number
+  /** Once it has ended, the keys are no longer to be used. */
+  readonly hold: Hold
 }
 
 /** What a rotation came to. */
@@ -39,8 +39,16 @@ interface Found {
   readonly since: Moment
 }
 
+/** A look at a user's rows, and what was known before it. */
+interface Look extends Found {
+  readonly wasKnown: boolean
+  readonly highest: number
+}
+
 /** Users that are looked at again in one query. */
 const RECHECK_USERS = 1000
+/** When a look at users with handles failed. */
+const RECHECK_AGAIN_MS = 1000
 
 export class KeyCache {
   readonly #store: KeyStore
@@ -48,7 +56,7 @@ export class KeyCache {
   readonly #policy: KeyPolicy
   readonly #emit: EmitEvent
   readonly #memory: KeyMemory
-  readonly #loading = new SingleFlight<Found & { readonly wasKnown: boolean }>()
+  readonly #loading = new SingleFlight<Look>()
   readonly #writing = new SingleFlight<DataKey>()
   readonly #rotating = new SingleFlight<Rotation>()
   readonly #unwrapping = new SingleFlight<DataKey>()
@@ -100,7 +108,7 @@ export class KeyCache {
             ? (await this.#make({ userId, version: 1 }, 'minted', since)).key
             : await this.#opened(this.#activeOf(userId, records), since)
         // While it was being opened, another call may have seen the user shredded, or a higher version: look again.
-        if (this.#memory.erasures(userId) > since.erasures || this.#memory.isBelowSeen(key)) continue
+        if (this.#memory.isErasedSince(userId, since) || this.#memory.isBelowSeen(key)) continue
         this.#memory.setActive(key, since)
         return key
       }
@@ -138,16 +146,22 @@ export class KeyCache {
    * @throws like {@link forWriting}; without `mint` ERR_KEY_NOT_FOUND for a user without keys
    */
   async all(userId: string, mint: boolean): Promise<UserKeys> {
+    this.#listen()
     for (;;) {
       const { records, since } = await this.#recordsOf(userId)
       if (records.length === 0) {
         if (!mint) throw notFound(`There is no key of user ${JSON.stringify(userId)}`, false)
         const minted = await this.forWriting(userId)
         // Not by another look: it may share one that began before the insert.
-        if (minted.version === 1) return this.#held(minted, new Map([[1, minted]]), since)
+        if (minted.version === 1 && !this.#memory.isChangedSince(userId, since)) {
+          const hold = this.#memory.hold(userId, [minted])
+          return { active: minted, versions: new Map([[1, minted]]), hold }
+        }
         continue
       }
       const activeRecord = this.#activeOf(userId, records)
+      // From now on a change of the user's rows matters here.
+      const hold = this.#memory.hold(userId, records)
       const keys = await Promise.all(
         records.map((record) =>
           record === activeRecord
@@ -155,17 +169,10 @@ export class KeyCache {
             : this.#opened(record, since).catch((error: Error) => error),
         ),
       )
-      if (this.#memory.erasures(userId) > since.erasures) continue
+      if (hold.ended) continue
       const versions = new Map(records.map(({ version }, index) => [version, keys[index] as DataKey | Error]))
-      return this.#held(versions.get(activeRecord.version) as DataKey, versions, since)
+      return { active: versions.get(activeRecord.version) as DataKey, versions, hold }
     }
-  }
-
-  #held(active: DataKey, versions: UserKeys['versions'], { erasures }: Moment): UserKeys {
-    const keys = { active, versions, erasures }
-    this.#memory.hold(active.userId, keys)
-    this.#listen()
-    return keys
   }
 
   /**
@@ -177,7 +184,7 @@ export class KeyCache {
   rotate(userId: string): Promise<Rotation> {
     return this.#rotating.run(userId, async () => {
       if (this.#policy.format === 'v2') throw rotationNeedsV3()
-      const known = this.#memory.activeVersion(userId)
+      const known = this.#memory.knownVersion(userId)
       const { records, since } = await this.#recordsOf(userId)
       if (records.length === 0)
         throw notFound(`There is no key of user ${JSON.stringify(userId)} to rotate`, false)
@@ -186,7 +193,7 @@ export class KeyCache {
       if (version === MAX_KEY_VERSION)
         throw invalidArgument(`user ${JSON.stringify(userId)} has used up all versions`)
       const { key, isOurs } = await this.#make({ userId, version: version + 1 }, 'rotated', since)
-      this.#memory.see(userId, key.version)
+      if (!this.#memory.isErasedSince(userId, since)) this.#memory.seeHighest(key)
       this.#memory.setActive(key, since)
       return { userId, version: key.version, rotated: isOurs }
     })
@@ -194,13 +201,13 @@ export class KeyCache {
 
   /** The user's keys were erased by this process. */
   shredded(userId: string, forget: boolean): void {
-    if (forget) this.#memory.erase(userId)
-    else this.#memory.shred(userId)
+    this.#memory.erase(userId)
+    if (!forget) this.#memory.shred(userId)
   }
 
-  /** Whether this process knows that these keys of the user were shredded. */
-  isShredded(userId: string, { erasures }: UserKeys): boolean {
-    return this.#memory.isShredded(userId, erasures)
+  /** Nobody knows whether a user's rows were changed. */
+  mayHaveChanged(userId: string): void {
+    this.#changed({ userIds: [userId] })
   }
 
   /** Drops everything; what is still under way is not kept either. */
@@ -212,17 +219,20 @@ export class KeyCache {
 
   /** The live rows of a user, ascending; one flight a user, one query a tick. @throws ERR_KEY_SHREDDED */
   async #recordsOf(userId: string): Promise<Found> {
+    if (this.#memory.keepsKeys) this.#listen()
     for (;;) {
-      const { records, since, wasKnown } = await this.#loading.run(userId, async () => {
+      const { records, since, wasKnown, highest } = await this.#loading.run(userId, async () => {
         // What was known before: a look that began before a mint ends without its row, and means nothing by it.
-        const before = { since: this.#memory.moment(userId), wasKnown: this.#memory.isKnown(userId) }
+        const wasKnown = this.#memory.isKnown(userId)
+        const before = { since: this.#memory.now(), wasKnown, highest: this.#memory.highest(userId) }
         return { ...before, records: await this.#load.add(userId) }
       })
-      // Erased while the look was under way: it may have seen the rows of before.
-      if (this.#memory.erasures(userId) !== since.erasures) continue
+      // Erased, changed or rotated while the look was under way: it may have seen the rows of before.
+      const isRotated = this.#memory.highest(userId) > Math.max(highest, records.at(-1)?.version ?? 0)
+      if (isRotated || this.#memory.isChangedSince(userId, since)) continue
       this.#note(userId, records, wasKnown)
       if (records.some(isTombstone)) throw shredded(userId)
-      return { records, since: { ...since, erasures: this.#memory.erasures(userId) } }
+      return { records, since: this.#memory.now() }
     }
   }
 
@@ -230,12 +240,10 @@ export class KeyCache {
   #note(userId: string, records: readonly KeyRecord[], wasKnown: boolean): void {
     if (records.some(isTombstone)) {
       this.#memory.shred(userId)
-    } else if (records.length === 0) {
-      this.#memory.revive(userId)
-      if (wasKnown) this.#memory.forget(userId)
     } else {
-      this.#memory.revive(userId)
-      this.#memory.see(userId, records.at(-1)?.version ?? 1)
+      // Of a user who had rows and has none, what follows is a new key.
+      if (records.length === 0 && wasKnown) this.#memory.erase(userId)
+      this.#memory.see(userId, records)
     }
   }
 
@@ -275,7 +283,7 @@ export class KeyCache {
       if (Buffer.compare(winner.encryptedKey, record.encryptedKey) !== 0)
         return { key: await this.#opened(winner, since), isOurs: false }
       this.#emit({ type, ...ref, kekId: record.kekId, durationMs: durationSince(start) })
-      return { key: this.#keep(new DataKey(ref, winner.encryptedKey, dataKey), since), isOurs: true }
+      return { key: this.#keep(new DataKey(winner, dataKey), since), isOurs: true }
     } finally {
       dataKey.fill(0)
     }
@@ -284,7 +292,7 @@ export class KeyCache {
   async #opened(record: KeyRecord, since: Moment): Promise<DataKey> {
     const known = this.#memory.peek(record)
     // A rewrap changes the bytes as well: then it is opened once more.
-    if (known !== undefined && Buffer.compare(known.wrapped, record.encryptedKey) === 0) return known
+    if (known !== undefined && Buffer.compare(known.encryptedKey, record.encryptedKey) === 0) return known
     const flight = `${refKey(record)}:${Buffer.from(record.encryptedKey).toString('base64')}`
     return this.#unwrapping.run(flight, async () => {
       const { userId, version, kekId } = record
@@ -292,7 +300,7 @@ export class KeyCache {
       try {
         const bytes = await unwrapDataKey(this.#keyring, record, this.#policy.acceptKeys)
         this.#emit({ type: 'unwrapped', userId, version, kekId, durationMs: durationSince(start) })
-        return this.#keep(new DataKey(record, record.encryptedKey, bytes), since)
+        return this.#keep(new DataKey(record, bytes), since)
       } catch (error) {
         if (isKeystoreError(error) && error.code === 'ERR_UNWRAP_FAILED')
           this.#emit({ type: 'damagedKey', userId, version, kekId })
@@ -304,11 +312,10 @@ export class KeyCache {
   /** @param since when the key's row was read */
   #keep(key: DataKey, since: Moment): DataKey {
     this.#memory.keep(key, since)
-    this.#listen()
     return key
   }
 
-  /** From the first key in memory on: a process that keeps none needs no connection for it. */
+  /** Before the first look: what comes after it is told. A process that keeps nothing in memory needs no connection for it. */
   #listen(): void {
     if (this.#unsubscribe !== null || this.#closed || this.#store.transactional) return
     this.#unsubscribe = this.#store.changes?.((change) => this.#changed(change)) ?? null
@@ -319,14 +326,12 @@ export class KeyCache {
     if (silent !== undefined) {
       this.#emit({ type: 'changesSilent', reason: silent })
     } else if (userIds !== undefined) {
-      // Who is being looked up may get rows of before the change.
-      const concerned = userIds.filter((id) => this.#memory.isKnown(id) || this.#loading.has(id))
-      for (const userId of concerned) this.#memory.dropKeys(userId)
-      void this.#recheck(concerned)
+      for (const userId of userIds) this.#memory.change(userId)
+      void this.#recheck(userIds.filter((userId) => this.#memory.isKnown(userId)))
     } else if (unspecific === true) {
-      void this.#recheck([...this.#memory.takeUsed(), ...this.#memory.heldUsers(), ...this.#loading.keys()])
+      void this.#recheck([...this.#memory.takeUsed(), ...this.#memory.heldUsers()])
     } else {
-      this.#memory.dropAllKeys()
+      this.#memory.dropAll()
       void this.#recheck(this.#memory.heldUsers())
     }
   }
@@ -334,20 +339,29 @@ export class KeyCache {
   /** Looks again at users whose rows may have changed. Who cannot be looked at is no longer in memory: the next call asks the store. */
   async #recheck(userIds: readonly string[]): Promise<void> {
     const users = [...new Set(userIds)]
+    const failed: string[] = []
     for (let i = 0; i < users.length && !this.#closed; i += RECHECK_USERS) {
       const some = users.slice(i, i + RECHECK_USERS)
+      const since = this.#memory.now()
       // Not through #loading: a look that is under way may have begun before the change.
       const found = await this.#loadAll(some).catch((error: Error) => some.map(() => error))
       for (const [index, userId] of some.entries()) {
         const records = found[index]
+        // Another look has told more since.
+        if (this.#memory.isErasedSince(userId, since)) continue
         if (records === undefined || records instanceof Error) {
-          this.#memory.dropKeys(userId)
+          this.#memory.change(userId)
+          if (isKeystoreError(records) && records.retryable) failed.push(userId)
         } else {
           this.#note(userId, records, true)
           this.#memory.retain(userId, new Set(records.map(({ version }) => version)))
         }
       }
     }
+    // Handles go on without asking the store: somebody must.
+    const again = failed.filter((userId) => this.#memory.isHeld(userId))
+    if (again.length > 0 && !this.#closed)
+      setTimeout(() => void this.#recheck(again), RECHECK_AGAIN_MS).unref()
   }
 
   /** One query; a row that cannot be read costs one more, and fails its own user only. */

@@ -3,8 +3,8 @@
  * was the highest, who was shredded. Synchronous, and without a store: key-cache.ts fills it.
  */
 import { LRUCache } from 'lru-cache'
-import type { DataKey } from './data-key.js'
-import type { KeyRef } from './store.js'
+import type { DataKey, KeyRow } from './data-key.js'
+import type { KeyRecord, KeyRef } from './store.js'
 
 export interface CacheOptions {
   /** Of how many users keys are kept, at about a kilobyte a key. Default 10,000. */
@@ -27,15 +27,29 @@ export interface CacheStats {
   readonly users: number
 }
 
-/** When a user's rows were read: whether what was read may still be kept. */
-export interface Moment {
-  readonly erasures: number
-  readonly epoch: number
+/** A point on a clock of this memory's own, which each change that it learns of moves on. */
+export type Moment = number
+
+/** Somebody has a user's keys in hand, as their rows were at one time. */
+export class Hold {
+  readonly #user: HeldUser
+
+  constructor(user: HeldUser) {
+    this.#user = user
+  }
+
+  /** Whether the keys were erased since, as far as this process knows. */
+  get ended(): boolean {
+    return this.#user.ended
+  }
 }
 
-interface Handles {
+interface HeldUser {
   readonly userId: string
-  count: number
+  /** By version, as they were last read. */
+  readonly rows: Map<number, KeyRow>
+  holds: number
+  ended: boolean
 }
 
 interface UserEntry {
@@ -53,20 +67,41 @@ const MAX_REMEMBERED_USERS = 100_000
 /** By size, not `max`: lru-cache allocates for `max` entries at once, 13 ms and 3 MB each here. */
 const REMEMBERED = { maxSize: MAX_REMEMBERED_USERS, sizeCalculation: () => 1 }
 
+/** When something last befell each user. Who is remembered no more counts with the latest of them: too careful, never wrong. */
+class Times {
+  readonly #times = new LRUCache<string, Moment>({
+    ...REMEMBERED,
+    dispose: (time, _userId, reason) => {
+      if (reason === 'evict') this.#latestGone = Math.max(this.#latestGone, time)
+    },
+  })
+  #latestGone: Moment = 0
+
+  set(userId: string, time: Moment): void {
+    this.#times.set(userId, time)
+  }
+
+  of(userId: string): Moment {
+    return this.#times.get(userId) ?? this.#latestGone
+  }
+}
+
 export class KeyMemory {
   /** Null: nothing is kept. */
   readonly #users: LRUCache<string, UserEntry> | null
   /** The highest version seen, of users with more than one: no write goes below it. */
-  readonly #highest = new LRUCache<string, number>(REMEMBERED)
+  readonly #highest = new LRUCache<string, Pick<KeyRow, 'version' | 'createdAt'>>(REMEMBERED)
   readonly #shredded = new LRUCache<string, true>(REMEMBERED)
-  /** How often a user's keys were seen to be erased: what was read before is neither kept nor used. */
-  readonly #erased = new LRUCache<string, number>(REMEMBERED)
-  /** How many handles of a user somebody holds; not those that an erasure has ended. */
-  readonly #handles = new Map<string, Handles>()
-  readonly #released = new FinalizationRegistry<Handles>((handles) => this.#release(handles))
+  /** What was read before a user's keys were seen to be erased is neither kept nor used. */
+  readonly #erased = new Times()
+  /** What was read before a user's rows may have changed is not kept. */
+  readonly #changed = new Times()
+  /** The same of all users. */
+  #allChanged: Moment = 0
+  #now: Moment = 0
+  readonly #held = new Map<string, HeldUser>()
+  readonly #released = new FinalizationRegistry<HeldUser>((user) => this.#release(user))
   readonly #onlyFirstVersion: boolean
-  /** How often everything was dropped. */
-  #epoch = 0
   #hits = 0
   #misses = 0
   #closed = false
@@ -75,6 +110,11 @@ export class KeyMemory {
   constructor(cache: CacheOptions | false, onlyFirstVersion: boolean) {
     this.#users = cache === false ? null : new LRUCache(lruOptions(cache))
     this.#onlyFirstVersion = onlyFirstVersion
+  }
+
+  /** Whether any key is ever kept. */
+  get keepsKeys(): boolean {
+    return this.#users !== null
   }
 
   get stats(): CacheStats {
@@ -93,9 +133,9 @@ export class KeyMemory {
     return this.#counted(entry, entry?.versions.get(version))
   }
 
-  /** The version that a user's writes use, if it is in memory. */
-  activeVersion(userId: string): number | undefined {
-    return this.#users?.get(userId)?.active?.version
+  /** The highest version when the user's rows were last read, while any of the keys is in memory. */
+  knownVersion(userId: string): number | undefined {
+    return this.#users?.has(userId) ? this.highest(userId) : undefined
   }
 
   /** {@link cached}, neither counted nor taken for a use. */
@@ -113,17 +153,27 @@ export class KeyMemory {
     return key
   }
 
-  /** To be taken before a user's rows are read. */
-  moment(userId: string): Moment {
-    return { erasures: this.erasures(userId), epoch: this.#epoch }
+  /** To be taken before rows are read: what befell their user later may not show in them. */
+  now(): Moment {
+    return this.#now
   }
 
+  isErasedSince(userId: string, since: Moment): boolean {
+    return this.#erased.of(userId) > since
+  }
+
+  isChangedSince(userId: string, since: Moment): boolean {
+    return this.isErasedSince(userId, since) || Math.max(this.#allChanged, this.#changed.of(userId)) > since
+  }
+
+  /** @param since when the key's row was read */
   keep(key: DataKey, since: Moment): void {
-    if (this.#users === null || !this.#isCurrent(key.userId, since)) return
+    if (this.#users === null || this.#closed || this.isChangedSince(key.userId, since)) return
     const entry = this.#users.get(key.userId)
     // A further version does not lengthen the life of the entry.
     if (entry !== undefined) {
       entry.versions.set(key.version, key)
+      entry.used = true
       if (entry.active?.version === key.version) entry.active = key
     } else {
       const versions = new Map([[key.version, key]])
@@ -133,30 +183,48 @@ export class KeyMemory {
 
   /** What writes use from now on; it was kept before. */
   setActive(key: DataKey, since: Moment): void {
-    if (!this.#isCurrent(key.userId, since)) return
+    if (this.isChangedSince(key.userId, since)) return
     const entry = this.#users?.get(key.userId)
     if (entry?.versions.get(key.version) === key) entry.active = key
   }
 
-  #isCurrent(userId: string, { erasures, epoch }: Moment): boolean {
-    return !this.#closed && epoch === this.#epoch && erasures === this.erasures(userId)
+  /** Learns from a user's live rows, ascending, or that there is none. */
+  see(userId: string, records: readonly KeyRecord[]): void {
+    this.#shredded.delete(userId)
+    if (this.#isMintedAnew(userId, records)) this.erase(userId)
+    const top = records.at(-1)
+    if (top !== undefined) this.seeHighest(top)
   }
 
   /** Remembers the highest version, and makes writes look again when they use a lower one. */
-  see(userId: string, highest: number): void {
-    if (highest > this.highest(userId)) this.#highest.set(userId, highest)
+  seeHighest({ userId, version, createdAt }: KeyRow): void {
+    if (version > this.highest(userId)) this.#highest.set(userId, { version, createdAt })
     const entry = this.#users?.get(userId)
-    if (entry?.active && entry.active.version < highest && !this.#onlyFirstVersion) entry.active = undefined
+    if (entry?.active && entry.active.version < version && !this.#onlyFirstVersion) entry.active = undefined
   }
 
   /** The highest version seen; 1 of a user of whom none was. */
   highest(userId: string): number {
-    return this.#highest.get(userId) ?? 1
+    return this.#highest.get(userId)?.version ?? 1
   }
 
   /** Whether writing under this version would go below one that was seen. */
   isBelowSeen({ userId, version }: KeyRef): boolean {
     return !this.#onlyFirstVersion && version < this.highest(userId)
+  }
+
+  /** Whether the user was forgotten and minted anew since, though this process saw no moment without rows. */
+  #isMintedAnew(userId: string, records: readonly KeyRecord[]): boolean {
+    const kept = this.#users?.get(userId)?.versions
+    const held = this.#held.get(userId)?.rows
+    const [top, highest] = [records.at(-1), this.#highest.get(userId)]
+    const isBelow = top !== undefined && highest !== undefined && top.version < highest.version
+    return (
+      records.some(
+        (row) => isAnother(row, kept?.get(row.version)) || isAnother(row, held?.get(row.version)),
+      ) ||
+      (isBelow && top.createdAt.getTime() > highest.createdAt.getTime())
+    )
   }
 
   /** Drops the versions of a user that have no row any more. */
@@ -169,75 +237,61 @@ export class KeyMemory {
     }
   }
 
-  /** The user is shredded, as a tombstone says: drops the keys, and ends every handle. */
+  /** The user is shredded, as a tombstone says. */
   shred(userId: string): void {
     if (!this.#shredded.has(userId)) this.erase(userId)
     this.#shredded.set(userId, true)
-    this.#drop(userId)
   }
 
-  /** The user was erased at this moment, whatever was known before: what is being read is out of date. */
+  /** The user was erased at this moment: drops the keys and ends every hold, and what is being read is out of date. */
   erase(userId: string): void {
-    this.#erased.set(userId, this.erasures(userId) + 1)
-    this.#handles.delete(userId)
-    this.#drop(userId)
-  }
-
-  /** The user has no row: of one that had, what follows is a new key. */
-  forget(userId: string): void {
-    if (this.isKnown(userId)) this.erase(userId)
-  }
-
-  /** The user has no tombstone. */
-  revive(userId: string): void {
+    this.#erased.set(userId, this.#next())
+    const held = this.#held.get(userId)
+    if (held !== undefined) held.ended = true
+    this.#held.delete(userId)
+    this.#users?.delete(userId)
+    this.#highest.delete(userId)
     this.#shredded.delete(userId)
   }
 
-  #drop(userId: string): void {
-    this.#users?.delete(userId)
-    this.#highest.delete(userId)
+  /** Notes that somebody holds the keys of these rows, until the result is collected or they are erased. */
+  hold(userId: string, rows: readonly KeyRow[]): Hold {
+    const user = this.#held.get(userId) ?? { userId, rows: new Map(), holds: 0, ended: false }
+    for (const row of rows) user.rows.set(row.version, row)
+    user.holds += 1
+    this.#held.set(userId, user)
+    const hold = new Hold(user)
+    this.#released.register(hold, user)
+    return hold
   }
 
-  /** Only the open keys: what was learnt of the user stands. */
-  dropKeys(userId: string): void {
-    this.#users?.delete(userId)
-  }
-
-  erasures(userId: string): number {
-    return this.#erased.get(userId) ?? 0
-  }
-
-  /** Whether this process knows that keys read after so many erasures were shredded. */
-  isShredded(userId: string, erasures: number): boolean {
-    return this.#shredded.has(userId) || this.erasures(userId) > erasures
-  }
-
-  /** Notes that somebody holds `handle`, until it is collected. */
-  hold(userId: string, handle: object): void {
-    const handles = this.#handles.get(userId) ?? { userId, count: 0 }
-    handles.count += 1
-    this.#handles.set(userId, handles)
-    this.#released.register(handle, handles)
-  }
-
-  #release(handles: Handles): void {
-    handles.count -= 1
-    if (handles.count === 0 && this.#handles.get(handles.userId) === handles)
-      this.#handles.delete(handles.userId)
+  #release(user: HeldUser): void {
+    user.holds -= 1
+    if (user.holds === 0 && !user.ended) this.#held.delete(user.userId)
   }
 
   /** Whether a change of the user's rows matters here. */
   isKnown(userId: string): boolean {
-    return this.#users?.has(userId) || this.#highest.has(userId) || this.#handles.has(userId)
+    return this.#users?.has(userId) || this.#highest.has(userId) || this.#held.has(userId)
   }
 
-  /** Users with handles. */
+  isHeld(userId: string): boolean {
+    return this.#held.has(userId)
+  }
+
   heldUsers(): string[] {
-    return [...this.#handles.keys()]
+    return [...this.#held.keys()]
   }
 
-  /** Users whose keys were used since the last call; all others' are dropped. */
+  /** The user's rows may have changed: drops the open keys. What was learnt of the user stands. */
+  change(userId: string): void {
+    this.#changed.set(userId, this.#next())
+    this.#users?.delete(userId)
+  }
+
+  /** Anybody's rows may have changed: drops all keys that were not used since the last call. @returns whose were */
   takeUsed(): string[] {
+    this.#allChanged = this.#next()
     const used: string[] = []
     for (const [userId, entry] of [...(this.#users?.entries() ?? [])]) {
       if (entry.used) used.push(userId)
@@ -247,16 +301,27 @@ export class KeyMemory {
     return used
   }
 
-  /** Drops every key, and what is being read is not kept either. */
-  dropAllKeys(): void {
-    this.#epoch += 1
+  /** Anybody's rows may have changed: drops every key. */
+  dropAll(): void {
+    this.#allChanged = this.#next()
     this.#users?.clear()
   }
 
   close(): void {
     this.#closed = true
-    this.dropAllKeys()
+    this.dropAll()
   }
+
+  #next(): Moment {
+    this.#now += 1
+    return this.#now
+  }
+}
+
+/** Whether a row of the same ref was made anew. A rewrap changes the bytes too, but leaves the time at which it was made. */
+function isAnother(row: KeyRow, seen: KeyRow | undefined): boolean {
+  if (seen === undefined || row.createdAt.getTime() === seen.createdAt.getTime()) return false
+  return Buffer.compare(row.encryptedKey, seen.encryptedKey) !== 0
 }
 
 function lruOptions({ maxEntries = DEFAULT_MAX_ENTRIES, ttlMs = DEFAULT_TTL_MS }: CacheOptions) {

@@ -69,7 +69,7 @@ export function pendingMigrations(
 
 /** @throws ERR_SCHEMA for `check` with anything pending */
 export function refuseInCheckMode(mode: MigrateMode, pending: readonly Migration[]): void {
-  if (mode !== 'check') return
+  if (mode !== 'check' || pending.length === 0) return
   const tags = pending.map(({ tag }) => tag).join(', ')
   throw schemaError(
     `The database lacks migrations (${tags}): run \`keystore migrate\`, or open it with migrate: 'auto'`,

@@ -4,9 +4,10 @@
  * A database cannot know that a backup of it brought a row back. So receipts go into a log that no backup restores, before the
  * erasure begins, and `restore`, `copy` and `doctor --shred-log` apply it again.
  */
-import { closeSync, fstatSync, fsyncSync, openSync, readSync, writeSync } from 'node:fs'
-import { invalidArgument, StoreError } from './errors.js'
-import type { KeyStore, ShredResult } from './store.js'
+import { appendFileSync, closeSync, fstatSync, fsyncSync, openSync, readSync } from 'node:fs'
+import { dirname } from 'node:path'
+import { invalidArgument, isKeystoreError, StoreError } from './errors.js'
+import type { KeyRecord, KeyStore, ShredResult } from './store.js'
 import { kindOf } from './validate.js'
 
 /** What was erased, and what is still to be done. */
@@ -38,9 +39,13 @@ export async function shredIn(
 ): Promise<ShredReceipt> {
   const { forget = false, shredLog } = options
   if (typeof forget !== 'boolean') throw invalidArgument(`forget must be a boolean, got ${kindOf(forget)}`)
-  if (shredLog !== undefined) await record(shredLog, await announcement(store, userId, forget))
-  const result = await store.shred(userId, { forget })
-  return { erased: 'pending', pending: UNKNOWN, ...result, forget }
+  const at = new Date()
+  if (shredLog !== undefined) await record(shredLog, await announcement(store, userId, forget, at))
+  // With the time that the log has: a shred that is applied again then leaves the same row.
+  const result = await store.shred(userId, { forget, at })
+  const { versions, kekIds, erased = 'pending' } = result
+  const { pending = erased === 'pending' ? UNKNOWN : null } = result
+  return { userId, versions, kekIds, at: result.at, forget, erased, pending }
 }
 
 const UNKNOWN = 'This key store does not say whether the erased bytes have left its storage'
@@ -53,17 +58,31 @@ export function assertShredLog(shredLog: unknown): asserts shredLog is ShredLog 
     throw invalidArgument(`shredLog must be the path of a file or a function, got ${kindOf(shredLog)}`)
 }
 
-async function announcement(store: KeyStore, userId: string, forget: boolean): Promise<ShredReceipt> {
-  const rows = (await store.getAll([userId])).get(userId) ?? []
-  const live = rows.filter(({ shreddedAt }) => shreddedAt === null)
+async function announcement(
+  store: KeyStore,
+  userId: string,
+  forget: boolean,
+  at: Date,
+): Promise<ShredReceipt> {
+  const live = (await rowsOf(store, userId)).filter(({ shreddedAt }) => shreddedAt === null)
   return {
     userId,
     versions: live.map(({ version }) => version),
-    at: new Date(),
+    at,
     kekIds: [...new Set(live.map(({ kekId }) => kekId))],
     forget,
     erased: 'pending',
     pending: ANNOUNCED,
+  }
+}
+
+/** A row that cannot be read must not keep its user from being erased: then the log names no version. */
+async function rowsOf(store: KeyStore, userId: string): Promise<readonly KeyRecord[]> {
+  try {
+    return (await store.getAll([userId])).get(userId) ?? []
+  } catch (error) {
+    if (isKeystoreError(error) && (error as StoreError).ref !== undefined) return []
+    throw error
   }
 }
 
@@ -85,9 +104,22 @@ function appendLine(path: string, line: string): void {
     const last = Buffer.alloc(1)
     if (size > 0) readSync(file, last, 0, 1, size - 1)
     const begin = size > 0 && last[0] !== 0x0a ? '\n' : ''
-    writeSync(file, `${begin}${line}\n`)
+    // Unlike writeSync it goes on after a part, and throws when the disk is full.
+    appendFileSync(file, `${begin}${line}\n`)
     fsyncSync(file)
+    if (size === 0) syncFolder(dirname(path))
   } finally {
     closeSync(file)
+  }
+}
+
+/** A new file's name is durable only with its folder, which Windows can neither open nor needs to. */
+function syncFolder(path: string): void {
+  if (process.platform === 'win32') return
+  const folder = openSync(path, 'r')
+  try {
+    fsyncSync(folder)
+  } finally {
+    closeSync(folder)
   }
 }

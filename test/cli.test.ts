@@ -1,12 +1,16 @@
 /** The command line, as a user runs it: compiled, in a fresh folder, on both dialects. */
-import { spawnSync } from 'node:child_process'
 import { readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { type CommandOptions, runKeystore } from './support/command.js'
 import { dialects, type FreshDatabase, freshDatabase, temporaryFolder } from './support/databases.js'
 
-const MAIN = resolve('dist/cli/main.js')
 const VECTORS = resolve('test/vectors')
+
+const COMMANDS = [
+  ...['init', 'quickstart', 'migrate', 'encrypt', 'decrypt', 'status', 'doctor', 'new-master-key', 'rewrap'],
+  ...['rotate-user', 'prune', 'shred-user', 'copy', 'backup', 'restore'],
+]
 
 let folder: ReturnType<typeof temporaryFolder>
 beforeEach(() => {
@@ -14,21 +18,7 @@ beforeEach(() => {
 })
 afterEach(() => folder.remove())
 
-function keystore(args: string[], options: { input?: string | Buffer; env?: Record<string, string> } = {}) {
-  const { API_KEY_MASTER_KEY, API_KEY_MASTER_KEY_FILE, KEYSTORE_URL, ...inherited } = process.env
-  const env = { ...inherited, ...options.env }
-  const run = spawnSync(process.execPath, [MAIN, ...args], {
-    cwd: folder.path,
-    env,
-    input: options.input ?? '',
-  })
-  return {
-    status: run.status,
-    stdout: run.stdout.toString(),
-    stderr: run.stderr.toString(),
-    bytes: run.stdout,
-  }
-}
+const keystore = (args: string[], options: CommandOptions = {}) => runKeystore(folder.path, args, options)
 
 const modeOf = (path: string) => statSync(join(folder.path, path)).mode & 0o777
 const read = (path: string) => readFileSync(join(folder.path, path), 'utf8')
@@ -122,11 +112,12 @@ describe.each(dialects)('on %s', (dialect) => {
 
 describe('usage', () => {
   it('explains every command, with exit code 0', () => {
-    for (const command of ['init', 'quickstart', 'migrate', 'encrypt', 'decrypt', 'status']) {
+    const all = keystore(['--help']).stdout
+    for (const command of COMMANDS) {
       const { status, stdout } = keystore([command, '--help'])
       expect(status).toBe(0)
       expect(stdout).toContain(`Usage: keystore ${command}`)
-      expect(keystore(['--help']).stdout).toContain(command)
+      expect(all).toContain(`  ${command} `)
     }
   })
 

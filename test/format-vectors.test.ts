@@ -49,7 +49,10 @@ const dekOf = (user: string, version: number) => {
   return bytes(wrap.dek)
 }
 const keyOf = (user: string, version: number) =>
-  new DataKey({ userId: user, version }, new Uint8Array(), dekOf(user, version))
+  new DataKey(
+    { userId: user, version, encryptedKey: new Uint8Array(), createdAt: new Date() },
+    dekOf(user, version),
+  )
 const recordOf = (ref: {
   user: string
   version: number

@@ -258,7 +258,10 @@ describe('in memory', () => {
 
   it('wipes the bytes that a key came in, and hands out copies', async () => {
     const bytes = randomBytes(32)
-    const key = new DataKey({ userId: 'alice', version: 1 }, new Uint8Array(), bytes)
+    const key = new DataKey(
+      { userId: 'alice', version: 1, encryptedKey: new Uint8Array(), createdAt: new Date() },
+      bytes,
+    )
     expect(bytes.every((byte) => byte === 0)).toBe(true)
     const copy = key.export()
     expect(copy.every((byte) => byte === 0)).toBe(false)

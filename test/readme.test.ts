@@ -4,6 +4,7 @@ import { mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { generateMasterKey } from '../src/index.js'
+import { runKeystore } from './support/command.js'
 import { dialects, type FreshDatabase, freshDatabase, temporaryFolder } from './support/databases.js'
 
 const readme = readFileSync('README.md', 'utf8')
@@ -49,6 +50,19 @@ describe('the commands', () => {
       expect.arrayContaining(['npm ci && npm start', 'npm ci && npm test']),
     )
     expect(readFileSync('.ci/run', 'utf8')).toContain("grep -m 1 -x 'npm ci && npm test' README.md")
+  })
+
+  it('are all listed', () => {
+    const { stdout } = runKeystore('.', ['--help'])
+    const commands = [...stdout.matchAll(/^ {2}([a-z-]+) \[?(?:options|file)/gm)].map((match) => match[1])
+    expect(commands.length).toBeGreaterThan(10)
+    for (const command of commands) expect(readme).toMatch(new RegExp(`^keystore ${command} `, 'm'))
+  })
+
+  it('names every type of event', () => {
+    const events = readFileSync('src/events.ts', 'utf8').match(/(?<=readonly type: ')\w+/g) ?? []
+    expect(events.length).toBeGreaterThan(5)
+    for (const type of events) expect(readme).toContain(`\`${type}\``)
   })
 
   it('names every error code of the library', () => {

@@ -13,7 +13,11 @@ import { gcmKeyOf, gcmOpened, openableUnderBoth } from './support/two-key-cipher
 
 const ACCEPT: readonly Format[] = ['v2', 'v3']
 const ALPHABET = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_'
-const key = () => new DataKey({ userId: 'alice', version: 1 }, new Uint8Array(), randomBytes(32))
+const key = () =>
+  new DataKey(
+    { userId: 'alice', version: 1, encryptedKey: new Uint8Array(), createdAt: new Date() },
+    randomBytes(32),
+  )
 
 /** The code of what opening throws, or the plaintext. */
 function outcome(opener: DataKey, token: string, context: readonly string[] = []): string {

@@ -1,19 +1,13 @@
 /** `keystore init`: a master key and an empty store, and what to do with them. */
 import { Command } from 'commander'
+import { findOrMakeMasterKeys, type MasterKeyOptions, withMasterKey } from './master-keys.js'
 import { describeMigration } from './migrate.js'
-import {
-  findOrMakeMasterKeys,
-  type MasterKeyOptions,
-  openStore,
-  type StoreOptions,
-  withMasterKey,
-  withStore,
-} from './options.js'
+import { type AdoptOptions, openStore, withAdoptableStore } from './options.js'
 
 export function initCommand(): Command {
-  return withMasterKey(withStore(new Command('init')))
+  return withMasterKey(withAdoptableStore(new Command('init')))
     .description('Make a master key, if none is given, and the store; say how to use them.')
-    .action(async (options: StoreOptions & MasterKeyOptions) => {
+    .action(async (options: AdoptOptions & MasterKeyOptions) => {
       const { said } = findOrMakeMasterKeys(options)
       console.log(said)
       const store = await openStore(options)

@@ -3,10 +3,16 @@
 import { readFileSync } from 'node:fs'
 import { Command, CommanderError } from 'commander'
 import { KeystoreError } from '../errors.js'
+import { backupCommand, copyCommand, restoreCommand } from './copy.js'
 import { decryptCommand, encryptCommand } from './crypt.js'
+import { doctorCommand } from './doctor.js'
 import { initCommand } from './init.js'
 import { migrateCommand } from './migrate.js'
+import { newMasterKeyCommand } from './new-master-key.js'
 import { quickstartCommand } from './quickstart.js'
+import { rewrapCommand } from './rewrap.js'
+import { pruneCommand, rotateUserCommand } from './rotate.js'
+import { shredUserCommand } from './shred.js'
 import { statusCommand } from './status.js'
 
 /** 0: done · 1: failed · 2: the command line was wrong. */
@@ -24,6 +30,8 @@ async function run(argv: readonly string[]): Promise<number> {
     .version(version)
     .showHelpAfterError('(keystore COMMAND --help explains it)')
     .addHelpText('after', '\nBegin with: keystore quickstart')
+    .configureOutput({ outputError: (text, write) => write(withoutPasswords(text)) })
+    .exitOverride()
   for (const command of [
     initCommand,
     quickstartCommand,
@@ -31,16 +39,29 @@ async function run(argv: readonly string[]): Promise<number> {
     encryptCommand,
     decryptCommand,
     statusCommand,
+    doctorCommand,
+    newMasterKeyCommand,
+    rewrapCommand,
+    rotateUserCommand,
+    pruneCommand,
+    shredUserCommand,
+    copyCommand,
+    backupCommand,
+    restoreCommand,
   ]) {
-    program.addCommand(command())
+    program.addCommand(command().copyInheritedSettings(program))
   }
-  for (const command of [program, ...program.commands]) command.exitOverride()
   try {
     await program.parseAsync(argv)
     return process.exitCode === undefined ? 0 : Number(process.exitCode)
   } catch (error) {
     return explain(error)
   }
+}
+
+/** Commander quotes an argument that it does not know, and that may be a URL. */
+function withoutPasswords(text: string): string {
+  return text.replace(/:\/\/\S*@/g, '://…@')
 }
 
 function explain(error: unknown): number {

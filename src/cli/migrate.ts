@@ -1,13 +1,13 @@
 /** `keystore migrate`: brings the table up to date, or says that it is not. */
 import { Command } from 'commander'
 import type { MigrationReport } from '../migrator.js'
-import { openStore, type StoreOptions, withStore } from './options.js'
+import { type AdoptOptions, openStore, withAdoptableStore } from './options.js'
 
 export function migrateCommand(): Command {
-  return withStore(new Command('migrate'))
+  return withAdoptableStore(new Command('migrate'))
     .description('Apply the migrations that the store lacks.')
     .option('--check', 'change nothing; exit with 1 if any is missing')
-    .action(async ({ check, ...options }: StoreOptions & { readonly check?: boolean }) => {
+    .action(async ({ check, ...options }: AdoptOptions & { readonly check?: boolean }) => {
       const store = await openStore(options, check ? 'check' : 'auto')
       try {
         console.log(describeMigration(await store.ready()))

@@ -1,66 +1,86 @@
 /** The options that several commands share, and what they open. */
-import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, writeSync } from 'node:fs'
-import { dirname } from 'node:path'
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import { type OpenedKeyStore, openKeyStore } from '../adapters/open.js'
 import { EnvelopeCrypto } from '../envelope-crypto.js'
-import {
-  generateMasterKey,
-  type MasterKeyring,
-  masterKeysFromEnv,
-  masterKeysFromFile,
-} from '../master-key.js'
+import { StoreError } from '../errors.js'
+import type { MasterKeyring } from '../master-key.js'
 import type { MigrateMode } from '../migrator.js'
-import type { KeyStore } from '../store.js'
+import type { KeyStore, StoreMaintenance } from '../store.js'
 import type { Format } from '../token.js'
 import type { EncryptionContext } from '../validate.js'
+import { findMasterKeys, type MasterKeyOptions, withMasterKeys } from './master-keys.js'
 
-const DEFAULT_STORE = 'sqlite:data/keystore.db'
-const DEFAULT_MASTER_KEY_FILE = 'data/master.key'
+export const DEFAULT_STORE = 'sqlite:data/keystore.db'
 
 export interface StoreOptions {
   readonly store: string
+}
+
+export interface AdoptOptions extends StoreOptions {
   readonly adopt?: boolean
 }
 
-export interface MasterKeyOptions {
-  readonly masterKeyFile?: string
-}
-
-export interface EnvelopeOptions extends StoreOptions, MasterKeyOptions {
+export interface EnvelopeOptions extends AdoptOptions, MasterKeyOptions {
   readonly format?: Format
   readonly acceptV2?: boolean
 }
 
-export function withStore(command: Command): Command {
-  return command
-    .addOption(
-      new Option(
-        '--store <url>',
-        'a path, sqlite:… or postgres://…; put a URL with a password into the environment',
-      )
-        .env('KEYSTORE_URL')
-        .default(DEFAULT_STORE),
-    )
-    .option('--adopt', 'take over a SQLite file of the Python reference')
+/** What every command that reports has. */
+export interface ReportOptions {
+  readonly json?: boolean
 }
 
-export function withMasterKey(command: Command): Command {
-  return command.option(
-    '--master-key-file <path>',
-    `the file with the master key (default: $API_KEY_MASTER_KEY, $API_KEY_MASTER_KEY_FILE or ${DEFAULT_MASTER_KEY_FILE})`,
-  )
+export interface ChangeOptions extends ReportOptions {
+  readonly dryRun?: boolean
+}
+
+/** @param flag the option's name; `copy` has two stores */
+export function storeOption(flag: string, variable: string, what = ''): Option {
+  return new Option(
+    `--${flag} <url>`,
+    `${what}a path, sqlite:… or postgres://…; put a URL with a password into the environment`,
+  ).env(variable)
+}
+
+export function withStore(command: Command): Command {
+  return command.addOption(storeOption('store', 'KEYSTORE_URL').default(DEFAULT_STORE))
+}
+
+/** For commands that may migrate. */
+export function withAdoptableStore(command: Command): Command {
+  return withStore(command).option('--adopt', 'take over a SQLite file of the Python reference')
 }
 
 export function withEnvelopeOptions(command: Command): Command {
-  return withMasterKey(withStore(command))
-    .addOption(
-      new Option('--format <format>', "what is written (default: v3; v2 is the Python reference's)").choices([
-        'v3',
-        'v2',
-      ]),
-    )
-    .option('--accept-v2', "read the Python reference's keys and tokens too, which are bound to no user")
+  return withFormat(withAcceptV2(withMasterKeys(withAdoptableStore(command))))
+}
+
+export function withFormat(command: Command): Command {
+  return command.addOption(
+    new Option('--format <format>', "what is written (default: v3; v2 is the Python reference's)").choices([
+      'v3',
+      'v2',
+    ]),
+  )
+}
+
+export function withAcceptV2(command: Command): Command {
+  return command.option(
+    '--accept-v2',
+    "read the Python reference's keys and tokens too, which are bound to no user",
+  )
+}
+
+export function withJson(command: Command): Command {
+  return command.option('--json', 'print the report as one JSON document')
+}
+
+export function withDryRun(command: Command): Command {
+  return withJson(command).option('--dry-run', 'report what would be done, and change nothing')
+}
+
+export function withShredLog(command: Command, what: string): Command {
+  return command.option('--shred-log <path>', what)
 }
 
 export function withUserAndContext(command: Command): Command {
@@ -79,54 +99,43 @@ function collectPair(pair: string, pairs: EncryptionContext): EncryptionContext 
   return { ...pairs, [pair.slice(0, at)]: pair.slice(at + 1) }
 }
 
-export function openStore(options: StoreOptions, migrate: MigrateMode = 'auto'): Promise<OpenedKeyStore> {
+/** For options that are counts: what is too large is the library's to say. */
+export function wholeNumber(text: string): number {
+  if (!/^\d{1,15}$/.test(text)) throw new InvalidArgumentError('It must be a whole number.')
+  return Number(text)
+}
+
+export function openStore(options: AdoptOptions, migrate: MigrateMode = 'auto'): Promise<OpenedKeyStore> {
   return openKeyStore(options.store, { migrate, ...(options.adopt ? { adopt: true } : {}) })
 }
 
-/** The file named on the command line, else the environment, else the file that `init` makes, if it is there. */
-export function findMasterKeys({ masterKeyFile }: MasterKeyOptions): MasterKeyring {
-  if (masterKeyFile !== undefined) return masterKeysFromFile(masterKeyFile)
-  if (!isGivenByEnvironment() && existsSync(DEFAULT_MASTER_KEY_FILE))
-    return masterKeysFromFile(DEFAULT_MASTER_KEY_FILE)
-  return masterKeysFromEnv()
+/**
+ * Opens a store that must be there, and closes it after `work`. It is not migrated and not made: whoever mistypes its name must not be
+ * told that an empty one is in order.
+ */
+export async function withExistingStore<T>(
+  options: StoreOptions,
+  work: (store: OpenedKeyStore) => Promise<T>,
+): Promise<T> {
+  return closing(await openStore(options, 'check'), work)
 }
 
-/** The same, but makes the file if there is no master key at all. @returns also a line that says where it is */
-export function findOrMakeMasterKeys(options: MasterKeyOptions): { masterKeys: MasterKeyring; said: string } {
-  const { masterKeyFile: path = DEFAULT_MASTER_KEY_FILE } = options
-  if (options.masterKeyFile === undefined && isGivenByEnvironment()) {
-    return { masterKeys: masterKeysFromEnv(), said: 'Master key: from the environment' }
-  }
-  const made = makeMasterKeyFile(path)
-  const said = made
-    ? `Master key: made ${path} (mode 0600). Back it up: without it nothing can be decrypted`
-    : `Master key: ${path} (reused)`
-  return { masterKeys: masterKeysFromFile(path), said }
-}
-
-/** @returns false if the file is there already; it is never overwritten */
-function makeMasterKeyFile(path: string): boolean {
-  mkdirSync(dirname(path), { recursive: true, mode: 0o700 })
-  let file: number
+/** Closes what was opened, whatever becomes of `work`. */
+export async function closing<Opened extends { close(): Promise<void> }, T>(
+  opened: Opened,
+  work: (opened: Opened) => Promise<T>,
+): Promise<T> {
   try {
-    file = openSync(path, 'wx', 0o600)
-  } catch (error) {
-    if (error instanceof Error && 'code' in error && error.code === 'EEXIST') return false
-    throw error
-  }
-  try {
-    writeSync(file, `${generateMasterKey()}\n`)
-    // Keys will be wrapped under it in a moment: it must outlive a power cut as they do.
-    fsyncSync(file)
+    return await work(opened)
   } finally {
-    closeSync(file)
+    await opened.close()
   }
-  return true
 }
 
-function isGivenByEnvironment(): boolean {
-  const { API_KEY_MASTER_KEY = '', API_KEY_MASTER_KEY_FILE = '' } = process.env
-  return API_KEY_MASTER_KEY.trim() !== '' || API_KEY_MASTER_KEY_FILE.trim() !== ''
+/** What only stores of other makers may lack. */
+export function maintenanceOf(store: KeyStore): StoreMaintenance {
+  if (store.maintenance === undefined) throw new StoreError('This key store cannot be inspected')
+  return store.maintenance
 }
 
 /** Opens store and service, and closes both after `work`. */
@@ -135,18 +144,15 @@ export async function withEnvelope<T>(
   work: (envelope: EnvelopeCrypto) => Promise<T>,
 ): Promise<T> {
   const masterKeys = findMasterKeys(options)
-  const store = await openStore(options)
-  try {
-    return await work(await openEnvelope(store, masterKeys, options))
-  } finally {
-    await store.close()
-  }
+  return closing(await openStore(options), async (store) =>
+    work(await openEnvelope(store, masterKeys, options)),
+  )
 }
 
 export function openEnvelope(
   store: KeyStore,
   masterKeys: MasterKeyring,
-  { format, acceptV2 }: EnvelopeOptions,
+  { format, acceptV2 }: Pick<EnvelopeOptions, 'format' | 'acceptV2'>,
 ): Promise<EnvelopeCrypto> {
   return EnvelopeCrypto.open({
     store,

@@ -4,15 +4,10 @@ import { dirname } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Command } from 'commander'
 import type { EnvelopeCrypto } from '../envelope-crypto.js'
+import { findOrMakeMasterKeys } from './master-keys.js'
 import { describeMigration } from './migrate.js'
-import {
-  type EnvelopeOptions,
-  findOrMakeMasterKeys,
-  openEnvelope,
-  openStore,
-  withEnvelopeOptions,
-} from './options.js'
-import { plainTable } from './status.js'
+import { type EnvelopeOptions, openEnvelope, openStore, withEnvelopeOptions } from './options.js'
+import { counted, plainTable } from './output.js'
 
 type Secret = Record<'user' | 'name' | 'secret', string>
 
@@ -49,10 +44,6 @@ async function quickstart(file: string, options: QuickstartOptions): Promise<voi
   } finally {
     await store.close()
   }
-}
-
-function counted(count: number, thing: string): string {
-  return `${count} ${thing}${count === 1 ? '' : 's'}`
 }
 
 async function seal(envelope: EnvelopeCrypto, secrets: readonly Secret[], out: string): Promise<void> {

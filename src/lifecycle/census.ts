@@ -12,10 +12,11 @@ import { assertOptions } from './long-work.js'
  */
 export async function census(options: { readonly store: KeyStore }): Promise<CensusRow[]> {
   assertOptions(options, 'store')
-  return (await options.store.census()).sort(inOrder)
+  return (await options.store.census()).sort(inCensusOrder)
 }
 
-function inOrder(a: CensusRow, b: CensusRow): number {
+/** By KEK id, rows without one first, then by version, live before shredded. */
+export function inCensusOrder(a: CensusRow, b: CensusRow): number {
   const byKek = (a.kekId ?? '') < (b.kekId ?? '') ? -1 : Number((a.kekId ?? '') > (b.kekId ?? ''))
   return byKek || a.version - b.version || Number(a.shredded) - Number(b.shredded)
 }

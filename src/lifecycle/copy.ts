@@ -13,7 +13,7 @@ import {
 } from '../store.js'
 import { census } from './census.js'
 import { assertOptions, type LongWorkOptions, ProgressMeter, pagesOf } from './long-work.js'
-import { afterShredLog, applyShredLog, readShredLog, type ShredEntries } from './shred-log.js'
+import { afterShredLog, applyShredLog, eraseAgain, readShredLog, type ShredEntries } from './shred-log.js'
 
 export interface CopyOptions extends LongWorkOptions {
   readonly from: KeyStore
@@ -25,17 +25,18 @@ export interface CopyOptions extends LongWorkOptions {
 }
 
 export interface CopyReport {
+  /** False if `signal` ended it: start it again. */
   readonly complete: boolean
   readonly dryRun: boolean
   /** Rows written at the target, or with `dryRun` that would be. */
   readonly copied: number
-  /** Users of whom the shred log, or a tombstone of the source, erased something at the target. */
+  /** Users of whom the shred log, or a tombstone of the source, erased something at the target, or with `dryRun` would. */
   readonly shredded: readonly string[]
-  /** Rows that the target has and the source has not. */
+  /** Rows that the target has and the source has not; 0 unless `complete`. */
   readonly extra: number
   readonly census: { readonly from: readonly CensusRow[]; readonly to: readonly CensusRow[] }
-  /** SHA-256 over all records in order, hexadecimal: of the source (as the shred log leaves it), and of the target. */
-  readonly digest: { readonly from: string; readonly to: string }
+  /** SHA-256 over all records in order, hexadecimal: of the source (as the shred log leaves it), and of the target. Null unless `complete`. */
+  readonly digest: { readonly from: string | null; readonly to: string | null }
   /** Whether both hold the same records: equal digests. */
   readonly equal: boolean
 }
@@ -61,33 +62,32 @@ export async function copyKeys(options: CopyOptions): Promise<CopyReport> {
   const entries: ShredEntries = shredLog === undefined ? NO_ENTRIES : readShredLog(shredLog)
   const work: Work = { ...options, target, entries, shredded: new Set() }
 
-  let missing = await compare(work)
-  let copied = missing
-  let digest = await digestsOf(work)
-  if (!dryRun) {
+  const before = await compare(work)
+  let copied = before.missing + before.erased
+  if (dryRun) {
+    for (const userId of await eraseAgain(to, entries, { dryRun })) work.shredded.add(userId)
+  } else {
     copied = 0
-    for (let pass = 1; pass <= MAX_PASSES && !signal?.aborted; pass += 1) {
-      const written = await copyOnce(work)
+    // The last pass finds nothing to write, and has compared every row once more.
+    for (let pass = 1, written = -1; written !== 0 && pass <= MAX_PASSES && !signal?.aborted; pass += 1) {
+      written = await copyOnce(work, pass)
       copied += written
-      digest = await digestsOf(work)
-      // What the source got meanwhile is for the next pass; rows that only the target has are not for any.
-      if (written === 0 || digest.equal) break
     }
-    missing = 0
-    if (shredLog !== undefined && !signal?.aborted) {
+    // Read again: it may have got lines meanwhile.
+    if (shredLog !== undefined && !signal?.aborted)
       for (const userId of await applyShredLog({ store: to, shredLog })) work.shredded.add(userId)
-      digest = await digestsOf(work)
-    }
   }
+  const complete = !signal?.aborted
+  const counted = { from: await census({ store: from }), to: await census({ store: to }) }
+  const report = { complete, dryRun, copied, shredded: [...work.shredded], census: counted }
+  if (!complete) return { ...report, extra: 0, digest: { from: null, to: null }, equal: false }
+  const digests = { from: await digestOf(work, from, entries), to: await digestOf(work, to, NO_ENTRIES) }
+  const shared = digests.from.rows - (dryRun ? before.missing : 0)
   return {
-    complete: !signal?.aborted,
-    dryRun,
-    copied,
-    shredded: [...work.shredded],
-    extra: Math.max(0, digest.to.rows + missing - digest.from.rows),
-    census: { from: await census({ store: from }), to: await census({ store: to }) },
-    digest: { from: digest.from.sha256, to: digest.to.sha256 },
-    equal: digest.equal,
+    ...report,
+    extra: Math.max(0, digests.to.rows - shared),
+    digest: { from: digests.from.sha256, to: digests.to.sha256 },
+    equal: digests.from.sha256 === digests.to.sha256,
   }
 }
 
@@ -99,65 +99,68 @@ interface Work extends LongWorkOptions {
   readonly shredded: Set<string>
 }
 
-/** Looks for rows that differ before anything is written. @returns how many rows the target lacks */
-async function compare(work: Work): Promise<number> {
-  let missing = 0
-  for await (const { records, stored } of sourcePages(work, 'comparing')) {
-    for (const record of records) {
-      const found = stored.get(refKey(record))
-      if (found === undefined) missing += 1
-      else if (!isSame(record, found) && !isErasedAtSource(record, found)) throw differs(record, found)
-    }
+/** Looks for rows that differ before anything is written. @returns how many rows the target lacks, and has to erase */
+async function compare(work: Work): Promise<{ readonly missing: number; readonly erased: number }> {
+  const counts = { missing: 0, erased: 0 }
+  for await (const { missing, erased } of sourcePages(work, 'comparing')) {
+    counts.missing += missing.length
+    counts.erased += erased.length
+    for (const { userId } of erased) work.shredded.add(userId)
   }
-  return missing
+  return counts
 }
 
 /** One pass over the source. @returns how many rows were written */
-async function copyOnce(work: Work): Promise<number> {
+async function copyOnce(work: Work, pass: number): Promise<number> {
   let written = 0
-  for await (const { records, stored } of sourcePages(work, 'copying')) {
-    const missing: KeyRecord[] = []
-    for (const record of records) {
-      const found = stored.get(refKey(record))
-      if (found === undefined) missing.push(record)
-      else if (isErasedAtSource(record, found)) written += await eraseAtTarget(work, record)
-      else if (!isSame(record, found)) throw differs(record, found)
-    }
+  for await (const { missing, erased } of sourcePages(work, pass === 1 ? 'copying' : 'looking again')) {
+    // A shred erases all versions, which are all in the list.
+    const users = new Map(erased.map((record) => [record.userId, record.shreddedAt ?? new Date()]))
+    for (const [userId, at] of users) await work.to.shred(userId, { forget: false, at })
+    for (const userId of users.keys()) work.shredded.add(userId)
+    written += erased.length + missing.length
     if (missing.length === 0) continue
     const winners = new Map((await work.target.restore(missing)).map((winner) => [refKey(winner), winner]))
     for (const record of missing) {
       const found = winners.get(refKey(record))
       if (found === undefined || !isSame(record, found)) throw differs(record, found)
     }
-    written += missing.length
   }
   return written
 }
 
-/** The source's rows as the shred log leaves them, and what the target has under their refs. */
+/**
+ * Of the source's rows, as the shred log leaves them, those that the target lacks, and those that it has to erase.
+ *
+ * @throws ERR_STORE naming a row that the target has otherwise
+ */
 async function* sourcePages(work: Work, phase: string) {
-  const total = (await work.from.census()).reduce((sum, { count }) => sum + count, 0)
-  const progress = new ProgressMeter(phase, total, work)
-  for await (const page of pagesOf(work.from, work, {}, refuseUnreadable)) {
-    const records = page.flatMap((record) => afterShredLog(record, work.entries) ?? [])
-    const found = await work.to.getAll([...new Set(records.map(({ userId }) => userId))])
-    const stored = new Map([...found.values()].flat().map((record) => [refKey(record), record]))
-    yield { records, stored }
+  const { from, to, entries } = work
+  const progress = new ProgressMeter(phase, rowsIn(await from.census()), work)
+  for await (const page of pagesOf(from, work, {}, refuseUnreadable)) {
+    const records = page.flatMap((record) => afterShredLog(record, entries) ?? [])
+    const stored = await to.getAll([...new Set(records.map(({ userId }) => userId))])
+    const missing: KeyRecord[] = []
+    const erased: KeyRecord[] = []
+    for (const record of records) {
+      const found = stored.get(record.userId)?.find(({ version }) => version === record.version)
+      if (found === undefined) missing.push(record)
+      else if (isErasedAtSource(record, found)) erased.push(record)
+      else if (!isSame(record, found)) throw differs(record, found)
+    }
+    yield { missing, erased }
     progress.add(page.length)
   }
+}
+
+function rowsIn(rows: readonly CensusRow[]): number {
+  return rows.reduce((sum, { count }) => sum + count, 0)
 }
 
 /** The target has the row as it was before it was shredded at the source: the same row, by all that a shred leaves. */
 function isErasedAtSource(source: KeyRecord, target: KeyRecord): boolean {
   const isTombstoneNow = source.shreddedAt !== null && target.shreddedAt === null
   return isTombstoneNow && source.createdAt.getTime() === target.createdAt.getTime()
-}
-
-/** @returns 1: also the user's other versions, which the source has as tombstones too */
-async function eraseAtTarget({ to, shredded }: Work, { userId, shreddedAt }: KeyRecord): Promise<number> {
-  if (!shredded.has(userId)) await to.shred(userId, { forget: false, at: shreddedAt ?? new Date() })
-  shredded.add(userId)
-  return 1
 }
 
 function isSame(a: KeyRecord, b: KeyRecord): boolean {
@@ -177,19 +180,14 @@ interface RecordsDigest {
   readonly rows: number
 }
 
-/** Over all records in their order, one store after the other. */
-async function digestsOf(work: Work) {
-  const from = await digestOf(work, work.from, work.entries)
-  const to = await digestOf(work, work.to, NO_ENTRIES)
-  return { from, to, equal: from.sha256 === to.sha256 }
-}
-
 const NO_ENTRIES: ShredEntries = new Map()
 
 async function digestOf(work: Work, store: KeyStore, entries: ShredEntries): Promise<RecordsDigest> {
   const hash = incrementalSha256()
+  const progress = new ProgressMeter('comparing all records', rowsIn(await store.census()), work)
   let rows = 0
   for await (const page of pagesOf(store, { ...work, signal: undefined }, {}, refuseUnreadable)) {
+    progress.add(page.length)
     for (const record of page) {
       const left = afterShredLog(record, entries)
       if (left === null) continue
@@ -207,11 +205,13 @@ function refuseUnreadable(_ref: KeyRef, error: KeystoreError): never {
 function differs(record: KeyRecord, found: KeyRecord | undefined): StoreError {
   const { userId, version } = record
   const what =
-    found === undefined || found.shreddedAt !== null
-      ? 'was shredded at the target: shred the user at the source too'
-      : record.shreddedAt !== null
-        ? 'is a tombstone at the source and another live key at the target: find out which is right'
-        : 'is another key at the target, or was rewrapped since it was copied: copy into an empty store, or find out which is right'
+    found !== undefined && found.shreddedAt !== null && record.shreddedAt !== null
+      ? 'is another tombstone at the target: find out which is right'
+      : found === undefined || found.shreddedAt !== null
+        ? 'was shredded at the target: shred the user at the source too'
+        : record.shreddedAt !== null
+          ? 'is a tombstone at the source and another live key at the target: find out which is right'
+          : 'is another key at the target, or was rewrapped since it was copied: copy into an empty store, or find out which is right'
   return new StoreError(`The row of ${describeRef(record)} ${what}. Nothing of it was written`, {
     ref: { userId, version },
   })

@@ -105,16 +105,18 @@ export async function* pagesOf(
   onUnreadable: (ref: KeyRef, error: KeystoreError) => void,
 ): AsyncGenerator<readonly KeyRecord[], void, undefined> {
   let after: KeyRef | undefined
-  let next = read()
-  for (;;) {
+  for (let next = ahead(); !signal?.aborted; await nextTurn()) {
     const page = await next
     if (page.length === 0) return
-    next = read()
-    // Whoever leaves the loop never asks for it.
-    next.catch(() => undefined)
+    next = ahead()
     yield page
-    if (signal?.aborted) return
-    await nextTurn()
+  }
+
+  function ahead(): Promise<readonly KeyRecord[]> {
+    const page = read()
+    // Whoever leaves the loop never asks for it.
+    page.catch(() => undefined)
+    return page
   }
 
   async function read(): Promise<readonly KeyRecord[]> {
@@ -143,9 +145,10 @@ function unreadableRow(error: unknown, after: KeyRef | undefined): KeyRef | null
   return ref !== undefined && (after === undefined || compareRefs(ref, after) > 0) ? ref : null
 }
 
-/** The versions of each user together, however pages cut them. */
+/** The versions of each user together, however pages cut them. Of whom `signal` has cut off, none. */
 export async function* usersOf(
   pages: AsyncGenerator<readonly KeyRecord[], void, undefined>,
+  { signal }: LongWorkOptions,
 ): AsyncGenerator<readonly (readonly KeyRecord[])[], void, undefined> {
   let last: KeyRecord[] = []
   for await (const page of pages) {
@@ -159,7 +162,21 @@ export async function* usersOf(
     }
     yield users
   }
-  if (last.length > 0) yield [last]
+  if (last.length > 0 && !signal?.aborted) yield [last]
+}
+
+/** Items that are worked on at a time: a key service answers several at once. */
+const CONCURRENT = 16
+
+/** @returns the results in the order of the items */
+export async function inTurns<Item, Result>(
+  items: readonly Item[],
+  work: (item: Item) => Promise<Result>,
+): Promise<Result[]> {
+  const results: Result[] = []
+  for (let i = 0; i < items.length; i += CONCURRENT)
+    results.push(...(await Promise.all(items.slice(i, i + CONCURRENT).map(work))))
+  return results
 }
 
 /** Counts rows and tells how far the work is. */

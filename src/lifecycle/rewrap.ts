@@ -5,19 +5,27 @@ import { MasterKeyError } from '../errors.js'
 import { durationSince, type EmitEvent, eventEmitter } from '../events.js'
 import { describeRef, primaryKekId, unwrapDataKey, wrapDataKey } from '../key-wrap.js'
 import { isV2Wrap, keyringOf, type MasterKey, type MasterKeyring } from '../master-key.js'
-import { type CensusRow, type KeyRecord, type KeyStore, refKey, type WrapChange } from '../store.js'
+import {
+  type CensusRow,
+  type KeyRecord,
+  type KeyRef,
+  type KeyStore,
+  refKey,
+  type WrapChange,
+} from '../store.js'
 import type { Format } from '../token.js'
 import { census, type MasterKeyUse, masterKeyUses, RETIREMENT_WARNINGS } from './census.js'
 import {
   assertOptions,
   Failures,
+  inTurns,
   isOfOneRow,
   type LongWorkOptions,
   ProgressMeter,
   pagesOf,
   type RowFailure,
 } from './long-work.js'
-import { findSharedKeys, NONE_SHARED, type SharedKey, type SharedKeys } from './shared-keys.js'
+import { describeOthers, findSharedKeys, NONE_SHARED, type SharedKeys } from './shared-keys.js'
 
 export interface RewrapOptions extends LongWorkOptions {
   readonly store: KeyStore
@@ -32,7 +40,7 @@ export interface RewrapOptions extends LongWorkOptions {
 }
 
 export interface RewrapReport {
-  /** False if `signal` ended it: start it again. */
+  /** False if `signal` ended it, or if the store refuses one write after the other: start it again. */
   readonly complete: boolean
   readonly dryRun: boolean
   /** The KEK id that rows have now. */
@@ -52,8 +60,8 @@ export interface RewrapReport {
   readonly warnings: readonly string[]
 }
 
-/** Rows whose keys are opened at a time: a key service answers several at once. */
-const CONCURRENT = 16
+/** Passes in a row that lose every row to another writer: a rival is done by then, and a store that refuses never will be. */
+const MAX_LOST_PASSES = 5
 
 /**
  * Wraps every live row under the keyring's primary that is not yet, checks each new wrap by opening it, and writes by compare-and-set,
@@ -81,21 +89,24 @@ export async function rewrapAll(options: RewrapOptions): Promise<RewrapReport> {
   let pass: Pass = { changed: 0, skipped: 0, failures: new Failures() }
   let changed = 0
   let skipped = 0
+  let after = before
   let left = countLive(before, (row) => row.kekId !== kekId)
-  while (left > 0 && !signal?.aborted) {
-    const shared = await sharedKeys(work, before)
+  let complete = left === 0
+  for (let lost = 0; !complete && lost < MAX_LOST_PASSES && !signal?.aborted; ) {
+    const shared = await sharedKeys(work, after)
     // A comparison that was cut short may have missed a copy.
     if (signal?.aborted) break
     pass = await rewrapOnce(work, kekId, left, shared)
     changed += pass.changed
     skipped += pass.skipped
-    if (dryRun || pass.changed + pass.skipped === 0) break
-    // By samples, one a KEK id: another pass over rows that are all done would read the whole table for nothing.
-    left = (await store.sampleByKek(1)).some((sample) => sample.kekId !== kekId) ? left : 0
+    lost = pass.changed === 0 ? lost + 1 : 0
+    after = await census({ store })
+    left = countLive(after, (row) => row.kekId !== kekId)
+    const foundNothing = pass.changed + pass.skipped === 0
+    complete = left === 0 || (!signal?.aborted && (dryRun || foundNothing))
   }
-  const after = await census({ store })
   return {
-    complete: !signal?.aborted,
+    complete,
     dryRun,
     kekId,
     before,
@@ -154,33 +165,28 @@ async function rewrapPage(
   shared: SharedKeys,
   failures: Failures,
 ): Promise<WrapChange[]> {
-  const changes: WrapChange[] = []
-  for (let i = 0; i < page.length; i += CONCURRENT) {
-    const some = page.slice(i, i + CONCURRENT)
-    const results = await Promise.all(
-      some.map((record) =>
-        rewrapped(work, record, shared).catch((error) => {
-          if (!isOfOneRow(error)) throw error
-          failures.add(record, error)
-          return null
-        }),
-      ),
-    )
-    for (const change of results) if (change !== null) changes.push(change)
-  }
-  return changes
+  const changes = await inTurns(page, (record) =>
+    rewrapped(work, record, shared).catch((error) => {
+      if (!isOfOneRow(error)) throw error
+      failures.add(record, error)
+      return null
+    }),
+  )
+  return changes.filter((change) => change !== null)
 }
 
 async function rewrapped(work: Work, record: KeyRecord, shared: SharedKeys): Promise<WrapChange> {
   const { keyring, format, accept } = work
-  const copy = shared.get(refKey(record))
-  if (copy !== undefined && isV2Wrap(record.encryptedKey)) throw isShared(copy)
+  const group = shared.get(refKey(record))
+  if (group !== undefined && isV2Wrap(record.encryptedKey)) throw isShared(record, group)
   const dataKey = await unwrapDataKey(keyring, record, accept)
   let again: Uint8Array | undefined
   try {
     const { encryptedKey, kekId } = await wrapDataKey(keyring, record, dataKey, format)
     // Before the old wrap is gone: a fault of memory, or of a key service, must not cost a user their data.
-    again = await unwrapDataKey(keyring, { ...record, encryptedKey, kekId }, [format])
+    again = await unwrapDataKey(keyring, { ...record, encryptedKey, kekId }, [format]).catch((error) => {
+      throw isOfOneRow(error) ? wrappedWrongly(record) : error
+    })
     if (!equalBytes(dataKey, again)) throw wrappedWrongly(record)
     const { userId, version } = record
     return { userId, version, from: record.encryptedKey, encryptedKey, kekId, wrappedAt: new Date() }
@@ -204,27 +210,22 @@ async function write(
 }
 
 /** Only an upgrade of v2 wraps can bind a copied key to the wrong user. */
-async function sharedKeys(work: Work, before: readonly CensusRow[]): Promise<SharedKeys> {
+async function sharedKeys(work: Work, rows: readonly CensusRow[]): Promise<SharedKeys> {
   const isV2 = ({ kekId }: CensusRow) =>
     kekId === null || work.keyring.local.some(({ v2Id }) => v2Id === kekId)
-  if (work.format === 'v2' || !work.accept.includes('v2') || countLive(before, isV2) === 0) return NONE_SHARED
-  return findSharedKeys(
-    work.store,
-    work.keyring,
-    work.accept,
-    countLive(before, () => true),
-    work,
-  )
+  if (work.format === 'v2' || !work.accept.includes('v2') || countLive(rows, isV2) === 0) return NONE_SHARED
+  const total = rows.reduce((sum, { count }) => sum + count, 0)
+  return findSharedKeys(work.store, work.keyring, work.accept, total, work)
 }
 
 function countLive(rows: readonly CensusRow[], which: (row: CensusRow) => boolean): number {
   return rows.reduce((sum, row) => (!row.shredded && which(row) ? sum + row.count : sum), 0)
 }
 
-function isShared({ ref, others }: SharedKey): MasterKeyError {
+function isShared(ref: KeyRef, group: readonly KeyRef[]): MasterKeyError {
   return new MasterKeyError(
     'ERR_UNWRAP_FAILED',
-    `The key of ${describeRef(ref)} is also the key of ${others.map(describeRef).join('; ')}: one of them was copied, and none is ` +
+    `The key of ${describeRef(ref)} is also the key of ${describeOthers(group, ref)}: one of them was copied, and none is ` +
       'upgraded. Find out whose it is, shred or restore the other, and run this again',
   )
 }

@@ -9,6 +9,7 @@ import { assertUserId, kindOf } from '../validate.js'
 import {
   assertOptions,
   Failures,
+  inTurns,
   type LongWorkOptions,
   ProgressMeter,
   pagesOf,
@@ -61,17 +62,24 @@ export async function rotateWhere(options: RotateWhereOptions): Promise<RotateRe
   const progress = new ProgressMeter('rotating', total, options)
   const failures = new Failures()
   const counts = { rotated: 0, young: 0, skipped: 0, shredded: 0 }
-  const pages = pagesOf(store, options, {}, (ref, error) => failures.add({ ...ref, kekId: null }, error))
-  for await (const users of usersOf(pages)) {
+  // What else such a user has is not all.
+  const unreadable = new Set<string>()
+  const pages = pagesOf(store, options, {}, (ref, error) => {
+    unreadable.add(ref.userId)
+    failures.add({ ...ref, kekId: null }, error)
+  })
+  for await (const users of usersOf(pages, options)) {
     const start = performance.now()
-    const next: KeyRecord[] = []
+    const due: KeyRecord[] = []
     for (const versions of users) {
       const newest = versions.at(-1) as KeyRecord
+      if (unreadable.has(newest.userId)) continue
       if (versions.some(({ shreddedAt }) => shreddedAt !== null)) counts.shredded += 1
       else if (newest.createdAt.getTime() > before) counts.young += 1
       else if (newest.version === MAX_KEY_VERSION) failures.add(newest, usedUp())
-      else next.push(await newVersion(keyring, newest))
+      else due.push(newest)
     }
+    const next = await inTurns(due, (newest) => newVersion(keyring, newest))
     const made = dryRun ? next : await insert(store, next)
     counts.rotated += made.length
     counts.skipped += next.length - made.length
@@ -113,12 +121,14 @@ export interface PruneOptions {
   readonly tokensReencrypted: true
   /** Remove version 1 too, which v2 tokens and all fingerprints of the user hang on. Default false. */
   readonly includeFirst?: boolean
+  /** Name the versions, and remove nothing. */
+  readonly dryRun?: boolean
 }
 
 /**
  * Removes a user's retired key versions. **Tokens under them are lost.**
  *
- * @returns the versions removed
+ * @returns the versions removed, or with `dryRun` that would be
  * @throws ERR_INVALID_ARGUMENT (also unless told that tokens were re-encrypted) · ERR_STORE · ERR_CLOSED
  * @example
  * await pruneRetired({ store, userId: 'alice', beforeVersion: 3, tokensReencrypted: true })
@@ -127,7 +137,7 @@ export async function pruneRetired(
   options: PruneOptions,
 ): Promise<{ readonly userId: string; readonly versions: readonly number[] }> {
   assertOptions(options, 'store')
-  const { store, userId, beforeVersion, tokensReencrypted, includeFirst = false } = options
+  const { store, userId, beforeVersion, tokensReencrypted, includeFirst = false, dryRun = false } = options
   if (userId !== '') assertUserId(userId)
   if (!Number.isInteger(beforeVersion) || beforeVersion < 1)
     throw invalidArgument(`beforeVersion must be a whole number, 1 or more, got ${kindOf(beforeVersion)}`)
@@ -141,6 +151,6 @@ export async function pruneRetired(
   const isRetired = ({ version, shreddedAt }: KeyRecord) =>
     version < beforeVersion && version < highest && shreddedAt === null && (version > 1 || includeFirst)
   const refs = rows.filter(isRetired)
-  if (refs.length > 0) await store.remove(refs)
+  if (refs.length > 0 && !dryRun) await store.remove(refs)
   return { userId, versions: refs.map(({ version }) => version) }
 }

@@ -3,20 +3,14 @@
  * Alice's into Bob's, and a wrap of v3 would then bind the copy to Bob for good.
  */
 import { generateKey, hmacSha256 } from '../aead.js'
-import { unwrapDataKey } from '../key-wrap.js'
+import { describeRef, unwrapDataKey } from '../key-wrap.js'
 import { isLocal, type MasterKeyring } from '../master-key.js'
 import { type KeyRecord, type KeyRef, type KeyStore, refKey } from '../store.js'
 import type { Format } from '../token.js'
 import { isOfOneRow, type LongWorkOptions, ProgressMeter, pagesOf } from './long-work.js'
 
-/** A row, and the others that hold the same data key. */
-export interface SharedKey {
-  readonly ref: KeyRef
-  readonly others: readonly KeyRef[]
-}
-
-/** By {@link refKey}. */
-export type SharedKeys = ReadonlyMap<string, SharedKey>
+/** For each row whose data key stands in others too, all that hold it. By {@link refKey}. */
+export type SharedKeys = ReadonlyMap<string, readonly KeyRef[]>
 
 export const NONE_SHARED: SharedKeys = new Map()
 
@@ -86,15 +80,27 @@ export async function sharedAmong(
       if (!repeated.has(digest.readBigUInt64LE())) continue
       const name = digest.toString('base64')
       const { userId, version } = record
-      groups.set(name, [...(groups.get(name) ?? []), { userId, version }])
+      const group = groups.get(name)
+      if (group) group.push({ userId, version })
+      else groups.set(name, [{ userId, version }])
     }
   }
-  const shared = new Map<string, SharedKey>()
+  const shared = new Map<string, readonly KeyRef[]>()
   for (const refs of groups.values()) {
-    for (const ref of refs.length > 1 ? refs : [])
-      shared.set(refKey(ref), { ref, others: refs.filter((other) => other !== ref) })
+    for (const ref of refs.length > 1 ? refs : []) shared.set(refKey(ref), refs)
   }
   return shared
+}
+
+/** Rows that a message names; a key may stand in thousands. */
+const MAX_NAMED = 5
+
+/** For messages: the rows of a group but one. */
+export function describeOthers(group: readonly KeyRef[], ref: KeyRef): string {
+  const named = group.slice(0, MAX_NAMED + 1).filter((other) => refKey(other) !== refKey(ref))
+  const names = named.slice(0, MAX_NAMED).map(describeRef).join('; ')
+  const more = group.length - 1 - MAX_NAMED
+  return more > 0 ? `${names}; and ${more} more` : names
 }
 
 interface OpenedPage {

@@ -80,20 +80,28 @@ export async function applyShredLog(options: {
   readonly store: KeyStore
   readonly shredLog: string
 }): Promise<readonly string[]> {
-  const { store, shredLog } = options
-  const entries = [...readShredLog(shredLog).values()]
-  const byUser = new Map(entries.map((entry) => [entry.userId, entry]))
+  return eraseAgain(options.store, readShredLog(options.shredLog), { dryRun: false })
+}
+
+/** {@link applyShredLog} with what was read of it; with `dryRun` it only names the users. */
+export async function eraseAgain(
+  store: KeyStore,
+  entries: ShredEntries,
+  { dryRun }: { readonly dryRun: boolean },
+): Promise<readonly string[]> {
+  const everybody = [...entries.values()]
   const erased: string[] = []
-  for (let i = 0; i < entries.length; i += USERS) {
-    const some = entries.slice(i, i + USERS)
+  for (let i = 0; i < everybody.length; i += USERS) {
+    const some = everybody.slice(i, i + USERS)
     const found = await store.getAll(some.map(({ userId }) => userId))
     for (const { userId, at, forget } of some) {
       const rows = found.get(userId) ?? []
-      const stale = rows.filter((row) => afterShredLog(row, byUser) !== row)
+      const stale = rows.filter((row) => afterShredLog(row, entries) !== row)
       if (stale.length === 0) continue
+      erased.push(userId)
+      if (dryRun) continue
       if (forget && stale.length < rows.length) await store.remove(stale)
       else await store.shred(userId, { forget, at })
-      erased.push(userId)
     }
   }
   return erased

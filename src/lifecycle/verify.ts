@@ -1,18 +1,19 @@
 /** Everything that can be wrong with a key store, found before a user does: what `keystore doctor` presents. */
-import { describeRef, unwrapDataKey } from '../key-wrap.js'
+import { unwrapDataKey } from '../key-wrap.js'
 import { isLocal, isV2Wrap, keyringOf, type MasterKey, type MasterKeyring } from '../master-key.js'
 import type { CensusRow, KeyRecord, KeyRef, KeyStore, StoreFinding } from '../store.js'
 import type { Format } from '../token.js'
 import { census, type MasterKeyUse, masterKeyUses } from './census.js'
 import {
   assertOptions,
+  inTurns,
   isOfOneRow,
   type LongWorkOptions,
   ProgressMeter,
   pagesOf,
   usersOf,
 } from './long-work.js'
-import { DataKeyDigests, sharedAmong } from './shared-keys.js'
+import { DataKeyDigests, describeOthers, sharedAmong } from './shared-keys.js'
 
 export interface VerifyOptions extends LongWorkOptions {
   readonly store: KeyStore
@@ -78,30 +79,32 @@ export async function verifyAll(options: VerifyOptions): Promise<VerifyReport> {
   const total = counted.reduce((sum, { count }) => sum + count, 0)
   const progress = new ProgressMeter('verifying', total, options)
   const digests = new DataKeyDigests()
-  const pages = pagesOf(store, options, {}, (ref, error) =>
-    findings.ofRow('error', 'unreadable', ref, error.message),
-  )
+  const unreadable = new Set<string>()
+  const pages = pagesOf(store, options, {}, (ref, error) => {
+    unreadable.add(ref.userId)
+    findings.ofRow('error', 'unreadable', ref, error.message)
+  })
   let rows = 0
-  const latest = Date.now() + CLOCK_TOLERANCE_MS
-  for await (const users of usersOf(pages)) {
-    let read = 0
-    for (const versions of users) {
-      read += versions.length
-      checkVersions(findings, versions)
-      for (const record of versions) {
-        checkTimes(findings, record, latest)
-        if (record.shreddedAt === null) await checkKey(findings, record, keyring, accept, digests)
-      }
-    }
-    rows += read
-    progress.add(read)
+  for await (const users of usersOf(pages, options)) {
+    const records = users.flat()
+    const latest = Date.now() + CLOCK_TOLERANCE_MS
+    for (const versions of users) checkVersions(findings, versions, unreadable)
+    for (const record of records) checkTimes(findings, record, latest)
+    const live = records.filter(({ shreddedAt }) => shreddedAt === null)
+    await inTurns(live, (record) => checkKey(findings, record, keyring, accept, digests))
+    rows += records.length
+    progress.add(records.length)
   }
-  const complete = !signal?.aborted
-  if (complete) await checkSharedKeys(findings, options, keyring, accept, digests)
-  return report(findings, { rows, census: counted, keyring, complete })
+  if (!signal?.aborted) await checkSharedKeys(findings, options, keyring, accept, digests)
+  return report(findings, { rows, census: counted, keyring, complete: !signal?.aborted })
 }
 
-function checkVersions(findings: Findings, versions: readonly KeyRecord[]): void {
+/** @param unreadable of these users there are more rows than versions */
+function checkVersions(
+  findings: Findings,
+  versions: readonly KeyRecord[],
+  unreadable: ReadonlySet<string>,
+): void {
   const first = versions[0] as KeyRecord
   const tombstones = versions.filter(({ shreddedAt }) => shreddedAt !== null)
   for (const row of tombstones) {
@@ -122,7 +125,7 @@ function checkVersions(findings: Findings, versions: readonly KeyRecord[]): void
         'A shredded user has a live key, from a backup perhaps: shred the user again',
       )
   }
-  if (first.version !== 1 && tombstones.length === 0) {
+  if (first.version !== 1 && tombstones.length === 0 && !unreadable.has(first.userId)) {
     const reason =
       'Version 1 was pruned: v2 tokens of the user cannot be opened, and fingerprints cannot be made'
     findings.ofRow('warning', 'withoutFirstVersion', first, reason)
@@ -186,11 +189,13 @@ async function checkSharedKeys(
   accept: readonly Format[],
   digests: DataKeyDigests,
 ): Promise<void> {
-  for (const { ref, others } of (
-    await sharedAmong(options.store, keyring, accept, digests, options)
-  ).values()) {
-    const reason = `The same data key stands in other rows (${others.map(describeRef).join('; ')}): one was copied`
-    findings.ofRow('error', 'sharedKey', ref, reason)
+  const shared = await sharedAmong(options.store, keyring, accept, digests, options)
+  // A group stands there once for each of its rows.
+  for (const group of new Set(shared.values())) {
+    for (const ref of group) {
+      const reason = `The same data key stands in other rows (${describeOthers(group, ref)}): one was copied`
+      findings.ofRow('error', 'sharedKey', ref, reason)
+    }
   }
 }
 

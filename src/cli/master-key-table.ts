@@ -1,0 +1,18 @@
+/** For each master key: does any row still need it? What `rewrap` and `doctor` both end with. */
+import { type MasterKeyUse, RETIREMENT_WARNINGS } from '../lifecycle/census.js'
+import type { MasterKeyring } from '../master-key.js'
+import { kekName, plainTable, thousands } from './output.js'
+
+/** Says what a census cannot know, too, where a key could be taken away. */
+export function printMasterKeys(uses: readonly MasterKeyUse[], keyring: MasterKeyring): void {
+  const table = plainTable(['master key', 'role', 'rows', 'no row needs it'])
+  for (const { kekId, primary, rows, noRowNeedsIt } of uses) {
+    const given = kekId !== null && keyring.find(kekId) !== null
+    const role = primary ? 'primary' : given ? 'previous' : 'not given'
+    table.push([kekName(kekId), role, thousands(rows), noRowNeedsIt ? 'yes' : 'no'])
+  }
+  console.log(table.toString())
+  if (!uses.some(({ primary, noRowNeedsIt }) => !primary && noRowNeedsIt)) return
+  console.log('Before a master key that no row needs is destroyed:')
+  for (const warning of RETIREMENT_WARNINGS) console.log(`- ${warning}`)
+}

@@ -1,0 +1,28 @@
+/** `keystore new-master-key`: the first step of a rotation of the master key. */
+import { Command } from 'commander'
+import { generateMasterKey } from '../master-key.js'
+import { makeMasterKeyFile } from './master-keys.js'
+
+export function newMasterKeyCommand(): Command {
+  return new Command('new-master-key')
+    .description('Make a master key: in a new file (mode 0600), or on standard output for a secret manager.')
+    .argument('[file]', 'where it goes; a file that is there is never overwritten')
+    .addHelpText(
+      'after',
+      '\nExamples:\n  keystore new-master-key keys/2027.key\n  keystore new-master-key | vault kv put -mount=secret keystore master_key=-',
+    )
+    .action((file: string | undefined) => {
+      if (file === undefined) process.stdout.write(`${generateMasterKey()}\n`)
+      else if (!makeMasterKeyFile(file))
+        throw new Error(`${file} is there already, and no key file is ever overwritten: choose another name`)
+      process.stderr.write(`${file === undefined ? '' : `Made ${file} (mode 0600). `}${NEXT_STEPS}\n`)
+    })
+}
+
+const NEXT_STEPS = `Back the key up, apart from the database: without it nothing can be decrypted.
+To make it the master key without downtime (docs/OPERATIONS.md has the reasons):
+  1. Give it to every process as a previous key (API_KEY_MASTER_KEY_PREVIOUS), so that all of them can open what it wraps.
+  2. Make it the primary (API_KEY_MASTER_KEY or API_KEY_MASTER_KEY_FILE) and the old one a previous key, and restart every process.
+  3. keystore rewrap
+  4. keystore doctor
+  5. Take the old one away when "no row needs it" says yes, and no backup and no v2 pool token needs it either.`

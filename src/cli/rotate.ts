@@ -1,0 +1,167 @@
+/** `keystore rotate-user` and `keystore prune`: new versions of users' data keys, and the end of old ones. */
+import { Command, InvalidArgumentError } from 'commander'
+import { invalidArgument, KeystoreError } from '../errors.js'
+import type { Rotation } from '../key-cache.js'
+import { pruneRetired, type RotateReport, rotateWhere } from '../lifecycle/rotate.js'
+import type { KeyStore } from '../store.js'
+import { assertUserId } from '../validate.js'
+import { runLong } from './long-command.js'
+import { findMasterKeys, type MasterKeyOptions, withMasterKeys } from './master-keys.js'
+import {
+  type ChangeOptions,
+  openEnvelope,
+  type StoreOptions,
+  wholeNumber,
+  withAcceptV2,
+  withDryRun,
+  withExistingStore,
+  withStore,
+} from './options.js'
+import { counted, exitWith, printJson, quoted, thousands } from './output.js'
+import { printFailures } from './rewrap.js'
+
+interface RotateOptions extends StoreOptions, MasterKeyOptions, ChangeOptions {
+  readonly olderThan?: number
+  readonly acceptV2?: boolean
+}
+
+export function rotateUserCommand(): Command {
+  return withDryRun(withAcceptV2(withMasterKeys(withStore(new Command('rotate-user')))))
+    .description(
+      'Make a new version of the key of one user, or of all whose newest is older than an age. New writes use it; old tokens still ' +
+        'open until they are re-encrypted and the old versions pruned.',
+    )
+    .argument('[user]', 'the user')
+    .option(
+      '--older-than <duration>',
+      'all users whose key is older: 90d, 12h, 30m, 2w, or 0 for all',
+      duration,
+    )
+    .addHelpText(
+      'after',
+      '\nExamples:\n  keystore rotate-user alice\n  keystore rotate-user --older-than 365d --dry-run',
+    )
+    .action((userId: string | undefined, options: RotateOptions) => {
+      const { olderThan } = options
+      if ((userId === undefined) === (olderThan === undefined))
+        throw invalidArgument('Give either a user or --older-than: exactly one of them')
+      return olderThan === undefined ? rotateOne(userId ?? '', options) : rotateAll(olderThan, options)
+    })
+}
+
+async function rotateOne(userId: string, options: RotateOptions): Promise<void> {
+  const masterKeys = findMasterKeys(options)
+  await withExistingStore(options, async (store) => {
+    const envelope = await openEnvelope(store, masterKeys, { acceptV2: options.acceptV2 ?? false })
+    const { dryRun = false } = options
+    const rotation = dryRun ? await nextVersion(store, userId) : await envelope.rotateUserKey(userId)
+    if (options.json) return printJson({ ...rotation, dryRun })
+    const { version, rotated } = rotation
+    if (dryRun) console.log(`Would make version ${version} of the key of ${quoted(userId)}.`)
+    else if (!rotated)
+      console.log(`Another process has just made version ${version} of the key of ${quoted(userId)}.`)
+    else console.log(`Made version ${version} of the key of ${quoted(userId)}. ${OLD_TOKENS}`)
+  })
+}
+
+/** What a dry run can say: another process may be quicker. */
+async function nextVersion(store: KeyStore, userId: string): Promise<Rotation> {
+  assertUserId(userId)
+  const active = (await store.getActive([userId])).get(userId)
+  if (active === undefined)
+    throw new KeystoreError('ERR_KEY_NOT_FOUND', `There is no key of user ${quoted(userId)} to rotate`)
+  if (active.shreddedAt !== null)
+    throw new KeystoreError('ERR_KEY_SHREDDED', `The keys of user ${quoted(userId)} were shredded`)
+  return { userId, version: active.version + 1, rotated: true }
+}
+
+const OLD_TOKENS =
+  'Tokens of earlier versions still open: re-encrypt them (decrypt, and encrypt again), and prune the versions then.'
+
+async function rotateAll(olderThanMs: number, options: RotateOptions): Promise<void> {
+  const masterKeys = findMasterKeys(options)
+  await withExistingStore(options, (store) =>
+    runLong(
+      options,
+      (long) => rotateWhere({ ...long, store, masterKeys, olderThanMs, dryRun: options.dryRun ?? false }),
+      (report) => {
+        if (options.json) printJson(report)
+        else printRotation(report)
+        exitWith(report.failedCount === 0)
+      },
+    ),
+  )
+}
+
+function printRotation({
+  dryRun,
+  rotated,
+  young,
+  skipped,
+  shredded,
+  failed,
+  failedCount,
+}: RotateReport): void {
+  const others = `${thousands(young)} are not that old, ${thousands(shredded)} shredded, ${thousands(skipped)} rotated by others meanwhile`
+  console.log(
+    `${dryRun ? 'Would rotate' : 'Rotated'} the keys of ${counted(rotated, 'user')}; ${others}, ${thousands(failedCount)} failed.`,
+  )
+  printFailures(failed, failedCount)
+  if (rotated > 0 && !dryRun) console.log(OLD_TOKENS)
+}
+
+const UNIT_MS: Readonly<Record<string, number>> = {
+  s: 1000,
+  m: 60_000,
+  h: 3_600_000,
+  d: 86_400_000,
+  w: 7 * 86_400_000,
+}
+
+/** @returns milliseconds */
+function duration(text: string): number {
+  if (text === '0') return 0
+  const [, count, unit = ''] = /^(\d{1,6})([smhdw])$/.exec(text) ?? []
+  const unitMs = UNIT_MS[unit]
+  if (unitMs === undefined) throw new InvalidArgumentError('It must be like 90d, 12h, 30m, 45s, 2w, or 0.')
+  return Number(count) * unitMs
+}
+
+interface PruneCommandOptions extends StoreOptions, ChangeOptions {
+  readonly beforeVersion: number
+  readonly tokensReencrypted: true
+  readonly includeFirst?: boolean
+}
+
+export function pruneCommand(): Command {
+  return withDryRun(withStore(new Command('prune')))
+    .description('Remove retired versions of the key of a user. TOKENS UNDER THEM CAN NEVER BE OPENED AGAIN.')
+    .argument('<user>', 'the user')
+    .requiredOption(
+      '--before-version <n>',
+      'remove versions below this one; the highest is always kept',
+      wholeNumber,
+    )
+    .requiredOption('--tokens-reencrypted', 'say that no token of these versions is left')
+    .option('--include-first', 'remove version 1 too, which v2 tokens and all fingerprints hang on')
+    .addHelpText(
+      'after',
+      '\nExample:\n  keystore prune alice --before-version 3 --tokens-reencrypted --dry-run',
+    )
+    .action((userId: string, options: PruneCommandOptions) =>
+      withExistingStore(options, async (store) => {
+        const { beforeVersion, tokensReencrypted, includeFirst = false, dryRun = false, json } = options
+        const choice = { beforeVersion, tokensReencrypted, includeFirst, dryRun }
+        const { versions } = await pruneRetired({ ...choice, store, userId })
+        if (json) return printJson({ userId, versions, dryRun })
+        const what = `${dryRun ? 'Would remove' : 'Removed'} ${counted(versions.length, 'version')}`
+        console.log(
+          `${what} of the key of ${quoted(userId)}${versions.length > 0 ? `: ${versions.join(', ')}` : ''}.`,
+        )
+        if (versions.length === 0)
+          console.log(
+            'Versions from --before-version on, the highest, and without --include-first version 1 are kept.',
+          )
+      }),
+    )
+}

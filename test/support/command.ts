@@ -1,0 +1,61 @@
+/** The command line as a user runs it: compiled, in a folder, without the caller's own keystore variables. */
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
+import { resolve } from 'node:path'
+
+const MAIN = resolve('dist/cli/main.js')
+
+export interface Ran {
+  readonly status: number | null
+  readonly stdout: string
+  readonly stderr: string
+  /** Standard output as it was. */
+  readonly bytes: Buffer
+}
+
+export interface CommandOptions {
+  readonly input?: string | Buffer
+  readonly env?: NodeJS.ProcessEnv
+}
+
+/** Runs it to its end. */
+export function runKeystore(folder: string, args: readonly string[], options: CommandOptions = {}): Ran {
+  const run = spawnSync(process.execPath, [MAIN, ...args], {
+    cwd: folder,
+    env: cleanEnvironment(options.env),
+    input: options.input ?? '',
+  })
+  return { status: run.status, stdout: String(run.stdout), stderr: String(run.stderr), bytes: run.stdout }
+}
+
+/** Starts it, for what happens meanwhile. */
+export function startKeystore(
+  folder: string,
+  args: readonly string[],
+  env: NodeJS.ProcessEnv = {},
+): { readonly child: ChildProcess; readonly ended: Promise<Omit<Ran, 'bytes'>> } {
+  const child = spawn(process.execPath, [MAIN, ...args], {
+    cwd: folder,
+    env: cleanEnvironment(env),
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
+  const output = { stdout: '', stderr: '' }
+  child.stdout.on('data', (chunk) => {
+    output.stdout += String(chunk)
+  })
+  child.stderr.on('data', (chunk) => {
+    output.stderr += String(chunk)
+  })
+  const ended = new Promise<Omit<Ran, 'bytes'>>((resolve, reject) => {
+    child.on('error', reject)
+    child.on('close', (status) => resolve({ status, ...output }))
+  })
+  return { child, ended }
+}
+
+/** Ours, without what would name a store or a master key, and with what a test adds. */
+export function cleanEnvironment(env: NodeJS.ProcessEnv = {}): NodeJS.ProcessEnv {
+  const inherited = Object.entries(process.env).filter(
+    ([name]) => !/^(API_KEY_MASTER_KEY|KEYSTORE_)/.test(name),
+  )
+  return { ...Object.fromEntries(inherited), ...env }
+}

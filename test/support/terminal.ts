@@ -1,0 +1,27 @@
+/** A pseudo terminal for a command: `script` of util-linux. */
+import { spawnSync } from 'node:child_process'
+import { resolve } from 'node:path'
+import { cleanEnvironment } from './command.js'
+
+/** Why tests that need a terminal are skipped; null if they are not. */
+export const noTerminal: string | null =
+  spawnSync('script', ['--version'], { encoding: 'utf8' }).stdout?.includes('util-linux') === true
+    ? null
+    : 'skipped: script (util-linux) is not installed'
+
+/** Runs a command on a terminal, on which `typed` is typed. @returns what the terminal showed, standard output and error alike */
+export function onTerminal(
+  folder: string,
+  args: readonly string[],
+  { typed = '', env = {} }: { readonly typed?: string; readonly env?: NodeJS.ProcessEnv } = {},
+): { readonly status: number | null; readonly shown: string } {
+  const words = [process.execPath, resolve('dist/cli/main.js'), ...args]
+  const command = words.map((word) => `'${word.replaceAll("'", `'\\''`)}'`).join(' ')
+  const run = spawnSync('script', ['--quiet', '--return', '--command', command, '/dev/null'], {
+    cwd: folder,
+    env: cleanEnvironment(env),
+    input: typed,
+    encoding: 'utf8',
+  })
+  return { status: run.status, shown: run.stdout }
+}
