@@ -1,5 +1,7 @@
 /** Where stored values lie: what the sweep reads and replaces, whether table, file or anything else. */
-import type { ColumnContext } from './column-context.js'
+import { type ContextOf, contextMaker } from './column-context.js'
+import { invalidArgument } from './errors.js'
+import { kindOf } from './validate.js'
 
 /** Which row: its primary key, or of a composite one the parts in their order. */
 export type ValueKey = string | number | bigint | readonly (string | number | bigint)[]
@@ -12,8 +14,8 @@ export interface ValueCell<Row = unknown> {
   readonly owner?: string | null | undefined
   /** As it is stored. Null or absent: nothing is. */
   readonly value?: string | null | undefined
-  /** The context that it is wanted under. Absent: what the sweep is told. */
-  readonly context?: ColumnContext | undefined
+  /** The context that it is wanted under; a function is given the cell's row. Absent: what the sweep is told. */
+  readonly context?: ContextOf<Row> | undefined
   /** What contexts are made of and legacy readers are given. */
   readonly row?: Row
 }
@@ -66,4 +68,24 @@ export interface ValueSource<Row = unknown> {
   /** True if nothing is written before `pages` has been read to its end, and all of it then. */
   readonly atOnce?: boolean
   close?(): Promise<void>
+}
+
+/** The columns of a source: their names, or their names with the context of each. */
+export type SourceColumns<Row> = readonly string[] | Readonly<Record<string, ContextOf<Row>>>
+
+/** @returns for each column its context, undefined if none is told @throws ERR_INVALID_ARGUMENT */
+export function sourceColumns<Row>(columns: SourceColumns<Row>): Map<string, ContextOf<Row> | undefined> {
+  if (typeof columns !== 'object' || columns === null)
+    throw invalidArgument(
+      `columns must be an array of names or an object of contexts, got ${kindOf(columns)}`,
+    )
+  const entries: [string, ContextOf<Row> | undefined][] = Array.isArray(columns)
+    ? columns.map((name) => [name, undefined])
+    : Object.entries(columns)
+  if (entries.length === 0) throw invalidArgument('columns must name at least one')
+  for (const [name, context] of entries) {
+    if (typeof name !== 'string' || name === '') throw invalidArgument('columns must be names')
+    if (!Array.isArray(columns)) contextMaker(context as ContextOf<Row>)
+  }
+  return new Map(entries)
 }
