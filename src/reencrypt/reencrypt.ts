@@ -22,13 +22,13 @@ export interface ReencryptOptions<Row = unknown>
   /** `drizzleSource`, `sqlSource`, `jsonlSource`, or anything else that has values. It is left open. */
   readonly source: ValueSource<Row>
   /** The wanted context of the values for which the source names none. Null: no context. */
-  readonly context?: ContextOf<Row>
+  readonly context?: ContextOf<NoInfer<Row>>
   /** Contexts that values may still be under. */
-  readonly previousContexts?: readonly ContextOf<Row>[]
+  readonly previousContexts?: readonly ContextOf<NoInfer<Row>>[]
   /** Encrypt what is neither a token nor of a legacy reader. Default false: such values are reported and left. */
   readonly plaintext?: boolean
   /** Readers of values that other libraries encrypted. */
-  readonly legacy?: readonly LegacyReader<Row>[]
+  readonly legacy?: readonly LegacyReader<NoInfer<Row>>[]
   /** Do all but write, once over all values. */
   readonly dryRun?: boolean
 }
