@@ -4,7 +4,7 @@ import type { MigrateMode, MigrationReport } from '../migrator.js'
 import type { KeyStore } from '../store.js'
 import { assertUrl, isPostgresUrl, loadDriver, sqlitePath } from './url.js'
 
-export { type SqlSourceOptions, sqlSource } from './sql-source.js'
+export { type SqlRow, type SqlSource, type SqlSourceOptions, sqlSource } from './sql-source.js'
 
 export interface OpenKeyStoreOptions {
   /** Default `'auto'`. */

@@ -138,7 +138,7 @@ type Statements = ReturnType<typeof statementsFor>
 const COLUMNS = `select a.attname::text as name, format_type(a.atttypid, a.atttypmod) as type, not a.attnotnull as nullable,
     t.typcategory = 'S' as "isText"
   from pg_attribute a join pg_type t on t.oid = a.atttypid
-  where a.attrelid = to_regclass($1) and a.attnum > 0 and not a.attdropped`
+  where a.attrelid = to_regclass($1) and a.attnum > 0 and not a.attisdropped`
 
 /** Only of whole rows, and of columns: an expression's number is 0. Columns that are merely included stand after the key's. */
 const UNIQUE_KEYS = `select array(
