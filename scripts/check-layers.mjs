@@ -9,7 +9,7 @@ import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { parseAst } from 'vitest/node'
 
-const BASE = ['errors', 'aead', 'table', 'encoding', 'validate', 'generated/*']
+const BASE = ['errors', 'aead', 'table', 'encoding', 'validate', 'sync-folder', 'generated/*']
 const MODEL = [
   'store',
   'token',
@@ -130,6 +130,28 @@ const CLOSURES = [
     from: 'adapters/postgres',
     dynamic: true,
     without: ['better-sqlite3', 'drizzle-orm/better-sqlite3', 'drizzle-orm/sqlite-core'],
+  },
+  {
+    from: 'drizzle/sqlite',
+    dynamic: true,
+    without: [
+      'better-sqlite3',
+      'pg',
+      'drizzle-orm/better-sqlite3',
+      'drizzle-orm/node-postgres',
+      'drizzle-orm/pg-core',
+    ],
+  },
+  {
+    from: 'drizzle/postgres',
+    dynamic: true,
+    without: [
+      'better-sqlite3',
+      'pg',
+      'drizzle-orm/better-sqlite3',
+      'drizzle-orm/node-postgres',
+      'drizzle-orm/sqlite-core',
+    ],
   },
   { from: 'adapters/memory', dynamic: true, without: ['drizzle-orm', 'better-sqlite3', 'pg'] },
   // It loads a driver only once a URL has named it.

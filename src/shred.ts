@@ -8,6 +8,7 @@ import { appendFileSync, closeSync, fstatSync, fsyncSync, openSync, readSync } f
 import { dirname } from 'node:path'
 import { invalidArgument, isKeystoreError, StoreError } from './errors.js'
 import type { KeyRecord, KeyStore, ShredResult } from './store.js'
+import { syncFolder } from './sync-folder.js'
 import { kindOf } from './validate.js'
 
 /** What was erased, and what is still to be done. */
@@ -110,16 +111,5 @@ function appendLine(path: string, line: string): void {
     if (size === 0) syncFolder(dirname(path))
   } finally {
     closeSync(file)
-  }
-}
-
-/** A new file's name is durable only with its folder, which Windows can neither open nor needs to. */
-function syncFolder(path: string): void {
-  if (process.platform === 'win32') return
-  const folder = openSync(path, 'r')
-  try {
-    fsyncSync(folder)
-  } finally {
-    closeSync(folder)
   }
 }

@@ -83,44 +83,6 @@ describe.each(dialects)('on %s', (dialect) => {
       ])
       expect(again.report.warnings).toHaveLength(2)
     })
-
-    it('takes previous keys from files beside those of the environment', async () => {
-      await store.mint('alice')
-      const previous = { API_KEY_MASTER_KEY_PREVIOUS: readFileSync(join(store.folder, 'keys/a.key'), 'utf8') }
-      const other = ['--master-key-file', 'keys/b.key']
-      expect(store.run(['rewrap', ...other, '--dry-run'], { env: previous }).status).toBe(0)
-      expect(store.run(['rewrap', ...other, '--previous-key-file', 'keys/a.key', '--dry-run']).status).toBe(0)
-      const names = store.json(['doctor', ...other, '--previous-key-file', 'keys/a.key'], { env: previous })
-      expect(names.report.masterKeys).toHaveLength(2)
-    })
-
-    it('exits with 1 and says what to do about rows that stay as they are', async () => {
-      await store.mint('alice')
-      await store.use(async (keys) => {
-        const first = store.keys('a').local[0]
-        if (first !== undefined) await keys.insertIfAbsent([rowUnder(first, { userId: 'dave' })])
-      })
-      const unknown = store.run(['rewrap', '--master-key-file', 'keys/b.key'])
-      expect(unknown.status).toBe(1)
-      expect(unknown.stdout).toContain('--previous-key-file')
-      expect(unknown.stdout).toMatch(/│ not given +│ 1 +│ no +│/)
-
-      const v2 = store.run(['rewrap', ...BOTH_KEYS])
-      expect(v2.status).toBe(1)
-      expect(v2.stdout).toContain('--accept-v2')
-      expect(v2.stdout).toContain('"dave", version 1')
-      expect(store.json(['rewrap', ...BOTH_KEYS, '--accept-v2'])).toMatchObject({
-        status: 0,
-        report: { changed: 1, failedCount: 0 },
-      })
-    })
-
-    it('takes a batch size from 1 to 5,000', async () => {
-      await store.mint('alice', 'bob')
-      for (const size of ['0', 'many'])
-        expect(store.run(['rewrap', ...BOTH_KEYS, '--batch-size', size]).status).toBe(2)
-      expect(store.run(['rewrap', ...BOTH_KEYS, '--batch-size', '1']).status).toBe(0)
-    })
   })
 
   describe('rotate-user', () => {
@@ -160,26 +122,6 @@ describe.each(dialects)('on %s', (dialect) => {
       expect(await store.rows()).toHaveLength(2)
       expect(store.run(['rotate-user', '--older-than', '0']).stdout).toContain('Rotated the keys of 2 users')
       expect(await store.rows()).toHaveLength(4)
-    })
-
-    it('makes no key for a user who has none', async () => {
-      await store.mint('alice')
-      for (const more of [[], ['--dry-run']]) {
-        const { status, stderr } = store.run(['rotate-user', 'nobody', ...more])
-        expect(status).toBe(1)
-        expect(stderr).toContain('[ERR_KEY_NOT_FOUND]')
-      }
-      expect(await store.rows()).toHaveLength(1)
-    })
-
-    it('takes an id that looks like an option behind two dashes', async () => {
-      await store.mint('--json')
-      expect(store.run(['rotate-user', '--', '--json']).stdout).toContain('version 2 of the key of "--json"')
-      expect(
-        store.run(['prune', '--before-version', '2', '--tokens-reencrypted', '--', '--json']).status,
-      ).toBe(0)
-      expect(store.run(['shred-user', '--yes', '--', '--json']).status).toBe(0)
-      expect((await store.rows()).every(({ shreddedAt }) => shreddedAt !== null)).toBe(true)
     })
   })
 
@@ -331,7 +273,7 @@ describe('new-master-key', () => {
   })
 })
 
-describe('rotate-user', () => {
+describe('whatever the store', () => {
   let store: CommandStore
   beforeEach(async () => {
     store = await commandStore('sqlite')
@@ -345,11 +287,69 @@ describe('rotate-user', () => {
     [['--older-than', '-1d'], '90d'],
     [['--older-than', '1y'], '90d'],
     [['alice', 'bob'], 'too many arguments'],
-  ])('exits with 2 for %j', async (args, said) => {
+  ])('rotate-user exits with 2 for %j', async (args, said) => {
     await store.mint('alice')
     const { status, stderr } = store.run(['rotate-user', ...args])
     expect(status).toBe(2)
     expect(stderr).toContain(said)
+    expect(await store.rows()).toHaveLength(1)
+  })
+
+  it('rewrap takes previous keys from files beside those of the environment', async () => {
+    await store.mint('alice')
+    const previous = { API_KEY_MASTER_KEY_PREVIOUS: readFileSync(join(store.folder, 'keys/a.key'), 'utf8') }
+    const other = ['--master-key-file', 'keys/b.key']
+    expect(store.run(['rewrap', ...other, '--dry-run'], { env: previous }).status).toBe(0)
+    expect(store.run(['rewrap', ...other, '--previous-key-file', 'keys/a.key', '--dry-run']).status).toBe(0)
+    const names = store.json(['doctor', ...other, '--previous-key-file', 'keys/a.key'], { env: previous })
+    expect(names.report.masterKeys).toHaveLength(2)
+  })
+
+  it('rewrap exits with 1 and says what to do about rows that stay as they are', async () => {
+    await store.mint('alice')
+    await store.use(async (keys) => {
+      const first = store.keys('a').local[0]
+      if (first !== undefined) await keys.insertIfAbsent([rowUnder(first, { userId: 'dave' })])
+    })
+    const unknown = store.run(['rewrap', '--master-key-file', 'keys/b.key'])
+    expect(unknown.status).toBe(1)
+    expect(unknown.stdout).toContain('--previous-key-file')
+    expect(unknown.stdout).toMatch(/│ not given +│ 1 +│ no +│/)
+
+    const v2 = store.run(['rewrap', ...BOTH_KEYS])
+    expect(v2.status).toBe(1)
+    expect(v2.stdout).toContain('--accept-v2')
+    expect(v2.stdout).toContain('"dave", version 1')
+    expect(store.json(['rewrap', ...BOTH_KEYS, '--accept-v2'])).toMatchObject({
+      status: 0,
+      report: { changed: 1, failedCount: 0 },
+    })
+  })
+
+  it('rewrap takes a batch size from 1 to 5,000', async () => {
+    await store.mint('alice', 'bob')
+    for (const size of ['0', 'many'])
+      expect(store.run(['rewrap', ...BOTH_KEYS, '--batch-size', size]).status).toBe(2)
+    expect(store.run(['rewrap', ...BOTH_KEYS, '--batch-size', '1']).status).toBe(0)
+  })
+
+  it('takes an id that looks like an option behind two dashes', async () => {
+    await store.mint('--json')
+    expect(store.run(['rotate-user', '--', '--json']).stdout).toContain('version 2 of the key of "--json"')
+    expect(store.run(['prune', '--before-version', '2', '--tokens-reencrypted', '--', '--json']).status).toBe(
+      0,
+    )
+    expect(store.run(['shred-user', '--yes', '--', '--json']).status).toBe(0)
+    expect((await store.rows()).every(({ shreddedAt }) => shreddedAt !== null)).toBe(true)
+  })
+
+  it('rotate-user makes no key for a user who has none', async () => {
+    await store.mint('alice')
+    for (const more of [[], ['--dry-run']]) {
+      const { status, stderr } = store.run(['rotate-user', 'nobody', ...more])
+      expect(status).toBe(1)
+      expect(stderr).toContain('[ERR_KEY_NOT_FOUND]')
+    }
     expect(await store.rows()).toHaveLength(1)
   })
 })

@@ -12,6 +12,7 @@ import {
   StoreError,
 } from '../src/index.js'
 import { wrapDataKey } from '../src/key-wrap.js'
+import { overriding } from './support/lifecycle.js'
 
 const inner = localMasterKey(randomBytes(32))
 const remote = (change: Partial<MasterKey> = {}): MasterKey => ({
@@ -113,7 +114,7 @@ describe('the key cache', () => {
   it('gives a handle though another look-up, begun before the mint, finds nothing', async () => {
     const inside = memoryKeyStore()
     let hold: Promise<void> | null = null
-    const store = Object.assign(Object.create(inside) as KeyStore, {
+    const store = overriding(inside, {
       getAll: async (ids: readonly string[]) => {
         const found = await inside.getAll(ids)
         await hold
@@ -135,7 +136,6 @@ describe('the key cache', () => {
         await foreign
         return winners
       },
-      sampleByKek: (limit: number) => inside.sampleByKek(limit),
     })
     const envelope = await open(store, remote())
     const handle = await envelope.user('eve')
@@ -171,9 +171,7 @@ describe('bulk calls', () => {
   it('keep a failing item to itself: a getter, a master key, a row at fault', async () => {
     const inside = memoryKeyStore()
     let broken = true
-    const store = Object.assign(Object.create(inside) as KeyStore, {
-      getAll: (ids: readonly string[]) => inside.getAll(ids),
-      sampleByKek: (limit: number) => inside.sampleByKek(limit),
+    const store = overriding(inside, {
       insertIfAbsent: async (records: Parameters<KeyStore['insertIfAbsent']>[0]) => {
         if (broken && records.some(({ userId }) => userId === 'row')) {
           broken = false

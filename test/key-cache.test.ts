@@ -11,6 +11,7 @@ import { type CacheOptions, EnvelopeCrypto, type KeyStore, localMasterKey, Store
 import { parseToken } from '../src/token.js'
 import { countedMasterKey, countedStore } from './support/counting.js'
 import { dialects, type FreshDatabase, freshDatabase, isChosen } from './support/databases.js'
+import { untold } from './support/lifecycle.js'
 
 const users = (count: number) => Array.from({ length: count }, (_, index) => `user-${index}`)
 
@@ -32,7 +33,7 @@ describe.each(dialects)('on %s', (dialect) => {
   })
 
   async function service(cache?: CacheOptions | false) {
-    const counted = countedStore(inner)
+    const counted = countedStore(untold(inner))
     const master = countedMasterKey(masterKey)
     const envelope = await EnvelopeCrypto.open({
       store: counted.store,

@@ -6,6 +6,7 @@ import { openKeyStore } from '../src/adapters/open.js'
 import { type PostgresKeyStore, postgresKeyStore } from '../src/adapters/postgres.js'
 import type { KeyRecord } from '../src/store.js'
 import { type Dialect, dialects, type FreshDatabase, freshDatabase, isChosen } from './support/databases.js'
+import { countDeadlocks } from './support/deadlocks.js'
 import { startChild } from './support/line-child.js'
 
 const PROCESSES = 8
@@ -41,28 +42,6 @@ async function countRows(url: string): Promise<number> {
     return (await store.census()).reduce((sum, { count }) => sum + count, 0)
   } finally {
     await store.close()
-  }
-}
-
-/** How many deadlocks Postgres has broken: our retry would hide them. */
-async function countDeadlocks(url: string, otherClients = 0): Promise<number> {
-  const client = new pg.Client(url)
-  await client.connect()
-  try {
-    // A backend adds what it has counted at its end, which comes a moment after its client's.
-    for (let others = Number.POSITIVE_INFINITY; others > otherClients; ) {
-      const { rows } = await client.query(
-        `select count(*)::int as others from pg_stat_activity
-         where datname = current_database() and backend_type = 'client backend' and pid <> pg_backend_pid()`,
-      )
-      others = rows[0].others
-    }
-    const { rows } = await client.query(
-      'select deadlocks::int from pg_stat_database where datname = current_database()',
-    )
-    return rows[0].deadlocks
-  } finally {
-    await client.end()
   }
 }
 

@@ -75,6 +75,9 @@ const outcomes: Record<string, (done: Done) => Promise<void>> = {
   },
 }
 
+/** What is run on Postgres as well; the commands of the other sections have tests of their own there. */
+const DIALECT_MATTERS = ['Shred a user', 'Backup and restore', 'The switch to Postgres']
+
 it('has an outcome for each section with commands', () => {
   expect([...sections.keys()]).toEqual(Object.keys(outcomes))
 })
@@ -99,7 +102,7 @@ describe.each(dialects)('on %s', (dialect) => {
     await store.remove()
   })
 
-  it.each(Object.keys(outcomes))('runs "%s"', async (heading) => {
+  it.each(dialect === 'sqlite' ? Object.keys(outcomes) : DIALECT_MATTERS)('runs "%s"', async (heading) => {
     const blocks = sections.get(heading) ?? []
     // One shell for all of a section: what is exported in one block counts in the next.
     const script = blocks.map((block, index) => `echo '# block ${index + 1}' >&2\n${block}`).join('')

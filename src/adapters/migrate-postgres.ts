@@ -63,7 +63,8 @@ export function withoutSamples(schema: string): SQL {
 export async function schemaProblem(run: RunSql, schema: string, mode: MigrateMode): Promise<string | null> {
   try {
     if (mode === 'off' && (await isHosts(run, schema))) return null
-    refuseInCheckMode('check', await plan(run, schema))
+    const pending = await plan(run, schema)
+    if (pending.length > 0) refuseInCheckMode('check', pending)
     return null
   } catch (error) {
     if (isKeystoreError(error) && error.code === 'ERR_SCHEMA') return error.message

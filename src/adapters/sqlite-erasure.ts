@@ -1,9 +1,13 @@
 /** Gets erased bytes out of a SQLite database's files. */
-import { isKeystoreError } from '../errors.js'
+import { stat } from 'node:fs/promises'
+import { LEDGER } from '../migrator.js'
 import type { ErasureState } from '../store.js'
+import { encryptionKeysDeclaration } from '../table.js'
+import { storeError } from './driver-error.js'
 import { ERASED, FINISH_ERASURE, pendingErasure } from './erasure.js'
 import type { SqliteClient } from './sqlite-client.js'
 import type { SqliteConnection } from './sqlite-connection.js'
+import { hasOldBytes } from './sqlite-pages.js'
 
 /** How long a shred waits for others to have read what is in the write-ahead log. */
 const PATIENCE_MS = 1000
@@ -33,10 +37,7 @@ export class SqliteErasure {
     await this.#connection.ready()
     if (this.#connection.place === 'memory') return ERASED
     try {
-      await this.#connection.apart('rewrite the file', (client) => {
-        client.exec('vacuum')
-        emptyLog(client)
-      })
+      await this.#connection.apart('rewrite the file', rewrite)
     } catch (error) {
       return stillPending(error)
     }
@@ -61,13 +62,37 @@ export class SqliteErasure {
         )
       case 'file':
         try {
-          await this.#connection.apart('empty the write-ahead log', emptyLog, this.#patienceMs)
-          return ERASED
+          return await this.#emptyFile()
         } catch (error) {
           return stillPending(error)
         }
     }
   }
+
+  async #emptyFile(): Promise<Required<ErasureState>> {
+    const path = this.#connection.path ?? ''
+    await this.#connection.apart('empty the write-ahead log', emptyLog, this.#patienceMs)
+    if (!(await hasOldBytes(path))) return ERASED
+    const isSmall = (await stat(path)).size <= REWRITTEN_BYTES
+    if (!isSmall || !(await this.#connection.look('look for other tables', isOursAlone)))
+      return pendingErasure(`Unused space in the file still holds copies of rows: ${FINISH_ERASURE}`)
+    await this.#connection.apart('rewrite the file', rewrite, this.#patienceMs)
+    return ERASED
+  }
+}
+
+/** Rewritten by a shred itself: that keeps the event loop for 50 ms or so. */
+const REWRITTEN_BYTES = 4_000_000
+
+function rewrite(client: SqliteClient): void {
+  client.exec('vacuum')
+  emptyLog(client)
+}
+
+/** VACUUM may change the rowids of tables without an INTEGER PRIMARY KEY, which somebody may rely on. */
+function isOursAlone(client: SqliteClient): boolean {
+  const others = `select 1 from sqlite_master where tbl_name not in (?, ?)`
+  return client.prepare(others).get(encryptionKeysDeclaration.name, LEDGER) === undefined
 }
 
 /** Everything of the write-ahead log into the file, and the log cut to nothing; does nothing where there is none. */
@@ -81,6 +106,5 @@ function emptyLog(client: SqliteClient): void {
 }
 
 function stillPending(error: unknown): Required<ErasureState> {
-  if (!isKeystoreError(error)) throw error
-  return pendingErasure(`${error.message}: ${FINISH_ERASURE}`)
+  return pendingErasure(`${storeError('erase what is left in the files', error).message}: ${FINISH_ERASURE}`)
 }

@@ -1,9 +1,10 @@
 /** SQLite files as backups: one file each, written under another name until it is whole, and only read afterwards. */
-import { closeSync, existsSync, fsyncSync, openSync, renameSync } from 'node:fs'
+import { existsSync, renameSync, statSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
 import { openKeyStore } from '../adapters/open.js'
 import { invalidArgument, isKeystoreError, type KeystoreError, StoreError } from '../errors.js'
 import type { KeyStore } from '../store.js'
+import { syncFolder } from '../sync-folder.js'
 
 /** A file as a store. */
 export interface OpenedBackup {
@@ -58,24 +59,13 @@ async function leaveWriteAheadLog(path: string): Promise<void> {
   }
 }
 
-/** A new name is durable once its folder is. */
-function syncFolder(path: string): void {
-  if (process.platform === 'win32') return
-  const folder = openSync(path, 'r')
-  try {
-    fsyncSync(folder)
-  } finally {
-    closeSync(folder)
-  }
-}
-
 /** Opens a file through a connection that cannot write: not even its journal mode changes. */
 export async function openBackup(file: string): Promise<OpenedBackup> {
   assertPath(file)
-  if (!existsSync(file)) throw new Error(`There is no file ${file}`)
+  if (!statSync(file, { throwIfNoEntry: false })?.isFile()) throw new Error(`There is no file ${file}`)
   const { default: Database } = await import('better-sqlite3')
   const { sqliteKeyStore } = await import('../adapters/sqlite.js')
-  const client = new Database(file, { readonly: true, fileMustExist: true })
+  const client = new Database(file, { readonly: true })
   const store = sqliteKeyStore({ db: { $client: client } }, { migrate: 'check' })
   try {
     await store.ready()

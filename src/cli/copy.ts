@@ -1,7 +1,7 @@
 /** `keystore copy`, `backup` and `restore`: one operation between two stores. None needs a master key. */
 import { Command } from 'commander'
 import { type OpenedKeyStore, openKeyStore } from '../adapters/open.js'
-import { invalidArgument } from '../errors.js'
+import { invalidArgument, isKeystoreError, type KeystoreError, StoreError } from '../errors.js'
 import { type CopyReport, copyKeys } from '../lifecycle/copy.js'
 import type { CensusRow, KeyStore } from '../store.js'
 import { openBackup, startBackup } from './backup-file.js'
@@ -71,8 +71,11 @@ export function backupCommand(): Command {
           runLong(
             options,
             async (long) => {
-              const report = await copyKeys({ ...long, from: source, to: backup.store })
-              const finished = report.complete && report.equal
+              const report = await copyKeys({ ...long, from: source, to: backup.store }).catch((error) => {
+                throw isKeystoreError(error) ? aboutPartial(error, backup.partial) : error
+              })
+              // Every row that was there when it began, read back and compared. What the store got meanwhile is for the next backup.
+              const finished = report.complete && report.extra === 0
               if (finished) await backup.finish()
               return { ...report, finished }
             },
@@ -90,9 +93,17 @@ export function backupCommand(): Command {
     )
 }
 
-function unfinished({ complete, extra }: CopyReport, partial: string): string {
-  if (complete && extra > 0)
-    return `${partial} holds rows that the store no longer has: remove it, and run this again.`
+/** A row that was rewrapped, or forgotten and minted anew, since an interrupted run copied it. */
+function aboutPartial(error: KeystoreError, partial: string): KeystoreError {
+  const { ref } = error as StoreError
+  if (ref === undefined) return error
+  return new StoreError(`${error.message}. If the store is right, remove ${partial} and run this again`, {
+    ref,
+  })
+}
+
+function unfinished({ complete }: CopyReport, partial: string): string {
+  if (complete) return `${partial} holds rows that the store no longer has: remove it, and run this again.`
   return `The backup is not whole yet: run this again, and it goes on with ${partial}.`
 }
 
@@ -122,14 +133,20 @@ function print({ dryRun, copied, shredded, extra, census, digest, equal, complet
   }
   const table = plainTable(['', 'rows', 'SHA-256 of all records'])
   for (const side of ['from', 'to'] as const)
-    table.push([side === 'from' ? 'source' : 'target', thousands(total(census[side])), digest[side]])
+    table.push([
+      side === 'from' ? 'source' : 'target',
+      thousands(total(census[side])),
+      digest[side] ?? 'not compared',
+    ])
   console.log(table.toString())
   if (extra > 0)
     console.log(`The target has ${counted(extra, 'row')} that the source has not; they are left alone.`)
   if (equal) console.log('Both hold the same records.')
-  else if (complete && !dryRun && extra === 0)
-    console.log('The source has rows that the target has not: it was written meanwhile. Run this again.')
+  else if (complete && !dryRun && extra === 0) console.log(WRITTEN_MEANWHILE)
 }
+
+const WRITTEN_MEANWHILE =
+  'The source was written meanwhile. The target has every row that was there when this began; a further run picks up the rest.'
 
 function total(rows: readonly CensusRow[]): number {
   return rows.reduce((sum, { count }) => sum + count, 0)

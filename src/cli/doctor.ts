@@ -39,9 +39,12 @@ export function doctorCommand(): Command {
   )
     .description(
       'Open every key and look at the store itself; name each thing that is wrong and what to do. Exit code 1 if any is an error. ' +
-        'Changes nothing, unless one of the last two options says so.',
+        'Changes no row, unless one of the last two options says so.',
     )
-    .option('--finish-erasure', 'then take the step that shred receipts call pending')
+    .option(
+      '--finish-erasure',
+      'then take the step that shred receipts call pending; on Postgres it locks the table for seconds',
+    )
     .action(async (options: DoctorOptions) => {
       const masterKeys = findMasterKeys(options)
       // A schema that is behind is a finding, and mended by `migrate` alone.

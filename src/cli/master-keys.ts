@@ -9,6 +9,7 @@ import {
   masterKeysFromEnv,
   masterKeysFromFile,
 } from '../master-key.js'
+import { syncFolder } from '../sync-folder.js'
 
 const DEFAULT_MASTER_KEY_FILE = 'data/master.key'
 
@@ -77,6 +78,7 @@ export function makeMasterKeyFile(path: string): boolean {
     writeSync(file, `${generateMasterKey()}\n`)
     // Keys will be wrapped under it in a moment: it must outlive a power cut as they do.
     fsyncSync(file)
+    syncFolder(dirname(path))
   } finally {
     closeSync(file)
   }

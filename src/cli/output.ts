@@ -39,7 +39,7 @@ export function formatOf(kekId: string | null): 'v2' | 'v3' {
 /** The first of many lines, and how many there are. */
 export function printSome(lines: readonly string[], total: number, most = 20): void {
   for (const line of lines.slice(0, most)) console.log(`  ${line}`)
-  if (total > most) console.log(`  … and ${thousands(total - most)} more (--json lists the first 1,000)`)
+  if (total > most) console.log(`  … and ${thousands(total - most)} more: --json lists them`)
 }
 
 /** 0 or 1, unless something else, an interruption, has decided already. */

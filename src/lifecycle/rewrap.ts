@@ -25,7 +25,14 @@ import {
   pagesOf,
   type RowFailure,
 } from './long-work.js'
-import { describeOthers, findSharedKeys, NONE_SHARED, type SharedKeys } from './shared-keys.js'
+import {
+  describeOthers,
+  EXCHANGED,
+  findSharedKeys,
+  isExchanged,
+  NONE_SHARED,
+  type SharedKeys,
+} from './shared-keys.js'
 
 export interface RewrapOptions extends LongWorkOptions {
   readonly store: KeyStore
@@ -177,6 +184,7 @@ async function rewrapPage(
 
 async function rewrapped(work: Work, record: KeyRecord, shared: SharedKeys): Promise<WrapChange> {
   const { keyring, format, accept } = work
+  if (isExchanged(keyring, record)) throw new MasterKeyError('ERR_UNWRAP_FAILED', EXCHANGED)
   const group = shared.get(refKey(record))
   if (group !== undefined && isV2Wrap(record.encryptedKey)) throw isShared(record, group)
   const dataKey = await unwrapDataKey(keyring, record, accept)

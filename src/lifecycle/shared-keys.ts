@@ -4,7 +4,7 @@
  */
 import { generateKey, hmacSha256 } from '../aead.js'
 import { describeRef, unwrapDataKey } from '../key-wrap.js'
-import { isLocal, type MasterKeyring } from '../master-key.js'
+import { isLocal, isV2Wrap, type MasterKeyring } from '../master-key.js'
 import { type KeyRecord, type KeyRef, type KeyStore, refKey } from '../store.js'
 import type { Format } from '../token.js'
 import { isOfOneRow, type LongWorkOptions, ProgressMeter, pagesOf } from './long-work.js'
@@ -91,6 +91,17 @@ export async function sharedAmong(
   }
   return shared
 }
+
+/**
+ * A v2 wrap under a KEK id of v3: no writer leaves that, but under a local key the length of a wrap decides its format, and so it would
+ * open. Put there by somebody, it could be anybody's.
+ */
+export function isExchanged(keyring: MasterKeyring, { kekId, encryptedKey }: KeyRecord): boolean {
+  const masterKey = kekId === null ? null : keyring.find(kekId)
+  return masterKey !== null && isLocal(masterKey) && masterKey.id === kekId && isV2Wrap(encryptedKey)
+}
+
+export const EXCHANGED = 'A v2 wrap stands under a master key id of v3: it was exchanged'
 
 /** Rows that a message names; a key may stand in thousands. */
 const MAX_NAMED = 5

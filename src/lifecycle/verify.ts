@@ -13,7 +13,7 @@ import {
   pagesOf,
   usersOf,
 } from './long-work.js'
-import { DataKeyDigests, describeOthers, sharedAmong } from './shared-keys.js'
+import { DataKeyDigests, describeOthers, EXCHANGED, isExchanged, sharedAmong } from './shared-keys.js'
 
 export interface VerifyOptions extends LongWorkOptions {
   readonly store: KeyStore
@@ -30,7 +30,7 @@ export interface Finding {
    * - `sharedKey`: one data key stands in several rows
    * - `liveAfterShred`, `shreddedButNotErased`: a tombstone's user has a live row; a tombstone holds bytes
    * - `v2Wrap`, `withoutFirstVersion`, `inTheFuture`, `unreadable`
-   * - `schemaVersion`, `fileMode`, `setting` and whatever else the store finds about itself
+   * - `schemaVersion`, `damage` (both keep rows from being looked at), `fileMode`, `setting` and whatever else the store finds about itself
    */
   readonly kind: string
   readonly userId?: string
@@ -71,8 +71,8 @@ export async function verifyAll(options: VerifyOptions): Promise<VerifyReport> {
   const keyring = keyringOf(options.masterKeys)
   const findings = new Findings()
   for (const finding of (await store.maintenance?.inspect()) ?? []) findings.add(finding)
-  // A table that is not what we know cannot be read.
-  if (findings.has('schemaVersion'))
+  // A table that is not what we know, or a damaged file, cannot be read to its end.
+  if (findings.has('schemaVersion') || findings.has('damage'))
     return report(findings, { rows: 0, census: [], keyring, complete: false })
 
   const counted = await census({ store })
@@ -164,16 +164,9 @@ async function checkKey(
     findings.ofRow('error', kind, record, error.message)
     return
   }
-  if (!isLocalRow || !isV2Wrap(record.encryptedKey)) return
-  // Under an id of v3 it was put there by somebody: a rewrap would not even look at the row.
-  if (masterKey !== null && record.kekId === masterKey.id)
-    findings.ofRow(
-      'error',
-      'undecryptable',
-      record,
-      'A v2 wrap stands under a master key id of v3: it was exchanged',
-    )
-  else
+  // A rewrap would not even look at the row.
+  if (isExchanged(keyring, record)) findings.ofRow('error', 'undecryptable', record, EXCHANGED)
+  else if (isLocalRow && isV2Wrap(record.encryptedKey))
     findings.ofRow(
       'warning',
       'v2Wrap',

@@ -1,5 +1,5 @@
 /** A folder and a store with users in it, for tests of the command line. */
-import { mkdirSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { openKeyStore } from '../../src/adapters/open.js'
 import {
@@ -18,8 +18,9 @@ export interface CommandStore {
   readonly url: string
   /** What commands are given: the store, and the master key `a`. */
   readonly env: Record<string, string>
-  /** Runs a command with `env`, and reads its report. */
+  /** Runs a command with `env`. @throws if it prints a master key or the password of the URL */
   run(args: readonly string[], options?: CommandOptions): Ran
+  /** The same with --json. */
   json<Report = Record<string, unknown>>(
     args: readonly string[],
     options?: CommandOptions,
@@ -45,8 +46,17 @@ export async function commandStore(dialect: Dialect): Promise<CommandStore> {
   const { url } = database
   const env = { KEYSTORE_URL: url, API_KEY_MASTER_KEY_FILE: 'keys/a.key' }
   const keys = (name: string) => masterKeysFromFile(join(folder.path, 'keys', `${name}.key`))
-  const run: CommandStore['run'] = (args, options = {}) =>
-    runKeystore(folder.path, args, { ...options, env: { ...env, ...options.env } })
+  const texts = ['a', 'b'].map((name) =>
+    readFileSync(join(folder.path, 'keys', `${name}.key`), 'utf8').trim(),
+  )
+  const password = dialect === 'postgres' ? new URL(url).password : ''
+  const secrets = [...texts, password].filter((secret) => secret !== '')
+  const run: CommandStore['run'] = (args, options = {}) => {
+    const ran = runKeystore(folder.path, args, { ...options, env: { ...env, ...options.env } })
+    if (secrets.some((secret) => (ran.stdout + ran.stderr).includes(secret)))
+      throw new Error(`keystore ${args[0]} printed a master key or the password of the URL`)
+    return ran
+  }
 
   async function use<T>(work: (store: KeyStore) => Promise<T>): Promise<T> {
     const store = await openKeyStore(url)

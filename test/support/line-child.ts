@@ -7,6 +7,8 @@ import { fileURLToPath } from 'node:url'
 export interface LineChild {
   /** The next line that it prints. @throws what it wrote to stderr, if it ends before it prints one */
   line(): Promise<string>
+  /** All lines that it prints from now on, once it has ended. */
+  rest(): Promise<string[]>
   send(line: string): void
   /** Waits until it has ended. */
   ended(): Promise<{ readonly code: number | null; readonly stderr: string }>
@@ -31,6 +33,11 @@ export function startChild(script: string, args: readonly string[], env: NodeJS.
       if (done !== true) return value
       await closed
       throw new Error(`${script} ended with ${child.exitCode}: ${stderr}`)
+    },
+    async rest() {
+      const all: string[] = []
+      for await (const line of lines) all.push(line)
+      return all
     },
     send(line) {
       child.stdin.write(`${line}\n`)

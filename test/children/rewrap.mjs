@@ -1,0 +1,26 @@
+// A rewrap. Prints "first write" and waits there for a line on stdin, so that several can be made to meet; then "page" after each
+// page, and its report at the end.
+//
+//   node rewrap.mjs URL BATCH_SIZE
+import { once } from 'node:events'
+import { openKeyStore } from '../../dist/adapters/open.js'
+import { masterKeysFromEnv, rewrapAll } from '../../dist/index.js'
+
+const [url, batchSize] = process.argv.slice(2)
+const store = await openKeyStore(url, { deadlineMs: 120_000 })
+const { replaceWrapped } = store
+store.replaceWrapped = async (changes) => {
+  store.replaceWrapped = replaceWrapped
+  console.log('first write')
+  await once(process.stdin, 'data')
+  return store.replaceWrapped(changes)
+}
+const report = await rewrapAll({
+  store,
+  masterKeys: masterKeysFromEnv(),
+  batchSize: Number(batchSize),
+  onProgress: () => console.log('page'),
+})
+await store.close()
+console.log(JSON.stringify(report))
+process.stdin.destroy()

@@ -1,0 +1,28 @@
+/** Deadlocks that nobody notices: Postgres breaks them, and our stores try again. */
+import pg from 'pg'
+
+/**
+ * How many deadlocks Postgres has broken in a database.
+ *
+ * @param otherClients how many will stay connected; it waits for the others to end
+ */
+export async function countDeadlocks(url: string, otherClients = 0): Promise<number> {
+  const client = new pg.Client(url)
+  await client.connect()
+  try {
+    // A backend adds what it has counted at its end, which comes a moment after its client's.
+    for (let others = Number.POSITIVE_INFINITY; others > otherClients; ) {
+      const { rows } = await client.query(
+        `select count(*)::int as others from pg_stat_activity
+         where datname = current_database() and backend_type = 'client backend' and pid <> pg_backend_pid()`,
+      )
+      others = rows[0].others
+    }
+    const { rows } = await client.query(
+      'select deadlocks::int from pg_stat_database where datname = current_database()',
+    )
+    return rows[0].deadlocks
+  } finally {
+    await client.end()
+  }
+}
