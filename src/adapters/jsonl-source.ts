@@ -3,6 +3,7 @@ import { type FileHandle, open, readdir, realpath, rename, stat, unlink } from '
 import { basename, dirname, join } from 'node:path'
 import { decodeUtf8 } from '../encoding.js'
 import { invalidArgument, isKeystoreError, type KeystoreError, StoreError } from '../errors.js'
+import { syncFolder } from '../sync-folder.js'
 import { kindOf } from '../validate.js'
 import {
   type SourceColumns,
@@ -199,7 +200,7 @@ class Rewriting {
       await rename(this.#partial, this.#path)
       this.#output = null
       await output.close()
-      await syncFolder(dirname(this.#path))
+      syncFolder(dirname(this.#path))
     })
   }
 
@@ -273,17 +274,6 @@ function isAlive(pid: number): boolean {
     return true
   } catch (error) {
     return !(error instanceof Error && 'code' in error && error.code === 'ESRCH')
-  }
-}
-
-/** A new name is durable once its folder is. */
-async function syncFolder(path: string): Promise<void> {
-  if (process.platform === 'win32') return
-  const folder = await open(path, 'r')
-  try {
-    await folder.sync()
-  } finally {
-    await folder.close()
   }
 }
 
