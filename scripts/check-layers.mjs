@@ -23,6 +23,8 @@ const MODEL = [
   'secret',
   'item-result',
   'batch',
+  'column-context',
+  'value-source',
 ]
 const SERVICE = [
   'key-cache',
@@ -35,6 +37,9 @@ const SERVICE = [
   'envelope-crypto',
 ]
 
+// What adapters know of the host's tables, without a driver.
+const TABLES = ['adapters/host-tables', 'adapters/table-source', 'adapters/sql-table']
+
 // The one table: each file of src/ has exactly one layer, and imports only what its layer names. A new file belongs
 // nowhere until it is placed here; whoever places it decides which arrows it may draw. "x/*" is everything in folder x.
 const LAYERS = [
@@ -43,17 +48,48 @@ const LAYERS = [
   { layer: 'service', files: SERVICE, imports: [...BASE, ...MODEL, ...SERVICE] },
   { layer: 'lifecycle', files: ['lifecycle/*'], imports: [...BASE, ...MODEL, ...SERVICE, 'lifecycle/*'] },
   {
-    // The one integration with the host's tables: encrypted columns. Only its dialect files import drizzle.
+    layer: 'reencrypt',
+    files: ['rows', 'reencrypt/*'],
+    imports: [...BASE, ...MODEL, ...SERVICE, 'lifecycle/long-work', 'reencrypt/*'],
+  },
+  {
+    // The one integration with the host's tables: encrypted columns, and where they are. Only its dialect files import drizzle.
     layer: 'drizzle',
     files: ['drizzle/*'],
-    imports: [...BASE, ...MODEL, ...SERVICE, 'drizzle/*'],
+    imports: [...BASE, ...MODEL, ...SERVICE, ...TABLES, 'drizzle/*'],
   },
-  { layer: 'index', files: ['index'], imports: [...BASE, ...MODEL, ...SERVICE, 'lifecycle/*'] },
+  {
+    layer: 'index',
+    files: ['index'],
+    imports: [
+      ...BASE,
+      ...MODEL,
+      ...SERVICE,
+      'lifecycle/*',
+      'rows',
+      'reencrypt/*',
+      'drizzle/*',
+      'adapters/jsonl-source',
+    ],
+  },
   {
     // Adapters keep wrapped keys and never see an open one: no envelope-crypto, token or master-key here.
     layer: 'adapters',
     files: ['adapters/*', 'migrator'],
-    imports: ['store', 'table', 'errors', 'aead', 'validate', 'generated/*', 'migrator', 'adapters/*'],
+    imports: [
+      'store',
+      'table',
+      'errors',
+      'aead',
+      'encoding',
+      'sync-folder',
+      'validate',
+      'column-context',
+      'value-source',
+      'generated/*',
+      'migrator',
+      'adapters/*',
+    ],
   },
   {
     layer: 'testing',
@@ -69,6 +105,9 @@ const LAYERS = [
       ...MODEL,
       ...SERVICE,
       'lifecycle/*',
+      'rows',
+      'reencrypt/*',
+      'drizzle/*',
       'index',
       'adapters/*',
       'migrator',
@@ -122,6 +161,8 @@ const CLOSURES = [
 
 const CRYPTO = ['crypto', 'node:crypto']
 const CRYPTO_FILE = 'aead'
+// It imports what a user names on the command line.
+const COMPUTED_IMPORT_FILE = 'cli/schema-file'
 const TOP_LEVEL_AWAIT = 'has a top-level await, so that require() of the package would fail'
 
 const { values } = parseArgs({ options: { root: { type: 'string' } } })
@@ -195,6 +236,7 @@ function read(name) {
   const add = (source, isDynamic = false) => {
     const specifier = source?.type === 'Literal' ? source.value : null
     if (typeof specifier !== 'string') {
+      if (isDynamic && name === `${COMPUTED_IMPORT_FILE}.ts`) return
       faults.push('imports something computed, which cannot be checked')
       return
     }

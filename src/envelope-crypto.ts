@@ -8,12 +8,12 @@ import { type ItemResult, settled } from './item-result.js'
 import { KeyCache, type Rotation, type UserKeys } from './key-cache.js'
 import type { CacheStats } from './key-memory.js'
 import { checkMasterKeys } from './master-key-check.js'
-import { PoolCrypto } from './pool-crypto.js'
+import { POOL_USER_ID, PoolCrypto } from './pool-crypto.js'
 import { runInScope } from './scope.js'
 import { Secret } from './secret.js'
 import { type ShredLog, type ShredReceipt, type ShredUserOptions, shredIn } from './shred.js'
 import type { KeyStore } from './store.js'
-import { parseToken, type Token, textOf } from './token.js'
+import { type Format, parseToken, type Token, textOf } from './token.js'
 import { type EncryptOptions, refuseToken, type TokenPolicy } from './token-policy.js'
 import { UserHandle } from './user-handle.js'
 import {
@@ -56,6 +56,8 @@ export interface UserOptions {
 export class EnvelopeCrypto {
   /** Secrets that belong to no single user. */
   readonly pool: PoolCrypto
+  /** The format that is written. */
+  readonly format: Format
   readonly #store: KeyStore
   readonly #keys: KeyCache
   readonly #policy: TokenPolicy
@@ -77,6 +79,7 @@ export class EnvelopeCrypto {
     shredLog,
   }: ResolvedOptions) {
     this.#store = store
+    this.format = format
     this.#policy = tokenPolicy
     this.#closeStore = closeStore
     this.#emit = emit
@@ -190,7 +193,22 @@ export class EnvelopeCrypto {
     assertUserId(userId)
     if (typeof options !== 'object' || options === null)
       throw invalidArgument(`options must be an object, got ${kindOf(options)}`)
-    const keys = await this.#keys.all(userId, options.mint ?? true)
+    return this.#handle(userId, options.mint ?? true)
+  }
+
+  /**
+   * {@link user}, and for null the shared pool's v3 key.
+   *
+   * @internal
+   */
+  async handleOf(owner: string | null, mint: boolean): Promise<UserHandle> {
+    if (owner !== null) return this.user(owner, { mint })
+    this.#assertOpen()
+    return this.#handle(POOL_USER_ID, mint)
+  }
+
+  async #handle(userId: string, mint: boolean): Promise<UserHandle> {
+    const keys = await this.#keys.all(userId, mint)
     return new UserHandle(userId, keys, this.#policy, this.#emit, () => this.#assertUsable(userId, keys))
   }
 

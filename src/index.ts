@@ -1,5 +1,21 @@
 /** drizzle-keystore: the whole core API. Adapters have entries of their own, so that who uses SQLite never loads pg. */
+
+export { type JsonlSourceOptions, type JsonRow, jsonlSource } from './adapters/jsonl-source.js'
 export { reseed } from './aead.js'
+export type { ColumnContext, ContextOf } from './column-context.js'
+export {
+  type DrizzleDb,
+  type DrizzleRow,
+  type DrizzleSourceOptions,
+  drizzleSource,
+} from './drizzle/drizzle-source.js'
+export type { DrizzleTable } from './drizzle/drizzle-table.js'
+export {
+  defineEncrypted,
+  type EncryptedRegistry,
+  type EncryptedTable,
+  type EncryptedTableOptions,
+} from './drizzle/registry.js'
 export { type DecryptItem, type EncryptItem, EnvelopeCrypto, type UserOptions } from './envelope-crypto.js'
 export type { EnvelopeCryptoOptions } from './envelope-options.js'
 export {
@@ -41,6 +57,17 @@ export {
   resolveMasterKey,
 } from './master-key.js'
 export type { PoolCrypto } from './pool-crypto.js'
+export type { LegacyReader, LegacyValue, ValueState } from './reencrypt/open-value.js'
+export { type ReencryptOptions, type ReencryptReport, reencrypt } from './reencrypt/reencrypt.js'
+export type { StateCounts, ValueFailure } from './reencrypt/tally.js'
+export {
+  decryptRows,
+  encryptRows,
+  type RowError,
+  type RowsOptions,
+  type RowsResult,
+  type RowWith,
+} from './rows.js'
 export { Secret } from './secret.js'
 export type { ShredLog, ShredReceipt, ShredUserOptions } from './shred.js'
 export type {
@@ -70,3 +97,11 @@ export {
 export type { EncryptOptions, PlaintextPolicy } from './token-policy.js'
 export type { UserHandle } from './user-handle.js'
 export type { EncryptionContext } from './validate.js'
+export type {
+  SourceColumns,
+  ValueCell,
+  ValueChange,
+  ValueKey,
+  ValueRef,
+  ValueSource,
+} from './value-source.js'

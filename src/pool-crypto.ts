@@ -11,7 +11,7 @@ import { type EncryptOptions, refuseToken, type TokenPolicy } from './token-poli
 import { assertPlaintext, contextPieces, type EncryptionContext } from './validate.js'
 
 /** Whose key the pool's v3 tokens are under; no user can have this id. */
-const POOL_USER_ID = ''
+export const POOL_USER_ID = ''
 
 /**
  * Format v3: a data key of the pool's own, minted at its first write. Format v2: a key derived from the master key itself,

@@ -1,13 +1,19 @@
 /** One user's keys in hand: the same calls as EnvelopeCrypto's, synchronous. */
 
 import { type DataKey, openToken } from './data-key.js'
-import { KeystoreError } from './errors.js'
+import { isKeystoreError, KeystoreError } from './errors.js'
 import type { EmitEvent } from './events.js'
 import { assertFingerprintArguments, type FingerprintOptions } from './fingerprint.js'
 import type { UserKeys } from './key-cache.js'
-import { parseToken, type Token, textOf } from './token.js'
+import { decryptionFailed, parseToken, type Token, textOf } from './token.js'
 import { type EncryptOptions, refuseToken, type TokenPolicy } from './token-policy.js'
 import { assertBytes, assertPlaintext, contextPieces, type EncryptionContext } from './validate.js'
+
+/** What a token held, and which of the contexts tried is its own. */
+export interface OpenedToken {
+  readonly plaintext: Uint8Array
+  readonly context: number
+}
 
 /**
  * A snapshot of a user's live keys, for code that cannot wait: SQLite transactions, column types. Get one with
@@ -78,6 +84,33 @@ export class UserHandle {
       return Buffer.from(token)
     }
     return this.#open(token, context)
+  }
+
+  /** The version of the key that `encrypt` uses. */
+  get version(): number {
+    return this.#keys.active.version
+  }
+
+  /**
+   * {@link decryptBytes} under the first of some contexts that opens it. One event, if none does.
+   *
+   * @internal
+   */
+  decryptUnderAny(token: string, contexts: readonly EncryptionContext[]): OpenedToken {
+    this.#assertUsable()
+    const parsed = parseToken(token, this.#policy.acceptTokens)
+    const key = this.#version(parsed.version)
+    for (const [index, context] of contexts.entries()) {
+      const pieces = contextPieces(context)
+      try {
+        const isLast = index === contexts.length - 1
+        const plaintext = isLast ? openToken(key, parsed, pieces, this.#emit) : key.open(parsed, pieces)
+        return { plaintext, context: index }
+      } catch (error) {
+        if (!isKeystoreError(error) || error.code !== 'ERR_DECRYPTION_FAILED') throw error
+      }
+    }
+    throw decryptionFailed()
   }
 
   /** `envelope.fingerprint`. @throws ERR_INVALID_ARGUMENT · ERR_KEY_NOT_FOUND (version 1 was pruned) · ERR_UNWRAP_FAILED … */

@@ -66,13 +66,13 @@ export function isBusy(code: string): boolean {
   return code.startsWith('SQLITE_BUSY') || code.startsWith('SQLITE_LOCKED')
 }
 
-/** @param action what the store was doing, to follow "could not" */
-export function storeError(action: string, error: unknown): KeystoreError {
+/** @param action what `who` was doing, to follow "could not" */
+export function storeError(action: string, error: unknown, who = 'The key store'): KeystoreError {
   if (error instanceof KeystoreError) return error
   const { code, description, transient } = describeDriverError(error)
   const cause = Object.assign(new Error(description), {
     name: 'DriverError',
     ...(code === null ? {} : { code }),
   })
-  return new StoreError(`The key store could not ${action} (${description})`, { cause, retryable: transient })
+  return new StoreError(`${who} could not ${action} (${description})`, { cause, retryable: transient })
 }

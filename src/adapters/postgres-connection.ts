@@ -159,7 +159,7 @@ function isPostgresDb(db: object): db is AnyPostgresDb {
   )
 }
 
-function newPool(source: UrlSource): pg.Pool {
+export function newPool(source: UrlSource): pg.Pool {
   const { maxConnections } = source
   const pool = new pg.Pool({
     ...clientConfig('url', source.url, source),

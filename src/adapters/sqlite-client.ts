@@ -8,9 +8,13 @@ export interface SqliteClient {
   close(): unknown
 }
 
-interface SqliteStatement {
+export interface SqliteStatement {
   all(...params: unknown[]): unknown[]
   get(...params: unknown[]): unknown
   run(...params: unknown[]): { readonly changes: number }
+  /** Rows as arrays. */
+  raw(): SqliteStatement
+  /** Integers as bigints. */
+  safeIntegers(): SqliteStatement
   iterate(...params: unknown[]): IterableIterator<unknown>
 }

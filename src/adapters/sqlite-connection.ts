@@ -4,10 +4,10 @@ import { dirname } from 'node:path'
 import Database from 'better-sqlite3'
 import { invalidArgument, KeystoreError, StoreError, schemaError } from '../errors.js'
 import { type MigrateMode, type MigrationReport, NOTHING_APPLIED } from '../migrator.js'
-import { describeDriverError, isBusy, storeError } from './driver-error.js'
+import { describeDriverError, storeError } from './driver-error.js'
 import { checkSqlite, migrateSqlite } from './migrate-sqlite.js'
-import { retrying } from './retry.js'
 import type { SqliteClient } from './sqlite-client.js'
+import { HostTransaction, retryingWhileLocked, waitForHost } from './sqlite-locks.js'
 import { prepareStatements, type SqliteStatements } from './sqlite-statements.js'
 
 export interface SqliteConnectionOptions {
@@ -20,11 +20,6 @@ export interface SqliteConnectionOptions {
 
 /** A synchronous piece of work. */
 export type SqliteWork<T> = (statements: SqliteStatements) => T
-
-/** Thrown to make a write wait while the host is inside a transaction on the connection that we share. */
-class HostTransaction extends Error {
-  override readonly name = 'HostTransaction'
-}
 
 export class SqliteConnection {
   /** A file of ours, a database in our memory, or whatever the host's connection is on. */
@@ -131,8 +126,7 @@ export class SqliteConnection {
     work: (client: SqliteClient) => T,
     deadlineMs = this.#options.deadlineMs,
   ): Promise<T> {
-    const policy = { deadlineMs, firstWaitMs: 2, longestWaitMs: 50, isTransient: isLocked }
-    return retrying(policy, () => {
+    return retryingWhileLocked(deadlineMs, () => {
       this.assertOpen()
       return work(this.#client as SqliteClient)
     }).catch((error) => {
@@ -144,16 +138,6 @@ export class SqliteConnection {
   assertOpen(): void {
     if (this.#closed) throw new KeystoreError('ERR_CLOSED', 'This key store was closed')
   }
-}
-
-function waitForHost(client: SqliteClient): void {
-  if (client.inTransaction) throw new HostTransaction()
-}
-
-function isLocked(error: unknown): boolean {
-  if (error instanceof HostTransaction) return true
-  const { code } = describeDriverError(error)
-  return code !== null && isBusy(code)
 }
 
 function stillInTransaction(action: string): StoreError {

@@ -1,5 +1,6 @@
 /** `keystore doctor`: everything that can be wrong with a key store, found before a user does. */
 import { Command } from 'commander'
+import { type ColumnFinding, sampleColumns } from '../drizzle/sample-columns.js'
 import { applyShredLog } from '../lifecycle/shred-log.js'
 import { type Finding, type VerifyReport, verifyAll } from '../lifecycle/verify.js'
 import type { MasterKeyring } from '../master-key.js'
@@ -19,8 +20,9 @@ import {
   withStore,
 } from './options.js'
 import { counted, exitWith, formatOf, printJson, printSome, quoted } from './output.js'
+import { registeredTables, type SchemaOptions, withHost, withSchema } from './schema-file.js'
 
-interface DoctorOptions extends StoreOptions, MasterKeyOptions, ReportOptions {
+interface DoctorOptions extends StoreOptions, MasterKeyOptions, ReportOptions, SchemaOptions {
   readonly acceptV2?: boolean
   readonly finishErasure?: boolean
   readonly shredLog?: string
@@ -33,9 +35,13 @@ interface DoctorReport extends VerifyReport {
 }
 
 export function doctorCommand(): Command {
-  return withShredLog(
+  const command = withShredLog(
     withJson(withAcceptV2(withMasterKeys(withStore(new Command('doctor'))))),
     'first erase again whoever this log of shred-user names and a backup brought back',
+  )
+  return withSchema(
+    command,
+    'also look for plaintext and for forgotten columns, in some rows of each table of the registry that',
   )
     .description(
       'Open every key and look at the store itself; name each thing that is wrong and what to do. Exit code 1 if any is an error. ' +
@@ -65,20 +71,45 @@ export function doctorCommand(): Command {
 async function examine(
   store: KeyStore,
   masterKeys: MasterKeyring,
-  { acceptV2, finishErasure, shredLog }: DoctorOptions,
+  options: DoctorOptions,
   long: LongWork,
 ): Promise<DoctorReport> {
+  const { acceptV2, finishErasure, shredLog } = options
   const maintenance = maintenanceOf(store)
   let erasedAgain: readonly string[] | undefined
   // A table that is not what we know cannot be written; verifyAll reports it.
   if (shredLog !== undefined && (await maintenance.inspect()).every(({ kind }) => kind !== 'schemaVersion'))
     erasedAgain = await applyShredLog({ store, shredLog })
-  const report = await verifyAll({ ...long, store, masterKeys, accept: acceptV2 ? ['v2', 'v3'] : ['v3'] })
+  const keys = await verifyAll({ ...long, store, masterKeys, accept: acceptV2 ? ['v2', 'v3'] : ['v3'] })
+  const report = withFindings(keys, await columnFindings(options))
   const erasure = finishErasure && report.complete ? await maintenance.finishErasure() : undefined
   return {
     ...report,
     ...(erasedAgain === undefined ? {} : { erasedAgain }),
     ...(erasure === undefined ? {} : { erasure }),
+  }
+}
+
+/** @throws ERR_INVALID_ARGUMENT if the schema is not that of the database */
+async function columnFindings(options: DoctorOptions): Promise<ColumnFinding[]> {
+  const { schema } = options
+  if (schema === undefined) return []
+  return withHost(options, async (host) => {
+    const findings: ColumnFinding[] = []
+    for (const { name, plan, withColumns } of await registeredTables(schema, options, host))
+      findings.push(...(await sampleColumns(name, withColumns, plan.shape.columns)))
+    return findings
+  })
+}
+
+function withFindings(report: VerifyReport, more: readonly ColumnFinding[]): VerifyReport {
+  const counts = { ...report.counts }
+  for (const { kind } of more) counts[kind] = (counts[kind] ?? 0) + 1
+  return {
+    ...report,
+    ok: report.ok && more.every(({ severity }) => severity === 'warning'),
+    findings: [...report.findings, ...more],
+    counts,
   }
 }
 

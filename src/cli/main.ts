@@ -10,6 +10,7 @@ import { initCommand } from './init.js'
 import { migrateCommand } from './migrate.js'
 import { newMasterKeyCommand } from './new-master-key.js'
 import { quickstartCommand } from './quickstart.js'
+import { reencryptCommand } from './reencrypt.js'
 import { rewrapCommand } from './rewrap.js'
 import { pruneCommand, rotateUserCommand } from './rotate.js'
 import { shredUserCommand } from './shred.js'
@@ -42,6 +43,7 @@ async function run(argv: readonly string[]): Promise<number> {
     doctorCommand,
     newMasterKeyCommand,
     rewrapCommand,
+    reencryptCommand,
     rotateUserCommand,
     pruneCommand,
     shredUserCommand,

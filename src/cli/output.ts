@@ -6,9 +6,9 @@ export function plainTable(head: string[]): Table.Table {
   return new Table({ head, style: { head: [], border: [] } })
 }
 
-/** One document, dates as ISO 8601. No report holds bytes. */
+/** One document, dates as ISO 8601, whole numbers that JSON readers would round as text. No report holds bytes. */
 export function printJson(report: unknown): void {
-  console.log(JSON.stringify(report))
+  console.log(JSON.stringify(report, (_, value) => (typeof value === 'bigint' ? String(value) : value)))
 }
 
 /** `1,234` */

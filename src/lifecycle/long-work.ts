@@ -35,10 +35,10 @@ export interface RowFailure extends KeyRef {
   readonly reason: string
 }
 
-const DEFAULT_BATCH_SIZE = 1000
+export const DEFAULT_BATCH_SIZE = 1000
 const MAX_BATCH_SIZE = 5000
 /** Failures that a report lists; the others it counts. A wrong keyring must not fill the memory. */
-const MAX_LISTED = 1000
+export const MAX_LISTED = 1000
 
 /** @throws ERR_INVALID_ARGUMENT */
 export function assertOptions(options: unknown, ...stores: readonly string[]): void {
@@ -66,11 +66,13 @@ export class Failures {
 
   add({ userId, version, kekId }: Pick<KeyRecord, 'userId' | 'version' | 'kekId'>, error: unknown): void {
     this.count += 1
-    if (this.listed.length < MAX_LISTED) this.listed.push({ userId, version, kekId, ...describe(error) })
+    if (this.listed.length < MAX_LISTED)
+      this.listed.push({ userId, version, kekId, ...describeFailure(error) })
   }
 }
 
-function describe(error: unknown): { readonly code: string; readonly reason: string } {
+/** What a report says of an error. */
+export function describeFailure(error: unknown): { readonly code: string; readonly reason: string } {
   if (isKeystoreError(error)) return { code: error.code, reason: error.message }
   return {
     code: 'ERR_STORE',

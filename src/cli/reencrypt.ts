@@ -1,0 +1,207 @@
+/** `keystore reencrypt`: the sweep over an application's own tables. */
+import { Command, InvalidArgumentError } from 'commander'
+import { type SqlSourceOptions, sqlSource } from '../adapters/sql-source.js'
+import type { ColumnContext } from '../column-context.js'
+import { invalidArgument } from '../errors.js'
+import { type ReencryptOptions, type ReencryptReport, reencrypt } from '../reencrypt/reencrypt.js'
+import type { ValueKey, ValueSource } from '../value-source.js'
+import { type LongWork, runLong } from './long-command.js'
+import { findMasterKeys, type MasterKeyOptions, withMasterKeys } from './master-keys.js'
+import {
+  type ChangeOptions,
+  closing,
+  openEnvelope,
+  type StoreOptions,
+  wholeNumber,
+  withAcceptV2,
+  withDryRun,
+  withExistingStore,
+  withStore,
+} from './options.js'
+import { counted, exitWith, plainTable, printJson, printSome, quoted, thousands } from './output.js'
+import { databaseUrl, registeredTables, type SchemaOptions, withHost, withSchema } from './schema-file.js'
+
+interface ReencryptCommandOptions extends StoreOptions, MasterKeyOptions, ChangeOptions, SchemaOptions {
+  readonly acceptV2?: boolean
+  readonly table?: string
+  readonly dbSchema?: string
+  readonly key?: readonly string[]
+  readonly owner?: string
+  readonly pool?: boolean
+  readonly column?: readonly string[]
+  readonly context?: ColumnContext
+  readonly previousContext?: readonly ColumnContext[]
+  readonly plaintext?: boolean
+  readonly batchSize?: number
+}
+
+type TableReport = ReencryptReport & { readonly table: string }
+
+interface SweepReport {
+  readonly complete: boolean
+  readonly tables: readonly TableReport[]
+}
+
+export function reencryptCommand(): Command {
+  const command = withDryRun(withAcceptV2(withMasterKeys(withStore(new Command('reencrypt')))))
+  return withSchema(command, 'sweep every table of the registry that')
+    .description(
+      "Bring the values in an application's tables to format v3, the newest version of their owners' keys and the wanted context. " +
+        'Replaces a value only if nobody else has meanwhile. Safe to repeat and to interrupt. Exit code 1 if values are left.',
+    )
+    .option('--table <name>', 'sweep this table instead')
+    .option('--db-schema <name>', "Postgres: the table's schema")
+    .option('--key <column>', 'its primary key; may be repeated', several)
+    .option('--owner <column>', "the column with the user's id")
+    .option('--pool', 'instead: all values are of the shared pool')
+    .option('--column <name>', 'a column with values; may be repeated', several)
+    .option(
+      '--context <context>',
+      'the wanted context: a string, as in encryptedText, a JSON object, or an empty string for none',
+      parseContext,
+    )
+    .option(
+      '--previous-context <context>',
+      'a context that values may still be under; may be repeated',
+      (text: string, contexts: readonly ColumnContext[] = []) => [...contexts, parseContext(text)],
+    )
+    .option('--plaintext', 'encrypt what is no token; without it such values are reported and left')
+    .option('--batch-size <rows>', 'rows a transaction, 1 to 5,000 (default: 1,000)', wholeNumber)
+    .addHelpText(
+      'after',
+      '\nExamples:\n' +
+        '  keystore reencrypt --db app.db --schema dist/schema.js --dry-run\n' +
+        '  keystore reencrypt --db app.db --table credentials --key id --owner user_id --column api_key --context credentials.api_key',
+    )
+    .action((options: ReencryptCommandOptions) => {
+      const masterKeys = findMasterKeys(options)
+      assertTarget(options)
+      return withExistingStore(options, (store) =>
+        runLong(
+          options,
+          async (long) => {
+            const envelope = await openEnvelope(store, masterKeys, options)
+            return closing(envelope, () => sweepAll(options, long, { ...sweepOptions(options), envelope }))
+          },
+          (report) => {
+            print(report, options)
+            exitWith(report.complete && report.tables.every(({ left }) => left === 0))
+          },
+        ),
+      )
+    })
+}
+
+function several(text: string, earlier: readonly string[] = []): readonly string[] {
+  return [...earlier, text]
+}
+
+function parseContext(text: string): ColumnContext {
+  if (text === '') return null
+  if (!text.startsWith('{')) return text
+  try {
+    return JSON.parse(text)
+  } catch {
+    throw new InvalidArgumentError('It begins like a JSON object, and is none.')
+  }
+}
+
+/** @throws ERR_INVALID_ARGUMENT */
+function assertTarget({ schema, table, key, owner, pool, column, context }: ReencryptCommandOptions): void {
+  if ((schema === undefined) === (table === undefined))
+    throw invalidArgument('Name either --schema FILE or --table NAME')
+  if (schema !== undefined) {
+    if ([key, owner, pool, column, context].some((option) => option !== undefined))
+      throw invalidArgument(
+        'The registry of --schema says key, owner, columns and contexts: leave these options out',
+      )
+    return
+  }
+  if (key === undefined || column === undefined || context === undefined)
+    throw invalidArgument("--table needs --key, --column and --context too; --context '' is no context")
+  if ((owner === undefined) === (pool === undefined))
+    throw invalidArgument('Name either --owner COLUMN or --pool')
+}
+
+function sweepOptions(
+  options: ReencryptCommandOptions,
+): Omit<ReencryptOptions<never>, 'envelope' | 'source'> {
+  const { previousContext = [], plaintext = false, dryRun = false, batchSize } = options
+  return { previousContexts: previousContext, plaintext, dryRun, batchSize }
+}
+
+async function sweepAll(
+  options: ReencryptCommandOptions,
+  long: LongWork,
+  sweep: Omit<ReencryptOptions<never>, 'source'>,
+): Promise<SweepReport> {
+  const tables: TableReport[] = []
+  const sweepOne = async (table: string, source: ValueSource<never>) => {
+    const onProgress: LongWork['onProgress'] = (progress) =>
+      long.onProgress?.({ ...progress, phase: `${table}: ${progress.phase}` })
+    tables.push({ table, ...(await reencrypt({ ...sweep, ...long, onProgress, source })) })
+  }
+  const { schema, table = '' } = options
+  if (schema === undefined) {
+    const source = await sqlSource(databaseUrl(options), sourceOptions(options))
+    await closing(source, () => sweepOne(table, source as ValueSource<never>))
+    return { complete: isComplete(tables), tables }
+  }
+  return withHost(options, async (host) => {
+    const registered = await registeredTables(schema, options, host)
+    for (const { name, source } of registered) if (!long.signal?.aborted) await sweepOne(name, source())
+    return { complete: isComplete(tables) && tables.length === registered.length, tables }
+  })
+}
+
+function isComplete(tables: readonly TableReport[]): boolean {
+  return tables.every(({ complete }) => complete)
+}
+
+function sourceOptions(options: ReencryptCommandOptions): SqlSourceOptions {
+  const { table = '', dbSchema, key = [], owner = null, column = [], context = null } = options
+  return {
+    table,
+    key,
+    owner,
+    columns: Object.fromEntries(column.map((name) => [name, context])),
+    ...(dbSchema === undefined ? {} : { schema: dbSchema }),
+  }
+}
+
+function print(report: SweepReport, { json, schema }: ReencryptCommandOptions): void {
+  if (json) printJson(schema === undefined ? report.tables[0] : report)
+  else for (const table of report.tables) printTable(table)
+}
+
+function printTable(report: TableReport): void {
+  const { table, dryRun, changed, skipped, failed, failedCount, before, after, left } = report
+  console.log(
+    `${table}: ${dryRun ? 'would re-encrypt' : 're-encrypted'} ${counted(changed, 'value')}; ${thousands(skipped)} skipped (changed by others ` +
+      `meanwhile), ${thousands(failedCount)} failed.`,
+  )
+  printSome(
+    failed.map(
+      ({ key, column, owner, code, reason }) =>
+        `${keyText(key)}, ${column}, of ${owner === null ? 'the pool' : quoted(owner)}: ${reason} [${code}]`,
+    ),
+    failedCount,
+  )
+  const codes = new Set(failed.map(({ code }) => code))
+  if (codes.has('ERR_NOT_ENCRYPTED')) console.log('  --plaintext encrypts what is no token.')
+  if (codes.has('ERR_FORMAT_NOT_ACCEPTED')) console.log('  Values in format v2 are opened with --accept-v2.')
+  const states = plainTable(['values', 'before', dryRun ? 'then' : 'now'])
+  const found = new Map(Object.entries(before))
+  for (const [state, now] of Object.entries(after)) {
+    const then = found.get(state) ?? 0
+    if (then + now > 0) states.push([state, thousands(then), thousands(now)])
+  }
+  if (states.length > 0) console.log(states.toString())
+  console.log(
+    left === 0 ? 'No value is left in an old state.' : `${counted(left, 'value')} left in an old state.`,
+  )
+}
+
+function keyText(key: ValueKey): string {
+  return typeof key === 'object' ? key.map(String).join('/') : String(key)
+}

@@ -1,0 +1,98 @@
+/** The registry of encrypted columns that a module of the user's exports, and the database that it is about. */
+import { resolve } from 'node:path'
+import { pathToFileURL } from 'node:url'
+import { type Command, Option } from 'commander'
+import { tableOn } from '../adapters/host-tables.js'
+import { type OpenedHost, openHost } from '../adapters/sql-source.js'
+import type { SqlTable } from '../adapters/sql-table.js'
+import { planOf, sourceOn, type TablePlan } from '../drizzle/drizzle-source.js'
+import { type EncryptedTable, isRegistry } from '../drizzle/registry.js'
+import { invalidArgument } from '../errors.js'
+import type { ValueSource } from '../value-source.js'
+import { closing } from './options.js'
+
+export interface SchemaOptions {
+  readonly schema?: string
+  readonly db?: string
+  readonly casing?: 'snake_case' | 'camelCase'
+}
+
+/** A table of the registry in the database. */
+export interface RegisteredTable {
+  readonly name: string
+  readonly plan: TablePlan<never>
+  /** The same table with other columns. */
+  withColumns(columns: readonly string[]): SqlTable
+  source(): ValueSource<never>
+}
+
+export function withSchema(command: Command, what: string): Command {
+  return command
+    .option('--schema <file>', `${what} the ES module FILE exports, made by defineEncrypted`)
+    .addOption(
+      new Option(
+        '--db <url>',
+        "the application's database: a path, sqlite:… or postgres://…; put a URL with a password into the environment",
+      ).env('DATABASE_URL'),
+    )
+    .addOption(
+      new Option('--casing <casing>', 'how the schema names columns that it gives no name').choices([
+        'snake_case',
+        'camelCase',
+      ]),
+    )
+}
+
+/** @throws ERR_INVALID_ARGUMENT */
+export function databaseUrl({ db }: SchemaOptions): string {
+  if (db === undefined)
+    throw invalidArgument('Name the database of the application: --db URL, or $DATABASE_URL')
+  return db
+}
+
+/** Opens the database and closes it after `work`. */
+export async function withHost<T>(
+  options: SchemaOptions,
+  work: (host: OpenedHost) => Promise<T>,
+): Promise<T> {
+  return closing(await openHost(databaseUrl(options)), work)
+}
+
+/** @throws ERR_INVALID_ARGUMENT */
+export async function registeredTables(
+  file: string,
+  { casing }: SchemaOptions,
+  host: OpenedHost,
+): Promise<RegisteredTable[]> {
+  const db = casing === undefined ? null : { dialect: { casing: await casingOf(casing) } }
+  const tables: EncryptedTable[] = []
+  for (const exported of Object.values(await importFile(file)))
+    if (isRegistry(exported)) tables.push(...exported)
+  if (tables.length === 0)
+    throw invalidArgument(`${file} exports no registry: export const encrypted = defineEncrypted({ … })`)
+  return tables.map(({ name, table, ...options }) => {
+    const plan = planOf<never>(table, options as never, db)
+    const withColumns = (columns: readonly string[]) => tableOn(host.client, { ...plan.shape, columns })
+    return { name, plan, withColumns, source: () => sourceOn(withColumns(plan.shape.columns), plan) }
+  })
+}
+
+async function importFile(file: string): Promise<object> {
+  try {
+    return await import(pathToFileURL(resolve(file)).href)
+  } catch (error) {
+    const code = error instanceof Error && 'code' in error ? String(error.code) : null
+    if (code === 'ERR_UNKNOWN_FILE_EXTENSION' || /\.[cm]?tsx?$/.test(file)) {
+      throw invalidArgument(
+        `Node.js cannot import ${file} as it is. With a loader for TypeScript it can: NODE_OPTIONS='--import tsx' keystore … ` +
+          '(npm install --save-dev tsx), or give the compiled file',
+      )
+    }
+    throw error
+  }
+}
+
+async function casingOf(casing: 'snake_case' | 'camelCase'): Promise<object> {
+  const { CasingCache } = await import('drizzle-orm/casing')
+  return new CasingCache(casing)
+}

@@ -1,0 +1,143 @@
+/** One page of the sweep: what its values are, and tokens in the place of those that are not as they should be. */
+import { equalBytes } from '../aead.js'
+import { contextMaker } from '../column-context.js'
+import { invalidArgument, KeystoreError } from '../errors.js'
+import { inTurns } from '../lifecycle/long-work.js'
+import type { Token } from '../token.js'
+import type { UserHandle } from '../user-handle.js'
+import type { EncryptionContext } from '../validate.js'
+import type { ValueCell, ValueChange, ValueRef, ValueSource } from '../value-source.js'
+import { type Found, type OpenOptions, openValue, type SweptValue } from './open-value.js'
+import { isOfOneOwner, OwnerKeys } from './owner-keys.js'
+import type { Tally } from './tally.js'
+
+/** What all pages have in common. */
+export interface Work<Row> extends OpenOptions<Row> {
+  readonly source: ValueSource<Row>
+  /** The wanted context of values whose cells name none; null if nobody does. */
+  readonly contextOf: ContextMaker<Row> | null
+  readonly previousContexts: readonly ContextMaker<Row>[]
+  readonly dryRun: boolean
+}
+
+type ContextMaker<Row> = (row: Row) => EncryptionContext
+
+/** A value that is to be replaced. */
+interface Opened<Row> {
+  readonly value: SweptValue<Row>
+  readonly state: Found['state']
+  readonly plaintext: Uint8Array
+}
+
+/** @throws what is about more than one value: an outage of the key store or of a key service; what the source throws */
+export async function sweepPage<Row>(
+  work: Work<Row>,
+  cells: readonly ValueCell<Row>[],
+  tally: Tally<Row>,
+): Promise<void> {
+  const keys = new OwnerKeys(work.envelope)
+  const values = cells.map((cell) => sweptValue(work, cell))
+  await keys.load(values.filter(isPresent).map(({ owner }) => owner))
+  const found = await inTurns(values, (value) => openValue(value, keys, work))
+  const opened: Opened<Row>[] = []
+  for (const [index, value] of values.entries()) {
+    const { state, plaintext, error } = found[index] as Found
+    tally.add(state)
+    if (error !== undefined) tally.fail(value, error)
+    else if (plaintext !== undefined) opened.push({ value, state, plaintext })
+  }
+  try {
+    if (work.dryRun) for (const { state } of opened) tally.change(state)
+    else await replace(work.source, keys, opened, tally)
+  } finally {
+    for (const { plaintext } of opened) plaintext.fill(0)
+  }
+}
+
+function sweptValue<Row>(work: Work<Row>, cell: ValueCell<Row>): SweptValue<Row> {
+  const { key, column, owner = null, value, row } = cell
+  const swept = { key, column, owner, value, row }
+  if (!isPresent(swept)) return { ...swept, contexts: NO_CONTEXTS }
+  if (cell.context === undefined && work.contextOf === null) throw withoutContext()
+  try {
+    return { ...swept, contexts: contextsOf(work, cell) }
+  } catch (error) {
+    if (!isOfOneOwner(error)) throw error
+    return { ...swept, contexts: error }
+  }
+}
+
+function isPresent({ value }: { readonly value?: unknown }): boolean {
+  return value !== null && value !== undefined
+}
+
+function contextsOf<Row>(
+  { contextOf, previousContexts }: Work<Row>,
+  { context, row }: ValueCell<Row>,
+): [EncryptionContext, ...EncryptionContext[]] {
+  // A source without rows gives none to the functions either.
+  const make = context === undefined && contextOf !== null ? contextOf : contextMaker(context ?? null)
+  return [make(row as Row), ...previousContexts.map((make) => make(row as Row))]
+}
+
+const NO_CONTEXTS: readonly [EncryptionContext] = [{}]
+
+function withoutContext(): KeystoreError {
+  return invalidArgument(
+    "context is required, such as 'credentials.api_key', or null for none: neither the source nor the options name one",
+  )
+}
+
+async function replace<Row>(
+  source: ValueSource<Row>,
+  keys: OwnerKeys,
+  opened: readonly Opened<Row>[],
+  tally: Tally<Row>,
+): Promise<void> {
+  await keys.mint(opened.map(({ value }) => value.owner))
+  const changes: ValueChange[] = []
+  const states = new Map<string, Found['state']>()
+  for (const { value, state, plaintext } of opened) {
+    const { key, column, owner } = value
+    try {
+      const [context] = value.contexts as readonly [EncryptionContext]
+      changes.push({
+        key,
+        column,
+        owner,
+        from: value.value as string,
+        to: encrypted(keys.of(owner), plaintext, context),
+      })
+      states.set(refKey(value), state)
+    } catch (error) {
+      if (!isOfOneOwner(error)) throw error
+      tally.fail(value, error)
+    }
+  }
+  if (changes.length === 0) return
+  const replaced = await source.replace(changes)
+  for (const ref of replaced) {
+    const state = states.get(refKey(ref))
+    if (state !== undefined) tally.change(state)
+    states.delete(refKey(ref))
+  }
+  tally.skipped += states.size
+}
+
+/** Opens what it made before the old value is gone: a fault of memory must not cost a user their data. */
+function encrypted(keys: UserHandle, plaintext: Uint8Array, context: EncryptionContext): Token {
+  const token = keys.encryptBytes(plaintext, context)
+  const again = keys.decryptBytes(token, context)
+  const isSame = equalBytes(plaintext, again)
+  again.fill(0)
+  if (!isSame)
+    throw new KeystoreError(
+      'ERR_DECRYPTION_FAILED',
+      'The new token does not hold the same: nothing was written',
+    )
+  return token
+}
+
+function refKey({ key, column }: Pick<ValueRef, 'key' | 'column'>): string {
+  return JSON.stringify([column, key], (_, part) => (typeof part === 'bigint' ? `${part}n` : part))
+}
