@@ -3,7 +3,8 @@ import { spawnSync } from 'node:child_process'
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import Database from 'better-sqlite3'
-import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
+import { migrateSqlite } from '../src/adapters/migrate-sqlite.js'
 import { type OpenKeyStoreOptions, openKeyStore } from '../src/adapters/open.js'
 import { EnvelopeCrypto } from '../src/envelope-crypto.js'
 import { sqliteMigrations } from '../src/generated/migrations.js'
@@ -284,6 +285,27 @@ describe.runIf(isChosen('sqlite'))('adoption', () => {
     const waiting = adopt(path)
     setTimeout(() => reader.exec('COMMIT'), 50)
     expect((await (await waiting).ready()).adopted).toBe(30)
+  })
+
+  it('by another process between two looks at the file is no reason to refuse it', async () => {
+    const path = copyReference(folder)
+    const { prepare } = Database.prototype
+    let adopted = false
+    vi.spyOn(Database.prototype, 'prepare').mockImplementation(function (
+      this: Database.Database,
+      sql: string,
+    ) {
+      if (sql.includes('pragma_table_list') && !adopted) {
+        adopted = true
+        const other = new Database(path)
+        migrateSqlite(other, { mode: 'auto', adopt: true })
+        other.close()
+      }
+      return prepare.call(this, sql)
+    })
+    cleanups.push(() => vi.restoreAllMocks())
+    expect(await (await open(path)).ready()).toEqual({ applied: [], adopted: null })
+    expect(adopted).toBe(true)
   })
 
   it('is done by one of 8 processes at once: all work, and all 30 keys are there', async () => {

@@ -1,6 +1,6 @@
 /** Migrates a SQLite database, and adopts a file of the Python reference on the way. Synchronous, as better-sqlite3 is. */
 import { isKeystoreError, schemaError } from '../errors.js'
-import { sqliteMigrations } from '../generated/migrations.js'
+import { type Migration, sqliteMigrations } from '../generated/migrations.js'
 import {
   LEDGER,
   type LedgerRow,
@@ -67,11 +67,26 @@ function hasEveryColumn(client: SqliteClient): boolean {
   return Object.values(encryptionKeysDeclaration.columns).every(({ name }) => names.has(name))
 }
 
-function plan(client: SqliteClient, { adopt }: SqliteMigrationOptions) {
+interface Plan {
+  readonly pending: readonly Migration[]
+  readonly adopting: boolean
+}
+
+function plan(client: SqliteClient, options: SqliteMigrationOptions): Plan {
   if (exists(client, LEDGER)) {
     const ledger = client.prepare(`select tag, sha256 from ${LEDGER} order by tag`).all() as LedgerRow[]
     return { pending: pendingMigrations(ledger, sqliteMigrations), adopting: false }
   }
+  try {
+    return planWithoutLedger(client, options)
+  } catch (error) {
+    // Another process may have adopted the file between two looks, one of which then saw a table that is neither's.
+    if (exists(client, LEDGER)) return plan(client, options)
+    throw error
+  }
+}
+
+function planWithoutLedger(client: SqliteClient, { adopt }: SqliteMigrationOptions): Plan {
   if (!exists(client, TABLE)) return { pending: sqliteMigrations, adopting: false }
   const difference = differenceFromReference(client)
   if (difference !== null) throw tableWithoutLedger(difference)
