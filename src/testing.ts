@@ -3,12 +3,14 @@
  * `drizzle-keystore/testing`. It takes the test functions as parameters, so that it depends on no runner.
  */
 import type { KeyStore } from './store.js'
+import { changeTests } from './testing/changing.js'
 import { countTests } from './testing/counting.js'
 import { endTests } from './testing/ending.js'
 import { erasureTests } from './testing/erasing.js'
 import type { DefineTest, Fixture } from './testing/fixture.js'
 import { insertTests } from './testing/inserting.js'
 import { listTests } from './testing/listing.js'
+import { maintenanceTests } from './testing/maintaining.js'
 import { readingTests } from './testing/reading.js'
 import { replaceTests } from './testing/replacing.js'
 import type { KeyStoreSubject, OpenedSubject, TestRunner } from './testing/subject.js'
@@ -16,7 +18,7 @@ import type { KeyStoreSubject, OpenedSubject, TestRunner } from './testing/subje
 export type { KeyStoreSubject, OpenedSubject, RawRow, TestRunner } from './testing/subject.js'
 
 /**
- * Defines the tests that hold a {@link KeyStore} to its contract.
+ * Defines the tests that hold a {@link KeyStore} to its contract. What is optional there is tested where the store has it.
  *
  * @example
  * import { afterEach, beforeEach, describe, it } from 'vitest'
@@ -66,6 +68,8 @@ export function testKeyStore(runner: TestRunner, subject: KeyStoreSubject): void
     describe('list', () => listTests(test))
     describe('shred and remove', () => erasureTests(test))
     describe('sampleByKek and census', () => countTests(test))
+    describe('changes', () => changeTests(test))
+    describe('maintenance', () => maintenanceTests(test))
     describe('closing and failing', () => endTests(test))
   })
 }

@@ -35,7 +35,7 @@ describe.runIf(isChosen('sqlite'))('on SQLite', () => {
     name: 'SQLite, a path of its own',
     async open() {
       const database = await freshDatabase('sqlite')
-      const open = () => sqliteKeyStore({ path: database.url })
+      const open = () => sqliteKeyStore({ path: database.url, pollMs: 50 })
       const past = new Database(database.url)
       const store = open()
       return {
@@ -60,7 +60,7 @@ describe.runIf(isChosen('sqlite'))('on SQLite', () => {
       const open = () => {
         const connection = new Database(database.url)
         connections.push(connection)
-        return sqliteKeyStore({ db: drizzleSqlite({ client: connection }) })
+        return sqliteKeyStore({ db: drizzleSqlite({ client: connection }), pollMs: 50 })
       }
       const store = open()
       return {
@@ -146,6 +146,7 @@ describe('the suite itself', () => {
     remove: answer,
     sampleByKek: answer,
     census: answer,
+    maintenance: { restore: answer, inspect: answer, finishErasure: answer, datedCensus: answer },
   })
   const fails = outageIs(() => Promise.reject(new StoreError('The key store could not be reached')))
   const resultOf = (...subject: Parameters<typeof memorySubject>) =>

@@ -215,6 +215,46 @@ describe.runIf(isChosen('postgres'))('Postgres', () => {
     }
   })
 
+  it('looks rows up by the primary key, whatever the statistics say of a table of 100,000', async () => {
+    const store = postgresKeyStore({ pool })
+    await store.ready()
+    await pool.query({ text: 'alter table encryption_keys set (autovacuum_enabled = off)' })
+    // In no order, as users come: the planner then thinks little of going through an index.
+    await pool.query({
+      text: `insert into encryption_keys (user_id, encrypted_key, kek_id, created_at)
+        select md5(i::text), '\\x${wrapped}', 'local:old', now() from generate_series(1, 100000) i`,
+    })
+    for (const analyze of [false, true]) {
+      if (analyze) await pool.query({ text: 'analyze encryption_keys' })
+      sent = []
+      const rows = await store.list({
+        limit: 1000,
+        notKekId: 'local:new',
+        after: { userId: '5', version: 1 },
+      })
+      const changes = rows.map(({ userId, version, encryptedKey }) => ({
+        userId,
+        version,
+        from: encryptedKey,
+        encryptedKey: randomBytes(105),
+        kekId: 'local:new',
+        wrappedAt: new Date(),
+      }))
+      expect(await store.replaceWrapped(changes)).toHaveLength(1000)
+      await store.insertIfAbsent(rows.map((row) => ({ ...row, version: 2 })))
+      await store.remove(rows.slice(0, 100))
+      await store.shred(rows[500]?.userId ?? '', { forget: false })
+      expect(sent).toHaveLength(8)
+      for (const statement of [...sent]) {
+        for (const node of await planOf(statement)) {
+          if (node['Relation Name'] !== 'encryption_keys') continue
+          const read = (node['Actual Rows'] ?? 0) + (node['Rows Removed by Filter'] ?? 0)
+          expect(read * (node['Actual Loops'] ?? 1), statement.text).toBeLessThan(10_000)
+        }
+      }
+    }
+  })
+
   it('prepares its statements without a name, and with one when told to', async () => {
     for (const namedStatements of [false, true]) {
       const store = postgresKeyStore({ pool }, { namedStatements })

@@ -46,8 +46,7 @@ export function migrateSqlite(client: SqliteClient, options: SqliteMigrationOpti
 
 /** Looks and throws like {@link migrateSqlite}, but changes nothing: a read-only connection will do. */
 export function checkSqlite(client: SqliteClient, options: SqliteMigrationOptions): void {
-  const { pending } = plan(client, options)
-  if (pending.length > 0) refuseInCheckMode(options.mode, pending)
+  refuseInCheckMode(options.mode, plan(client, options).pending)
 }
 
 /** What {@link checkSqlite} would refuse. Of a table of the host's own migrations, which has no ledger, the columns count. */

@@ -27,7 +27,7 @@ export class PostgresChanges {
   readonly #options: PostgresChangesOptions
   readonly #listeners = new Listeners({ start: () => this.#start(), stop: () => this.#stop() })
   #stopping: AbortController | null = null
-  #ended: Promise<unknown> = Promise.resolve()
+  #ended: Promise<void> = Promise.resolve()
 
   constructor(options: PostgresChangesOptions) {
     this.#options = options
@@ -48,8 +48,9 @@ export class PostgresChanges {
       process.nextTick(() => this.#listeners.tell({ silent: target }))
       return
     }
-    this.#stopping = new AbortController()
-    this.#ended = Promise.all([this.#ended, this.#run(target, this.#stopping.signal)])
+    const stopping = new AbortController()
+    this.#stopping = stopping
+    this.#ended = this.#ended.then(() => this.#run(target, stopping.signal))
   }
 
   #stop(): void {
@@ -60,34 +61,42 @@ export class PostgresChanges {
   /** Never rejects. */
   async #run(config: pg.ClientConfig, signal: AbortSignal): Promise<void> {
     let silent = false
-    for (
-      let longestMs = FIRST_WAIT_MS;
-      !signal.aborted;
-      longestMs = Math.min(longestMs * 2, LONGEST_WAIT_MS)
-    ) {
-      const ear = new Ear(config, this.#options, (change) => this.#listeners.tell(change))
-      signal.addEventListener('abort', ear.close, { once: true })
+    let longestMs = FIRST_WAIT_MS
+    while (!signal.aborted) {
       try {
-        await ear.open()
-        if (!(await ear.hears())) {
-          this.#listeners.tell({ silent: SWALLOWED })
-          return
-        }
-        // Whatever happened while nobody listened.
-        this.#listeners.tell({})
-        silent = false
-        longestMs = FIRST_WAIT_MS
-        await ear.lost()
+        await this.#listen(config, signal, () => {
+          silent = false
+          longestMs = FIRST_WAIT_MS
+        })
+        return
       } catch (error) {
         if (signal.aborted) return
         const { description } = describeDriverError(error)
         if (!silent) this.#listeners.tell({ silent: `The connection that listens is lost (${description})` })
         silent = true
-      } finally {
-        signal.removeEventListener('abort', ear.close)
-        await ear.close()
       }
       await sleep(Math.random() * longestMs, undefined, { ref: false, signal }).catch(() => undefined)
+      longestMs = Math.min(longestMs * 2, LONGEST_WAIT_MS)
+    }
+  }
+
+  /** Ends when there is no use in trying again. @throws why the connection was lost */
+  async #listen(config: pg.ClientConfig, signal: AbortSignal, onHearing: () => void): Promise<void> {
+    const ear = new Ear(config, this.#options, (change) => this.#listeners.tell(change))
+    signal.addEventListener('abort', ear.close, { once: true })
+    try {
+      await ear.open()
+      if (!(await ear.hears())) {
+        this.#listeners.tell({ silent: SWALLOWED })
+        return
+      }
+      onHearing()
+      // Whatever happened while nobody listened.
+      this.#listeners.tell({})
+      await ear.lost()
+    } finally {
+      signal.removeEventListener('abort', ear.close)
+      await ear.close()
     }
   }
 }

@@ -126,7 +126,7 @@ export function prepareStatements(db: AnyPostgresDb, schema: string, named: bool
       .update(keys)
       .set({ encryptedKey: sql`''::bytea`, shreddedAt: sql`${sql.placeholder('shreddedAt')}::timestamptz` })
       .where(
-        sql`(${keys.userId}, ${keys.version}) in (select k.user_id, k.version from ${keys} k
+        sql`${isUser} and ${keys.version} in (select k.version from ${keys} k
           where k.user_id = ${sql.placeholder('userId')} order by k.version for update) and ${live}`,
       )
       .returning({ version: keys.version, kekId: keys.kekId, told: tell })

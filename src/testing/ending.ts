@@ -3,8 +3,10 @@ import assert from 'node:assert/strict'
 import type { KeyStore } from '../store.js'
 import { at, changeOf, type DefineTest, failsWith, pick, record, same } from './fixture.js'
 
+type Calls = Record<string, () => Promise<unknown>>
+
 export function endTests(test: DefineTest): void {
-  const calls = (store: KeyStore): Record<string, () => Promise<unknown>> => ({
+  const calls = (store: KeyStore, { maintenance } = store): Calls => ({
     getActive: () => store.getActive(['a']),
     getAll: () => store.getAll(['a']),
     insertIfAbsent: () => store.insertIfAbsent([record('b')]),
@@ -16,6 +18,18 @@ export function endTests(test: DefineTest): void {
     remove: () => store.remove([{ userId: 'a', version: 1 }]),
     sampleByKek: () => store.sampleByKek(1),
     census: () => store.census(),
+    ...(maintenance && {
+      restore: () => maintenance.restore([record('b')]),
+      datedCensus: () => maintenance.datedCensus(),
+    }),
+  })
+  /** Whose answer to an outage may be that this is what they found. */
+  const lookingCalls = (store: KeyStore, { maintenance } = store): Calls => ({
+    ...(maintenance && {
+      inspect: () => maintenance.inspect(),
+      finishErasure: () => maintenance.finishErasure(),
+    }),
+    ...(store.changes && { changes: async () => store.changes?.(() => undefined) }),
   })
 
   test('is closed once and for all', async ({ store }) => {
@@ -23,7 +37,9 @@ export function endTests(test: DefineTest): void {
     await store.insertIfAbsent([record('a')])
     await store.close()
     await store.close()
-    for (const [name, call] of Object.entries(calls(store))) await failsWith('ERR_CLOSED', name, call)
+    for (const [name, call] of Object.entries({ ...calls(store), ...lookingCalls(store) })) {
+      await failsWith('ERR_CLOSED', name, call)
+    }
   })
 
   test('an outage is an error, and never "no such key"', async ({ store, breakDown }) => {

@@ -49,6 +49,34 @@ export function erasureTests(test: DefineTest): void {
     assert.deepEqual(tombstone?.shreddedAt, result.at)
   })
 
+  test('a shred that is applied again has the time of the first', async ({ store, rowsOf }) => {
+    const time = new Date('2026-01-02T03:04:05.006Z')
+    await store.insertIfAbsent(versions('a', 2))
+    for (const userId of ['a', 'unknown']) {
+      const options = { forget: false, at: new Date(time) }
+      const result = await store.shred(userId, options)
+      options.at.setTime(0)
+      assert.deepEqual(result.at, time)
+      result.at.setTime(1)
+      const rows = await rowsOf(userId)
+      assert.equal(rows.length, userId === 'a' ? 2 : 1)
+      for (const { shreddedAt } of rows) assert.deepEqual(shreddedAt, time)
+    }
+    assert.deepEqual((await store.shred('gone', { forget: true, at: time })).at, time)
+    // It moves no tombstone that stands.
+    await store.shred('a', { forget: false, at: new Date() })
+    assert.deepEqual((await rowsOf('a'))[0]?.shreddedAt, time)
+  })
+
+  test('a shred says whether its bytes are gone, and if not, why', async ({ store }) => {
+    await store.insertIfAbsent(versions('a', 2))
+    for (const options of [{ forget: false }, { forget: false }, { forget: true }]) {
+      const { erased, pending } = await store.shred('a', options)
+      if (erased === 'pending') assert.ok(typeof pending === 'string' && pending.length > 10)
+      else assert.equal(pending ?? null, null)
+    }
+  })
+
   test('forget removes all rows, tombstones too, and a new mint succeeds', async ({ store, everyRow }) => {
     await store.insertIfAbsent(versions('a', 2))
     assert.deepEqual((await store.shred('a', { forget: true })).versions, [1, 2])

@@ -1,6 +1,13 @@
 /** Stores that break the contract, each in one way that has happened in the field: the conformance suite must fail them. */
 import { memoryKeyStore } from '../../src/adapters/memory.js'
-import { compareRefs, type KeyRecord, type KeyRef, type KeyStore } from '../../src/store.js'
+import {
+  compareRefs,
+  type KeyRecord,
+  type KeyRef,
+  type KeyStore,
+  type StoreChange,
+  type StoreMaintenance,
+} from '../../src/store.js'
 import type { KeyStoreSubject, TestRunner } from '../../src/testing.js'
 
 /** What a broken store does otherwise; `intact` is the store that it would be. */
@@ -14,6 +21,34 @@ const refsOf = (rows: readonly KeyRecord[]): KeyRef[] =>
   rows.map(({ userId, version }) => ({ userId, version }))
 const everyRow = (store: KeyStore) => store.list({ limit: 100_000 })
 const turn = () => new Promise<void>((resolve) => setImmediate(resolve))
+
+function maintenanceOf({ maintenance }: KeyStore): StoreMaintenance {
+  if (maintenance === undefined) throw new Error('the store has no maintenance')
+  return maintenance
+}
+
+function maintained(intact: KeyStore, broken: Partial<StoreMaintenance>): Partial<KeyStore> {
+  return { maintenance: { ...maintenanceOf(intact), ...broken } }
+}
+
+/** What one method changes is told nobody. */
+function muted(intact: KeyStore, method: 'insertIfAbsent' | 'shred' | 'remove'): Partial<KeyStore> {
+  let isMuted = false
+  return {
+    changes: (listener) =>
+      intact.changes?.((change) => {
+        if (!isMuted) listener(change)
+      }) ?? (() => undefined),
+    async [method](...args: [never, never]) {
+      isMuted = true
+      try {
+        return await intact[method](...args)
+      } finally {
+        isMuted = false
+      }
+    },
+  }
+}
 
 export const breaks: Record<string, Break> = {
   'the last writer wins': (intact) => ({
@@ -198,6 +233,114 @@ export const breaks: Record<string, Break> = {
     },
   }),
   'forget leaves tombstones': (intact) => ({ shred: (userId) => intact.shred(userId, { forget: false }) }),
+  'a shred is always now': (intact) => ({
+    shred: (userId, { forget }) => intact.shred(userId, { forget }),
+  }),
+  'a receipt has the time that was asked for, and the rows another': (intact) => ({
+    shred: async (userId, options) => ({
+      ...(await intact.shred(userId, { forget: options.forget })),
+      at: new Date(options.at ?? Date.now()),
+    }),
+  }),
+  'a shred is pending for no reason': (intact) => ({
+    shred: async (userId, options) => ({
+      ...(await intact.shred(userId, options)),
+      erased: 'pending',
+      pending: null,
+    }),
+  }),
+  'a rotation is told nobody': (intact) => muted(intact, 'insertIfAbsent'),
+  'a shred is told nobody': (intact) => muted(intact, 'shred'),
+  'a prune is told nobody': (intact) => muted(intact, 'remove'),
+  'mints are told': (intact) => {
+    const listeners = new Set<(change: StoreChange) => void>()
+    return {
+      changes(listener) {
+        listeners.add(listener)
+        return intact.changes?.(listener) ?? (() => undefined)
+      },
+      async insertIfAbsent(records) {
+        const winners = await intact.insertIfAbsent(records)
+        for (const listener of listeners) listener({ userIds: winners.map(({ userId }) => userId) })
+        return winners
+      },
+    }
+  },
+  'a listener that has ended is called on': (intact) => ({
+    changes(listener) {
+      intact.changes?.(listener)
+      return () => undefined
+    },
+  }),
+  'restore overwrites': (intact) =>
+    maintained(intact, {
+      async restore(records) {
+        await intact.remove(refsOf(records))
+        return maintenanceOf(intact).restore(records)
+      },
+    }),
+  'restore wants n − 1': (intact) =>
+    maintained(intact, {
+      restore: (records) => intact.insertIfAbsent(records),
+    }),
+  'restore brings a shredded user back': (intact) =>
+    maintained(intact, {
+      async restore(records) {
+        const ids = records.map(({ userId }) => userId)
+        const dead = [...(await intact.getAll(ids)).values()].flat().filter((row) => !isLive(row))
+        await intact.remove(refsOf(dead))
+        await maintenanceOf(intact).restore(records.filter(isLive))
+        await maintenanceOf(intact).restore([...records, ...dead])
+        return [...records]
+      },
+    }),
+  'restore leaves out a second tombstone': (intact) =>
+    maintained(intact, {
+      async restore(records) {
+        const shredded = new Set<string>()
+        const first = [...records].sort(compareRefs).filter((row) => {
+          if (isLive(row)) return true
+          const isFirst = !shredded.has(row.userId)
+          shredded.add(row.userId)
+          return isFirst
+        })
+        await maintenanceOf(intact).restore(first)
+        return [...records]
+      },
+    }),
+  'restore gives what it was given': (intact) =>
+    maintained(intact, {
+      async restore(records) {
+        await maintenanceOf(intact).restore(records)
+        return [...records]
+      },
+    }),
+  'an erasure is never finished, without a reason': (intact) =>
+    maintained(intact, { finishErasure: async () => ({ erased: 'pending', pending: null }) }),
+  'finishing an erasure removes tombstones': (intact) =>
+    maintained(intact, {
+      async finishErasure() {
+        await intact.remove(refsOf((await everyRow(intact)).filter((row) => !isLive(row))))
+        return maintenanceOf(intact).finishErasure()
+      },
+    }),
+  'an intact store has an error': (intact) =>
+    maintained(intact, {
+      inspect: async () => [{ severity: 'error', kind: 'setting', reason: 'It is a store in memory' }],
+    }),
+  'ages are those of all rows': (intact) =>
+    maintained(intact, {
+      async datedCensus() {
+        const rows = await maintenanceOf(intact).datedCensus()
+        const times = rows.flatMap(({ oldest, newest }) => [oldest.getTime(), newest.getTime()])
+        return rows.map((row) => ({
+          ...row,
+          oldest: new Date(Math.min(...times)),
+          newest: new Date(Math.max(...times)),
+        }))
+      },
+    }),
+  'a closed store takes listeners': (intact) => ({ changes: () => () => void intact }),
   'remove counts what was asked for': (intact) => ({
     async remove(refs) {
       await intact.remove(refs)
