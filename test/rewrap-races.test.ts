@@ -149,6 +149,12 @@ describe.each(backends)('rewrapAll on %s', (backend) => {
     await rewrapAll({ store, masterKeys: both() })
     const done = await rewrapAll({ store, masterKeys: both(), signal: AbortSignal.abort() })
     expect(done).toMatchObject({ complete: true, changed: 0 })
+    // Or no longer.
+    await fill(store, old, ['another'])
+    const signal = new AbortController()
+    const onProgress = () => signal.abort()
+    const last = await rewrapAll({ store, masterKeys: both(), signal: signal.signal, onProgress })
+    expect(last).toMatchObject({ complete: true, changed: 1 })
   })
 
   it('ends on a store that refuses every write, and does not call it complete', async () => {

@@ -6,6 +6,7 @@ import {
   type KeyStore,
   type LocalMasterKey,
   localMasterKey,
+  type MasterKey,
   masterKeyring,
   rewrapAll,
   verifyAll,
@@ -116,6 +117,41 @@ describe.each(backends)('a copied data key on %s', (backend) => {
       reason: expect.stringContaining('it was exchanged'),
     })
     expect((await rowOf('bob')).encryptedKey).toEqual(wrapped.encryptedKey)
+  })
+
+  it('is found though the first is under a key service already, in a rewrap to it that was cut off', async () => {
+    const inner = localMasterKey(randomBytes(32))
+    const service: MasterKey = {
+      id: 'service',
+      wrap: async (dataKey, aad) => inner.wrap(dataKey, aad),
+      unwrap: async (wrapped, aad) => inner.unwrap(wrapped, aad),
+    }
+    const wrapped = await rowOf('alice')
+    const signal = new AbortController()
+    const cut = overriding(store, {
+      replaceWrapped(changes) {
+        signal.abort()
+        return store.replaceWrapped(changes)
+      },
+    })
+    const masterKeys = masterKeyring({ primary: service, previous: [master] })
+    const first = await rewrapAll({
+      store: cut,
+      masterKeys,
+      accept: ['v2'],
+      batchSize: 1,
+      signal: signal.signal,
+    })
+    expect(first).toMatchObject({ complete: false, failedCount: 0 })
+    expect((await rowOf('alice')).kekId).toBe('service')
+    await alterRow(store, { userId: 'bob', version: 1 }, () => ({ ...wrapped, userId: 'bob' }))
+    const report = await rewrapAll({ store, masterKeys, accept: ['v2'] })
+    expect(report).toMatchObject({ complete: true, failedCount: 1 })
+    expect(report.failed[0]).toMatchObject({
+      userId: 'bob',
+      reason: expect.stringContaining('user "alice", version 1'),
+    })
+    expect((await verifyAll({ store, masterKeys })).counts.sharedKey).toBe(2)
   })
 
   it('under many users is reported for each, and its message names a few', async () => {

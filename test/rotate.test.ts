@@ -92,6 +92,19 @@ describe.each(backends)('rotateUserKey on %s', (backend) => {
     expect(await versionsOf('alice')).toEqual([1, 2, 3, 4, 5, 6])
   })
 
+  it('gives the writes of other services on the storage the new version within 2 s', {
+    retry: 3,
+  }, async () => {
+    const one = await open({}, await another())
+    const other = await open({}, await another())
+    await one.encrypt('alice', 'x')
+    expect(versionOf(await other.encrypt('alice', 'x'))).toBe(1)
+    await one.rotateUserKey('alice')
+    await expect
+      .poll(async () => versionOf(await other.encrypt('alice', 'x')), { timeout: 2000, interval: 20 })
+      .toBe(2)
+  })
+
   it('takes another service’s rotation, which it had not seen, for its own: once', async () => {
     const one = await open({}, await another())
     const other = await open({}, await another())

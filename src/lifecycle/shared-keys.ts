@@ -7,7 +7,7 @@ import { describeRef, unwrapDataKey } from '../key-wrap.js'
 import { isLocal, isV2Wrap, type MasterKeyring } from '../master-key.js'
 import { type KeyRecord, type KeyRef, type KeyStore, refKey } from '../store.js'
 import type { Format } from '../token.js'
-import { isOfOneRow, type LongWorkOptions, ProgressMeter, pagesOf } from './long-work.js'
+import { inTurns, isOfOneRow, type LongWorkOptions, ProgressMeter, pagesOf } from './long-work.js'
 
 /** For each row whose data key stands in others too, all that hold it. By {@link refKey}. */
 export type SharedKeys = ReadonlyMap<string, readonly KeyRef[]>
@@ -46,7 +46,7 @@ export class DataKeyDigests {
   }
 }
 
-/** Reads and opens every row under a local master key; a second time only if it finds a key twice. */
+/** Reads and opens every row; a second time only if it finds a key twice. */
 export async function findSharedKeys(
   store: KeyStore,
   keyring: MasterKeyring,
@@ -119,7 +119,10 @@ interface OpenedPage {
   readonly opened: readonly { readonly record: KeyRecord; readonly dataKey: Uint8Array }[]
 }
 
-/** The data keys are wiped when the next page is asked for. */
+/**
+ * Under a key service too, though it is asked, and paid, for each row: of a rewrap to one that was killed the first half is there
+ * already, and the copy in the other. The data keys are wiped when the next page is asked for.
+ */
 async function* openedPages(
   store: KeyStore,
   keyring: MasterKeyring,
@@ -128,25 +131,19 @@ async function* openedPages(
 ): AsyncGenerator<OpenedPage, void, undefined> {
   for await (const page of pagesOf(store, options, {}, () => undefined)) {
     const opened: { record: KeyRecord; dataKey: Uint8Array }[] = []
+    const live = page.filter(({ shreddedAt }) => shreddedAt === null)
     try {
-      for (const record of page) {
-        if (record.shreddedAt !== null || !isUnderLocalKey(keyring, record)) continue
+      await inTurns(live, async (record) => {
         try {
           opened.push({ record, dataKey: await unwrapDataKey(keyring, record, accept) })
         } catch (error) {
           // What does not open is reported by whoever rewraps or verifies it.
           if (!isOfOneRow(error)) throw error
         }
-      }
+      })
       yield { rows: page.length, opened }
     } finally {
       for (const { dataKey } of opened) dataKey.fill(0)
     }
   }
-}
-
-/** A v2 wrap is only ever under a local key; a key service would be asked, and paid, for each row. */
-function isUnderLocalKey(keyring: MasterKeyring, { kekId }: KeyRecord): boolean {
-  const masterKey = kekId === null ? null : keyring.find(kekId)
-  return kekId === null || (masterKey !== null && isLocal(masterKey))
 }

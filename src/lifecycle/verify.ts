@@ -152,11 +152,9 @@ async function checkKey(
   accept: readonly Format[],
   digests: DataKeyDigests,
 ): Promise<void> {
-  const masterKey = record.kekId === null ? null : keyring.find(record.kekId)
-  const isLocalRow = record.kekId === null || (masterKey !== null && isLocal(masterKey))
   try {
     const dataKey = await unwrapDataKey(keyring, record, accept)
-    if (isLocalRow) digests.add(dataKey)
+    digests.add(dataKey)
     dataKey.fill(0)
   } catch (error) {
     if (!isOfOneRow(error)) throw error
@@ -164,6 +162,8 @@ async function checkKey(
     findings.ofRow('error', kind, record, error.message)
     return
   }
+  const masterKey = record.kekId === null ? null : keyring.find(record.kekId)
+  const isLocalRow = masterKey === null || isLocal(masterKey)
   // A rewrap would not even look at the row.
   if (isExchanged(keyring, record)) findings.ofRow('error', 'undecryptable', record, EXCHANGED)
   else if (isLocalRow && isV2Wrap(record.encryptedKey))
