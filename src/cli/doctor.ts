@@ -45,7 +45,7 @@ export function doctorCommand(): Command {
   )
     .description(
       'Open every key and look at the store itself; name each thing that is wrong and what to do. Exit code 1 if any is an error. ' +
-        'Changes no row, unless one of the last two options says so.',
+        'Changes no row, unless --shred-log or --finish-erasure says so.',
     )
     .option(
       '--finish-erasure',

@@ -96,8 +96,9 @@ function several(text: string, earlier: readonly string[] = []): readonly string
   return [...earlier, text]
 }
 
+/** Not null for none, which commander would take for a missing value. */
 function parseContext(text: string): ColumnContext {
-  if (text === '') return null
+  if (text === '') return {}
   if (!text.startsWith('{')) return text
   try {
     return JSON.parse(text)
