@@ -215,7 +215,7 @@ describe('the key cache', () => {
   })
 
   it('does not remember a version whose user was forgotten while it was being made', async () => {
-    const { store, inserting } = toldStore()
+    const { store, bare, inserting } = toldStore()
     const envelope = await open(store)
     await envelope.encrypt('alice', 'x')
     inserting.arm()
