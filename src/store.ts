@@ -95,7 +95,7 @@ export interface StoreMaintenance {
   restore(records: readonly KeyRecord[]): Promise<KeyRecord[]>
   /** Schema version, settings, file modes; an outage throws, and so does nothing that is found. */
   inspect(): Promise<StoreFinding[]>
-  /** Takes the step that receipts with `erased: 'pending'` name. */
+  /** Takes the step that receipts with `erased: 'pending'` name: it may write all rows anew, and nobody can write meanwhile. */
   finishErasure(): Promise<Required<ErasureState>>
   /** {@link KeyStore.census} with ages. Reads the whole table. */
   datedCensus(): Promise<DatedCensusRow[]>

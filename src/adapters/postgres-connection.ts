@@ -205,11 +205,12 @@ function clientConfig(
 export function listenTarget(
   source: PostgresSource,
   listenUrl: string | false | undefined,
+  transactional: boolean,
 ): pg.ClientConfig | string {
   const ours = 'url' in source ? source : {}
   const url = listenUrl ?? ('url' in source ? source.url : undefined)
   const target = url === undefined || url === false ? null : clientConfig('listenUrl', url, ours)
-  if ('db' in source && (source.transactional === true || 'rollback' in source.db))
+  if (transactional)
     return 'The store is bound to a transaction, which sees no notifications: listen with another store'
   if (listenUrl === false) return 'Listening is switched off (listenUrl: false)'
   return (

@@ -92,7 +92,7 @@ export class PostgresKeyStore implements KeyStore {
     this.#statements = prepareStatements(connection.db, schema, namedStatements)
     this.#changes = new PostgresChanges({
       channel,
-      target: listenTarget(source, options.listenUrl),
+      target: listenTarget(source, options.listenUrl, connection.transactional),
       notify: async (payload) => {
         await connection.db.execute(sql`select pg_notify(${channel}, ${payload})`)
       },
@@ -117,7 +117,7 @@ export class PostgresKeyStore implements KeyStore {
 
   async insertIfAbsent(records: readonly KeyRecord[]): Promise<KeyRecord[]> {
     for (const round of inRounds(records)) {
-      // What mints need not tell anybody, they need not be asked about.
+      // Mints are told nobody: they need no answer for each row either.
       const mints = round.every(({ version }) => version === 1)
       await this.#run('insert keys', async (s) => {
         await (mints ? s.insert : s.insertAndTell).execute(columnsOf(round))

@@ -91,7 +91,7 @@ function rewrite(client: SqliteClient): void {
 
 /** VACUUM may change the rowids of tables without an INTEGER PRIMARY KEY, which somebody may rely on. */
 function isOursAlone(client: SqliteClient): boolean {
-  const others = `select 1 from sqlite_master where tbl_name not in (?, ?)`
+  const others = `select 1 from sqlite_master where tbl_name not in (?, ?) and tbl_name not like 'sqlite~_%' escape '~'`
   return client.prepare(others).get(encryptionKeysDeclaration.name, LEDGER) === undefined
 }
 
