@@ -1,6 +1,8 @@
 /** What a shred on Postgres leaves in the table's files, and what finishes it. */
+
 import { randomBytes } from 'node:crypto'
 import { existsSync } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { drizzle } from 'drizzle-orm/node-postgres'
 import pg from 'pg'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
@@ -168,6 +170,11 @@ describe.runIf(isChosen('postgres'))('Postgres', () => {
     expect(statements).toHaveLength(2)
     for (const statement of statements) await admin.query(statement ?? '')
     expect(await store.maintenance.finishErasure()).toEqual(ERASED)
+    // VACUUM FULL keeps what an older transaction may still see, and autovacuum's are nobody's to end: then once more.
+    for (let tries = 0; folder !== null && tries < 20 && ((await remains(keysOf(rows))) ?? 0) > 0; tries++) {
+      await sleep(500)
+      await admin.query(statements[1] ?? '')
+    }
     if (folder !== null) expect(await remains(keysOf(rows))).toBe(0)
     expect(await store.maintenance.inspect()).not.toContainEqual(
       expect.objectContaining({ reason: expect.stringContaining('pg_statistic') }),
