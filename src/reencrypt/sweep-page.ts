@@ -96,7 +96,7 @@ async function replace<Row>(
 ): Promise<void> {
   await keys.mint(opened.map(({ value }) => value.owner))
   const changes: ValueChange[] = []
-  const states = new Map<string, Found['state']>()
+  const states: Found['state'][] = []
   for (const { value, state, plaintext } of opened) {
     const { key, column, owner } = value
     try {
@@ -108,7 +108,7 @@ async function replace<Row>(
         from: value.value as string,
         to: encrypted(keys.of(owner), plaintext, context),
       })
-      states.set(refKey(value), state)
+      states.push(state)
     } catch (error) {
       if (!isOfOneOwner(error)) throw error
       tally.fail(value, error)
@@ -116,12 +116,11 @@ async function replace<Row>(
   }
   if (changes.length === 0) return
   const replaced = await source.replace(changes)
-  for (const ref of replaced) {
-    const state = states.get(refKey(ref))
-    if (state !== undefined) tally.change(state)
-    states.delete(refKey(ref))
+  const refs = replaced.length < changes.length ? new Set(replaced.map(refKey)) : null
+  for (const [index, change] of changes.entries()) {
+    if (refs === null || refs.has(refKey(change))) tally.change(states[index] as Found['state'])
+    else tally.skipped += 1
   }
-  tally.skipped += states.size
 }
 
 /** Opens what it made before the old value is gone: a fault of memory must not cost a user their data. */
