@@ -29,6 +29,7 @@ const MODEL = [
 const SERVICE = [
   'key-cache',
   'key-memory',
+  'key-rows',
   'user-handle',
   'scope',
   'pool-crypto',

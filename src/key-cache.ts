@@ -5,7 +5,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Batch, SingleFlight } from './batch.js'
 import { DataKey } from './data-key.js'
-import { invalidArgument, isKeystoreError, KeystoreError, StoreError } from './errors.js'
+import { invalidArgument, isKeystoreError, KeystoreError } from './errors.js'
 import { durationSince, type EmitEvent } from './events.js'
 import {
   type CacheOptions,
@@ -15,6 +15,7 @@ import {
   type Moment,
   type Time,
 } from './key-memory.js'
+import { insertRows, isTombstone, loadRows } from './key-rows.js'
 import { describeRef, newDataKey, unwrapDataKey } from './key-wrap.js'
 import type { MasterKeyring } from './master-key.js'
 import { type KeyRecord, type KeyRef, type KeyStore, refKey, type StoreChange } from './store.js'
@@ -70,8 +71,8 @@ export class KeyCache {
   readonly #writing = new SingleFlight<DataKey>()
   readonly #rotating = new SingleFlight<Rotation>()
   readonly #unwrapping = new SingleFlight<DataKey>()
-  readonly #load = new Batch<string, readonly KeyRecord[]>((userIds) => this.#loadAll(userIds))
-  readonly #insert = new Batch<KeyRecord, KeyRecord>((records) => this.#insertAll(records))
+  readonly #load = new Batch<string, readonly KeyRecord[]>((userIds) => loadRows(this.#store, userIds))
+  readonly #insert = new Batch<KeyRecord, KeyRecord>((records) => insertRows(this.#store, records))
   /** Users whose rows may have changed, to be looked at again. */
   readonly #doubtful = new Set<string>()
   #isRechecking = false
@@ -363,7 +364,7 @@ export class KeyCache {
       for (const userId of some) this.#doubtful.delete(userId)
       const readAt = this.#memory.now()
       // Not through #loading: a look that is under way may have begun before the change.
-      const found = await this.#loadAll(some).catch((error: Error) => some.map(() => error))
+      const found = await loadRows(this.#store, some).catch((error: Error) => some.map(() => error))
       const failed = some.filter((userId, index) => !this.#learn(userId, found[index], readAt))
       for (const userId of failed) this.#doubtful.add(userId)
       if (failed.length > 0) await sleep(RECHECK_AGAIN_MS, undefined, { ref: false })
@@ -383,59 +384,6 @@ export class KeyCache {
     this.#memory.retain(userId, new Set(found.map(({ version }) => version)))
     return true
   }
-
-  /** One query; a row that cannot be read costs one more, and fails its own user only. */
-  #loadAll(userIds: readonly string[]): Promise<(readonly KeyRecord[] | Error)[]> {
-    return this.#withoutUnreadable(
-      userIds,
-      (userId) => userId,
-      async (readable) => {
-        const found = await this.#store.getAll(readable)
-        return (userId) => found.get(userId) ?? []
-      },
-    )
-  }
-
-  #insertAll(records: readonly KeyRecord[]): Promise<(KeyRecord | Error)[]> {
-    return this.#withoutUnreadable(
-      records,
-      ({ userId }) => userId,
-      async (readable) => {
-        const winners = await this.#store.insertIfAbsent(readable)
-        const byRef = new Map(winners.map((winner) => [refKey(winner), winner]))
-        const tombstones = new Map(winners.filter(isTombstone).map((winner) => [winner.userId, winner]))
-        return (record) => byRef.get(refKey(record)) ?? tombstones.get(record.userId) ?? noWinner(record)
-      },
-    )
-  }
-
-  /** Runs one call for all items, and again without the users whose rows it cannot read: they get the error, the others an answer. */
-  async #withoutUnreadable<Item, Result>(
-    items: readonly Item[],
-    userIdOf: (item: Item) => string,
-    call: (readable: readonly Item[]) => Promise<(item: Item) => Result>,
-  ): Promise<(Result | Error)[]> {
-    const unreadable = new Map<string, Error>()
-    for (;;) {
-      try {
-        const resultOf = await call(items.filter((item) => !unreadable.has(userIdOf(item))))
-        return items.map((item) => unreadable.get(userIdOf(item)) ?? resultOf(item))
-      } catch (error) {
-        const userId = isKeystoreError(error) ? (error as StoreError).ref?.userId : undefined
-        if (userId === undefined || unreadable.has(userId)) throw error
-        unreadable.set(userId, error as StoreError)
-      }
-    }
-  }
-}
-
-function isTombstone({ shreddedAt }: KeyRecord): boolean {
-  return shreddedAt !== null
-}
-
-function noWinner({ userId, version }: KeyRef): Error {
-  if (version === 1) return new StoreError('The key store inserted a key and does not have it')
-  return notFound(`The key of ${describeRef({ userId, version: version - 1 })} is gone`, true)
 }
 
 function notFound(message: string, retryable: boolean): KeystoreError {
