@@ -74,6 +74,9 @@ export function gcmOpen(key: KeyObject, sealed: Uint8Array, aad?: Uint8Array): B
   )
 }
 
+/** Else Node would take a tag that was cut. */
+const WHOLE_TAG = { authTagLength: GCM_TAG_BYTES }
+
 function gcmDecrypt(
   key: KeyObject | Uint8Array,
   nonce: Uint8Array,
@@ -81,7 +84,7 @@ function gcmDecrypt(
   tag: Uint8Array,
   aad?: Uint8Array,
 ): Buffer | null {
-  const decipher = createDecipheriv('aes-256-gcm', key, nonce, { authTagLength: GCM_TAG_BYTES })
+  const decipher = createDecipheriv('aes-256-gcm', key, nonce, WHOLE_TAG)
   if (aad) decipher.setAAD(aad)
   decipher.setAuthTag(tag)
   const plaintext = decipher.update(ciphertext)
@@ -93,8 +96,6 @@ function gcmDecrypt(
   }
   return plaintext
 }
-
-const NO_HEADER = new Uint8Array(0)
 
 /**
  * A key for XAES-256-GCM (c2sp.org/XAES-256-GCM) with the key commitment of KC-XAES (eprint 2025/758, as in aws-lc).
@@ -124,31 +125,25 @@ export class XaesKey {
   }
 
   /**
-   * @param header bytes to put in front of the sealed form, unauthenticated; saves the caller a copy
-   * @returns `header ‖ nonce[24] ‖ ciphertext ‖ tag[16] ‖ commitment[32]`
+   * @param before bytes to leave free in front, for the caller to write: it saves a copy
+   * @returns `before ‖ nonce[24] ‖ ciphertext ‖ tag[16] ‖ commitment[32]`
    */
-  seal(plaintext: Uint8Array | string, aad: Uint8Array, header: Uint8Array = NO_HEADER): Buffer {
-    return this.sealWithNonce(takeNonce(XAES_NONCE_BYTES), plaintext, aad, header)
+  seal(plaintext: Uint8Array | string, aad: Uint8Array, before = 0): Buffer {
+    return this.sealWithNonce(takeNonce(XAES_NONCE_BYTES), plaintext, aad, before)
   }
 
   /** For published test vectors only. @internal */
-  sealWithNonce(
-    nonce: Uint8Array,
-    plaintext: Uint8Array | string,
-    aad: Uint8Array,
-    header: Uint8Array = NO_HEADER,
-  ): Buffer {
+  sealWithNonce(nonce: Uint8Array, plaintext: Uint8Array | string, aad: Uint8Array, before = 0): Buffer {
     const { gcmKey, commitment } = this.#derive(nonce)
     const cipher = createCipheriv('aes-256-gcm', forOneCipher(gcmKey), nonce.subarray(12)).setAAD(aad)
     gcmKey.fill(0)
     const ciphertext =
       typeof plaintext === 'string' ? cipher.update(plaintext, 'utf8') : cipher.update(plaintext)
     cipher.final()
-    const ciphertextAt = header.length + XAES_NONCE_BYTES
+    const ciphertextAt = before + XAES_NONCE_BYTES
     const tagAt = ciphertextAt + ciphertext.length
     const sealed = Buffer.allocUnsafe(tagAt + GCM_TAG_BYTES + XAES_COMMITMENT_BYTES)
-    sealed.set(header, 0)
-    sealed.set(nonce, header.length)
+    sealed.set(nonce, before)
     sealed.set(ciphertext, ciphertextAt)
     sealed.set(cipher.getAuthTag(), tagAt)
     sealed.set(commitment, tagAt + GCM_TAG_BYTES)
@@ -165,13 +160,13 @@ export class XaesKey {
     const commitmentAt = sealed.length - XAES_COMMITMENT_BYTES
     const tagAt = commitmentAt - GCM_TAG_BYTES
     if (tagAt < XAES_NONCE_BYTES) return null
-    const nonce = sealed.subarray(0, XAES_NONCE_BYTES)
-    const { gcmKey, commitment } = this.#derive(nonce)
+    const { gcmKey, commitment } = this.#derive(sealed)
     try {
       if (!timingSafeEqual(commitment, sealed.subarray(commitmentAt))) return null
+      const nonce = sealed.subarray(12, XAES_NONCE_BYTES)
       const ciphertext = sealed.subarray(XAES_NONCE_BYTES, tagAt)
       const tag = sealed.subarray(tagAt, commitmentAt)
-      return gcmDecrypt(forOneCipher(gcmKey), nonce.subarray(12), ciphertext, tag, aad)
+      return gcmDecrypt(forOneCipher(gcmKey), nonce, ciphertext, tag, aad)
     } finally {
       gcmKey.fill(0)
     }
@@ -180,6 +175,7 @@ export class XaesKey {
   /**
    * Two calls of the kept cipher: blocks 1–3 do not depend on each other, the commitment depends on the third.
    *
+   * @param nonce 24 bytes, and whatever may follow
    * @returns the GCM key, the caller's to wipe, and the commitment: 32 bytes each
    */
   #derive(nonce: Uint8Array): { gcmKey: Buffer; commitment: Buffer } {
@@ -200,18 +196,14 @@ export class XaesKey {
       tail[i] = masked
       tail[16 + i] = masked
     }
-    for (const [index, counter] of COUNTERS) tail[index] = at(tail, index) ^ counter
+    // 00 01 00 01 at the end of the first block, 00 01 00 02 at that of the second.
+    tail[13] = at(tail, 13) ^ 1
+    tail[15] = at(tail, 15) ^ 1
+    tail[29] = at(tail, 29) ^ 1
+    tail[31] = at(tail, 31) ^ 2
     return { gcmKey: derived.subarray(0, KEY_BYTES), commitment: this.#ecb.update(tail) }
   }
 }
-
-/** 00 01 00 01 at the end of the first block of the commitment, 00 01 00 02 at that of the second. */
-const COUNTERS = [
-  [13, 1],
-  [15, 1],
-  [29, 1],
-  [31, 2],
-] as const
 
 /**
  * Of a key that serves one cipher the bytes themselves: a KeyObject costs 2–3 µs to make and collect. But on Node 24 a cipher made from

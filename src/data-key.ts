@@ -1,5 +1,6 @@
 /** One version of one user's data key, open, and everything that it encrypts and decrypts. Synchronous. */
 import { importKey, type KeyObject, type XaesKey } from './aead.js'
+import { preAuthExtend } from './encoding.js'
 import type { EmitEvent } from './events.js'
 import { fingerprintOf } from './fingerprint.js'
 import type { KeyRecord } from './store.js'
@@ -28,7 +29,7 @@ export class DataKey implements KeyRow {
   readonly #key: KeyObject
   /** Made at the first v3 token; holds the AES cipher that all of them need. */
   #tokenKey: XaesKey | null = null
-  /** Made once: most tokens of many applications have no context. */
+  /** What all v3 tokens are bound to, made once; their contexts are added. */
   #aadWithoutContext: Buffer | null = null
 
   /** @param bytes the 32 bytes of the key; they are wiped */
@@ -70,9 +71,8 @@ export class DataKey implements KeyRow {
   }
 
   #aad(context: readonly string[]): Buffer {
-    if (context.length > 0) return tokenAad(this, context)
-    this.#aadWithoutContext ??= tokenAad(this, context)
-    return this.#aadWithoutContext
+    this.#aadWithoutContext ??= tokenAad(this)
+    return context.length === 0 ? this.#aadWithoutContext : preAuthExtend(this.#aadWithoutContext, context)
   }
 }
 

@@ -1,5 +1,5 @@
 /** Bytes ↔ text: base64 readers that skip nothing, fatal UTF-8, pre-authentication encoding. */
-import { isUtf8 } from 'node:buffer'
+import { isAscii, isUtf8 } from 'node:buffer'
 
 /**
  * Base64 or base64url (RFC 4648 §4, §5; mixed, as Python's `urlsafe_b64decode` takes them), padded or not.
@@ -15,12 +15,15 @@ export function decodeBase64(text: string): Buffer | null {
   }
   if (end % 4 === 1) return null
   // Node reads only the low byte of a character, so that U+0141 would pass for "A".
-  if (Buffer.byteLength(text) !== text.length) return null
+  if (BEYOND_LATIN1.test(text)) return null
   const bytes = Buffer.from(text, 'base64url')
   // Node skips what is not of the alphabet. Each character skipped makes the result shorter, so the length tells,
   // at no cost; a pattern over the whole text would triple the time of decoding.
   return bytes.length === Math.floor((end * 3) / 4) ? bytes : null
 }
+
+/** At no cost for a string that V8 keeps as Latin-1: it knows beforehand that none of these can be in it. */
+const BEYOND_LATIN1 = /[\u0100-\uffff]/
 
 /**
  * Base64url (RFC 4648 §5), strictly: no padding, no other alphabet, and the bits that a last character has to spare are zero
@@ -49,6 +52,8 @@ export function encodeBase64UrlPadded(bytes: Buffer): string {
 
 /** Keeps a byte order mark. @returns null if the bytes are not UTF-8 */
 export function decodeUtf8(bytes: Buffer): string | null {
+  // ASCII, as most secrets are, is read twice as fast, on Node 20 and long ones seven times.
+  if (isAscii(bytes)) return bytes.toString('latin1')
   return isUtf8(bytes) ? bytes.toString('utf8') : null
 }
 
@@ -57,13 +62,46 @@ export function decodeUtf8(bytes: Buffer): string | null {
  * two lists of pieces share an encoding (paseto.io, Common.md, "PAE Definition").
  */
 export function preAuthEncode(pieces: readonly (string | Uint8Array)[]): Buffer {
-  const parts = pieces.map((piece) => (typeof piece === 'string' ? Buffer.from(piece) : piece))
-  const out = Buffer.alloc(parts.reduce((size, part) => size + 8 + part.length, 8))
-  let at = out.writeUInt32LE(parts.length, 0) + 4
-  for (const part of parts) {
-    at = out.writeUInt32LE(part.length, at) + 4
-    out.set(part, at)
-    at += part.length
-  }
+  const out = Buffer.alloc(LENGTH_BYTES + encodedBytes(pieces))
+  writeLength(out, pieces.length, 0)
+  writePieces(out, LENGTH_BYTES, pieces)
   return out
+}
+
+/**
+ * {@link preAuthEncode} of pieces of which the first are encoded already: only the count in front changes, and the others follow.
+ *
+ * @returns short-lived bytes: they lie in the pool of Buffer.allocUnsafe, all of which they would keep
+ */
+export function preAuthExtend(encoded: Buffer, pieces: readonly (string | Uint8Array)[]): Buffer {
+  const out = Buffer.allocUnsafe(encoded.length + encodedBytes(pieces))
+  out.set(encoded, 0)
+  writeLength(out, encoded.readUInt32LE(0) + pieces.length, 0)
+  writePieces(out, encoded.length, pieces)
+  return out
+}
+
+const LENGTH_BYTES = 8
+
+function encodedBytes(pieces: readonly (string | Uint8Array)[]): number {
+  let bytes = 0
+  for (const piece of pieces) bytes += LENGTH_BYTES + Buffer.byteLength(piece)
+  return bytes
+}
+
+function writePieces(out: Buffer, start: number, pieces: readonly (string | Uint8Array)[]): void {
+  let at = start
+  for (const piece of pieces) {
+    const bytesAt = at + LENGTH_BYTES
+    if (typeof piece !== 'string') out.set(piece, bytesAt)
+    const length = typeof piece === 'string' ? out.write(piece, bytesAt, 'utf8') : piece.length
+    writeLength(out, length, at)
+    at = bytesAt + length
+  }
+}
+
+/** LE64 of a number below 2³²: nothing that fits in memory is longer. */
+function writeLength(out: Buffer, length: number, at: number): void {
+  out.writeUInt32LE(length, at)
+  out.writeUInt32LE(0, at + 4)
 }

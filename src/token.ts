@@ -131,9 +131,9 @@ export function deriveTokenKey(dataKey: KeyObject, { userId, version }: KeyRef):
   return tokenKey
 }
 
-/** What a v3 token is bound to. @param context from {@link contextPieces} */
-export function tokenAad({ userId, version }: KeyRef, context: readonly string[]): Buffer {
-  return preAuthEncode([TOKEN_LABEL, userId, String(version), ...context])
+/** What a v3 token without a context is bound to. Others: {@link preAuthExtend} with what {@link contextPieces} gives. */
+export function tokenAad({ userId, version }: KeyRef): Buffer {
+  return preAuthEncode([TOKEN_LABEL, userId, String(version)])
 }
 
 /** Encrypts under a token key: `"v3:" + base64url(key_version[4] ‖ nonce[24] ‖ ciphertext ‖ tag[16] ‖ commitment[32])`. */
@@ -143,9 +143,9 @@ export function sealV3(
   plaintext: Uint8Array | string,
   aad: Uint8Array,
 ): Token {
-  const header = Buffer.allocUnsafe(VERSION_BYTES)
-  header.writeUInt32BE(version, 0)
-  return (V3_PREFIX + key.seal(plaintext, aad, header).toString('base64url')) as Token
+  const token = key.seal(plaintext, aad, VERSION_BYTES)
+  token.writeUInt32BE(version, 0)
+  return (V3_PREFIX + token.toString('base64url')) as Token
 }
 
 /** @throws ERR_DECRYPTION_FAILED: wrong key, user, version or context, or tampered with */

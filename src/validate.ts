@@ -54,17 +54,20 @@ export function contextPieces(context: unknown): readonly string[] {
   if (typeof context !== 'object' || context === null || !isPlain(context)) {
     throw invalidArgument(`context must be a plain object of strings, got ${kindOf(context)}`)
   }
-  const pairs = Object.entries(context)
-  for (const [name, value] of pairs) {
+  const names = Object.keys(context)
+  // Not JavaScript's own order, which compares UTF-16 units: it has U+1F600 before U+FF5E.
+  if (names.length > 1) names.sort((a, b) => Buffer.compare(Buffer.from(a), Buffer.from(b)))
+  const pieces: string[] = []
+  for (const name of names) {
+    const value: unknown = (context as Record<string, unknown>)[name]
     if (typeof value !== 'string')
       throw invalidArgument(`context values must be strings, got ${kindOf(value)}`)
     if (!name.isWellFormed() || !value.isWellFormed()) {
       throw invalidArgument('context names and values must be well-formed Unicode, one has a lone surrogate')
     }
+    pieces.push(name, value)
   }
-  // Not JavaScript's own order, which compares UTF-16 units: it has U+1F600 before U+FF5E.
-  if (pairs.length > 1) pairs.sort(([a], [b]) => Buffer.compare(Buffer.from(a), Buffer.from(b)))
-  return pairs.flat()
+  return pieces
 }
 
 const NO_CONTEXT: readonly string[] = []

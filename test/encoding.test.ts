@@ -1,7 +1,13 @@
 /** Base64 against an oracle, fatal UTF-8, padded base64url, pre-authentication encoding. */
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import { decodeBase64, decodeUtf8, encodeBase64UrlPadded, preAuthEncode } from '../src/encoding.js'
+import {
+  decodeBase64,
+  decodeUtf8,
+  encodeBase64UrlPadded,
+  preAuthEncode,
+  preAuthExtend,
+} from '../src/encoding.js'
 import { slow } from './support/slow.js'
 import { v3Vectors } from './support/vectors.js'
 
@@ -247,6 +253,15 @@ describe('preAuthEncode', () => {
 
   it('takes a string as its UTF-8 bytes', () => {
     expect(preAuthEncode(['ключ🔑'])).toEqual(preAuthEncode([Buffer.from('ключ🔑')]))
+  })
+
+  it('extends an encoding as if all pieces had been there at once', () => {
+    const pieces = fc.array(fc.oneof(fc.string({ unit: 'grapheme' }), fc.uint8Array()))
+    fc.assert(
+      fc.property(pieces, pieces, (first, more) => {
+        expect(preAuthExtend(preAuthEncode(first), more)).toEqual(preAuthEncode([...first, ...more]))
+      }),
+    )
   })
 
   it('gives the associated data of every wrap of v3.json', () => {

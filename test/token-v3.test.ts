@@ -5,6 +5,7 @@ import { describe, expect, it } from 'vitest'
 import { memoryKeyStore } from '../src/adapters/memory.js'
 import { XaesKey } from '../src/aead.js'
 import { DataKey } from '../src/data-key.js'
+import { preAuthExtend } from '../src/encoding.js'
 import { EnvelopeCrypto, KeystoreError, localMasterKey } from '../src/index.js'
 import { type Format, isToken, parseToken, tokenAad } from '../src/token.js'
 import { contextPieces } from '../src/validate.js'
@@ -130,7 +131,7 @@ describe('contexts', () => {
     maxKeys: 6,
   })
   const encode = (map: Record<string, string>) =>
-    tokenAad({ userId: 'alice', version: 1 }, contextPieces(map)).toString('hex')
+    preAuthExtend(tokenAad({ userId: 'alice', version: 1 }), contextPieces(map)).toString('hex')
   const canonical = (map: Record<string, string>) =>
     JSON.stringify(Object.entries(map).sort(([a], [b]) => (a < b ? -1 : 1)))
 
@@ -163,7 +164,7 @@ describe('contexts', () => {
     ]
     const distinct = new Set(maps.map(canonical))
     expect(new Set(maps.map(encode)).size).toBe(distinct.size)
-    const users = [encode({}), tokenAad({ userId: 'alice1', version: 1 }, []).toString('hex')]
+    const users = [encode({}), tokenAad({ userId: 'alice1', version: 1 }).toString('hex')]
     expect(users[0]).not.toBe(users[1])
   })
 
