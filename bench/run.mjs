@@ -1,0 +1,64 @@
+// Measures everything and prints it; see README.md. Each part runs in a process of its own, one after the other.
+import { fork } from 'node:child_process'
+import { writeFileSync } from 'node:fs'
+import { parseArgs } from 'node:util'
+import { startPostgres } from './databases.mjs'
+import { describeMachine } from './machine.mjs'
+import { asMarkdown } from './markdown.mjs'
+
+const PARTS = ['tokens', 'look-ups', 'minting', 'bulk', 'rewrap', 'sweep', 'memory']
+
+const { values } = parseArgs({
+  options: {
+    parts: { type: 'string', default: PARTS.join(',') },
+    rounds: { type: 'string', default: '31' },
+    'long-rounds': { type: 'string', default: '3' },
+    sizes: { type: 'string', default: '10000,100000' },
+    quick: { type: 'boolean', default: false },
+    postgres: { type: 'string' },
+    json: { type: 'string' },
+  },
+})
+const names = values.parts.split(',')
+const unknown = names.find((name) => !PARTS.includes(name))
+if (unknown !== undefined) throw new Error(`There is no part ${unknown}: take some of ${PARTS.join(', ')}`)
+
+const postgres = await startPostgres(values.postgres)
+try {
+  const options = {
+    rounds: values.quick ? 5 : Number(values.rounds),
+    longRounds: values.quick ? 1 : Number(values['long-rounds']),
+    sizes: values.quick ? [2000, 10_000] : values.sizes.split(',').map(Number),
+    isQuick: values.quick,
+    postgresUrl: postgres.url,
+  }
+  const result = {
+    machine: await describeMachine(postgres.url),
+    options: { ...options, postgresUrl: undefined },
+    parts: {},
+  }
+  for (const name of names) {
+    result.parts[name] = await measured(name, options)
+    console.log(asMarkdown(result.parts[name]))
+    // As it goes: what was measured is not lost with a part that fails.
+    if (values.json !== undefined) writeFileSync(values.json, `${JSON.stringify(result, null, 2)}\n`)
+  }
+} finally {
+  await postgres.stop()
+}
+
+function measured(name, options) {
+  return new Promise((resolve, reject) => {
+    // The URL has a password: not into the arguments, which everybody on the machine can read.
+    const child = fork(new URL('./part.mjs', import.meta.url), [name], { execArgv: ['--expose-gc'] })
+    let part
+    child.on('message', (message) => {
+      part = message
+    })
+    child.on('exit', (code) => {
+      if (part === undefined) reject(new Error(`Part ${name} ended with code ${code}`))
+      else resolve(part)
+    })
+    child.send(options)
+  })
+}
