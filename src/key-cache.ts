@@ -308,7 +308,8 @@ export class KeyCache {
     const known = this.#memory.peek(record)
     // A rewrap changes the bytes as well: then it is opened once more.
     if (known !== undefined && Buffer.compare(known.encryptedKey, record.encryptedKey) === 0) return known
-    const flight = `${refKey(record)}:${Buffer.from(record.encryptedKey).toString('base64')}`
+    const { buffer, byteOffset, byteLength } = record.encryptedKey
+    const flight = `${refKey(record)}:${Buffer.from(buffer, byteOffset, byteLength).toString('latin1')}`
     return this.#unwrapping.run(flight, async () => {
       const { userId, version, kekId } = record
       const start = performance.now()

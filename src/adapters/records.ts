@@ -79,7 +79,9 @@ export function readable(record: KeyRecord): KeyRecord {
 }
 
 export function isReadable({ createdAt, wrappedAt, shreddedAt }: KeyRecord): boolean {
-  return [createdAt, wrappedAt, shreddedAt].every(
-    (instant) => instant === null || !Number.isNaN(instant.getTime()),
-  )
+  return isInstant(createdAt) && isInstant(wrappedAt) && isInstant(shreddedAt)
+}
+
+function isInstant(instant: Date | null): boolean {
+  return instant === null || !Number.isNaN(instant.getTime())
 }

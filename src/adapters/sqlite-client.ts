@@ -9,12 +9,14 @@ export interface SqliteClient {
 }
 
 export interface SqliteStatement {
+  /** Whether it returns rows. */
+  readonly reader: boolean
   all(...params: unknown[]): unknown[]
   get(...params: unknown[]): unknown
   run(...params: unknown[]): { readonly changes: number }
   /** Rows as arrays. */
   raw(): SqliteStatement
-  /** Integers as bigints. */
-  safeIntegers(): SqliteStatement
+  /** Integers as bigints, or with false as numbers. */
+  safeIntegers(toggle?: boolean): SqliteStatement
   iterate(...params: unknown[]): IterableIterator<unknown>
 }

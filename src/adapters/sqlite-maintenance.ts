@@ -6,6 +6,7 @@ import type { SqliteChanges } from './sqlite-changes.js'
 import type { SqliteConnection } from './sqlite-connection.js'
 import type { SqliteErasure } from './sqlite-erasure.js'
 import { inspectSqlite } from './sqlite-inspect.js'
+import { rowsOf } from './sqlite-statements.js'
 
 export class SqliteMaintenance implements StoreMaintenance {
   readonly #connection: SqliteConnection
@@ -19,12 +20,12 @@ export class SqliteMaintenance implements StoreMaintenance {
   }
 
   async restore(records: readonly KeyRecord[]): Promise<KeyRecord[]> {
-    const ids = JSON.stringify(records.map(({ userId }) => userId))
+    const userIds = records.map(({ userId }) => userId)
     const { restored, stored } = await this.#connection.write('restore keys', (s) => {
       const inserted = tombstonesFirst(records)
         .flat()
         .filter((record) => s.restore.run({ ...record }).changes === 1)
-      return { restored: inserted, stored: s.all.all({ ids }) }
+      return { restored: inserted, stored: rowsOf(s, userIds) }
     })
     this.#changes.tell(restored.filter(outdatesCaches).map(({ userId }) => userId))
     return winnersOf(records, groupByUser(stored.map(readable)))

@@ -4,6 +4,7 @@ import { is, Param, Placeholder, type Query, type SQL, sql } from 'drizzle-orm'
 import { drizzle } from 'drizzle-orm/better-sqlite3'
 import type { KeyRecord } from '../store.js'
 import { encryptionKeys as keys } from './derive-sqlite.js'
+import { isTombstone } from './records.js'
 import type { SqliteClient } from './sqlite-client.js'
 
 export type SqliteStatements = ReturnType<typeof prepareStatements>
@@ -17,8 +18,8 @@ export function prepareStatements(client: SqliteClient) {
   const isRef = sql`${isUser} and ${keys.version} = ${sql.placeholder('version')}`
   const afterRef = sql`(${keys.userId}, ${keys.version}) > (${sql.placeholder('userId')}, ${sql.placeholder('version')})`
   const select = (where: SQL) => db.select().from(keys).where(where)
-  const page = (where: SQL) =>
-    select(where).orderBy(keys.userId, keys.version).limit(sql.placeholder('limit')).prepare()
+  const inOrder = (where: SQL) => select(where).orderBy(keys.userId, keys.version)
+  const page = (where: SQL) => lean(client, inOrder(where).limit(sql.placeholder('limit')))
 
   const values = sql`select ${param('userId')}, ${param('version')}, ${param('encryptedKey')}, ${param('kekId')},
     ${param('createdAt')}, ${param('wrappedAt')}, ${param('shreddedAt')}`
@@ -29,11 +30,15 @@ export function prepareStatements(client: SqliteClient) {
     then cast(round(unixepoch(${keys.createdAt}, 'subsec') * 1000) as integer) end`
 
   return {
-    all: select(sql`${keys.userId} in ${idIn}`).orderBy(keys.userId, keys.version).prepare(),
-    active: select(
-      sql`${keys.userId} in ${idIn} and ${keys.version} = (select k.version from ${keys} k
-        where k.user_id = ${keys.userId} order by k.shredded_at is null, k.version desc limit 1)`,
-    ).prepare(),
+    ofUser: lean(client, inOrder(isUser)),
+    ofUsers: lean(client, inOrder(sql`${keys.userId} in ${idIn}`)),
+    activeOfUsers: lean(
+      client,
+      select(
+        sql`${keys.userId} in ${idIn} and ${keys.version} = (select k.version from ${keys} k
+          where k.user_id = ${keys.userId} order by k.shredded_at is null, k.version desc limit 1)`,
+      ),
+    ),
     insert: lean(
       client,
       db
@@ -84,12 +89,14 @@ export function prepareStatements(client: SqliteClient) {
         ) select id from kek where id is not null)`,
       )
       .prepare(),
-    sampleOfKek: select(sql`${keys.kekId} = ${sql.placeholder('kekId')} and ${live}`)
-      .limit(sql.placeholder('limit'))
-      .prepare(),
-    sampleWithoutKek: select(sql`${keys.kekId} is null and ${live}`)
-      .limit(sql.placeholder('limit'))
-      .prepare(),
+    sampleOfKek: lean(
+      client,
+      select(sql`${keys.kekId} = ${sql.placeholder('kekId')} and ${live}`).limit(sql.placeholder('limit')),
+    ),
+    sampleWithoutKek: lean(
+      client,
+      select(sql`${keys.kekId} is null and ${live}`).limit(sql.placeholder('limit')),
+    ),
     census: db
       .select({
         kekId: keys.kekId,
@@ -120,24 +127,57 @@ function param(name: keyof KeyRecord): SQL {
   return sql`${sql.param(sql.placeholder(name), keys[name])}`
 }
 
+/** Every row of some users. Most often it is one who is asked for: a list in JSON would double the time. */
+export function rowsOf(statements: SqliteStatements, userIds: readonly string[]): KeyRecord[] {
+  const [userId] = userIds
+  return userIds.length === 1
+    ? statements.ofUser.all({ userId })
+    : statements.ofUsers.all({ ids: JSON.stringify(userIds) })
+}
+
+/** Of each user any tombstone there is, else the highest version. */
+export function activeRowsOf(statements: SqliteStatements, userIds: readonly string[]): KeyRecord[] {
+  if (userIds.length !== 1) return statements.activeOfUsers.all({ ids: JSON.stringify(userIds) })
+  const rows = rowsOf(statements, userIds)
+  const active = rows.findLast(isTombstone) ?? rows.at(-1)
+  return active === undefined ? [] : [active]
+}
+
 /**
- * A write without what Drizzle does at each run: for those that run a thousand times in a row. Drizzle still builds the SQL
- * and encodes what its columns encode.
+ * A statement without what Drizzle does at each run: for those that run a thousand times in a row. Drizzle still builds the SQL, and its
+ * columns encode and decode.
  */
 function lean(client: SqliteClient, query: { toSQL(): Query }) {
   const { sql: text, params } = query.toSQL()
   const statement = client.prepare(text)
-  const bound = params.map((param) =>
-    is(param, Param) && is(param.value, Placeholder)
-      ? { name: param.value.name, encoder: param.encoder }
-      : { name: is(param, Placeholder) ? param.name : '', encoder: null },
-  )
+  // A host may have made bigints the default of its connection.
+  if (statement.reader) statement.raw().safeIntegers(false)
+  const values = (given: Readonly<Record<string, unknown>>) =>
+    params.map((param) => {
+      if (is(param, Placeholder)) return given[param.name]
+      if (!is(param, Param) || !is(param.value, Placeholder)) return param
+      return param.encoder.mapToDriverValue(given[param.value.name])
+    })
   return {
-    run: (values: Readonly<Record<string, unknown>>): { readonly changes: number } =>
-      statement.run(
-        ...bound.map(({ name, encoder }) =>
-          encoder === null ? values[name] : encoder.mapToDriverValue(values[name]),
-        ),
-      ),
+    run: (given: Readonly<Record<string, unknown>>): { readonly changes: number } =>
+      statement.run(...values(given)),
+    /** Of a select of whole rows. */
+    all: (given: Readonly<Record<string, unknown>>): KeyRecord[] =>
+      (statement.all(...values(given)) as Row[]).map(recordOf),
+  }
+}
+
+/** The columns of a row, in their order in the table. */
+type Row = [string, number, Buffer, string | null, string, string | null, string | null]
+
+function recordOf([userId, version, encryptedKey, kekId, createdAt, wrappedAt, shreddedAt]: Row): KeyRecord {
+  return {
+    userId,
+    version,
+    encryptedKey: keys.encryptedKey.mapFromDriverValue(encryptedKey) as Uint8Array,
+    kekId,
+    createdAt: keys.createdAt.mapFromDriverValue(createdAt) as Date,
+    wrappedAt: wrappedAt === null ? null : (keys.wrappedAt.mapFromDriverValue(wrappedAt) as Date),
+    shreddedAt: shreddedAt === null ? null : (keys.shreddedAt.mapFromDriverValue(shreddedAt) as Date),
   }
 }

@@ -29,6 +29,7 @@ import type { SqliteClient } from './sqlite-client.js'
 import { assertSqlitePath, SqliteConnection } from './sqlite-connection.js'
 import { SqliteErasure } from './sqlite-erasure.js'
 import { SqliteMaintenance } from './sqlite-maintenance.js'
+import { activeRowsOf, rowsOf } from './sqlite-statements.js'
 
 export type { MigrateMode, MigrationReport } from '../migrator.js'
 export { encryptionKeys } from './derive-sqlite.js'
@@ -97,24 +98,22 @@ export class SqliteKeyStore implements KeyStore {
   }
 
   async getActive(userIds: readonly string[]): Promise<Map<string, KeyRecord>> {
-    const ids = JSON.stringify(userIds)
-    const records = await this.#connection.read('read keys', (s) => s.active.all({ ids }))
+    const records = await this.#connection.read('read keys', (s) => activeRowsOf(s, userIds))
     return new Map(records.map((record) => [record.userId, readable(record)]))
   }
 
   async getAll(userIds: readonly string[]): Promise<Map<string, KeyRecord[]>> {
-    const ids = JSON.stringify(userIds)
-    const records = await this.#connection.read('read keys', (s) => s.all.all({ ids }))
+    const records = await this.#connection.read('read keys', (s) => rowsOf(s, userIds))
     return groupByUser(records.map(readable))
   }
 
   async insertIfAbsent(records: readonly KeyRecord[]): Promise<KeyRecord[]> {
-    const ids = JSON.stringify(records.map(({ userId }) => userId))
+    const userIds = records.map(({ userId }) => userId)
     const { rotated, stored } = await this.#connection.write('insert keys', (s) => {
       const inserted = inRounds(records)
         .flat()
         .filter((record) => s.insert.run({ ...record }).changes === 1)
-      return { rotated: inserted.filter(({ version }) => version > 1), stored: s.all.all({ ids }) }
+      return { rotated: inserted.filter(({ version }) => version > 1), stored: rowsOf(s, userIds) }
     })
     this.#changes.tell(rotated.map(({ userId }) => userId))
     return winnersOf(records, groupByUser(stored.map(readable)))
@@ -138,7 +137,7 @@ export class SqliteKeyStore implements KeyStore {
 
   async shred(userId: string, { forget, at = new Date() }: ShredOptions): Promise<ShredResult> {
     const { live, changed } = await this.#connection.write('shred keys', (s) => {
-      const rows = s.all.all({ ids: JSON.stringify([userId]) })
+      const rows = rowsOf(s, [userId])
       const erased = s.shred.run({ userId, shreddedAt: at }).changes
       const other = forget ? s.removeUser.run({ userId }) : s.insertTombstone.run(newTombstone(userId, at))
       return { live: rows.filter((row) => !isTombstone(row)), changed: erased + other.changes > 0 }
