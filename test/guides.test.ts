@@ -84,6 +84,9 @@ function filesFor(dialect: Dialect): [string, string][] {
   return all.map(([name, text = '']) => [`${dialect}/${name}.ts`, text])
 }
 
+const itOnRedis = hasRedis ? it : it.skip
+if (!hasRedis) console.log('redis-server is not installed: its part of docs/REENCRYPT.md is skipped.')
+
 it('runs all code of the guides', () => {
   const words = [...Object.values(FILES), ...Object.values(BODIES).map(([first]) => first), EXCERPT]
   expect(new Set(words.map(blockWith))).toEqual(new Set(blocksIn('ts')))
@@ -208,8 +211,6 @@ describe('in an application', () => {
       expect(await envelope.decrypt('alice', String(backup), { column: 'credentials.backup' })).toBe('b-1')
     })
 
-    const itOnRedis = hasRedis ? it : it.skip
-    if (!hasRedis) console.log('redis-server is not installed: its part of docs/REENCRYPT.md is skipped.')
     itOnRedis('sweeps Redis', async () => {
       const server = await startRedis()
       const client = createClient({ url: server.url })
