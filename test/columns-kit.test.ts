@@ -1,15 +1,16 @@
 /** drizzle-kit on a host's schema with encrypted columns; what their builders refuse; the example application on both dialects. */
 import { execFileSync } from 'node:child_process'
-import { mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
-import { join, resolve } from 'node:path'
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import Database from 'better-sqlite3'
 import pg from 'pg'
 import { describe, expect, it } from 'vitest'
 import * as onPostgres from '../src/drizzle/postgres.js'
 import * as onSqlite from '../src/drizzle/sqlite.js'
 import { generateMasterKey } from '../src/index.js'
-import { type Dialect, dialects, freshDatabase, temporaryFolder } from './support/databases.js'
+import { type Dialect, dialects, freshDatabase } from './support/databases.js'
 import { generateSql } from './support/host-app.js'
+import { hostProject } from './support/host-project.js'
 
 const REFUSED = { code: 'ERR_INVALID_ARGUMENT' }
 
@@ -58,56 +59,28 @@ describe.each([
 describe.each(dialects)('examples/credentials on %s', (dialect) => {
   it('is 60 lines at most and runs; only imports and URL differ', async () => {
     const database = await freshDatabase(dialect)
-    const folder = temporaryFolder()
+    const sources = Object.fromEntries(
+      ['schema.ts', 'app.ts'].map((name) => [
+        name,
+        forDialect(dialect, readFileSync(`examples/credentials/${name}`, 'utf8')),
+      ]),
+    )
+    expect(Object.values(sources).join('').split('\n').length).toBeLessThanOrEqual(60)
+    const project = hostProject(sources)
     try {
-      const sources = Object.fromEntries(
-        ['schema', 'app'].map((name) => [
-          name,
-          forDialect(dialect, readFileSync(`examples/credentials/${name}.ts`, 'utf8')),
-        ]),
-      )
-      expect(Object.values(sources).join('').split('\n').length).toBeLessThanOrEqual(60)
-      const modules = join(folder.path, 'node_modules')
-      mkdirSync(modules)
-      symlinkSync(resolve('.'), join(modules, 'drizzle-keystore'))
-      for (const name of ['drizzle-orm', 'better-sqlite3', 'pg', '@types'])
-        symlinkSync(resolve('node_modules', name), join(modules, name))
-      writeFileSync(join(folder.path, 'package.json'), '{ "type": "module" }')
-      for (const [name, source] of Object.entries(sources)) {
-        writeFileSync(join(folder.path, `${name}.ts`), source)
-      }
-      compile(folder.path)
-      await apply(dialect, database.url, generateSql(dialect, join(folder.path, 'schema.ts')))
+      await apply(dialect, database.url, generateSql(dialect, join(project.path, 'schema.ts')))
       const output = execFileSync(process.execPath, ['app.js'], {
-        cwd: folder.path,
+        cwd: project.path,
         encoding: 'utf8',
         env: { ...process.env, APP_URL: database.url, API_KEY_MASTER_KEY: generateMasterKey() },
       })
       expect(output).toBe("a1 sk-alice\nBob's row in Alice's scope: ERR_DECRYPTION_FAILED\n")
     } finally {
-      folder.remove()
+      project.remove()
       await database.remove()
     }
   })
 })
-
-/** Also checks the types of the example against those that are published. */
-function compile(folder: string): void {
-  const tsc = resolve('node_modules/typescript/bin/tsc')
-  const options = [
-    '--module',
-    'nodenext',
-    '--target',
-    'es2023',
-    '--lib',
-    'es2023,esnext.disposable',
-    '--types',
-    'node',
-    '--strict',
-    '--skipLibCheck',
-  ]
-  execFileSync(process.execPath, [tsc, ...options, 'app.ts'], { cwd: folder, stdio: 'pipe' })
-}
 
 /** What the comments of the example say to change. */
 function forDialect(dialect: Dialect, source: string): string {

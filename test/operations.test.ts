@@ -1,13 +1,12 @@
 /** docs/OPERATIONS.md is run: every command of it, in the order in which it stands, each section in a folder and a store of its own. */
-import { spawnSync } from 'node:child_process'
 import { copyFileSync, existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
-import { delimiter, join, resolve } from 'node:path'
+import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { openKeyStore } from '../src/adapters/open.js'
 import { type KeyRecord, masterKeysFromFile } from '../src/index.js'
-import { cleanEnvironment } from './support/command.js'
 import { type CommandStore, commandStore } from './support/command-store.js'
 import { dialects, type FreshDatabase, freshDatabase } from './support/databases.js'
+import { codeBlocks, runShellBlocks } from './support/documents.js'
 
 const document = readFileSync('docs/OPERATIONS.md', 'utf8')
 
@@ -17,7 +16,7 @@ const sections = new Map(
     .split(/^## /m)
     .map((section): [string, string[]] => [
       section.slice(0, section.indexOf('\n')),
-      [...section.matchAll(/^```sh\n(.*?)^```$/gms)].map((match) => match[1] ?? ''),
+      codeBlocks(section, 'sh'),
     ])
     .filter(([, blocks]) => blocks.length > 0),
 )
@@ -89,9 +88,7 @@ describe.each(dialects)('on %s', (dialect) => {
     store = await commandStore(dialect)
     target = await freshDatabase(dialects.find((other) => other !== dialect) ?? dialect)
     const inFolder = (path: string) => join(store.folder, path)
-    for (const folder of ['bin', 'tokens']) mkdirSync(inFolder(folder))
-    const shim = `#!/bin/sh\nexec '${process.execPath}' '${resolve('dist/cli/main.js')}' "$@"\n`
-    writeFileSync(inFolder('bin/keystore'), shim, { mode: 0o755 })
+    mkdirSync(inFolder('tokens'))
     for (const [userId, token] of Object.entries(await store.mint('alice', 'bob')))
       writeFileSync(inFolder(`tokens/${userId}.txt`), `${token}\n`)
     renameSync(inFolder('keys/a.key'), inFolder('keys/current.key'))
@@ -104,26 +101,14 @@ describe.each(dialects)('on %s', (dialect) => {
 
   it.each(dialect === 'sqlite' ? Object.keys(outcomes) : DIALECT_MATTERS)('runs "%s"', async (heading) => {
     const blocks = sections.get(heading) ?? []
-    // One shell for all of a section: what is exported in one block counts in the next.
-    const script = blocks.map((block, index) => `echo '# block ${index + 1}' >&2\n${block}`).join('')
-    const run = spawnSync('bash', ['-eu', '-c', script], {
-      cwd: store.folder,
-      env: cleanEnvironment({
-        PATH: `${join(store.folder, 'bin')}${delimiter}${process.env.PATH}`,
-        KEYSTORE_URL: store.url,
-        KEYSTORE_TO_URL: target.url,
-        API_KEY_MASTER_KEY_FILE: 'keys/current.key',
-      }),
-      input: '',
-      encoding: 'utf8',
-    })
-    expect({ status: run.status, said: run.status === 0 ? '' : run.stdout + run.stderr }).toEqual({
-      status: 0,
-      said: '',
+    const output = runShellBlocks(store.folder, blocks, {
+      KEYSTORE_URL: store.url,
+      KEYSTORE_TO_URL: target.url,
+      API_KEY_MASTER_KEY_FILE: 'keys/current.key',
     })
     await outcomes[heading]?.({
       store,
-      output: run.stdout,
+      output,
       rows: await store.rows(),
       targetRows: await rowsAt(target.url),
       secretOf: async (userId, keyFile = 'current') => {

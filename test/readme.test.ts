@@ -6,10 +6,10 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { generateMasterKey } from '../src/index.js'
 import { runKeystore } from './support/command.js'
 import { dialects, type FreshDatabase, freshDatabase, temporaryFolder } from './support/databases.js'
+import { codeBlocks } from './support/documents.js'
 
 const readme = readFileSync('README.md', 'utf8')
-const blocks = (language: string) =>
-  [...readme.matchAll(new RegExp(`^\`\`\`${language}\n([^]*?)^\`\`\`$`, 'gm'))].map((match) => match[1] ?? '')
+const blocks = (language: string) => codeBlocks(readme, language)
 
 describe.each(dialects)('the example on %s', (dialect) => {
   let folder: ReturnType<typeof temporaryFolder>

@@ -1,0 +1,37 @@
+/** The code of a document of ours, to be run: what it shows must work as it stands. */
+import { spawnSync } from 'node:child_process'
+import { mkdirSync, writeFileSync } from 'node:fs'
+import { delimiter, join, resolve } from 'node:path'
+import { expect } from 'vitest'
+import { cleanEnvironment } from './command.js'
+
+/** The blocks of a language, those in lists too, without their indentation. */
+export function codeBlocks(markdown: string, language: string): string[] {
+  return [...markdown.matchAll(new RegExp(`^( *)\`\`\`${language}\n(.*?)^\\1\`\`\`$`, 'gms'))].map(
+    ([, indentation = '', code = '']) => code.replaceAll(new RegExp(`^${indentation}`, 'gm'), ''),
+  )
+}
+
+/**
+ * Runs shell blocks in one shell, so that what is exported in one counts in the next, with `keystore` on its path. They must succeed.
+ *
+ * @returns what they printed
+ */
+export function runShellBlocks(folder: string, blocks: readonly string[], env: NodeJS.ProcessEnv): string {
+  const bin = join(folder, 'bin')
+  mkdirSync(bin)
+  const shim = `#!/bin/sh\nexec '${process.execPath}' '${resolve('dist/cli/main.js')}' "$@"\n`
+  writeFileSync(join(bin, 'keystore'), shim, { mode: 0o755 })
+  const script = blocks.map((block, index) => `echo '# block ${index + 1}' >&2\n${block}`).join('')
+  const run = spawnSync('bash', ['-eu', '-c', script], {
+    cwd: folder,
+    env: cleanEnvironment({ ...env, PATH: `${bin}${delimiter}${process.env.PATH}` }),
+    input: '',
+    encoding: 'utf8',
+  })
+  expect({ status: run.status, said: run.status === 0 ? '' : run.stdout + run.stderr }).toEqual({
+    status: 0,
+    said: '',
+  })
+  return run.stdout
+}

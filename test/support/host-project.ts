@@ -1,0 +1,63 @@
+/** An application as a user of the package has it: TypeScript files beside its own node_modules, checked and compiled. */
+import { execFileSync } from 'node:child_process'
+import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs'
+import { dirname, join, resolve } from 'node:path'
+import { temporaryFolder } from './databases.js'
+
+export interface HostProject {
+  /** Each file has its .js beside it. */
+  readonly path: string
+  remove(): void
+}
+
+/**
+ * Checks types against those that are published.
+ *
+ * @param files by their paths
+ * @throws what the compiler found
+ */
+export function hostProject(files: Readonly<Record<string, string>>): HostProject {
+  const folder = temporaryFolder()
+  try {
+    const modules = join(folder.path, 'node_modules')
+    mkdirSync(modules)
+    symlinkSync(resolve('.'), join(modules, 'drizzle-keystore'))
+    for (const name of ['drizzle-orm', 'better-sqlite3', 'pg', 'redis', '@types'])
+      symlinkSync(resolve('node_modules', name), join(modules, name))
+    writeFileSync(join(folder.path, 'package.json'), '{ "type": "module" }')
+    for (const [path, text] of Object.entries(files)) {
+      mkdirSync(dirname(join(folder.path, path)), { recursive: true })
+      writeFileSync(join(folder.path, path), text)
+    }
+    compile(folder.path, Object.keys(files))
+    return folder
+  } catch (error) {
+    folder.remove()
+    throw error
+  }
+}
+
+function compile(folder: string, files: readonly string[]): void {
+  const tsc = resolve('node_modules/typescript/bin/tsc')
+  const options = [
+    '--module',
+    'nodenext',
+    '--target',
+    'es2023',
+    '--lib',
+    'es2023,esnext.disposable',
+    '--types',
+    'node',
+    '--strict',
+    '--skipLibCheck',
+  ]
+  try {
+    execFileSync(process.execPath, [tsc, ...options, ...files], {
+      cwd: folder,
+      stdio: 'pipe',
+      encoding: 'utf8',
+    })
+  } catch (error) {
+    throw new Error(`the types are wrong:\n${(error as { stdout?: string }).stdout}`)
+  }
+}
