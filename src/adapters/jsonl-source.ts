@@ -17,7 +17,10 @@ import { withProperty } from './json-text.js'
 export type JsonRow = Readonly<Record<string, unknown>>
 
 export interface JsonlSourceOptions {
-  /** The property with the user's id, or a function of the row. Null, also for one row: values of the shared pool. */
+  /**
+   * The property with the user's id, or a function of the row; a whole number counts as its decimal digits. Null, also for one row: values
+   * of the shared pool. A row with values that has no such property ends the sweep: its name may be mistyped.
+   */
   readonly owner: string | ((row: JsonRow) => string | null) | null
   /** The properties with values, and the context of each. */
   readonly columns: SourceColumns<JsonRow>
@@ -49,15 +52,25 @@ export function jsonlSource(path: string, options: JsonlSourceOptions): ValueSou
       throw invalidArgument(`the owner of line ${number} of ${path} cannot be told: its function threw`)
     }
   }
+  /** @returns what is no user id as it is: the sweep reports it */
+  const knownOwnerOf = (row: JsonRow, number: number): unknown => {
+    const found = ownerOf(row, number)
+    if (found === undefined)
+      throw invalidArgument(`line ${number} of ${path} has values and no owner; null says the shared pool's`)
+    return Number.isSafeInteger(found) ? String(found) : found
+  }
   let page: ReadonlyMap<number, Line> = new Map()
 
   function cellsOf({ number, row }: Line): ValueCell<JsonRow>[] {
     if (row === null) return []
-    const cell = { key: number, owner: ownerOf(row, number) as ValueCell['owner'], row }
-    return Array.from(columns, ([column, context]) => {
-      const value = row[column] as ValueCell['value']
-      return { ...cell, column, value, context }
-    })
+    const values = Array.from(columns, ([column, context]) => ({
+      column,
+      context,
+      value: (Object.hasOwn(row, column) ? row[column] : undefined) as ValueCell['value'],
+    }))
+    const isEmpty = values.every(({ value }) => value === undefined || value === null)
+    const owner = (isEmpty ? null : knownOwnerOf(row, number)) as ValueCell['owner']
+    return values.map((value) => ({ ...value, key: number, owner, row }))
   }
 
   return {

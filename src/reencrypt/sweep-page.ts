@@ -47,7 +47,7 @@ export async function sweepPage<Row>(
     else if (plaintext !== undefined) opened.push({ value, state, plaintext })
   }
   try {
-    if (work.dryRun) for (const { state } of opened) tally.change(state)
+    if (work.dryRun) tryAll(keys, opened, tally)
     else await replace(work.source, keys, opened, tally)
   } finally {
     for (const { plaintext } of opened) plaintext.fill(0)
@@ -86,6 +86,15 @@ function withoutContext(): KeystoreError {
   return invalidArgument(
     "context is required, such as 'credentials.api_key', or null for none: neither the source nor the options name one",
   )
+}
+
+/** What `replace` would come to, if nobody else wrote meanwhile. */
+function tryAll<Row>(keys: OwnerKeys, opened: readonly Opened<Row>[], tally: Tally<Row>): void {
+  for (const { value, state } of opened) {
+    const refusal = keys.refusal(value.owner)
+    if (refusal === null) tally.change(state)
+    else tally.fail(value, refusal)
+  }
 }
 
 async function replace<Row>(
