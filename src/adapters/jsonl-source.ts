@@ -44,7 +44,7 @@ export function jsonlSource(path: string, options: JsonlSourceOptions): ValueSou
     throw invalidArgument(`owner must be the name of a property, a function or null, got ${kindOf(owner)}`)
   const columns = sourceColumns(options.columns)
   const ownerOf = (row: JsonRow, number: number): unknown => {
-    if (typeof owner !== 'function') return owner === null ? null : row[owner]
+    if (typeof owner !== 'function') return owner === null ? null : own(row, owner)
     try {
       return owner(row)
     } catch {
@@ -66,7 +66,7 @@ export function jsonlSource(path: string, options: JsonlSourceOptions): ValueSou
     const values = Array.from(columns, ([column, context]) => ({
       column,
       context,
-      value: (Object.hasOwn(row, column) ? row[column] : undefined) as ValueCell['value'],
+      value: own(row, column) as ValueCell['value'],
     }))
     const isEmpty = values.every(({ value }) => value === undefined || value === null)
     const owner = (isEmpty ? null : knownOwnerOf(row, number)) as ValueCell['owner']
@@ -125,6 +125,11 @@ class Line {
     this.#text = text
     return true
   }
+}
+
+/** Not what every object has. */
+function own(row: JsonRow, name: string): unknown {
+  return Object.hasOwn(row, name) ? row[name] : undefined
 }
 
 const BYTE_ORDER_MARK = '\ufeff'
