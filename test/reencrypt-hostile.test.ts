@@ -18,6 +18,7 @@ import {
   type ReencryptOptions,
   type ReencryptReport,
   reencrypt,
+  type ValueSource,
 } from '../src/index.js'
 import { asAdmin, dialects, isChosen, temporaryFolder } from './support/databases.js'
 import { everythingOf } from './support/leaks.js'
@@ -199,6 +200,42 @@ describe.each(dialects)('a sweep on %s', (dialect) => {
       )
     }
     expect(rows[6]).toMatchObject({ user_id: 'user-2' })
+  })
+})
+
+describe('a sweep of what is against the contract', () => {
+  let host: Host
+  beforeEach(async () => {
+    host = await hostOn('sqlite')
+  })
+  afterEach(() => host.close())
+
+  it.each([true, 1, undefined, 'OK', [1]])(
+    'counts nothing as written when replace() returns %j',
+    async (answer) => {
+      const source: ValueSource = {
+        *pages() {
+          yield [{ key: 1, column: 'secret', owner: 'alice', value: 'one' }]
+        },
+        replace: () => answer as never,
+      }
+      const error = await errorOf(
+        reencrypt({ envelope: host.envelope, source, context: null, plaintext: true }),
+      )
+      expect(error).toMatchObject(INVALID)
+    },
+  )
+
+  it('does not take a promise of a legacy reader for yes', async () => {
+    await host.db.query(`create table credentials (id integer primary key, user_id text, api_key text);
+      insert into credentials values (1, 'alice', 'not theirs')`)
+    const reader = { name: 'other', test: async () => false, decrypt: () => 'something else' }
+    expect(await sweep(host, { legacy: [reader as never] })).toMatchObject({
+      changed: 0,
+      left: 1,
+      failed: [INVALID],
+    })
+    expect(await host.db.query('select api_key from credentials')).toEqual([{ api_key: 'not theirs' }])
   })
 })
 

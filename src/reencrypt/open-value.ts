@@ -118,7 +118,11 @@ async function openForeign<Row>(
   for (const reader of legacy) {
     const state = `legacy:${reader.name}` as const
     try {
-      if (reader.test(stored)) return { state, plaintext: await readLegacy(reader, stored, value) }
+      const isTheirs: unknown = reader.test(stored)
+      // A promise would be true of every value.
+      if (typeof isTheirs !== 'boolean')
+        throw invalidArgument(`test() of the legacy reader ${reader.name} must return true or false`)
+      if (isTheirs) return { state, plaintext: await readLegacy(reader, stored, value) }
     } catch (error) {
       return { state, error: isKeystoreError(error) ? error : legacyFailed(reader) }
     }

@@ -124,7 +124,12 @@ async function replace<Row>(
     }
   }
   if (changes.length === 0) return
-  const replaced = await source.replace(changes)
+  const replaced: unknown = await source.replace(changes)
+  // Of a number or a boolean all changes would count as written.
+  if (!isArrayOfRefs(replaced))
+    throw invalidArgument(
+      'replace() of the source must return an array of { key, column }: those that were written',
+    )
   const refs = replaced.length < changes.length ? new Set(replaced.map(refKey)) : null
   for (const [index, change] of changes.entries()) {
     if (refs === null || refs.has(refKey(change))) tally.change(states[index] as Found['state'])
@@ -144,6 +149,10 @@ function encrypted(keys: UserHandle, plaintext: Uint8Array, context: EncryptionC
       'The new token does not hold the same: nothing was written',
     )
   return token
+}
+
+function isArrayOfRefs(value: unknown): value is readonly Pick<ValueRef, 'key' | 'column'>[] {
+  return Array.isArray(value) && value.every((ref) => typeof ref === 'object' && ref !== null)
 }
 
 function refKey({ key, column }: Pick<ValueRef, 'key' | 'column'>): string {
