@@ -1,8 +1,12 @@
 /** What a schema forgets to register, and what the commands must not claim. */
 import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
+import Database from 'better-sqlite3'
+import { sql as sqlOf } from 'drizzle-orm'
+import { getTableConfig, SQLiteSyncDialect, sqliteTable, text } from 'drizzle-orm/sqlite-core'
 import { describe, expect, it } from 'vitest'
 import { encryptedText, tokenText } from '../src/drizzle/postgres.js'
+import { tokenCheck } from '../src/drizzle/sqlite.js'
 import type { VerifyReport } from '../src/index.js'
 import { commandStore } from './support/command-store.js'
 import { dialects } from './support/databases.js'
@@ -55,6 +59,19 @@ describe.each(dialects)('with a schema on %s', (dialect) => {
       await store.remove()
     }
   })
+})
+
+it('tokenCheck on SQLite lets nothing in behind a NUL, where its functions stop looking', () => {
+  const table = sqliteTable('credentials', { apiKey: text('api_key') }, ({ apiKey }) => [tokenCheck(apiKey)])
+  const client = new Database(':memory:')
+  const [check] = getTableConfig(table).checks
+  const { sql } = new SQLiteSyncDialect().sqlToQuery(check?.value ?? sqlOf`0`)
+  client.exec(`create table credentials (api_key text, check (${sql}))`)
+  const insert = client.prepare('insert into credentials values (?)')
+  const token = `v3:${'A'.repeat(102)}`
+  insert.run(token)
+  expect(() => insert.run(`${token}\0plaintext`)).toThrow(/CHECK/)
+  client.close()
 })
 
 it('an encrypted column is no array, which no sweep would reach', () => {
