@@ -109,6 +109,26 @@ describe.each(dialects)('a sweep on %s', (dialect) => {
     )
   })
 
+  it.each([
+    ['key', 'owner', 'c0'],
+    ['owner', 'key', 'old'],
+    ['c1', 'c0', 'key'],
+    ['input', 'k0', 'written'],
+  ])(
+    'reads all rows, once and in order, where columns are called %s, %s and %s',
+    async (key, owner, column) => {
+      const { db } = host
+      const columns = `"${key}" integer primary key, "${owner}" text, "${column}" text`
+      await db.query(`drop table credentials; create table credentials (${columns})`)
+      await db.insert(
+        'credentials',
+        Array.from({ length: 25 }, (_, id) => ({ [key]: id, [owner]: 'alice', [column]: `secret ${id}` })),
+      )
+      const report = await sweep(host, {}, { key, owner, column })
+      expect(report).toMatchObject({ complete: true, before: { plaintext: 25 }, changed: 25, skipped: 0 })
+    },
+  )
+
   it('shows such a value to legacy readers first', async () => {
     const token = await host.envelope.encrypt('alice', 'one', { column: CONTEXT })
     await fill([['alice', JSON.stringify(token)]])

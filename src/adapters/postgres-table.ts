@@ -187,10 +187,12 @@ function statementsFor(shape: TableShape, catalog: Catalog) {
   const isDate = (name: string) => catalog.columns.some((c) => c.name === name && DATES.test(c.type))
   const read = (name: string) => (datesAsText && isDate(name) ? `${quoted(name)}::text` : quoted(name))
   const select = `select array[${keys.map((name) => `${name}::text`).join(', ')}] as key, ${ownerText('')} as owner,
-    ${names.map((name, index) => `${read(name)} as c${index}`).join(', ')} from ${table}`
+    ${names.map((name, index) => `${read(name)} as c${index}`).join(', ')} from ${table} as t`
+  // Said of the table: a bare name would be that of the result's own column "key", "owner" or "c0", if the host's key is called so.
+  const places = keys.map((name) => `t.${name}`)
   const cursor = types.map((type, index) => `$${index + 1}::${type}`).join(', ')
   const ordered = (direction: string, limit: number) =>
-    `order by ${keys.map((name) => `${name} ${direction}`).join(', ')} limit $${limit}::int`
+    `order by ${places.map((place) => `${place} ${direction}`).join(', ')} limit $${limit}::int`
 
   /**
    * Locks the rows in the order of their keys before it changes any, or two sweeps would wait for each other; and not against rows that
@@ -218,7 +220,7 @@ function statementsFor(shape: TableShape, catalog: Catalog) {
   return {
     catalog,
     first: `${select} ${ordered('asc', 1)}`,
-    next: `${select} where (${keys.join(', ')}) > (${cursor}) ${ordered('asc', key.length + 1)}`,
+    next: `${select} where (${places.join(', ')}) > (${cursor}) ${ordered('asc', key.length + 1)}`,
     last: `${select} ${ordered('desc', 1)}`,
     count: `select count(*) as count from ${table}`,
     replace,
