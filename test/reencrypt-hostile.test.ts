@@ -1,7 +1,5 @@
 /** The sweep against tables, values and owners that would cost a user their data, or make its report untrue. */
 import { randomBytes } from 'node:crypto'
-import { readFileSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
 import { drizzle } from 'drizzle-orm/node-postgres'
 import * as pgCore from 'drizzle-orm/pg-core'
 import pg from 'pg'
@@ -13,14 +11,13 @@ import {
   EnvelopeCrypto,
   encryptWithKey,
   generateMasterKey,
-  jsonlSource,
   localMasterKey,
   type ReencryptOptions,
   type ReencryptReport,
   reencrypt,
   type ValueSource,
 } from '../src/index.js'
-import { asAdmin, dialects, isChosen, temporaryFolder } from './support/databases.js'
+import { asAdmin, dialects, isChosen } from './support/databases.js'
 import { everythingOf } from './support/leaks.js'
 import { type RawDatabase, rawDatabase } from './support/raw-database.js'
 import { errorOf } from './support/services.js'
@@ -278,6 +275,20 @@ describe.runIf(isChosen('sqlite'))('a sweep on SQLite', () => {
     const owners = await host.db.query('select user_id from encryption_keys order by user_id')
     expect(owners).toEqual([{ user_id: '1' }, { user_id: '1.5' }])
   })
+
+  it.each(['nocase', 'rtrim'])(
+    'refuses a key of collation %s that is unique only in binary',
+    async (collation) => {
+      const create = (unique: string) =>
+        host.db.query(`drop table if exists credentials;
+        create table credentials (id text collate ${collation}, user_id text, api_key text, unique (id${unique}));
+        insert into credentials values ('a', 'alice', 'one'), ('b ', 'alice', 'two')`)
+      await create(' collate binary')
+      expect(await errorOf(sweep(host))).toMatchObject(INVALID)
+      await create('')
+      expect(await sweep(host)).toMatchObject({ changed: 2 })
+    },
+  )
 })
 
 describe.runIf(isChosen('postgres'))('a sweep on Postgres', () => {
@@ -377,62 +388,5 @@ describe.runIf(isChosen('postgres'))('a sweep on Postgres', () => {
       else process.env.TZ = zone
       await pool.end()
     }
-  })
-})
-
-describe('a sweep of JSON lines', () => {
-  let envelope: EnvelopeCrypto
-  let folder: ReturnType<typeof temporaryFolder>
-  let path: string
-  beforeEach(async () => {
-    folder = temporaryFolder()
-    path = join(folder.path, 'export.jsonl')
-    envelope = await EnvelopeCrypto.open({
-      store: await openKeyStore(join(folder.path, 'keystore.db')),
-      masterKeys: localMasterKey(generateMasterKey()),
-    })
-  })
-  afterEach(async () => {
-    await envelope.close()
-    folder.remove()
-  })
-  const run = (owner: string | (() => string | null), columns: readonly string[] = ['apiKey']) =>
-    reencrypt({
-      envelope,
-      source: jsonlSource(path, { owner, columns }),
-      context: CONTEXT,
-      plaintext: true,
-    })
-  const lines = () => readFileSync(path, 'utf8').split('\n')
-
-  it('gives nothing to the shared pool because the owner’s name is mistyped', async () => {
-    const text = '{"userId":"alice","apiKey":"one"}\n'
-    writeFileSync(path, text)
-    for (const owner of ['user_id', 'toString', () => undefined as never]) {
-      const error = await errorOf(run(owner))
-      expect(error).toMatchObject(INVALID)
-      expect(error.message).toContain('line 1')
-      expect(readFileSync(path, 'utf8')).toBe(text)
-    }
-    writeFileSync(path, '{"about":"no values here"}\n{"userId":null,"apiKey":"one"}\n')
-    expect(await run('userId')).toMatchObject({ changed: 1, before: { empty: 1, plaintext: 1 } })
-    const { apiKey } = JSON.parse(lines()[1] ?? '')
-    expect(await envelope.pool.decrypt(apiKey, { column: CONTEXT })).toBe('one')
-  })
-
-  it('takes a whole number as an owner, and none that JSON.parse has rounded', async () => {
-    writeFileSync(path, '{"userId":42,"apiKey":"one"}\n{"userId":9007199254740993,"apiKey":"two"}\n')
-    expect(await run('userId')).toMatchObject({ changed: 1, left: 1, failed: [{ key: 2, ...INVALID }] })
-    expect(await envelope.decrypt('42', JSON.parse(lines()[0] ?? '').apiKey, { column: CONTEXT })).toBe('one')
-    expect(lines()[1]).toBe('{"userId":9007199254740993,"apiKey":"two"}')
-  })
-
-  it('finds no value in what every object has', async () => {
-    writeFileSync(path, '{"userId":"alice","constructor":"one"}\n')
-    expect(await run('userId', ['constructor', 'toString'])).toMatchObject({
-      changed: 1,
-      left: 0,
-      before: { plaintext: 1, empty: 1 },
-    })
   })
 })

@@ -216,6 +216,7 @@ class Rewriting {
       if ((['dev', 'ino', 'size', 'mtimeNs'] as const).some((name) => now[name] !== this.#before[name]))
         throw changedMeanwhile(this.#path)
       await rename(this.#partial, this.#path)
+      writing.delete(this.#partial)
       this.#output = null
       await output.close()
       syncFolder(dirname(this.#path))
@@ -227,12 +228,18 @@ class Rewriting {
     await this.#input.close()
     if (this.#output === null) return
     await this.#output.close()
+    await this.#remove()
+  }
+
+  async #remove(): Promise<void> {
+    writing.delete(this.#partial)
     await unlink(this.#partial)
   }
 
   /** The new file, with what stands before the first change. */
   async #begin(): Promise<FileHandle> {
     const output = await open(this.#partial, 'wx', 0o600)
+    writing.add(this.#partial)
     try {
       const { uid, gid, mode } = this.#before
       const made = await output.stat({ bigint: true })
@@ -245,7 +252,7 @@ class Rewriting {
       return output
     } catch (error) {
       await output.close()
-      await unlink(this.#partial)
+      await this.#remove()
       throw error
     }
   }
@@ -282,8 +289,17 @@ async function removeLeftovers(path: string): Promise<void> {
   const prefix = `${basename(path)}.`
   for (const name of await readdir(dirname(path))) {
     const [, pid] = name.startsWith(prefix) ? (/^(\d+)\.partial$/.exec(name.slice(prefix.length)) ?? []) : []
-    if (pid !== undefined && !isAlive(Number(pid))) await unlink(join(dirname(path), name))
+    const partial = join(dirname(path), name)
+    if (pid !== undefined && !isWritten(partial, Number(pid))) await unlink(partial)
   }
+}
+
+/** New files that this process is writing. */
+const writing = new Set<string>()
+
+/** In a container, one that was killed had the id that this process has now. */
+function isWritten(partial: string, pid: number): boolean {
+  return pid === process.pid ? writing.has(partial) : isAlive(pid)
 }
 
 function isAlive(pid: number): boolean {

@@ -183,12 +183,17 @@ function catalogOf(client: SqliteClient, { table, key }: TableShape): Catalog {
     'select name, type, "notnull", pk from pragma_table_xinfo(?) where hidden <> 1',
     table,
   )
+  /** Whether the column takes texts for equal that its index tells apart: of those, pages would lose all but one. */
+  const isFolded = (name: string, collation: unknown) => {
+    const asColumn = `select ${quoted(name)} as x from ${quoted(table)} where 0 union all select 'a'`
+    const folds = client.prepare(`select x = 'A', x = 'a ' from (${asColumn})`).raw().all()[0] as unknown[]
+    return ['NOCASE', 'RTRIM'].some((fold, at) => folds[at] === 1 && String(collation).toUpperCase() !== fold)
+  }
   const uniqueKeys = query('select name from pragma_index_list(?) where "unique" and not partial', table)
-    .map(({ name }) =>
-      query('select name from pragma_index_info(?)', String(name)).map((column) => column.name),
-    )
+    .map(({ name }) => query('select name, coll from pragma_index_xinfo(?) where "key"', String(name)))
     // An index on an expression has no name there.
-    .filter((names): names is string[] => names.every((name) => typeof name === 'string'))
+    .filter((index) => index.every(({ name, coll }) => typeof name === 'string' && !isFolded(name, coll)))
+    .map((index) => index.map(({ name }) => String(name)))
   const primaryKey = columns.filter(({ pk }) => Number(pk) > 0).map(({ name }) => String(name))
   if (primaryKey.length > 0) uniqueKeys.push(primaryKey)
   const isColumn = (id: string) => columns.some(({ name }) => String(name).toLowerCase() === id)
