@@ -1,7 +1,10 @@
 /** The sweep against tables, values and owners that would cost a user their data, or make its report untrue. */
 import { randomBytes } from 'node:crypto'
+import Database from 'better-sqlite3'
+import { drizzle as drizzleSqlite } from 'drizzle-orm/better-sqlite3'
 import { drizzle } from 'drizzle-orm/node-postgres'
 import * as pgCore from 'drizzle-orm/pg-core'
+import * as sqliteCore from 'drizzle-orm/sqlite-core'
 import pg from 'pg'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { openKeyStore, type SqlRow, type SqlSourceOptions, sqlSource } from '../src/adapters/open.js'
@@ -274,6 +277,25 @@ describe.runIf(isChosen('sqlite'))('a sweep on SQLite', () => {
     expect(await sweep(host)).toMatchObject({ changed: 2 })
     const owners = await host.db.query('select user_id from encryption_keys order by user_id')
     expect(owners).toEqual([{ user_id: '1' }, { user_id: '1.5' }])
+  })
+
+  it('reads the catalogue alike on a connection of the host whose integers are bigints', async () => {
+    const client = new Database(host.db.url).defaultSafeIntegers()
+    client.exec(`create table credentials (id text primary key, user_id text, api_key text);
+      insert into credentials values (null, 'alice', 'one'), ('b', 'alice', 'two')`)
+    const table = sqliteCore.sqliteTable('credentials', {
+      id: sqliteCore.text('id').primaryKey(),
+      userId: sqliteCore.text('user_id'),
+      apiKey: sqliteCore.text('api_key'),
+    })
+    const columns = { apiKey: CONTEXT }
+    const source = drizzleSource(drizzleSqlite({ client }), table, { key: 'id', owner: 'userId', columns })
+    const run = () => reencrypt({ envelope: host.envelope, source, plaintext: true })
+    const error = await errorOf(run())
+    expect(error.message).toContain('is null')
+    client.exec(`update credentials set id = 'a' where id is null`)
+    expect(await run()).toMatchObject({ changed: 2, left: 0 })
+    client.close()
   })
 
   it.each(['nocase', 'rtrim'])(

@@ -77,8 +77,8 @@ export class SqliteTable implements SqlTable {
 
   async countRows(): Promise<number> {
     return this.#try('count the rows of', () => {
-      const [[count]] = this.#statements().count.all() as [[number]]
-      return count
+      const [[count]] = this.#statements().count.all() as [[number | bigint]]
+      return Number(count)
     })
   }
 
@@ -187,7 +187,9 @@ function catalogOf(client: SqliteClient, { table, key }: TableShape): Catalog {
   const isFolded = (name: string, collation: unknown) => {
     const asColumn = `select ${quoted(name)} as x from ${quoted(table)} where 0 union all select 'a'`
     const folds = client.prepare(`select x = 'A', x = 'a ' from (${asColumn})`).raw().all()[0] as unknown[]
-    return ['NOCASE', 'RTRIM'].some((fold, at) => folds[at] === 1 && String(collation).toUpperCase() !== fold)
+    return ['NOCASE', 'RTRIM'].some(
+      (fold, at) => Number(folds[at]) === 1 && String(collation).toUpperCase() !== fold,
+    )
   }
   const uniqueKeys = query('select name from pragma_index_list(?) where "unique" and not partial', table)
     .map(({ name }) => query('select name, coll from pragma_index_xinfo(?) where "key"', String(name)))
@@ -197,14 +199,14 @@ function catalogOf(client: SqliteClient, { table, key }: TableShape): Catalog {
   const primaryKey = columns.filter(({ pk }) => Number(pk) > 0).map(({ name }) => String(name))
   if (primaryKey.length > 0) uniqueKeys.push(primaryKey)
   const isColumn = (id: string) => columns.some(({ name }) => String(name).toLowerCase() === id)
-  const rowIds = ROW_IDS.filter((id) => key.includes(id) && found.wr === 0 && !isColumn(id))
+  const rowIds = ROW_IDS.filter((id) => key.includes(id) && Number(found.wr) === 0 && !isColumn(id))
   return {
     columns: [
       ...rowIds.map((name) => ({ name, type: 'INTEGER', nullable: false, isText: false })),
       ...columns.map(({ name, type, notnull }) => ({
         name: String(name),
         type: String(type),
-        nullable: notnull === 0,
+        nullable: Number(notnull) === 0,
         isText: !/INT|REAL|FLOA|DOUB/i.test(String(type)),
       })),
     ],
