@@ -17,7 +17,10 @@ import { withProperty } from './json-text.js'
 export type JsonRow = Readonly<Record<string, unknown>>
 
 export interface JsonlSourceOptions {
-  /** The property with the user's id, or a function of the row. Null, also for one row: values of the shared pool. */
+  /**
+   * The property with the user's id, or a function of the row; a whole number counts as its decimal digits. Null, also for one row: values
+   * of the shared pool. A row with values that has no such property ends the sweep: its name may be mistyped.
+   */
   readonly owner: string | ((row: JsonRow) => string | null) | null
   /** The properties with values, and the context of each. */
   readonly columns: SourceColumns<JsonRow>
@@ -41,7 +44,7 @@ export function jsonlSource(path: string, options: JsonlSourceOptions): ValueSou
     throw invalidArgument(`owner must be the name of a property, a function or null, got ${kindOf(owner)}`)
   const columns = sourceColumns(options.columns)
   const ownerOf = (row: JsonRow, number: number): unknown => {
-    if (typeof owner !== 'function') return owner === null ? null : row[owner]
+    if (typeof owner !== 'function') return owner === null ? null : own(row, owner)
     try {
       return owner(row)
     } catch {
@@ -49,15 +52,25 @@ export function jsonlSource(path: string, options: JsonlSourceOptions): ValueSou
       throw invalidArgument(`the owner of line ${number} of ${path} cannot be told: its function threw`)
     }
   }
+  /** @returns what is no user id as it is: the sweep reports it */
+  const knownOwnerOf = (row: JsonRow, number: number): unknown => {
+    const found = ownerOf(row, number)
+    if (found === undefined)
+      throw invalidArgument(`line ${number} of ${path} has values and no owner; null says the shared pool's`)
+    return Number.isSafeInteger(found) ? String(found) : found
+  }
   let page: ReadonlyMap<number, Line> = new Map()
 
   function cellsOf({ number, row }: Line): ValueCell<JsonRow>[] {
     if (row === null) return []
-    const cell = { key: number, owner: ownerOf(row, number) as ValueCell['owner'], row }
-    return Array.from(columns, ([column, context]) => {
-      const value = row[column] as ValueCell['value']
-      return { ...cell, column, value, context }
-    })
+    const values = Array.from(columns, ([column, context]) => ({
+      column,
+      context,
+      value: own(row, column) as ValueCell['value'],
+    }))
+    const isEmpty = values.every(({ value }) => value === undefined || value === null)
+    const owner = (isEmpty ? null : knownOwnerOf(row, number)) as ValueCell['owner']
+    return values.map((value) => ({ ...value, key: number, owner, row }))
   }
 
   return {
@@ -112,6 +125,11 @@ class Line {
     this.#text = text
     return true
   }
+}
+
+/** Not what every object has. */
+function own(row: JsonRow, name: string): unknown {
+  return Object.hasOwn(row, name) ? row[name] : undefined
 }
 
 const BYTE_ORDER_MARK = '\ufeff'
@@ -198,6 +216,7 @@ class Rewriting {
       if ((['dev', 'ino', 'size', 'mtimeNs'] as const).some((name) => now[name] !== this.#before[name]))
         throw changedMeanwhile(this.#path)
       await rename(this.#partial, this.#path)
+      writing.delete(this.#partial)
       this.#output = null
       await output.close()
       syncFolder(dirname(this.#path))
@@ -209,12 +228,18 @@ class Rewriting {
     await this.#input.close()
     if (this.#output === null) return
     await this.#output.close()
+    await this.#remove()
+  }
+
+  async #remove(): Promise<void> {
+    writing.delete(this.#partial)
     await unlink(this.#partial)
   }
 
   /** The new file, with what stands before the first change. */
   async #begin(): Promise<FileHandle> {
     const output = await open(this.#partial, 'wx', 0o600)
+    writing.add(this.#partial)
     try {
       const { uid, gid, mode } = this.#before
       const made = await output.stat({ bigint: true })
@@ -227,7 +252,7 @@ class Rewriting {
       return output
     } catch (error) {
       await output.close()
-      await unlink(this.#partial)
+      await this.#remove()
       throw error
     }
   }
@@ -264,8 +289,17 @@ async function removeLeftovers(path: string): Promise<void> {
   const prefix = `${basename(path)}.`
   for (const name of await readdir(dirname(path))) {
     const [, pid] = name.startsWith(prefix) ? (/^(\d+)\.partial$/.exec(name.slice(prefix.length)) ?? []) : []
-    if (pid !== undefined && !isAlive(Number(pid))) await unlink(join(dirname(path), name))
+    const partial = join(dirname(path), name)
+    if (pid !== undefined && !isWritten(partial, Number(pid))) await unlink(partial)
   }
+}
+
+/** New files that this process is writing. */
+const writing = new Set<string>()
+
+/** In a container, one that was killed had the id that this process has now. */
+function isWritten(partial: string, pid: number): boolean {
+  return pid === process.pid ? writing.has(partial) : isAlive(pid)
 }
 
 function isAlive(pid: number): boolean {

@@ -1,8 +1,10 @@
 /** A table of the host's on node-postgres, as the sweep uses it. Imports no driver: the pool or client is given. */
+import { invalidArgument } from '../errors.js'
 import type { ValueChange, ValueKey, ValueRef } from '../value-source.js'
 import { describeDriverError, storeError } from './driver-error.js'
 import { DEFAULT_DEADLINE_MS, retrying } from './retry.js'
 import {
+  ALTERED,
   assertShape,
   byColumn,
   type Catalog,
@@ -22,8 +24,15 @@ export interface PostgresClient {
   query(text: string, values?: unknown[]): Promise<{ readonly rows: Record<string, unknown>[] }>
 }
 
-/** SQLSTATE string_data_right_truncation: of a varchar(n). */
-const TOO_LONG = '22001'
+/** What a SQLSTATE says of a write. */
+const HINTS: Readonly<Record<string, string>> = {
+  // string_data_right_truncation, of a varchar(n)
+  22001: 'tokens are longer than its column allows',
+  // division_by_zero: how `replace` undoes itself
+  22012: ALTERED,
+}
+/** Types of which drivers and Drizzle make different things (drizzle-orm/node-postgres/session.js has them raw too). */
+const DATES = /^(timestamp|date|interval)|^numeric.*\[\]$/
 /** Types whose keys are shown as numbers. */
 const WHOLE_NUMBERS = ['smallint', 'integer', 'bigint']
 
@@ -107,11 +116,18 @@ export class PostgresTable implements SqlTable {
   async #prepare(): Promise<Statements> {
     const { shape } = this
     const table = nameOf(shape)
+    const [found] = await this.#query('look at', TABLE, [table])
+    if (found === undefined) throw noTable(table)
+    if (found.hidesRows === true) throw hidden(table)
     const columns = await this.#query('look at', COLUMNS, [table])
-    if (columns.length === 0) throw noTable(table)
     const uniqueKeys = await this.#query('look at', UNIQUE_KEYS, [table])
     const catalog: Catalog = {
-      columns: columns as unknown as Catalog['columns'],
+      columns: columns.map(({ name, type, nullable, isText }) => ({
+        name: String(name),
+        type: String(type),
+        nullable: nullable === true,
+        isText: isText === true,
+      })),
       uniqueKeys: uniqueKeys.map(({ names }) => names as string[]),
     }
     assertShape(shape, catalog)
@@ -126,17 +142,20 @@ export class PostgresTable implements SqlTable {
     const isTransient = (error: unknown) => describeDriverError(error).transient
     const policy = { deadlineMs: this.#deadlineMs, firstWaitMs: 20, longestWaitMs: 500, isTransient }
     return retrying(policy, async () => (await this.#client.query(text, values)).rows).catch((error) => {
-      const hint =
-        describeDriverError(error).code === TOO_LONG ? ': tokens are longer than its column allows' : ''
-      throw storeError(`${action} table ${nameOf(this.shape)}${hint}`, error, 'The sweep')
+      const hint = HINTS[describeDriverError(error).code ?? '']
+      const what = `${action} table ${nameOf(this.shape)}`
+      throw storeError(hint === undefined ? what : `${what}: ${hint}`, error, 'The sweep')
     })
   }
 }
 
 type Statements = ReturnType<typeof statementsFor>
 
+const TABLE = `select row_security_active(oid) as "hidesRows" from pg_class where oid = to_regclass($1)`
+
+/** Not char(n), which pads tokens, nor name, which cuts them. */
 const COLUMNS = `select a.attname::text as name, format_type(a.atttypid, a.atttypmod) as type, not a.attnotnull as nullable,
-    t.typcategory = 'S' as "isText"
+    t.typcategory = 'S' and coalesce(nullif(t.typbasetype, 0), t.oid) not in ('bpchar'::regtype, 'name'::regtype) as "isText"
   from pg_attribute a join pg_type t on t.oid = a.atttypid
   where a.attrelid = to_regclass($1) and a.attnum > 0 and not a.attisdropped`
 
@@ -157,7 +176,7 @@ function nameOf({ schema, table }: TableShape): string {
  * itself stays as it is, with its own collation, so that its index gives the pages in order.
  */
 function statementsFor(shape: TableShape, catalog: Catalog) {
-  const { key, owner, columns, wholeRows } = shape
+  const { key, owner, columns, wholeRows, datesAsText = false } = shape
   const table = nameOf(shape)
   const keys = key.map(quoted)
   const types = key.map((name) => catalog.columns.find((column) => column.name === name)?.type ?? 'text')
@@ -165,15 +184,20 @@ function statementsFor(shape: TableShape, catalog: Catalog) {
   if (owner !== null && !names.includes(owner)) names.push(owner)
   const ownerText = (of: string) => (owner === null ? 'null::text' : `${of}${quoted(owner)}::text`)
 
+  const isDate = (name: string) => catalog.columns.some((c) => c.name === name && DATES.test(c.type))
+  const read = (name: string) => (datesAsText && isDate(name) ? `${quoted(name)}::text` : quoted(name))
   const select = `select array[${keys.map((name) => `${name}::text`).join(', ')}] as key, ${ownerText('')} as owner,
-    ${names.map((name, index) => `${quoted(name)} as c${index}`).join(', ')} from ${table}`
+    ${names.map((name, index) => `${read(name)} as c${index}`).join(', ')} from ${table} as t`
+  // Said of the table: a bare name would be that of the result's own column "key", "owner" or "c0", if the host's key is called so.
+  const places = keys.map((name) => `t.${name}`)
   const cursor = types.map((type, index) => `$${index + 1}::${type}`).join(', ')
   const ordered = (direction: string, limit: number) =>
-    `order by ${keys.map((name) => `${name} ${direction}`).join(', ')} limit $${limit}::int`
+    `order by ${places.map((place) => `${place} ${direction}`).join(', ')} limit $${limit}::int`
 
   /**
    * Locks the rows in the order of their keys before it changes any, or two sweeps would wait for each other; and not against rows that
    * refer to them. "(select $1)" hides the arrays' lengths from the planner, which would else read the whole table for a thousand keys.
+   * A row that does not hold in the end what was written ends the statement by a division by zero, and nothing is changed.
    */
   function replace(column: string): string {
     const inputs = [...key.map((_, index) => `k${index}`), 'owner', 'old', 'new']
@@ -189,13 +213,14 @@ function statementsFor(shape: TableShape, catalog: Catalog) {
       ) as input
       where ${sameKey('t')} and t.${name}::text collate "C" = input.old collate "C"
         and ${ownerText('t.')} collate "C" is not distinct from input.owner collate "C"
-      returning array[${key.map((_, index) => `input.k${index}`).join(', ')}] as key`
+      returning array[${key.map((_, index) => `input.k${index}`).join(', ')}] as key,
+        case when t.${name}::text collate "C" = input.new collate "C" then 1 else 1 / (length(input.new) - length(input.new)) end as written`
   }
 
   return {
     catalog,
     first: `${select} ${ordered('asc', 1)}`,
-    next: `${select} where (${keys.join(', ')}) > (${cursor}) ${ordered('asc', key.length + 1)}`,
+    next: `${select} where (${places.join(', ')}) > (${cursor}) ${ordered('asc', key.length + 1)}`,
     last: `${select} ${ordered('desc', 1)}`,
     count: `select count(*) as count from ${table}`,
     replace,
@@ -205,6 +230,13 @@ function statementsFor(shape: TableShape, catalog: Catalog) {
       values: Object.fromEntries(names.map((name, index) => [name, row[`c${index}`]])),
     }),
   }
+}
+
+/** What is hidden would stay as it is, and the report would say that nothing is left. */
+function hidden(table: string): Error {
+  return invalidArgument(
+    `row-level security is in force for this role on table ${table}, and may hide rows: connect as the table's owner, or as a role with BYPASSRLS`,
+  )
 }
 
 /** A part of a key, as reports show it. */

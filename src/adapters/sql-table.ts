@@ -16,6 +16,8 @@ export interface TableShape {
   readonly columns: readonly string[]
   /** Read all columns. */
   readonly wholeRows: boolean
+  /** Postgres only. Give dates and times as the database shows them, not as what the driver makes of them. */
+  readonly datesAsText?: boolean
 }
 
 export interface TableRow {
@@ -116,6 +118,9 @@ export function assertShape(shape: TableShape, { columns, uniqueKeys }: Catalog)
 export function noTable(name: string): Error {
   return invalidArgument(`there is no table ${name} in this database`)
 }
+
+/** Such a token would be lost, and what it holds with it. */
+export const ALTERED = 'a trigger alters what is written to it, so nothing was'
 
 /** Pages by key never come to a row without one. */
 export function nullKeys({ table, key }: TableShape): Error {

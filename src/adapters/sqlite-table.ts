@@ -5,6 +5,7 @@ import type { ValueChange, ValueKey, ValueRef } from '../value-source.js'
 import { storeError } from './driver-error.js'
 import { DEFAULT_DEADLINE_MS } from './retry.js'
 import {
+  ALTERED,
   assertShape,
   byColumn,
   type Catalog,
@@ -76,8 +77,8 @@ export class SqliteTable implements SqlTable {
 
   async countRows(): Promise<number> {
     return this.#try('count the rows of', () => {
-      const [[count]] = this.#statements().count.all() as [[number]]
-      return count
+      const [[count]] = this.#statements().count.all() as [[number | bigint]]
+      return Number(count)
     })
   }
 
@@ -107,13 +108,19 @@ function prepareStatements(client: SqliteClient, shape: TableShape) {
 
   const names = [...new Set([...key, ...(wholeRows ? catalog.columns.map(({ name }) => name) : columns)])]
   if (owner !== null && !names.includes(owner)) names.push(owner)
-  const ownerText = owner === null ? 'null' : `cast(${quoted(owner)} as text)`
+  const ownerName = owner === null ? 'null' : quoted(owner)
+  // Bytes that are no text would all become U+FFFD, and users one.
+  const ownerText = `iif(typeof(${ownerName}) = 'blob', ${ownerName}, cast(${ownerName} as text))`
   const select = `select ${ownerText}, ${names.map(quoted).join(', ')} from ${table}`
   const ordered = (direction: string) =>
     `order by ${keys.map((name) => `${name} ${direction}`).join(', ')} limit ?`
   const after = `(${keys.join(', ')}) > (${keys.map(() => '?').join(', ')})`
   const prepare = (sql: string) => client.prepare(sql).raw().safeIntegers()
 
+  const hasTriggers =
+    client
+      .prepare("select 1 from sqlite_schema where type = 'trigger' and tbl_name = ? collate nocase")
+      .all(shape.table).length > 0
   const replacing = new Map<string, SqliteStatement>()
   function replace(column: string): (change: ValueChange) => boolean {
     const name = quoted(column)
@@ -122,7 +129,16 @@ function prepareStatements(client: SqliteClient, shape: TableShape) {
     const statement =
       replacing.get(column) ?? client.prepare(`update ${table} set ${name} = ? where ${where.join(' and ')}`)
     replacing.set(column, statement)
-    return ({ key, owner, from, to }) => statement.run(to, ...partsOf(key), from, owner).changes === 1
+    const stored = hasTriggers
+      ? client.prepare(
+          `select 1 from ${table} where ${keys.map((key) => `${key} = ?`).join(' and ')} and ${name} = ? collate binary`,
+        )
+      : null
+    return ({ key, owner, from, to }) => {
+      if (statement.run(to, ...partsOf(key), from, owner).changes !== 1) return false
+      if (stored?.all(...partsOf(key), to).length === 0) throw altered(table)
+      return true
+    }
   }
 
   return {
@@ -145,7 +161,11 @@ function rowOf({ table, key }: TableShape, names: readonly string[], [owner, ...
       `key ${quoted(name)} of table ${quoted(table)} must be text or a number, got ${kindOf(part)}`,
     )
   })
-  return { key: keyOf(parts), owner: owner as string | null, values }
+  if (typeof owner !== 'string' && owner !== null)
+    throw invalidArgument(
+      `the owner in table ${quoted(table)} must be text or a number, got ${kindOf(owner)}`,
+    )
+  return { key: keyOf(parts), owner, values }
 }
 
 function jsValue(value: unknown): unknown {
@@ -163,23 +183,30 @@ function catalogOf(client: SqliteClient, { table, key }: TableShape): Catalog {
     'select name, type, "notnull", pk from pragma_table_xinfo(?) where hidden <> 1',
     table,
   )
-  const uniqueKeys = query('select name from pragma_index_list(?) where "unique" and not partial', table)
-    .map(({ name }) =>
-      query('select name from pragma_index_info(?)', String(name)).map((column) => column.name),
+  /** Whether the column takes texts for equal that its index tells apart: of those, pages would lose all but one. */
+  const isFolded = (name: string, collation: unknown) => {
+    const asColumn = `select ${quoted(name)} as x from ${quoted(table)} where 0 union all select 'a'`
+    const folds = client.prepare(`select x = 'A', x = 'a ' from (${asColumn})`).raw().all()[0] as unknown[]
+    return ['NOCASE', 'RTRIM'].some(
+      (fold, at) => Number(folds[at]) === 1 && String(collation).toUpperCase() !== fold,
     )
+  }
+  const uniqueKeys = query('select name from pragma_index_list(?) where "unique" and not partial', table)
+    .map(({ name }) => query('select name, coll from pragma_index_xinfo(?) where "key"', String(name)))
     // An index on an expression has no name there.
-    .filter((names): names is string[] => names.every((name) => typeof name === 'string'))
+    .filter((index) => index.every(({ name, coll }) => typeof name === 'string' && !isFolded(name, coll)))
+    .map((index) => index.map(({ name }) => String(name)))
   const primaryKey = columns.filter(({ pk }) => Number(pk) > 0).map(({ name }) => String(name))
   if (primaryKey.length > 0) uniqueKeys.push(primaryKey)
   const isColumn = (id: string) => columns.some(({ name }) => String(name).toLowerCase() === id)
-  const rowIds = ROW_IDS.filter((id) => key.includes(id) && found.wr === 0 && !isColumn(id))
+  const rowIds = ROW_IDS.filter((id) => key.includes(id) && Number(found.wr) === 0 && !isColumn(id))
   return {
     columns: [
       ...rowIds.map((name) => ({ name, type: 'INTEGER', nullable: false, isText: false })),
       ...columns.map(({ name, type, notnull }) => ({
         name: String(name),
         type: String(type),
-        nullable: notnull === 0,
+        nullable: Number(notnull) === 0,
         isText: !/INT|REAL|FLOA|DOUB/i.test(String(type)),
       })),
     ],
@@ -195,6 +222,10 @@ function assertNoNullKey(client: SqliteClient, shape: TableShape, { columns }: C
       .all()
     if (found.length > 0) throw nullKeys(shape)
   }
+}
+
+function altered(table: string): StoreError {
+  return new StoreError(`The sweep could not change table ${table}: ${ALTERED}`)
 }
 
 function stillInTransaction(action: string): StoreError {

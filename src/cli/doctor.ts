@@ -20,7 +20,13 @@ import {
   withStore,
 } from './options.js'
 import { counted, exitWith, formatOf, printJson, printSome, quoted } from './output.js'
-import { registeredTables, type SchemaOptions, withHost, withSchema } from './schema-file.js'
+import {
+  forgottenColumns,
+  registeredTables,
+  type SchemaOptions,
+  withHost,
+  withSchema,
+} from './schema-file.js'
 
 interface DoctorOptions extends StoreOptions, MasterKeyOptions, ReportOptions, SchemaOptions {
   readonly acceptV2?: boolean
@@ -95,7 +101,11 @@ async function columnFindings(options: DoctorOptions): Promise<ColumnFinding[]> 
   const { schema } = options
   if (schema === undefined) return []
   return withHost(options, async (host) => {
-    const findings: ColumnFinding[] = []
+    const findings: ColumnFinding[] = (await forgottenColumns(schema)).map(({ table, column }) => ({
+      severity: 'warning',
+      kind: 'unregistered',
+      reason: `${table}, column ${column}: it is an encrypted column, and no defineEncrypted names its table`,
+    }))
     for (const { name, plan, withColumns } of await registeredTables(schema, options, host))
       findings.push(...(await sampleColumns(name, withColumns, plan.shape.columns)))
     return findings

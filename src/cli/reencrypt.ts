@@ -176,7 +176,7 @@ function print(report: SweepReport, { json, schema }: ReencryptCommandOptions): 
 }
 
 function printTable(report: TableReport): void {
-  const { table, dryRun, changed, skipped, failed, failedCount, before, after, left } = report
+  const { table, complete, dryRun, changed, skipped, failed, failedCount, before, after, left } = report
   console.log(
     `${table}: ${dryRun ? 'would re-encrypt' : 're-encrypted'} ${counted(changed, 'value')}; ${thousands(skipped)} skipped (changed by others ` +
       `meanwhile), ${thousands(failedCount)} failed.`,
@@ -198,9 +198,9 @@ function printTable(report: TableReport): void {
     if (then + now > 0) states.push([state, thousands(then), thousands(now)])
   }
   if (states.length > 0) console.log(states.toString())
-  console.log(
-    left === 0 ? 'No value is left in an old state.' : `${counted(left, 'value')} left in an old state.`,
-  )
+  if (left > 0) console.log(`${counted(left, 'value')} ${dryRun ? 'would be ' : ''}left in an old state.`)
+  else if (complete) console.log(`No value ${dryRun ? 'would be' : 'is'} left in an old state.`)
+  else console.log('Not all values were looked at.')
 }
 
 function keyText(key: ValueKey): string {

@@ -6,6 +6,8 @@ import { tableOn } from '../adapters/host-tables.js'
 import { type OpenedHost, openHost } from '../adapters/sql-source.js'
 import type { SqlTable } from '../adapters/sql-table.js'
 import { planOf, sourceOn, type TablePlan } from '../drizzle/drizzle-source.js'
+import { partsOfAny } from '../drizzle/drizzle-table.js'
+import { markOf } from '../drizzle/encrypted-column.js'
 import { type EncryptedTable, isRegistry } from '../drizzle/registry.js'
 import { invalidArgument } from '../errors.js'
 import type { ValueSource } from '../value-source.js'
@@ -65,9 +67,7 @@ export async function registeredTables(
   host: OpenedHost,
 ): Promise<RegisteredTable[]> {
   const db = casing === undefined ? null : { dialect: { casing: await casingOf(casing) } }
-  const tables: EncryptedTable[] = []
-  for (const exported of Object.values(await importFile(file)))
-    if (isRegistry(exported)) tables.push(...exported)
+  const tables = registeredIn(await importFile(file))
   if (tables.length === 0)
     throw invalidArgument(`${file} exports no registry: export const encrypted = defineEncrypted({ … })`)
   return tables.map(({ name, table, ...options }) => {
@@ -75,6 +75,23 @@ export async function registeredTables(
     const withColumns = (columns: readonly string[]) => tableOn(host.client, { ...plan.shape, columns })
     return { name, plan, withColumns, source: () => sourceOn(withColumns(plan.shape.columns), plan) }
   })
+}
+
+/**
+ * Encrypted columns of the tables that the file exports beside its registries, which name none of them: nobody sweeps or samples those.
+ */
+export async function forgottenColumns(file: string): Promise<{ table: string; column: string }[]> {
+  const exports = await importFile(file)
+  const registered = new Set<unknown>(registeredIn(exports).map(({ table }) => table))
+  return Object.values(exports).flatMap((exported) => {
+    const parts = registered.has(exported) ? null : partsOfAny(exported)
+    const columns = [...(parts?.columns.values() ?? [])].filter((column) => markOf(column) !== null)
+    return columns.map(({ name }) => ({ table: parts?.name ?? '', column: name }))
+  })
+}
+
+function registeredIn(exports: object): EncryptedTable[] {
+  return Object.values(exports).flatMap((exported) => (isRegistry(exported) ? [...exported] : []))
 }
 
 async function importFile(file: string): Promise<object> {

@@ -13,6 +13,8 @@ interface BuilderHooks {
   default(value: unknown): unknown
   unique(...options: unknown[]): unknown
   primaryKey(...options: unknown[]): unknown
+  /** Postgres only. */
+  array?(...options: unknown[]): unknown
 }
 
 interface BuiltColumn {
@@ -39,6 +41,7 @@ export function guarded<Builder extends object, Value>(builder: Builder, codec: 
     if (!isComparable) guardComparisons(table, key, column)
     return column
   }
+  if (hooks.array !== undefined) hooks.array = refuseArray
   if (!isComparable) {
     hooks.default = refuseDefault
     hooks.unique = refuseUnique
@@ -72,6 +75,12 @@ function refuseDefault(): never {
   throw invalidArgument(
     'An encrypted column has no default: it would stand in the schema as plaintext, or as one token for all users. ' +
       'Use $defaultFn(() => …), which runs inside the scope of each insert',
+  )
+}
+
+function refuseArray(): never {
+  throw invalidArgument(
+    'An encrypted column is no array: the sweep and the registry reach single values only. Use encryptedJson, or a row for each value',
   )
 }
 

@@ -87,6 +87,8 @@ export function planOf<Row>(table: unknown, options: DrizzleSourceOptions<Row>, 
     owner: owner === null ? null : nameOf('owner, or null for values of the shared pool,', owner),
     columns: swept.map(({ column }) => column),
     wholeRows: swept.some(({ context }) => typeof context === 'function'),
+    // As Drizzle itself has them for its columns to read.
+    datesAsText: true,
   }
   const properties = Array.from(columns, ([property, column]) => ({
     property,

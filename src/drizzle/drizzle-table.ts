@@ -26,6 +26,14 @@ export interface TableParts {
 
 /** @throws ERR_INVALID_ARGUMENT unless a table of Drizzle's */
 export function partsOf(table: unknown): TableParts {
+  const parts = partsOfAny(table)
+  if (parts === null)
+    throw invalidArgument('table must be a table of Drizzle, such as sqliteTable and pgTable make')
+  return parts
+}
+
+/** @returns null unless a table of Drizzle's */
+export function partsOfAny(table: unknown): TableParts | null {
   if (typeof table === 'object' && table !== null) {
     const [name, schema, columns] = [NAME, SCHEMA, COLUMNS].map((symbol): unknown =>
       Reflect.get(table, symbol),
@@ -38,7 +46,7 @@ export function partsOf(table: unknown): TableParts {
       }
     }
   }
-  throw invalidArgument('table must be a table of Drizzle, such as sqliteTable and pgTable make')
+  return null
 }
 
 /** How a db turns the names of properties into names of columns that were given none, with drizzle's `casing`. */

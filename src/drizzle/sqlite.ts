@@ -68,8 +68,10 @@ export function tokenCheck(column: AnySQLiteColumn, options: TokenCheckOptions =
     const foreign = sql.raw(`'*[^${alphabet}]*'`)
     return sql`(${column} glob ${sql.raw(`'${prefix}*'`)} and length(${column}) >= ${sql.raw(String(leastLength))} and substr(${column}, ${sql.raw(String(prefix.length + 1))}) not glob ${foreign})`
   })
+  // glob and length see a text to its first NUL only.
+  const isWhole = sql`typeof(${column}) = 'text' and instr(${column}, char(0)) = 0`
   return check(
     tokenCheckName(column.name),
-    sql`${column} is null or (typeof(${column}) = 'text' and (${sql.join(shapes, sql` or `)}))`,
+    sql`${column} is null or (${isWhole} and (${sql.join(shapes, sql` or `)}))`,
   )
 }

@@ -118,11 +118,16 @@ async function openForeign<Row>(
   for (const reader of legacy) {
     const state = `legacy:${reader.name}` as const
     try {
-      if (reader.test(stored)) return { state, plaintext: await readLegacy(reader, stored, value) }
+      const isTheirs: unknown = reader.test(stored)
+      // A promise would be true of every value.
+      if (typeof isTheirs !== 'boolean')
+        throw invalidArgument(`test() of the legacy reader ${reader.name} must return true or false`)
+      if (isTheirs) return { state, plaintext: await readLegacy(reader, stored, value) }
     } catch (error) {
       return { state, error: isKeystoreError(error) ? error : legacyFailed(reader) }
     }
   }
+  if (isToken(withoutWrapping(stored))) return { state: 'unopenable', error: wrappedToken() }
   try {
     if (!plaintext) throw notEncrypted()
     assertPlaintext(stored)
@@ -155,6 +160,18 @@ function notEncrypted(): KeystoreError {
   return new KeystoreError(
     'ERR_NOT_ENCRYPTED',
     'It is no token of ours and of no legacy reader: plaintext is encrypted only with plaintext: true',
+  )
+}
+
+/** A token that came through JSON, a file or a form: it would be encrypted twice. */
+function withoutWrapping(stored: string): string {
+  return stored.replace(/^[\s"']+|[\s"']+$/g, '')
+}
+
+function wrappedToken(): KeystoreError {
+  return new KeystoreError(
+    'ERR_MALFORMED_TOKEN',
+    'It is a token between white space or quotes: store the token alone, and it can be opened',
   )
 }
 

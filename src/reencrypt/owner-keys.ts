@@ -21,11 +21,13 @@ export class OwnerKeys {
 
   /** Makes keys for those who have none, with one insert. */
   async mint(owners: Iterable<Owner>): Promise<void> {
-    const without = [...owners].filter((owner) => {
-      const keys = this.#keys.get(owner)
-      return keys instanceof Error && keys.code === 'ERR_KEY_NOT_FOUND' && !keys.retryable
-    })
-    await this.#get(without, true)
+    await this.#get([...owners].filter(this.#lacksKey), true)
+  }
+
+  /** Why nothing can be encrypted for an owner, not even under a new key; null if it can. */
+  refusal(owner: Owner): KeystoreError | null {
+    const keys = this.#keys.get(owner)
+    return keys instanceof Error && !this.#lacksKey(owner) ? keys : null
   }
 
   /** @throws why there are none */
@@ -48,6 +50,11 @@ export class OwnerKeys {
     } catch (error) {
       throw isMissingVersion(error) ? missingVersion() : error
     }
+  }
+
+  readonly #lacksKey = (owner: Owner): boolean => {
+    const keys = this.#keys.get(owner)
+    return keys instanceof Error && keys.code === 'ERR_KEY_NOT_FOUND' && !keys.retryable
   }
 
   async #get(owners: Iterable<Owner>, mint: boolean): Promise<void> {

@@ -47,7 +47,7 @@ export async function sweepPage<Row>(
     else if (plaintext !== undefined) opened.push({ value, state, plaintext })
   }
   try {
-    if (work.dryRun) for (const { state } of opened) tally.change(state)
+    if (work.dryRun) tryAll(keys, opened, tally)
     else await replace(work.source, keys, opened, tally)
   } finally {
     for (const { plaintext } of opened) plaintext.fill(0)
@@ -88,6 +88,15 @@ function withoutContext(): KeystoreError {
   )
 }
 
+/** What `replace` would come to, if nobody else wrote meanwhile. */
+function tryAll<Row>(keys: OwnerKeys, opened: readonly Opened<Row>[], tally: Tally<Row>): void {
+  for (const { value, state } of opened) {
+    const refusal = keys.refusal(value.owner)
+    if (refusal === null) tally.change(state)
+    else tally.fail(value, refusal)
+  }
+}
+
 async function replace<Row>(
   source: ValueSource<Row>,
   keys: OwnerKeys,
@@ -115,7 +124,12 @@ async function replace<Row>(
     }
   }
   if (changes.length === 0) return
-  const replaced = await source.replace(changes)
+  const replaced: unknown = await source.replace(changes)
+  // Of a number or a boolean all changes would count as written.
+  if (!isArrayOfRefs(replaced))
+    throw invalidArgument(
+      'replace() of the source must return an array of { key, column }: those that were written',
+    )
   const refs = replaced.length < changes.length ? new Set(replaced.map(refKey)) : null
   for (const [index, change] of changes.entries()) {
     if (refs === null || refs.has(refKey(change))) tally.change(states[index] as Found['state'])
@@ -135,6 +149,10 @@ function encrypted(keys: UserHandle, plaintext: Uint8Array, context: EncryptionC
       'The new token does not hold the same: nothing was written',
     )
   return token
+}
+
+function isArrayOfRefs(value: unknown): value is readonly Pick<ValueRef, 'key' | 'column'>[] {
+  return Array.isArray(value) && value.every((ref) => typeof ref === 'object' && ref !== null)
 }
 
 function refKey({ key, column }: Pick<ValueRef, 'key' | 'column'>): string {
