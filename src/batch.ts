@@ -54,8 +54,11 @@ export class SingleFlight<Result> {
   run(key: string, start: () => Promise<Result>): Promise<Result> {
     const flying = this.#flights.get(key)
     if (flying) return flying
-    const flight = start().finally(() => this.#flights.delete(key))
+    const flight = start()
     this.#flights.set(key, flight)
+    // Not `finally`, which makes three more promises. Whoever waits for the flight comes after this: it is there first.
+    const end = () => this.#flights.delete(key)
+    flight.then(end, end)
     return flight
   }
 

@@ -13,13 +13,17 @@ import { dialects } from './support/databases.js'
 import { rawDatabase } from './support/raw-database.js'
 
 describe.each(dialects)('with a schema on %s', (dialect) => {
-  it('doctor names the encrypted columns that no registry names, and a dry run claims nothing as done', async () => {
+  it('doctor names the encrypted columns and the tokens that no registry names, and a dry run claims nothing as done', async () => {
     const store = await commandStore(dialect)
     const app = await rawDatabase(dialect)
     try {
       await store.use(async () => undefined)
       await app.query('create table credentials (id integer primary key, user_id text, api_key text)')
       await app.query(`insert into credentials values (1, 'alice', 'secret'), (2, '', 'secret')`)
+      await app.query('create table other (id integer primary key, note text, motto text)')
+      await app.query(
+        `insert into other values (1, 'v3:AAAAAQ${'A'.repeat(96)}', 'v3: the third'), (2, null, 'hello')`,
+      )
       const core = dialect === 'sqlite' ? 'sqlite' : 'pg'
       mkdirSync(join(store.folder, 'node_modules'))
       symlinkSync(resolve('.'), join(store.folder, 'node_modules', 'drizzle-keystore'))
@@ -36,7 +40,7 @@ describe.each(dialects)('with a schema on %s', (dialect) => {
          })
          export const credentials = table('credentials', columns('credentials.api_key'))
          export const forgotten = table('forgotten', columns('forgotten.api_key'))
-         export const other = table('other', { id: integer('id').primaryKey() })
+         export const other = table('other', { id: integer('id').primaryKey(), note: text('note'), motto: text('motto') })
          export const encrypted = defineEncrypted({ credentials })`,
       )
       const options = { env: { DATABASE_URL: app.url } }
@@ -45,6 +49,10 @@ describe.each(dialects)('with a schema on %s', (dialect) => {
         expect.objectContaining({
           severity: 'warning',
           reason: expect.stringContaining('forgotten, column api_key'),
+        }),
+        expect.objectContaining({
+          severity: 'warning',
+          reason: expect.stringContaining('other, column note: 1 of 2 rows looked at hold tokens'),
         }),
       ])
       const { status, stdout } = store.run(

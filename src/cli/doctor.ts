@@ -1,6 +1,7 @@
 /** `keystore doctor`: everything that can be wrong with a key store, found before a user does. */
 import { Command } from 'commander'
 import { type ColumnFinding, sampleColumns } from '../drizzle/sample-columns.js'
+import { isKeystoreError } from '../errors.js'
 import { applyShredLog } from '../lifecycle/shred-log.js'
 import { type Finding, type VerifyReport, verifyAll } from '../lifecycle/verify.js'
 import type { MasterKeyring } from '../master-key.js'
@@ -21,7 +22,8 @@ import {
 } from './options.js'
 import { counted, exitWith, formatOf, printJson, printSome, quoted } from './output.js'
 import {
-  forgottenColumns,
+  type OtherTable,
+  otherTables,
   registeredTables,
   type SchemaOptions,
   withHost,
@@ -47,7 +49,7 @@ export function doctorCommand(): Command {
   )
   return withSchema(
     command,
-    'also look for plaintext and for forgotten columns, in some rows of each table of the registry that',
+    'also look for plaintext and for forgotten columns, in some rows of each table, by the registry that',
   )
     .description(
       'Open every key and look at the store itself; name each thing that is wrong and what to do. Exit code 1 if any is an error. ' +
@@ -101,15 +103,29 @@ async function columnFindings(options: DoctorOptions): Promise<ColumnFinding[]> 
   const { schema } = options
   if (schema === undefined) return []
   return withHost(options, async (host) => {
-    const findings: ColumnFinding[] = (await forgottenColumns(schema)).map(({ table, column }) => ({
-      severity: 'warning',
-      kind: 'unregistered',
-      reason: `${table}, column ${column}: it is an encrypted column, and no defineEncrypted names its table`,
-    }))
+    const findings: ColumnFinding[] = []
     for (const { name, plan, withColumns } of await registeredTables(schema, options, host))
       findings.push(...(await sampleColumns(name, withColumns, plan.shape.columns)))
+    for (const table of await otherTables(schema, options, host))
+      findings.push(...(await findingsOfOther(table)))
     return findings
   })
+}
+
+async function findingsOfOther({ name, encrypted, withColumns }: OtherTable): Promise<ColumnFinding[]> {
+  const forgotten = encrypted.map((column) => ({
+    severity: 'warning' as const,
+    kind: 'unregistered' as const,
+    reason: `${name}, column ${column}: it is an encrypted column, and no defineEncrypted names its table`,
+  }))
+  if (withColumns === null) return forgotten
+  try {
+    return [...forgotten, ...(await sampleColumns(name, withColumns, [], encrypted))]
+  } catch (error) {
+    // A schema may be about more tables than this database has, or be ahead of it.
+    if (isKeystoreError(error) && error.code === 'ERR_INVALID_ARGUMENT') return forgotten
+    throw error
+  }
 }
 
 function withFindings(report: VerifyReport, more: readonly ColumnFinding[]): VerifyReport {

@@ -6,7 +6,7 @@ import { tableOn } from '../adapters/host-tables.js'
 import { type OpenedHost, openHost } from '../adapters/sql-source.js'
 import type { SqlTable } from '../adapters/sql-table.js'
 import { planOf, sourceOn, type TablePlan } from '../drizzle/drizzle-source.js'
-import { partsOfAny } from '../drizzle/drizzle-table.js'
+import { columnName, partsOfAny } from '../drizzle/drizzle-table.js'
 import { markOf } from '../drizzle/encrypted-column.js'
 import { type EncryptedTable, isRegistry } from '../drizzle/registry.js'
 import { invalidArgument } from '../errors.js'
@@ -77,16 +77,34 @@ export async function registeredTables(
   })
 }
 
-/**
- * Encrypted columns of the tables that the file exports beside its registries, which name none of them: nobody sweeps or samples those.
- */
-export async function forgottenColumns(file: string): Promise<{ table: string; column: string }[]> {
+/** A table that the file exports and no registry of it names. */
+export interface OtherTable {
+  readonly name: string
+  /** Its encrypted columns: nobody sweeps or samples those. */
+  readonly encrypted: readonly string[]
+  /** Null where its rows cannot be paged: without a primary key of one column, as Drizzle has it. */
+  readonly withColumns: ((columns: readonly string[]) => SqlTable) | null
+}
+
+export async function otherTables(
+  file: string,
+  { casing }: SchemaOptions,
+  host: OpenedHost,
+): Promise<OtherTable[]> {
+  const db = casing === undefined ? null : { dialect: { casing: await casingOf(casing) } }
   const exports = await importFile(file)
   const registered = new Set<unknown>(registeredIn(exports).map(({ table }) => table))
   return Object.values(exports).flatMap((exported) => {
     const parts = registered.has(exported) ? null : partsOfAny(exported)
-    const columns = [...(parts?.columns.values() ?? [])].filter((column) => markOf(column) !== null)
-    return columns.map(({ name }) => ({ table: parts?.name ?? '', column: name }))
+    if (parts === null) return []
+    const { name, schema } = parts
+    const columns = [...parts.columns.values()]
+    const names = (some: typeof columns) => some.map((column) => columnName(column, db))
+    const key = names(columns.filter(({ primary }) => primary))
+    const shape = { table: name, schema, key, owner: null, wholeRows: false }
+    const withColumns = (columns: readonly string[]) => tableOn(host.client, { ...shape, columns })
+    const encrypted = names(columns.filter((column) => markOf(column) !== null))
+    return { name, encrypted, withColumns: key.length === 1 ? withColumns : null }
   })
 }
 

@@ -1,4 +1,4 @@
-/** Looks at some rows of a registered table: whether its columns hold tokens only, and whether others hold any. */
+/** Looks at some rows of a table: whether its columns hold tokens only, and whether others hold any. */
 import type { SqlTable, TableRow } from '../adapters/sql-table.js'
 import { isEncrypted, isToken } from '../token.js'
 
@@ -23,17 +23,19 @@ export interface ColumnFinding {
  * @param name of the table, for people
  * @param withColumns the table with some of its columns
  * @param registered its registered columns
+ * @param ignored columns that are not looked at
  */
 export async function sampleColumns(
   name: string,
   withColumns: (columns: readonly string[]) => SqlTable,
   registered: readonly string[],
+  ignored: readonly string[] = [],
 ): Promise<ColumnFinding[]> {
   const table = withColumns(registered)
   const { key, owner } = table.shape
   const { columns } = await table.check()
   const others = columns
-    .filter((column) => column.isText && ![...registered, ...key, owner].includes(column.name))
+    .filter((column) => column.isText && ![...registered, ...ignored, ...key, owner].includes(column.name))
     .map((column) => column.name)
   const rows = await sampleOf(withColumns([...registered, ...others]))
   const findings: ColumnFinding[] = []

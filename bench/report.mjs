@@ -1,0 +1,57 @@
+// Writes docs/BENCHMARKS.md and the plots in docs/benchmarks/ from the results there: node bench/report.mjs
+import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { asMarkdown, wantedTable } from './markdown.mjs'
+import { barPlots } from './plots.mjs'
+
+const docs = new URL('../docs/', import.meta.url)
+const folder = new URL('benchmarks/', docs)
+
+const files = readdirSync(folder).toSorted()
+for (const file of files.filter((name) => name.endsWith('.svg'))) rmSync(new URL(file, folder))
+const results = files
+  .filter((name) => name.endsWith('.json'))
+  .map((name) => [name.replace('.json', ''), JSON.parse(readFileSync(new URL(name, folder), 'utf8'))])
+
+const chapters = results.map(([name, { machine, parts }]) => {
+  const title = name.replace('node-', 'Node ')
+  return [
+    `## ${title}`,
+    Object.entries(machine)
+      .map(([what, value]) => `${what} ${value}`)
+      .join(' · '),
+    '### What was wanted',
+    wantedTable(parts),
+    ...Object.entries(parts).map(([part, result]) =>
+      [asMarkdown(result), plotOf(name, part, result)].join('\n\n'),
+    ),
+  ].join('\n\n')
+})
+
+const head = `# Benchmarks
+
+Written by \`npm run bench\`; do not edit. How it measures: [bench/README.md](../bench/README.md).
+
+Every ratio is of one run, in which what is compared ran in turn, a few milliseconds each, round by round: the median of the rounds'
+ratios, and in brackets their tenth and ninetieth percentile. Times differ from machine to machine, and here from minute to minute: compare ratios.`
+
+writeFileSync(new URL('BENCHMARKS.md', docs), `${[head, ...chapters].join('\n\n').replace(/\n{3,}/g, '\n\n').trimEnd()}\n`)
+
+/** @returns Markdown that shows it */
+function plotOf(name, part, { title, groups }) {
+  const rows = groups.flatMap((group) => group.rows)
+  const unit = rows.some(({ bytes }) => bytes !== undefined) ? 'bytes' : 'µs'
+  const plots = groups.map((group) => ({
+    title: group.group,
+    bars: group.rows
+      .filter(({ micros, bytes }) => (micros ?? bytes) !== undefined)
+      .map(({ name, micros, bytes }) => ({ name, value: micros ?? bytes, isOurs: isOurs(name) })),
+  }))
+  const file = `${name}-${part}.svg`
+  writeFileSync(new URL(file, folder), barPlots(plots, unit))
+  return `![${title}](benchmarks/${file})`
+}
+
+/** Not the baselines, nor the peers, whose names have their versions. */
+function isOurs(name) {
+  return !/ \d+\.\d+\.\d+$|node:crypto|one query|one by one/.test(name)
+}
