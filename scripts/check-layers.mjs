@@ -3,7 +3,7 @@
 //   node scripts/check-layers.mjs [--root FOLDER]   exits with 1 and names each violation
 //
 // Type-only imports count too: a declaration file that needs a package is as broken without it as code is.
-import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, realpathSync } from 'node:fs'
 import { dirname, join, posix } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
@@ -166,72 +166,84 @@ const CRYPTO_FILE = 'aead'
 const COMPUTED_IMPORT_FILE = 'cli/schema-file'
 const TOP_LEVEL_AWAIT = 'has a top-level await, so that require() of the package would fail'
 
-const { values } = parseArgs({ options: { root: { type: 'string' } } })
-const src = join(values.root ?? join(dirname(fileURLToPath(import.meta.url)), '..'), 'src')
+// What files hold, by name and text: the tests check many copies of our sources that differ in one file.
+const seen = new Map()
 
-const files = new Map()
-const problems = []
-const names = readdirSync(src, { recursive: true, encoding: 'utf8' }).map((name) =>
-  name.replaceAll('\\', '/'),
-)
-for (const name of names.filter((name) => /\.[cm]?[jt]sx?$/.test(name)).sort()) {
-  files.set(name.replace(/\.ts$/, ''), read(name))
-}
-for (const [file, { imports, faults }] of files) checkFile(file, imports, faults)
-for (const closure of CLOSURES) checkClosure(closure)
-
-if (problems.length > 0) {
-  console.error(problems.join('\n'))
-  process.exit(1)
-}
-console.log(`${files.size} files keep their layers.`)
-
-function checkFile(file, imports, faults) {
-  for (const fault of faults) problems.push(`src/${file}.ts: ${fault}`)
-  const layers = LAYERS.filter((layer) => matches(file, layer.files))
-  if (layers.length !== 1) {
-    const found = layers.length === 0 ? 'no layer' : `${layers.length} layers`
-    problems.push(`src/${file}.ts: has ${found}: place it in scripts/check-layers.mjs`)
-    return
-  }
-  const [layer] = layers
-  for (const { specifier, target } of imports) {
-    if (CRYPTO.includes(specifier) && file !== CRYPTO_FILE) {
-      problems.push(`src/${file}.ts: imports ${specifier}: only src/${CRYPTO_FILE}.ts does`)
-    }
-    if (target === null) continue
-    if (!existsSync(join(src, `${target}.ts`))) {
-      problems.push(`src/${file}.ts: imports ${specifier}, which is no file of src/`)
-    } else if (!matches(target, layer.imports)) {
-      problems.push(`src/${file}.ts: imports ${target}, which the layer ${layer.layer} may not`)
-    }
-  }
+if (process.argv[1] !== undefined && realpathSync(process.argv[1]) === fileURLToPath(import.meta.url)) {
+  const { values } = parseArgs({ options: { root: { type: 'string' } } })
+  const { count, problems } = checkLayers(values.root ?? join(dirname(fileURLToPath(import.meta.url)), '..'))
+  if (problems.length > 0) {
+    console.error(problems.join('\n'))
+    process.exitCode = 1
+  } else console.log(`${count} files keep their layers.`)
 }
 
-function checkClosure({ from, dynamic, without }) {
-  if (!files.has(from)) {
-    problems.push(`src/${from}.ts: is missing`)
-    return
-  }
-  const roads = new Map([[from, from]])
-  for (const [file, road] of roads) {
-    for (const { specifier, target, isDynamic } of files.get(file)?.imports ?? []) {
-      if (isDynamic && !dynamic) continue
-      if (target !== null && !roads.has(target)) roads.set(target, `${road} → ${target}`)
-      const banned = without.find((name) => specifier === name || specifier.startsWith(`${name}/`))
-      if (banned !== undefined) problems.push(`src/${from}.ts: reaches ${specifier} (${road} → ${specifier})`)
-    }
-  }
-}
-
-function matches(file, patterns) {
-  return patterns.some((pattern) =>
-    pattern.endsWith('/*') ? file.startsWith(pattern.slice(0, -1)) : file === pattern,
+/** @returns how many files there are, and what is wrong with them */
+export function checkLayers(root) {
+  const src = join(root, 'src')
+  const files = new Map()
+  const problems = []
+  const names = readdirSync(src, { recursive: true, encoding: 'utf8' }).map((name) =>
+    name.replaceAll('\\', '/'),
   )
+  for (const name of names.filter((name) => /\.[cm]?[jt]sx?$/.test(name)).sort()) {
+    const text = readFileSync(join(src, name), 'utf8')
+    const id = `${name}\0${text}`
+    if (!seen.has(id)) seen.set(id, read(name, text))
+    files.set(name.replace(/\.ts$/, ''), seen.get(id))
+  }
+  for (const [file, { imports, faults }] of files) checkFile(file, imports, faults)
+  for (const closure of CLOSURES) checkClosure(closure)
+  return { count: files.size, problems }
+
+  function checkFile(file, imports, faults) {
+    for (const fault of faults) problems.push(`src/${file}.ts: ${fault}`)
+    const layers = LAYERS.filter((layer) => matches(file, layer.files))
+    if (layers.length !== 1) {
+      const found = layers.length === 0 ? 'no layer' : `${layers.length} layers`
+      problems.push(`src/${file}.ts: has ${found}: place it in scripts/check-layers.mjs`)
+      return
+    }
+    const [layer] = layers
+    for (const { specifier, target } of imports) {
+      if (CRYPTO.includes(specifier) && file !== CRYPTO_FILE) {
+        problems.push(`src/${file}.ts: imports ${specifier}: only src/${CRYPTO_FILE}.ts does`)
+      }
+      if (target === null) continue
+      if (!existsSync(join(src, `${target}.ts`))) {
+        problems.push(`src/${file}.ts: imports ${specifier}, which is no file of src/`)
+      } else if (!matches(target, layer.imports)) {
+        problems.push(`src/${file}.ts: imports ${target}, which the layer ${layer.layer} may not`)
+      }
+    }
+  }
+
+  function checkClosure({ from, dynamic, without }) {
+    if (!files.has(from)) {
+      problems.push(`src/${from}.ts: is missing`)
+      return
+    }
+    const roads = new Map([[from, from]])
+    for (const [file, road] of roads) {
+      for (const { specifier, target, isDynamic } of files.get(file)?.imports ?? []) {
+        if (isDynamic && !dynamic) continue
+        if (target !== null && !roads.has(target)) roads.set(target, `${road} → ${target}`)
+        const banned = without.find((name) => specifier === name || specifier.startsWith(`${name}/`))
+        if (banned !== undefined)
+          problems.push(`src/${from}.ts: reaches ${specifier} (${road} → ${specifier})`)
+      }
+    }
+  }
+
+  function matches(file, patterns) {
+    return patterns.some((pattern) =>
+      pattern.endsWith('/*') ? file.startsWith(pattern.slice(0, -1)) : file === pattern,
+    )
+  }
 }
 
 /** @returns what a file imports, and what is wrong in it alone */
-function read(name) {
+function read(name, text) {
   const imports = []
   const faults = []
   const add = (source, isDynamic = false) => {
@@ -248,7 +260,7 @@ function read(name) {
   }
   let program
   try {
-    program = parseAst(readFileSync(join(src, name), 'utf8'), { lang: 'ts' })
+    program = parseAst(text, { lang: 'ts' })
   } catch (error) {
     return { imports, faults: [`cannot be parsed: ${error.message}`] }
   }

@@ -3,23 +3,14 @@
 import { createDecipheriv, createHash, randomBytes } from 'node:crypto'
 import { existsSync, readFileSync } from 'node:fs'
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
-import {
-  GCM_NONCE_BYTES,
-  gcmOpen,
-  gcmSeal,
-  generateKey,
-  importKey,
-  reseed,
-  XAES_NONCE_BYTES,
-  XaesKey,
-} from '../src/aead.js'
 import { slow } from './support/slow.js'
 import { fromHex, xaesVectors } from './support/vectors.js'
 
 /** What src/aead.ts asked of node:crypto, in order, while a test records it. */
-const recorded = vi.hoisted(() => ({ on: false, calls: [] as string[], random: [] as Uint8Array[] }))
+const recorded = { on: false, calls: [] as string[], random: [] as Uint8Array[] }
 
-vi.mock('node:crypto', async (importOriginal) => {
+// A copy of the module of our own, for this file alone: others that run in the same process load another.
+vi.doMock('node:crypto', async (importOriginal) => {
   const actual = await importOriginal<typeof import('node:crypto')>()
   const record = <A extends unknown[], R>(name: string, original: (...args: A) => R) =>
     ((...args: A) => {
@@ -38,6 +29,11 @@ vi.mock('node:crypto', async (importOriginal) => {
     },
   }
 })
+vi.resetModules()
+const { GCM_NONCE_BYTES, gcmOpen, gcmSeal, generateKey, importKey, reseed, XAES_NONCE_BYTES, XaesKey } =
+  await import('../src/aead.js')
+vi.doUnmock('node:crypto')
+vi.resetModules()
 
 beforeEach(() => {
   recorded.calls.length = 0

@@ -39,7 +39,7 @@ describe.runIf(isChosen('postgres'))('notifications', () => {
   /** The channel that the stores of the schema `public` use. */
   async function channel(): Promise<string> {
     const { rows } = await pool.query(
-      `select substring(query from 'listen (\\w+)') as channel from pg_stat_activity where query like 'listen %' limit 1`,
+      `select substring(query from 'listen (\\w+)') as channel from pg_stat_activity where datname = current_database() and query like 'listen %' limit 1`,
     )
     return rows[0].channel
   }
@@ -214,7 +214,9 @@ describe.runIf(isChosen('postgres'))('notifications', () => {
         silent: expect.stringContaining('transaction'),
       })
     })
-    const { rows } = await pool.query("select 1 from pg_stat_activity where query like 'listen %'")
+    const { rows } = await pool.query(
+      "select 1 from pg_stat_activity where datname = current_database() and query like 'listen %'",
+    )
     expect(rows).toEqual([])
     expect(() => postgresKeyStore({ pool }, { listenUrl: 'hunter2' })).toThrow(
       expect.objectContaining({
@@ -228,7 +230,11 @@ describe.runIf(isChosen('postgres'))('notifications', () => {
     const store = open()
     await store.ready()
     const listening = async () =>
-      (await pool.query("select 1 from pg_stat_activity where query like 'listen %'")).rows.length
+      (
+        await pool.query(
+          "select 1 from pg_stat_activity where datname = current_database() and query like 'listen %'",
+        )
+      ).rows.length
     expect(await listening()).toBe(0)
     const [first, second] = [listenTo(store), listenTo(store)]
     await Promise.all([first.next(isAnything), second.next(isAnything)])

@@ -264,7 +264,6 @@ describe('usage', () => {
     [['postgres://u:p4ssw0rd@host/db']],
   ])('exits with 2 for %j, and shows no password', async (args) => {
     await store.mint('alice')
-    await store.mint('alice')
     const { status, stdout, stderr } = store.run(args)
     expect(status).toBe(2)
     expect(stderr).not.toBe('')

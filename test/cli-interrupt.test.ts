@@ -55,7 +55,7 @@ describe.each(dialects)('on %s', (dialect) => {
     try {
       const { child, ended } = store.start(REWRAP)
       // npm hands on what the terminal has sent already: two within half a second are one.
-      await sleep(1500)
+      await sleep(3000)
       child.kill('SIGINT')
       await sleep(100)
       child.kill('SIGINT')

@@ -1,6 +1,7 @@
 /** The command line, as a user runs it: compiled, in a fresh folder, on both dialects. */
 import { readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
+import { pathToFileURL } from 'node:url'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { type CommandOptions, runKeystore } from './support/command.js'
 import { dialects, type FreshDatabase, freshDatabase, temporaryFolder } from './support/databases.js'
@@ -9,7 +10,7 @@ const VECTORS = resolve('test/vectors')
 
 const COMMANDS = [
   ...['init', 'quickstart', 'migrate', 'encrypt', 'decrypt', 'status', 'doctor', 'new-master-key', 'rewrap'],
-  ...['rotate-user', 'prune', 'shred-user', 'copy', 'backup', 'restore'],
+  ...['reencrypt', 'rotate-user', 'prune', 'shred-user', 'copy', 'backup', 'restore'],
 ]
 
 let folder: ReturnType<typeof temporaryFolder>
@@ -22,6 +23,17 @@ const keystore = (args: string[], options: CommandOptions = {}) => runKeystore(f
 
 const modeOf = (path: string) => statSync(join(folder.path, path)).mode & 0o777
 const read = (path: string) => readFileSync(join(folder.path, path), 'utf8')
+
+/** The drivers that a command loads, what it loads of Drizzle for them, and our own files. */
+function loadedBy(args: string[], env: NodeJS.ProcessEnv = {}): Set<string> {
+  const LOADS = join(folder.path, 'loads.txt')
+  const hook = pathToFileURL(resolve('test/children/record-loads.mjs'))
+  keystore(args, { env: { ...env, LOADS, NODE_OPTIONS: `--import=${hook}` } })
+  const found = read('loads.txt').matchAll(
+    /\/node_modules\/(drizzle-orm\/[\w-]+|pg|better-sqlite3)\/|\/(dist\/.+)$/gm,
+  )
+  return new Set(Array.from(found, ([, part, own = '']) => part ?? own))
+}
 
 describe('quickstart', () => {
   it('encrypts the example into tokens, reads them back and says ok for each', () => {
@@ -108,9 +120,31 @@ describe.each(dialects)('on %s', (dialect) => {
     expect(stranger).toMatchObject({ status: 1, stdout: '' })
     expect(stranger.stderr).toContain('[ERR_KEY_NOT_FOUND]')
   })
+
+  it('loads the driver of the store and no other, and of the commands only its own', () => {
+    // Not pg-core: Drizzle's own relations.js loads it on SQLite too.
+    const drivers = {
+      sqlite: ['better-sqlite3', 'drizzle-orm/better-sqlite3', 'drizzle-orm/sqlite-core'],
+      postgres: ['pg', 'drizzle-orm/node-postgres'],
+    }
+    const loaded = [...loadedBy(['migrate'], { KEYSTORE_URL: database.url })]
+    expect(loaded).toEqual(expect.arrayContaining(['dist/cli/migrate.js', ...drivers[dialect]]))
+    const others = drivers[dialect === 'sqlite' ? 'postgres' : 'sqlite']
+    expect(loaded.filter((part) => others.includes(part))).toEqual([])
+    expect(loaded).not.toContain('dist/cli/rewrap.js')
+    expect(loaded).not.toContain('dist/envelope-crypto.js')
+  })
 })
 
 describe('usage', () => {
+  it('loads no driver and no Drizzle for help', () => {
+    for (const args of [['--help'], ['rewrap', '--help']]) {
+      const loaded = [...loadedBy(args)]
+      expect(loaded).toContain('dist/cli/rewrap.js')
+      expect(loaded.filter((part) => !part.startsWith('dist/'))).toEqual([])
+    }
+  })
+
   it('explains every command, with exit code 0', () => {
     const all = keystore(['--help']).stdout
     for (const command of COMMANDS) {

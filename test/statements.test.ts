@@ -6,7 +6,7 @@ import pg from 'pg'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { postgresKeyStore } from '../src/adapters/postgres.js'
 import { sqliteKeyStore } from '../src/adapters/sqlite.js'
-import { EnvelopeCrypto, localMasterKey } from '../src/index.js'
+import { EnvelopeCrypto, type KeyStore, localMasterKey } from '../src/index.js'
 import { type FreshDatabase, freshDatabase, isChosen } from './support/databases.js'
 
 const MILLION = 1_000_000
@@ -181,39 +181,43 @@ describe.runIf(isChosen('postgres'))('Postgres', () => {
     }
   })
 
-  const distributions: [string, string][] = [
-    ['all without a KEK id', 'null'],
-    ['all under one', `'${masterKey.v2Id}'`],
-    ['one row under another', `case when i = 777777 then '${masterKey.v2Id}' else null end`],
-  ]
-  it.each(distributions)('opens on 1,000,000 rows, %s, without reading them all', async (_, kekId) => {
+  const ours = `'${masterKey.v2Id}'`
+  it.each([
+    ['all without a KEK id, then one row under ours', 'null', ours],
+    ['all under ours, then one row without', ours, 'null'],
+  ])('opens on 1,000,000 rows, %s, without reading them all', async (_, kekId, oneKekId) => {
     const store = postgresKeyStore({ pool })
     await store.ready()
-    // The planner's statistics are those of an empty table, and of the full one later: it must not matter.
+    // The planner's statistics are those of an empty table, and of the full one later: it must not matter. Nor does the write-ahead log.
     await pool.query({ text: 'alter table encryption_keys set (autovacuum_enabled = off)' })
+    await pool.query({ text: 'alter table encryption_keys set unlogged' })
     await fill(MILLION, kekId)
     for (const analyze of [false, true]) {
       if (analyze) await pool.query({ text: 'analyze encryption_keys' })
-      sent = []
-      const envelope = await EnvelopeCrypto.open({
-        store,
-        masterKeys: masterKey,
-        format: 'v2',
-        closeStore: false,
-      })
-      await envelope.close()
-      expect(sent).toHaveLength(1)
-      for (const statement of [...sent]) {
-        const reads = (await planOf(statement)).filter((node) => node['Relation Name'] === 'encryption_keys')
-        expect(reads.length).toBeGreaterThan(0)
-        for (const node of reads) {
-          const rows = (node['Actual Rows'] ?? 0) + (node['Rows Removed by Filter'] ?? 0)
-          expect(node['Node Type']).toMatch(/^(Index|Index Only) Scan$/)
-          expect(rows * (node['Actual Loops'] ?? 1)).toBeLessThan(20)
-        }
+      for (const ofOne of [kekId, oneKekId]) {
+        await pool.query({
+          text: `update encryption_keys set kek_id = ${ofOne} where user_id = 'user-777777'`,
+        })
+        await expectFewRead(store)
       }
     }
   })
+
+  async function expectFewRead(store: KeyStore): Promise<void> {
+    sent = []
+    const options = { store, masterKeys: masterKey, format: 'v2', closeStore: false } as const
+    await (await EnvelopeCrypto.open(options)).close()
+    expect(sent).toHaveLength(1)
+    for (const statement of [...sent]) {
+      const reads = (await planOf(statement)).filter((node) => node['Relation Name'] === 'encryption_keys')
+      expect(reads.length).toBeGreaterThan(0)
+      for (const node of reads) {
+        const rows = (node['Actual Rows'] ?? 0) + (node['Rows Removed by Filter'] ?? 0)
+        expect(node['Node Type']).toMatch(/^(Index|Index Only) Scan$/)
+        expect(rows * (node['Actual Loops'] ?? 1)).toBeLessThan(20)
+      }
+    }
+  }
 
   it('looks rows up by the primary key, whatever the statistics say of a table of 100,000', async () => {
     const store = postgresKeyStore({ pool })

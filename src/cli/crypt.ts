@@ -2,7 +2,8 @@
 import { buffer } from 'node:stream/consumers'
 import { Command } from 'commander'
 import type { EncryptionContext } from '../validate.js'
-import { type EnvelopeOptions, withEnvelope, withEnvelopeOptions, withUserAndContext } from './options.js'
+import { withEnvelope } from './envelope.js'
+import { type EnvelopeOptions, withEnvelopeOptions, withUserAndContext } from './options.js'
 
 interface CryptOptions extends EnvelopeOptions {
   readonly user: string

@@ -25,7 +25,7 @@ export async function runLong<Report extends { readonly complete: boolean }>(
   print: (report: Report) => void,
 ): Promise<void> {
   const controller = new AbortController()
-  const display = progressDisplay(json)
+  const display = await progressDisplay(json)
   const interruption = { exitCode: 0, at: 0 }
   const interrupt = (signal: keyof typeof EXIT_CODES) => {
     const now = performance.now()

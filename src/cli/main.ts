@@ -3,22 +3,30 @@
 import { readFileSync } from 'node:fs'
 import { Command, CommanderError } from 'commander'
 import { KeystoreError } from '../errors.js'
-import { backupCommand, copyCommand, restoreCommand } from './copy.js'
-import { decryptCommand, encryptCommand } from './crypt.js'
-import { doctorCommand } from './doctor.js'
-import { initCommand } from './init.js'
-import { migrateCommand } from './migrate.js'
-import { newMasterKeyCommand } from './new-master-key.js'
-import { quickstartCommand } from './quickstart.js'
-import { reencryptCommand } from './reencrypt.js'
-import { rewrapCommand } from './rewrap.js'
-import { pruneCommand, rotateUserCommand } from './rotate.js'
-import { shredUserCommand } from './shred.js'
-import { statusCommand } from './status.js'
 
 /** 0: done · 1: failed · 2: the command line was wrong. */
 const FAILED = 1
 const WRONG_USAGE = 2
+
+/** Each in the order of the help. Only the one that is asked for is loaded: most of a short command's time is loading. */
+const COMMANDS: ReadonlyMap<string, () => Promise<Command>> = new Map([
+  ['init', async () => (await import('./init.js')).initCommand()],
+  ['quickstart', async () => (await import('./quickstart.js')).quickstartCommand()],
+  ['migrate', async () => (await import('./migrate.js')).migrateCommand()],
+  ['encrypt', async () => (await import('./crypt.js')).encryptCommand()],
+  ['decrypt', async () => (await import('./crypt.js')).decryptCommand()],
+  ['status', async () => (await import('./status.js')).statusCommand()],
+  ['doctor', async () => (await import('./doctor.js')).doctorCommand()],
+  ['new-master-key', async () => (await import('./new-master-key.js')).newMasterKeyCommand()],
+  ['rewrap', async () => (await import('./rewrap.js')).rewrapCommand()],
+  ['reencrypt', async () => (await import('./reencrypt.js')).reencryptCommand()],
+  ['rotate-user', async () => (await import('./rotate.js')).rotateUserCommand()],
+  ['prune', async () => (await import('./rotate.js')).pruneCommand()],
+  ['shred-user', async () => (await import('./shred.js')).shredUserCommand()],
+  ['copy', async () => (await import('./copy.js')).copyCommand()],
+  ['backup', async () => (await import('./copy.js')).backupCommand()],
+  ['restore', async () => (await import('./copy.js')).restoreCommand()],
+])
 
 run(process.argv).then((code) => {
   process.exitCode = code
@@ -33,26 +41,11 @@ async function run(argv: readonly string[]): Promise<number> {
     .addHelpText('after', '\nBegin with: keystore quickstart')
     .configureOutput({ outputError: (text, write) => write(withoutPasswords(text)) })
     .exitOverride()
-  for (const command of [
-    initCommand,
-    quickstartCommand,
-    migrateCommand,
-    encryptCommand,
-    decryptCommand,
-    statusCommand,
-    doctorCommand,
-    newMasterKeyCommand,
-    rewrapCommand,
-    reencryptCommand,
-    rotateUserCommand,
-    pruneCommand,
-    shredUserCommand,
-    copyCommand,
-    backupCommand,
-    restoreCommand,
-  ]) {
-    program.addCommand(command().copyInheritedSettings(program))
-  }
+  const [, , name = ''] = argv
+  const asked = COMMANDS.get(name)
+  // Help, and the complaint about a mistyped name, know all of them.
+  for (const load of asked === undefined ? COMMANDS.values() : [asked])
+    program.addCommand((await load()).copyInheritedSettings(program))
   try {
     await program.parseAsync(argv)
     return process.exitCode === undefined ? 0 : Number(process.exitCode)

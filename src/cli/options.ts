@@ -1,14 +1,12 @@
 /** The options that several commands share, and what they open. */
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import { type OpenedKeyStore, openKeyStore } from '../adapters/open.js'
-import { EnvelopeCrypto } from '../envelope-crypto.js'
 import { StoreError } from '../errors.js'
-import type { MasterKeyring } from '../master-key.js'
 import type { MigrateMode } from '../migrator.js'
 import type { KeyStore, StoreMaintenance } from '../store.js'
 import type { Format } from '../token.js'
 import type { EncryptionContext } from '../validate.js'
-import { findMasterKeys, type MasterKeyOptions, withMasterKeys } from './master-keys.js'
+import { type MasterKeyOptions, withMasterKeys } from './master-keys.js'
 
 export const DEFAULT_STORE = 'sqlite:data/keystore.db'
 
@@ -136,28 +134,4 @@ export async function closing<Opened extends { close(): Promise<void> }, T>(
 export function maintenanceOf(store: KeyStore): StoreMaintenance {
   if (store.maintenance === undefined) throw new StoreError('This key store cannot be inspected')
   return store.maintenance
-}
-
-/** Opens store and service, and closes both after `work`. */
-export async function withEnvelope<T>(
-  options: EnvelopeOptions,
-  work: (envelope: EnvelopeCrypto) => Promise<T>,
-): Promise<T> {
-  const masterKeys = findMasterKeys(options)
-  return closing(await openStore(options), async (store) =>
-    work(await openEnvelope(store, masterKeys, options)),
-  )
-}
-
-export function openEnvelope(
-  store: KeyStore,
-  masterKeys: MasterKeyring,
-  { format, acceptV2 }: Pick<EnvelopeOptions, 'format' | 'acceptV2'>,
-): Promise<EnvelopeCrypto> {
-  return EnvelopeCrypto.open({
-    store,
-    masterKeys,
-    ...(format === undefined ? {} : { format }),
-    ...(acceptV2 ? { accept: { keys: ['v2'], tokens: ['v2'] } } : {}),
-  })
 }

@@ -1,5 +1,5 @@
 /** How far long work is, on standard error: a bar on a terminal, plain lines elsewhere. */
-import cliProgress from 'cli-progress'
+import type cliProgress from 'cli-progress'
 import type { Progress } from '../lifecycle/long-work.js'
 import { thousands } from './output.js'
 
@@ -13,8 +13,8 @@ export interface ProgressDisplay {
 const LINE_EVERY_MS = 5000
 
 /** @param json the report is for a program: nobody reads lines then */
-export function progressDisplay(json: boolean): ProgressDisplay {
-  if (process.stderr.isTTY) return new ProgressBar()
+export async function progressDisplay(json: boolean): Promise<ProgressDisplay> {
+  if (process.stderr.isTTY) return new ProgressBar((await import('cli-progress')).default.SingleBar)
   return json ? NOTHING : new ProgressLines((line) => process.stderr.write(`${line}\n`))
 }
 
@@ -56,15 +56,20 @@ export class ProgressLines implements ProgressDisplay {
 }
 
 class ProgressBar implements ProgressDisplay {
+  readonly #SingleBar: typeof cliProgress.SingleBar
   #bar: cliProgress.SingleBar | null = null
   #last: Progress | null = null
+
+  constructor(SingleBar: typeof cliProgress.SingleBar) {
+    this.#SingleBar = SingleBar
+  }
 
   show(progress: Progress): void {
     if (isNewPhase(this.#last, progress)) this.end()
     this.#last = progress
     const payload = { phase: progress.phase.padEnd(12), speed: speedOf(progress) }
     if (this.#bar === null) {
-      this.#bar = new cliProgress.SingleBar({
+      this.#bar = new this.#SingleBar({
         format: '{phase} {bar} {percentage} % · {value} of {total} · {speed}',
         formatValue: (value, _options, type) =>
           type === 'percentage' ? String(value).padStart(3) : thousands(Number(value)),

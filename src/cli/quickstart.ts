@@ -4,9 +4,10 @@ import { dirname } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Command } from 'commander'
 import type { EnvelopeCrypto } from '../envelope-crypto.js'
+import { openEnvelope } from './envelope.js'
 import { findOrMakeMasterKeys } from './master-keys.js'
 import { describeMigration } from './migrate.js'
-import { type EnvelopeOptions, openEnvelope, openStore, withEnvelopeOptions } from './options.js'
+import { type EnvelopeOptions, openStore, withEnvelopeOptions } from './options.js'
 import { counted, plainTable } from './output.js'
 
 type Secret = Record<'user' | 'name' | 'secret', string>

@@ -5,12 +5,12 @@ import type { ColumnContext } from '../column-context.js'
 import { invalidArgument } from '../errors.js'
 import { type ReencryptOptions, type ReencryptReport, reencrypt } from '../reencrypt/reencrypt.js'
 import type { ValueKey, ValueSource } from '../value-source.js'
+import { openEnvelope } from './envelope.js'
 import { type LongWork, runLong } from './long-command.js'
 import { findMasterKeys, type MasterKeyOptions, withMasterKeys } from './master-keys.js'
 import {
   type ChangeOptions,
   closing,
-  openEnvelope,
   type StoreOptions,
   wholeNumber,
   withAcceptV2,

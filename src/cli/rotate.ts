@@ -5,11 +5,11 @@ import type { Rotation } from '../key-cache.js'
 import { pruneRetired, type RotateReport, rotateWhere } from '../lifecycle/rotate.js'
 import type { KeyStore } from '../store.js'
 import { assertUserId } from '../validate.js'
+import { openEnvelope } from './envelope.js'
 import { runLong } from './long-command.js'
 import { findMasterKeys, type MasterKeyOptions, withMasterKeys } from './master-keys.js'
 import {
   type ChangeOptions,
-  openEnvelope,
   type StoreOptions,
   wholeNumber,
   withAcceptV2,

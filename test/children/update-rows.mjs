@@ -39,7 +39,7 @@ for (let round = 0; !stopped; round += 1) {
   const earlier = Object.keys(written)
   await check(Number(earlier[(round * 31) % earlier.length]))
   if (round === 0) console.log('ready')
-  await sleep(2)
+  await sleep(5)
 }
 await table.close()
 await envelope.close()

@@ -1,4 +1,5 @@
 /** Deadlocks that nobody notices: Postgres breaks them, and our stores try again. */
+import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 
 /**
@@ -17,6 +18,7 @@ export async function countDeadlocks(url: string, otherClients = 0): Promise<num
          where datname = current_database() and backend_type = 'client backend' and pid <> pg_backend_pid()`,
       )
       others = rows[0].others
+      if (others > otherClients) await sleep(20)
     }
     const { rows } = await client.query(
       'select deadlocks::int from pg_stat_database where datname = current_database()',

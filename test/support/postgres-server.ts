@@ -40,7 +40,8 @@ export async function startPostgres(): Promise<PostgresServer> {
     password,
     persistent: true,
     createPostgresUser: process.getuid?.() === 0 && !hasPostgresUser(),
-    initdbFlags: ['--encoding=UTF8'],
+    // One round of hashing for the password, at each connection: it is random and lives for minutes.
+    initdbFlags: ['--encoding=UTF8', '--no-data-checksums', '--set', 'scram_iterations=1'],
     // Durable enough for tests: what they kill are our processes, not the machine.
     postgresFlags: ['-h', '127.0.0.1', '-k', '', '-c', 'fsync=off', '-c', 'max_connections=300'],
     onLog: (message) => log.push(message),

@@ -1,0 +1,80 @@
+/** A table `credentials` of a host, its sources of values, and a service whose keys are in the same database. */
+import {
+  openKeyStore,
+  type SqlRow,
+  type SqlSource,
+  type SqlSourceOptions,
+  sqlSource,
+} from '../../src/adapters/open.js'
+import {
+  EnvelopeCrypto,
+  generateMasterKey,
+  localMasterKey,
+  type ReencryptOptions,
+  type ReencryptReport,
+  reencrypt,
+  type ValueCell,
+} from '../../src/index.js'
+import type { Dialect } from './databases.js'
+import { type RawDatabase, rawDatabase } from './raw-database.js'
+
+export const INVALID = { code: 'ERR_INVALID_ARGUMENT' }
+/** The wanted context of all values. */
+export const CONTEXT = 'credentials.api_key'
+
+export interface SqlSourceTest {
+  readonly host: RawDatabase
+  readonly envelope: EnvelopeCrypto
+  /** Closed at the end. */
+  readonly opened: SqlSource[]
+  /** Makes the table. @param more further columns and constraints, after a comma */
+  create(keyType?: string, more?: string): Promise<unknown>
+  /** By the column `id`, of the column `api_key`, unless told otherwise. */
+  sourceOf(options?: Partial<SqlSourceOptions>): Promise<SqlSource>
+  /** Encrypts plaintext too, in small pages. */
+  sweep(source: SqlSource, options?: Partial<ReencryptOptions<SqlRow>>): Promise<ReencryptReport>
+  cellsOf(source: SqlSource, limit?: number): Promise<ValueCell[]>
+  decrypt(userId: unknown, token: unknown, context?: Record<string, string>): Promise<string>
+  remove(): Promise<void>
+}
+
+export async function freshSqlSources(dialect: Dialect): Promise<SqlSourceTest> {
+  const host = await rawDatabase(dialect)
+  const opened: SqlSource[] = []
+  const envelope = await EnvelopeCrypto.open({
+    store: await openKeyStore(host.url),
+    masterKeys: localMasterKey(generateMasterKey()),
+  })
+  return {
+    host,
+    envelope,
+    opened,
+    create: (keyType = 'integer primary key', more = '') =>
+      host.query(`create table credentials (id ${keyType}, user_id text, api_key text${more})`),
+    async sourceOf(options = {}) {
+      const source = await sqlSource(host.url, {
+        table: 'credentials',
+        key: 'id',
+        owner: 'user_id',
+        column: 'api_key',
+        ...options,
+      } as SqlSourceOptions)
+      opened.push(source)
+      return source
+    },
+    sweep: (source, options = {}) =>
+      reencrypt({ envelope, source, context: CONTEXT, plaintext: true, batchSize: 7, ...options }),
+    async cellsOf(source, limit = 7) {
+      const cells: ValueCell[] = []
+      for await (const page of source.pages({ limit })) cells.push(...(page as ValueCell[]))
+      return cells
+    },
+    decrypt: (userId, token, context = { column: CONTEXT }) =>
+      envelope.decrypt(String(userId), String(token), context),
+    async remove() {
+      for (const source of opened) await source.close()
+      await envelope.close()
+      await host.close()
+    },
+  }
+}

@@ -1,0 +1,87 @@
+/** A service whose values are swept, and what such sweeps are told and find. */
+import { randomBytes } from 'node:crypto'
+import {
+  EnvelopeCrypto,
+  type KeyStore,
+  type KeystoreEvent,
+  type LegacyReader,
+  localMasterKey,
+  type ReencryptOptions,
+  type ReencryptReport,
+  reencrypt,
+  type ValueSource,
+} from '../../src/index.js'
+import { type Backend, freshStore } from './services.js'
+import { ACCEPT_V2 } from './value-sources.js'
+
+/** The wanted context of all values. */
+export const CONTEXT = 'credentials.api_key'
+
+/** The counts of a sweep that found nothing. */
+export const NO_VALUES = {
+  current: 0,
+  oldVersion: 0,
+  oldContext: 0,
+  v2: 0,
+  plaintext: 0,
+  unopenable: 0,
+  shredded: 0,
+  empty: 0,
+}
+
+/** Of another library: base64 under a prefix. */
+export const base64Reader: LegacyReader = {
+  name: 'base64',
+  test: (value) => value.startsWith('b64:'),
+  decrypt: (value) => Buffer.from(value.slice(4), 'base64').toString(),
+}
+
+export interface SweepTest {
+  readonly store: KeyStore
+  /** The bytes of the master key. */
+  readonly masterBytes: Uint8Array
+  readonly envelope: EnvelopeCrypto
+  /** What {@link envelope} has told of. */
+  readonly events: readonly KeystoreEvent[]
+  /** Another service with the same master key, on the same store unless told otherwise. */
+  open(store?: KeyStore): Promise<EnvelopeCrypto>
+  /** One in the reference's format. */
+  openV2(): Promise<EnvelopeCrypto>
+  /** {@link reencrypt} with {@link envelope} and {@link CONTEXT}, unless told otherwise. */
+  sweep<Row>(
+    source: ValueSource<Row>,
+    options?: Partial<ReencryptOptions<NoInfer<Row>>>,
+  ): Promise<ReencryptReport>
+  decrypt(userId: string, token: unknown): Promise<string>
+  remove(): Promise<void>
+}
+
+export async function freshSweep(backend: Backend): Promise<SweepTest> {
+  const fresh = await freshStore(backend)
+  const masterBytes = randomBytes(32)
+  const masterKeys = localMasterKey(masterBytes)
+  const events: KeystoreEvent[] = []
+  const open = (store = fresh.store) =>
+    EnvelopeCrypto.open({
+      store,
+      masterKeys,
+      accept: ACCEPT_V2,
+      closeStore: false,
+      onEvent: (event) => events.push(event),
+    })
+  const envelope = await open()
+  return {
+    store: fresh.store,
+    masterBytes,
+    envelope,
+    events,
+    open,
+    openV2: () => fresh.open({ masterKeys }),
+    sweep: (source, options = {}) => reencrypt({ envelope, source, context: CONTEXT, ...options }),
+    decrypt: (userId, token) => envelope.decrypt(userId, String(token), { column: CONTEXT }),
+    async remove() {
+      await envelope.close()
+      await fresh.remove()
+    },
+  }
+}
