@@ -34,7 +34,13 @@ Written by \`npm run bench\`; do not edit. How it measures: [bench/README.md](..
 Every ratio is of one run, in which what is compared ran in turn, a few milliseconds each, round by round: the median of the rounds'
 ratios, and in brackets their tenth and ninetieth percentile. Times differ from machine to machine, and here from minute to minute: compare ratios.`
 
-writeFileSync(new URL('BENCHMARKS.md', docs), `${[head, ...chapters].join('\n\n').replace(/\n{3,}/g, '\n\n').trimEnd()}\n`)
+writeFileSync(
+  new URL('BENCHMARKS.md', docs),
+  `${[head, ...chapters]
+    .join('\n\n')
+    .replace(/\n{3,}/g, '\n\n')
+    .trimEnd()}\n`,
+)
 
 /** @returns Markdown that shows it */
 function plotOf(name, part, { title, groups }) {

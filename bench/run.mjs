@@ -1,6 +1,7 @@
 // Measures everything and prints it; see README.md. Each part runs in a process of its own, one after the other.
 import { fork } from 'node:child_process'
 import { writeFileSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { startPostgres } from './databases.mjs'
 import { describeMachine } from './machine.mjs'
@@ -17,12 +18,18 @@ const { values } = parseArgs({
     quick: { type: 'boolean', default: false },
     postgres: { type: 'string' },
     json: { type: 'string' },
+    save: { type: 'boolean', default: false },
   },
 })
 const names = values.parts.split(',')
 const unknown = names.find((name) => !PARTS.includes(name))
 if (unknown !== undefined) throw new Error(`There is no part ${unknown}: take some of ${PARTS.join(', ')}`)
 
+const file = values.save
+  ? fileURLToPath(
+      new URL(`../docs/benchmarks/node-${process.versions.node.split('.')[0]}.json`, import.meta.url),
+    )
+  : values.json
 const postgres = await startPostgres(values.postgres)
 try {
   const options = {
@@ -41,11 +48,12 @@ try {
     result.parts[name] = await measured(name, options)
     console.log(asMarkdown(result.parts[name]))
     // As it goes: what was measured is not lost with a part that fails.
-    if (values.json !== undefined) writeFileSync(values.json, `${JSON.stringify(result, null, 2)}\n`)
+    if (file !== undefined) writeFileSync(file, `${JSON.stringify(result, null, 2)}\n`)
   }
 } finally {
   await postgres.stop()
 }
+if (values.save) await import('./report.mjs')
 
 function measured(name, options) {
   return new Promise((resolve, reject) => {
