@@ -42,19 +42,27 @@ export function generateKey(): Buffer {
 /**
  * AES-256-GCM (NIST SP 800-38D) under a fresh random 96-bit nonce.
  *
- * @returns `nonce[12] ‖ ciphertext ‖ tag[16]`
+ * @returns `nonce[12]`, `ciphertext`, `tag[16]`, not joined: a long ciphertext is then never copied
  */
-export function gcmSeal(key: KeyObject, plaintext: Uint8Array | string): Buffer {
+export function gcmEncrypt(
+  key: KeyObject,
+  plaintext: Uint8Array | string,
+): readonly [Buffer, Buffer, Buffer] {
   const nonce = takeNonce(GCM_NONCE_BYTES)
   const cipher = createCipheriv('aes-256-gcm', key, nonce)
+  return [nonce, encrypted(cipher, plaintext), cipher.getAuthTag()]
+}
+
+/** {@link gcmEncrypt}, as one. @returns `nonce[12] ‖ ciphertext ‖ tag[16]` */
+export function gcmSeal(key: KeyObject, plaintext: Uint8Array | string): Buffer {
+  return Buffer.concat(gcmEncrypt(key, plaintext))
+}
+
+function encrypted(cipher: Cipher, plaintext: Uint8Array | string): Buffer {
   const ciphertext =
     typeof plaintext === 'string' ? cipher.update(plaintext, 'utf8') : cipher.update(plaintext)
   cipher.final()
-  const sealed = Buffer.allocUnsafe(GCM_NONCE_BYTES + ciphertext.length + GCM_TAG_BYTES)
-  sealed.set(nonce, 0)
-  sealed.set(ciphertext, GCM_NONCE_BYTES)
-  sealed.set(cipher.getAuthTag(), GCM_NONCE_BYTES + ciphertext.length)
-  return sealed
+  return ciphertext
 }
 
 /**
@@ -124,30 +132,30 @@ export class XaesKey {
     }
   }
 
-  /**
-   * @param before bytes to leave free in front, for the caller to write: it saves a copy
-   * @returns `before ‖ nonce[24] ‖ ciphertext ‖ tag[16] ‖ commitment[32]`
-   */
-  seal(plaintext: Uint8Array | string, aad: Uint8Array, before = 0): Buffer {
-    return this.sealWithNonce(takeNonce(XAES_NONCE_BYTES), plaintext, aad, before)
+  /** @returns `nonce[24]`, `ciphertext`, `tag[16]`, `commitment[32]`, not joined: a long ciphertext is then never copied */
+  encrypt(plaintext: Uint8Array | string, aad: Uint8Array): readonly [Buffer, Buffer, Buffer, Buffer] {
+    return this.#encryptWithNonce(takeNonce(XAES_NONCE_BYTES), plaintext, aad)
+  }
+
+  /** {@link encrypt}, as one. @returns `nonce[24] ‖ ciphertext ‖ tag[16] ‖ commitment[32]` */
+  seal(plaintext: Uint8Array | string, aad: Uint8Array): Buffer {
+    return Buffer.concat(this.encrypt(plaintext, aad))
   }
 
   /** For published test vectors only. @internal */
-  sealWithNonce(nonce: Uint8Array, plaintext: Uint8Array | string, aad: Uint8Array, before = 0): Buffer {
+  sealWithNonce(nonce: Buffer, plaintext: Uint8Array | string, aad: Uint8Array): Buffer {
+    return Buffer.concat(this.#encryptWithNonce(nonce, plaintext, aad))
+  }
+
+  #encryptWithNonce(
+    nonce: Buffer,
+    plaintext: Uint8Array | string,
+    aad: Uint8Array,
+  ): readonly [Buffer, Buffer, Buffer, Buffer] {
     const { gcmKey, commitment } = this.#derive(nonce)
     const cipher = createCipheriv('aes-256-gcm', forOneCipher(gcmKey), nonce.subarray(12)).setAAD(aad)
     gcmKey.fill(0)
-    const ciphertext =
-      typeof plaintext === 'string' ? cipher.update(plaintext, 'utf8') : cipher.update(plaintext)
-    cipher.final()
-    const ciphertextAt = before + XAES_NONCE_BYTES
-    const tagAt = ciphertextAt + ciphertext.length
-    const sealed = Buffer.allocUnsafe(tagAt + GCM_TAG_BYTES + XAES_COMMITMENT_BYTES)
-    sealed.set(nonce, before)
-    sealed.set(ciphertext, ciphertextAt)
-    sealed.set(cipher.getAuthTag(), tagAt)
-    sealed.set(commitment, tagAt + GCM_TAG_BYTES)
-    return sealed
+    return [nonce, encrypted(cipher, plaintext), cipher.getAuthTag(), commitment]
   }
 
   /**

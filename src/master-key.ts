@@ -42,7 +42,7 @@ export const V2_WRAP_BYTES = GCM_NONCE_BYTES + KEY_BYTES + GCM_TAG_BYTES
 /** Bytes of a wrapped key of format v3: `0x03 ‖ nonce[24] ‖ ciphertext[32] ‖ tag[16] ‖ commitment[32]`. */
 export const V3_WRAP_BYTES = 1 + XAES_NONCE_BYTES + KEY_BYTES + GCM_TAG_BYTES + XAES_COMMITMENT_BYTES
 
-const V3_WRAP_HEADER = 0x03
+const V3_WRAP_HEADER = Uint8Array.of(0x03)
 const WRAP_KEY_LABEL = 'drizzle-keystore/wrap-key/v3'
 const KEK_ID_LABEL = 'drizzle-keystore/kek-id/v1'
 const POOL_KEY_SALT = 'stargazer:api_key_pool'
@@ -68,9 +68,7 @@ export class LocalMasterKey implements MasterKey {
   }
 
   wrap(dataKey: Uint8Array, aad: Uint8Array): Uint8Array {
-    const wrapped = this.#wrapKey.seal(dataKey, aad, 1)
-    wrapped[0] = V3_WRAP_HEADER
-    return wrapped
+    return Buffer.concat([V3_WRAP_HEADER, ...this.#wrapKey.encrypt(dataKey, aad)])
   }
 
   unwrap(wrapped: Uint8Array, aad: Uint8Array): Uint8Array {
@@ -109,7 +107,7 @@ export function isV2Wrap(wrapped: Uint8Array): boolean {
 }
 
 export function isV3Wrap(wrapped: Uint8Array): boolean {
-  return wrapped.length === V3_WRAP_BYTES && wrapped[0] === V3_WRAP_HEADER
+  return wrapped.length === V3_WRAP_BYTES && wrapped[0] === V3_WRAP_HEADER[0]
 }
 
 function unwrapFailed(id: string): MasterKeyError {

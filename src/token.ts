@@ -2,8 +2,8 @@
 import {
   GCM_NONCE_BYTES,
   GCM_TAG_BYTES,
+  gcmEncrypt,
   gcmOpen,
-  gcmSeal,
   hmacSha256,
   importKey,
   type KeyObject,
@@ -16,6 +16,7 @@ import {
   decodeBase64,
   decodeBase64UrlStrict,
   decodeUtf8,
+  encodeBase64Url,
   encodeBase64UrlPadded,
   preAuthEncode,
 } from './encoding.js'
@@ -115,7 +116,7 @@ function tokenOf(value: string): ParsedToken | null {
 
 /** Encrypts under a data key, format v2: `"v2:" + base64url_padded(nonce[12] ‖ ciphertext ‖ tag[16])`, no AAD. */
 export function sealV2(key: KeyObject, plaintext: Uint8Array | string): Token {
-  return (V2_PREFIX + encodeBase64UrlPadded(gcmSeal(key, plaintext))) as Token
+  return (V2_PREFIX + encodeBase64UrlPadded(gcmEncrypt(key, plaintext), 1)) as Token
 }
 
 /** @throws ERR_DECRYPTION_FAILED: wrong key or tampered with */
@@ -143,9 +144,9 @@ export function sealV3(
   plaintext: Uint8Array | string,
   aad: Uint8Array,
 ): Token {
-  const token = key.seal(plaintext, aad, VERSION_BYTES)
-  token.writeUInt32BE(version, 0)
-  return (V3_PREFIX + token.toString('base64url')) as Token
+  const header = Buffer.allocUnsafe(VERSION_BYTES)
+  header.writeUInt32BE(version, 0)
+  return (V3_PREFIX + encodeBase64Url([header, ...key.encrypt(plaintext, aad)], 2)) as Token
 }
 
 /** @throws ERR_DECRYPTION_FAILED: wrong key, user, version or context, or tampered with */

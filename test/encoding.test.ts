@@ -4,6 +4,7 @@ import { describe, expect, it } from 'vitest'
 import {
   decodeBase64,
   decodeUtf8,
+  encodeBase64Url,
   encodeBase64UrlPadded,
   preAuthEncode,
   preAuthExtend,
@@ -83,7 +84,12 @@ describe('decodeBase64', () => {
         const buffer = Buffer.from(bytes)
         const standard = buffer.toString('base64')
         const urlSafe = buffer.toString('base64url')
-        for (const text of [standard, standard.replaceAll('=', ''), urlSafe, encodeBase64UrlPadded(buffer)]) {
+        for (const text of [
+          standard,
+          standard.replaceAll('=', ''),
+          urlSafe,
+          encodeBase64UrlPadded([buffer], 0),
+        ]) {
           expect(decodeBase64(text)).toEqual(buffer)
         }
       }),
@@ -99,7 +105,7 @@ describe('decodeBase64', () => {
         fc.nat(),
         fc.boolean(),
         (bytes, character, position, replace) => {
-          const text = encodeBase64UrlPadded(Buffer.from(bytes))
+          const text = encodeBase64UrlPadded([Buffer.from(bytes)], 0)
           const at = position % text.length
           expect(decodeBase64(text.slice(0, at) + character + text.slice(at + (replace ? 1 : 0)))).toBeNull()
         },
@@ -149,6 +155,24 @@ describe('decodeBase64', () => {
   })
 })
 
+describe('encodeBase64Url', () => {
+  const pieceOf = (minLength: number) =>
+    fc.uint8Array({ minLength, maxLength: minLength + 40 }).map((bytes) => Buffer.from(bytes))
+
+  it.each([0, 4080, 8000])('encodes pieces as if they were one, with a long one from %i bytes', (least) => {
+    fc.assert(
+      fc.property(fc.array(pieceOf(0)), pieceOf(least), fc.array(pieceOf(0)), (before, long, after) => {
+        const pieces = [...before, long, ...after]
+        const all = Buffer.concat(pieces)
+        expect(encodeBase64Url(pieces, before.length)).toBe(all.toString('base64url'))
+        expect(decodeBase64(encodeBase64UrlPadded(pieces, before.length))).toEqual(all)
+        expect(encodeBase64UrlPadded(pieces, before.length).length % 4).toBe(0)
+      }),
+      runs,
+    )
+  })
+})
+
 describe('encodeBase64UrlPadded', () => {
   it.each([
     [[], ''],
@@ -156,7 +180,7 @@ describe('encodeBase64UrlPadded', () => {
     [[255, 255], '__8='],
     [[251, 239, 190], '----'],
   ])('%j is %j', (bytes, text) => {
-    expect(encodeBase64UrlPadded(Buffer.from(bytes))).toBe(text)
+    expect(encodeBase64UrlPadded([Buffer.from(bytes)], 0)).toBe(text)
   })
 })
 
