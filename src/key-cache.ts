@@ -16,7 +16,7 @@ import {
   type Time,
 } from './key-memory.js'
 import { insertRows, isTombstone, loadRows } from './key-rows.js'
-import { describeRef, newDataKey, unwrapDataKey } from './key-wrap.js'
+import { describeRef, newDataKey, unwrapDataKey, unwrapLocally } from './key-wrap.js'
 import type { MasterKeyring } from './master-key.js'
 import { type KeyRecord, type KeyRef, type KeyStore, refKey, type StoreChange } from './store.js'
 import { MAX_KEY_VERSION } from './table.js'
@@ -178,11 +178,14 @@ export class KeyCache {
       const hold = this.#memory.hold(userId, records)
       if (!this.#memory.isCurrent(userId, since)) this.#recheck([userId])
       const keys = await Promise.all(
-        records.map((record) =>
-          record === activeRecord
-            ? this.#opened(record, since)
-            : this.#opened(record, since).catch((error: Error) => error),
-        ),
+        records.map(async (record) => {
+          try {
+            return await this.#opened(record, since)
+          } catch (error) {
+            if (record === activeRecord) throw error
+            return error as Error
+          }
+        }),
       )
       if (hold.ended) continue
       const versions = new Map(records.map(({ version }, index) => [version, keys[index] as DataKey | Error]))
@@ -304,25 +307,40 @@ export class KeyCache {
     }
   }
 
-  async #opened(record: KeyRecord, since: Moment): Promise<DataKey> {
+  /** At once, unless a key service has to be asked. */
+  #opened(record: KeyRecord, since: Moment): DataKey | Promise<DataKey> {
     const known = this.#memory.peek(record)
     // A rewrap changes the bytes as well: then it is opened once more.
     if (known !== undefined && Buffer.compare(known.encryptedKey, record.encryptedKey) === 0) return known
+    const start = performance.now()
+    try {
+      const bytes = unwrapLocally(this.#keyring, record, this.#policy.acceptKeys)
+      if (bytes !== null) return this.#unwrapped(record, bytes, start, since)
+    } catch (error) {
+      throw this.#notUnwrapped(record, error)
+    }
     const { buffer, byteOffset, byteLength } = record.encryptedKey
     const flight = `${refKey(record)}:${Buffer.from(buffer, byteOffset, byteLength).toString('latin1')}`
     return this.#unwrapping.run(flight, async () => {
-      const { userId, version, kekId } = record
-      const start = performance.now()
       try {
         const bytes = await unwrapDataKey(this.#keyring, record, this.#policy.acceptKeys)
-        this.#emit({ type: 'unwrapped', userId, version, kekId, durationMs: durationSince(start) })
-        return this.#keep(new DataKey(record, bytes), since)
+        return this.#unwrapped(record, bytes, start, since)
       } catch (error) {
-        if (isKeystoreError(error) && error.code === 'ERR_UNWRAP_FAILED')
-          this.#emit({ type: 'damagedKey', userId, version, kekId })
-        throw error
+        throw this.#notUnwrapped(record, error)
       }
     })
+  }
+
+  #unwrapped(record: KeyRecord, bytes: Uint8Array, start: number, since: Moment): DataKey {
+    const { userId, version, kekId } = record
+    this.#emit({ type: 'unwrapped', userId, version, kekId, durationMs: durationSince(start) })
+    return this.#keep(new DataKey(record, bytes), since)
+  }
+
+  #notUnwrapped({ userId, version, kekId }: KeyRecord, error: unknown): unknown {
+    if (isKeystoreError(error) && error.code === 'ERR_UNWRAP_FAILED')
+      this.#emit({ type: 'damagedKey', userId, version, kekId })
+    return error
   }
 
   /** @param since when the key's row was read */

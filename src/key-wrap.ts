@@ -2,7 +2,14 @@
 import { generateKey, KEY_BYTES } from './aead.js'
 import { preAuthEncode } from './encoding.js'
 import { isKeystoreError, KeystoreError, MasterKeyError } from './errors.js'
-import { isLocal, isV2Wrap, isV3Wrap, type LocalMasterKey, type MasterKeyring } from './master-key.js'
+import {
+  isLocal,
+  isV2Wrap,
+  isV3Wrap,
+  type LocalMasterKey,
+  type MasterKey,
+  type MasterKeyring,
+} from './master-key.js'
 import type { KeyRecord, KeyRef } from './store.js'
 import type { Format } from './token.js'
 
@@ -82,12 +89,26 @@ export async function unwrapDataKey(
   record: KeyRecord,
   accept: readonly Format[],
 ): Promise<Uint8Array> {
+  return unwrapLocally(keyring, record, accept) ?? unwrapByService(keyring.find(record.kekId ?? ''), record)
+}
+
+/**
+ * {@link unwrapDataKey} without waiting: local master keys are synchronous, and a thousand promises take as long as a hundred keys.
+ *
+ * @returns null if the key is not under a local master key
+ * @throws the same
+ */
+export function unwrapLocally(
+  keyring: MasterKeyring,
+  record: KeyRecord,
+  accept: readonly Format[],
+): Uint8Array | null {
   const { encryptedKey, kekId } = record
   const key = kekId === null ? null : keyring.find(kekId)
   if (kekId !== null && key === null) throw unknownMasterKey(record, kekId)
 
-  const local = kekId === null || (key !== null && isLocal(key))
-  const format = !local || isV3Wrap(encryptedKey) ? 'v3' : isV2Wrap(encryptedKey) ? 'v2' : null
+  const candidates = key === null ? keyring.local : isLocal(key) ? [key] : null
+  const format = candidates === null || isV3Wrap(encryptedKey) ? 'v3' : isV2Wrap(encryptedKey) ? 'v2' : null
   if (format === null || (format === 'v3' && kekId === null)) throw unwrapFailed(record)
   if (!accept.includes(format)) {
     throw new KeystoreError(
@@ -95,24 +116,37 @@ export async function unwrapDataKey(
       `The key of ${describeRef(record)} is wrapped in format ${format}: name '${format}' in accept.keys to open it`,
     )
   }
-
-  const candidates = key === null ? keyring.local : [key]
+  if (candidates === null) return null
   for (const candidate of candidates) {
     try {
       const dataKey =
-        format === 'v2' && isLocal(candidate)
+        format === 'v2'
           ? candidate.unwrapV2(encryptedKey)
-          : await candidate.unwrap(encryptedKey, wrapAad(record, kekId ?? ''))
-      // Zeros are an array that was wiped already: the master key gave it out before, and must give a new one each time.
-      if (dataKey instanceof Uint8Array && dataKey.length === KEY_BYTES && dataKey.some((byte) => byte !== 0))
-        return dataKey
+          : candidate.unwrap(encryptedKey, wrapAad(record, kekId ?? ''))
+      if (isDataKey(dataKey)) return dataKey
     } catch (error) {
-      // Only "does not open" tries the next one: an outage of a key service must not look like a damaged key.
-      if (!isKeystoreError(error)) throw masterKeyFailed(candidate.id)
-      if (error.code !== 'ERR_UNWRAP_FAILED') throw error
+      if (!isKeystoreError(error) || error.code !== 'ERR_UNWRAP_FAILED') throw error
     }
   }
   throw unwrapFailed(record)
+}
+
+async function unwrapByService(key: MasterKey | null, record: KeyRecord): Promise<Uint8Array> {
+  if (key === null) throw unwrapFailed(record)
+  try {
+    const dataKey = await key.unwrap(record.encryptedKey, wrapAad(record, record.kekId ?? ''))
+    if (isDataKey(dataKey)) return dataKey
+  } catch (error) {
+    // An outage of a key service must not look like a damaged key.
+    if (!isKeystoreError(error)) throw masterKeyFailed(key.id)
+    if (error.code !== 'ERR_UNWRAP_FAILED') throw error
+  }
+  throw unwrapFailed(record)
+}
+
+/** Zeros are an array that was wiped already: the master key gave it out before, and must give a new one each time. */
+function isDataKey(dataKey: unknown): dataKey is Uint8Array {
+  return dataKey instanceof Uint8Array && dataKey.length === KEY_BYTES && dataKey.some((byte) => byte !== 0)
 }
 
 /** Binds a wrapped key of format v3 to its row and its master key. */

@@ -181,6 +181,31 @@ describe.runIf(isChosen('postgres'))('Postgres', () => {
     }
   })
 
+  it.each([1, 100, 1000])(
+    'looks %i users up by the primary key, also when statistics are those of an empty table',
+    async (count) => {
+      const store = postgresKeyStore({ pool })
+      await store.ready()
+      await pool.query({ text: 'alter table encryption_keys set (autovacuum_enabled = off)' })
+      await fill(20_000, `'local:x'`)
+      const userIds = Array.from({ length: count }, (_, i) => `user-${i * 7 + 1}`)
+      for (const analyze of [false, true]) {
+        if (analyze) await pool.query({ text: 'analyze encryption_keys' })
+        sent = []
+        expect((await store.getAll(userIds)).size).toBe(count)
+        expect((await store.getActive(userIds)).size).toBe(count)
+        expect(sent).toHaveLength(2)
+        for (const statement of [...sent]) {
+          const reads = (await planOf(statement)).filter(
+            (node) => node['Relation Name'] === 'encryption_keys',
+          )
+          expect(reads).toHaveLength(1)
+          expect(reads[0]?.['Node Type']).toMatch(/^(Index|Bitmap Heap) Scan$/)
+        }
+      }
+    },
+  )
+
   const ours = `'${masterKey.v2Id}'`
   it.each([
     ['all without a KEK id, then one row under ours', 'null', ours],

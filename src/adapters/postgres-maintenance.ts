@@ -6,7 +6,7 @@ import { encryptionKeysDeclaration as declaration } from '../table.js'
 import { schemaProblem } from './migrate-postgres.js'
 import type { PostgresConnection } from './postgres-connection.js'
 import { finishPostgresErasure } from './postgres-erasure.js'
-import { columnsOf, type PostgresStatements } from './postgres-statements.js'
+import { columnsOf, type PostgresStatements, rowsOf } from './postgres-statements.js'
 import { groupByUser, isTombstone, readable, tombstonesFirst, winnersOf } from './records.js'
 
 export class PostgresMaintenance implements StoreMaintenance {
@@ -72,7 +72,7 @@ export class PostgresMaintenance implements StoreMaintenance {
 
   async #storedFor(records: readonly KeyRecord[]): Promise<Map<string, KeyRecord[]>> {
     const ids = [...new Set(records.map(({ userId }) => userId))]
-    const stored = await this.#connection.run('read keys', () => this.#statements.all.execute({ ids }))
+    const stored = await this.#connection.run('read keys', () => rowsOf(this.#statements, ids))
     return groupByUser(stored.map(readable))
   }
 

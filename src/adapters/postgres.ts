@@ -19,11 +19,13 @@ import { PostgresChanges } from './postgres-changes.js'
 import { listenTarget, PostgresConnection, type PostgresSource } from './postgres-connection.js'
 import { PostgresMaintenance } from './postgres-maintenance.js'
 import {
+  activeRowsOf,
   channelOf,
   columnsOf,
   columnsOfChanges,
   type PostgresStatements,
   prepareStatements,
+  rowsOf,
 } from './postgres-statements.js'
 import {
   groupByUser,
@@ -106,12 +108,12 @@ export class PostgresKeyStore implements KeyStore {
   }
 
   async getActive(userIds: readonly string[]): Promise<Map<string, KeyRecord>> {
-    const records = await this.#run('read keys', (s) => s.active.execute({ ids: [...new Set(userIds)] }))
+    const records = await this.#run('read keys', (s) => activeRowsOf(s, userIds))
     return new Map(records.map((record) => [record.userId, readable(record)]))
   }
 
   async getAll(userIds: readonly string[]): Promise<Map<string, KeyRecord[]>> {
-    const records = await this.#run('read keys', (s) => s.all.execute({ ids: [...new Set(userIds)] }))
+    const records = await this.#run('read keys', (s) => rowsOf(s, userIds))
     return groupByUser(records.map(readable))
   }
 

@@ -6,6 +6,12 @@ export function isTombstone(record: KeyRecord): boolean {
   return record.shreddedAt !== null
 }
 
+/** Of the rows of one user, ascending, any tombstone, else the highest version; none if there is none. */
+export function activeOf(rows: readonly KeyRecord[]): KeyRecord[] {
+  const active = rows.findLast(isTombstone) ?? rows.at(-1)
+  return active === undefined ? [] : [active]
+}
+
 /** A tombstone for a user who never had a key. */
 export function newTombstone(userId: string, at: Date): KeyRecord {
   const encryptedKey = new Uint8Array(0)

@@ -4,7 +4,7 @@ import { is, Param, Placeholder, type Query, type SQL, sql } from 'drizzle-orm'
 import { drizzle } from 'drizzle-orm/better-sqlite3'
 import type { KeyRecord } from '../store.js'
 import { encryptionKeys as keys } from './derive-sqlite.js'
-import { isTombstone } from './records.js'
+import { activeOf } from './records.js'
 import type { SqliteClient } from './sqlite-client.js'
 
 export type SqliteStatements = ReturnType<typeof prepareStatements>
@@ -138,9 +138,7 @@ export function rowsOf(statements: SqliteStatements, userIds: readonly string[])
 /** Of each user any tombstone there is, else the highest version. */
 export function activeRowsOf(statements: SqliteStatements, userIds: readonly string[]): KeyRecord[] {
   if (userIds.length !== 1) return statements.activeOfUsers.all({ ids: JSON.stringify(userIds) })
-  const rows = rowsOf(statements, userIds)
-  const active = rows.findLast(isTombstone) ?? rows.at(-1)
-  return active === undefined ? [] : [active]
+  return activeOf(rowsOf(statements, userIds))
 }
 
 /**
