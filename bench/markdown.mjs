@@ -1,8 +1,10 @@
 // Results as Markdown, for the terminal and for docs/BENCHMARKS.md.
 import { markdownTable } from 'markdown-table'
 
-export function asMarkdown({ title, groups }) {
-  return [`### ${title}`, ...groups.map(({ group, rows }) => `${group}\n\n${tableOf(rows)}`), ''].join('\n\n')
+export function asMarkdown({ title, about, groups }) {
+  return [`### ${title}`, about, ...groups.map(({ group, rows }) => `${group}\n\n${tableOf(rows)}`), ''].join(
+    '\n\n',
+  )
 }
 
 function tableOf(rows) {

@@ -2,8 +2,8 @@
 const [name] = process.argv.slice(2)
 
 process.once('message', async (options) => {
-  const { title, measure } = await import(`./parts/${name}.mjs`)
+  const { title, about, measure } = await import(`./parts/${name}.mjs`)
   const progress = (what) => process.stderr.write(`${name}: ${what}\n`)
   const groups = await measure({ ...options, progress })
-  process.send({ title, groups }, () => process.disconnect())
+  process.send({ title, about, groups }, () => process.disconnect())
 })

@@ -1,6 +1,7 @@
 // Writes docs/BENCHMARKS.md and the plots in docs/benchmarks/ from the results there: node bench/report.mjs
 import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { asMarkdown, wantedTable } from './markdown.mjs'
+import { PARTS } from './parts.mjs'
 import { barPlots } from './plots.mjs'
 
 const docs = new URL('../docs/', import.meta.url)
@@ -21,8 +22,8 @@ const chapters = results.map(([name, { machine, parts }]) => {
       .join(' · '),
     '### What was wanted',
     wantedTable(parts),
-    ...Object.entries(parts).map(([part, result]) =>
-      [asMarkdown(result), plotOf(name, part, result)].join('\n\n'),
+    ...PARTS.filter((part) => part in parts).map((part) =>
+      [asMarkdown(parts[part]), plotOf(name, part, parts[part])].join('\n\n'),
     ),
   ].join('\n\n')
 })

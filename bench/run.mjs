@@ -1,13 +1,12 @@
 // Measures everything and prints it; see README.md. Each part runs in a process of its own, one after the other.
 import { fork } from 'node:child_process'
-import { writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { startPostgres } from './databases.mjs'
 import { describeMachine } from './machine.mjs'
 import { asMarkdown } from './markdown.mjs'
-
-const PARTS = ['tokens', 'look-ups', 'minting', 'bulk', 'rewrap', 'sweep', 'memory']
+import { PARTS } from './parts.mjs'
 
 const { values } = parseArgs({
   options: {
@@ -39,13 +38,13 @@ try {
     isQuick: values.quick,
     postgresUrl: postgres.url,
   }
-  const result = {
-    machine: await describeMachine(postgres.url),
-    options: { ...options, postgresUrl: undefined },
-    parts: {},
-  }
+  const machine = await describeMachine(postgres.url)
+  // What is saved can be measured part by part.
+  const saved = values.save && existsSync(file) ? JSON.parse(readFileSync(file, 'utf8')).parts : {}
+  const result = { machine, parts: saved }
   for (const name of names) {
-    result.parts[name] = await measured(name, options)
+    const { postgresUrl: _, ...said } = options
+    result.parts[name] = { ...(await measured(name, options)), options: said }
     console.log(asMarkdown(result.parts[name]))
     // As it goes: what was measured is not lost with a part that fails.
     if (file !== undefined) writeFileSync(file, `${JSON.stringify(result, null, 2)}\n`)

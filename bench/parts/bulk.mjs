@@ -5,7 +5,8 @@ import { EnvelopeCrypto, localMasterKey } from '../../dist/index.js'
 import { DIALECTS, freshDatabase } from '../databases.mjs'
 import { millis, summarized } from '../race.mjs'
 
-export const title = '1,000 tokens of 1,000 users'
+export const title = 'Bulk'
+export const about = '1,000 tokens of 1,000 users, none of whose keys is in memory.'
 
 const COUNT = 1000
 

@@ -7,7 +7,9 @@ import { EnvelopeCrypto, localMasterKey } from '../../dist/index.js'
 import { DIALECTS, freshDatabase } from '../databases.mjs'
 import { race } from '../race.mjs'
 
-export const title = 'Keys that are not in memory'
+export const title = 'Look-ups'
+export const about =
+  'Keys that are in the table and not in memory, for so many users at a time. All rows unwrap the key. "The adapter" is the store alone, without the service and its cache.'
 
 const USERS = 20_000
 /** So few that no user is still in memory when its turn comes again. */

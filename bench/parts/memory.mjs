@@ -3,7 +3,9 @@ import { randomBytes } from 'node:crypto'
 import { memoryKeyStore } from '../../dist/adapters/memory.js'
 import { EnvelopeCrypto, localMasterKey } from '../../dist/index.js'
 
-export const title = 'Memory of a key in the cache'
+export const title = 'Memory'
+export const about =
+  'What the process grows by for a user’s key in the cache; for a token v3 it keeps an AES cipher as well.'
 
 export async function measure({ progress, isQuick }) {
   const count = isQuick ? 10_000 : 100_000

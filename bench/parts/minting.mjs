@@ -5,7 +5,9 @@ import { EnvelopeCrypto, localMasterKey } from '../../dist/index.js'
 import { DIALECTS, freshDatabase } from '../databases.mjs'
 import { millis, summarized } from '../race.mjs'
 
-export const title = 'New users'
+export const title = 'Minting'
+export const about =
+  'The keys of new users, in durable databases (SQLite with synchronous=FULL, Postgres with fsync).'
 
 export async function measure({ longRounds, progress, postgresUrl, isQuick }) {
   const count = isQuick ? 1000 : 10_000

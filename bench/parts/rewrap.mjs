@@ -11,6 +11,8 @@ import { growth, measureSizes } from '../long-work.mjs'
 import { millis } from '../race.mjs'
 
 export const title = 'Rewrap'
+export const about =
+  '"Its crypto alone" is the same work without a store: open each key, wrap it anew, open that again and compare.'
 
 const oldKey = localMasterKey(randomBytes(32))
 const newKey = localMasterKey(randomBytes(32))

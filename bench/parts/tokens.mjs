@@ -6,7 +6,9 @@ import { EnvelopeCrypto, localMasterKey } from '../../dist/index.js'
 import { allPeers } from '../peers.mjs'
 import { awaited, race, sync } from '../race.mjs'
 
-export const title = 'Tokens of a user whose key is in memory'
+export const title = 'Tokens'
+export const about =
+  'Of a user whose key is in memory. Everybody encrypts the same string and gives it back: node:crypto as nonce, ciphertext and tag without any encoding, the peers in their own form. v2 and v3 are a handle of `envelope.user()`; "awaited" is `await envelope.encrypt(…)`.'
 
 const SIZES = { '32 B': 32, '1 KiB': 1024, '64 KiB': 65_536, '1 MiB': 1_048_576 }
 /** At most, against node:crypto (v2), v2 (v3), the handle (awaited). */
