@@ -105,6 +105,15 @@ function gcmDecrypt(
   return plaintext
 }
 
+/** How the three blocks begin that are encrypted for each nonce: 'X' is 0x58. */
+const FIRST = Buffer.of(0, 1, 0x58, 0)
+const SECOND = Buffer.of(0, 2, 0x58, 0)
+const COMMITMENT = Buffer.from('XCMT', 'latin1')
+const ZEROS = Buffer.alloc(16)
+/** Inputs of the block encryptions, written anew for each nonce. Not a pair for each key: there may be many keys. */
+const BLOCKS = Buffer.alloc(48)
+const TAIL = Buffer.alloc(32)
+
 /**
  * A key for XAES-256-GCM (c2sp.org/XAES-256-GCM) with the key commitment of KC-XAES (eprint 2025/758, as in aws-lc).
  *
@@ -115,21 +124,11 @@ export class XaesKey {
   readonly #ecb: Cipher
   /** K1 of the specification: AES(K, 0¹²⁸) doubled in GF(2¹²⁸), the CMAC subkey of NIST SP 800-38B §6.1. */
   readonly #k1: Buffer
-  /** The inputs of the two block encryptions, made once: of each nonce only the bytes that differ are written. */
-  readonly #blocks = Buffer.alloc(48)
-  readonly #tail = Buffer.alloc(32)
 
   /** @param key 32 bytes; the caller may wipe them afterwards */
   constructor(key: Uint8Array) {
-    this.#ecb = createCipheriv('aes-256-ecb', importKey(key), null).setAutoPadding(false)
-    this.#k1 = doubled(this.#ecb.update(Buffer.alloc(16)))
-    this.#blocks.set([0, 1, 0x58, 0], 0) // 'X' is 0x58
-    this.#blocks.set([0, 2, 0x58, 0], 16)
-    this.#blocks.write('XCMT', 32, 'latin1')
-    for (let i = 0; i < 4; i++) {
-      this.#blocks[i] = at(this.#blocks, i) ^ at(this.#k1, i)
-      this.#blocks[16 + i] = at(this.#blocks, 16 + i) ^ at(this.#k1, i)
-    }
+    this.#ecb = createCipheriv('aes-256-ecb', forOneCipher(key), null).setAutoPadding(false)
+    this.#k1 = doubled(this.#ecb.update(ZEROS))
   }
 
   /** @returns `nonce[24]`, `ciphertext`, `tag[16]`, `commitment[32]`, not joined: a long ciphertext is then never copied */
@@ -188,7 +187,12 @@ export class XaesKey {
    */
   #derive(nonce: Uint8Array): { gcmKey: Buffer; commitment: Buffer } {
     const k1 = this.#k1
-    const blocks = this.#blocks
+    const blocks = BLOCKS
+    for (let i = 0; i < 4; i++) {
+      blocks[i] = at(FIRST, i) ^ at(k1, i)
+      blocks[16 + i] = at(SECOND, i) ^ at(k1, i)
+      blocks[32 + i] = at(COMMITMENT, i)
+    }
     for (let i = 0; i < 12; i++) {
       const byte = at(nonce, i)
       const masked = byte ^ at(k1, 4 + i)
@@ -198,7 +202,7 @@ export class XaesKey {
     }
     const derived = this.#ecb.update(blocks)
 
-    const tail = this.#tail
+    const tail = TAIL
     for (let i = 0; i < 16; i++) {
       const masked = at(k1, i) ^ at(derived, 32 + i) ^ (i < 12 ? at(nonce, 12 + i) : 0)
       tail[i] = masked
