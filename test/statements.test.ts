@@ -271,6 +271,7 @@ describe.runIf(isChosen('postgres'))('Postgres', () => {
       }))
       expect(await store.replaceWrapped(changes)).toHaveLength(1000)
       await store.insertIfAbsent(rows.map((row) => ({ ...row, version: 2 })))
+      await store.getAll(rows.map(({ userId }) => userId))
       await store.remove(rows.slice(0, 100))
       await store.shred(rows[500]?.userId ?? '', { forget: false })
       expect(sent).toHaveLength(8)

@@ -1,7 +1,8 @@
 // (f) Memory of a key in the cache: what the process grows by for each of many users. Runs with --expose-gc.
 import { randomBytes } from 'node:crypto'
-import { memoryKeyStore } from '../../dist/adapters/memory.js'
+import { openKeyStore } from '../../dist/adapters/open.js'
 import { EnvelopeCrypto, localMasterKey } from '../../dist/index.js'
+import { freshDatabase } from '../databases.mjs'
 
 export const title = 'Memory'
 export const about =
@@ -12,7 +13,8 @@ export async function measure({ progress, isQuick }) {
   const rows = []
   for (const format of ['v2', 'v3']) {
     progress(format)
-    const store = memoryKeyStore()
+    const fresh = await freshDatabase('sqlite')
+    const store = await openKeyStore(fresh.url)
     const masterKeys = localMasterKey(randomBytes(32))
     const users = Array.from({ length: count }, (_, i) => `user-${i}`)
     const writer = await EnvelopeCrypto.open({ store, masterKeys, format, closeStore: false })
@@ -26,6 +28,7 @@ export async function measure({ progress, isQuick }) {
     for (const [index, userId] of users.entries()) await envelope.decrypt(userId, tokens[index].value)
     rows.push({ name: `${format}, used for a token`, bytes: (residentBytes() - before) / count })
     await envelope.close()
+    await fresh.remove()
   }
   return [{ group: `${count} users`, rows }]
 }

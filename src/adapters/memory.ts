@@ -8,7 +8,6 @@ import {
   type KeyRecord,
   type KeyRef,
   type KeyStore,
-  refKey,
   type ShredOptions,
   type ShredResult,
   type StoreChange,
@@ -18,6 +17,7 @@ import {
 import { ERASED } from './erasure.js'
 import { Listeners } from './listeners.js'
 import {
+  activeOf,
   groupByUser,
   inRounds,
   isTombstone,
@@ -49,18 +49,19 @@ class MemoryKeyStore implements KeyStore {
     },
     datedCensus: async () => this.#datedCensus(),
   }
-  readonly #rows = new Map<string, KeyRecord>()
+  /** By user and version. */
+  readonly #rows = new Map<string, Map<number, KeyRecord>>()
   readonly #listeners = new Listeners({ start: () => undefined, stop: () => undefined })
   #closed = false
 
   async getActive(userIds: readonly string[]): Promise<Map<string, KeyRecord>> {
     const all = await this.getAll(userIds)
-    return new Map([...all].map(([userId, versions]) => [userId, activeOf(versions)]))
+    return new Map([...all].flatMap(([userId, versions]) => activeOf(versions).map((row) => [userId, row])))
   }
 
   async getAll(userIds: readonly string[]): Promise<Map<string, KeyRecord[]>> {
-    const wanted = new Set(userIds)
-    return groupByUser(this.#sorted(({ userId }) => wanted.has(userId)))
+    this.#assertOpen()
+    return groupByUser([...new Set(userIds)].flatMap((userId) => this.#versionsOf(userId)))
   }
 
   async insertIfAbsent(records: readonly KeyRecord[]): Promise<KeyRecord[]> {
@@ -69,7 +70,7 @@ class MemoryKeyStore implements KeyStore {
       .flat()
       .filter((record) => {
         const { userId, version } = record
-        const follows = version === 1 || this.#rows.has(refKey({ userId, version: version - 1 }))
+        const follows = version === 1 || this.#row({ userId, version: version - 1 }) !== undefined
         return follows && !this.#isShredded(userId) && this.#insert(record)
       })
     this.#tell(inserted.filter(outdatesCaches))
@@ -79,9 +80,9 @@ class MemoryKeyStore implements KeyStore {
   async replaceWrapped(changes: readonly WrapChange[]): Promise<KeyRef[]> {
     this.#assertOpen()
     const changed = changes.filter(({ from, ...change }) => {
-      const row = this.#rows.get(refKey(change))
+      const row = this.#row(change)
       if (row === undefined || isTombstone(row) || Buffer.compare(row.encryptedKey, from) !== 0) return false
-      this.#rows.set(refKey(change), copyOf({ ...row, ...change }))
+      this.#set({ ...row, ...change })
       return true
     })
     return changed.map(({ userId, version }) => ({ userId, version }))
@@ -98,9 +99,8 @@ class MemoryKeyStore implements KeyStore {
     this.#assertOpen()
     const rows = this.#versionsOf(userId)
     const live = rows.filter((row) => !isTombstone(row))
-    for (const row of live)
-      this.#rows.set(refKey(row), copyOf({ ...row, encryptedKey: new Uint8Array(0), shreddedAt: at }))
-    if (forget) for (const row of rows) this.#rows.delete(refKey(row))
+    for (const row of live) this.#set({ ...row, encryptedKey: new Uint8Array(0), shreddedAt: at })
+    if (forget) this.#rows.delete(userId)
     else if (rows.length === 0) this.#insert(newTombstone(userId, at))
     const changed = forget ? rows.length > 0 : live.length > 0 || rows.length === 0
     if (changed) this.#tell([{ userId }])
@@ -110,7 +110,7 @@ class MemoryKeyStore implements KeyStore {
 
   async remove(refs: readonly KeyRef[]): Promise<number> {
     this.#assertOpen()
-    const removed = refs.filter((ref) => this.#rows.delete(refKey(ref)))
+    const removed = refs.filter(({ userId, version }) => this.#rows.get(userId)?.delete(version))
     this.#tell(removed)
     return removed.length
   }
@@ -173,9 +173,18 @@ class MemoryKeyStore implements KeyStore {
 
   /** @returns whether its ref was free */
   #insert(record: KeyRecord): boolean {
-    if (this.#rows.has(refKey(record))) return false
-    this.#rows.set(refKey(record), copyOf(record))
+    if (this.#row(record) !== undefined) return false
+    this.#set(record)
     return true
+  }
+
+  #row({ userId, version }: KeyRef): KeyRecord | undefined {
+    return this.#rows.get(userId)?.get(version)
+  }
+
+  #set(record: KeyRecord): void {
+    const versions = this.#rows.get(record.userId) ?? new Map<number, KeyRecord>()
+    this.#rows.set(record.userId, versions.set(record.version, copyOf(record)))
   }
 
   #tell(changed: readonly Pick<KeyRef, 'userId'>[]): void {
@@ -184,21 +193,20 @@ class MemoryKeyStore implements KeyStore {
   }
 
   #versionsOf(userId: string): KeyRecord[] {
-    return this.#sorted((row) => row.userId === userId)
+    return [...(this.#rows.get(userId)?.values() ?? [])].sort(compareRefs).map(copyOf)
   }
 
-  #sorted(where: (row: KeyRecord) => boolean = () => true): KeyRecord[] {
+  #sorted(): KeyRecord[] {
     this.#assertOpen()
-    return [...this.#rows.values()].filter(where).sort(compareRefs).map(copyOf)
+    return [...this.#rows.values()]
+      .flatMap((versions) => [...versions.values()])
+      .sort(compareRefs)
+      .map(copyOf)
   }
 
   #assertOpen(): void {
     if (this.#closed) throw new KeystoreError('ERR_CLOSED', 'This key store was closed')
   }
-}
-
-function activeOf(versions: readonly KeyRecord[]): KeyRecord {
-  return (versions.find(isTombstone) ?? versions.at(-1)) as KeyRecord
 }
 
 /** Neither side may see the other change bytes or dates. */

@@ -87,9 +87,11 @@ export function prepareStatements(db: AnyPostgresDb, schema: string, named: bool
       sql`unnest(${ids}) u(id) cross join lateral (select * from ${keys} where ${keys.userId} = u.id
         order by ${live}, ${keys.version} desc limit 1) k`,
     ).prepare(name('active_of_users')),
-    insert: inserting(insertable).prepare(name('insert')),
+    insert: inserting(insertable)
+      .returning({ userId: keys.userId, version: keys.version })
+      .prepare(name('insert')),
     insertAndTell: inserting(insertable)
-      .returning({ told: tellIf(sql`${keys.version} > 1`) })
+      .returning({ userId: keys.userId, version: keys.version, told: tellIf(sql`${keys.version} > 1`) })
       .prepare(name('insert_and_tell')),
     restore: inserting(sql`input.shredded_at is not null or not ${isShredded}`)
       .returning({ told: tellIf(sql`${keys.version} > 1 or not ${live}`) })

@@ -2,17 +2,18 @@
 import { sql } from 'drizzle-orm'
 import { invalidArgument } from '../errors.js'
 import type { MigrateMode, MigrationReport } from '../migrator.js'
-import type {
-  CensusRow,
-  KeyPage,
-  KeyRecord,
-  KeyRef,
-  KeyStore,
-  ShredOptions,
-  ShredResult,
-  StoreChange,
-  StoreMaintenance,
-  WrapChange,
+import {
+  type CensusRow,
+  type KeyPage,
+  type KeyRecord,
+  type KeyRef,
+  type KeyStore,
+  refKey,
+  type ShredOptions,
+  type ShredResult,
+  type StoreChange,
+  type StoreMaintenance,
+  type WrapChange,
 } from '../store.js'
 import { FINISH_ERASURE, pendingErasure } from './erasure.js'
 import { PostgresChanges } from './postgres-changes.js'
@@ -34,6 +35,7 @@ import {
   isReadable,
   newTombstone,
   readable,
+  usersOf,
   winnersOf,
 } from './records.js'
 import { DEFAULT_DEADLINE_MS } from './retry.js'
@@ -75,6 +77,8 @@ export function postgresKeyStore(
   // Whoever puts an option beside the url means it: ignored, it would be a silent default.
   return new PostgresKeyStore(source, { ...source, ...options })
 }
+
+const NOTHING: ReadonlyMap<string, readonly KeyRecord[]> = new Map()
 
 export class PostgresKeyStore implements KeyStore {
   readonly transactional: boolean
@@ -118,15 +122,21 @@ export class PostgresKeyStore implements KeyStore {
   }
 
   async insertIfAbsent(records: readonly KeyRecord[]): Promise<KeyRecord[]> {
+    const inserted = new Set<KeyRecord>()
     for (const round of inRounds(records)) {
-      // Mints are told nobody: they need no answer for each row either.
+      // Mints are told nobody.
       const mints = round.every(({ version }) => version === 1)
-      await this.#run('insert keys', async (s) => {
-        await (mints ? s.insert : s.insertAndTell).execute(columnsOf(round))
-      })
+      const rows: KeyRef[] = await this.#run('insert keys', (s) =>
+        (mints ? s.insert : s.insertAndTell).execute(columnsOf(round)),
+      )
+      const refs = new Set(rows.map(refKey))
+      for (const record of round) if (refs.has(refKey(record))) inserted.add(record)
     }
-    // A statement of its own: its snapshot sees what another writer committed while ours waited for it.
-    return winnersOf(records, await this.getAll(records.map(({ userId }) => userId)))
+    // What went in is what is stored: only the others have a winner that we do not know. A statement of its own: its snapshot sees
+    // what another writer committed while ours waited for it.
+    const others = records.filter((record) => !inserted.has(record))
+    const stored = others.length === 0 ? NOTHING : await this.getAll(usersOf(others))
+    return winnersOf(records, stored, inserted)
   }
 
   async replaceWrapped(changes: readonly WrapChange[]): Promise<KeyRef[]> {

@@ -61,14 +61,26 @@ export function groupByUser(records: readonly KeyRecord[]): Map<string, KeyRecor
   return groups
 }
 
-/** What `insertIfAbsent` returns, from what its users have after the insert. */
+/** Whose these are, each once. */
+export function usersOf(refs: readonly KeyRef[]): string[] {
+  return [...new Set(refs.map(({ userId }) => userId))]
+}
+
+/**
+ * What `insertIfAbsent` returns.
+ *
+ * @param stored what their users have after the insert; of those of `inserted` nothing is needed
+ * @param inserted inputs that are known to have gone in: each is its own winner
+ */
 export function winnersOf(
   inputs: readonly KeyRecord[],
   stored: ReadonlyMap<string, readonly KeyRecord[]>,
+  inserted: ReadonlySet<KeyRecord> = new Set(),
 ): KeyRecord[] {
-  return inputs.flatMap(({ userId, version }) => {
-    const versions = stored.get(userId) ?? []
-    const winner = versions.find((record) => record.version === version) ?? versions.find(isTombstone)
+  return inputs.flatMap((input) => {
+    if (inserted.has(input)) return input
+    const versions = stored.get(input.userId) ?? []
+    const winner = versions.find(({ version }) => version === input.version) ?? versions.find(isTombstone)
     return winner ?? []
   })
 }

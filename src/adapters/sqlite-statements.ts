@@ -130,6 +130,7 @@ function param(name: keyof KeyRecord): SQL {
 /** Every row of some users. Most often it is one who is asked for: a list in JSON would double the time. */
 export function rowsOf(statements: SqliteStatements, userIds: readonly string[]): KeyRecord[] {
   const [userId] = userIds
+  if (userId === undefined) return []
   return userIds.length === 1
     ? statements.ofUser.all({ userId })
     : statements.ofUsers.all({ ids: JSON.stringify(userIds) })

@@ -21,6 +21,7 @@ import {
   isTombstone,
   newTombstone,
   readable,
+  usersOf,
   winnersOf,
 } from './records.js'
 import { DEFAULT_DEADLINE_MS } from './retry.js'
@@ -108,15 +109,18 @@ export class SqliteKeyStore implements KeyStore {
   }
 
   async insertIfAbsent(records: readonly KeyRecord[]): Promise<KeyRecord[]> {
-    const userIds = records.map(({ userId }) => userId)
-    const { rotated, stored } = await this.#connection.write('insert keys', (s) => {
-      const inserted = inRounds(records)
-        .flat()
-        .filter((record) => s.insert.run({ ...record }).changes === 1)
-      return { rotated: inserted.filter(({ version }) => version > 1), stored: rowsOf(s, userIds) }
+    const { inserted, stored } = await this.#connection.write('insert keys', (s) => {
+      const inserted = new Set(
+        inRounds(records)
+          .flat()
+          .filter((record) => s.insert.run({ ...record }).changes === 1),
+      )
+      // What went in is what is stored: only the others have a winner that we do not know.
+      const others = records.filter((record) => !inserted.has(record))
+      return { inserted, stored: rowsOf(s, usersOf(others)) }
     })
-    this.#changes.tell(rotated.map(({ userId }) => userId))
-    return winnersOf(records, groupByUser(stored.map(readable)))
+    this.#changes.tell(usersOf([...inserted].filter(({ version }) => version > 1)))
+    return winnersOf(records, groupByUser(stored.map(readable)), inserted)
   }
 
   async replaceWrapped(changes: readonly WrapChange[]): Promise<KeyRef[]> {
