@@ -274,7 +274,8 @@ describe.runIf(isChosen('postgres'))('Postgres', () => {
       await store.getAll(rows.map(({ userId }) => userId))
       await store.remove(rows.slice(0, 100))
       await store.shred(rows[500]?.userId ?? '', { forget: false })
-      expect(sent).toHaveLength(8)
+      // One more where the rows were inserted the time before: their winners are read.
+      expect(sent).toHaveLength(analyze ? 9 : 8)
       for (const statement of [...sent]) {
         for (const node of await planOf(statement)) {
           if (node['Relation Name'] !== 'encryption_keys') continue
