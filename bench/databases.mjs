@@ -8,6 +8,13 @@ import { join } from 'node:path'
 import Database from 'better-sqlite3'
 import pg from 'pg'
 
+/** better-sqlite3 built for Node 24 now and then aborts when a connection is collected: none is, before the process has sent its results. */
+const kept = []
+
+export function keep(...objects) {
+  kept.push(...objects)
+}
+
 export const DIALECTS = ['sqlite', 'postgres']
 
 /**
@@ -50,6 +57,7 @@ export async function freshDatabase(dialect, postgresUrl) {
     const url = join(folder, 'app.db')
     const client = new Database(url)
     client.pragma('journal_mode = WAL')
+    kept.push(client)
     return {
       url,
       options: {},

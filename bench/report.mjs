@@ -28,12 +28,18 @@ const chapters = results.map(([name, { machine, parts }]) => {
   ].join('\n\n')
 })
 
+const notReached = readFileSync(new URL('not-reached.md', import.meta.url), 'utf8')
+
 const head = `# Benchmarks
 
 Written by \`npm run bench\`; do not edit. How it measures: [bench/README.md](../bench/README.md).
 
 Every ratio is of one run, in which what is compared ran in turn, a few milliseconds each, round by round: the median of the rounds'
-ratios, and in brackets their tenth and ninetieth percentile. Times differ from machine to machine, and here from minute to minute: compare ratios.`
+ratios, and in brackets their tenth and ninetieth percentile. Times differ from machine to machine, and here from minute to minute: compare ratios.
+
+## Not reached, and why
+
+${notReached}`
 
 writeFileSync(
   new URL('BENCHMARKS.md', docs),

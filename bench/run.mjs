@@ -54,7 +54,7 @@ try {
 }
 if (values.save) await import('./report.mjs')
 
-function measured(name, options) {
+function measured(name, options, attempts = 3) {
   return new Promise((resolve, reject) => {
     // The URL has a password: not into the arguments, which everybody on the machine can read.
     const child = fork(new URL('./part.mjs', import.meta.url), [name], { execArgv: ['--expose-gc'] })
@@ -62,9 +62,12 @@ function measured(name, options) {
     child.on('message', (message) => {
       part = message
     })
-    child.on('exit', (code) => {
-      if (part === undefined) reject(new Error(`Part ${name} ended with code ${code}`))
-      else resolve(part)
+    child.on('exit', (code, signal) => {
+      if (part !== undefined) resolve(part)
+      else if (signal !== null && attempts > 1) {
+        process.stderr.write(`${name}: ended by ${signal}, once more\n`)
+        resolve(measured(name, options, attempts - 1))
+      } else reject(new Error(`Part ${name} ended with ${signal ?? `code ${code}`}`))
     })
     child.send(options)
   })

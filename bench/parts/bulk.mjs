@@ -2,7 +2,7 @@
 import { randomBytes } from 'node:crypto'
 import { openKeyStore } from '../../dist/adapters/open.js'
 import { EnvelopeCrypto, localMasterKey } from '../../dist/index.js'
-import { DIALECTS, freshDatabase } from '../databases.mjs'
+import { DIALECTS, freshDatabase, keep } from '../databases.mjs'
 import { millis, summarized } from '../race.mjs'
 
 export const title = 'Bulk'
@@ -16,6 +16,7 @@ export async function measure({ rounds, progress, postgresUrl }) {
     progress(dialect)
     const fresh = await freshDatabase(dialect, postgresUrl)
     const store = await openKeyStore(fresh.url, fresh.options)
+    keep(store)
     const masterKeys = localMasterKey(randomBytes(32))
     const users = Array.from({ length: COUNT }, (_, i) => `user-${i}`)
     const writer = await EnvelopeCrypto.open({ store, masterKeys, closeStore: false })

@@ -4,7 +4,7 @@ import { randomBytes } from 'node:crypto'
 import { openKeyStore } from '../../dist/adapters/open.js'
 import { preAuthEncode } from '../../dist/encoding.js'
 import { EnvelopeCrypto, localMasterKey } from '../../dist/index.js'
-import { DIALECTS, freshDatabase } from '../databases.mjs'
+import { DIALECTS, freshDatabase, keep } from '../databases.mjs'
 import { race } from '../race.mjs'
 
 export const title = 'Look-ups'
@@ -23,6 +23,7 @@ export async function measure({ rounds, progress, postgresUrl }) {
     const fresh = await freshDatabase(dialect, postgresUrl)
     const masterKeys = localMasterKey(randomBytes(32))
     const store = await openKeyStore(fresh.url, fresh.options)
+    keep(store)
     const envelope = await EnvelopeCrypto.open({ store, masterKeys, cache: CACHE })
     const users = Array.from({ length: USERS }, (_, i) => `user-${i}-${randomBytes(6).toString('hex')}`)
     await Promise.all(users.map((userId) => envelope.getOrCreateUserKey(userId)))

@@ -2,7 +2,7 @@
 import { randomBytes } from 'node:crypto'
 import { openKeyStore } from '../../dist/adapters/open.js'
 import { EnvelopeCrypto, localMasterKey } from '../../dist/index.js'
-import { freshDatabase } from '../databases.mjs'
+import { freshDatabase, keep } from '../databases.mjs'
 
 export const title = 'Memory'
 export const about =
@@ -15,6 +15,7 @@ export async function measure({ progress, isQuick }) {
     progress(format)
     const fresh = await freshDatabase('sqlite')
     const store = await openKeyStore(fresh.url)
+    keep(store)
     const masterKeys = localMasterKey(randomBytes(32))
     const users = Array.from({ length: count }, (_, i) => `user-${i}`)
     const writer = await EnvelopeCrypto.open({ store, masterKeys, format, closeStore: false })

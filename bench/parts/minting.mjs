@@ -2,7 +2,7 @@
 import { randomBytes } from 'node:crypto'
 import { openKeyStore } from '../../dist/adapters/open.js'
 import { EnvelopeCrypto, localMasterKey } from '../../dist/index.js'
-import { DIALECTS, freshDatabase } from '../databases.mjs'
+import { DIALECTS, freshDatabase, keep } from '../databases.mjs'
 import { millis, summarized } from '../race.mjs'
 
 export const title = 'Minting'
@@ -18,6 +18,7 @@ export async function measure({ longRounds, progress, postgresUrl, isQuick }) {
       progress(`${dialect}: ${count} users, round ${round + 1} of ${longRounds}`)
       const fresh = await freshDatabase(dialect, postgresUrl)
       const store = await openKeyStore(fresh.url, fresh.options)
+      keep(store)
       const envelope = await EnvelopeCrypto.open({ store, masterKeys: localMasterKey(randomBytes(32)) })
       const perKey = async (work) => ((await millis(work)) * 1000) / count
       const oneByOne = async () => {

@@ -6,7 +6,7 @@ import { randomBytes } from 'node:crypto'
 import { openKeyStore } from '../../dist/adapters/open.js'
 import { localMasterKey, masterKeyring, rewrapAll } from '../../dist/index.js'
 import { newDataKey, unwrapDataKey, wrapDataKey } from '../../dist/key-wrap.js'
-import { DIALECTS, freshDatabase } from '../databases.mjs'
+import { DIALECTS, freshDatabase, keep } from '../databases.mjs'
 import { growth, measureSizes } from '../long-work.mjs'
 import { millis } from '../race.mjs'
 
@@ -23,6 +23,7 @@ export function measure(options) {
   return measureSizes('keys', DIALECTS, options, async (dialect, count) => {
     const fresh = await freshDatabase(dialect, options.postgresUrl)
     const store = await openKeyStore(fresh.url, fresh.options)
+    keep(store)
     try {
       await fill(store, count)
       const cryptoBefore = await cryptoAlone()

@@ -6,7 +6,7 @@
 import { randomBytes } from 'node:crypto'
 import { openKeyStore, sqlSource } from '../../dist/adapters/open.js'
 import { EnvelopeCrypto, encryptWithKey, localMasterKey, reencrypt } from '../../dist/index.js'
-import { DIALECTS, freshDatabase } from '../databases.mjs'
+import { DIALECTS, freshDatabase, keep } from '../databases.mjs'
 import { growth, measureSizes, WARM_PAGES } from '../long-work.mjs'
 import { millis } from '../race.mjs'
 
@@ -24,12 +24,14 @@ export function measure(options) {
   return measureSizes('rows', DIALECTS, options, async (dialect, count) => {
     const fresh = await freshDatabase(dialect, options.postgresUrl)
     const store = await openKeyStore(fresh.url, fresh.options)
+    keep(store)
     const accept = { keys: ['v2'], tokens: ['v2'] }
     const masterKeys = localMasterKey(randomBytes(32))
     const envelope = await EnvelopeCrypto.open({ store, masterKeys, accept, cache: CACHE })
     await fill(dialect, fresh.client, newRows(envelope, count))
     const columns = { table: 'credentials', key: 'id', owner: 'user_id', column: 'api_key' }
     const source = await sqlSource(fresh.url, { ...columns, ...fresh.options })
+    keep(source)
     try {
       const cryptoBefore = await cryptoAlone(envelope)
       const memory = growth()
