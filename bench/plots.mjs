@@ -34,9 +34,10 @@ export function barPlots(groups, unit) {
       textStyle: { fontSize: 14 },
     })),
     grid: groups.map(({ bars }, index) => ({
-      left: places[index].left + 10,
+      // Without a canvas the widths of labels are guessed, too small.
+      left: places[index].left + 45,
       top: places[index].top + TITLE_HEIGHT,
-      width: width - 80,
+      width: width - 115,
       height: bars.length * BAR_HEIGHT + AXIS_HEIGHT - 10,
       containLabel: true,
     })),
