@@ -15,10 +15,10 @@ import {
   type Moment,
   type Time,
 } from './key-memory.js'
-import { insertRows, isTombstone, loadRows } from './key-rows.js'
-import { describeRef, newDataKey, unwrapDataKey, unwrapLocally } from './key-wrap.js'
-import type { MasterKeyring } from './master-key.js'
-import { type KeyRecord, type KeyRef, type KeyStore, refKey, type StoreChange } from './store.js'
+import { insertRows, loadRows } from './key-rows.js'
+import { describeRef, newDataKey, unwrapBy, unwrapLocally } from './key-wrap.js'
+import type { MasterKey, MasterKeyring } from './master-key.js'
+import { isTombstone, type KeyRecord, type KeyRef, type KeyStore, refKey, type StoreChange } from './store.js'
 import { MAX_KEY_VERSION } from './table.js'
 import type { Format } from './token.js'
 
@@ -314,17 +314,21 @@ export class KeyCache {
     if (known !== undefined && Buffer.compare(known.encryptedKey, record.encryptedKey) === 0) return known
     const start = performance.now()
     try {
-      const bytes = unwrapLocally(this.#keyring, record, this.#policy.acceptKeys)
-      if (bytes !== null) return this.#unwrapped(record, bytes, start, since)
+      const opened = unwrapLocally(this.#keyring, record, this.#policy.acceptKeys)
+      if (opened instanceof Uint8Array) return this.#unwrapped(record, opened, start, since)
+      return this.#openedBy(opened, record, start, since)
     } catch (error) {
       throw this.#notUnwrapped(record, error)
     }
+  }
+
+  /** One call of a key service for all who wait for the same row. */
+  #openedBy(service: MasterKey, record: KeyRecord, start: number, since: Moment): Promise<DataKey> {
     const { buffer, byteOffset, byteLength } = record.encryptedKey
     const flight = `${refKey(record)}:${Buffer.from(buffer, byteOffset, byteLength).toString('latin1')}`
     return this.#unwrapping.run(flight, async () => {
       try {
-        const bytes = await unwrapDataKey(this.#keyring, record, this.#policy.acceptKeys)
-        return this.#unwrapped(record, bytes, start, since)
+        return this.#unwrapped(record, await unwrapBy(service, record), start, since)
       } catch (error) {
         throw this.#notUnwrapped(record, error)
       }

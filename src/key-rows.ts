@@ -1,7 +1,7 @@
 /** Rows of many users in one call of the store, in which one row that cannot be read fails its own user only. */
 import { isKeystoreError, KeystoreError, StoreError } from './errors.js'
 import { describeRef } from './key-wrap.js'
-import { type KeyRecord, type KeyRef, type KeyStore, refKey } from './store.js'
+import { isTombstone, type KeyRecord, type KeyRef, type KeyStore, refKey } from './store.js'
 
 /** Every version of each user, in the order of the ids; a row that cannot be read costs one more query. */
 export function loadRows(
@@ -49,10 +49,6 @@ async function withoutUnreadable<Item, Result>(
       unreadable.set(userId, error as StoreError)
     }
   }
-}
-
-export function isTombstone({ shreddedAt }: KeyRecord): boolean {
-  return shreddedAt !== null
 }
 
 function noWinner({ userId, version }: KeyRef): Error {

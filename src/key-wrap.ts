@@ -89,35 +89,33 @@ export async function unwrapDataKey(
   record: KeyRecord,
   accept: readonly Format[],
 ): Promise<Uint8Array> {
-  return unwrapLocally(keyring, record, accept) ?? unwrapByService(keyring.find(record.kekId ?? ''), record)
+  const opened = unwrapLocally(keyring, record, accept)
+  return opened instanceof Uint8Array ? opened : unwrapBy(opened, record)
 }
 
 /**
- * {@link unwrapDataKey} without waiting: local master keys are synchronous, and a thousand promises take as long as a hundred keys.
+ * {@link unwrapDataKey} without waiting, if it is under a local master key: a tenth less for each key that is not in memory.
  *
- * @returns null if the key is not under a local master key
- * @throws the same
+ * @returns 32 bytes, or the master key that has to be asked
+ * @throws ERR_UNKNOWN_MASTER_KEY · ERR_FORMAT_NOT_ACCEPTED · ERR_UNWRAP_FAILED
  */
 export function unwrapLocally(
   keyring: MasterKeyring,
   record: KeyRecord,
   accept: readonly Format[],
-): Uint8Array | null {
+): Uint8Array | MasterKey {
   const { encryptedKey, kekId } = record
   const key = kekId === null ? null : keyring.find(kekId)
   if (kekId !== null && key === null) throw unknownMasterKey(record, kekId)
 
-  const candidates = key === null ? keyring.local : isLocal(key) ? [key] : null
-  const format = candidates === null || isV3Wrap(encryptedKey) ? 'v3' : isV2Wrap(encryptedKey) ? 'v2' : null
-  if (format === null || (format === 'v3' && kekId === null)) throw unwrapFailed(record)
-  if (!accept.includes(format)) {
-    throw new KeystoreError(
-      'ERR_FORMAT_NOT_ACCEPTED',
-      `The key of ${describeRef(record)} is wrapped in format ${format}: name '${format}' in accept.keys to open it`,
-    )
+  if (key !== null && !isLocal(key)) {
+    assertAccepted(record, 'v3', accept)
+    return key
   }
-  if (candidates === null) return null
-  for (const candidate of candidates) {
+  const format = isV3Wrap(encryptedKey) ? 'v3' : isV2Wrap(encryptedKey) ? 'v2' : null
+  if (format === null || (format === 'v3' && kekId === null)) throw unwrapFailed(record)
+  assertAccepted(record, format, accept)
+  for (const candidate of key === null ? keyring.local : [key]) {
     try {
       const dataKey =
         format === 'v2'
@@ -131,8 +129,8 @@ export function unwrapLocally(
   throw unwrapFailed(record)
 }
 
-async function unwrapByService(key: MasterKey | null, record: KeyRecord): Promise<Uint8Array> {
-  if (key === null) throw unwrapFailed(record)
+/** {@link unwrapDataKey} by the master key that {@link unwrapLocally} named. */
+export async function unwrapBy(key: MasterKey, record: KeyRecord): Promise<Uint8Array> {
   try {
     const dataKey = await key.unwrap(record.encryptedKey, wrapAad(record, record.kekId ?? ''))
     if (isDataKey(dataKey)) return dataKey
@@ -142,6 +140,14 @@ async function unwrapByService(key: MasterKey | null, record: KeyRecord): Promis
     if (error.code !== 'ERR_UNWRAP_FAILED') throw error
   }
   throw unwrapFailed(record)
+}
+
+function assertAccepted(record: KeyRecord, format: Format, accept: readonly Format[]): void {
+  if (accept.includes(format)) return
+  throw new KeystoreError(
+    'ERR_FORMAT_NOT_ACCEPTED',
+    `The key of ${describeRef(record)} is wrapped in format ${format}: name '${format}' in accept.keys to open it`,
+  )
 }
 
 /** Zeros are an array that was wiped already: the master key gave it out before, and must give a new one each time. */

@@ -188,6 +188,11 @@ export interface KeyStore {
   close(): Promise<void>
 }
 
+/** Whether a row says that its user was shredded. */
+export function isTombstone({ shreddedAt }: Pick<KeyRecord, 'shreddedAt'>): boolean {
+  return shreddedAt !== null
+}
+
 /** The order of {@link KeyStore.list}, and of every multi-row write before it locks anything: no deadlocks. */
 export function compareRefs(a: KeyRef, b: KeyRef): number {
   return compareUtf8(a.userId, b.userId) || a.version - b.version

@@ -1,17 +1,6 @@
 /** A fresh database is as one that has just been made, whoever had it before. */
-import pg from 'pg'
 import { describe, expect, inject, it } from 'vitest'
-import { asAdmin, freshDatabase, isChosen } from './support/databases.js'
-
-async function query(url: string, text: string): Promise<unknown[]> {
-  const client = new pg.Client(url)
-  await client.connect()
-  try {
-    return (await client.query(text)).rows
-  } finally {
-    await client.end()
-  }
-}
+import { asAdmin, freshDatabase, isChosen, queryPostgres } from './support/databases.js'
 
 /** All that is in no system schema, and who may do what in those that there are. */
 const CONTENT = `
@@ -37,11 +26,11 @@ describe.runIf(isChosen('postgres'))('a database of Postgres', () => {
     const url = inject('postgresUrl')
     const made = `keystore_test_made_${process.pid}`
     await asAdmin(url, `create database ${made} template template0 locale_provider icu icu_locale 'en-US'`)
-    const asMade = await query(url.replace(/\/\w+$/, `/${made}`), CONTENT)
+    const asMade = await queryPostgres(url.replace(/\/\w+$/, `/${made}`), CONTENT)
     await asAdmin(url, `drop database ${made}`)
     for (let round = 0; round < 3; round += 1) {
       const database = await freshDatabase('postgres')
-      expect(await query(database.url, CONTENT)).toEqual(asMade)
+      expect(await queryPostgres(database.url, CONTENT)).toEqual(asMade)
       await asAdmin(
         database.url,
         `create schema "Mine, too"; create table "Mine, too".t (a text); create table t (a text);
@@ -64,6 +53,6 @@ describe.runIf(isChosen('postgres'))('a database of Postgres', () => {
     await asAdmin(database.url, statement.replace('NAME', name))
     await database.remove()
     const there = `select 1 from pg_database where datname = '${name}'`
-    expect(await query(inject('postgresUrl'), there)).toEqual([])
+    expect(await queryPostgres(inject('postgresUrl'), there)).toEqual([])
   })
 })

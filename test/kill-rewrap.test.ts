@@ -1,6 +1,5 @@
 /** The master key changes while four processes encrypt and decrypt, and rewraps are killed, or meet: no token is ever lost. */
 import Database from 'better-sqlite3'
-import pg from 'pg'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { openKeyStore } from '../src/adapters/open.js'
 import {
@@ -10,7 +9,7 @@ import {
   type RewrapReport,
   verifyAll,
 } from '../src/index.js'
-import { dialects, type FreshDatabase, freshDatabase } from './support/databases.js'
+import { dialects, type FreshDatabase, freshDatabase, queryPostgres } from './support/databases.js'
 import { countDeadlocks } from './support/deadlocks.js'
 import {
   BATCH_SIZE,
@@ -145,7 +144,7 @@ describe.each(dialects)('%s: a new master key, with four processes at work', (di
 async function countWrites(url: string): Promise<void> {
   const table = 'create table writes (user_id text not null)'
   if (url.startsWith('postgres')) {
-    await query(
+    await queryPostgres(
       url,
       `${table};
        create function count_write() returns trigger language plpgsql as
@@ -165,7 +164,7 @@ async function countWrites(url: string): Promise<void> {
 async function writesOf(url: string): Promise<unknown> {
   const counts = 'select count(*) as writes, count(distinct user_id) as rows from writes'
   if (url.startsWith('postgres')) {
-    const [row] = await query(url, counts)
+    const [row] = await queryPostgres(url, counts)
     return { writes: Number(row?.writes), rows: Number(row?.rows) }
   }
   const client = new Database(url)
@@ -173,15 +172,5 @@ async function writesOf(url: string): Promise<unknown> {
     return client.prepare(counts).get()
   } finally {
     client.close()
-  }
-}
-
-async function query(url: string, text: string): Promise<Record<string, unknown>[]> {
-  const client = new pg.Client(url)
-  await client.connect()
-  try {
-    return (await client.query(text)).rows
-  } finally {
-    await client.end()
   }
 }

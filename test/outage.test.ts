@@ -5,7 +5,7 @@ import pg from 'pg'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest'
 import { type PostgresKeyStore, postgresKeyStore } from '../src/adapters/postgres.js'
 import { EnvelopeCrypto, generateMasterKey, localMasterKey } from '../src/index.js'
-import { isChosen } from './support/databases.js'
+import { isChosen, queryPostgres } from './support/databases.js'
 import { startChild } from './support/line-child.js'
 import { type PostgresServer, startPostgres } from './support/postgres-server.js'
 
@@ -32,7 +32,7 @@ describe.runIf(isChosen('postgres'))('postgres', () => {
   beforeEach(async () => {
     stores = []
     const name = `outage_${randomBytes(6).toString('hex')}`
-    await query(server.url, `create database ${name}`)
+    await queryPostgres(server.url, `create database ${name}`)
     url = server.url.replace(/\/postgres$/, `/${name}`)
   })
   afterEach(() => Promise.all(stores.map((store) => store.close())))
@@ -108,7 +108,7 @@ describe.runIf(isChosen('postgres'))('postgres', () => {
   it('idle connections killed: the next calls work', async () => {
     const several = Array.from({ length: STORES }, () => openStore(PATIENT))
     await Promise.all(several.map((store) => store.ready()))
-    await query(server.url, terminate(url))
+    await queryPostgres(server.url, terminate(url))
     for (const store of several) expect(await store.getAll(['alice'])).toEqual(new Map())
   })
 
@@ -201,7 +201,7 @@ describe.runIf(isChosen('postgres'))('postgres', () => {
       const outcome = await work(async (sessions) => {
         // From another session: inside a transaction pg_stat_activity shows the same snapshot for ever.
         for (let killed = 0; killed < sessions; ) {
-          killed += (await query(url, `${terminate(url)} and wait_event_type = 'Lock'`)).length
+          killed += (await queryPostgres(url, `${terminate(url)} and wait_event_type = 'Lock'`)).length
         }
       })
       await holder.query('commit')
@@ -219,18 +219,8 @@ function terminate(url: string): string {
     where datname = '${name}' and pid <> pg_backend_pid() and backend_type = 'client backend'`
 }
 
-async function query(url: string, text: string): Promise<unknown[]> {
-  const client = new pg.Client(url)
-  await client.connect()
-  try {
-    return (await client.query(text)).rows
-  } finally {
-    await client.end()
-  }
-}
-
 function answers(url: string): Promise<boolean> {
-  return query(url, 'select 1').then(
+  return queryPostgres(url, 'select 1').then(
     () => true,
     () => false,
   )

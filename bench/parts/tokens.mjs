@@ -31,58 +31,52 @@ export async function measure({ rounds, progress }) {
     const text = randomBytes(bytes / 2).toString('hex')
 
     progress(`encrypt ${size}`)
-    groups.push({
-      group: `encrypt ${size}`,
-      rows: await race(
-        [
-          sync('node:crypto', () => seal(key, text)),
-          sync('v2', () => v2Handle.encrypt(text), { against: 'node:crypto', atMost: V2_ENCRYPT[size] }),
-          sync('v3', () => v3Handle.encrypt(text), { against: 'v2', atMost: V3_OF_V2[size] }),
-          awaited('v3, awaited', () => v3.encrypt('alice', text), {
-            against: 'v3',
-            atMost: AWAITED_OF_HANDLE,
-          }),
-          ...peers.map(({ name, encrypt, isAsync }) =>
-            (isAsync ? awaited : sync)(name, () => encrypt(text), { against: 'v3', atLeast: SLOWER[size] }),
-          ),
-        ],
-        { rounds },
-      ),
-    })
+    const encrypt = {
+      raw: () => seal(key, text),
+      v2: () => v2Handle.encrypt(text),
+      v3: () => v3Handle.encrypt(text),
+      awaited: () => v3.encrypt('alice', text),
+      theirs: peers.map((peer) => ({ ...peer, run: () => peer.encrypt(text) })),
+    }
+    groups.push({ group: `encrypt ${size}`, rows: await raced(encrypt, size, V2_ENCRYPT[size], rounds) })
 
     progress(`decrypt ${size}`)
     const sealed = seal(key, text)
     const v2Token = v2Handle.encrypt(text)
     const v3Token = v3Handle.encrypt(text)
-    const theirs = await Promise.all(peers.map(({ encrypt }) => encrypt(text)))
-    for (const [index, { name, decrypt }] of peers.entries()) {
-      if ((await decrypt(theirs[index])) !== text) throw new Error(`${name} did not open what it made`)
+    const theirs = []
+    for (const peer of peers) {
+      const encrypted = await peer.encrypt(text)
+      if ((await peer.decrypt(encrypted)) !== text) throw new Error(`${peer.name} did not open what it made`)
+      theirs.push({ ...peer, run: () => peer.decrypt(encrypted) })
     }
-    groups.push({
-      group: `decrypt ${size}`,
-      rows: await race(
-        [
-          sync('node:crypto', () => open(key, sealed)),
-          sync('v2', () => v2Handle.decrypt(v2Token), { against: 'node:crypto', atMost: V2_DECRYPT[size] }),
-          sync('v3', () => v3Handle.decrypt(v3Token), { against: 'v2', atMost: V3_OF_V2[size] }),
-          awaited('v3, awaited', () => v3.decrypt('alice', v3Token), {
-            against: 'v3',
-            atMost: AWAITED_OF_HANDLE,
-          }),
-          ...peers.map(({ name, decrypt, isAsync }, index) =>
-            (isAsync ? awaited : sync)(name, () => decrypt(theirs[index]), {
-              against: 'v3',
-              atLeast: SLOWER[size],
-            }),
-          ),
-        ],
-        { rounds },
-      ),
-    })
+    const decrypt = {
+      raw: () => open(key, sealed),
+      v2: () => v2Handle.decrypt(v2Token),
+      v3: () => v3Handle.decrypt(v3Token),
+      awaited: () => v3.decrypt('alice', v3Token),
+      theirs,
+    }
+    groups.push({ group: `decrypt ${size}`, rows: await raced(decrypt, size, V2_DECRYPT[size], rounds) })
   }
   await v2.close()
   await v3.close()
   return groups
+}
+
+function raced({ raw, v2, v3, awaited: whenAwaited, theirs }, size, v2AtMost, rounds) {
+  return race(
+    [
+      sync('node:crypto', raw),
+      sync('v2', v2, { against: 'node:crypto', atMost: v2AtMost }),
+      sync('v3', v3, { against: 'v2', atMost: V3_OF_V2[size] }),
+      awaited('v3, awaited', whenAwaited, { against: 'v3', atMost: AWAITED_OF_HANDLE }),
+      ...theirs.map(({ name, isAsync, run }) =>
+        (isAsync ? awaited : sync)(name, run, { against: 'v3', atLeast: SLOWER[size] }),
+      ),
+    ],
+    { rounds },
+  )
 }
 
 function opened(format) {

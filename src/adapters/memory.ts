@@ -4,6 +4,7 @@ import {
   type CensusRow,
   compareRefs,
   type DatedCensusRow,
+  isTombstone,
   type KeyPage,
   type KeyRecord,
   type KeyRef,
@@ -20,10 +21,10 @@ import {
   activeOf,
   groupByUser,
   inRounds,
-  isTombstone,
   newTombstone,
   outdatesCaches,
   tombstonesFirst,
+  usersOf,
   winnersOf,
 } from './records.js'
 
@@ -74,7 +75,7 @@ class MemoryKeyStore implements KeyStore {
         return follows && !this.#isShredded(userId) && this.#insert(record)
       })
     this.#tell(inserted.filter(outdatesCaches))
-    return winnersOf(records, await this.getAll(records.map(({ userId }) => userId)))
+    return winnersOf(records, await this.getAll(usersOf(records)))
   }
 
   async replaceWrapped(changes: readonly WrapChange[]): Promise<KeyRef[]> {
@@ -152,7 +153,7 @@ class MemoryKeyStore implements KeyStore {
       .flat()
       .filter((record) => (isTombstone(record) || !this.#isShredded(record.userId)) && this.#insert(record))
     this.#tell(restored.filter(outdatesCaches))
-    return winnersOf(records, await this.getAll(records.map(({ userId }) => userId)))
+    return winnersOf(records, await this.getAll(usersOf(records)))
   }
 
   async #datedCensus(): Promise<DatedCensusRow[]> {
@@ -189,7 +190,7 @@ class MemoryKeyStore implements KeyStore {
 
   #tell(changed: readonly Pick<KeyRef, 'userId'>[]): void {
     if (changed.length === 0) return
-    this.#listeners.tell({ userIds: [...new Set(changed.map(({ userId }) => userId))] })
+    this.#listeners.tell({ userIds: usersOf(changed) })
   }
 
   #versionsOf(userId: string): KeyRecord[] {

@@ -1,13 +1,20 @@
 /** What the operator's commands need of a Postgres store. */
 import { sql } from 'drizzle-orm'
 import { isKeystoreError } from '../errors.js'
-import type { DatedCensusRow, ErasureState, KeyRecord, StoreFinding, StoreMaintenance } from '../store.js'
+import {
+  type DatedCensusRow,
+  type ErasureState,
+  isTombstone,
+  type KeyRecord,
+  type StoreFinding,
+  type StoreMaintenance,
+} from '../store.js'
 import { encryptionKeysDeclaration as declaration } from '../table.js'
 import { schemaProblem } from './migrate-postgres.js'
 import type { PostgresConnection } from './postgres-connection.js'
 import { finishPostgresErasure } from './postgres-erasure.js'
 import { columnsOf, type PostgresStatements, rowsOf } from './postgres-statements.js'
-import { groupByUser, isTombstone, readable, tombstonesFirst, winnersOf } from './records.js'
+import { groupByUser, readable, tombstonesFirst, usersOf, winnersOf } from './records.js'
 
 export class PostgresMaintenance implements StoreMaintenance {
   readonly #connection: PostgresConnection
@@ -71,8 +78,7 @@ export class PostgresMaintenance implements StoreMaintenance {
   }
 
   async #storedFor(records: readonly KeyRecord[]): Promise<Map<string, KeyRecord[]>> {
-    const ids = [...new Set(records.map(({ userId }) => userId))]
-    const stored = await this.#connection.run('read keys', () => rowsOf(this.#statements, ids))
+    const stored = await this.#connection.run('read keys', () => rowsOf(this.#statements, usersOf(records)))
     return groupByUser(stored.map(readable))
   }
 

@@ -191,7 +191,7 @@ export function prepareStatements(db: AnyPostgresDb, schema: string, named: bool
   }
 }
 
-/** Every row of some users. Most often it is one who is asked for: a point query is planned in half the time. */
+/** Every row of some users. Most often it is one who is asked for, by a query that is simple to plan. */
 export function rowsOf(statements: PostgresStatements, userIds: readonly string[]): Promise<KeyRecord[]> {
   const [userId] = userIds
   if (userIds.length === 1) return statements.ofUser.execute({ userId })

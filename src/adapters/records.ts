@@ -1,10 +1,6 @@
 /** What all adapters do with records around their statements. */
 import { StoreError } from '../errors.js'
-import { compareRefs, type KeyRecord, type KeyRef } from '../store.js'
-
-export function isTombstone(record: KeyRecord): boolean {
-  return record.shreddedAt !== null
-}
+import { compareRefs, isTombstone, type KeyRecord, type KeyRef } from '../store.js'
 
 /** Of the rows of one user, ascending, any tombstone, else the highest version; none if there is none. */
 export function activeOf(rows: readonly KeyRecord[]): KeyRecord[] {
@@ -62,7 +58,7 @@ export function groupByUser(records: readonly KeyRecord[]): Map<string, KeyRecor
 }
 
 /** Whose these are, each once. */
-export function usersOf(refs: readonly KeyRef[]): string[] {
+export function usersOf(refs: readonly Pick<KeyRef, 'userId'>[]): string[] {
   return [...new Set(refs.map(({ userId }) => userId))]
 }
 

@@ -1,7 +1,7 @@
 /** What the operator's commands need of a SQLite store. */
 import { isKeystoreError } from '../errors.js'
 import type { DatedCensusRow, ErasureState, KeyRecord, StoreFinding, StoreMaintenance } from '../store.js'
-import { groupByUser, outdatesCaches, readable, tombstonesFirst, winnersOf } from './records.js'
+import { groupByUser, outdatesCaches, readable, tombstonesFirst, usersOf, winnersOf } from './records.js'
 import type { SqliteChanges } from './sqlite-changes.js'
 import type { SqliteConnection } from './sqlite-connection.js'
 import type { SqliteErasure } from './sqlite-erasure.js'
@@ -20,12 +20,11 @@ export class SqliteMaintenance implements StoreMaintenance {
   }
 
   async restore(records: readonly KeyRecord[]): Promise<KeyRecord[]> {
-    const userIds = records.map(({ userId }) => userId)
     const { restored, stored } = await this.#connection.write('restore keys', (s) => {
       const inserted = tombstonesFirst(records)
         .flat()
         .filter((record) => s.restore.run({ ...record }).changes === 1)
-      return { restored: inserted, stored: rowsOf(s, userIds) }
+      return { restored: inserted, stored: rowsOf(s, usersOf(records)) }
     })
     this.#changes.tell(restored.filter(outdatesCaches).map(({ userId }) => userId))
     return winnersOf(records, groupByUser(stored.map(readable)))

@@ -127,7 +127,7 @@ function param(name: keyof KeyRecord): SQL {
   return sql`${sql.param(sql.placeholder(name), keys[name])}`
 }
 
-/** Every row of some users. Most often it is one who is asked for: a list in JSON would double the time. */
+/** Every row of some users. Most often it is one who is asked for: then without a list in JSON. */
 export function rowsOf(statements: SqliteStatements, userIds: readonly string[]): KeyRecord[] {
   const [userId] = userIds
   if (userId === undefined) return []

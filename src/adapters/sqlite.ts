@@ -1,24 +1,24 @@
 /** The SQLite store, on better-sqlite3: embedded, the default. Exported as `drizzle-keystore/sqlite`. */
 import { invalidArgument } from '../errors.js'
 import type { MigrateMode, MigrationReport } from '../migrator.js'
-import type {
-  CensusRow,
-  KeyPage,
-  KeyRecord,
-  KeyRef,
-  KeyStore,
-  ShredOptions,
-  ShredResult,
-  StoreChange,
-  StoreMaintenance,
-  WrapChange,
+import {
+  type CensusRow,
+  isTombstone,
+  type KeyPage,
+  type KeyRecord,
+  type KeyRef,
+  type KeyStore,
+  type ShredOptions,
+  type ShredResult,
+  type StoreChange,
+  type StoreMaintenance,
+  type WrapChange,
 } from '../store.js'
 import {
   groupByUser,
   inLockOrder,
   inRounds,
   isReadable,
-  isTombstone,
   newTombstone,
   readable,
   usersOf,

@@ -21,14 +21,7 @@ import {
   withStore,
 } from './options.js'
 import { counted, exitWith, formatOf, printJson, printSome, quoted } from './output.js'
-import {
-  type OtherTable,
-  otherTables,
-  registeredTables,
-  type SchemaOptions,
-  withHost,
-  withSchema,
-} from './schema-file.js'
+import { type OtherTable, type SchemaOptions, schemaTables, withHost, withSchema } from './schema-file.js'
 
 interface DoctorOptions extends StoreOptions, MasterKeyOptions, ReportOptions, SchemaOptions {
   readonly acceptV2?: boolean
@@ -104,10 +97,10 @@ async function columnFindings(options: DoctorOptions): Promise<ColumnFinding[]> 
   if (schema === undefined) return []
   return withHost(options, async (host) => {
     const findings: ColumnFinding[] = []
-    for (const { name, plan, withColumns } of await registeredTables(schema, options, host))
+    const { registered, others } = await schemaTables(schema, options, host)
+    for (const { name, plan, withColumns } of registered)
       findings.push(...(await sampleColumns(name, withColumns, plan.shape.columns)))
-    for (const table of await otherTables(schema, options, host))
-      findings.push(...(await findingsOfOther(table)))
+    for (const table of others) findings.push(...(await findingsOfOther(table)))
     return findings
   })
 }

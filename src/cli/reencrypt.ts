@@ -19,7 +19,7 @@ import {
   withStore,
 } from './options.js'
 import { counted, exitWith, plainTable, printJson, printSome, quoted, thousands } from './output.js'
-import { databaseUrl, registeredTables, type SchemaOptions, withHost, withSchema } from './schema-file.js'
+import { databaseUrl, type SchemaOptions, schemaTables, withHost, withSchema } from './schema-file.js'
 
 interface ReencryptCommandOptions extends StoreOptions, MasterKeyOptions, ChangeOptions, SchemaOptions {
   readonly acceptV2?: boolean
@@ -149,7 +149,7 @@ async function sweepAll(
     return { complete: isComplete(tables), tables }
   }
   return withHost(options, async (host) => {
-    const registered = await registeredTables(schema, options, host)
+    const { registered } = await schemaTables(schema, options, host)
     for (const { name, source } of registered) if (!long.signal?.aborted) await sweepOne(name, source())
     return { complete: isComplete(tables) && tables.length === registered.length, tables }
   })

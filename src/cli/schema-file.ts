@@ -60,23 +60,6 @@ export async function withHost<T>(
   return closing(await openHost(databaseUrl(options)), work)
 }
 
-/** @throws ERR_INVALID_ARGUMENT */
-export async function registeredTables(
-  file: string,
-  { casing }: SchemaOptions,
-  host: OpenedHost,
-): Promise<RegisteredTable[]> {
-  const db = casing === undefined ? null : { dialect: { casing: await casingOf(casing) } }
-  const tables = registeredIn(await importFile(file))
-  if (tables.length === 0)
-    throw invalidArgument(`${file} exports no registry: export const encrypted = defineEncrypted({ … })`)
-  return tables.map(({ name, table, ...options }) => {
-    const plan = planOf<never>(table, options as never, db)
-    const withColumns = (columns: readonly string[]) => tableOn(host.client, { ...plan.shape, columns })
-    return { name, plan, withColumns, source: () => sourceOn(withColumns(plan.shape.columns), plan) }
-  })
-}
-
 /** A table that the file exports and no registry of it names. */
 export interface OtherTable {
   readonly name: string
@@ -86,26 +69,47 @@ export interface OtherTable {
   readonly withColumns: ((columns: readonly string[]) => SqlTable) | null
 }
 
-export async function otherTables(
+/** @throws ERR_INVALID_ARGUMENT if the file exports no registry */
+export async function schemaTables(
   file: string,
   { casing }: SchemaOptions,
-  host: OpenedHost,
-): Promise<OtherTable[]> {
-  const db = casing === undefined ? null : { dialect: { casing: await casingOf(casing) } }
+  { client }: OpenedHost,
+): Promise<{ readonly registered: RegisteredTable[]; readonly others: OtherTable[] }> {
   const exports = await importFile(file)
-  const registered = new Set<unknown>(registeredIn(exports).map(({ table }) => table))
-  return Object.values(exports).flatMap((exported) => {
-    const parts = registered.has(exported) ? null : partsOfAny(exported)
-    if (parts === null) return []
-    const { name, schema } = parts
-    const columns = [...parts.columns.values()]
-    const names = (some: typeof columns) => some.map((column) => columnName(column, db))
-    const key = names(columns.filter(({ primary }) => primary))
-    const shape = { table: name, schema, key, owner: null, wholeRows: false }
-    const withColumns = (columns: readonly string[]) => tableOn(host.client, { ...shape, columns })
-    const encrypted = names(columns.filter((column) => markOf(column) !== null))
-    return { name, encrypted, withColumns: key.length === 1 ? withColumns : null }
-  })
+  const db = casing === undefined ? null : { dialect: { casing: await casingOf(casing) } }
+  const registered = registeredIn(exports)
+  if (registered.length === 0)
+    throw invalidArgument(`${file} exports no registry: export const encrypted = defineEncrypted({ … })`)
+  const others = new Set<unknown>(Object.values(exports))
+  for (const { table } of registered) others.delete(table)
+  return {
+    registered: registered.map((table) => registeredTable(table, db, client)),
+    others: [...others].flatMap((table) => otherTable(table, db, client) ?? []),
+  }
+}
+
+function registeredTable(
+  { name, table, ...options }: EncryptedTable,
+  db: unknown,
+  client: unknown,
+): RegisteredTable {
+  const plan = planOf<never>(table, options as never, db)
+  const withColumns = (columns: readonly string[]) => tableOn(client, { ...plan.shape, columns })
+  return { name, plan, withColumns, source: () => sourceOn(withColumns(plan.shape.columns), plan) }
+}
+
+/** @returns null unless a table of Drizzle's */
+function otherTable(exported: unknown, db: unknown, client: unknown): OtherTable | null {
+  const parts = partsOfAny(exported)
+  if (parts === null) return null
+  const { name, schema } = parts
+  const columns = [...parts.columns.values()]
+  const names = (some: typeof columns) => some.map((column) => columnName(column, db))
+  const key = names(columns.filter(({ primary }) => primary))
+  const withColumns = (columns: readonly string[]) =>
+    tableOn(client, { table: name, schema, key, owner: null, wholeRows: false, columns })
+  const encrypted = names(columns.filter((column) => markOf(column) !== null))
+  return { name, encrypted, withColumns: key.length === 1 ? withColumns : null }
 }
 
 function registeredIn(exports: object): EncryptedTable[] {

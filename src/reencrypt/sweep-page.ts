@@ -130,9 +130,9 @@ async function replace<Row>(
     throw invalidArgument(
       'replace() of the source must return an array of { key, column }: those that were written',
     )
-  const refs = replaced.length < changes.length ? new Set(replaced.map(refKey)) : null
+  const refs = new Set(replaced.map(refKey))
   for (const [index, change] of changes.entries()) {
-    if (refs === null || refs.has(refKey(change))) tally.change(states[index] as Found['state'])
+    if (refs.has(refKey(change))) tally.change(states[index] as Found['state'])
     else tally.skipped += 1
   }
 }

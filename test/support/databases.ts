@@ -128,6 +128,17 @@ const IS_CLEAN = `select datacl is null
     and not exists (select from pg_foreign_data_wrapper) as "isClean"
   from pg_database d where datname = current_database()`
 
+/** One statement on a connection of its own. */
+export async function queryPostgres(url: string, text: string): Promise<Record<string, unknown>[]> {
+  const client = new pg.Client(url)
+  await client.connect()
+  try {
+    return (await client.query(text)).rows
+  } finally {
+    await client.end()
+  }
+}
+
 /** Runs SQL as the server's superuser. */
 export async function asAdmin(url: string, ...statements: string[]): Promise<void> {
   const client = new pg.Client(url)
