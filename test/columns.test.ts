@@ -1,5 +1,5 @@
 /** Encrypted columns in a host application's tables: what is stored, who reads it, and what is refused. */
-import { and, eq, inArray, isNull, ne, sql } from 'drizzle-orm'
+import { and, eq, getTableColumns, inArray, isNull, ne, sql } from 'drizzle-orm'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import type { Token } from '../src/index.js'
 import { dialects } from './support/databases.js'
@@ -168,6 +168,24 @@ describe.each(dialects)('encrypted columns on %s', (dialect) => {
     expect(await db.select({ id: secrets.id }).from(secrets).where(eq(secrets.token, token))).toEqual([
       { id: 1 },
     ])
+  })
+
+  // Drizzle has no hook to refuse these: docs/COLUMNS.md says so.
+  it('match nothing when they are compared with a placeholder or taken from getTableColumns', async () => {
+    const { db, schema, envelope } = app
+    await add('alice', 1)
+    const { secrets } = schema
+    const { note } = getTableColumns(secrets)
+    const found = await envelope.scope('alice', async () => [
+      await db
+        .select()
+        .from(secrets)
+        .where(eq(secrets.note, sql.placeholder('note')))
+        .prepare('')
+        .execute({ note: 'note of alice' }),
+      await db.select().from(secrets).where(eq(note, 'note of alice')),
+    ])
+    expect(found).toEqual([[], []])
   })
 
   it('work in joins, aliases, subqueries, partial selects, sql expressions and relational queries', async () => {
