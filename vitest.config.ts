@@ -1,16 +1,29 @@
 import { availableParallelism } from 'node:os'
 import { defineConfig } from 'vitest/config'
 
+/** Measures processor time: what runs beside it takes caches and memory from it, and a heap that other files filled costs collections. */
+const ALONE = 'test/fast-path-ratios.test.ts'
+
 export default defineConfig({
   test: {
-    include: ['test/**/*.test.ts'],
-    globalSetup: ['test/support/global-setup.ts'],
     reporters: ['default', './test/support/counts-reporter.ts'],
-    // Half of what tests do is waiting: for child processes, the server, a notification.
-    maxWorkers: availableParallelism() + 1,
-    // A process runs file after file, as each cleans up behind itself: to load Drizzle and the drivers anew for each took 100 s of CPU.
-    isolate: false,
     testTimeout: 60_000,
     hookTimeout: 60_000,
+    projects: [
+      {
+        extends: true,
+        test: {
+          name: 'together',
+          include: ['test/**/*.test.ts'],
+          exclude: [ALONE],
+          globalSetup: ['test/support/global-setup.ts'],
+          // Half of what tests do is waiting: for child processes, the server, a notification.
+          maxWorkers: availableParallelism() + 1,
+          // A process runs file after file, as each cleans up behind itself: to load Drizzle and the drivers anew for each took 100 s of CPU.
+          isolate: false,
+        },
+      },
+      { extends: true, test: { name: 'alone', include: [ALONE], sequence: { groupOrder: 1 } } },
+    ],
   },
 })
