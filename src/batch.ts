@@ -47,6 +47,32 @@ export class Batch<Item, Result> {
   }
 }
 
+/** {@link Batch} of keys: who asks for what is already asked for, or on its way, gets the same promise. */
+export class KeyedBatch<Result> {
+  readonly #flights = new Map<string, Promise<Result>>()
+  readonly #batch: Batch<string, Result>
+
+  /** @param run like that of {@link Batch} */
+  constructor(run: (keys: readonly string[]) => Promise<readonly (Result | Error)[]>) {
+    this.#batch = new Batch(async (keys) => {
+      try {
+        return await run(keys)
+      } finally {
+        // Before any of them is settled: whoever waited for it and asks again asks anew.
+        for (const key of keys) this.#flights.delete(key)
+      }
+    })
+  }
+
+  get(key: string): Promise<Result> {
+    const flying = this.#flights.get(key)
+    if (flying) return flying
+    const flight = this.#batch.add(key)
+    this.#flights.set(key, flight)
+    return flight
+  }
+}
+
 /** One flight for each key: who asks while it is under way gets the same promise. A failure is not kept. */
 export class SingleFlight<Result> {
   readonly #flights = new Map<string, Promise<Result>>()

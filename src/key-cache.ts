@@ -3,7 +3,7 @@
  * for all that is missed in a tick, and the store's word on what other processes change.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
-import { Batch, SingleFlight } from './batch.js'
+import { Batch, KeyedBatch, SingleFlight } from './batch.js'
 import { DataKey } from './data-key.js'
 import { invalidArgument, isKeystoreError, KeystoreError } from './errors.js'
 import { durationSince, type EmitEvent } from './events.js'
@@ -67,11 +67,10 @@ export class KeyCache {
   readonly #policy: KeyPolicy
   readonly #emit: EmitEvent
   readonly #memory: KeyMemory
-  readonly #loading = new SingleFlight<Look>()
   readonly #writing = new SingleFlight<DataKey>()
   readonly #rotating = new SingleFlight<Rotation>()
   readonly #unwrapping = new SingleFlight<DataKey>()
-  readonly #load = new Batch<string, readonly KeyRecord[]>((userIds) => loadRows(this.#store, userIds))
+  readonly #load = new KeyedBatch<Look>((userIds) => this.#look(userIds))
   readonly #insert = new Batch<KeyRecord, KeyRecord>((records) => insertRows(this.#store, records))
   /** Users whose rows may have changed, to be looked at again. */
   readonly #doubtful = new Set<string>()
@@ -146,12 +145,12 @@ export class KeyCache {
    *
    * @throws like {@link forWriting}; ERR_KEY_NOT_FOUND if it was pruned
    */
-  async first(userId: string): Promise<DataKey> {
+  first(userId: string): DataKey | Promise<DataKey> {
     const ref = { userId, version: 1 }
-    const cached = this.cached(ref)
-    if (cached !== undefined) return cached
-    const written = await this.forWriting(userId)
-    return written.version === 1 ? written : this.get(ref)
+    return (
+      this.cached(ref) ??
+      this.forWriting(userId).then((written) => (written.version === 1 ? written : this.get(ref)))
+    )
   }
 
   /**
@@ -239,12 +238,7 @@ export class KeyCache {
   async #recordsOf(userId: string): Promise<Found> {
     if (this.#memory.keepsKeys) this.#listen()
     for (;;) {
-      const { records, readAt, wasKnown, highest } = await this.#loading.run(userId, async () => {
-        // What was known before: a look that began before a mint ends without its row, and means nothing by it.
-        const wasKnown = this.#memory.isKnown(userId)
-        const before = { readAt: this.#memory.now(), wasKnown, highest: this.#memory.highest(userId) }
-        return { ...before, records: await this.#load.add(userId) }
-      })
+      const { records, readAt, wasKnown, highest } = await this.#load.get(userId)
       // Erased or rotated while the look was under way: it may have seen the rows of before.
       const isRotated = this.#memory.highest(userId) > Math.max(highest, records.at(-1)?.version ?? 0)
       if (isRotated || this.#memory.isErasedSince(userId, readAt)) continue
@@ -252,6 +246,19 @@ export class KeyCache {
       if (records.some(isTombstone)) throw shredded(userId)
       return { records, since: { readAt, knownAt: this.#memory.now() } }
     }
+  }
+
+  async #look(userIds: readonly string[]): Promise<(Look | Error)[]> {
+    const readAt = this.#memory.now()
+    // What was known before: a look that began before a mint ends without its row, and means nothing by it.
+    const known = userIds.map((userId) => this.#memory.isKnown(userId))
+    const highest = userIds.map((userId) => this.#memory.highest(userId))
+    const found = await loadRows(this.#store, userIds)
+    return found.map((records, index) =>
+      records instanceof Error
+        ? records
+        : { records, readAt, wasKnown: known[index] as boolean, highest: highest[index] as number },
+    )
   }
 
   /** Remembers what a user's rows say. */
@@ -386,7 +393,7 @@ export class KeyCache {
       const some = [...this.#doubtful].slice(0, RECHECK_USERS)
       for (const userId of some) this.#doubtful.delete(userId)
       const readAt = this.#memory.now()
-      // Not through #loading: a look that is under way may have begun before the change.
+      // Not through #load: a look that is under way may have begun before the change.
       const found = await loadRows(this.#store, some).catch((error: Error) => some.map(() => error))
       const failed = some.filter((userId, index) => !this.#learn(userId, found[index], readAt))
       for (const userId of failed) this.#doubtful.add(userId)

@@ -19,19 +19,24 @@ const WRAP_LABEL = 'drizzle-keystore/wrap/v3'
 export type Wrapped = Pick<KeyRecord, 'encryptedKey' | 'kekId'>
 
 /**
- * Wraps a data key under the keyring's primary.
+ * Wraps a data key under the keyring's primary: at once, unless a key service has to be asked.
  *
  * @throws MasterKeyError · ERR_INVALID_ARGUMENT (format v2 with a primary that is no local key)
  */
-export async function wrapDataKey(
+export function wrapDataKey(
   keyring: MasterKeyring,
   ref: KeyRef,
   dataKey: Uint8Array,
   format: Format,
-): Promise<Wrapped> {
+): Wrapped | Promise<Wrapped> {
   const { primary } = keyring
-  if (format === 'v2')
-    return { encryptedKey: requireLocal(keyring).wrapV2(dataKey), kekId: primaryKekId(keyring, 'v2') }
+  const kekId = primaryKekId(keyring, format)
+  if (format === 'v2') return { encryptedKey: requireLocal(keyring).wrapV2(dataKey), kekId }
+  if (isLocal(primary)) return { encryptedKey: primary.wrap(dataKey, wrapAad(ref, kekId)), kekId }
+  return wrapBy(primary, ref, dataKey)
+}
+
+async function wrapBy(primary: MasterKey, ref: KeyRef, dataKey: Uint8Array): Promise<Wrapped> {
   let encryptedKey: Uint8Array
   try {
     encryptedKey = await primary.wrap(dataKey, wrapAad(ref, primary.id))
@@ -55,9 +60,12 @@ export async function newDataKey(
 ): Promise<{ readonly record: KeyRecord; readonly dataKey: Buffer }> {
   const dataKey = generateKey()
   try {
-    const wrapped = await wrapDataKey(keyring, ref, dataKey, format)
-    const record = { ...ref, ...wrapped, createdAt: new Date(), wrappedAt: null, shreddedAt: null }
-    return { record, dataKey }
+    const wrapping = wrapDataKey(keyring, ref, dataKey, format)
+    const wrapped = wrapping instanceof Promise ? await wrapping : wrapping
+    const { userId, version } = ref
+    const { encryptedKey, kekId } = wrapped
+    const dates = { createdAt: new Date(), wrappedAt: null, shreddedAt: null }
+    return { record: { userId, version, encryptedKey, kekId, ...dates }, dataKey }
   } catch (error) {
     dataKey.fill(0)
     throw error

@@ -68,7 +68,7 @@ export class LocalMasterKey implements MasterKey {
   }
 
   wrap(dataKey: Uint8Array, aad: Uint8Array): Uint8Array {
-    return Buffer.concat([V3_WRAP_HEADER, this.#wrapKey.seal(dataKey, aad)])
+    return Buffer.concat([V3_WRAP_HEADER, ...this.#wrapKey.encrypt(dataKey, aad)])
   }
 
   unwrap(wrapped: Uint8Array, aad: Uint8Array): Uint8Array {

@@ -132,9 +132,16 @@ export function deriveTokenKey(dataKey: KeyObject, { userId, version }: KeyRef):
   return tokenKey
 }
 
-/** What a v3 token without a context is bound to. Others: {@link preAuthExtend} with what {@link contextPieces} gives. */
+/**
+ * What a v3 token without a context is bound to. Others: {@link preAuthExtend} with what {@link contextPieces} gives.
+ *
+ * @returns bytes to keep
+ */
 export function tokenAad({ userId, version }: KeyRef): Buffer {
-  return preAuthEncode([TOKEN_LABEL, userId, String(version)])
+  const encoded = preAuthEncode([TOKEN_LABEL, userId, String(version)])
+  const kept = Buffer.alloc(encoded.length)
+  encoded.copy(kept)
+  return kept
 }
 
 /** Encrypts under a token key: `"v3:" + base64url(key_version[4] ‖ nonce[24] ‖ ciphertext ‖ tag[16] ‖ commitment[32])`. */

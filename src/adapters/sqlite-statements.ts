@@ -151,12 +151,8 @@ function lean(client: SqliteClient, query: { toSQL(): Query }) {
   const statement = client.prepare(text)
   // A host may have made bigints the default of its connection.
   if (statement.reader) statement.raw().safeIntegers(false)
-  const values = (given: Readonly<Record<string, unknown>>) =>
-    params.map((param) => {
-      if (is(param, Placeholder)) return given[param.name]
-      if (!is(param, Param) || !is(param.value, Placeholder)) return param
-      return param.encoder.mapToDriverValue(given[param.value.name])
-    })
+  const encoders = params.map(encoderOf)
+  const values = (given: Readonly<Record<string, unknown>>) => encoders.map((encode) => encode(given))
   return {
     run: (given: Readonly<Record<string, unknown>>): { readonly changes: number } =>
       statement.run(...values(given)),
@@ -164,6 +160,14 @@ function lean(client: SqliteClient, query: { toSQL(): Query }) {
     all: (given: Readonly<Record<string, unknown>>): KeyRecord[] =>
       (statement.all(...values(given)) as Row[]).map(recordOf),
   }
+}
+
+/** Takes the value of a parameter from the values that a run is given. */
+function encoderOf(param: unknown): (given: Readonly<Record<string, unknown>>) => unknown {
+  if (is(param, Placeholder)) return (given) => given[param.name]
+  if (!is(param, Param) || !is(param.value, Placeholder)) return () => param
+  const { name } = param.value
+  return (given) => param.encoder.mapToDriverValue(given[name])
 }
 
 /** The columns of a row, in their order in the table. */
