@@ -128,17 +128,13 @@ export class XaesKey {
   /** @param key 32 bytes; the caller may wipe them afterwards */
   constructor(key: Uint8Array) {
     this.#ecb = createCipheriv('aes-256-ecb', forOneCipher(key), null).setAutoPadding(false)
-    this.#k1 = doubled(this.#ecb.update(ZEROS))
+    this.#k1 = this.#ecb.update(ZEROS)
+    double(this.#k1)
   }
 
   /** @returns `nonce[24]`, `ciphertext`, `tag[16]`, `commitment[32]`, not joined: a long ciphertext is then never copied */
   encrypt(plaintext: Uint8Array | string, aad: Uint8Array): readonly [Buffer, Buffer, Buffer, Buffer] {
     return this.#encryptWithNonce(takeNonce(XAES_NONCE_BYTES), plaintext, aad)
-  }
-
-  /** {@link encrypt}, as one. @returns `nonce[24] ‖ ciphertext ‖ tag[16] ‖ commitment[32]` */
-  seal(plaintext: Uint8Array | string, aad: Uint8Array): Buffer {
-    return Buffer.concat(this.encrypt(plaintext, aad))
   }
 
   /** For published test vectors only. @internal */
@@ -224,12 +220,11 @@ export class XaesKey {
 const forOneCipher: (key: Uint8Array) => Uint8Array | KeyObject =
   Number(process.versions.node.split('.')[0]) < 23 ? (key) => key : createSecretKey
 
-/** Multiplication by x in GF(2¹²⁸). */
-function doubled(block: Buffer): Buffer {
-  const out = Buffer.alloc(16)
-  for (let i = 0; i < 16; i++) out[i] = ((at(block, i) << 1) | ((block[i + 1] ?? 0) >>> 7)) & 0xff
-  if (at(block, 0) & 0x80) out[15] = at(out, 15) ^ 0x87
-  return out
+/** Multiplication by x in GF(2¹²⁸), in place. */
+function double(block: Buffer): void {
+  const carry = at(block, 0) & 0x80
+  for (let i = 0; i < 16; i++) block[i] = (at(block, i) << 1) | ((block[i + 1] ?? 0) >>> 7)
+  if (carry) block[15] = at(block, 15) ^ 0x87
 }
 
 function at(bytes: Uint8Array, index: number): number {
