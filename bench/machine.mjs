@@ -1,5 +1,5 @@
 // What the figures were measured on.
-import { createRequire } from 'node:module'
+import { readFileSync } from 'node:fs'
 import { availableParallelism, cpus, totalmem, type } from 'node:os'
 import Database from 'better-sqlite3'
 import pg from 'pg'
@@ -12,7 +12,6 @@ export async function describeMachine(postgresUrl) {
   const sqlite = new Database(':memory:')
   const sqliteVersion = sqlite.prepare('select sqlite_version()').pluck().get()
   sqlite.close()
-  const { version } = createRequire(import.meta.url)('../package.json')
   return {
     date: new Date().toISOString().slice(0, 10),
     processor: `${cpus()[0].model.trim()}, ${availableParallelism()} cores`,
@@ -22,6 +21,14 @@ export async function describeMachine(postgresUrl) {
     openssl: process.versions.openssl,
     sqlite: sqliteVersion,
     postgres: rows[0].server_version,
-    'drizzle-keystore': version,
+    'better-sqlite3': versionIn('node_modules/better-sqlite3'),
+    pg: versionIn('node_modules/pg'),
+    'drizzle-orm': versionIn('node_modules/drizzle-orm'),
+    'drizzle-keystore': versionIn('.'),
   }
+}
+
+/** @param folder of a package, from the root */
+function versionIn(folder) {
+  return JSON.parse(readFileSync(new URL(`../${folder}/package.json`, import.meta.url), 'utf8')).version
 }

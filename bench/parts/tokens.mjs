@@ -1,5 +1,5 @@
-// (a) Tokens: v2 and v3 of a user whose key is in memory, beside node:crypto without any encoding, and beside the peers. Everybody
-// encrypts the same string and gives it back: node:crypto as nonce, ciphertext and tag, others in their own form.
+// (a) Tokens: v2 and v3 of a user whose key is in memory, beside node:crypto without any encoding and as base64url, and beside the peers.
+// Everybody encrypts the same string and gives it back: node:crypto as nonce, ciphertext and tag, others in their own form.
 import { createCipheriv, createDecipheriv, createSecretKey, randomBytes } from 'node:crypto'
 import { memoryKeyStore } from '../../dist/adapters/memory.js'
 import { EnvelopeCrypto, localMasterKey } from '../../dist/index.js'
@@ -8,7 +8,7 @@ import { awaited, race, sync } from '../race.mjs'
 
 export const title = 'Tokens'
 export const about =
-  'Of a user whose key is in memory. Everybody encrypts the same string and gives it back: node:crypto as nonce, ciphertext and tag without any encoding, the peers in their own form. v2 and v3 are a handle of `envelope.user()`; "awaited" is `await envelope.encrypt(…)`.'
+  'Of a user whose key is in memory. Everybody encrypts the same string and gives it back: node:crypto as nonce, ciphertext and tag without any encoding, in the row below it as their base64url text and nothing else, the peers in their own form. v2 and v3 are a handle of `envelope.user()`; "awaited" is `await envelope.encrypt(…)`.'
 
 const SIZES = { '32 B': 32, '1 KiB': 1024, '64 KiB': 65_536, '1 MiB': 1_048_576 }
 /** At most, against node:crypto (v2), v2 (v3), the handle (awaited). */
@@ -33,6 +33,7 @@ export async function measure({ rounds, progress }) {
     progress(`encrypt ${size}`)
     const encrypt = {
       raw: () => seal(key, text),
+      encoded: () => sealAsText(key, text),
       v2: () => v2Handle.encrypt(text),
       v3: () => v3Handle.encrypt(text),
       awaited: () => v3.encrypt('alice', text),
@@ -42,6 +43,7 @@ export async function measure({ rounds, progress }) {
 
     progress(`decrypt ${size}`)
     const sealed = seal(key, text)
+    const sealedText = sealAsText(key, text)
     const v2Token = v2Handle.encrypt(text)
     const v3Token = v3Handle.encrypt(text)
     const theirs = []
@@ -52,6 +54,7 @@ export async function measure({ rounds, progress }) {
     }
     const decrypt = {
       raw: () => open(key, sealed),
+      encoded: () => openText(key, sealedText),
       v2: () => v2Handle.decrypt(v2Token),
       v3: () => v3Handle.decrypt(v3Token),
       awaited: () => v3.decrypt('alice', v3Token),
@@ -64,10 +67,11 @@ export async function measure({ rounds, progress }) {
   return groups
 }
 
-function raced({ raw, v2, v3, awaited: whenAwaited, theirs }, size, v2AtMost, rounds) {
+function raced({ raw, encoded, v2, v3, awaited: whenAwaited, theirs }, size, v2AtMost, rounds) {
   return race(
     [
       sync('node:crypto', raw),
+      sync('node:crypto, base64url', encoded, { against: 'node:crypto' }),
       sync('v2', v2, { against: 'node:crypto', atMost: v2AtMost }),
       sync('v3', v3, { against: 'v2', atMost: V3_OF_V2[size] }),
       awaited('v3, awaited', whenAwaited, { against: 'v3', atMost: AWAITED_OF_HANDLE }),
@@ -106,4 +110,19 @@ function open(key, { nonce, ciphertext, tag }) {
   const plaintext = decipher.update(ciphertext)
   decipher.final()
   return plaintext.toString()
+}
+
+function sealAsText(key, text) {
+  const { nonce, ciphertext, tag } = seal(key, text)
+  return Buffer.concat([nonce, ciphertext, tag]).toString('base64url')
+}
+
+function openText(key, sealedText) {
+  const bytes = Buffer.from(sealedText, 'base64url')
+  const tagAt = bytes.length - 16
+  return open(key, {
+    nonce: bytes.subarray(0, 12),
+    ciphertext: bytes.subarray(12, tagAt),
+    tag: bytes.subarray(tagAt),
+  })
 }
