@@ -177,7 +177,8 @@ function recordOf([userId, version, encryptedKey, kekId, createdAt, wrappedAt, s
   return {
     userId,
     version,
-    encryptedKey: keys.encryptedKey.mapFromDriverValue(encryptedKey) as Uint8Array,
+    // The driver has copied it for us.
+    encryptedKey: new Uint8Array(encryptedKey.buffer, encryptedKey.byteOffset, encryptedKey.length),
     kekId,
     createdAt: keys.createdAt.mapFromDriverValue(createdAt) as Date,
     wrappedAt: wrappedAt === null ? null : (keys.wrappedAt.mapFromDriverValue(wrappedAt) as Date),
