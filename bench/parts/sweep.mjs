@@ -58,15 +58,12 @@ export function measure(options) {
 /** By thousands: memory is measured, and must not hold all of them. */
 async function* newRows(envelope, count) {
   for (let user = 0, id = 0; id < count; ) {
-    const rows = []
-    while (rows.length < PAGE && id < count) {
-      const userId = `user-${user}`
-      const key = await envelope.getOrCreateUserKey(userId)
-      for (let i = 0; i < ROWS_OF_A_USER && id < count; i += 1)
-        rows.push([id++, userId, encryptWithKey(newSecret(), key)])
-      user += 1
-    }
-    yield rows
+    const userIds = Array.from({ length: PAGE / ROWS_OF_A_USER }, () => `user-${user++}`)
+    const keys = await Promise.all(userIds.map((userId) => envelope.getOrCreateUserKey(userId)))
+    const rows = userIds.flatMap((userId, index) =>
+      Array.from({ length: ROWS_OF_A_USER }, () => [id++, userId, encryptWithKey(newSecret(), keys[index])]),
+    )
+    yield rows.slice(0, count - rows[0][0])
   }
 }
 
