@@ -26,6 +26,13 @@ function tableOf(rows) {
   )
 }
 
+/** What machine.mjs found, in a line. */
+export function machineLine(machine) {
+  return Object.entries(machine)
+    .map(([what, value]) => `${what} ${value}`)
+    .join(' · ')
+}
+
 /** What was wanted, and whether it was reached. */
 export function wantedTable(parts) {
   const rows = Object.values(parts).flatMap(({ title, groups }) =>

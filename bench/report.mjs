@@ -1,6 +1,6 @@
 // Writes docs/BENCHMARKS.md and the plots in docs/benchmarks/ from the results there: node bench/report.mjs
 import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { asMarkdown, wantedTable } from './markdown.mjs'
+import { asMarkdown, machineLine, wantedTable } from './markdown.mjs'
 import { PARTS } from './parts.mjs'
 import { barPlots } from './plots.mjs'
 
@@ -17,9 +17,7 @@ const chapters = results.map(([name, { machine, parts }]) => {
   const title = name.replace('node-', 'Node ')
   return [
     `## ${title}`,
-    Object.entries(machine)
-      .map(([what, value]) => `${what} ${value}`)
-      .join(' · '),
+    machineLine(machine),
     '### What was wanted',
     wantedTable(parts),
     ...PARTS.filter((part) => part in parts).map((part) =>

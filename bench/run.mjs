@@ -5,7 +5,7 @@ import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { startPostgres } from './databases.mjs'
 import { describeMachine } from './machine.mjs'
-import { asMarkdown } from './markdown.mjs'
+import { asMarkdown, machineLine, wantedTable } from './markdown.mjs'
 import { PARTS } from './parts.mjs'
 
 const { values } = parseArgs({
@@ -39,6 +39,7 @@ try {
     postgresUrl: postgres.url,
   }
   const machine = await describeMachine(postgres.url)
+  console.log(`${machineLine(machine)}\n`)
   // What is saved can be measured part by part.
   const saved = values.save && existsSync(file) ? JSON.parse(readFileSync(file, 'utf8')).parts : {}
   const result = { machine, parts: saved }
@@ -49,6 +50,8 @@ try {
     // As it goes: what was measured is not lost with a part that fails.
     if (file !== undefined) writeFileSync(file, `${JSON.stringify(result, null, 2)}\n`)
   }
+  const measuredNow = Object.fromEntries(names.map((name) => [name, result.parts[name]]))
+  console.log(`### What was wanted\n\n${wantedTable(measuredNow)}`)
 } finally {
   await postgres.stop()
 }
