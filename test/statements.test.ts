@@ -286,6 +286,31 @@ describe.runIf(isChosen('postgres'))('Postgres', () => {
     }
   })
 
+  it('locks rows once, also when the statistics are of a table that was nearly empty', async () => {
+    const store = postgresKeyStore({ pool })
+    await store.ready()
+    await pool.query({ text: 'alter table encryption_keys set (autovacuum_enabled = off)' })
+    await fill(3000, "'local:old'")
+    await pool.query({ text: "delete from encryption_keys where user_id <> 'user-1'" })
+    await pool.query({ text: 'analyze encryption_keys' })
+    await pool.query({ text: 'delete from encryption_keys' })
+    await fill(300, "'local:old'")
+    const rows = await store.list({ limit: 300, after: { userId: '', version: 0 } })
+    sent = []
+    const changes = rows.map((row) => {
+      const to = { encryptedKey: randomBytes(105), kekId: 'local:new', wrappedAt: new Date() }
+      return { userId: row.userId, version: row.version, from: row.encryptedKey, ...to }
+    })
+    expect(await store.replaceWrapped(changes)).toHaveLength(300)
+    expect(await store.remove(rows)).toBe(300)
+    expect(sent).toHaveLength(2)
+    await fill(300, "'local:old'")
+    for (const statement of sent.slice(0, 2)) {
+      const locks = (await planOf(statement)).filter((node) => node['Node Type'] === 'LockRows')
+      expect(locks.map((node) => node['Actual Loops'])).toEqual([1])
+    }
+  })
+
   it('prepares its statements without a name, and with one when told to', async () => {
     for (const namedStatements of [false, true]) {
       const store = postgresKeyStore({ pool }, { namedStatements })

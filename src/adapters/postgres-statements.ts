@@ -51,8 +51,10 @@ export function prepareStatements(db: AnyPostgresDb, schema: string, named: bool
   const values = sql`select input.user_id, input.version, decode(input.encrypted_key, 'hex'), input.kek_id,
     input.created_at, input.wrapped_at, input.shredded_at from ${input}`
   /** Rows of some refs, locked in the order in which everybody locks. */
-  const lockedRefs = sql`select k.user_id, k.version from unnest(${short('ids')}, ${short('versions', 'int')}) as ref(user_id, version)
-    join ${keys} k on k.user_id = ref.user_id and k.version = ref.version order by k.user_id, k.version for update of k`
+  const lockedRefs = sql`with locked as materialized (
+      select k.user_id, k.version from unnest(${short('ids')}, ${short('versions', 'int')}) as ref(user_id, version)
+      join ${keys} k on k.user_id = ref.user_id and k.version = ref.version order by k.user_id, k.version for update of k)
+    select user_id, version from locked`
 
   // Locks what its users have before it looks: a shred then waits for this insert, or this insert sees the tombstone.
   const inserting = (condition: SQL) =>
@@ -110,11 +112,14 @@ export function prepareStatements(db: AnyPostgresDb, schema: string, named: bool
         wrappedAt: sql`input.wrapped_at`,
       })
       .from(
-        sql`(select input.* from unnest(${short('ids')}, ${short('versions', 'int')}, ${short('from')}, ${short('encryptedKeys')},
-              ${short('kekIds')}, ${short('wrappedAt', 'timestamptz')})
-            as input(user_id, version, old_key, encrypted_key, kek_id, wrapped_at)
-          join ${keys} k on k.user_id = input.user_id and k.version = input.version
-          order by k.user_id, k.version for update of k) input`,
+        // Materialized: a planner whose statistics are of a table that was nearly empty would lock all of them again for each row.
+        sql`(with locked as materialized (
+            select input.* from unnest(${short('ids')}, ${short('versions', 'int')}, ${short('from')}, ${short('encryptedKeys')},
+                ${short('kekIds')}, ${short('wrappedAt', 'timestamptz')})
+              as input(user_id, version, old_key, encrypted_key, kek_id, wrapped_at)
+            join ${keys} k on k.user_id = input.user_id and k.version = input.version
+            order by k.user_id, k.version for update of k)
+          select * from locked) input`,
       )
       .where(
         sql`${keys.userId} = input.user_id and ${keys.version} = input.version
