@@ -141,7 +141,7 @@ export class KeyCache {
   }
 
   /**
-   * Version 1 of a user's key, minted if there is none.
+   * Version 1 of a user's key, minted if there is none; at once, if it is in memory.
    *
    * @throws like {@link forWriting}; ERR_KEY_NOT_FOUND if it was pruned
    */
@@ -248,6 +248,7 @@ export class KeyCache {
     }
   }
 
+  /** Users' rows by one query, and what was known of each right before it. */
   async #look(userIds: readonly string[]): Promise<(Look | Error)[]> {
     const readAt = this.#memory.now()
     // What was known before: a look that began before a mint ends without its row, and means nothing by it.

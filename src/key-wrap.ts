@@ -64,8 +64,9 @@ export async function newDataKey(
     const wrapped = wrapping instanceof Promise ? await wrapping : wrapping
     const { userId, version } = ref
     const { encryptedKey, kekId } = wrapped
-    const dates = { createdAt: new Date(), wrappedAt: null, shreddedAt: null }
-    return { record: { userId, version, encryptedKey, kekId, ...dates }, dataKey }
+    const createdAt = new Date()
+    const record = { userId, version, encryptedKey, kekId, createdAt, wrappedAt: null, shreddedAt: null }
+    return { record, dataKey }
   } catch (error) {
     dataKey.fill(0)
     throw error

@@ -5,6 +5,7 @@ import { drizzle } from 'drizzle-orm/better-sqlite3'
 import pg from 'pg'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { postgresKeyStore } from '../src/adapters/postgres.js'
+import { PostgresTable } from '../src/adapters/postgres-table.js'
 import { sqliteKeyStore } from '../src/adapters/sqlite.js'
 import { EnvelopeCrypto, type KeyStore, localMasterKey } from '../src/index.js'
 import { type FreshDatabase, freshDatabase, isChosen } from './support/databases.js'
@@ -286,15 +287,26 @@ describe.runIf(isChosen('postgres'))('Postgres', () => {
     }
   })
 
-  it('locks rows once, also when the statistics are of a table that was nearly empty', async () => {
+  /** Statistics of a table that had as many pages as it will have, and one row. */
+  async function nearlyEmpty(table: string, insert: (rows: number) => Promise<unknown>) {
+    await pool.query({ text: `alter table ${table} set (autovacuum_enabled = off)` })
+    await insert(3000)
+    await pool.query({ text: `delete from ${table} where ctid <> '(0,1)'` })
+    await pool.query({ text: `analyze ${table}` })
+    await pool.query({ text: `delete from ${table}` })
+  }
+
+  async function lockingLoops(statement: pg.QueryConfig | undefined) {
+    const plan = statement === undefined ? [] : await planOf(statement)
+    return plan.filter((node) => node['Node Type'] === 'LockRows').map((node) => node['Actual Loops'])
+  }
+
+  it('locks keys once, also when the statistics are of a table that was nearly empty', async () => {
     const store = postgresKeyStore({ pool })
     await store.ready()
-    await pool.query({ text: 'alter table encryption_keys set (autovacuum_enabled = off)' })
-    await fill(3000, "'local:old'")
-    await pool.query({ text: "delete from encryption_keys where user_id <> 'user-1'" })
-    await pool.query({ text: 'analyze encryption_keys' })
-    await pool.query({ text: 'delete from encryption_keys' })
-    await fill(300, "'local:old'")
+    const insert = (rows: number) => fill(rows, "'local:old'")
+    await nearlyEmpty('encryption_keys', insert)
+    await insert(300)
     const rows = await store.list({ limit: 300, after: { userId: '', version: 0 } })
     sent = []
     const changes = rows.map((row) => {
@@ -303,12 +315,30 @@ describe.runIf(isChosen('postgres'))('Postgres', () => {
     })
     expect(await store.replaceWrapped(changes)).toHaveLength(300)
     expect(await store.remove(rows)).toBe(300)
-    expect(sent).toHaveLength(2)
-    await fill(300, "'local:old'")
-    for (const statement of sent.slice(0, 2)) {
-      const locks = (await planOf(statement)).filter((node) => node['Node Type'] === 'LockRows')
-      expect(locks.map((node) => node['Actual Loops'])).toEqual([1])
-    }
+    const [replace, remove] = sent
+    await insert(300)
+    expect(await lockingLoops(replace)).toEqual([1])
+    expect(await lockingLoops(remove)).toEqual([1])
+  })
+
+  it('locks swept rows once, likewise', async () => {
+    await pool.query({ text: 'create table secrets (id integer primary key, owner text, value text)' })
+    const insert = (rows: number) =>
+      pool.query({ text: `insert into secrets select i, 'alice', 'old' from generate_series(1, ${rows}) i` })
+    await nearlyEmpty('secrets', insert)
+    await insert(300)
+    const client = { query: (text: string, values: unknown[]) => pool.query({ text }, values) }
+    const shape = { table: 'secrets', key: ['id'], owner: 'owner', columns: ['value'], wholeRows: false }
+    const table = new PostgresTable(client as never, shape)
+    const changes = Array.from({ length: 300 }, (_, i) => ({
+      key: [i + 1],
+      column: 'value',
+      owner: 'alice',
+      from: 'old',
+      to: 'new',
+    }))
+    expect(await table.replace(changes as never)).toHaveLength(300)
+    expect(await lockingLoops(sent.findLast(({ text }) => text.startsWith('update')))).toEqual([1])
   })
 
   it('prepares its statements without a name, and with one when told to', async () => {
