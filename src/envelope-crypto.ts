@@ -150,7 +150,8 @@ export class EnvelopeCrypto {
    */
   async decrypt(userId: string, token: string, context?: EncryptionContext): Promise<string> {
     if (this.#policy.passesThrough(token)) return this.#passThrough(userId, token, context)
-    return textOf(await this.#open(userId, token, context))
+    const opened = this.#open(userId, token, context)
+    return textOf(opened instanceof Promise ? await opened : opened)
   }
 
   /** {@link decrypt}, as a value that no log, JSON or template shows. */
@@ -316,14 +317,16 @@ export class EnvelopeCrypto {
     return this.close()
   }
 
-  async #open(userId: string, token: string, context: EncryptionContext | undefined): Promise<Buffer> {
+  /** At once, if the key is in memory. */
+  #open(userId: string, token: string, context: EncryptionContext | undefined): Buffer | Promise<Buffer> {
     this.#assertOpen()
     assertUserId(userId)
     const pieces = contextPieces(context)
     const parsed = parseToken(token, this.#policy.acceptTokens)
     const ref = { userId, version: parsed.version }
-    const key: DataKey = this.#keys.cached(ref) ?? (await this.#keys.get(ref))
-    return openToken(key, parsed, pieces, this.#emit)
+    const open = (key: DataKey) => openToken(key, parsed, pieces, this.#emit)
+    const cached = this.#keys.cached(ref)
+    return cached === undefined ? this.#keys.get(ref).then(open) : open(cached)
   }
 
   /** The arguments are checked all the same: what is wrong shows before the first real token. */

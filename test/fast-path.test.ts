@@ -85,6 +85,25 @@ describe.each(['v2', 'v3'] as const)('a token %s of a user in memory', (format) 
     const isBytes = format === 'v3' && !IMPORTS_ONE_TIME_KEYS
     expect([...keyKinds]).toEqual([`aes-256-gcm ${isBytes ? 'bytes' : 'KeyObject'}`])
   })
+
+  it('is there when the call returns: nothing is awaited beyond its promise', async () => {
+    const envelope = await opened
+    const token = await envelope.encrypt('alice', 'secret')
+    for (const call of [
+      () => envelope.encrypt('alice', 'secret'),
+      () => envelope.encryptBytes('alice', Buffer.from('secret')),
+      () => envelope.decrypt('alice', token),
+      () => envelope.decryptBytes('alice', token),
+    ]) {
+      let isThere = false
+      void call().then(() => {
+        isThere = true
+      })
+      // What awaited anything would come later.
+      await null
+      expect(isThere, String(call)).toBe(true)
+    }
+  })
 })
 
 const users = Array.from({ length: 1000 }, (_, i) => `user-${i}`)
