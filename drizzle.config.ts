@@ -8,6 +8,6 @@ if (dialect !== 'sqlite' && dialect !== 'postgres') {
 
 export default defineConfig({
   dialect: dialect === 'sqlite' ? 'sqlite' : 'postgresql',
-  schema: `./src/adapters/derive-${dialect}.ts`,
+  schema: `./src/adapters/${dialect}/schema.ts`,
   out: `./migrations/${dialect}`,
 })

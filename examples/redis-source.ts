@@ -1,7 +1,7 @@
 // Secrets that lie in Redis hashes, as a source of values for the sweep: one hash for each user (user:alice:secrets) or one for
 // a shared pool, where each field is the name of a secret and its value a token, or a plaintext that is to become one.
 import { isUtf8 } from 'node:buffer'
-import type { ValueCell, ValueSource } from 'drizzle-keystore'
+import type { ValueCell, ValueSource } from 'drizzle-keystore/reencrypt'
 import { RESP_TYPES } from 'redis'
 
 /** What contexts are made of: `context: ({ field }) => ({ column: 'secrets', name: field })`. */

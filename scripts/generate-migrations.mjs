@@ -1,4 +1,4 @@
-// Generates migrations/ from src/table.ts with drizzle-kit, and embeds them into src/generated/migrations.ts.
+// Generates migrations/ from src/table.ts with drizzle-kit, and embeds them into src/adapters/generated/migrations.ts.
 //
 //   node scripts/generate-migrations.mjs [--name TAG]   writes what is missing
 //   node scripts/generate-migrations.mjs --check        writes nothing; fails when either is out of date
@@ -23,7 +23,7 @@ import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 
 const DIALECTS = ['sqlite', 'postgres']
-const EMBEDDED = join('src', 'generated', 'migrations.ts')
+const EMBEDDED = join('src', 'adapters', 'generated', 'migrations.ts')
 
 const { values } = parseArgs({
   options: { check: { type: 'boolean' }, name: { type: 'string' }, root: { type: 'string' } },
@@ -35,7 +35,7 @@ else write()
 
 function write() {
   for (const dialect of DIALECTS) process.stdout.write(drizzleKit(root, dialect))
-  mkdirSync(join(root, 'src', 'generated'), { recursive: true })
+  mkdirSync(dirname(join(root, EMBEDDED)), { recursive: true })
   writeFileSync(join(root, EMBEDDED), embed(root))
 }
 

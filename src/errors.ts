@@ -41,7 +41,7 @@ export type KeystoreErrorCode =
 
 /** What the constructors of all errors take beside code and message. */
 export interface KeystoreErrorOptions {
-  /** An error that is itself free of secrets; a driver's own error never is (see adapters/driver-error.ts). */
+  /** An error that is itself free of secrets; a driver's own error never is (see drivers/driver-error.ts). */
   readonly cause?: unknown
   /** Whether the same call may succeed later without anybody changing anything. Default false. */
   readonly retryable?: boolean

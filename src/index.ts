@@ -1,23 +1,25 @@
 /** drizzle-keystore: the whole core API. Adapters have entries of their own, so that who uses SQLite never loads pg. */
 
-export { type JsonlSourceOptions, type JsonRow, jsonlSource } from './adapters/jsonl-source.js'
-export { reseed } from './aead.js'
-export type { ColumnContext, ContextOf } from './column-context.js'
 export {
-  type DrizzleDb,
-  type DrizzleRow,
-  type DrizzleSourceOptions,
-  drizzleSource,
-} from './drizzle/drizzle-source.js'
-export type { DrizzleTable } from './drizzle/drizzle-table.js'
+  type DecryptItem,
+  type EncryptItem,
+  EnvelopeCrypto,
+  type UserOptions,
+} from './envelope/envelope-crypto.js'
+export type { ItemResult } from './envelope/item-result.js'
+export type { EnvelopeCryptoOptions } from './envelope/options.js'
+export type { PoolCrypto } from './envelope/pool-crypto.js'
 export {
-  defineEncrypted,
-  type EncryptedRegistry,
-  type EncryptedTable,
-  type EncryptedTableOptions,
-} from './drizzle/registry.js'
-export { type DecryptItem, type EncryptItem, EnvelopeCrypto, type UserOptions } from './envelope-crypto.js'
-export type { EnvelopeCryptoOptions } from './envelope-options.js'
+  decryptRows,
+  encryptRows,
+  type RowError,
+  type RowsOptions,
+  type RowsResult,
+  type RowWith,
+} from './envelope/rows.js'
+export { Secret } from './envelope/secret.js'
+export type { EncryptOptions, PlaintextPolicy } from './envelope/token-policy.js'
+export type { UserHandle } from './envelope/user-handle.js'
 export {
   KeystoreError,
   type KeystoreErrorCode,
@@ -26,10 +28,20 @@ export {
   StoreError,
 } from './errors.js'
 export type { KeystoreEvent } from './events.js'
-export type { FingerprintOptions } from './fingerprint.js'
-export type { ItemResult } from './item-result.js'
-export type { Rotation } from './key-cache.js'
-export type { CacheOptions, CacheStats } from './key-memory.js'
+export { reseed } from './format/aead.js'
+export type { ColumnContext, ContextOf, EncryptionContext } from './format/context.js'
+export type { FingerprintOptions } from './format/fingerprint.js'
+export type { Format } from './format/formats.js'
+export {
+  apiKeyHash,
+  decryptWithKey,
+  encryptWithKey,
+  isEncrypted,
+  isToken,
+  type Token,
+} from './format/token.js'
+export type { Rotation } from './keys/cache.js'
+export type { CacheOptions, CacheStats } from './keys/memory.js'
 export { census, type MasterKeyUse } from './lifecycle/census.js'
 export { type CopyOptions, type CopyReport, copyKeys } from './lifecycle/copy.js'
 export type { LongWorkOptions, Progress, RowFailure } from './lifecycle/long-work.js'
@@ -41,7 +53,6 @@ export {
   type RotateWhereOptions,
   rotateWhere,
 } from './lifecycle/rotate.js'
-export { applyShredLog } from './lifecycle/shred-log.js'
 export { type Finding, type VerifyOptions, type VerifyReport, verifyAll } from './lifecycle/verify.js'
 export {
   derivePoolKey,
@@ -55,28 +66,14 @@ export {
   masterKeysFromEnv,
   masterKeysFromFile,
   resolveMasterKey,
-} from './master-key.js'
-export type { PoolCrypto } from './pool-crypto.js'
-export type { LegacyReader, LegacyValue, ValueState } from './reencrypt/open-value.js'
-export { type ReencryptOptions, type ReencryptReport, reencrypt } from './reencrypt/reencrypt.js'
-export type { StateCounts, ValueFailure } from './reencrypt/tally.js'
-export {
-  decryptRows,
-  encryptRows,
-  type RowError,
-  type RowsOptions,
-  type RowsResult,
-  type RowWith,
-} from './rows.js'
-export { Secret } from './secret.js'
+} from './master-keys/master-key.js'
 export type { ShredLog, ShredReceipt, ShredUserOptions } from './shred.js'
+export { applyShredLog } from './shred.js'
 export type {
   CensusRow,
   DatedCensusRow,
   ErasureState,
   KeyPage,
-  KeyRecord,
-  KeyRef,
   KeyStore,
   ShredOptions,
   ShredResult,
@@ -85,23 +82,4 @@ export type {
   StoreMaintenance,
   WrapChange,
 } from './store.js'
-export {
-  apiKeyHash,
-  decryptWithKey,
-  encryptWithKey,
-  type Format,
-  isEncrypted,
-  isToken,
-  type Token,
-} from './token.js'
-export type { EncryptOptions, PlaintextPolicy } from './token-policy.js'
-export type { UserHandle } from './user-handle.js'
-export type { EncryptionContext } from './validate.js'
-export type {
-  SourceColumns,
-  ValueCell,
-  ValueChange,
-  ValueKey,
-  ValueRef,
-  ValueSource,
-} from './value-source.js'
+export type { KeyRecord, KeyRef } from './table.js'

@@ -4,15 +4,7 @@
  * Words, here and everywhere: a **data key** (DEK) encrypts a user's data and is stored **wrapped** under a **master
  * key** (KEK). A row is one version of one user's data key. A **tombstone** is a row whose wrapped key was erased.
  */
-import type { KeyRecord } from './table.js'
-
-export type { KeyRecord } from './table.js'
-
-/** Names one row. */
-export interface KeyRef {
-  readonly userId: string
-  readonly version: number
-}
+import type { KeyRecord, KeyRef } from './table.js'
 
 /** One compare-and-set: the row changes only while it is live and still holds exactly `from`. */
 export interface WrapChange extends KeyRef {
@@ -186,35 +178,4 @@ export interface KeyStore {
 
   /** Closes only what the store opened. Idempotent; every later call is `ERR_CLOSED`. */
   close(): Promise<void>
-}
-
-/** Whether a row says that its user was shredded. */
-export function isTombstone({ shreddedAt }: Pick<KeyRecord, 'shreddedAt'>): boolean {
-  return shreddedAt !== null
-}
-
-/** The order of {@link KeyStore.list}, and of every multi-row write before it locks anything: no deadlocks. */
-export function compareRefs(a: KeyRef, b: KeyRef): number {
-  return compareUtf8(a.userId, b.userId) || a.version - b.version
-}
-
-/** Like `Buffer.compare` of their UTF-8 bytes, without making them: eight times as fast. */
-function compareUtf8(a: string, b: string): number {
-  const shorter = Math.min(a.length, b.length)
-  for (let at = 0; at < shorter; at++) {
-    const difference = utf8Rank(a.charCodeAt(at)) - utf8Rank(b.charCodeAt(at))
-    if (difference !== 0) return difference
-  }
-  return a.length - b.length
-}
-
-/** UTF-8 has U+10000 and above, which are surrogates here, after U+E000 to U+FFFF. */
-function utf8Rank(unit: number): number {
-  if (unit < 0xd800) return unit
-  return unit < 0xe000 ? unit + 0x2000 : unit - 0x800
-}
-
-/** A map key for a ref. */
-export function refKey({ userId, version }: KeyRef): string {
-  return `${version}:${userId}`
 }

@@ -4,9 +4,6 @@ import { invalidArgument } from './errors.js'
 /** The longest user id, in UTF-8 bytes: a Postgres index entry cannot hold much more. */
 export const MAX_USER_ID_BYTES = 512
 
-/** The caller's name → value map: authenticated by v3 tokens, not stored in them; v2 tokens ignore it. */
-export type EncryptionContext = Readonly<Record<string, string>>
-
 /**
  * @throws ERR_INVALID_ARGUMENT unless 1–512 UTF-8 bytes, well formed (both databases would turn different lone
  *   surrogates into one U+FFFD, so two users would share a key) and without NUL (which Postgres does not store)
@@ -41,41 +38,6 @@ export function assertBytes(name: string, value: unknown, length?: number): asse
   if (length !== undefined && value.length !== length) {
     throw invalidArgument(`${name} must be ${wanted}, got ${value.length} bytes`)
   }
-}
-
-/**
- * A context as the pieces that a token's AAD goes on with: name1, value1, name2, value2 …, names in the order of their UTF-8
- * bytes. Own enumerable string keys; absent equals `{}`; names and values may be empty.
- *
- * @throws ERR_INVALID_ARGUMENT unless undefined or a plain object whose values are strings, all well formed
- */
-export function contextPieces(context: unknown): readonly string[] {
-  if (context === undefined) return NO_CONTEXT
-  if (typeof context !== 'object' || context === null || !isPlain(context)) {
-    throw invalidArgument(`context must be a plain object of strings, got ${kindOf(context)}`)
-  }
-  const names = Object.keys(context)
-  // Not JavaScript's own order, which compares UTF-16 units: it has U+1F600 before U+FF5E.
-  if (names.length > 1) names.sort((a, b) => Buffer.compare(Buffer.from(a), Buffer.from(b)))
-  const pieces: string[] = []
-  for (const name of names) {
-    const value: unknown = (context as Record<string, unknown>)[name]
-    if (typeof value !== 'string')
-      throw invalidArgument(`context values must be strings, got ${kindOf(value)}`)
-    if (!name.isWellFormed() || !value.isWellFormed()) {
-      throw invalidArgument('context names and values must be well-formed Unicode, one has a lone surrogate')
-    }
-    pieces.push(name, value)
-  }
-  return pieces
-}
-
-const NO_CONTEXT: readonly string[] = []
-
-/** No Map, Date or array: what they hold is in no own key, so that any two of them would be the same context. */
-function isPlain(value: object): boolean {
-  const prototype = Object.getPrototypeOf(value)
-  return prototype === null || Object.getPrototypeOf(prototype) === null
 }
 
 /** The kind of a value, for messages. */

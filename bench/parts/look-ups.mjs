@@ -2,7 +2,7 @@
 // unwrap the key. "The adapter" is the store alone, without the service and its cache.
 import { randomBytes } from 'node:crypto'
 import { openKeyStore } from '../../dist/adapters/open.js'
-import { preAuthEncode } from '../../dist/encoding.js'
+import { preAuthEncode } from '../../dist/format/encoding.js'
 import { EnvelopeCrypto, localMasterKey } from '../../dist/index.js'
 import { DIALECTS, freshDatabase, keep } from '../databases.mjs'
 import { race } from '../race.mjs'

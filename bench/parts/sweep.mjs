@@ -4,8 +4,9 @@
 // compare. It is timed right before and after each run, because machines drift. The time of a sweep includes the look that it ends with,
 // at all rows once more.
 import { randomBytes } from 'node:crypto'
-import { openKeyStore, sqlSource } from '../../dist/adapters/open.js'
-import { EnvelopeCrypto, encryptWithKey, localMasterKey, reencrypt } from '../../dist/index.js'
+import { openKeyStore } from '../../dist/adapters/open.js'
+import { EnvelopeCrypto, encryptWithKey, localMasterKey } from '../../dist/index.js'
+import { reencrypt, sqlSource } from '../../dist/reencrypt/index.js'
 import { DIALECTS, freshDatabase, keep } from '../databases.mjs'
 import { growth, measureSizes, WARM_PAGES } from '../long-work.mjs'
 import { millis } from '../race.mjs'

@@ -1,20 +1,17 @@
 /** A store in this process's memory, for tests and examples: the contract with nothing around it. Exported as `drizzle-keystore/memory`. */
 import { KeystoreError } from '../errors.js'
-import {
-  type CensusRow,
-  compareRefs,
-  type DatedCensusRow,
-  isTombstone,
-  type KeyPage,
-  type KeyRecord,
-  type KeyRef,
-  type KeyStore,
-  type ShredOptions,
-  type ShredResult,
-  type StoreChange,
-  type StoreMaintenance,
-  type WrapChange,
+import type {
+  CensusRow,
+  DatedCensusRow,
+  KeyPage,
+  KeyStore,
+  ShredOptions,
+  ShredResult,
+  StoreChange,
+  StoreMaintenance,
+  WrapChange,
 } from '../store.js'
+import { compareRefs, isTombstone, type KeyRecord, type KeyRef } from '../table.js'
 import { ERASED } from './erasure.js'
 import { Listeners } from './listeners.js'
 import {

@@ -1,10 +1,9 @@
 /** One URL chooses the store; only its driver is loaded. Exported as `drizzle-keystore/open`. */
-import { invalidArgument } from '../errors.js'
-import type { MigrateMode, MigrationReport } from '../migrator.js'
-import type { KeyStore } from '../store.js'
-import { assertUrl, isPostgresUrl, loadDriver, sqlitePath } from './url.js'
 
-export { type SqlRow, type SqlSource, type SqlSourceOptions, sqlSource } from './sql-source.js'
+import { assertUrl, isPostgresUrl, loadDriver, sqlitePath } from '../drivers/url.js'
+import { invalidArgument } from '../errors.js'
+import type { KeyStore } from '../store.js'
+import type { MigrateMode, MigrationReport } from './migrator.js'
 
 export interface OpenKeyStoreOptions {
   /** Default `'auto'`. */
@@ -59,14 +58,14 @@ async function storeFor(url: string, options: OpenKeyStoreOptions): Promise<Open
         "adopt is for the reference's SQLite files; copy one to Postgres after adopting it",
       )
     if (pollMs !== undefined) throw invalidArgument('pollMs is for SQLite')
-    const { postgresKeyStore } = await loadDriver('pg', () => import('./postgres.js'))
+    const { postgresKeyStore } = await loadDriver('pg', () => import('./postgres/store.js'))
     return postgresKeyStore({ url }, definedOnly({ ...common, schema, namedStatements, listenUrl }))
   }
   const path = sqlitePath(url)
   if (schema !== undefined || namedStatements !== undefined || listenUrl !== undefined) {
     throw invalidArgument('schema, namedStatements and listenUrl are for Postgres')
   }
-  const { sqliteKeyStore } = await loadDriver('better-sqlite3', () => import('./sqlite.js'))
+  const { sqliteKeyStore } = await loadDriver('better-sqlite3', () => import('./sqlite/store.js'))
   return sqliteKeyStore({ path }, definedOnly({ ...common, adopt, pollMs }))
 }
 

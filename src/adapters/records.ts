@@ -1,6 +1,6 @@
 /** What all adapters do with records around their statements. */
 import { StoreError } from '../errors.js'
-import { compareRefs, isTombstone, type KeyRecord, type KeyRef } from '../store.js'
+import { compareRefs, isTombstone, type KeyRecord, type KeyRef } from '../table.js'
 
 /** Of the rows of one user, ascending, any tombstone, else the highest version; none if there is none. */
 export function activeOf(rows: readonly KeyRecord[]): KeyRecord[] {

@@ -64,7 +64,7 @@ export async function openBackup(file: string): Promise<OpenedBackup> {
   assertPath(file)
   if (!statSync(file, { throwIfNoEntry: false })?.isFile()) throw new Error(`There is no file ${file}`)
   const { default: Database } = await import('better-sqlite3')
-  const { sqliteKeyStore } = await import('../adapters/sqlite.js')
+  const { sqliteKeyStore } = await import('../adapters/sqlite/store.js')
   const client = new Database(file, { readonly: true })
   const store = sqliteKeyStore({ db: { $client: client } }, { migrate: 'check' })
   try {

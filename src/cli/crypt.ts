@@ -1,7 +1,7 @@
 /** `keystore encrypt` and `keystore decrypt`: standard input to standard output, so that no secret is ever in argv. */
 import { buffer } from 'node:stream/consumers'
 import { Command } from 'commander'
-import type { EncryptionContext } from '../validate.js'
+import type { EncryptionContext } from '../format/context.js'
 import { withEnvelope } from './envelope.js'
 import { type EnvelopeOptions, withEnvelopeOptions, withUserAndContext } from './options.js'
 

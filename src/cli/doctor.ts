@@ -1,10 +1,10 @@
 /** `keystore doctor`: everything that can be wrong with a key store, found before a user does. */
 import { Command } from 'commander'
-import { type ColumnFinding, sampleColumns } from '../drizzle/sample-columns.js'
 import { isKeystoreError } from '../errors.js'
-import { applyShredLog } from '../lifecycle/shred-log.js'
 import { type Finding, type VerifyReport, verifyAll } from '../lifecycle/verify.js'
-import type { MasterKeyring } from '../master-key.js'
+import type { MasterKeyring } from '../master-keys/master-key.js'
+import { applyShredLog } from '../shred.js'
+import { type ColumnFinding, sampleColumns } from '../sources/sample.js'
 import type { ErasureState, KeyStore } from '../store.js'
 import { type LongWork, runLong } from './long-command.js'
 import { printMasterKeys } from './master-key-table.js'

@@ -8,7 +8,7 @@ import {
   masterKeyring,
   masterKeysFromEnv,
   masterKeysFromFile,
-} from '../master-key.js'
+} from '../master-keys/master-key.js'
 import { syncFolder } from '../sync-folder.js'
 
 const DEFAULT_MASTER_KEY_FILE = 'data/master.key'

@@ -1,6 +1,6 @@
 /** `keystore migrate`: brings the table up to date, or says that it is not. */
 import { Command } from 'commander'
-import type { MigrationReport } from '../migrator.js'
+import type { MigrationReport } from '../adapters/migrator.js'
 import { type AdoptOptions, openStore, withAdoptableStore } from './options.js'
 
 export function migrateCommand(): Command {

@@ -1,11 +1,11 @@
 /** The options that several commands share, and what they open. */
 import { type Command, InvalidArgumentError, Option } from 'commander'
+import type { MigrateMode } from '../adapters/migrator.js'
 import { type OpenedKeyStore, openKeyStore } from '../adapters/open.js'
 import { StoreError } from '../errors.js'
-import type { MigrateMode } from '../migrator.js'
+import type { EncryptionContext } from '../format/context.js'
+import type { Format } from '../format/formats.js'
 import type { KeyStore, StoreMaintenance } from '../store.js'
-import type { Format } from '../token.js'
-import type { EncryptionContext } from '../validate.js'
 import { type MasterKeyOptions, withMasterKeys } from './master-keys.js'
 
 export const DEFAULT_STORE = 'sqlite:data/keystore.db'

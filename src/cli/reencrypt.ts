@@ -1,10 +1,10 @@
 /** `keystore reencrypt`: the sweep over an application's own tables. */
 import { Command, InvalidArgumentError } from 'commander'
-import { type SqlSourceOptions, sqlSource } from '../adapters/sql-source.js'
-import type { ColumnContext } from '../column-context.js'
 import { invalidArgument } from '../errors.js'
+import type { ColumnContext } from '../format/context.js'
 import { type ReencryptOptions, type ReencryptReport, reencrypt } from '../reencrypt/reencrypt.js'
-import type { ValueKey, ValueSource } from '../value-source.js'
+import { type SqlSourceOptions, sqlSource } from '../sources/sql.js'
+import type { ValueKey, ValueSource } from '../sources/value-source.js'
 import { openEnvelope } from './envelope.js'
 import { type LongWork, runLong } from './long-command.js'
 import { findMasterKeys, type MasterKeyOptions, withMasterKeys } from './master-keys.js'

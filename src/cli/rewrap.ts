@@ -1,10 +1,10 @@
 /** `keystore rewrap`: rotation of the master key. */
 import { Command } from 'commander'
+import type { Format } from '../format/formats.js'
 import type { RowFailure } from '../lifecycle/long-work.js'
 import { type RewrapReport, rewrapAll } from '../lifecycle/rewrap.js'
-import type { MasterKeyring } from '../master-key.js'
+import type { MasterKeyring } from '../master-keys/master-key.js'
 import type { CensusRow } from '../store.js'
-import type { Format } from '../token.js'
 import { runLong } from './long-command.js'
 import { printMasterKeys } from './master-key-table.js'
 import { findMasterKeys, type MasterKeyOptions, withMasterKeys } from './master-keys.js'

@@ -1,7 +1,7 @@
 /** `keystore rotate-user` and `keystore prune`: new versions of users' data keys, and the end of old ones. */
 import { Command, InvalidArgumentError } from 'commander'
 import { invalidArgument, KeystoreError } from '../errors.js'
-import type { Rotation } from '../key-cache.js'
+import type { Rotation } from '../keys/cache.js'
 import { pruneRetired, type RotateReport, rotateWhere } from '../lifecycle/rotate.js'
 import type { KeyStore } from '../store.js'
 import { assertUserId } from '../validate.js'

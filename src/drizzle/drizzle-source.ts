@@ -1,11 +1,12 @@
 /** A Drizzle table as a source of values for the sweep, through the host's own connection. */
-import { tableOn } from '../adapters/host-tables.js'
-import type { SqlTable } from '../adapters/sql-table.js'
-import { tableSource } from '../adapters/table-source.js'
-import type { ContextOf } from '../column-context.js'
+
 import { invalidArgument } from '../errors.js'
+import type { ContextOf } from '../format/context.js'
+import type { SqlTable } from '../sources/table.js'
+import { tableOn } from '../sources/table-on.js'
+import { tableSource } from '../sources/table-source.js'
+import { sourceColumns, type ValueSource } from '../sources/value-source.js'
 import { kindOf } from '../validate.js'
-import { sourceColumns, type ValueSource } from '../value-source.js'
 import { columnName, type DrizzleColumn, type DrizzleTable, partsOf } from './drizzle-table.js'
 import { markOf } from './encrypted-column.js'
 

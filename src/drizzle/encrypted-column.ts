@@ -2,10 +2,13 @@
  * What an encrypted column does with values, whichever dialect: encrypts on the way in and decrypts on the way out, under the handle
  * of the scope that is in force. Imports no drizzle.
  */
+
+import { currentHandle } from '../envelope/scope.js'
 import { invalidArgument, KeystoreError } from '../errors.js'
-import { currentHandle } from '../scope.js'
-import { type Format, isEncrypted, isToken, type Token } from '../token.js'
-import { contextPieces, type EncryptionContext, kindOf } from '../validate.js'
+import { contextPieces, type EncryptionContext } from '../format/context.js'
+import type { Format } from '../format/formats.js'
+import { isEncrypted, isToken, type Token } from '../format/token.js'
+import { kindOf } from '../validate.js'
 
 export interface EncryptedColumnOptions {
   /**

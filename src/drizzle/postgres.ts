@@ -1,7 +1,7 @@
 /** Encrypted columns for Drizzle tables on Postgres. Exported as `drizzle-keystore/drizzle/postgres`. */
 import { sql } from 'drizzle-orm'
 import { type AnyPgColumn, type CheckBuilder, check, customType } from 'drizzle-orm/pg-core'
-import type { Token } from '../token.js'
+import type { Token } from '../format/token.js'
 import { guarded } from './column-guard.js'
 import {
   type ColumnCodec,

@@ -1,8 +1,9 @@
 /** All encrypted columns of a schema, said once: what the sweep and `keystore doctor` walk. */
-import type { ContextOf } from '../column-context.js'
+
 import { invalidArgument } from '../errors.js'
+import type { ContextOf } from '../format/context.js'
+import type { ValueSource } from '../sources/value-source.js'
 import { kindOf } from '../validate.js'
-import type { ValueSource } from '../value-source.js'
 import { type DrizzleDb, type DrizzleRow, drizzleSource } from './drizzle-source.js'
 import { type DrizzleTable, partsOf, type TableParts } from './drizzle-table.js'
 import { markOf } from './encrypted-column.js'

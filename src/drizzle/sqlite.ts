@@ -1,7 +1,7 @@
 /** Encrypted columns for Drizzle tables on SQLite. Exported as `drizzle-keystore/drizzle/sqlite`. */
 import { sql } from 'drizzle-orm'
 import { type AnySQLiteColumn, type CheckBuilder, check, customType } from 'drizzle-orm/sqlite-core'
-import type { Token } from '../token.js'
+import type { Token } from '../format/token.js'
 import { guarded } from './column-guard.js'
 import {
   type ColumnCodec,

@@ -1,5 +1,5 @@
 /** Who needs which master key. */
-import { isLocal, type MasterKeyring } from '../master-key.js'
+import { isLocal, type MasterKeyring } from '../master-keys/master-key.js'
 import type { CensusRow, KeyStore } from '../store.js'
 import { assertOptions } from './long-work.js'
 

@@ -1,19 +1,14 @@
 /** Copies a key store into another: the switch to production, backup and restore. Opens no key, and needs no master key. */
-import { incrementalSha256 } from '../aead.js'
-import { preAuthEncode } from '../encoding.js'
+
 import { invalidArgument, type KeystoreError, StoreError } from '../errors.js'
-import { describeRef } from '../key-wrap.js'
-import {
-  type CensusRow,
-  type KeyRecord,
-  type KeyRef,
-  type KeyStore,
-  refKey,
-  type StoreMaintenance,
-} from '../store.js'
+import { incrementalSha256 } from '../format/aead.js'
+import { preAuthEncode } from '../format/encoding.js'
+import { describeRef } from '../master-keys/key-wrap.js'
+import { afterShredLog, applyShredLog, eraseAgain, readShredLog, type ShredEntries } from '../shred.js'
+import type { CensusRow, KeyStore, StoreMaintenance } from '../store.js'
+import { type KeyRecord, type KeyRef, refKey } from '../table.js'
 import { census } from './census.js'
 import { assertOptions, type LongWorkOptions, ProgressMeter, pagesOf } from './long-work.js'
-import { afterShredLog, applyShredLog, eraseAgain, readShredLog, type ShredEntries } from './shred-log.js'
 
 export interface CopyOptions extends LongWorkOptions {
   readonly from: KeyStore

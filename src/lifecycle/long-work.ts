@@ -2,7 +2,8 @@
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { invalidArgument, isKeystoreError, type KeystoreError, type StoreError } from '../errors.js'
 import type { EventOptions } from '../events.js'
-import { compareRefs, type KeyPage, type KeyRecord, type KeyRef, type KeyStore } from '../store.js'
+import type { KeyPage, KeyStore } from '../store.js'
+import { compareRefs, type KeyRecord, type KeyRef } from '../table.js'
 import { kindOf } from '../validate.js'
 
 export interface Progress {

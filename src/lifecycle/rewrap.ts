@@ -1,19 +1,14 @@
 /** Rotation of the master key: every live row is wrapped anew under the primary. No data key changes, and no token. */
-import { equalBytes } from '../aead.js'
-import { acceptedFormats, assertFormat } from '../envelope-options.js'
+
 import { MasterKeyError } from '../errors.js'
 import { durationSince, type EmitEvent, eventEmitter } from '../events.js'
-import { describeRef, primaryKekId, unwrapDataKey, wrapDataKey } from '../key-wrap.js'
-import { isV2Wrap, keyringOf, type MasterKey, type MasterKeyring } from '../master-key.js'
-import {
-  type CensusRow,
-  type KeyRecord,
-  type KeyRef,
-  type KeyStore,
-  refKey,
-  type WrapChange,
-} from '../store.js'
-import type { Format } from '../token.js'
+import { equalBytes } from '../format/aead.js'
+import type { Format } from '../format/formats.js'
+import { acceptedFormats, assertFormat } from '../format/formats.js'
+import { describeRef, primaryKekId, unwrapDataKey, wrapDataKey } from '../master-keys/key-wrap.js'
+import { isV2Wrap, keyringOf, type MasterKey, type MasterKeyring } from '../master-keys/master-key.js'
+import type { CensusRow, KeyStore, WrapChange } from '../store.js'
+import { type KeyRecord, type KeyRef, refKey } from '../table.js'
 import { census, type MasterKeyUse, masterKeyUses, RETIREMENT_WARNINGS } from './census.js'
 import {
   assertOptions,

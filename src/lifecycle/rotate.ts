@@ -1,10 +1,10 @@
 /** Rotation of users' data keys by age, and the removal of versions that no token needs any more. */
 import { invalidArgument } from '../errors.js'
 import { durationSince, eventEmitter } from '../events.js'
-import { newDataKey } from '../key-wrap.js'
-import { keyringOf, type MasterKey, type MasterKeyring } from '../master-key.js'
-import { type KeyRecord, type KeyStore, refKey } from '../store.js'
-import { MAX_KEY_VERSION } from '../table.js'
+import { newDataKey } from '../master-keys/key-wrap.js'
+import { keyringOf, type MasterKey, type MasterKeyring } from '../master-keys/master-key.js'
+import type { KeyStore } from '../store.js'
+import { type KeyRecord, MAX_KEY_VERSION, refKey } from '../table.js'
 import { assertUserId, kindOf } from '../validate.js'
 import {
   assertOptions,

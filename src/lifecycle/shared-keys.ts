@@ -2,11 +2,12 @@
  * Finds data keys that stand in more than one row. A v2 wrap is bound to no row: whoever can write to the database may have put
  * Alice's into Bob's, and a wrap of v3 would then bind the copy to Bob for good.
  */
-import { generateKey, hmacSha256 } from '../aead.js'
-import { describeRef, unwrapDataKey } from '../key-wrap.js'
-import { isLocal, isV2Wrap, type MasterKeyring } from '../master-key.js'
-import { type KeyRecord, type KeyRef, type KeyStore, refKey } from '../store.js'
-import type { Format } from '../token.js'
+import { generateKey, hmacSha256 } from '../format/aead.js'
+import type { Format } from '../format/formats.js'
+import { describeRef, unwrapDataKey } from '../master-keys/key-wrap.js'
+import { isLocal, isV2Wrap, type MasterKeyring } from '../master-keys/master-key.js'
+import type { KeyStore } from '../store.js'
+import { type KeyRecord, type KeyRef, refKey } from '../table.js'
 import { inTurns, isOfOneRow, type LongWorkOptions, ProgressMeter, pagesOf } from './long-work.js'
 
 /** For each row whose data key stands in others too, all that hold it. By {@link refKey}. */

@@ -1,8 +1,16 @@
 /** Everything that can be wrong with a key store, found before a user does: what `keystore doctor` presents. */
-import { unwrapDataKey } from '../key-wrap.js'
-import { isLocal, isV2Wrap, keyringOf, type MasterKey, type MasterKeyring } from '../master-key.js'
-import type { CensusRow, KeyRecord, KeyRef, KeyStore, StoreFinding } from '../store.js'
-import type { Format } from '../token.js'
+
+import type { Format } from '../format/formats.js'
+import { unwrapDataKey } from '../master-keys/key-wrap.js'
+import {
+  isLocal,
+  isV2Wrap,
+  keyringOf,
+  type MasterKey,
+  type MasterKeyring,
+} from '../master-keys/master-key.js'
+import type { CensusRow, KeyStore, StoreFinding } from '../store.js'
+import type { KeyRecord, KeyRef } from '../table.js'
 import { census, type MasterKeyUse, masterKeyUses } from './census.js'
 import {
   assertOptions,

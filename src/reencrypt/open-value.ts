@@ -1,9 +1,10 @@
 /** What a stored value is, and what it holds if it is to be encrypted anew. */
-import type { EnvelopeCrypto } from '../envelope-crypto.js'
+import type { EnvelopeCrypto } from '../envelope/envelope-crypto.js'
 import { invalidArgument, isKeystoreError, KeystoreError } from '../errors.js'
-import { isEncrypted, isToken, type ParsedToken, parseToken } from '../token.js'
-import { assertPlaintext, type EncryptionContext, kindOf } from '../validate.js'
-import type { ValueKey } from '../value-source.js'
+import type { EncryptionContext } from '../format/context.js'
+import { isEncrypted, isToken, type ParsedToken, parseToken } from '../format/token.js'
+import type { ValueKey } from '../sources/value-source.js'
+import { assertPlaintext, kindOf } from '../validate.js'
 import { isOfOneOwner, type OwnerKeys } from './owner-keys.js'
 
 /** Values that another library encrypted. */

@@ -1,7 +1,7 @@
 /** The keys of the users whose values are in hand: asked for together, and without minting any until there is something to encrypt. */
-import type { EnvelopeCrypto } from '../envelope-crypto.js'
+import type { EnvelopeCrypto } from '../envelope/envelope-crypto.js'
+import type { UserHandle } from '../envelope/user-handle.js'
 import { isKeystoreError, KeystoreError, type StoreError } from '../errors.js'
-import type { UserHandle } from '../user-handle.js'
 
 /** A user, or null for the shared pool. */
 export type Owner = string | null

@@ -1,16 +1,16 @@
 /** The sweep: every stored value becomes a v3 token under its owner's newest key and the wanted context. */
 import { setImmediate as nextTurn } from 'node:timers/promises'
-import { type ContextOf, contextMaker } from '../column-context.js'
-import type { EnvelopeCrypto } from '../envelope-crypto.js'
+import type { EnvelopeCrypto } from '../envelope/envelope-crypto.js'
 import { invalidArgument } from '../errors.js'
+import { type ContextOf, contextMaker } from '../format/context.js'
 import {
   assertOptions,
   DEFAULT_BATCH_SIZE,
   type LongWorkOptions,
   ProgressMeter,
 } from '../lifecycle/long-work.js'
+import type { ValueSource } from '../sources/value-source.js'
 import { kindOf } from '../validate.js'
-import type { ValueSource } from '../value-source.js'
 import type { LegacyReader } from './open-value.js'
 import { sweepPage, type Work } from './sweep-page.js'
 import { type StateCounts, Tally, type ValueFailure } from './tally.js'

@@ -1,6 +1,6 @@
 /** What one look at all values comes to. */
 import { describeFailure, MAX_LISTED } from '../lifecycle/long-work.js'
-import type { ValueKey } from '../value-source.js'
+import type { ValueKey } from '../sources/value-source.js'
 import type { SweptValue, ValueState } from './open-value.js'
 
 /** How many values are in each state. */

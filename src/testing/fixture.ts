@@ -1,7 +1,8 @@
 /** What the groups of the conformance suite share: made-up rows, and how rows are compared. */
 import assert from 'node:assert/strict'
 import type { KeystoreErrorCode } from '../errors.js'
-import type { KeyPage, KeyRecord, KeyRef, KeyStore, WrapChange } from '../store.js'
+import type { KeyPage, KeyStore, WrapChange } from '../store.js'
+import type { KeyRecord, KeyRef } from '../table.js'
 import type { OpenedSubject } from './subject.js'
 
 /** What each test is given. */

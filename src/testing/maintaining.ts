@@ -1,6 +1,7 @@
 /** Conformance: maintenance, where a store offers it. */
 import assert from 'node:assert/strict'
-import type { KeyRecord, StoreMaintenance } from '../store.js'
+import type { StoreMaintenance } from '../store.js'
+import type { KeyRecord } from '../table.js'
 import {
   at,
   copy,

@@ -1,5 +1,7 @@
 /** What the conformance suite takes: a runner, and a store to test. */
-import type { KeyRef, KeyStore } from '../store.js'
+
+import type { KeyStore } from '../store.js'
+import type { KeyRef } from '../table.js'
 
 /** Of vitest, node:test, Jest, Mocha …: what the suite uses. Give the runner a time-out of 30 s or more. */
 export interface TestRunner {

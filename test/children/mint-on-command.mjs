@@ -2,7 +2,7 @@
 //
 //   node mint-on-command.mjs URL DEADLINE_MS
 import { createInterface } from 'node:readline'
-import { postgresKeyStore } from '../../dist/adapters/postgres.js'
+import { postgresKeyStore } from '../../dist/adapters/postgres/store.js'
 import { EnvelopeCrypto, masterKeysFromEnv } from '../../dist/index.js'
 
 const [url, deadlineMs] = process.argv.slice(2)

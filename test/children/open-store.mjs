@@ -3,8 +3,8 @@
 import { once } from 'node:events'
 import 'better-sqlite3'
 import 'pg'
-import '../../dist/adapters/postgres.js'
-import '../../dist/adapters/sqlite.js'
+import '../../dist/adapters/postgres/store.js'
+import '../../dist/adapters/sqlite/store.js'
 import { openKeyStore } from '../../dist/adapters/open.js'
 
 const [url, options, userId] = process.argv.slice(2)

@@ -2,7 +2,7 @@
 // Prints one line of JSON: whether the file could be written all the same, and the wrapped key found.
 import { accessSync, constants } from 'node:fs'
 import { openKeyStore } from '../../dist/adapters/open.js'
-import '../../dist/adapters/sqlite.js'
+import '../../dist/adapters/sqlite/store.js'
 import Database from 'better-sqlite3'
 
 const [, , path, userId] = process.argv

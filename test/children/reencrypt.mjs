@@ -1,8 +1,9 @@
 // A sweep of the table credentials. Prints "page" after each page, and its report at the end.
 //
 //   node reencrypt.mjs URL BATCH_SIZE
-import { openKeyStore, sqlSource } from '../../dist/adapters/open.js'
-import { EnvelopeCrypto, masterKeysFromEnv, reencrypt } from '../../dist/index.js'
+import { openKeyStore } from '../../dist/adapters/open.js'
+import { EnvelopeCrypto, masterKeysFromEnv } from '../../dist/index.js'
+import { reencrypt, sqlSource } from '../../dist/reencrypt/index.js'
 
 const [url, batchSize] = process.argv.slice(2)
 const accept = { keys: ['v2'], tokens: ['v2'] }

@@ -1,14 +1,8 @@
 /** Stores that break the contract, each in one way that has happened in the field: the conformance suite must fail them. */
 import { memoryKeyStore } from '../../src/adapters/memory.js'
-import {
-  compareRefs,
-  type KeyRecord,
-  type KeyRef,
-  type KeyStore,
-  type StoreChange,
-  type StoreMaintenance,
-} from '../../src/store.js'
-import type { KeyStoreSubject, TestRunner } from '../../src/testing.js'
+import type { KeyStore, StoreChange, StoreMaintenance } from '../../src/store.js'
+import { compareRefs, type KeyRecord, type KeyRef } from '../../src/table.js'
+import type { KeyStoreSubject, TestRunner } from '../../src/testing/index.js'
 
 /** What a broken store does otherwise; `intact` is the store that it would be. */
 type Break = (intact: KeyStore) => Partial<KeyStore>

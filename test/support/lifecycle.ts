@@ -1,10 +1,10 @@
 /** What tests of long operations share: users in bulk, stores with a method of one's own, SQL past the stores. */
 import Database from 'better-sqlite3'
 import { expect } from 'vitest'
+import type { Format } from '../../src/format/formats.js'
 import type { EnvelopeCrypto, KeyRecord, KeyStore, MasterKey } from '../../src/index.js'
 import { masterKeyring } from '../../src/index.js'
-import { newDataKey } from '../../src/key-wrap.js'
-import type { Format } from '../../src/token.js'
+import { newDataKey } from '../../src/master-keys/key-wrap.js'
 import { asAdmin, type Dialect } from './databases.js'
 
 export const userIds = (count: number, prefix = 'user') =>

@@ -6,9 +6,13 @@ import { createInterface } from 'node:readline'
 import Database from 'better-sqlite3'
 import pg from 'pg'
 import { expect } from 'vitest'
+import {
+  type Migration,
+  postgresMigrations,
+  sqliteMigrations,
+} from '../../src/adapters/generated/migrations.js'
 import { KeystoreError } from '../../src/errors.js'
-import { type Migration, postgresMigrations, sqliteMigrations } from '../../src/generated/migrations.js'
-import type { KeyRecord } from '../../src/store.js'
+import type { KeyRecord } from '../../src/table.js'
 import type { Dialect } from './databases.js'
 
 export const root = join(import.meta.dirname, '..', '..')

@@ -1,20 +1,16 @@
 /** A table `credentials` of a host, its sources of values, and a service whose keys are in the same database. */
+import { openKeyStore } from '../../src/adapters/open.js'
+import { EnvelopeCrypto, generateMasterKey, localMasterKey } from '../../src/index.js'
 import {
-  openKeyStore,
+  type ReencryptOptions,
+  type ReencryptReport,
+  reencrypt,
   type SqlRow,
   type SqlSource,
   type SqlSourceOptions,
   sqlSource,
-} from '../../src/adapters/open.js'
-import {
-  EnvelopeCrypto,
-  generateMasterKey,
-  localMasterKey,
-  type ReencryptOptions,
-  type ReencryptReport,
-  reencrypt,
   type ValueCell,
-} from '../../src/index.js'
+} from '../../src/reencrypt/index.js'
 import type { Dialect } from './databases.js'
 import { type RawDatabase, rawDatabase } from './raw-database.js'
 

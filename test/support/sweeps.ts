@@ -1,16 +1,13 @@
 /** A service whose values are swept, and what such sweeps are told and find. */
 import { randomBytes } from 'node:crypto'
+import { EnvelopeCrypto, type KeyStore, type KeystoreEvent, localMasterKey } from '../../src/index.js'
 import {
-  EnvelopeCrypto,
-  type KeyStore,
-  type KeystoreEvent,
   type LegacyReader,
-  localMasterKey,
   type ReencryptOptions,
   type ReencryptReport,
   reencrypt,
   type ValueSource,
-} from '../../src/index.js'
+} from '../../src/reencrypt/index.js'
 import { type Backend, freshStore } from './services.js'
 import { ACCEPT_V2 } from './value-sources.js'
 

@@ -1,12 +1,6 @@
 /** A source of values in memory, and values in every state that a sweep may find them in. */
-import {
-  derivePoolKey,
-  type EnvelopeCrypto,
-  encryptWithKey,
-  type ValueCell,
-  type ValueChange,
-  type ValueSource,
-} from '../../src/index.js'
+import { derivePoolKey, type EnvelopeCrypto, encryptWithKey } from '../../src/index.js'
+import type { ValueCell, ValueChange, ValueSource } from '../../src/reencrypt/index.js'
 
 export interface MemorySource<Row = unknown> extends ValueSource<Row> {
   /** By key: what is stored now. */

@@ -2,15 +2,8 @@
 import { pgTable, text as pgText } from 'drizzle-orm/pg-core'
 import { integer, sqliteTable, text } from 'drizzle-orm/sqlite-core'
 import { encryptedText, tokenText } from '../../src/drizzle/sqlite.js'
-import {
-  decryptRows,
-  defineEncrypted,
-  drizzleSource,
-  type EnvelopeCrypto,
-  encryptRows,
-  reencrypt,
-  type Token,
-} from '../../src/index.js'
+import { decryptRows, type EnvelopeCrypto, encryptRows, type Token } from '../../src/index.js'
+import { defineEncrypted, drizzleSource, reencrypt } from '../../src/reencrypt/index.js'
 
 const credentials = sqliteTable('credentials', {
   id: integer('id').primaryKey(),

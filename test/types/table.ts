@@ -2,10 +2,10 @@
 import type { BetterSQLite3Database } from 'drizzle-orm/better-sqlite3'
 import type { NodePgDatabase } from 'drizzle-orm/node-postgres'
 import type pg from 'pg'
-import type { encryptionKeysIn, encryptionKeys as inPostgres } from '../../src/adapters/derive-postgres.js'
-import type { encryptionKeys as inSqlite } from '../../src/adapters/derive-sqlite.js'
-import { postgresKeyStore } from '../../src/adapters/postgres.js'
-import { sqliteKeyStore } from '../../src/adapters/sqlite.js'
+import type { encryptionKeysIn, encryptionKeys as inPostgres } from '../../src/adapters/postgres/schema.js'
+import { postgresKeyStore } from '../../src/adapters/postgres/store.js'
+import type { encryptionKeys as inSqlite } from '../../src/adapters/sqlite/schema.js'
+import { sqliteKeyStore } from '../../src/adapters/sqlite/store.js'
 import type { KeyRecord } from '../../src/index.js'
 
 /** Whether two types are the same, not merely assignable: optional, nullable and readonly count. */

@@ -1,0 +1,86 @@
+/**
+ * Our own migrator, because Drizzle's fails when several processes start on a fresh database at once, shares one ledger with
+ * the host application, and reads a folder at run time, which bundlers break. This file decides what is to be done; the two
+ * dialects do it, each in one transaction under a lock.
+ */
+import { schemaError } from '../errors.js'
+import type { Migration } from './generated/migrations.js'
+
+/** The ledger is ours alone: one row for each migration applied, by tag and by SHA-256 of its SQL. */
+export const LEDGER = '__drizzle_keystore_migrations'
+
+/**
+ * - `auto`: applies what is missing; reads the ledger first, and takes no lock and issues no DDL when nothing is
+ * - `check`: ERR_SCHEMA when anything is missing
+ * - `off`: looks at nothing: your own migrations make the table
+ */
+export type MigrateMode = 'auto' | 'check' | 'off'
+
+export interface LedgerRow {
+  readonly tag: string
+  readonly sha256: string
+}
+
+export interface MigrationReport {
+  /** Tags applied by this call. */
+  readonly applied: readonly string[]
+  /** How many of the reference's rows this call adopted; null unless it adopted a file. */
+  readonly adopted: number | null
+}
+
+export const NOTHING_APPLIED: MigrationReport = { applied: [], adopted: null }
+
+/**
+ * The migrations that a ledger lacks.
+ *
+ * @throws ERR_SCHEMA if the ledger is newer than this version of the library, or was made from other SQL
+ */
+export function pendingMigrations(
+  ledger: readonly LedgerRow[],
+  migrations: readonly Migration[],
+): readonly Migration[] {
+  const known = new Map(migrations.map((migration) => [migration.tag, migration]))
+  for (const { tag, sha256 } of ledger) {
+    const migration = known.get(tag)
+    if (migration === undefined) {
+      throw schemaError(
+        `The database has migration ${tag}, which this version of drizzle-keystore does not know: ` +
+          'upgrade the package to the version that made it',
+      )
+    }
+    if (migration.sha256 !== sha256) {
+      throw schemaError(
+        `Migration ${tag} in the database was made from other SQL than the one in this version of drizzle-keystore: ` +
+          `compare ${LEDGER} with the package's migrations folder, and restore a backup if the table was altered by hand`,
+      )
+    }
+  }
+  const applied = new Set(ledger.map(({ tag }) => tag))
+  const pending = migrations.filter(({ tag }) => !applied.has(tag))
+  if (
+    pending.some((migration, index) => migration !== migrations[migrations.length - pending.length + index])
+  ) {
+    throw schemaError(
+      `${LEDGER} has a gap: restore a backup, or compare the table with the package's migrations folder`,
+    )
+  }
+  return pending
+}
+
+/** @throws ERR_SCHEMA for `check` with anything pending */
+export function refuseInCheckMode(mode: MigrateMode, pending: readonly Migration[]): void {
+  if (mode !== 'check' || pending.length === 0) return
+  const tags = pending.map(({ tag }) => tag).join(', ')
+  throw schemaError(
+    `The database lacks migrations (${tags}): run \`keystore migrate\`, or open it with migrate: 'auto'`,
+  )
+}
+
+/** For a table that is there though our ledger is not. */
+export function tableWithoutLedger(found: string): Error {
+  return schemaError(
+    `The database has a table encryption_keys, but not ${LEDGER}, and the table is not the Python reference's (${found}). ` +
+      "If your own migrations made it from drizzle-keystore's schema, open the store with migrate: 'off'; " +
+      'if it is of another program, use another database or, on Postgres, another schema. Nothing was changed',
+  )
+}

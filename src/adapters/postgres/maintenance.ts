@@ -1,0 +1,120 @@
+/** What the operator's commands need of a Postgres store. */
+import { sql } from 'drizzle-orm'
+import { isKeystoreError } from '../../errors.js'
+import type { DatedCensusRow, ErasureState, StoreFinding, StoreMaintenance } from '../../store.js'
+import { encryptionKeysDeclaration as declaration, isTombstone, type KeyRecord } from '../../table.js'
+import { groupByUser, readable, tombstonesFirst, usersOf, winnersOf } from '../records.js'
+import type { PostgresConnection } from './connection.js'
+import { finishPostgresErasure } from './erasure.js'
+import { schemaProblem } from './migrate.js'
+import { columnsOf, type PostgresStatements, rowsOf } from './statements.js'
+
+export class PostgresMaintenance implements StoreMaintenance {
+  readonly #connection: PostgresConnection
+  readonly #statements: PostgresStatements
+  readonly #schema: string
+
+  constructor(connection: PostgresConnection, statements: PostgresStatements, schema: string) {
+    this.#connection = connection
+    this.#statements = statements
+    this.#schema = schema
+  }
+
+  async restore(records: readonly KeyRecord[]): Promise<KeyRecord[]> {
+    const s = this.#statements
+    for (const rows of tombstonesFirst(records)) {
+      if (rows.length === 0) continue
+      await this.#connection.run('restore keys', () => s.restore.execute(columnsOf(rows)))
+    }
+    const stored = await this.#storedFor(records)
+    // A user without rows has none that a shred and this could both lock: each may have missed what the other inserted. The
+    // look of whichever is later finds it.
+    const unwanted = records.filter((record) => isBesideTombstone(record, stored.get(record.userId) ?? []))
+    if (unwanted.length === 0) return winnersOf(records, stored)
+    const refs = {
+      ids: unwanted.map(({ userId }) => userId),
+      versions: unwanted.map(({ version }) => version),
+    }
+    await this.#connection.run('restore keys', () => s.remove.execute(refs))
+    return winnersOf(records, await this.#storedFor(records))
+  }
+
+  async inspect(): Promise<StoreFinding[]> {
+    try {
+      const findings = await this.#settingFindings()
+      const run = (query: ReturnType<typeof sql>) => this.#connection.query('inspect the database', query)
+      const problem = await schemaProblem(run, this.#schema, this.#connection.migrate)
+      if (problem === null) return findings
+      return [...findings, schemaFinding(problem)]
+    } catch (error) {
+      if (!isKeystoreError(error) || error.code !== 'ERR_SCHEMA') throw error
+      return [schemaFinding(error.message)]
+    }
+  }
+
+  /**
+   * Rewrites the table, which nobody can use meanwhile: a second for some 100,000 rows. What other transactions that began
+   * before may still see cannot go: it waits for their end. The write-ahead log, replicas and backups expire on their own.
+   */
+  finishErasure(): Promise<Required<ErasureState>> {
+    return finishPostgresErasure(this.#connection, this.#schema)
+  }
+
+  async datedCensus(): Promise<DatedCensusRow[]> {
+    const rows = await this.#connection.run('count keys', () => this.#statements.datedCensus.execute())
+    const unreadable = () => new Date(Number.NaN)
+    return rows.map((row) => ({
+      ...row,
+      oldest: row.oldest ?? unreadable(),
+      newest: row.newest ?? unreadable(),
+    }))
+  }
+
+  async #storedFor(records: readonly KeyRecord[]): Promise<Map<string, KeyRecord[]>> {
+    const stored = await this.#connection.run('read keys', () => rowsOf(this.#statements, usersOf(records)))
+    return groupByUser(stored.map(readable))
+  }
+
+  async #settingFindings(): Promise<StoreFinding[]> {
+    const { encryptedKey } = declaration.columns
+    const rows = await this.#connection.query(
+      'inspect the database',
+      sql`select name, setting from pg_settings
+          where name in ('fsync', 'full_page_writes', 'synchronous_commit') and setting = 'off'
+        union all
+        select 'statistics', a.attstattarget::text from pg_attribute a
+          join pg_class c on c.oid = a.attrelid join pg_namespace n on n.oid = c.relnamespace
+          where n.nspname = ${this.#schema} and c.relname = ${declaration.name} and a.attname = ${encryptedKey.name}
+            and a.attstattarget is distinct from 0
+        order by 1`,
+    )
+    return rows.map(({ name }) => ({
+      severity: 'warning',
+      kind: 'setting',
+      reason: name === 'statistics' ? samplesAreTaken(this.#schema) : `${name} is off: a crash can lose keys`,
+    }))
+  }
+}
+
+/** Whether exactly this live row stands where its user is shredded. */
+function isBesideTombstone(record: KeyRecord, stored: readonly KeyRecord[]): boolean {
+  if (isTombstone(record) || !stored.some(isTombstone)) return false
+  return stored.some(
+    (row) =>
+      row.version === record.version &&
+      !isTombstone(row) &&
+      Buffer.compare(row.encryptedKey, record.encryptedKey) === 0,
+  )
+}
+
+function schemaFinding(reason: string): StoreFinding {
+  return { severity: 'error', kind: 'schemaVersion', reason }
+}
+
+function samplesAreTaken(schema: string): string {
+  const { name, columns } = declaration
+  return (
+    `ANALYZE copies some of ${columns.encryptedKey.name} into pg_statistic, where a shred leaves it: ` +
+    `alter table "${schema}".${name} alter column ${columns.encryptedKey.name} set statistics 0`
+  )
+}

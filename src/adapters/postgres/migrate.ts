@@ -1,0 +1,123 @@
+/** Migrates a Postgres schema: one transaction under an advisory lock, for a role with rights on that schema only. */
+import { type SQL, sql } from 'drizzle-orm'
+import { isKeystoreError } from '../../errors.js'
+import { encryptionKeysDeclaration } from '../../table.js'
+import { postgresMigrations } from '../generated/migrations.js'
+import {
+  LEDGER,
+  type LedgerRow,
+  type MigrateMode,
+  type MigrationReport,
+  NOTHING_APPLIED,
+  pendingMigrations,
+  refuseInCheckMode,
+  tableWithoutLedger,
+} from '../migrator.js'
+
+/** Runs one statement. @returns its rows */
+export type RunSql = (query: SQL) => Promise<readonly Record<string, unknown>[]>
+
+/** Runs `work` in one transaction. */
+export type InTransaction = <T>(work: (run: RunSql) => Promise<T>) => Promise<T>
+
+/** Of our advisory locks: the first four bytes of SHA-256("drizzle-keystore"), as a signed integer, and which lock. */
+const LOCK_CLASS = 23_301_334
+const MIGRATION_LOCK = 1
+
+/**
+ * Brings the table up to date. Reads the ledger first: when nothing is missing it takes no lock.
+ *
+ * The lock is a transaction's: a session's would leak through a pooler in transaction mode.
+ *
+ * @throws ERR_SCHEMA · the driver's own errors, 55P03 (lock timeout) among them: the caller tries again
+ */
+export async function migratePostgres(
+  run: RunSql,
+  inTransaction: InTransaction,
+  options: {
+    readonly schema: string
+    readonly mode: Exclude<MigrateMode, 'off'>
+    readonly lockTimeoutMs: number
+  },
+): Promise<MigrationReport> {
+  const { schema, mode } = options
+  const pending = await plan(run, schema)
+  if (pending.length === 0) return NOTHING_APPLIED
+  refuseInCheckMode(mode, pending)
+  return inTransaction(async (runInside) => {
+    // Any other level, where it is the server's default, would keep the snapshot from before the wait for the lock.
+    await runInside(sql`set transaction isolation level read committed`)
+    await runInside(sql.raw(`set local lock_timeout = ${Math.max(1, Math.round(options.lockTimeoutMs))}`))
+    await runInside(sql`select pg_advisory_xact_lock(${LOCK_CLASS}::int, ${MIGRATION_LOCK}::int)`)
+    return apply(runInside, schema)
+  })
+}
+
+/** Else ANALYZE copies wrapped keys into pg_statistic, where they outlive a shred. drizzle-kit has no word for it. */
+export function withoutSamples(schema: string): SQL {
+  return sql`alter table ${sql.identifier(schema)}.${sql.identifier(encryptionKeysDeclaration.name)}
+    alter column ${sql.identifier(encryptionKeysDeclaration.columns.encryptedKey.name)} set statistics 0`
+}
+
+/** What mode `check` would refuse. Of a table of the host's own migrations, which has no ledger, the columns count. */
+export async function schemaProblem(run: RunSql, schema: string, mode: MigrateMode): Promise<string | null> {
+  try {
+    if (mode === 'off' && (await isHosts(run, schema))) return null
+    const pending = await plan(run, schema)
+    if (pending.length > 0) refuseInCheckMode('check', pending)
+    return null
+  } catch (error) {
+    if (isKeystoreError(error) && error.code === 'ERR_SCHEMA') return error.message
+    throw error
+  }
+}
+
+async function isHosts(run: RunSql, schema: string): Promise<boolean> {
+  const names = Object.values(encryptionKeysDeclaration.columns).map(({ name }) => name)
+  const [found] = await run(sql`select count(*)::int as columns from information_schema.columns
+    where table_schema = ${schema} and table_name = ${encryptionKeysDeclaration.name}
+      and column_name in ${names}
+      and not exists (select 1 from information_schema.tables where table_schema = ${schema} and table_name = ${LEDGER})`)
+  return found?.columns === names.length
+}
+
+async function plan(run: RunSql, schema: string) {
+  // Not to_regclass: it believes the session's cache, which waiting for our lock does not refresh, and so misses what the
+  // process that had the lock has made.
+  const isThere = (
+    table: string,
+  ) => sql`exists (select 1 from pg_class c join pg_namespace n on n.oid = c.relnamespace
+    where n.nspname = ${schema} and c.relname = ${table})`
+  const [found] = await run(
+    sql`select ${isThere(LEDGER)} as ledger, ${isThere(encryptionKeysDeclaration.name)} as "table"`,
+  )
+  if (found?.ledger !== true) {
+    if (found?.table === true) throw tableWithoutLedger('Postgres has none')
+    return postgresMigrations
+  }
+  const ledger = await run(
+    sql`select tag, sha256 from ${sql.identifier(schema)}.${sql.identifier(LEDGER)} order by tag`,
+  )
+  const rows: LedgerRow[] = ledger.map(({ tag, sha256 }) => ({ tag: String(tag), sha256: String(sha256) }))
+  return pendingMigrations(rows, postgresMigrations)
+}
+
+/** Under the lock: what was read before it may have changed. */
+async function apply(run: RunSql, schema: string): Promise<MigrationReport> {
+  const pending = await plan(run, schema)
+  if (pending.length === 0) return NOTHING_APPLIED
+  // "if not exists" would ask for the right to create schemas even where the schema is there.
+  const [existing] = await run(sql`select 1 from pg_namespace where nspname = ${schema}`)
+  if (existing === undefined) await run(sql`create schema ${sql.identifier(schema)}`)
+  // The generated SQL names the table alone; only this transaction looks for it in our schema.
+  await run(sql`select set_config('search_path', quote_ident(${schema}), true)`)
+  const ledger = sql`${sql.identifier(schema)}.${sql.identifier(LEDGER)}`
+  await run(sql`create table if not exists ${ledger} (
+    tag text primary key, sha256 text not null, applied_at timestamptz not null default now())`)
+  for (const { tag, sha256, statements } of pending) {
+    for (const statement of statements) await run(sql.raw(statement))
+    await run(sql`insert into ${ledger} (tag, sha256) values (${tag}, ${sha256})`)
+  }
+  await run(withoutSamples(schema))
+  return { applied: pending.map(({ tag }) => tag), adopted: null }
+}

@@ -1,0 +1,63 @@
+/** The Postgres table, derived from table.ts. Exported as `drizzle-keystore/schema/postgres`. */
+import { sql } from 'drizzle-orm'
+import {
+  check,
+  customType,
+  type ExtraConfigColumn,
+  index,
+  integer,
+  PgSchema,
+  type PgTableExtraConfigValue,
+  pgTable,
+  primaryKey,
+  text,
+  timestamp,
+} from 'drizzle-orm/pg-core'
+import { encryptionKeysDeclaration as declaration } from '../../table.js'
+
+/** bytea. Copied on the way in: pg hands out views into a buffer that it shares between rows. */
+const bytes = customType<{ data: Uint8Array; driverData: Uint8Array }>({
+  dataType: () => 'bytea',
+  fromDriver: (value) => new Uint8Array(value),
+  toDriver: (value) => Buffer.from(value.buffer, value.byteOffset, value.byteLength),
+})
+
+/** Pages go by the id's bytes; with a linguistic collation each page would scan and sort the whole table. */
+const textByBytes = customType<{ data: string; driverData: string }>({ dataType: () => 'text COLLATE "C"' })
+
+const { columns } = declaration
+
+const instant = (name: string) => timestamp(name, { withTimezone: true, precision: 3, mode: 'date' })
+
+/** Fresh builders at each call: Drizzle's column builders belong to one table. */
+const columnBuilders = () => ({
+  userId: textByBytes(columns.userId.name).notNull(),
+  version: integer(columns.version.name).notNull().default(columns.version.default),
+  encryptedKey: bytes(columns.encryptedKey.name).notNull(),
+  kekId: text(columns.kekId.name),
+  createdAt: instant(columns.createdAt.name).notNull(),
+  wrappedAt: instant(columns.wrappedAt.name),
+  shreddedAt: instant(columns.shreddedAt.name),
+})
+
+type Constrained = Record<'userId' | 'version' | 'kekId' | 'shreddedAt', ExtraConfigColumn>
+
+const constraints = (table: Constrained): PgTableExtraConfigValue[] => [
+  primaryKey({ name: declaration.primaryKey.name, columns: [table.userId, table.version] }),
+  index(declaration.kekIndex.name).on(table.kekId).where(sql`${table.shreddedAt} is null`),
+  check(declaration.versionCheck, sql`${table.version} >= 1`),
+]
+
+/**
+ * `encryption_keys` for Postgres. List it in your own drizzle schema only if your own migrations are to make the
+ * table; then open the store with `migrate: 'off'`.
+ */
+export const encryptionKeys = pgTable(declaration.name, columnBuilders(), constraints)
+
+/**
+ * The same table, always named with its schema: a connection's search_path then changes nothing. (`pgSchema('public')`
+ * refuses the default schema; its class does not.)
+ */
+export function encryptionKeysIn(schema: string) {
+  return new PgSchema(schema).table(declaration.name, columnBuilders(), constraints)
+}

@@ -1,0 +1,58 @@
+/** What the operator's commands need of a SQLite store. */
+import { isKeystoreError } from '../../errors.js'
+import type { DatedCensusRow, ErasureState, StoreFinding, StoreMaintenance } from '../../store.js'
+import type { KeyRecord } from '../../table.js'
+import { groupByUser, outdatesCaches, readable, tombstonesFirst, usersOf, winnersOf } from '../records.js'
+import type { SqliteChanges } from './changes.js'
+import type { SqliteConnection } from './connection.js'
+import type { SqliteErasure } from './erasure.js'
+import { inspectSqlite } from './inspect.js'
+import { rowsOf } from './statements.js'
+
+export class SqliteMaintenance implements StoreMaintenance {
+  readonly #connection: SqliteConnection
+  readonly #changes: SqliteChanges
+  readonly #erasure: SqliteErasure
+
+  constructor(connection: SqliteConnection, changes: SqliteChanges, erasure: SqliteErasure) {
+    this.#connection = connection
+    this.#changes = changes
+    this.#erasure = erasure
+  }
+
+  async restore(records: readonly KeyRecord[]): Promise<KeyRecord[]> {
+    const { restored, stored } = await this.#connection.write('restore keys', (s) => {
+      const inserted = tombstonesFirst(records)
+        .flat()
+        .filter((record) => s.restore.run({ ...record }).changes === 1)
+      return { restored: inserted, stored: rowsOf(s, usersOf(records)) }
+    })
+    this.#changes.tell(restored.filter(outdatesCaches).map(({ userId }) => userId))
+    return winnersOf(records, groupByUser(stored.map(readable)))
+  }
+
+  async inspect(): Promise<StoreFinding[]> {
+    try {
+      return await this.#connection.look('inspect the database', (client) =>
+        inspectSqlite(client, this.#connection),
+      )
+    } catch (error) {
+      if (!isKeystoreError(error) || error.code !== 'ERR_SCHEMA') throw error
+      return [{ severity: 'error', kind: 'schemaVersion', reason: error.message }]
+    }
+  }
+
+  finishErasure(): Promise<Required<ErasureState>> {
+    return this.#erasure.finish()
+  }
+
+  async datedCensus(): Promise<DatedCensusRow[]> {
+    const rows = await this.#connection.read('count keys', (s) => s.datedCensus.all())
+    return rows.map(({ oldestMs, newestMs, shredded, ...row }) => ({
+      ...row,
+      shredded: shredded === 1,
+      oldest: new Date(oldestMs ?? Number.NaN),
+      newest: new Date(newestMs ?? Number.NaN),
+    }))
+  }
+}

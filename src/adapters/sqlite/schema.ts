@@ -1,0 +1,54 @@
+/** The SQLite table, derived from table.ts. Exported as `drizzle-keystore/schema/sqlite`. */
+import { sql } from 'drizzle-orm'
+import { check, customType, index, integer, primaryKey, sqliteTable, text } from 'drizzle-orm/sqlite-core'
+import { encryptionKeysDeclaration as declaration, MAX_KEY_VERSION } from '../../table.js'
+import { instantFromText, instantToText } from './instant.js'
+
+/** BLOB. Copied on the way in: what the driver hands out is not ours to keep. */
+const bytes = customType<{ data: Uint8Array; driverData: Uint8Array }>({
+  dataType: () => 'blob',
+  fromDriver: (value) => new Uint8Array(value),
+  toDriver: (value) => Buffer.from(value.buffer, value.byteOffset, value.byteLength),
+})
+
+/** TEXT, ISO 8601 UTC. */
+const instant = customType<{ data: Date; driverData: string | null }>({
+  dataType: () => 'text',
+  fromDriver: (value) => instantFromText(value ?? ''),
+  // Drizzle encodes the null of a placeholder too, which the type does not say.
+  toDriver: (value: Date | null) => value && instantToText(value),
+})
+
+const { columns } = declaration
+
+/**
+ * `encryption_keys` for SQLite. List it in your own drizzle schema only if your own migrations are to make the
+ * table; then open the store with `migrate: 'off'`.
+ */
+export const encryptionKeys = sqliteTable(
+  declaration.name,
+  {
+    userId: text(columns.userId.name).notNull(),
+    version: integer(columns.version.name).notNull().default(columns.version.default),
+    encryptedKey: bytes(columns.encryptedKey.name).notNull(),
+    kekId: text(columns.kekId.name),
+    createdAt: instant(columns.createdAt.name).notNull(),
+    wrappedAt: instant(columns.wrappedAt.name),
+    shreddedAt: instant(columns.shreddedAt.name),
+  },
+  (table) => [
+    primaryKey({ name: declaration.primaryKey.name, columns: [table.userId, table.version] }),
+    index(declaration.kekIndex.name).on(table.kekId).where(sql`${table.shreddedAt} is null`),
+    // SQLite stores any type in any column: these make it keep to ours (sqlite.org/flextypegood.html).
+    check(
+      declaration.versionCheck,
+      sql`typeof(${table.version}) = 'integer' and ${table.version} between 1 and ${sql.raw(String(MAX_KEY_VERSION))}`,
+    ),
+    check('encryption_keys_user_id_check', sql`typeof(${table.userId}) = 'text'`),
+    check('encryption_keys_encrypted_key_check', sql`typeof(${table.encryptedKey}) = 'blob'`),
+    check('encryption_keys_kek_id_check', sql`typeof(${table.kekId}) in ('text', 'null')`),
+    check('encryption_keys_created_at_check', sql`typeof(${table.createdAt}) = 'text'`),
+    check('encryption_keys_wrapped_at_check', sql`typeof(${table.wrappedAt}) in ('text', 'null')`),
+    check('encryption_keys_shredded_at_check', sql`typeof(${table.shreddedAt}) in ('text', 'null')`),
+  ],
+)

@@ -1,0 +1,346 @@
+/** The crypto service: tokens in and out, for users whose keys it finds in, or mints into, a KeyStore. */
+
+import { invalidArgument, KeystoreError } from '../errors.js'
+import { durationSince, type EmitEvent } from '../events.js'
+import { contextPieces, type EncryptionContext } from '../format/context.js'
+import { assertFingerprintArguments, type FingerprintOptions } from '../format/fingerprint.js'
+import type { Format } from '../format/formats.js'
+import { parseToken, type Token, textOf } from '../format/token.js'
+import { KeyCache, type Rotation, type UserKeys } from '../keys/cache.js'
+import { type DataKey, openToken } from '../keys/data-key.js'
+import type { CacheStats } from '../keys/memory.js'
+import { checkMasterKeys } from '../master-keys/check.js'
+import { type ShredLog, type ShredReceipt, type ShredUserOptions, shredIn } from '../shred.js'
+import type { KeyStore } from '../store.js'
+import { assertBytes, assertPlaintext, assertUserId, kindOf } from '../validate.js'
+import { type ItemResult, settled } from './item-result.js'
+import { type EnvelopeCryptoOptions, type ResolvedOptions, resolveOptions } from './options.js'
+import { POOL_USER_ID, PoolCrypto } from './pool-crypto.js'
+import { runInScope } from './scope.js'
+import { Secret } from './secret.js'
+import { type EncryptOptions, refuseToken, type TokenPolicy } from './token-policy.js'
+import { UserHandle } from './user-handle.js'
+
+/** One value for {@link EnvelopeCrypto.encryptMany}. */
+export interface EncryptItem extends EncryptOptions {
+  readonly userId: string
+  readonly plaintext: string
+  readonly context?: EncryptionContext
+}
+
+/** One value for {@link EnvelopeCrypto.decryptMany}. */
+export interface DecryptItem {
+  readonly userId: string
+  readonly token: string
+  readonly context?: EncryptionContext
+}
+
+export interface UserOptions {
+  /** Mint the user's key if there is none. Default true. */
+  readonly mint?: boolean
+}
+
+/**
+ * Per-user envelope encryption.
+ *
+ * @example
+ * const envelope = await EnvelopeCrypto.open({ store: await openKeyStore('data/keystore.db'), masterKeys: masterKeysFromEnv() })
+ * const token = await envelope.encrypt('alice', 'sk-…', { provider: 'openai' })
+ * const apiKey = await envelope.decrypt('alice', token, { provider: 'openai' })
+ * await envelope.close()
+ */
+export class EnvelopeCrypto {
+  /** Secrets that belong to no single user. */
+  readonly pool: PoolCrypto
+  /** The format that is written. */
+  readonly format: Format
+  readonly #store: KeyStore
+  readonly #keys: KeyCache
+  readonly #policy: TokenPolicy
+  readonly #closeStore: boolean
+  readonly #emit: EmitEvent
+  readonly #shredLog: ShredLog | undefined
+  #closed = false
+  #closing: Promise<void> | undefined
+
+  private constructor({
+    store,
+    keyring,
+    format,
+    acceptKeys,
+    tokenPolicy,
+    cache,
+    closeStore,
+    emit,
+    shredLog,
+  }: ResolvedOptions) {
+    this.#store = store
+    this.format = format
+    this.#policy = tokenPolicy
+    this.#closeStore = closeStore
+    this.#emit = emit
+    this.#shredLog = shredLog
+    this.#keys = new KeyCache(store, keyring, { format, acceptKeys }, cache, emit)
+    this.pool = new PoolCrypto(this.#keys, keyring.local, tokenPolicy, emit, () => this.#assertOpen())
+  }
+
+  /**
+   * Checks that the master keys open what is stored, and writes nothing: a read-only role can open.
+   *
+   * @throws ERR_UNKNOWN_MASTER_KEY (names KEK ids and counts) · ERR_FORMAT_NOT_ACCEPTED (names the option) ·
+   *   ERR_INVALID_ARGUMENT · ERR_STORE · ERR_SCHEMA
+   */
+  static async open(options: EnvelopeCryptoOptions): Promise<EnvelopeCrypto> {
+    const resolved = resolveOptions(options)
+    await checkMasterKeys(resolved.store, resolved.keyring, resolved)
+    if (options.plaintext === 'pass-through') resolved.emit({ type: 'plaintextPassThrough' })
+    return new EnvelopeCrypto(resolved)
+  }
+
+  /**
+   * Encrypts a string for a user, whose key is minted on first use.
+   *
+   * @param context authenticated by the token and not stored in it: `decrypt` needs the same; format v2 ignores it
+   * @returns a token to store
+   * @throws ERR_INVALID_ARGUMENT · ERR_KEY_SHREDDED · ERR_UNWRAP_FAILED · ERR_FORMAT_NOT_ACCEPTED ·
+   *   ERR_UNKNOWN_MASTER_KEY · ERR_STORE · ERR_CLOSED
+   */
+  async encrypt(
+    userId: string,
+    plaintext: string,
+    context?: EncryptionContext,
+    options: EncryptOptions = {},
+  ): Promise<Token> {
+    this.#assertOpen()
+    assertUserId(userId)
+    assertPlaintext(plaintext)
+    const pieces = contextPieces(context)
+    refuseToken(plaintext, options)
+    const key = this.#keys.cachedForWriting(userId) ?? (await this.#keys.forWriting(userId))
+    return key.seal(this.#policy.format, plaintext, pieces)
+  }
+
+  /** {@link encrypt} for bytes. */
+  async encryptBytes(userId: string, plaintext: Uint8Array, context?: EncryptionContext): Promise<Token> {
+    this.#assertOpen()
+    assertUserId(userId)
+    assertBytes('plaintext', plaintext)
+    const pieces = contextPieces(context)
+    const cached = this.#keys.cachedForWriting(userId)
+    if (cached !== undefined) return cached.seal(this.#policy.format, plaintext, pieces)
+    // The caller may wipe its bytes before the key is there.
+    const held = Uint8Array.from(plaintext)
+    try {
+      return (await this.#keys.forWriting(userId)).seal(this.#policy.format, held, pieces)
+    } finally {
+      held.fill(0)
+    }
+  }
+
+  /**
+   * Decrypts a token of a user. Never mints.
+   *
+   * @throws ERR_INVALID_ARGUMENT · ERR_NOT_ENCRYPTED · ERR_MALFORMED_TOKEN · ERR_FORMAT_NOT_ACCEPTED (all before the
+   *   store is asked) · ERR_KEY_NOT_FOUND · ERR_KEY_SHREDDED · ERR_DECRYPTION_FAILED · ERR_UNWRAP_FAILED ·
+   *   ERR_UNKNOWN_MASTER_KEY · ERR_STORE · ERR_CLOSED
+   */
+  async decrypt(userId: string, token: string, context?: EncryptionContext): Promise<string> {
+    if (this.#policy.passesThrough(token)) return this.#passThrough(userId, token, context)
+    const opened = this.#open(userId, token, context)
+    return textOf(opened instanceof Promise ? await opened : opened)
+  }
+
+  /** {@link decrypt}, as a value that no log, JSON or template shows. */
+  async decryptSecret(userId: string, token: string, context?: EncryptionContext): Promise<Secret> {
+    return new Secret(await this.decrypt(userId, token, context))
+  }
+
+  /** {@link decrypt} for bytes: opens tokens whose plaintext is not UTF-8, too. */
+  async decryptBytes(userId: string, token: string, context?: EncryptionContext): Promise<Uint8Array> {
+    if (this.#policy.passesThrough(token)) return Buffer.from(this.#passThrough(userId, token, context))
+    return this.#open(userId, token, context)
+  }
+
+  /**
+   * Encrypts values of any number of users, with one look-up of keys and one insert of those that are missing.
+   *
+   * @returns a result for each item, in their order; one bad item never fails the rest
+   * @throws ERR_INVALID_ARGUMENT (no array) · ERR_CLOSED
+   */
+  async encryptMany(items: readonly EncryptItem[]): Promise<ItemResult<Token>[]> {
+    this.#assertOpen()
+    return settled(items, ({ userId, plaintext, context, allowToken = false }) =>
+      this.encrypt(userId, plaintext, context, { allowToken }),
+    )
+  }
+
+  /** Decrypts values of any number of users, with one look-up of keys. See {@link encryptMany}. */
+  async decryptMany(items: readonly DecryptItem[]): Promise<ItemResult<string>[]> {
+    this.#assertOpen()
+    return settled(items, ({ userId, token, context }) => this.decrypt(userId, token, context))
+  }
+
+  /**
+   * A user's keys in hand, for synchronous use.
+   *
+   * @throws ERR_INVALID_ARGUMENT · ERR_KEY_NOT_FOUND (without `mint`) · ERR_KEY_SHREDDED · ERR_STORE · ERR_CLOSED …
+   */
+  async user(userId: string, options: UserOptions = {}): Promise<UserHandle> {
+    this.#assertOpen()
+    assertUserId(userId)
+    if (typeof options !== 'object' || options === null)
+      throw invalidArgument(`options must be an object, got ${kindOf(options)}`)
+    return this.#handle(userId, options.mint ?? true)
+  }
+
+  /**
+   * {@link user}, and for null the shared pool's v3 key.
+   *
+   * @internal
+   */
+  async handleOf(owner: string | null, mint: boolean): Promise<UserHandle> {
+    if (owner !== null) return this.user(owner, { mint })
+    this.#assertOpen()
+    return this.#handle(POOL_USER_ID, mint)
+  }
+
+  async #handle(userId: string, mint: boolean): Promise<UserHandle> {
+    const keys = await this.#keys.all(userId, mint)
+    return new UserHandle(userId, keys, this.#policy, this.#emit, () => this.#assertUsable(userId, keys))
+  }
+
+  /**
+   * Runs `work` with the user's keys in force for encrypted columns, until what it returns has settled.
+   *
+   * @example
+   * const rows = await envelope.scope('alice', () => db.select().from(credentials))
+   */
+  async scope<T>(
+    userId: string,
+    work: (handle: UserHandle) => T | PromiseLike<T>,
+    options: UserOptions = {},
+  ): Promise<T> {
+    if (typeof work !== 'function') throw invalidArgument(`work must be a function, got ${kindOf(work)}`)
+    return runInScope(await this.user(userId, options), work)
+  }
+
+  /**
+   * A fingerprint of a value of a user: equal values of one user and name have equal ones, which no rotation of any key changes. For
+   * unique indexes, and to find a value without decrypting. Whoever holds the user's data key can test guesses against it.
+   *
+   * @returns 46 characters, `f1:…`
+   * @throws ERR_INVALID_ARGUMENT · ERR_KEY_SHREDDED · ERR_KEY_NOT_FOUND (version 1 was pruned) · ERR_STORE · ERR_CLOSED …
+   * @example
+   * const fingerprint = await envelope.fingerprint('alice', 'sk-…', { name: 'credentials.api_key' })
+   */
+  async fingerprint(userId: string, value: string, options: FingerprintOptions): Promise<string> {
+    this.#assertOpen()
+    assertUserId(userId)
+    const name = assertFingerprintArguments(value, options)
+    return (await this.#keys.first(userId)).fingerprint(name, value)
+  }
+
+  /**
+   * The raw 32 bytes of version 1 of a user's key, minted if there is none, as the reference gives them. The caller owns
+   * them, and wipes them after use.
+   */
+  async getOrCreateUserKey(userId: string): Promise<Uint8Array> {
+    this.#assertOpen()
+    assertUserId(userId)
+    return (await this.#keys.first(userId)).export()
+  }
+
+  /**
+   * Makes a new version of a user's key. New writes use it, in this process at once and in all others within 2 s (where the store
+   * tells of changes; else within `cache.ttlMs`); tokens of earlier versions still open. If another process has rotated since this
+   * one last looked at the user, that is the rotation, and `rotated` is false.
+   *
+   * @throws ERR_INVALID_ARGUMENT (also under format v2, which has version 1 only) · ERR_KEY_NOT_FOUND (nothing to rotate) ·
+   *   ERR_KEY_SHREDDED · ERR_STORE · ERR_CLOSED …
+   * @example
+   * const { version } = await envelope.rotateUserKey('alice')
+   */
+  async rotateUserKey(userId: string): Promise<Rotation> {
+    this.#assertOpen()
+    assertUserId(userId)
+    return this.#keys.rotate(userId)
+  }
+
+  /**
+   * Erases all of a user's keys in the live database: nothing that was encrypted under them can be decrypted any more, in this process
+   * at once and in all others within 2 s, and every later use is ERR_KEY_SHREDDED. It is final once every copy (backup, write-ahead
+   * log, replica, snapshot) has expired, or every master key that the receipt names is destroyed.
+   *
+   * @param options `forget: true` removes the rows too, so that the user may be minted anew
+   * @throws ERR_INVALID_ARGUMENT · ERR_STORE (call again: what was begun is finished) · ERR_CLOSED
+   */
+  async shredUser(userId: string, options: ShredUserOptions = {}): Promise<ShredReceipt> {
+    this.#assertOpen()
+    assertUserId(userId)
+    if (typeof options !== 'object' || options === null)
+      throw invalidArgument(`options must be an object, got ${kindOf(options)}`)
+    const start = performance.now()
+    let receipt: ShredReceipt
+    try {
+      receipt = await shredIn(this.#store, userId, { ...options, shredLog: this.#shredLog })
+    } catch (error) {
+      // It may be done all the same: nothing more may be encrypted under what is in memory.
+      this.#keys.mayHaveChanged(userId)
+      throw error
+    }
+    this.#keys.shredded(userId, receipt.forget)
+    this.#emit({ type: 'shredded', ...receipt, durationMs: durationSince(start) })
+    return receipt
+  }
+
+  /** How often a key was in memory. */
+  get cacheStats(): CacheStats {
+    return this.#keys.stats
+  }
+
+  /** Ends the service, and its store unless `closeStore` is false. Idempotent; every later call is ERR_CLOSED. */
+  async close(): Promise<void> {
+    if (!this.#closed) {
+      this.#closed = true
+      this.#keys.close()
+      this.pool.close()
+      this.#closing = this.#closeStore ? this.#store.close() : Promise.resolve()
+    }
+    await this.#closing
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close()
+  }
+
+  /** At once, if the key is in memory. */
+  #open(userId: string, token: string, context: EncryptionContext | undefined): Buffer | Promise<Buffer> {
+    this.#assertOpen()
+    assertUserId(userId)
+    const pieces = contextPieces(context)
+    const parsed = parseToken(token, this.#policy.acceptTokens)
+    const ref = { userId, version: parsed.version }
+    const open = (key: DataKey) => openToken(key, parsed, pieces, this.#emit)
+    const cached = this.#keys.cached(ref)
+    return cached === undefined ? this.#keys.get(ref).then(open) : open(cached)
+  }
+
+  /** The arguments are checked all the same: what is wrong shows before the first real token. */
+  #passThrough(userId: string, value: string, context: EncryptionContext | undefined): string {
+    this.#assertOpen()
+    assertUserId(userId)
+    contextPieces(context)
+    return value
+  }
+
+  #assertOpen(): void {
+    if (this.#closed) throw new KeystoreError('ERR_CLOSED', 'This EnvelopeCrypto was closed')
+  }
+
+  #assertUsable(userId: string, keys: UserKeys): void {
+    this.#assertOpen()
+    if (keys.hold.ended) {
+      throw new KeystoreError('ERR_KEY_SHREDDED', `The keys of user ${JSON.stringify(userId)} were shredded`)
+    }
+  }
+}

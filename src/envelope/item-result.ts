@@ -1,0 +1,32 @@
+/** Results of bulk calls: one for each item, so that a bad one never fails the rest. */
+import { invalidArgument, isKeystoreError, type KeystoreError } from '../errors.js'
+import { kindOf } from '../validate.js'
+
+export type ItemResult<Value> =
+  | { readonly ok: true; readonly value: Value }
+  | { readonly ok: false; readonly error: KeystoreError }
+
+/** All items at once. @throws ERR_INVALID_ARGUMENT (no array) */
+export async function settled<Item, Value>(
+  items: readonly Item[],
+  work: (item: Item) => Promise<Value>,
+): Promise<ItemResult<Value>[]> {
+  if (!Array.isArray(items)) throw invalidArgument(`items must be an array, got ${kindOf(items)}`)
+  return Promise.all(
+    // Not items.map, which skips the holes of a sparse array.
+    Array.from(items, async (item): Promise<ItemResult<Value>> => {
+      try {
+        if (typeof item !== 'object' || item === null)
+          throw invalidArgument(`an item must be an object, got ${kindOf(item)}`)
+        return { ok: true, value: await work(item) }
+      } catch (error) {
+        return { ok: false, error: isKeystoreError(error) ? error : unexpected() }
+      }
+    }),
+  )
+}
+
+/** A getter of the item that throws, a string longer than Node's longest. No cause: it may hold the plaintext. */
+function unexpected(): KeystoreError {
+  return invalidArgument('the item cannot be read or processed: reading it, or making its result, threw')
+}

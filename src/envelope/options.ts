@@ -1,0 +1,107 @@
+/** The options of EnvelopeCrypto.open, and what follows from them. */
+import { invalidArgument } from '../errors.js'
+import { type EmitEvent, type EventOptions, eventEmitter } from '../events.js'
+import { acceptedFormats, assertFormat, type Format } from '../format/formats.js'
+import type { CacheOptions } from '../keys/memory.js'
+import { primaryKekId } from '../master-keys/key-wrap.js'
+import { keyringOf, type MasterKey, type MasterKeyring } from '../master-keys/master-key.js'
+import { assertShredLog, type ShredLog } from '../shred.js'
+import type { KeyStore } from '../store.js'
+import { kindOf } from '../validate.js'
+import { type PlaintextPolicy, TokenPolicy } from './token-policy.js'
+
+export interface EnvelopeCryptoOptions extends EventOptions {
+  /** Where wrapped keys are kept: `openKeyStore(url)`, or an adapter's factory. */
+  readonly store: KeyStore
+  /** `masterKeysFromEnv()`, a keyring, or one master key. */
+  readonly masterKeys: MasterKeyring | MasterKey
+  /** What is written. Default `'v3'`; `'v2'` is the Python reference's, which binds nothing. */
+  readonly format?: Format
+  /**
+   * Which formats of wrapped keys and of tokens are read, beside the one that is written. Who adopts the reference's
+   * data names `'v2'` too, takes it out of `keys` after a rewrap and out of `tokens` after a re-encryption: while it is
+   * accepted, whoever can write to the database can exchange two users' v2 keys or tokens.
+   */
+  readonly accept?: { readonly keys?: readonly Format[]; readonly tokens?: readonly Format[] }
+  /**
+   * What `decrypt` does with a value that is no token. Default `'reject'` (ERR_NOT_ENCRYPTED). `'pass-through'` returns it,
+   * which gives up integrity: whoever can write to the database can then put any plaintext in a token's place.
+   */
+  readonly plaintext?: PlaintextPolicy
+  /** The cache of unwrapped keys, or false for none. */
+  readonly cache?: CacheOptions | false
+  /** Opens even when rows need master keys that were not given; those users' values then fail one by one. Default false. */
+  readonly allowUnknownMasterKeys?: boolean
+  /** Where `shredUser` records its receipts, outside the database: what a restored backup brings back is erased again by them. */
+  readonly shredLog?: ShredLog
+  /** Whether `close()` closes the store too. Default true. */
+  readonly closeStore?: boolean
+}
+
+export interface ResolvedOptions {
+  readonly store: KeyStore
+  readonly keyring: MasterKeyring
+  readonly format: Format
+  readonly acceptKeys: readonly Format[]
+  readonly tokenPolicy: TokenPolicy
+  readonly cache: CacheOptions | false
+  readonly allowUnknown: boolean
+  readonly emit: EmitEvent
+  readonly closeStore: boolean
+  readonly shredLog: ShredLog | undefined
+}
+
+/** @throws ERR_INVALID_ARGUMENT */
+export function resolveOptions(options: EnvelopeCryptoOptions): ResolvedOptions {
+  if (typeof options !== 'object' || options === null)
+    throw invalidArgument(`options must be an object, got ${kindOf(options)}`)
+  const {
+    store,
+    masterKeys,
+    format = 'v3',
+    accept = {},
+    plaintext = 'reject',
+    cache = {},
+    shredLog,
+  } = options
+  if (typeof store?.getAll !== 'function')
+    throw invalidArgument('store must be a KeyStore, such as openKeyStore gives')
+  assertFormat(format)
+  if (plaintext !== 'reject' && plaintext !== 'pass-through') {
+    throw invalidArgument("plaintext must be 'reject' or 'pass-through'")
+  }
+  if (typeof accept !== 'object' || accept === null)
+    throw invalidArgument(`accept must be an object, got ${kindOf(accept)}`)
+  assertShredLog(shredLog)
+  const keyring = keyringOf(masterKeys)
+  // Format v2 needs a local primary: better said now than at the first mint.
+  primaryKekId(keyring, format)
+  return {
+    store,
+    keyring,
+    format,
+    acceptKeys: acceptedFormats('accept.keys', accept.keys, format),
+    tokenPolicy: new TokenPolicy(format, acceptedFormats('accept.tokens', accept.tokens, format), plaintext),
+    cache: checkedCache(cache),
+    allowUnknown: options.allowUnknownMasterKeys ?? false,
+    emit: eventEmitter(options),
+    closeStore: options.closeStore ?? true,
+    shredLog,
+  }
+}
+
+/** lru-cache allocates for all entries at once; a timer's longest time. */
+const MOST = { maxEntries: 1_000_000, ttlMs: 2 ** 31 - 1 }
+
+function checkedCache(cache: CacheOptions | false): CacheOptions | false {
+  if (cache === false) return false
+  if (typeof cache !== 'object' || cache === null)
+    throw invalidArgument(`cache must be an object or false, got ${kindOf(cache)}`)
+  for (const name of ['maxEntries', 'ttlMs'] as const) {
+    const value = cache[name]
+    if (value !== undefined && !(Number.isInteger(value) && value > 0 && value <= MOST[name])) {
+      throw invalidArgument(`cache.${name} must be a positive whole number, at most ${MOST[name]}`)
+    }
+  }
+  return cache
+}

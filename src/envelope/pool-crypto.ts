@@ -1,0 +1,136 @@
+/** The shared pool: secrets that belong to no single user. */
+
+import { KeystoreError, MasterKeyError } from '../errors.js'
+import type { EmitEvent } from '../events.js'
+import { importKey, type KeyObject } from '../format/aead.js'
+import { contextPieces, type EncryptionContext } from '../format/context.js'
+import { assertFingerprintArguments, type FingerprintOptions } from '../format/fingerprint.js'
+import { openV2, type ParsedToken, parseToken, sealV2, type Token, textOf } from '../format/token.js'
+import type { KeyCache } from '../keys/cache.js'
+import { openToken } from '../keys/data-key.js'
+import type { LocalMasterKey } from '../master-keys/master-key.js'
+import { assertPlaintext } from '../validate.js'
+import { type EncryptOptions, refuseToken, type TokenPolicy } from './token-policy.js'
+
+/** Whose key the pool's v3 tokens are under; no user can have this id. */
+export const POOL_USER_ID = ''
+
+/**
+ * Format v3: a data key of the pool's own, minted at its first write. Format v2: a key derived from the master key itself,
+ * which a rewrap therefore does not reach.
+ */
+export class PoolCrypto {
+  readonly #keys: KeyCache
+  readonly #masterKeys: readonly LocalMasterKey[]
+  readonly #policy: TokenPolicy
+  readonly #emit: EmitEvent
+  readonly #assertOpen: () => void
+  /** Derived on first use, since each costs 100,000 rounds of PBKDF2; a failure is not kept. */
+  readonly #derived = new Map<string, Promise<KeyObject>>()
+
+  /** @param masterKeys local ones, primary first @internal */
+  constructor(
+    keys: KeyCache,
+    masterKeys: readonly LocalMasterKey[],
+    policy: TokenPolicy,
+    emit: EmitEvent,
+    assertOpen: () => void,
+  ) {
+    this.#keys = keys
+    this.#masterKeys = masterKeys
+    this.#policy = policy
+    this.#emit = emit
+    this.#assertOpen = assertOpen
+  }
+
+  /** @throws ERR_INVALID_ARGUMENT · ERR_KEY_SHREDDED · ERR_MASTER_KEY (format v2 without a local key) · ERR_STORE · ERR_CLOSED … */
+  async encrypt(
+    plaintext: string,
+    context?: EncryptionContext,
+    options: EncryptOptions = {},
+  ): Promise<Token> {
+    this.#assertOpen()
+    assertPlaintext(plaintext)
+    const pieces = contextPieces(context)
+    refuseToken(plaintext, options)
+    if (this.#policy.format === 'v2') {
+      const [primary] = this.#localKeys()
+      return sealV2(await this.#derivedKey(primary), plaintext)
+    }
+    const key = this.#keys.cachedForWriting(POOL_USER_ID) ?? (await this.#keys.forWriting(POOL_USER_ID))
+    return key.seal('v3', plaintext, pieces)
+  }
+
+  /**
+   * A v2 token is tried with the derived key of every local master key, primary first.
+   *
+   * @throws ERR_INVALID_ARGUMENT · ERR_NOT_ENCRYPTED · ERR_MALFORMED_TOKEN · ERR_FORMAT_NOT_ACCEPTED · ERR_KEY_NOT_FOUND ·
+   *   ERR_DECRYPTION_FAILED · ERR_MASTER_KEY · ERR_STORE · ERR_CLOSED …
+   */
+  async decrypt(token: string, context?: EncryptionContext): Promise<string> {
+    this.#assertOpen()
+    const pieces = contextPieces(context)
+    if (this.#policy.passesThrough(token)) return token
+    const parsed = parseToken(token, this.#policy.acceptTokens)
+    if (parsed.format === 'v2') return textOf(await this.#openDerived(parsed))
+    const ref = { userId: POOL_USER_ID, version: parsed.version }
+    const key = this.#keys.cached(ref) ?? (await this.#keys.get(ref))
+    return textOf(openToken(key, parsed, pieces, this.#emit))
+  }
+
+  /**
+   * A fingerprint under the pool's key: it reveals which values are equal across all users, and outlives the shredding of any of them.
+   * For "whose is this leaked key?".
+   *
+   * @throws ERR_INVALID_ARGUMENT · ERR_KEY_SHREDDED · ERR_STORE · ERR_CLOSED …
+   */
+  async fingerprint(value: string, options: FingerprintOptions): Promise<string> {
+    this.#assertOpen()
+    const name = assertFingerprintArguments(value, options)
+    return (await this.#keys.first(POOL_USER_ID)).fingerprint(name, value)
+  }
+
+  /** Drops the derived keys. @internal */
+  close(): void {
+    this.#derived.clear()
+  }
+
+  async #openDerived({ sealed }: ParsedToken): Promise<Buffer> {
+    let failure: unknown
+    for (const masterKey of this.#localKeys()) {
+      const key = await this.#derivedKey(masterKey)
+      try {
+        return openV2(key, sealed)
+      } catch (error) {
+        if (!(error instanceof KeystoreError)) throw error
+        failure = error
+      }
+    }
+    this.#emit({ type: 'decryptFailed', userId: POOL_USER_ID, version: 1, format: 'v2' })
+    throw failure
+  }
+
+  #localKeys(): readonly [LocalMasterKey, ...LocalMasterKey[]] {
+    const [primary, ...previous] = this.#masterKeys
+    if (primary === undefined) {
+      throw new MasterKeyError(
+        'ERR_MASTER_KEY',
+        'The pool of format v2 needs a local master key; the keyring has none',
+      )
+    }
+    return [primary, ...previous]
+  }
+
+  #derivedKey(masterKey: LocalMasterKey): Promise<KeyObject> {
+    const known = this.#derived.get(masterKey.id)
+    if (known) return known
+    const derived = masterKey.derivePoolKey().then((bytes) => {
+      const key = importKey(bytes)
+      bytes.fill(0)
+      return key
+    })
+    this.#derived.set(masterKey.id, derived)
+    derived.catch(() => this.#derived.delete(masterKey.id))
+    return derived
+  }
+}

@@ -1,0 +1,141 @@
+/** Rows of any number of users, encrypted and decrypted with one look-up of keys. */
+
+import { invalidArgument, isKeystoreError, type KeystoreError } from '../errors.js'
+import { type ContextOf, contextMaker, type EncryptionContext } from '../format/context.js'
+import type { Token } from '../format/token.js'
+import { kindOf } from '../validate.js'
+import type { EnvelopeCrypto } from './envelope-crypto.js'
+import type { ItemResult } from './item-result.js'
+
+export interface RowsOptions<Row, Column extends keyof Row & string> {
+  /** Whose row it is: the property that holds the user id, or a function of the row. */
+  readonly owner: (keyof Row & string) | ((row: Row) => string)
+  /** The properties that hold values, and the context of each; null for none. */
+  readonly columns: { readonly [C in Column]: ContextOf<Row> }
+}
+
+/** A value that stayed as it was, and why. */
+export interface RowError<Column extends string = string> {
+  /** The index of its row. */
+  readonly row: number
+  readonly column: Column
+  readonly error: KeystoreError
+}
+
+/** A row whose named columns hold `Value`, or nothing where they failed. */
+export type RowWith<Row, Column extends keyof Row, Value> = Omit<Row, Column> & {
+  [C in Column]?: Value | Extract<Row[C], null | undefined>
+}
+
+export interface RowsResult<Row, Column extends keyof Row & string, Value> {
+  /** New objects, in the order of those given. A value that failed is absent: written back, its column stays as it is. */
+  readonly rows: RowWith<Row, Column, Value>[]
+  readonly errors: RowError<Column>[]
+}
+
+/**
+ * Encrypts columns of rows of any number of users, with one look-up of keys and one insert of those that are missing. Null and undefined
+ * stay as they are; a value that fails is reported, and fails no other.
+ *
+ * @throws ERR_INVALID_ARGUMENT · ERR_CLOSED
+ * @example
+ * const { rows, errors } = await encryptRows(envelope, imported, {
+ *   owner: 'userId',
+ *   columns: { apiKey: (row) => ({ column: 'credentials.api_key', row: row.id }) },
+ * })
+ */
+export function encryptRows<Row extends object, Column extends keyof Row & string>(
+  envelope: EnvelopeCrypto,
+  rows: readonly Row[],
+  options: RowsOptions<Row, Column>,
+): Promise<RowsResult<Row, Column, Token>> {
+  return replaceCells(rows, options, (cells) =>
+    envelope.encryptMany(cells.map(({ value, ...cell }) => ({ ...cell, plaintext: value }))),
+  )
+}
+
+/** Decrypts what {@link encryptRows}, a column or `encrypt` made under the same contexts. */
+export function decryptRows<Row extends object, Column extends keyof Row & string>(
+  envelope: EnvelopeCrypto,
+  rows: readonly Row[],
+  options: RowsOptions<Row, Column>,
+): Promise<RowsResult<Row, Column, string>> {
+  return replaceCells(rows, options, (cells) =>
+    envelope.decryptMany(cells.map(({ value, ...cell }) => ({ ...cell, token: value }))),
+  )
+}
+
+interface Cell {
+  readonly userId: string
+  /** Checked, as the user id is, by those who take it. */
+  readonly value: string
+  readonly context: EncryptionContext
+}
+
+async function replaceCells<Row extends object, Column extends keyof Row & string, Value extends string>(
+  rows: readonly Row[],
+  options: RowsOptions<Row, Column>,
+  replace: (cells: readonly Cell[]) => Promise<ItemResult<Value>[]>,
+): Promise<RowsResult<Row, Column, Value>> {
+  const columns = assertArguments(rows, options)
+  const replaced = rows.map((row) => ({ ...row }) as RowWith<Row, Column, Value>)
+  const errors: RowError<Column>[] = []
+  const cells: Cell[] = []
+  const places: { readonly row: number; readonly column: Column }[] = []
+  const fail = (row: number, column: Column, error: KeystoreError) => {
+    errors.push({ row, column, error })
+    delete replaced[row]?.[column]
+  }
+  for (const [index, row] of rows.entries()) {
+    for (const [column, contextOf] of columns) {
+      const value: unknown = row[column]
+      if (value === null || value === undefined) continue
+      try {
+        cells.push({
+          userId: ownerOf(row, options.owner),
+          value: value as string,
+          context: contextOf(row),
+        })
+        places.push({ row: index, column })
+      } catch (error) {
+        fail(index, column, error as KeystoreError)
+      }
+    }
+  }
+  const results = await replace(cells)
+  for (const [at, { row, column }] of places.entries()) {
+    const result = results[at] as ItemResult<Value>
+    if (result.ok) Object.assign(replaced[row] as object, { [column]: result.value })
+    else fail(row, column, result.error)
+  }
+  return { rows: replaced, errors: errors.sort((a, b) => a.row - b.row) }
+}
+
+/** @throws ERR_INVALID_ARGUMENT: of a function that throws, without its error, which may quote the row */
+function ownerOf<Row extends object>(row: Row, owner: RowsOptions<Row, never>['owner']): string {
+  if (typeof owner !== 'function') return row[owner] as string
+  try {
+    return owner(row)
+  } catch (error) {
+    throw isKeystoreError(error)
+      ? error
+      : invalidArgument('the owner of the row cannot be told: its function threw')
+  }
+}
+
+/** @returns the columns, and how to make their contexts @throws ERR_INVALID_ARGUMENT */
+function assertArguments<Row extends object, Column extends keyof Row & string>(
+  rows: readonly Row[],
+  { owner, columns }: RowsOptions<Row, Column>,
+): [Column, (row: Row) => EncryptionContext][] {
+  if (!Array.isArray(rows)) throw invalidArgument(`rows must be an array, got ${kindOf(rows)}`)
+  if (rows.some((row) => typeof row !== 'object' || row === null))
+    throw invalidArgument('rows must be objects')
+  if (typeof owner !== 'string' && typeof owner !== 'function')
+    throw invalidArgument(`owner must be the name of a property or a function, got ${kindOf(owner)}`)
+  if (typeof columns !== 'object' || columns === null)
+    throw invalidArgument(
+      `columns must be an object, as in { apiKey: 'credentials.api_key' }, got ${kindOf(columns)}`,
+    )
+  return (Object.keys(columns) as Column[]).map((column) => [column, contextMaker(columns[column])])
+}

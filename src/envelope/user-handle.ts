@@ -1,0 +1,138 @@
+/** One user's keys in hand: the same calls as EnvelopeCrypto's, synchronous. */
+
+import { isKeystoreError, KeystoreError } from '../errors.js'
+import type { EmitEvent } from '../events.js'
+import { contextPieces, type EncryptionContext } from '../format/context.js'
+import { assertFingerprintArguments, type FingerprintOptions } from '../format/fingerprint.js'
+import { decryptionFailed, parseToken, type Token, textOf } from '../format/token.js'
+import type { UserKeys } from '../keys/cache.js'
+import { type DataKey, openToken } from '../keys/data-key.js'
+import { assertBytes, assertPlaintext } from '../validate.js'
+import { type EncryptOptions, refuseToken, type TokenPolicy } from './token-policy.js'
+
+/** What a token held, and which of the contexts tried is its own. */
+export interface OpenedToken {
+  readonly plaintext: Uint8Array
+  readonly context: number
+}
+
+/**
+ * A snapshot of a user's live keys, for code that cannot wait: SQLite transactions, column types. Get one with
+ * `envelope.user(userId)`. It does not learn of versions that are made later; it does learn of a shred.
+ *
+ * @example
+ * const alice = await envelope.user('alice')
+ * db.transaction((tx) => {
+ *   tx.insert(credentials).values({ apiKey: alice.encrypt('sk-…') }).run()
+ * })
+ */
+export class UserHandle {
+  readonly userId: string
+  readonly #keys: UserKeys
+  readonly #policy: TokenPolicy
+  readonly #emit: EmitEvent
+  readonly #assertUsable: () => void
+
+  /** @internal */
+  constructor(
+    userId: string,
+    keys: UserKeys,
+    policy: TokenPolicy,
+    emit: EmitEvent,
+    assertUsable: () => void,
+  ) {
+    this.userId = userId
+    this.#keys = keys
+    this.#policy = policy
+    this.#emit = emit
+    this.#assertUsable = assertUsable
+  }
+
+  /** @throws ERR_INVALID_ARGUMENT · ERR_KEY_SHREDDED · ERR_CLOSED */
+  encrypt(plaintext: string, context?: EncryptionContext, options: EncryptOptions = {}): Token {
+    this.#assertUsable()
+    assertPlaintext(plaintext)
+    refuseToken(plaintext, options)
+    return this.#keys.active.seal(this.#policy.format, plaintext, contextPieces(context))
+  }
+
+  /** {@link encrypt} for bytes. */
+  encryptBytes(plaintext: Uint8Array, context?: EncryptionContext): Token {
+    this.#assertUsable()
+    assertBytes('plaintext', plaintext)
+    return this.#keys.active.seal(this.#policy.format, plaintext, contextPieces(context))
+  }
+
+  /**
+   * @throws ERR_INVALID_ARGUMENT · ERR_NOT_ENCRYPTED · ERR_MALFORMED_TOKEN · ERR_FORMAT_NOT_ACCEPTED ·
+   *   ERR_KEY_NOT_FOUND (`retryable`: a version that this snapshot lacks; get a new handle) · ERR_DECRYPTION_FAILED ·
+   *   ERR_UNWRAP_FAILED · ERR_KEY_SHREDDED · ERR_CLOSED
+   */
+  decrypt(token: string, context?: EncryptionContext): string {
+    if (this.#policy.passesThrough(token)) {
+      this.#assertUsable()
+      contextPieces(context)
+      return token
+    }
+    return textOf(this.#open(token, context))
+  }
+
+  /** {@link decrypt} for bytes: opens tokens whose plaintext is not UTF-8, too. */
+  decryptBytes(token: string, context?: EncryptionContext): Uint8Array {
+    if (this.#policy.passesThrough(token)) {
+      this.#assertUsable()
+      contextPieces(context)
+      return Buffer.from(token)
+    }
+    return this.#open(token, context)
+  }
+
+  /** The version of the key that `encrypt` uses. */
+  get version(): number {
+    return this.#keys.active.version
+  }
+
+  /**
+   * {@link decryptBytes} under the first of some contexts that opens it. One event, if none does.
+   *
+   * @internal
+   */
+  decryptUnderAny(token: string, contexts: readonly EncryptionContext[]): OpenedToken {
+    this.#assertUsable()
+    const parsed = parseToken(token, this.#policy.acceptTokens)
+    const key = this.#version(parsed.version)
+    for (const [index, context] of contexts.entries()) {
+      const pieces = contextPieces(context)
+      try {
+        const isLast = index === contexts.length - 1
+        const plaintext = isLast ? openToken(key, parsed, pieces, this.#emit) : key.open(parsed, pieces)
+        return { plaintext, context: index }
+      } catch (error) {
+        if (!isKeystoreError(error) || error.code !== 'ERR_DECRYPTION_FAILED') throw error
+      }
+    }
+    throw decryptionFailed()
+  }
+
+  /** `envelope.fingerprint`. @throws ERR_INVALID_ARGUMENT · ERR_KEY_NOT_FOUND (version 1 was pruned) · ERR_UNWRAP_FAILED … */
+  fingerprint(value: string, options: FingerprintOptions): string {
+    this.#assertUsable()
+    const name = assertFingerprintArguments(value, options)
+    return this.#version(1).fingerprint(name, value)
+  }
+
+  #open(token: string, context: EncryptionContext | undefined): Buffer {
+    this.#assertUsable()
+    const pieces = contextPieces(context)
+    const parsed = parseToken(token, this.#policy.acceptTokens)
+    return openToken(this.#version(parsed.version), parsed, pieces, this.#emit)
+  }
+
+  #version(version: number): DataKey {
+    const key = this.#keys.versions.get(version)
+    if (key instanceof Error) throw key
+    if (key !== undefined) return key
+    const message = `This handle of user ${JSON.stringify(this.userId)} has no key of version ${version}: get a new one`
+    throw new KeystoreError('ERR_KEY_NOT_FOUND', message, { retryable: true })
+  }
+}

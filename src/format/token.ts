@@ -1,0 +1,227 @@
+/** Token formats: the self-describing ciphertext strings that applications store. docs/FORMAT.md is their specification. */
+
+import { invalidArgument, KeystoreError } from '../errors.js'
+import type { KeyRef } from '../table.js'
+import { MAX_KEY_VERSION } from '../table.js'
+import { assertBytes, assertPlaintext, kindOf } from '../validate.js'
+import {
+  GCM_NONCE_BYTES,
+  GCM_TAG_BYTES,
+  gcmEncrypt,
+  gcmOpen,
+  hmacSha256,
+  importKey,
+  type KeyObject,
+  sha256,
+  XAES_COMMITMENT_BYTES,
+  XAES_NONCE_BYTES,
+  XaesKey,
+} from './aead.js'
+import {
+  decodeBase64,
+  decodeBase64UrlStrict,
+  decodeUtf8,
+  encodeBase64Url,
+  encodeBase64UrlPadded,
+  preAuthEncode,
+} from './encoding.js'
+import type { Format } from './formats.js'
+
+declare const tokenBrand: unique symbol
+
+/**
+ * A string that `encrypt` made, or that {@link isToken} has looked at: what a column of tokens takes, and a plaintext by mistake is not.
+ */
+export type Token = string & { readonly [tokenBrand]: true }
+
+/** A token taken apart; nothing of it is authenticated yet. */
+export interface ParsedToken {
+  readonly format: Format
+  /** The version of the user's key that it was encrypted under. A v2 token belongs to version 1, always. */
+  readonly version: number
+  /** v2: `nonce[12] ‖ ciphertext ‖ tag[16]` · v3: `nonce[24] ‖ ciphertext ‖ tag[16] ‖ commitment[32]` */
+  readonly sealed: Buffer
+}
+
+const V2_PREFIX = 'v2:'
+const V3_PREFIX = 'v3:'
+const V2_LEAST_BYTES = GCM_NONCE_BYTES + GCM_TAG_BYTES
+const VERSION_BYTES = 4
+const V3_LEAST_BYTES = VERSION_BYTES + XAES_NONCE_BYTES + GCM_TAG_BYTES + XAES_COMMITMENT_BYTES
+
+const TOKEN_LABEL = 'drizzle-keystore/token/v3'
+const TOKEN_KEY_LABEL = 'drizzle-keystore/token-key/v3'
+
+/**
+ * Whether a value begins like a token: the reference's prefix test, for both prefixes. It says nothing about whether the
+ * rest is one, or opens.
+ *
+ * @example
+ * isEncrypted('v2:')     // true
+ * isEncrypted('V2:abc')  // false
+ */
+export function isEncrypted(value: unknown): boolean {
+  return typeof value === 'string' && (value.startsWith(V2_PREFIX) || value.startsWith(V3_PREFIX))
+}
+
+/**
+ * Whether a value is well formed as a whole token of either format. It says nothing about whether it opens.
+ *
+ * @example
+ * isToken('v3:')                                // false, though isEncrypted('v3:') is true
+ * isToken(await envelope.encrypt('alice', 'x')) // true
+ */
+export function isToken(value: unknown): value is Token {
+  return typeof value === 'string' && tokenOf(value) !== null
+}
+
+/**
+ * Takes a token apart, before any store is asked.
+ *
+ * @throws ERR_INVALID_ARGUMENT (no string) · ERR_NOT_ENCRYPTED (no token's prefix) · ERR_MALFORMED_TOKEN ·
+ *   ERR_FORMAT_NOT_ACCEPTED
+ */
+export function parseToken(token: unknown, accept: readonly Format[]): ParsedToken {
+  if (typeof token !== 'string') throw invalidArgument(`token must be a string, got ${kindOf(token)}`)
+  if (!isEncrypted(token)) {
+    throw new KeystoreError(
+      'ERR_NOT_ENCRYPTED',
+      'The value is not a token: it begins with neither v3: nor v2:',
+    )
+  }
+  const parsed = tokenOf(token)
+  if (parsed === null) throw malformed(token.startsWith(V2_PREFIX) ? 'v2' : 'v3')
+  if (!accept.includes(parsed.format)) {
+    throw new KeystoreError(
+      'ERR_FORMAT_NOT_ACCEPTED',
+      `This is a ${parsed.format} token: name '${parsed.format}' in accept.tokens to open it`,
+    )
+  }
+  return parsed
+}
+
+function tokenOf(value: string): ParsedToken | null {
+  if (value.startsWith(V2_PREFIX)) {
+    const sealed = decodeV2(value.slice(V2_PREFIX.length))
+    return sealed && { format: 'v2', version: 1, sealed }
+  }
+  if (!value.startsWith(V3_PREFIX)) return null
+  const bytes = decodeBase64UrlStrict(value.slice(V3_PREFIX.length))
+  if (bytes === null || bytes.length < V3_LEAST_BYTES) return null
+  const version = bytes.readUInt32BE(0)
+  if (version < 1 || version > MAX_KEY_VERSION) return null
+  return { format: 'v3', version, sealed: bytes.subarray(VERSION_BYTES) }
+}
+
+/** Encrypts under a data key, format v2: `"v2:" + base64url_padded(nonce[12] ‖ ciphertext ‖ tag[16])`, no AAD. */
+export function sealV2(key: KeyObject, plaintext: Uint8Array | string): Token {
+  return (V2_PREFIX + encodeBase64UrlPadded(gcmEncrypt(key, plaintext), 1)) as Token
+}
+
+/** @throws ERR_DECRYPTION_FAILED: wrong key or tampered with */
+export function openV2(key: KeyObject, sealed: Buffer): Buffer {
+  return opened(gcmOpen(key, sealed))
+}
+
+/** The key of a version's v3 tokens: a data key itself is an AES-GCM key in format v2 only. */
+export function deriveTokenKey(dataKey: KeyObject, { userId, version }: KeyRef): XaesKey {
+  const key = hmacSha256(dataKey, preAuthEncode([TOKEN_KEY_LABEL, userId, String(version)]))
+  const tokenKey = new XaesKey(key)
+  key.fill(0)
+  return tokenKey
+}
+
+/**
+ * What a v3 token without a context is bound to. Others: {@link preAuthExtend} with what {@link contextPieces} gives.
+ *
+ * @returns bytes to keep
+ */
+export function tokenAad({ userId, version }: KeyRef): Buffer {
+  const encoded = preAuthEncode([TOKEN_LABEL, userId, String(version)])
+  const kept = Buffer.alloc(encoded.length)
+  encoded.copy(kept)
+  return kept
+}
+
+/** Encrypts under a token key: `"v3:" + base64url(key_version[4] ‖ nonce[24] ‖ ciphertext ‖ tag[16] ‖ commitment[32])`. */
+export function sealV3(
+  key: XaesKey,
+  version: number,
+  plaintext: Uint8Array | string,
+  aad: Uint8Array,
+): Token {
+  const header = Buffer.allocUnsafe(VERSION_BYTES)
+  header.writeUInt32BE(version, 0)
+  return (V3_PREFIX + encodeBase64Url([header, ...key.encrypt(plaintext, aad)], 2)) as Token
+}
+
+/** @throws ERR_DECRYPTION_FAILED: wrong key, user, version or context, or tampered with */
+export function openV3(key: XaesKey, sealed: Buffer, aad: Uint8Array): Buffer {
+  return opened(key.open(sealed, aad))
+}
+
+/** @throws ERR_DECRYPTION_FAILED if the authenticated bytes are not UTF-8; `decryptBytes` opens those */
+export function textOf(plaintext: Buffer): string {
+  const text = decodeUtf8(plaintext)
+  if (text === null) throw decryptionFailed()
+  return text
+}
+
+function opened(plaintext: Buffer | null): Buffer {
+  if (plaintext === null) throw decryptionFailed()
+  return plaintext
+}
+
+/** One message for every reason, so that it tells an attacker nothing. */
+export function decryptionFailed(): KeystoreError {
+  return new KeystoreError(
+    'ERR_DECRYPTION_FAILED',
+    'Decryption failed: wrong key, user or context, or a changed token',
+  )
+}
+
+function malformed(format: Format): KeystoreError {
+  return new KeystoreError(
+    'ERR_MALFORMED_TOKEN',
+    `The value begins like a ${format} token, but the rest cannot be one: it was cut, changed, or never a token`,
+  )
+}
+
+/**
+ * The reference's `encrypt` with a raw key: format v2.
+ *
+ * @param key 32 bytes
+ * @throws ERR_INVALID_ARGUMENT
+ * @example
+ * const token = encryptWithKey('sk-…', await envelope.getOrCreateUserKey('alice'))
+ */
+export function encryptWithKey(plaintext: string, key: Uint8Array): Token {
+  assertPlaintext(plaintext)
+  assertBytes('key', key, 32)
+  return sealV2(importKey(key), plaintext)
+}
+
+/**
+ * The reference's `decrypt` with a raw key: format v2, with or without its prefix.
+ *
+ * @param key 32 bytes
+ * @throws ERR_INVALID_ARGUMENT · ERR_MALFORMED_TOKEN · ERR_DECRYPTION_FAILED
+ */
+export function decryptWithKey(token: string, key: Uint8Array): string {
+  assertBytes('key', key, 32)
+  if (typeof token !== 'string') throw invalidArgument(`token must be a string, got ${kindOf(token)}`)
+  const sealed = decodeV2(token.startsWith(V2_PREFIX) ? token.slice(V2_PREFIX.length) : token)
+  if (sealed === null) throw malformed('v2')
+  return textOf(openV2(importKey(key), sealed))
+}
+
+/** The reference's `api_key_hash`: lower-case hexadecimal SHA-256 of the UTF-8 key. Not keyed: see fingerprints. */
+export function apiKeyHash(apiKey: string): string {
+  assertPlaintext(apiKey)
+  return sha256([apiKey]).toString('hex')
+}
+
+function decodeV2(body: string): Buffer | null {
+  const sealed = decodeBase64(body)
+  return sealed !== null && sealed.length >= V2_LEAST_BYTES ? sealed : null
+}

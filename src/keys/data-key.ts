@@ -1,0 +1,93 @@
+/** One version of one user's data key, open, and everything that it encrypts and decrypts. Synchronous. */
+
+import type { EmitEvent } from '../events.js'
+import { importKey, type KeyObject, type XaesKey } from '../format/aead.js'
+import { preAuthExtend } from '../format/encoding.js'
+import { fingerprintOf } from '../format/fingerprint.js'
+import type { Format } from '../format/formats.js'
+import {
+  decryptionFailed,
+  deriveTokenKey,
+  openV2,
+  openV3,
+  type ParsedToken,
+  sealV2,
+  sealV3,
+  type Token,
+  tokenAad,
+} from '../format/token.js'
+import type { KeyRecord } from '../table.js'
+
+/** Which row, and which data key it holds. */
+export type KeyRow = Pick<KeyRecord, 'userId' | 'version' | 'encryptedKey' | 'createdAt'>
+
+export class DataKey implements KeyRow {
+  readonly userId: string
+  readonly version: number
+  /** Of the row that it was opened from, and so is the next: both tell whether a row still holds this key. */
+  readonly encryptedKey: Uint8Array
+  readonly createdAt: Date
+  readonly #key: KeyObject
+  /** Made at the first v3 token; holds the AES cipher that all of them need. */
+  #tokenKey: XaesKey | null = null
+  /** What all v3 tokens are bound to, made once; their contexts are added. */
+  #aadWithoutContext: Buffer | null = null
+
+  /** @param bytes the 32 bytes of the key; they are wiped */
+  constructor({ userId, version, encryptedKey, createdAt }: KeyRow, bytes: Uint8Array) {
+    this.userId = userId
+    this.version = version
+    this.encryptedKey = encryptedKey
+    this.createdAt = createdAt
+    this.#key = importKey(bytes)
+    bytes.fill(0)
+  }
+
+  /** @param context from `contextPieces`; format v2 does not bind it */
+  seal(format: Format, plaintext: Uint8Array | string, context: readonly string[]): Token {
+    if (format === 'v2') return sealV2(this.#key, plaintext)
+    return sealV3(this.#v3(), this.version, plaintext, this.#aad(context))
+  }
+
+  /** @throws ERR_DECRYPTION_FAILED: changed, or of another key, user, version or context */
+  open({ format, version, sealed }: ParsedToken, context: readonly string[]): Buffer {
+    if (version !== this.version) throw decryptionFailed()
+    if (format === 'v2') return openV2(this.#key, sealed)
+    return openV3(this.#v3(), sealed, this.#aad(context))
+  }
+
+  /** Of version 1 only: a later version would give other fingerprints. */
+  fingerprint(name: string, value: string): string {
+    return fingerprintOf(this.#key, this.userId, name, value)
+  }
+
+  /** The raw 32 bytes, the caller's to wipe. */
+  export(): Uint8Array {
+    return this.#key.export()
+  }
+
+  #v3(): XaesKey {
+    this.#tokenKey ??= deriveTokenKey(this.#key, this)
+    return this.#tokenKey
+  }
+
+  #aad(context: readonly string[]): Buffer {
+    this.#aadWithoutContext ??= tokenAad(this)
+    return context.length === 0 ? this.#aadWithoutContext : preAuthExtend(this.#aadWithoutContext, context)
+  }
+}
+
+/** {@link DataKey.open}, and an event when the token does not open. */
+export function openToken(
+  key: DataKey,
+  token: ParsedToken,
+  context: readonly string[],
+  emit: EmitEvent,
+): Buffer {
+  try {
+    return key.open(token, context)
+  } catch (error) {
+    emit({ type: 'decryptFailed', userId: key.userId, version: token.version, format: token.format })
+    throw error
+  }
+}

@@ -1,0 +1,59 @@
+/** Rows of many users in one call of the store, in which one row that cannot be read fails its own user only. */
+import { isKeystoreError, KeystoreError, StoreError } from '../errors.js'
+import { describeRef } from '../master-keys/key-wrap.js'
+import type { KeyStore } from '../store.js'
+import { isTombstone, type KeyRecord, type KeyRef, refKey } from '../table.js'
+
+/** Every version of each user, in the order of the ids; a row that cannot be read costs one more query. */
+export function loadRows(
+  store: KeyStore,
+  userIds: readonly string[],
+): Promise<(readonly KeyRecord[] | Error)[]> {
+  return withoutUnreadable(
+    userIds,
+    (userId) => userId,
+    async (readable) => {
+      const found = await store.getAll(readable)
+      return (userId) => found.get(userId) ?? []
+    },
+  )
+}
+
+/** For each record the winner: the row that is stored, the tombstone that forbade it, or why there is none. */
+export function insertRows(store: KeyStore, records: readonly KeyRecord[]): Promise<(KeyRecord | Error)[]> {
+  return withoutUnreadable(
+    records,
+    ({ userId }) => userId,
+    async (readable) => {
+      const winners = await store.insertIfAbsent(readable)
+      const byRef = new Map(winners.map((winner) => [refKey(winner), winner]))
+      const tombstones = new Map(winners.filter(isTombstone).map((winner) => [winner.userId, winner]))
+      return (record) => byRef.get(refKey(record)) ?? tombstones.get(record.userId) ?? noWinner(record)
+    },
+  )
+}
+
+/** Runs one call for all items, and again without the users whose rows it cannot read: they get the error, the others an answer. */
+async function withoutUnreadable<Item, Result>(
+  items: readonly Item[],
+  userIdOf: (item: Item) => string,
+  call: (readable: readonly Item[]) => Promise<(item: Item) => Result>,
+): Promise<(Result | Error)[]> {
+  const unreadable = new Map<string, Error>()
+  for (;;) {
+    try {
+      const resultOf = await call(items.filter((item) => !unreadable.has(userIdOf(item))))
+      return items.map((item) => unreadable.get(userIdOf(item)) ?? resultOf(item))
+    } catch (error) {
+      const userId = isKeystoreError(error) ? (error as StoreError).ref?.userId : undefined
+      if (userId === undefined || unreadable.has(userId)) throw error
+      unreadable.set(userId, error as StoreError)
+    }
+  }
+}
+
+function noWinner({ userId, version }: KeyRef): Error {
+  if (version === 1) return new StoreError('The key store inserted a key and does not have it')
+  const before = describeRef({ userId, version: version - 1 })
+  return new KeystoreError('ERR_KEY_NOT_FOUND', `The key of ${before} is gone`, { retryable: true })
+}

@@ -1,0 +1,203 @@
+/** Data keys in rows: which master key and which format a row's wrapped key has, and what it is bound to. */
+
+import { isKeystoreError, KeystoreError, MasterKeyError } from '../errors.js'
+import { generateKey, KEY_BYTES } from '../format/aead.js'
+import { preAuthEncode } from '../format/encoding.js'
+import type { Format } from '../format/formats.js'
+import type { KeyRecord, KeyRef } from '../table.js'
+import {
+  isLocal,
+  isV2Wrap,
+  isV3Wrap,
+  type LocalMasterKey,
+  type MasterKey,
+  type MasterKeyring,
+} from './master-key.js'
+
+const WRAP_LABEL = 'drizzle-keystore/wrap/v3'
+
+/** A wrapped data key as a row carries it. */
+export type Wrapped = Pick<KeyRecord, 'encryptedKey' | 'kekId'>
+
+/**
+ * Wraps a data key under the keyring's primary: at once, unless a key service has to be asked.
+ *
+ * @throws MasterKeyError · ERR_INVALID_ARGUMENT (format v2 with a primary that is no local key)
+ */
+export function wrapDataKey(
+  keyring: MasterKeyring,
+  ref: KeyRef,
+  dataKey: Uint8Array,
+  format: Format,
+): Wrapped | Promise<Wrapped> {
+  const { primary } = keyring
+  const kekId = primaryKekId(keyring, format)
+  if (format === 'v2') return { encryptedKey: requireLocal(keyring).wrapV2(dataKey), kekId }
+  if (isLocal(primary)) return { encryptedKey: primary.wrap(dataKey, wrapAad(ref, kekId)), kekId }
+  return wrapBy(primary, ref, dataKey)
+}
+
+async function wrapBy(primary: MasterKey, ref: KeyRef, dataKey: Uint8Array): Promise<Wrapped> {
+  let encryptedKey: Uint8Array
+  try {
+    encryptedKey = await primary.wrap(dataKey, wrapAad(ref, primary.id))
+  } catch (error) {
+    throw isKeystoreError(error) ? error : masterKeyFailed(primary.id)
+  }
+  if (!(encryptedKey instanceof Uint8Array) || encryptedKey.length === 0) throw masterKeyFailed(primary.id)
+  return { encryptedKey, kekId: primary.id }
+}
+
+/**
+ * A new data key and the row that is to hold it.
+ *
+ * @returns `dataKey`: 32 bytes, the caller's to wipe
+ * @throws like {@link wrapDataKey}
+ */
+export async function newDataKey(
+  keyring: MasterKeyring,
+  ref: KeyRef,
+  format: Format,
+): Promise<{ readonly record: KeyRecord; readonly dataKey: Buffer }> {
+  const dataKey = generateKey()
+  try {
+    const wrapping = wrapDataKey(keyring, ref, dataKey, format)
+    const wrapped = wrapping instanceof Promise ? await wrapping : wrapping
+    const { userId, version } = ref
+    const { encryptedKey, kekId } = wrapped
+    const createdAt = new Date()
+    const record = { userId, version, encryptedKey, kekId, createdAt, wrappedAt: null, shreddedAt: null }
+    return { record, dataKey }
+  } catch (error) {
+    dataKey.fill(0)
+    throw error
+  }
+}
+
+/** The KEK id that rows have when they are wrapped under the primary in this format. */
+export function primaryKekId(keyring: MasterKeyring, format: Format): string {
+  return format === 'v2' ? requireLocal(keyring).v2Id : keyring.primary.id
+}
+
+function requireLocal({ primary }: MasterKeyring): LocalMasterKey {
+  if (isLocal(primary)) return primary
+  throw new KeystoreError('ERR_INVALID_ARGUMENT', 'Format v2 needs a local master key as the primary')
+}
+
+/**
+ * Opens a row's wrapped key.
+ *
+ * Under a local master key the length decides the format, whatever the row claims. A v2 wrap is bound to no user: who
+ * accepts v2 accepts that somebody who can write to the database exchanges two users' keys.
+ *
+ * @param accept the wrap formats to open
+ * @returns 32 bytes
+ * @throws ERR_UNKNOWN_MASTER_KEY · ERR_FORMAT_NOT_ACCEPTED · ERR_UNWRAP_FAILED · what the master key throws
+ */
+export async function unwrapDataKey(
+  keyring: MasterKeyring,
+  record: KeyRecord,
+  accept: readonly Format[],
+): Promise<Uint8Array> {
+  const opened = unwrapLocally(keyring, record, accept)
+  return opened instanceof Uint8Array ? opened : unwrapBy(opened, record)
+}
+
+/**
+ * {@link unwrapDataKey} without waiting, if it is under a local master key: a tenth less for each key that is not in memory.
+ *
+ * @returns 32 bytes, or the master key that has to be asked
+ * @throws ERR_UNKNOWN_MASTER_KEY · ERR_FORMAT_NOT_ACCEPTED · ERR_UNWRAP_FAILED
+ */
+export function unwrapLocally(
+  keyring: MasterKeyring,
+  record: KeyRecord,
+  accept: readonly Format[],
+): Uint8Array | MasterKey {
+  const { encryptedKey, kekId } = record
+  const key = kekId === null ? null : keyring.find(kekId)
+  if (kekId !== null && key === null) throw unknownMasterKey(record, kekId)
+
+  if (key !== null && !isLocal(key)) {
+    assertAccepted(record, 'v3', accept)
+    return key
+  }
+  const format = isV3Wrap(encryptedKey) ? 'v3' : isV2Wrap(encryptedKey) ? 'v2' : null
+  if (format === null || (format === 'v3' && kekId === null)) throw unwrapFailed(record)
+  assertAccepted(record, format, accept)
+  for (const candidate of key === null ? keyring.local : [key]) {
+    try {
+      const dataKey =
+        format === 'v2'
+          ? candidate.unwrapV2(encryptedKey)
+          : candidate.unwrap(encryptedKey, wrapAad(record, kekId ?? ''))
+      if (isDataKey(dataKey)) return dataKey
+    } catch (error) {
+      if (!isKeystoreError(error) || error.code !== 'ERR_UNWRAP_FAILED') throw error
+    }
+  }
+  throw unwrapFailed(record)
+}
+
+/** {@link unwrapDataKey} by the master key that {@link unwrapLocally} named. */
+export async function unwrapBy(key: MasterKey, record: KeyRecord): Promise<Uint8Array> {
+  try {
+    const dataKey = await key.unwrap(record.encryptedKey, wrapAad(record, record.kekId ?? ''))
+    if (isDataKey(dataKey)) return dataKey
+  } catch (error) {
+    // An outage of a key service must not look like a damaged key.
+    if (!isKeystoreError(error)) throw masterKeyFailed(key.id)
+    if (error.code !== 'ERR_UNWRAP_FAILED') throw error
+  }
+  throw unwrapFailed(record)
+}
+
+function assertAccepted(record: KeyRecord, format: Format, accept: readonly Format[]): void {
+  if (accept.includes(format)) return
+  throw new KeystoreError(
+    'ERR_FORMAT_NOT_ACCEPTED',
+    `The key of ${describeRef(record)} is wrapped in format ${format}: name '${format}' in accept.keys to open it`,
+  )
+}
+
+/** Zeros are an array that was wiped already: the master key gave it out before, and must give a new one each time. */
+function isDataKey(dataKey: unknown): dataKey is Uint8Array {
+  return dataKey instanceof Uint8Array && dataKey.length === KEY_BYTES && dataKey.some((byte) => byte !== 0)
+}
+
+/** Binds a wrapped key of format v3 to its row and its master key. */
+function wrapAad({ userId, version }: KeyRef, kekId: string): Buffer {
+  return preAuthEncode([WRAP_LABEL, userId, String(version), kekId])
+}
+
+/** No cause: what a key service's client throws may hold the request, and with it a key. */
+function masterKeyFailed(id: string): MasterKeyError {
+  return new MasterKeyError(
+    'ERR_MASTER_KEY',
+    `Master key ${id} failed with an error of its own, which is not shown because it may hold a key`,
+    {
+      retryable: true,
+    },
+  )
+}
+
+/** A ref for messages. */
+export function describeRef({ userId, version }: KeyRef): string {
+  return `user ${JSON.stringify(userId)}, version ${version}`
+}
+
+function unwrapFailed(record: KeyRecord): MasterKeyError {
+  const under = record.kekId === null ? 'any local master key' : `master key ${record.kekId}`
+  return new MasterKeyError(
+    'ERR_UNWRAP_FAILED',
+    `The wrapped key of ${describeRef(record)} does not open under ${under}`,
+  )
+}
+
+function unknownMasterKey(record: KeyRecord, kekId: string): MasterKeyError {
+  return new MasterKeyError(
+    'ERR_UNKNOWN_MASTER_KEY',
+    `The key of ${describeRef(record)} is wrapped under master key ${kekId}, which was not given: ` +
+      'add it to API_KEY_MASTER_KEY_PREVIOUS or to the keyring',
+  )
+}

@@ -1,0 +1,28 @@
+/** drizzle-keystore/reencrypt: the sweep over stored values, and the sources that it reads them from. */
+
+export {
+  type DrizzleDb,
+  type DrizzleRow,
+  type DrizzleSourceOptions,
+  drizzleSource,
+} from '../drizzle/drizzle-source.js'
+export type { DrizzleTable } from '../drizzle/drizzle-table.js'
+export {
+  defineEncrypted,
+  type EncryptedRegistry,
+  type EncryptedTable,
+  type EncryptedTableOptions,
+} from '../drizzle/registry.js'
+export { type JsonlSourceOptions, type JsonRow, jsonlSource } from '../sources/jsonl.js'
+export { type SqlRow, type SqlSource, type SqlSourceOptions, sqlSource } from '../sources/sql.js'
+export type {
+  SourceColumns,
+  ValueCell,
+  ValueChange,
+  ValueKey,
+  ValueRef,
+  ValueSource,
+} from '../sources/value-source.js'
+export type { LegacyReader, LegacyValue, ValueState } from './open-value.js'
+export { type ReencryptOptions, type ReencryptReport, reencrypt } from './reencrypt.js'
+export type { StateCounts, ValueFailure } from './tally.js'

@@ -1,0 +1,54 @@
+/** A table as a source of values for the sweep. */
+import type { ContextOf } from '../format/context.js'
+import type { SqlTable, TableRow } from './table.js'
+import type { ValueCell, ValueSource } from './value-source.js'
+
+/** A column with values, in the words of whoever asked for the source. */
+export interface SourceColumn<Row> {
+  readonly name: string
+  /** The database's name of it. */
+  readonly column: string
+  readonly context: ContextOf<Row> | undefined
+}
+
+/** What a table's rows look like to whoever asked for the source. */
+export interface TableView<Row> {
+  readonly columns: readonly SourceColumn<Row>[]
+  /** What context functions and legacy readers are given. */
+  rowOf(values: TableRow['values']): Row
+  /** Ends the connection, if it is the source's own. */
+  close?(): Promise<void>
+}
+
+export function tableSource<Row>(table: SqlTable, view: TableView<Row>): ValueSource<Row> {
+  const columnOf = new Map(view.columns.map(({ name, column }) => [name, column]))
+  const nameOf = new Map(view.columns.map(({ name, column }) => [column, name]))
+  return {
+    async *pages({ limit }) {
+      for await (const rows of table.pages(limit)) yield rows.flatMap((row) => cellsOf(row, view))
+    },
+    async replace(changes) {
+      const replaced = await table.replace(
+        changes.map((change) => ({ ...change, column: columnOf.get(change.column) ?? change.column })),
+      )
+      return replaced.map(({ key, column }) => ({ key, column: nameOf.get(column) ?? column }))
+    },
+    count: async () => (await table.countRows()) * view.columns.length,
+    close: async () => view.close?.(),
+  }
+}
+
+function cellsOf<Row>(
+  { key, owner, values }: TableRow,
+  { columns, rowOf }: TableView<Row>,
+): ValueCell<Row>[] {
+  const row = rowOf(values)
+  return columns.map(({ name, column, context }) => ({
+    key,
+    column: name,
+    owner,
+    value: values[column] as ValueCell['value'],
+    context,
+    row,
+  }))
+}

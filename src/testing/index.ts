@@ -1,0 +1,75 @@
+/**
+ * The conformance suite of {@link KeyStore}: what every sentence of the contract in store.ts means, as tests. Exported as
+ * `drizzle-keystore/testing`. It takes the test functions as parameters, so that it depends on no runner.
+ */
+import type { KeyStore } from '../store.js'
+import { changeTests } from './changing.js'
+import { countTests } from './counting.js'
+import { endTests } from './ending.js'
+import { erasureTests } from './erasing.js'
+import type { DefineTest, Fixture } from './fixture.js'
+import { insertTests } from './inserting.js'
+import { listTests } from './listing.js'
+import { maintenanceTests } from './maintaining.js'
+import { readingTests } from './reading.js'
+import { replaceTests } from './replacing.js'
+import type { KeyStoreSubject, OpenedSubject, TestRunner } from './subject.js'
+
+export type { KeyStoreSubject, OpenedSubject, RawRow, TestRunner } from './subject.js'
+
+/**
+ * Defines the tests that hold a {@link KeyStore} to its contract. What is optional there is tested where the store has it.
+ *
+ * @example
+ * import { afterEach, beforeEach, describe, it } from 'vitest'
+ *
+ * testKeyStore({ describe, it, beforeEach, afterEach }, {
+ *   name: 'my store',
+ *   async open() {
+ *     const database = await freshDatabase()
+ *     const store = myKeyStore(database.url)
+ *     return {
+ *       store,
+ *       reopen: async () => myKeyStore(database.url),
+ *       async close() {
+ *         await store.close()
+ *         await database.remove()
+ *       },
+ *     }
+ *   },
+ * })
+ */
+export function testKeyStore(runner: TestRunner, subject: KeyStoreSubject): void {
+  const { describe, it, beforeEach, afterEach } = runner
+  describe(`KeyStore contract: ${subject.name}`, () => {
+    let opened: OpenedSubject
+    let others: KeyStore[] = []
+    beforeEach(async () => {
+      opened = await subject.open()
+      others = []
+    })
+    afterEach(async () => {
+      await Promise.all(others.map((other) => other.close()))
+      await opened.close()
+    })
+    const fixture = (): Fixture => ({
+      ...opened,
+      async severalStores() {
+        for (let i = 0; i < 2 && opened.reopen; i++) others.push(await opened.reopen())
+        return [opened.store, ...others]
+      },
+      rowsOf: async (userId) => (await opened.store.getAll([userId])).get(userId) ?? [],
+      everyRow: () => opened.store.list({ limit: 10_000 }),
+    })
+    const test: DefineTest = (name, body) => it(name, () => body(fixture()))
+    describe('reading', () => readingTests(test))
+    describe('insertIfAbsent', () => insertTests(test))
+    describe('replaceWrapped', () => replaceTests(test))
+    describe('list', () => listTests(test))
+    describe('shred and remove', () => erasureTests(test))
+    describe('sampleByKek and census', () => countTests(test))
+    describe('changes', () => changeTests(test))
+    describe('maintenance', () => maintenanceTests(test))
+    describe('closing and failing', () => endTests(test))
+  })
+}

@@ -1,0 +1,36 @@
+/** Options of the stores' factories: they count wherever they stand. */
+import { join } from 'node:path'
+import { describe, expect, it } from 'vitest'
+import { postgresKeyStore } from '../../src/adapters/postgres/store.js'
+import { sqliteKeyStore } from '../../src/adapters/sqlite/store.js'
+import { freshDatabase, isChosen, temporaryFolder } from '../support/databases.js'
+
+const missing = { code: 'ERR_SCHEMA' }
+
+describe.runIf(isChosen('sqlite'))('sqliteKeyStore', () => {
+  it('minds options beside the path, and in an object of their own', async () => {
+    const folder = temporaryFolder()
+    const path = join(folder.path, 'keystore.db')
+    await expect(sqliteKeyStore({ path, migrate: 'check' }).ready()).rejects.toMatchObject(missing)
+    await expect(sqliteKeyStore({ path }, { migrate: 'check' }).ready()).rejects.toMatchObject(missing)
+    const store = sqliteKeyStore({ path, migrate: 'check' }, { migrate: 'auto' })
+    expect((await store.ready()).applied).toHaveLength(3)
+    await store.close()
+    folder.remove()
+  })
+})
+
+describe.runIf(isChosen('postgres'))('postgresKeyStore', () => {
+  it('minds options beside the url, and in an object of their own', async () => {
+    const database = await freshDatabase('postgres')
+    const { url } = database
+    const apart = postgresKeyStore({ url, schema: 'apart' })
+    expect((await apart.ready()).applied).toHaveLength(3)
+    const checked = postgresKeyStore({ url }, { schema: 'apart', migrate: 'check' })
+    expect((await checked.ready()).applied).toEqual([])
+    const plain = postgresKeyStore({ url, migrate: 'check' })
+    await expect(plain.ready()).rejects.toMatchObject(missing)
+    for (const store of [apart, checked, plain]) await store.close()
+    await database.remove()
+  })
+})

@@ -1,0 +1,149 @@
+/** Long commands: progress on standard error, and an end after the page in hand when they are interrupted. */
+import { setTimeout as sleep } from 'node:timers/promises'
+import Database from 'better-sqlite3'
+import pg from 'pg'
+import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { ProgressLines } from '../../src/cli/progress.js'
+import type { CensusRow, RewrapReport } from '../../src/index.js'
+import { type CommandStore, commandStore, userIds } from '../support/command-store.js'
+import { type Dialect, dialects } from '../support/databases.js'
+import { noTerminal, onTerminal } from '../support/terminal.js'
+
+const REWRAP = ['rewrap', '--master-key-file', 'keys/b.key', '--previous-key-file', 'keys/a.key']
+const KEYS = 4000
+
+describe.each(dialects)('on %s', (dialect) => {
+  let store: CommandStore
+  beforeEach(async () => {
+    store = await commandStore(dialect)
+  })
+  afterEach(() => store.remove())
+
+  it.each([
+    ['SIGINT', 130],
+    ['SIGTERM', 143],
+  ] as const)(
+    '%s ends a rewrap after the page in hand, and a later run completes it',
+    async (signal, code) => {
+      await store.mint(...userIds(KEYS))
+      const { id } = store.keys('b').primary
+      const { child, ended } = store.start([...REWRAP, '--batch-size', '5', '--json'])
+      await store.use(async (keys) => {
+        while (rowsOf(await keys.census(), id) === 0) await sleep(5)
+      })
+      child.kill(signal)
+      const { status, stdout, stderr } = await ended
+      expect(status).toBe(code)
+      const part: RewrapReport = JSON.parse(stdout)
+      expect(part.complete).toBe(false)
+      expect(part.changed).toBeGreaterThan(0)
+      expect(part.changed).toBeLessThan(KEYS)
+      expect(rowsOf(await store.use((keys) => keys.census()), id)).toBe(part.changed)
+      expect(stderr).toContain('Run the same command again')
+
+      const rest = store.json<RewrapReport>(REWRAP)
+      expect(rest).toMatchObject({ status: 0, report: { complete: true, changed: KEYS - part.changed } })
+      expect(rest.report.masterKeys).toContainEqual(
+        expect.objectContaining({ primary: false, noRowNeedsIt: true }),
+      )
+    },
+  )
+
+  it('a second Ctrl-C ends at once, though a lock keeps the page from being written', async () => {
+    await store.mint(...userIds(100))
+    const release = await lockOut(dialect, store.url)
+    try {
+      const { child, ended } = store.start(REWRAP)
+      // npm hands on what the terminal has sent already: two within half a second are one.
+      await sleep(3000)
+      child.kill('SIGINT')
+      await sleep(100)
+      child.kill('SIGINT')
+      await sleep(900)
+      expect(child.exitCode).toBeNull()
+      const start = performance.now()
+      child.kill('SIGINT')
+      const { status, stdout, stderr } = await ended
+      expect(performance.now() - start).toBeLessThan(1000)
+      expect({ status, stdout }).toEqual({ status: 130, stdout: '' })
+      expect(stderr).toContain('Once more ends at once')
+    } finally {
+      await release()
+    }
+    // On Postgres the server may still write the page that it had been given.
+    expect(store.json(REWRAP)).toMatchObject({
+      status: 0,
+      report: { complete: true, masterKeys: [{ rows: 100 }, { rows: 0 }] },
+    })
+  })
+})
+
+describe('progress', () => {
+  let store: CommandStore
+  beforeEach(async () => {
+    store = await commandStore('sqlite')
+    await store.mint(...userIds(30))
+  })
+  afterEach(() => store.remove())
+
+  it('is a line a phase on standard error, and nothing beside --json', () => {
+    const { stdout, stderr } = store.run([...REWRAP, '--dry-run'])
+    expect(stderr).toMatch(/^rewrapping: 30 of 30, [\d,]+ a second\n$/)
+    expect(stdout).not.toContain('rewrapping')
+    const quiet = store.run([...REWRAP, '--json'])
+    expect(quiet.stderr).toBe('')
+    expect(quiet.stdout.trim().split('\n')).toHaveLength(1)
+  })
+
+  it.skipIf(noTerminal)(`is a bar on a terminal ${noTerminal ?? ''}`, () => {
+    const { status, shown } = onTerminal(store.folder, [...REWRAP, '--batch-size', '10'], { env: store.env })
+    expect(status).toBe(0)
+    expect(shown).toMatch(/rewrapping +█{24} 100 % · 30 of 30 · [\d,]+ a second/)
+    expect(shown).toContain('Rewrapped 30 keys')
+  })
+
+  it('is a line every five seconds at most, and one at the end of each phase', () => {
+    const lines: string[] = []
+    let now = 0
+    const display = new ProgressLines(
+      (line) => lines.push(line),
+      () => now,
+    )
+    const show = (phase: string, done: number) =>
+      display.show({ phase, done, total: 100, rate: 10, etaMs: (100 - done) * 100 })
+    for (let done = 1; done <= 100; done += 1) {
+      now += 100
+      show('comparing', done)
+    }
+    expect(lines).toEqual(['comparing: 51 of 100, 10 a second, 5 s left'])
+    // The same phase once more, as of a further pass.
+    show('comparing', 60)
+    show('copying', 100)
+    display.end()
+    display.end()
+    expect(lines).toEqual([
+      'comparing: 51 of 100, 10 a second, 5 s left',
+      'comparing: 100 of 100, 10 a second',
+      'comparing: 60 of 100, 10 a second, 4 s left',
+      'copying: 100 of 100, 10 a second',
+    ])
+  })
+})
+
+function rowsOf(census: readonly CensusRow[], id: string): number {
+  return census.reduce((sum, { kekId, count }) => (kekId === id ? sum + count : sum), 0)
+}
+
+/** Lets others read the table, and none write it. @returns a function that ends that */
+async function lockOut(dialect: Dialect, url: string): Promise<() => Promise<void>> {
+  if (dialect === 'sqlite') {
+    const client = new Database(url)
+    client.exec('begin immediate')
+    return async () => void client.close()
+  }
+  const client = new pg.Client(url)
+  await client.connect()
+  await client.query('begin')
+  await client.query('lock table encryption_keys in exclusive mode')
+  return () => client.end()
+}

@@ -1,0 +1,186 @@
+/** The command line, as a user runs it: compiled, in a fresh folder, on both dialects. */
+import { readFileSync, statSync, writeFileSync } from 'node:fs'
+import { join, resolve } from 'node:path'
+import { pathToFileURL } from 'node:url'
+import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { type CommandOptions, runKeystore } from '../support/command.js'
+import { dialects, type FreshDatabase, freshDatabase, temporaryFolder } from '../support/databases.js'
+
+const VECTORS = resolve('test/vectors')
+
+const COMMANDS = [
+  ...['init', 'quickstart', 'migrate', 'encrypt', 'decrypt', 'status', 'doctor', 'new-master-key', 'rewrap'],
+  ...['reencrypt', 'rotate-user', 'prune', 'shred-user', 'copy', 'backup', 'restore'],
+]
+
+let folder: ReturnType<typeof temporaryFolder>
+beforeEach(() => {
+  folder = temporaryFolder()
+})
+afterEach(() => folder.remove())
+
+const keystore = (args: string[], options: CommandOptions = {}) => runKeystore(folder.path, args, options)
+
+const modeOf = (path: string) => statSync(join(folder.path, path)).mode & 0o777
+const read = (path: string) => readFileSync(join(folder.path, path), 'utf8')
+
+/** The drivers that a command loads, what it loads of Drizzle for them, and our own files. */
+function loadedBy(args: string[], env: NodeJS.ProcessEnv = {}): Set<string> {
+  const LOADS = join(folder.path, 'loads.txt')
+  const hook = pathToFileURL(resolve('test/children/record-loads.mjs'))
+  keystore(args, { env: { ...env, LOADS, NODE_OPTIONS: `--import=${hook}` } })
+  const found = read('loads.txt').matchAll(
+    /\/node_modules\/(drizzle-orm\/[\w-]+|pg|better-sqlite3)\/|\/(dist\/.+)$/gm,
+  )
+  return new Set(Array.from(found, ([, part, own = '']) => part ?? own))
+}
+
+describe('quickstart', () => {
+  it('encrypts the example into tokens, reads them back and says ok for each', () => {
+    const { status, stdout } = keystore(['quickstart'])
+    expect(status).toBe(0)
+    expect(stdout).toContain('made data/master.key (mode 0600)')
+    expect(stdout.match(/│ ok │/g)).toHaveLength(21)
+    expect(stdout).toContain(
+      '20 secrets of 8 users encrypted into data/sealed.jsonl, read back, decrypted, compared: all ok.',
+    )
+    expect([modeOf('data'), modeOf('data/master.key'), modeOf('data/keystore.db')]).toEqual([
+      0o700, 0o600, 0o600,
+    ])
+    const example = readFileSync('examples/api-keys.jsonl', 'utf8').trim().split('\n')
+    for (const line of example) {
+      const { secret } = JSON.parse(line)
+      expect(stdout).not.toContain(secret)
+      expect(read('data/sealed.jsonl')).not.toContain(secret)
+    }
+  })
+
+  it('reuses master key and keystore when it is run again', () => {
+    keystore(['quickstart'])
+    const [key, sealed] = [read('data/master.key'), read('data/sealed.jsonl')]
+    const { status, stdout } = keystore(['quickstart'])
+    expect(status).toBe(0)
+    expect(stdout).toContain('data/master.key (reused)')
+    expect(read('data/master.key')).toBe(key)
+    expect(JSON.parse(keystore(['status', '--json']).stdout)).toMatchObject([
+      { version: 1, shredded: false, count: 8 },
+    ])
+    const { user, name, token } = JSON.parse(sealed.split('\n')[0] ?? '')
+    expect(
+      keystore(['decrypt', '--user', user, '--context', `name=${name}`], { input: token }).stdout,
+    ).toMatch(/^sk-proj-/)
+  })
+
+  it('takes a file of one’s own, and names the line of a bad one without showing it', () => {
+    writeFileSync(join(folder.path, 'mine.jsonl'), '{"user":"me","name":"n","secret":"s3cr3t-value"}\n')
+    expect(keystore(['quickstart', 'mine.jsonl'])).toMatchObject({ status: 0 })
+    writeFileSync(
+      join(folder.path, 'bad.jsonl'),
+      '{"user":"me","name":"n","secret":"fine"}\n{"user":"me","secret":"hush-hush"\n',
+    )
+    const bad = keystore(['quickstart', 'bad.jsonl'])
+    expect(bad.status).toBe(1)
+    expect(bad.stderr).toContain('bad.jsonl, line 2')
+    expect(bad.stdout + bad.stderr).not.toContain('hush')
+    expect(keystore(['quickstart', 'none.jsonl']).stderr).toContain('There is no file none.jsonl')
+  })
+
+  it('takes the master key of the environment and then makes no file', () => {
+    const env = { API_KEY_MASTER_KEY: '21M0bHIfWrmohSwq52Xu-oeAchiU30LXRcYdry7_Lik=' }
+    expect(keystore(['quickstart'], { env }).stdout).toContain('Master key: from the environment')
+    expect(() => statSync(join(folder.path, 'data/master.key'))).toThrow('ENOENT')
+  })
+})
+
+describe.each(dialects)('on %s', (dialect) => {
+  let database: FreshDatabase
+  beforeEach(async () => {
+    database = await freshDatabase(dialect)
+  })
+  afterEach(() => database.remove())
+
+  it('init, migrate, encrypt, decrypt and status do the whole round with exact bytes', () => {
+    const env = { KEYSTORE_URL: database.url }
+    expect(keystore(['migrate', '--check'], { env })).toMatchObject({ status: 1 })
+    expect(keystore(['init'], { env }).stdout).toContain('applied 0000_reference')
+    expect(keystore(['migrate'], { env }).stdout).toBe('up to date\n')
+    expect(keystore(['status'], { env }).stdout).toContain('no keys yet')
+
+    const secret = Buffer.from([0, 0xff, 0xfe, 10, 65, 10])
+    const token = keystore(['encrypt', '--user', 'alice', '--context', 'a=b=c'], { env, input: secret })
+    expect(token.stdout).toMatch(/^v3:\S+\n$/)
+    const back = keystore(['decrypt', '--user', 'alice', '--context', 'a=b=c'], {
+      env,
+      input: `  ${token.stdout}\n`,
+    })
+    expect(back.bytes).toEqual(secret)
+    expect(keystore(['status', '--store', database.url]).stdout).toMatch(/local:\S+ +│ 1 +│ live +│ 1/)
+
+    const stranger = keystore(['decrypt', '--user', 'bob'], { env, input: token.stdout })
+    expect(stranger).toMatchObject({ status: 1, stdout: '' })
+    expect(stranger.stderr).toContain('[ERR_KEY_NOT_FOUND]')
+  })
+
+  it('loads the driver of the store and no other, and of the commands only its own', () => {
+    // Not pg-core: Drizzle's own relations.js loads it on SQLite too.
+    const drivers = {
+      sqlite: ['better-sqlite3', 'drizzle-orm/better-sqlite3', 'drizzle-orm/sqlite-core'],
+      postgres: ['pg', 'drizzle-orm/node-postgres'],
+    }
+    const loaded = [...loadedBy(['migrate'], { KEYSTORE_URL: database.url })]
+    expect(loaded).toEqual(expect.arrayContaining(['dist/cli/migrate.js', ...drivers[dialect]]))
+    const others = drivers[dialect === 'sqlite' ? 'postgres' : 'sqlite']
+    expect(loaded.filter((part) => others.includes(part))).toEqual([])
+    expect(loaded).not.toContain('dist/cli/rewrap.js')
+    expect(loaded).not.toContain('dist/envelope/envelope-crypto.js')
+  })
+})
+
+describe('usage', () => {
+  it('loads no driver and no Drizzle for help', () => {
+    for (const args of [['--help'], ['rewrap', '--help']]) {
+      const loaded = [...loadedBy(args)]
+      expect(loaded).toContain('dist/cli/rewrap.js')
+      expect(loaded.filter((part) => !part.startsWith('dist/'))).toEqual([])
+    }
+  })
+
+  it('explains every command, with exit code 0', () => {
+    const all = keystore(['--help']).stdout
+    for (const command of COMMANDS) {
+      const { status, stdout } = keystore([command, '--help'])
+      expect(status).toBe(0)
+      expect(stdout).toContain(`Usage: keystore ${command}`)
+      expect(all).toContain(`  ${command} `)
+    }
+  })
+
+  it.each([
+    [['no-such-command']],
+    [['encrypt']],
+    [['decrypt', '--user', 'a', '--context', 'no-pair']],
+    [['migrate', '--no-such-option']],
+    [['migrate', '--store', 'mysql://u:p4ssw0rd@host/db']],
+    [[]],
+  ])('exits with 2 for %j', (args) => {
+    const { status, stderr } = keystore(args)
+    expect(status).toBe(2)
+    expect(stderr).not.toBe('')
+    expect(stderr).not.toContain('p4ssw0rd')
+  })
+
+  it('exits with 1 and says how to make a master key when there is none', () => {
+    const { status, stderr } = keystore(['encrypt', '--user', 'alice'], { input: 'hush-hush' })
+    expect(status).toBe(1)
+    expect(stderr).toContain('keystore init')
+    expect(stderr).not.toContain('hush')
+  })
+
+  it('adopts a file of the reference only when asked to', () => {
+    writeFileSync(join(folder.path, 'keys.sqlite'), readFileSync(join(VECTORS, 'python-keys.sqlite')))
+    const refused = keystore(['migrate', '--store', 'keys.sqlite'])
+    expect(refused.status).toBe(1)
+    expect(refused.stderr).toContain('--adopt')
+    expect(keystore(['migrate', '--store', 'keys.sqlite', '--adopt']).stdout).toContain('adopted 30 keys')
+  })
+})

@@ -1,0 +1,100 @@
+/** `keystore shred-user`: it asks, it needs no master key, and it says what is left to do. */
+import { existsSync, readFileSync, statSync } from 'node:fs'
+import { join } from 'node:path'
+import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { type CommandStore, commandStore } from '../support/command-store.js'
+import { dialects } from '../support/databases.js'
+import { noTerminal, onTerminal } from '../support/terminal.js'
+
+const NO_MASTER_KEY = { API_KEY_MASTER_KEY_FILE: '' }
+
+describe.each(dialects)('on %s', (dialect) => {
+  let store: CommandStore
+  let tokens: Record<string, string>
+  beforeEach(async () => {
+    store = await commandStore(dialect)
+    tokens = await store.mint('alice', 'bob')
+  })
+  afterEach(() => store.remove())
+
+  const shred = (args: string[]) => store.run(['shred-user', ...args], { env: NO_MASTER_KEY })
+
+  it('refuses without a terminal and without --yes, and a dry run only tells', async () => {
+    const before = await store.rows()
+    const refused = shred(['alice', '--shred-log', 'log.jsonl'])
+    expect(refused.status).toBe(2)
+    expect(refused.stderr).toContain('--yes')
+    expect(shred(['alice', '--dry-run', '--json'])).toMatchObject({
+      status: 0,
+      stdout: '{"userId":"alice","versions":[1],"forget":false,"dryRun":true}\n',
+    })
+    expect(shred(['alice', '--dry-run', '--shred-log', 'log.jsonl']).stdout).toContain(
+      '"alice" has version 1.',
+    )
+    expect(await store.rows()).toEqual(before)
+    expect(existsSync(join(store.folder, 'log.jsonl'))).toBe(false)
+  })
+
+  it('erases every version, logs the receipt first, and explains it', async () => {
+    store.run(['rotate-user', 'alice'])
+    const { status, report } = store.json(['shred-user', 'alice', '--yes', '--shred-log', 'log.jsonl'], {
+      env: NO_MASTER_KEY,
+    })
+    expect(status).toBe(0)
+    expect(report).toMatchObject({
+      userId: 'alice',
+      versions: [1, 2],
+      kekIds: [store.keys('a').primary.id],
+      forget: false,
+      erased: dialect === 'sqlite' ? 'file' : 'pending',
+    })
+    expect(new Date(String(report.at)).toISOString()).toBe(report.at)
+    const path = join(store.folder, 'log.jsonl')
+    expect(statSync(path).mode & 0o777).toBe(0o600)
+    expect(JSON.parse(readFileSync(path, 'utf8'))).toMatchObject({ userId: 'alice', versions: [1, 2] })
+    expect(await store.decrypt('alice', tokens.alice ?? '')).toBe('ERR_KEY_SHREDDED')
+    expect(await store.decrypt('bob', tokens.bob ?? '')).toBe('secret of bob')
+
+    const said = shred(['bob', '--yes']).stdout
+    expect(said).toContain('Shredded "bob"')
+    expect(said).toContain('version 1 erased')
+    expect(said).toContain('Not recorded outside the database')
+    if (dialect === 'sqlite') expect(said).toContain('in no file of the database')
+    else expect(said).toMatch(/Pending: .*keystore doctor --finish-erasure/)
+  })
+
+  it('forgets, so that a new key can be made', async () => {
+    expect(shred(['alice', '--yes', '--forget']).stdout).toContain('a new key may be made')
+    expect((await store.rows()).map(({ userId }) => userId)).toEqual(['bob'])
+    await store.mint('alice')
+    expect(await store.decrypt('alice', tokens.alice ?? '')).toBe('ERR_DECRYPTION_FAILED')
+  })
+
+  it('shreds nothing when the log cannot be written', async () => {
+    const { status, stderr } = shred(['alice', '--yes', '--shred-log', 'no/such/folder.jsonl'])
+    expect(status).toBe(1)
+    expect(stderr).toContain('nothing was shredded')
+    expect(await store.decrypt('alice', tokens.alice ?? '')).toBe('secret of alice')
+  })
+
+  it.skipIf(noTerminal)(`asks on a terminal to type the id ${noTerminal ?? ''}`, async () => {
+    const ask = (typed: string, ...args: string[]) =>
+      onTerminal(store.folder, ['shred-user', 'alice', ...args], {
+        typed,
+        env: { KEYSTORE_URL: store.url },
+      })
+    for (const typed of ['Alice\n', 'yes\n', '\n', '']) {
+      const { status, shown } = ask(typed)
+      expect(shown).toContain('To shred "alice" type the id:')
+      expect(shown).toContain('nothing was shredded')
+      expect(status).toBe(1)
+    }
+    expect(await store.decrypt('alice', tokens.alice ?? '')).toBe('secret of alice')
+
+    const { status, shown } = ask('alice\n')
+    expect(shown).toContain('"alice" has version 1.')
+    expect(shown).toContain('Shredded "alice"')
+    expect(status).toBe(0)
+    expect(await store.decrypt('alice', tokens.alice ?? '')).toBe('ERR_KEY_SHREDDED')
+  })
+})

@@ -1,0 +1,194 @@
+/** What format v3 binds: tokens to user, version and context; wrapped keys to user, version and master key. */
+import { randomBytes } from 'node:crypto'
+import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { openKeyStore } from '../../src/adapters/open.js'
+import {
+  EnvelopeCrypto,
+  type EnvelopeCryptoOptions,
+  type KeyRecord,
+  type KeyStore,
+  localMasterKey,
+  masterKeyring,
+} from '../../src/index.js'
+import { wrapDataKey } from '../../src/master-keys/key-wrap.js'
+import { countedStore } from '../support/counting.js'
+import { dialects, type FreshDatabase, freshDatabase } from '../support/databases.js'
+
+const FAILED = { code: 'ERR_DECRYPTION_FAILED' }
+const MESSAGE = 'Decryption failed: wrong key, user or context, or a changed token'
+
+describe.each(dialects)('on %s', (dialect) => {
+  let database: FreshDatabase
+  let store: KeyStore
+  let envelope: EnvelopeCrypto
+  const masterKeys = masterKeyring({ primary: localMasterKey(randomBytes(32)) })
+
+  beforeEach(async () => {
+    database = await freshDatabase(dialect)
+    store = await openKeyStore(database.url)
+    envelope = await open()
+  })
+  afterEach(async () => {
+    await envelope.close()
+    await store.close()
+    await database.remove()
+  })
+
+  const open = (options: Partial<EnvelopeCryptoOptions> = {}) =>
+    EnvelopeCrypto.open({ store, masterKeys, closeStore: false, ...options })
+
+  async function insert(userId: string, version: number): Promise<void> {
+    const ref = { userId, version }
+    const wrapped = await wrapDataKey(masterKeys, ref, randomBytes(32), 'v3')
+    await store.insertIfAbsent([
+      { ...ref, ...wrapped, createdAt: new Date(), wrappedAt: null, shreddedAt: null },
+    ])
+  }
+
+  async function rowOf(userId: string, version = 1): Promise<KeyRecord> {
+    const record = (await store.getAll([userId])).get(userId)?.find((row) => row.version === version)
+    if (record === undefined) throw new Error('no such row')
+    return record
+  }
+
+  /** Puts a wrapped key in a row's place, as somebody who can write to the database would. */
+  async function forge(userId: string, version: number, change: Pick<KeyRecord, 'encryptedKey' | 'kekId'>) {
+    await store.remove([{ userId, version }])
+    const { encryptedKey, kekId } = change
+    const row = {
+      userId,
+      version,
+      encryptedKey,
+      kekId,
+      createdAt: new Date(),
+      wrappedAt: null,
+      shreddedAt: null,
+    }
+    await store.insertIfAbsent([row])
+  }
+
+  const atVersion = (token: string, version: number) => {
+    const bytes = Buffer.from(token.slice(3), 'base64url')
+    bytes.writeUInt32BE(version, 0)
+    return `v3:${bytes.toString('base64url')}`
+  }
+
+  it('opens a token for its user and context, and for no other', async () => {
+    const context = { table: 'credentials', column: 'api_key' }
+    const token = await envelope.encrypt('alice', 'secret', context)
+    await envelope.encrypt('bob', 'x')
+    const attempts: [string, string, Record<string, string> | undefined][] = [
+      ['another user', 'bob', context],
+      ['the pool', '', context],
+      ['no context', 'alice', undefined],
+      ['a missing pair', 'alice', { table: 'credentials' }],
+      ['an additional pair', 'alice', { ...context, row: '1' }],
+      ['another value', 'alice', { ...context, column: 'api_keys' }],
+      ['another name', 'alice', { table: 'credentials', columns: 'api_key' }],
+      ['names and values exchanged', 'alice', { credentials: 'table', api_key: 'column' }],
+      ['values exchanged', 'alice', { table: 'api_key', column: 'credentials' }],
+    ]
+    for (const [, userId, other] of attempts) {
+      const failed =
+        userId === '' ? envelope.pool.decrypt(token, other) : envelope.decrypt(userId, token, other)
+      const expected = userId === '' ? { code: 'ERR_KEY_NOT_FOUND' } : { ...FAILED, message: MESSAGE }
+      await expect(failed).rejects.toMatchObject(expected)
+    }
+    const reordered = { column: 'api_key', table: 'credentials' }
+    expect(await envelope.decrypt('alice', token, reordered)).toBe('secret')
+  })
+
+  it('opens a token under its own version only, and looks for no other', async () => {
+    const token = await envelope.encrypt('alice', 'secret')
+    await insert('alice', 2)
+    const fresh = countedStore(store)
+    const other = await open({ store: fresh.store })
+    await expect(other.decrypt('alice', atVersion(token, 2))).rejects.toMatchObject({
+      ...FAILED,
+      message: MESSAGE,
+    })
+    await expect(other.decrypt('alice', atVersion(token, 3))).rejects.toMatchObject({
+      code: 'ERR_KEY_NOT_FOUND',
+    })
+    const before = { ...fresh.calls }
+    for (const version of [0, 2 ** 31, 2 ** 32 - 1]) {
+      const failed = other.decrypt('alice', atVersion(token, version))
+      await expect(failed).rejects.toMatchObject({ code: 'ERR_MALFORMED_TOKEN' })
+    }
+    expect(fresh.calls).toEqual(before)
+    expect(await other.decrypt('alice', token)).toBe('secret')
+  })
+
+  it('opens a wrapped key in its own row only', async () => {
+    const token = await envelope.encrypt('alice', 'secret')
+    await envelope.encrypt('bob', 'x')
+    await insert('alice', 2)
+    const [alice, second] = [await rowOf('alice'), await rowOf('alice', 2)]
+    const cases: [string, number, Pick<KeyRecord, 'encryptedKey' | 'kekId'>][] = [
+      ['bob', 1, alice],
+      ['alice', 2, alice],
+      ['alice', 1, second],
+      ['alice', 1, { ...alice, kekId: null }],
+      ['alice', 1, { ...alice, kekId: alice.kekId?.replace('local:', 'local-v2:') ?? null }],
+    ]
+    for (const [userId, version, forged] of cases) {
+      const original = await rowOf(userId, version)
+      await forge(userId, version, forged)
+      const attacked = await open({ accept: { keys: ['v2', 'v3'] }, allowUnknownMasterKeys: true })
+      const failed = attacked.decrypt(userId, atVersion(token, version))
+      await expect(failed).rejects.toMatchObject({ code: 'ERR_UNWRAP_FAILED' })
+      await forge(userId, version, original)
+    }
+    expect(await (await open()).decrypt('alice', token)).toBe('secret')
+  })
+
+  it('refuses a wrapped key under another master key’s id', async () => {
+    const other = localMasterKey(randomBytes(32))
+    const token = await envelope.encrypt('alice', 'secret')
+    await forge('alice', 1, { ...(await rowOf('alice')), kekId: other.id })
+    const both = masterKeyring({
+      primary: localMasterKey(randomBytes(32)),
+      previous: [other, masterKeys.primary],
+    })
+    const events: unknown[] = []
+    const attacked = await open({ masterKeys: both, onEvent: (event) => events.push(event) })
+    expect(events).toEqual([{ type: 'damagedKey', userId: 'alice', version: 1, kekId: other.id }])
+    await expect(attacked.decrypt('alice', token)).rejects.toMatchObject({ code: 'ERR_UNWRAP_FAILED' })
+    const without = open({ masterKeys: masterKeys.primary })
+    await expect(without).rejects.toMatchObject({ code: 'ERR_UNKNOWN_MASTER_KEY' })
+  })
+
+  it('refuses a wrapped key with any bit flipped, any truncation and any extension', async () => {
+    const token = await envelope.encrypt('alice', 'secret')
+    const { encryptedKey, kekId, ...row } = await rowOf('alice')
+    const { unwrapDataKey } = await import('../../src/master-keys/key-wrap.js')
+    const opens = (wrapped: Uint8Array) =>
+      unwrapDataKey(masterKeys, { ...row, kekId, encryptedKey: wrapped }, ['v2', 'v3']).then(
+        () => true,
+        (error) => {
+          expect(error.code).toBe('ERR_UNWRAP_FAILED')
+          return false
+        },
+      )
+    expect(encryptedKey).toHaveLength(105)
+    expect(await opens(encryptedKey)).toBe(true)
+    for (let bit = 0; bit < encryptedKey.length * 8; bit++) {
+      const flipped = Uint8Array.from(encryptedKey)
+      flipped[bit >> 3] = (flipped[bit >> 3] ?? 0) ^ (1 << (bit & 7))
+      expect(await opens(flipped)).toBe(false)
+    }
+    for (let length = 0; length < 105; length++)
+      expect(await opens(encryptedKey.subarray(0, length))).toBe(false)
+    expect(await opens(Uint8Array.from([...encryptedKey, 0]))).toBe(false)
+    expect(await envelope.decrypt('alice', token)).toBe('secret')
+  })
+
+  it('keeps the pool’s key apart from every user’s', async () => {
+    const token = await envelope.pool.encrypt('shared', { provider: 'openai' })
+    expect(await envelope.pool.decrypt(token, { provider: 'openai' })).toBe('shared')
+    await expect(envelope.pool.decrypt(token)).rejects.toMatchObject(FAILED)
+    await envelope.encrypt('alice', 'x')
+    await expect(envelope.decrypt('alice', token, { provider: 'openai' })).rejects.toMatchObject(FAILED)
+    expect([...(await store.getAll([''])).keys()]).toEqual([''])
+  })
+})

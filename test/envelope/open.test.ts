@@ -1,0 +1,317 @@
+/** Opening the service on every store: which master keys the rows need, damaged rows, read-only access. */
+import { randomBytes } from 'node:crypto'
+import Database from 'better-sqlite3'
+import { drizzle } from 'drizzle-orm/better-sqlite3'
+import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { openKeyStore } from '../../src/adapters/open.js'
+import { sqliteKeyStore } from '../../src/adapters/sqlite/store.js'
+import {
+  EnvelopeCrypto,
+  type EnvelopeCryptoOptions,
+  generateMasterKey,
+  type KeyRecord,
+  type KeystoreEvent,
+  localMasterKey,
+  type MasterKey,
+  MasterKeyError,
+  masterKeyring,
+} from '../../src/index.js'
+import { unwrapDataKey } from '../../src/master-keys/key-wrap.js'
+import { asAdmin, dialects, freshDatabase } from '../support/databases.js'
+import {
+  alterRow,
+  backends,
+  corrupted,
+  errorOf,
+  freshStore,
+  recordingCalls,
+  rowsOf,
+  rowUnder,
+  type TestStore,
+} from '../support/services.js'
+
+const [ours, theirs, third] = [0, 1, 2].map(() => localMasterKey(generateMasterKey())) as [
+  ReturnType<typeof localMasterKey>,
+  ReturnType<typeof localMasterKey>,
+  ReturnType<typeof localMasterKey>,
+]
+const unknown = { name: 'MasterKeyError', code: 'ERR_UNKNOWN_MASTER_KEY', retryable: false }
+
+describe.each(backends)('EnvelopeCrypto.open on %s', (backend) => {
+  let fresh: TestStore
+  beforeEach(async () => {
+    fresh = await freshStore(backend)
+  })
+  afterEach(() => fresh.remove())
+
+  async function openWithEvents(options: Omit<EnvelopeCryptoOptions, 'store' | 'onEvent'>) {
+    const events: KeystoreEvent[] = []
+    const envelope = await fresh.open({ ...options, onEvent: (event) => events.push(event) })
+    return { envelope, events }
+  }
+
+  it('opens an empty store with any master key', async () => {
+    const { events } = await openWithEvents({ masterKeys: ours })
+    expect(events).toEqual([])
+  })
+
+  it('refuses a wrong master key, naming the KEK ids and how many rows each has, and not the right ones', async () => {
+    await fresh.store.insertIfAbsent([
+      ...['a', 'b', 'c'].map((userId) => rowUnder(theirs, { userId })),
+      rowUnder(third, { userId: 'd' }),
+      rowUnder(ours, { userId: 'e' }),
+    ])
+    const error = await errorOf(fresh.open({ masterKeys: ours }))
+    expect(error).toMatchObject(unknown)
+    expect(error.message).toContain(`${theirs.v2Id}: 3 rows`)
+    expect(error.message).toContain(`${third.v2Id}: 1 row`)
+    expect(error.message).not.toContain(ours.v2Id)
+    expect((await rowsOf(fresh.store)).length).toBe(5)
+  })
+
+  it('does not count tombstones, nor need their master key', async () => {
+    await fresh.store.insertIfAbsent(['a', 'b', 'c'].map((userId) => rowUnder(theirs, { userId })))
+    await fresh.store.shred('a', { forget: false })
+    expect((await errorOf(fresh.open({ masterKeys: ours }))).message).toContain(`${theirs.v2Id}: 2 rows`)
+    for (const userId of ['b', 'c']) await fresh.store.shred(userId, { forget: false })
+    await fresh.open({ masterKeys: ours })
+  })
+
+  it('refuses rows without a KEK id none of whose samples opens', async () => {
+    await fresh.store.insertIfAbsent(
+      ['a', 'b', 'c', 'd', 'e'].map((userId) => rowUnder(theirs, { userId }, { kekId: null })),
+    )
+    const error = await errorOf(fresh.open({ masterKeys: ours }))
+    expect(error).toMatchObject(unknown)
+    expect(error.message).toContain('no KEK id (the Python reference): 5 rows')
+  })
+
+  it('opens rows without a KEK id under any local master key of the keyring', async () => {
+    await fresh.store.insertIfAbsent([
+      rowUnder(theirs, {}, { kekId: null }),
+      rowUnder(ours, { userId: 'bob' }, { kekId: null }),
+    ])
+    const { envelope, events } = await openWithEvents({
+      masterKeys: masterKeyring({ primary: ours, previous: [theirs] }),
+    })
+    expect(events).toEqual([])
+    for (const userId of ['alice', 'bob']) {
+      expect(await envelope.decrypt(userId, await envelope.encrypt(userId, 'x'))).toBe('x')
+    }
+  })
+
+  it('opens rows without a KEK id when only some are damaged', async () => {
+    const broken = rowUnder(ours, { userId: 'a' }, { kekId: null, encryptedKey: new Uint8Array(60).fill(7) })
+    await fresh.store.insertIfAbsent([broken])
+    await fresh.store.insertIfAbsent([rowUnder(ours, { userId: 'b' }, { kekId: null })])
+    const { envelope, events } = await openWithEvents({ masterKeys: ours })
+    expect(events).toEqual([{ type: 'damagedKey', userId: 'a', version: 1, kekId: null }])
+    expect(await envelope.decrypt('b', await envelope.encrypt('b', 'x'))).toBe('x')
+  })
+
+  it('with allowUnknownMasterKeys opens, says so, and fails for those users one by one', async () => {
+    const writer = await fresh.open({ masterKeys: theirs })
+    const token = await writer.encrypt('alice', 'x')
+    const { envelope, events } = await openWithEvents({ masterKeys: ours, allowUnknownMasterKeys: true })
+    expect(events).toEqual([{ type: 'unknownMasterKey', kekIds: [theirs.v2Id] }])
+    for (const work of [() => envelope.decrypt('alice', token), () => envelope.encrypt('alice', 'y')]) {
+      const error = await errorOf(work)
+      expect(error).toMatchObject(unknown)
+      expect(error.message).toContain(theirs.v2Id)
+      expect(error.message).toContain('"alice"')
+    }
+    expect(await envelope.decrypt('bob', await envelope.encrypt('bob', 'x'))).toBe('x')
+    expect(await writer.decrypt('alice', token)).toBe('x')
+  })
+
+  it('opens old rows with previous keys, and wraps new rows under the primary', async () => {
+    const token = await (await fresh.open({ masterKeys: theirs })).encrypt('alice', 'x')
+    const { envelope, events } = await openWithEvents({
+      masterKeys: masterKeyring({ primary: ours, previous: [third, theirs] }),
+    })
+    expect(events).toEqual([])
+    expect(await envelope.decrypt('alice', token)).toBe('x')
+    await envelope.encrypt('alice', 'y')
+    const written = await envelope.encrypt('bob', 'z')
+    const kekIds = (await rowsOf(fresh.store)).map(({ userId, kekId }) => [userId, kekId])
+    expect(kekIds).toEqual([
+      ['alice', theirs.v2Id],
+      ['bob', ours.v2Id],
+    ])
+    expect(await errorOf(fresh.open({ masterKeys: theirs }))).toMatchObject(unknown)
+    // The KEK id alone could claim it: only the primary's own key may open the new row.
+    const primaryOnly = await fresh.open({ masterKeys: ours, allowUnknownMasterKeys: true })
+    expect(await primaryOnly.decrypt('bob', written)).toBe('z')
+  })
+
+  it('does not refuse one damaged row under a known key: it is an event, and ERR_UNWRAP_FAILED on use', async () => {
+    const before = await fresh.open({ masterKeys: ours })
+    const token = await before.encrypt('alice', 'x')
+    await alterRow(fresh.store, { userId: 'alice', version: 1 }, ({ encryptedKey }) => ({
+      encryptedKey: corrupted(encryptedKey),
+    }))
+
+    const { envelope, events } = await openWithEvents({ masterKeys: ours })
+    expect(events).toEqual([{ type: 'damagedKey', userId: 'alice', version: 1, kekId: ours.v2Id }])
+    for (const work of [
+      () => envelope.decrypt('alice', token),
+      () => envelope.decryptBytes('alice', token),
+      () => envelope.encrypt('alice', 'y'),
+      () => envelope.getOrCreateUserKey('alice'),
+    ]) {
+      const error = await errorOf(work)
+      expect(error).toMatchObject({ name: 'MasterKeyError', code: 'ERR_UNWRAP_FAILED', retryable: false })
+      expect(error.message).toContain('"alice"')
+    }
+    expect(await envelope.decrypt('bob', await envelope.encrypt('bob', 'x'))).toBe('x')
+    expect((await rowsOf(fresh.store)).length).toBe(2)
+  })
+
+  it('keeps 20 users usable when the row of the first of them is damaged, and that row as it is', async () => {
+    await fresh.store.insertIfAbsent([
+      rowUnder(ours, { userId: 'a' }, { encryptedKey: new Uint8Array(60).fill(1) }),
+    ])
+    const users = Array.from({ length: 20 }, (_, i) => `user-${i}`)
+    const first = await fresh.open({ masterKeys: ours })
+    const tokens = await Promise.all(users.map((userId) => first.encrypt(userId, userId)))
+    const { envelope, events } = await openWithEvents({ masterKeys: ours })
+    expect(events).toEqual([{ type: 'damagedKey', userId: 'a', version: 1, kekId: ours.v2Id }])
+    for (const [i, token] of tokens.entries()) {
+      expect(await envelope.decrypt(users[i] ?? '', token)).toBe(users[i])
+    }
+    expect((await rowsOf(fresh.store))[0]?.encryptedKey).toEqual(new Uint8Array(60).fill(1))
+  })
+
+  it.each([
+    ['empty', 0],
+    ['59 bytes', 59],
+    ['61 bytes', 61],
+    ['104 bytes', 104],
+  ])('a wrapped key of %s is ERR_UNWRAP_FAILED on use', async (_, length) => {
+    await fresh.store.insertIfAbsent([rowUnder(ours, {}, { encryptedKey: new Uint8Array(length).fill(3) })])
+    const { envelope } = await openWithEvents({ masterKeys: ours })
+    expect(await errorOf(envelope.encrypt('alice', 'x'))).toMatchObject({ code: 'ERR_UNWRAP_FAILED' })
+  })
+
+  it('a wrap under one key of the keyring does not open under the KEK id of another: the id decides', async () => {
+    await fresh.store.insertIfAbsent([rowUnder(theirs, {}, { kekId: ours.v2Id })])
+    const { envelope } = await openWithEvents({
+      masterKeys: masterKeyring({ primary: ours, previous: [theirs] }),
+    })
+    expect(await errorOf(envelope.encrypt('alice', 'x'))).toMatchObject({ code: 'ERR_UNWRAP_FAILED' })
+  })
+
+  it('only looks: it calls nothing of the store that writes, and counts only to refuse', async () => {
+    await fresh.store.insertIfAbsent([rowUnder(ours, {})])
+    const { store, calls } = recordingCalls(fresh.store)
+    const open = (masterKeys: MasterKey) =>
+      EnvelopeCrypto.open({ store, masterKeys, closeStore: false, format: 'v2' })
+    await open(ours)
+    expect(calls).toEqual(['sampleByKek'])
+    await errorOf(open(theirs))
+    expect(calls).toEqual(['sampleByKek', 'sampleByKek', 'census'])
+  })
+
+  it('refuses what is no master key or no format with ERR_INVALID_ARGUMENT, before it asks the store', async () => {
+    const { store, calls } = recordingCalls(fresh.store)
+    const remote: MasterKey = { id: 'kms:1', wrap: (key) => key, unwrap: (key) => key }
+    const wrong: unknown[] = [
+      generateMasterKey(),
+      randomBytes(32),
+      null,
+      undefined,
+      {},
+      { primary: 'x' },
+      remote,
+    ]
+    for (const masterKeys of wrong) {
+      const error = await errorOf(
+        EnvelopeCrypto.open({ store, masterKeys: masterKeys as MasterKey, format: 'v2' }),
+      )
+      expect(error).toMatchObject({ code: 'ERR_INVALID_ARGUMENT' })
+    }
+    const error = await errorOf(EnvelopeCrypto.open({ store, masterKeys: ours, format: 'v4' as 'v3' }))
+    expect(error).toMatchObject({ code: 'ERR_INVALID_ARGUMENT' })
+    expect(calls).toEqual([])
+  })
+
+  it('passes an outage of the store on, and never takes it for an empty store', async () => {
+    await fresh.store.close()
+    expect(await errorOf(fresh.open({ masterKeys: ours }))).toMatchObject({ code: 'ERR_CLOSED' })
+  })
+})
+
+describe('a master key that a key service holds', () => {
+  const record: KeyRecord = rowUnder(ours, {}, { kekId: 'kms:1', encryptedKey: randomBytes(90) })
+  const unwrapWith = (unwrap: MasterKey['unwrap']) => {
+    const remote: MasterKey = { id: 'kms:1', wrap: (key) => key, unwrap }
+    return unwrapDataKey(masterKeyring({ primary: ours, previous: [remote] }), record, ['v2', 'v3'])
+  }
+
+  it('may give 32 bytes, and any other number is ERR_UNWRAP_FAILED', async () => {
+    expect(await unwrapWith(() => Buffer.alloc(32, 1))).toEqual(Buffer.alloc(32, 1))
+    for (const length of [0, 16, 31, 33]) {
+      const error = await errorOf(unwrapWith(async () => Buffer.alloc(length)))
+      expect(error).toMatchObject({ code: 'ERR_UNWRAP_FAILED' })
+    }
+  })
+
+  it('that cannot be reached is a retryable ERR_MASTER_KEY: it must not look like a damaged key, nor show its client’s error', async () => {
+    const outage = new Error('the key service does not answer')
+    const error = await errorOf(unwrapWith(() => Promise.reject(outage)))
+    expect(error).toMatchObject({ code: 'ERR_MASTER_KEY', retryable: true })
+    expect(error).not.toHaveProperty('cause')
+    const own = new MasterKeyError('ERR_MASTER_KEY', 'throttled', { retryable: true })
+    expect(await errorOf(unwrapWith(() => Promise.reject(own)))).toBe(own)
+  })
+})
+
+describe.each(dialects)('read-only access on %s', (dialect) => {
+  it('is enough to open and to decrypt, while a mint is ERR_STORE', async () => {
+    const database = await freshDatabase(dialect)
+    const writer = await EnvelopeCrypto.open({ store: await openKeyStore(database.url), masterKeys: ours })
+    const token = await writer.encrypt('alice', 'x')
+    const access = await (dialect === 'sqlite'
+      ? readOnlyConnection(database.url)
+      : selectOnlyRole(database.url))
+    const reader = await EnvelopeCrypto.open({ store: access.store, masterKeys: ours })
+    try {
+      expect(await reader.decrypt('alice', token)).toBe('x')
+      expect(await reader.decrypt('alice', await reader.encrypt('alice', 'y'))).toBe('y')
+      expect(await errorOf(reader.encrypt('bob', 'z'))).toMatchObject({ code: 'ERR_STORE', retryable: false })
+      expect(await errorOf(writer.decrypt('bob', token))).toMatchObject({ code: 'ERR_KEY_NOT_FOUND' })
+    } finally {
+      await reader.close()
+      await writer.close()
+      await access.end()
+      await database.remove()
+    }
+  })
+})
+
+async function readOnlyConnection(path: string) {
+  const client = new Database(path, { readonly: true })
+  return {
+    store: sqliteKeyStore({ db: drizzle({ client }) }, { migrate: 'check' }),
+    end: async () => {
+      client.close()
+    },
+  }
+}
+
+async function selectOnlyRole(url: string) {
+  const role = `reader_${randomBytes(6).toString('hex')}`
+  const password = randomBytes(12).toString('hex')
+  await asAdmin(
+    url,
+    `create role ${role} login password '${password}'`,
+    `grant select on all tables in schema public to ${role}`,
+  )
+  const readerUrl = new URL(url)
+  readerUrl.username = role
+  readerUrl.password = password
+  return {
+    store: await openKeyStore(readerUrl.href),
+    end: () => asAdmin(url, `drop owned by ${role}`, `drop role ${role}`),
+  }
+}

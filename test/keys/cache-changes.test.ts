@@ -1,0 +1,434 @@
+/** What a key cache does when its store tells of changes, also while it reads, opens, mints and rotates. */
+import { randomBytes } from 'node:crypto'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { describe, expect, it } from 'vitest'
+import { UserHandle } from '../../src/envelope/user-handle.js'
+import {
+  EnvelopeCrypto,
+  type EnvelopeCryptoOptions,
+  type KeyStore,
+  type KeystoreEvent,
+  localMasterKey,
+  type MasterKey,
+  masterKeyring,
+  rewrapAll,
+  type StoreChange,
+  StoreError,
+} from '../../src/index.js'
+import { mintedRow, overriding, versionOf } from '../support/lifecycle.js'
+import { gate, toldStore, turn } from '../support/told-store.js'
+
+const inner = localMasterKey(randomBytes(32))
+const SHREDDED = { code: 'ERR_KEY_SHREDDED' }
+const OUTAGE = new StoreError('planned', { retryable: true })
+/** A master key whose unwraps can be held back. */
+function slowMasterKey() {
+  const opening = gate()
+  const masterKey: MasterKey = {
+    id: 'remote',
+    wrap: (dataKey, aad) => inner.wrap(dataKey, aad),
+    async unwrap(wrapped, aad) {
+      await opening.wait()
+      return inner.unwrap(wrapped, aad)
+    },
+  }
+  return { masterKey, opening }
+}
+
+const plain = slowMasterKey().masterKey
+
+function open(store: KeyStore, options: Partial<EnvelopeCryptoOptions> = {}) {
+  return EnvelopeCrypto.open({ store, masterKeys: plain, closeStore: false, ...options })
+}
+
+/** A change as another process makes it, told in each of the ways. */
+const WAYS: readonly [string, StoreChange][] = [
+  ['named', { userIds: ['alice'] }],
+  ['unspecific', { unspecific: true }],
+  ['of anybody', {}],
+]
+
+describe.each(WAYS)('a change that is told: %s', (_, change) => {
+  it('of a shred reaches cached keys and handles that nobody uses', async () => {
+    const { store, bare, tell } = toldStore()
+    const envelope = await open(store)
+    const token = await envelope.encrypt('alice', 'x')
+    const handle = await envelope.user('alice')
+    await bare.shred('alice', { forget: false })
+    expect(await envelope.decrypt('alice', token)).toBe('x')
+    await tell(change)
+    expect(() => handle.encrypt('x')).toThrow(expect.objectContaining(SHREDDED))
+    await expect(envelope.decrypt('alice', token)).rejects.toMatchObject(SHREDDED)
+    await expect(envelope.encrypt('alice', 'x')).rejects.toMatchObject(SHREDDED)
+  })
+
+  it('of a rotation gives writes the new version', async () => {
+    const { store, bare, tell } = toldStore()
+    const envelope = await open(store)
+    const old = await envelope.encrypt('alice', 'x')
+    const handle = await envelope.user('alice')
+    await (await open(bare)).rotateUserKey('alice')
+    expect(versionOf(await envelope.encrypt('alice', 'x'))).toBe(1)
+    await tell(change)
+    expect(versionOf(await envelope.encrypt('alice', 'x'))).toBe(2)
+    expect(versionOf(handle.encrypt('x'))).toBe(1)
+    expect(await envelope.decrypt('alice', old)).toBe('x')
+  })
+
+  it('of a shred is minded while the key is being opened', async () => {
+    const { store, bare, tell } = toldStore()
+    await (await open(bare)).encrypt('alice', 'x')
+    const { masterKey, opening } = slowMasterKey()
+    const envelope = await open(store, { masterKeys: masterKey })
+    // Who knows nobody is not told of anything.
+    await envelope.encrypt('bob', 'x')
+    opening.arm()
+    const first = envelope.encrypt('alice', 'one').catch(() => undefined)
+    await opening.reached()
+    await bare.shred('alice', { forget: false })
+    await tell(change)
+    opening.open()
+    await first
+    await expect(envelope.encrypt('alice', 'lost')).rejects.toMatchObject(SHREDDED)
+  })
+
+  it('of a shred is minded while a handle is being made', async () => {
+    const { store, bare, tell } = toldStore()
+    await (await open(bare)).encrypt('alice', 'x')
+    const { masterKey, opening } = slowMasterKey()
+    const envelope = await open(store, { masterKeys: masterKey })
+    opening.arm()
+    const handle = envelope.user('alice')
+    await opening.reached()
+    await bare.shred('alice', { forget: false })
+    await tell(change)
+    opening.open()
+    await expect(handle).rejects.toMatchObject(SHREDDED)
+  })
+
+  it.each([true, false])('of a shred is minded while the key is being minted, forget: %s', async (forget) => {
+    const { store, bare, tell, inserting } = toldStore()
+    const envelope = await open(store)
+    await envelope.encrypt('bob', 'x')
+    inserting.arm()
+    const first = envelope.encrypt('alice', 'one').catch(() => undefined)
+    await inserting.reached()
+    await bare.shred('alice', { forget })
+    await tell(change)
+    inserting.open()
+    await first
+    if (forget) {
+      const token = await envelope.encrypt('alice', 'two')
+      expect(await (await open(bare)).decrypt('alice', token)).toBe('two')
+    } else {
+      await expect(envelope.encrypt('alice', 'lost')).rejects.toMatchObject(SHREDDED)
+    }
+  })
+
+  it.each([true, false])(
+    'of a shred is minded while a handle is being minted, forget: %s',
+    async (forget) => {
+      const { store, bare, tell, inserting } = toldStore()
+      const envelope = await open(store)
+      inserting.arm()
+      const making = envelope.user('alice').catch((error: unknown) => error)
+      await inserting.reached()
+      await bare.shred('alice', { forget })
+      await tell(change)
+      inserting.open()
+      const handle = await making
+      if (!forget) expect(handle).toMatchObject(SHREDDED)
+      else expect(await (await open(bare)).decrypt('alice', (handle as UserHandle).encrypt('x'))).toBe('x')
+    },
+  )
+
+  it('of a shred is minded while the rows are being read', async () => {
+    const { store, bare, tell, reading } = toldStore()
+    await (await open(bare)).encrypt('alice', 'x')
+    const envelope = await open(store)
+    await envelope.encrypt('bob', 'x')
+    reading.arm()
+    // Whoever is given the rows of before may finish what it began; it may also hear of the shred in time.
+    const uses = [envelope.encrypt('alice', 'one'), envelope.user('alice')] as const
+    const outcomes = Promise.allSettled(uses)
+    await reading.reached()
+    await bare.shred('alice', { forget: false })
+    await tell(change)
+    reading.open()
+    const [sealed, held] = await outcomes
+    await turn()
+    if (sealed.status === 'rejected') expect(sealed.reason).toMatchObject(SHREDDED)
+    if (held.status === 'rejected') expect(held.reason).toMatchObject(SHREDDED)
+    else expect(() => held.value.encrypt('lost')).toThrow(expect.objectContaining(SHREDDED))
+    await expect(envelope.encrypt('alice', 'lost')).rejects.toMatchObject(SHREDDED)
+  })
+
+  it('of a shred ends a handle that was made of rows read before', async () => {
+    const { store, bare, tell, reading } = toldStore()
+    await (await open(bare)).encrypt('alice', 'x')
+    const envelope = await open(store)
+    reading.arm()
+    const making = envelope.user('alice').catch((error: unknown) => error)
+    await reading.reached()
+    await bare.shred('alice', { forget: false })
+    await tell(change)
+    reading.open()
+    const handle = await making
+    await turn()
+    if (handle instanceof UserHandle)
+      expect(() => handle.encrypt('lost')).toThrow(expect.objectContaining(SHREDDED))
+    else expect(handle).toMatchObject(SHREDDED)
+  })
+
+  it('of a user forgotten and minted anew in between ends old keys and handles, and writes under the new', async () => {
+    const { store, bare, tell } = toldStore()
+    const envelope = await open(store)
+    const old = await envelope.encrypt('alice', 'x')
+    const handle = await envelope.user('alice')
+    await sleep(3)
+    await bare.shred('alice', { forget: true })
+    const other = await open(bare)
+    await other.encrypt('alice', 'minted anew')
+    await tell(change)
+    expect(() => handle.encrypt('lost')).toThrow(expect.objectContaining(SHREDDED))
+    const token = await envelope.encrypt('alice', 'y')
+    expect(await other.decrypt('alice', token)).toBe('y')
+    await expect(envelope.decrypt('alice', old)).rejects.toMatchObject({ code: 'ERR_DECRYPTION_FAILED' })
+  })
+})
+
+describe('the key cache', () => {
+  it('can write for a user who was forgotten at a high version and minted anew, which nobody told', async () => {
+    const { store, bare } = toldStore()
+    const envelope = await open(store, { cache: { ttlMs: 1 } })
+    await envelope.encrypt('alice', 'x')
+    await envelope.rotateUserKey('alice')
+    expect(versionOf(await envelope.encrypt('alice', 'x'))).toBe(2)
+    await sleep(5)
+    await bare.shred('alice', { forget: true })
+    const other = await open(bare)
+    await other.encrypt('alice', 'minted anew')
+    const token = await envelope.encrypt('alice', 'y')
+    expect(versionOf(token)).toBe(1)
+    expect(await other.decrypt('alice', token)).toBe('y')
+  })
+
+  it('does not remember a version whose user was forgotten while it was being made', async () => {
+    const { store, bare, inserting } = toldStore()
+    const envelope = await open(store)
+    await envelope.encrypt('alice', 'x')
+    inserting.arm()
+    const rotation = envelope.rotateUserKey('alice')
+    await inserting.reached()
+    await envelope.shredUser('alice', { forget: true })
+    inserting.open()
+    await rotation
+    // Minted anew by a process whose clock is behind.
+    await bare.insertIfAbsent([await mintedRow(plain, 'alice', { createdAt: new Date(0) })])
+    expect(versionOf(await envelope.encrypt('alice', 'anew'))).toBe(1)
+  })
+
+  it('looks again when the rows that it reads are those of before its own rotation', async () => {
+    const { store, bare, reading, aboutToInsert } = toldStore()
+    await (await open(bare)).encrypt('alice', 'x')
+    const envelope = await open(store)
+    aboutToInsert.arm()
+    const rotation = envelope.rotateUserKey('alice')
+    await aboutToInsert.reached()
+    reading.arm()
+    const slow = envelope.encrypt('alice', 'y')
+    await reading.reached()
+    aboutToInsert.open()
+    expect(await rotation).toMatchObject({ version: 2, rotated: true })
+    reading.open()
+    expect(versionOf(await slow)).toBe(2)
+  })
+
+  it('ends what it holds when it shreds a user whom it already knew as shredded', async () => {
+    const { store, bare, reading } = toldStore()
+    const envelope = await open(store)
+    await envelope.encrypt('alice', 'x')
+    await envelope.shredUser('alice')
+    await expect(envelope.encrypt('alice', 'x')).rejects.toMatchObject(SHREDDED)
+    await bare.shred('alice', { forget: true })
+    await (await open(bare)).encrypt('alice', 'minted anew')
+    reading.arm()
+    const slow = envelope.encrypt('alice', 'x').catch((error: unknown) => error)
+    await reading.reached()
+    await envelope.shredUser('alice')
+    reading.open()
+    expect(await slow).toMatchObject(SHREDDED)
+    await expect(envelope.encrypt('alice', 'lost')).rejects.toMatchObject(SHREDDED)
+  })
+
+  it('encrypts nothing more under a key whose shredding may have been done before it failed', async () => {
+    const { store, bare } = toldStore()
+    const failing = overriding(store, {
+      async shred(userId, options) {
+        await bare.shred(userId, options)
+        throw OUTAGE
+      },
+    })
+    const envelope = await open(failing)
+    await envelope.encrypt('alice', 'x')
+    const handle = await envelope.user('alice')
+    await expect(envelope.shredUser('alice')).rejects.toMatchObject({ code: 'ERR_STORE' })
+    await expect(envelope.encrypt('alice', 'lost')).rejects.toMatchObject(SHREDDED)
+    await turn()
+    expect(() => handle.encrypt('lost')).toThrow(expect.objectContaining(SHREDDED))
+  })
+
+  it('drops keys that cannot be looked at again, and looks at their handles until it can', async () => {
+    const { store, bare, calls, failWith, tell } = toldStore()
+    const envelope = await open(store)
+    const token = await envelope.encrypt('alice', 'x')
+    const handle = await envelope.user('alice')
+    await bare.shred('alice', { forget: false })
+    failWith(OUTAGE)
+    await tell({ unspecific: true })
+    await expect(envelope.decrypt('alice', token)).rejects.toMatchObject({ code: 'ERR_STORE' })
+    // Nobody knows yet.
+    expect(handle.decrypt(token)).toBe('x')
+    failWith(null)
+    await expect.poll(() => isEnded(() => handle.encrypt('x')), { timeout: 3000 }).toBe(true)
+    const looks = calls.length
+    await sleep(1200)
+    expect(calls).toHaveLength(looks)
+  })
+
+  it('does not go on looking at a row that cannot be read', async () => {
+    const { store, calls, failWith, tell } = toldStore()
+    const envelope = await open(store)
+    const handle = await envelope.user('alice')
+    failWith(new StoreError('planned', { ref: { userId: 'alice', version: 1 } }))
+    await tell({ userIds: ['alice'] })
+    const looks = calls.length
+    await sleep(1200)
+    expect(calls).toHaveLength(looks)
+    expect(handle.encrypt('x')).toContain('v3:')
+  })
+
+  it('looks again at who was used since the last change in one query, and drops the others', async () => {
+    const { store, calls, tell } = toldStore()
+    const envelope = await open(store)
+    const users = ['a', 'b', 'c', 'd', 'e']
+    const tokens = await Promise.all(users.map((userId) => envelope.encrypt(userId, 'x')))
+    await tell({ unspecific: true })
+    await envelope.decrypt('a', tokens[0] ?? '')
+    await envelope.encrypt('b', 'x')
+    calls.length = 0
+    await tell({ unspecific: true })
+    expect(calls).toEqual(['getAll 2'])
+    await envelope.decrypt('a', tokens[0] ?? '')
+    await envelope.encrypt('b', 'x')
+    expect(calls).toEqual(['getAll 2'])
+    await envelope.decrypt('c', tokens[2] ?? '')
+    expect(calls).toEqual(['getAll 2', 'getAll 1'])
+  })
+
+  it('drops one user’s keys when one is named, everybody’s when nobody is', async () => {
+    const { store, calls, tell } = toldStore()
+    const envelope = await open(store)
+    for (const userId of ['a', 'b']) await envelope.encrypt(userId, 'x')
+    calls.length = 0
+    await tell({ userIds: ['a', 'nobody here knows'] })
+    // Nothing is held of either: the next use asks.
+    expect(calls).toEqual([])
+    for (const userId of ['a', 'b']) await envelope.encrypt(userId, 'x')
+    expect(calls).toEqual(['getAll 1'])
+    await tell({})
+    await Promise.all(['a', 'b'].map((userId) => envelope.encrypt(userId, 'x')))
+    expect(calls).toEqual(['getAll 1', 'getAll 2'])
+  })
+
+  it('works on, and asks one question at a time, however often it is told to look again', async () => {
+    const { store, calls, tell } = toldStore()
+    const envelope = await open(store)
+    const handle = await envelope.user('alice')
+    const slowly = overriding(store, {
+      async getAll(ids) {
+        const found = await store.getAll(ids)
+        await sleep(5)
+        return found
+      },
+    })
+    const slow = await open(slowly)
+    let isTelling = true
+    const telling = (async () => {
+      while (isTelling) await tell({})
+    })()
+    const begun = performance.now()
+    const token = await slow.encrypt('alice', 'x')
+    expect((await slow.user('alice')).decrypt(token)).toBe('x')
+    // 50 ms here; who begins anew at each change waits for a gap.
+    expect(performance.now() - begun).toBeLessThan(2000)
+    expect(handle.decrypt(token)).toBe('x')
+    isTelling = false
+    await telling
+    await sleep(20)
+    calls.length = 0
+    for (let i = 0; i < 100; i++) void tell({ userIds: ['alice'] })
+    await turn()
+    await turn()
+    // Two services hold the user. One look that had begun, and one after the last change.
+    expect(calls.length).toBeGreaterThan(0)
+    expect(calls.length).toBeLessThanOrEqual(4)
+  })
+
+  it('says when nothing will be told, and keeps its keys', async () => {
+    const { store, calls, tell } = toldStore()
+    const events: KeystoreEvent[] = []
+    const envelope = await open(store, { onEvent: (event) => events.push(event) })
+    await envelope.encrypt('a', 'x')
+    events.length = 0
+    calls.length = 0
+    await tell({ silent: 'planned' })
+    await envelope.encrypt('a', 'x')
+    expect(events).toEqual([{ type: 'changesSilent', reason: 'planned' }])
+    expect(calls).toEqual([])
+  })
+
+  it('listens before it first reads, once, while it keeps anything, and until it is closed', async () => {
+    const { store, calls, listeners } = toldStore()
+    const envelope = await open(store)
+    await Promise.all(['a', 'b'].map((userId) => envelope.encrypt(userId, 'x')))
+    await envelope.user('c')
+    expect(calls.filter((call) => call === 'changes')).toHaveLength(1)
+    expect(calls[0]).toBe('changes')
+    await envelope.close()
+    expect(listeners.size).toBe(0)
+
+    const without = await open(store, { cache: false })
+    await without.encrypt('a', 'x')
+    expect(listeners.size).toBe(0)
+    await without.user('a')
+    expect(listeners.size).toBe(1)
+    await without.close()
+    expect(listeners.size).toBe(0)
+
+    const bound = await open(overriding(store, { transactional: true }))
+    await bound.user('a')
+    expect(listeners.size).toBe(0)
+  })
+
+  it('leaves a handle alone when its user is rewrapped', async () => {
+    const { store, bare, tell } = toldStore()
+    const fresh = localMasterKey(randomBytes(32))
+    const rewrapping = masterKeyring({ primary: fresh, previous: [plain] })
+    const envelope = await open(store, { masterKeys: masterKeyring({ primary: plain, previous: [fresh] }) })
+    const handle = await envelope.user('alice')
+    await sleep(3)
+    expect(await rewrapAll({ store: bare, masterKeys: rewrapping })).toMatchObject({ changed: 1 })
+    for (const told of [{ userIds: ['alice'] }, { unspecific: true }, {}]) await tell(told)
+    expect(await envelope.decrypt('alice', handle.encrypt('x'))).toBe('x')
+  })
+})
+
+function isEnded(use: () => unknown): boolean {
+  try {
+    use()
+    return false
+  } catch {
+    return true
+  }
+}

@@ -1,0 +1,202 @@
+/** What the key cache must not do while another call, or another process, shreds, rotates, forgets or mints. */
+import { randomBytes } from 'node:crypto'
+import { describe, expect, it } from 'vitest'
+import { memoryKeyStore } from '../../src/adapters/memory.js'
+import {
+  EnvelopeCrypto,
+  type EnvelopeCryptoOptions,
+  type KeyStore,
+  localMasterKey,
+  type MasterKey,
+  masterKeyring,
+  StoreError,
+} from '../../src/index.js'
+import { wrapDataKey } from '../../src/master-keys/key-wrap.js'
+import { overriding } from '../support/lifecycle.js'
+
+const inner = localMasterKey(randomBytes(32))
+const remote = (change: Partial<MasterKey> = {}): MasterKey => ({
+  id: 'remote',
+  wrap: (dataKey, aad) => inner.wrap(dataKey, aad),
+  unwrap: (wrapped, aad) => inner.unwrap(wrapped, aad),
+  ...change,
+})
+const SHREDDED = { code: 'ERR_KEY_SHREDDED' }
+const versionOf = (token: string) => Buffer.from(token.slice(3), 'base64url').readUInt32BE(0)
+
+function open(store: KeyStore, masterKeys: MasterKey, options: Partial<EnvelopeCryptoOptions> = {}) {
+  return EnvelopeCrypto.open({ store, masterKeys, closeStore: false, ...options })
+}
+
+/** A master key whose next unwrap waits, and what lets it go on. */
+function slowMasterKey() {
+  let waiting: (() => void) | null = null
+  let armed = false
+  let reached: () => void = () => undefined
+  const begun = new Promise<void>((resolve) => {
+    reached = resolve
+  })
+  const masterKey = remote({
+    async unwrap(wrapped, aad) {
+      if (armed) {
+        armed = false
+        reached()
+        await new Promise<void>((resolve) => {
+          waiting = resolve
+        })
+      }
+      return inner.unwrap(wrapped, aad)
+    },
+  })
+  return { masterKey, begun, arm: () => (armed = true), release: () => waiting?.() }
+}
+
+describe('the key cache', () => {
+  it('keeps no key whose user was seen shredded while it was being opened', async () => {
+    const store = memoryKeyStore()
+    const token = await (await open(store, remote())).encrypt('alice', 'x')
+    const slow = slowMasterKey()
+    const envelope = await open(store, slow.masterKey)
+    slow.arm()
+    const first = envelope.encrypt('alice', 'one')
+    await slow.begun
+    await store.shred('alice', { forget: false })
+    await expect(envelope.user('alice')).rejects.toMatchObject(SHREDDED)
+    slow.release()
+    await expect(first).rejects.toMatchObject(SHREDDED)
+    await expect(envelope.encrypt('alice', 'lost for ever')).rejects.toMatchObject(SHREDDED)
+    await expect(envelope.decrypt('alice', token)).rejects.toMatchObject(SHREDDED)
+  })
+
+  it('writes under no version lower than one that was seen while the lower was being opened', async () => {
+    const store = memoryKeyStore()
+    await (await open(store, remote())).encrypt('bob', 'x')
+    const slow = slowMasterKey()
+    const envelope = await open(store, slow.masterKey)
+    slow.arm()
+    const first = envelope.encrypt('bob', 'one')
+    await slow.begun
+    const ref = { userId: 'bob', version: 2 }
+    const wrapped = await wrapDataKey(masterKeyring({ primary: remote() }), ref, randomBytes(32), 'v3')
+    await store.insertIfAbsent([
+      { ...ref, ...wrapped, createdAt: new Date(), wrappedAt: null, shreddedAt: null },
+    ])
+    const newer = await (await open(store, remote())).encrypt('bob', 'two')
+    expect(await envelope.decrypt('bob', newer)).toBe('two')
+    slow.release()
+    expect(versionOf(await first)).toBe(2)
+    expect(versionOf(await envelope.encrypt('bob', 'three'))).toBe(2)
+  })
+
+  it('drops the keys of a user whom it sees forgotten, so that nothing is written under them', async () => {
+    const store = memoryKeyStore()
+    const envelope = await open(store, remote())
+    const old = await envelope.encrypt('carl', 'x')
+    await store.shred('carl', { forget: true })
+    await expect(envelope.user('carl', { mint: false })).rejects.toMatchObject({ code: 'ERR_KEY_NOT_FOUND' })
+    await expect(envelope.decrypt('carl', old)).rejects.toMatchObject({ code: 'ERR_KEY_NOT_FOUND' })
+    const fresh = await envelope.encrypt('carl', 'new')
+    expect(await (await open(store, remote())).decrypt('carl', fresh)).toBe('new')
+  })
+
+  it('does not bring a handle back to life when its user is minted anew', async () => {
+    const store = memoryKeyStore()
+    const envelope = await open(store, remote())
+    const handle = await envelope.user('dora')
+    await store.shred('dora', { forget: false })
+    await expect(envelope.user('dora')).rejects.toMatchObject(SHREDDED)
+    await store.shred('dora', { forget: true })
+    const anew = await envelope.user('dora')
+    expect(() => handle.encrypt('x')).toThrow(expect.objectContaining(SHREDDED))
+    expect(await envelope.decrypt('dora', anew.encrypt('y'))).toBe('y')
+  })
+
+  it('gives a handle though another look-up, begun before the mint, finds nothing', async () => {
+    const inside = memoryKeyStore()
+    let hold: Promise<void> | null = null
+    const store = overriding(inside, {
+      getAll: async (ids: readonly string[]) => {
+        const found = await inside.getAll(ids)
+        await hold
+        return found
+      },
+      insertIfAbsent: async (records: Parameters<KeyStore['insertIfAbsent']>[0]) => {
+        let release: () => void = () => undefined
+        hold = new Promise((resolve) => {
+          release = resolve
+        })
+        // The look-up of another caller begins before the row is there, and ends after.
+        const foreign = envelope.user('eve', { mint: false }).catch(() => undefined)
+        await new Promise((resolve) => setImmediate(resolve))
+        const winners = await inside.insertIfAbsent(records)
+        setTimeout(() => {
+          hold = null
+          release()
+        }, 20)
+        await foreign
+        return winners
+      },
+    })
+    const envelope = await open(store, remote())
+    const handle = await envelope.user('eve')
+    expect(handle.decrypt(handle.encrypt('x'))).toBe('x')
+  })
+
+  it('takes the bytes to encrypt as they were when it was called', async () => {
+    const envelope = await open(memoryKeyStore(), remote())
+    const bytes = Buffer.from('a secret')
+    const sealing = envelope.encryptBytes('alice', bytes)
+    bytes.fill(0)
+    expect(Buffer.from(await envelope.decryptBytes('alice', await sealing)).toString()).toBe('a secret')
+  })
+
+  it('refuses a data key that its master key has given out wiped', async () => {
+    const store = memoryKeyStore()
+    await (await open(store, remote())).encrypt('alice', 'x')
+    const memory = new Map<string, Uint8Array>()
+    const careless = remote({
+      unwrap(wrapped, aad) {
+        const name = Buffer.from(wrapped).toString('hex')
+        const known = memory.get(name) ?? inner.unwrap(wrapped, aad)
+        memory.set(name, known)
+        return known
+      },
+    })
+    const envelope = await open(store, careless)
+    await expect(envelope.encrypt('alice', 'x')).rejects.toMatchObject({ code: 'ERR_UNWRAP_FAILED' })
+  })
+})
+
+describe('bulk calls', () => {
+  it('keep a failing item to itself: a getter, a master key, a row at fault', async () => {
+    const inside = memoryKeyStore()
+    let broken = true
+    const store = overriding(inside, {
+      insertIfAbsent: async (records: Parameters<KeyStore['insertIfAbsent']>[0]) => {
+        if (broken && records.some(({ userId }) => userId === 'row')) {
+          broken = false
+          throw new StoreError('planned', { ref: { userId: 'row', version: 1 } })
+        }
+        return inside.insertIfAbsent(records)
+      },
+    })
+    const masterKey = remote({
+      wrap(dataKey, aad) {
+        if (Buffer.from(aad).includes('unlucky')) throw new Error('no MasterKeyError')
+        return inner.wrap(dataKey, aad)
+      },
+    })
+    const envelope = await open(store, masterKey)
+    const getter = {
+      userId: 'getter',
+      get plaintext(): string {
+        throw new Error('hush-hush')
+      },
+    }
+    const items = [{ userId: 'fine', plaintext: 'x' }, getter, { userId: 'unlucky', plaintext: 'x' }]
+    const results = await envelope.encryptMany([...items, { userId: 'row', plaintext: 'x' }])
+    const codes = results.map((result) => (result.ok ? 'ok' : result.error.code))
+    expect(codes).toEqual(['ok', 'ERR_INVALID_ARGUMENT', 'ERR_MASTER_KEY', 'ERR_STORE'])
+    expect(JSON.stringify(results)).not.toContain('hush')
+  })
+})

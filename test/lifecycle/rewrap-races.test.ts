@@ -1,0 +1,283 @@
+/** rewrapAll beside others: rivals, old processes that go on minting, signals, and stores that refuse. */
+import { randomBytes } from 'node:crypto'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
+import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { openKeyStore } from '../../src/adapters/open.js'
+import {
+  EnvelopeCrypto,
+  type KeyRecord,
+  type KeyRef,
+  type KeyStore,
+  type LocalMasterKey,
+  localMasterKey,
+  masterKeyring,
+  rewrapAll,
+} from '../../src/index.js'
+import { refKey } from '../../src/table.js'
+import {
+  expectAllOpen,
+  fill,
+  mintedRow,
+  overriding,
+  type Sealed,
+  sealAll,
+  spoilTime,
+  userIds,
+} from '../support/lifecycle.js'
+import { backends, freshStore, rowsOf, type TestStore } from '../support/services.js'
+
+describe.each(backends)('rewrapAll on %s', (backend) => {
+  let test: TestStore
+  let store: KeyStore
+  let old: LocalMasterKey
+  let fresh: LocalMasterKey
+  const others: KeyStore[] = []
+  beforeEach(async () => {
+    test = await freshStore(backend)
+    store = test.store
+    old = localMasterKey(randomBytes(32))
+    fresh = localMasterKey(randomBytes(32))
+  })
+  afterEach(async () => {
+    for (const other of others.splice(0)) await other.close()
+    await test.remove()
+  })
+
+  const both = () => masterKeyring({ primary: fresh, previous: [old] })
+  const kekIdOf = ({ kekId }: KeyRecord) => kekId
+
+  /** A further store on the same storage. */
+  async function another(): Promise<KeyStore> {
+    if (test.url === null) return overriding(store, {})
+    const opened = await openKeyStore(test.url)
+    others.push(opened)
+    return opened
+  }
+
+  it('skips a row that another writer changes between its read and its write, and is right afterwards', async () => {
+    await fill(store, old, userIds(5))
+    const rival = masterKeyring({ primary: localMasterKey(randomBytes(32)), previous: [old] })
+    let raced = false
+    const racing = overriding(store, {
+      async replaceWrapped(changes) {
+        if (!raced) {
+          raced = true
+          const one = overriding(store, {
+            list: async (page) => (await store.list(page)).filter(({ userId }) => userId === 'user-000002'),
+          })
+          await rewrapAll({ store: one, masterKeys: rival })
+          await store.shred('user-000003', { forget: false })
+        }
+        return store.replaceWrapped(changes)
+      },
+    })
+    const masterKeys = masterKeyring({ primary: fresh, previous: [old, rival.primary] })
+    const report = await rewrapAll({ store: racing, masterKeys })
+    // What the rival wrapped is done in the next pass; what was shredded is nobody's any more.
+    expect(report).toMatchObject({ complete: true, changed: 4, skipped: 2, failed: [] })
+    const rows = await rowsOf(store)
+    expect(rows.filter(({ shreddedAt }) => shreddedAt === null).map(kekIdOf)).toEqual(Array(4).fill(fresh.id))
+    expect(rows[3]).toMatchObject({ userId: 'user-000003', encryptedKey: new Uint8Array(0) })
+  })
+
+  it('catches what a process with the old primary mints meanwhile, behind its back', async () => {
+    await fill(store, old, userIds(30, 'm'))
+    let mints = 0
+    const busy = overriding(store, {
+      async replaceWrapped(changes) {
+        const changed = await store.replaceWrapped(changes)
+        // In front of the cursor of the pass.
+        if (mints < 4) {
+          mints += 1
+          await store.insertIfAbsent([await mintedRow(old, `a-${mints}`)])
+        }
+        return changed
+      },
+    })
+    const report = await rewrapAll({ store: busy, masterKeys: both(), batchSize: 10 })
+    expect(mints).toBe(4)
+    expect(report).toMatchObject({ complete: true, changed: 34, failed: [] })
+    expect(new Set((await rowsOf(store)).map(kekIdOf))).toEqual(new Set([fresh.id]))
+  })
+
+  it('catches them though all that is left is a row that cannot be read', async () => {
+    // In memory every time is a Date.
+    if (backend === 'memory') return
+    await fill(store, old, userIds(6, 'm'))
+    await spoilTime(backend, test.url ?? '', 'm-000000')
+    let minted = false
+    const busy = overriding(store, {
+      async replaceWrapped(changes) {
+        const changed = await store.replaceWrapped(changes)
+        if (!minted) {
+          minted = true
+          await store.insertIfAbsent([await mintedRow(old, 'a')])
+        }
+        return changed
+      },
+    })
+    const report = await rewrapAll({ store: busy, masterKeys: both() })
+    expect(report).toMatchObject({ complete: true, changed: 6, failedCount: 1 })
+  })
+
+  it('ends after the page in hand when told to, and a second call completes', async () => {
+    await fill(store, old, userIds(10))
+    const signal = new AbortController()
+    const first = await rewrapAll({
+      store,
+      masterKeys: both(),
+      batchSize: 3,
+      signal: signal.signal,
+      onProgress: ({ done }) => done === 6 && signal.abort(),
+    })
+    // One page is being written while the next is opened.
+    expect(first.complete).toBe(false)
+    expect([6, 9]).toContain(first.changed)
+    expect(first.after.find(({ kekId }) => kekId === fresh.id)?.count).toBe(first.changed)
+
+    const second = await rewrapAll({ store, masterKeys: both() })
+    expect(second).toMatchObject({ complete: true, changed: 10 - first.changed })
+  })
+
+  it('does nothing when told to end before it began', async () => {
+    await fill(store, old, userIds(3))
+    const report = await rewrapAll({ store, masterKeys: both(), signal: AbortSignal.abort() })
+    expect(report).toMatchObject({ complete: false, changed: 0 })
+    expect((await rowsOf(store)).map(kekIdOf)).toEqual([old.id, old.id, old.id])
+    // Unless there is nothing to do.
+    await rewrapAll({ store, masterKeys: both() })
+    const done = await rewrapAll({ store, masterKeys: both(), signal: AbortSignal.abort() })
+    expect(done).toMatchObject({ complete: true, changed: 0 })
+    // Or no longer.
+    await fill(store, old, ['another'])
+    const signal = new AbortController()
+    const onProgress = () => signal.abort()
+    const last = await rewrapAll({ store, masterKeys: both(), signal: signal.signal, onProgress })
+    expect(last).toMatchObject({ complete: true, changed: 1 })
+  })
+
+  it('ends on a store that refuses every write, and does not call it complete', async () => {
+    await fill(store, old, userIds(3))
+    const refusing = overriding(store, { replaceWrapped: async () => [] })
+    const report = await rewrapAll({ store: refusing, masterKeys: both() })
+    expect(report).toMatchObject({ complete: false, changed: 0 })
+    expect(report.skipped).toBeGreaterThanOrEqual(3)
+  })
+
+  it('passes on what the store throws in the middle of a write', async () => {
+    await fill(store, old, userIds(10))
+    let writes = 0
+    const failing = overriding(store, {
+      async replaceWrapped(changes) {
+        writes += 1
+        if (writes === 2) throw Object.assign(new Error('planned'), { code: 'ERR_STORE', retryable: true })
+        return store.replaceWrapped(changes)
+      },
+    })
+    await expect(rewrapAll({ store: failing, masterKeys: both(), batchSize: 3 })).rejects.toThrow('planned')
+    expect(await rewrapAll({ store, masterKeys: both() })).toMatchObject({ complete: true, changed: 7 })
+  })
+
+  it('three at once with traffic: each row is written once, and no key is lost', {
+    timeout: 120_000,
+  }, async () => {
+    const users = userIds(300)
+    const minting = await EnvelopeCrypto.open({ store, masterKeys: old, closeStore: false })
+    const sealed = await sealAll(minting, users)
+    const written: KeyRef[] = []
+    const runs = await Promise.all(
+      [1, 2, 3].map(async () => {
+        const own = await another()
+        const counting = overriding(own, {
+          async replaceWrapped(changes) {
+            const changed = await own.replaceWrapped(changes)
+            written.push(...changed)
+            return changed
+          },
+        })
+        return () => rewrapAll({ store: counting, masterKeys: both(), batchSize: 20 })
+      }),
+    )
+    let running = true
+    const traffic = Promise.all([0, 1].map((which) => talk(which)))
+    const reports = await Promise.all(runs.map((run) => run()))
+    running = false
+    const said = (await traffic).flat()
+
+    expect(reports.every(({ complete, failedCount }) => complete && failedCount === 0)).toBe(true)
+    expect(reports.reduce((sum, { changed }) => sum + changed, 0)).toBe(written.length)
+    expect(new Set(written.map(refKey)).size).toBe(written.length)
+    expect(written.length).toBeGreaterThanOrEqual(300)
+    // Old processes may mint after the last look of the last run.
+    await rewrapAll({ store, masterKeys: both() })
+    const rows = await rowsOf(store)
+    expect(new Set(rows.map(kekIdOf))).toEqual(new Set([fresh.id]))
+    const reader = await EnvelopeCrypto.open({ store, masterKeys: fresh, closeStore: false })
+    await expectAllOpen(reader, [...sealed, ...said])
+
+    /** A process without a cache, with the old primary or with the new one: it mints, encrypts and decrypts. */
+    async function talk(which: number): Promise<Sealed[]> {
+      const masterKeys =
+        which === 0
+          ? masterKeyring({ primary: old, previous: [fresh] })
+          : masterKeyring({ primary: fresh, previous: [old] })
+      const own = await another()
+      const envelope = await EnvelopeCrypto.open({ store: own, masterKeys, closeStore: false, cache: false })
+      const tokens: Sealed[] = []
+      for (let round = 0; running; round += 1) {
+        const known = users[(round * 7) % users.length] ?? ''
+        // While a process with the old primary goes on minting there is always something left to do.
+        const minted = round < 20 ? [`new-${which}-${round}`] : []
+        const some = await sealAll(envelope, [known, ...minted])
+        await expectAllOpen(envelope, some)
+        tokens.push(...some)
+        await new Promise((resolve) => setImmediate(resolve))
+      }
+      return tokens
+    }
+  })
+})
+
+describe('rewrapAll in memory', () => {
+  it('holds a bounded number of pages, however many rows there are', { timeout: 120_000 }, async () => {
+    setFlagsFromString('--expose-gc')
+    const collectGarbage = runInNewContext('gc') as () => void
+    const test = await freshStore('memory')
+    const old = localMasterKey(randomBytes(32))
+    const fresh = localMasterKey(randomBytes(32))
+    const row = await mintedRow(old, 'x')
+    // Rows out of nothing, so that only the pages are in memory: 20,000 of them, each page an object that is watched.
+    const total = 20_000
+    const alive = new Set<WeakRef<object>>()
+    let most = 0
+    let written = 0
+    const endless = overriding(test.store, {
+      census: async () => [{ kekId: old.id, version: 1, shredded: false, count: total - written }],
+      async list({ after, limit }) {
+        const from = after === undefined ? 0 : Number(after.userId.slice(5)) + 1
+        const users = userIds(total).slice(from, from + limit)
+        const page = written > 0 && from === 0 ? [] : users.map((userId) => ({ ...row, userId }))
+        alive.add(new WeakRef(page))
+        return page
+      },
+      async replaceWrapped(changes) {
+        written += changes.length
+        collectGarbage()
+        most = Math.max(most, [...alive].filter((page) => page.deref() !== undefined).length)
+        return changes.map(({ userId, version }) => ({ userId, version }))
+      },
+    })
+    const unwrapped = masterKeyring({
+      primary: fresh,
+      // The row's wrap is bound to another user: what opens is a matter of the key service.
+      previous: [{ id: old.id, wrap: () => new Uint8Array(), unwrap: () => randomBytes(32) }],
+    })
+    const report = await rewrapAll({ store: endless, masterKeys: unwrapped, batchSize: 500 })
+    expect(report).toMatchObject({ complete: true, changed: total })
+    expect(most).toBeGreaterThan(0)
+    // In hand, being written, read ahead, and one that the collector may still see.
+    expect(most).toBeLessThanOrEqual(5)
+    await test.remove()
+  })
+})

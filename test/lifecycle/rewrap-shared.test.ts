@@ -1,0 +1,208 @@
+/** rewrapAll and verifyAll on data keys that were copied from one user's row to another's, which a v2 wrap allows. */
+import { randomBytes } from 'node:crypto'
+import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import {
+  type KeyRecord,
+  type KeyStore,
+  type LocalMasterKey,
+  localMasterKey,
+  type MasterKey,
+  masterKeyring,
+  rewrapAll,
+  verifyAll,
+} from '../../src/index.js'
+import { fill, overriding, userIds } from '../support/lifecycle.js'
+import { alterRow, backends, freshStore, rowsOf, rowUnder, type TestStore } from '../support/services.js'
+
+describe.each(backends)('a copied data key on %s', (backend) => {
+  let test: TestStore
+  let store: KeyStore
+  let master: LocalMasterKey
+  beforeEach(async () => {
+    test = await freshStore(backend)
+    store = test.store
+    master = localMasterKey(randomBytes(32))
+    const users = [...userIds(20), 'alice', 'bob']
+    await store.insertIfAbsent(users.map((userId) => rowUnder(master, { userId }, { kekId: null })))
+  })
+  afterEach(() => test.remove())
+
+  const rowOf = async (userId: string) => (await store.getAll([userId])).get(userId)?.[0] as KeyRecord
+  const upgrade = () => rewrapAll({ store, masterKeys: master, accept: ['v2'], batchSize: 6 })
+
+  async function copyAlicesInto(userId: string): Promise<void> {
+    const { encryptedKey } = await rowOf('alice')
+    await alterRow(store, { userId, version: 1 }, () => ({ encryptedKey }))
+  }
+
+  it('is upgraded in neither row, both are reported, and all others are upgraded', async () => {
+    await copyAlicesInto('bob')
+    const report = await upgrade()
+    expect(report).toMatchObject({ complete: true, changed: 20, failedCount: 2 })
+    expect(report.failed.map(({ userId, code }) => [userId, code])).toEqual([
+      ['alice', 'ERR_UNWRAP_FAILED'],
+      ['bob', 'ERR_UNWRAP_FAILED'],
+    ])
+    expect(report.failed[0]?.reason).toContain('also the key of user "bob", version 1')
+    expect(report.failed[1]?.reason).toContain('also the key of user "alice", version 1')
+    const lengths = (await rowsOf(store)).map(({ userId, encryptedKey }) => [userId, encryptedKey.length])
+    expect(lengths.filter(([, length]) => length !== 105)).toEqual([
+      ['alice', 60],
+      ['bob', 60],
+    ])
+    // Both are errors to the doctor too.
+    const { findings, counts } = await verifyAll({ store, masterKeys: master })
+    expect(counts.sharedKey).toBe(2)
+    expect(findings.filter(({ kind }) => kind === 'sharedKey').map(({ userId }) => userId)).toEqual([
+      'alice',
+      'bob',
+    ])
+    // Without the copy the rest is done.
+    await store.remove([{ userId: 'bob', version: 1 }])
+    expect(await upgrade()).toMatchObject({ complete: true, changed: 1, failedCount: 0 })
+  })
+
+  it('is not upgraded under the second user when the first is v3 already', async () => {
+    const wrapped = await rowOf('alice')
+    await upgrade()
+    await alterRow(store, { userId: 'bob', version: 1 }, () => ({
+      encryptedKey: wrapped.encryptedKey,
+      kekId: null,
+      wrappedAt: null,
+    }))
+    const report = await upgrade()
+    expect(report).toMatchObject({ complete: true, changed: 0, failedCount: 1 })
+    expect(report.failed[0]).toMatchObject({
+      userId: 'bob',
+      reason: expect.stringContaining('user "alice", version 1'),
+    })
+    expect((await rowOf('bob')).encryptedKey).toEqual(wrapped.encryptedKey)
+    expect((await rowOf('alice')).encryptedKey).toHaveLength(105)
+  })
+
+  it('is found though the first is v3 under a previous master key', async () => {
+    const wrapped = await rowOf('alice')
+    await upgrade()
+    await alterRow(store, { userId: 'bob', version: 1 }, () => ({
+      encryptedKey: wrapped.encryptedKey,
+      kekId: master.v2Id,
+      wrappedAt: null,
+    }))
+    const fresh = localMasterKey(randomBytes(32))
+    const report = await rewrapAll({
+      store,
+      masterKeys: masterKeyring({ primary: fresh, previous: [master] }),
+      accept: ['v2'],
+    })
+    // Alice's is bound to her already, and goes on to the new master key.
+    expect(report).toMatchObject({ changed: 21, failedCount: 1 })
+    expect(report.failed[0]?.userId).toBe('bob')
+  })
+
+  it('is not upgraded where it hides under a KEK id of v3, with no v2 row left to look for', async () => {
+    const wrapped = await rowOf('alice')
+    await upgrade()
+    await alterRow(store, { userId: 'bob', version: 1 }, () => ({
+      encryptedKey: wrapped.encryptedKey,
+      kekId: master.id,
+      wrappedAt: null,
+    }))
+    const fresh = localMasterKey(randomBytes(32))
+    const masterKeys = masterKeyring({ primary: fresh, previous: [master] })
+    const report = await rewrapAll({ store, masterKeys, accept: ['v2'] })
+    expect(report).toMatchObject({ changed: 21, failedCount: 1 })
+    expect(report.failed[0]).toMatchObject({
+      userId: 'bob',
+      code: 'ERR_UNWRAP_FAILED',
+      reason: expect.stringContaining('it was exchanged'),
+    })
+    expect((await rowOf('bob')).encryptedKey).toEqual(wrapped.encryptedKey)
+  })
+
+  it('is found though the first is under a key service already, in a rewrap to it that was cut off', async () => {
+    const inner = localMasterKey(randomBytes(32))
+    const service: MasterKey = {
+      id: 'service',
+      wrap: async (dataKey, aad) => inner.wrap(dataKey, aad),
+      unwrap: async (wrapped, aad) => inner.unwrap(wrapped, aad),
+    }
+    const wrapped = await rowOf('alice')
+    const signal = new AbortController()
+    const cut = overriding(store, {
+      replaceWrapped(changes) {
+        signal.abort()
+        return store.replaceWrapped(changes)
+      },
+    })
+    const masterKeys = masterKeyring({ primary: service, previous: [master] })
+    const first = await rewrapAll({
+      store: cut,
+      masterKeys,
+      accept: ['v2'],
+      batchSize: 1,
+      signal: signal.signal,
+    })
+    expect(first).toMatchObject({ complete: false, failedCount: 0 })
+    expect((await rowOf('alice')).kekId).toBe('service')
+    await alterRow(store, { userId: 'bob', version: 1 }, () => ({ ...wrapped, userId: 'bob' }))
+    const report = await rewrapAll({ store, masterKeys, accept: ['v2'] })
+    expect(report).toMatchObject({ complete: true, failedCount: 1 })
+    expect(report.failed[0]).toMatchObject({
+      userId: 'bob',
+      reason: expect.stringContaining('user "alice", version 1'),
+    })
+    expect((await verifyAll({ store, masterKeys })).counts.sharedKey).toBe(2)
+  })
+
+  it('under many users is reported for each, and its message names a few', async () => {
+    const users = userIds(20)
+    for (const userId of users) await copyAlicesInto(userId)
+    const report = await upgrade()
+    expect(report).toMatchObject({ changed: 1, failedCount: 21 })
+    for (const { reason } of report.failed) {
+      expect(reason).toContain('; and 15 more: one of them was copied')
+      expect(reason.match(/user "/g)).toHaveLength(6)
+    }
+    const names = report.failed[3]?.reason.match(/user "[^"]*"/g) ?? []
+    expect(new Set(names).size).toBe(6)
+  })
+
+  it('of 10,000 rows costs no more than each of them', { timeout: 60_000 }, async () => {
+    if (backend !== 'memory') return
+    const users = userIds(10_000, 'copy')
+    const { encryptedKey } = await rowOf('alice')
+    await store.insertIfAbsent(
+      users.map((userId) => rowUnder(master, { userId }, { encryptedKey, kekId: null })),
+    )
+    // What the store costs is not the question.
+    const rows = await rowsOf(store)
+    const inOrder = overriding(store, {
+      list: async ({ after, limit }) => {
+        const from = after === undefined ? 0 : rows.findIndex(({ userId }) => userId === after.userId) + 1
+        return rows.slice(from, from + limit)
+      },
+    })
+    const start = performance.now()
+    const report = await rewrapAll({ store: inOrder, masterKeys: master, accept: ['v2'], dryRun: true })
+    expect(report).toMatchObject({ changed: 21, failedCount: 10_001 })
+    expect(report.failed).toHaveLength(1000)
+    // 0.5 s here; a list for each row of all others would be 100,000,000 refs.
+    expect(performance.now() - start).toBeLessThan(10_000)
+  })
+
+  it('is not looked for where no v2 wrap is upgraded', async () => {
+    await upgrade()
+    await fill(store, master, ['carol'])
+    let lists = 0
+    const counted = overriding(store, {
+      list: (page) => {
+        lists += 1
+        return store.list(page)
+      },
+    })
+    const fresh = masterKeyring({ primary: localMasterKey(randomBytes(32)), previous: [master] })
+    await rewrapAll({ store: counted, masterKeys: fresh, accept: ['v2'] })
+    // One page, and the empty one behind it.
+    expect(lists).toBe(2)
+  })
+})

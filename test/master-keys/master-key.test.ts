@@ -1,0 +1,379 @@
+/** Master keys from the environment, from a file, from bytes; keyrings; nothing of them ever shows their bytes. */
+import { mkdirSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { inspect } from 'node:util'
+import { afterAll, describe, expect, it } from 'vitest'
+import {
+  type Environment,
+  generateMasterKey,
+  localMasterKey,
+  type MasterKey,
+  type MasterKeyring,
+  masterKeyring,
+  masterKeysFromEnv,
+  masterKeysFromFile,
+} from '../../src/index.js'
+import { temporaryFolder } from '../support/databases.js'
+import { secretForms } from '../support/leaks.js'
+import { warningsOf } from '../support/warnings.js'
+
+const folder = temporaryFolder()
+afterAll(() => folder.remove())
+
+let files = 0
+function fileWith(content: string | Uint8Array): string {
+  files += 1
+  const path = join(folder.path, `master-${files}.key`)
+  writeFileSync(path, content)
+  return path
+}
+
+const bytesOf = (text: string) => Buffer.from(text, 'base64url')
+const idOf = (text: string) => localMasterKey(bytesOf(text)).id
+const idsOf = ({ primary, previous }: MasterKeyring) => [primary.id, ...previous.map(({ id }) => id)]
+
+/** The refusal of a keyring, checked to be ERR_MASTER_KEY. */
+function refusal(work: () => unknown): Error {
+  try {
+    work()
+  } catch (error) {
+    expect(error).toMatchObject({ name: 'MasterKeyError', code: 'ERR_MASTER_KEY', retryable: false })
+    return error as Error
+  }
+  throw new Error('it was not refused')
+}
+
+function expectNoTrace(text: string, ...keys: string[]): void {
+  for (const key of keys) {
+    for (const form of secretForms(bytesOf(key))) expect(text).not.toContain(form)
+  }
+}
+
+describe('API_KEY_MASTER_KEY', () => {
+  const key = generateMasterKey()
+  const bytes = bytesOf(key)
+
+  it.each([
+    ['padded base64url', key],
+    ['base64url without padding', key.replace('=', '')],
+    ['padded base64', bytes.toString('base64')],
+    ['base64 without padding', bytes.toString('base64').replace('=', '')],
+    ['white space around it', `\t \n${key}\r\n `],
+  ])('is taken as %s, without a warning', async (_, text) => {
+    const warnings = await warningsOf(() => {
+      expect(idsOf(masterKeysFromEnv({ API_KEY_MASTER_KEY: text }))).toEqual([idOf(key)])
+    })
+    expect(warnings).toEqual([])
+  })
+
+  it('is read from process.env where no environment is given', () => {
+    const before = { ...process.env }
+    try {
+      process.env.API_KEY_MASTER_KEY = key
+      delete process.env.API_KEY_MASTER_KEY_FILE
+      delete process.env.API_KEY_MASTER_KEY_PREVIOUS
+      expect(idsOf(masterKeysFromEnv())).toEqual([idOf(key)])
+    } finally {
+      for (const name of ['API_KEY_MASTER_KEY', 'API_KEY_MASTER_KEY_FILE', 'API_KEY_MASTER_KEY_PREVIOUS']) {
+        const value = before[name]
+        if (value === undefined) delete process.env[name]
+        else process.env[name] = value
+      }
+    }
+  })
+
+  it.each<[string, Environment]>([
+    ['nothing is set', {}],
+    ['it is empty', { API_KEY_MASTER_KEY: '' }],
+    ['it is white space', { API_KEY_MASTER_KEY: ' \n', API_KEY_MASTER_KEY_FILE: ' ' }],
+    ['only previous keys are set', { API_KEY_MASTER_KEY_PREVIOUS: key }],
+  ])('throws and says how to make one where %s', (_, env) => {
+    const { message } = refusal(() => masterKeysFromEnv(env))
+    expect(message).toContain('API_KEY_MASTER_KEY')
+    expect(message).toContain('keystore init')
+    expect(message).toContain('openssl rand -base64 32')
+    expectNoTrace(message, key)
+  })
+
+  it.each([
+    ['31 bytes', bytes.subarray(1).toString('base64')],
+    ['33 bytes', Buffer.concat([bytes, bytes.subarray(0, 1)]).toString('base64')],
+    ['hexadecimal', bytes.toString('hex')],
+    ['quoted', `"${key}"`],
+    ['two keys', `${key} ${generateMasterKey()}`],
+    ['a character of neither alphabet inside', `${key.slice(0, 8)}.${key.slice(8)}`],
+    ['white space inside', `${key.slice(0, 8)} ${key.slice(8)}`],
+    ['half a padding', `${key}=`],
+    ['a passphrase', 'correct horse battery staple correct horse'],
+  ])('refuses %s, and never shows the value', (_, text) => {
+    const error = refusal(() => masterKeysFromEnv({ API_KEY_MASTER_KEY: text }))
+    const shown = `${error.message}\n${error.stack}\n${inspect(error, { showHidden: true, depth: null })}`
+    expect(error.message).toMatch(/^API_KEY_MASTER_KEY is not base64 of exactly 32 bytes/)
+    expect(error.message).toContain('openssl rand')
+    for (let at = 0; at + 10 <= text.length; at++) expect(shown).not.toContain(text.slice(at, at + 10))
+  })
+
+  it.each([0x00, 0x61, 0xff])('refuses 32 bytes %i: anybody can guess them', (byte) => {
+    const text = Buffer.alloc(32, byte).toString('base64')
+    const { message } = refusal(() => masterKeysFromEnv({ API_KEY_MASTER_KEY: text }))
+    expect(message).toContain('repeated 32 times')
+    expect(message).not.toContain(text.slice(0, 12))
+  })
+
+  it('takes 31 equal bytes and another one', () => {
+    const almost = Buffer.concat([Buffer.alloc(31, 0xff), Buffer.of(0xfe)])
+    expect(masterKeysFromEnv({ API_KEY_MASTER_KEY: almost.toString('base64') }).primary.id).toBe(
+      localMasterKey(almost).id,
+    )
+  })
+
+  it('warns once of 32 printable characters, which are a passphrase, and takes them', async () => {
+    const passphrase = 'correct horse battery staple 012'
+    const text = Buffer.from(passphrase).toString('base64')
+    const warnings = await warningsOf(() => {
+      expect(masterKeysFromEnv({ API_KEY_MASTER_KEY: text }).primary.id).toBe(
+        localMasterKey(Buffer.from(passphrase)).id,
+      )
+    })
+    expect(warnings.map(({ code }) => code)).toEqual(['KEYSTORE_MASTER_KEY'])
+    expect(warnings[0]?.message).toContain('passphrase')
+    const shown = `${warnings[0]?.message} ${warnings[0]?.stack}`
+    expect(shown).not.toContain('correct horse')
+    expect(shown).not.toContain(text.slice(0, 12))
+  })
+
+  it('does not warn where one of the 32 bytes is not printable', async () => {
+    const text = Buffer.from('correct horse battery staple 01\n').toString('base64')
+    expect(await warningsOf(() => masterKeysFromEnv({ API_KEY_MASTER_KEY: text }))).toEqual([])
+  })
+})
+
+describe('API_KEY_MASTER_KEY_FILE and masterKeysFromFile', () => {
+  const key = generateMasterKey()
+
+  it.each([
+    ['the key', key],
+    ['the key and a newline', `${key}\n`],
+    ['a byte order mark, the key and CRLF', `\ufeff${key}\r\n`],
+    ['standard base64', bytesOf(key).toString('base64')],
+  ])('takes a file with %s', (_, content) => {
+    const path = fileWith(content)
+    expect(idsOf(masterKeysFromEnv({ API_KEY_MASTER_KEY_FILE: path }))).toEqual([idOf(key)])
+    expect(idsOf(masterKeysFromFile(path))).toEqual([idOf(key)])
+  })
+
+  it('refuses both a key and a file, without showing the key', () => {
+    const { message } = refusal(() =>
+      masterKeysFromEnv({ API_KEY_MASTER_KEY: key, API_KEY_MASTER_KEY_FILE: fileWith(key) }),
+    )
+    expect(message).toContain('both set')
+    expectNoTrace(message, key)
+  })
+
+  it('takes the file where the key is set but empty, and the key where the path is', () => {
+    const path = fileWith(key)
+    expect(idsOf(masterKeysFromEnv({ API_KEY_MASTER_KEY: '', API_KEY_MASTER_KEY_FILE: path }))).toEqual([
+      idOf(key),
+    ])
+    expect(idsOf(masterKeysFromEnv({ API_KEY_MASTER_KEY: key, API_KEY_MASTER_KEY_FILE: '' }))).toEqual([
+      idOf(key),
+    ])
+  })
+
+  it('adds the previous keys of the environment to the key of the file', () => {
+    const old = generateMasterKey()
+    const env = { API_KEY_MASTER_KEY_FILE: fileWith(key), API_KEY_MASTER_KEY_PREVIOUS: old }
+    expect(idsOf(masterKeysFromEnv(env))).toEqual([idOf(key), idOf(old)])
+  })
+
+  it('says which file is missing, why, and how to make one', () => {
+    const path = join(folder.path, 'missing.key')
+    for (const work of [
+      () => masterKeysFromFile(path),
+      () => masterKeysFromEnv({ API_KEY_MASTER_KEY_FILE: path }),
+    ]) {
+      const { message } = refusal(work)
+      expect(message).toContain(path)
+      expect(message).toContain('ENOENT')
+      expect(message).toContain('keystore init')
+    }
+  })
+
+  it('says so where the path is a folder', () => {
+    const path = join(folder.path, 'a-folder')
+    mkdirSync(path, { recursive: true })
+    expect(refusal(() => masterKeysFromFile(path)).message).toContain('EISDIR')
+  })
+
+  it.each([
+    ['empty', ''],
+    ['of raw bytes', bytesOf(key)],
+    ['with two keys', `${key}\n${generateMasterKey()}\n`],
+    ['with a variable assignment', `API_KEY_MASTER_KEY=${key}\n`],
+    ['of equal bytes', Buffer.alloc(32, 7).toString('base64')],
+  ])('refuses a file %s, naming the file and never showing its content', (_, content) => {
+    const path = fileWith(content)
+    const { message } = refusal(() => masterKeysFromFile(path))
+    expect(message).toContain(path)
+    expectNoTrace(message, key)
+  })
+
+  it('does not show a key that was given in place of the path', () => {
+    for (const text of [key, ` ${key}\n`, bytesOf(key).toString('base64').replace('=', '')]) {
+      expectNoTrace(refusal(() => masterKeysFromEnv({ API_KEY_MASTER_KEY_FILE: text })).message, key)
+      expectNoTrace(refusal(() => masterKeysFromFile(text)).message, key)
+    }
+  })
+
+  it('warns of a passphrase in a file, naming the file', async () => {
+    const path = fileWith(Buffer.from('correct horse battery staple 012').toString('base64'))
+    const warnings = await warningsOf(() => masterKeysFromFile(path))
+    expect(warnings.length).toBe(1)
+    expect(warnings[0]?.message).toContain(path)
+  })
+})
+
+describe('API_KEY_MASTER_KEY_PREVIOUS', () => {
+  const [primary, older, oldest] = [generateMasterKey(), generateMasterKey(), generateMasterKey()] as const
+  const previous = (text: string) =>
+    masterKeysFromEnv({ API_KEY_MASTER_KEY: primary, API_KEY_MASTER_KEY_PREVIOUS: text })
+
+  it.each([' ', '\n', ' \t\r\n '])('is a list separated by white space, here %j', (separator) => {
+    const text = `${separator}${older}${separator}${oldest}${separator}`
+    expect(idsOf(previous(text))).toEqual([primary, older, oldest].map(idOf))
+  })
+
+  it('may be empty or white space', () => {
+    for (const text of ['', ' \n']) expect(idsOf(previous(text))).toEqual([idOf(primary)])
+  })
+
+  it('may repeat a key, and the primary: each is kept once, the primary as primary', () => {
+    expect(idsOf(previous([older, primary, older, oldest, older].join(' ')))).toEqual(
+      [primary, older, oldest].map(idOf),
+    )
+  })
+
+  it('names a key that is unusable by its place, and shows none', () => {
+    const { message } = refusal(() => previous(`${older} ${oldest.slice(0, -2)}`))
+    expect(message).toMatch(/API_KEY_MASTER_KEY_PREVIOUS, key 2,/)
+    expectNoTrace(message, primary, older, oldest)
+    expect(message).not.toContain(oldest.slice(0, 10))
+  })
+
+  it('refuses a previous key of equal bytes too', () => {
+    expect(refusal(() => previous(Buffer.alloc(32).toString('base64'))).message).toContain('PREVIOUS, key 1,')
+  })
+})
+
+describe('generateMasterKey', () => {
+  it('gives padded base64url of 32 bytes, which localMasterKey and the environment take, never twice the same', () => {
+    const texts = Array.from({ length: 100 }, generateMasterKey)
+    expect(new Set(texts).size).toBe(100)
+    for (const text of texts) {
+      expect(text).toMatch(/^[\w-]{43}=$/)
+      expect(bytesOf(text).length).toBe(32)
+      expect(localMasterKey(text).id).toBe(masterKeysFromEnv({ API_KEY_MASTER_KEY: text }).primary.id)
+    }
+  })
+})
+
+describe('localMasterKey', () => {
+  const text = generateMasterKey()
+
+  it('has an id that depends on the bytes alone, and a v2 id with the same fingerprint', () => {
+    const key = localMasterKey(text)
+    expect(key.id).toMatch(/^local:[\w-]{16}$/)
+    expect(key.v2Id).toBe(key.id.replace('local:', 'local-v2:'))
+    expect(localMasterKey(bytesOf(text)).id).toBe(key.id)
+    expect(localMasterKey(` ${text}\n`).id).toBe(key.id)
+    expect(localMasterKey(generateMasterKey()).id).not.toBe(key.id)
+  })
+
+  it('keeps working when the caller wipes the bytes', () => {
+    const bytes = bytesOf(text)
+    const key = localMasterKey(bytes)
+    const wrapped = key.wrapV2(Buffer.alloc(32, 9))
+    bytes.fill(0)
+    expect(key.unwrapV2(wrapped)).toEqual(Buffer.alloc(32, 9))
+    expect(localMasterKey(text).unwrapV2(key.wrapV2(Buffer.alloc(32, 8)))).toEqual(Buffer.alloc(32, 8))
+  })
+
+  it.each<[string, unknown]>([
+    ['31 bytes', bytesOf(text).subarray(1)],
+    ['33 bytes', Buffer.alloc(33, 1)],
+    ['no bytes', new Uint8Array(0)],
+    ['text that is not base64', 'not base64!'],
+    ['text of 31 bytes', bytesOf(text).subarray(1).toString('base64')],
+    ['null', null],
+    ['an array of numbers', [...bytesOf(text)]],
+    ['an ArrayBuffer', new ArrayBuffer(32)],
+  ])('refuses %s with ERR_INVALID_ARGUMENT, without showing it', (_, key) => {
+    let error: unknown
+    try {
+      localMasterKey(key as Uint8Array)
+    } catch (caught) {
+      error = caught
+    }
+    expect(error).toMatchObject({ code: 'ERR_INVALID_ARGUMENT' })
+    expectNoTrace(inspect(error, { showHidden: true, depth: null }), text)
+  })
+})
+
+describe('masterKeyring', () => {
+  const [first, second] = [generateMasterKey(), generateMasterKey()].map(localMasterKey) as [
+    ReturnType<typeof localMasterKey>,
+    ReturnType<typeof localMasterKey>,
+  ]
+  const remote: MasterKey = { id: 'kms:1', wrap: (key) => key, unwrap: (key) => key }
+
+  it('has the primary first, and each key once', () => {
+    const keyring = masterKeyring({ primary: first, previous: [second, first, remote, second] })
+    expect(keyring.all).toEqual([first, second, remote])
+    expect(masterKeyring({ primary: first }).previous).toEqual([])
+  })
+
+  it('finds a key by its id in either wrap format, and null for an id that it does not have', () => {
+    const keyring = masterKeyring({ primary: remote, previous: [first] })
+    expect(keyring.find('kms:1')).toBe(remote)
+    expect(keyring.find(first.id)).toBe(first)
+    expect(keyring.find(first.v2Id)).toBe(first)
+    for (const id of [second.id, second.v2Id, '', 'kms:2', 'undefined']) expect(keyring.find(id)).toBeNull()
+    expect(keyring.local).toEqual([first])
+  })
+
+  it.each<[string, unknown]>([
+    ['the text of a key as primary', { primary: generateMasterKey() }],
+    ['the bytes of a key as primary', { primary: Buffer.from(generateMasterKey()) }],
+    ['no primary', {}],
+    ['the text of a key among the previous', { primary: first, previous: [generateMasterKey()] }],
+    ['the text of a key as the whole', generateMasterKey()],
+  ])('refuses %s with ERR_INVALID_ARGUMENT, without showing it', (_, keys) => {
+    expect(() => masterKeyring(keys as { primary: MasterKey })).toThrow(
+      expect.objectContaining({ code: 'ERR_INVALID_ARGUMENT' }),
+    )
+  })
+})
+
+describe('what shows a key or a keyring', () => {
+  const text = generateMasterKey()
+  const key = localMasterKey(text)
+  const keyring = masterKeysFromEnv({
+    API_KEY_MASTER_KEY: generateMasterKey(),
+    API_KEY_MASTER_KEY_PREVIOUS: text,
+  })
+
+  it.each([
+    ['a local key', key],
+    ['a keyring', keyring],
+  ])('holds no byte of it: inspect, JSON, String and own properties of %s', (_, value) => {
+    const shown = [
+      inspect(value, { depth: Number.POSITIVE_INFINITY, showHidden: true }),
+      JSON.stringify(value),
+      String(value),
+      JSON.stringify(Object.getOwnPropertyDescriptors(value)),
+      JSON.stringify(structuredClone({ ...value })),
+    ].join('\n')
+    expect(shown).toContain(key.id)
+    expectNoTrace(shown, text)
+  })
+})

@@ -1,0 +1,238 @@
+/** docs/COLUMNS.md and docs/REENCRYPT.md are run: each block of code as it stands there, in an application on each dialect. */
+import { readFileSync, symlinkSync } from 'node:fs'
+import { join } from 'node:path'
+import { pathToFileURL } from 'node:url'
+import type Database from 'better-sqlite3'
+import { drizzle as drizzleSqlite } from 'drizzle-orm/better-sqlite3'
+import { drizzle as drizzlePostgres } from 'drizzle-orm/node-postgres'
+import { getTableConfig as postgresTable } from 'drizzle-orm/pg-core'
+import { getTableConfig as sqliteTable } from 'drizzle-orm/sqlite-core'
+import type pg from 'pg'
+import { createClient } from 'redis'
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest'
+import { openKeyStore } from '../../src/adapters/open.js'
+import { EnvelopeCrypto, encryptRows } from '../../src/index.js'
+import { type CommandStore, commandStore } from '../support/command-store.js'
+import { type Dialect, dialects } from '../support/databases.js'
+import { codeBlocks, runShellBlocks } from '../support/documents.js'
+import { type HostProject, hostProject } from '../support/host-project.js'
+import { type RawDatabase, rawDatabase } from '../support/raw-database.js'
+import { hasRedis, startRedis } from '../support/redis-server.js'
+
+const guides = ['COLUMNS', 'REENCRYPT'].map((name) => readFileSync(`docs/${name}.md`, 'utf8'))
+const blocksIn = (language: string) => guides.flatMap((guide) => codeBlocks(guide, language))
+const redisSource = readFileSync('examples/redis-source.ts', 'utf8')
+
+/** Blocks that are files, by words of theirs. */
+const FILES = { schema: 'sqliteTable(', registry: 'defineEncrypted({' }
+/** Blocks that are run with what an application has, by words of theirs, and what they come to. */
+const BODIES = {
+  column: [
+    'await envelope.scope(',
+    'rows satisfies { apiKey: string; settings: { model: string } | null }[]',
+  ],
+  fingerprint: ['await envelope.fingerprint(', 'fingerprint satisfies string'],
+  rows: ['await decryptRows(', '{ rows, errors }'],
+  sweep: ['drizzleSource(db', '{ left, failed }'],
+  redis: ['redisSource(client', 'reports'],
+} as const
+/** A block that is a part of an example, which has a test of its own. */
+const EXCERPT = 'COMPARE_AND_SET ='
+
+const DRIZZLE = {
+  sqlite: 'drizzle-orm/better-sqlite3',
+  postgres: 'drizzle-orm/node-postgres',
+}
+const given = (dialect: Dialect) => `
+export interface Given {
+  envelope: import('drizzle-keystore').EnvelopeCrypto
+  db: ReturnType<typeof import('${DRIZZLE[dialect]}').drizzle>
+  apiKey: string
+  stored: { id: string; userId: string; apiKey: string }[]
+  client: ReturnType<typeof import('redis').createClient>
+}`
+
+function blockWith(words: string): string {
+  const found = blocksIn('ts').filter((block) => block.includes(words))
+  expect([words, found.length]).toEqual([words, 1])
+  return found[0] ?? ''
+}
+
+function moduleOf([words, result]: readonly [string, string]): string {
+  const code = blockWith(words)
+  return `import type { Given } from './given.js'
+${(code.match(/^import .*$/gm) ?? []).join('\n')}
+export async function run({ envelope, db, apiKey, stored, client }: Given) {
+${code.replaceAll(/^import .*$/gm, '')}
+return ${result}
+}`
+}
+
+/** What the guide says differs: the imports. */
+function forDialect(dialect: Dialect, code: string): string {
+  if (dialect === 'sqlite') return code
+  return code
+    .replace('drizzle-keystore/drizzle/sqlite', 'drizzle-keystore/drizzle/postgres')
+    .replace('drizzle-orm/sqlite-core', 'drizzle-orm/pg-core')
+    .replaceAll('sqliteTable', 'pgTable')
+}
+
+function filesFor(dialect: Dialect): [string, string][] {
+  const files = Object.entries(FILES).map(([name, words]) => [name, forDialect(dialect, blockWith(words))])
+  const bodies = Object.entries(BODIES).map(([name, body]) => [name, moduleOf(body)])
+  const all = [...files, ...bodies, ['given', given(dialect)], ['redis-source', redisSource]]
+  return all.map(([name, text = '']) => [`${dialect}/${name}.ts`, text])
+}
+
+const itOnRedis = hasRedis ? it : it.skip
+if (!hasRedis) console.log('redis-server is not installed: its part of docs/REENCRYPT.md is skipped.')
+
+it('runs all code of the guides', () => {
+  const words = [...Object.values(FILES), ...Object.values(BODIES).map(([first]) => first), EXCERPT]
+  expect(new Set(words.map(blockWith))).toEqual(new Set(blocksIn('ts')))
+  expect(redisSource).toContain(blockWith(EXCERPT))
+  expect(blocksIn('sh')).toHaveLength(2)
+  const fences = guides.flatMap((guide) => guide.match(/^ *```/gm) ?? [])
+  expect(fences).toHaveLength(2 * (blocksIn('ts').length + blocksIn('sh').length))
+})
+
+describe('in an application', () => {
+  let project: HostProject
+  // Compiled once for both: the compiler takes longer than all that is run.
+  beforeAll(() => {
+    project = hostProject(Object.fromEntries(dialects.flatMap(filesFor)))
+  })
+  afterAll(() => project?.remove())
+
+  describe.each(dialects)('on %s', (dialect) => {
+    let store: CommandStore
+    let app: RawDatabase
+    let envelope: EnvelopeCrypto
+    beforeEach(async () => {
+      store = await commandStore(dialect)
+      app = await rawDatabase(dialect)
+      await app.query(
+        'create table credentials (id text primary key, user_id text not null, api_key text not null, settings text, backup text)',
+      )
+      envelope = await EnvelopeCrypto.open({
+        store: await openKeyStore(store.url),
+        masterKeys: store.keys('a'),
+      })
+    })
+    afterEach(async () => {
+      await envelope.close()
+      await app.close()
+      await store.remove()
+    })
+
+    const load = (name: string) => import(pathToFileURL(join(project.path, dialect, `${name}.js`)).href)
+    async function run(name: keyof typeof BODIES, more: Record<string, unknown> = {}) {
+      const db =
+        dialect === 'sqlite'
+          ? drizzleSqlite({ client: app.client as Database.Database })
+          : drizzlePostgres({ client: app.client as pg.Pool })
+      return (await load(name)).run({ envelope, db, ...more })
+    }
+    const insert = (...rows: readonly [id: string, userId: string, apiKey: string][]) =>
+      app.insert(
+        'credentials',
+        rows.map(([id, user_id, api_key]) => ({ id, user_id, api_key })),
+      )
+    /** The plaintexts of all rows, which must be tokens under the column's context. */
+    async function opened(): Promise<string[]> {
+      const rows = await app.query('select * from credentials order by id')
+      return Promise.all(
+        rows.map(({ user_id, api_key }) =>
+          envelope.decrypt(String(user_id), String(api_key), { column: 'credentials.api_key' }),
+        ),
+      )
+    }
+
+    it('declares columns whose values are plaintexts to the application and tokens to the database', async () => {
+      const { credentials } = await load('schema')
+      const { checks } = dialect === 'sqlite' ? sqliteTable(credentials) : postgresTable(credentials)
+      expect(checks).toHaveLength(3)
+      expect(await run('column')).toMatchObject([{ id: 'c1', apiKey: 'sk-…', settings: null, backup: null }])
+      expect(await opened()).toEqual(['sk-…'])
+    })
+
+    it('finds equal values by their fingerprints', async () => {
+      const print = await run('fingerprint', { apiKey: 'sk-1' })
+      await envelope.rotateUserKey('alice')
+      expect(await run('fingerprint', { apiKey: 'sk-1' })).toBe(print)
+      expect(await run('fingerprint', { apiKey: 'sk-2' })).not.toBe(print)
+      const pending = envelope.scope('alice', (alice) =>
+        alice.fingerprint('sk-1', { name: 'credentials.api_key' }),
+      )
+      expect(await pending).toBe(print)
+    })
+
+    it('decrypts rows of many users, and none whose value was exchanged', async () => {
+      const plain = ['a', 'b', 'c'].map((id) => ({ id, userId: id === 'c' ? 'carol' : 'alice', apiKey: id }))
+      const { rows } = await encryptRows(envelope, plain, {
+        owner: 'userId',
+        columns: { apiKey: (row) => ({ column: 'credentials.api_key', row: row.id }) },
+      })
+      expect(await run('rows', { stored: rows })).toEqual({ rows: plain, errors: [] })
+      const [a, b, c] = rows
+      const exchanged = [{ ...a, apiKey: b?.apiKey }, { ...b, apiKey: a?.apiKey }, c]
+      const result = await run('rows', { stored: exchanged })
+      expect(result.rows).toEqual([{ id: 'a', userId: 'alice' }, { id: 'b', userId: 'alice' }, plain[2]])
+      expect(result.errors).toMatchObject([
+        { row: 0, column: 'apiKey', error: { code: 'ERR_DECRYPTION_FAILED' } },
+        { row: 1, column: 'apiKey', error: { code: 'ERR_DECRYPTION_FAILED' } },
+      ])
+    })
+
+    it('sweeps a table', async () => {
+      const old = await envelope.encrypt('bob', 'of version 1', { column: 'credentials.api_key' })
+      await envelope.rotateUserKey('bob')
+      await insert(['1', 'alice', 'sk-1'], ['2', 'bob', old], ['3', 'bob', 'v3:cut'])
+      expect(await run('sweep')).toMatchObject({
+        left: 1,
+        failed: [{ code: 'ERR_MALFORMED_TOKEN', key: '3' }],
+      })
+      await app.query(`delete from credentials where id = '3'`)
+      expect(await opened()).toEqual(['sk-1', 'of version 1'])
+      expect(await run('sweep')).toEqual({ left: 0, failed: [] })
+    })
+
+    it('sweeps a table from a shell, then the registry, and doctor is content', async () => {
+      await insert(['1', 'alice', 'sk-1'], ['2', 'bob', 'sk-2'])
+      await app.query(`update credentials set backup = 'b-1' where id = '1'`)
+      await envelope.user('alice')
+      symlinkSync(join(project.path, dialect), join(store.folder, 'dist'))
+      const output = runShellBlocks(store.folder, blocksIn('sh'), { ...store.env, DATABASE_URL: app.url })
+      expect(output).toContain('credentials: would re-encrypt 2 values')
+      expect(output).toContain('credentials: re-encrypted 3 values')
+      expect(output).toContain('No value is left in an old state.')
+      expect(await opened()).toEqual(['sk-1', 'sk-2'])
+      const [{ backup } = {}] = await app.query(`select backup from credentials where id = '1'`)
+      expect(await envelope.decrypt('alice', String(backup), { column: 'credentials.backup' })).toBe('b-1')
+    })
+
+    itOnRedis('sweeps Redis', async () => {
+      const server = await startRedis()
+      const client = createClient({ url: server.url })
+      try {
+        await client.connect()
+        await client.hSet('user:alice:secrets', 'key', 'of alice')
+        await client.hSet('pool:secrets', 'key', 'of the pool')
+        expect(await run('redis', { client })).toMatchObject([
+          { complete: true, changed: 1, left: 0 },
+          { complete: true, changed: 1, left: 0 },
+        ])
+        const context = { column: 'secrets', name: 'key' }
+        const [ofAlice, ofPool] = [
+          await client.hGet('user:alice:secrets', 'key'),
+          await client.hGet('pool:secrets', 'key'),
+        ]
+        expect(await envelope.decrypt('alice', String(ofAlice), context)).toBe('of alice')
+        expect(await envelope.pool.decrypt(String(ofPool), context)).toBe('of the pool')
+      } finally {
+        if (client.isOpen) client.destroy()
+        await server.stop()
+      }
+    })
+  })
+})

@@ -1,0 +1,147 @@
+/** docs/OPERATIONS.md is run: every command of it, in the order in which it stands, each section in a folder and a store of its own. */
+import { copyFileSync, existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { openKeyStore } from '../../src/adapters/open.js'
+import { type KeyRecord, masterKeysFromFile } from '../../src/index.js'
+import { type CommandStore, commandStore } from '../support/command-store.js'
+import { dialects, type FreshDatabase, freshDatabase } from '../support/databases.js'
+import { codeBlocks, runShellBlocks } from '../support/documents.js'
+
+const document = readFileSync('docs/OPERATIONS.md', 'utf8')
+
+/** The commands of each section that has some. */
+const sections = new Map(
+  document
+    .split(/^## /m)
+    .map((section): [string, string[]] => [
+      section.slice(0, section.indexOf('\n')),
+      codeBlocks(section, 'sh'),
+    ])
+    .filter(([, blocks]) => blocks.length > 0),
+)
+
+interface Done {
+  readonly store: CommandStore
+  readonly output: string
+  readonly rows: readonly KeyRecord[]
+  readonly targetRows: readonly KeyRecord[]
+  /** What tokens/USER.txt decrypts to under a master key, or the code of the error. */
+  secretOf(userId: string, keyFile?: string): Promise<string>
+}
+
+/** What is true when the commands of a section have been run. */
+const outcomes: Record<string, (done: Done) => Promise<void>> = {
+  'The commands': async ({ output }) => {
+    expect(output).toContain('2 live keys, 0 shredded')
+    expect(output).toContain('2 rows looked at')
+  },
+  'Rotate the master key': async ({ store, rows, output, secretOf }) => {
+    expect(output).toContain('Would rewrap 2 keys')
+    expect(output).toContain('Rewrapped 2 keys')
+    expect(rows.map(({ kekId }) => kekId)).toEqual(Array(2).fill(idOf(store, 'next')))
+    expect(await secretOf('alice', 'next')).toBe('secret of alice')
+  },
+  'A master key has leaked': async ({ store, rows, secretOf }) => {
+    expect(rows.map(({ userId, version, kekId }) => [userId, version, kekId])).toEqual([
+      ['alice', 2, idOf(store, 'next')],
+      ['bob', 2, idOf(store, 'next')],
+    ])
+    expect(await secretOf('bob', 'next')).toBe('secret of bob')
+    expect(await secretOf('bob')).toBe('ERR_UNKNOWN_MASTER_KEY')
+  },
+  'A master key is lost': async ({ rows }) => {
+    expect(rows.map(({ userId }) => userId)).toEqual(['bob'])
+  },
+  'Shred a user': async ({ store, output, secretOf }) => {
+    expect(output).toContain('Shredded "alice"')
+    expect(output).toContain('The erasure is finished')
+    expect(readFileSync(join(store.folder, 'shredded.jsonl'), 'utf8')).toContain('"alice"')
+    expect(await secretOf('alice')).toBe('ERR_KEY_SHREDDED')
+  },
+  'Backup and restore': async ({ store, output }) => {
+    expect(output.endsWith('secret of alice')).toBe(true)
+    expect(output).toContain('Both hold the same records.')
+    expect([
+      existsSync(join(store.folder, 'backups/monday.db')),
+      existsSync(join(store.folder, 'drill.db')),
+    ]).toEqual([true, false])
+  },
+  'The switch to Postgres': async ({ rows, targetRows, output }) => {
+    expect(output).toContain('Would copy 2 rows')
+    expect(targetRows).toEqual(rows)
+    expect(rows).toHaveLength(2)
+  },
+}
+
+/** What is run on Postgres as well; the commands of the other sections have tests of their own there. */
+const DIALECT_MATTERS = ['Shred a user', 'Backup and restore', 'The switch to Postgres']
+
+it('has an outcome for each section with commands', () => {
+  expect([...sections.keys()]).toEqual(Object.keys(outcomes))
+})
+
+describe.each(dialects)('on %s', (dialect) => {
+  let store: CommandStore
+  let target: FreshDatabase
+  beforeEach(async () => {
+    store = await commandStore(dialect)
+    target = await freshDatabase(dialects.find((other) => other !== dialect) ?? dialect)
+    const inFolder = (path: string) => join(store.folder, path)
+    mkdirSync(inFolder('tokens'))
+    for (const [userId, token] of Object.entries(await store.mint('alice', 'bob')))
+      writeFileSync(inFolder(`tokens/${userId}.txt`), `${token}\n`)
+    renameSync(inFolder('keys/a.key'), inFolder('keys/current.key'))
+    copyFileSync(inFolder('keys/current.key'), inFolder('keys/found.key'))
+  })
+  afterEach(async () => {
+    await target.remove()
+    await store.remove()
+  })
+
+  it.each(dialect === 'sqlite' ? Object.keys(outcomes) : DIALECT_MATTERS)('runs "%s"', async (heading) => {
+    const blocks = sections.get(heading) ?? []
+    const output = runShellBlocks(store.folder, blocks, {
+      KEYSTORE_URL: store.url,
+      KEYSTORE_TO_URL: target.url,
+      API_KEY_MASTER_KEY_FILE: 'keys/current.key',
+    })
+    await outcomes[heading]?.({
+      store,
+      output,
+      rows: await store.rows(),
+      targetRows: await rowsAt(target.url),
+      secretOf: async (userId, keyFile = 'current') => {
+        const env = { API_KEY_MASTER_KEY_FILE: `keys/${keyFile}.key` }
+        const input = readFileSync(join(store.folder, `tokens/${userId}.txt`), 'utf8')
+        const { stdout, stderr } = store.run(['decrypt', '--user', userId], { env, input })
+        return stdout || (/\[(ERR_\w+)\]/.exec(stderr)?.[1] ?? stderr)
+      },
+    })
+  })
+})
+
+it('says of every kind of finding what to do', () => {
+  const verify = readFileSync('src/lifecycle/verify.ts', 'utf8')
+  const ofRows =
+    /export interface Finding \{(.*?)readonly kind/s.exec(verify)?.[1]?.match(/(?<=`)[a-z]\w+(?=`)/gi) ?? []
+  const [, ofStores = ''] =
+    /readonly kind: ('schemaVersion'.*)/.exec(readFileSync('src/store.ts', 'utf8')) ?? []
+  const kinds = [...ofRows, ...(ofStores.match(/\w+/g) ?? [])]
+  expect(kinds.length).toBeGreaterThan(10)
+  const table = document.slice(document.indexOf('## What doctor finds'))
+  for (const kind of kinds) expect(table).toMatch(new RegExp(`^\\| \`${kind}\` `, 'm'))
+})
+
+function idOf(store: CommandStore, name: string): string {
+  return masterKeysFromFile(join(store.folder, 'keys', `${name}.key`)).primary.id
+}
+
+async function rowsAt(url: string): Promise<readonly KeyRecord[]> {
+  const opened = await openKeyStore(url)
+  try {
+    return await opened.list({ limit: 100_000 })
+  } finally {
+    await opened.close()
+  }
+}

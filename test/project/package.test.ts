@@ -1,0 +1,373 @@
+/** What would be published, packed and used in an empty project: entries, names, types, missing and unwanted drivers. */
+import { execFile } from 'node:child_process'
+import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { pathToFileURL } from 'node:url'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { freshDatabase, temporaryFolder } from '../support/databases.js'
+
+const root = join(import.meta.dirname, '..', '..')
+const PACKAGE = 'drizzle-keystore'
+
+/** The public names of the core: a change here is a change of the contract. Types are not seen at run time. */
+const CORE_NAMES = [
+  'EnvelopeCrypto',
+  'KeystoreError',
+  'MasterKeyError',
+  'Secret',
+  'StoreError',
+  'apiKeyHash',
+  'applyShredLog',
+  'census',
+  'copyKeys',
+  'decryptRows',
+  'decryptWithKey',
+  'derivePoolKey',
+  'encryptRows',
+  'encryptWithKey',
+  'generateMasterKey',
+  'isEncrypted',
+  'isToken',
+  'localMasterKey',
+  'masterKeyring',
+  'masterKeysFromEnv',
+  'masterKeysFromFile',
+  'pruneRetired',
+  'reseed',
+  'resolveMasterKey',
+  'rewrapAll',
+  'rotateWhere',
+  'verifyAll',
+]
+
+interface Ended {
+  readonly status: number
+  readonly output: string
+}
+
+/** What the entry of the sweep offers. */
+const REENCRYPT_NAMES = ['defineEncrypted', 'drizzleSource', 'jsonlSource', 'reencrypt', 'sqlSource']
+
+/** The wings that the core entry may load; '' is what stands at the top of src/. */
+const CORE_WINGS = ['', 'format', 'master-keys', 'keys', 'envelope', 'lifecycle']
+/** Files are read and compiled one by one at every start: a number that grows is a start that gets slower. */
+const MOST_CORE_FILES = 45
+
+/** Runs node. @returns how it ended, and all that it printed */
+function node(cwd: string, ...args: string[]): Promise<Ended> {
+  return new Promise((resolve) => {
+    execFile(process.execPath, args, { cwd }, (error, stdout, stderr) => {
+      const status = error === null ? 0 : typeof error.code === 'number' ? error.code : 1
+      resolve({ status, output: stdout + stderr })
+    })
+  })
+}
+
+const checkPackage = (...args: string[]) => node(root, join(root, 'scripts', 'check-package.mjs'), ...args)
+
+let application: ReturnType<typeof temporaryFolder>
+let checked: Ended
+
+beforeAll(async () => {
+  application = temporaryFolder()
+  checked = await checkPackage('--into', application.path)
+})
+afterAll(() => application.remove())
+
+/** @returns the names that an entry exports, sorted */
+async function namesOf(entry: string): Promise<string[]> {
+  const code = `import * as entry from '${entry}'; console.log(JSON.stringify(Object.keys(entry).sort()))`
+  return JSON.parse((await run('names', code)).output)
+}
+
+/** Runs a module in the application. */
+function run(name: string, code: string, folder = application.path, ...flags: string[]): Promise<Ended> {
+  writeFileSync(join(folder, `${name}.mjs`), code)
+  return node(folder, '--no-warnings', ...flags, `${name}.mjs`)
+}
+
+describe('the packed package', () => {
+  it('is fit to publish: files, publint, and one instance whether imported or required', () => {
+    expect(checked).toEqual({
+      status: 0,
+      output: expect.stringMatching(/^\d+ files, \d+ entries: fit to publish\.\n$/),
+    })
+  })
+
+  it('has the entries of the design, and the core exactly its public names', async () => {
+    const manifest = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
+    expect(Object.keys(manifest.exports)).toEqual(
+      expect.arrayContaining([
+        '.',
+        './sqlite',
+        './postgres',
+        './memory',
+        './open',
+        './schema/sqlite',
+        './schema/postgres',
+        './drizzle/sqlite',
+        './drizzle/postgres',
+        './reencrypt',
+        './testing',
+        './package.json',
+      ]),
+    )
+    expect(await namesOf(PACKAGE)).toEqual(CORE_NAMES)
+    expect(await namesOf(`${PACKAGE}/reencrypt`)).toEqual(REENCRYPT_NAMES)
+  })
+
+  it('loads few files for the core entry: no adapter, no source, no driver, no Drizzle', async () => {
+    const loads = join(application.path, 'loads.txt')
+    const hook = pathToFileURL(join(root, 'test', 'children', 'record-loads.mjs')).href
+    const code = `
+      import { appendFileSync } from 'node:fs'
+      process.env.LOADS = ${JSON.stringify(loads)}
+      await import(${JSON.stringify(hook)})
+      await import('${PACKAGE}')`
+    expect(await run('loads-core', code)).toEqual({ status: 0, output: '' })
+    const urls = [...new Set(readFileSync(loads, 'utf8').trim().split('\n'))]
+    const installed = urls.filter((url) => url.includes('/node_modules/'))
+    const ours = installed.flatMap((url) => url.split(`/node_modules/${PACKAGE}/dist/`)[1] ?? [])
+    const wings = new Set(ours.map((file) => (file.includes('/') ? dirname(file) : '')))
+    expect([...wings].sort()).toEqual([...CORE_WINGS].sort())
+    expect(installed.filter((url) => !url.includes(`/node_modules/${PACKAGE}/`))).toEqual([
+      expect.stringContaining('/node_modules/lru-cache/'),
+    ])
+    expect(ours.length).toBeLessThanOrEqual(MOST_CORE_FILES)
+  })
+
+  it('has migrations, licence and README, and its drivers only as optional peers', () => {
+    const installed = join(application.path, 'node_modules', PACKAGE)
+    expect(readdirSync(installed)).toEqual(
+      expect.arrayContaining(['LICENSE', 'README.md', 'dist', 'migrations']),
+    )
+    const manifest = JSON.parse(readFileSync(join(installed, 'package.json'), 'utf8'))
+    expect(Object.keys(manifest.peerDependencies)).toEqual(
+      expect.arrayContaining(['better-sqlite3', 'drizzle-orm', 'pg']),
+    )
+    expect(manifest.peerDependenciesMeta).toMatchObject({
+      'better-sqlite3': { optional: true },
+      pg: { optional: true },
+    })
+    expect(Object.keys(manifest.dependencies ?? {})).not.toContain('pg')
+  })
+
+  it('never loads pg for who uses SQLite, nor better-sqlite3 for who uses Postgres', async () => {
+    const loaded = (makeStore: string) => `
+      import { createRequire } from 'node:module'
+      ${makeStore}
+      await store.census()
+      await store.close()
+      const files = Object.keys(createRequire(import.meta.url).cache)
+      const names = files.map((file) => /.*node_modules.((?:@[^/\\\\]+.)?[^/\\\\]+)/.exec(file)?.[1])
+      console.log(JSON.stringify(['better-sqlite3', 'pg'].filter((name) => names.includes(name))))`
+    const open = (url: string) =>
+      loaded(`
+      import { openKeyStore } from '${PACKAGE}/open'
+      const store = await openKeyStore(${JSON.stringify(url)})`)
+    const database = await freshDatabase('postgres')
+    try {
+      expect(await run('loads-sqlite', open(':memory:'))).toEqual({
+        status: 0,
+        output: '["better-sqlite3"]\n',
+      })
+      expect(await run('loads-postgres', open(database.url))).toEqual({ status: 0, output: '["pg"]\n' })
+    } finally {
+      await database.remove()
+    }
+  })
+})
+
+describe('without a driver', () => {
+  /** A second application, which has everything but some packages, and follows no link out of itself. */
+  async function runWithout(missing: readonly string[], code: string): Promise<Ended> {
+    const folder = temporaryFolder()
+    try {
+      // Its name must not be taken for the name of a package that is missing.
+      const home = join(folder.path, 'my-drizzle-orm-app')
+      const modules = join(home, 'node_modules')
+      mkdirSync(modules, { recursive: true })
+      cpSync(join(application.path, 'node_modules', PACKAGE), join(modules, PACKAGE), { recursive: true })
+      for (const name of readdirSync(join(root, 'node_modules'))) {
+        if (name.startsWith('.') || missing.includes(name)) continue
+        symlinkSync(join(root, 'node_modules', name), join(modules, name))
+      }
+      return await run('main', code, home, '--preserve-symlinks', '--preserve-symlinks-main')
+    } finally {
+      folder.remove()
+    }
+  }
+  const open = (url: string) => `
+    import { openKeyStore } from '${PACKAGE}/open'
+    const error = await openKeyStore('${url}').then((store) => store.close(), (reason) => reason)
+    console.log(error === undefined ? 'opened' : error.code + ' ' + error.retryable + ' ' + error.message)`
+
+  it.each([
+    ['better-sqlite3', ':memory:'],
+    ['pg', 'postgres://u:hidden@127.0.0.1:1/x'],
+    ['drizzle-orm', ':memory:'],
+    ['drizzle-orm', 'postgres://u:hidden@127.0.0.1:1/x'],
+  ])('%s: openKeyStore says what to install', async (missing, url) => {
+    const { output } = await runWithout([missing], open(url))
+    expect(output).toMatch(/^ERR_STORE false /)
+    expect(output).toMatch(new RegExp(`: npm install ${missing}\\n$`))
+    expect(output).not.toContain('hidden')
+  })
+
+  it('SQLite works without pg, and the core without any', async () => {
+    expect(await runWithout(['pg'], open(':memory:'))).toEqual({ status: 0, output: 'opened\n' })
+    const core = `
+      import { EnvelopeCrypto, generateMasterKey, localMasterKey } from '${PACKAGE}'
+      import { memoryKeyStore } from '${PACKAGE}/memory'
+      import '${PACKAGE}/open'
+      import '${PACKAGE}/testing'
+      const masterKeys = localMasterKey(generateMasterKey())
+      const envelope = await EnvelopeCrypto.open({ store: memoryKeyStore(), masterKeys })
+      console.log(await envelope.decrypt('a', await envelope.encrypt('a', 'works')))`
+    expect(await runWithout(['pg', 'better-sqlite3', 'drizzle-orm'], core)).toEqual({
+      status: 0,
+      output: 'works\n',
+    })
+  })
+})
+
+describe('the types of the packed package', () => {
+  const source = `
+    import * as core from '${PACKAGE}'
+    import { encryptionKeys as inPostgres } from '${PACKAGE}/schema/postgres'
+    import { encryptionKeys as inSqlite } from '${PACKAGE}/schema/sqlite'
+    import * as testing from '${PACKAGE}/testing'
+    import { memoryKeyStore } from '${PACKAGE}/memory'
+    import { openKeyStore } from '${PACKAGE}/open'
+    import { postgresKeyStore } from '${PACKAGE}/postgres'
+    import { sqliteKeyStore } from '${PACKAGE}/sqlite'
+
+    export const stores: core.KeyStore[] = [memoryKeyStore(), sqliteKeyStore({ path: 'x' }), postgresKeyStore({ url: 'x' })]
+    export const opened: Promise<core.KeyStore> = openKeyStore(':memory:')
+    export const rows: [core.KeyRecord, core.KeyRecord] = [
+      {} as typeof inSqlite.$inferSelect, {} as typeof inPostgres.$inferSelect]
+    export const suites: object = testing
+    // Were any of these types not found, it would be any, and nothing below an error.
+    // @ts-expect-error a number is no path
+    sqliteKeyStore({ path: 1 })
+    // @ts-expect-error a number is no url
+    postgresKeyStore({ url: 1 })
+    // @ts-expect-error no such option
+    memoryKeyStore({ url: 'x' })
+    // @ts-expect-error a column that is not there
+    inPostgres.noSuchColumn
+    // @ts-expect-error a column that is not there
+    inSqlite.noSuchColumn
+    // @ts-expect-error no such name
+    core.noSuchName
+  `
+
+  /** Compiles the application's one source. @returns the compiler's complaints */
+  async function compile(skipLibCheck: boolean): Promise<string> {
+    const compilerOptions = {
+      target: 'ES2022',
+      lib: ['ES2023', 'ESNext.Disposable'],
+      module: 'nodenext',
+      types: ['node'],
+      strict: true,
+      exactOptionalPropertyTypes: true,
+      noEmit: true,
+      skipLibCheck,
+    }
+    const config = `tsconfig.${skipLibCheck}.json`
+    writeFileSync(join(application.path, config), JSON.stringify({ compilerOptions, files: ['consumer.ts'] }))
+    writeFileSync(join(application.path, 'consumer.ts'), source)
+    const tsc = join(root, 'node_modules', 'typescript', 'bin', 'tsc')
+    return (await node(application.path, tsc, '--project', config, '--pretty', 'false')).output
+  }
+
+  it('resolve for every entry', async () => {
+    expect(await compile(true)).toBe('')
+  })
+
+  it("compile themselves, for who checks libraries too and has no types of better-sqlite3's", async () => {
+    const types = join(application.path, 'node_modules', '@types')
+    rmSync(types)
+    mkdirSync(types)
+    for (const name of ['node', 'pg'])
+      symlinkSync(join(root, 'node_modules', '@types', name), join(types, name))
+    const complaints = (await compile(false)).split('\n')
+    // Drizzle's own declarations want the types of every driver there is; ours must be clean.
+    expect(
+      complaints.filter((line) => line.includes(`${PACKAGE}/`) || line.startsWith('consumer.ts')),
+    ).toEqual([])
+  })
+})
+
+describe('scripts/check-package.mjs', () => {
+  /** Packs a copy of what is published after `spoil` has changed it. */
+  async function checkSpoiled(spoil: (folder: string) => void): Promise<Ended> {
+    const scratch = temporaryFolder()
+    try {
+      for (const entry of ['package.json', 'README.md', 'LICENSE', 'dist', 'migrations']) {
+        cpSync(join(root, entry), join(scratch.path, entry), { recursive: true })
+      }
+      spoil(scratch.path)
+      return await checkPackage('--root', scratch.path)
+    } finally {
+      scratch.remove()
+    }
+  }
+  const write = (file: string, text: string) => (folder: string) => {
+    mkdirSync(dirname(join(folder, file)), { recursive: true })
+    writeFileSync(join(folder, file), text)
+  }
+  const editManifest =
+    (edit: (manifest: Record<string, Record<string, unknown>>) => void) => (folder: string) => {
+      const file = join(folder, 'package.json')
+      const manifest = JSON.parse(readFileSync(file, 'utf8'))
+      edit(manifest)
+      writeFileSync(file, JSON.stringify(manifest))
+    }
+  const map = (source: string, content?: string) =>
+    JSON.stringify({
+      version: 3,
+      sources: [source],
+      ...(content === undefined ? {} : { sourcesContent: [content] }),
+      mappings: '',
+    })
+
+  // A run takes two seconds, so one finds several faults.
+  it('complains about files that must not be published, or are missing', async () => {
+    const { status, output } = await checkSpoiled((folder) => {
+      write('dist/some.test.js', '')(folder)
+      write('migrations/keystore.db', '')(folder)
+      write('dist/master.key', 'x')(folder)
+      write('dist/x.js.map', map('../src/x.ts'))(folder)
+      write('dist/y.js.map', map(join(folder, 'src/y.ts'), ''))(folder)
+      rmSync(join(folder, 'LICENSE'))
+      rmSync(join(folder, 'migrations', 'postgres'), { recursive: true })
+    })
+    expect(output.trim().split('\n')).toEqual([
+      'dist/master.key: must not be published',
+      'dist/some.test.js: must not be published',
+      'dist/x.js.map: its source ../src/x.ts is neither in it nor published',
+      'dist/y.js.map: names a folder of the machine that built it',
+      'migrations/keystore.db: must not be published',
+      'LICENSE: is missing',
+      'migrations/postgres/meta/_journal.json: is missing',
+    ])
+    expect(status).toBe(1)
+  })
+
+  it('complains about an entry without a file, one that cannot be required, and one with two instances', async () => {
+    const { status, output } = await checkSpoiled((folder) => {
+      write('dist/index.js', `await 0\n${readFileSync(join(folder, 'dist/index.js'), 'utf8')}`)(folder)
+      write('dist/memory.cjs', 'exports.memoryKeyStore = () => undefined\n')(folder)
+      const memory = { import: './dist/adapters/memory.js', require: './dist/memory.cjs' }
+      editManifest(({ exports }) =>
+        Object.assign(exports ?? {}, { './memory': memory, './gone': './dist/gone.js' }),
+      )(folder)
+    })
+    expect(output).toContain('drizzle-keystore: ERR_REQUIRE_ASYNC_MODULE')
+    expect(output).toContain('drizzle-keystore/memory: memoryKeyStore differs between import and require')
+    expect(output).toContain('publint: pkg.exports["./gone"] is ./dist/gone.js but the file does not exist')
+    expect(output).toContain('drizzle-keystore/gone: ERR_MODULE_NOT_FOUND')
+    expect(status).toBe(1)
+  })
+})

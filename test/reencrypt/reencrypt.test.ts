@@ -1,0 +1,308 @@
+/** The sweep over a source in memory: what becomes of values in every state, and what stays as it is. */
+import { randomBytes } from 'node:crypto'
+import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { EnvelopeCrypto, localMasterKey } from '../../src/index.js'
+import { type LegacyReader, reencrypt } from '../../src/reencrypt/index.js'
+import { everythingOf } from '../support/leaks.js'
+import { backends } from '../support/services.js'
+import { base64Reader, CONTEXT, freshSweep, NO_VALUES, type SweepTest } from '../support/sweeps.js'
+import { memorySource, v2PoolToken, v2Token } from '../support/value-sources.js'
+
+describe.each(backends)('reencrypt, keys on %s', (backend) => {
+  let test: SweepTest
+  beforeEach(async () => {
+    test = await freshSweep(backend)
+  })
+  afterEach(() => test.remove())
+
+  /** A value of Alice in each state, its key the state's name, its plaintext `of STATE`. */
+  async function everyState() {
+    const old = await test.envelope.encrypt('alice', 'of oldVersion', { column: CONTEXT })
+    const v2 = await v2Token(test.envelope, 'alice', 'of v2')
+    await test.envelope.rotateUserKey('alice')
+    const values = {
+      current: await test.envelope.encrypt('alice', 'of current', { column: CONTEXT }),
+      oldVersion: old,
+      oldContext: await test.envelope.encrypt('alice', 'of oldContext', { column: 'keys.value' }),
+      withoutContext: await test.envelope.encrypt('alice', 'of withoutContext'),
+      v2,
+      plaintext: 'of plaintext',
+      base64: `b64:${Buffer.from('of base64').toString('base64')}`,
+      empty: null,
+    }
+    return Object.entries(values).map(([key, value]) => ({ key, owner: 'alice', value }))
+  }
+  const ALL_STATES = {
+    plaintext: true,
+    previousContexts: ['keys.value', null],
+    legacy: [base64Reader],
+  }
+  const COUNTS = { ...NO_VALUES, current: 1, oldVersion: 1, oldContext: 2, v2: 1, plaintext: 1, empty: 1 }
+
+  it('brings a value of every state to v3, the newest version and the wanted context, and touches no other', async () => {
+    const source = memorySource(await everyState())
+    const before = new Map(source.values)
+    const report = await test.sweep(source, ALL_STATES)
+    expect(report).toEqual({
+      complete: true,
+      dryRun: false,
+      before: { ...COUNTS, 'legacy:base64': 1 },
+      after: { ...NO_VALUES, current: 7, empty: 1, 'legacy:base64': 0 },
+      changed: 6,
+      skipped: 0,
+      failed: [],
+      failedCount: 0,
+      left: 0,
+    })
+    for (const [key, value] of source.values) {
+      if (key === 'empty') continue
+      expect(await test.decrypt('alice', value)).toBe(`of ${key}`)
+      expect(Buffer.from(String(value).slice(3), 'base64url').readUInt32BE()).toBe(2)
+    }
+    for (const key of ['current', 'empty']) expect(source.values.get(key)).toBe(before.get(key))
+    expect(test.events.filter(({ type }) => type === 'decryptFailed')).toEqual([])
+
+    const asked = source.asked.length
+    expect(await test.sweep(source, ALL_STATES)).toMatchObject({
+      complete: true,
+      changed: 0,
+      before: { current: 7, empty: 1 },
+    })
+    expect(source.asked).toHaveLength(asked)
+    // Once after what was changed, and once for the second sweep.
+    expect(source.looks).toHaveLength(3)
+  })
+
+  it('says with dryRun what it would do, writes nothing and makes no key', async () => {
+    const cells = [...(await everyState()), { key: 'new', owner: 'newcomer', value: 'of newcomer' }]
+    const source = memorySource(cells)
+    const before = new Map(source.values)
+    const rows = await test.store.census()
+    const report = await test.sweep(source, { ...ALL_STATES, dryRun: true })
+    expect(report).toMatchObject({
+      complete: true,
+      dryRun: true,
+      before: { ...COUNTS, plaintext: 2 },
+      after: { ...NO_VALUES, current: 8, empty: 1 },
+      changed: 7,
+      left: 0,
+    })
+    expect(source.values).toEqual(before)
+    expect(source.asked).toEqual([])
+    expect(await test.store.census()).toEqual(rows)
+  })
+
+  it('reports and leaves plaintext unless it is told to encrypt it', async () => {
+    const source = memorySource([{ key: 'a', owner: 'alice', value: 'sk-secret' }])
+    const report = await test.sweep(source)
+    expect(report).toMatchObject({
+      complete: true,
+      changed: 0,
+      before: { plaintext: 1 },
+      after: { plaintext: 1 },
+      left: 1,
+      failedCount: 1,
+      failed: [{ key: 'a', column: 'secret', owner: 'alice', code: 'ERR_NOT_ENCRYPTED' }],
+    })
+    expect(source.values.get('a')).toBe('sk-secret')
+    expect(await test.store.census()).toEqual([])
+  })
+
+  it('never encrypts a token twice: what begins like one and does not open is reported and left', async () => {
+    const token = await test.envelope.encrypt('alice', 'x', { column: CONTEXT })
+    const tampered = `${token.slice(0, 30)}${token[30] === 'A' ? 'B' : 'A'}${token.slice(31)}`
+    const withoutKey = `v3:${Buffer.from([0, 0, 0, 7, ...new Uint8Array(90)]).toString('base64url')}`
+    const values: Record<string, [value: unknown, code: string]> = {
+      cut: [token.slice(0, 40), 'ERR_MALFORMED_TOKEN'],
+      prefix: ['v3:', 'ERR_MALFORMED_TOKEN'],
+      v2Prefix: ['v2:hello', 'ERR_MALFORMED_TOKEN'],
+      tampered: [tampered, 'ERR_DECRYPTION_FAILED'],
+      foreign: [await test.envelope.encrypt('bob', 'x', { column: CONTEXT }), 'ERR_DECRYPTION_FAILED'],
+      moved: [await test.envelope.encrypt('alice', 'x', { column: 'elsewhere' }), 'ERR_DECRYPTION_FAILED'],
+      version: [withoutKey, 'ERR_KEY_NOT_FOUND'],
+      number: [7, 'ERR_INVALID_ARGUMENT'],
+      bytes: [new Uint8Array(3), 'ERR_INVALID_ARGUMENT'],
+    }
+    const cells = Object.entries(values).map(([key, [value]]) => ({
+      key,
+      owner: 'alice',
+      value: value as string,
+    }))
+    const source = memorySource([...cells, { key: 'unknown', owner: 'nobody', value: token }])
+    const greedy: LegacyReader = { name: 'greedy', test: () => true, decrypt: () => 'mine' }
+    const report = await test.sweep(source, { plaintext: true, legacy: [greedy] })
+    expect(report).toMatchObject({
+      changed: 0,
+      before: { unopenable: 10 },
+      after: { unopenable: 10 },
+      left: 10,
+    })
+    expect(Object.fromEntries(report.failed.map(({ key, code }) => [key, code]))).toEqual({
+      ...Object.fromEntries(Object.entries(values).map(([key, [, code]]) => [key, code])),
+      unknown: 'ERR_KEY_NOT_FOUND',
+    })
+    expect(source.asked).toEqual([])
+    // Nor were keys made for those who have none.
+    expect((await test.store.getAll(['nobody'])).size).toBe(0)
+  })
+
+  it('brings the shared pool’s values to date: v2, v3 and plaintext, of owner null or none', async () => {
+    const cells = [
+      { key: 'v2', owner: null, value: v2PoolToken(test.masterBytes, 'of v2') },
+      { key: 'plaintext', value: 'of plaintext' },
+      { key: 'broken', owner: null, value: v2PoolToken(randomBytes(32), 'of broken') },
+      { key: 'alice', owner: null, value: await test.envelope.encrypt('alice', 'x', { column: CONTEXT }) },
+    ]
+    const source = memorySource(cells)
+    // Before the pool has a key of its own, too.
+    expect(await test.sweep(source, { plaintext: true })).toMatchObject({
+      changed: 2,
+      before: { v2: 1 },
+      left: 2,
+    })
+    for (const key of ['v2', 'plaintext'])
+      expect(await test.envelope.pool.decrypt(String(source.values.get(key)), { column: CONTEXT })).toBe(
+        `of ${key}`,
+      )
+    const moved = await test.envelope.pool.encrypt('of moved', { column: 'earlier' })
+    const again = memorySource([{ key: 'moved', value: moved }])
+    expect(await test.sweep(again, { previousContexts: ['earlier'] })).toMatchObject({
+      changed: 1,
+      before: { oldContext: 1 },
+    })
+    expect(await test.sweep(again)).toMatchObject({ changed: 0, before: { current: 1 } })
+  })
+
+  it('without v2 accepted leaves v2 tokens, and says which option opens them', async () => {
+    const token = await v2Token(test.envelope, 'alice', 'x')
+    const strict = await EnvelopeCrypto.open({
+      store: test.store,
+      masterKeys: localMasterKey(test.masterBytes),
+      closeStore: false,
+    })
+    const source = memorySource([
+      { key: 'a', owner: 'alice', value: token },
+      { key: 'p', value: v2PoolToken(test.masterBytes, 'x') },
+    ])
+    const report = await test.sweep(source, { envelope: strict })
+    expect(report).toMatchObject({ changed: 0, after: { v2: 2 }, left: 2 })
+    expect(report.failed.map(({ code, reason }) => [code, reason.includes('accept.tokens')])).toEqual([
+      ['ERR_FORMAT_NOT_ACCEPTED', true],
+      ['ERR_FORMAT_NOT_ACCEPTED', true],
+    ])
+  })
+
+  it('reports and leaves the values of shredded owners, which are not left to do', async () => {
+    const token = await test.envelope.encrypt('alice', 'x', { column: 'old' })
+    const source = memorySource([
+      { key: 'token', owner: 'alice', value: token },
+      { key: 'v2', owner: 'alice', value: await v2Token(test.envelope, 'alice', 'x') },
+      { key: 'plaintext', owner: 'alice', value: 'sk-secret' },
+    ])
+    await test.envelope.shredUser('alice')
+    const report = await test.sweep(source, { plaintext: true, previousContexts: ['old'] })
+    expect(report).toMatchObject({
+      changed: 0,
+      after: { shredded: 2, plaintext: 1 },
+      failedCount: 3,
+      left: 1,
+    })
+    expect(new Set(report.failed.map(({ code }) => code))).toEqual(new Set(['ERR_KEY_SHREDDED']))
+    expect(source.asked).toEqual([])
+  })
+
+  it('keeps bytes that are no text', async () => {
+    const bytes = Uint8Array.of(0xff, 0x00, 0xfe)
+    const source = memorySource([
+      {
+        key: 'a',
+        owner: 'alice',
+        value: await test.envelope.encryptBytes('alice', bytes, { column: 'old' }),
+      },
+    ])
+    expect(await test.sweep(source, { previousContexts: ['old'] })).toMatchObject({ changed: 1 })
+    const token = String(source.values.get('a'))
+    expect(await test.envelope.decryptBytes('alice', token, { column: CONTEXT })).toEqual(Buffer.from(bytes))
+  })
+
+  it('takes the context of the cell before that of the options, and makes it of the row', async () => {
+    const source = memorySource<{ id: number }>([
+      { key: 'row', owner: 'alice', value: 'x', row: { id: 7 } },
+      { key: 'cell', owner: 'alice', value: 'x', row: { id: 8 }, context: 'of the cell' },
+      { key: 'made', owner: 'alice', value: 'x', row: { id: 9 }, context: ({ id }) => ({ of: String(id) }) },
+      { key: 'none', owner: 'alice', value: 'x', row: { id: 10 }, context: null },
+    ])
+    const context = ({ id }: { id: number }) => ({ column: CONTEXT, row: String(id) })
+    expect(await reencrypt({ envelope: test.envelope, source, context, plaintext: true })).toMatchObject({
+      changed: 4,
+      left: 0,
+    })
+    const contexts = {
+      row: { column: CONTEXT, row: '7' },
+      cell: { column: 'of the cell' },
+      made: { of: '9' },
+      none: {},
+    }
+    for (const [key, expected] of Object.entries(contexts))
+      expect(await test.envelope.decrypt('alice', String(source.values.get(key)), expected)).toBe('x')
+  })
+
+  it('reports a value whose context cannot be made, without what the function threw', async () => {
+    const token = await test.envelope.encrypt('alice', 'x')
+    const cells = [
+      { key: 'throws', owner: 'alice', value: 'x', row: { id: 'throws' } },
+      { key: 'bad', owner: 'alice', value: token, row: { id: 'bad' } },
+      { key: 'good', owner: 'alice', value: 'x', row: { id: 'good' } },
+    ]
+    const source = memorySource<{ id: string }>(cells)
+    const report = await reencrypt<{ id: string }>({
+      envelope: test.envelope,
+      source,
+      plaintext: true,
+      context({ id }) {
+        if (id === 'throws') throw new Error('sk-planted')
+        return id === 'bad' ? (7 as never) : id
+      },
+    })
+    expect(report).toMatchObject({ changed: 1, after: { current: 1, plaintext: 1, unopenable: 1 }, left: 2 })
+    expect(report.failed.map(({ code }) => code)).toEqual(['ERR_INVALID_ARGUMENT', 'ERR_INVALID_ARGUMENT'])
+    expect(everythingOf(report)).not.toContain('sk-planted')
+  })
+
+  it('leaves a legacy value whose reader fails, gives nothing, or gives a token', async () => {
+    const token = await test.envelope.encrypt('alice', 'x')
+    const given: unknown[] = []
+    const legacy: LegacyReader[] = [
+      base64Reader,
+      {
+        name: 'other',
+        test: (value) => value.startsWith('other:'),
+        async decrypt(value, of) {
+          given.push(of)
+          const what = value.slice(6)
+          if (what === 'throws') throw new Error(`cannot read ${value}`)
+          if (what === 'token') return token
+          return what === 'null' ? null : 'of other'
+        },
+      },
+    ]
+    const cells = ['throws', 'null', 'token', 'good'].map((what) => ({
+      key: what,
+      owner: 'alice',
+      value: `other:${what}`,
+      row: { what },
+    }))
+    const source = memorySource(cells)
+    const report = await test.sweep(source, { legacy })
+    expect(report).toMatchObject({ changed: 1, before: { 'legacy:other': 4, 'legacy:base64': 0 }, left: 3 })
+    expect(report.failed.map(({ key, code }) => [key, code])).toEqual([
+      ['throws', 'ERR_DECRYPTION_FAILED'],
+      ['null', 'ERR_DECRYPTION_FAILED'],
+      ['token', 'ERR_INVALID_ARGUMENT'],
+    ])
+    expect(everythingOf(report)).not.toContain('cannot read')
+    expect(given[0]).toEqual({ key: 'throws', column: 'secret', owner: 'alice', row: { what: 'throws' } })
+    expect(await test.decrypt('alice', source.values.get('good'))).toBe('of other')
+    expect(source.values.get('token')).toBe('other:token')
+  })
+})

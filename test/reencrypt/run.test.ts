@@ -1,0 +1,262 @@
+/** A run of the sweep: beside writers, aborted, in pages, and on stores, sources and options that are wrong. */
+import { randomBytes } from 'node:crypto'
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
+import { UserHandle } from '../../src/envelope/user-handle.js'
+import { isToken, type Progress, StoreError } from '../../src/index.js'
+import { type ReencryptOptions, reencrypt } from '../../src/reencrypt/index.js'
+import { userIds } from '../support/command-store.js'
+import { countedStore } from '../support/counting.js'
+import { everythingOf } from '../support/leaks.js'
+import { backends, errorOf } from '../support/services.js'
+import { base64Reader, CONTEXT, freshSweep, NO_VALUES, type SweepTest } from '../support/sweeps.js'
+import { memorySource } from '../support/value-sources.js'
+
+const INVALID = { code: 'ERR_INVALID_ARGUMENT' }
+
+describe.each(backends)('a run of reencrypt, keys on %s', (backend) => {
+  let test: SweepTest
+  beforeEach(async () => {
+    test = await freshSweep(backend)
+  })
+  afterEach(() => test.remove())
+
+  it('lets whoever wrote meanwhile win, counts what it lost, and looks again', async () => {
+    let raced = false
+    const source = memorySource(
+      [
+        { key: 'a', owner: 'alice', value: 'before' },
+        { key: 'b', owner: 'bob', value: 'of b' },
+      ],
+      (_, { values }) => {
+        if (!raced) values.set('a', 'after')
+        raced = true
+      },
+    )
+    const report = await test.sweep(source, { plaintext: true })
+    expect(report).toMatchObject({ complete: true, changed: 2, skipped: 1, after: { current: 2 }, left: 0 })
+    expect(await test.decrypt('alice', source.values.get('a'))).toBe('after')
+    expect(source.looks).toHaveLength(3)
+  })
+
+  it('ends under writers that never do, and says that it is not complete', async () => {
+    const source = memorySource([{ key: 'a', owner: 'alice', value: 'x' }], (_, { values }) =>
+      values.set('a', randomBytes(8).toString('hex')),
+    )
+    const report = await test.sweep(source, { plaintext: true })
+    expect(report).toMatchObject({
+      complete: false,
+      changed: 0,
+      skipped: 5,
+      after: { plaintext: 1 },
+      left: 1,
+    })
+    expect(source.looks).toHaveLength(5)
+  })
+
+  it('ends after the page in hand when it is aborted, and goes on when it is started again', async () => {
+    const source = memorySource(userIds(50).map((owner) => ({ key: owner, owner, value: `of ${owner}` })))
+    const controller = new AbortController()
+    const progress: Progress[] = []
+    const report = await test.sweep(source, {
+      plaintext: true,
+      batchSize: 10,
+      signal: controller.signal,
+      onProgress(now) {
+        progress.push(now)
+        if (now.done === 20) controller.abort()
+      },
+    })
+    expect(report).toMatchObject({
+      complete: false,
+      changed: 20,
+      before: { plaintext: 20 },
+      after: { current: 20 },
+    })
+    expect(progress.map(({ done, total }) => [done, total])).toEqual([
+      [10, 50],
+      [20, 50],
+    ])
+    expect(await test.sweep(source, { plaintext: true })).toMatchObject({
+      complete: true,
+      changed: 30,
+      before: { current: 20, plaintext: 30 },
+      after: { current: 50 },
+    })
+    const aborted = await test.sweep(source, { signal: AbortSignal.abort() })
+    expect(aborted).toMatchObject({ complete: false, changed: 0, before: NO_VALUES, left: 0 })
+  })
+
+  it('of a source that writes all at once has changed nothing when it is aborted', async () => {
+    const source = memorySource(userIds(4).map((owner) => ({ key: owner, owner, value: 'x' })))
+    const controller = new AbortController()
+    const report = await test.sweep(
+      { ...source, atOnce: true },
+      { plaintext: true, batchSize: 2, signal: controller.signal, onProgress: () => controller.abort() },
+    )
+    expect(report).toMatchObject({
+      complete: false,
+      changed: 0,
+      after: { plaintext: 2, current: 0 },
+      left: 2,
+    })
+  })
+
+  it('asks for all keys of a page at once, and makes those that are missing at once', async () => {
+    const counted = countedStore(test.store)
+    const other = await test.open(counted.store)
+    const owners = userIds(300)
+    const tokens = await Promise.all(
+      owners.slice(0, 200).map((owner) => test.envelope.encrypt(owner, 'x', { column: 'old' })),
+    )
+    const source = memorySource(
+      owners.map((owner, index) => ({ key: owner, owner, value: tokens[index] ?? 'plaintext' })),
+    )
+    const { getAll = 0 } = counted.calls
+    const report = await test.sweep(source, {
+      envelope: other,
+      plaintext: true,
+      previousContexts: ['old'],
+      batchSize: 100,
+    })
+    expect(report).toMatchObject({ complete: true, changed: 300 })
+    // Three pages, twice; those who had no key once more; and what the store's changes ask for.
+    expect((counted.calls.getAll ?? 0) - getAll).toBeLessThanOrEqual(12)
+    expect(counted.inserts).toEqual([100])
+    await other.close()
+  })
+
+  it('gets new keys for a token of a version made since it looked', async () => {
+    const inner = test.store
+    let hidden = 1
+    const stale = new Proxy(inner, {
+      get(target, name) {
+        const value: unknown = Reflect.get(target, name, target)
+        if (typeof value !== 'function') return value
+        if (name !== 'getAll') return value.bind(target)
+        return async (...args: unknown[]) => {
+          const result: unknown = await Reflect.apply(value, target, args)
+          if (hidden === 0) return result
+          hidden -= 1
+          return new Map(
+            [...(result as Map<string, { version: number }[]>)].map(([id, rows]) => [id, rows.slice(0, 1)]),
+          )
+        }
+      },
+    })
+    const late = await test.open(stale)
+    await test.envelope.encrypt('alice', 'x')
+    await test.envelope.rotateUserKey('alice')
+    const token = await test.envelope.encrypt('alice', 'x', { column: CONTEXT })
+    const source = memorySource([{ key: 'a', owner: 'alice', value: token }])
+    expect(await test.sweep(source, { envelope: late })).toMatchObject({
+      before: { current: 1 },
+      failedCount: 0,
+    })
+    expect(hidden).toBe(0)
+    await late.close()
+  })
+
+  it('throws when the key store fails, instead of reporting its values as failed', async () => {
+    const counted = countedStore(test.store)
+    const other = await test.open(counted.store)
+    const source = memorySource([{ key: 'a', owner: 'alice', value: 'x' }])
+    for (const method of ['getAll', 'insertIfAbsent'] as const) {
+      counted.failNext(method, new StoreError('down', { retryable: true }))
+      expect(await errorOf(test.sweep(source, { envelope: other, plaintext: true }))).toMatchObject({
+        code: 'ERR_STORE',
+      })
+    }
+    expect(source.asked).toEqual([])
+    await other.close()
+  })
+
+  it('reports an owner whose key is damaged, or is no user id, and goes on with the others', async () => {
+    const token = await test.envelope.encrypt('alice', 'x', { column: 'old' })
+    const [row] = (await test.store.getAll(['alice'])).get('alice') ?? []
+    if (row === undefined) throw new Error('alice has no row')
+    await test.store.insertIfAbsent([{ ...row, userId: 'mallory' }])
+    const source = memorySource([
+      { key: 'damaged', owner: 'mallory', value: token },
+      { key: 'plaintext', owner: 'mallory', value: 'x' },
+      { key: 'nobody', owner: '', value: token },
+      { key: 'number', owner: 7 as never, value: 'x' },
+      { key: 'good', owner: 'alice', value: token },
+    ])
+    const report = await test.sweep(source, { plaintext: true, previousContexts: ['old'] })
+    expect(report).toMatchObject({ changed: 1, after: { current: 1, unopenable: 2, plaintext: 2 }, left: 4 })
+    expect(report.failed.map(({ key, code }) => [key, code])).toEqual([
+      ['damaged', 'ERR_UNWRAP_FAILED'],
+      ['nobody', 'ERR_INVALID_ARGUMENT'],
+      ['plaintext', 'ERR_UNWRAP_FAILED'],
+      ['number', 'ERR_INVALID_ARGUMENT'],
+    ])
+  })
+
+  it('opens each new token before the old value is gone', async () => {
+    const source = memorySource([{ key: 'a', owner: 'alice', value: 'precious' }])
+    const wrong = vi.spyOn(UserHandle.prototype, 'encryptBytes').mockImplementation(function (
+      this: UserHandle,
+    ) {
+      return this.encrypt('something else', { column: CONTEXT })
+    })
+    try {
+      expect(await errorOf(test.sweep(source, { plaintext: true }))).toMatchObject({
+        code: 'ERR_DECRYPTION_FAILED',
+      })
+    } finally {
+      wrong.mockRestore()
+    }
+    expect(source.values.get('a')).toBe('precious')
+  })
+
+  it('lists the first 1,000 failures, counts all, and shows no value', async () => {
+    const source = memorySource(
+      Array.from({ length: 1500 }, (_, index) => ({
+        key: String(index),
+        owner: 'alice',
+        value: 'sk-planted',
+      })),
+    )
+    const report = await test.sweep(source)
+    expect(report).toMatchObject({ failedCount: 1500, left: 1500 })
+    expect(report.failed).toHaveLength(1000)
+    expect(report.failed[999]?.key).toBe('999')
+    expect(everythingOf(report)).not.toContain('sk-planted')
+  })
+
+  it('refuses a missing context, another format, and wrong options', async () => {
+    const source = memorySource([{ key: 'a', owner: 'alice', value: 'x' }])
+    expect(await errorOf(reencrypt({ envelope: test.envelope, source, plaintext: true }))).toMatchObject(
+      INVALID,
+    )
+    const v2 = await test.openV2()
+    const wrong: Partial<Record<keyof ReencryptOptions, unknown>>[] = [
+      { envelope: v2 },
+      { envelope: {} },
+      { source: { pages: source.pages } },
+      { source: null },
+      { previousContexts: 'old' },
+      { previousContexts: [undefined] },
+      { context: 7 },
+      { legacy: [{ name: 'x' }] },
+      { legacy: [base64Reader, base64Reader] },
+      { batchSize: 0 },
+      { onProgress: 'yes' },
+    ]
+    for (const options of wrong)
+      expect(
+        await errorOf(test.sweep(source, options as never)),
+        JSON.stringify(Object.keys(options)),
+      ).toMatchObject(INVALID)
+    expect(source.asked).toEqual([])
+    await v2.close()
+  })
+
+  it('passes on what the source throws', async () => {
+    const source = memorySource([{ key: 'a', owner: 'alice', value: 'x' }], () => {
+      throw new Error('disk full')
+    })
+    expect((await errorOf(test.sweep(source, { plaintext: true }))).message).toBe('disk full')
+    expect(isToken(source.values.get('a'))).toBe(false)
+  })
+})
