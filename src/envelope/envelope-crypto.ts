@@ -1,6 +1,6 @@
 /** The crypto service: tokens in and out, for users whose keys it finds in, or mints into, a KeyStore. */
 
-import { invalidArgument, KeystoreError } from '../errors.js'
+import { invalidArgument, KeystoreError, keyShredded } from '../errors.js'
 import { durationSince, type EmitEvent } from '../events.js'
 import { contextPieces, type EncryptionContext } from '../format/context.js'
 import { assertFingerprintArguments, type FingerprintOptions } from '../format/fingerprint.js'
@@ -339,8 +339,6 @@ export class EnvelopeCrypto {
 
   #assertUsable(userId: string, keys: UserKeys): void {
     this.#assertOpen()
-    if (keys.hold.ended) {
-      throw new KeystoreError('ERR_KEY_SHREDDED', `The keys of user ${JSON.stringify(userId)} were shredded`)
-    }
+    if (keys.lease.ended) throw keyShredded(userId)
   }
 }

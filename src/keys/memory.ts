@@ -1,17 +1,32 @@
 /**
- * What this process remembers of users' keys: open data keys, bounded and expiring, and the facts that outlive them: which version
- * was the highest, who was shredded. Synchronous, and without a store: key-cache.ts fills it.
+ * What this process knows of users' keys. Synchronous and without a store: reader.ts brings the rows, cache.ts the opened keys.
+ *
+ * There is one {@link KnownUser} for each user, from the first read of its rows until its keys are erased; what comes after is another
+ * object. Calls that run at the same time agree on two facts of it only: whether it has `ended`, and how many `changes` were announced.
+ *
+ * What is promised in this process, and kept here and in the files beside:
+ *
+ * - **Shred**, by this process or seen in the rows: from then on no earlier key is used. Cached keys are dropped, handles throw, and a call
+ *   that has earlier rows in hand reads them again. A user known to be shredded costs one query a second, however many calls ask.
+ * - **Forget**: the same, and nothing that was known of the earlier keys binds those that are minted anew. Rows that were minted anew are
+ *   recognised by their time and bytes, even if nobody saw the moment without rows.
+ * - **Rotation**: once a version was seen, nothing is written under a lower one; also not by a call that read the rows before.
+ * - **Rewrap**: changes no data key, so cached keys and handles go on. A key is unwrapped again when its row is read with other bytes.
+ * - **An announced change**: what was read before it is not kept; what is cached is dropped or read again, handles included.
+ * - **A lost announcement** (the store says that anything may have changed): the same for all users.
+ * - **Mint**: a key is kept once its insert is durable, and never one that a caller's transaction may still roll back.
+ * - **Bounds**: open keys of `maxEntries` users for `ttlMs`, and the other facts of so many more users. An evicted user is read again.
  */
 import { LRUCache } from 'lru-cache'
-import type { KeyRecord, KeyRef } from '../table.js'
+import { isTombstone, type KeyRecord, type KeyRef } from '../table.js'
 import type { DataKey, KeyRow } from './data-key.js'
 
 export interface CacheOptions {
-  /** Of how many users keys are kept, at about a kilobyte a key. Default 10,000. */
+  /** The number of users whose keys are kept, at about a kilobyte a key. Default 10,000. */
   readonly maxEntries?: number
   /**
-   * How long a user's keys are used, in milliseconds: it bounds how long a rotation or shred by another process goes unseen where the
-   * store cannot tell of it. Expired keys leave the memory when they are next asked for, or when others need their place.
+   * How long a user's keys are used, in milliseconds. It bounds how long a rotation or shred by another process goes unnoticed if the
+   * store cannot announce it. Expired keys leave the memory when they are next asked for, or when others need their place.
    * Default 5 minutes.
    */
   readonly ttlMs?: number
@@ -27,295 +42,280 @@ export interface CacheStats {
   readonly users: number
 }
 
-/** A point on a clock of this memory's own, which each change that it learns of moves on. */
-export type Time = number
+const DEFAULT_MAX_ENTRIES = 10_000
+const DEFAULT_TTL_MS = 5 * 60 * 1000
+/** Users whose facts are remembered beyond those whose keys are kept. */
+const MAX_REMEMBERED_USERS = 100_000
+/** Users who are known to be shredded are not asked for again within this time. */
+const SHREDDED = { max: 1000, ttl: 1000 }
 
-/** When a user's rows were read, and until when what this memory knows is accounted for in them. */
-export interface Moment {
-  readonly readAt: Time
-  readonly knownAt: Time
+/** What is known of one user's keys until they are erased. Only this file changes it. */
+export class KnownUser {
+  readonly userId: string
+  /** The keys were erased, or the user evicted: whoever has this object in hand reads the rows again. */
+  ended = false
+  /** How often a change of the user's rows was announced. */
+  changes: number
+  /** The highest version that was read, and when it was made; 0 before any was read. */
+  highest = 0
+  highestCreatedAt: Date | null = null
+  /** The open keys that are cached, by version; null if none is. */
+  keys: Map<number, DataKey> | null = null
+  /** The cached key that writes use. Only a write sets it. */
+  active: DataKey | undefined
+  /** Whether a cached key was used since the store last said that something may have changed. */
+  isUsed = false
+  leases = 0
+  /** The rows of leased keys by version, as they were last read. */
+  leasedRows: Map<number, KeyRow> | null = null
+
+  constructor(userId: string, changes: number) {
+    this.userId = userId
+    this.changes = changes
+  }
 }
 
-/** Somebody has a user's keys in hand, as their rows were at one time. */
-export class Hold {
-  readonly #user: HeldUser
+/** A read of a user's rows that is under way, and what was known before it. */
+export interface Read {
+  readonly user: KnownUser
+  /** The count of announced changes. */
+  readonly changes: number
+  readonly highest: number
+}
 
-  constructor(user: HeldUser) {
+/** A user's live rows, ascending, as one read found them. */
+export interface UserRows {
+  readonly user: KnownUser
+  readonly changes: number
+  readonly records: readonly KeyRecord[]
+}
+
+/** The right of a handle to use a user's keys, until they are erased. */
+export class Lease {
+  readonly #user: KnownUser
+
+  constructor(user: KnownUser) {
     this.#user = user
   }
 
-  /** Whether the keys were erased since, as far as this process knows. */
+  /** Whether the keys were erased, as far as this process knows. */
   get ended(): boolean {
     return this.#user.ended
   }
 }
 
-interface HeldUser {
-  readonly userId: string
-  /** By version, as they were last read. */
-  readonly rows: Map<number, KeyRow>
-  holds: number
-  ended: boolean
-}
-
-interface UserEntry {
-  readonly versions: Map<number, DataKey>
-  /** The key that writes use. Only a write sets it. */
-  active: DataKey | undefined
-  /** Since the store last said that something may have changed. */
-  used: boolean
-}
-
-const DEFAULT_MAX_ENTRIES = 10_000
-const DEFAULT_TTL_MS = 5 * 60 * 1000
-/** Users whose highest version, or whose shredding, is remembered beyond the life of their keys. */
-const MAX_REMEMBERED_USERS = 100_000
-/** By size, not `max`: lru-cache allocates for `max` entries at once, 13 ms and 3 MB each here. */
-const REMEMBERED = { maxSize: MAX_REMEMBERED_USERS, sizeCalculation: () => 1 }
-
-/** When something last befell each user. Who is remembered no more counts with the latest of them: too careful, never wrong. */
-class Times {
-  readonly #times = new LRUCache<string, Time>({
-    ...REMEMBERED,
-    dispose: (time, _userId, reason) => {
-      if (reason === 'evict') this.#latestGone = Math.max(this.#latestGone, time)
-    },
-  })
-  #latestGone: Time = 0
-
-  set(userId: string, time: Time): void {
-    this.#times.set(userId, time)
-  }
-
-  of(userId: string): Time {
-    return this.#times.get(userId) ?? this.#latestGone
-  }
-}
-
 export class KeyMemory {
-  /** Null: nothing is kept. */
-  readonly #users: LRUCache<string, UserEntry> | null
-  /** The highest version seen, of users with more than one: no write goes below it. */
-  readonly #highest = new LRUCache<string, Pick<KeyRow, 'version' | 'createdAt'>>(REMEMBERED)
-  readonly #shredded = new LRUCache<string, true>(REMEMBERED)
-  /** What was read before a user's keys were seen to be erased is neither kept nor used. */
-  readonly #erased = new Times()
-  /** What was read before a user's rows may have changed is not kept. */
-  readonly #changed = new Times()
-  /** The same of all users. */
-  #allChanged: Time = 0
-  #now: Time = 0
-  readonly #held = new Map<string, HeldUser>()
-  readonly #released = new FinalizationRegistry<HeldUser>((user) => this.#release(user))
+  /** Users whose open keys are cached; each of them is in #users too. Null: nothing is cached. */
+  readonly #cached: LRUCache<string, KnownUser> | null
+  readonly #users: LRUCache<string, KnownUser>
+  /** Users with leases: they are not evicted. */
+  readonly #leased = new Map<string, KnownUser>()
+  readonly #collected = new FinalizationRegistry<KnownUser>((user) => this.#collect(user))
+  readonly #shredded = new LRUCache<string, true>(SHREDDED)
   readonly #onlyFirstVersion: boolean
+  /** How often a change of anybody's rows was announced. */
+  #changes = 0
   #hits = 0
   #misses = 0
   #closed = false
 
   /** @param onlyFirstVersion format v2: writes use version 1, whichever others there are */
   constructor(cache: CacheOptions | false, onlyFirstVersion: boolean) {
-    this.#users = cache === false ? null : new LRUCache(lruOptions(cache))
+    const { maxEntries = DEFAULT_MAX_ENTRIES, ttlMs = DEFAULT_TTL_MS } = cache === false ? {} : cache
+    const dispose = (user: KnownUser) => {
+      user.keys = null
+      user.active = undefined
+    }
+    this.#cached = cache === false ? null : new LRUCache({ max: maxEntries, ttl: ttlMs, dispose })
+    this.#users = new LRUCache({
+      // Not `max`, for which lru-cache allocates all entries at once: 13 ms and 3 MB.
+      maxSize: maxEntries + MAX_REMEMBERED_USERS,
+      sizeCalculation: () => 1,
+      dispose: (user, userId, reason) => {
+        if (reason === 'evict') this.#evicted(userId, user)
+      },
+    })
     this.#onlyFirstVersion = onlyFirstVersion
   }
 
-  /** Whether any key is ever kept. */
-  get keepsKeys(): boolean {
-    return this.#users !== null
+  /** Whether any key is ever cached. */
+  get cachesKeys(): boolean {
+    return this.#cached !== null
   }
 
   get stats(): CacheStats {
-    return { hits: this.#hits, misses: this.#misses, users: this.#users?.size ?? 0 }
+    return { hits: this.#hits, misses: this.#misses, users: this.#cached?.size ?? 0 }
   }
 
   /** The key that a user's writes use. Counted. */
   cachedForWriting(userId: string): DataKey | undefined {
-    const entry = this.#users?.get(userId)
-    return this.#counted(entry, entry?.active)
+    const user = this.#cached?.get(userId)
+    return this.#counted(user, user?.active)
   }
 
   /** A version of a user's key. Counted. */
   cached({ userId, version }: KeyRef): DataKey | undefined {
-    const entry = this.#users?.get(userId)
-    return this.#counted(entry, entry?.versions.get(version))
-  }
-
-  /** The highest version when the user's rows were last read, while any of the keys is in memory. */
-  knownVersion(userId: string): number | undefined {
-    return this.#users?.has(userId) ? this.highest(userId) : undefined
+    const user = this.#cached?.get(userId)
+    return this.#counted(user, user?.keys?.get(version))
   }
 
   /** {@link cached}, neither counted nor taken for a use. */
   peek({ userId, version }: KeyRef): DataKey | undefined {
-    return this.#users?.get(userId)?.versions.get(version)
+    return this.#cached?.get(userId)?.keys?.get(version)
   }
 
-  #counted(entry: UserEntry | undefined, key: DataKey | undefined): DataKey | undefined {
-    if (entry === undefined || key === undefined) {
+  /** The highest version when the user's rows were last read, while any of its keys is cached. */
+  cachedHighest(userId: string): number | undefined {
+    return this.#cached?.get(userId)?.highest
+  }
+
+  #counted(user: KnownUser | undefined, key: DataKey | undefined): DataKey | undefined {
+    if (user === undefined || key === undefined) {
       this.#misses += 1
       return undefined
     }
     this.#hits += 1
-    entry.used = true
+    user.isUsed = true
     return key
   }
 
-  /** To be taken before rows are read: what befell their user later may not show in them. */
-  now(): Time {
-    return this.#now
-  }
-
-  isErasedSince(userId: string, time: Time): boolean {
-    return this.#erased.of(userId) > time
-  }
-
-  isChangedSince(userId: string, time: Time): boolean {
-    return Math.max(this.#allChanged, this.#changed.of(userId)) > time
-  }
-
-  /** Whether nothing is known to have befallen the user's rows since. */
-  isCurrent(userId: string, { readAt, knownAt }: Moment): boolean {
-    return !this.#closed && !this.isChangedSince(userId, readAt) && !this.isErasedSince(userId, knownAt)
-  }
-
-  /** @param since of the key's row */
-  keep(key: DataKey, since: Moment): void {
-    if (this.#users === null || !this.isCurrent(key.userId, since)) return
-    const entry = this.#users.get(key.userId)
-    // A further version does not lengthen the life of the entry.
-    if (entry !== undefined) {
-      entry.versions.set(key.version, key)
-      entry.used = true
-      if (entry.active?.version === key.version) entry.active = key
-    } else {
-      const versions = new Map([[key.version, key]])
-      this.#users.set(key.userId, { versions, active: undefined, used: true })
+  /** To be called before a user's rows are read: what happens later may not show in them. */
+  beginRead(userId: string): Read {
+    let user = this.#users.get(userId)
+    if (user === undefined) {
+      user = this.#leased.get(userId) ?? new KnownUser(userId, 0)
+      this.#users.set(userId, user)
     }
+    return { user, changes: this.#changesOf(user), highest: user.highest }
   }
 
-  /** What writes use from now on; it was kept before. */
-  setActive(key: DataKey, since: Moment): void {
-    if (!this.isCurrent(key.userId, since)) return
-    const entry = this.#users?.get(key.userId)
-    if (entry?.versions.get(key.version) === key) entry.active = key
-  }
-
-  /** Learns from a user's live rows, ascending, or that there is none. */
-  see(userId: string, records: readonly KeyRecord[]): void {
-    this.#shredded.delete(userId)
-    if (this.#isMintedAnew(userId, records)) this.erase(userId)
+  /**
+   * Learns from all rows of a user, ascending, that a read has found.
+   *
+   * @returns null if they may be older than what is known by now: to be read again
+   */
+  endRead({ user, changes, highest }: Read, records: readonly KeyRecord[]): UserRows | null {
+    if (user.ended) return null
     const top = records.at(-1)
-    if (top !== undefined) this.seeHighest(top)
+    // Minted or rotated meanwhile, perhaps after the rows were read.
+    if (user.highest > Math.max(highest, top?.version ?? 0)) return null
+    if (records.some(isTombstone)) return { user: this.#learnShredded(user), changes, records }
+    const isForgotten = top === undefined && user.highest > 0
+    const known = isForgotten || this.#isMintedAnew(user, records) ? this.#erase(user) : user
+    if (top !== undefined) this.raise(known, top)
+    this.#retain(known, records)
+    return { user: known, changes, records }
   }
 
-  /** Remembers the highest version, and makes writes look again when they use a lower one. */
-  seeHighest({ userId, version, createdAt }: KeyRow): void {
-    if (version > this.highest(userId)) this.#highest.set(userId, { version, createdAt })
-    const entry = this.#users?.get(userId)
-    if (entry?.active && entry.active.version < version && !this.#onlyFirstVersion) entry.active = undefined
+  /** Whether nothing is known to have happened to the rows since they were read. */
+  isCurrent({ user, changes }: UserRows): boolean {
+    return !this.#closed && !user.ended && this.#changesOf(user) === changes
   }
 
-  /** The highest version seen; 1 of a user of whom none was. */
-  highest(userId: string): number {
-    return this.#highest.get(userId)?.version ?? 1
+  /** Caches a key. @param rows among which its row was, or to which it was added */
+  cache(key: DataKey, rows: UserRows): void {
+    if (this.#cached === null || !this.isCurrent(rows)) return
+    const { user } = rows
+    // A further version does not lengthen the life of the entry.
+    if (this.#cached.has(key.userId)) user.keys?.set(key.version, key)
+    else {
+      user.keys = new Map([[key.version, key]])
+      this.#cached.set(key.userId, user)
+    }
+    user.isUsed = true
+    if (user.active?.version === key.version) user.active = key
+  }
+
+  /** Makes a cached key the one that writes use. */
+  setActive(key: DataKey, rows: UserRows): void {
+    if (this.isCurrent(rows) && rows.user.keys?.get(key.version) === key) rows.user.active = key
+  }
+
+  /** Remembers a version if it is the highest, and makes writes ask again when they use a lower one. */
+  raise(user: KnownUser, { version, createdAt }: Pick<KeyRow, 'version' | 'createdAt'>): void {
+    if (version > user.highest) {
+      user.highest = version
+      user.highestCreatedAt = createdAt
+    }
+    if (user.active && user.active.version < version && !this.#onlyFirstVersion) user.active = undefined
   }
 
   /** Whether writing under this version would go below one that was seen. */
-  isBelowSeen({ userId, version }: KeyRef): boolean {
-    return !this.#onlyFirstVersion && version < this.highest(userId)
+  isBelowSeen(user: KnownUser, version: number): boolean {
+    return !this.#onlyFirstVersion && version < user.highest
   }
 
-  /** Whether the user was forgotten and minted anew since, though this process saw no moment without rows. */
-  #isMintedAnew(userId: string, records: readonly KeyRecord[]): boolean {
-    const kept = this.#users?.get(userId)?.versions
-    const held = this.#held.get(userId)?.rows
-    const [top, highest] = [records.at(-1), this.#highest.get(userId)]
-    const isBelow = top !== undefined && highest !== undefined && top.version < highest.version
-    return (
-      records.some(
-        (row) => isAnother(row, kept?.get(row.version)) || isAnother(row, held?.get(row.version)),
-      ) ||
-      (isBelow && top.createdAt.getTime() > highest.createdAt.getTime())
-    )
+  /** The user's keys were erased; `shredded`: and no others may be minted. */
+  erase(userId: string, shredded: boolean): void {
+    const user = this.#find(userId)
+    if (user !== undefined) this.#erase(user)
+    if (shredded) this.#shredded.set(userId, true)
+    else this.#shredded.delete(userId)
   }
 
-  /** Drops the versions of a user that have no row any more. */
-  retain(userId: string, versions: ReadonlySet<number>): void {
-    const entry = this.#users?.get(userId)
-    for (const version of entry?.versions.keys() ?? []) {
-      if (versions.has(version)) continue
-      entry?.versions.delete(version)
-      if (entry?.active?.version === version) entry.active = undefined
-    }
+  /** Whether the user was known to be shredded a moment ago. */
+  isShredded(userId: string): boolean {
+    return this.#shredded.has(userId)
   }
 
-  /** The user is shredded, as a tombstone says. */
-  shred(userId: string): void {
-    if (!this.#shredded.has(userId)) this.erase(userId)
-    this.#shredded.set(userId, true)
+  /** For the handle of some keys of a user: lasts until it is collected as garbage, or the keys are erased. */
+  lease(user: KnownUser, keys: readonly KeyRow[]): Lease {
+    user.leasedRows ??= new Map()
+    for (const row of keys) user.leasedRows.set(row.version, row)
+    user.leases += 1
+    if (!user.ended) this.#leased.set(user.userId, user)
+    const lease = new Lease(user)
+    this.#collected.register(lease, user)
+    return lease
   }
 
-  /** The user was erased at this moment: drops the keys and ends every hold, and what is being read is out of date. */
-  erase(userId: string): void {
-    this.#erased.set(userId, this.#next())
-    const held = this.#held.get(userId)
-    if (held !== undefined) held.ended = true
-    this.#held.delete(userId)
-    this.#users?.delete(userId)
-    this.#highest.delete(userId)
-    this.#shredded.delete(userId)
+  #collect(user: KnownUser): void {
+    user.leases -= 1
+    if (user.leases > 0) return
+    user.leasedRows = null
+    if (this.#leased.get(user.userId) === user) this.#leased.delete(user.userId)
   }
 
-  /** Notes that somebody holds the keys of these rows, until the result is collected or they are erased. */
-  hold(userId: string, rows: readonly KeyRow[]): Hold {
-    const user = this.#held.get(userId) ?? { userId, rows: new Map(), holds: 0, ended: false }
-    for (const row of rows) user.rows.set(row.version, row)
-    user.holds += 1
-    this.#held.set(userId, user)
-    const hold = new Hold(user)
-    this.#released.register(hold, user)
-    return hold
+  /** Whether more is known of a user than the next use finds out: a change of its rows has to be read at once. */
+  outlastsKeys(userId: string): boolean {
+    const user = this.#find(userId)
+    return user !== undefined && (user.leases > 0 || user.highest > 1)
   }
 
-  #release(user: HeldUser): void {
-    user.holds -= 1
-    if (user.holds === 0 && !user.ended) this.#held.delete(user.userId)
+  isLeased(userId: string): boolean {
+    return this.#leased.has(userId)
   }
 
-  /** Whether a change of the user's rows matters here. */
-  isKnown(userId: string): boolean {
-    return this.#users?.has(userId) || this.#highest.has(userId) || this.#held.has(userId)
+  leasedUsers(): string[] {
+    return [...this.#leased.keys()]
   }
 
-  isHeld(userId: string): boolean {
-    return this.#held.has(userId)
-  }
-
-  heldUsers(): string[] {
-    return [...this.#held.keys()]
-  }
-
-  /** The user's rows may have changed: drops the open keys. What was learnt of the user stands. */
+  /** The user's rows may have changed: drops its open keys. What was learnt of the user stands. */
   change(userId: string): void {
-    this.#changed.set(userId, this.#next())
-    this.#users?.delete(userId)
+    const user = this.#find(userId)
+    if (user !== undefined) user.changes += 1
+    this.#cached?.delete(userId)
+    this.#shredded.delete(userId)
   }
 
   /** Anybody's rows may have changed: drops all keys that were not used since the last call. @returns whose were */
   takeUsed(): string[] {
-    this.#allChanged = this.#next()
+    this.#changes += 1
+    this.#shredded.clear()
     const used: string[] = []
-    for (const [userId, entry] of [...(this.#users?.entries() ?? [])]) {
-      if (entry.used) used.push(userId)
-      else this.#users?.delete(userId)
-      entry.used = false
+    for (const [userId, user] of [...(this.#cached?.entries() ?? [])]) {
+      if (user.isUsed) used.push(userId)
+      else this.#cached?.delete(userId)
+      user.isUsed = false
     }
     return used
   }
 
   /** Anybody's rows may have changed: drops every key. */
   dropAll(): void {
-    this.#allChanged = this.#next()
-    this.#users?.clear()
+    this.#changes += 1
+    this.#shredded.clear()
+    this.#cached?.clear()
   }
 
   close(): void {
@@ -323,18 +323,62 @@ export class KeyMemory {
     this.dropAll()
   }
 
-  #next(): Time {
-    this.#now += 1
-    return this.#now
+  #find(userId: string): KnownUser | undefined {
+    return this.#users.get(userId) ?? this.#leased.get(userId)
+  }
+
+  #changesOf(user: KnownUser): number {
+    return this.#changes + user.changes
+  }
+
+  /** Ends what is known of a user. @returns what is known of it from now on */
+  #erase(user: KnownUser): KnownUser {
+    const { userId } = user
+    user.ended = true
+    this.#cached?.delete(userId)
+    this.#leased.delete(userId)
+    const next = new KnownUser(userId, user.changes)
+    this.#users.set(userId, next)
+    return next
+  }
+
+  #learnShredded(user: KnownUser): KnownUser {
+    this.#shredded.set(user.userId, true)
+    return user.highest === 0 ? user : this.#erase(user)
+  }
+
+  /** Whether the user was forgotten and minted anew since, though this process saw no moment without rows. */
+  #isMintedAnew(user: KnownUser, records: readonly KeyRecord[]): boolean {
+    const { keys, leasedRows, highest, highestCreatedAt } = user
+    const top = records.at(-1)
+    if (top === undefined || highestCreatedAt === null) return false
+    return (
+      (top.version < highest && top.createdAt.getTime() > highestCreatedAt.getTime()) ||
+      records.some(
+        (row) => isAnother(row, keys?.get(row.version)) || isAnother(row, leasedRows?.get(row.version)),
+      )
+    )
+  }
+
+  /** Drops the versions of a user that have no row any more. */
+  #retain(user: KnownUser, records: readonly KeyRecord[]): void {
+    if (user.keys === null) return
+    for (const version of user.keys.keys()) {
+      if (records.some((record) => record.version === version)) continue
+      user.keys.delete(version)
+      if (user.active?.version === version) user.active = undefined
+    }
+  }
+
+  /** Calls under way read the rows again: what is announced of the user would not reach them. A leased user stays known. */
+  #evicted(userId: string, user: KnownUser): void {
+    this.#cached?.delete(userId)
+    if (user.leases === 0) user.ended = true
   }
 }
 
 /** Whether a row of the same ref was made anew. A rewrap changes the bytes too, but leaves the time at which it was made. */
-function isAnother(row: KeyRow, seen: KeyRow | undefined): boolean {
-  if (seen === undefined || row.createdAt.getTime() === seen.createdAt.getTime()) return false
-  return Buffer.compare(row.encryptedKey, seen.encryptedKey) !== 0
-}
-
-function lruOptions({ maxEntries = DEFAULT_MAX_ENTRIES, ttlMs = DEFAULT_TTL_MS }: CacheOptions) {
-  return { max: maxEntries, ttl: ttlMs }
+function isAnother(row: KeyRow, known: KeyRow | undefined): boolean {
+  if (known === undefined || row.createdAt.getTime() === known.createdAt.getTime()) return false
+  return Buffer.compare(row.encryptedKey, known.encryptedKey) !== 0
 }

@@ -245,13 +245,14 @@ describe('the key cache', () => {
   })
 
   it('ends what it holds when it shreds a user whom it already knew as shredded', async () => {
-    const { store, bare, reading } = toldStore()
+    const { store, bare, reading, tell } = toldStore()
     const envelope = await open(store)
     await envelope.encrypt('alice', 'x')
     await envelope.shredUser('alice')
     await expect(envelope.encrypt('alice', 'x')).rejects.toMatchObject(SHREDDED)
     await bare.shred('alice', { forget: true })
     await (await open(bare)).encrypt('alice', 'minted anew')
+    await tell({ userIds: ['alice'] })
     reading.arm()
     const slow = envelope.encrypt('alice', 'x').catch((error: unknown) => error)
     await reading.reached()

@@ -8,18 +8,29 @@ import { mintedRow } from '../support/lifecycle.js'
 const inner = localMasterKey(randomBytes(32))
 
 describe('the memory of keys', () => {
-  it('ends a hold for good, though more users are erased than it remembers', async () => {
+  it('ends a lease for good, though more users are erased than it remembers', async () => {
     const memory = new KeyMemory({}, false)
     const row = await mintedRow(inner, 'alice')
-    const since = memory.now()
-    const hold = memory.hold('alice', [row])
-    const other = memory.hold('bob', [await mintedRow(inner, 'bob')])
-    memory.erase('alice')
-    for (let i = 0; i < 100_001; i++) memory.erase(`other-${i}`)
-    expect(hold.ended).toBe(true)
+    const [alice, bob] = [memory.beginRead('alice'), memory.beginRead('bob')]
+    const lease = memory.lease(alice.user, [row])
+    const other = memory.lease(bob.user, [await mintedRow(inner, 'bob')])
+    memory.erase('alice', false)
+    for (let i = 0; i < 120_001; i++) memory.beginRead(`other-${i}`)
+    expect(lease.ended).toBe(true)
     expect(other.ended).toBe(false)
-    expect(memory.isErasedSince('alice', since)).toBe(true)
-    expect(memory.isErasedSince('alice', memory.now())).toBe(false)
-    expect(memory.hold('alice', [row]).ended).toBe(false)
+    expect(memory.endRead(alice, [row])).toBeNull()
+    memory.erase('bob', false)
+    expect(other.ended).toBe(true)
+    expect(memory.lease(memory.beginRead('alice').user, [row]).ended).toBe(false)
+  })
+
+  it('has a user who was evicted during a read read again', async () => {
+    const memory = new KeyMemory({ maxEntries: 1 }, false)
+    const row = await mintedRow(inner, 'alice')
+    const read = memory.beginRead('alice')
+    for (let i = 0; i < 100_001; i++) memory.beginRead(`other-${i}`)
+    // A change that is announced now would not reach the read.
+    expect(memory.endRead(read, [row])).toBeNull()
+    expect(memory.endRead(memory.beginRead('alice'), [row])).toMatchObject({ records: [row] })
   })
 })

@@ -1,0 +1,118 @@
+/**
+ * Reads users' rows: one flight for each user, one query for all that is asked in a tick, and again when the store announces changes.
+ * What it reads it brings to the memory.
+ */
+import { setTimeout as sleep } from 'node:timers/promises'
+import { isKeystoreError, keyShredded } from '../errors.js'
+import type { EmitEvent } from '../events.js'
+import type { KeyStore, StoreChange } from '../store.js'
+import { isTombstone } from '../table.js'
+import { KeyedBatch } from './batch.js'
+import type { KeyMemory, UserRows } from './memory.js'
+import { loadRows } from './rows.js'
+
+/** Users whose rows are read again in one query. */
+const REREAD_USERS = 1000
+/** Handles go on without asking the store: a failed read of their users is repeated after this. */
+const REREAD_AFTER_MS = 1000
+
+export class KeyReader {
+  readonly #store: KeyStore
+  readonly #memory: KeyMemory
+  readonly #emit: EmitEvent
+  readonly #load = new KeyedBatch<UserRows | null>((userIds) => this.#loadAll(userIds))
+  /** Users whose rows may have changed. */
+  readonly #outdated = new Set<string>()
+  #isRereading = false
+  #unsubscribe: (() => void) | null = null
+  #closed = false
+
+  constructor(store: KeyStore, memory: KeyMemory, emit: EmitEvent) {
+    this.#store = store
+    this.#memory = memory
+    this.#emit = emit
+  }
+
+  /**
+   * The live rows of a user, ascending.
+   *
+   * @throws ERR_KEY_SHREDDED · ERR_STORE
+   */
+  async read(userId: string): Promise<UserRows> {
+    if (this.#memory.cachesKeys) this.listen()
+    for (;;) {
+      if (this.#memory.isShredded(userId)) throw keyShredded(userId)
+      const rows = await this.#load.get(userId)
+      if (rows === null || rows.user.ended) continue
+      if (rows.records.some(isTombstone)) throw keyShredded(userId)
+      return rows
+    }
+  }
+
+  /** To be called before the first read whose result is kept: later changes are announced. Needs a connection of its own on some stores. */
+  listen(): void {
+    if (this.#unsubscribe !== null || this.#closed || this.#store.transactional) return
+    this.#unsubscribe = this.#store.changes?.((change) => this.#announced(change)) ?? null
+  }
+
+  /** A user's rows may have changed. */
+  announce(userId: string): void {
+    this.#announced({ userIds: [userId] })
+  }
+
+  /** Reads users again whose rows may have changed; one query at a time, however fast changes are announced. */
+  reread(userIds: readonly string[]): void {
+    for (const userId of userIds) this.#outdated.add(userId)
+    if (!this.#isRereading) void this.#rereadAll()
+  }
+
+  close(): void {
+    this.#closed = true
+    this.#unsubscribe?.()
+  }
+
+  async #loadAll(userIds: readonly string[]): Promise<(UserRows | null | Error)[]> {
+    const reads = userIds.map((userId) => this.#memory.beginRead(userId))
+    const found = await loadRows(this.#store, userIds)
+    return reads.map((read, index) => {
+      const records = found[index] ?? []
+      return records instanceof Error ? records : this.#memory.endRead(read, records)
+    })
+  }
+
+  #announced({ userIds, unspecific, silent }: StoreChange): void {
+    if (this.#closed) return
+    if (silent !== undefined) {
+      this.#emit({ type: 'changesSilent', reason: silent })
+    } else if (userIds !== undefined) {
+      for (const userId of userIds) this.#memory.change(userId)
+      this.reread(userIds.filter((userId) => this.#memory.outlastsKeys(userId)))
+    } else if (unspecific === true) {
+      this.reread([...this.#memory.takeUsed(), ...this.#memory.leasedUsers()])
+    } else {
+      this.#memory.dropAll()
+      this.reread(this.#memory.leasedUsers())
+    }
+  }
+
+  async #rereadAll(): Promise<void> {
+    this.#isRereading = true
+    while (this.#outdated.size > 0 && !this.#closed) {
+      const users = [...this.#outdated].slice(0, REREAD_USERS)
+      for (const userId of users) this.#outdated.delete(userId)
+      // Not through #load: a read that is under way may have begun before the change.
+      const results = await this.#loadAll(users).catch((error: Error) => users.map(() => error))
+      const failed = users.filter((userId, index) => this.#isToBeRepeated(userId, results[index] ?? null))
+      for (const userId of failed) this.#outdated.add(userId)
+      if (failed.length > 0) await sleep(REREAD_AFTER_MS, undefined, { ref: false })
+    }
+    this.#isRereading = false
+  }
+
+  /** A user who cannot be read is no longer cached: the next call asks the store, and only handles need another read. */
+  #isToBeRepeated(userId: string, result: UserRows | Error | null): boolean {
+    if (!(result instanceof Error)) return false
+    this.#memory.change(userId)
+    return isKeystoreError(result) && result.retryable && this.#memory.isLeased(userId)
+  }
+}
