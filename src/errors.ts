@@ -11,7 +11,7 @@
  * - `ERR_INVALID_ARGUMENT`: the caller passed something that can never work (a lone surrogate, an empty user id …)
  * - `ERR_NO_SCOPE`: an encrypted column was read or written outside `scope()`
  * - `ERR_MALFORMED_TOKEN`: begins like a token, but its body cannot be one; says nothing about any key
- * - `ERR_NOT_ENCRYPTED`: the value is no token at all
+ * - `ERR_NOT_ENCRYPTED`: the value is not a token
  * - `ERR_FORMAT_NOT_ACCEPTED`: a token or wrapped key of a format that `accept` does not name
  * - `ERR_DECRYPTION_FAILED`: wrong key, context or user, or tampered with: one message for all of them
  * - `ERR_KEY_NOT_FOUND`: the user, or that version of the user's key, has no row
@@ -39,11 +39,11 @@ export type KeystoreErrorCode =
   | 'ERR_SCHEMA'
   | 'ERR_CLOSED'
 
-/** What the constructors of all errors take beside code and message. */
+/** The last argument of all error constructors. */
 export interface KeystoreErrorOptions {
   /** An error that is itself free of secrets; a driver's own error never is (see drivers/driver-error.ts). */
   readonly cause?: unknown
-  /** Whether the same call may succeed later without anybody changing anything. Default false. */
+  /** Whether the same call may succeed later though nothing is changed. Default false. */
   readonly retryable?: boolean
 }
 

@@ -1,13 +1,13 @@
 /**
- * What the library tells its host while it goes on: ids, counts and durations, never a key, a token or a plaintext. Each event is
- * published on the channel `drizzle-keystore:TYPE` of node:diagnostics_channel, and given to `onEvent`.
+ * Events for monitoring. They carry ids, counts and durations, never a key, a token or a plaintext. Each event is published on the channel
+ * `drizzle-keystore:TYPE` of node:diagnostics_channel, and passed to `onEvent`.
  */
 import { type Channel, channel } from 'node:diagnostics_channel'
 import { invalidArgument } from './errors.js'
 import type { ShredReceipt } from './shred.js'
 import { kindOf } from './validate.js'
 
-/** A key, and how long the work took, in milliseconds. */
+/** A key, and the duration of the work in milliseconds. */
 interface KeyEvent {
   readonly userId: string
   readonly version: number
@@ -18,11 +18,11 @@ interface KeyEvent {
 export type KeystoreEvent =
   /** A user's first key was made and stored. */
   | ({ readonly type: 'minted' } & KeyEvent)
-  /** A stored key was opened: what the cache did not have. */
+  /** A stored key was unwrapped, since it was not cached. */
   | ({ readonly type: 'unwrapped' } & KeyEvent)
   /** A new version of a user's key was made and stored. */
   | ({ readonly type: 'rotated' } & KeyEvent)
-  /** One page of `rewrapAll`: so many keys are wrapped under `kekId` now. */
+  /** One page of `rewrapAll`: `count` more keys are wrapped under `kekId`. */
   | {
       readonly type: 'rewrapped'
       readonly kekId: string
@@ -45,17 +45,17 @@ export type KeystoreEvent =
       readonly version: number
       readonly kekId: string | null
     }
-  /** `open` went on, as `allowUnknownMasterKeys` says, though rows need master keys that were not given. */
+  /** Rows need master keys that were not given, and `open` went on because of `allowUnknownMasterKeys`. */
   | { readonly type: 'unknownMasterKey'; readonly kekIds: readonly (string | null)[] }
-  /** `decrypt` returns values that are no tokens as they are: integrity is given up. */
+  /** The service was opened with `plaintext: 'pass-through'`, which gives up integrity. */
   | { readonly type: 'plaintextPassThrough' }
-  /** Rotations and shreds by other processes are not told of for now: they are seen when cached keys expire (`cache.ttlMs`). */
+  /** The store cannot announce changes for now. Rotations and shreds by other processes are noticed when cached keys expire (`cache.ttlMs`). */
   | { readonly type: 'changesSilent'; readonly reason: string }
 
 export type EmitEvent = (event: KeystoreEvent) => void
 
 export interface EventOptions {
-  /** Called synchronously. What it throws becomes an uncaught exception, as with node:diagnostics_channel, and disturbs nothing here. */
+  /** Called synchronously. An error that it throws becomes an uncaught exception, as with node:diagnostics_channel. The call goes on. */
   readonly onEvent?: ((event: KeystoreEvent) => void) | undefined
 }
 
@@ -88,7 +88,7 @@ function channelOf(type: KeystoreEvent['type']): Channel {
   return found
 }
 
-/** Since a moment of `performance.now()`, in milliseconds. */
+/** Milliseconds since a value of `performance.now()`. */
 export function durationSince(start: number): number {
   return performance.now() - start
 }

@@ -1,10 +1,9 @@
-/** drizzle-keystore: the whole core API. Adapters have entries of their own, so that who uses SQLite never loads pg. */
+/** drizzle-keystore: the crypto service, master keys and the lifecycle of keys. It loads no adapter, driver or Drizzle. */
 
 export {
   type DecryptItem,
   type EncryptItem,
   EnvelopeCrypto,
-  type UserOptions,
 } from './envelope/envelope-crypto.js'
 export type { ItemResult } from './envelope/item-result.js'
 export type { EnvelopeCryptoOptions } from './envelope/options.js'
@@ -19,7 +18,7 @@ export {
 } from './envelope/rows.js'
 export { Secret } from './envelope/secret.js'
 export type { EncryptOptions, PlaintextPolicy } from './envelope/token-policy.js'
-export type { UserHandle } from './envelope/user-handle.js'
+export type { UserHandle, UserOptions } from './envelope/user-handle.js'
 export {
   KeystoreError,
   type KeystoreErrorCode,

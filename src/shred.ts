@@ -1,8 +1,8 @@
 /**
  * Shredding: the erasure of all wrapped keys of a user, and its record outside the database. Needs no master key.
  *
- * A database cannot know that a backup of it brought a row back. So receipts go into a log that no backup restores, before the
- * erasure begins, and `restore`, `copy` and `doctor --shred-log` apply it again.
+ * A database cannot know that a restored backup brought a row back. So each receipt is written to a log that no backup restores, before
+ * the erasure begins. `restore`, `copy` and `doctor --shred-log` apply the log again.
  */
 import { appendFileSync, closeSync, fstatSync, fsyncSync, openSync, readFileSync, readSync } from 'node:fs'
 import { dirname } from 'node:path'
@@ -19,8 +19,8 @@ export interface ShredReceipt extends Required<ShredResult> {
 }
 
 /**
- * The path of a file outside the database and its backups, to which a line of JSON is appended and synced; or a function that stores
- * the receipt elsewhere. It gets what is about to be erased, `erased: 'pending'`, and when it fails nothing is shredded.
+ * The path of a file outside the database and its backups, to which a line of JSON is appended and synced; or a function that stores the
+ * receipt elsewhere. The receipt says what is about to be erased, with `erased: 'pending'`. If it cannot be written, nothing is shredded.
  */
 export type ShredLog = string | ((receipt: ShredReceipt) => void | Promise<void>)
 
@@ -30,7 +30,7 @@ export interface ShredUserOptions {
 }
 
 /**
- * Erases a user's keys: logs first, then erases until a fresh look finds no live row. Safe to repeat.
+ * Erases a user's keys: writes the log first, then erases until a fresh read finds no live row. Safe to repeat.
  *
  * @throws ERR_INVALID_ARGUMENT · ERR_STORE (the log or the store; after a store's error call again) · ERR_CLOSED
  */
@@ -78,7 +78,7 @@ async function announcement(
   }
 }
 
-/** A row that cannot be read must not keep its user from being erased: then the log names no version. */
+/** A row that cannot be read must not stop the erasure of its user: the log then names no version. */
 async function rowsOf(store: KeyStore, userId: string): Promise<readonly KeyRecord[]> {
   try {
     return (await store.getAll([userId])).get(userId) ?? []
@@ -98,7 +98,7 @@ async function record(shredLog: ShredLog, receipt: ShredReceipt): Promise<void> 
   }
 }
 
-/** Durable when it returns. Begins a line of its own after one that a crash has cut off. */
+/** Durable when it returns. If a crash has cut off the last line, a new line is begun. */
 function appendLine(path: string, line: string): void {
   const file = openSync(path, 'a+', 0o600)
   try {
@@ -115,7 +115,7 @@ function appendLine(path: string, line: string): void {
   }
 }
 
-/** The last word of a shred log on one user. */
+/** The last entry of a shred log about one user. */
 export interface ShredEntry {
   readonly userId: string
   readonly at: Date
@@ -126,9 +126,9 @@ export interface ShredEntry {
 export type ShredEntries = ReadonlyMap<string, ShredEntry>
 
 /**
- * Reads a shred log: lines of JSON, one a receipt, as `shredLog` writes them. The last line of a user counts.
+ * Reads a shred log: lines of JSON as `shredLog` writes them. The last line of a user counts.
  *
- * @throws ERR_STORE naming the line that cannot be read, and its file if there is none: nothing may be skipped silently
+ * @throws ERR_STORE naming the line that cannot be read, or the file: nothing may be skipped silently
  */
 export function readShredLog(path: string): ShredEntries {
   if (typeof path !== 'string' || path === '')
@@ -169,7 +169,7 @@ function entryOf(line: string): ShredEntry | null {
   return { userId, at: time, forget }
 }
 
-/** A row as a shred log leaves it: erased, gone (null), or, of a user minted anew after being forgotten, as it is. */
+/** A row as a shred log leaves it: erased, gone (null), or unchanged if its user was minted anew after being forgotten. */
 export function afterShredLog(record: KeyRecord, entries: ShredEntries): KeyRecord | null {
   const entry = entries.get(record.userId)
   if (entry === undefined) return record
@@ -178,13 +178,13 @@ export function afterShredLog(record: KeyRecord, entries: ShredEntries): KeyReco
   return { ...record, encryptedKey: new Uint8Array(0), shreddedAt: entry.at }
 }
 
-/** Users that are looked at in one query. */
+/** Users that are read in one query. */
 const USERS = 1000
 
 /**
- * Erases again whoever a shred log names and who has live rows. A user who was forgotten and minted anew keeps the rows made since.
+ * Erases again the live rows of the users that a shred log names. A user who was forgotten and minted anew keeps the newer rows.
  *
- * @returns the users of whom anything was erased
+ * @returns the users whose rows were erased
  * @throws ERR_STORE · ERR_CLOSED
  */
 export async function applyShredLog(options: {

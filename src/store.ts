@@ -23,7 +23,7 @@ export interface CensusRow {
   readonly count: number
 }
 
-/** Whether erased bytes have left the storage. A store that says nothing counts as pending. */
+/** Whether erased bytes have left the storage. Absent counts as pending. */
 export interface ErasureState {
   /** `'file'`: they are in no file of the live database. `'pending'`: one more step is needed. */
   readonly erased?: 'file' | 'pending'
@@ -36,21 +36,21 @@ export interface ShredResult extends ErasureState {
   readonly userId: string
   /** The versions that this call erased, ascending. */
   readonly versions: readonly number[]
-  /** The distinct KEK ids they were wrapped under: whoever holds a copy of the rows needs one of these keys. */
+  /** The distinct KEK ids they were wrapped under. A copy of the rows can be opened with these master keys only. */
   readonly kekIds: readonly (string | null)[]
   readonly at: Date
 }
 
 /**
- * Rows that a cache may hold were changed: users rotated, shredded, forgotten or pruned. Not told of: mints, which no cache can
- * have missed, and rewraps, which change no data key.
+ * Announces that rows which a cache may hold were changed: users rotated, shredded, forgotten or pruned. Mints are not announced, since no
+ * cache has missed one; rewraps neither, since they change no data key.
  */
 export interface StoreChange {
-  /** Whose rows. Absent: anybody's. */
+  /** The users whose rows were changed. Absent: it may be any user. */
   readonly userIds?: readonly string[]
-  /** With `userIds` absent: somebody wrote something, most likely nothing of the kind. Look again at what is in use. */
+  /** With `userIds` absent: something was written, most likely no change of this kind. Read again what is in use. */
   readonly unspecific?: boolean
-  /** No row is known to have changed, but none that changes will be told of until the next call without this: why. */
+  /** The reason why no change will be announced until the next call without this property. No row is known to have changed. */
   readonly silent?: string
 }
 
@@ -85,9 +85,9 @@ export interface StoreMaintenance {
    * @returns like {@link KeyStore.insertIfAbsent}: for each input the row stored under its ref, else the user's tombstone
    */
   restore(records: readonly KeyRecord[]): Promise<KeyRecord[]>
-  /** Schema version, settings, file modes; an outage throws, and so does nothing that is found. */
+  /** Checks schema version, settings and file modes. Findings are returned; an outage throws. */
   inspect(): Promise<StoreFinding[]>
-  /** Takes the step that receipts with `erased: 'pending'` name: it may write all rows anew, and nobody can write meanwhile. */
+  /** Takes the step that receipts with `erased: 'pending'` name. It may rewrite all rows, and blocks writers meanwhile. */
   finishErasure(): Promise<Required<ErasureState>>
   /** {@link KeyStore.census} with ages. Reads the whole table. */
   datedCensus(): Promise<DatedCensusRow[]>
@@ -159,8 +159,8 @@ export interface KeyStore {
   remove(refs: readonly KeyRef[]): Promise<number>
 
   /**
-   * Up to `limit` live rows of each distinct KEK id, null included. Jumps through the index from one id to the next: its
-   * cost grows with the number of KEK ids, not of rows.
+   * Up to `limit` live rows of each distinct KEK id, null included. Jumps through the index from one id to the next, so its cost grows with
+   * the number of KEK ids and not of rows.
    */
   sampleByKek(limit: number): Promise<KeyRecord[]>
 
@@ -168,8 +168,10 @@ export interface KeyStore {
   census(): Promise<CensusRow[]>
 
   /**
-   * Calls `listener` soon after (within 2 s, unless it said `silent`) anybody, this process included, may have changed rows
-   * that a cache holds. Keeps no process alive. @returns a function that ends it
+   * Calls `listener` within 2 s after any process, this one included, may have changed rows that a cache holds; unless it has called it with
+   * `silent`. Does not keep the process alive.
+   *
+   * @returns a function that ends it
    */
   changes?(listener: (change: StoreChange) => void): () => void
 

@@ -1,12 +1,12 @@
-/** The crypto service: tokens in and out, for users whose keys it finds in, or mints into, a KeyStore. */
+/** The crypto service: encrypts and decrypts for users whose keys are kept in a KeyStore. */
 
-import { invalidArgument, KeystoreError, keyShredded } from '../errors.js'
+import { invalidArgument, KeystoreError } from '../errors.js'
 import { durationSince, type EmitEvent } from '../events.js'
 import { contextPieces, type EncryptionContext } from '../format/context.js'
 import { assertFingerprintArguments, type FingerprintOptions } from '../format/fingerprint.js'
 import type { Format } from '../format/formats.js'
 import { parseToken, type Token, textOf } from '../format/token.js'
-import { KeyCache, type Rotation, type UserKeys } from '../keys/cache.js'
+import { KeyCache, type Rotation } from '../keys/cache.js'
 import { type DataKey, openToken } from '../keys/data-key.js'
 import type { CacheStats } from '../keys/memory.js'
 import { checkMasterKeys } from '../master-keys/check.js'
@@ -15,11 +15,11 @@ import type { KeyStore } from '../store.js'
 import { assertBytes, assertPlaintext, assertUserId, kindOf } from '../validate.js'
 import { type ItemResult, settled } from './item-result.js'
 import { type EnvelopeCryptoOptions, type ResolvedOptions, resolveOptions } from './options.js'
-import { POOL_USER_ID, PoolCrypto } from './pool-crypto.js'
+import { PoolCrypto } from './pool-crypto.js'
 import { runInScope } from './scope.js'
 import { Secret } from './secret.js'
 import { type EncryptOptions, refuseToken, type TokenPolicy } from './token-policy.js'
-import { UserHandle } from './user-handle.js'
+import { UserHandle, type UserOptions } from './user-handle.js'
 
 /** One value for {@link EnvelopeCrypto.encryptMany}. */
 export interface EncryptItem extends EncryptOptions {
@@ -33,11 +33,6 @@ export interface DecryptItem {
   readonly userId: string
   readonly token: string
   readonly context?: EncryptionContext
-}
-
-export interface UserOptions {
-  /** Mint the user's key if there is none. Default true. */
-  readonly mint?: boolean
 }
 
 /**
@@ -98,7 +93,7 @@ export class EnvelopeCrypto {
   }
 
   /**
-   * Encrypts a string for a user, whose key is minted on first use.
+   * Encrypts a string for a user. The user's key is minted on first use.
    *
    * @param context authenticated by the token and not stored in it: `decrypt` needs the same; format v2 ignores it
    * @returns a token to store
@@ -162,7 +157,7 @@ export class EnvelopeCrypto {
   }
 
   /**
-   * Encrypts values of any number of users, with one look-up of keys and one insert of those that are missing.
+   * Encrypts values of any number of users. One query looks up their keys, and one insert mints those that are missing.
    *
    * @returns a result for each item, in their order; one bad item never fails the rest
    * @throws ERR_INVALID_ARGUMENT (no array) · ERR_CLOSED
@@ -190,23 +185,8 @@ export class EnvelopeCrypto {
     assertUserId(userId)
     if (typeof options !== 'object' || options === null)
       throw invalidArgument(`options must be an object, got ${kindOf(options)}`)
-    return this.#handle(userId, options.mint ?? true)
-  }
-
-  /**
-   * {@link user}, and for null the shared pool's v3 key.
-   *
-   * @internal
-   */
-  async handleOf(owner: string | null, mint: boolean): Promise<UserHandle> {
-    if (owner !== null) return this.user(owner, { mint })
-    this.#assertOpen()
-    return this.#handle(POOL_USER_ID, mint)
-  }
-
-  async #handle(userId: string, mint: boolean): Promise<UserHandle> {
-    const keys = await this.#keys.all(userId, mint)
-    return new UserHandle(userId, keys, this.#policy, this.#emit, () => this.#assertUsable(userId, keys))
+    const keys = await this.#keys.all(userId, options.mint ?? true)
+    return new UserHandle(userId, keys, this.#policy, this.#emit, () => this.#assertOpen())
   }
 
   /**
@@ -225,8 +205,8 @@ export class EnvelopeCrypto {
   }
 
   /**
-   * A fingerprint of a value of a user: equal values of one user and name have equal ones, which no rotation of any key changes. For
-   * unique indexes, and to find a value without decrypting. Whoever holds the user's data key can test guesses against it.
+   * Makes a fingerprint of a user's value. Equal values of one user and name have equal fingerprints, and no rotation changes them. Use it
+   * for unique indexes, and to find a value without decrypting. Who holds the user's data key can test guesses against it.
    *
    * @returns 46 characters, `f1:…`
    * @throws ERR_INVALID_ARGUMENT · ERR_KEY_SHREDDED · ERR_KEY_NOT_FOUND (version 1 was pruned) · ERR_STORE · ERR_CLOSED …
@@ -251,9 +231,9 @@ export class EnvelopeCrypto {
   }
 
   /**
-   * Makes a new version of a user's key. New writes use it, in this process at once and in all others within 2 s (where the store
-   * tells of changes; else within `cache.ttlMs`); tokens of earlier versions still open. If another process has rotated since this
-   * one last looked at the user, that is the rotation, and `rotated` is false.
+   * Makes a new version of a user's key for new writes. Tokens of earlier versions still open. This process uses the new version at once;
+   * other processes use it within 2 s if the store announces changes, else within `cache.ttlMs`. If another process has rotated since this
+   * one last read the user's rows, nothing is made and `rotated` is false.
    *
    * @throws ERR_INVALID_ARGUMENT (also under format v2, which has version 1 only) · ERR_KEY_NOT_FOUND (nothing to rotate) ·
    *   ERR_KEY_SHREDDED · ERR_STORE · ERR_CLOSED …
@@ -267,8 +247,8 @@ export class EnvelopeCrypto {
   }
 
   /**
-   * Erases all of a user's keys in the live database: nothing that was encrypted under them can be decrypted any more, in this process
-   * at once and in all others within 2 s, and every later use is ERR_KEY_SHREDDED. It is final once every copy (backup, write-ahead
+   * Erases all of a user's keys in the live database. Nothing that was encrypted under them can be decrypted any more: in this process at
+   * once, in other processes within 2 s. Every later use is ERR_KEY_SHREDDED. The erasure is final once every copy (backup, write-ahead
    * log, replica, snapshot) has expired, or every master key that the receipt names is destroyed.
    *
    * @param options `forget: true` removes the rows too, so that the user may be minted anew
@@ -298,7 +278,7 @@ export class EnvelopeCrypto {
     return this.#keys.stats
   }
 
-  /** Ends the service, and its store unless `closeStore` is false. Idempotent; every later call is ERR_CLOSED. */
+  /** Closes the service, and its store unless `closeStore` is false. Idempotent. Every later call is ERR_CLOSED. */
   async close(): Promise<void> {
     if (!this.#closed) {
       this.#closed = true
@@ -313,7 +293,7 @@ export class EnvelopeCrypto {
     return this.close()
   }
 
-  /** At once, if the key is in memory. */
+  /** Returns the plaintext itself, and no promise, if the key is cached. */
   #open(userId: string, token: string, context: EncryptionContext | undefined): Buffer | Promise<Buffer> {
     this.#assertOpen()
     assertUserId(userId)
@@ -325,7 +305,7 @@ export class EnvelopeCrypto {
     return cached === undefined ? this.#keys.get(ref).then(open) : open(cached)
   }
 
-  /** The arguments are checked all the same: what is wrong shows before the first real token. */
+  /** Checks the arguments as decrypt does, so that a mistake shows before the first real token. */
   #passThrough(userId: string, value: string, context: EncryptionContext | undefined): string {
     this.#assertOpen()
     assertUserId(userId)
@@ -335,10 +315,5 @@ export class EnvelopeCrypto {
 
   #assertOpen(): void {
     if (this.#closed) throw new KeystoreError('ERR_CLOSED', 'This EnvelopeCrypto was closed')
-  }
-
-  #assertUsable(userId: string, keys: UserKeys): void {
-    this.#assertOpen()
-    if (keys.lease.ended) throw keyShredded(userId)
   }
 }

@@ -6,7 +6,7 @@ export type ItemResult<Value> =
   | { readonly ok: true; readonly value: Value }
   | { readonly ok: false; readonly error: KeystoreError }
 
-/** All items at once. @throws ERR_INVALID_ARGUMENT (no array) */
+/** Starts the work of all items, and collects a result for each. @throws ERR_INVALID_ARGUMENT (no array) */
 export async function settled<Item, Value>(
   items: readonly Item[],
   work: (item: Item) => Promise<Value>,
@@ -26,7 +26,7 @@ export async function settled<Item, Value>(
   )
 }
 
-/** A getter of the item that throws, a string longer than Node's longest. No cause: it may hold the plaintext. */
+/** For a getter that throws, or a string longer than Node allows. Without a cause, which may hold the plaintext. */
 function unexpected(): KeystoreError {
   return invalidArgument('the item cannot be read or processed: reading it, or making its result, threw')
 }

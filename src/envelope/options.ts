@@ -18,21 +18,21 @@ export interface EnvelopeCryptoOptions extends EventOptions {
   /** What is written. Default `'v3'`; `'v2'` is the Python reference's, which binds nothing. */
   readonly format?: Format
   /**
-   * Which formats of wrapped keys and of tokens are read, beside the one that is written. Who adopts the reference's
-   * data names `'v2'` too, takes it out of `keys` after a rewrap and out of `tokens` after a re-encryption: while it is
-   * accepted, whoever can write to the database can exchange two users' v2 keys or tokens.
+   * Which formats of wrapped keys and of tokens are read, besides the one that is written. To adopt the reference's data, name `'v2'` too.
+   * Take it out of `keys` after a rewrap and out of `tokens` after a re-encryption: while it is accepted, anyone who can write to the
+   * database can exchange two users' v2 keys or tokens.
    */
   readonly accept?: { readonly keys?: readonly Format[]; readonly tokens?: readonly Format[] }
   /**
-   * What `decrypt` does with a value that is no token. Default `'reject'` (ERR_NOT_ENCRYPTED). `'pass-through'` returns it,
-   * which gives up integrity: whoever can write to the database can then put any plaintext in a token's place.
+   * What `decrypt` does with a value that is not a token. Default `'reject'`: ERR_NOT_ENCRYPTED. `'pass-through'` returns the value and
+   * gives up integrity: anyone who can write to the database can then put any plaintext in a token's place.
    */
   readonly plaintext?: PlaintextPolicy
   /** The cache of unwrapped keys, or false for none. */
   readonly cache?: CacheOptions | false
-  /** Opens even when rows need master keys that were not given; those users' values then fail one by one. Default false. */
+  /** Open although rows need master keys that were not given: calls for their users then fail. Default false. */
   readonly allowUnknownMasterKeys?: boolean
-  /** Where `shredUser` records its receipts, outside the database: what a restored backup brings back is erased again by them. */
+  /** Where `shredUser` records its receipts, outside the database. After a backup was restored they are applied again. */
   readonly shredLog?: ShredLog
   /** Whether `close()` closes the store too. Default true. */
   readonly closeStore?: boolean
@@ -90,7 +90,7 @@ export function resolveOptions(options: EnvelopeCryptoOptions): ResolvedOptions 
   }
 }
 
-/** lru-cache allocates for all entries at once; a timer's longest time. */
+/** lru-cache allocates all entries at once, and a timer takes no longer time. */
 const MOST = { maxEntries: 1_000_000, ttlMs: 2 ** 31 - 1 }
 
 function checkedCache(cache: CacheOptions | false): CacheOptions | false {

@@ -1,6 +1,6 @@
 /** The shared pool: secrets that belong to no single user. */
 
-import { KeystoreError, MasterKeyError } from '../errors.js'
+import { invalidArgument, KeystoreError, MasterKeyError } from '../errors.js'
 import type { EmitEvent } from '../events.js'
 import { importKey, type KeyObject } from '../format/aead.js'
 import { contextPieces, type EncryptionContext } from '../format/context.js'
@@ -11,13 +11,14 @@ import { openToken } from '../keys/data-key.js'
 import type { LocalMasterKey } from '../master-keys/master-key.js'
 import { assertPlaintext } from '../validate.js'
 import { type EncryptOptions, refuseToken, type TokenPolicy } from './token-policy.js'
+import { UserHandle, type UserOptions } from './user-handle.js'
 
-/** Whose key the pool's v3 tokens are under; no user can have this id. */
-export const POOL_USER_ID = ''
+/** The owner of the pool's key. No user can have this id. */
+const POOL_USER_ID = ''
 
 /**
- * Format v3: a data key of the pool's own, minted at its first write. Format v2: a key derived from the master key itself,
- * which a rewrap therefore does not reach.
+ * Secrets that belong to no single user. In format v3 the pool has a data key of its own, minted at its first write. In format v2 its key
+ * is derived from the master key, so a rewrap does not change it.
  */
 export class PoolCrypto {
   readonly #keys: KeyCache
@@ -25,7 +26,7 @@ export class PoolCrypto {
   readonly #policy: TokenPolicy
   readonly #emit: EmitEvent
   readonly #assertOpen: () => void
-  /** Derived on first use, since each costs 100,000 rounds of PBKDF2; a failure is not kept. */
+  /** By master key id. Derived on first use, since each costs 100,000 rounds of PBKDF2. A failure is not kept. */
   readonly #derived = new Map<string, Promise<KeyObject>>()
 
   /** @param masterKeys local ones, primary first @internal */
@@ -79,8 +80,8 @@ export class PoolCrypto {
   }
 
   /**
-   * A fingerprint under the pool's key: it reveals which values are equal across all users, and outlives the shredding of any of them.
-   * For "whose is this leaked key?".
+   * Makes a fingerprint under the pool's key. It shows which values of all users are equal, and outlives the shredding of any user. Use it
+   * to find out whose a leaked key is.
    *
    * @throws ERR_INVALID_ARGUMENT · ERR_KEY_SHREDDED · ERR_STORE · ERR_CLOSED …
    */
@@ -88,6 +89,20 @@ export class PoolCrypto {
     this.#assertOpen()
     const name = assertFingerprintArguments(value, options)
     return (await this.#keys.first(POOL_USER_ID)).fingerprint(name, value)
+  }
+
+  /**
+   * The pool's keys of format v3 in hand, for synchronous use: what `envelope.user` is for a user.
+   *
+   * @throws ERR_INVALID_ARGUMENT (format v2 derives the pool's key) · ERR_KEY_NOT_FOUND (without `mint`) · ERR_KEY_SHREDDED ·
+   *   ERR_STORE · ERR_CLOSED …
+   */
+  async handle({ mint = true }: UserOptions = {}): Promise<UserHandle> {
+    this.#assertOpen()
+    if (this.#policy.format === 'v2')
+      throw invalidArgument("format 'v2' derives the pool's key: open with format 'v3' for a handle")
+    const keys = await this.#keys.all(POOL_USER_ID, mint)
+    return new UserHandle(POOL_USER_ID, keys, this.#policy, this.#emit, this.#assertOpen)
   }
 
   /** Drops the derived keys. @internal */

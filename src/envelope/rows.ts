@@ -8,7 +8,7 @@ import type { EnvelopeCrypto } from './envelope-crypto.js'
 import type { ItemResult } from './item-result.js'
 
 export interface RowsOptions<Row, Column extends keyof Row & string> {
-  /** Whose row it is: the property that holds the user id, or a function of the row. */
+  /** The user of a row: the property with the user id, or a function of the row. */
   readonly owner: (keyof Row & string) | ((row: Row) => string)
   /** The properties that hold values, and the context of each; null for none. */
   readonly columns: { readonly [C in Column]: ContextOf<Row> }
@@ -22,20 +22,20 @@ export interface RowError<Column extends string = string> {
   readonly error: KeystoreError
 }
 
-/** A row whose named columns hold `Value`, or nothing where they failed. */
+/** A row whose named columns hold `Value`. A column that failed is absent. */
 export type RowWith<Row, Column extends keyof Row, Value> = Omit<Row, Column> & {
   [C in Column]?: Value | Extract<Row[C], null | undefined>
 }
 
 export interface RowsResult<Row, Column extends keyof Row & string, Value> {
-  /** New objects, in the order of those given. A value that failed is absent: written back, its column stays as it is. */
+  /** New objects, in the order of the input. A value that failed is left out, so that writing the row back does not change its column. */
   readonly rows: RowWith<Row, Column, Value>[]
   readonly errors: RowError<Column>[]
 }
 
 /**
- * Encrypts columns of rows of any number of users, with one look-up of keys and one insert of those that are missing. Null and undefined
- * stay as they are; a value that fails is reported, and fails no other.
+ * Encrypts columns of rows of any number of users. One query looks up their keys, and one insert mints those that are missing. Null and
+ * undefined stay as they are. A value that fails is reported, and no other value fails with it.
  *
  * @throws ERR_INVALID_ARGUMENT · ERR_CLOSED
  * @example
@@ -67,7 +67,7 @@ export function decryptRows<Row extends object, Column extends keyof Row & strin
 
 interface Cell {
   readonly userId: string
-  /** Checked, as the user id is, by those who take it. */
+  /** Checked by encryptMany or decryptMany, as the user id is. */
   readonly value: string
   readonly context: EncryptionContext
 }
@@ -111,7 +111,7 @@ async function replaceCells<Row extends object, Column extends keyof Row & strin
   return { rows: replaced, errors: errors.sort((a, b) => a.row - b.row) }
 }
 
-/** @throws ERR_INVALID_ARGUMENT: of a function that throws, without its error, which may quote the row */
+/** @throws ERR_INVALID_ARGUMENT. The owner function's own error is replaced: it may quote the row */
 function ownerOf<Row extends object>(row: Row, owner: RowsOptions<Row, never>['owner']): string {
   if (typeof owner !== 'function') return row[owner] as string
   try {

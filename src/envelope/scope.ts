@@ -1,4 +1,4 @@
-/** The user whose handle is in force: what encrypted columns use, which get no argument from their caller. */
+/** The handle in force. Encrypted columns use it, since Drizzle passes them no argument of the caller. */
 import { AsyncLocalStorage } from 'node:async_hooks'
 import type { UserHandle } from './user-handle.js'
 
@@ -12,8 +12,7 @@ function storage(): AsyncLocalStorage<UserHandle> {
 }
 
 /**
- * Runs `work` with a handle in force, to its end: Drizzle's queries are lazy, and one that is merely returned would run
- * outside.
+ * Runs `work` with a handle in force, and awaits its result inside: a lazy Drizzle query that is merely returned would run outside.
  */
 export function runInScope<T>(
   handle: UserHandle,

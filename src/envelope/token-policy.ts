@@ -4,7 +4,7 @@ import type { Format } from '../format/formats.js'
 import { isEncrypted, isToken } from '../format/token.js'
 import { kindOf } from '../validate.js'
 
-/** What `decrypt` does with a value that is no token: throw, or return it as it is. */
+/** What `decrypt` does with a value that is not a token: throw, or return it as it is. */
 export type PlaintextPolicy = 'reject' | 'pass-through'
 
 export interface EncryptOptions {
@@ -12,7 +12,7 @@ export interface EncryptOptions {
   readonly allowToken?: boolean
 }
 
-/** @throws ERR_INVALID_ARGUMENT if the plaintext is a whole token; one that merely begins like a token is none */
+/** @throws ERR_INVALID_ARGUMENT if the plaintext is a whole token. A text that merely begins like a token is allowed */
 export function refuseToken(plaintext: string, options: EncryptOptions): void {
   if (typeof options !== 'object' || options === null)
     throw invalidArgument(`options must be an object, got ${kindOf(options)}`)
@@ -33,7 +33,7 @@ export class TokenPolicy {
     this.#passThrough = plaintext === 'pass-through'
   }
 
-  /** Whether `decrypt` returns this value as it is. A token that was cut or changed is still no plaintext. */
+  /** Whether `decrypt` returns this value as it is. A token that was cut or changed does not count as plaintext. */
   passesThrough(value: unknown): boolean {
     return this.#passThrough && typeof value === 'string' && !isEncrypted(value)
   }

@@ -1,6 +1,6 @@
 /** One user's keys in hand: the same calls as EnvelopeCrypto's, synchronous. */
 
-import { isKeystoreError, KeystoreError } from '../errors.js'
+import { isKeystoreError, KeystoreError, keyShredded } from '../errors.js'
 import type { EmitEvent } from '../events.js'
 import { contextPieces, type EncryptionContext } from '../format/context.js'
 import { assertFingerprintArguments, type FingerprintOptions } from '../format/fingerprint.js'
@@ -10,6 +10,11 @@ import { type DataKey, openToken } from '../keys/data-key.js'
 import { assertBytes, assertPlaintext } from '../validate.js'
 import { type EncryptOptions, refuseToken, type TokenPolicy } from './token-policy.js'
 
+export interface UserOptions {
+  /** Mint the key if there is none. Default true. */
+  readonly mint?: boolean
+}
+
 /** What a token held, and which of the contexts tried is its own. */
 export interface OpenedToken {
   readonly plaintext: Uint8Array
@@ -18,7 +23,7 @@ export interface OpenedToken {
 
 /**
  * A snapshot of a user's live keys, for code that cannot wait: SQLite transactions, column types. Get one with
- * `envelope.user(userId)`. It does not learn of versions that are made later; it does learn of a shred.
+ * `envelope.user(userId)`. Versions that are made later are missing from it. After a shred it throws.
  *
  * @example
  * const alice = await envelope.user('alice')
@@ -31,21 +36,15 @@ export class UserHandle {
   readonly #keys: UserKeys
   readonly #policy: TokenPolicy
   readonly #emit: EmitEvent
-  readonly #assertUsable: () => void
+  readonly #assertOpen: () => void
 
   /** @internal */
-  constructor(
-    userId: string,
-    keys: UserKeys,
-    policy: TokenPolicy,
-    emit: EmitEvent,
-    assertUsable: () => void,
-  ) {
+  constructor(userId: string, keys: UserKeys, policy: TokenPolicy, emit: EmitEvent, assertOpen: () => void) {
     this.userId = userId
     this.#keys = keys
     this.#policy = policy
     this.#emit = emit
-    this.#assertUsable = assertUsable
+    this.#assertOpen = assertOpen
   }
 
   /** @throws ERR_INVALID_ARGUMENT · ERR_KEY_SHREDDED · ERR_CLOSED */
@@ -126,6 +125,11 @@ export class UserHandle {
     const pieces = contextPieces(context)
     const parsed = parseToken(token, this.#policy.acceptTokens)
     return openToken(this.#version(parsed.version), parsed, pieces, this.#emit)
+  }
+
+  #assertUsable(): void {
+    this.#assertOpen()
+    if (this.#keys.lease.ended) throw keyShredded(this.userId)
   }
 
   #version(version: number): DataKey {

@@ -82,7 +82,7 @@ export function gcmOpen(key: KeyObject, sealed: Uint8Array, aad?: Uint8Array): B
   )
 }
 
-/** Else Node would take a tag that was cut. */
+/** Without this option Node accepts a tag that was cut short. */
 const WHOLE_TAG = { authTagLength: GCM_TAG_BYTES }
 
 function gcmDecrypt(
@@ -214,8 +214,8 @@ export class XaesKey {
 }
 
 /**
- * Of a key that serves one cipher the bytes themselves: a KeyObject costs 2–3 µs to make and collect. But on Node 24 a cipher made from
- * bytes takes 20 µs (10 times as long as from a KeyObject); on Node 20 and 22 there is no difference.
+ * The form in which a key is given to its only cipher. Before Node 23 that is the bytes, since a KeyObject costs 2–3 µs to make and
+ * collect. On Node 24 a cipher made from bytes takes 20 µs, ten times as long as one made from a KeyObject.
  */
 const forOneCipher: (key: Uint8Array) => Uint8Array | KeyObject =
   Number(process.versions.node.split('.')[0]) < 23 ? (key) => key : createSecretKey
@@ -243,12 +243,12 @@ export function sha256(pieces: Iterable<Uint8Array | string>): Buffer {
   return hash.digest()
 }
 
-/** {@link sha256} of pieces that come one after the other. */
+/** {@link sha256} of pieces that arrive one by one. */
 export function incrementalSha256(): { update(piece: Uint8Array | string): unknown; digest(): Buffer } {
   return createHash('sha256')
 }
 
-/** Without telling by its time where two secrets differ. */
+/** Compares two secrets in constant time: its duration does not show where they differ. */
 export function equalBytes(a: Uint8Array, b: Uint8Array): boolean {
   return a.length === b.length && timingSafeEqual(a, b)
 }
@@ -274,8 +274,8 @@ let nonceAt = 0
 let noncePoolMadeAt = 0
 
 /**
- * Random bytes for one nonce, each given out once. What is older than a second is thrown away, so that a process which
- * was frozen into a virtual machine's snapshot and started twice does not go on with the same ones for long.
+ * Random bytes for one nonce; each byte is given out once. Bytes older than a second are thrown away: a process that was frozen into a
+ * virtual machine's snapshot and started twice then stops repeating nonces soon.
  */
 function takeNonce(length: number): Buffer {
   const age = Date.now() - noncePoolMadeAt

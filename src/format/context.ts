@@ -51,7 +51,7 @@ export type ContextOf<Row> = ColumnContext | ((row: Row) => ColumnContext)
 export function contextMap(context: ColumnContext): EncryptionContext {
   if (context === null) return NO_CONTEXT
   const map = typeof context === 'string' ? { column: context } : context
-  // It must be said, also where there is none: a context that was forgotten binds values to nothing but their user.
+  // Required, and null for none: a forgotten context would bind values to nothing but their user.
   if (map === undefined)
     throw invalidArgument("context is required, such as 'credentials.api_key', or null for none")
   contextPieces(map)
@@ -59,9 +59,9 @@ export function contextMap(context: ColumnContext): EncryptionContext {
 }
 
 /**
- * How to come from a row to its context. What never changes is checked now.
+ * Returns the function that makes a row's context. A fixed context is checked now.
  *
- * @throws ERR_INVALID_ARGUMENT; the function returned throws it too, also for a context function that throws: its error may quote the row
+ * @throws ERR_INVALID_ARGUMENT, and so does the returned function. A context function's own error is replaced: it may quote the row
  */
 export function contextMaker<Row>(context: ContextOf<Row>): (row: Row) => EncryptionContext {
   if (typeof context !== 'function') {

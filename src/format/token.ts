@@ -123,7 +123,7 @@ export function openV2(key: KeyObject, sealed: Buffer): Buffer {
   return opened(gcmOpen(key, sealed))
 }
 
-/** The key of a version's v3 tokens: a data key itself is an AES-GCM key in format v2 only. */
+/** Derives the key of a version's v3 tokens. Only format v2 uses a data key itself as an AES-GCM key. */
 export function deriveTokenKey(dataKey: KeyObject, { userId, version }: KeyRef): XaesKey {
   const key = hmacSha256(dataKey, preAuthEncode([TOKEN_KEY_LABEL, userId, String(version)]))
   const tokenKey = new XaesKey(key)
@@ -172,7 +172,7 @@ function opened(plaintext: Buffer | null): Buffer {
   return plaintext
 }
 
-/** One message for every reason, so that it tells an attacker nothing. */
+/** One message for every reason: it must not help an attacker. */
 export function decryptionFailed(): KeystoreError {
   return new KeystoreError(
     'ERR_DECRYPTION_FAILED',

@@ -8,8 +8,8 @@ interface Waiting<Item, Result> {
 }
 
 /**
- * Items added in one tick, and by the promises that settle in it, run together. A single one waits for no timer: only until
- * the code that is running has finished.
+ * Runs together all items that are added in one tick and by the promises that settle in it. An item waits for no timer, only until the
+ * running code has finished.
  */
 export class Batch<Item, Result> {
   readonly #run: (items: readonly Item[]) => Promise<readonly (Result | Error)[]>
@@ -47,7 +47,7 @@ export class Batch<Item, Result> {
   }
 }
 
-/** {@link Batch} of keys: who asks for what is already asked for, or on its way, gets the same promise. */
+/** {@link Batch} of keys. A key that is already waiting or under way has one promise for all its callers. */
 export class KeyedBatch<Result> {
   readonly #flights = new Map<string, Promise<Result>>()
   readonly #batch: Batch<string, Result>
@@ -58,7 +58,7 @@ export class KeyedBatch<Result> {
       try {
         return await run(keys)
       } finally {
-        // Before any of them is settled: whoever waited for it and asks again asks anew.
+        // Before any promise is settled: a caller that asks again then starts a new flight.
         for (const key of keys) this.#flights.delete(key)
       }
     })
@@ -73,7 +73,7 @@ export class KeyedBatch<Result> {
   }
 }
 
-/** One flight for each key: who asks while it is under way gets the same promise. A failure is not kept. */
+/** One flight for each key: all callers share its promise while it is under way. A failure is not kept. */
 export class SingleFlight<Result> {
   readonly #flights = new Map<string, Promise<Result>>()
 
@@ -82,7 +82,7 @@ export class SingleFlight<Result> {
     if (flying) return flying
     const flight = start()
     this.#flights.set(key, flight)
-    // Not `finally`, which makes three more promises. Whoever waits for the flight comes after this: it is there first.
+    // Not `finally`, which makes three more promises. Registered first, this runs before any caller continues.
     const end = () => this.#flights.delete(key)
     flight.then(end, end)
     return flight

@@ -200,7 +200,7 @@ export class KeyCache {
     this.#memory.erase(userId, !forget)
   }
 
-  /** Nobody knows whether a user's rows were changed. */
+  /** It is unknown whether a user's rows were changed. */
   mayHaveChanged(userId: string): void {
     this.#reader.announce(userId)
   }
@@ -231,7 +231,7 @@ export class KeyCache {
     return active
   }
 
-  /** Whoever wins the race for the row, every caller goes on with the winner's key. Cached only after the insert is durable. */
+  /** Inserts a new version. Every rival goes on with the winner's key. The key is cached only after the insert is durable. */
   async #make(
     ref: KeyRef,
     type: 'minted' | 'rotated',

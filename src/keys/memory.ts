@@ -258,7 +258,7 @@ export class KeyMemory {
     return this.#shredded.has(userId)
   }
 
-  /** For the handle of some keys of a user: lasts until it is collected as garbage, or the keys are erased. */
+  /** Makes a lease for a handle of some keys of a user. It lasts until it is collected as garbage, or the keys are erased. */
   lease(user: KnownUser, keys: readonly KeyRow[]): Lease {
     user.leasedRows ??= new Map()
     for (const row of keys) user.leasedRows.set(row.version, row)
@@ -276,7 +276,7 @@ export class KeyMemory {
     if (this.#leased.get(user.userId) === user) this.#leased.delete(user.userId)
   }
 
-  /** Whether more is known of a user than the next use finds out: a change of its rows has to be read at once. */
+  /** Whether a change of the user's rows has to be read at once, because the next use of its keys would not find it out. */
   outlastsKeys(userId: string): boolean {
     const user = this.#find(userId)
     return user !== undefined && (user.leases > 0 || user.highest > 1)

@@ -49,7 +49,7 @@ export class KeyReader {
     }
   }
 
-  /** To be called before the first read whose result is kept: later changes are announced. Needs a connection of its own on some stores. */
+  /** Subscribes to changes, before the first read whose result is kept. Some stores need a connection of its own for it. */
   listen(): void {
     if (this.#unsubscribe !== null || this.#closed || this.#store.transactional) return
     this.#unsubscribe = this.#store.changes?.((change) => this.#announced(change)) ?? null
@@ -109,7 +109,7 @@ export class KeyReader {
     this.#isRereading = false
   }
 
-  /** A user who cannot be read is no longer cached: the next call asks the store, and only handles need another read. */
+  /** Drops a user who cannot be read from the cache. The next call asks the store, so only leases need another read. */
   #isToBeRepeated(userId: string, result: UserRows | Error | null): boolean {
     if (!(result instanceof Error)) return false
     this.#memory.change(userId)

@@ -1,10 +1,10 @@
-/** Rows of many users in one call of the store, in which one row that cannot be read fails its own user only. */
+/** Rows of many users by one call of the store. A row that cannot be read fails its own user only. */
 import { isKeystoreError, KeystoreError, StoreError } from '../errors.js'
 import { describeRef } from '../master-keys/key-wrap.js'
 import type { KeyStore } from '../store.js'
 import { isTombstone, type KeyRecord, type KeyRef, refKey } from '../table.js'
 
-/** Every version of each user, in the order of the ids; a row that cannot be read costs one more query. */
+/** Loads every version of each user, in the order of the ids. A row that cannot be read costs one more query. */
 export function loadRows(
   store: KeyStore,
   userIds: readonly string[],
@@ -19,7 +19,7 @@ export function loadRows(
   )
 }
 
-/** For each record the winner: the row that is stored, the tombstone that forbade it, or why there is none. */
+/** Inserts records. Returns for each the row that is stored, the tombstone that forbade it, or the reason why there is none. */
 export function insertRows(store: KeyStore, records: readonly KeyRecord[]): Promise<(KeyRecord | Error)[]> {
   return withoutUnreadable(
     records,
@@ -33,7 +33,7 @@ export function insertRows(store: KeyStore, records: readonly KeyRecord[]): Prom
   )
 }
 
-/** Runs one call for all items, and again without the users whose rows it cannot read: they get the error, the others an answer. */
+/** Runs one call for all items. Users with an unreadable row get the error; the call is repeated for the others. */
 async function withoutUnreadable<Item, Result>(
   items: readonly Item[],
   userIdOf: (item: Item) => string,

@@ -1,4 +1,4 @@
-/** What `EnvelopeCrypto.open` looks at before it lets anybody encrypt: do the given master keys open what is stored? */
+/** The check of `EnvelopeCrypto.open`: do the given master keys open what is stored? */
 import { isKeystoreError, KeystoreError, MasterKeyError } from '../errors.js'
 import type { EmitEvent } from '../events.js'
 import type { Format } from '../format/formats.js'
@@ -11,7 +11,7 @@ import type { MasterKeyring } from './master-key.js'
 const SAMPLES_PER_KEK = 3
 
 /**
- * Unwraps one sample row under each KEK id. Reads a few rows a KEK, however many there are, and writes nothing.
+ * Unwraps one sample row under each KEK id. Reads a few rows for each, and writes nothing.
  *
  * @throws MasterKeyError `ERR_UNKNOWN_MASTER_KEY` naming KEK ids and counts of rows, unless `allowUnknown` ·
  *   ERR_FORMAT_NOT_ACCEPTED naming the option, when rows are wrapped in a format that is not accepted
@@ -58,7 +58,7 @@ async function samplesBeforeOneOpens(
     } catch (error) {
       const code = isKeystoreError(error) ? error.code : null
       if (code === 'ERR_FORMAT_NOT_ACCEPTED' && claimsV2(keyring, sample)) throw v2NotAccepted()
-      // Under a v3 id a v2 wrap is a forgery or damage, of one row: no reason to keep all others from their users.
+      // A v2 wrap under a v3 id is a forgery or damage of one row. It must not stop all other users.
       if (code !== 'ERR_UNWRAP_FAILED' && code !== 'ERR_FORMAT_NOT_ACCEPTED') throw error
       damaged.push(sample)
     }

@@ -20,7 +20,7 @@ const WRAP_LABEL = 'drizzle-keystore/wrap/v3'
 export type Wrapped = Pick<KeyRecord, 'encryptedKey' | 'kekId'>
 
 /**
- * Wraps a data key under the keyring's primary: at once, unless a key service has to be asked.
+ * Wraps a data key under the keyring's primary. Returns no promise unless a key service has to be asked.
  *
  * @throws MasterKeyError · ERR_INVALID_ARGUMENT (format v2 with a primary that is no local key)
  */

@@ -61,7 +61,11 @@ export class OwnerKeys {
     await Promise.all(
       Array.from(new Set(owners), async (owner) => {
         try {
-          this.#keys.set(owner, await this.#envelope.handleOf(owner, mint))
+          const { pool } = this.#envelope
+          this.#keys.set(
+            owner,
+            await (owner === null ? pool.handle({ mint }) : this.#envelope.user(owner, { mint })),
+          )
         } catch (error) {
           if (!isOfOneOwner(error)) throw error
           this.#keys.set(owner, error)

@@ -123,7 +123,7 @@ async function lookOnce<Row>(work: LongWork<Row>, phase: string): Promise<Tally<
 function checkedWork<Row>(options: ReencryptOptions<Row>): LongWork<Row> {
   assertOptions(options)
   const { envelope, source, previousContexts = [], legacy = [] } = options
-  if (typeof envelope?.handleOf !== 'function') throw invalidArgument('envelope must be an EnvelopeCrypto')
+  if (typeof envelope?.user !== 'function') throw invalidArgument('envelope must be an EnvelopeCrypto')
   if (envelope.format !== 'v3')
     throw invalidArgument("envelope must write format v3: open it with format: 'v3', and accept v2")
   if (typeof source?.pages !== 'function' || typeof source.replace !== 'function')
