@@ -122,7 +122,3 @@ export function isKeystoreError(error: unknown): error is KeystoreError {
     error instanceof Error && 'code' in error && 'retryable' in error && String(error.code).startsWith('ERR_')
   )
 }
-
-export function keyShredded(userId: string): KeystoreError {
-  return new KeystoreError('ERR_KEY_SHREDDED', `The keys of user ${JSON.stringify(userId)} were shredded`)
-}

@@ -54,18 +54,14 @@ export {
 } from './lifecycle/rotate.js'
 export { type Finding, type VerifyOptions, type VerifyReport, verifyAll } from './lifecycle/verify.js'
 export {
-  derivePoolKey,
   type Environment,
-  generateMasterKey,
-  type LocalMasterKey,
-  localMasterKey,
-  type MasterKey,
-  type MasterKeyring,
-  masterKeyring,
   masterKeysFromEnv,
   masterKeysFromFile,
   resolveMasterKey,
-} from './master-keys/master-key.js'
+} from './master-keys/environment.js'
+export { type MasterKeyring, masterKeyring } from './master-keys/keyring.js'
+export { derivePoolKey, generateMasterKey, type LocalMasterKey, localMasterKey } from './master-keys/local.js'
+export type { MasterKey } from './master-keys/master-key.js'
 export type { ShredLog, ShredReceipt, ShredUserOptions } from './shred.js'
 export { applyShredLog } from './shred.js'
 export type {

@@ -2,7 +2,7 @@
 import { Command } from 'commander'
 import { isKeystoreError } from '../errors.js'
 import { type Finding, type VerifyReport, verifyAll } from '../lifecycle/verify.js'
-import type { MasterKeyring } from '../master-keys/master-key.js'
+import type { MasterKeyring } from '../master-keys/keyring.js'
 import { applyShredLog } from '../shred.js'
 import { type ColumnFinding, sampleColumns } from '../sources/sample.js'
 import type { ErasureState, KeyStore } from '../store.js'

@@ -1,6 +1,6 @@
 /** The crypto service, for the commands that encrypt or decrypt: the others do not load it. */
 import { EnvelopeCrypto } from '../envelope/envelope-crypto.js'
-import type { MasterKeyring } from '../master-keys/master-key.js'
+import type { MasterKeyring } from '../master-keys/keyring.js'
 import type { KeyStore } from '../store.js'
 import { findMasterKeys } from './master-keys.js'
 import { closing, type EnvelopeOptions, openStore } from './options.js'

@@ -1,6 +1,6 @@
 /** For each master key: does any row still need it? What `rewrap` and `doctor` both end with. */
 import { type MasterKeyUse, RETIREMENT_WARNINGS } from '../lifecycle/census.js'
-import type { MasterKeyring } from '../master-keys/master-key.js'
+import type { MasterKeyring } from '../master-keys/keyring.js'
 import { kekName, plainTable, thousands } from './output.js'
 
 /** Says what a census cannot know, too, where a key could be taken away. */

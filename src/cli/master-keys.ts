@@ -2,13 +2,9 @@
 import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, writeSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { type Command, Option } from 'commander'
-import {
-  generateMasterKey,
-  type MasterKeyring,
-  masterKeyring,
-  masterKeysFromEnv,
-  masterKeysFromFile,
-} from '../master-keys/master-key.js'
+import { masterKeysFromEnv, masterKeysFromFile } from '../master-keys/environment.js'
+import { type MasterKeyring, masterKeyring } from '../master-keys/keyring.js'
+import { generateMasterKey } from '../master-keys/local.js'
 import { syncFolder } from '../sync-folder.js'
 
 const DEFAULT_MASTER_KEY_FILE = 'data/master.key'

@@ -1,6 +1,6 @@
 /** `keystore new-master-key`: the first step of a rotation of the master key. */
 import { Command } from 'commander'
-import { generateMasterKey } from '../master-keys/master-key.js'
+import { generateMasterKey } from '../master-keys/local.js'
 import { makeMasterKeyFile } from './master-keys.js'
 
 export function newMasterKeyCommand(): Command {

@@ -8,7 +8,7 @@ import { assertFingerprintArguments, type FingerprintOptions } from '../format/f
 import { openV2, type ParsedToken, parseToken, sealV2, type Token, textOf } from '../format/token.js'
 import type { KeyCache } from '../keys/cache.js'
 import { openToken } from '../keys/data-key.js'
-import type { LocalMasterKey } from '../master-keys/master-key.js'
+import type { LocalMasterKey } from '../master-keys/local.js'
 import { assertPlaintext } from '../validate.js'
 import { type EncryptOptions, refuseToken, type TokenPolicy } from './token-policy.js'
 import { UserHandle, type UserOptions } from './user-handle.js'

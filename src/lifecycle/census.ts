@@ -1,5 +1,7 @@
 /** Who needs which master key. */
-import { isLocal, type MasterKeyring } from '../master-keys/master-key.js'
+
+import type { MasterKeyring } from '../master-keys/keyring.js'
+import { isLocal } from '../master-keys/local.js'
 import type { CensusRow, KeyStore } from '../store.js'
 import { assertOptions } from './long-work.js'
 

@@ -2,13 +2,9 @@
 
 import type { Format } from '../format/formats.js'
 import { unwrapDataKey } from '../master-keys/key-wrap.js'
-import {
-  isLocal,
-  isV2Wrap,
-  keyringOf,
-  type MasterKey,
-  type MasterKeyring,
-} from '../master-keys/master-key.js'
+import { keyringOf, type MasterKeyring } from '../master-keys/keyring.js'
+import { isLocal, isV2Wrap } from '../master-keys/local.js'
+import type { MasterKey } from '../master-keys/master-key.js'
 import type { CensusRow, KeyStore, StoreFinding } from '../store.js'
 import type { KeyRecord, KeyRef } from '../table.js'
 import { census, type MasterKeyUse, masterKeyUses } from './census.js'

@@ -4,8 +4,9 @@ import type { EmitEvent } from '../events.js'
 import type { Format } from '../format/formats.js'
 import type { KeyStore } from '../store.js'
 import type { KeyRecord } from '../table.js'
+import { formatOfKekId } from './kek-id.js'
 import { unwrapDataKey } from './key-wrap.js'
-import type { MasterKeyring } from './master-key.js'
+import type { MasterKeyring } from './keyring.js'
 
 /** A damaged row must not keep a store from opening, so one that opens is enough. */
 const SAMPLES_PER_KEK = 3
@@ -57,17 +58,13 @@ async function samplesBeforeOneOpens(
       return damaged
     } catch (error) {
       const code = isKeystoreError(error) ? error.code : null
-      if (code === 'ERR_FORMAT_NOT_ACCEPTED' && claimsV2(keyring, sample)) throw v2NotAccepted()
+      if (code === 'ERR_FORMAT_NOT_ACCEPTED' && formatOfKekId(sample.kekId) === 'v2') throw v2NotAccepted()
       // A v2 wrap under a v3 id is a forgery or damage of one row. It must not stop all other users.
       if (code !== 'ERR_UNWRAP_FAILED' && code !== 'ERR_FORMAT_NOT_ACCEPTED') throw error
       damaged.push(sample)
     }
   }
   return damaged
-}
-
-function claimsV2(keyring: MasterKeyring, { kekId }: KeyRecord): boolean {
-  return kekId === null || keyring.local.some(({ v2Id }) => v2Id === kekId)
 }
 
 function v2NotAccepted(): KeystoreError {

@@ -5,14 +5,9 @@ import { generateKey, KEY_BYTES } from '../format/aead.js'
 import { preAuthEncode } from '../format/encoding.js'
 import type { Format } from '../format/formats.js'
 import type { KeyRecord, KeyRef } from '../table.js'
-import {
-  isLocal,
-  isV2Wrap,
-  isV3Wrap,
-  type LocalMasterKey,
-  type MasterKey,
-  type MasterKeyring,
-} from './master-key.js'
+import type { MasterKeyring } from './keyring.js'
+import { isLocal, isV2Wrap, isV3Wrap, type LocalMasterKey } from './local.js'
+import type { MasterKey } from './master-key.js'
 
 const WRAP_LABEL = 'drizzle-keystore/wrap/v3'
 

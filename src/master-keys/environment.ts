@@ -1,0 +1,101 @@
+/** Master keys from the environment and from files. */
+import { readFileSync } from 'node:fs'
+import { invalidArgument, MasterKeyError } from '../errors.js'
+import { kindOf } from '../validate.js'
+import { type MasterKeyring, masterKeyring } from './keyring.js'
+import { decodeKey, type LocalMasterKey, localMasterKey } from './local.js'
+
+/** The shape of `process.env`. */
+export type Environment = Readonly<Record<string, string | undefined>>
+
+const HOW_TO_MAKE_ONE = 'make one with `npx keystore init`, or with `openssl rand -base64 32`'
+
+/**
+ * The keyring of `API_KEY_MASTER_KEY` (base64 or base64url of exactly 32 bytes) or `API_KEY_MASTER_KEY_FILE` (the path of
+ * a file with it), and of `API_KEY_MASTER_KEY_PREVIOUS` (earlier ones, separated by white space; they only unwrap).
+ *
+ * @throws MasterKeyError `ERR_MASTER_KEY` if unset, unusable, 32 equal bytes, or given in both ways; warns of 32
+ *   printable characters, which are a passphrase and no key
+ */
+export function masterKeysFromEnv(env: Environment = process.env): MasterKeyring {
+  const {
+    API_KEY_MASTER_KEY: text,
+    API_KEY_MASTER_KEY_FILE: path,
+    API_KEY_MASTER_KEY_PREVIOUS: previous = '',
+  } = env
+  const isSet = (value: string | undefined): value is string => value !== undefined && value.trim() !== ''
+  if (isSet(text) && isSet(path)) {
+    throw unusable('API_KEY_MASTER_KEY and API_KEY_MASTER_KEY_FILE are both set: unset one of them')
+  }
+  let primary: LocalMasterKey
+  if (isSet(text)) primary = keyFromText(text, 'API_KEY_MASTER_KEY')
+  else if (isSet(path)) primary = keyFromFile(path)
+  else throw unusable(`Neither API_KEY_MASTER_KEY nor API_KEY_MASTER_KEY_FILE is set: ${HOW_TO_MAKE_ONE}`)
+  const earlier = previous.split(/\s+/).filter((word) => word !== '')
+  return masterKeyring({
+    primary,
+    previous: earlier.map((word, index) =>
+      keyFromText(word, `API_KEY_MASTER_KEY_PREVIOUS, key ${index + 1},`),
+    ),
+  })
+}
+
+/**
+ * The keyring of one file, which holds base64 or base64url of exactly 32 bytes.
+ *
+ * @throws MasterKeyError `ERR_MASTER_KEY`
+ */
+export function masterKeysFromFile(path: string): MasterKeyring {
+  return masterKeyring({ primary: keyFromFile(path) })
+}
+
+/**
+ * The reference's `resolve_master_key`: the 32 bytes of `API_KEY_MASTER_KEY`, or null and one warning when it is unset or
+ * unusable. Unlike the reference it takes base64 without padding, and refuses characters that Python skips.
+ */
+export function resolveMasterKey(env: Environment = process.env): Uint8Array | null {
+  const text = env.API_KEY_MASTER_KEY?.trim() ?? ''
+  const key = decodeKey(text)
+  if (key === null) {
+    const problem = text === '' ? 'is not set' : 'is not base64 of exactly 32 bytes'
+    warn(`API_KEY_MASTER_KEY ${problem}: ${HOW_TO_MAKE_ONE}`)
+  }
+  return key
+}
+
+function keyFromFile(path: string): LocalMasterKey {
+  if (typeof path !== 'string') throw invalidArgument(`path must be a string, got ${kindOf(path)}`)
+  let text: string
+  try {
+    text = readFileSync(path, 'utf8')
+  } catch (error) {
+    if (decodeKey(path.trim()) !== null) {
+      throw unusable('The path of the master key file is a master key itself: set API_KEY_MASTER_KEY to it')
+    }
+    const reason = error instanceof Error && 'code' in error ? String(error.code) : 'unreadable'
+    throw unusable(`The master key file ${path} cannot be read (${reason}): ${HOW_TO_MAKE_ONE}`)
+  }
+  return keyFromText(text, `The master key file ${path}`)
+}
+
+function keyFromText(text: string, source: string): LocalMasterKey {
+  const key = decodeKey(text.trim())
+  if (key === null) throw unusable(`${source} is not base64 of exactly 32 bytes: ${HOW_TO_MAKE_ONE}`)
+  if (key.every((byte) => byte === key[0])) {
+    throw unusable(`${source} is one byte repeated 32 times, which anybody can guess: ${HOW_TO_MAKE_ONE}`)
+  }
+  if (key.every((byte) => byte >= 0x20 && byte < 0x7f)) {
+    warn(`${source} is 32 printable characters, so a passphrase and no random key: ${HOW_TO_MAKE_ONE}`)
+  }
+  const masterKey = localMasterKey(key)
+  key.fill(0)
+  return masterKey
+}
+
+function unusable(message: string): MasterKeyError {
+  return new MasterKeyError('ERR_MASTER_KEY', message)
+}
+
+function warn(message: string): void {
+  process.emitWarning(message, { type: 'KeystoreWarning', code: 'KEYSTORE_MASTER_KEY' })
+}

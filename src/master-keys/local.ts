@@ -1,0 +1,142 @@
+/** Master keys whose bytes this process holds. */
+import { invalidArgument, MasterKeyError } from '../errors.js'
+import {
+  GCM_NONCE_BYTES,
+  GCM_TAG_BYTES,
+  gcmOpen,
+  gcmSeal,
+  generateKey,
+  hmacSha256,
+  importKey,
+  KEY_BYTES,
+  type KeyObject,
+  pbkdf2Sha256,
+  pbkdf2Sha256Sync,
+  XAES_COMMITMENT_BYTES,
+  XAES_NONCE_BYTES,
+  XaesKey,
+} from '../format/aead.js'
+import { decodeBase64 } from '../format/encoding.js'
+import { assertBytes } from '../validate.js'
+import { LOCAL_V2_PREFIX } from './kek-id.js'
+import type { MasterKey } from './master-key.js'
+
+/** Bytes of a wrapped key of the reference: `nonce[12] ‖ ciphertext[32] ‖ tag[16]`. */
+export const V2_WRAP_BYTES = GCM_NONCE_BYTES + KEY_BYTES + GCM_TAG_BYTES
+/** Bytes of a wrapped key of format v3: `0x03 ‖ nonce[24] ‖ ciphertext[32] ‖ tag[16] ‖ commitment[32]`. */
+export const V3_WRAP_BYTES = 1 + XAES_NONCE_BYTES + KEY_BYTES + GCM_TAG_BYTES + XAES_COMMITMENT_BYTES
+
+const V3_WRAP_HEADER = Uint8Array.of(0x03)
+const WRAP_KEY_LABEL = 'drizzle-keystore/wrap-key/v3'
+const KEK_ID_LABEL = 'drizzle-keystore/kek-id/v1'
+const POOL_KEY_SALT = 'stargazer:api_key_pool'
+const POOL_KEY_ROUNDS = 100_000
+
+/** A master key whose bytes this process holds. */
+export class LocalMasterKey implements MasterKey {
+  /** `local:fp`, recorded in rows of format v3. fp is a fingerprint: it does not reveal the key. */
+  readonly id: string
+  /** `local-v2:fp`, recorded in rows that we wrote in the reference's format. */
+  readonly v2Id: string
+  readonly #key: KeyObject
+  readonly #wrapKey: XaesKey
+
+  constructor(key: Uint8Array) {
+    const fingerprint = hmacSha256(key, KEK_ID_LABEL).toString('base64url', 0, 12)
+    this.id = `local:${fingerprint}`
+    this.v2Id = LOCAL_V2_PREFIX + fingerprint
+    this.#key = importKey(key)
+    const wrapKey = hmacSha256(key, WRAP_KEY_LABEL)
+    this.#wrapKey = new XaesKey(wrapKey)
+    wrapKey.fill(0)
+  }
+
+  wrap(dataKey: Uint8Array, aad: Uint8Array): Uint8Array {
+    return Buffer.concat([V3_WRAP_HEADER, ...this.#wrapKey.encrypt(dataKey, aad)])
+  }
+
+  unwrap(wrapped: Uint8Array, aad: Uint8Array): Uint8Array {
+    if (!isV3Wrap(wrapped)) throw unwrapFailed(this.id)
+    return this.#checked(this.#wrapKey.open(wrapped.subarray(1), aad), this.id)
+  }
+
+  /** The reference's wrap: AES-256-GCM under the KEK itself, bound to no user. @returns 60 bytes */
+  wrapV2(dataKey: Uint8Array): Uint8Array {
+    return gcmSeal(this.#key, dataKey)
+  }
+
+  /** @throws MasterKeyError `ERR_UNWRAP_FAILED` */
+  unwrapV2(wrapped: Uint8Array): Uint8Array {
+    return this.#checked(wrapped.length === V2_WRAP_BYTES ? gcmOpen(this.#key, wrapped) : null, this.v2Id)
+  }
+
+  /** {@link derivePoolKey} without blocking the event loop. */
+  async derivePoolKey(): Promise<Uint8Array> {
+    const key = this.#key.export()
+    try {
+      return await pbkdf2Sha256(key, POOL_KEY_SALT, POOL_KEY_ROUNDS)
+    } finally {
+      key.fill(0)
+    }
+  }
+
+  #checked(dataKey: Uint8Array | null, id: string): Uint8Array {
+    if (dataKey?.length !== KEY_BYTES) throw unwrapFailed(id)
+    return dataKey
+  }
+}
+
+export function isV2Wrap(wrapped: Uint8Array): boolean {
+  return wrapped.length === V2_WRAP_BYTES
+}
+
+export function isV3Wrap(wrapped: Uint8Array): boolean {
+  return wrapped.length === V3_WRAP_BYTES && wrapped[0] === V3_WRAP_HEADER[0]
+}
+
+function unwrapFailed(id: string): MasterKeyError {
+  return new MasterKeyError('ERR_UNWRAP_FAILED', `The wrapped key does not open under master key ${id}`)
+}
+
+/** By shape, not by class: an application may hold two copies of this package. */
+export function isLocal(key: MasterKey): key is LocalMasterKey {
+  return 'v2Id' in key && 'unwrapV2' in key
+}
+
+/**
+ * A master key from its 32 bytes, which the caller may wipe afterwards, or from their base64 text.
+ *
+ * @throws ERR_INVALID_ARGUMENT
+ * @example
+ * localMasterKey(generateMasterKey())
+ */
+export function localMasterKey(key: Uint8Array | string): LocalMasterKey {
+  const bytes = typeof key === 'string' ? decodeKey(key.trim()) : key
+  if (bytes === null) throw invalidArgument('master key must be base64 of exactly 32 bytes')
+  assertBytes('master key', bytes, KEY_BYTES)
+  return new LocalMasterKey(bytes)
+}
+
+/** A new random master key as the text that the environment variable or the file takes: padded base64url of 32 bytes. */
+export function generateMasterKey(): string {
+  return `${generateKey().toString('base64url')}=`
+}
+
+/**
+ * The reference's key of the shared pool: PBKDF2-HMAC-SHA256 of a master key, 100,000 rounds. Blocks the event loop for
+ * tens of milliseconds.
+ *
+ * @param masterKey 32 bytes
+ * @returns 32 bytes
+ * @throws ERR_INVALID_ARGUMENT
+ */
+export function derivePoolKey(masterKey: Uint8Array): Uint8Array {
+  assertBytes('masterKey', masterKey, KEY_BYTES)
+  return pbkdf2Sha256Sync(masterKey, POOL_KEY_SALT, POOL_KEY_ROUNDS)
+}
+
+/** A master key from its text. @returns null unless it is base64 or base64url of exactly 32 bytes */
+export function decodeKey(text: string): Buffer | null {
+  const key = decodeBase64(text)
+  return key?.length === KEY_BYTES ? key : null
+}
