@@ -93,15 +93,13 @@ export class KeyCache {
             ? (await this.#make({ userId, version: 1 }, 'minted', rows)).key
             : await this.#opener.open(this.#activeOf(rows), rows)
         // Another call may have seen the user erased, or a higher version, while the key was being opened or made.
-        if (rows.user.ended || this.#memory.isBelowSeen(rows.user, key.version)) continue
-        this.#memory.setActive(key, rows)
-        return key
+        if (!rows.user.ended && !this.#memory.isBelowSeen(rows.user, key.version)) return key
       }
     })
   }
 
   /**
-   * A version of a user's key. Never mints, and never changes which version writes use.
+   * A version of a user's key. Never mints.
    *
    * @throws ERR_KEY_NOT_FOUND · ERR_KEY_SHREDDED · what store and unwrapping throw
    */
@@ -190,7 +188,6 @@ export class KeyCache {
       if (version === MAX_KEY_VERSION)
         throw invalidArgument(`user ${JSON.stringify(userId)} has used up all versions`)
       const { key, isOurs } = await this.#make({ userId, version: version + 1 }, 'rotated', rows)
-      this.#memory.setActive(key, rows)
       return { userId, version: key.version, rotated: isOurs }
     })
   }

@@ -61,8 +61,6 @@ export class KnownUser {
   highestCreatedAt: Date | null = null
   /** The open keys that are cached, by version; null if none is. */
   keys: Map<number, DataKey> | null = null
-  /** The cached key that writes use. Only a write sets it. */
-  active: DataKey | undefined
   /** Whether a cached key was used since the store last said that something may have changed. */
   isUsed = false
   leases = 0
@@ -124,7 +122,6 @@ export class KeyMemory {
     const { maxEntries = DEFAULT_MAX_ENTRIES, ttlMs = DEFAULT_TTL_MS } = cache === false ? {} : cache
     const dispose = (user: KnownUser) => {
       user.keys = null
-      user.active = undefined
     }
     this.#cached = cache === false ? null : new LRUCache({ max: maxEntries, ttl: ttlMs, dispose })
     this.#users = new LRUCache({
@@ -150,7 +147,7 @@ export class KeyMemory {
   /** The key that a user's writes use. Counted. */
   cachedForWriting(userId: string): DataKey | undefined {
     const user = this.#cached?.get(userId)
-    return this.#counted(user, user?.active)
+    return this.#counted(user, user?.keys?.get(this.#onlyFirstVersion ? 1 : user.highest))
   }
 
   /** A version of a user's key. Counted. */
@@ -223,21 +220,13 @@ export class KeyMemory {
       this.#cached.set(key.userId, user)
     }
     user.isUsed = true
-    if (user.active?.version === key.version) user.active = key
   }
 
-  /** Makes a cached key the one that writes use. */
-  setActive(key: DataKey, rows: UserRows): void {
-    if (this.isCurrent(rows) && rows.user.keys?.get(key.version) === key) rows.user.active = key
-  }
-
-  /** Remembers a version if it is the highest, and makes writes ask again when they use a lower one. */
+  /** Remembers a version if it is the highest. From then on no cached key of a lower one is used for writing. */
   raise(user: KnownUser, { version, createdAt }: Pick<KeyRow, 'version' | 'createdAt'>): void {
-    if (version > user.highest) {
-      user.highest = version
-      user.highestCreatedAt = createdAt
-    }
-    if (user.active && user.active.version < version && !this.#onlyFirstVersion) user.active = undefined
+    if (version <= user.highest) return
+    user.highest = version
+    user.highestCreatedAt = createdAt
   }
 
   /** Whether writing under this version would go below one that was seen. */
@@ -363,11 +352,8 @@ export class KeyMemory {
   /** Drops the versions of a user that have no row any more. */
   #retain(user: KnownUser, records: readonly KeyRecord[]): void {
     if (user.keys === null) return
-    for (const version of user.keys.keys()) {
-      if (records.some((record) => record.version === version)) continue
-      user.keys.delete(version)
-      if (user.active?.version === version) user.active = undefined
-    }
+    for (const version of user.keys.keys())
+      if (!records.some((record) => record.version === version)) user.keys.delete(version)
   }
 
   /** Calls under way read the rows again: what is announced of the user would not reach them. A leased user stays known. */

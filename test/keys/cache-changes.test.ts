@@ -213,6 +213,19 @@ describe('the key cache', () => {
     expect(await other.decrypt('alice', token)).toBe('y')
   })
 
+  it('binds a user who was seen without rows to no version of before', async () => {
+    const { store, bare } = toldStore()
+    const envelope = await open(store, { cache: { ttlMs: 1 } })
+    const token = await envelope.encrypt('alice', 'x')
+    await envelope.rotateUserKey('alice')
+    await sleep(5)
+    await bare.shred('alice', { forget: true })
+    await expect(envelope.decrypt('alice', token)).rejects.toMatchObject({ code: 'ERR_KEY_NOT_FOUND' })
+    // Minted anew by a process whose clock is behind.
+    await bare.insertIfAbsent([await mintedRow(plain, 'alice', { createdAt: new Date(0) })])
+    expect(versionOf(await envelope.encrypt('alice', 'anew'))).toBe(1)
+  })
+
   it('does not remember a version whose user was forgotten while it was being made', async () => {
     const { store, bare, inserting } = toldStore()
     const envelope = await open(store)

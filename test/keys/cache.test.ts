@@ -1,5 +1,6 @@
 /** The cache of data keys: what it asks of the store, how long it keeps, and what it must not keep. */
 import { randomBytes } from 'node:crypto'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { drizzle } from 'drizzle-orm/node-postgres'
 import pg from 'pg'
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
@@ -170,6 +171,23 @@ describe.each(dialects)('on %s', (dialect) => {
       await envelope.decrypt('user-0', token)
       expect(calls.getAll).toBeGreaterThan(before)
     })
+  })
+
+  it('uses the keys of a user for ttlMs from the first of them, which a further version does not lengthen', async () => {
+    const { envelope: filling } = await service()
+    const first = await filling.encrypt('alice', 'one')
+    await filling.rotateUserKey('alice')
+    const second = await filling.encrypt('alice', 'two')
+    const { envelope, calls } = await service({ ttlMs: 600 })
+    await envelope.decrypt('alice', first)
+    await sleep(350)
+    await envelope.decrypt('alice', second)
+    expect(calls.getAll).toBe(2)
+    await envelope.decrypt('alice', first)
+    expect(calls.getAll).toBe(2)
+    await sleep(350)
+    await envelope.decrypt('alice', second)
+    expect(calls.getAll).toBe(3)
   })
 
   it('keeps nothing with cache: false, and still makes one query a tick', async () => {
