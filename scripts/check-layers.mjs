@@ -10,7 +10,7 @@ import { parseArgs } from 'node:util'
 import { parseAst } from 'vitest/node'
 
 /** What stands at the top of src/, but for the entry: every wing may use it. */
-const TOP = ['errors', 'events', 'store', 'table', 'validate', 'shred', 'sync-folder']
+const TOP = ['errors', 'events', 'store', 'table', 'validate', 'shred', 'sync-folder', 'event-loop']
 
 /**
  * The wings, and what each may import beside itself: `name` is the folder src/name or the file src/name.ts. A file belongs to the rule

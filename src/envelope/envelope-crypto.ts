@@ -1,6 +1,7 @@
 /** The crypto service: encrypts and decrypts for users whose keys are kept in a KeyStore. */
 
 import { invalidArgument, KeystoreError } from '../errors.js'
+import { isTurnDue, nextTurn, weightOf } from '../event-loop.js'
 import { durationSince, type EmitEvent } from '../events.js'
 import { contextPieces, type EncryptionContext } from '../format/context.js'
 import { assertFingerprintArguments, type FingerprintOptions } from '../format/fingerprint.js'
@@ -111,6 +112,7 @@ export class EnvelopeCrypto {
     assertPlaintext(plaintext)
     const pieces = contextPieces(context)
     refuseToken(plaintext, options)
+    if (isTurnDue(weightOf(plaintext))) await nextTurn()
     const key = this.#keys.cachedForWriting(userId) ?? (await this.#keys.forWriting(userId))
     return key.seal(this.#policy.format, plaintext, pieces)
   }
@@ -121,11 +123,13 @@ export class EnvelopeCrypto {
     assertUserId(userId)
     assertBytes('plaintext', plaintext)
     const pieces = contextPieces(context)
-    const cached = this.#keys.cachedForWriting(userId)
+    const isDue = isTurnDue(weightOf(plaintext))
+    const cached = isDue ? undefined : this.#keys.cachedForWriting(userId)
     if (cached !== undefined) return cached.seal(this.#policy.format, plaintext, pieces)
     // The caller may wipe its bytes before the key is there.
     const held = Uint8Array.from(plaintext)
     try {
+      if (isDue) await nextTurn()
       return (await this.#keys.forWriting(userId)).seal(this.#policy.format, held, pieces)
     } finally {
       held.fill(0)
@@ -140,6 +144,7 @@ export class EnvelopeCrypto {
    *   ERR_UNKNOWN_MASTER_KEY · ERR_STORE · ERR_CLOSED
    */
   async decrypt(userId: string, token: string, context?: EncryptionContext): Promise<string> {
+    if (isTurnDue(weightOf(token))) await nextTurn()
     if (this.#policy.passesThrough(token)) return this.#passThrough(userId, token, context)
     const opened = this.#open(userId, token, context)
     return textOf(opened instanceof Promise ? await opened : opened)
@@ -152,6 +157,7 @@ export class EnvelopeCrypto {
 
   /** {@link decrypt} for bytes: opens tokens whose plaintext is not UTF-8, too. */
   async decryptBytes(userId: string, token: string, context?: EncryptionContext): Promise<Uint8Array> {
+    if (isTurnDue(weightOf(token))) await nextTurn()
     if (this.#policy.passesThrough(token)) return Buffer.from(this.#passThrough(userId, token, context))
     return this.#open(userId, token, context)
   }
@@ -185,6 +191,7 @@ export class EnvelopeCrypto {
     assertUserId(userId)
     if (typeof options !== 'object' || options === null)
       throw invalidArgument(`options must be an object, got ${kindOf(options)}`)
+    if (isTurnDue()) await nextTurn()
     const keys = await this.#keys.all(userId, options.mint ?? true)
     return new UserHandle(userId, keys, this.#policy, this.#emit, () => this.#assertOpen())
   }
@@ -217,6 +224,7 @@ export class EnvelopeCrypto {
     this.#assertOpen()
     assertUserId(userId)
     const name = assertFingerprintArguments(value, options)
+    if (isTurnDue()) await nextTurn()
     return (await this.#keys.first(userId)).fingerprint(name, value)
   }
 
@@ -227,6 +235,7 @@ export class EnvelopeCrypto {
   async getOrCreateUserKey(userId: string): Promise<Uint8Array> {
     this.#assertOpen()
     assertUserId(userId)
+    if (isTurnDue()) await nextTurn()
     return (await this.#keys.first(userId)).export()
   }
 
@@ -243,6 +252,7 @@ export class EnvelopeCrypto {
   async rotateUserKey(userId: string): Promise<Rotation> {
     this.#assertOpen()
     assertUserId(userId)
+    if (isTurnDue()) await nextTurn()
     return this.#keys.rotate(userId)
   }
 
@@ -259,6 +269,7 @@ export class EnvelopeCrypto {
     assertUserId(userId)
     if (typeof options !== 'object' || options === null)
       throw invalidArgument(`options must be an object, got ${kindOf(options)}`)
+    if (isTurnDue()) await nextTurn()
     const start = performance.now()
     let receipt: ShredReceipt
     try {

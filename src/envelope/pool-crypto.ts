@@ -1,6 +1,7 @@
 /** The shared pool: secrets that belong to no single user. */
 
 import { invalidArgument, KeystoreError, MasterKeyError } from '../errors.js'
+import { isTurnDue, nextTurn, weightOf } from '../event-loop.js'
 import type { EmitEvent } from '../events.js'
 import { importKey, type KeyObject } from '../format/aead.js'
 import { contextPieces, type EncryptionContext } from '../format/context.js'
@@ -54,6 +55,7 @@ export class PoolCrypto {
     assertPlaintext(plaintext)
     const pieces = contextPieces(context)
     refuseToken(plaintext, options)
+    if (isTurnDue(weightOf(plaintext))) await nextTurn()
     if (this.#policy.format === 'v2') {
       const [primary] = this.#localKeys()
       return sealV2(await this.#derivedKey(primary), plaintext)
@@ -73,6 +75,7 @@ export class PoolCrypto {
     const pieces = contextPieces(context)
     if (this.#policy.passesThrough(token)) return token
     const parsed = parseToken(token, this.#policy.acceptTokens)
+    if (isTurnDue(weightOf(token))) await nextTurn()
     if (parsed.format === 'v2') return textOf(await this.#openDerived(parsed))
     const ref = { userId: POOL_USER_ID, version: parsed.version }
     const key = this.#keys.cached(ref) ?? (await this.#keys.get(ref))
@@ -88,6 +91,7 @@ export class PoolCrypto {
   async fingerprint(value: string, options: FingerprintOptions): Promise<string> {
     this.#assertOpen()
     const name = assertFingerprintArguments(value, options)
+    if (isTurnDue()) await nextTurn()
     return (await this.#keys.first(POOL_USER_ID)).fingerprint(name, value)
   }
 
