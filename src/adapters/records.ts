@@ -22,7 +22,7 @@ export function newTombstone(userId: string, at: Date): KeyRecord {
   return { userId, version: 1, encryptedKey, kekId: null, createdAt: at, wrappedAt: null, shreddedAt: at }
 }
 
-/** Each ref once, in the order in which all writers lock rows: they cannot deadlock. */
+/** Each ref once, in the order in which all writers lock rows, so that they cannot deadlock. */
 export function inLockOrder<T extends KeyRef>(refs: readonly T[]): T[] {
   const sorted = [...refs].sort(compareRefs)
   return sorted.filter((ref, index) => {
@@ -56,7 +56,7 @@ export function tombstonesFirst(records: readonly KeyRecord[]): [KeyRecord[], Ke
   return [inLockOrder(records.filter(isTombstone)), inLockOrder(records.filter((row) => !isTombstone(row)))]
 }
 
-/** Whether inserting the row makes cached keys of its user out of date. The first version of a key does not: nobody has it in a cache. */
+/** Whether a new row makes cached keys of its user out of date. A live first version does not: no cache has an older one. */
 export function outdatesCaches(record: KeyRecord): boolean {
   return record.version > 1 || isTombstone(record)
 }

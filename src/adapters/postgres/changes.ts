@@ -117,13 +117,13 @@ const NOT_DELIVERED =
  * an unexpected payload only means that anything may have changed, and makes caches read again.
  */
 function changeFrom(payload: string): StoreChange | null {
-  const content = parsed(payload)
+  const content = parseJson(payload)
   if (Array.isArray(content) && content.length > 0 && content.every((userId) => typeof userId === 'string'))
     return { userIds: content }
   return isProbe(content) ? null : {}
 }
 
-function parsed(payload: string): unknown {
+function parseJson(payload: string): unknown {
   try {
     return JSON.parse(payload)
   } catch {

@@ -25,14 +25,14 @@ export class PostgresMaintenance implements StoreMaintenance {
     const s = this.#statements
     for (const rows of tombstonesFirst(records)) {
       if (rows.length === 0) continue
-      await this.#connection.run('restore keys', () => s.restore.execute(recordArrays(rows)))
+      await this.#connection.run('restore keys', () => s.restoreRows.execute(recordArrays(rows)))
     }
     const stored = await this.#storedFor(records)
     // A user without rows has none that a concurrent shred and this restore could both lock, so that each may miss what the other
     // inserted. Whichever of them reads later finds it.
     const unwanted = records.filter((record) => isBesideTombstone(record, stored.get(record.userId) ?? []))
     if (unwanted.length === 0) return winnersOf(records, stored)
-    await this.#connection.run('restore keys', () => s.remove.execute(refArrays(unwanted)))
+    await this.#connection.run('restore keys', () => s.removeRows.execute(refArrays(unwanted)))
     return winnersOf(records, await this.#storedFor(records))
   }
 
@@ -58,7 +58,7 @@ export class PostgresMaintenance implements StoreMaintenance {
   }
 
   async datedCensus(): Promise<DatedCensusRow[]> {
-    const rows = await this.#connection.run('count keys', () => this.#statements.datedCensus.execute())
+    const rows = await this.#connection.run('count keys', () => this.#statements.countRowsWithAges.execute())
     const unreadable = () => new Date(Number.NaN)
     return rows.map((row) => ({
       ...row,

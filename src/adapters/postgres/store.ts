@@ -112,7 +112,7 @@ export class PostgresKeyStore implements KeyStore {
       // Nobody need be notified of a first version: no cache has an older one.
       const mints = round.every(({ version }) => version === 1)
       const rows: KeyRef[] = await this.#run('insert keys', (s) =>
-        (mints ? s.insert : s.insertAndNotify).execute(recordArrays(round)),
+        (mints ? s.insertRows : s.insertRowsAndNotify).execute(recordArrays(round)),
       )
       const refs = new Set(rows.map(refKey))
       for (const record of round) if (refs.has(refKey(record))) inserted.add(record)
@@ -126,14 +126,14 @@ export class PostgresKeyStore implements KeyStore {
 
   async replaceWrapped(changes: readonly WrapChange[]): Promise<KeyRef[]> {
     const columns = changeArrays(inLockOrder(changes))
-    return this.#run('replace wrapped keys', (s) => s.replace.execute(columns))
+    return this.#run('replace wrapped keys', (s) => s.replaceWrappedKeys.execute(columns))
   }
 
   async list({ after = BEFORE_ALL_REFS, limit, notKekId }: KeyPage): Promise<KeyRecord[]> {
     const records = await this.#run('list keys', (s) =>
       notKekId === undefined
-        ? s.list.execute({ ...after, limit })
-        : s.listNotKek.execute({ ...after, limit, kekId: notKekId }),
+        ? s.selectPage.execute({ ...after, limit })
+        : s.selectPageNotUnderKek.execute({ ...after, limit, kekId: notKekId }),
     )
     return records.map(requireValidTimes)
   }
@@ -143,7 +143,7 @@ export class PostgresKeyStore implements KeyStore {
     const kekIds = new Set<string | null>()
     for (let live = true; live; ) {
       const erased = await this.#run('shred keys', (s) =>
-        s.shred.execute({ userId, shreddedAt: at.toISOString() }),
+        s.shredRows.execute({ userId, shreddedAt: at.toISOString() }),
       )
       for (const { version, kekId } of erased) {
         versions.push(version)
@@ -154,7 +154,7 @@ export class PostgresKeyStore implements KeyStore {
           s.insertTombstone.execute(recordArrays([newTombstone(userId, at)])),
         )
       // A racing insert may have committed after the snapshot of the update: only another statement sees it.
-      const [found] = await this.#run('shred keys', (s) => s.isLive.execute({ userId }))
+      const [found] = await this.#run('shred keys', (s) => s.selectHasLiveRow.execute({ userId }))
       live = found?.live === true
     }
     if (forget) await this.#run('shred keys', (s) => s.removeTombstones.execute({ userId }))
@@ -172,21 +172,21 @@ export class PostgresKeyStore implements KeyStore {
 
   async remove(refs: readonly KeyRef[]): Promise<number> {
     const ordered = inLockOrder(refs)
-    const removed = await this.#run('remove keys', (s) => s.remove.execute(refArrays(ordered)))
+    const removed = await this.#run('remove keys', (s) => s.removeRows.execute(refArrays(ordered)))
     return removed.length
   }
 
   async sampleByKek(limit: number): Promise<KeyRecord[]> {
-    const records = await this.#run('sample keys', (s) => s.sample.execute({ limit }))
+    const records = await this.#run('sample keys', (s) => s.selectSample.execute({ limit }))
     return records.filter(hasValidTimes)
   }
 
   async census(): Promise<CensusRow[]> {
-    return this.#run('count keys', (s) => s.census.execute())
+    return this.#run('count keys', (s) => s.countRows.execute())
   }
 
   /**
-   * Listens on a connection of its own and reconnects after an outage. A listener is told when changes cannot be listened for.
+   * Listens on a connection of its own and reconnects after an outage. Where it cannot listen, the listener is called with `silent`.
    *
    * @throws ERR_CLOSED
    */

@@ -164,7 +164,7 @@ function checkFile(path: string, mode: Exclude<MigrateMode, 'off'>, adopt: boole
     if (code === 'SQLITE_NOTADB') throw schemaError(`${path} is not a SQLite database. Nothing was changed`)
     if (code?.startsWith('SQLITE_CORRUPT'))
       throw schemaError(`${path} is damaged: restore a backup. Nothing was changed`)
-    // Then the file cannot be checked beforehand: only a connection that may write can roll back a killed process's journal.
+    // A killed process's journal can only be rolled back by a connection that may write. Then opening the file does the checks.
     const cannotRead = code?.startsWith('SQLITE_READONLY') || code?.startsWith('SQLITE_CANTOPEN')
     if (!cannotRead) throw error
   } finally {
@@ -194,7 +194,7 @@ function openFile(path: string, mode: MigrateMode): SqliteClient {
   }
 }
 
-/** Makes a file that only its owner may read. SQLite gives the WAL the same mode. */
+/** Makes a file that only its owner may read, and its folders. SQLite gives the WAL the same mode. */
 function createFile(path: string): void {
   mkdirSync(dirname(path), { recursive: true, mode: 0o700 })
   closeSync(openSync(path, 'a', 0o600))

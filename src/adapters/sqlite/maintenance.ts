@@ -31,7 +31,7 @@ export class SqliteMaintenance implements StoreMaintenance {
     const { restored, stored } = await this.#connection.write('restore keys', (s) => {
       const restored = tombstonesFirst(records)
         .flat()
-        .filter((record) => s.restore.run({ ...record }).changes === 1)
+        .filter((record) => s.restoreRow.run({ ...record }).changes === 1)
       return { restored, stored: selectVersions(s, distinctUserIds(records)) }
     })
     this.#changes.publish(restored.filter(outdatesCaches).map(({ userId }) => userId))
@@ -54,7 +54,7 @@ export class SqliteMaintenance implements StoreMaintenance {
   }
 
   async datedCensus(): Promise<DatedCensusRow[]> {
-    const rows = await this.#connection.read('count keys', (s) => s.datedCensus.all())
+    const rows = await this.#connection.read('count keys', (s) => s.countRowsWithAges.all())
     return rows.map(({ oldestMs, newestMs, shredded, ...row }) => ({
       ...row,
       shredded: shredded === 1,

@@ -105,7 +105,7 @@ export class SqliteKeyStore implements KeyStore {
       const inserted = new Set(
         insertRounds(records)
           .flat()
-          .filter((record) => s.insert.run({ ...record }).changes === 1),
+          .filter((record) => s.insertRow.run({ ...record }).changes === 1),
       )
       // An inserted row is its own winner. Only the others have one that must be read.
       const others = records.filter((record) => !inserted.has(record))
@@ -117,7 +117,9 @@ export class SqliteKeyStore implements KeyStore {
 
   async replaceWrapped(changes: readonly WrapChange[]): Promise<KeyRef[]> {
     return this.#connection.write('replace wrapped keys', (s) => {
-      const changed = inLockOrder(changes).filter((change) => s.replace.run({ ...change }).changes === 1)
+      const changed = inLockOrder(changes).filter(
+        (change) => s.replaceWrappedKey.run({ ...change }).changes === 1,
+      )
       return changed.map(({ userId, version }) => ({ userId, version }))
     })
   }
@@ -125,8 +127,8 @@ export class SqliteKeyStore implements KeyStore {
   async list({ after = BEFORE_ALL_REFS, limit, notKekId }: KeyPage): Promise<KeyRecord[]> {
     const records = await this.#connection.read('list keys', (s) =>
       notKekId === undefined
-        ? s.list.all({ ...after, limit })
-        : s.listNotKek.all({ ...after, limit, kekId: notKekId }),
+        ? s.selectPage.all({ ...after, limit })
+        : s.selectPageNotUnderKek.all({ ...after, limit, kekId: notKekId }),
     )
     return records.map(requireValidTimes)
   }
@@ -134,8 +136,10 @@ export class SqliteKeyStore implements KeyStore {
   async shred(userId: string, { forget, at = new Date() }: ShredOptions): Promise<ShredResult> {
     const { live, changed } = await this.#connection.write('shred keys', (s) => {
       const rows = selectVersions(s, [userId])
-      const erased = s.shred.run({ userId, shreddedAt: at }).changes
-      const other = forget ? s.removeUser.run({ userId }) : s.insertTombstone.run(newTombstone(userId, at))
+      const erased = s.shredRows.run({ userId, shreddedAt: at }).changes
+      const other = forget
+        ? s.removeRowsOfUser.run({ userId })
+        : s.insertTombstone.run(newTombstone(userId, at))
       return { live: rows.filter((row) => !isTombstone(row)), changed: erased + other.changes > 0 }
     })
     if (changed) this.#changes.publish([userId])
@@ -146,7 +150,7 @@ export class SqliteKeyStore implements KeyStore {
 
   async remove(refs: readonly KeyRef[]): Promise<number> {
     const removed = await this.#connection.write('remove keys', (s) =>
-      inLockOrder(refs).filter(({ userId, version }) => s.remove.run({ userId, version }).changes === 1),
+      inLockOrder(refs).filter(({ userId, version }) => s.removeRow.run({ userId, version }).changes === 1),
     )
     this.#changes.publish(removed.map(({ userId }) => userId))
     return removed.length
@@ -154,14 +158,14 @@ export class SqliteKeyStore implements KeyStore {
 
   async sampleByKek(limit: number): Promise<KeyRecord[]> {
     const records = await this.#connection.read('sample keys', (s) => {
-      const withId = s.kekIds.all().flatMap(({ kekId }) => s.sampleOfKek.all({ kekId, limit }))
-      return [...withId, ...s.sampleWithoutKek.all({ limit })]
+      const withId = s.selectKekIds.all().flatMap(({ kekId }) => s.selectSampleOfKek.all({ kekId, limit }))
+      return [...withId, ...s.selectSampleWithoutKek.all({ limit })]
     })
     return records.filter(hasValidTimes)
   }
 
   async census(): Promise<CensusRow[]> {
-    const rows = await this.#connection.read('count keys', (s) => s.census.all())
+    const rows = await this.#connection.read('count keys', (s) => s.countRows.all())
     return rows.map((row) => ({ ...row, shredded: row.shredded === 1 }))
   }
 

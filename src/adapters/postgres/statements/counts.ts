@@ -25,15 +25,15 @@ export function countRowsWithAges({ db, keys }: Fragments) {
 
 type KeysTable = Fragments['keys']
 
-function isShredded({ shreddedAt }: KeysTable) {
+function isTombstone({ shreddedAt }: KeysTable) {
   return sql<boolean>`${shreddedAt} is not null`
 }
 
 function counted(keys: KeysTable) {
   const { kekId, version } = keys
-  return { kekId, version, shredded: isShredded(keys), count: sql<number>`count(*)::int` }
+  return { kekId, version, shredded: isTombstone(keys), count: sql<number>`count(*)::int` }
 }
 
 function groups(keys: KeysTable) {
-  return [keys.kekId, keys.version, isShredded(keys)] as const
+  return [keys.kekId, keys.version, isTombstone(keys)] as const
 }

@@ -7,12 +7,12 @@ import { countRows, countRowsWithAges } from './counts.js'
 import { fragmentsFor } from './fragments.js'
 import {
   selectActiveOfUsers,
-  selectIsLive,
-  selectOfUser,
-  selectOfUsers,
+  selectHasLiveRow,
   selectPage,
   selectPageNotUnderKek,
   selectSample,
+  selectVersionsOfUser,
+  selectVersionsOfUsers,
 } from './reads.js'
 import {
   insertRows,
@@ -20,9 +20,9 @@ import {
   insertTombstone,
   removeRows,
   removeTombstones,
-  replaceWrapped,
+  replaceWrappedKeys,
   restoreRows,
-  shredUser,
+  shredRows,
 } from './writes.js'
 
 export type PostgresStatements = ReturnType<typeof prepareStatements>
@@ -33,23 +33,23 @@ export function prepareStatements(db: AnyPostgresDb, schema: string, named: bool
   const prefix = `keystore_${shortHash(schema)}`
   const name = (statement: string) => (named ? `${prefix}_${statement}` : '')
   return {
-    ofUser: selectOfUser(fragments).prepare(name('of_user')),
-    ofUsers: selectOfUsers(fragments).prepare(name('of_users')),
-    activeOfUsers: selectActiveOfUsers(fragments).prepare(name('active_of_users')),
-    list: selectPage(fragments).prepare(name('list')),
-    listNotKek: selectPageNotUnderKek(fragments).prepare(name('list_not_kek')),
-    sample: selectSample(fragments).prepare(name('sample')),
-    isLive: selectIsLive(fragments).prepare(name('is_live')),
-    insert: insertRows(fragments).prepare(name('insert')),
-    insertAndNotify: insertRowsAndNotify(fragments).prepare(name('insert_and_notify')),
-    restore: restoreRows(fragments).prepare(name('restore')),
+    selectVersionsOfUser: selectVersionsOfUser(fragments).prepare(name('select_versions_of_user')),
+    selectVersionsOfUsers: selectVersionsOfUsers(fragments).prepare(name('select_versions_of_users')),
+    selectActiveOfUsers: selectActiveOfUsers(fragments).prepare(name('select_active_of_users')),
+    selectPage: selectPage(fragments).prepare(name('select_page')),
+    selectPageNotUnderKek: selectPageNotUnderKek(fragments).prepare(name('select_page_not_under_kek')),
+    selectSample: selectSample(fragments).prepare(name('select_sample')),
+    selectHasLiveRow: selectHasLiveRow(fragments).prepare(name('select_has_live_row')),
+    insertRows: insertRows(fragments).prepare(name('insert_rows')),
+    insertRowsAndNotify: insertRowsAndNotify(fragments).prepare(name('insert_rows_and_notify')),
+    restoreRows: restoreRows(fragments).prepare(name('restore_rows')),
     insertTombstone: insertTombstone(fragments).prepare(name('insert_tombstone')),
-    replace: replaceWrapped(fragments).prepare(name('replace')),
-    shred: shredUser(fragments).prepare(name('shred')),
-    remove: removeRows(fragments).prepare(name('remove')),
+    replaceWrappedKeys: replaceWrappedKeys(fragments).prepare(name('replace_wrapped_keys')),
+    shredRows: shredRows(fragments).prepare(name('shred_rows')),
+    removeRows: removeRows(fragments).prepare(name('remove_rows')),
     removeTombstones: removeTombstones(fragments).prepare(name('remove_tombstones')),
-    census: countRows(fragments).prepare(name('census')),
-    datedCensus: countRowsWithAges(fragments).prepare(name('dated_census')),
+    countRows: countRows(fragments).prepare(name('count_rows')),
+    countRowsWithAges: countRowsWithAges(fragments).prepare(name('count_rows_with_ages')),
   }
 }
 
@@ -59,8 +59,8 @@ export function selectVersions(
   userIds: readonly string[],
 ): Promise<KeyRecord[]> {
   const [userId] = userIds
-  if (userIds.length === 1) return statements.ofUser.execute({ userId })
-  return statements.ofUsers.execute({ ids: [...new Set(userIds)] })
+  if (userIds.length === 1) return statements.selectVersionsOfUser.execute({ userId })
+  return statements.selectVersionsOfUsers.execute({ ids: [...new Set(userIds)] })
 }
 
 /** For each user the active row: a tombstone if there is any, else the highest version. */
@@ -69,7 +69,7 @@ export async function selectActive(
   userIds: readonly string[],
 ): Promise<KeyRecord[]> {
   if (userIds.length === 1) return activeOf(await selectVersions(statements, userIds))
-  return statements.activeOfUsers.execute({ ids: [...new Set(userIds)] })
+  return statements.selectActiveOfUsers.execute({ ids: [...new Set(userIds)] })
 }
 
 /** The notification channel that all stores of one schema use. */

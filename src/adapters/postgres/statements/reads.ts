@@ -3,12 +3,12 @@ import { type SQL, sql } from 'drizzle-orm'
 import { arrayOf, type Fragments, shortUserIds } from './fragments.js'
 
 /** Every row of `:userId`, by version. */
-export function selectOfUser({ db, keys, isUser }: Fragments) {
+export function selectVersionsOfUser({ db, keys, isUser }: Fragments) {
   return db.select().from(keys).where(isUser).orderBy(keys.version)
 }
 
 /** Every row of the users in `:ids`, by user and version. */
-export function selectOfUsers({ db, keys }: Fragments) {
+export function selectVersionsOfUsers({ db, keys }: Fragments) {
   return db
     .select()
     .from(keys)
@@ -59,7 +59,7 @@ export function selectSample({ keys, isLive, selectFrom }: Fragments) {
 }
 
 /** Whether `:userId` has a live row. */
-export function selectIsLive({ db, keys, isUser, isLive }: Fragments) {
+export function selectHasLiveRow({ db, keys, isUser, isLive }: Fragments) {
   return db
     .select({ live: sql<boolean>`exists (select 1 from ${keys} where ${isUser} and ${isLive})` })
     .from(sql`(values (1)) one`)

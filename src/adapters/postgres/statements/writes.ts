@@ -41,7 +41,7 @@ export function insertTombstone({ db, keys, notify }: Fragments) {
 }
 
 /** Replaces the wrapped keys of live rows that still hold theirs of `:from`. */
-export function replaceWrapped({ db, keys, isLive }: Fragments) {
+export function replaceWrappedKeys({ db, keys, isLive }: Fragments) {
   return db
     .update(keys)
     .set({
@@ -66,7 +66,7 @@ export function replaceWrapped({ db, keys, isLive }: Fragments) {
 }
 
 /** Makes tombstones of the live rows of `:userId`. */
-export function shredUser({ db, keys, isUser, isLive, notify }: Fragments) {
+export function shredRows({ db, keys, isUser, isLive, notify }: Fragments) {
   const lockedVersions = sql`select k.version from ${keys} k
     where k.user_id = ${sql.placeholder('userId')} order by k.version for update`
   return db

@@ -37,14 +37,14 @@ export function countRowsWithAges(db: QueryBuilder) {
     .groupBy(...groups)
 }
 
-const isShredded = sql<number>`${keys.shreddedAt} is not null`
+const isTombstone = sql<number>`${keys.shreddedAt} is not null`
 const counted = {
   kekId: keys.kekId,
   version: keys.version,
-  shredded: isShredded,
+  shredded: isTombstone,
   count: sql<number>`count(*)`,
 }
-const groups = [keys.kekId, keys.version, isShredded] as const
+const groups = [keys.kekId, keys.version, isTombstone] as const
 
 /** Null unless the text is a time with an offset. SQLite alone would take a time without one for UTC, and the text "now" for now. */
 const createdMs = sql`case when ${keys.createdAt} glob '????-??-??[T ]??:??:*'

@@ -7,21 +7,21 @@ import { prepareDirect } from './direct.js'
 import { queryBuilder } from './fragments.js'
 import {
   selectActiveOfUsers,
-  selectOfUser,
-  selectOfUsers,
   selectPage,
   selectPageNotUnderKek,
   selectSampleOfKek,
   selectSampleWithoutKek,
+  selectVersionsOfUser,
+  selectVersionsOfUsers,
 } from './reads.js'
 import {
   insertRow,
   insertTombstone,
   removeRow,
-  removeUser,
-  replaceWrapped,
+  removeRowsOfUser,
+  replaceWrappedKey,
   restoreRow,
-  shredUser,
+  shredRows,
 } from './writes.js'
 
 export type SqliteStatements = ReturnType<typeof prepareStatements>
@@ -29,23 +29,23 @@ export type SqliteStatements = ReturnType<typeof prepareStatements>
 export function prepareStatements(client: SqliteClient) {
   const db = queryBuilder(client)
   return {
-    ofUser: prepareDirect(client, selectOfUser(db)),
-    ofUsers: prepareDirect(client, selectOfUsers(db)),
-    activeOfUsers: prepareDirect(client, selectActiveOfUsers(db)),
-    list: prepareDirect(client, selectPage(db)),
-    listNotKek: prepareDirect(client, selectPageNotUnderKek(db)),
-    sampleOfKek: prepareDirect(client, selectSampleOfKek(db)),
-    sampleWithoutKek: prepareDirect(client, selectSampleWithoutKek(db)),
-    insert: prepareDirect(client, insertRow(db)),
-    restore: prepareDirect(client, restoreRow(db)),
+    selectVersionsOfUser: prepareDirect(client, selectVersionsOfUser(db)),
+    selectVersionsOfUsers: prepareDirect(client, selectVersionsOfUsers(db)),
+    selectActiveOfUsers: prepareDirect(client, selectActiveOfUsers(db)),
+    selectPage: prepareDirect(client, selectPage(db)),
+    selectPageNotUnderKek: prepareDirect(client, selectPageNotUnderKek(db)),
+    selectSampleOfKek: prepareDirect(client, selectSampleOfKek(db)),
+    selectSampleWithoutKek: prepareDirect(client, selectSampleWithoutKek(db)),
+    insertRow: prepareDirect(client, insertRow(db)),
+    restoreRow: prepareDirect(client, restoreRow(db)),
     insertTombstone: insertTombstone(db).prepare(),
-    replace: prepareDirect(client, replaceWrapped(db)),
-    shred: shredUser(db).prepare(),
-    remove: removeRow(db).prepare(),
-    removeUser: removeUser(db).prepare(),
-    kekIds: selectKekIds(db).prepare(),
-    census: countRows(db).prepare(),
-    datedCensus: countRowsWithAges(db).prepare(),
+    replaceWrappedKey: prepareDirect(client, replaceWrappedKey(db)),
+    shredRows: shredRows(db).prepare(),
+    removeRow: removeRow(db).prepare(),
+    removeRowsOfUser: removeRowsOfUser(db).prepare(),
+    selectKekIds: selectKekIds(db).prepare(),
+    countRows: countRows(db).prepare(),
+    countRowsWithAges: countRowsWithAges(db).prepare(),
   }
 }
 
@@ -54,12 +54,12 @@ export function selectVersions(statements: SqliteStatements, userIds: readonly s
   const [userId] = userIds
   if (userId === undefined) return []
   return userIds.length === 1
-    ? statements.ofUser.all({ userId })
-    : statements.ofUsers.all({ ids: JSON.stringify(userIds) })
+    ? statements.selectVersionsOfUser.all({ userId })
+    : statements.selectVersionsOfUsers.all({ ids: JSON.stringify(userIds) })
 }
 
 /** For each user the active row: a tombstone if there is any, else the highest version. */
 export function selectActive(statements: SqliteStatements, userIds: readonly string[]): KeyRecord[] {
-  if (userIds.length !== 1) return statements.activeOfUsers.all({ ids: JSON.stringify(userIds) })
+  if (userIds.length !== 1) return statements.selectActiveOfUsers.all({ ids: JSON.stringify(userIds) })
   return activeOf(selectVersions(statements, userIds))
 }

@@ -4,12 +4,12 @@ import { encryptionKeys as keys } from '../schema.js'
 import { isLive, isOneOfUsers, isUser, type QueryBuilder } from './fragments.js'
 
 /** Every row of `:userId`, by version. */
-export function selectOfUser(db: QueryBuilder) {
+export function selectVersionsOfUser(db: QueryBuilder) {
   return selectInOrder(db, isUser)
 }
 
 /** Every row of the users in `:ids`, by user and version. */
-export function selectOfUsers(db: QueryBuilder) {
+export function selectVersionsOfUsers(db: QueryBuilder) {
   return selectInOrder(db, isOneOfUsers)
 }
 

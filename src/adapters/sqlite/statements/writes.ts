@@ -20,7 +20,7 @@ export function insertTombstone(db: QueryBuilder) {
 }
 
 /** Replaces the wrapped key of a live row that still holds `:from`. */
-export function replaceWrapped(db: QueryBuilder) {
+export function replaceWrappedKey(db: QueryBuilder) {
   const holdsFrom = sql`${keys.encryptedKey} = ${encoded('encryptedKey', 'from')}`
   return db
     .update(keys)
@@ -29,7 +29,7 @@ export function replaceWrapped(db: QueryBuilder) {
 }
 
 /** Makes tombstones of the live rows of `:userId`. */
-export function shredUser(db: QueryBuilder) {
+export function shredRows(db: QueryBuilder) {
   return db
     .update(keys)
     .set({ encryptedKey: sql`zeroblob(0)`, shreddedAt: encoded('shreddedAt') })
@@ -42,7 +42,7 @@ export function removeRow(db: QueryBuilder) {
 }
 
 /** Removes every row of `:userId`. */
-export function removeUser(db: QueryBuilder) {
+export function removeRowsOfUser(db: QueryBuilder) {
   return db.delete(keys).where(isUser)
 }
 
