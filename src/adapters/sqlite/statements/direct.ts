@@ -10,7 +10,7 @@ import { encryptionKeys as keys } from '../schema.js'
 /** The values of a statement's placeholders, by name. */
 type PlaceholderValues = Readonly<Record<string, unknown>>
 
-interface DirectStatement {
+export interface DirectStatement {
   run(values: PlaceholderValues): { readonly changes: number }
   /** The rows of a statement that selects all columns. */
   all(values: PlaceholderValues): KeyRecord[]
