@@ -7,7 +7,7 @@ import { columnName, partsOfAny } from '../drizzle/drizzle-table.js'
 import { markOf } from '../drizzle/encrypted-column.js'
 import { type EncryptedTable, isRegistry } from '../drizzle/registry.js'
 import { invalidArgument } from '../errors.js'
-import { type OpenedHost, openHost } from '../sources/sql.js'
+import { type HostDatabase, openHostDatabase } from '../sources/sql.js'
 import type { SqlTable } from '../sources/table.js'
 import { tableOn } from '../sources/table-on.js'
 import type { ValueSource } from '../sources/value-source.js'
@@ -55,9 +55,9 @@ export function databaseUrl({ db }: SchemaOptions): string {
 /** Opens the database and closes it after `work`. */
 export async function withHost<T>(
   options: SchemaOptions,
-  work: (host: OpenedHost) => Promise<T>,
+  work: (host: HostDatabase) => Promise<T>,
 ): Promise<T> {
-  return closing(await openHost(databaseUrl(options)), work)
+  return closing(await openHostDatabase(databaseUrl(options)), work)
 }
 
 /** A table that the file exports and no registry of it names. */
@@ -73,7 +73,7 @@ export interface OtherTable {
 export async function schemaTables(
   file: string,
   { casing }: SchemaOptions,
-  { client }: OpenedHost,
+  { client }: HostDatabase,
 ): Promise<{ readonly registered: RegisteredTable[]; readonly others: OtherTable[] }> {
   const exports = await importFile(file)
   const db = casing === undefined ? null : { dialect: { casing: await casingOf(casing) } }

@@ -5,7 +5,7 @@ import type { ContextOf } from '../format/context.js'
 import type { SqlTable } from '../sources/table.js'
 import { tableOn } from '../sources/table-on.js'
 import { tableSource } from '../sources/table-source.js'
-import { sourceColumns, type ValueSource } from '../sources/value-source.js'
+import { contextsByColumn, type ValueSource } from '../sources/value-source.js'
 import { kindOf } from '../validate.js'
 import { columnName, type DrizzleColumn, type DrizzleTable, partsOf } from './drizzle-table.js'
 import { markOf } from './encrypted-column.js'
@@ -74,7 +74,7 @@ export function planOf<Row>(table: unknown, options: DrizzleSourceOptions<Row>, 
   const keys: readonly unknown[] = Array.isArray(key) ? key : [key]
   if (keys.length === 0) throw invalidArgument('key must name at least one column')
   const swept = Array.from(
-    sourceColumns<Row>(options.columns as Record<string, ContextOf<Row>>),
+    contextsByColumn<Row>(options.columns as Record<string, ContextOf<Row>>),
     ([property, told]) => {
       const column = columnOf('columns', property)
       const context = told === undefined ? (markOf(column)?.context ?? undefined) : told
