@@ -106,6 +106,11 @@ export function invalidArgument(message: string): KeystoreError {
   return new KeystoreError('ERR_INVALID_ARGUMENT', message)
 }
 
+/** `ERR_KEY_SHREDDED`: the user's keys were erased on purpose. */
+export function keyShredded(userId: string): KeystoreError {
+  return new KeystoreError('ERR_KEY_SHREDDED', `The keys of user ${JSON.stringify(userId)} were shredded`)
+}
+
 /** `ERR_SCHEMA`: the message must say what to do next. */
 export function schemaError(message: string): StoreError {
   return new StoreError(message, { code: 'ERR_SCHEMA' })
