@@ -1,6 +1,6 @@
 /** `keystore status`: what is in the store, by master key and version. Needs no master key. */
 import { Command } from 'commander'
-import { inCensusOrder } from '../lifecycle/census.js'
+import { compareCensusRows } from '../lifecycle/census.js'
 import type { DatedCensusRow } from '../store.js'
 import {
   maintenanceOf,
@@ -17,7 +17,7 @@ export function statusCommand(): Command {
     .description('Count the keys in the store by master key, format, version and age.')
     .action((options: StoreOptions & ReportOptions) =>
       withExistingStore(options, async (store) => {
-        const rows = (await maintenanceOf(store).datedCensus()).sort(inCensusOrder)
+        const rows = (await maintenanceOf(store).datedCensus()).sort(compareCensusRows)
         if (options.json) printJson(rows)
         else print(rows)
       }),
