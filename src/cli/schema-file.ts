@@ -2,14 +2,15 @@
 import { resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { type Command, Option } from 'commander'
-import { planOf, sourceOn, type TablePlan } from '../drizzle/drizzle-source.js'
-import { columnName, partsOfAny } from '../drizzle/drizzle-table.js'
+import { type TablePlan, tablePlan } from '../drizzle/drizzle-source.js'
+import { columnName, tablePartsOrNull } from '../drizzle/drizzle-table.js'
 import { markOf } from '../drizzle/encrypted-column.js'
 import { type EncryptedTable, isRegistry } from '../drizzle/registry.js'
 import { invalidArgument } from '../errors.js'
 import { type OpenedHost, openHost } from '../sources/sql.js'
 import type { SqlTable } from '../sources/table.js'
 import { tableOn } from '../sources/table-on.js'
+import { tableSource } from '../sources/table-source.js'
 import type { ValueSource } from '../sources/value-source.js'
 import { closing } from './options.js'
 
@@ -93,14 +94,14 @@ function registeredTable(
   db: unknown,
   client: unknown,
 ): RegisteredTable {
-  const plan = planOf<never>(table, options as never, db)
+  const plan = tablePlan<never>(table, options as never, db)
   const withColumns = (columns: readonly string[]) => tableOn(client, { ...plan.shape, columns })
-  return { name, plan, withColumns, source: () => sourceOn(withColumns(plan.shape.columns), plan) }
+  return { name, plan, withColumns, source: () => tableSource(withColumns(plan.shape.columns), plan) }
 }
 
 /** @returns null unless a table of Drizzle's */
 function otherTable(exported: unknown, db: unknown, client: unknown): OtherTable | null {
-  const parts = partsOfAny(exported)
+  const parts = tablePartsOrNull(exported)
   if (parts === null) return null
   const { name, schema } = parts
   const columns = [...parts.columns.values()]
