@@ -44,7 +44,7 @@ export function rotateUserCommand(): Command {
     .action((userId: string | undefined, options: RotateOptions) => {
       const { olderThan } = options
       if ((userId === undefined) === (olderThan === undefined))
-        throw invalidArgument('Give either a user or --older-than, and not both')
+        throw invalidArgument('Give exactly one of them: a user, or --older-than')
       return olderThan === undefined ? rotateOne(userId ?? '', options) : rotateAll(olderThan, options)
     })
 }

@@ -1,6 +1,6 @@
-/** Conformance: samples and counts by KEK id. */
+/** Conformance: `sampleByKek` and `census`. */
 import assert from 'node:assert/strict'
-import { type DefineTest, manyRecords, record, same, versions } from './fixture.js'
+import { assertSameRows, type DefineTest, manyRecords, record, versions } from './fixture.js'
 
 export function countTests(test: DefineTest): void {
   const kekIds = [null, 'k', 'K', 'k~', "'%", '\u00e9', 'e\u0301', '\uff5e', '\u{1f600}']
@@ -8,14 +8,14 @@ export function countTests(test: DefineTest): void {
   test('samples up to limit live rows of each KEK id, null included', async ({ store }) => {
     // One row of the first id, two of the second …
     const rows = kekIds.flatMap((kekId, i) => manyRecords(i + 1, { kekId }, `${i}-`))
-    const dead = manyRecords(3, { kekId: 'only dead rows' }, 'dead-')
-    const among = manyRecords(2, { kekId: 'k' }, '!')
-    await store.insertIfAbsent([...rows, ...dead, ...among])
-    for (const { userId } of [...dead, ...among]) await store.shred(userId, { forget: false })
+    const shreddedOnly = manyRecords(3, { kekId: 'only shredded rows' }, 'shredded-')
+    const alsoShredded = manyRecords(2, { kekId: 'k' }, '!')
+    await store.insertIfAbsent([...rows, ...shreddedOnly, ...alsoShredded])
+    for (const { userId } of [...shreddedOnly, ...alsoShredded]) await store.shred(userId, { forget: false })
     const stored = new Map(rows.map((row) => [row.userId, row]))
     for (const limit of [1, 3, 100]) {
       const samples = await store.sampleByKek(limit)
-      same(
+      assertSameRows(
         samples,
         samples.map(({ userId }) => stored.get(userId)),
       )
@@ -32,13 +32,13 @@ export function countTests(test: DefineTest): void {
     }
   })
 
-  test('samples nothing where only tombstones are', async ({ store }) => {
+  test('samples nothing if all rows are tombstones', async ({ store }) => {
     await store.insertIfAbsent([record('a'), record('b', { kekId: null })])
     for (const userId of ['a', 'b', 'unknown']) await store.shred(userId, { forget: false })
     assert.deepEqual(await store.sampleByKek(5), [])
   })
 
-  test('counts by KEK id and version, tombstones apart', async ({ store }) => {
+  test('counts by KEK id and version, and tombstones separately', async ({ store }) => {
     const rows = [...versions('a', 2), ...versions('b', 2), record('c'), record('d', { kekId: null })]
     await store.insertIfAbsent([...rows, record('e', { kekId: null }), record('f', { kekId: 'K' })])
     await store.shred('b', { forget: false })

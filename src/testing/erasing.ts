@@ -1,9 +1,9 @@
-/** Conformance: shred, forget and remove. */
+/** Conformance: `shred`, with and without `forget`, and `remove`. */
 import assert from 'node:assert/strict'
-import { at, type DefineTest, ODD_IDS, record, same, versions } from './fixture.js'
+import { assertSameRows, type DefineTest, itemAt, ODD_IDS, record, versions } from './fixture.js'
 
 export function erasureTests(test: DefineTest): void {
-  test('a shred erases every version and says what it erased', async ({ store, rowsOf, rawRows }) => {
+  test('a shred erases every version and reports what it erased', async ({ store, rowsOf, rawRows }) => {
     const rows = versions('a', 4).map((row, i) => ({ ...row, kekId: [null, 'k', null, 'l'][i] ?? null }))
     await store.insertIfAbsent(rows)
     const before = Date.now()
@@ -29,10 +29,10 @@ export function erasureTests(test: DefineTest): void {
     const before = await rowsOf('a')
     const { versions: erased, kekIds } = await store.shred('a', { forget: false })
     assert.deepEqual([erased, kekIds], [[], []])
-    same(await rowsOf('a'), before)
+    assertSameRows(await rowsOf('a'), before)
   })
 
-  test('a shred names only the versions that were live', async ({ store, rowsOf }) => {
+  test('a shred reports only the versions that were live', async ({ store, rowsOf }) => {
     await store.insertIfAbsent(versions('a', 3))
     await store.remove([{ userId: 'a', version: 1 }])
     const shreddedAt = new Date('2026-01-01T00:00:00.000Z')
@@ -49,7 +49,7 @@ export function erasureTests(test: DefineTest): void {
     assert.deepEqual(tombstone?.shreddedAt, result.at)
   })
 
-  test('a shred that is applied again has the time of the first', async ({ store, rowsOf }) => {
+  test('a shred writes the time that it is given, and changes no tombstone', async ({ store, rowsOf }) => {
     const time = new Date('2026-01-02T03:04:05.006Z')
     await store.insertIfAbsent(versions('a', 2))
     for (const userId of ['a', 'unknown']) {
@@ -63,12 +63,12 @@ export function erasureTests(test: DefineTest): void {
       for (const { shreddedAt } of rows) assert.deepEqual(shreddedAt, time)
     }
     assert.deepEqual((await store.shred('gone', { forget: true, at: time })).at, time)
-    // It moves no tombstone that stands.
+    // A tombstone keeps its time.
     await store.shred('a', { forget: false, at: new Date() })
     assert.deepEqual((await rowsOf('a'))[0]?.shreddedAt, time)
   })
 
-  test('a shred says whether its bytes are gone, and if not, why', async ({ store }) => {
+  test('a shred reports whether the bytes are gone, and if not, why', async ({ store }) => {
     await store.insertIfAbsent(versions('a', 2))
     for (const options of [{ forget: false }, { forget: false }, { forget: true }]) {
       const { erased, pending } = await store.shred('a', options)
@@ -80,37 +80,37 @@ export function erasureTests(test: DefineTest): void {
   test('forget removes all rows, tombstones too, and a new mint succeeds', async ({ store, everyRow }) => {
     await store.insertIfAbsent(versions('a', 2))
     assert.deepEqual((await store.shred('a', { forget: true })).versions, [1, 2])
-    await store.shred('dead', { forget: false })
-    assert.deepEqual((await store.shred('dead', { forget: true })).versions, [])
+    await store.shred('shredded', { forget: false })
+    assert.deepEqual((await store.shred('shredded', { forget: true })).versions, [])
     assert.deepEqual((await store.shred('unknown', { forget: true })).versions, [])
     assert.deepEqual(await everyRow(), [])
-    const again = [record('a'), record('dead'), record('unknown')]
-    same(await store.insertIfAbsent(again), again)
+    const again = [record('a'), record('shredded'), record('unknown')]
+    assertSameRows(await store.insertIfAbsent(again), again)
   })
 
-  test('erasing touches no other user', async ({ store, everyRow }) => {
+  test('shred and remove change no other user', async ({ store, everyRow }) => {
     const rows = ODD_IDS.map((userId) => record(userId))
     await store.insertIfAbsent([...rows, record('a%', { version: 2 })])
     await store.shred('a%', { forget: true })
     await store.shred('e\u0301', { forget: true })
     assert.equal(await store.remove([record(' '), record('A', { version: 2 })]), 1)
-    same(
+    assertSameRows(
       await everyRow(),
       rows.filter(({ userId }) => !['a%', 'e\u0301', ' '].includes(userId)),
     )
   })
 
-  test('no insert that races with a shred survives it', async ({ store, severalStores, rowsOf }) => {
+  test('no row that is inserted during a shred survives it', async ({ store, severalStores, rowsOf }) => {
     const stores = await severalStores()
     const userIds = Array.from({ length: 30 }, (_, i) => `user ${i}`)
-    // Half of them have rows already, so that both new users and new versions race.
+    // Half of the users have rows already, so that shreds race with both first and further versions.
     await store.insertIfAbsent(userIds.slice(15).map((userId) => record(userId)))
     await Promise.all(
       userIds.flatMap((userId, i) => [
-        at(stores, i).insertIfAbsent(versions(userId, 3)),
-        at(stores, i + 1).insertIfAbsent([record(userId), record(userId, { version: 2 })]),
-        at(stores, i + 2).shred(userId, { forget: false }),
-        at(stores, i).insertIfAbsent(versions(userId, 4)),
+        itemAt(stores, i).insertIfAbsent(versions(userId, 3)),
+        itemAt(stores, i + 1).insertIfAbsent([record(userId), record(userId, { version: 2 })]),
+        itemAt(stores, i + 2).shred(userId, { forget: false }),
+        itemAt(stores, i).insertIfAbsent(versions(userId, 4)),
       ]),
     )
     for (const userId of userIds) {
@@ -120,13 +120,13 @@ export function erasureTests(test: DefineTest): void {
     }
   })
 
-  test('remove counts the rows that there were, tombstones too', async ({ store, everyRow }) => {
+  test('remove returns how many rows it removed, tombstones included', async ({ store, everyRow }) => {
     const rows = [...versions('a', 2), record('b'), record('c')]
     await store.insertIfAbsent(rows)
     await store.shred('b', { forget: false })
-    const refs = [record('c'), record('b'), at(rows, 1), at(rows, 1), record('nobody')]
+    const refs = [record('c'), record('b'), itemAt(rows, 1), itemAt(rows, 1), record('nobody')]
     assert.equal(await store.remove(refs), 3)
-    same(await everyRow(), rows.slice(0, 1))
+    assertSameRows(await everyRow(), rows.slice(0, 1))
     assert.equal(await store.remove(refs), 0)
   })
 }
