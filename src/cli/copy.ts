@@ -20,7 +20,7 @@ import {
   withShredLog,
   withStore,
 } from './options.js'
-import { counted, exitWith, plainTable, printableId, printJson, printSome, thousands } from './output.js'
+import { counted, plainTable, printableId, printJson, printSome, setExitCode, thousands } from './output.js'
 
 interface CopyCommandOptions extends ChangeOptions {
   readonly shredLog?: string
@@ -90,7 +90,7 @@ export function backupCommand(): Command {
                   report.finished ? `The backup is ${file}.` : unfinishedAdvice(report, backup.partial),
                 )
               }
-              exitWith(report.finished)
+              setExitCode(report.finished)
             },
           ),
         ),
@@ -125,7 +125,7 @@ async function copyInto(url: string, from: KeyStore, options: CopyCommandOptions
         if (json) printJson(report)
         else printCopyReport(report)
         // Extra rows at the target are no failure. Without any, unequal stores mean that rows are missing or have changed meanwhile.
-        exitWith(dryRun || report.equal || report.extra > 0)
+        setExitCode(dryRun || report.equal || report.extra > 0)
       },
     ),
   )

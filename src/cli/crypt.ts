@@ -5,7 +5,7 @@ import type { EncryptionContext } from '../format/context.js'
 import { withEnvelope } from './envelope.js'
 import { type EnvelopeOptions, withEnvelopeOptions, withUserAndContext } from './options.js'
 
-interface CryptOptions extends EnvelopeOptions {
+interface CryptCommandOptions extends EnvelopeOptions {
   readonly user: string
   readonly context: EncryptionContext
 }
@@ -14,7 +14,7 @@ export function encryptCommand(): Command {
   return withEnvelopeOptions(withUserAndContext(new Command('encrypt')))
     .description('Encrypt all of standard input for a user, and print the token.')
     .addHelpText('after', '\nExample:\n  printf %s "$SECRET" | keystore encrypt --user alice')
-    .action(async (options: CryptOptions) => {
+    .action(async (options: CryptCommandOptions) => {
       const plaintext = await readStandardInput('the secret')
       const token = await withEnvelope(options, (envelope) =>
         envelope.encryptBytes(options.user, plaintext, options.context),
@@ -29,7 +29,7 @@ export function decryptCommand(): Command {
       'Decrypt the token on standard input for a user, and print the plaintext without adding a line end.',
     )
     .addHelpText('after', '\nExample:\n  keystore decrypt --user alice < token.txt')
-    .action(async (options: CryptOptions) => {
+    .action(async (options: CryptCommandOptions) => {
       const token = (await readStandardInput('the token')).toString('utf8').trim()
       const plaintext = await withEnvelope(options, (envelope) =>
         envelope.decryptBytes(options.user, token, options.context),

@@ -23,7 +23,7 @@ import {
   withShredLog,
   withStore,
 } from './options.js'
-import { counted, exitWith, printableId, printJson, printSome } from './output.js'
+import { counted, printableId, printJson, printSome, setExitCode } from './output.js'
 import {
   type SchemaOptions,
   schemaTables,
@@ -32,7 +32,12 @@ import {
   withSchema,
 } from './schema-file.js'
 
-interface DoctorOptions extends StoreOptions, MasterKeyOptions, AcceptOptions, ReportOptions, SchemaOptions {
+interface DoctorCommandOptions
+  extends StoreOptions,
+    MasterKeyOptions,
+    AcceptOptions,
+    ReportOptions,
+    SchemaOptions {
   readonly finishErasure?: boolean
   readonly shredLog?: string
 }
@@ -60,7 +65,7 @@ export function doctorCommand(): Command {
       '--finish-erasure',
       'at the end, take the step that shred receipts call pending; on Postgres it locks the table for seconds',
     )
-    .action(async (options: DoctorOptions) => {
+    .action(async (options: DoctorCommandOptions) => {
       const masterKeys = findMasterKeys(options)
       // An old schema is a finding: doctor does not migrate it.
       await closeAfter(await openStore(options, 'off'), (store) =>
@@ -70,7 +75,7 @@ export function doctorCommand(): Command {
           (report) => {
             if (options.json) printJson(report)
             else printDoctorReport(report, options, masterKeys)
-            exitWith(report.ok && report.erasure?.erased !== 'pending')
+            setExitCode(report.ok && report.erasure?.erased !== 'pending')
           },
         ),
       )
@@ -80,7 +85,7 @@ export function doctorCommand(): Command {
 async function runChecks(
   store: KeyStore,
   masterKeys: MasterKeyring,
-  options: DoctorOptions,
+  options: DoctorCommandOptions,
   controls: LongWorkControls,
 ): Promise<DoctorReport> {
   const { finishErasure, shredLog } = options
@@ -105,7 +110,7 @@ async function runChecks(
 }
 
 /** @throws ERR_INVALID_ARGUMENT if the schema is not that of the database */
-async function columnFindings(options: DoctorOptions): Promise<ColumnFinding[]> {
+async function columnFindings(options: DoctorCommandOptions): Promise<ColumnFinding[]> {
   const { schema } = options
   if (schema === undefined) return []
   return withHost(options, async (host) => {
@@ -149,7 +154,11 @@ function addFindings(report: VerifyReport, more: readonly ColumnFinding[]): Veri
   }
 }
 
-function printDoctorReport(report: DoctorReport, options: DoctorOptions, keyring: MasterKeyring): void {
+function printDoctorReport(
+  report: DoctorReport,
+  options: DoctorCommandOptions,
+  keyring: MasterKeyring,
+): void {
   const { erasedAgain, erasure, findings, counts } = report
   if (erasedAgain !== undefined)
     console.log(`The shred log erased ${counted(erasedAgain.length, 'user')} again.`)

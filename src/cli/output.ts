@@ -6,7 +6,7 @@ export function plainTable(head: string[]): Table.Table {
   return new Table({ head, style: { head: [], border: [] } })
 }
 
-/** Prints a report as one JSON document: dates in ISO 8601, and as text any number too large for JSON readers. No report holds bytes. */
+/** Prints a report as one JSON document: dates in ISO 8601, bigints as text. No report holds bytes. */
 export function printJson(report: unknown): void {
   console.log(JSON.stringify(report, (_, value) => (typeof value === 'bigint' ? String(value) : value)))
 }
@@ -38,6 +38,6 @@ export function printSome(lines: readonly string[], total: number, most = 20): v
 }
 
 /** Sets the exit code: 0 or 1, unless an interruption has set it already. */
-export function exitWith(ok: boolean): void {
+export function setExitCode(ok: boolean): void {
   process.exitCode ??= ok ? 0 : 1
 }

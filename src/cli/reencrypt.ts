@@ -19,7 +19,7 @@ import {
   withExistingStore,
   withStore,
 } from './options.js'
-import { counted, exitWith, plainTable, printableId, printJson, printSome, thousands } from './output.js'
+import { counted, plainTable, printableId, printJson, printSome, setExitCode, thousands } from './output.js'
 import { databaseUrl, type SchemaOptions, schemaTables, withHost, withSchema } from './schema-file.js'
 
 interface ReencryptCommandOptions
@@ -96,7 +96,7 @@ export function reencryptCommand(): Command {
           },
           (report) => {
             printSweep(report, options)
-            exitWith(report.complete && report.tables.every(({ left }) => left === 0))
+            setExitCode(report.complete && report.tables.every(({ left }) => left === 0))
           },
         ),
       )

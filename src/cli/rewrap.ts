@@ -1,12 +1,11 @@
 /** `keystore rewrap`: the rotation of the master key. */
 import { Command } from 'commander'
 import type { Format } from '../format/formats.js'
-import { totalCount } from '../lifecycle/census.js'
+import { liveCount } from '../lifecycle/census.js'
 import type { RowFailure } from '../lifecycle/long-work.js'
 import { type RewrapReport, rewrapAll } from '../lifecycle/rewrap.js'
 import { formatOfKekId } from '../master-keys/kek-id.js'
 import type { MasterKeyring } from '../master-keys/master-key.js'
-import type { CensusRow } from '../store.js'
 import { runLongCommand } from './long-command.js'
 import { printMasterKeys } from './master-key-table.js'
 import { findMasterKeys, type MasterKeyOptions, withMasterKeys } from './master-keys.js'
@@ -24,12 +23,12 @@ import {
 } from './options.js'
 import {
   counted,
-  exitWith,
   kekName,
   plainTable,
   printableId,
   printJson,
   printSome,
+  setExitCode,
   thousands,
 } from './output.js'
 
@@ -69,7 +68,7 @@ export function rewrapCommand(): Command {
           (report) => {
             if (options.json) printJson(report)
             else printRewrap(report, masterKeys)
-            exitWith(report.failedCount === 0)
+            setExitCode(report.failedCount === 0)
           },
         ),
       )
@@ -88,14 +87,10 @@ function printRewrap(report: RewrapReport, keyring: MasterKeyring): void {
     table.push([
       formatOfKekId(id),
       kekName(id),
-      ...[report.before, report.after].map((rows) => thousands(countLive(rows, id))),
+      ...[report.before, report.after].map((rows) => thousands(liveCount(rows, ({ kekId }) => kekId === id))),
     ])
   if (table.length > 0) console.log(table.toString())
   printMasterKeys(report.masterKeys, keyring)
-}
-
-function countLive(rows: readonly CensusRow[], kekId: string | null): number {
-  return totalCount(rows.filter((row) => row.kekId === kekId && !row.shredded))
 }
 
 /** Prints the failures of `rewrap` or `rotate-user`, and what to do about them. */

@@ -18,10 +18,10 @@ import {
   withExistingStore,
   withStore,
 } from './options.js'
-import { counted, exitWith, printableId, printJson, thousands } from './output.js'
+import { counted, printableId, printJson, setExitCode, thousands } from './output.js'
 import { printFailures } from './rewrap.js'
 
-interface RotateOptions extends StoreOptions, MasterKeyOptions, AcceptOptions, ChangeOptions {
+interface RotateCommandOptions extends StoreOptions, MasterKeyOptions, AcceptOptions, ChangeOptions {
   readonly olderThan?: number
 }
 
@@ -41,7 +41,7 @@ export function rotateUserCommand(): Command {
       'after',
       '\nExamples:\n  keystore rotate-user alice\n  keystore rotate-user --older-than 365d --dry-run',
     )
-    .action((userId: string | undefined, options: RotateOptions) => {
+    .action((userId: string | undefined, options: RotateCommandOptions) => {
       const { olderThan } = options
       if ((userId === undefined) === (olderThan === undefined))
         throw invalidArgument('Give exactly one of them: a user, or --older-than')
@@ -49,7 +49,7 @@ export function rotateUserCommand(): Command {
     })
 }
 
-async function rotateOne(userId: string, options: RotateOptions): Promise<void> {
+async function rotateOne(userId: string, options: RotateCommandOptions): Promise<void> {
   const masterKeys = findMasterKeys(options)
   await withExistingStore(options, async (store) => {
     const envelope = await openEnvelope(store, masterKeys, options)
@@ -77,7 +77,7 @@ async function nextVersion(store: KeyStore, userId: string): Promise<Rotation> {
 const OLD_TOKENS =
   'Tokens of earlier versions still decrypt. Re-encrypt them (`keystore reencrypt`, or decrypt and encrypt again), then prune the old versions.'
 
-async function rotateAll(olderThanMs: number, options: RotateOptions): Promise<void> {
+async function rotateAll(olderThanMs: number, options: RotateCommandOptions): Promise<void> {
   const masterKeys = findMasterKeys(options)
   await withExistingStore(options, (store) =>
     runLongCommand(
@@ -87,7 +87,7 @@ async function rotateAll(olderThanMs: number, options: RotateOptions): Promise<v
       (report) => {
         if (options.json) printJson(report)
         else printRotation(report)
-        exitWith(report.failedCount === 0)
+        setExitCode(report.failedCount === 0)
       },
     ),
   )

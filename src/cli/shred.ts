@@ -14,7 +14,7 @@ import {
 } from './options.js'
 import { kekName, printableId, printJson } from './output.js'
 
-interface ShredOptions extends StoreOptions, ChangeOptions {
+interface ShredCommandOptions extends StoreOptions, ChangeOptions {
   readonly forget?: boolean
   readonly yes?: boolean
   readonly shredLog?: string
@@ -41,7 +41,7 @@ export function shredUserCommand(): Command {
     .action(shredUser)
 }
 
-async function shredUser(userId: string, options: ShredOptions): Promise<void> {
+async function shredUser(userId: string, options: ShredCommandOptions): Promise<void> {
   assertUserId(userId)
   const { forget = false, yes = false, shredLog, dryRun = false, json = false } = options
   if (!dryRun && !yes && !process.stdin.isTTY)

@@ -22,7 +22,7 @@ interface BuiltColumn {
   mapToDriverValue(value: unknown): unknown
 }
 
-/** Drizzle sets it on the table of an aliased column, and on the columns of a relational query. Nothing is written through those. */
+/** Drizzle sets it on the table of an aliased column. Relational queries use aliases too. Nothing is written through an alias. */
 const IS_ALIAS = Symbol.for('drizzle:IsAlias')
 
 /** Makes a builder mark the columns that it builds, and guard them if their values cannot be compared. @returns the builder itself */

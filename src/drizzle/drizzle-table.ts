@@ -13,9 +13,9 @@ export interface DrizzleColumn {
   mapFromDriverValue(value: unknown): unknown
 }
 
-const NAME = Symbol.for('drizzle:Name')
-const SCHEMA = Symbol.for('drizzle:Schema')
-const COLUMNS = Symbol.for('drizzle:Columns')
+const TABLE_NAME = Symbol.for('drizzle:Name')
+const TABLE_SCHEMA = Symbol.for('drizzle:Schema')
+const TABLE_COLUMNS = Symbol.for('drizzle:Columns')
 
 export interface TableParts {
   readonly name: string
@@ -35,7 +35,7 @@ export function tablePartsOf(table: unknown): TableParts {
 /** @returns null unless it is a Drizzle table */
 export function tablePartsOrNull(table: unknown): TableParts | null {
   if (typeof table === 'object' && table !== null) {
-    const [name, schema, columns] = [NAME, SCHEMA, COLUMNS].map((symbol): unknown =>
+    const [name, schema, columns] = [TABLE_NAME, TABLE_SCHEMA, TABLE_COLUMNS].map((symbol): unknown =>
       Reflect.get(table, symbol),
     )
     if (typeof name === 'string' && typeof columns === 'object' && columns !== null) {

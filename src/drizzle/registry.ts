@@ -92,7 +92,11 @@ function isTableOptions(given: DrizzleTable | AnyTableOptions): given is AnyTabl
 function encryptedTable(name: string, options: AnyTableOptions): EncryptedTable {
   const { table } = options
   const parts = tablePartsOf(table)
-  const { key = primaryKeyOf(name, parts), owner = ownerOf(name, parts), columns = {} } = options
+  const {
+    key = primaryKeyPropertyOf(name, parts),
+    owner = ownerPropertyOf(name, parts),
+    columns = {},
+  } = options
   const contexts: Record<string, ContextOf<never>> = { ...columns }
   for (const [property, column] of parts.columns) {
     const mark = markOf(column)
@@ -113,13 +117,13 @@ function encryptedTable(name: string, options: AnyTableOptions): EncryptedTable 
   return { name, table, key: typeof key === 'string' ? [key] : key, owner, columns: contexts }
 }
 
-function primaryKeyOf(name: string, { columns }: TableParts): string[] {
+function primaryKeyPropertyOf(name: string, { columns }: TableParts): string[] {
   const primary = Array.from(columns).filter(([, column]) => column.primary === true)
   if (primary.length !== 1) throw missingOption(name, 'its key', "key: 'id' or key: ['tenant', 'id']")
   return primary.map(([property]) => property)
 }
 
-function ownerOf(name: string, { columns }: TableParts): string {
+function ownerPropertyOf(name: string, { columns }: TableParts): string {
   const found = Array.from(columns).filter(
     ([property, column]) => OWNER_NAMES.includes(property) || OWNER_NAMES.includes(column.name),
   )

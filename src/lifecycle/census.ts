@@ -30,14 +30,19 @@ export function totalCount(rows: readonly CensusRow[]): number {
   return rows.reduce((sum, { count }) => sum + count, 0)
 }
 
+/** The same of live rows, and of those only the ones that `isCounted` is true of. */
+export function liveCount(rows: readonly CensusRow[], isCounted: (row: CensusRow) => boolean): number {
+  return totalCount(rows.filter((row) => !row.shredded && isCounted(row)))
+}
+
 /**
  * Whether rows still need a master key. Backups and pool tokens of format v2 may need it too, and no census knows:
  * see {@link RETIREMENT_WARNINGS}.
  */
 export interface MasterKeyUse {
   /**
-   * The id of the master key. For a key that was not given: the KEK id in the rows, or null for rows of the Python
-   * reference that open under no given key.
+   * The id of the master key. For a key that was not given: the KEK id in the rows. Null for the rows of the Python
+   * reference, which name no key.
    */
   readonly kekId: string | null
   readonly primary: boolean

@@ -170,7 +170,7 @@ function isSameRecord(a: KeyRecord, b: KeyRecord): boolean {
 
 function canonicalBytes(record: KeyRecord): Buffer {
   const { userId, version, encryptedKey, kekId, createdAt, wrappedAt, shreddedAt } = record
-  // A flag before each value that may be null: a null KEK id must not have the bytes of an empty one.
+  // Each value that may be null has a flag before it, so that a null KEK id and an empty one have different bytes.
   const optional = [kekId, wrappedAt?.toISOString() ?? null, shreddedAt?.toISOString() ?? null]
   const pieces = optional.flatMap((value) => (value === null ? ['0', ''] : ['1', value]))
   return preAuthEncode([userId, String(version), encryptedKey, createdAt.toISOString(), ...pieces])

@@ -157,7 +157,7 @@ function unreadableRow(error: unknown, after: KeyRef | undefined): KeyRef | null
  * Groups the rows of all pages by user: one array of versions for each user, also where two pages share a user. When
  * `signal` is aborted, a user whose versions may be incomplete is left out.
  */
-export async function* groupByUser(
+export async function* groupPagesByUser(
   pages: AsyncGenerator<readonly KeyRecord[], void, undefined>,
   { signal }: LongWorkOptions,
 ): AsyncGenerator<readonly (readonly KeyRecord[])[], void, undefined> {

@@ -9,7 +9,14 @@ import { describeRef, primaryKekId, unwrapDataKey, wrapDataKey } from '../master
 import { isV2Wrap, keyringOf, type MasterKey, type MasterKeyring } from '../master-keys/master-key.js'
 import type { CensusRow, KeyStore, WrapChange } from '../store.js'
 import { type KeyRecord, type KeyRef, refKey } from '../table.js'
-import { census, type MasterKeyUse, masterKeyUses, RETIREMENT_WARNINGS, totalCount } from './census.js'
+import {
+  census,
+  liveCount,
+  type MasterKeyUse,
+  masterKeyUses,
+  RETIREMENT_WARNINGS,
+  totalCount,
+} from './census.js'
 import {
   assertOptions,
   Failures,
@@ -97,7 +104,7 @@ export async function rewrapAll(options: RewrapOptions): Promise<RewrapReport> {
   let changed = 0
   let skipped = 0
   let after = before
-  let left = countLive(before, (row) => row.kekId !== kekId)
+  let left = liveCount(before, (row) => row.kekId !== kekId)
   let complete = left === 0
   for (let lost = 0; !complete && lost < MAX_LOST_PASSES && !signal?.aborted; ) {
     const shared = await sharedKeys(job, after)
@@ -108,7 +115,7 @@ export async function rewrapAll(options: RewrapOptions): Promise<RewrapReport> {
     skipped += pass.skipped
     lost = pass.changed === 0 ? lost + 1 : 0
     after = await census({ store })
-    left = countLive(after, (row) => row.kekId !== kekId)
+    left = liveCount(after, (row) => row.kekId !== kekId)
     const foundNothing = pass.changed + pass.skipped === 0
     complete = left === 0 || (!signal?.aborted && (dryRun || foundNothing))
   }
@@ -226,13 +233,9 @@ async function writeChanges(
 /** Looks for shared keys only where v2 wraps are upgraded: nothing else can bind a copied key to the wrong user. */
 async function sharedKeys(job: RewrapJob, rows: readonly CensusRow[]): Promise<SharedKeys> {
   const { store, keyring, format, accept } = job
-  const v2Rows = countLive(rows, ({ kekId }) => formatOfKekId(kekId) === 'v2')
+  const v2Rows = liveCount(rows, ({ kekId }) => formatOfKekId(kekId) === 'v2')
   if (format === 'v2' || !accept.includes('v2') || v2Rows === 0) return NO_SHARED_KEYS
   return findSharedKeys(store, keyring, accept, totalCount(rows), job)
-}
-
-function countLive(rows: readonly CensusRow[], isCounted: (row: CensusRow) => boolean): number {
-  return totalCount(rows.filter((row) => !row.shredded && isCounted(row)))
 }
 
 function sharedKey(ref: KeyRef, group: readonly KeyRef[]): MasterKeyError {

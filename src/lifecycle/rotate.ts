@@ -10,7 +10,7 @@ import { totalCount } from './census.js'
 import {
   assertOptions,
   Failures,
-  groupByUser,
+  groupPagesByUser,
   type LongWorkOptions,
   mapConcurrently,
   ProgressMeter,
@@ -71,7 +71,7 @@ export async function rotateWhere(options: RotateWhereOptions): Promise<RotateRe
     unreadable.add(ref.userId)
     failures.add({ ...ref, kekId: null }, error)
   })
-  for await (const users of groupByUser(pages, options)) {
+  for await (const users of groupPagesByUser(pages, options)) {
     const start = performance.now()
     const due: KeyRecord[] = []
     for (const versions of users) {

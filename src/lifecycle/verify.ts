@@ -14,7 +14,7 @@ import type { KeyRecord, KeyRef } from '../table.js'
 import { census, type MasterKeyUse, masterKeyUses, totalCount } from './census.js'
 import {
   assertOptions,
-  groupByUser,
+  groupPagesByUser,
   isRowError,
   type LongWorkOptions,
   mapConcurrently,
@@ -105,7 +105,7 @@ export async function verifyAll(options: VerifyOptions): Promise<VerifyReport> {
     findings.ofRow('error', 'unreadable', ref, error.message)
   })
   let rows = 0
-  for await (const users of groupByUser(pages, options)) {
+  for await (const users of groupPagesByUser(pages, options)) {
     const records = users.flat()
     const latest = Date.now() + CLOCK_TOLERANCE_MS
     for (const versions of users) checkVersions(findings, versions, unreadable)

@@ -77,14 +77,14 @@ export async function openValue<Row>(
   if (stored === null || stored === undefined) return { state: 'empty' }
   if (typeof stored !== 'string')
     return { state: 'unopenable', error: invalidArgument(`a value must be text, got ${kindOf(stored)}`) }
-  if (isEncrypted(stored)) return openToken(stored, value, keys, options.envelope)
+  if (isEncrypted(stored)) return openStoredToken(stored, value, keys, options.envelope)
   const result = await openForeignValue(stored, value, options)
   // Without a context it cannot be encrypted.
   return value.contexts instanceof Error ? { state: result.state, error: value.contexts } : result
 }
 
 /** Opens a value that begins like a token. It is a token or a damaged one, never plaintext. */
-async function openToken<Row>(
+async function openStoredToken<Row>(
   token: string,
   { owner, contexts }: SweptValue<Row>,
   keys: OwnerKeys,

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { KeyStore, StoreChange } from '../store.js'
-import { type DefineTest, type Fixture, itemAt, record, versions, wrapChange } from './fixture.js'
+import { type DefineTest, type Fixture, itemAt, makeChange, makeRecord, makeVersions } from './fixture.js'
 
 /** The 2 s of the contract, doubled for a busy machine. */
 const MAX_DELAY_MS = 4000
@@ -21,7 +21,7 @@ export function changeTests(test: DefineTest): void {
 
   whereOffered('notifies of its own changes to rows that a cache may hold', async ({ store }, recorder) => {
     await store.insertIfAbsent(
-      ['rotated', 'pruned', 'shredded', 'forgotten'].flatMap((id) => versions(id, 2)),
+      ['rotated', 'pruned', 'shredded', 'forgotten'].flatMap((id) => makeVersions(id, 2)),
     )
     await expectEachChange(store, recorder)
   })
@@ -31,7 +31,7 @@ export function changeTests(test: DefineTest): void {
     const other = await reopen()
     try {
       await store.insertIfAbsent(
-        ['rotated', 'pruned', 'shredded', 'forgotten'].flatMap((id) => versions(id, 2)),
+        ['rotated', 'pruned', 'shredded', 'forgotten'].flatMap((id) => makeVersions(id, 2)),
       )
       await expectEachChange(other, recorder)
     } finally {
@@ -40,9 +40,9 @@ export function changeTests(test: DefineTest): void {
   })
 
   whereOffered('names no user whose rows were only minted or rewrapped', async ({ store }, recorder) => {
-    const rows = [record('minted'), record('rewrapped')]
+    const rows = [makeRecord('minted'), makeRecord('rewrapped')]
     await store.insertIfAbsent(rows)
-    await store.replaceWrapped([wrapChange(itemAt(rows, 1))])
+    await store.replaceWrapped([makeChange(itemAt(rows, 1))])
     await store.insertIfAbsent(rows)
     await store.shred('last', { forget: false })
     await recorder.waitFor('last')
@@ -64,7 +64,7 @@ export function changeTests(test: DefineTest): void {
 /** Rotates, prunes, shreds and forgets, and waits for the notification of each. */
 async function expectEachChange(store: KeyStore, recorder: ChangeRecorder): Promise<void> {
   const changes: Record<string, () => Promise<unknown>> = {
-    rotated: () => store.insertIfAbsent([record('rotated', { version: 3 })]),
+    rotated: () => store.insertIfAbsent([makeRecord('rotated', { version: 3 })]),
     pruned: () => store.remove([{ userId: 'pruned', version: 1 }]),
     shredded: () => store.shred('shredded', { forget: false }),
     forgotten: () => store.shred('forgotten', { forget: true }),

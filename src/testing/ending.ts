@@ -6,8 +6,8 @@ import {
   assertSameRows,
   type DefineTest,
   itemAt,
-  record,
-  wrapChange,
+  makeChange,
+  makeRecord,
   writtenFields,
 } from './fixture.js'
 
@@ -17,8 +17,8 @@ export function endTests(test: DefineTest): void {
   const calls = (store: KeyStore, { maintenance } = store): Calls => ({
     getActive: () => store.getActive(['a']),
     getAll: () => store.getAll(['a']),
-    insertIfAbsent: () => store.insertIfAbsent([record('b')]),
-    replaceWrapped: () => store.replaceWrapped([wrapChange(record('a'))]),
+    insertIfAbsent: () => store.insertIfAbsent([makeRecord('b')]),
+    replaceWrapped: () => store.replaceWrapped([makeChange(makeRecord('a'))]),
     list: () => store.list({ limit: 1 }),
     'list with notKekId': () => store.list({ limit: 1, notKekId: 'x' }),
     shred: () => store.shred('a', { forget: false }),
@@ -27,7 +27,7 @@ export function endTests(test: DefineTest): void {
     sampleByKek: () => store.sampleByKek(1),
     census: () => store.census(),
     ...(maintenance && {
-      restore: () => maintenance.restore([record('b')]),
+      restore: () => maintenance.restore([makeRecord('b')]),
       datedCensus: () => maintenance.datedCensus(),
     }),
   })
@@ -42,7 +42,7 @@ export function endTests(test: DefineTest): void {
 
   test('close is final, and may be called twice', async ({ store }) => {
     assert.equal(typeof store.transactional, 'boolean')
-    await store.insertIfAbsent([record('a')])
+    await store.insertIfAbsent([makeRecord('a')])
     await store.close()
     await store.close()
     for (const [name, call] of Object.entries({ ...calls(store), ...inspectingCalls(store) })) {
@@ -52,16 +52,16 @@ export function endTests(test: DefineTest): void {
 
   test('an outage is an error, and never "no such key"', async ({ store, breakDown }) => {
     if (!breakDown) return
-    await store.insertIfAbsent([record('a')])
+    await store.insertIfAbsent([makeRecord('a')])
     await breakDown()
     for (const [name, call] of Object.entries(calls(store))) await assertFailsWith('ERR_STORE', name, call)
   })
 
   test('another store finds what a call has confirmed', async ({ store, reopen }) => {
     if (!reopen) return
-    const rows = [record('a'), record('b'), record('c')]
+    const rows = [makeRecord('a'), makeRecord('b'), makeRecord('c')]
     await store.insertIfAbsent(rows)
-    const change = wrapChange(itemAt(rows, 1))
+    const change = makeChange(itemAt(rows, 1))
     await store.replaceWrapped([change])
     await store.shred('c', { forget: true })
     const other = await reopen()

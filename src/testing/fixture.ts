@@ -38,7 +38,7 @@ export const ODD_IDS = [
 let madeUpKeys = 0
 
 /** Bytes of the length of a wrapped key, different in each call. */
-export function madeUpKey(): Uint8Array {
+export function makeWrappedKey(): Uint8Array {
   madeUpKeys += 1
   const key = new Uint8Array(60).fill(0xa5)
   new DataView(key.buffer).setUint32(0, madeUpKeys)
@@ -46,28 +46,28 @@ export function madeUpKey(): Uint8Array {
 }
 
 /** A made-up row. */
-export function record(userId: string, given: Partial<KeyRecord> = {}): KeyRecord {
+export function makeRecord(userId: string, given: Partial<KeyRecord> = {}): KeyRecord {
   const createdAt = new Date('2026-11-22T20:24:02.735Z')
   const rest = { kekId: 'k', createdAt, wrappedAt: null, shreddedAt: null }
-  return { userId, version: 1, encryptedKey: madeUpKey(), ...rest, ...given }
+  return { userId, version: 1, encryptedKey: makeWrappedKey(), ...rest, ...given }
 }
 
 /** The first versions of a user's key. */
-export function versions(userId: string, count: number): KeyRecord[] {
-  return Array.from({ length: count }, (_, i) => record(userId, { version: i + 1 }))
+export function makeVersions(userId: string, count: number): KeyRecord[] {
+  return Array.from({ length: count }, (_, i) => makeRecord(userId, { version: i + 1 }))
 }
 
 /** Rows of as many users, in the order of `list`. */
-export function manyRecords(count: number, given: Partial<KeyRecord> = {}, prefix = 'user '): KeyRecord[] {
-  return Array.from({ length: count }, (_, i) => record(`${prefix}${String(i).padStart(5, '0')}`, given))
+export function makeRecords(count: number, given: Partial<KeyRecord> = {}, prefix = 'user '): KeyRecord[] {
+  return Array.from({ length: count }, (_, i) => makeRecord(`${prefix}${String(i).padStart(5, '0')}`, given))
 }
 
 /** A change of a row to another made-up key. */
-export function wrapChange(row: KeyRecord, given: Partial<WrapChange> = {}): WrapChange {
+export function makeChange(row: KeyRecord, given: Partial<WrapChange> = {}): WrapChange {
   const { userId, version } = row
   const wrappedAt = new Date('2026-11-23T04:05:06.007Z')
   const from = new Uint8Array(row.encryptedKey)
-  return { userId, version, from, encryptedKey: madeUpKey(), kekId: 'new', wrappedAt, ...given }
+  return { userId, version, from, encryptedKey: makeWrappedKey(), kekId: 'new', wrappedAt, ...given }
 }
 
 /** The fields that a change writes. */

@@ -5,18 +5,18 @@ import {
   assertSameRowsInAnyOrder,
   type DefineTest,
   itemAt,
-  manyRecords,
-  record,
+  makeRecord,
+  makeRecords,
+  makeVersions,
   reordered,
   shuffled,
-  versions,
 } from './fixture.js'
 
 export function insertTests(test: DefineTest): void {
   test('returns the stored rows in input order, and never overwrites a row', async ({ store, everyRow }) => {
-    const first = manyRecords(40).filter((_, index) => index % 3 === 0)
+    const first = makeRecords(40).filter((_, index) => index % 3 === 0)
     await store.insertIfAbsent(first)
-    const late = shuffled(manyRecords(40, { kekId: 'late' }))
+    const late = shuffled(makeRecords(40, { kekId: 'late' }))
     const winners = await store.insertIfAbsent(late)
     const standing = new Map(first.map((row) => [row.userId, row]))
     const wanted = late.map((row) => standing.get(row.userId) ?? row)
@@ -25,8 +25,8 @@ export function insertTests(test: DefineTest): void {
   })
 
   test('inserts one row if a batch has several for the same ref', async ({ store, everyRow }) => {
-    const rivals = Array.from({ length: 4 }, () => record('a'))
-    const winners = await store.insertIfAbsent([...rivals, record('b')])
+    const rivals = Array.from({ length: 4 }, () => makeRecord('a'))
+    const winners = await store.insertIfAbsent([...rivals, makeRecord('b')])
     const stored = await everyRow()
     assert.equal(stored.length, 2)
     const [winner, other] = stored
@@ -38,10 +38,10 @@ export function insertTests(test: DefineTest): void {
     store,
     everyRow,
   }) => {
-    const a = (version: number) => record('a', { version })
+    const a = (version: number) => makeRecord('a', { version })
     const [a1, a2, a3, a4] = [a(1), a(2), a(3), a(4)]
-    const b2 = record('b', { version: 2 })
-    const c1 = record('c')
+    const b2 = makeRecord('b', { version: 2 })
+    const c1 = makeRecord('c')
     assertSameRows(await store.insertIfAbsent([b2, c1, a2]), [c1])
     assertSameRows(await store.insertIfAbsent([a1]), [a1])
     assertSameRows(await store.insertIfAbsent([a3, a2]), [a3, a2])
@@ -50,9 +50,9 @@ export function insertTests(test: DefineTest): void {
   })
 
   test('accepts the versions of a batch in any order', async ({ store, rowsOf }) => {
-    const rows = versions('a', 5)
+    const rows = makeVersions('a', 5)
     const mixed = shuffled(rows)
-    assertSameRows(await store.insertIfAbsent([record('a', { version: 9 }), ...mixed]), mixed)
+    assertSameRows(await store.insertIfAbsent([makeRecord('a', { version: 9 }), ...mixed]), mixed)
     assertSameRows(await rowsOf('a'), rows)
   })
 
@@ -60,11 +60,11 @@ export function insertTests(test: DefineTest): void {
     store,
     rowsOf,
   }) => {
-    await store.insertIfAbsent([record('a')])
+    await store.insertIfAbsent([makeRecord('a')])
     for (const userId of ['a', 'unknown']) {
       await store.shred(userId, { forget: false })
       const [tombstone] = await rowsOf(userId)
-      const winners = await store.insertIfAbsent(versions(userId, 3))
+      const winners = await store.insertIfAbsent(makeVersions(userId, 3))
       assertSameRows(winners, [tombstone, tombstone, tombstone])
       assertSameRows(await rowsOf(userId), [tombstone])
     }
@@ -73,9 +73,11 @@ export function insertTests(test: DefineTest): void {
   test('has exactly one winner when many writers race', async ({ severalStores, rowsOf }) => {
     const stores = await severalStores()
     for (const userId of ['a', 'b', 'c']) {
-      const rivals = Array.from({ length: 40 }, () => record(userId))
+      const rivals = Array.from({ length: 40 }, () => makeRecord(userId))
       const answers = await Promise.all(
-        rivals.map((rival, i) => itemAt(stores, i).insertIfAbsent([rival, record(userId, { version: 2 })])),
+        rivals.map((rival, i) =>
+          itemAt(stores, i).insertIfAbsent([rival, makeRecord(userId, { version: 2 })]),
+        ),
       )
       const stored = await rowsOf(userId)
       assert.equal(stored.length, 2)
@@ -91,7 +93,7 @@ export function insertTests(test: DefineTest): void {
     everyRow,
   }) => {
     const stores = await severalStores()
-    const batches = Array.from({ length: 4 }, (_, i) => reordered(manyRecords(2000), i))
+    const batches = Array.from({ length: 4 }, (_, i) => reordered(makeRecords(2000), i))
     const answers = await Promise.all(batches.map((batch, i) => itemAt(stores, i).insertIfAbsent(batch)))
     const stored = new Map((await everyRow()).map((row) => [row.userId, row]))
     assert.equal(stored.size, 2000)

@@ -8,13 +8,13 @@ import {
   type DefineTest,
   type Fixture,
   itemAt,
-  manyRecords,
+  makeRecord,
+  makeRecords,
+  makeVersions,
   ODD_IDS,
   overwrite,
-  record,
   reordered,
   shuffled,
-  versions,
 } from './fixture.js'
 
 type DefineMaintenanceTest = (
@@ -35,8 +35,8 @@ export function maintenanceTests(test: DefineTest): void {
 function restoreTests(whereOffered: DefineMaintenanceTest): void {
   whereOffered('restores rows as they are, with whatever versions', async (maintenance, { everyRow }) => {
     const rows = [
-      record('a', { version: 3, wrappedAt: new Date('2026-03-29T01:30:00.001Z') }),
-      record('a', { version: 7, kekId: null }),
+      makeRecord('a', { version: 3, wrappedAt: new Date('2026-03-29T01:30:00.001Z') }),
+      makeRecord('a', { version: 7, kekId: null }),
       tombstone('b', 1),
       tombstone('b', 2),
       tombstone('c', 5),
@@ -52,12 +52,17 @@ function restoreTests(whereOffered: DefineMaintenanceTest): void {
   whereOffered(
     'restores over no stored row, and returns the stored one',
     async (maintenance, { store, everyRow }) => {
-      await store.insertIfAbsent([record('a'), ...versions('b', 2)])
+      await store.insertIfAbsent([makeRecord('a'), ...makeVersions('b', 2)])
       await store.shred('b', { forget: false })
       const standing = await everyRow()
       const [a, b1, b2] = standing
       assertSameRows(
-        await maintenance.restore([record('b', { version: 2 }), tombstone('a', 1), record('b'), record('a')]),
+        await maintenance.restore([
+          makeRecord('b', { version: 2 }),
+          tombstone('a', 1),
+          makeRecord('b'),
+          makeRecord('a'),
+        ]),
         [b2, a, b1, a],
       )
       assertSameRows(await everyRow(), standing)
@@ -67,20 +72,20 @@ function restoreTests(whereOffered: DefineMaintenanceTest): void {
   whereOffered('restores no live row of a user with a tombstone', async (maintenance, { store, rowsOf }) => {
     await store.shred('shredded', { forget: false })
     const stored = itemAt(await rowsOf('shredded'), 0)
-    assertSameRows(await maintenance.restore([record('shredded', { version: 2 })]), [stored])
+    assertSameRows(await maintenance.restore([makeRecord('shredded', { version: 2 })]), [stored])
     // A tombstone of the same call counts too, wherever it is in the list.
     const [a2, b1] = [tombstone('a', 2), tombstone('b', 1)]
-    assertSameRows(await maintenance.restore([record('a'), a2, b1, record('b', { version: 2 })]), [
+    assertSameRows(await maintenance.restore([makeRecord('a'), a2, b1, makeRecord('b', { version: 2 })]), [
       a2,
       a2,
       b1,
       b1,
     ])
     const c1 = tombstone('c', 1)
-    assertSameRows(await maintenance.restore([record('c'), c1]), [c1, c1])
+    assertSameRows(await maintenance.restore([makeRecord('c'), c1]), [c1, c1])
     for (const userId of ['shredded', 'a', 'b', 'c']) assert.equal((await rowsOf(userId)).length, 1)
     // A tombstone is inserted next to live rows, which stay.
-    const live = record('d')
+    const live = makeRecord('d')
     await store.insertIfAbsent([live])
     const d2 = tombstone('d', 2)
     assertSameRows(await maintenance.restore([d2]), [d2])
@@ -92,7 +97,7 @@ function restoreTests(whereOffered: DefineMaintenanceTest): void {
     async (_, fixture) => {
       const stores = await fixture.severalStores()
       const batches = Array.from({ length: 4 }, (_, i) =>
-        reordered([...manyRecords(1998), record('', { version: 2 }), tombstone('~', 4)], i),
+        reordered([...makeRecords(1998), makeRecord('', { version: 2 }), tombstone('~', 4)], i),
       )
       const answers = await Promise.all(
         batches.map(async (batch, i) => (await itemAt(stores, i).maintenance?.restore(batch)) ?? []),
@@ -112,17 +117,17 @@ function restoreTests(whereOffered: DefineMaintenanceTest): void {
     const { store, rowsOf } = fixture
     const stores = await fixture.severalStores()
     const userIds = Array.from({ length: 60 }, (_, i) => `user ${i}`)
-    await store.insertIfAbsent(userIds.slice(40).map((userId) => record(userId)))
+    await store.insertIfAbsent(userIds.slice(40).map((userId) => makeRecord(userId)))
     await Promise.all(
       userIds.flatMap((userId, i) => [
         // Without a first version there is no row that both a shred and this call would lock.
         itemAt(stores, i).maintenance?.restore([
-          record(userId, { version: 2 }),
-          record(userId, { version: 5 }),
+          makeRecord(userId, { version: 2 }),
+          makeRecord(userId, { version: 5 }),
         ]),
         itemAt(stores, i + 1).shred(userId, { forget: false }),
         itemAt(stores, i + 2).maintenance?.restore(
-          i % 2 === 0 ? versions(userId, 3) : [record(userId, { version: 3 })],
+          i % 2 === 0 ? makeVersions(userId, 3) : [makeRecord(userId, { version: 3 })],
         ),
       ]),
     )
@@ -134,7 +139,7 @@ function restoreTests(whereOffered: DefineMaintenanceTest): void {
   })
 
   whereOffered('does not keep arrays and dates that it restores', async (maintenance, { everyRow }) => {
-    const given = [record('a'), tombstone('b', 1)]
+    const given = [makeRecord('a'), tombstone('b', 1)]
     const wanted = given.map(cloneRecord)
     const answer = await maintenance.restore(given)
     overwrite(given)
@@ -144,7 +149,7 @@ function restoreTests(whereOffered: DefineMaintenanceTest): void {
   })
 
   whereOffered('keeps unusual ids exact and distinct', async (maintenance, { everyRow }) => {
-    const rows = ODD_IDS.map((userId) => record(userId))
+    const rows = ODD_IDS.map((userId) => makeRecord(userId))
     assertSameRows(await maintenance.restore(shuffled(rows)), shuffled(rows))
     assertSameRows(await everyRow(), rows)
   })
@@ -162,8 +167,8 @@ function inspectionTests(whereOffered: DefineMaintenanceTest): void {
   whereOffered(
     'finishErasure finishes an erasure, or says why not',
     async (maintenance, { store, everyRow }) => {
-      await store.insertIfAbsent(versions('a', 2))
-      await store.insertIfAbsent([record('b')])
+      await store.insertIfAbsent(makeVersions('a', 2))
+      await store.insertIfAbsent([makeRecord('b')])
       await store.shred('a', { forget: false })
       const before = await everyRow()
       const { erased, pending } = await maintenance.finishErasure()
@@ -177,13 +182,13 @@ function inspectionTests(whereOffered: DefineMaintenanceTest): void {
     assert.deepEqual(await maintenance.datedCensus(), [])
     const day = (number: number) => new Date(Date.UTC(2026, 0, number, 1, 2, 3, 4))
     await store.insertIfAbsent([
-      record('a', { createdAt: day(3) }),
-      record('b', { createdAt: day(1) }),
-      record('c', { createdAt: day(2) }),
-      record('d', { createdAt: day(9), kekId: null }),
-      record('shredded', { createdAt: day(7) }),
+      makeRecord('a', { createdAt: day(3) }),
+      makeRecord('b', { createdAt: day(1) }),
+      makeRecord('c', { createdAt: day(2) }),
+      makeRecord('d', { createdAt: day(9), kekId: null }),
+      makeRecord('shredded', { createdAt: day(7) }),
     ])
-    await store.insertIfAbsent([record('a', { version: 2, createdAt: day(8) })])
+    await store.insertIfAbsent([makeRecord('a', { version: 2, createdAt: day(8) })])
     await store.shred('shredded', { forget: false })
     const text = (row: { kekId: string | null; version: number; shredded: boolean; count: number }) =>
       `${row.kekId} ${row.version} ${row.shredded} ${row.count}`
@@ -199,5 +204,5 @@ function inspectionTests(whereOffered: DefineMaintenanceTest): void {
 
 function tombstone(userId: string, version: number): KeyRecord {
   const shreddedAt = new Date('2026-11-24T05:06:07.008Z')
-  return record(userId, { version, encryptedKey: new Uint8Array(0), shreddedAt })
+  return makeRecord(userId, { version, encryptedKey: new Uint8Array(0), shreddedAt })
 }

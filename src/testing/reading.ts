@@ -5,13 +5,13 @@ import {
   assertSameRowsInAnyOrder,
   cloneRecord,
   type DefineTest,
-  manyRecords,
+  makeChange,
+  makeRecord,
+  makeRecords,
+  makeVersions,
   ODD_IDS,
   overwrite,
-  record,
   shuffled,
-  versions,
-  wrapChange,
   writtenFields,
 } from './fixture.js'
 
@@ -19,9 +19,9 @@ export function readingTests(test: DefineTest): void {
   test('returns a row as it was stored, to the millisecond', async ({ store }) => {
     const everyByte = Uint8Array.from({ length: 256 }, (_, byte) => byte)
     const rows = [
-      record('a', { createdAt: new Date('1999-12-31T23:59:59.999Z'), kekId: null }),
-      record('b', { encryptedKey: everyByte, wrappedAt: new Date('2026-03-29T01:30:00.001Z') }),
-      record('c', { createdAt: new Date('2099-10-25T00:30:00.120Z'), kekId: "k'%é\u{1f600}" }),
+      makeRecord('a', { createdAt: new Date('1999-12-31T23:59:59.999Z'), kekId: null }),
+      makeRecord('b', { encryptedKey: everyByte, wrappedAt: new Date('2026-03-29T01:30:00.001Z') }),
+      makeRecord('c', { createdAt: new Date('2099-10-25T00:30:00.120Z'), kekId: "k'%é\u{1f600}" }),
     ]
     const ids = ['a', 'b', 'c']
     assertSameRows(await store.insertIfAbsent(rows), rows)
@@ -34,7 +34,7 @@ export function readingTests(test: DefineTest): void {
   test('leaves out users without a row', async ({ store }) => {
     assert.equal((await store.getAll(['nobody'])).size, 0)
     assert.equal((await store.getActive(['nobody'])).size, 0)
-    await store.insertIfAbsent([record('a')])
+    await store.insertIfAbsent([makeRecord('a')])
     assert.deepEqual([...(await store.getAll(['nobody', 'a'])).keys()], ['a'])
     assert.deepEqual([...(await store.getActive(['nobody', 'a'])).keys()], ['a'])
   })
@@ -51,7 +51,7 @@ export function readingTests(test: DefineTest): void {
   })
 
   test('returns a user once whose id is given twice', async ({ store, rowsOf }) => {
-    await store.insertIfAbsent([record('a')])
+    await store.insertIfAbsent([makeRecord('a')])
     const rows = await rowsOf('a')
     assert.equal(rows.length, 1)
     assertSameRows((await store.getAll(['a', 'b', 'a'])).get('a') ?? [], rows)
@@ -59,7 +59,7 @@ export function readingTests(test: DefineTest): void {
   })
 
   test('keeps unusual ids exact and distinct', async ({ store, rawRows }) => {
-    const rows = ODD_IDS.map((userId) => record(userId))
+    const rows = ODD_IDS.map((userId) => makeRecord(userId))
     assertSameRows(await store.insertIfAbsent(rows), rows)
     const found = await store.getAll(ODD_IDS)
     const active = await store.getActive(ODD_IDS)
@@ -72,7 +72,7 @@ export function readingTests(test: DefineTest): void {
   })
 
   test('finds 2,000 users in one call', async ({ store }) => {
-    const rows = manyRecords(2000)
+    const rows = makeRecords(2000)
     await store.insertIfAbsent(rows)
     const ids = shuffled(rows).map(({ userId }) => userId)
     const found = await store.getAll(ids)
@@ -91,7 +91,7 @@ export function readingTests(test: DefineTest): void {
     store,
     rowsOf,
   }) => {
-    const rows = versions('a', 12)
+    const rows = makeVersions('a', 12)
     await store.insertIfAbsent(rows)
     assertSameRows(await rowsOf('a'), rows)
     assertSameRows([(await store.getActive(['a'])).get('a')], rows.slice(-1))
@@ -99,24 +99,24 @@ export function readingTests(test: DefineTest): void {
 
   test('returns a tombstone as the active row, whatever its version', async ({ store }) => {
     const tombstone = { encryptedKey: new Uint8Array(0), shreddedAt: new Date() }
-    await store.insertIfAbsent([record('high'), record('high', { version: 2, ...tombstone })])
+    await store.insertIfAbsent([makeRecord('high'), makeRecord('high', { version: 2, ...tombstone })])
     // A tombstone below a live row, as a copy or a repair by hand may leave it.
-    await store.insertIfAbsent(versions('low', 3))
+    await store.insertIfAbsent(makeVersions('low', 3))
     await store.remove([{ userId: 'low', version: 1 }])
-    await store.insertIfAbsent([record('low', tombstone)])
+    await store.insertIfAbsent([makeRecord('low', tombstone)])
     const active = await store.getActive(['high', 'low'])
     assert.deepEqual([active.get('high')?.version, active.get('low')?.version], [2, 1])
     assert.deepEqual(active.get('low')?.shreddedAt, tombstone.shreddedAt)
   })
 
   test('does not keep arrays and dates that it was given', async ({ store, everyRow }) => {
-    const given = record('a', { encryptedKey: new Uint8Array(80).fill(7).subarray(10, 70) })
+    const given = makeRecord('a', { encryptedKey: new Uint8Array(80).fill(7).subarray(10, 70) })
     const wanted = cloneRecord(given)
     await store.insertIfAbsent([given])
     overwrite([given])
     assertSameRows(await everyRow(), [wanted])
 
-    const change = wrapChange(wanted)
+    const change = makeChange(wanted)
     const changed = cloneRecord({ ...wanted, ...writtenFields(change) })
     await store.replaceWrapped([change])
     change.encryptedKey.fill(0xff)
@@ -126,7 +126,7 @@ export function readingTests(test: DefineTest): void {
   })
 
   test('returns bytes and dates that the caller may change', async ({ store, everyRow }) => {
-    const rows = [...versions('a', 2), record('b')]
+    const rows = [...makeVersions('a', 2), makeRecord('b')]
     const wanted = rows.map(cloneRecord)
     const ids = ['a', 'b']
     overwrite(await store.insertIfAbsent(rows.map(cloneRecord)))

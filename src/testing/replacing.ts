@@ -5,19 +5,19 @@ import {
   assertSameRows,
   type DefineTest,
   itemAt,
-  madeUpKey,
-  manyRecords,
-  record,
+  makeChange,
+  makeRecord,
+  makeRecords,
+  makeWrappedKey,
   reordered,
-  wrapChange,
   writtenFields,
 } from './fixture.js'
 
 export function replaceTests(test: DefineTest): void {
   test('replaces wrapped key, KEK id and wrappedAt, and nothing else', async ({ store, everyRow }) => {
-    const [a1, a2, b] = [record('a'), record('a', { version: 2 }), record('b', { kekId: null })]
+    const [a1, a2, b] = [makeRecord('a'), makeRecord('a', { version: 2 }), makeRecord('b', { kekId: null })]
     await store.insertIfAbsent([a1, a2, b])
-    const changes = [wrapChange(b), wrapChange(a2, { kekId: null })]
+    const changes = [makeChange(b), makeChange(a2, { kekId: null })]
     assertSameRefs(await store.replaceWrapped(changes), [a2, b])
     assertSameRows(await everyRow(), [
       a1,
@@ -27,22 +27,22 @@ export function replaceTests(test: DefineTest): void {
   })
 
   test('changes only live rows that still hold the bytes that were read', async ({ store, everyRow }) => {
-    const [lost, won, shredded] = [record('a'), record('b'), record('c')]
+    const [lost, won, shredded] = [makeRecord('a'), makeRecord('b'), makeRecord('c')]
     await store.insertIfAbsent([lost, won, shredded])
     await store.shred('c', { forget: false })
     const before = await everyRow()
     const changes = [
-      wrapChange({ ...lost, encryptedKey: madeUpKey() }),
-      wrapChange(won),
-      wrapChange(shredded),
-      wrapChange(record('nobody')),
-      wrapChange({ ...won, version: 2 }),
+      makeChange({ ...lost, encryptedKey: makeWrappedKey() }),
+      makeChange(won),
+      makeChange(shredded),
+      makeChange(makeRecord('nobody')),
+      makeChange({ ...won, version: 2 }),
     ]
     assertSameRefs(await store.replaceWrapped(changes), [won])
     assertSameRows(await everyRow(), [before[0], { ...won, ...writtenFields(itemAt(changes, 1)) }, before[2]])
     // Everybody knows that a tombstone holds no bytes: a change from no bytes must not revive it.
     assert.deepEqual(
-      await store.replaceWrapped([wrapChange({ ...shredded, encryptedKey: new Uint8Array(0) })]),
+      await store.replaceWrapped([makeChange({ ...shredded, encryptedKey: new Uint8Array(0) })]),
       [],
     )
     assertSameRows((await everyRow()).slice(2), before.slice(2))
@@ -50,9 +50,9 @@ export function replaceTests(test: DefineTest): void {
 
   test('lets exactly one of several concurrent changes win', async ({ store, severalStores, rowsOf }) => {
     const stores = await severalStores()
-    const row = record('a')
+    const row = makeRecord('a')
     await store.insertIfAbsent([row])
-    const changes = Array.from({ length: 20 }, () => wrapChange(row))
+    const changes = Array.from({ length: 20 }, () => makeChange(row))
     const answers = await Promise.all(changes.map((change, i) => itemAt(stores, i).replaceWrapped([change])))
     const winners = changes.filter((_, i) => answers[i]?.length === 1)
     assert.equal(winners.length, 1)
@@ -61,11 +61,11 @@ export function replaceTests(test: DefineTest): void {
 
   test('changes each of 2,000 rows once for several writers that send them in different orders', async (fixture) => {
     const stores = await fixture.severalStores()
-    const rows = manyRecords(2000)
+    const rows = makeRecords(2000)
     await fixture.store.insertIfAbsent(rows)
     const batches = Array.from({ length: 4 }, (_, i) =>
       reordered(
-        rows.map((row) => wrapChange(row)),
+        rows.map((row) => makeChange(row)),
         i,
       ),
     )
