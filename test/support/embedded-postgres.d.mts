@@ -24,5 +24,8 @@ export interface EmbeddedPostgresOptions {
 /** @throws Error that says why it cannot be started, and what helps */
 export function startEmbeddedPostgres(options: EmbeddedPostgresOptions): Promise<EmbeddedPostgres>
 
+/** The binaries that are used by default. */
+export function packagedBinaries(): string
+
 /** A TCP port of the loopback address on which nobody listens now. */
 export function freePort(): Promise<number>

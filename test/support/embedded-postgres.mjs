@@ -122,7 +122,7 @@ function serverAccount() {
   throw new StartError('it does not run as root, and there is neither a user postgres nor a user nobody.')
 }
 
-function packagedBinaries() {
+export function packagedBinaries() {
   const platform = `${process.platform === 'win32' ? 'windows' : process.platform}-${process.arch}`
   try {
     // The binaries are a dependency of the package, and need not be found from here.

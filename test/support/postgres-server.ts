@@ -6,9 +6,9 @@ export type PostgresServer = EmbeddedPostgres
 
 export function startPostgres(): Promise<PostgresServer> {
   return startEmbeddedPostgres({
-    // One round of hashing for the password, at each connection: it is random and lives for minutes.
-    initdbFlags: ['--no-data-checksums', '--set', 'scram_iterations=1'],
-    // Durable enough for tests: what they kill are our processes, not the machine.
+    // Durable enough for tests: what they kill are our processes, not the machine. And one round of hashing for the password, at each
+    // connection: it is random and lives for minutes.
+    initdbFlags: ['--no-sync', '--no-data-checksums', '--set', 'scram_iterations=1'],
     settings: ['fsync=off', 'max_connections=300'],
     otherServer:
       'Use a server of yours: TEST_POSTGRES_URL=postgres://USER:PASSWORD@HOST/postgres npm test, for a user who may create databases.',
