@@ -6,7 +6,8 @@ const ALONE = 'test/fast-path-ratios.test.ts'
 
 export default defineConfig({
   test: {
-    reporters: ['default', './test/support/counts-reporter.ts'],
+    reporters: ['./test/support/summary-reporter.ts'],
+    silent: 'passed-only',
     testTimeout: 60_000,
     hookTimeout: 60_000,
     projects: [

@@ -3,6 +3,7 @@
 import { readFileSync } from 'node:fs'
 import { Command, CommanderError } from 'commander'
 import { KeystoreError } from '../errors.js'
+import { withoutPasswords } from './command-line.js'
 
 /** 0: done · 1: failed · 2: the command line was wrong. */
 const FAILED = 1
@@ -39,6 +40,7 @@ async function run(argv: readonly string[]): Promise<number> {
     .version(version)
     .showHelpAfterError('(keystore COMMAND --help explains it)')
     .addHelpText('after', '\nBegin with: keystore quickstart')
+    // Commander quotes an argument that it does not know, and that may be a URL.
     .configureOutput({ outputError: (text, write) => write(withoutPasswords(text)) })
     .exitOverride()
   const [, , name = ''] = argv
@@ -52,11 +54,6 @@ async function run(argv: readonly string[]): Promise<number> {
   } catch (error) {
     return reportError(error)
   }
-}
-
-/** Commander quotes unknown arguments in its errors, and an argument may be a URL with a password. */
-function withoutPasswords(text: string): string {
-  return text.replace(/:\/\/\S*@/g, '://…@')
 }
 
 /** @returns the exit code */

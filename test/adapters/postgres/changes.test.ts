@@ -12,6 +12,7 @@ import {
   postgresKeyStore,
 } from '../../../src/adapters/postgres/store.js'
 import type { StoreChange } from '../../../src/index.js'
+import { itIf } from '../../support/conditional.js'
 import { asAdmin, type FreshDatabase, freshDatabase, isChosen } from '../../support/databases.js'
 import { isAnything, isExactly, isSilent, listenTo } from '../../support/heard.js'
 import { hasPgbouncer, type Pgbouncer, startPgbouncer } from '../../support/pgbouncer.js'
@@ -249,8 +250,7 @@ describe.runIf(isChosen('postgres'))('notifications', () => {
     while ((await listening()) > 0) await sleep(10)
   })
 
-  const bouncing = hasPgbouncer ? it : it.skip
-  if (!hasPgbouncer) console.log('pgbouncer is not installed: its tests are skipped.')
+  const bouncing = itIf(hasPgbouncer, 'pgbouncer is not installed')
   bouncing(
     'behind pgbouncer in transaction mode are told to be silent; in session mode they arrive',
     async () => {
@@ -283,7 +283,7 @@ describe.runIf(isChosen('postgres'))('notifications', () => {
     },
   )
 
-  it.runIf(slow)('are known to be lost when the server freezes (SLOW=1)', async () => {
+  itIf(slow, 'only with SLOW=1')('are known to be lost when the server freezes', async () => {
     const { port, freeze, close } = await freezableProxy(database.url)
     const listenUrl = new URL(database.url)
     listenUrl.port = String(port)

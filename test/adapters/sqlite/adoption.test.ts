@@ -10,6 +10,7 @@ import { type OpenKeyStoreOptions, openKeyStore } from '../../../src/adapters/op
 import { migrateSqlite } from '../../../src/adapters/sqlite/migrate.js'
 import { EnvelopeCrypto } from '../../../src/envelope/envelope-crypto.js'
 import { localMasterKey } from '../../../src/index.js'
+import { itIf } from '../../support/conditional.js'
 import { isChosen, temporaryFolder } from '../../support/databases.js'
 import {
   dumpSchema,
@@ -237,7 +238,7 @@ describe.runIf(isChosen('sqlite'))('adoption', () => {
       expect(Date.parse(String(at))).toBeLessThanOrEqual(Date.now())
     })
 
-    it.skipIf(!hasPython)('may be a real Python', async () => {
+    itIf(hasPython, 'python3 with its sqlite3 is not installed')('may be a real Python', async () => {
       const path = copyReference(folder)
       const envelope = await envelopeOn(path, { adopt: true })
       const ours = Buffer.from(await envelope.getOrCreateUserKey('made by us'))
