@@ -12,9 +12,9 @@ import { encryptedText } from '../../src/drizzle/sqlite.js'
 import { EnvelopeCrypto, generateMasterKey, localMasterKey } from '../../src/index.js'
 import { type DrizzleDb, type DrizzleTable, drizzleSource, reencrypt } from '../../src/reencrypt/index.js'
 import { dialects } from '../support/databases.js'
+import { errorOf } from '../support/errors.js'
 import { type HostApp, hostApp } from '../support/host-app.js'
 import { type RawDatabase, rawDatabase } from '../support/raw-database.js'
-import { errorOf } from '../support/services.js'
 
 const INVALID = { code: 'ERR_INVALID_ARGUMENT' }
 

@@ -11,8 +11,8 @@ import {
   masterKeyring,
 } from '../../src/index.js'
 import { wrapDataKey } from '../../src/master-keys/key-wrap.js'
-import { countedStore } from '../support/counting.js'
 import { dialects, type FreshDatabase, freshDatabase } from '../support/databases.js'
+import { countedStore } from '../support/store-doubles.js'
 
 const FAILED = { code: 'ERR_DECRYPTION_FAILED' }
 const MESSAGE = 'Decryption failed: wrong key, user or context, or a changed token'

@@ -9,7 +9,9 @@ import {
   localMasterKey,
   masterKeyring,
 } from '../../src/index.js'
-import { backends, freshStore, recordingCalls, rowsOf, type TestStore } from '../support/services.js'
+import { backends, freshStore, type TestStore } from '../support/fresh-store.js'
+import { rowsOf } from '../support/rows.js'
+import { recordingCalls } from '../support/store-doubles.js'
 
 /** Well formed, and of no key. */
 const V3_TOKEN = `v3:${Buffer.from([0, 0, 0, 1, ...new Uint8Array(90)]).toString('base64url')}`
@@ -30,7 +32,7 @@ describe.each(backends)('EnvelopeCrypto on %s', (backend) => {
   beforeEach(async () => {
     users += 1
     user = `user-${users}`
-    envelope = await fresh.open({ masterKeys: masterKey })
+    envelope = await fresh.openV2({ masterKeys: masterKey })
   })
   afterEach(() => envelope.close())
 
@@ -49,7 +51,7 @@ describe.each(backends)('EnvelopeCrypto on %s', (backend) => {
     it('differ each time, and open after the service was opened again', async () => {
       const tokens = [await envelope.encrypt(user, 'same'), await envelope.encrypt(user, 'same')]
       expect(tokens[0]).not.toBe(tokens[1])
-      const again = await fresh.open({ masterKeys: localMasterKey(masterText) })
+      const again = await fresh.openV2({ masterKeys: localMasterKey(masterText) })
       for (const token of tokens) expect(await again.decrypt(user, token)).toBe('same')
     })
 
@@ -154,7 +156,7 @@ describe.each(backends)('EnvelopeCrypto on %s', (backend) => {
     })
 
     it('is one after 50 first writes at once, by two services, and opens all 50 tokens', async () => {
-      const second = await fresh.open({ masterKeys: masterKey })
+      const second = await fresh.openV2({ masterKeys: masterKey })
       const services = [envelope, second] as const
       const tokens = await Promise.all(
         Array.from({ length: 50 }, (_, i) => services[i % 2 === 0 ? 0 : 1].encrypt(user, `value ${i}`)),
@@ -340,7 +342,7 @@ describe.each(backends)('EnvelopeCrypto on %s', (backend) => {
     it('opens tokens of previous master keys, writes under the primary, and refuses those of others', async () => {
       const old = await envelope.pool.encrypt('old')
       const primary = localMasterKey(generateMasterKey())
-      const renewed = await fresh.open({ masterKeys: masterKeyring({ primary, previous: [masterKey] }) })
+      const renewed = await fresh.openV2({ masterKeys: masterKeyring({ primary, previous: [masterKey] }) })
       expect(await renewed.pool.decrypt(old)).toBe('old')
       const written = await renewed.pool.encrypt('new')
       await expect(envelope.pool.decrypt(written)).rejects.toMatchObject({ code: 'ERR_DECRYPTION_FAILED' })
@@ -395,7 +397,7 @@ describe.each(backends)('EnvelopeCrypto on %s', (backend) => {
 
     it('of the store under an open service makes its calls ERR_CLOSED', async () => {
       const own = await freshStore(backend)
-      const service = await own.open({ masterKeys: masterKey })
+      const service = await own.openV2({ masterKeys: masterKey })
       await own.remove()
       await expect(service.encrypt(user, 'x')).rejects.toMatchObject({ code: 'ERR_CLOSED' })
     })

@@ -8,7 +8,8 @@ import {
   masterKeyring,
   rewrapAll,
 } from '../../src/index.js'
-import { backends, freshStore, rowUnder } from '../support/services.js'
+import { backends, freshStore } from '../support/fresh-store.js'
+import { v2Row } from '../support/rows.js'
 
 const vectors = JSON.parse(readFileSync('test/vectors/v3.json', 'utf8')) as {
   readonly master_key: string
@@ -31,14 +32,14 @@ describe.each(backends)('fingerprints on %s', (backend) => {
       const firsts = vectors.wraps.filter(({ version }) => version === 1)
       await fresh.store.insertIfAbsent(
         firsts.map(({ user, wrapped }) =>
-          rowUnder(
+          v2Row(
             masterKeys,
             { userId: user },
             { encryptedKey: Buffer.from(wrapped, 'hex'), kekId: vectors.kek_id },
           ),
         ),
       )
-      const envelope = await fresh.open({ masterKeys, format: 'v3' })
+      const envelope = await fresh.open({ masterKeys, cache: false })
       let compared = 0
       for (const { user, name, value, fingerprint } of vectors.fingerprints) {
         if (!firsts.some((wrap) => wrap.user === user)) continue
@@ -59,13 +60,13 @@ describe.each(backends)('fingerprints on %s', (backend) => {
     const [oldKey, newKey] = [localMasterKey(generateMasterKey()), localMasterKey(generateMasterKey())]
     const fresh = await freshStore(backend)
     try {
-      const before = await fresh.open({ masterKeys: oldKey, format: 'v3' })
+      const before = await fresh.open({ masterKeys: oldKey, cache: false })
       const first = await before.fingerprint('alice', 'sk-1', NAME)
       expect(first).toMatch(/^f1:[A-Za-z0-9_-]{43}$/)
       await before.rotateUserKey('alice')
       const masterKeys = masterKeyring({ primary: newKey, previous: [oldKey] })
       await rewrapAll({ store: fresh.store, masterKeys })
-      const after = await fresh.open({ masterKeys: newKey, format: 'v3' })
+      const after = await fresh.open({ masterKeys: newKey, cache: false })
       expect(await after.fingerprint('alice', 'sk-1', NAME)).toBe(first)
       const others = [
         await after.fingerprint('bob', 'sk-1', NAME),
@@ -82,7 +83,7 @@ describe.each(backends)('fingerprints on %s', (backend) => {
   it('of a shredded user cannot be made any more; the pool’s can', async () => {
     const fresh = await freshStore(backend)
     try {
-      const envelope = await fresh.open({ masterKeys: localMasterKey(generateMasterKey()), format: 'v3' })
+      const envelope = await fresh.open({ masterKeys: localMasterKey(generateMasterKey()), cache: false })
       const handle = await envelope.user('alice')
       const ofPool = await envelope.pool.fingerprint('sk-1', NAME)
       await envelope.shredUser('alice')

@@ -10,8 +10,11 @@ import {
   localMasterKey,
 } from '../../src/index.js'
 import { MAX_KEY_VERSION } from '../../src/table.js'
-import { mintedRow, overriding, runSql, untold, versionOf } from '../support/lifecycle.js'
-import { backends, freshStore, rowsOf, type TestStore } from '../support/services.js'
+import { backends, freshStore, type TestStore } from '../support/fresh-store.js'
+import { runSql } from '../support/raw-database.js'
+import { mintedRow, rowsOf } from '../support/rows.js'
+import { overriding, storeWithout } from '../support/store-doubles.js'
+import { versionOf } from '../support/tokens.js'
 
 describe.each(backends)('rotateUserKey on %s', (backend) => {
   let test: TestStore
@@ -109,9 +112,9 @@ describe.each(backends)('rotateUserKey on %s', (backend) => {
     const one = await open({}, await another())
     const token = await one.encrypt('alice', 'x')
     // Not told of it, and known by a read as well as by a write.
-    const reading = await open({}, untold(await another()))
+    const reading = await open({}, storeWithout(await another(), 'changes'))
     await reading.decrypt('alice', token)
-    const writing = await open({}, untold(await another()))
+    const writing = await open({}, storeWithout(await another(), 'changes'))
     await writing.encrypt('alice', 'x')
     expect(await one.rotateUserKey('alice')).toMatchObject({ version: 2, rotated: true })
     for (const [index, other] of [reading, writing].entries()) {

@@ -9,9 +9,10 @@ import {
   localMasterKey,
   StoreError,
 } from '../../src/index.js'
-import { type CountedStore, countedStore } from '../support/counting.js'
+import { errorOf } from '../support/errors.js'
+import { backends, freshStore, type TestStore } from '../support/fresh-store.js'
 import { everythingOf } from '../support/leaks.js'
-import { backends, errorOf, freshStore, type TestStore } from '../support/services.js'
+import { type CountedStore, countedStore } from '../support/store-doubles.js'
 
 interface Credential {
   readonly id: number

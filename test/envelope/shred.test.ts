@@ -11,9 +11,11 @@ import {
   type MasterKey,
   type ShredReceipt,
 } from '../../src/index.js'
-import { overriding, spoilTime, versionOf } from '../support/lifecycle.js'
-import { backends, freshStore, rowsOf, type TestStore } from '../support/services.js'
-import { gate } from '../support/told-store.js'
+import { backends, freshStore, type TestStore } from '../support/fresh-store.js'
+import { gate } from '../support/gate.js'
+import { rowsOf, spoilTime } from '../support/rows.js'
+import { overriding } from '../support/store-doubles.js'
+import { versionOf } from '../support/tokens.js'
 
 const SHREDDED = { code: 'ERR_KEY_SHREDDED' }
 

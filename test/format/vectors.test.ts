@@ -19,7 +19,7 @@ import {
 } from '../../src/index.js'
 import { DataKey } from '../../src/keys/data-key.js'
 import { unwrapDataKey } from '../../src/master-keys/key-wrap.js'
-import { backends, freshStore, type TestStore } from '../support/services.js'
+import { backends, freshStore, type TestStore } from '../support/fresh-store.js'
 
 interface Token {
   readonly user: string

@@ -15,8 +15,11 @@ import {
   type StoreChange,
   StoreError,
 } from '../../src/index.js'
-import { mintedRow, overriding, versionOf } from '../support/lifecycle.js'
-import { gate, toldStore, turn } from '../support/told-store.js'
+import { controlledStore } from '../support/controlled-store.js'
+import { gate, nextTurn } from '../support/gate.js'
+import { mintedRow } from '../support/rows.js'
+import { overriding } from '../support/store-doubles.js'
+import { versionOf } from '../support/tokens.js'
 
 const inner = localMasterKey(randomBytes(32))
 const SHREDDED = { code: 'ERR_KEY_SHREDDED' }
@@ -50,7 +53,7 @@ const WAYS: readonly [string, StoreChange][] = [
 
 describe.each(WAYS)('a change that is told: %s', (_, change) => {
   it('of a shred reaches cached keys and handles that nobody uses', async () => {
-    const { store, bare, tell } = toldStore()
+    const { store, bare, tell } = controlledStore()
     const envelope = await open(store)
     const token = await envelope.encrypt('alice', 'x')
     const handle = await envelope.user('alice')
@@ -63,7 +66,7 @@ describe.each(WAYS)('a change that is told: %s', (_, change) => {
   })
 
   it('of a rotation gives writes the new version', async () => {
-    const { store, bare, tell } = toldStore()
+    const { store, bare, tell } = controlledStore()
     const envelope = await open(store)
     const old = await envelope.encrypt('alice', 'x')
     const handle = await envelope.user('alice')
@@ -76,7 +79,7 @@ describe.each(WAYS)('a change that is told: %s', (_, change) => {
   })
 
   it('of a shred is minded while the key is being opened', async () => {
-    const { store, bare, tell } = toldStore()
+    const { store, bare, tell } = controlledStore()
     await (await open(bare)).encrypt('alice', 'x')
     const { masterKey, opening } = slowMasterKey()
     const envelope = await open(store, { masterKeys: masterKey })
@@ -93,7 +96,7 @@ describe.each(WAYS)('a change that is told: %s', (_, change) => {
   })
 
   it('of a shred is minded while a handle is being made', async () => {
-    const { store, bare, tell } = toldStore()
+    const { store, bare, tell } = controlledStore()
     await (await open(bare)).encrypt('alice', 'x')
     const { masterKey, opening } = slowMasterKey()
     const envelope = await open(store, { masterKeys: masterKey })
@@ -107,7 +110,7 @@ describe.each(WAYS)('a change that is told: %s', (_, change) => {
   })
 
   it.each([true, false])('of a shred is minded while the key is being minted, forget: %s', async (forget) => {
-    const { store, bare, tell, inserting } = toldStore()
+    const { store, bare, tell, inserting } = controlledStore()
     const envelope = await open(store)
     await envelope.encrypt('bob', 'x')
     inserting.arm()
@@ -128,7 +131,7 @@ describe.each(WAYS)('a change that is told: %s', (_, change) => {
   it.each([true, false])(
     'of a shred is minded while a handle is being minted, forget: %s',
     async (forget) => {
-      const { store, bare, tell, inserting } = toldStore()
+      const { store, bare, tell, inserting } = controlledStore()
       const envelope = await open(store)
       inserting.arm()
       const making = envelope.user('alice').catch((error: unknown) => error)
@@ -143,7 +146,7 @@ describe.each(WAYS)('a change that is told: %s', (_, change) => {
   )
 
   it('of a shred is minded while the rows are being read', async () => {
-    const { store, bare, tell, reading } = toldStore()
+    const { store, bare, tell, reading } = controlledStore()
     await (await open(bare)).encrypt('alice', 'x')
     const envelope = await open(store)
     await envelope.encrypt('bob', 'x')
@@ -156,7 +159,7 @@ describe.each(WAYS)('a change that is told: %s', (_, change) => {
     await tell(change)
     reading.open()
     const [sealed, held] = await outcomes
-    await turn()
+    await nextTurn()
     if (sealed.status === 'rejected') expect(sealed.reason).toMatchObject(SHREDDED)
     if (held.status === 'rejected') expect(held.reason).toMatchObject(SHREDDED)
     else expect(() => held.value.encrypt('lost')).toThrow(expect.objectContaining(SHREDDED))
@@ -164,7 +167,7 @@ describe.each(WAYS)('a change that is told: %s', (_, change) => {
   })
 
   it('of a shred ends a handle that was made of rows read before', async () => {
-    const { store, bare, tell, reading } = toldStore()
+    const { store, bare, tell, reading } = controlledStore()
     await (await open(bare)).encrypt('alice', 'x')
     const envelope = await open(store)
     reading.arm()
@@ -174,14 +177,14 @@ describe.each(WAYS)('a change that is told: %s', (_, change) => {
     await tell(change)
     reading.open()
     const handle = await making
-    await turn()
+    await nextTurn()
     if (handle instanceof UserHandle)
       expect(() => handle.encrypt('lost')).toThrow(expect.objectContaining(SHREDDED))
     else expect(handle).toMatchObject(SHREDDED)
   })
 
   it('of a user forgotten and minted anew in between ends old keys and handles, and writes under the new', async () => {
-    const { store, bare, tell } = toldStore()
+    const { store, bare, tell } = controlledStore()
     const envelope = await open(store)
     const old = await envelope.encrypt('alice', 'x')
     const handle = await envelope.user('alice')
@@ -199,7 +202,7 @@ describe.each(WAYS)('a change that is told: %s', (_, change) => {
 
 describe('the key cache', () => {
   it('can write for a user who was forgotten at a high version and minted anew, which nobody told', async () => {
-    const { store, bare } = toldStore()
+    const { store, bare } = controlledStore()
     const envelope = await open(store, { cache: { ttlMs: 1 } })
     await envelope.encrypt('alice', 'x')
     await envelope.rotateUserKey('alice')
@@ -214,7 +217,7 @@ describe('the key cache', () => {
   })
 
   it('does not remember a version whose user was forgotten while it was being made', async () => {
-    const { store, bare, inserting } = toldStore()
+    const { store, bare, inserting } = controlledStore()
     const envelope = await open(store)
     await envelope.encrypt('alice', 'x')
     inserting.arm()
@@ -229,7 +232,7 @@ describe('the key cache', () => {
   })
 
   it('looks again when the rows that it reads are those of before its own rotation', async () => {
-    const { store, bare, reading, aboutToInsert } = toldStore()
+    const { store, bare, reading, aboutToInsert } = controlledStore()
     await (await open(bare)).encrypt('alice', 'x')
     const envelope = await open(store)
     aboutToInsert.arm()
@@ -245,7 +248,7 @@ describe('the key cache', () => {
   })
 
   it('ends what it holds when it shreds a user whom it already knew as shredded', async () => {
-    const { store, bare, reading } = toldStore()
+    const { store, bare, reading } = controlledStore()
     const envelope = await open(store)
     await envelope.encrypt('alice', 'x')
     await envelope.shredUser('alice')
@@ -262,7 +265,7 @@ describe('the key cache', () => {
   })
 
   it('encrypts nothing more under a key whose shredding may have been done before it failed', async () => {
-    const { store, bare } = toldStore()
+    const { store, bare } = controlledStore()
     const failing = overriding(store, {
       async shred(userId, options) {
         await bare.shred(userId, options)
@@ -274,12 +277,12 @@ describe('the key cache', () => {
     const handle = await envelope.user('alice')
     await expect(envelope.shredUser('alice')).rejects.toMatchObject({ code: 'ERR_STORE' })
     await expect(envelope.encrypt('alice', 'lost')).rejects.toMatchObject(SHREDDED)
-    await turn()
+    await nextTurn()
     expect(() => handle.encrypt('lost')).toThrow(expect.objectContaining(SHREDDED))
   })
 
   it('drops keys that cannot be looked at again, and looks at their handles until it can', async () => {
-    const { store, bare, calls, failWith, tell } = toldStore()
+    const { store, bare, calls, failWith, tell } = controlledStore()
     const envelope = await open(store)
     const token = await envelope.encrypt('alice', 'x')
     const handle = await envelope.user('alice')
@@ -297,7 +300,7 @@ describe('the key cache', () => {
   })
 
   it('does not go on looking at a row that cannot be read', async () => {
-    const { store, calls, failWith, tell } = toldStore()
+    const { store, calls, failWith, tell } = controlledStore()
     const envelope = await open(store)
     const handle = await envelope.user('alice')
     failWith(new StoreError('planned', { ref: { userId: 'alice', version: 1 } }))
@@ -309,7 +312,7 @@ describe('the key cache', () => {
   })
 
   it('looks again at who was used since the last change in one query, and drops the others', async () => {
-    const { store, calls, tell } = toldStore()
+    const { store, calls, tell } = controlledStore()
     const envelope = await open(store)
     const users = ['a', 'b', 'c', 'd', 'e']
     const tokens = await Promise.all(users.map((userId) => envelope.encrypt(userId, 'x')))
@@ -327,7 +330,7 @@ describe('the key cache', () => {
   })
 
   it('drops one user’s keys when one is named, everybody’s when nobody is', async () => {
-    const { store, calls, tell } = toldStore()
+    const { store, calls, tell } = controlledStore()
     const envelope = await open(store)
     for (const userId of ['a', 'b']) await envelope.encrypt(userId, 'x')
     calls.length = 0
@@ -342,7 +345,7 @@ describe('the key cache', () => {
   })
 
   it('works on, and asks one question at a time, however often it is told to look again', async () => {
-    const { store, calls, tell } = toldStore()
+    const { store, calls, tell } = controlledStore()
     const envelope = await open(store)
     const handle = await envelope.user('alice')
     const slowly = overriding(store, {
@@ -368,15 +371,15 @@ describe('the key cache', () => {
     await sleep(20)
     calls.length = 0
     for (let i = 0; i < 100; i++) void tell({ userIds: ['alice'] })
-    await turn()
-    await turn()
+    await nextTurn()
+    await nextTurn()
     // Two services hold the user. One look that had begun, and one after the last change.
     expect(calls.length).toBeGreaterThan(0)
     expect(calls.length).toBeLessThanOrEqual(4)
   })
 
   it('says when nothing will be told, and keeps its keys', async () => {
-    const { store, calls, tell } = toldStore()
+    const { store, calls, tell } = controlledStore()
     const events: KeystoreEvent[] = []
     const envelope = await open(store, { onEvent: (event) => events.push(event) })
     await envelope.encrypt('a', 'x')
@@ -389,7 +392,7 @@ describe('the key cache', () => {
   })
 
   it('listens before it first reads, once, while it keeps anything, and until it is closed', async () => {
-    const { store, calls, listeners } = toldStore()
+    const { store, calls, listeners } = controlledStore()
     const envelope = await open(store)
     await Promise.all(['a', 'b'].map((userId) => envelope.encrypt(userId, 'x')))
     await envelope.user('c')
@@ -412,7 +415,7 @@ describe('the key cache', () => {
   })
 
   it('leaves a handle alone when its user is rewrapped', async () => {
-    const { store, bare, tell } = toldStore()
+    const { store, bare, tell } = controlledStore()
     const fresh = localMasterKey(randomBytes(32))
     const rewrapping = masterKeyring({ primary: fresh, previous: [plain] })
     const envelope = await open(store, { masterKeys: masterKeyring({ primary: plain, previous: [fresh] }) })

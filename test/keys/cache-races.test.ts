@@ -12,7 +12,7 @@ import {
   StoreError,
 } from '../../src/index.js'
 import { wrapDataKey } from '../../src/master-keys/key-wrap.js'
-import { overriding } from '../support/lifecycle.js'
+import { overriding } from '../support/store-doubles.js'
 
 const inner = localMasterKey(randomBytes(32))
 const remote = (change: Partial<MasterKey> = {}): MasterKey => ({

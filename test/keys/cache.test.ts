@@ -15,9 +15,8 @@ import {
   StoreError,
 } from '../../src/index.js'
 import { DataKey } from '../../src/keys/data-key.js'
-import { countedMasterKey, countedStore } from '../support/counting.js'
 import { dialects, type FreshDatabase, freshDatabase, isChosen } from '../support/databases.js'
-import { untold } from '../support/lifecycle.js'
+import { countedMasterKey, countedStore, storeWithout } from '../support/store-doubles.js'
 
 const users = (count: number) => Array.from({ length: count }, (_, index) => `user-${index}`)
 
@@ -39,7 +38,7 @@ describe.each(dialects)('on %s', (dialect) => {
   })
 
   async function service(cache?: CacheOptions | false) {
-    const counted = countedStore(untold(inner))
+    const counted = countedStore(storeWithout(inner, 'changes'))
     const master = countedMasterKey(masterKey)
     const envelope = await EnvelopeCrypto.open({
       store: counted.store,

@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto'
 import { describe, expect, it } from 'vitest'
 import { localMasterKey } from '../../src/index.js'
 import { KeyMemory } from '../../src/keys/memory.js'
-import { mintedRow } from '../support/lifecycle.js'
+import { mintedRow } from '../support/rows.js'
 
 const inner = localMasterKey(randomBytes(32))
 

@@ -2,9 +2,9 @@
 import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { type ChildScript, startChild } from '../support/child-process.js'
 import { type Dialect, dialects, type FreshDatabase, freshDatabase, isChosen } from '../support/databases.js'
-import { versionOf } from '../support/lifecycle.js'
-import { type LineChild, startChild } from '../support/line-child.js'
+import { versionOf } from '../support/tokens.js'
 
 /** What the design promises; a busy machine may stop one of the processes for a while. */
 const SOON_MS = 2000
@@ -22,7 +22,7 @@ interface Service {
 }
 
 let database: FreshDatabase
-let children: LineChild[]
+let children: ChildScript[]
 beforeEach(() => {
   children = []
 })

@@ -1,7 +1,7 @@
 /** Tables as sources of values: every type of key, every row once, and every name quoted. */
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { dialects } from '../support/databases.js'
-import { errorOf } from '../support/services.js'
+import { errorOf } from '../support/errors.js'
 import { freshSqlSources, INVALID, type SqlSourceTest } from '../support/sql-sources.js'
 
 describe.each(dialects)('the keys of sqlSource on %s', (dialect) => {
