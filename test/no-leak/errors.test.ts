@@ -205,7 +205,7 @@ describe.each(dialects)('errors on %s', (dialect) => {
       'ERR_STORE',
       () =>
         withChangedDatabase(dialect, 'drop table encryption_keys', (url) =>
-          withStore(url, (store) => store.insertIfAbsent([row]), { migrate: 'off' }),
+          withStore(url, (store) => store.insertIfAbsent([row]), { ...PATIENCE, migrate: 'off' }),
         ),
     ],
     ...(dialect === 'sqlite' ? sqlitePaths() : postgresPaths()),
@@ -335,7 +335,7 @@ describe.each(dialects)('errors on %s', (dialect) => {
         async () => {
           const role = await freshRole(database.url, [], plantedPassword)
           try {
-            await withStore(role.url, (store) => store.insertIfAbsent([row]), { migrate: 'off' })
+            await withStore(role.url, (store) => store.insertIfAbsent([row]), { ...PATIENCE, migrate: 'off' })
           } finally {
             await role.remove()
           }
