@@ -1,4 +1,4 @@
-/** What a process remembers of users' keys beyond their life in the cache. */
+/** What a process knows of users' keys longer than the cache keeps them. */
 import { randomBytes } from 'node:crypto'
 import { describe, expect, it } from 'vitest'
 import { localMasterKey } from '../../src/index.js'
