@@ -2,7 +2,7 @@ import { availableParallelism } from 'node:os'
 import { defineConfig } from 'vitest/config'
 
 /** Measures processor time: what runs beside it takes caches and memory from it, and a heap that other files filled costs collections. */
-const ALONE = 'test/fast-path-ratios.test.ts'
+const ALONE = 'test/envelope/fast-path-ratios.test.ts'
 
 export default defineConfig({
   test: {

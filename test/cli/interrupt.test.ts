@@ -5,10 +5,11 @@ import pg from 'pg'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { ProgressLines } from '../../src/cli/progress.js'
 import type { CensusRow, RewrapReport } from '../../src/index.js'
-import { type CommandStore, commandStore, userIds } from '../support/command-store.js'
+import { type CommandStore, commandStore } from '../support/command-store.js'
 import { itIf } from '../support/conditional.js'
 import { type Dialect, dialects } from '../support/databases.js'
 import { hasTerminal, onTerminal } from '../support/terminal.js'
+import { userIds } from '../support/users.js'
 
 const REWRAP = ['rewrap', '--master-key-file', 'keys/b.key', '--previous-key-file', 'keys/a.key']
 const KEYS = 4000

@@ -13,9 +13,9 @@ import { EnvelopeCrypto, generateMasterKey, localMasterKey } from '../../src/ind
 import { type DrizzleDb, type DrizzleTable, drizzleSource, reencrypt } from '../../src/reencrypt/index.js'
 import { itIf } from '../support/conditional.js'
 import { dialects } from '../support/databases.js'
+import { errorOf } from '../support/errors.js'
 import { type HostApp, hostApp } from '../support/host-app.js'
 import { type RawDatabase, rawDatabase } from '../support/raw-database.js'
-import { errorOf } from '../support/services.js'
 
 const INVALID = { code: 'ERR_INVALID_ARGUMENT' }
 

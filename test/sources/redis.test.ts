@@ -13,10 +13,10 @@ import {
   type ValueSource,
 } from '../../src/reencrypt/index.js'
 import { describeIf } from '../support/conditional.js'
+import { errorOf } from '../support/errors.js'
 import { everythingOf } from '../support/leaks.js'
 import { hasRedis, type RedisServer, startRedis } from '../support/redis-server.js'
-import { errorOf } from '../support/services.js'
-import { ACCEPT_V2, v2PoolToken, v2Token } from '../support/value-sources.js'
+import { ACCEPT_V2, v2PoolToken, v2Token } from '../support/tokens.js'
 
 const describeRedis = describeIf(hasRedis, 'redis-server is not installed')
 

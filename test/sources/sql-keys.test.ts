@@ -2,7 +2,7 @@
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { itIf } from '../support/conditional.js'
 import { dialects } from '../support/databases.js'
-import { errorOf } from '../support/services.js'
+import { errorOf } from '../support/errors.js'
 import { freshSqlSources, INVALID, type SqlSourceTest } from '../support/sql-sources.js'
 
 describe.each(dialects)('the keys of sqlSource on %s', (dialect) => {

@@ -2,6 +2,7 @@
 import { chmodSync, cpSync, lstatSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { afterEach, beforeEach, expect, it, vi } from 'vitest'
+import { startChild } from './child-process.js'
 import { itIf } from './conditional.js'
 import { queryPostgres, temporaryFolder } from './databases.js'
 import {
@@ -9,8 +10,7 @@ import {
   packagedBinaries,
   startEmbeddedPostgres,
 } from './embedded-postgres.mjs'
-import { startChild } from './line-child.js'
-import { errorOf } from './services.js'
+import { errorOf } from './errors.js'
 
 const isRoot = process.getuid?.() === 0
 const onlyRoot = itIf(isRoot, 'only as root')

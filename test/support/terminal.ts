@@ -6,7 +6,7 @@ import { cleanEnvironment } from './command.js'
 export const hasTerminal =
   spawnSync('script', ['--version'], { encoding: 'utf8' }).stdout?.includes('util-linux') === true
 
-/** Runs a command on a terminal, on which `typed` is typed. @returns what the terminal showed, standard output and error alike */
+/** Runs a command on a terminal, and types `typed` there. @returns what the terminal showed: standard output and standard error */
 export function onTerminal(
   folder: string,
   args: readonly string[],

@@ -1,21 +1,21 @@
 /** Databases made wrong on purpose, for tests of what errors show. */
-import { randomBytes } from 'node:crypto'
 import Database from 'better-sqlite3'
 import { openKeyStore } from '../../src/adapters/open.js'
 import { asAdmin, type Dialect, freshDatabase } from './databases.js'
+import { runSql } from './raw-database.js'
 
 /**
- * Rows and rules that only SQL can make: a version −1 (version 0 may then follow it), an unreadable time, a trigger that
- * quotes what it refuses.
+ * Rows and rules that only SQL can make: a version −1 (version 0 may then follow it), an unreadable time, a trigger whose error
+ * quotes `quoted`, or on Postgres the row that it refuses.
  */
-export async function plantBadRows(dialect: Dialect, url: string, spoken: string): Promise<void> {
+export async function plantBadRows(dialect: Dialect, url: string, quoted: string): Promise<void> {
   if (dialect === 'sqlite') {
     const client = new Database(url)
     client.pragma('ignore_check_constraints = on')
     client.exec(`insert into encryption_keys (user_id, version, encrypted_key, created_at) values ('checked', -1, x'00', '2026-01-01T00:00:00Z');
       update encryption_keys set created_at = 'garbage' where user_id = 'bad-time';
       create trigger talkative before insert on encryption_keys when new.user_id = 'triggered'
-      begin select raise(abort, '${spoken}'); end`)
+      begin select raise(abort, '${quoted}'); end`)
     client.close()
     return
   }
@@ -30,8 +30,8 @@ export async function plantBadRows(dialect: Dialect, url: string, spoken: string
   )
 }
 
-/** A database of its own, migrated, then changed by `sql`. */
-export async function withDatabase(
+/** Runs `work` on a fresh database that was migrated and then changed by `sql`. */
+export async function withChangedDatabase(
   dialect: Dialect,
   sql: string,
   work: (url: string) => Promise<unknown>,
@@ -39,27 +39,9 @@ export async function withDatabase(
   const database = await freshDatabase(dialect)
   try {
     await (await openKeyStore(database.url)).close()
-    if (dialect === 'postgres') await asAdmin(database.url, sql)
-    else new Database(database.url).exec(sql).close()
+    await runSql(dialect, database.url, sql)
     return await work(database.url)
   } finally {
     await database.remove()
-  }
-}
-
-export async function asRoleWithoutRights(
-  url: string,
-  password: string,
-  work: (url: string) => Promise<unknown>,
-): Promise<unknown> {
-  const role = `nothing_${randomBytes(6).toString('hex')}`
-  await asAdmin(url, `create role ${role} login password '${password}'`)
-  const roleUrl = new URL(url)
-  roleUrl.username = role
-  roleUrl.password = password
-  try {
-    return await work(roleUrl.href)
-  } finally {
-    await asAdmin(url, `drop role ${role}`)
   }
 }

@@ -1,34 +1,34 @@
-/** Processes that keep encrypting and decrypting, and whether every token that they handed out opens in the end. */
+/** Processes that encrypt and decrypt without a pause, and the check that every token they handed out opens in the end. */
 import { createHash } from 'node:crypto'
 import { expect } from 'vitest'
 import { openKeyStore } from '../../src/adapters/open.js'
 import { EnvelopeCrypto, type MasterKey, type MasterKeyring } from '../../src/index.js'
-import { startChild } from './line-child.js'
+import { startChild } from './child-process.js'
 
 export interface HandedOut {
   readonly userId: string
   readonly token: string
-  /** Of the plaintext. */
+  /** The SHA-256 of the plaintext, in hex. */
   readonly sha256: string
 }
 
 export interface Traffic {
-  /** Lets it finish what it has in hand. @returns every token that it handed out */
+  /** Lets the process finish its work in hand and end. @returns every token that it handed out */
   stop(): Promise<HandedOut[]>
   kill(): void
 }
 
 export interface TrafficOptions {
   readonly url: string
-  /** How many users there are: {@link userIds}. */
+  /** The number of users that exist: `userIds(users)`. */
   readonly users: number
-  /** Whether it makes new users, and rotates keys. */
+  /** Whether the processes mint keys of new users, and rotate keys. */
   readonly mint: boolean
-  /** The environment of each process: its master keys. */
+  /** The environment of each process, which has its master keys. */
   readonly processes: readonly NodeJS.ProcessEnv[]
 }
 
-/** Starts one process for each environment. @returns them when all are at work */
+/** Starts one process for each environment. @returns once all are at work */
 export async function startTraffic({ url, users, mint, processes }: TrafficOptions): Promise<Traffic[]> {
   const children = processes.map((env, index) =>
     startChild('traffic.mjs', [url, String(users), String(index), mint ? 'mint' : 'no-mint'], env),
@@ -36,7 +36,7 @@ export async function startTraffic({ url, users, mint, processes }: TrafficOptio
   const all = children.map(async (child) => {
     const before: string[] = []
     for (let line = await child.line(); line !== 'ready'; line = await child.line()) before.push(line)
-    // Read from now on: what nobody reads would in the end stop it.
+    // Its output is read from now on: a full pipe would stop it.
     const after = child.rest()
     return {
       async stop() {
@@ -56,14 +56,9 @@ export async function startTraffic({ url, users, mint, processes }: TrafficOptio
   }
 }
 
-/** @returns every token that they handed out */
+/** Stops several processes. @returns every token that they handed out */
 export async function stopAll(traffic: readonly Traffic[]): Promise<HandedOut[]> {
   return (await Promise.all(traffic.map((one) => one.stop()))).flat()
-}
-
-/** The users that traffic calls existing ones. */
-export function userIds(users: number): string[] {
-  return Array.from({ length: users }, (_, index) => `user-${index}`)
 }
 
 /** Encrypts once for each user, in this process. */
@@ -86,10 +81,10 @@ export async function handOut(
   }
 }
 
-/** How many tokens are opened at a time. */
-const TOKENS = 5000
+/** How many tokens one call opens. */
+const TOKENS_PER_CALL = 5000
 
-/** Which tokens do not open with these master keys, and why. */
+/** Opens tokens with these master keys. @returns those that do not open to their plaintext, and why */
 export async function unopened(
   url: string,
   masterKeys: MasterKeyring | MasterKey,
@@ -98,8 +93,8 @@ export async function unopened(
   const failures: { readonly userId: string; readonly reason: string }[] = []
   const envelope = await open(url, masterKeys)
   try {
-    for (let start = 0; start < tokens.length; start += TOKENS) {
-      const some = tokens.slice(start, start + TOKENS)
+    for (let start = 0; start < tokens.length; start += TOKENS_PER_CALL) {
+      const some = tokens.slice(start, start + TOKENS_PER_CALL)
       const results = await envelope.decryptMany(some.map((token) => ({ ...token, context: CONTEXT })))
       for (const [index, { userId, sha256 }] of some.entries()) {
         const result = results[index]
@@ -113,7 +108,7 @@ export async function unopened(
   return failures
 }
 
-/** That of test/children/traffic.mjs. */
+/** The context that test/children/traffic.mjs uses. */
 const CONTEXT = { column: 'api_key' }
 
 async function open(url: string, masterKeys: MasterKeyring | MasterKey): Promise<EnvelopeCrypto> {

@@ -1,40 +1,10 @@
-/** A store that tells changes when a test says so, and whose work can be held back in the middle. */
+/** A memory store that reports changes only when a test says so, and whose reads and inserts the test can stop half way. */
 import { memoryKeyStore } from '../../src/adapters/memory.js'
 import type { StoreChange } from '../../src/index.js'
-import { overriding } from './lifecycle.js'
+import { gate, nextTurn } from './gate.js'
+import { overriding } from './store-doubles.js'
 
-export const turn = () => new Promise<void>((resolve) => setImmediate(resolve))
-
-/** A point that work waits at, once armed. */
-export function gate() {
-  let armed = false
-  let pass: () => void = () => undefined
-  let reach: () => void = () => undefined
-  let reached = Promise.resolve()
-  return {
-    arm() {
-      armed = true
-      reached = new Promise((resolve) => {
-        reach = resolve
-      })
-    },
-    /** Resolves when somebody waits. */
-    reached: () => reached,
-    open: () => pass(),
-    async wait(): Promise<void> {
-      if (!armed) return
-      armed = false
-      const passing = new Promise<void>((resolve) => {
-        pass = resolve
-      })
-      reach()
-      await passing
-    },
-  }
-}
-
-/** A memory store that tells what it is told to, and whose reads and inserts can be held back with what they found. */
-export function toldStore() {
+export function controlledStore() {
   const bare = memoryKeyStore()
   const listeners = new Set<(change: StoreChange) => void>()
   const reading = gate()
@@ -64,20 +34,26 @@ export function toldStore() {
   })
   return {
     store,
-    /** Past what is told, counted and held back: another process. */
+    /** The same rows without calls, gates and reports: what another process does. */
     bare,
+    /** `changes`, and `getAll` with the number of ids, in order. */
     calls,
+    /** After a read of rows, before its answer. */
     reading,
+    /** Before an insert. */
     aboutToInsert,
+    /** After an insert, before its answer. */
     inserting,
     listeners,
+    /** Makes every further `getAll` fail; null ends that. */
     failWith: (error: Error | null) => {
       failure = error
     },
+    /** Reports a change to all listeners, and lets them react. */
     async tell(change: StoreChange) {
       for (const listener of listeners) listener(change)
-      await turn()
-      await turn()
+      await nextTurn()
+      await nextTurn()
     },
   }
 }

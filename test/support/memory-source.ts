@@ -1,17 +1,19 @@
-/** A source of values in memory, and values in every state that a sweep may find them in. */
-import { derivePoolKey, type EnvelopeCrypto, encryptWithKey } from '../../src/index.js'
+/** A source of values in memory, for tests of the sweep itself. */
 import type { ValueCell, ValueChange, ValueSource } from '../../src/reencrypt/index.js'
 
 export interface MemorySource<Row = unknown> extends ValueSource<Row> {
-  /** By key: what is stored now. */
+  /** What is stored now, by key. */
   readonly values: Map<string, string | null>
-  /** Every change that was asked for. */
+  /** Every change that the sweep has asked for. */
   readonly asked: ValueChange[]
-  /** The page sizes that were asked for, one for each look. */
+  /** The page size of each walk through the values. */
   readonly looks: number[]
 }
 
-/** @param cells each of another key, a string */
+/**
+ * @param cells each with a key of its own
+ * @param beforeReplace what happens before the sweep's changes are made: another writer's work
+ */
 export function memorySource<Row = unknown>(
   cells: readonly Omit<ValueCell<Row>, 'column'>[],
   beforeReplace: (changes: readonly ValueChange[], source: MemorySource<Row>) => void = () => undefined,
@@ -41,16 +43,3 @@ export function memorySource<Row = unknown>(
   }
   return source
 }
-
-/** A token as the Python reference makes it. */
-export async function v2Token(envelope: EnvelopeCrypto, userId: string, plaintext: string): Promise<string> {
-  return encryptWithKey(plaintext, await envelope.getOrCreateUserKey(userId))
-}
-
-/** A token of the shared pool, as the Python reference makes it. */
-export function v2PoolToken(masterKey: Uint8Array, plaintext: string): string {
-  return encryptWithKey(plaintext, derivePoolKey(masterKey))
-}
-
-/** What the sweep's envelope needs to read the reference's values. */
-export const ACCEPT_V2 = { keys: ['v2'], tokens: ['v2'] } as const

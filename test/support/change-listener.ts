@@ -1,18 +1,20 @@
-/** What a listener of a store's changes was told. */
+/** A listener to a store's changes that records what it is told, for tests to wait for. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { KeyStore, StoreChange } from '../../src/index.js'
 
-export interface Heard {
+export interface ChangeListener {
+  /** Everything it was told, in order. */
   readonly changes: StoreChange[]
-  /** Waits for the next change, from those told since the last one waited for, that is as wanted. */
+  /** Waits up to 20 s for a change that is wanted, from those told since the last one waited for. @throws listing all, if none comes */
   next(isWanted: (change: StoreChange) => boolean): Promise<StoreChange>
-  /** What was told until now is not waited for any more. */
+  /** Leaves out what was told until now: {@link next} gives later changes only. */
   skip(): void
+  /** Ends the subscription. */
   end(): void
 }
 
-export function listenTo(store: KeyStore): Heard {
-  if (store.changes === undefined) throw new Error('the store tells nobody of changes')
+export function listenTo(store: KeyStore): ChangeListener {
+  if (store.changes === undefined) throw new Error('the store reports no changes')
   const changes: StoreChange[] = []
   const end = store.changes((change) => changes.push(change))
   let at = 0
@@ -30,19 +32,22 @@ export function listenTo(store: KeyStore): Heard {
           if (change !== undefined && isWanted(change)) return change
         }
       }
-      throw new Error(`waited in vain; told were ${JSON.stringify(changes)}`)
+      throw new Error(`no such change came; those that came are ${JSON.stringify(changes)}`)
     },
   }
 }
 
+/** It may concern the user. */
 export const isOf =
   (userId: string) =>
   ({ userIds, silent }: StoreChange): boolean =>
     silent === undefined && (userIds === undefined || userIds.includes(userId))
+/** It names the user and nobody else. */
 export const isExactly =
   (userId: string) =>
   ({ userIds }: StoreChange): boolean =>
     userIds?.length === 1 && userIds[0] === userId
+/** The store says that it cannot report changes. */
 export const isSilent = ({ silent }: StoreChange): boolean => silent !== undefined
-/** Anything may have changed. */
+/** Any row may have changed. */
 export const isAnything = (change: StoreChange): boolean => JSON.stringify(change) === '{}'
