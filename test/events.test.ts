@@ -12,11 +12,11 @@ import {
   rewrapAll,
   rotateWhere,
 } from '../src/index.js'
+import { startChild } from './support/child-process.js'
+import { controlledStore } from './support/controlled-store.js'
 import { everythingOf, secretForms, textForms } from './support/leaks.js'
-import { overriding } from './support/lifecycle.js'
-import { startChild } from './support/line-child.js'
-import { alterRow, corrupted, rowsOf, rowUnder } from './support/services.js'
-import { toldStore } from './support/told-store.js'
+import { alterRow, corrupted, rowsOf, v2Row } from './support/rows.js'
+import { overriding } from './support/store-doubles.js'
 
 // Does not compile without any of the types.
 const ALL = {
@@ -58,7 +58,7 @@ function open(options: Partial<EnvelopeCryptoOptions> & Pick<EnvelopeCryptoOptio
 
 describe('each event', () => {
   it('comes by onEvent and on its channel, with ids, counts and durations', async () => {
-    const { store, tell } = toldStore()
+    const { store, tell } = controlledStore()
     const { told, onEvent } = listening()
     const common = { userId: 'alice', kekId: masterKey.id, durationMs: duration }
     /** What was told since the last call, which is what was published. */
@@ -162,7 +162,7 @@ describe('no event', () => {
     const master = localMasterKey(masterBytes)
     const next = localMasterKey(nextBytes)
     const plaintext = `plaintext-${randomBytes(12).toString('hex')}`
-    await store.insertIfAbsent([rowUnder(master, { userId: 'reference' }, { kekId: null })])
+    await store.insertIfAbsent([v2Row(master, { userId: 'reference' }, { kekId: null })])
     const options = { store, masterKeys: master, onEvent, accept: { keys: ['v2'] as const } }
     const envelope = await open({ ...options, plaintext: 'pass-through' })
     const token = await envelope.encrypt('alice', plaintext)

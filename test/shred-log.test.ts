@@ -23,8 +23,10 @@ import {
   StoreError,
 } from '../src/index.js'
 import { temporaryFolder } from './support/databases.js'
-import { mintedRow, overriding } from './support/lifecycle.js'
-import { backends, errorOf, freshStore, rowsOf, type TestStore } from './support/services.js'
+import { errorOf } from './support/errors.js'
+import { backends, freshStore, type TestStore } from './support/fresh-store.js'
+import { mintedRow, rowsOf } from './support/rows.js'
+import { overriding } from './support/store-doubles.js'
 
 const masterKeys = localMasterKey(randomBytes(32))
 

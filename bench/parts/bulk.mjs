@@ -6,7 +6,7 @@ import { DIALECTS, freshDatabase, keep } from '../databases.mjs'
 import { millis, summarized } from '../race.mjs'
 
 export const title = 'Bulk'
-export const about = '1,000 tokens of 1,000 users, none of whose keys is in memory.'
+export const about = '1,000 tokens of 1,000 users. None of their keys is in memory.'
 
 const COUNT = 1000
 

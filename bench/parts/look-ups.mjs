@@ -9,7 +9,7 @@ import { race } from '../race.mjs'
 
 export const title = 'Look-ups'
 export const about =
-  'Keys that are in the table and not in memory, for so many users at a time. All rows unwrap the key. "The adapter" is the store alone, without the service and its cache.'
+  'The keys are in the table and not in memory. The heading says for how many users they are wanted at a time. Every candidate unwraps the key. "The adapter" is the store alone, without the service and its cache.'
 
 const USERS = 20_000
 /** So few that no user is still in memory when its turn comes again. */

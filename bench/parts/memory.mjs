@@ -6,7 +6,7 @@ import { freshDatabase, keep } from '../databases.mjs'
 
 export const title = 'Memory'
 export const about =
-  'What the process grows by for a user’s key in the cache; for a token v3 it keeps an AES cipher as well.'
+  'How much memory the process takes for one user’s key in the cache. For tokens of v3 it also keeps an AES cipher.'
 
 export async function measure({ progress, isQuick }) {
   const count = isQuick ? 10_000 : 100_000

@@ -12,7 +12,7 @@ import { millis } from '../race.mjs'
 
 export const title = 'Rewrap'
 export const about =
-  '"Its crypto alone" is the same work without a store: open each key, wrap it anew, open that again and compare.'
+  '"Its crypto alone" is the same work without a store: unwrap each key, wrap it again, unwrap the result and compare.'
 
 const oldKey = localMasterKey(randomBytes(32))
 const newKey = localMasterKey(randomBytes(32))

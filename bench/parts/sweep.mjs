@@ -13,7 +13,7 @@ import { millis } from '../race.mjs'
 
 export const title = 'Sweep'
 export const about =
-  'v2 tokens of the Python reference, ten to a user, become v3. "Its crypto alone" is the same work without a table and with the keys in hand: open each token, encrypt it anew, open that again and compare. The sweep’s time includes the look at all rows that it ends with.'
+  'v2 tokens of the Python reference, ten to a user, become v3. "Its crypto alone" is the same work without a table and with the keys in memory: decrypt each token, encrypt it again, decrypt the result and compare. The sweep’s time includes its last pass over all rows, which finds nothing left to do.'
 
 const PAGE = 1000
 const ROWS_OF_A_USER = 10

@@ -8,7 +8,7 @@ import { awaited, race, sync } from '../race.mjs'
 
 export const title = 'Tokens'
 export const about =
-  'Of a user whose key is in memory. Everybody encrypts the same string and gives it back: node:crypto as nonce, ciphertext and tag without any encoding, in the row below it as their base64url text and nothing else, the peers in their own form. v2 and v3 are a handle of `envelope.user()`; "awaited" is `await envelope.encrypt(…)`.'
+  'The user’s key is in memory. Every candidate encrypts or decrypts the same string. node:crypto writes nonce, ciphertext and tag without any encoding, and in the row below it as base64url text. The other libraries write their own form. v2 and v3 use a handle of `envelope.user()`; "awaited" is `await envelope.encrypt(…)`.'
 
 const SIZES = { '32 B': 32, '1 KiB': 1024, '64 KiB': 65_536, '1 MiB': 1_048_576 }
 /** At most, against node:crypto (v2), v2 (v3), the handle (awaited). */

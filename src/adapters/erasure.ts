@@ -1,12 +1,12 @@
-/** What stores say about erased bytes. */
+/** The states of an erasure that stores report. */
 import type { ErasureState } from '../store.js'
 
 export const ERASED: Required<ErasureState> = { erased: 'file', pending: null }
 
-/** The step that completes an erasure: `StoreMaintenance.finishErasure`, on the command line. */
+/** How an operator completes an erasure: the command that calls `StoreMaintenance.finishErasure`. */
 export const FINISH_ERASURE = 'run `keystore doctor --finish-erasure`'
 
-/** @param reason why, and what to do */
+/** @param reason why bytes remain, and what to do */
 export function pendingErasure(reason: string): Required<ErasureState> {
   return { erased: 'pending', pending: reason }
 }

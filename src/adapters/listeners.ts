@@ -1,61 +1,67 @@
-/** Those who listen to a store's changes. */
+/** The listeners of one store's changes. */
 import type { StoreChange } from '../store.js'
 
 export type ChangeListener = (change: StoreChange) => void
 
-export class Listeners {
-  /** Objects, so that a function that was passed twice is called twice, and ended once each. */
-  readonly #each = new Set<{ readonly listener: ChangeListener }>()
-  readonly #start: () => void
-  readonly #stop: () => void
-  /** What was told last, if that was that nothing will be told: for whoever comes later. */
-  #silence: StoreChange | null = null
+/** What produces the changes: it runs only while somebody listens. */
+interface ChangeProducer {
+  /** Called with the first listener. */
+  start(): void
+  /** Called when the last listener has gone. */
+  stop(): void
+}
 
-  /** @param watch `start` is called with the first listener, `stop` when the last one has gone */
-  constructor(watch: { start(): void; stop(): void }) {
-    this.#start = () => watch.start()
-    this.#stop = () => watch.stop()
+export class Listeners {
+  /** Objects, so that a function that was added twice is called twice, and each addition ends by itself. */
+  readonly #entries = new Set<{ readonly listener: ChangeListener }>()
+  readonly #producer: ChangeProducer
+  /** The last change, if it said that no further change will be published: new listeners are given it too. */
+  #silentChange: StoreChange | null = null
+
+  constructor(producer: ChangeProducer) {
+    this.#producer = producer
   }
 
   get size(): number {
-    return this.#each.size
+    return this.#entries.size
   }
 
+  /** @returns a function that removes the listener */
   add(listener: ChangeListener): () => void {
     const entry = { listener }
-    this.#each.add(entry)
-    const silence = this.#silence
-    if (silence !== null) {
+    this.#entries.add(entry)
+    const silentChange = this.#silentChange
+    if (silentChange !== null) {
       process.nextTick(() => {
-        if (this.#each.has(entry)) call(listener, silence)
+        if (this.#entries.has(entry)) callListener(listener, silentChange)
       })
     }
-    if (this.#each.size === 1) this.#start()
+    if (this.#entries.size === 1) this.#producer.start()
     return () => {
-      if (this.#each.delete(entry) && this.#each.size === 0) this.#end()
+      if (this.#entries.delete(entry) && this.#entries.size === 0) this.#stop()
     }
   }
 
-  tell(change: StoreChange): void {
-    this.#silence = change.silent === undefined ? null : change
-    for (const { listener } of [...this.#each]) call(listener, change)
+  publish(change: StoreChange): void {
+    this.#silentChange = change.silent === undefined ? null : change
+    for (const { listener } of [...this.#entries]) callListener(listener, change)
   }
 
-  /** Ends all of them. */
+  /** Removes all listeners. */
   clear(): void {
-    if (this.#each.size === 0) return
-    this.#each.clear()
-    this.#end()
+    if (this.#entries.size === 0) return
+    this.#entries.clear()
+    this.#stop()
   }
 
-  #end(): void {
-    this.#silence = null
-    this.#stop()
+  #stop(): void {
+    this.#silentChange = null
+    this.#producer.stop()
   }
 }
 
-/** What a listener throws is its own affair, as in node:diagnostics_channel: it breaks neither the write nor the others. */
-function call(listener: ChangeListener, change: StoreChange): void {
+/** An error of a listener becomes an uncaught exception, as in node:diagnostics_channel: it breaks neither the write nor other listeners. */
+function callListener(listener: ChangeListener, change: StoreChange): void {
   try {
     listener(change)
   } catch (error) {

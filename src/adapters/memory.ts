@@ -1,4 +1,4 @@
-/** A store in this process's memory, for tests and examples: the contract with nothing around it. Exported as `drizzle-keystore/memory`. */
+/** A store in the memory of this process, for tests and examples. Exported as `drizzle-keystore/memory`. */
 import { KeystoreError } from '../errors.js'
 import type {
   CensusRow,
@@ -16,16 +16,18 @@ import { ERASED } from './erasure.js'
 import { Listeners } from './listeners.js'
 import {
   activeOf,
+  distinctUserIds,
   groupByUser,
-  inRounds,
+  insertRounds,
   newTombstone,
   outdatesCaches,
   tombstonesFirst,
-  usersOf,
   winnersOf,
 } from './records.js'
 
 /**
+ * A store in the memory of this process: its keys are gone when it is closed.
+ *
  * @example
  * const envelope = await EnvelopeCrypto.open({ store: memoryKeyStore(), masterKeys: localMasterKey(generateMasterKey()) })
  */
@@ -47,7 +49,7 @@ class MemoryKeyStore implements KeyStore {
     },
     datedCensus: async () => this.#datedCensus(),
   }
-  /** By user and version. */
+  /** By user id, then by version. */
   readonly #rows = new Map<string, Map<number, KeyRecord>>()
   readonly #listeners = new Listeners({ start: () => undefined, stop: () => undefined })
   #closed = false
@@ -64,15 +66,15 @@ class MemoryKeyStore implements KeyStore {
 
   async insertIfAbsent(records: readonly KeyRecord[]): Promise<KeyRecord[]> {
     this.#assertOpen()
-    const inserted = inRounds(records)
+    const inserted = insertRounds(records)
       .flat()
       .filter((record) => {
         const { userId, version } = record
-        const follows = version === 1 || this.#row({ userId, version: version - 1 }) !== undefined
-        return follows && !this.#isShredded(userId) && this.#insert(record)
+        const isNext = version === 1 || this.#row({ userId, version: version - 1 }) !== undefined
+        return isNext && !this.#isShredded(userId) && this.#insert(record)
       })
-    this.#tell(inserted.filter(outdatesCaches))
-    return winnersOf(records, await this.getAll(usersOf(records)))
+    this.#publish(inserted.filter(outdatesCaches))
+    return winnersOf(records, await this.getAll(distinctUserIds(records)))
   }
 
   async replaceWrapped(changes: readonly WrapChange[]): Promise<KeyRef[]> {
@@ -101,7 +103,7 @@ class MemoryKeyStore implements KeyStore {
     if (forget) this.#rows.delete(userId)
     else if (rows.length === 0) this.#insert(newTombstone(userId, at))
     const changed = forget ? rows.length > 0 : live.length > 0 || rows.length === 0
-    if (changed) this.#tell([{ userId }])
+    if (changed) this.#publish([{ userId }])
     const kekIds = [...new Set(live.map(({ kekId }) => kekId))]
     return { userId, versions: live.map(({ version }) => version), kekIds, at: new Date(at), ...ERASED }
   }
@@ -109,7 +111,7 @@ class MemoryKeyStore implements KeyStore {
   async remove(refs: readonly KeyRef[]): Promise<number> {
     this.#assertOpen()
     const removed = refs.filter(({ userId, version }) => this.#rows.get(userId)?.delete(version))
-    this.#tell(removed)
+    this.#publish(removed)
     return removed.length
   }
 
@@ -149,8 +151,8 @@ class MemoryKeyStore implements KeyStore {
     const restored = tombstonesFirst(records)
       .flat()
       .filter((record) => (isTombstone(record) || !this.#isShredded(record.userId)) && this.#insert(record))
-    this.#tell(restored.filter(outdatesCaches))
-    return winnersOf(records, await this.getAll(usersOf(records)))
+    this.#publish(restored.filter(outdatesCaches))
+    return winnersOf(records, await this.getAll(distinctUserIds(records)))
   }
 
   async #datedCensus(): Promise<DatedCensusRow[]> {
@@ -169,7 +171,7 @@ class MemoryKeyStore implements KeyStore {
     return this.#versionsOf(userId).some(isTombstone)
   }
 
-  /** @returns whether its ref was free */
+  /** Stores the row if its ref is free. @returns whether it was */
   #insert(record: KeyRecord): boolean {
     if (this.#row(record) !== undefined) return false
     this.#set(record)
@@ -185,9 +187,9 @@ class MemoryKeyStore implements KeyStore {
     this.#rows.set(record.userId, versions.set(record.version, copyOf(record)))
   }
 
-  #tell(changed: readonly Pick<KeyRef, 'userId'>[]): void {
+  #publish(changed: readonly Pick<KeyRef, 'userId'>[]): void {
     if (changed.length === 0) return
-    this.#listeners.tell({ userIds: usersOf(changed) })
+    this.#listeners.publish({ userIds: distinctUserIds(changed) })
   }
 
   #versionsOf(userId: string): KeyRecord[] {
@@ -207,7 +209,7 @@ class MemoryKeyStore implements KeyStore {
   }
 }
 
-/** Neither side may see the other change bytes or dates. */
+/** A deep copy: the caller and the store share no bytes and no dates. */
 function copyOf(record: KeyRecord): KeyRecord {
   const { encryptedKey, createdAt, wrappedAt, shreddedAt } = record
   return {

@@ -1,18 +1,21 @@
 /**
- * Our own migrator, because Drizzle's fails when several processes start on a fresh database at once, shares one ledger with
- * the host application, and reads a folder at run time, which bundlers break. This file decides what is to be done; the two
- * dialects do it, each in one transaction under a lock.
+ * Decides which migrations a database needs. The dialects apply them, each in one transaction under a lock.
+ *
+ * This replaces Drizzle's migrator, which fails when several processes start on a fresh database at once, shares one ledger with
+ * the host application, and reads a folder at run time, which bundlers break.
  */
 import { schemaError } from '../errors.js'
 import type { Migration } from './generated/migrations.js'
 
-/** The ledger is ours alone: one row for each migration applied, by tag and by SHA-256 of its SQL. */
+/** Our ledger table, not shared with the host application: one row for each applied migration, with its tag and the SHA-256 of its SQL. */
 export const LEDGER = '__drizzle_keystore_migrations'
 
 /**
- * - `auto`: applies what is missing; reads the ledger first, and takes no lock and issues no DDL when nothing is
- * - `check`: ERR_SCHEMA when anything is missing
- * - `off`: looks at nothing: your own migrations make the table
+ * What opening a store does about migrations.
+ *
+ * - `auto`: applies the missing ones. Reads the ledger first; when none is missing it takes no lock and issues no DDL
+ * - `check`: throws ERR_SCHEMA when one is missing
+ * - `off`: checks nothing; your own migrations make the table
  */
 export type MigrateMode = 'auto' | 'check' | 'off'
 
@@ -22,18 +25,18 @@ export interface LedgerRow {
 }
 
 export interface MigrationReport {
-  /** Tags applied by this call. */
+  /** The tags of the migrations that this call applied. */
   readonly applied: readonly string[]
-  /** How many of the reference's rows this call adopted; null unless it adopted a file. */
+  /** How many rows of the Python reference this call adopted; null unless it adopted a file. */
   readonly adopted: number | null
 }
 
 export const NOTHING_APPLIED: MigrationReport = { applied: [], adopted: null }
 
 /**
- * The migrations that a ledger lacks.
+ * The migrations that are not in the ledger.
  *
- * @throws ERR_SCHEMA if the ledger is newer than this version of the library, or was made from other SQL
+ * @throws ERR_SCHEMA if the ledger has a migration that this version of the library does not know, or whose SQL differs
  */
 export function pendingMigrations(
   ledger: readonly LedgerRow[],
@@ -67,7 +70,7 @@ export function pendingMigrations(
   return pending
 }
 
-/** @throws ERR_SCHEMA for `check` with anything pending */
+/** @throws ERR_SCHEMA in mode `check` if a migration is pending */
 export function refuseInCheckMode(mode: MigrateMode, pending: readonly Migration[]): void {
   if (mode !== 'check' || pending.length === 0) return
   const tags = pending.map(({ tag }) => tag).join(', ')
@@ -76,7 +79,11 @@ export function refuseInCheckMode(mode: MigrateMode, pending: readonly Migration
   )
 }
 
-/** For a table that is there though our ledger is not. */
+/**
+ * The error for a database that has a table `encryption_keys` and no ledger.
+ *
+ * @param found how the table differs from the Python reference's
+ */
 export function tableWithoutLedger(found: string): Error {
   return schemaError(
     `The database has a table encryption_keys, but not ${LEDGER}, and the table is not the Python reference's (${found}). ` +

@@ -1,30 +1,17 @@
-/** One URL chooses the store; only its driver is loaded. Exported as `drizzle-keystore/open`. */
+/** Opens the store that a URL names, and loads only its driver. Exported as `drizzle-keystore/open`. */
 
 import { assertUrl, isPostgresUrl, loadDriver, sqlitePath } from '../drivers/url.js'
 import { invalidArgument } from '../errors.js'
 import type { KeyStore } from '../store.js'
-import type { MigrateMode, MigrationReport } from './migrator.js'
+import type { MigrationReport } from './migrator.js'
+import type { PostgresKeyStoreOptions, SqliteKeyStoreOptions } from './options.js'
 
-export interface OpenKeyStoreOptions {
-  /** Default `'auto'`. */
-  readonly migrate?: MigrateMode
-  /** Take over a SQLite file of the Python reference. Default false. */
-  readonly adopt?: boolean
-  /** How long a call waits for locks and tries after transient failures, in milliseconds. Default 10,000. */
-  readonly deadlineMs?: number
-  /** Postgres only: the schema of the table. Default `'public'`. */
-  readonly schema?: string
-  /** Postgres only: name the prepared statements. Default false. */
-  readonly namedStatements?: boolean
-  /** Postgres only: where to listen for changes; `false`: nowhere. Default the URL itself. */
-  readonly listenUrl?: string | false
-  /** SQLite only: how often to look for changes while somebody listens, in milliseconds. Default 1000. */
-  readonly pollMs?: number
-}
+/** The options of both dialects. One that is for the other dialect is refused. */
+export interface OpenKeyStoreOptions extends SqliteKeyStoreOptions, PostgresKeyStoreOptions {}
 
 /** A store that is open and migrated. */
 export type OpenedKeyStore = KeyStore & {
-  /** What opening has migrated. */
+  /** What opening migrated. */
   ready(): Promise<MigrationReport>
 }
 
@@ -51,7 +38,7 @@ export async function openKeyStore(url: string, options: OpenKeyStoreOptions = {
 
 async function storeFor(url: string, options: OpenKeyStoreOptions): Promise<OpenedKeyStore> {
   assertUrl(url)
-  const { schema, namedStatements, listenUrl, adopt, pollMs, ...common } = options
+  const { adopt, pollMs, schema, namedStatements, listenUrl } = options
   if (isPostgresUrl(url)) {
     if (adopt === true)
       throw invalidArgument(
@@ -59,21 +46,12 @@ async function storeFor(url: string, options: OpenKeyStoreOptions): Promise<Open
       )
     if (pollMs !== undefined) throw invalidArgument('pollMs is for SQLite')
     const { postgresKeyStore } = await loadDriver('pg', () => import('./postgres/store.js'))
-    return postgresKeyStore({ url }, definedOnly({ ...common, schema, namedStatements, listenUrl }))
+    return postgresKeyStore({ url }, options)
   }
   const path = sqlitePath(url)
   if (schema !== undefined || namedStatements !== undefined || listenUrl !== undefined) {
     throw invalidArgument('schema, namedStatements and listenUrl are for Postgres')
   }
   const { sqliteKeyStore } = await loadDriver('better-sqlite3', () => import('./sqlite/store.js'))
-  return sqliteKeyStore({ path }, definedOnly({ ...common, adopt, pollMs }))
-}
-
-type Defined<T> = { [K in keyof T]: Exclude<T[K], undefined> }
-
-/** Without the keys whose value is undefined. */
-function definedOnly<T extends object>(options: T): Partial<Defined<T>> {
-  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as Partial<
-    Defined<T>
-  >
+  return sqliteKeyStore({ path }, options)
 }

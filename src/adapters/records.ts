@@ -1,8 +1,16 @@
-/** What all adapters do with records around their statements. */
+/** What all adapters do with rows before and after their statements. */
 import { StoreError } from '../errors.js'
 import { compareRefs, isTombstone, type KeyRecord, type KeyRef } from '../table.js'
 
-/** Of the rows of one user, ascending, any tombstone, else the highest version; none if there is none. */
+/** Sorts before every ref: where the first page of `list` begins. */
+export const BEFORE_ALL_REFS: KeyRef = { userId: '', version: 0 }
+
+/**
+ * The active row of one user: a tombstone if there is any, else the highest version.
+ *
+ * @param rows of one user, in ascending order
+ * @returns one row, or none if the user has none
+ */
 export function activeOf(rows: readonly KeyRecord[]): KeyRecord[] {
   const active = rows.findLast(isTombstone) ?? rows.at(-1)
   return active === undefined ? [] : [active]
@@ -14,7 +22,7 @@ export function newTombstone(userId: string, at: Date): KeyRecord {
   return { userId, version: 1, encryptedKey, kekId: null, createdAt: at, wrappedAt: null, shreddedAt: at }
 }
 
-/** In the order in which all writers lock, each ref once. */
+/** Each ref once, in the order in which all writers lock rows, so that they cannot deadlock. */
 export function inLockOrder<T extends KeyRef>(refs: readonly T[]): T[] {
   const sorted = [...refs].sort(compareRefs)
   return sorted.filter((ref, index) => {
@@ -23,8 +31,11 @@ export function inLockOrder<T extends KeyRef>(refs: readonly T[]): T[] {
   })
 }
 
-/** In rounds that hold one version of each user at most, lowest first: version n is inserted only where n − 1 stands. */
-export function inRounds(records: readonly KeyRecord[]): KeyRecord[][] {
+/**
+ * Splits rows into rounds to insert one after the other. Each round has at most one version of each user, the lowest first:
+ * version n can be inserted only where n − 1 is stored.
+ */
+export function insertRounds(records: readonly KeyRecord[]): KeyRecord[][] {
   const rounds: KeyRecord[][] = []
   const next = new Map<string, number>()
   for (const record of inLockOrder(records)) {
@@ -37,12 +48,15 @@ export function inRounds(records: readonly KeyRecord[]): KeyRecord[][] {
   return rounds
 }
 
-/** In the order in which `restore` inserts: no live row goes in beside a tombstone, and tombstones are never refused. */
+/**
+ * The two rounds of `restore`: tombstones, which are never refused, then live rows, which are refused where their user has a
+ * tombstone by then.
+ */
 export function tombstonesFirst(records: readonly KeyRecord[]): [KeyRecord[], KeyRecord[]] {
   return [inLockOrder(records.filter(isTombstone)), inLockOrder(records.filter((row) => !isTombstone(row)))]
 }
 
-/** Whether a new row makes what a cache holds of its user out of date: mints do not. */
+/** Whether a new row makes cached keys of its user out of date. A live first version does not: no cache has an older one. */
 export function outdatesCaches(record: KeyRecord): boolean {
   return record.version > 1 || isTombstone(record)
 }
@@ -57,16 +71,15 @@ export function groupByUser(records: readonly KeyRecord[]): Map<string, KeyRecor
   return groups
 }
 
-/** Whose these are, each once. */
-export function usersOf(refs: readonly Pick<KeyRef, 'userId'>[]): string[] {
+export function distinctUserIds(refs: readonly Pick<KeyRef, 'userId'>[]): string[] {
   return [...new Set(refs.map(({ userId }) => userId))]
 }
 
 /**
- * What `insertIfAbsent` returns.
+ * The result of `insertIfAbsent`: for each input the row stored under its ref, else its user's tombstone, else nothing.
  *
- * @param stored what their users have after the insert; of those of `inserted` nothing is needed
- * @param inserted inputs that are known to have gone in: each is its own winner
+ * @param stored the rows of the inputs' users after the insert; those of `inserted` are not needed
+ * @param inserted inputs that are known to be stored: each is its own winner
  */
 export function winnersOf(
   inputs: readonly KeyRecord[],
@@ -81,9 +94,9 @@ export function winnersOf(
   })
 }
 
-/** @throws ERR_STORE naming the ref if an instant of a row cannot be read */
-export function readable(record: KeyRecord): KeyRecord {
-  if (isReadable(record)) return record
+/** Returns the row. @throws ERR_STORE, which names the ref, if one of its times could not be parsed */
+export function requireValidTimes(record: KeyRecord): KeyRecord {
+  if (hasValidTimes(record)) return record
   const { userId, version } = record
   throw new StoreError(
     `The row of user ${JSON.stringify(userId)}, version ${version}, has a time that cannot be read: ` +
@@ -92,10 +105,10 @@ export function readable(record: KeyRecord): KeyRecord {
   )
 }
 
-export function isReadable({ createdAt, wrappedAt, shreddedAt }: KeyRecord): boolean {
-  return isInstant(createdAt) && isInstant(wrappedAt) && isInstant(shreddedAt)
+export function hasValidTimes({ createdAt, wrappedAt, shreddedAt }: KeyRecord): boolean {
+  return isValidTime(createdAt) && isValidTime(wrappedAt) && isValidTime(shreddedAt)
 }
 
-function isInstant(instant: Date | null): boolean {
-  return instant === null || !Number.isNaN(instant.getTime())
+function isValidTime(time: Date | null): boolean {
+  return time === null || !Number.isNaN(time.getTime())
 }

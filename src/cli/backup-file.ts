@@ -1,4 +1,4 @@
-/** SQLite files as backups: one file each, written under another name until it is whole, and only read afterwards. */
+/** Backups in SQLite files. A backup is one file. It has a temporary name until it is complete, and is only read afterwards. */
 import { existsSync, renameSync, statSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
 import { openKeyStore } from '../adapters/open.js'
@@ -6,26 +6,26 @@ import { invalidArgument, isKeystoreError, type KeystoreError, StoreError } from
 import type { KeyStore } from '../store.js'
 import { syncFolder } from '../sync-folder.js'
 
-/** A file as a store. */
-export interface OpenedBackup {
+/** A backup file, opened as a key store. */
+interface OpenedBackup {
   readonly store: KeyStore
   close(): Promise<void>
 }
 
-export interface StartedBackup extends OpenedBackup {
-  /** What the file is called until it is whole. */
+interface StartedBackup extends OpenedBackup {
+  /** The temporary name. */
   readonly partial: string
-  /** Makes it one file of the final name. */
+  /** Closes the file and gives it its final name. */
   finish(): Promise<void>
 }
 
-/** Begins a backup, or goes on with one that was interrupted. */
+/** Begins a backup, or continues one that was interrupted. */
 export async function startBackup(file: string): Promise<StartedBackup> {
   assertPath(file)
   if (existsSync(file))
     throw new Error(`${file} is there already, and no backup is ever overwritten: choose another name`)
   const partial = `${file}.partial`
-  // An absolute path cannot be taken for a URL.
+  // openKeyStore cannot take an absolute path for a URL.
   const store = await openKeyStore(resolve(partial))
   return {
     store,
@@ -41,8 +41,8 @@ export async function startBackup(file: string): Promise<StartedBackup> {
 }
 
 /**
- * A file in WAL mode cannot be read without making two more beside it. The switch fails while another process has the file open, so that
- * nobody's file is renamed under them.
+ * Takes a file out of WAL mode, so that reading it later makes no second and third file next to it. SQLite refuses while another process
+ * has the file open: so it is not renamed while another process writes it.
  */
 async function leaveWriteAheadLog(path: string): Promise<void> {
   const { default: Database } = await import('better-sqlite3')
@@ -59,7 +59,7 @@ async function leaveWriteAheadLog(path: string): Promise<void> {
   }
 }
 
-/** Opens a file through a connection that cannot write: not even its journal mode changes. */
+/** Opens a backup on a connection that cannot write. Not even the file's journal mode changes. */
 export async function openBackup(file: string): Promise<OpenedBackup> {
   assertPath(file)
   if (!statSync(file, { throwIfNoEntry: false })?.isFile()) throw new Error(`There is no file ${file}`)
@@ -71,7 +71,7 @@ export async function openBackup(file: string): Promise<OpenedBackup> {
     await store.ready()
   } catch (error) {
     client.close()
-    throw isKeystoreError(error) ? cannotRestore(file, error) : error
+    throw isKeystoreError(error) ? notRestorable(file, error) : error
   }
   return {
     store,
@@ -82,18 +82,18 @@ export async function openBackup(file: string): Promise<OpenedBackup> {
   }
 }
 
-function cannotRestore(file: string, { code, message }: KeystoreError): StoreError {
-  const todo =
+function notRestorable(file: string, { code, message }: KeystoreError): StoreError {
+  const advice =
     code === 'ERR_SCHEMA'
       ? `${file} was not changed. To bring it up to date work on a copy: keystore migrate --store COPY (with --adopt for a file of the ` +
         'Python reference), then keystore restore COPY'
       : 'Is it a file that `keystore backup` made?'
-  return new StoreError(`${file} cannot be restored from. ${message}. ${todo}`, {
+  return new StoreError(`${file} cannot be restored from. ${message}. ${advice}`, {
     code: code === 'ERR_SCHEMA' ? code : 'ERR_STORE',
   })
 }
 
 function assertPath(file: string): void {
-  // The name may be a URL with a password, and shown in messages.
+  // A URL may hold a password, and messages show the name.
   if (/^[a-z][a-z0-9+.-]+:/i.test(file)) throw invalidArgument('FILE must be a path, not a URL')
 }

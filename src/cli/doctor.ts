@@ -1,16 +1,19 @@
-/** `keystore doctor`: everything that can be wrong with a key store, found before a user does. */
+/** `keystore doctor`: checks a key store, and the encrypted columns of an application. */
 import { Command } from 'commander'
 import { isKeystoreError } from '../errors.js'
 import { type Finding, type VerifyReport, verifyAll } from '../lifecycle/verify.js'
+import { formatOfKekId } from '../master-keys/kek-id.js'
 import type { MasterKeyring } from '../master-keys/keyring.js'
 import { applyShredLog } from '../shred.js'
 import { type ColumnFinding, sampleColumns } from '../sources/sample.js'
 import type { ErasureState, KeyStore } from '../store.js'
-import { type LongWork, runLong } from './long-command.js'
+import { type LongWorkControls, runLongCommand } from './long-command.js'
 import { printMasterKeys } from './master-key-table.js'
 import { findMasterKeys, type MasterKeyOptions, withMasterKeys } from './master-keys.js'
 import {
-  closing,
+  type AcceptOptions,
+  acceptedBesides,
+  closeAfter,
   maintenanceOf,
   openStore,
   type ReportOptions,
@@ -20,17 +23,27 @@ import {
   withShredLog,
   withStore,
 } from './options.js'
-import { counted, exitWith, formatOf, printJson, printSome, quoted } from './output.js'
-import { type OtherTable, type SchemaOptions, schemaTables, withHost, withSchema } from './schema-file.js'
+import { counted, printableId, printJson, printSome, setExitCode } from './output.js'
+import {
+  type SchemaOptions,
+  schemaTables,
+  type UnregisteredTable,
+  withHost,
+  withSchema,
+} from './schema-file.js'
 
-interface DoctorOptions extends StoreOptions, MasterKeyOptions, ReportOptions, SchemaOptions {
-  readonly acceptV2?: boolean
+interface DoctorCommandOptions
+  extends StoreOptions,
+    MasterKeyOptions,
+    AcceptOptions,
+    ReportOptions,
+    SchemaOptions {
   readonly finishErasure?: boolean
   readonly shredLog?: string
 }
 
 interface DoctorReport extends VerifyReport {
-  /** Users whom the shred log erased again. */
+  /** Users who were erased again because the shred log names them. */
   readonly erasedAgain?: readonly string[]
   readonly erasure?: Required<ErasureState>
 }
@@ -38,51 +51,56 @@ interface DoctorReport extends VerifyReport {
 export function doctorCommand(): Command {
   const command = withShredLog(
     withJson(withAcceptV2(withMasterKeys(withStore(new Command('doctor'))))),
-    'first erase again whoever this log of shred-user names and a backup brought back',
+    'a log of shred-user: first erase again the users in it whose keys a backup brought back',
   )
   return withSchema(
     command,
-    'also look for plaintext and for forgotten columns, in some rows of each table, by the registry that',
+    'also check some rows of each table for plaintext and unregistered columns, by the registry that',
   )
     .description(
-      'Open every key and look at the store itself; name each thing that is wrong and what to do. Exit code 1 if any is an error. ' +
-        'Changes no row, unless --shred-log or --finish-erasure says so.',
+      'Unwrap every key and check the store itself; name each thing that is wrong and what to do. Exit code 1 if any is an error. ' +
+        'Changes no row, except with --shred-log or --finish-erasure.',
     )
     .option(
       '--finish-erasure',
-      'then take the step that shred receipts call pending; on Postgres it locks the table for seconds',
+      'at the end, take the step that shred receipts call pending; on Postgres it locks the table for seconds',
     )
-    .action(async (options: DoctorOptions) => {
+    .action(async (options: DoctorCommandOptions) => {
       const masterKeys = findMasterKeys(options)
-      // A schema that is behind is a finding, and mended by `migrate` alone.
-      await closing(await openStore(options, 'off'), (store) =>
-        runLong(
+      // An old schema is a finding: doctor does not migrate it.
+      await closeAfter(await openStore(options, 'off'), (store) =>
+        runLongCommand(
           options,
-          (long) => examine(store, masterKeys, options, long),
+          (controls) => runChecks(store, masterKeys, options, controls),
           (report) => {
             if (options.json) printJson(report)
-            else print(report, options, masterKeys)
-            exitWith(report.ok && report.erasure?.erased !== 'pending')
+            else printDoctorReport(report, options, masterKeys)
+            setExitCode(report.ok && report.erasure?.erased !== 'pending')
           },
         ),
       )
     })
 }
 
-async function examine(
+async function runChecks(
   store: KeyStore,
   masterKeys: MasterKeyring,
-  options: DoctorOptions,
-  long: LongWork,
+  options: DoctorCommandOptions,
+  controls: LongWorkControls,
 ): Promise<DoctorReport> {
-  const { acceptV2, finishErasure, shredLog } = options
+  const { finishErasure, shredLog } = options
   const maintenance = maintenanceOf(store)
   let erasedAgain: readonly string[] | undefined
-  // A table that is not what we know cannot be written; verifyAll reports it.
+  // A table of an unknown schema cannot be written. verifyAll reports it.
   if (shredLog !== undefined && (await maintenance.inspect()).every(({ kind }) => kind !== 'schemaVersion'))
     erasedAgain = await applyShredLog({ store, shredLog })
-  const keys = await verifyAll({ ...long, store, masterKeys, accept: acceptV2 ? ['v2', 'v3'] : ['v3'] })
-  const report = withFindings(keys, await columnFindings(options))
+  const keys = await verifyAll({
+    ...controls,
+    store,
+    masterKeys,
+    accept: ['v3', ...acceptedBesides(options)],
+  })
+  const report = addFindings(keys, await columnFindings(options))
   const erasure = finishErasure && report.complete ? await maintenance.finishErasure() : undefined
   return {
     ...report,
@@ -92,36 +110,40 @@ async function examine(
 }
 
 /** @throws ERR_INVALID_ARGUMENT if the schema is not that of the database */
-async function columnFindings(options: DoctorOptions): Promise<ColumnFinding[]> {
+async function columnFindings(options: DoctorCommandOptions): Promise<ColumnFinding[]> {
   const { schema } = options
   if (schema === undefined) return []
   return withHost(options, async (host) => {
     const findings: ColumnFinding[] = []
-    const { registered, others } = await schemaTables(schema, options, host)
+    const { registered, unregistered } = await schemaTables(schema, options, host)
     for (const { name, plan, withColumns } of registered)
       findings.push(...(await sampleColumns(name, withColumns, plan.shape.columns)))
-    for (const table of others) findings.push(...(await findingsOfOther(table)))
+    for (const table of unregistered) findings.push(...(await checkUnregistered(table)))
     return findings
   })
 }
 
-async function findingsOfOther({ name, encrypted, withColumns }: OtherTable): Promise<ColumnFinding[]> {
-  const forgotten = encrypted.map((column) => ({
+async function checkUnregistered({
+  name,
+  encrypted,
+  withColumns,
+}: UnregisteredTable): Promise<ColumnFinding[]> {
+  const unregistered = encrypted.map((column) => ({
     severity: 'warning' as const,
     kind: 'unregistered' as const,
     reason: `${name}, column ${column}: it is an encrypted column, and no defineEncrypted names its table`,
   }))
-  if (withColumns === null) return forgotten
+  if (withColumns === null) return unregistered
   try {
-    return [...forgotten, ...(await sampleColumns(name, withColumns, [], encrypted))]
+    return [...unregistered, ...(await sampleColumns(name, withColumns, [], encrypted))]
   } catch (error) {
-    // A schema may be about more tables than this database has, or be ahead of it.
-    if (isKeystoreError(error) && error.code === 'ERR_INVALID_ARGUMENT') return forgotten
+    // The schema may have tables and columns that this database does not have, or not yet.
+    if (isKeystoreError(error) && error.code === 'ERR_INVALID_ARGUMENT') return unregistered
     throw error
   }
 }
 
-function withFindings(report: VerifyReport, more: readonly ColumnFinding[]): VerifyReport {
+function addFindings(report: VerifyReport, more: readonly ColumnFinding[]): VerifyReport {
   const counts = { ...report.counts }
   for (const { kind } of more) counts[kind] = (counts[kind] ?? 0) + 1
   return {
@@ -132,12 +154,16 @@ function withFindings(report: VerifyReport, more: readonly ColumnFinding[]): Ver
   }
 }
 
-function print(report: DoctorReport, options: DoctorOptions, keyring: MasterKeyring): void {
+function printDoctorReport(
+  report: DoctorReport,
+  options: DoctorCommandOptions,
+  keyring: MasterKeyring,
+): void {
   const { erasedAgain, erasure, findings, counts } = report
   if (erasedAgain !== undefined)
     console.log(`The shred log erased ${counted(erasedAgain.length, 'user')} again.`)
   else if (options.shredLog !== undefined) console.log('The shred log was not applied: see schemaVersion.')
-  printSome((erasedAgain ?? []).map(quoted), erasedAgain?.length ?? 0)
+  printSome((erasedAgain ?? []).map(printableId), erasedAgain?.length ?? 0)
 
   const totals = { error: 0, warning: 0 }
   for (const [kind, count] of Object.entries(counts)) {
@@ -145,9 +171,12 @@ function print(report: DoctorReport, options: DoctorOptions, keyring: MasterKeyr
     const severity = ofKind[0]?.severity ?? 'error'
     totals[severity] += count
     console.log(`${severity}: ${kind} (${count})`)
-    printSome(ofKind.map(lineOf), count)
+    printSome(ofKind.map(findingLine), count)
   }
-  if (!options.acceptV2 && report.census.some(({ kekId, shredded }) => !shredded && formatOf(kekId) === 'v2'))
+  if (
+    !options.acceptV2 &&
+    report.census.some(({ kekId, shredded }) => !shredded && formatOfKekId(kekId) === 'v2')
+  )
     console.log(V2_IS_AN_ERROR)
   if (report.masterKeys.length > 0) printMasterKeys(report.masterKeys, keyring)
   if (erasure?.erased === 'file')
@@ -160,9 +189,9 @@ function print(report: DoctorReport, options: DoctorOptions, keyring: MasterKeyr
 }
 
 const V2_IS_AN_ERROR =
-  'Keys in format v2 are errors here, as they are for an application that does not accept v2. `keystore rewrap --accept-v2` upgrades them; ' +
-  'with --accept-v2 they are warnings.'
+  'Keys in format v2 are errors here, because an application that does not accept v2 cannot read them. `keystore rewrap --accept-v2` upgrades them. ' +
+  'With --accept-v2 doctor reports them as warnings.'
 
-function lineOf({ userId, version, reason }: Finding): string {
-  return userId === undefined ? reason : `${quoted(userId)}, version ${version ?? '?'}: ${reason}`
+function findingLine({ userId, version, reason }: Finding): string {
+  return userId === undefined ? reason : `${printableId(userId)}, version ${version ?? '?'}: ${reason}`
 }

@@ -1,30 +1,32 @@
-/** The crypto service, for the commands that encrypt or decrypt: the others do not load it. */
+/** Opens the crypto service for the commands that encrypt or decrypt. Other commands do not load it. */
 import { EnvelopeCrypto } from '../envelope/envelope-crypto.js'
 import type { MasterKeyring } from '../master-keys/keyring.js'
 import type { KeyStore } from '../store.js'
 import { findMasterKeys } from './master-keys.js'
-import { closing, type EnvelopeOptions, openStore } from './options.js'
+import { acceptedBesides, closeAfter, type EnvelopeOptions, openStore } from './options.js'
 
-/** Opens store and service, and closes both after `work`. */
+/** Opens a store and a service on it, uses the service and closes both. */
 export async function withEnvelope<T>(
   options: EnvelopeOptions,
-  work: (envelope: EnvelopeCrypto) => Promise<T>,
+  use: (envelope: EnvelopeCrypto) => Promise<T>,
 ): Promise<T> {
   const masterKeys = findMasterKeys(options)
-  return closing(await openStore(options), async (store) =>
-    work(await openEnvelope(store, masterKeys, options)),
+  return closeAfter(await openStore(options), async (store) =>
+    use(await openEnvelope(store, masterKeys, options)),
   )
 }
 
 export function openEnvelope(
   store: KeyStore,
   masterKeys: MasterKeyring,
-  { format, acceptV2 }: Pick<EnvelopeOptions, 'format' | 'acceptV2'>,
+  options: Pick<EnvelopeOptions, 'format' | 'acceptV2'>,
 ): Promise<EnvelopeCrypto> {
+  const { format } = options
+  const formats = acceptedBesides(options)
   return EnvelopeCrypto.open({
     store,
     masterKeys,
     ...(format === undefined ? {} : { format }),
-    ...(acceptV2 ? { accept: { keys: ['v2'], tokens: ['v2'] } } : {}),
+    accept: { keys: formats, tokens: formats },
   })
 }

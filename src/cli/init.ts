@@ -1,4 +1,4 @@
-/** `keystore init`: a master key and an empty store, and what to do with them. */
+/** `keystore init`: makes a master key and an empty store, and says how to use them. */
 import { Command } from 'commander'
 import { findOrMakeMasterKeys, type MasterKeyOptions, withMasterKey } from './master-keys.js'
 import { describeMigration } from './migrate.js'
@@ -6,7 +6,7 @@ import { type AdoptOptions, openStore, withAdoptableStore } from './options.js'
 
 export function initCommand(): Command {
   return withMasterKey(withAdoptableStore(new Command('init')))
-    .description('Make a master key, if none is given, and the store; say how to use them.')
+    .description('Make the store, and a master key if there is none. Say how to use them.')
     .action(async (options: AdoptOptions & MasterKeyOptions) => {
       const { said } = findOrMakeMasterKeys(options)
       console.log(said)

@@ -1,27 +1,27 @@
-/** What commands that take long have in common: progress, and an end after the page in hand when they are interrupted. */
+/** What commands that take long share: they show progress, and an interruption stops them after the current page. */
 import type { LongWorkOptions } from '../lifecycle/long-work.js'
 import type { ReportOptions } from './options.js'
 import { progressDisplay } from './progress.js'
 
-/** 128 and the number of the signal, as shells report it. */
+/** 128 plus the number of the signal, as shells report it. */
 const EXIT_CODES = { SIGINT: 130, SIGTERM: 143 } as const
 
-/** npm and npx hand on the Ctrl-C that the terminal has sent already: within this time two are one. */
+/** npm and npx pass on a Ctrl-C that the terminal has sent too: two signals within this time are one. */
 const SAME_KEYSTROKE_MS = 500
 
 const INTERRUPTED =
-  'Interrupted: the report is of a part. Run the same command again: what was done stays done, and it goes on with the rest.\n'
+  'Interrupted: the report covers a part only. Run the same command again: what is done stays done, and it goes on with the rest.\n'
 
-/** What the library's long operations are given. */
-export type LongWork = Required<Pick<LongWorkOptions, 'signal' | 'onProgress'>>
+/** What a long operation of the library is given to show progress and to be interrupted. */
+export type LongWorkControls = Required<Pick<LongWorkOptions, 'signal' | 'onProgress'>>
 
 /**
- * Runs `work` with progress on standard error; Ctrl-C (SIGINT, SIGTERM) ends it after the page in hand, a second one at once. The report
- * is printed in any case.
+ * Runs a long operation with progress on standard error, then prints its report. Ctrl-C (SIGINT, SIGTERM) stops it after the current
+ * page, and the report is printed too. A second Ctrl-C ends the process at once.
  */
-export async function runLong<Report extends { readonly complete: boolean }>(
+export async function runLongCommand<Report extends { readonly complete: boolean }>(
   { json = false }: ReportOptions,
-  work: (long: LongWork) => Promise<Report>,
+  operation: (controls: LongWorkControls) => Promise<Report>,
   print: (report: Report) => void,
 ): Promise<void> {
   const controller = new AbortController()
@@ -36,17 +36,17 @@ export async function runLong<Report extends { readonly complete: boolean }>(
     Object.assign(interruption, { exitCode: EXIT_CODES[signal], at: now })
     controller.abort()
     display.end()
-    process.stderr.write('Ending after the page in hand. Once more ends at once.\n')
+    process.stderr.write('Stopping after the current page. Once more ends at once.\n')
   }
   process.on('SIGINT', interrupt)
   process.on('SIGTERM', interrupt)
   try {
-    const report = await work({
+    const report = await operation({
       signal: controller.signal,
       onProgress: (progress) => display.show(progress),
     })
     display.end()
-    // The last page may have been in hand.
+    // If the current page was the last one, the report is complete.
     const isPart = controller.signal.aborted && !report.complete
     if (isPart) process.exitCode = interruption.exitCode
     print(report)

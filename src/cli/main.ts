@@ -1,14 +1,15 @@
 #!/usr/bin/env node
-/** The command `keystore`: the only place that puts stores, master keys and the service together. */
+/** The command `keystore`. Only src/cli puts stores, master keys and the crypto service together. */
 import { readFileSync } from 'node:fs'
 import { Command, CommanderError } from 'commander'
 import { KeystoreError } from '../errors.js'
+import { withoutPasswords } from './command-line.js'
 
 /** 0: done · 1: failed · 2: the command line was wrong. */
 const FAILED = 1
 const WRONG_USAGE = 2
 
-/** Each in the order of the help. Only the one that is asked for is loaded: most of a short command's time is loading. */
+/** The commands, in the order of the help. Only the requested one is loaded, because loading takes most of a short command's time. */
 const COMMANDS: ReadonlyMap<string, () => Promise<Command>> = new Map([
   ['init', async () => (await import('./init.js')).initCommand()],
   ['quickstart', async () => (await import('./quickstart.js')).quickstartCommand()],
@@ -39,28 +40,25 @@ async function run(argv: readonly string[]): Promise<number> {
     .version(version)
     .showHelpAfterError('(keystore COMMAND --help explains it)')
     .addHelpText('after', '\nBegin with: keystore quickstart')
+    // Commander quotes an argument that it does not know, and that may be a URL.
     .configureOutput({ outputError: (text, write) => write(withoutPasswords(text)) })
     .exitOverride()
   const [, , name = ''] = argv
-  const asked = COMMANDS.get(name)
-  // Help, and the complaint about a mistyped name, know all of them.
-  for (const load of asked === undefined ? COMMANDS.values() : [asked])
+  const requested = COMMANDS.get(name)
+  // The help and the error about an unknown command need all of them.
+  for (const load of requested === undefined ? COMMANDS.values() : [requested])
     program.addCommand((await load()).copyInheritedSettings(program))
   try {
     await program.parseAsync(argv)
     return process.exitCode === undefined ? 0 : Number(process.exitCode)
   } catch (error) {
-    return explain(error)
+    return reportError(error)
   }
 }
 
-/** Commander quotes an argument that it does not know, and that may be a URL. */
-function withoutPasswords(text: string): string {
-  return text.replace(/:\/\/\S*@/g, '://…@')
-}
-
-function explain(error: unknown): number {
-  // Commander has printed help or its complaint already.
+/** @returns the exit code */
+function reportError(error: unknown): number {
+  // Commander has printed the help or its own error already.
   if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : WRONG_USAGE
   if (error instanceof KeystoreError) {
     process.stderr.write(`keystore: ${error.message} [${error.code}]\n`)

@@ -1,9 +1,9 @@
-/** For each master key: does any row still need it? What `rewrap` and `doctor` both end with. */
+/** The table of master keys and the rows that still need them, which `rewrap` and `doctor` print last. */
 import { type MasterKeyUse, RETIREMENT_WARNINGS } from '../lifecycle/census.js'
 import type { MasterKeyring } from '../master-keys/keyring.js'
 import { kekName, plainTable, thousands } from './output.js'
 
-/** Says what a census cannot know, too, where a key could be taken away. */
+/** Prints the retirement warnings too, if there is a previous key that no row needs. */
 export function printMasterKeys(uses: readonly MasterKeyUse[], keyring: MasterKeyring): void {
   const table = plainTable(['master key', 'role', 'rows', 'no row needs it'])
   for (const { kekId, primary, rows, noRowNeedsIt } of uses) {

@@ -1,4 +1,4 @@
-/** Where commands find master keys, and how they make one. No key is ever in an argument. */
+/** Where commands find master keys, and how they make one. A key is never a command line argument. */
 import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, writeSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { type Command, Option } from 'commander'
@@ -25,33 +25,33 @@ export function withMasterKeys(command: Command): Command {
   return withMasterKey(command).addOption(
     new Option(
       '--previous-key-file <path>',
-      'a file with an earlier master key, beside $API_KEY_MASTER_KEY_PREVIOUS; may be repeated',
+      'a file with an earlier master key, besides $API_KEY_MASTER_KEY_PREVIOUS; may be repeated',
     ).argParser((path: string, paths: readonly string[] = []) => [...paths, path]),
   )
 }
 
-/** The file named on the command line, else the environment, else the file that `init` makes, if it is there. */
+/** Loads the master keys: from the file named on the command line, else from the environment, else from the file that `init` makes. */
 export function findMasterKeys({ masterKeyFile, previousKeyFile }: MasterKeyOptions): MasterKeyring {
   const byDefault =
     !isGivenByEnvironment() && existsSync(DEFAULT_MASTER_KEY_FILE) ? DEFAULT_MASTER_KEY_FILE : undefined
-  return keyringOf(masterKeyFile ?? byDefault, previousKeyFile)
+  return loadKeyring(masterKeyFile ?? byDefault, previousKeyFile)
 }
 
-/** The same, but makes the file if there is no master key at all. @returns also a line that says where it is */
+/** Like {@link findMasterKeys}, but makes the file if there is no master key. @returns also `said`: a line that says where the key is */
 export function findOrMakeMasterKeys(options: MasterKeyOptions): { masterKeys: MasterKeyring; said: string } {
   const { masterKeyFile: path = DEFAULT_MASTER_KEY_FILE, previousKeyFile } = options
   if (options.masterKeyFile === undefined && isGivenByEnvironment()) {
-    return { masterKeys: keyringOf(undefined, previousKeyFile), said: 'Master key: from the environment' }
+    return { masterKeys: loadKeyring(undefined, previousKeyFile), said: 'Master key: from the environment' }
   }
   const made = makeMasterKeyFile(path)
   const said = made
     ? `Master key: made ${path} (mode 0600). Back it up: without it nothing can be decrypted`
     : `Master key: ${path} (reused)`
-  return { masterKeys: keyringOf(path, previousKeyFile), said }
+  return { masterKeys: loadKeyring(path, previousKeyFile), said }
 }
 
-/** @param file takes the place of the environment's primary; previous keys of the environment count in any case */
-function keyringOf(file: string | undefined, previousFiles: readonly string[] = []): MasterKeyring {
+/** @param file the primary's file; undefined: the primary of the environment. Previous keys of the environment count in both cases */
+function loadKeyring(file: string | undefined, previousFiles: readonly string[] = []): MasterKeyring {
   const { API_KEY_MASTER_KEY_PREVIOUS } = process.env
   const { primary, previous } = masterKeysFromEnv(
     file === undefined ? process.env : { API_KEY_MASTER_KEY_FILE: file, API_KEY_MASTER_KEY_PREVIOUS },
@@ -60,7 +60,7 @@ function keyringOf(file: string | undefined, previousFiles: readonly string[] = 
   return masterKeyring({ primary, previous: [...previous, ...more] })
 }
 
-/** @returns false if the file is there already; it is never overwritten */
+/** Makes a master key in a new file. @returns false if the file exists: it is never overwritten */
 export function makeMasterKeyFile(path: string): boolean {
   mkdirSync(dirname(path), { recursive: true, mode: 0o700 })
   let file: number
@@ -72,7 +72,7 @@ export function makeMasterKeyFile(path: string): boolean {
   }
   try {
     writeSync(file, `${generateMasterKey()}\n`)
-    // Keys will be wrapped under it in a moment: it must outlive a power cut as they do.
+    // It must survive a power cut, as the keys will that are wrapped under it next.
     fsyncSync(file)
     syncFolder(dirname(path))
   } finally {

@@ -1,4 +1,4 @@
-/** `keystore migrate`: brings the table up to date, or says that it is not. */
+/** `keystore migrate`: brings the table up to date, or with --check tells whether it is. */
 import { Command } from 'commander'
 import type { MigrationReport } from '../adapters/migrator.js'
 import { type AdoptOptions, openStore, withAdoptableStore } from './options.js'
@@ -6,7 +6,7 @@ import { type AdoptOptions, openStore, withAdoptableStore } from './options.js'
 export function migrateCommand(): Command {
   return withAdoptableStore(new Command('migrate'))
     .description('Apply the migrations that the store lacks.')
-    .option('--check', 'change nothing; exit with 1 if any is missing')
+    .option('--check', 'change nothing; exit code 1 if any is missing')
     .action(async ({ check, ...options }: AdoptOptions & { readonly check?: boolean }) => {
       const store = await openStore(options, check ? 'check' : 'auto')
       try {

@@ -6,7 +6,7 @@ import { makeMasterKeyFile } from './master-keys.js'
 export function newMasterKeyCommand(): Command {
   return new Command('new-master-key')
     .description('Make a master key: in a new file (mode 0600), or on standard output for a secret manager.')
-    .argument('[file]', 'where it goes; a file that is there is never overwritten')
+    .argument('[file]', 'where to write it; an existing file is never overwritten')
     .addHelpText(
       'after',
       '\nExamples:\n  keystore new-master-key keys/2027.key\n  keystore new-master-key | vault kv put -mount=secret keystore master_key=-',
@@ -19,10 +19,10 @@ export function newMasterKeyCommand(): Command {
     })
 }
 
-const NEXT_STEPS = `Back the key up, apart from the database: without it nothing can be decrypted.
+const NEXT_STEPS = `Back the key up, separately from the database: without it nothing can be decrypted.
 To make it the master key without downtime (docs/OPERATIONS.md has the reasons):
-  1. Give it to every process as a previous key (API_KEY_MASTER_KEY_PREVIOUS), so that all of them can open what it wraps.
+  1. Give it to every process as a previous key (API_KEY_MASTER_KEY_PREVIOUS), so that all of them can unwrap keys under it.
   2. Make it the primary (API_KEY_MASTER_KEY or API_KEY_MASTER_KEY_FILE) and the old one a previous key, and restart every process.
   3. keystore rewrap
   4. keystore doctor
-  5. Take the old one away when "no row needs it" says yes, and no backup and no v2 pool token needs it either.`
+  5. Remove the old one when "no row needs it" says yes, and no backup and no v2 pool token needs it either.`

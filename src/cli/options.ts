@@ -1,4 +1,4 @@
-/** The options that several commands share, and what they open. */
+/** The options that several commands share, and how stores are opened from them. */
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import type { MigrateMode } from '../adapters/migrator.js'
 import { type OpenedKeyStore, openKeyStore } from '../adapters/open.js'
@@ -18,12 +18,15 @@ export interface AdoptOptions extends StoreOptions {
   readonly adopt?: boolean
 }
 
-export interface EnvelopeOptions extends AdoptOptions, MasterKeyOptions {
-  readonly format?: Format
+export interface AcceptOptions {
   readonly acceptV2?: boolean
 }
 
-/** What every command that reports has. */
+export interface EnvelopeOptions extends AdoptOptions, MasterKeyOptions, AcceptOptions {
+  readonly format?: Format
+}
+
+/** The options of every command that prints a report. */
 export interface ReportOptions {
   readonly json?: boolean
 }
@@ -32,11 +35,11 @@ export interface ChangeOptions extends ReportOptions {
   readonly dryRun?: boolean
 }
 
-/** @param flag the option's name; `copy` has two stores */
+/** @param flag the option's name, because `copy` has two stores */
 export function storeOption(flag: string, variable: string, what = ''): Option {
   return new Option(
     `--${flag} <url>`,
-    `${what}a path, sqlite:… or postgres://…; put a URL with a password into the environment`,
+    `${what}a path, sqlite:… or postgres://…; put a URL with a password into the environment variable`,
   ).env(variable)
 }
 
@@ -44,7 +47,7 @@ export function withStore(command: Command): Command {
   return command.addOption(storeOption('store', 'KEYSTORE_URL').default(DEFAULT_STORE))
 }
 
-/** For commands that may migrate. */
+/** The store of a command that may migrate it. */
 export function withAdoptableStore(command: Command): Command {
   return withStore(command).option('--adopt', 'take over a SQLite file of the Python reference')
 }
@@ -55,18 +58,23 @@ export function withEnvelopeOptions(command: Command): Command {
 
 export function withFormat(command: Command): Command {
   return command.addOption(
-    new Option('--format <format>', "what is written (default: v3; v2 is the Python reference's)").choices([
-      'v3',
-      'v2',
-    ]),
+    new Option(
+      '--format <format>',
+      "the format to write (default: v3; v2 is the Python reference's)",
+    ).choices(['v3', 'v2']),
   )
 }
 
 export function withAcceptV2(command: Command): Command {
   return command.option(
     '--accept-v2',
-    "read the Python reference's keys and tokens too, which are bound to no user",
+    "also read the Python reference's keys and tokens, which are bound to no user",
   )
+}
+
+/** The formats to read besides the one written: what `--accept-v2` is to the `accept` options of the library. */
+export function acceptedBesides({ acceptV2 = false }: AcceptOptions): readonly Format[] {
+  return acceptV2 ? ['v2'] : []
 }
 
 export function withJson(command: Command): Command {
@@ -74,7 +82,7 @@ export function withJson(command: Command): Command {
 }
 
 export function withDryRun(command: Command): Command {
-  return withJson(command).option('--dry-run', 'report what would be done, and change nothing')
+  return withJson(command).option('--dry-run', 'report what would change, and change nothing')
 }
 
 export function withShredLog(command: Command, what: string): Command {
@@ -83,9 +91,9 @@ export function withShredLog(command: Command, what: string): Command {
 
 export function withUserAndContext(command: Command): Command {
   return command
-    .requiredOption('--user <id>', 'the user whose key it is')
+    .requiredOption('--user <id>', "the user's id")
     .addOption(
-      new Option('--context <name=value>', 'a pair of the context; may be repeated')
+      new Option('--context <name=value>', 'one name and value of the context; may be repeated')
         .argParser(collectPair)
         .default({}, 'none'),
     )
@@ -97,7 +105,7 @@ function collectPair(pair: string, pairs: EncryptionContext): EncryptionContext 
   return { ...pairs, [pair.slice(0, at)]: pair.slice(at + 1) }
 }
 
-/** For options that are counts: what is too large is the library's to say. */
+/** Parses an option that is a count. The library refuses counts that are too large. */
 export function wholeNumber(text: string): number {
   if (!/^\d{1,15}$/.test(text)) throw new InvalidArgumentError('It must be a whole number.')
   return Number(text)
@@ -108,29 +116,29 @@ export function openStore(options: AdoptOptions, migrate: MigrateMode = 'auto'):
 }
 
 /**
- * Opens a store that must be there, and closes it after `work`. It is not migrated and not made: whoever mistypes its name must not be
- * told that an empty one is in order.
+ * Opens a store that must exist, uses it and closes it. Neither creates nor migrates it: after a mistyped name a command must not
+ * report that an empty store is in order.
  */
 export async function withExistingStore<T>(
   options: StoreOptions,
-  work: (store: OpenedKeyStore) => Promise<T>,
+  use: (store: OpenedKeyStore) => Promise<T>,
 ): Promise<T> {
-  return closing(await openStore(options, 'check'), work)
+  return closeAfter(await openStore(options, 'check'), use)
 }
 
-/** Closes what was opened, whatever becomes of `work`. */
-export async function closing<Opened extends { close(): Promise<void> }, T>(
+/** Uses something that was opened, and closes it, also when `use` throws. */
+export async function closeAfter<Opened extends { close(): Promise<void> }, T>(
   opened: Opened,
-  work: (opened: Opened) => Promise<T>,
+  use: (opened: Opened) => Promise<T>,
 ): Promise<T> {
   try {
-    return await work(opened)
+    return await use(opened)
   } finally {
     await opened.close()
   }
 }
 
-/** What only stores of other makers may lack. */
+/** The maintenance of a store. Only a store that is not of this library may lack it. */
 export function maintenanceOf(store: KeyStore): StoreMaintenance {
   if (store.maintenance === undefined) throw new StoreError('This key store cannot be inspected')
   return store.maintenance

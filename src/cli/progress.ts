@@ -1,26 +1,26 @@
-/** How far long work is, on standard error: a bar on a terminal, plain lines elsewhere. */
+/** Shows the progress of a long operation on standard error: as a bar on a terminal, as plain lines elsewhere. */
 import type cliProgress from 'cli-progress'
 import type { Progress } from '../lifecycle/long-work.js'
 import { thousands } from './output.js'
 
-export interface ProgressDisplay {
+interface ProgressDisplay {
   show(progress: Progress): void
-  /** Leaves what it shows at the last state, on a line of its own. */
+  /** Ends the display. Its last state stays visible on a line of its own. */
   end(): void
 }
 
-/** Of plain lines, which may fill a log. */
-const LINE_EVERY_MS = 5000
+/** Plain lines come this far apart, so that they do not fill a log. */
+const LINE_INTERVAL_MS = 5000
 
-/** @param json the report is for a program: nobody reads lines then */
+/** @param json whether a program reads the report: then no plain lines are written */
 export async function progressDisplay(json: boolean): Promise<ProgressDisplay> {
   if (process.stderr.isTTY) return new ProgressBar((await import('cli-progress')).default.SingleBar)
-  return json ? NOTHING : new ProgressLines((line) => process.stderr.write(`${line}\n`))
+  return json ? NO_DISPLAY : new ProgressLines((line) => process.stderr.write(`${line}\n`))
 }
 
-const NOTHING: ProgressDisplay = { show: () => undefined, end: () => undefined }
+const NO_DISPLAY: ProgressDisplay = { show: () => undefined, end: () => undefined }
 
-/** A line every five seconds at most, and one at the end of each phase. */
+/** Writes at most one line every five seconds, and one at the end of each phase. */
 export class ProgressLines implements ProgressDisplay {
   readonly #write: (line: string) => void
   readonly #now: () => number
@@ -39,7 +39,7 @@ export class ProgressLines implements ProgressDisplay {
       this.#lineAt = this.#now()
     }
     this.#last = progress
-    if (this.#now() - this.#lineAt >= LINE_EVERY_MS) this.#line(progress)
+    if (this.#now() - this.#lineAt >= LINE_INTERVAL_MS) this.#line(progress)
   }
 
   end(): void {
@@ -91,18 +91,18 @@ class ProgressBar implements ProgressDisplay {
   }
 }
 
-/** Work may go over the rows again, in the same phase. */
+/** Also true if an operation goes over the rows again in a phase of the same name. */
 function isNewPhase(last: Progress | null, { phase, done }: Progress): boolean {
   return last === null || last.phase !== phase || done < last.done
 }
 
 function speedOf({ rate, etaMs }: Progress): string {
-  const left = etaMs === null || etaMs < 500 ? '' : `, ${duration(etaMs)} left`
+  const left = etaMs === null || etaMs < 500 ? '' : `, ${durationText(etaMs)} left`
   return `${thousands(rate)} a second${left}`
 }
 
 /** `45 s`, `3 min 20 s`, `2 h 5 min` */
-function duration(ms: number): string {
+function durationText(ms: number): string {
   const seconds = Math.round(ms / 1000)
   const [hours, minutes] = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60]
   if (hours > 0) return `${hours} h ${minutes} min`

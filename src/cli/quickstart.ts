@@ -1,16 +1,15 @@
-/** `keystore quickstart`: the whole road on real input, from a file of secrets to tokens and back. */
+/** `keystore quickstart`: the whole road, from secrets to a file of tokens and back. */
 import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
-import { dirname } from 'node:path'
-import { fileURLToPath } from 'node:url'
+import { dirname, join } from 'node:path'
 import { Command } from 'commander'
 import type { EnvelopeCrypto } from '../envelope/envelope-crypto.js'
+import { ownCommand, packageFile, repeatedOptions, shellWord } from './command-line.js'
 import { openEnvelope } from './envelope.js'
+import { EXAMPLE_SECRETS, type Secret } from './example-secrets.js'
 import { findOrMakeMasterKeys } from './master-keys.js'
 import { describeMigration } from './migrate.js'
 import { type EnvelopeOptions, openStore, withEnvelopeOptions } from './options.js'
 import { counted, plainTable } from './output.js'
-
-type Secret = Record<'user' | 'name' | 'secret', string>
 
 interface QuickstartOptions extends EnvelopeOptions {
   readonly out: string
@@ -18,14 +17,18 @@ interface QuickstartOptions extends EnvelopeOptions {
 
 export function quickstartCommand(): Command {
   return withEnvelopeOptions(new Command('quickstart'))
-    .description('Encrypt every secret of a file into tokens, read them back, decrypt and compare.')
-    .argument('[file]', 'lines of {"user": "…", "name": "…", "secret": "…"}', exampleFile())
+    .description('Encrypt secrets into a file of tokens, read them back, decrypt and compare.')
+    .argument('[file]', 'lines of {"user": "…", "name": "…", "secret": "…"} (default: 20 made-up secrets)')
     .option('--out <path>', 'where the tokens go', 'data/sealed.jsonl')
     .action(quickstart)
 }
 
-async function quickstart(file: string, options: QuickstartOptions): Promise<void> {
-  const secrets = readLines(file, ['user', 'name', 'secret'])
+async function quickstart(
+  file: string | undefined,
+  options: QuickstartOptions,
+  command: Command,
+): Promise<void> {
+  const secrets = file === undefined ? EXAMPLE_SECRETS : readLines(file, ['user', 'name', 'secret'])
   const { masterKeys, said } = findOrMakeMasterKeys(options)
   console.log(said)
   const store = await openStore(options)
@@ -41,6 +44,7 @@ async function quickstart(file: string, options: QuickstartOptions): Promise<voi
     } else {
       const what = `${counted(secrets.length, 'secret')} of ${counted(users, 'user')}`
       console.log(`${what} encrypted into ${options.out}, read back, decrypted, compared: all ok.`)
+      console.log(nextSteps(secrets, options, command))
     }
   } finally {
     await store.close()
@@ -113,8 +117,20 @@ function shortened(text: string): string {
   return characters.length > 28 ? `${characters.slice(0, 27).join('')}…` : characters.join('')
 }
 
-/** The example that ships with the package. */
-function exampleFile(): string {
-  const path = fileURLToPath(new URL('../../examples/api-keys.jsonl', import.meta.url))
-  return path.startsWith(process.cwd()) ? path.slice(process.cwd().length + 1) : path
+/** Commands to try on the same store. */
+function nextSteps(secrets: readonly Secret[], { out }: QuickstartOptions, command: Command): string {
+  const keystore = ownCommand()
+  const store = repeatedOptions(command, ['store'])
+  const all = repeatedOptions(command, ['store', 'masterKeyFile', 'previousKeyFile', 'format', 'acceptV2'])
+  const [{ user } = { user: '' }] = secrets
+  // An id with a control character or a leading dash is nothing to print, or to type.
+  const owner = /^\w[\w@.+:/-]*$/.test(user) ? user : 'alice'
+  const words = `--user ${owner} --context name=mine${all}`
+  const token = shellWord(join(dirname(out), 'token.txt'))
+  return `
+Go on in this folder:
+  printf %s 'my secret' | ${keystore} encrypt ${words} > ${token}
+  ${keystore} decrypt ${words} < ${token}
+  ${keystore} status${store}
+Read on: ${packageFile('README.md')} for the library, ${packageFile('docs/OPERATIONS.md')} for keys in production.`
 }

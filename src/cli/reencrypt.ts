@@ -1,4 +1,4 @@
-/** `keystore reencrypt`: the sweep over an application's own tables. */
+/** `keystore reencrypt`: re-encrypts the values in an application's own tables. */
 import { Command, InvalidArgumentError } from 'commander'
 import { invalidArgument } from '../errors.js'
 import type { ColumnContext } from '../format/context.js'
@@ -6,11 +6,12 @@ import { type ReencryptOptions, type ReencryptReport, reencrypt } from '../reenc
 import { type SqlSourceOptions, sqlSource } from '../sources/sql.js'
 import type { ValueKey, ValueSource } from '../sources/value-source.js'
 import { openEnvelope } from './envelope.js'
-import { type LongWork, runLong } from './long-command.js'
+import { type LongWorkControls, runLongCommand } from './long-command.js'
 import { findMasterKeys, type MasterKeyOptions, withMasterKeys } from './master-keys.js'
 import {
+  type AcceptOptions,
   type ChangeOptions,
-  closing,
+  closeAfter,
   type StoreOptions,
   wholeNumber,
   withAcceptV2,
@@ -18,11 +19,15 @@ import {
   withExistingStore,
   withStore,
 } from './options.js'
-import { counted, exitWith, plainTable, printJson, printSome, quoted, thousands } from './output.js'
+import { counted, plainTable, printableId, printJson, printSome, setExitCode, thousands } from './output.js'
 import { databaseUrl, type SchemaOptions, schemaTables, withHost, withSchema } from './schema-file.js'
 
-interface ReencryptCommandOptions extends StoreOptions, MasterKeyOptions, ChangeOptions, SchemaOptions {
-  readonly acceptV2?: boolean
+interface ReencryptCommandOptions
+  extends StoreOptions,
+    MasterKeyOptions,
+    AcceptOptions,
+    ChangeOptions,
+    SchemaOptions {
   readonly table?: string
   readonly dbSchema?: string
   readonly key?: readonly string[]
@@ -46,15 +51,16 @@ export function reencryptCommand(): Command {
   const command = withDryRun(withAcceptV2(withMasterKeys(withStore(new Command('reencrypt')))))
   return withSchema(command, 'sweep every table of the registry that')
     .description(
-      "Bring the values in an application's tables to format v3, the newest version of their owners' keys and the wanted context. " +
-        'Replaces a value only if nobody else has meanwhile. Safe to repeat and to interrupt. Exit code 1 if values are left.',
+      "Re-encrypt the values in an application's tables: in format v3, under the newest version of their owners' keys and the wanted " +
+        'context. Replaces a value only if nobody else has changed it meanwhile. Safe to repeat and to interrupt. Exit code 1 if values ' +
+        'in an old state are left.',
     )
-    .option('--table <name>', 'sweep this table instead')
+    .option('--table <name>', 'instead of a registry: sweep this table')
     .option('--db-schema <name>', "Postgres: the table's schema")
-    .option('--key <column>', 'its primary key; may be repeated', several)
+    .option('--key <column>', 'a column of its primary key; may be repeated', collect)
     .option('--owner <column>', "the column with the user's id")
-    .option('--pool', 'instead: all values are of the shared pool')
-    .option('--column <name>', 'a column with values; may be repeated', several)
+    .option('--pool', 'instead of --owner: all values belong to the shared pool')
+    .option('--column <name>', 'a column with values; may be repeated', collect)
     .option(
       '--context <context>',
       'the wanted context: a string, as in encryptedText, a JSON object, or an empty string for none',
@@ -62,10 +68,13 @@ export function reencryptCommand(): Command {
     )
     .option(
       '--previous-context <context>',
-      'a context that values may still be under; may be repeated',
+      'an earlier context that values may still have; may be repeated',
       (text: string, contexts: readonly ColumnContext[] = []) => [...contexts, parseContext(text)],
     )
-    .option('--plaintext', 'encrypt what is no token; without it such values are reported and left')
+    .option(
+      '--plaintext',
+      'encrypt values that are no token; without it they are reported and left as they are',
+    )
     .option('--batch-size <rows>', 'rows a transaction, 1 to 5,000 (default: 1,000)', wholeNumber)
     .addHelpText(
       'after',
@@ -77,33 +86,35 @@ export function reencryptCommand(): Command {
       const masterKeys = findMasterKeys(options)
       assertTarget(options)
       return withExistingStore(options, (store) =>
-        runLong(
+        runLongCommand(
           options,
-          async (long) => {
+          async (controls) => {
             const envelope = await openEnvelope(store, masterKeys, options)
-            return closing(envelope, () => sweepAll(options, long, { ...sweepOptions(options), envelope }))
+            return closeAfter(envelope, () =>
+              sweepAll(options, controls, { ...sweepOptions(options), envelope }),
+            )
           },
           (report) => {
-            print(report, options)
-            exitWith(report.complete && report.tables.every(({ left }) => left === 0))
+            printSweep(report, options)
+            setExitCode(report.complete && report.tables.every(({ left }) => left === 0))
           },
         ),
       )
     })
 }
 
-function several(text: string, earlier: readonly string[] = []): readonly string[] {
+function collect(text: string, earlier: readonly string[] = []): readonly string[] {
   return [...earlier, text]
 }
 
-/** Not null for none, which commander would take for a missing value. */
+/** An empty text gives `{}` and not null, because commander takes null for a missing value. */
 function parseContext(text: string): ColumnContext {
   if (text === '') return {}
   if (!text.startsWith('{')) return text
   try {
     return JSON.parse(text)
   } catch {
-    throw new InvalidArgumentError('It begins like a JSON object, and is none.')
+    throw new InvalidArgumentError('It begins like a JSON object and is not valid JSON.')
   }
 }
 
@@ -133,24 +144,24 @@ function sweepOptions(
 
 async function sweepAll(
   options: ReencryptCommandOptions,
-  long: LongWork,
+  controls: LongWorkControls,
   sweep: Omit<ReencryptOptions<never>, 'source'>,
 ): Promise<SweepReport> {
   const tables: TableReport[] = []
   const sweepOne = async (table: string, source: ValueSource<never>) => {
-    const onProgress: LongWork['onProgress'] = (progress) =>
-      long.onProgress?.({ ...progress, phase: `${table}: ${progress.phase}` })
-    tables.push({ table, ...(await reencrypt({ ...sweep, ...long, onProgress, source })) })
+    const onProgress: LongWorkControls['onProgress'] = (progress) =>
+      controls.onProgress?.({ ...progress, phase: `${table}: ${progress.phase}` })
+    tables.push({ table, ...(await reencrypt({ ...sweep, ...controls, onProgress, source })) })
   }
   const { schema, table = '' } = options
   if (schema === undefined) {
     const source = await sqlSource(databaseUrl(options), sourceOptions(options))
-    await closing(source, () => sweepOne(table, source as ValueSource<never>))
+    await closeAfter(source, () => sweepOne(table, source as ValueSource<never>))
     return { complete: isComplete(tables), tables }
   }
   return withHost(options, async (host) => {
     const { registered } = await schemaTables(schema, options, host)
-    for (const { name, source } of registered) if (!long.signal?.aborted) await sweepOne(name, source())
+    for (const { name, source } of registered) if (!controls.signal?.aborted) await sweepOne(name, source())
     return { complete: isComplete(tables) && tables.length === registered.length, tables }
   })
 }
@@ -170,7 +181,7 @@ function sourceOptions(options: ReencryptCommandOptions): SqlSourceOptions {
   }
 }
 
-function print(report: SweepReport, { json, schema }: ReencryptCommandOptions): void {
+function printSweep(report: SweepReport, { json, schema }: ReencryptCommandOptions): void {
   if (json) printJson(schema === undefined ? report.tables[0] : report)
   else for (const table of report.tables) printTable(table)
 }
@@ -184,13 +195,13 @@ function printTable(report: TableReport): void {
   printSome(
     failed.map(
       ({ key, column, owner, code, reason }) =>
-        `${keyText(key)}, ${column}, of ${owner === null ? 'the pool' : quoted(owner)}: ${reason} [${code}]`,
+        `${keyText(key)}, ${column}, of ${owner === null ? 'the pool' : printableId(owner)}: ${reason} [${code}]`,
     ),
     failedCount,
   )
   const codes = new Set(failed.map(({ code }) => code))
-  if (codes.has('ERR_NOT_ENCRYPTED')) console.log('  --plaintext encrypts what is no token.')
-  if (codes.has('ERR_FORMAT_NOT_ACCEPTED')) console.log('  Values in format v2 are opened with --accept-v2.')
+  if (codes.has('ERR_NOT_ENCRYPTED')) console.log('  --plaintext encrypts values that are no token.')
+  if (codes.has('ERR_FORMAT_NOT_ACCEPTED')) console.log('  --accept-v2 reads values in format v2.')
   const states = plainTable(['values', 'before', dryRun ? 'then' : 'now'])
   const found = new Map(Object.entries(before))
   for (const [state, now] of Object.entries(after)) {
@@ -200,7 +211,7 @@ function printTable(report: TableReport): void {
   if (states.length > 0) console.log(states.toString())
   if (left > 0) console.log(`${counted(left, 'value')} ${dryRun ? 'would be ' : ''}left in an old state.`)
   else if (complete) console.log(`No value ${dryRun ? 'would be' : 'is'} left in an old state.`)
-  else console.log('Not all values were looked at.')
+  else console.log('The sweep did not finish: run this again.')
 }
 
 function keyText(key: ValueKey): string {

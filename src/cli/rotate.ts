@@ -1,14 +1,15 @@
-/** `keystore rotate-user` and `keystore prune`: new versions of users' data keys, and the end of old ones. */
+/** `keystore rotate-user` and `keystore prune`: make new versions of users' data keys, and remove old ones. */
 import { Command, InvalidArgumentError } from 'commander'
-import { invalidArgument, KeystoreError } from '../errors.js'
+import { invalidArgument, KeystoreError, keyShredded } from '../errors.js'
 import type { Rotation } from '../keys/cache.js'
 import { pruneRetired, type RotateReport, rotateWhere } from '../lifecycle/rotate.js'
 import type { KeyStore } from '../store.js'
 import { assertUserId } from '../validate.js'
 import { openEnvelope } from './envelope.js'
-import { runLong } from './long-command.js'
+import { runLongCommand } from './long-command.js'
 import { findMasterKeys, type MasterKeyOptions, withMasterKeys } from './master-keys.js'
 import {
+  type AcceptOptions,
   type ChangeOptions,
   type StoreOptions,
   wholeNumber,
@@ -17,77 +18,76 @@ import {
   withExistingStore,
   withStore,
 } from './options.js'
-import { counted, exitWith, printJson, quoted, thousands } from './output.js'
+import { counted, printableId, printJson, setExitCode, thousands } from './output.js'
 import { printFailures } from './rewrap.js'
 
-interface RotateOptions extends StoreOptions, MasterKeyOptions, ChangeOptions {
+interface RotateCommandOptions extends StoreOptions, MasterKeyOptions, AcceptOptions, ChangeOptions {
   readonly olderThan?: number
-  readonly acceptV2?: boolean
 }
 
 export function rotateUserCommand(): Command {
   return withDryRun(withAcceptV2(withMasterKeys(withStore(new Command('rotate-user')))))
     .description(
-      'Make a new version of the key of one user, or of all whose newest is older than an age. New writes use it; old tokens still ' +
-        'open until they are re-encrypted and the old versions pruned.',
+      'Make a new version of the key of one user, or of all users whose newest version is older than an age. New writes use it. Tokens of ' +
+        'old versions still decrypt, until you re-encrypt them and prune the old versions.',
     )
     .argument('[user]', 'the user')
     .option(
       '--older-than <duration>',
-      'all users whose key is older: 90d, 12h, 30m, 2w, or 0 for all',
-      duration,
+      'rotate all users whose newest version is older: 90d, 12h, 30m, 2w, or 0 for all users',
+      parseDuration,
     )
     .addHelpText(
       'after',
       '\nExamples:\n  keystore rotate-user alice\n  keystore rotate-user --older-than 365d --dry-run',
     )
-    .action((userId: string | undefined, options: RotateOptions) => {
+    .action((userId: string | undefined, options: RotateCommandOptions) => {
       const { olderThan } = options
       if ((userId === undefined) === (olderThan === undefined))
-        throw invalidArgument('Give either a user or --older-than: exactly one of them')
+        throw invalidArgument('Give exactly one of them: a user, or --older-than')
       return olderThan === undefined ? rotateOne(userId ?? '', options) : rotateAll(olderThan, options)
     })
 }
 
-async function rotateOne(userId: string, options: RotateOptions): Promise<void> {
+async function rotateOne(userId: string, options: RotateCommandOptions): Promise<void> {
   const masterKeys = findMasterKeys(options)
   await withExistingStore(options, async (store) => {
-    const envelope = await openEnvelope(store, masterKeys, { acceptV2: options.acceptV2 ?? false })
+    const envelope = await openEnvelope(store, masterKeys, options)
     const { dryRun = false } = options
     const rotation = dryRun ? await nextVersion(store, userId) : await envelope.rotateUserKey(userId)
     if (options.json) return printJson({ ...rotation, dryRun })
     const { version, rotated } = rotation
-    if (dryRun) console.log(`Would make version ${version} of the key of ${quoted(userId)}.`)
+    if (dryRun) console.log(`Would make version ${version} of the key of ${printableId(userId)}.`)
     else if (!rotated)
-      console.log(`Another process has just made version ${version} of the key of ${quoted(userId)}.`)
-    else console.log(`Made version ${version} of the key of ${quoted(userId)}. ${OLD_TOKENS}`)
+      console.log(`Another process has just made version ${version} of the key of ${printableId(userId)}.`)
+    else console.log(`Made version ${version} of the key of ${printableId(userId)}. ${OLD_TOKENS}`)
   })
 }
 
-/** What a dry run can say: another process may be quicker. */
+/** The version that a rotation would make now. Another process may make it first. */
 async function nextVersion(store: KeyStore, userId: string): Promise<Rotation> {
   assertUserId(userId)
   const active = (await store.getActive([userId])).get(userId)
   if (active === undefined)
-    throw new KeystoreError('ERR_KEY_NOT_FOUND', `There is no key of user ${quoted(userId)} to rotate`)
-  if (active.shreddedAt !== null)
-    throw new KeystoreError('ERR_KEY_SHREDDED', `The keys of user ${quoted(userId)} were shredded`)
+    throw new KeystoreError('ERR_KEY_NOT_FOUND', `There is no key of user ${printableId(userId)} to rotate`)
+  if (active.shreddedAt !== null) throw keyShredded(userId)
   return { userId, version: active.version + 1, rotated: true }
 }
 
 const OLD_TOKENS =
-  'Tokens of earlier versions still open: re-encrypt them (decrypt, and encrypt again), and prune the versions then.'
+  'Tokens of earlier versions still decrypt. Re-encrypt them (`keystore reencrypt`, or decrypt and encrypt again), then prune the old versions.'
 
-async function rotateAll(olderThanMs: number, options: RotateOptions): Promise<void> {
+async function rotateAll(olderThanMs: number, options: RotateCommandOptions): Promise<void> {
   const masterKeys = findMasterKeys(options)
   await withExistingStore(options, (store) =>
-    runLong(
+    runLongCommand(
       options,
-      (long) => rotateWhere({ ...long, store, masterKeys, olderThanMs, dryRun: options.dryRun ?? false }),
+      (controls) =>
+        rotateWhere({ ...controls, store, masterKeys, olderThanMs, dryRun: options.dryRun ?? false }),
       (report) => {
         if (options.json) printJson(report)
         else printRotation(report)
-        exitWith(report.failedCount === 0)
+        setExitCode(report.failedCount === 0)
       },
     ),
   )
@@ -119,7 +119,7 @@ const UNIT_MS: Readonly<Record<string, number>> = {
 }
 
 /** @returns milliseconds */
-function duration(text: string): number {
+function parseDuration(text: string): number {
   if (text === '0') return 0
   const [, count, unit = ''] = /^(\d{1,6})([smhdw])$/.exec(text) ?? []
   const unitMs = UNIT_MS[unit]
@@ -135,15 +135,15 @@ interface PruneCommandOptions extends StoreOptions, ChangeOptions {
 
 export function pruneCommand(): Command {
   return withDryRun(withStore(new Command('prune')))
-    .description('Remove retired versions of the key of a user. TOKENS UNDER THEM CAN NEVER BE OPENED AGAIN.')
+    .description('Remove old versions of the key of a user. TOKENS UNDER THEM CAN NEVER BE DECRYPTED AGAIN.')
     .argument('<user>', 'the user')
     .requiredOption(
       '--before-version <n>',
       'remove versions below this one; the highest is always kept',
       wholeNumber,
     )
-    .requiredOption('--tokens-reencrypted', 'say that no token of these versions is left')
-    .option('--include-first', 'remove version 1 too, which v2 tokens and all fingerprints hang on')
+    .requiredOption('--tokens-reencrypted', 'confirm that no token of these versions is left')
+    .option('--include-first', 'remove version 1 too, which all v2 tokens and fingerprints of the user need')
     .addHelpText(
       'after',
       '\nExample:\n  keystore prune alice --before-version 3 --tokens-reencrypted --dry-run',
@@ -156,11 +156,11 @@ export function pruneCommand(): Command {
         if (json) return printJson({ userId, versions, dryRun })
         const what = `${dryRun ? 'Would remove' : 'Removed'} ${counted(versions.length, 'version')}`
         console.log(
-          `${what} of the key of ${quoted(userId)}${versions.length > 0 ? `: ${versions.join(', ')}` : ''}.`,
+          `${what} of the key of ${printableId(userId)}${versions.length > 0 ? `: ${versions.join(', ')}` : ''}.`,
         )
         if (versions.length === 0)
           console.log(
-            'Versions from --before-version on, the highest, and without --include-first version 1 are kept.',
+            'Kept are versions from --before-version on, the highest version, and without --include-first version 1.',
           )
       }),
     )

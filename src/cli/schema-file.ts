@@ -1,17 +1,18 @@
-/** The registry of encrypted columns that a module of the user's exports, and the database that it is about. */
+/** The registry of encrypted columns that a schema file exports, and the application's database. */
 import { resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { type Command, Option } from 'commander'
-import { planOf, sourceOn, type TablePlan } from '../drizzle/drizzle-source.js'
-import { columnName, partsOfAny } from '../drizzle/drizzle-table.js'
+import { type TablePlan, tablePlan } from '../drizzle/drizzle-source.js'
+import { columnName, tablePartsOrNull } from '../drizzle/drizzle-table.js'
 import { markOf } from '../drizzle/encrypted-column.js'
 import { type EncryptedTable, isRegistry } from '../drizzle/registry.js'
 import { invalidArgument } from '../errors.js'
-import { type OpenedHost, openHost } from '../sources/sql.js'
+import { type HostDatabase, openHostDatabase } from '../sources/sql.js'
 import type { SqlTable } from '../sources/table.js'
 import { tableOn } from '../sources/table-on.js'
+import { tableSource } from '../sources/table-source.js'
 import type { ValueSource } from '../sources/value-source.js'
-import { closing } from './options.js'
+import { closeAfter } from './options.js'
 
 export interface SchemaOptions {
   readonly schema?: string
@@ -19,11 +20,11 @@ export interface SchemaOptions {
   readonly casing?: 'snake_case' | 'camelCase'
 }
 
-/** A table of the registry in the database. */
-export interface RegisteredTable {
+/** A table of the registry. */
+interface RegisteredTable {
   readonly name: string
   readonly plan: TablePlan<never>
-  /** The same table with other columns. */
+  /** The table in the database, with these columns. */
   withColumns(columns: readonly string[]): SqlTable
   source(): ValueSource<never>
 }
@@ -34,14 +35,14 @@ export function withSchema(command: Command, what: string): Command {
     .addOption(
       new Option(
         '--db <url>',
-        "the application's database: a path, sqlite:… or postgres://…; put a URL with a password into the environment",
+        "the application's database: a path, sqlite:… or postgres://…; put a URL with a password into the environment variable",
       ).env('DATABASE_URL'),
     )
     .addOption(
-      new Option('--casing <casing>', 'how the schema names columns that it gives no name').choices([
-        'snake_case',
-        'camelCase',
-      ]),
+      new Option(
+        '--casing <casing>',
+        "drizzle's casing option, for columns that the schema gives no name",
+      ).choices(['snake_case', 'camelCase']),
     )
 }
 
@@ -52,20 +53,20 @@ export function databaseUrl({ db }: SchemaOptions): string {
   return db
 }
 
-/** Opens the database and closes it after `work`. */
+/** Opens the application's database, uses it and closes it. */
 export async function withHost<T>(
   options: SchemaOptions,
-  work: (host: OpenedHost) => Promise<T>,
+  use: (host: HostDatabase) => Promise<T>,
 ): Promise<T> {
-  return closing(await openHost(databaseUrl(options)), work)
+  return closeAfter(await openHostDatabase(databaseUrl(options)), use)
 }
 
-/** A table that the file exports and no registry of it names. */
-export interface OtherTable {
+/** A table that the schema file exports and no registry names. */
+export interface UnregisteredTable {
   readonly name: string
-  /** Its encrypted columns: nobody sweeps or samples those. */
+  /** Its encrypted columns. No sweep reaches them. */
   readonly encrypted: readonly string[]
-  /** Null where its rows cannot be paged: without a primary key of one column, as Drizzle has it. */
+  /** Null if the rows cannot be paged, because Drizzle declares no primary key of one column. */
   readonly withColumns: ((columns: readonly string[]) => SqlTable) | null
 }
 
@@ -73,8 +74,8 @@ export interface OtherTable {
 export async function schemaTables(
   file: string,
   { casing }: SchemaOptions,
-  { client }: OpenedHost,
-): Promise<{ readonly registered: RegisteredTable[]; readonly others: OtherTable[] }> {
+  { client }: HostDatabase,
+): Promise<{ readonly registered: RegisteredTable[]; readonly unregistered: UnregisteredTable[] }> {
   const exports = await importFile(file)
   const db = casing === undefined ? null : { dialect: { casing: await casingOf(casing) } }
   const registered = registeredIn(exports)
@@ -84,7 +85,7 @@ export async function schemaTables(
   for (const { table } of registered) others.delete(table)
   return {
     registered: registered.map((table) => registeredTable(table, db, client)),
-    others: [...others].flatMap((table) => otherTable(table, db, client) ?? []),
+    unregistered: [...others].flatMap((exported) => unregisteredTable(exported, db, client) ?? []),
   }
 }
 
@@ -93,22 +94,22 @@ function registeredTable(
   db: unknown,
   client: unknown,
 ): RegisteredTable {
-  const plan = planOf<never>(table, options as never, db)
+  const plan = tablePlan<never>(table, options as never, db)
   const withColumns = (columns: readonly string[]) => tableOn(client, { ...plan.shape, columns })
-  return { name, plan, withColumns, source: () => sourceOn(withColumns(plan.shape.columns), plan) }
+  return { name, plan, withColumns, source: () => tableSource(withColumns(plan.shape.columns), plan) }
 }
 
-/** @returns null unless a table of Drizzle's */
-function otherTable(exported: unknown, db: unknown, client: unknown): OtherTable | null {
-  const parts = partsOfAny(exported)
+/** @returns null unless the export is a Drizzle table */
+function unregisteredTable(exported: unknown, db: unknown, client: unknown): UnregisteredTable | null {
+  const parts = tablePartsOrNull(exported)
   if (parts === null) return null
   const { name, schema } = parts
   const columns = [...parts.columns.values()]
-  const names = (some: typeof columns) => some.map((column) => columnName(column, db))
-  const key = names(columns.filter(({ primary }) => primary))
+  const namesOf = (some: typeof columns) => some.map((column) => columnName(column, db))
+  const key = namesOf(columns.filter(({ primary }) => primary))
   const withColumns = (columns: readonly string[]) =>
     tableOn(client, { table: name, schema, key, owner: null, wholeRows: false, columns })
-  const encrypted = names(columns.filter((column) => markOf(column) !== null))
+  const encrypted = namesOf(columns.filter((column) => markOf(column) !== null))
   return { name, encrypted, withColumns: key.length === 1 ? withColumns : null }
 }
 
@@ -123,8 +124,8 @@ async function importFile(file: string): Promise<object> {
     const code = error instanceof Error && 'code' in error ? String(error.code) : null
     if (code === 'ERR_UNKNOWN_FILE_EXTENSION' || /\.[cm]?tsx?$/.test(file)) {
       throw invalidArgument(
-        `Node.js cannot import ${file} as it is. With a loader for TypeScript it can: NODE_OPTIONS='--import tsx' keystore … ` +
-          '(npm install --save-dev tsx), or give the compiled file',
+        `Node.js cannot import ${file} as it is: give the compiled file, or load TypeScript with NODE_OPTIONS='--import tsx' keystore … ` +
+          '(npm install --save-dev tsx)',
       )
     }
     throw error

@@ -1,6 +1,7 @@
-/** `keystore status`: what is in the store, by master key and version. Needs no master key. */
+/** `keystore status`: counts the keys by master key and version. Needs no master key. */
 import { Command } from 'commander'
-import { inCensusOrder } from '../lifecycle/census.js'
+import { compareCensusRows, totalCount } from '../lifecycle/census.js'
+import { formatOfKekId } from '../master-keys/kek-id.js'
 import type { DatedCensusRow } from '../store.js'
 import {
   maintenanceOf,
@@ -10,34 +11,34 @@ import {
   withJson,
   withStore,
 } from './options.js'
-import { counted, formatOf, kekName, plainTable, printJson, thousands } from './output.js'
+import { counted, kekName, plainTable, printJson, thousands } from './output.js'
 
 export function statusCommand(): Command {
   return withJson(withStore(new Command('status')))
     .description('Count the keys in the store by master key, format, version and age.')
     .action((options: StoreOptions & ReportOptions) =>
       withExistingStore(options, async (store) => {
-        const rows = (await maintenanceOf(store).datedCensus()).sort(inCensusOrder)
+        const rows = (await maintenanceOf(store).datedCensus()).sort(compareCensusRows)
         if (options.json) printJson(rows)
-        else print(rows)
+        else printCensus(rows)
       }),
     )
 }
 
-function print(rows: readonly DatedCensusRow[]): void {
+function printCensus(rows: readonly DatedCensusRow[]): void {
   if (rows.length === 0) {
     console.log('The store has no keys yet.')
     return
   }
-  const all = total(rows)
-  const live = total(rows.filter(({ shredded }) => !shredded))
+  const all = totalCount(rows)
+  const live = totalCount(rows.filter(({ shredded }) => !shredded))
   const head = ['format', 'master key', 'key version', 'state', 'keys', 'share', 'oldest', 'newest']
   const table = plainTable(head)
   for (const { kekId, version, shredded, count, oldest, newest } of rows) {
     const state = shredded ? 'shredded' : 'live'
     const share = `${bar(count / all)} ${percent(count / all)}`
     table.push([
-      formatOf(kekId),
+      formatOfKekId(kekId),
       kekName(kekId),
       version,
       state,
@@ -51,13 +52,9 @@ function print(rows: readonly DatedCensusRow[]): void {
   console.log(`${counted(live, 'live key')}, ${thousands(all - live)} shredded`)
 }
 
-function total(rows: readonly DatedCensusRow[]): number {
-  return rows.reduce((sum, { count }) => sum + count, 0)
-}
-
 const BAR_WIDTH = 20
 
-/** Never empty: a single row of a million is what an operator looks for. */
+/** At least one block, because an operator may be looking for a single row among a million. */
 function bar(share: number): string {
   return '█'.repeat(Math.max(1, Math.round(share * BAR_WIDTH))).padEnd(BAR_WIDTH, '░')
 }

@@ -1,7 +1,7 @@
 /**
  * Turns what drivers throw into StoreError. Drizzle's errors carry the bound values in their message, and a Postgres CHECK
- * violation the whole failing row in `detail`: so nothing of a driver's error object leaves an adapter, and of its message
- * only what is known to hold no value.
+ * violation carries the whole failing row in `detail`. So a driver's error object never leaves an adapter, and its message
+ * leaves one only where it is known to hold no value.
  */
 import { KeystoreError, StoreError } from '../errors.js'
 
@@ -16,7 +16,7 @@ const TRANSIENT_SYSTEM_CODES = new Set([
   'EPIPE',
   'ETIMEDOUT',
 ])
-/** What pg throws without any code. */
+/** Messages of errors that pg throws without a code. */
 const TRANSIENT_MESSAGES = [
   'Connection terminated unexpectedly',
   'Connection terminated due to connection timeout',
@@ -25,48 +25,57 @@ const TRANSIENT_MESSAGES = [
   'timeout expired',
   'Client has encountered a connection error and is not queryable',
 ]
-/** Classes of SQLSTATE whose messages name objects, roles and hosts. 22 and 23 quote values; P0 and others may. */
+/** Classes of SQLSTATE whose messages name only objects, roles and hosts. Those of 22 and 23 quote values; P0 and others may. */
 const MESSAGE_WITHOUT_VALUES = /^(08|25|28|3D|3F|40|42|53|54|55|57|58)/
 
-/** What of a driver's error may be shown. */
-export interface DriverFailure {
+/** What may be shown of a driver's error. */
+interface DriverFailure {
+  /** SQLite's result code, a SQLSTATE or a code of Node's. */
   readonly code: string | null
   readonly description: string
+  /** Whether the same statement may succeed later. */
   readonly transient: boolean
 }
 
+/** Reads the first error in the chain of causes that has a code, or a message of pg's that needs none. */
 export function describeDriverError(error: unknown): DriverFailure {
-  for (let at = error; at instanceof Error; at = at.cause) {
-    if (TRANSIENT_MESSAGES.includes(at.message))
-      return { code: null, description: at.message, transient: true }
-    const code = 'code' in at && typeof at.code === 'string' ? at.code : null
+  for (let current = error; current instanceof Error; current = current.cause) {
+    if (TRANSIENT_MESSAGES.includes(current.message))
+      return { code: null, description: current.message, transient: true }
+    const code = 'code' in current && typeof current.code === 'string' ? current.code : null
     if (code === null) continue
     if (code.startsWith('SQLITE_')) {
-      // The message of a host's trigger is the host's own, and may quote the row.
-      const text = code === 'SQLITE_CONSTRAINT_TRIGGER' ? '' : `: ${at.message}`
-      return { code, description: code + text, transient: isBusy(code) }
+      // The host application's trigger words its own message, which may quote the row.
+      const text = code === 'SQLITE_CONSTRAINT_TRIGGER' ? '' : `: ${current.message}`
+      return { code, description: code + text, transient: isBusyCode(code) }
     }
-    if (/^[0-9A-Z]{5}$/.test(code) && 'severity' in at) {
+    if (/^[0-9A-Z]{5}$/.test(code) && 'severity' in current) {
       const transient = TRANSIENT_SQLSTATES.has(code) || code.startsWith('08')
       const constraint =
-        'constraint' in at && typeof at.constraint === 'string' ? ` (constraint ${at.constraint})` : ''
-      const text = MESSAGE_WITHOUT_VALUES.test(code) ? `: ${at.message}` : constraint
+        'constraint' in current && typeof current.constraint === 'string'
+          ? ` (constraint ${current.constraint})`
+          : ''
+      const text = MESSAGE_WITHOUT_VALUES.test(code) ? `: ${current.message}` : constraint
       return { code, description: `SQLSTATE ${code}${text}`, transient }
     }
-    if ('syscall' in at) {
-      return { code, description: at.message || code, transient: TRANSIENT_SYSTEM_CODES.has(code) }
+    if ('syscall' in current) {
+      return { code, description: current.message || code, transient: TRANSIENT_SYSTEM_CODES.has(code) }
     }
     return { code, description: code, transient: TRANSIENT_SYSTEM_CODES.has(code) }
   }
   return { code: null, description: error instanceof Error ? error.name : typeof error, transient: false }
 }
 
-/** SQLITE_BUSY, SQLITE_BUSY_SNAPSHOT, SQLITE_BUSY_RECOVERY, SQLITE_LOCKED …: somebody else has the lock. */
-export function isBusy(code: string): boolean {
+/** Whether another connection has the lock: SQLITE_BUSY, SQLITE_BUSY_SNAPSHOT, SQLITE_BUSY_RECOVERY, SQLITE_LOCKED … */
+export function isBusyCode(code: string): boolean {
   return code.startsWith('SQLITE_BUSY') || code.startsWith('SQLITE_LOCKED')
 }
 
-/** @param action what `who` was doing, to follow "could not" */
+/**
+ * An ERR_STORE that says what failed, with what may be shown of the driver's error. An error of ours is returned as it is.
+ *
+ * @param action what `who` was doing, to follow "could not"
+ */
 export function storeError(action: string, error: unknown, who = 'The key store'): KeystoreError {
   if (error instanceof KeystoreError) return error
   const { code, description, transient } = describeDriverError(error)

@@ -1,40 +1,45 @@
-/** Pools and connections of node-postgres that the library makes itself, from a URL. */
+/** Makes node-postgres pools and the settings of node-postgres connections from a URL. */
 import pg from 'pg'
 import { invalidArgument } from '../errors.js'
 
-/** pg waits for ever by default. */
+/** Without this pg would wait for ever. */
 const DEFAULT_CONNECTION_TIMEOUT_MS = 10_000
 
-export interface UrlSource {
-  /** `postgres://…`: a pool of ours, which `close()` ends. */
+export interface PostgresUrlSource {
+  /** `postgres://…`. The store makes a pool for it and ends the pool in `close()`. */
   readonly url: string
-  /** TLS options of node:tls. Not together with `sslmode=` in the URL, which would silently replace them. */
+  /** TLS options of node:tls. Cannot be combined with `sslmode=` in the URL, which would silently replace them. */
   readonly ssl?: boolean | pg.ClientConfig['ssl']
-  /** Default 10. */
+  /** The largest number of connections in the pool. Default 10. */
   readonly maxConnections?: number
   /** How long one attempt to connect may take, in milliseconds. Default 10,000. */
   readonly connectionTimeoutMs?: number
 }
 
-export function newPool(source: UrlSource): pg.Pool {
+export function newPool(source: PostgresUrlSource): pg.Pool {
   const { maxConnections } = source
   const pool = new pg.Pool({
     ...clientConfig('url', source.url, source),
     ...(maxConnections === undefined ? {} : { max: maxConnections }),
   })
-  // Without these a connection that dies idle, or one that dies while checked out, ends the process. The query that was
-  // under way fails by itself, and the pool replaces the connection: there is nothing else to do.
-  const survive = () => undefined
-  pool.on('error', survive)
-  pool.on('connect', (client) => client.on('error', survive))
+  // An 'error' event without a listener ends the process. There is nothing to do when a connection is lost: a query that was
+  // running fails by itself, and the pool replaces the connection.
+  const ignore = () => undefined
+  pool.on('error', ignore)
+  pool.on('connect', (client) => client.on('error', ignore))
   return pool
 }
 
-/** @throws ERR_INVALID_ARGUMENT, naming the parameter that holds the URL */
+/**
+ * The settings of one connection.
+ *
+ * @param name of the parameter that holds the URL, for the error
+ * @throws ERR_INVALID_ARGUMENT
+ */
 export function clientConfig(
   name: string,
   url: string,
-  { ssl, connectionTimeoutMs = DEFAULT_CONNECTION_TIMEOUT_MS }: Partial<UrlSource>,
+  { ssl, connectionTimeoutMs = DEFAULT_CONNECTION_TIMEOUT_MS }: Partial<PostgresUrlSource>,
 ): pg.ClientConfig {
   if (typeof url !== 'string' || !/^postgres(ql)?:\/\//.test(url)) {
     throw invalidArgument(`${name} must begin with postgres:// or postgresql://`)

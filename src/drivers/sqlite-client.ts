@@ -1,4 +1,4 @@
-/** What is used of a better-sqlite3 connection, structurally: the host may have another copy of its types. */
+/** The part of a better-sqlite3 connection that we use. Typed structurally: the host application may have another copy of its types. */
 export interface SqliteClient {
   readonly inTransaction: boolean
   prepare(source: string): SqliteStatement
@@ -9,14 +9,14 @@ export interface SqliteClient {
 }
 
 export interface SqliteStatement {
-  /** Whether it returns rows. */
+  /** Whether the statement returns rows. */
   readonly reader: boolean
   all(...params: unknown[]): unknown[]
   get(...params: unknown[]): unknown
   run(...params: unknown[]): { readonly changes: number }
-  /** Rows as arrays. */
+  /** Makes rows arrays. */
   raw(): SqliteStatement
-  /** Integers as bigints, or with false as numbers. */
+  /** Makes integers bigints, or with `false` numbers. */
   safeIntegers(toggle?: boolean): SqliteStatement
   iterate(...params: unknown[]): IterableIterator<unknown>
 }

@@ -1,24 +1,28 @@
-/** Waiting for locks on a better-sqlite3 connection, which never blocks the event loop: the connection itself waits for none. */
-import { describeDriverError, isBusy } from './driver-error.js'
-import { retrying } from './retry.js'
+/**
+ * Waits for locks on a better-sqlite3 connection without blocking the event loop. Connections of ours have a busy timeout of 0:
+ * SQLite's own waiting would block the whole process.
+ */
+import { describeDriverError, isBusyCode } from './driver-error.js'
+import { retrying, SQLITE_LOCK_BACKOFF } from './retry.js'
 import type { SqliteClient } from './sqlite-client.js'
 
-/** Thrown to make a write wait while the host is inside a transaction on the connection that we share. */
-export class HostTransaction extends Error {
-  override readonly name = 'HostTransaction'
+/** The host application is inside a transaction on the connection that it shares with us. */
+export class HostTransactionError extends Error {
+  override readonly name = 'HostTransactionError'
 }
 
-export function waitForHost(client: SqliteClient): void {
-  if (client.inTransaction) throw new HostTransaction()
+/** Inside {@link retryingWhileLocked} this waits for the end of the host's transaction. @throws HostTransactionError */
+export function assertNoHostTransaction(client: SqliteClient): void {
+  if (client.inTransaction) throw new HostTransactionError()
 }
 
-/** @throws what the last attempt threw */
+/** Tries again while another connection has the lock, or the host's transaction is open. @throws what the last attempt threw */
 export function retryingWhileLocked<T>(deadlineMs: number, attempt: () => T): Promise<T> {
-  return retrying({ deadlineMs, firstWaitMs: 2, longestWaitMs: 50, isTransient: isLocked }, attempt)
+  return retrying({ deadlineMs, backoff: SQLITE_LOCK_BACKOFF, isTransient: isLocked }, attempt)
 }
 
 function isLocked(error: unknown): boolean {
-  if (error instanceof HostTransaction) return true
+  if (error instanceof HostTransactionError) return true
   const { code } = describeDriverError(error)
-  return code !== null && isBusy(code)
+  return code !== null && isBusyCode(code)
 }

@@ -1,11 +1,11 @@
-/** What a URL of a database names. */
+/** Reads database URLs, and loads the driver that one needs. */
 import { fileURLToPath } from 'node:url'
 import { invalidArgument, StoreError } from '../errors.js'
 
 /** @throws ERR_INVALID_ARGUMENT */
 export function assertUrl(url: unknown): asserts url is string {
   if (typeof url !== 'string' || url === '') throw invalidArgument('url must be a non-empty string')
-  // From a file or an environment variable: as a path it would be made, line end and all.
+  // A URL read from a file may end with a line break. SQLite would make a file of that name.
   if (url !== url.trim()) throw invalidArgument('url must not begin or end with white space')
 }
 
@@ -13,10 +13,14 @@ export function isPostgresUrl(url: string): boolean {
   return /^postgres(ql)?:/i.test(url)
 }
 
-/** @throws ERR_INVALID_ARGUMENT for a scheme that is none of ours; of the URL only the scheme is shown */
+/**
+ * The path in `sqlite:…`, `file:…` or a bare path.
+ *
+ * @throws ERR_INVALID_ARGUMENT for any other scheme; the message shows only the scheme of the URL
+ */
 export function sqlitePath(url: string): string {
   const [, scheme, rest = ''] = /^([a-z][a-z0-9+.-]+):(.*)$/is.exec(url) ?? []
-  // A single letter is a Windows drive, and a scheme of two or more letters is not.
+  // A scheme has two or more letters: a single one is a Windows drive.
   if (scheme === undefined || url === ':memory:') return url
   const name = scheme.toLowerCase()
   if (name !== 'sqlite' && name !== 'file') {
@@ -34,14 +38,14 @@ export function sqlitePath(url: string): string {
   }
 }
 
-/** @throws ERR_STORE if the driver is not installed */
+/** Imports a driver. @throws ERR_STORE if it is not installed */
 export async function loadDriver<T>(driver: string, load: () => Promise<T>): Promise<T> {
   try {
     return await load()
   } catch (error) {
     const code = error instanceof Error && 'code' in error ? error.code : null
     if (code !== 'ERR_MODULE_NOT_FOUND' && code !== 'MODULE_NOT_FOUND') throw error
-    // Only the quoted name is what is missing; the file that wanted it, often one of drizzle-orm's, stands unquoted.
+    // The message quotes the missing package. It also names the file that imports it, unquoted, which is often one of drizzle-orm's.
     const missing = error instanceof Error && error.message.includes("'drizzle-orm") ? 'drizzle-orm' : driver
     throw new StoreError(`This needs the package ${missing}, which is not installed: npm install ${missing}`)
   }

@@ -1,12 +1,12 @@
 /**
- * Keeps encrypted columns out of the places where they cannot be right: comparisons, defaults, unique keys. Drizzle encodes the value of
- * `eq(table.secret, 'x')` exactly as that of `insert`, so an encrypted column would be compared with a fresh token and match nothing,
- * silently.
+ * Refuses uses of encrypted columns that cannot work: comparisons, defaults, unique keys. Drizzle encodes the value of
+ * `eq(table.secret, 'x')` exactly as it encodes the value of an insert. So the column would be compared with a new token, and the
+ * query would silently match nothing.
  */
 import { invalidArgument } from '../errors.js'
 import { type ColumnCodec, markColumn, refuseComparison } from './encrypted-column.js'
 
-/** What Drizzle's `sqliteTable` and `pgTable` call of a column builder; not in its declarations. */
+/** The methods of a column builder that `sqliteTable` and `pgTable` call. Drizzle does not declare them. */
 interface BuilderHooks {
   setName(key: string): void
   build(table: object): BuiltColumn
@@ -22,11 +22,14 @@ interface BuiltColumn {
   mapToDriverValue(value: unknown): unknown
 }
 
-/** On the table of a column that was reached through an alias or a relational query, where nothing is ever written. */
+/** Drizzle sets it on the table of an aliased column. Relational queries use aliases too. Nothing is written through an alias. */
 const IS_ALIAS = Symbol.for('drizzle:IsAlias')
 
-/** Marks the columns that a builder builds, and guards them if their values cannot be compared. @returns the builder itself */
-export function guarded<Builder extends object, Value>(builder: Builder, codec: ColumnCodec<Value>): Builder {
+/** Makes a builder mark the columns that it builds, and guard them if their values cannot be compared. @returns the builder itself */
+export function guardedBuilder<Builder extends object, Value>(
+  builder: Builder,
+  codec: ColumnCodec<Value>,
+): Builder {
   const hooks = builder as Builder & BuilderHooks
   const { setName, build } = hooks
   const isComparable = codec.mark.kind === 'token'
@@ -51,8 +54,11 @@ export function guarded<Builder extends object, Value>(builder: Builder, codec: 
 }
 
 /**
- * Writes take the column from the table's list of columns; conditions name it as a property of the table. So the property gets a twin
- * of the column that reads like it and encodes nothing. Relational queries hand out aliases of the listed columns: those tell by their table.
+ * Makes comparisons with a column throw, while inserts and updates go on to encode its values.
+ *
+ * Drizzle takes the columns of a write from the table's list of columns. A condition names a column as a property of the table. So the
+ * property gets a twin of the column: it reads like the column and refuses to encode. Relational queries hand out aliases of the listed
+ * columns instead, which are recognised by their table.
  */
 function guardComparisons(table: object, key: string, column: BuiltColumn): void {
   const encode = column.mapToDriverValue
@@ -73,14 +79,14 @@ function guardComparisons(table: object, key: string, column: BuiltColumn): void
 
 function refuseDefault(): never {
   throw invalidArgument(
-    'An encrypted column has no default: it would stand in the schema as plaintext, or as one token for all users. ' +
+    'An encrypted column has no default: the schema would hold it as plaintext, or as one token for all users. ' +
       'Use $defaultFn(() => …), which runs inside the scope of each insert',
   )
 }
 
 function refuseArray(): never {
   throw invalidArgument(
-    'An encrypted column is no array: the sweep and the registry reach single values only. Use encryptedJson, or a row for each value',
+    'An encrypted column cannot be an array: the sweep and the registry reach single values only. Use encryptedJson, or a row for each value',
   )
 }
 

@@ -1,13 +1,12 @@
-/** A Drizzle table as a source of values for the sweep, through the host's own connection. */
+/** Makes a Drizzle table a source of values for the sweep, on the host's own connection. */
 
 import { invalidArgument } from '../errors.js'
 import type { ContextOf } from '../format/context.js'
-import type { SqlTable } from '../sources/table.js'
 import { tableOn } from '../sources/table-on.js'
 import { tableSource } from '../sources/table-source.js'
-import { sourceColumns, type ValueSource } from '../sources/value-source.js'
+import { contextsByColumn, type ValueSource } from '../sources/value-source.js'
 import { kindOf } from '../validate.js'
-import { columnName, type DrizzleColumn, type DrizzleTable, partsOf } from './drizzle-table.js'
+import { columnName, type DrizzleColumn, type DrizzleTable, tablePartsOf } from './drizzle-table.js'
 import { markOf } from './encrypted-column.js'
 
 /** The host's drizzle db, on better-sqlite3 or node-postgres. */
@@ -15,18 +14,18 @@ export interface DrizzleDb {
   readonly $client: unknown
 }
 
-/** A table's row, as it is selected, but with its encrypted columns as they are stored. */
+/** A table's row as Drizzle selects it, but with encrypted columns as they are stored: as tokens. */
 export type DrizzleRow<Table extends DrizzleTable> = Table['$inferSelect']
 
-/** By the names of the table's properties. */
+/** Columns go by the table's property names. */
 export interface DrizzleSourceOptions<Row> {
-  /** The columns of its primary key, or of another unique one. */
+  /** The columns of the primary key or of another unique key. */
   readonly key: (keyof Row & string) | readonly (keyof Row & string)[]
-  /** The column with the user's id; a number counts as its decimal digits. Null: all values are the shared pool's. */
+  /** The column with the user's id. A number counts as its decimal digits. Null: all values belong to the shared pool. */
   readonly owner: (keyof Row & string) | null
   /**
-   * The columns with values. One without a context here has the one that `encryptedText` or `encryptedJson` was given; any other is
-   * swept under the context that `reencrypt` is told.
+   * The columns with values, with or without their contexts. An `encryptedText` or `encryptedJson` column without a context here has
+   * the one it declares. Any other column without one has the `context` of `reencrypt`.
    */
   readonly columns:
     | readonly (keyof Row & string)[]
@@ -34,8 +33,8 @@ export interface DrizzleSourceOptions<Row> {
 }
 
 /**
- * A table as a source of values for `reencrypt`. Context functions are given the row with all of its columns; without such functions it
- * holds key, owner and values.
+ * Makes a Drizzle table a source of values for `reencrypt`. The rows given to context functions have all columns. If there is no context
+ * function, rows have only key, owner and values.
  *
  * @throws ERR_INVALID_ARGUMENT
  * @example
@@ -48,18 +47,18 @@ export function drizzleSource<Table extends DrizzleTable>(
 ): ValueSource<DrizzleRow<Table>> {
   if (typeof db !== 'object' || db === null)
     throw invalidArgument(`db must be a drizzle db, got ${kindOf(db)}`)
-  const plan = planOf(table, options, db)
-  return sourceOn(tableOn(db.$client, plan.shape), plan)
+  const plan = tablePlan(table, options, db)
+  return tableSource(tableOn(db.$client, plan.shape), plan)
 }
 
-/** A source of a table, before there is a connection. */
-export type TablePlan<Row> = ReturnType<typeof planOf<Row>>
+/** What a source needs to know of a table, without a connection. */
+export type TablePlan<Row> = ReturnType<typeof tablePlan<Row>>
 
-/** @param db whose `casing` counts; null: column names are as the table has them */
-export function planOf<Row>(table: unknown, options: DrizzleSourceOptions<Row>, db: unknown) {
+/** @param db the drizzle db whose `casing` option applies; null: column names are as the table has them */
+export function tablePlan<Row>(table: unknown, options: DrizzleSourceOptions<Row>, db: unknown) {
   if (typeof options !== 'object' || options === null)
     throw invalidArgument(`options must be an object, got ${kindOf(options)}`)
-  const { name, schema, columns } = partsOf(table)
+  const { name, schema, columns } = tablePartsOf(table)
   const columnOf = (what: string, property: unknown): DrizzleColumn => {
     const column = typeof property === 'string' ? columns.get(property) : undefined
     if (column !== undefined) return column
@@ -74,10 +73,10 @@ export function planOf<Row>(table: unknown, options: DrizzleSourceOptions<Row>, 
   const keys: readonly unknown[] = Array.isArray(key) ? key : [key]
   if (keys.length === 0) throw invalidArgument('key must name at least one column')
   const swept = Array.from(
-    sourceColumns<Row>(options.columns as Record<string, ContextOf<Row>>),
-    ([property, told]) => {
+    contextsByColumn<Row>(options.columns as Record<string, ContextOf<Row>>),
+    ([property, given]) => {
       const column = columnOf('columns', property)
-      const context = told === undefined ? (markOf(column)?.context ?? undefined) : told
+      const context = given === undefined ? (markOf(column)?.context ?? undefined) : given
       return { name: property, column: columnName(column, db), context }
     },
   )
@@ -88,7 +87,7 @@ export function planOf<Row>(table: unknown, options: DrizzleSourceOptions<Row>, 
     owner: owner === null ? null : nameOf('owner, or null for values of the shared pool,', owner),
     columns: swept.map(({ column }) => column),
     wholeRows: swept.some(({ context }) => typeof context === 'function'),
-    // As Drizzle itself has them for its columns to read.
+    // Drizzle's columns decode dates from text.
     datesAsText: true,
   }
   const properties = Array.from(columns, ([property, column]) => ({
@@ -99,22 +98,18 @@ export function planOf<Row>(table: unknown, options: DrizzleSourceOptions<Row>, 
   const rowOf = (values: Readonly<Record<string, unknown>>): Row => {
     const row = {}
     for (const { property, column, name } of properties) {
-      if (name in values) Object.defineProperty(row, property, decoded(column, values[name]))
+      if (name in values) Object.defineProperty(row, property, decodedProperty(column, values[name]))
     }
     return row as Row
   }
   return { shape, columns: swept, rowOf }
 }
 
-export function sourceOn<Row>(table: SqlTable, { columns, rowOf }: TablePlan<Row>): ValueSource<Row> {
-  return tableSource<Row>(table, { columns, rowOf })
-}
-
 /**
- * An encrypted column's value stays a token: there is no scope here. A value that its column cannot read fails only whoever asks for it,
- * and without the column's own error, which may quote it.
+ * A property of a row, decoded by its column. An encrypted column's value stays a token, because there is no scope to decrypt it in.
+ * If the column cannot decode a value, reading the property throws; the column's own error is left out, since it may quote the value.
  */
-function decoded(column: DrizzleColumn, value: unknown): PropertyDescriptor {
+function decodedProperty(column: DrizzleColumn, value: unknown): PropertyDescriptor {
   try {
     const isRaw = value === null || markOf(column) !== null
     return { enumerable: true, value: isRaw ? value : column.mapFromDriverValue(value) }

@@ -1,9 +1,9 @@
-/** What is read of Drizzle's tables, structurally: the host may have another copy of drizzle-orm, and this file imports none. */
+/** Reads Drizzle's tables structurally. It imports no drizzle-orm, because the host may have another copy of it. */
 import { invalidArgument } from '../errors.js'
 
 /** A table of `sqliteTable` or `pgTable`. */
 export interface DrizzleTable {
-  /** Of types only. */
+  /** Exists in types only. */
   readonly $inferSelect: object
 }
 
@@ -13,29 +13,29 @@ export interface DrizzleColumn {
   mapFromDriverValue(value: unknown): unknown
 }
 
-const NAME = Symbol.for('drizzle:Name')
-const SCHEMA = Symbol.for('drizzle:Schema')
-const COLUMNS = Symbol.for('drizzle:Columns')
+const TABLE_NAME = Symbol.for('drizzle:Name')
+const TABLE_SCHEMA = Symbol.for('drizzle:Schema')
+const TABLE_COLUMNS = Symbol.for('drizzle:Columns')
 
 export interface TableParts {
   readonly name: string
   readonly schema: string | undefined
-  /** By the names of their properties. */
+  /** By property name. */
   readonly columns: ReadonlyMap<string, DrizzleColumn>
 }
 
-/** @throws ERR_INVALID_ARGUMENT unless a table of Drizzle's */
-export function partsOf(table: unknown): TableParts {
-  const parts = partsOfAny(table)
+/** @throws ERR_INVALID_ARGUMENT unless it is a Drizzle table */
+export function tablePartsOf(table: unknown): TableParts {
+  const parts = tablePartsOrNull(table)
   if (parts === null)
     throw invalidArgument('table must be a table of Drizzle, such as sqliteTable and pgTable make')
   return parts
 }
 
-/** @returns null unless a table of Drizzle's */
-export function partsOfAny(table: unknown): TableParts | null {
+/** @returns null unless it is a Drizzle table */
+export function tablePartsOrNull(table: unknown): TableParts | null {
   if (typeof table === 'object' && table !== null) {
-    const [name, schema, columns] = [NAME, SCHEMA, COLUMNS].map((symbol): unknown =>
+    const [name, schema, columns] = [TABLE_NAME, TABLE_SCHEMA, TABLE_COLUMNS].map((symbol): unknown =>
       Reflect.get(table, symbol),
     )
     if (typeof name === 'string' && typeof columns === 'object' && columns !== null) {
@@ -49,18 +49,18 @@ export function partsOfAny(table: unknown): TableParts | null {
   return null
 }
 
-/** How a db turns the names of properties into names of columns that were given none, with drizzle's `casing`. */
-export interface Casing {
+/** Drizzle's `casing` option: makes the database's names of columns that were given none. */
+interface Casing {
   getColumnCasing(column: DrizzleColumn): string
 }
 
-/** The database's name of a column. @param db whose `casing` option counts */
+/** The database's name of a column. @param db the drizzle db whose `casing` option applies */
 export function columnName(column: DrizzleColumn, db: unknown): string {
   const dialect: unknown = property(db, 'dialect')
   const casing = property(dialect, 'casing') as Partial<Casing> | undefined
   return typeof casing?.getColumnCasing === 'function' ? casing.getColumnCasing(column) : column.name
 }
 
-function property(of: unknown, name: string): unknown {
-  return typeof of === 'object' && of !== null ? Reflect.get(of, name) : undefined
+function property(object: unknown, name: string): unknown {
+  return typeof object === 'object' && object !== null ? Reflect.get(object, name) : undefined
 }

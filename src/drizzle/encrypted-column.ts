@@ -1,61 +1,59 @@
 /**
- * What an encrypted column does with values, whichever dialect: encrypts on the way in and decrypts on the way out, under the handle
- * of the scope that is in force. Imports no drizzle.
+ * How encrypted columns encode and decode values, in both dialects: they encrypt and decrypt with the user handle of the current
+ * scope. Imports no drizzle.
  */
 
 import { currentHandle } from '../envelope/scope.js'
 import { invalidArgument, KeystoreError } from '../errors.js'
-import { contextPieces, type EncryptionContext } from '../format/context.js'
+import { contextMap, type EncryptionContext } from '../format/context.js'
 import type { Format } from '../format/formats.js'
 import { isEncrypted, isToken, type Token } from '../format/token.js'
 import { kindOf } from '../validate.js'
 
 export interface EncryptedColumnOptions {
   /**
-   * The context that the column's values are bound to; a string is short for `{ column: … }`. Give the place a name that stays, such as
-   * `'credentials.api_key'`: renaming table or column then changes nothing.
+   * The context that the column's values are bound to. A string is short for `{ column: … }`. Choose a permanent name, such as
+   * `'credentials.api_key'`, and keep it when the table or the column is renamed: other contexts do not decrypt the values.
    */
   readonly context: string | EncryptionContext
 }
 
-/** What a column of ours holds; kept on the column object, where the sweep and the registry find it. */
-export interface EncryptedColumnMark {
+/** What an encrypted column holds. It is kept on the column object, where the sweep and the registry find it. */
+interface EncryptedColumnMark {
   readonly kind: 'text' | 'json' | 'token'
-  /** Of a column of tokens null: whoever encrypts them gives the context. */
+  /** Null for a column of tokens: the application gives the context when it encrypts. */
   readonly context: EncryptionContext | null
 }
 
-/** On the column object; registered, so that two copies of this package understand each other. */
+/** The property of the column object. A registered symbol, so that two copies of this package find it. */
 const MARK = Symbol.for('drizzle-keystore/encrypted-column')
 
 export function markColumn(column: object, mark: EncryptedColumnMark): void {
   Object.defineProperty(column, MARK, { value: mark, enumerable: false })
 }
 
-/** @returns null unless the column is one of ours */
+/** @returns null unless it is an encrypted column */
 export function markOf(column: unknown): EncryptedColumnMark | null {
   if (typeof column !== 'object' || column === null || !(MARK in column)) return null
   return column[MARK] as EncryptedColumnMark
 }
 
-/** @throws ERR_INVALID_ARGUMENT: a missing context would bind values to nothing but their user */
-export function contextOf(options: EncryptedColumnOptions): EncryptionContext {
-  const context: unknown = options?.context
-  if (context === undefined)
+/** @throws ERR_INVALID_ARGUMENT, also without a context: values would be bound to their user only */
+function requiredContext(options: EncryptedColumnOptions): EncryptionContext {
+  const context: EncryptedColumnOptions['context'] | null | undefined = options?.context
+  if (context === undefined || context === null)
     throw invalidArgument("context is required, such as { context: 'credentials.api_key' }")
-  const map = typeof context === 'string' ? { column: context } : (context as EncryptionContext)
-  contextPieces(map)
-  return Object.freeze({ ...map })
+  return Object.freeze({ ...contextMap(context) })
 }
 
-/** How one kind of column turns values into tokens and back. Null and undefined never come here. */
+/** How one kind of column turns values into tokens and back. Never called with null or undefined. */
 export interface ColumnCodec<Value> {
   readonly mark: EncryptedColumnMark
   encode(value: Value): Token
   decode(stored: string): Value
 }
 
-/** A codec as the two functions of Drizzle's `customType`. Drizzle encodes the null of a placeholder too. */
+/** The two functions of a codec that Drizzle's `customType` takes. Drizzle calls `toDriver` with the null of a placeholder too. */
 export function driverFunctions<Value>({ encode, decode }: ColumnCodec<Value>) {
   return {
     toDriver: (value: Value) => ((value ?? null) === null ? (value as null) : encode(value)) as string,
@@ -64,7 +62,7 @@ export function driverFunctions<Value>({ encode, decode }: ColumnCodec<Value>) {
 }
 
 export function textCodec(options: EncryptedColumnOptions): ColumnCodec<string> {
-  const context = contextOf(options)
+  const context = requiredContext(options)
   return {
     mark: { kind: 'text', context },
     encode: (value) => handleInScope().encrypt(value, context),
@@ -73,12 +71,12 @@ export function textCodec(options: EncryptedColumnOptions): ColumnCodec<string> 
 }
 
 export function jsonCodec<T>(options: EncryptedColumnOptions): ColumnCodec<T> {
-  const context = contextOf(options)
+  const context = requiredContext(options)
   return {
     mark: { kind: 'json', context },
-    // A JSON text may be a token in quotes, but never a whole token.
-    encode: (value) => handleInScope().encrypt(jsonOf(value), context),
-    decode: (stored) => parsed(handleInScope().decrypt(stored, context)),
+    // JSON text is never a whole token: a token in it has quotes around it.
+    encode: (value) => handleInScope().encrypt(jsonText(value), context),
+    decode: (stored) => parsedJson(handleInScope().decrypt(stored, context)),
   }
 }
 
@@ -89,7 +87,7 @@ export const tokenCodec: ColumnCodec<Token> = {
 }
 
 /** @throws ERR_NO_SCOPE */
-export function handleInScope() {
+function handleInScope() {
   const handle = currentHandle()
   if (handle !== undefined) return handle
   throw new KeystoreError(
@@ -98,13 +96,13 @@ export function handleInScope() {
   )
 }
 
-/** @throws ERR_NOT_ENCRYPTED · ERR_MALFORMED_TOKEN, neither of which shows the value */
+/** @throws ERR_NOT_ENCRYPTED · ERR_MALFORMED_TOKEN. Their messages do not show the value. */
 function checkedToken(value: unknown): Token {
   if (isToken(value)) return value
   if (isEncrypted(value)) {
     throw new KeystoreError(
       'ERR_MALFORMED_TOKEN',
-      'A column of tokens got a value that begins like one, and cannot be one',
+      'A column of tokens got a value that begins like a token and cannot be one',
     )
   }
   throw new KeystoreError(
@@ -113,20 +111,20 @@ function checkedToken(value: unknown): Token {
   )
 }
 
-function jsonOf(value: unknown): string {
+function jsonText(value: unknown): string {
   let text: string | undefined
   try {
     text = JSON.stringify(value)
   } catch {
-    // No cause: its message may quote the value.
+    // The error is not kept as a cause, because its message may quote the value.
   }
   if (text === undefined)
     throw invalidArgument(`An encrypted JSON column got ${kindOf(value)} that JSON cannot express`)
   return text
 }
 
-/** Authenticated, but not what this column writes: of one message with everything else that does not open. */
-function parsed<T>(text: string): T {
+/** The text was authenticated, but another kind of column wrote it: the error is the same as for all that does not decrypt. */
+function parsedJson<T>(text: string): T {
   try {
     return JSON.parse(text) as T
   } catch {
@@ -137,7 +135,7 @@ function parsed<T>(text: string): T {
   }
 }
 
-/** @throws always: ciphertexts of equal values differ, so that a comparison would match nothing, silently */
+/** @throws ERR_INVALID_ARGUMENT, always: tokens of equal values differ, so a comparison would silently match nothing */
 export function refuseComparison(): never {
   throw invalidArgument(
     'An encrypted column cannot be compared: equal values have different tokens. Store envelope.fingerprint(…) in a column of its own and compare that',
@@ -145,23 +143,23 @@ export function refuseComparison(): never {
 }
 
 export interface TokenCheckOptions {
-  /** The formats allowed. Default `['v3']`; name `'v2'` too while tokens of the Python reference are left. */
+  /** The token formats allowed. Default `['v3']`. Add `'v2'` while tokens of the Python reference are left. */
   readonly formats?: readonly Format[]
 }
 
-/** What the text of a token looks like, for a CHECK constraint. */
+/** How the text of a token looks, for a CHECK constraint. */
 interface TokenShape {
   readonly prefix: string
-  /** Of the empty plaintext's token, prefix included. */
-  readonly leastLength: number
-  /** As a set of characters in a pattern. */
+  /** Characters of an empty plaintext's token, prefix included. */
+  readonly minLength: number
+  /** The characters after the prefix, as a set in a pattern. */
   readonly alphabet: string
 }
 
-/** v3: 76 bytes and more, unpadded; v2: 28 bytes and more, either alphabet, padded or not (docs/FORMAT.md). */
+/** v3: 76 bytes or more, unpadded. v2: 28 bytes or more, in either base64 alphabet, padded or not (docs/FORMAT.md). */
 const SHAPES: Readonly<Record<Format, TokenShape>> = {
-  v3: { prefix: 'v3:', leastLength: 3 + 102, alphabet: 'A-Za-z0-9_-' },
-  v2: { prefix: 'v2:', leastLength: 3 + 38, alphabet: 'A-Za-z0-9_+/=-' },
+  v3: { prefix: 'v3:', minLength: 3 + 102, alphabet: 'A-Za-z0-9_-' },
+  v2: { prefix: 'v2:', minLength: 3 + 38, alphabet: 'A-Za-z0-9_+/=-' },
 }
 
 /** @throws ERR_INVALID_ARGUMENT */

@@ -2,7 +2,7 @@
 import { sql } from 'drizzle-orm'
 import { type AnyPgColumn, type CheckBuilder, check, customType } from 'drizzle-orm/pg-core'
 import type { Token } from '../format/token.js'
-import { guarded } from './column-guard.js'
+import { guardedBuilder } from './column-guard.js'
 import {
   type ColumnCodec,
   driverFunctions,
@@ -18,11 +18,12 @@ import {
 export type { EncryptedColumnOptions, TokenCheckOptions } from './encrypted-column.js'
 
 /**
- * A column whose type is the plaintext and whose stored value is a token. Inside `envelope.scope(userId, …)` writes encrypt and reads
- * decrypt, synchronously; outside both throw ERR_NO_SCOPE. A row of another user fails to decrypt: ERR_DECRYPTION_FAILED. Null and
- * undefined pass.
+ * A text column that is stored encrypted: the application sees the plaintext, the database a token. Inside `envelope.scope(userId, …)`
+ * writes encrypt and reads decrypt, synchronously. Outside a scope both throw ERR_NO_SCOPE. Reading another user's row throws
+ * ERR_DECRYPTION_FAILED. Null and undefined are stored as they are.
  *
- * Encrypted values cannot be compared: `eq` and its like throw ERR_INVALID_ARGUMENT, as do `.default()`, `.unique()` and `.primaryKey()`.
+ * Encrypted values cannot be compared: `eq` and other operators throw ERR_INVALID_ARGUMENT, and so do `.default()`, `.unique()` and
+ * `.primaryKey()`.
  *
  * @throws ERR_INVALID_ARGUMENT without a context
  * @example
@@ -36,14 +37,14 @@ export function encryptedText(name: string, options: EncryptedColumnOptions) {
   return column(name, textCodec(options))
 }
 
-/** {@link encryptedText} for anything that JSON can express. A value that is `null` is stored as SQL's NULL. */
+/** Like {@link encryptedText}, for any value that JSON can express. `null` is stored as SQL's NULL. */
 export function encryptedJson<T>(name: string, options: EncryptedColumnOptions) {
   return column(name, jsonCodec<T>(options))
 }
 
 /**
- * A column of tokens that the application encrypts and decrypts itself. Needs no scope; refuses anything that is not a whole token, on
- * the way in and on the way out.
+ * A column of tokens that the application encrypts and decrypts itself. Needs no scope. Writing or reading a value that is not a whole
+ * token throws ERR_NOT_ENCRYPTED or ERR_MALFORMED_TOKEN.
  */
 export function tokenText(name: string) {
   return column<Token>(name, tokenCodec)
@@ -54,18 +55,18 @@ function column<Value>(name: string, codec: ColumnCodec<Value>) {
     dataType: () => 'text',
     ...driverFunctions(codec),
   })
-  return guarded(define(name), codec)
+  return guardedBuilder(define(name), codec)
 }
 
 /**
- * A CHECK constraint for the table: SQL that goes past the column cannot store plaintext either.
+ * A CHECK constraint that lets a column hold tokens only, also when SQL writes to the table without this library.
  *
  * @example
  * pgTable('credentials', { … }, (table) => [tokenCheck(table.apiKey)])
  */
 export function tokenCheck(column: AnyPgColumn, options: TokenCheckOptions = {}): CheckBuilder {
-  const shapes = tokenShapes(options).map(({ prefix, leastLength, alphabet }) => {
-    return sql`${column} ~ ${sql.raw(`'^${prefix}[${alphabet}]{${leastLength - prefix.length},}$'`)}`
+  const shapes = tokenShapes(options).map(({ prefix, minLength, alphabet }) => {
+    return sql`${column} ~ ${sql.raw(`'^${prefix}[${alphabet}]{${minLength - prefix.length},}$'`)}`
   })
   return check(tokenCheckName(column.name), sql.join(shapes, sql` or `))
 }

@@ -1,28 +1,28 @@
-/** All encrypted columns of a schema, said once: what the sweep and `keystore doctor` walk. */
+/** A registry of all encrypted columns of a schema, for the sweep and `keystore doctor`. */
 
 import { invalidArgument } from '../errors.js'
 import type { ContextOf } from '../format/context.js'
 import type { ValueSource } from '../sources/value-source.js'
 import { kindOf } from '../validate.js'
 import { type DrizzleDb, type DrizzleRow, drizzleSource } from './drizzle-source.js'
-import { type DrizzleTable, partsOf, type TableParts } from './drizzle-table.js'
+import { type DrizzleTable, type TableParts, tablePartsOf } from './drizzle-table.js'
 import { markOf } from './encrypted-column.js'
 
-/** A table and what cannot be seen from it. By the names of its properties. */
+/** A table, and what the table itself does not tell. Columns go by their property names. */
 export interface EncryptedTableOptions<Table extends DrizzleTable> {
   readonly table: Table
-  /** Default: its primary key, if that is one column. */
+  /** A unique key. Default: the primary key, if it has one column. */
   readonly key?: (keyof DrizzleRow<Table> & string) | readonly (keyof DrizzleRow<Table> & string)[]
-  /** The column with the user's id. Default: the one called `userId`, `ownerId` or `owner`. Null: all values are the shared pool's. */
+  /** The column with the user's id. Default: the one called `userId`, `ownerId` or `owner`. Null: all values belong to the shared pool. */
   readonly owner?: (keyof DrizzleRow<Table> & string) | null
   /**
-   * Contexts of columns that have none of their own: of `tokenText`, which must stand here, and of text columns in which the application
-   * keeps tokens. Null: none.
+   * Contexts of columns that declare none: of `tokenText` columns, which must be listed here, and of text columns in which the
+   * application keeps tokens. Null: no context.
    */
   readonly columns?: { readonly [Column in keyof DrizzleRow<Table> & string]?: ContextOf<DrizzleRow<Table>> }
 }
 
-/** A table with encrypted columns: its Drizzle table, and options of `drizzleSource` for it. */
+/** A registered table: its Drizzle table, and the options of `drizzleSource` for it. */
 export interface EncryptedTable {
   readonly name: string
   readonly table: DrizzleTable
@@ -32,20 +32,20 @@ export interface EncryptedTable {
 }
 
 export interface EncryptedRegistry extends Iterable<EncryptedTable> {
-  /** A source of values for each table, by its name here. */
+  /** A source of values for each table, by the table's name in the registry. */
   sources(db: DrizzleDb): Map<string, ValueSource<never>>
 }
 
-/** Registered, so that the command line, which may be another copy of this package, knows it. */
+/** Marks a registry. A registered symbol, because the command line may be another copy of this package. */
 const REGISTRY = Symbol.for('drizzle-keystore/registry')
-/** Of a property or of a column. */
-const OWNERS = ['userId', 'user_id', 'ownerId', 'owner_id', 'owner']
+/** A property or a column of this name holds the user's id, unless `owner` names another. */
+const OWNER_NAMES = ['userId', 'user_id', 'ownerId', 'owner_id', 'owner']
 
 /**
- * Lists the tables with encrypted columns. The columns of `encryptedText` and `encryptedJson` are found; export the result from a module
- * of your schema, and `keystore reencrypt --schema FILE` and `keystore doctor --schema FILE` find them all.
+ * Registers the tables with encrypted columns. Finds the columns of `encryptedText` and `encryptedJson` itself. Export the registry from
+ * a module of your schema: `keystore reencrypt --schema FILE` and `keystore doctor --schema FILE` then go over all of its tables.
  *
- * @throws ERR_INVALID_ARGUMENT if key, owner or a context cannot be told
+ * @throws ERR_INVALID_ARGUMENT if the key, the owner or a context is neither given nor found
  * @example
  * export const encrypted = defineEncrypted({ credentials, sessions: { table: sessions, columns: { token: 'sessions.token' } } })
  */
@@ -56,8 +56,8 @@ export function defineEncrypted<Tables extends Record<string, DrizzleTable>>(
 ): EncryptedRegistry {
   if (typeof tables !== 'object' || tables === null)
     throw invalidArgument(`tables must be an object, got ${kindOf(tables)}`)
-  const list = Object.entries(tables as Readonly<Record<string, DrizzleTable | Given>>).map(([name, given]) =>
-    encryptedTable(name, isOptions(given) ? given : { table: given }),
+  const list = Object.entries(tables as Readonly<Record<string, DrizzleTable | AnyTableOptions>>).map(
+    ([name, given]) => encryptedTable(name, isTableOptions(given) ? given : { table: given }),
   )
   const registry: EncryptedRegistry = {
     [Symbol.iterator]: () => list.values(),
@@ -77,28 +77,36 @@ export function isRegistry(value: unknown): value is EncryptedRegistry {
 }
 
 /** {@link EncryptedTableOptions} of any table. */
-interface Given {
+interface AnyTableOptions {
   readonly table: DrizzleTable
   readonly key?: string | readonly string[]
   readonly owner?: string | null
   readonly columns?: Readonly<Record<string, ContextOf<never>>>
 }
 
-/** A table of Drizzle's, which may have a column called `table`, is of a class. */
-function isOptions(given: DrizzleTable | Given): given is Given {
+/** Options are a plain object. A Drizzle table is not, and it may have a column called `table`. */
+function isTableOptions(given: DrizzleTable | AnyTableOptions): given is AnyTableOptions {
   return typeof given === 'object' && given !== null && Object.getPrototypeOf(given) === Object.prototype
 }
 
-function encryptedTable(name: string, options: Given): EncryptedTable {
+function encryptedTable(name: string, options: AnyTableOptions): EncryptedTable {
   const { table } = options
-  const parts = partsOf(table)
-  const { key = primaryKey(name, parts), owner = ownerOf(name, parts), columns = {} } = options
+  const parts = tablePartsOf(table)
+  const {
+    key = primaryKeyPropertyOf(name, parts),
+    owner = ownerPropertyOf(name, parts),
+    columns = {},
+  } = options
   const contexts: Record<string, ContextOf<never>> = { ...columns }
   for (const [property, column] of parts.columns) {
     const mark = markOf(column)
     if (mark === null || property in contexts) continue
     if (mark.context === null)
-      throw needs(name, `the context of ${property}, columns: { ${property}: 'a.context' } or null for none`)
+      throw missingOption(
+        name,
+        `the context of ${property}`,
+        `columns: { ${property}: 'a.context' }, with null for no context`,
+      )
     contexts[property] = mark.context
   }
   if (Object.keys(contexts).length === 0) throw invalidArgument(`table ${name} has no encrypted column`)
@@ -109,22 +117,28 @@ function encryptedTable(name: string, options: Given): EncryptedTable {
   return { name, table, key: typeof key === 'string' ? [key] : key, owner, columns: contexts }
 }
 
-function primaryKey(name: string, { columns }: TableParts): string[] {
+function primaryKeyPropertyOf(name: string, { columns }: TableParts): string[] {
   const primary = Array.from(columns).filter(([, column]) => column.primary === true)
-  if (primary.length !== 1) throw needs(name, "its key, key: 'id' or key: ['tenant', 'id']")
+  if (primary.length !== 1) throw missingOption(name, 'its key', "key: 'id' or key: ['tenant', 'id']")
   return primary.map(([property]) => property)
 }
 
-function ownerOf(name: string, { columns }: TableParts): string {
+function ownerPropertyOf(name: string, { columns }: TableParts): string {
   const found = Array.from(columns).filter(
-    ([property, column]) => OWNERS.includes(property) || OWNERS.includes(column.name),
+    ([property, column]) => OWNER_NAMES.includes(property) || OWNER_NAMES.includes(column.name),
   )
   const [owner] = found
   if (owner === undefined || found.length > 1)
-    throw needs(name, "whose its rows are, owner: 'userId', or owner: null for values of the shared pool")
+    throw missingOption(
+      name,
+      'whose its rows are',
+      "owner: 'userId', or owner: null for values of the shared pool",
+    )
   return owner[0]
 }
 
-function needs(name: string, what: string): Error {
-  return invalidArgument(`table ${name} needs to be told ${what}, as in { ${name}: { table, … } }`)
+function missingOption(name: string, what: string, option: string): Error {
+  return invalidArgument(
+    `table ${name} does not tell ${what}: give ${option}, as in { ${name}: { table, … } }`,
+  )
 }

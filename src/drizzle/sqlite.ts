@@ -2,7 +2,7 @@
 import { sql } from 'drizzle-orm'
 import { type AnySQLiteColumn, type CheckBuilder, check, customType } from 'drizzle-orm/sqlite-core'
 import type { Token } from '../format/token.js'
-import { guarded } from './column-guard.js'
+import { guardedBuilder } from './column-guard.js'
 import {
   type ColumnCodec,
   driverFunctions,
@@ -18,11 +18,12 @@ import {
 export type { EncryptedColumnOptions, TokenCheckOptions } from './encrypted-column.js'
 
 /**
- * A column whose type is the plaintext and whose stored value is a token. Inside `envelope.scope(userId, …)` writes encrypt and reads
- * decrypt, synchronously; outside both throw ERR_NO_SCOPE. A row of another user fails to decrypt: ERR_DECRYPTION_FAILED. Null and
- * undefined pass.
+ * A text column that is stored encrypted: the application sees the plaintext, the database a token. Inside `envelope.scope(userId, …)`
+ * writes encrypt and reads decrypt, synchronously. Outside a scope both throw ERR_NO_SCOPE. Reading another user's row throws
+ * ERR_DECRYPTION_FAILED. Null and undefined are stored as they are.
  *
- * Encrypted values cannot be compared: `eq` and its like throw ERR_INVALID_ARGUMENT, as do `.default()`, `.unique()` and `.primaryKey()`.
+ * Encrypted values cannot be compared: `eq` and other operators throw ERR_INVALID_ARGUMENT, and so do `.default()`, `.unique()` and
+ * `.primaryKey()`.
  *
  * @throws ERR_INVALID_ARGUMENT without a context
  * @example
@@ -36,14 +37,14 @@ export function encryptedText(name: string, options: EncryptedColumnOptions) {
   return column(name, textCodec(options))
 }
 
-/** {@link encryptedText} for anything that JSON can express. A value that is `null` is stored as SQL's NULL. */
+/** Like {@link encryptedText}, for any value that JSON can express. `null` is stored as SQL's NULL. */
 export function encryptedJson<T>(name: string, options: EncryptedColumnOptions) {
   return column(name, jsonCodec<T>(options))
 }
 
 /**
- * A column of tokens that the application encrypts and decrypts itself. Needs no scope; refuses anything that is not a whole token, on
- * the way in and on the way out.
+ * A column of tokens that the application encrypts and decrypts itself. Needs no scope. Writing or reading a value that is not a whole
+ * token throws ERR_NOT_ENCRYPTED or ERR_MALFORMED_TOKEN.
  */
 export function tokenText(name: string) {
   return column<Token>(name, tokenCodec)
@@ -54,21 +55,21 @@ function column<Value>(name: string, codec: ColumnCodec<Value>) {
     dataType: () => 'text',
     ...driverFunctions(codec),
   })
-  return guarded(define(name), codec)
+  return guardedBuilder(define(name), codec)
 }
 
 /**
- * A CHECK constraint for the table: SQL that goes past the column cannot store plaintext either.
+ * A CHECK constraint that lets a column hold tokens only, also when SQL writes to the table without this library.
  *
  * @example
  * sqliteTable('credentials', { … }, (table) => [tokenCheck(table.apiKey)])
  */
 export function tokenCheck(column: AnySQLiteColumn, options: TokenCheckOptions = {}): CheckBuilder {
-  const shapes = tokenShapes(options).map(({ prefix, leastLength, alphabet }) => {
+  const shapes = tokenShapes(options).map(({ prefix, minLength, alphabet }) => {
     const foreign = sql.raw(`'*[^${alphabet}]*'`)
-    return sql`(${column} glob ${sql.raw(`'${prefix}*'`)} and length(${column}) >= ${sql.raw(String(leastLength))} and substr(${column}, ${sql.raw(String(prefix.length + 1))}) not glob ${foreign})`
+    return sql`(${column} glob ${sql.raw(`'${prefix}*'`)} and length(${column}) >= ${sql.raw(String(minLength))} and substr(${column}, ${sql.raw(String(prefix.length + 1))}) not glob ${foreign})`
   })
-  // glob and length see a text to its first NUL only.
+  // SQLite's glob and length() stop at the first NUL, so text after one would not be checked.
   const isWhole = sql`typeof(${column}) = 'text' and instr(${column}, char(0)) = 0`
   return check(
     tokenCheckName(column.name),

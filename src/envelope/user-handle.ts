@@ -16,7 +16,7 @@ export interface UserOptions {
 }
 
 /** What a token held, and which of the contexts tried is its own. */
-export interface OpenedToken {
+interface OpenedToken {
   readonly plaintext: Uint8Array
   readonly context: number
 }

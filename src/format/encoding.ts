@@ -64,7 +64,7 @@ export function encodeBase64Url(pieces: readonly Buffer[], long: number): string
 }
 
 /** Without the checks of Buffer.concat: tokens are many and short. */
-export function joined(pieces: readonly Buffer[]): Buffer {
+function joined(pieces: readonly Buffer[]): Buffer {
   const all = Buffer.allocUnsafe(byteLength(pieces))
   let at = 0
   for (const piece of pieces) {

@@ -17,7 +17,7 @@ import { KeyReader } from './reader.js'
 import { insertRows } from './rows.js'
 
 /** How keys are wrapped when minted, and which wraps are opened. */
-export interface KeyPolicy {
+interface KeyPolicy {
   readonly format: Format
   readonly acceptKeys: readonly Format[]
 }

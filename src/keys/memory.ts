@@ -74,7 +74,7 @@ export class KnownUser {
 }
 
 /** A read of a user's rows that is under way, and what was known before it. */
-export interface Read {
+interface Read {
   readonly user: KnownUser
   /** The count of announced changes. */
   readonly changes: number

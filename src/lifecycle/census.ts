@@ -1,12 +1,11 @@
-/** Who needs which master key. */
-
+/** Counts of rows, and which master keys they still need. */
 import type { MasterKeyring } from '../master-keys/keyring.js'
 import { isLocal } from '../master-keys/local.js'
 import type { CensusRow, KeyStore } from '../store.js'
 import { assertOptions } from './long-work.js'
 
 /**
- * Counts by KEK id, key version and tombstone, in that order. Reads the whole table, and needs no master key.
+ * Counts the rows by KEK id, key version and tombstone, sorted in that order. Needs no master key. Reads the whole table.
  *
  * @throws ERR_INVALID_ARGUMENT · ERR_STORE · ERR_CLOSED
  * @example
@@ -14,11 +13,11 @@ import { assertOptions } from './long-work.js'
  */
 export async function census(options: { readonly store: KeyStore }): Promise<CensusRow[]> {
   assertOptions(options, 'store')
-  return (await options.store.census()).sort(inCensusOrder)
+  return (await options.store.census()).sort(compareCensusRows)
 }
 
-/** By KEK id, rows without one first, then by version, live before shredded. */
-export function inCensusOrder(a: CensusRow, b: CensusRow): number {
+/** The order of a census: by KEK id, null first; then by version; then live rows before tombstones. */
+export function compareCensusRows(a: CensusRow, b: CensusRow): number {
   return compareKekIds(a.kekId, b.kekId) || a.version - b.version || Number(a.shredded) - Number(b.shredded)
 }
 
@@ -27,24 +26,40 @@ function compareKekIds(a: string | null, b: string | null): number {
   return a < b ? -1 : Number(a > b)
 }
 
-/** Whether a master key is still needed to open rows. Says nothing about backups and v2 pool tokens: see {@link RETIREMENT_WARNINGS}. */
+/** How many rows of the key store the census rows stand for. */
+export function totalCount(rows: readonly CensusRow[]): number {
+  return rows.reduce((sum, { count }) => sum + count, 0)
+}
+
+/** The same of live rows, and of those only the ones that `isCounted` is true of. */
+export function liveCount(rows: readonly CensusRow[], isCounted: (row: CensusRow) => boolean): number {
+  return totalCount(rows.filter((row) => !row.shredded && isCounted(row)))
+}
+
+/**
+ * Whether rows still need a master key. Backups and pool tokens of format v2 may need it too, and no census knows:
+ * see {@link RETIREMENT_WARNINGS}.
+ */
 export interface MasterKeyUse {
-  /** The master key's id; of one that was not given the KEK id in the rows, null for the reference's rows that open under none. */
+  /**
+   * The id of the master key. For a key that was not given: the KEK id in the rows. Null for the rows of the Python
+   * reference, which name no key.
+   */
   readonly kekId: string | null
   readonly primary: boolean
-  /** Live rows that name it, in either wrap format. */
+  /** Live rows that name the key, in either wrap format. */
   readonly rows: number
   readonly noRowNeedsIt: boolean
 }
 
-/** What a census cannot know, to be read before a master key is destroyed. */
+/** What to check before a master key is destroyed, because no census knows it. */
 export const RETIREMENT_WARNINGS: readonly string[] = [
-  'Pool tokens of format v2 are encrypted under the master key itself and are not counted here: keep it until a re-encryption of ' +
-    'them has reported 0 left',
-  'Backups made before the rewrap need the old master key: keep it as long as them, or destroy them first',
+  'Pool tokens of format v2 are encrypted under the master key itself and are not counted here: keep the key until a re-encryption ' +
+    'of them has reported 0 left',
+  'Backups made before the rewrap need the old master key: keep the key as long as you keep them, or destroy them first',
 ]
 
-/** One entry for each master key given, primary first, then for each that rows need and nobody gave. */
+/** One entry for each master key of the keyring, primary first, then one for each KEK id that rows name and no given key has. */
 export function masterKeyUses(rows: readonly CensusRow[], keyring: MasterKeyring): MasterKeyUse[] {
   const live = new Map<string | null, number>()
   for (const { kekId, shredded, count } of rows)
@@ -53,7 +68,7 @@ export function masterKeyUses(rows: readonly CensusRow[], keyring: MasterKeyring
   const uses = keyring.all.map((key): MasterKeyUse => {
     const ids = isLocal(key) ? [key.id, key.v2Id] : [key.id]
     const named = ids.reduce((sum, id) => sum + (live.get(id) ?? 0), 0)
-    // A row without a KEK id may be under any local key.
+    // A row without a KEK id may be wrapped under any local key.
     const needed = named > 0 || (withoutId > 0 && isLocal(key))
     return { kekId: key.id, primary: key === keyring.primary, rows: named, noRowNeedsIt: !needed }
   })

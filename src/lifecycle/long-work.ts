@@ -1,4 +1,4 @@
-/** What all long operations share: their options, pages of rows, progress, and stopping after the page in hand. */
+/** What all long operations share: options, pages of rows, progress, and stopping after the current page. */
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { invalidArgument, isKeystoreError, type KeystoreError, type StoreError } from '../errors.js'
 import type { EventOptions } from '../events.js'
@@ -7,41 +7,46 @@ import { compareRefs, type KeyRecord, type KeyRef } from '../table.js'
 import { kindOf } from '../validate.js'
 
 export interface Progress {
-  /** What is being done, for people: long work may go over the rows more than once. */
+  /** The step that runs now, in words for people. An operation may go over the rows several times. */
   readonly phase: string
-  /** Rows. */
+  /** Rows done in this phase. */
   readonly done: number
-  /** Rows, as counted before; more may come meanwhile. */
+  /** Rows to do, counted when the phase began. It grows if others add rows meanwhile. */
   readonly total: number
   /** Rows a second, since the phase began. */
   readonly rate: number
-  /** Milliseconds that the rest will take at this rate; null while nothing is known. */
+  /** Milliseconds until the phase ends at this rate; null until the rate is known. */
   readonly etaMs: number | null
 }
 
 export interface LongWorkOptions extends EventOptions {
-  /** Rows a page, 1 … 5,000: one transaction each. Default 1,000, about 100 MB of resident memory. */
+  /** Rows a page, 1 … 5,000. Each page is written in one transaction. Default 1,000, about 100 MB of resident memory. */
   readonly batchSize?: number | undefined
-  /** Ends the work after the page in hand; the report then has `complete: false`. */
+  /** Stops after the current page. The report then has `complete: false`. */
   readonly signal?: AbortSignal | undefined
   /** Called after each page. */
   readonly onProgress?: ((progress: Progress) => void) | undefined
 }
 
-/** One row that something is wrong with. */
+/** A row that could not be processed. */
 export interface RowFailure extends KeyRef {
   readonly kekId: string | null
-  /** A code of KeystoreError. */
+  /** A `code` of KeystoreError. */
   readonly code: string
   readonly reason: string
 }
 
 export const DEFAULT_BATCH_SIZE = 1000
 const MAX_BATCH_SIZE = 5000
-/** Failures that a report lists; the others it counts. A wrong keyring must not fill the memory. */
-export const MAX_LISTED = 1000
+/** A report lists this many failures and counts the rest, so that a wrong keyring cannot fill the memory. */
+export const MAX_LISTED_FAILURES = 1000
 
-/** @throws ERR_INVALID_ARGUMENT */
+/**
+ * Checks the options that all long operations have.
+ *
+ * @param stores the names of the options that must be key stores
+ * @throws ERR_INVALID_ARGUMENT
+ */
 export function assertOptions(options: unknown, ...stores: readonly string[]): void {
   if (typeof options !== 'object' || options === null)
     throw invalidArgument(`options must be an object, got ${kindOf(options)}`)
@@ -60,19 +65,19 @@ export function assertOptions(options: unknown, ...stores: readonly string[]): v
     throw invalidArgument(`signal must be an AbortSignal, got ${kindOf(signal)}`)
 }
 
-/** Collects failures for a report: all are counted, the first thousand listed. */
+/** Collects the failures of a report: counts all, lists the first thousand. */
 export class Failures {
   readonly listed: RowFailure[] = []
   count = 0
 
   add({ userId, version, kekId }: Pick<KeyRecord, 'userId' | 'version' | 'kekId'>, error: unknown): void {
     this.count += 1
-    if (this.listed.length < MAX_LISTED)
+    if (this.listed.length < MAX_LISTED_FAILURES)
       this.listed.push({ userId, version, kekId, ...describeFailure(error) })
   }
 }
 
-/** What a report says of an error. */
+/** An error as a report shows it. */
 export function describeFailure(error: unknown): { readonly code: string; readonly reason: string } {
   if (isKeystoreError(error)) return { code: error.code, reason: error.message }
   return {
@@ -82,10 +87,10 @@ export function describeFailure(error: unknown): { readonly code: string; readon
 }
 
 /**
- * Whether an error is about one row alone. An outage of the store or of a key service is about all of them, and must not look like so
- * many damaged rows.
+ * Whether an error is about a single row. All other errors end the operation: an outage of the store or of a key service
+ * must not be reported as damage of every row.
  */
-export function isOfOneRow(error: unknown): error is KeystoreError {
+export function isRowError(error: unknown): error is KeystoreError {
   return isKeystoreError(error) && ROW_CODES.has(error.code)
 }
 
@@ -96,10 +101,10 @@ const ROW_CODES: ReadonlySet<string> = new Set([
 ])
 
 /**
- * All rows in the order of `list`, page by page; the next page is read while the caller has the one before. Lets others run between
- * pages, and ends after the page in hand when `signal` says so.
+ * Yields all rows, page by page, in the order of `list`. Reads the next page while the caller works on the current one.
+ * Gives other tasks a turn between pages. Ends when `signal` is aborted.
  *
- * @param onUnreadable is given each row whose times cannot be read; the work goes on behind it
+ * @param onUnreadable is called for each row whose times cannot be read; reading goes on after that row
  */
 export async function* pagesOf(
   store: KeyStore,
@@ -108,16 +113,16 @@ export async function* pagesOf(
   onUnreadable: (ref: KeyRef, error: KeystoreError) => void,
 ): AsyncGenerator<readonly KeyRecord[], void, undefined> {
   let after: KeyRef | undefined
-  for (let next = ahead(); !signal?.aborted; await nextTurn()) {
+  for (let next = prefetch(); !signal?.aborted; await nextTurn()) {
     const page = await next
     if (page.length === 0) return
-    next = ahead()
+    next = prefetch()
     yield page
   }
 
-  function ahead(): Promise<readonly KeyRecord[]> {
+  function prefetch(): Promise<readonly KeyRecord[]> {
     const page = read()
-    // Whoever leaves the loop never asks for it.
+    // A caller that leaves the loop never awaits this page: its rejection must not be an unhandled one.
     page.catch(() => undefined)
     return page
   }
@@ -131,7 +136,7 @@ export async function* pagesOf(
       } catch (error) {
         const ref = unreadableRow(error, after)
         if (ref === null) throw error
-        // Half as many, until it is alone: what stands before it is not lost.
+        // Halves the page until it holds the unreadable row alone, so that the rows before it are still returned.
         if (limit > 1) limit = Math.ceil(limit / 2)
         else {
           onUnreadable(ref, error as KeystoreError)
@@ -148,8 +153,11 @@ function unreadableRow(error: unknown, after: KeyRef | undefined): KeyRef | null
   return ref !== undefined && (after === undefined || compareRefs(ref, after) > 0) ? ref : null
 }
 
-/** The versions of each user together, however pages cut them. Of whom `signal` has cut off, none. */
-export async function* usersOf(
+/**
+ * Groups the rows of all pages by user: one array of versions for each user, also where two pages share a user. When
+ * `signal` is aborted, a user whose versions may be incomplete is left out.
+ */
+export async function* groupPagesByUser(
   pages: AsyncGenerator<readonly KeyRecord[], void, undefined>,
   { signal }: LongWorkOptions,
 ): AsyncGenerator<readonly (readonly KeyRecord[])[], void, undefined> {
@@ -168,21 +176,21 @@ export async function* usersOf(
   if (last.length > 0 && !signal?.aborted) yield [last]
 }
 
-/** Items that are worked on at a time: a key service answers several at once. */
-const CONCURRENT = 16
+/** Items processed at the same time. A key service answers several requests at once. */
+const CONCURRENCY = 16
 
-/** @returns the results in the order of the items */
-export async function inTurns<Item, Result>(
+/** `Promise.all` over the items, 16 at a time. @returns the results in the order of the items */
+export async function mapConcurrently<Item, Result>(
   items: readonly Item[],
-  work: (item: Item) => Promise<Result>,
+  map: (item: Item) => Promise<Result>,
 ): Promise<Result[]> {
   const results: Result[] = []
-  for (let i = 0; i < items.length; i += CONCURRENT)
-    results.push(...(await Promise.all(items.slice(i, i + CONCURRENT).map(work))))
+  for (let i = 0; i < items.length; i += CONCURRENCY)
+    results.push(...(await Promise.all(items.slice(i, i + CONCURRENCY).map(map))))
   return results
 }
 
-/** Counts rows and tells how far the work is. */
+/** Counts the rows that are done and reports progress. */
 export class ProgressMeter {
   readonly #phase: string
   readonly #total: number
@@ -201,7 +209,7 @@ export class ProgressMeter {
     if (this.#onProgress === undefined) return
     const seconds = (performance.now() - this.#start) / 1000
     const rate = seconds > 0 ? this.#done / seconds : 0
-    // Rows that came meanwhile were not counted.
+    // Rows added since the count are not in the total.
     const total = Math.max(this.#total, this.#done)
     const etaMs = rate > 0 ? ((total - this.#done) / rate) * 1000 : null
     this.#onProgress({ phase: this.#phase, done: this.#done, total, rate, etaMs })

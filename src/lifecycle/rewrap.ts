@@ -1,79 +1,91 @@
-/** Rotation of the master key: every live row is wrapped anew under the primary. No data key changes, and no token. */
+/** Rotation of the master key: wraps every live row under the primary. Changes no data key and no token. */
 
 import { MasterKeyError } from '../errors.js'
 import { durationSince, type EmitEvent, eventEmitter } from '../events.js'
 import { equalBytes } from '../format/aead.js'
-import type { Format } from '../format/formats.js'
-import { acceptedFormats, assertFormat } from '../format/formats.js'
+import { acceptedFormats, assertFormat, type Format } from '../format/formats.js'
+import { formatOfKekId } from '../master-keys/kek-id.js'
 import { describeRef, primaryKekId, unwrapDataKey, wrapDataKey } from '../master-keys/key-wrap.js'
 import { keyringOf, type MasterKeyring } from '../master-keys/keyring.js'
 import { isV2Wrap } from '../master-keys/local.js'
 import type { MasterKey } from '../master-keys/master-key.js'
 import type { CensusRow, KeyStore, WrapChange } from '../store.js'
 import { type KeyRecord, type KeyRef, refKey } from '../table.js'
-import { census, type MasterKeyUse, masterKeyUses, RETIREMENT_WARNINGS } from './census.js'
+import {
+  census,
+  liveCount,
+  type MasterKeyUse,
+  masterKeyUses,
+  RETIREMENT_WARNINGS,
+  totalCount,
+} from './census.js'
 import {
   assertOptions,
   Failures,
-  inTurns,
-  isOfOneRow,
+  isRowError,
   type LongWorkOptions,
+  mapConcurrently,
   ProgressMeter,
   pagesOf,
   type RowFailure,
 } from './long-work.js'
 import {
-  describeOthers,
-  EXCHANGED,
+  describeOtherRows,
   findSharedKeys,
-  isExchanged,
-  NONE_SHARED,
+  isV2WrapUnderV3Id,
+  NO_SHARED_KEYS,
   type SharedKeys,
+  V2_WRAP_UNDER_V3_ID,
 } from './shared-keys.js'
 
 export interface RewrapOptions extends LongWorkOptions {
   readonly store: KeyStore
-  /** Wraps under the primary; opens what is under it or any previous one. */
+  /** The primary wraps; the primary and the previous ones unwrap. */
   readonly masterKeys: MasterKeyring | MasterKey
   /** The wrap format written. Default `'v3'`. */
   readonly format?: Format
-  /** The wrap formats opened, beside the one written. Name `'v2'` to upgrade the Python reference's rows. */
+  /** The wrap formats read, besides the one written. Name `'v2'` to upgrade the Python reference's rows. */
   readonly accept?: readonly Format[]
-  /** Do all but write, once over all rows. */
+  /** Go over all rows once and do everything but write. */
   readonly dryRun?: boolean
 }
 
 export interface RewrapReport {
-  /** False if `signal` ended it, or if the store refuses one write after the other: start it again. */
+  /** False if `signal` stopped the rewrap, or if the store refused every write of several passes: run it again. */
   readonly complete: boolean
   readonly dryRun: boolean
-  /** The KEK id that rows have now. */
+  /** The KEK id of the rows that were rewrapped. */
   readonly kekId: string
   readonly before: readonly CensusRow[]
   readonly after: readonly CensusRow[]
-  /** Rows that this call wrapped anew, or with `dryRun` would have. */
+  /** Rows that this call rewrapped, or with `dryRun` would have. */
   readonly changed: number
-  /** Rows that another writer changed first: a rewrap beside this one, a shred. */
+  /** Rows that another writer changed first, such as a concurrent rewrap or a shred. */
   readonly skipped: number
-  /** Rows that stay as they are, and why; the first 1,000. */
+  /** The first 1,000 rows that could not be rewrapped, each with the reason. */
   readonly failed: readonly RowFailure[]
   readonly failedCount: number
-  /** For each master key: does any row still need it? */
+  /** For each master key: whether any row still needs it. */
   readonly masterKeys: readonly MasterKeyUse[]
-  /** What a census cannot know: read them before a master key is destroyed. */
+  /** What to check before a master key is destroyed, because no census knows it. */
   readonly warnings: readonly string[]
 }
 
-/** Passes in a row that lose every row to another writer: a rival is done by then, and a store that refuses never will be. */
+/**
+ * After this many passes in a row in which no write succeeded, the rewrap gives up. A concurrent rewrap is done by then; a store
+ * that refuses every write never will be.
+ */
 const MAX_LOST_PASSES = 5
 
 /**
- * Wraps every live row under the keyring's primary that is not yet, checks each new wrap by opening it, and writes by compare-and-set,
- * a page in one transaction. Any number of processes may run it at once; one that was killed is simply started again. It ends after a
- * look that found nothing left to do, so that what a process with the old primary mints meanwhile is caught.
+ * Rewraps every live row that is not yet wrapped under the keyring's primary. Unwraps each new wrap as a check, then writes by
+ * compare-and-set, one page in one transaction.
  *
- * A row that cannot be opened is reported and stops no other. Of rows in the reference's format whose data key stands in another row
- * too, neither is upgraded.
+ * Several processes may run it at once, and it is safe to run again after it was killed. It ends after a pass that found nothing
+ * to do, so it also rewraps keys that a process with the old primary mints meanwhile.
+ *
+ * A row that does not unwrap is reported, and the others go on. Rows in format v2 that hold the same data key as another row are
+ * reported and not upgraded.
  *
  * @throws ERR_INVALID_ARGUMENT · ERR_MASTER_KEY (a key service fails) · ERR_STORE · ERR_CLOSED
  * @example
@@ -86,26 +98,26 @@ export async function rewrapAll(options: RewrapOptions): Promise<RewrapReport> {
   assertFormat(format)
   const keyring = keyringOf(options.masterKeys)
   const accept = acceptedFormats('accept', options.accept, format)
-  const work = { ...options, keyring, format, accept, dryRun, emit: eventEmitter(options) }
+  const job: RewrapJob = { ...options, keyring, format, accept, dryRun, emit: eventEmitter(options) }
   const kekId = primaryKekId(keyring, format)
   const before = await census({ store })
 
-  let pass: Pass = { changed: 0, skipped: 0, failures: new Failures() }
+  let pass: PassResult = { changed: 0, skipped: 0, failures: new Failures() }
   let changed = 0
   let skipped = 0
   let after = before
-  let left = countLive(before, (row) => row.kekId !== kekId)
+  let left = liveCount(before, (row) => row.kekId !== kekId)
   let complete = left === 0
   for (let lost = 0; !complete && lost < MAX_LOST_PASSES && !signal?.aborted; ) {
-    const shared = await sharedKeys(work, after)
-    // A comparison that was cut short may have missed a copy.
+    const shared = await sharedKeys(job, after)
+    // An aborted comparison may have missed a copy.
     if (signal?.aborted) break
-    pass = await rewrapOnce(work, kekId, left, shared)
+    pass = await rewrapPass(job, kekId, left, shared)
     changed += pass.changed
     skipped += pass.skipped
     lost = pass.changed === 0 ? lost + 1 : 0
     after = await census({ store })
-    left = countLive(after, (row) => row.kekId !== kekId)
+    left = liveCount(after, (row) => row.kekId !== kekId)
     const foundNothing = pass.changed + pass.skipped === 0
     complete = left === 0 || (!signal?.aborted && (dryRun || foundNothing))
   }
@@ -124,7 +136,8 @@ export async function rewrapAll(options: RewrapOptions): Promise<RewrapReport> {
   }
 }
 
-interface Work extends LongWorkOptions {
+/** What one call of rewrapAll works with. */
+interface RewrapJob extends LongWorkOptions {
   readonly store: KeyStore
   readonly keyring: MasterKeyring
   readonly format: Format
@@ -133,28 +146,33 @@ interface Work extends LongWorkOptions {
   readonly emit: EmitEvent
 }
 
-interface Pass {
+interface PassResult {
   changed: number
   skipped: number
-  /** Of this pass: what failed in an earlier one may have been mended meanwhile. */
+  /** The failures of this pass only: rows that failed in an earlier one may have been repaired meanwhile. */
   readonly failures: Failures
 }
 
-/** One look at every row that is not under the target yet. */
-async function rewrapOnce(work: Work, kekId: string, total: number, shared: SharedKeys): Promise<Pass> {
-  const pass: Pass = { changed: 0, skipped: 0, failures: new Failures() }
-  const progress = new ProgressMeter('rewrapping', total, work)
-  const pages = pagesOf(work.store, work, { notKekId: kekId }, (ref, error) =>
+/** Goes once over every row that does not have the target KEK id yet. */
+async function rewrapPass(
+  job: RewrapJob,
+  kekId: string,
+  total: number,
+  shared: SharedKeys,
+): Promise<PassResult> {
+  const pass: PassResult = { changed: 0, skipped: 0, failures: new Failures() }
+  const progress = new ProgressMeter('rewrapping', total, job)
+  const pages = pagesOf(job.store, job, { notKekId: kekId }, (ref, error) =>
     pass.failures.add({ ...ref, kekId: null }, error),
   )
-  // The database writes one page while the next is being opened and wrapped.
+  // The database writes one page while the next is unwrapped and wrapped.
   let writing: Promise<void> = Promise.resolve()
   try {
     for await (const page of pages) {
       const start = performance.now()
-      const changes = await rewrapPage(work, page, shared, pass.failures)
+      const changes = await rewrapPage(job, page, shared, pass.failures)
       await writing
-      writing = write(work, pass, changes, kekId, start).then(() => progress.add(page.length))
+      writing = writeChanges(job, pass, changes, kekId, start).then(() => progress.add(page.length))
       writing.catch(() => undefined)
     }
   } finally {
@@ -164,14 +182,14 @@ async function rewrapOnce(work: Work, kekId: string, total: number, shared: Shar
 }
 
 async function rewrapPage(
-  work: Work,
+  job: RewrapJob,
   page: readonly KeyRecord[],
   shared: SharedKeys,
   failures: Failures,
 ): Promise<WrapChange[]> {
-  const changes = await inTurns(page, (record) =>
-    rewrapped(work, record, shared).catch((error) => {
-      if (!isOfOneRow(error)) throw error
+  const changes = await mapConcurrently(page, (record) =>
+    rewrapRecord(job, record, shared).catch((error) => {
+      if (!isRowError(error)) throw error
       failures.add(record, error)
       return null
     }),
@@ -179,20 +197,20 @@ async function rewrapPage(
   return changes.filter((change) => change !== null)
 }
 
-async function rewrapped(work: Work, record: KeyRecord, shared: SharedKeys): Promise<WrapChange> {
-  const { keyring, format, accept } = work
-  if (isExchanged(keyring, record)) throw new MasterKeyError('ERR_UNWRAP_FAILED', EXCHANGED)
+async function rewrapRecord(job: RewrapJob, record: KeyRecord, shared: SharedKeys): Promise<WrapChange> {
+  const { keyring, format, accept } = job
+  if (isV2WrapUnderV3Id(keyring, record)) throw new MasterKeyError('ERR_UNWRAP_FAILED', V2_WRAP_UNDER_V3_ID)
   const group = shared.get(refKey(record))
-  if (group !== undefined && isV2Wrap(record.encryptedKey)) throw isShared(record, group)
+  if (group !== undefined && isV2Wrap(record.encryptedKey)) throw sharedKey(record, group)
   const dataKey = await unwrapDataKey(keyring, record, accept)
   let again: Uint8Array | undefined
   try {
     const { encryptedKey, kekId } = await wrapDataKey(keyring, record, dataKey, format)
-    // Before the old wrap is gone: a fault of memory, or of a key service, must not cost a user their data.
+    // Check the new wrap before it replaces the old one: a fault of memory or of a key service must not cost a user their data.
     again = await unwrapDataKey(keyring, { ...record, encryptedKey, kekId }, [format]).catch((error) => {
-      throw isOfOneRow(error) ? wrappedWrongly(record) : error
+      throw isRowError(error) ? wrongWrap(record) : error
     })
-    if (!equalBytes(dataKey, again)) throw wrappedWrongly(record)
+    if (!equalBytes(dataKey, again)) throw wrongWrap(record)
     const { userId, version } = record
     return { userId, version, from: record.encryptedKey, encryptedKey, kekId, wrappedAt: new Date() }
   } finally {
@@ -201,9 +219,9 @@ async function rewrapped(work: Work, record: KeyRecord, shared: SharedKeys): Pro
   }
 }
 
-async function write(
-  { store, dryRun, emit }: Work,
-  pass: Pass,
+async function writeChanges(
+  { store, dryRun, emit }: RewrapJob,
+  pass: PassResult,
   changes: readonly WrapChange[],
   kekId: string,
   start: number,
@@ -214,28 +232,23 @@ async function write(
   if (count > 0 && !dryRun) emit({ type: 'rewrapped', kekId, count, durationMs: durationSince(start) })
 }
 
-/** Only an upgrade of v2 wraps can bind a copied key to the wrong user. */
-async function sharedKeys(work: Work, rows: readonly CensusRow[]): Promise<SharedKeys> {
-  const isV2 = ({ kekId }: CensusRow) =>
-    kekId === null || work.keyring.local.some(({ v2Id }) => v2Id === kekId)
-  if (work.format === 'v2' || !work.accept.includes('v2') || countLive(rows, isV2) === 0) return NONE_SHARED
-  const total = rows.reduce((sum, { count }) => sum + count, 0)
-  return findSharedKeys(work.store, work.keyring, work.accept, total, work)
+/** Looks for shared keys only where v2 wraps are upgraded: nothing else can bind a copied key to the wrong user. */
+async function sharedKeys(job: RewrapJob, rows: readonly CensusRow[]): Promise<SharedKeys> {
+  const { store, keyring, format, accept } = job
+  const v2Rows = liveCount(rows, ({ kekId }) => formatOfKekId(kekId) === 'v2')
+  if (format === 'v2' || !accept.includes('v2') || v2Rows === 0) return NO_SHARED_KEYS
+  return findSharedKeys(store, keyring, accept, totalCount(rows), job)
 }
 
-function countLive(rows: readonly CensusRow[], which: (row: CensusRow) => boolean): number {
-  return rows.reduce((sum, row) => (!row.shredded && which(row) ? sum + row.count : sum), 0)
-}
-
-function isShared(ref: KeyRef, group: readonly KeyRef[]): MasterKeyError {
+function sharedKey(ref: KeyRef, group: readonly KeyRef[]): MasterKeyError {
   return new MasterKeyError(
     'ERR_UNWRAP_FAILED',
-    `The key of ${describeRef(ref)} is also the key of ${describeOthers(group, ref)}: one of them was copied, and none is ` +
-      'upgraded. Find out whose it is, shred or restore the other, and run this again',
+    `The key of ${describeRef(ref)} is also the key of ${describeOtherRows(group, ref)}: one of them was copied, and none is ` +
+      'upgraded. Find out whose key it is, shred or restore the others, and run this again',
   )
 }
 
-function wrappedWrongly(record: KeyRecord): MasterKeyError {
+function wrongWrap(record: KeyRecord): MasterKeyError {
   return new MasterKeyError(
     'ERR_UNWRAP_FAILED',
     `The new wrap of the key of ${describeRef(record)} does not hold the same key: nothing was written`,

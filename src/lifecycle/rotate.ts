@@ -1,4 +1,4 @@
-/** Rotation of users' data keys by age, and the removal of versions that no token needs any more. */
+/** Rotation of users' data keys by age, and removal of versions that no token needs any more. */
 import { invalidArgument } from '../errors.js'
 import { durationSince, eventEmitter } from '../events.js'
 import { newDataKey } from '../master-keys/key-wrap.js'
@@ -7,22 +7,23 @@ import type { MasterKey } from '../master-keys/master-key.js'
 import type { KeyStore } from '../store.js'
 import { type KeyRecord, MAX_KEY_VERSION, refKey } from '../table.js'
 import { assertUserId, kindOf } from '../validate.js'
+import { totalCount } from './census.js'
 import {
   assertOptions,
   Failures,
-  inTurns,
+  groupPagesByUser,
   type LongWorkOptions,
+  mapConcurrently,
   ProgressMeter,
   pagesOf,
   type RowFailure,
-  usersOf,
 } from './long-work.js'
 
 export interface RotateWhereOptions extends LongWorkOptions {
   readonly store: KeyStore
-  /** Wraps the new versions under the primary; opens nothing. */
+  /** The primary wraps the new versions. No key is unwrapped. */
   readonly masterKeys: MasterKeyring | MasterKey
-  /** Users whose highest version was made longer ago than this, in milliseconds; 0: all users. */
+  /** Rotates users whose highest version is older than this, in milliseconds; 0 rotates all users. */
   readonly olderThanMs: number
   readonly dryRun?: boolean
 }
@@ -30,21 +31,23 @@ export interface RotateWhereOptions extends LongWorkOptions {
 export interface RotateReport {
   readonly complete: boolean
   readonly dryRun: boolean
-  /** Users who have a new version by this call, or with `dryRun` would have. */
+  /** Users who got a new version, or with `dryRun` would get one. */
   readonly rotated: number
-  /** Users whose key is not that old. */
+  /** Users whose highest version is not that old. */
   readonly young: number
   /** Users whom another writer rotated or shredded first. */
   readonly skipped: number
+  /** Users who are shredded. */
   readonly shredded: number
+  /** The first 1,000 rows that could not be read or rotated, each with the reason. */
   readonly failed: readonly RowFailure[]
   readonly failedCount: number
 }
 
 /**
- * Makes a new version of the data key of every user whose newest is older than a given age: `rotateUserKey` for all. New writes of all
- * processes use it within 2 s; tokens of earlier versions still open until they are re-encrypted and the versions pruned. Safe to run
- * in several processes, and to start again.
+ * Makes a new version of the data key of every user whose highest version is older than a given age: `rotateUserKey` for many users.
+ * All processes write under the new version within 2 s. Tokens of earlier versions still decrypt, until you re-encrypt them and prune
+ * the versions. It is safe to run in several processes, and to run again.
  *
  * @throws ERR_INVALID_ARGUMENT · ERR_MASTER_KEY · ERR_STORE · ERR_CLOSED
  * @example
@@ -57,19 +60,19 @@ export async function rotateWhere(options: RotateWhereOptions): Promise<RotateRe
     throw invalidArgument('olderThanMs must be a number of milliseconds, 0 or more')
   const keyring = keyringOf(options.masterKeys)
   const emit = eventEmitter(options)
-  // As it was at the beginning: a version that is made on the way is never rotated again.
+  // Fixed now, so that a version made by this call is never rotated by it.
   const before = Date.now() - olderThanMs
-  const total = (await store.census()).reduce((sum, { count }) => sum + count, 0)
+  const total = totalCount(await store.census())
   const progress = new ProgressMeter('rotating', total, options)
   const failures = new Failures()
   const counts = { rotated: 0, young: 0, skipped: 0, shredded: 0 }
-  // What else such a user has is not all.
+  // Users with a row that cannot be read: their highest version is not known.
   const unreadable = new Set<string>()
   const pages = pagesOf(store, options, {}, (ref, error) => {
     unreadable.add(ref.userId)
     failures.add({ ...ref, kekId: null }, error)
   })
-  for await (const users of usersOf(pages, options)) {
+  for await (const users of groupPagesByUser(pages, options)) {
     const start = performance.now()
     const due: KeyRecord[] = []
     for (const versions of users) {
@@ -77,11 +80,11 @@ export async function rotateWhere(options: RotateWhereOptions): Promise<RotateRe
       if (unreadable.has(newest.userId)) continue
       if (versions.some(({ shreddedAt }) => shreddedAt !== null)) counts.shredded += 1
       else if (newest.createdAt.getTime() > before) counts.young += 1
-      else if (newest.version === MAX_KEY_VERSION) failures.add(newest, usedUp())
+      else if (newest.version === MAX_KEY_VERSION) failures.add(newest, noVersionLeft())
       else due.push(newest)
     }
-    const next = await inTurns(due, (newest) => newVersion(keyring, newest))
-    const made = dryRun ? next : await insert(store, next)
+    const next = await mapConcurrently(due, (newest) => nextVersionOf(keyring, newest))
+    const made = dryRun ? next : await insertNew(store, next)
     counts.rotated += made.length
     counts.skipped += next.length - made.length
     for (const { userId, version, kekId } of dryRun ? [] : made)
@@ -92,15 +95,15 @@ export async function rotateWhere(options: RotateWhereOptions): Promise<RotateRe
   return { complete: !signal?.aborted, dryRun, ...counts, ...failed }
 }
 
-/** Nobody needs the new key yet: it is wiped at once. */
-async function newVersion(keyring: MasterKeyring, { userId, version }: KeyRecord): Promise<KeyRecord> {
+/** The row of a user's next version. Its data key is wiped at once: nothing is encrypted here. */
+async function nextVersionOf(keyring: MasterKeyring, { userId, version }: KeyRecord): Promise<KeyRecord> {
   const { record, dataKey } = await newDataKey(keyring, { userId, version: version + 1 }, 'v3')
   dataKey.fill(0)
   return record
 }
 
-/** @returns those that are ours */
-async function insert(store: KeyStore, records: readonly KeyRecord[]): Promise<KeyRecord[]> {
+/** @returns the rows that were inserted, without those that another writer inserted first */
+async function insertNew(store: KeyStore, records: readonly KeyRecord[]): Promise<KeyRecord[]> {
   if (records.length === 0) return []
   const winners = new Map((await store.insertIfAbsent(records)).map((winner) => [refKey(winner), winner]))
   return records.filter((record) => {
@@ -109,28 +112,28 @@ async function insert(store: KeyStore, records: readonly KeyRecord[]): Promise<K
   })
 }
 
-function usedUp() {
+function noVersionLeft() {
   return invalidArgument('the user has used up all versions')
 }
 
 export interface PruneOptions {
   readonly store: KeyStore
   readonly userId: string
-  /** Versions below this one are removed; the highest never is. */
+  /** Removes versions below this one. The highest version is always kept. */
   readonly beforeVersion: number
-  /** Say that a re-encryption has reported no token of these versions left: what still needs one can never be opened again. */
+  /** Confirms that a re-encryption has reported no token of these versions left. Tokens that remain can never be decrypted again. */
   readonly tokensReencrypted: true
-  /** Remove version 1 too, which v2 tokens and all fingerprints of the user hang on. Default false. */
+  /** Remove version 1 too. All v2 tokens and fingerprints of the user need it. Default false. */
   readonly includeFirst?: boolean
-  /** Name the versions, and remove nothing. */
+  /** Return the versions, and remove nothing. */
   readonly dryRun?: boolean
 }
 
 /**
- * Removes a user's retired key versions. **Tokens under them are lost.**
+ * Removes old versions of a user's key. **Tokens under them can never be decrypted again.**
  *
  * @returns the versions removed, or with `dryRun` that would be
- * @throws ERR_INVALID_ARGUMENT (also unless told that tokens were re-encrypted) · ERR_STORE · ERR_CLOSED
+ * @throws ERR_INVALID_ARGUMENT (also without `tokensReencrypted: true`) · ERR_STORE · ERR_CLOSED
  * @example
  * await pruneRetired({ store, userId: 'alice', beforeVersion: 3, tokensReencrypted: true })
  */
@@ -144,7 +147,7 @@ export async function pruneRetired(
     throw invalidArgument(`beforeVersion must be a whole number, 1 or more, got ${kindOf(beforeVersion)}`)
   if (tokensReencrypted !== true) {
     throw invalidArgument(
-      'Tokens of the versions that are removed can never be opened again: re-encrypt them first, and say so with tokensReencrypted: true',
+      'Tokens of the removed versions can never be decrypted again: re-encrypt them first, then confirm it with tokensReencrypted: true',
     )
   }
   const rows = (await store.getAll([userId])).get(userId) ?? []

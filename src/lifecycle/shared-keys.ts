@@ -1,6 +1,6 @@
 /**
- * Finds data keys that stand in more than one row. A v2 wrap is bound to no row: whoever can write to the database may have put
- * Alice's into Bob's, and a wrap of v3 would then bind the copy to Bob for good.
+ * Finds data keys that several rows hold. A v2 wrap is bound to no row, so anybody who can write to the database may have copied
+ * Alice's wrapped key into Bob's row. An upgrade to v3 would then bind the copy to Bob for good.
  */
 import { generateKey, hmacSha256 } from '../format/aead.js'
 import type { Format } from '../format/formats.js'
@@ -9,19 +9,19 @@ import type { MasterKeyring } from '../master-keys/keyring.js'
 import { isLocal, isV2Wrap } from '../master-keys/local.js'
 import type { KeyStore } from '../store.js'
 import { type KeyRecord, type KeyRef, refKey } from '../table.js'
-import { inTurns, isOfOneRow, type LongWorkOptions, ProgressMeter, pagesOf } from './long-work.js'
+import { isRowError, type LongWorkOptions, mapConcurrently, ProgressMeter, pagesOf } from './long-work.js'
 
-/** For each row whose data key stands in others too, all that hold it. By {@link refKey}. */
+/** For each row that shares its data key: all rows that hold the key, itself included. The map keys are made by {@link refKey}. */
 export type SharedKeys = ReadonlyMap<string, readonly KeyRef[]>
 
-export const NONE_SHARED: SharedKeys = new Map()
+export const NO_SHARED_KEYS: SharedKeys = new Map()
 
 /**
- * Keyed digests of data keys, 8 bytes each: of a million rows 8 MB. Two of a million different keys agree by chance once in about 30
- * million runs, and whoever asks compares the keys' whole digests.
+ * The first 8 bytes of a keyed digest of each data key: 8 MB for a million rows. Among a million different keys two agree by
+ * chance once in about 30 million runs; {@link findRowsOfRepeatedKeys} then compares whole digests.
  */
 export class DataKeyDigests {
-  /** Of this run only: what stays in the memory says nothing about a key. */
+  /** Made for this run and forgotten with it, so the digests reveal nothing about a key. */
   readonly #key = generateKey()
   #digests = new BigUint64Array(1024)
   #count = 0
@@ -41,14 +41,14 @@ export class DataKeyDigests {
     this.#count += 1
   }
 
-  /** The beginnings that more than one digest has. */
+  /** The 8-byte beginnings that occur more than once. */
   repeated(): ReadonlySet<bigint> {
     const sorted = this.#digests.subarray(0, this.#count).sort()
     return new Set(sorted.filter((digest, index) => digest === sorted[index - 1]))
   }
 }
 
-/** Reads and opens every row; a second time only if it finds a key twice. */
+/** Unwraps every row to find the data keys that occur more than once. Unwraps all rows a second time only if there are any. */
 export async function findSharedKeys(
   store: KeyStore,
   keyring: MasterKeyring,
@@ -58,15 +58,15 @@ export async function findSharedKeys(
 ): Promise<SharedKeys> {
   const digests = new DataKeyDigests()
   const progress = new ProgressMeter('comparing data keys', total, options)
-  for await (const page of openedPages(store, keyring, accept, options)) {
-    for (const { dataKey } of page.opened) digests.add(dataKey)
+  for await (const page of unwrappedPages(store, keyring, accept, options)) {
+    for (const { dataKey } of page.unwrapped) digests.add(dataKey)
     progress.add(page.rows)
   }
-  return sharedAmong(store, keyring, accept, digests, options)
+  return findRowsOfRepeatedKeys(store, keyring, accept, digests, options)
 }
 
-/** Names the rows whose data keys repeat among the digests. */
-export async function sharedAmong(
+/** Unwraps every row, if any digest is repeated, to find the rows that hold the repeated keys. */
+export async function findRowsOfRepeatedKeys(
   store: KeyStore,
   keyring: MasterKeyring,
   accept: readonly Format[],
@@ -74,17 +74,17 @@ export async function sharedAmong(
   options: LongWorkOptions,
 ): Promise<SharedKeys> {
   const repeated = digests.repeated()
-  if (repeated.size === 0) return NONE_SHARED
+  if (repeated.size === 0) return NO_SHARED_KEYS
   const groups = new Map<string, KeyRef[]>()
-  for await (const { opened } of openedPages(store, keyring, accept, options)) {
-    for (const { record, dataKey } of opened) {
+  for await (const { unwrapped } of unwrappedPages(store, keyring, accept, options)) {
+    for (const { record, dataKey } of unwrapped) {
       const digest = digests.digest(dataKey)
       if (!repeated.has(digest.readBigUInt64LE())) continue
-      const name = digest.toString('base64')
+      const wholeDigest = digest.toString('base64')
       const { userId, version } = record
-      const group = groups.get(name)
+      const group = groups.get(wholeDigest)
       if (group) group.push({ userId, version })
-      else groups.set(name, [{ userId, version }])
+      else groups.set(wholeDigest, [{ userId, version }])
     }
   }
   const shared = new Map<string, readonly KeyRef[]>()
@@ -95,57 +95,60 @@ export async function sharedAmong(
 }
 
 /**
- * A v2 wrap under a KEK id of v3: no writer leaves that, but under a local key the length of a wrap decides its format, and so it would
- * open. Put there by somebody, it could be anybody's.
+ * Whether a row holds a v2 wrap although its KEK id is one of v3. No writer leaves such a row. It would still unwrap, because under
+ * a local key the length of a wrap decides its format. So somebody may have put another user's key there.
  */
-export function isExchanged(keyring: MasterKeyring, { kekId, encryptedKey }: KeyRecord): boolean {
+export function isV2WrapUnderV3Id(keyring: MasterKeyring, { kekId, encryptedKey }: KeyRecord): boolean {
   const masterKey = kekId === null ? null : keyring.find(kekId)
   return masterKey !== null && isLocal(masterKey) && masterKey.id === kekId && isV2Wrap(encryptedKey)
 }
 
-export const EXCHANGED = 'A v2 wrap stands under a master key id of v3: it was exchanged'
+export const V2_WRAP_UNDER_V3_ID = 'A v2 wrap stands under a master key id of v3: it was exchanged'
 
-/** Rows that a message names; a key may stand in thousands. */
+/** A message names this many rows: a key may be in thousands. */
 const MAX_NAMED = 5
 
-/** For messages: the rows of a group but one. */
-export function describeOthers(group: readonly KeyRef[], ref: KeyRef): string {
+/** Names the other rows of a group, for a message about one of them. */
+export function describeOtherRows(group: readonly KeyRef[], ref: KeyRef): string {
   const named = group.slice(0, MAX_NAMED + 1).filter((other) => refKey(other) !== refKey(ref))
   const names = named.slice(0, MAX_NAMED).map(describeRef).join('; ')
   const more = group.length - 1 - MAX_NAMED
   return more > 0 ? `${names}; and ${more} more` : names
 }
 
-interface OpenedPage {
+interface UnwrappedPage {
+  /** Rows of the page, those included that do not unwrap. */
   readonly rows: number
-  readonly opened: readonly { readonly record: KeyRecord; readonly dataKey: Uint8Array }[]
+  readonly unwrapped: readonly { readonly record: KeyRecord; readonly dataKey: Uint8Array }[]
 }
 
 /**
- * Under a key service too, though it is asked, and paid, for each row: of a rewrap to one that was killed the first half is there
- * already, and the copy in the other. The data keys are wiped when the next page is asked for.
+ * Unwraps all live rows, page by page. Wipes the data keys of a page when the next one is requested.
+ *
+ * Asks a key service too, although that costs a request for each row: after a killed rewrap half of the rows may be under a key
+ * service, and a copied key may have its original there.
  */
-async function* openedPages(
+async function* unwrappedPages(
   store: KeyStore,
   keyring: MasterKeyring,
   accept: readonly Format[],
   options: LongWorkOptions,
-): AsyncGenerator<OpenedPage, void, undefined> {
+): AsyncGenerator<UnwrappedPage, void, undefined> {
   for await (const page of pagesOf(store, options, {}, () => undefined)) {
-    const opened: { record: KeyRecord; dataKey: Uint8Array }[] = []
+    const unwrapped: { record: KeyRecord; dataKey: Uint8Array }[] = []
     const live = page.filter(({ shreddedAt }) => shreddedAt === null)
     try {
-      await inTurns(live, async (record) => {
+      await mapConcurrently(live, async (record) => {
         try {
-          opened.push({ record, dataKey: await unwrapDataKey(keyring, record, accept) })
+          unwrapped.push({ record, dataKey: await unwrapDataKey(keyring, record, accept) })
         } catch (error) {
-          // What does not open is reported by whoever rewraps or verifies it.
-          if (!isOfOneRow(error)) throw error
+          // The rewrap or the verification itself reports rows that do not unwrap.
+          if (!isRowError(error)) throw error
         }
       })
-      yield { rows: page.length, opened }
+      yield { rows: page.length, unwrapped }
     } finally {
-      for (const { dataKey } of opened) dataKey.fill(0)
+      for (const { dataKey } of unwrapped) dataKey.fill(0)
     }
   }
 }

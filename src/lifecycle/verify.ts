@@ -1,4 +1,4 @@
-/** Everything that can be wrong with a key store, found before a user does: what `keystore doctor` presents. */
+/** The checks of a key store that `keystore doctor` reports. */
 
 import type { Format } from '../format/formats.js'
 import { unwrapDataKey } from '../master-keys/key-wrap.js'
@@ -7,63 +7,76 @@ import { isLocal, isV2Wrap } from '../master-keys/local.js'
 import type { MasterKey } from '../master-keys/master-key.js'
 import type { CensusRow, KeyStore, StoreFinding } from '../store.js'
 import type { KeyRecord, KeyRef } from '../table.js'
-import { census, type MasterKeyUse, masterKeyUses } from './census.js'
+import { census, type MasterKeyUse, masterKeyUses, totalCount } from './census.js'
 import {
   assertOptions,
-  inTurns,
-  isOfOneRow,
+  groupPagesByUser,
+  isRowError,
   type LongWorkOptions,
+  mapConcurrently,
   ProgressMeter,
   pagesOf,
-  usersOf,
 } from './long-work.js'
-import { DataKeyDigests, describeOthers, EXCHANGED, isExchanged, sharedAmong } from './shared-keys.js'
+import {
+  DataKeyDigests,
+  describeOtherRows,
+  findRowsOfRepeatedKeys,
+  isV2WrapUnderV3Id,
+  V2_WRAP_UNDER_V3_ID,
+} from './shared-keys.js'
 
 export interface VerifyOptions extends LongWorkOptions {
   readonly store: KeyStore
   readonly masterKeys: MasterKeyring | MasterKey
-  /** The wrap formats opened. Default both: v2 wraps are then warned of, and without `'v2'` they are errors. */
+  /** The wrap formats read. Default both. A v2 wrap is a warning if `'v2'` is among them, and an error if not. */
   readonly accept?: readonly Format[]
 }
 
-/** One thing that is wrong; about one row, or about the store. */
+/** One thing that is wrong, with a row or with the store. */
 export interface Finding {
   readonly severity: 'error' | 'warning'
   /**
-   * - `undecryptable`, `unknownMasterKey`: the row's users cannot read their data
-   * - `sharedKey`: one data key stands in several rows
-   * - `liveAfterShred`, `shreddedButNotErased`: a tombstone's user has a live row; a tombstone holds bytes
-   * - `v2Wrap`, `withoutFirstVersion`, `inTheFuture`, `unreadable`
-   * - `schemaVersion`, `damage` (both keep rows from being looked at), `fileMode`, `setting` and whatever else the store finds about itself
+   * - `undecryptable`, `unknownMasterKey`: the wrapped key does not unwrap, so its user cannot read data encrypted under it
+   * - `sharedKey`: several rows hold one data key
+   * - `liveAfterShred`: a shredded user has a live row
+   * - `shreddedButNotErased`: a tombstone still holds a wrapped key
+   * - `v2Wrap`: the wrap binds no key to its user
+   * - `withoutFirstVersion`: version 1 was pruned
+   * - `inTheFuture`: a time of the row is in the future
+   * - `unreadable`: a time of the row cannot be read
+   * - `schemaVersion`, `damage`: no row was checked because of it
+   * - `fileMode`, `setting`, and what else the store reports about itself
    */
   readonly kind: string
   readonly userId?: string
   readonly version?: number
   readonly kekId?: string | null
-  /** What was found and what to do; never a key. */
+  /** What is wrong and what to do. Never holds a key. */
   readonly reason: string
 }
 
 export interface VerifyReport {
+  /** False if `signal` stopped the verification, or if the table cannot be read. */
   readonly complete: boolean
   /** False if any finding is an error. */
   readonly ok: boolean
+  /** Rows that were checked. */
   readonly rows: number
   readonly census: readonly CensusRow[]
   readonly masterKeys: readonly MasterKeyUse[]
   /** The first 1,000 of each kind. */
   readonly findings: readonly Finding[]
-  /** All of them, by kind. */
+  /** How many findings there are of each kind, listed or not. */
   readonly counts: Readonly<Record<string, number>>
 }
 
-/** Findings of a kind that a report lists; all are counted. */
-const MAX_LISTED = 1000
-/** Clocks differ. */
+/** A report lists this many findings of each kind and counts the rest. */
+const MAX_LISTED_PER_KIND = 1000
+/** A row's time may be this far ahead, because clocks differ. */
 const CLOCK_TOLERANCE_MS = 5 * 60 * 1000
 
 /**
- * Opens every row's wrapped key and looks at the store itself. Changes nothing.
+ * Unwraps the key of every row, and checks the rows and the store itself. Changes nothing.
  *
  * @throws ERR_INVALID_ARGUMENT · ERR_MASTER_KEY (a key service fails) · ERR_STORE (an outage) · ERR_CLOSED
  * @example
@@ -75,13 +88,12 @@ export async function verifyAll(options: VerifyOptions): Promise<VerifyReport> {
   const keyring = keyringOf(options.masterKeys)
   const findings = new Findings()
   for (const finding of (await store.maintenance?.inspect()) ?? []) findings.add(finding)
-  // A table that is not what we know, or a damaged file, cannot be read to its end.
+  // A table of an unknown schema, or a damaged file, cannot be read to its end.
   if (findings.has('schemaVersion') || findings.has('damage'))
-    return report(findings, { rows: 0, census: [], keyring, complete: false })
+    return reportOf(findings, { rows: 0, census: [], keyring, complete: false })
 
   const counted = await census({ store })
-  const total = counted.reduce((sum, { count }) => sum + count, 0)
-  const progress = new ProgressMeter('verifying', total, options)
+  const progress = new ProgressMeter('verifying', totalCount(counted), options)
   const digests = new DataKeyDigests()
   const unreadable = new Set<string>()
   const pages = pagesOf(store, options, {}, (ref, error) => {
@@ -89,21 +101,21 @@ export async function verifyAll(options: VerifyOptions): Promise<VerifyReport> {
     findings.ofRow('error', 'unreadable', ref, error.message)
   })
   let rows = 0
-  for await (const users of usersOf(pages, options)) {
+  for await (const users of groupPagesByUser(pages, options)) {
     const records = users.flat()
     const latest = Date.now() + CLOCK_TOLERANCE_MS
     for (const versions of users) checkVersions(findings, versions, unreadable)
     for (const record of records) checkTimes(findings, record, latest)
     const live = records.filter(({ shreddedAt }) => shreddedAt === null)
-    await inTurns(live, (record) => checkKey(findings, record, keyring, accept, digests))
+    await mapConcurrently(live, (record) => checkKey(findings, record, keyring, accept, digests))
     rows += records.length
     progress.add(records.length)
   }
   if (!signal?.aborted) await checkSharedKeys(findings, options, keyring, accept, digests)
-  return report(findings, { rows, census: counted, keyring, complete: !signal?.aborted })
+  return reportOf(findings, { rows, census: counted, keyring, complete: !signal?.aborted })
 }
 
-/** @param unreadable of these users there are more rows than versions */
+/** @param unreadable users with a row that could not be read, so that `versions` lacks it */
 function checkVersions(
   findings: Findings,
   versions: readonly KeyRecord[],
@@ -161,15 +173,16 @@ async function checkKey(
     digests.add(dataKey)
     dataKey.fill(0)
   } catch (error) {
-    if (!isOfOneRow(error)) throw error
+    if (!isRowError(error)) throw error
     const kind = error.code === 'ERR_UNKNOWN_MASTER_KEY' ? 'unknownMasterKey' : 'undecryptable'
     findings.ofRow('error', kind, record, error.message)
     return
   }
   const masterKey = record.kekId === null ? null : keyring.find(record.kekId)
   const isLocalRow = masterKey === null || isLocal(masterKey)
-  // A rewrap would not even look at the row.
-  if (isExchanged(keyring, record)) findings.ofRow('error', 'undecryptable', record, EXCHANGED)
+  // A rewrap to the same master key would skip this row, because its KEK id is right already.
+  if (isV2WrapUnderV3Id(keyring, record))
+    findings.ofRow('error', 'undecryptable', record, V2_WRAP_UNDER_V3_ID)
   else if (isLocalRow && isV2Wrap(record.encryptedKey))
     findings.ofRow(
       'warning',
@@ -186,11 +199,11 @@ async function checkSharedKeys(
   accept: readonly Format[],
   digests: DataKeyDigests,
 ): Promise<void> {
-  const shared = await sharedAmong(options.store, keyring, accept, digests, options)
-  // A group stands there once for each of its rows.
+  const shared = await findRowsOfRepeatedKeys(options.store, keyring, accept, digests, options)
+  // The map has an entry for each row of a group: the set has each group once.
   for (const group of new Set(shared.values())) {
     for (const ref of group) {
-      const reason = `The same data key stands in other rows (${describeOthers(group, ref)}): one was copied`
+      const reason = `The same data key stands in other rows (${describeOtherRows(group, ref)}): one was copied`
       findings.ofRow('error', 'sharedKey', ref, reason)
     }
   }
@@ -205,7 +218,7 @@ class Findings {
     const count = (this.counts[finding.kind] ?? 0) + 1
     this.counts[finding.kind] = count
     if (finding.severity === 'error') this.ok = false
-    if (count <= MAX_LISTED) this.listed.push(finding)
+    if (count <= MAX_LISTED_PER_KIND) this.listed.push(finding)
   }
 
   ofRow(
@@ -223,22 +236,22 @@ class Findings {
   }
 }
 
-function report(
+function reportOf(
   findings: Findings,
-  seen: {
+  run: {
     readonly rows: number
     readonly census: readonly CensusRow[]
     readonly keyring: MasterKeyring
     readonly complete: boolean
   },
 ): VerifyReport {
-  const { rows, complete } = seen
+  const { rows, complete } = run
   return {
     complete,
     ok: findings.ok,
     rows,
-    census: seen.census,
-    masterKeys: masterKeyUses(seen.census, seen.keyring),
+    census: run.census,
+    masterKeys: masterKeyUses(run.census, run.keyring),
     findings: findings.listed,
     counts: findings.counts,
   }

@@ -12,7 +12,7 @@ import type { MasterKey } from './master-key.js'
 const WRAP_LABEL = 'drizzle-keystore/wrap/v3'
 
 /** A wrapped data key as a row carries it. */
-export type Wrapped = Pick<KeyRecord, 'encryptedKey' | 'kekId'>
+type Wrapped = Pick<KeyRecord, 'encryptedKey' | 'kekId'>
 
 /**
  * Wraps a data key under the keyring's primary. Returns no promise unless a key service has to be asked.

@@ -22,9 +22,9 @@ import { LOCAL_V2_PREFIX } from './kek-id.js'
 import type { MasterKey } from './master-key.js'
 
 /** Bytes of a wrapped key of the reference: `nonce[12] ‖ ciphertext[32] ‖ tag[16]`. */
-export const V2_WRAP_BYTES = GCM_NONCE_BYTES + KEY_BYTES + GCM_TAG_BYTES
+const V2_WRAP_BYTES = GCM_NONCE_BYTES + KEY_BYTES + GCM_TAG_BYTES
 /** Bytes of a wrapped key of format v3: `0x03 ‖ nonce[24] ‖ ciphertext[32] ‖ tag[16] ‖ commitment[32]`. */
-export const V3_WRAP_BYTES = 1 + XAES_NONCE_BYTES + KEY_BYTES + GCM_TAG_BYTES + XAES_COMMITMENT_BYTES
+const V3_WRAP_BYTES = 1 + XAES_NONCE_BYTES + KEY_BYTES + GCM_TAG_BYTES + XAES_COMMITMENT_BYTES
 
 const V3_WRAP_HEADER = Uint8Array.of(0x03)
 const WRAP_KEY_LABEL = 'drizzle-keystore/wrap-key/v3'

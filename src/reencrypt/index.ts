@@ -1,4 +1,4 @@
-/** drizzle-keystore/reencrypt: the sweep over stored values, and the sources that it reads them from. */
+/** drizzle-keystore/reencrypt: the sweep that re-encrypts stored values, and the sources that it reads them from. */
 
 export {
   type DrizzleDb,

@@ -1,34 +1,37 @@
-/** What a stored value is, and what it holds if it is to be encrypted anew. */
+/** Classifies a stored value, and decrypts it if it is to be re-encrypted. */
 import type { EnvelopeCrypto } from '../envelope/envelope-crypto.js'
 import { invalidArgument, isKeystoreError, KeystoreError } from '../errors.js'
 import type { EncryptionContext } from '../format/context.js'
 import { isEncrypted, isToken, type ParsedToken, parseToken } from '../format/token.js'
 import type { ValueKey } from '../sources/value-source.js'
 import { assertPlaintext, kindOf } from '../validate.js'
-import { isOfOneOwner, type OwnerKeys } from './owner-keys.js'
+import { isOwnerError, type OwnerKeys } from './owner-keys.js'
 
-/** Values that another library encrypted. */
+/** Decrypts values that another library encrypted. */
 export interface LegacyReader<Row = unknown> {
-  /** In reports: `legacy:NAME`. */
+  /** Reports count its values as `legacy:NAME`. */
   readonly name: string
-  /** Whether a value is of this library. It is never shown one that begins like a token of ours. */
+  /** Whether the other library encrypted the value. Never called with a value that begins like a token of this library. */
   test(value: string): boolean
-  /** What the value holds; null, or an error, if it cannot be opened: it is then left as it is. */
+  /** Returns the plaintext. Returns null or throws if the value does not decrypt: it is then reported and left as it is. */
   decrypt(value: string, of: LegacyValue<Row>): string | null | Promise<string | null>
 }
 
+/** Where a value is and whose it is. */
 export interface LegacyValue<Row = unknown> {
   readonly key: ValueKey
   readonly column: string
+  /** The user's id; null for the shared pool. */
   readonly owner: string | null
+  /** The row, if the source reads rows. */
   readonly row: Row | undefined
 }
 
 /**
- * - `current`: v3, under the newest version of its owner's key and the wanted context
- * - `oldVersion`, `oldContext`, `v2`, `plaintext`, `legacy:NAME`: what the sweep brings up to date
- * - `unopenable`: it looks like a token, or is no text at all, and does not open
- * - `shredded`: its owner's keys were erased on purpose, and it opens for nobody any more
+ * - `current`: a v3 token under the newest version of its owner's key and the wanted context
+ * - `oldVersion`, `oldContext`, `v2`, `plaintext`, `legacy:NAME`: the sweep re-encrypts it
+ * - `unopenable`: it begins like a token and does not decrypt, or it is not text
+ * - `shredded`: its owner's keys were erased on purpose, so nobody can decrypt it
  * - `empty`: null
  */
 export type ValueState =
@@ -42,56 +45,57 @@ export type ValueState =
   | 'shredded'
   | 'empty'
 
-export interface Found {
+export interface OpenResult {
   readonly state: ValueState
-  /** What it holds, if it is to be encrypted anew; the receiver's to wipe. */
+  /** The plaintext of a value that is to be re-encrypted. The receiver wipes it. */
   readonly plaintext?: Uint8Array
-  /** Why it stays as it is, though it should not. */
+  /** Why a value that is not current cannot be re-encrypted. */
   readonly error?: KeystoreError
 }
 
-/** A value on its way through the sweep. */
+/** A value as the sweep reads it. */
 export interface SweptValue<Row> extends LegacyValue<Row> {
   readonly value: unknown
-  /** The wanted one first, then earlier ones; or why they cannot be told. */
+  /** The wanted context, then earlier ones; or the error that making them threw. */
   readonly contexts: readonly [EncryptionContext, ...EncryptionContext[]] | KeystoreError
 }
 
 export interface OpenOptions<Row> {
   readonly envelope: EnvelopeCrypto
   readonly legacy: readonly LegacyReader<Row>[]
+  /** Whether plaintext is to be encrypted. */
   readonly plaintext: boolean
 }
 
-/** @throws only what is about more than this value: an outage */
+/** @throws errors that concern more than this value: an outage */
 export async function openValue<Row>(
   value: SweptValue<Row>,
   keys: OwnerKeys,
   options: OpenOptions<Row>,
-): Promise<Found> {
+): Promise<OpenResult> {
   const stored = value.value
   if (stored === null || stored === undefined) return { state: 'empty' }
   if (typeof stored !== 'string')
     return { state: 'unopenable', error: invalidArgument(`a value must be text, got ${kindOf(stored)}`) }
-  if (isEncrypted(stored)) return openOurs(stored, value, keys, options.envelope)
-  const found = await openForeign(stored, value, options)
+  if (isEncrypted(stored)) return openStoredToken(stored, value, keys, options.envelope)
+  const result = await openForeignValue(stored, value, options)
   // Without a context it cannot be encrypted.
-  return value.contexts instanceof Error ? { state: found.state, error: value.contexts } : found
+  return value.contexts instanceof Error ? { state: result.state, error: value.contexts } : result
 }
 
-/** A value that begins like a token is one of ours or damaged, never a plaintext. */
-async function openOurs<Row>(
+/** Opens a value that begins like a token. It is a token or a damaged one, never plaintext. */
+async function openStoredToken<Row>(
   token: string,
   { owner, contexts }: SweptValue<Row>,
   keys: OwnerKeys,
   envelope: EnvelopeCrypto,
-): Promise<Found> {
+): Promise<OpenResult> {
   let parsed: ParsedToken | undefined
   try {
     parsed = parseToken(token, ['v2', 'v3'])
     if (contexts instanceof Error) throw contexts
     if (parsed.format === 'v2' && owner === null)
-      return { state: 'v2', plaintext: Buffer.from(await openV2OfPool(envelope, token)) }
+      return { state: 'v2', plaintext: Buffer.from(await decryptV2PoolToken(envelope, token)) }
     const { plaintext, context, newest } = await keys.open(owner, (handle) => ({
       ...handle.decryptUnderAny(token, contexts),
       newest: handle.version,
@@ -102,33 +106,33 @@ async function openOurs<Row>(
     plaintext.fill(0)
     return { state: 'current' }
   } catch (error) {
-    if (!isOfOneValue(error)) throw error
+    if (!isValueError(error)) throw error
     if (error.code === 'ERR_KEY_SHREDDED') return { state: 'shredded', error }
-    // It may well open once the format is accepted.
+    // The token may decrypt once format v2 is accepted, so it is not reported as unopenable.
     const isRefused = error.code === 'ERR_FORMAT_NOT_ACCEPTED' && parsed?.format === 'v2'
     return { state: isRefused ? 'v2' : 'unopenable', error }
   }
 }
 
-/** Another library's value, or a plaintext. */
-async function openForeign<Row>(
+/** Opens a value that does not begin like a token: another library's, or plaintext. */
+async function openForeignValue<Row>(
   stored: string,
   value: SweptValue<Row>,
   { legacy, plaintext }: OpenOptions<Row>,
-): Promise<Found> {
+): Promise<OpenResult> {
   for (const reader of legacy) {
     const state = `legacy:${reader.name}` as const
     try {
       const isTheirs: unknown = reader.test(stored)
-      // A promise would be true of every value.
+      // A promise is truthy, so an async test() would claim every value.
       if (typeof isTheirs !== 'boolean')
         throw invalidArgument(`test() of the legacy reader ${reader.name} must return true or false`)
-      if (isTheirs) return { state, plaintext: await readLegacy(reader, stored, value) }
+      if (isTheirs) return { state, plaintext: await decryptLegacy(reader, stored, value) }
     } catch (error) {
-      return { state, error: isKeystoreError(error) ? error : legacyFailed(reader) }
+      return { state, error: isKeystoreError(error) ? error : legacyReaderFailed(reader) }
     }
   }
-  if (isToken(withoutWrapping(stored))) return { state: 'unopenable', error: wrappedToken() }
+  if (isToken(withoutQuotes(stored))) return { state: 'unopenable', error: quotedToken() }
   try {
     if (!plaintext) throw notEncrypted()
     assertPlaintext(stored)
@@ -138,23 +142,23 @@ async function openForeign<Row>(
   }
 }
 
-async function readLegacy<Row>(
+async function decryptLegacy<Row>(
   reader: LegacyReader<Row>,
   stored: string,
   { key, column, owner, row }: SweptValue<Row>,
 ): Promise<Uint8Array> {
   const plaintext = await reader.decrypt(stored, { key, column, owner, row })
-  if (typeof plaintext !== 'string') throw legacyFailed(reader)
+  if (typeof plaintext !== 'string') throw legacyReaderFailed(reader)
   assertPlaintext(plaintext)
-  // It would be encrypted twice.
+  // Encrypting a token would encrypt the value twice.
   if (isToken(plaintext))
     throw invalidArgument(`what the legacy reader ${reader.name} gave is a token already`)
   return Buffer.from(plaintext)
 }
 
-/** Without the reader's own error: it may quote the value. */
-function legacyFailed({ name }: { readonly name: string }): KeystoreError {
-  return new KeystoreError('ERR_DECRYPTION_FAILED', `The legacy reader ${name} could not open it`)
+/** Leaves out the reader's own error, which may quote the value. */
+function legacyReaderFailed({ name }: { readonly name: string }): KeystoreError {
+  return new KeystoreError('ERR_DECRYPTION_FAILED', `The legacy reader ${name} could not decrypt the value`)
 }
 
 function notEncrypted(): KeystoreError {
@@ -164,20 +168,23 @@ function notEncrypted(): KeystoreError {
   )
 }
 
-/** A token that came through JSON, a file or a form: it would be encrypted twice. */
-function withoutWrapping(stored: string): string {
+/** Removes the quotes and white space that JSON, a file or a form may have put around a token. */
+function withoutQuotes(stored: string): string {
   return stored.replace(/^[\s"']+|[\s"']+$/g, '')
 }
 
-function wrappedToken(): KeystoreError {
+function quotedToken(): KeystoreError {
   return new KeystoreError(
     'ERR_MALFORMED_TOKEN',
-    'It is a token between white space or quotes: store the token alone, and it can be opened',
+    'It is a token with white space or quotes around it: store the token alone, and it can be decrypted',
   )
 }
 
-/** Under a key that is derived from the master key: that there is no local one is about these values alone, and no outage. */
-async function openV2OfPool(envelope: EnvelopeCrypto, token: string): Promise<string> {
+/**
+ * Decrypts a pool token of format v2, whose key is derived from a local master key. If no local one was given, the error is about
+ * these tokens alone: it must not end the sweep as an outage would.
+ */
+async function decryptV2PoolToken(envelope: EnvelopeCrypto, token: string): Promise<string> {
   try {
     return await envelope.pool.decrypt(token)
   } catch (error) {
@@ -187,8 +194,8 @@ async function openV2OfPool(envelope: EnvelopeCrypto, token: string): Promise<st
   }
 }
 
-function isOfOneValue(error: unknown): error is KeystoreError {
-  return isOfOneOwner(error) || (isKeystoreError(error) && VALUE_CODES.has(error.code))
+function isValueError(error: unknown): error is KeystoreError {
+  return isOwnerError(error) || (isKeystoreError(error) && VALUE_CODES.has(error.code))
 }
 
 const VALUE_CODES: ReadonlySet<string> = new Set(['ERR_DECRYPTION_FAILED', 'ERR_MALFORMED_TOKEN'])

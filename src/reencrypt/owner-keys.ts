@@ -1,10 +1,10 @@
-/** The keys of the users whose values are in hand: asked for together, and without minting any until there is something to encrypt. */
+/** The keys of the owners of one page's values. They are looked up together; a missing key is minted only to encrypt something. */
 import type { EnvelopeCrypto } from '../envelope/envelope-crypto.js'
 import type { UserHandle } from '../envelope/user-handle.js'
 import { isKeystoreError, KeystoreError, type StoreError } from '../errors.js'
 
-/** A user, or null for the shared pool. */
-export type Owner = string | null
+/** A user's id, or null for the shared pool. */
+type Owner = string | null
 
 export class OwnerKeys {
   readonly #envelope: EnvelopeCrypto
@@ -14,39 +14,42 @@ export class OwnerKeys {
     this.#envelope = envelope
   }
 
-  /** Looks all of them up in one query. @throws what is about more than one user: an outage */
+  /** Looks up the keys of all owners in one query. @throws errors that concern more than one owner: an outage */
   async load(owners: Iterable<Owner>): Promise<void> {
     await this.#get(owners, false)
   }
 
-  /** Makes keys for those who have none, with one insert. */
+  /** Makes keys for the owners who have none, with one insert. */
   async mint(owners: Iterable<Owner>): Promise<void> {
     await this.#get([...owners].filter(this.#lacksKey), true)
   }
 
-  /** Why nothing can be encrypted for an owner, not even under a new key; null if it can. */
+  /** The error why nothing can be encrypted for an owner. Null if their key is loaded or can be minted. */
   refusal(owner: Owner): KeystoreError | null {
     const keys = this.#keys.get(owner)
     return keys instanceof Error && !this.#lacksKey(owner) ? keys : null
   }
 
-  /** @throws why there are none */
+  /** @throws the error that the look-up of this owner had */
   of(owner: Owner): UserHandle {
     const keys = this.#keys.get(owner)
     if (keys === undefined || keys instanceof Error) throw keys
     return keys
   }
 
-  /** Opens something with an owner's keys, and once more with new ones if it is of a version made since they were looked up. */
-  async open<T>(owner: Owner, work: (keys: UserHandle) => T): Promise<T> {
+  /**
+   * Decrypts with an owner's keys. If the token names a version that they lack, it may have been made since the look-up: the keys
+   * are looked up again and `decrypt` is called once more.
+   */
+  async open<T>(owner: Owner, decrypt: (keys: UserHandle) => T): Promise<T> {
     try {
-      return work(this.of(owner))
+      return decrypt(this.of(owner))
     } catch (error) {
       if (!isMissingVersion(error)) throw error
     }
     await this.load([owner])
     try {
-      return work(this.of(owner))
+      return decrypt(this.of(owner))
     } catch (error) {
       throw isMissingVersion(error) ? missingVersion() : error
     }
@@ -67,7 +70,7 @@ export class OwnerKeys {
             await (owner === null ? pool.handle({ mint }) : this.#envelope.user(owner, { mint })),
           )
         } catch (error) {
-          if (!isOfOneOwner(error)) throw error
+          if (!isOwnerError(error)) throw error
           this.#keys.set(owner, error)
         }
       }),
@@ -86,8 +89,8 @@ function missingVersion(): KeystoreError {
   )
 }
 
-/** Whether it says something about one user's keys, and not that store, key service or service fail. */
-export function isOfOneOwner(error: unknown): error is KeystoreError {
+/** Whether an error is about the keys of one owner. Others are outages of the store or of a key service. */
+export function isOwnerError(error: unknown): error is KeystoreError {
   if (!isKeystoreError(error)) return false
   return OWNER_CODES.has(error.code) || (error as StoreError).ref !== undefined
 }

@@ -1,4 +1,4 @@
-/** The sweep: every stored value becomes a v3 token under its owner's newest key and the wanted context. */
+/** The sweep: re-encrypts stored values as v3 tokens under the newest version of their owner's key and the wanted context. */
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import type { EnvelopeCrypto } from '../envelope/envelope-crypto.js'
 import { invalidArgument } from '../errors.js'
@@ -12,56 +12,63 @@ import {
 import type { ValueSource } from '../sources/value-source.js'
 import { kindOf } from '../validate.js'
 import type { LegacyReader } from './open-value.js'
-import { sweepPage, type Work } from './sweep-page.js'
+import { type SweepJob, sweepPage } from './sweep-page.js'
 import { type StateCounts, Tally, type ValueFailure } from './tally.js'
 
 export interface ReencryptOptions<Row = unknown>
   extends Pick<LongWorkOptions, 'batchSize' | 'signal' | 'onProgress'> {
-  /** Writes format v3. What it accepts is what can be brought up to date: `accept: { keys: ['v2'], tokens: ['v2'] }` for the reference's. */
+  /**
+   * Must write format v3. To sweep the Python reference's tokens, open it with `accept: { keys: ['v2'], tokens: ['v2'] }`: the
+   * sweep can only re-encrypt what the envelope can read.
+   */
   readonly envelope: EnvelopeCrypto
-  /** `drizzleSource`, `sqlSource`, `jsonlSource`, or anything else that has values. It is left open. */
+  /** Where the values are: `drizzleSource`, `sqlSource`, `jsonlSource` or a source of your own. It is not closed. */
   readonly source: ValueSource<Row>
-  /** The wanted context of the values for which the source names none. Null: no context. */
+  /** The wanted context of values for which the source names none. Null: no context. */
   readonly context?: ContextOf<NoInfer<Row>>
-  /** Contexts that values may still be under. */
+  /** Earlier contexts that values may still be encrypted with. */
   readonly previousContexts?: readonly ContextOf<NoInfer<Row>>[]
-  /** Encrypt what is neither a token nor of a legacy reader. Default false: such values are reported and left. */
+  /** Encrypt values that are no token and that no legacy reader claims. Default false: they are reported and left as they are. */
   readonly plaintext?: boolean
-  /** Readers of values that other libraries encrypted. */
+  /** Decrypt values that other libraries encrypted. */
   readonly legacy?: readonly LegacyReader<NoInfer<Row>>[]
-  /** Do all but write, once over all values. */
+  /** Go over all values once and do everything but write. */
   readonly dryRun?: boolean
 }
 
 export interface ReencryptReport {
-  /** False if `signal` ended it, or others kept writing values in old states: start it again. The counts are then of the last whole look. */
+  /**
+   * False if `signal` stopped the sweep, or if other writers kept adding values in old states: run it again. The counts are
+   * then those of the last pass that reached the end.
+   */
   readonly complete: boolean
   readonly dryRun: boolean
-  /** Values in each state, as they were found. */
+  /** How many values the first pass found in each state. */
   readonly before: StateCounts
-  /** As the last look left them; with `dryRun` as they would be. */
+  /** How many values are in each state after the last pass, or with `dryRun` would be. */
   readonly after: StateCounts
   /** Values that this call replaced, or with `dryRun` would have. */
   readonly changed: number
   /** Values that another writer changed first. */
   readonly skipped: number
-  /** Values that stay as they are, and why; the first 1,000. */
+  /** The first 1,000 values that could not be brought up to date, each with the reason. */
   readonly failed: readonly ValueFailure[]
   readonly failedCount: number
-  /** Values left in an old state: all that are neither current nor empty, but for those whose owners were shredded. */
+  /** Values in an old state: all that are neither current nor empty, without those of shredded owners. */
   readonly left: number
 }
 
-/** Looks at all values. Others that go on writing old values must not make it endless. */
-const MAX_LOOKS = 5
+/** Bounds a sweep while other writers keep adding values in old states. */
+const MAX_PASSES = 5
 
 /**
- * Brings every value of a source to the wanted state: format v3, the newest version of its owner's key, the wanted context. It replaces
- * by compare-and-set, so that whoever writes meanwhile wins; one that was killed is simply started again. It ends after a look that
- * found nothing left to do. Null and values that are as they should be stay untouched.
+ * Re-encrypts every value of a source that is not yet a v3 token under the newest version of its owner's key and the wanted context.
+ * Leaves null and current values untouched.
  *
- * What begins like a token is never taken for plaintext: one that does not open is reported and left. Values without an owner are the
- * shared pool's.
+ * It replaces values by compare-and-set: if another writer changes a value meanwhile, that writer wins. It ends after a pass that found
+ * nothing to do, and is safe to run again after it was killed. Values without an owner belong to the shared pool.
+ *
+ * A value that begins like a token is never taken for plaintext: if it does not decrypt, it is reported and left as it is.
  *
  * @throws ERR_INVALID_ARGUMENT · ERR_MASTER_KEY (a key service fails) · ERR_STORE · ERR_CLOSED · what the source throws
  * @example
@@ -69,25 +76,25 @@ const MAX_LOOKS = 5
  * const { left, failed } = await reencrypt({ envelope, source, plaintext: true })
  */
 export async function reencrypt<Row>(options: ReencryptOptions<Row>): Promise<ReencryptReport> {
-  const work = checkedWork(options)
-  const { dryRun, signal } = work
+  const job = checkedJob(options)
+  const { dryRun, signal } = job
   let before: StateCounts | undefined
   let last: Tally<Row> | undefined
   let changed = 0
   let skipped = 0
-  let settled = false
-  for (let looks = 0; looks < MAX_LOOKS && !settled && !signal?.aborted; looks += 1) {
-    const look = await lookOnce(work, looks === 0 ? 'sweeping' : 'looking again')
-    before ??= look.before
-    changed += look.changed
-    skipped += look.skipped
-    settled = look.whole && (dryRun || look.changed + look.skipped === 0)
-    // Of a part that another look has seen whole, there is nothing new to tell.
-    if (look.whole || last === undefined) last = look
+  let complete = false
+  for (let passes = 0; passes < MAX_PASSES && !complete && !signal?.aborted; passes += 1) {
+    const pass = await sweepOnce(job, passes === 0 ? 'sweeping' : 'sweeping again')
+    before ??= pass.before
+    changed += pass.changed
+    skipped += pass.skipped
+    complete = pass.reachedEnd && (dryRun || pass.changed + pass.skipped === 0)
+    // An aborted pass has counted a part only: an earlier pass that reached the end says more.
+    if (pass.reachedEnd || last === undefined) last = pass
   }
-  last ??= new Tally(work.legacy)
+  last ??= new Tally(job.legacy)
   return {
-    complete: settled,
+    complete,
     dryRun,
     before: before ?? last.before,
     after: last.after,
@@ -99,28 +106,27 @@ export async function reencrypt<Row>(options: ReencryptOptions<Row>): Promise<Re
   }
 }
 
-type LongWork<Row> = Work<Row> & LongWorkOptions
-
-async function lookOnce<Row>(work: LongWork<Row>, phase: string): Promise<Tally<Row>> {
-  const { source, batchSize = DEFAULT_BATCH_SIZE, signal } = work
-  const tally = new Tally<Row>(work.legacy)
+/** One pass over all values. */
+async function sweepOnce<Row>(job: SweepJob<Row>, phase: string): Promise<Tally<Row>> {
+  const { source, batchSize = DEFAULT_BATCH_SIZE, signal } = job
+  const tally = new Tally<Row>(job.legacy)
   const total = (await source.count?.()) ?? 0
-  const progress = new ProgressMeter(phase, total, work)
+  const progress = new ProgressMeter(phase, total, job)
   for await (const cells of source.pages({ limit: batchSize })) {
-    await sweepPage(work, cells, tally)
+    await sweepPage(job, cells, tally)
     progress.add(cells.length)
     if (signal?.aborted) {
-      if (source.atOnce === true) tally.undo()
+      if (source.atOnce === true) tally.discardChanges()
       return tally
     }
     await nextTurn()
   }
-  tally.whole = true
+  tally.reachedEnd = true
   return tally
 }
 
 /** @throws ERR_INVALID_ARGUMENT */
-function checkedWork<Row>(options: ReencryptOptions<Row>): LongWork<Row> {
+function checkedJob<Row>(options: ReencryptOptions<Row>): SweepJob<Row> {
   assertOptions(options)
   const { envelope, source, previousContexts = [], legacy = [] } = options
   if (typeof envelope?.user !== 'function') throw invalidArgument('envelope must be an EnvelopeCrypto')
@@ -149,5 +155,5 @@ function assertLegacy(legacy: readonly LegacyReader<never>[]): void {
     typeof reader.test === 'function' &&
     typeof reader.decrypt === 'function'
   if (!legacy.every(isReader) || new Set(legacy.map(({ name }) => name)).size !== legacy.length)
-    throw invalidArgument('legacy must be an array of { name, test, decrypt }, each of another name')
+    throw invalidArgument('legacy must be an array of { name, test, decrypt }, each with its own name')
 }

@@ -1,21 +1,20 @@
-/** One page of the sweep: what its values are, and tokens in the place of those that are not as they should be. */
+/** One page of the sweep: classifies its values and replaces the outdated ones by new tokens. */
 
 import type { UserHandle } from '../envelope/user-handle.js'
 import { invalidArgument, KeystoreError } from '../errors.js'
 import { equalBytes } from '../format/aead.js'
-import type { EncryptionContext } from '../format/context.js'
-import { contextMaker } from '../format/context.js'
+import { contextMaker, type EncryptionContext } from '../format/context.js'
 import type { Token } from '../format/token.js'
-import { inTurns } from '../lifecycle/long-work.js'
+import { type LongWorkOptions, mapConcurrently } from '../lifecycle/long-work.js'
 import type { ValueCell, ValueChange, ValueRef, ValueSource } from '../sources/value-source.js'
-import { type Found, type OpenOptions, openValue, type SweptValue } from './open-value.js'
-import { isOfOneOwner, OwnerKeys } from './owner-keys.js'
+import { type OpenOptions, type OpenResult, openValue, type SweptValue } from './open-value.js'
+import { isOwnerError, OwnerKeys } from './owner-keys.js'
 import type { Tally } from './tally.js'
 
-/** What all pages have in common. */
-export interface Work<Row> extends OpenOptions<Row> {
+/** The checked options of one sweep. */
+export interface SweepJob<Row> extends OpenOptions<Row>, LongWorkOptions {
   readonly source: ValueSource<Row>
-  /** The wanted context of values whose cells name none; null if nobody does. */
+  /** The wanted context of values whose cells name none. Null if the options name none either. */
   readonly contextOf: ContextMaker<Row> | null
   readonly previousContexts: readonly ContextMaker<Row>[]
   readonly dryRun: boolean
@@ -24,46 +23,46 @@ export interface Work<Row> extends OpenOptions<Row> {
 type ContextMaker<Row> = (row: Row) => EncryptionContext
 
 /** A value that is to be replaced. */
-interface Opened<Row> {
+interface OutdatedValue<Row> {
   readonly value: SweptValue<Row>
-  readonly state: Found['state']
+  readonly state: OpenResult['state']
   readonly plaintext: Uint8Array
 }
 
-/** @throws what is about more than one value: an outage of the key store or of a key service; what the source throws */
+/** @throws errors that concern more than one value: an outage of the key store or of a key service; what the source throws */
 export async function sweepPage<Row>(
-  work: Work<Row>,
+  job: SweepJob<Row>,
   cells: readonly ValueCell<Row>[],
   tally: Tally<Row>,
 ): Promise<void> {
-  const keys = new OwnerKeys(work.envelope)
-  const values = cells.map((cell) => sweptValue(work, cell))
+  const keys = new OwnerKeys(job.envelope)
+  const values = cells.map((cell) => sweptValue(job, cell))
   await keys.load(values.filter(isPresent).map(({ owner }) => owner))
-  const found = await inTurns(values, (value) => openValue(value, keys, work))
-  const opened: Opened<Row>[] = []
+  const results = await mapConcurrently(values, (value) => openValue(value, keys, job))
+  const outdated: OutdatedValue<Row>[] = []
   for (const [index, value] of values.entries()) {
-    const { state, plaintext, error } = found[index] as Found
+    const { state, plaintext, error } = results[index] as OpenResult
     tally.add(state)
     if (error !== undefined) tally.fail(value, error)
-    else if (plaintext !== undefined) opened.push({ value, state, plaintext })
+    else if (plaintext !== undefined) outdated.push({ value, state, plaintext })
   }
   try {
-    if (work.dryRun) tryAll(keys, opened, tally)
-    else await replace(work.source, keys, opened, tally)
+    if (job.dryRun) countReplacements(keys, outdated, tally)
+    else await replaceValues(job.source, keys, outdated, tally)
   } finally {
-    for (const { plaintext } of opened) plaintext.fill(0)
+    for (const { plaintext } of outdated) plaintext.fill(0)
   }
 }
 
-function sweptValue<Row>(work: Work<Row>, cell: ValueCell<Row>): SweptValue<Row> {
+function sweptValue<Row>(job: SweepJob<Row>, cell: ValueCell<Row>): SweptValue<Row> {
   const { key, column, owner = null, value, row } = cell
   const swept = { key, column, owner, value, row }
   if (!isPresent(swept)) return { ...swept, contexts: NO_CONTEXTS }
-  if (cell.context === undefined && work.contextOf === null) throw withoutContext()
+  if (cell.context === undefined && job.contextOf === null) throw contextRequired()
   try {
-    return { ...swept, contexts: contextsOf(work, cell) }
+    return { ...swept, contexts: contextsOf(job, cell) }
   } catch (error) {
-    if (!isOfOneOwner(error)) throw error
+    if (!isOwnerError(error)) throw error
     return { ...swept, contexts: error }
   }
 }
@@ -73,41 +72,45 @@ function isPresent({ value }: { readonly value?: unknown }): boolean {
 }
 
 function contextsOf<Row>(
-  { contextOf, previousContexts }: Work<Row>,
+  { contextOf, previousContexts }: SweepJob<Row>,
   { context, row }: ValueCell<Row>,
 ): [EncryptionContext, ...EncryptionContext[]] {
-  // A source without rows gives none to the functions either.
   const make = context === undefined && contextOf !== null ? contextOf : contextMaker(context ?? null)
+  // A source without rows has undefined here, and its context functions get that.
   return [make(row as Row), ...previousContexts.map((make) => make(row as Row))]
 }
 
 const NO_CONTEXTS: readonly [EncryptionContext] = [{}]
 
-function withoutContext(): KeystoreError {
+function contextRequired(): KeystoreError {
   return invalidArgument(
     "context is required, such as 'credentials.api_key', or null for none: neither the source nor the options name one",
   )
 }
 
-/** What `replace` would come to, if nobody else wrote meanwhile. */
-function tryAll<Row>(keys: OwnerKeys, opened: readonly Opened<Row>[], tally: Tally<Row>): void {
-  for (const { value, state } of opened) {
+/** For a dry run: counts what {@link replaceValues} would replace if nobody else wrote meanwhile. */
+function countReplacements<Row>(
+  keys: OwnerKeys,
+  outdated: readonly OutdatedValue<Row>[],
+  tally: Tally<Row>,
+): void {
+  for (const { value, state } of outdated) {
     const refusal = keys.refusal(value.owner)
     if (refusal === null) tally.change(state)
     else tally.fail(value, refusal)
   }
 }
 
-async function replace<Row>(
+async function replaceValues<Row>(
   source: ValueSource<Row>,
   keys: OwnerKeys,
-  opened: readonly Opened<Row>[],
+  outdated: readonly OutdatedValue<Row>[],
   tally: Tally<Row>,
 ): Promise<void> {
-  await keys.mint(opened.map(({ value }) => value.owner))
+  await keys.mint(outdated.map(({ value }) => value.owner))
   const changes: ValueChange[] = []
-  const states: Found['state'][] = []
-  for (const { value, state, plaintext } of opened) {
+  const states: OpenResult['state'][] = []
+  for (const { value, state, plaintext } of outdated) {
     const { key, column, owner } = value
     try {
       const [context] = value.contexts as readonly [EncryptionContext]
@@ -116,38 +119,38 @@ async function replace<Row>(
         column,
         owner,
         from: value.value as string,
-        to: encrypted(keys.of(owner), plaintext, context),
+        to: encryptVerified(keys.of(owner), plaintext, context),
       })
       states.push(state)
     } catch (error) {
-      if (!isOfOneOwner(error)) throw error
+      if (!isOwnerError(error)) throw error
       tally.fail(value, error)
     }
   }
   if (changes.length === 0) return
   const replaced: unknown = await source.replace(changes)
-  // Of a number or a boolean all changes would count as written.
+  // A source may return a count or true by mistake, and every change would then count as written.
   if (!isArrayOfRefs(replaced))
     throw invalidArgument(
       'replace() of the source must return an array of { key, column }: those that were written',
     )
-  const refs = new Set(replaced.map(refKey))
+  const written = new Set(replaced.map(valueRefKey))
   for (const [index, change] of changes.entries()) {
-    if (refs.has(refKey(change))) tally.change(states[index] as Found['state'])
+    if (written.has(valueRefKey(change))) tally.change(states[index] as OpenResult['state'])
     else tally.skipped += 1
   }
 }
 
-/** Opens what it made before the old value is gone: a fault of memory must not cost a user their data. */
-function encrypted(keys: UserHandle, plaintext: Uint8Array, context: EncryptionContext): Token {
+/** Encrypts, and decrypts the new token before it replaces the old value: a fault of memory must not cost a user their data. */
+function encryptVerified(keys: UserHandle, plaintext: Uint8Array, context: EncryptionContext): Token {
   const token = keys.encryptBytes(plaintext, context)
-  const again = keys.decryptBytes(token, context)
-  const isSame = equalBytes(plaintext, again)
-  again.fill(0)
+  const decrypted = keys.decryptBytes(token, context)
+  const isSame = equalBytes(plaintext, decrypted)
+  decrypted.fill(0)
   if (!isSame)
     throw new KeystoreError(
       'ERR_DECRYPTION_FAILED',
-      'The new token does not hold the same: nothing was written',
+      'The new token does not decrypt to the same plaintext: nothing was written',
     )
   return token
 }
@@ -156,6 +159,7 @@ function isArrayOfRefs(value: unknown): value is readonly Pick<ValueRef, 'key' |
   return Array.isArray(value) && value.every((ref) => typeof ref === 'object' && ref !== null)
 }
 
-function refKey({ key, column }: Pick<ValueRef, 'key' | 'column'>): string {
+/** A map key for a value's place. */
+function valueRefKey({ key, column }: Pick<ValueRef, 'key' | 'column'>): string {
   return JSON.stringify([column, key], (_, part) => (typeof part === 'bigint' ? `${part}n` : part))
 }

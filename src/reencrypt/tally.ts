@@ -1,18 +1,18 @@
-/** What one look at all values comes to. */
-import { describeFailure, MAX_LISTED } from '../lifecycle/long-work.js'
+/** The counts and failures of one pass over all values. */
+import { describeFailure, MAX_LISTED_FAILURES } from '../lifecycle/long-work.js'
 import type { ValueKey } from '../sources/value-source.js'
 import type { SweptValue, ValueState } from './open-value.js'
 
 /** How many values are in each state. */
 export type StateCounts = Readonly<Record<ValueState, number>>
 
-/** One value that stays as it is, though it should not. */
+/** A value that could not be brought up to date. */
 export interface ValueFailure {
   readonly key: ValueKey
   readonly column: string
-  /** Null: the shared pool. */
+  /** The user's id; null for the shared pool. */
   readonly owner: string | null
-  /** A code of KeystoreError. */
+  /** A `code` of KeystoreError. */
   readonly code: string
   /** Never shows the value. */
   readonly reason: string
@@ -30,16 +30,16 @@ const STATES = [
 ] as const
 
 export class Tally<Row> {
-  /** As the values were found. */
+  /** How many values were found in each state. */
   readonly before: Record<ValueState, number>
-  /** As they are after what was done to them. */
+  /** How many values are in each state after the replacements. */
   readonly after: Record<ValueState, number>
   readonly failed: ValueFailure[] = []
   failedCount = 0
   changed = 0
   skipped = 0
-  /** Whether all values were looked at. */
-  whole = false
+  /** Whether the pass reached the last value. */
+  reachedEnd = false
 
   constructor(legacy: readonly { readonly name: string }[]) {
     const names = [...STATES, ...legacy.map(({ name }) => `legacy:${name}` as const)]
@@ -48,6 +48,7 @@ export class Tally<Row> {
     this.after = { ...none }
   }
 
+  /** Counts a value in the state it was found in. */
   add(state: ValueState): void {
     this.before[state] += 1
     this.after[state] += 1
@@ -55,24 +56,25 @@ export class Tally<Row> {
 
   fail({ key, column, owner }: SweptValue<Row>, error: unknown): void {
     this.failedCount += 1
-    if (this.failed.length < MAX_LISTED) this.failed.push({ key, column, owner, ...describeFailure(error) })
+    if (this.failed.length < MAX_LISTED_FAILURES)
+      this.failed.push({ key, column, owner, ...describeFailure(error) })
   }
 
-  /** A value that was in this state is current now. */
+  /** Counts a value of this state as replaced: it is current now. */
   change(state: ValueState): void {
     this.changed += 1
     this.after[state] -= 1
     this.after.current += 1
   }
 
-  /** Nothing of it was written in the end. */
-  undo(): void {
+  /** For a source that writes nothing in the end: takes all replacements back. */
+  discardChanges(): void {
     this.changed = 0
     this.skipped = 0
     Object.assign(this.after, this.before)
   }
 
-  /** Values that are not as they should be: all but those that are current, absent or of a shredded owner. */
+  /** Values in an old state: all that are neither current nor empty, without those of shredded owners. */
   get left(): number {
     const total = Object.values(this.after).reduce((sum, count) => sum + count, 0)
     return total - this.after.current - this.after.empty - this.after.shredded

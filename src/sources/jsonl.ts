@@ -1,4 +1,4 @@
-/** A file of JSON lines as a source of values for the sweep. */
+/** Makes a file of JSON lines a source of values for the sweep. */
 import { type FileHandle, open, readdir, realpath, rename, stat, unlink } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { invalidArgument, isKeystoreError, type KeystoreError, StoreError } from '../errors.js'
@@ -7,8 +7,8 @@ import { syncFolder } from '../sync-folder.js'
 import { kindOf } from '../validate.js'
 import { withProperty } from './json-text.js'
 import {
+  contextsByColumn,
   type SourceColumns,
-  sourceColumns,
   type ValueCell,
   type ValueChange,
   type ValueSource,
@@ -18,8 +18,8 @@ export type JsonRow = Readonly<Record<string, unknown>>
 
 export interface JsonlSourceOptions {
   /**
-   * The property with the user's id, or a function of the row; a whole number counts as its decimal digits. Null, also for one row: values
-   * of the shared pool. A row with values that has no such property ends the sweep: its name may be mistyped.
+   * The property with the user's id, or a function of the row; a whole number counts as its decimal digits. Null, also as the result for
+   * one row: the values belong to the shared pool. A row that has values and no such property ends the sweep: the name may be mistyped.
    */
   readonly owner: string | ((row: JsonRow) => string | null) | null
   /** The properties with values, and the context of each. */
@@ -27,9 +27,11 @@ export interface JsonlSourceOptions {
 }
 
 /**
- * A file with a JSON object on each line as a source of values for `reencrypt`; the key of a value is the number of its line. The new file
- * is written beside the old and takes its place in one step when all lines are done: until then, after an error, an abort or a kill, and if
- * nothing changes, the file is as it was. It must have no other writer: one that is noticed ends the sweep.
+ * Makes a file with a JSON object on each line a source of values for `reencrypt`; the key of a value is the number of its line.
+ *
+ * The sweep writes a new file beside the old one, which replaces it in one step when all lines are done. Until then, and after an error,
+ * an abort or a kill, the file is as it was. If nothing changes, no file is written. Nobody else may write the file meanwhile: the sweep
+ * fails when it notices that somebody did.
  *
  * @throws ERR_INVALID_ARGUMENT
  * @example
@@ -39,26 +41,8 @@ export function jsonlSource(path: string, options: JsonlSourceOptions): ValueSou
   if (typeof path !== 'string' || path === '') throw invalidArgument('path must be a non-empty string')
   if (typeof options !== 'object' || options === null)
     throw invalidArgument(`options must be an object, got ${kindOf(options)}`)
-  const { owner } = options
-  if (typeof owner !== 'string' && typeof owner !== 'function' && owner !== null)
-    throw invalidArgument(`owner must be the name of a property, a function or null, got ${kindOf(owner)}`)
-  const columns = sourceColumns(options.columns)
-  const ownerOf = (row: JsonRow, number: number): unknown => {
-    if (typeof owner !== 'function') return owner === null ? null : own(row, owner)
-    try {
-      return owner(row)
-    } catch {
-      // Its error may quote the row.
-      throw invalidArgument(`the owner of line ${number} of ${path} cannot be told: its function threw`)
-    }
-  }
-  /** @returns what is no user id as it is: the sweep reports it */
-  const knownOwnerOf = (row: JsonRow, number: number): unknown => {
-    const found = ownerOf(row, number)
-    if (found === undefined)
-      throw invalidArgument(`line ${number} of ${path} has values and no owner; null says the shared pool's`)
-    return Number.isSafeInteger(found) ? String(found) : found
-  }
+  const ownerOf = ownerReader(path, options.owner)
+  const columns = contextsByColumn(options.columns)
   let page: ReadonlyMap<number, Line> = new Map()
 
   function cellsOf({ number, row }: Line): ValueCell<JsonRow>[] {
@@ -66,27 +50,27 @@ export function jsonlSource(path: string, options: JsonlSourceOptions): ValueSou
     const values = Array.from(columns, ([column, context]) => ({
       column,
       context,
-      value: own(row, column) as ValueCell['value'],
+      value: ownProperty(row, column) as ValueCell['value'],
     }))
     const isEmpty = values.every(({ value }) => value === undefined || value === null)
-    const owner = (isEmpty ? null : knownOwnerOf(row, number)) as ValueCell['owner']
+    const owner = (isEmpty ? null : ownerOf(row, number)) as ValueCell['owner']
     return values.map((value) => ({ ...value, key: number, owner, row }))
   }
 
   return {
     atOnce: true,
     async *pages({ limit }) {
-      const rewriting = await Rewriting.of(path)
+      const rewrite = await FileRewrite.open(path)
       try {
-        for await (const lines of rewriting.pages(limit)) {
+        for await (const lines of rewrite.pages(limit)) {
           page = new Map(lines.map((line) => [line.number, line]))
           yield lines.flatMap(cellsOf)
-          await rewriting.write(lines)
+          await rewrite.write(lines)
         }
-        await rewriting.finish()
+        await rewrite.finish()
       } finally {
         page = new Map()
-        await rewriting.end()
+        await rewrite.close()
       }
     },
     async replace(changes) {
@@ -95,21 +79,45 @@ export function jsonlSource(path: string, options: JsonlSourceOptions): ValueSou
   }
 }
 
-/** One line, its end included. */
+/**
+ * @returns a function that reads the owner of a row. What it returns may be no user id: the sweep reports that for each value.
+ * @throws ERR_INVALID_ARGUMENT
+ */
+function ownerReader(path: string, owner: JsonlSourceOptions['owner']) {
+  if (typeof owner !== 'string' && typeof owner !== 'function' && owner !== null)
+    throw invalidArgument(`owner must be the name of a property, a function or null, got ${kindOf(owner)}`)
+  const read = (row: JsonRow, number: number): unknown => {
+    if (typeof owner !== 'function') return owner === null ? null : ownProperty(row, owner)
+    try {
+      return owner(row)
+    } catch {
+      // The function's error may quote the row.
+      throw invalidArgument(`the owner of line ${number} of ${path} cannot be told: its function threw`)
+    }
+  }
+  return (row: JsonRow, number: number): unknown => {
+    const found = read(row, number)
+    if (found === undefined)
+      throw invalidArgument(`line ${number} of ${path} has values and no owner; null says the shared pool's`)
+    return Number.isSafeInteger(found) ? String(found) : found
+  }
+}
+
+/** One line of the file, with its line break. */
 class Line {
   readonly number: number
   readonly row: JsonRow | null
   readonly #bytes: Buffer
   #text: string | null = null
 
-  /** @throws ERR_INVALID_ARGUMENT, which names the line and does not show it */
+  /** @throws ERR_INVALID_ARGUMENT if it is no JSON object; the message names the line and does not quote it */
   constructor(path: string, number: number, bytes: Buffer) {
     this.number = number
     this.#bytes = bytes
-    this.row = rowOf(path, number, bytes)
+    this.row = parseRow(path, number, bytes)
   }
 
-  /** Its bytes now; unchanged ones as they were read. */
+  /** With its changes; an unchanged line exactly as it was read. */
   get bytes(): Buffer {
     return this.#text === null ? this.#bytes : Buffer.from(this.#text)
   }
@@ -127,14 +135,14 @@ class Line {
   }
 }
 
-/** Not what every object has. */
-function own(row: JsonRow, name: string): unknown {
+/** Ignores what every object inherits, such as `constructor`. */
+function ownProperty(row: JsonRow, name: string): unknown {
   return Object.hasOwn(row, name) ? row[name] : undefined
 }
 
 const BYTE_ORDER_MARK = '\ufeff'
 
-function rowOf(path: string, number: number, bytes: Buffer): JsonRow | null {
+function parseRow(path: string, number: number, bytes: Buffer): JsonRow | null {
   const text = decodeUtf8(bytes)
   if (text !== null) {
     const json = number === 1 && text.startsWith(BYTE_ORDER_MARK) ? text.slice(1) : text
@@ -143,7 +151,7 @@ function rowOf(path: string, number: number, bytes: Buffer): JsonRow | null {
       const row: unknown = JSON.parse(json)
       if (typeof row === 'object' && row !== null && !Array.isArray(row)) return row as JsonRow
     } catch {
-      // Its message may quote the line.
+      // The parser's message may quote the line.
     }
   }
   throw invalidArgument(`line ${number} of ${path} is no JSON object: nothing was changed`)
@@ -155,15 +163,15 @@ function statOf(path: string) {
   return stat(path, { bigint: true })
 }
 
-/** A file that is read once and, if anything changes, written anew beside itself. */
-class Rewriting {
+/** Reads a file once and, if a line changes, writes a new file beside it that replaces it in the end. */
+class FileRewrite {
   readonly #path: string
   readonly #partial: string
   readonly #before: Stats
   readonly #input: FileHandle
   #output: FileHandle | null = null
-  /** Bytes of the lines that were written, or need not be. */
-  #done = 0
+  /** The bytes of the lines before the first change, which are not written until there is one. */
+  #unchangedBytes = 0
 
   private constructor(path: string, before: Stats, input: FileHandle) {
     this.#path = path
@@ -172,12 +180,12 @@ class Rewriting {
     this.#input = input
   }
 
-  static async of(path: string): Promise<Rewriting> {
-    return filed('read', path, async () => {
-      // Not the link, which would become a file.
+  static async open(path: string): Promise<FileRewrite> {
+    return withFileErrors('read', path, async () => {
+      // Of a symbolic link its target is replaced: a rename would replace the link.
       const real = await realpath(path)
       await removeLeftovers(real)
-      return new Rewriting(real, await statOf(real), await open(real, 'r'))
+      return new FileRewrite(real, await statOf(real), await open(real, 'r'))
     })
   }
 
@@ -199,66 +207,71 @@ class Rewriting {
 
   async write(lines: readonly Line[]): Promise<void> {
     const bytes = Buffer.concat(lines.map((line) => line.bytes))
-    await filed('write', this.#partial, async () => {
-      if (this.#output === null && lines.some((line) => line.isChanged)) this.#output = await this.#begin()
+    await withFileErrors('write', this.#partial, async () => {
+      if (this.#output === null && lines.some((line) => line.isChanged))
+        this.#output = await this.#createOutput()
       await this.#output?.appendFile(bytes)
     })
-    if (this.#output === null) this.#done += bytes.length
+    if (this.#output === null) this.#unchangedBytes += bytes.length
   }
 
-  /** Puts the new file in the place of the old. */
+  /** Replaces the old file by the new one. */
   async finish(): Promise<void> {
     const output = this.#output
     if (output === null) return
-    await filed('replace', this.#path, async () => {
+    await withFileErrors('replace', this.#path, async () => {
       await output.sync()
       const now = await statOf(this.#path)
       if ((['dev', 'ino', 'size', 'mtimeNs'] as const).some((name) => now[name] !== this.#before[name]))
-        throw changedMeanwhile(this.#path)
+        throw changedByAnother(this.#path)
       await rename(this.#partial, this.#path)
-      writing.delete(this.#partial)
+      partialFiles.delete(this.#partial)
       this.#output = null
       await output.close()
       syncFolder(dirname(this.#path))
     })
   }
 
-  /** Closes what is open; a new file that did not take the old one's place is removed. */
-  async end(): Promise<void> {
+  /** Closes the files. Removes the new one unless it has replaced the old one. */
+  async close(): Promise<void> {
     await this.#input.close()
     if (this.#output === null) return
     await this.#output.close()
-    await this.#remove()
+    await this.#removeOutput()
   }
 
-  async #remove(): Promise<void> {
-    writing.delete(this.#partial)
+  async #removeOutput(): Promise<void> {
+    partialFiles.delete(this.#partial)
     await unlink(this.#partial)
   }
 
-  /** The new file, with what stands before the first change. */
-  async #begin(): Promise<FileHandle> {
+  /** Creates the new file, with the owner and mode of the old one and what is before the first change. */
+  async #createOutput(): Promise<FileHandle> {
     const output = await open(this.#partial, 'wx', 0o600)
-    writing.add(this.#partial)
+    partialFiles.add(this.#partial)
     try {
       const { uid, gid, mode } = this.#before
-      const made = await output.stat({ bigint: true })
-      if (made.uid !== uid || made.gid !== gid) await output.chown(Number(uid), Number(gid))
+      const created = await output.stat({ bigint: true })
+      if (created.uid !== uid || created.gid !== gid) await output.chown(Number(uid), Number(gid))
       await output.chmod(Number(mode) & 0o7777)
-      if (this.#done > 0) {
-        const before = this.#input.createReadStream({ start: 0, end: this.#done - 1, autoClose: false })
+      if (this.#unchangedBytes > 0) {
+        const before = this.#input.createReadStream({
+          start: 0,
+          end: this.#unchangedBytes - 1,
+          autoClose: false,
+        })
         for await (const chunk of before) await output.appendFile(chunk)
       }
       return output
     } catch (error) {
       await output.close()
-      await this.#remove()
+      await this.#removeOutput()
       throw error
     }
   }
 }
 
-/** Lines with their ends, as many at a time as a chunk of the file holds. */
+/** The file's lines with their line breaks, in groups as large as a chunk of the file. */
 async function* linesOf(path: string, file: FileHandle): AsyncGenerator<readonly Buffer[], void, undefined> {
   const newline = 0x0a
   let rest: Buffer[] = []
@@ -266,7 +279,7 @@ async function* linesOf(path: string, file: FileHandle): AsyncGenerator<readonly
   const chunks = stream[Symbol.asyncIterator]() as AsyncIterator<Buffer>
   try {
     for (;;) {
-      const { value: chunk, done } = await filed('read', path, () => chunks.next())
+      const { value: chunk, done } = await withFileErrors('read', path, () => chunks.next())
       if (done === true) break
       const lines: Buffer[] = []
       let start = 0
@@ -284,22 +297,22 @@ async function* linesOf(path: string, file: FileHandle): AsyncGenerator<readonly
   }
 }
 
-/** Of runs that were killed: they may hold plaintext. */
+/** Removes the new files of runs that were killed: they may hold plaintext. */
 async function removeLeftovers(path: string): Promise<void> {
   const prefix = `${basename(path)}.`
   for (const name of await readdir(dirname(path))) {
     const [, pid] = name.startsWith(prefix) ? (/^(\d+)\.partial$/.exec(name.slice(prefix.length)) ?? []) : []
     const partial = join(dirname(path), name)
-    if (pid !== undefined && !isWritten(partial, Number(pid))) await unlink(partial)
+    if (pid !== undefined && !isBeingWritten(partial, Number(pid))) await unlink(partial)
   }
 }
 
-/** New files that this process is writing. */
-const writing = new Set<string>()
+/** The new files that this process is writing. */
+const partialFiles = new Set<string>()
 
-/** In a container, one that was killed had the id that this process has now. */
-function isWritten(partial: string, pid: number): boolean {
-  return pid === process.pid ? writing.has(partial) : isAlive(pid)
+/** Whether a process still writes the file. A killed process may have had our id: in a container all have the same one. */
+function isBeingWritten(partial: string, pid: number): boolean {
+  return pid === process.pid ? partialFiles.has(partial) : isAlive(pid)
 }
 
 function isAlive(pid: number): boolean {
@@ -311,7 +324,7 @@ function isAlive(pid: number): boolean {
   }
 }
 
-async function filed<T>(action: string, path: string, work: () => Promise<T>): Promise<T> {
+async function withFileErrors<T>(action: string, path: string, work: () => Promise<T>): Promise<T> {
   try {
     return await work()
   } catch (error) {
@@ -321,7 +334,7 @@ async function filed<T>(action: string, path: string, work: () => Promise<T>): P
   }
 }
 
-function changedMeanwhile(path: string): KeystoreError {
+function changedByAnother(path: string): KeystoreError {
   return new StoreError(
     `${path} was changed by somebody else meanwhile: it stays as they left it. Run this again`,
     {

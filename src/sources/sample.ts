@@ -1,30 +1,64 @@
-/** Looks at some rows of a table: whether its columns hold tokens only, and whether others hold any. */
+/** Checks some rows of a table: registered columns must hold only tokens, and other columns none. */
 
 import { isEncrypted, isToken } from '../format/token.js'
 import type { SqlTable, TableRow } from './table.js'
 
-/** How many rows are looked at: at the beginning of the table, and at its end, where the newest often are. */
+/** How many rows are checked at the beginning of the table, and at its end, where the newest rows often are. */
 const FIRST_ROWS = 1000
 const LAST_ROWS = 200
 
-/** One thing that is wrong with a column. */
+/** Something that is wrong with a column. */
 export interface ColumnFinding {
   readonly severity: 'error' | 'warning'
   /**
-   * - `plaintext`: a registered column holds what is no token: a leak
-   * - `malformedToken`: it holds what begins like a token and can be none
-   * - `unregistered`: another column holds tokens: the sweep does not reach them
+   * - `plaintext`: a registered column holds a value that is no token: a leak
+   * - `malformedToken`: a registered column holds a value that begins like a token and can be none
+   * - `unregistered`: another column holds tokens, which the sweep does not reach
    */
   readonly kind: 'plaintext' | 'malformedToken' | 'unregistered'
-  /** Names table and column, and shows no value. */
+  /** Names the table and the column, and quotes no value. */
   readonly reason: string
 }
 
+/** A thing that can be wrong with a column, and which values show it. */
+interface ColumnCheck {
+  readonly severity: ColumnFinding['severity']
+  readonly kind: ColumnFinding['kind']
+  /** What the values do, and what to do about it. */
+  readonly text: string
+  shows(value: unknown): boolean
+}
+
+const REGISTERED_CHECKS: readonly ColumnCheck[] = [
+  {
+    severity: 'error',
+    kind: 'plaintext',
+    text: 'hold plaintext: find out who writes it, and run keystore reencrypt --plaintext',
+    shows: (value) => !isEncrypted(value),
+  },
+  {
+    severity: 'error',
+    kind: 'malformedToken',
+    text: 'begin like a token and can be none: they were cut or changed',
+    shows: (value) => isEncrypted(value) && !isToken(value),
+  },
+]
+const OTHER_CHECKS: readonly ColumnCheck[] = [
+  {
+    severity: 'warning',
+    kind: 'unregistered',
+    text: 'hold tokens: name the column in defineEncrypted',
+    shows: isToken,
+  },
+]
+
 /**
- * @param name of the table, for people
- * @param withColumns the table with some of its columns
+ * Checks the first and the last rows of a table.
+ *
+ * @param name of the table, for the findings
+ * @param withColumns gives access to some columns of the table
  * @param registered its registered columns
- * @param ignored columns that are not looked at
+ * @param ignored columns that are not checked
  */
 export async function sampleColumns(
   name: string,
@@ -39,50 +73,16 @@ export async function sampleColumns(
     .filter((column) => column.isText && ![...registered, ...ignored, ...key, owner].includes(column.name))
     .map((column) => column.name)
   const rows = await sampleOf(withColumns([...registered, ...others]))
-  const findings: ColumnFinding[] = []
-  const count = (column: string, which: (value: unknown) => boolean) =>
-    rows.filter(({ values }) => values[column] !== null && which(values[column])).length
-  const add = (
-    severity: ColumnFinding['severity'],
-    kind: ColumnFinding['kind'],
-    column: string,
-    values: number,
-    what: string,
-  ) => {
-    if (values === 0) return
-    findings.push({
-      severity,
-      kind,
-      reason: `${name}, column ${column}: ${values} of ${rows.length} rows looked at ${what}`,
+  const findingsOf = (column: string, checks: readonly ColumnCheck[]): ColumnFinding[] =>
+    checks.flatMap(({ severity, kind, text, shows }) => {
+      const count = rows.filter(({ values }) => values[column] !== null && shows(values[column])).length
+      const reason = `${name}, column ${column}: ${count} of ${rows.length} rows looked at ${text}`
+      return count === 0 ? [] : [{ severity, kind, reason }]
     })
-  }
-  for (const column of registered) {
-    const plain = count(column, (value) => !isEncrypted(value))
-    const malformed = count(column, (value) => isEncrypted(value) && !isToken(value))
-    add(
-      'error',
-      'plaintext',
-      column,
-      plain,
-      'hold plaintext: find out who writes it, and run keystore reencrypt --plaintext',
-    )
-    add(
-      'error',
-      'malformedToken',
-      column,
-      malformed,
-      'begin like a token and can be none: they were cut or changed',
-    )
-  }
-  for (const column of others)
-    add(
-      'warning',
-      'unregistered',
-      column,
-      count(column, isToken),
-      'hold tokens: name the column in defineEncrypted',
-    )
-  return findings
+  return [
+    ...registered.flatMap((column) => findingsOf(column, REGISTERED_CHECKS)),
+    ...others.flatMap((column) => findingsOf(column, OTHER_CHECKS)),
+  ]
 }
 
 async function sampleOf(table: SqlTable): Promise<readonly TableRow[]> {

@@ -1,4 +1,4 @@
-/** Tables without a Drizzle schema, through a connection of our own. Exported with `drizzle-keystore/open`. */
+/** Tables without a Drizzle schema as sources, through a connection of our own. Exported with `drizzle-keystore/reencrypt`. */
 
 import { storeError } from '../drivers/driver-error.js'
 import { assertUrl, isPostgresUrl, loadDriver, sqlitePath } from '../drivers/url.js'
@@ -8,14 +8,14 @@ import { kindOf } from '../validate.js'
 import { assertName } from './table.js'
 import { type HostClient, tableOn } from './table-on.js'
 import { tableSource } from './table-source.js'
-import { type SourceColumns, sourceColumns, type ValueSource } from './value-source.js'
+import { contextsByColumn, type SourceColumns, type ValueSource } from './value-source.js'
 
-/** A row as the driver gives it, by the names of its columns. */
+/** A row as the driver returns it, by column. */
 export type SqlRow = Readonly<Record<string, unknown>>
 
 export type SqlSourceOptions = {
   readonly table: string
-  /** Postgres only. Default: as the search path has it. */
+  /** Postgres only. Default: the search path decides. */
   readonly schema?: string
   /** The columns of its primary key, or of another unique one. */
   readonly key: string | readonly string[]
@@ -24,7 +24,10 @@ export type SqlSourceOptions = {
 } & (
   | {
       readonly column: string
-      /** The wanted context. Default: what the sweep is told. Its row holds key, owner and value; of a function all columns. */
+      /**
+       * The context to encrypt values under. Default: the context that the sweep is given. A function is given the row with all of its
+       * columns; legacy readers are then given all of them too, and else key, owner and value.
+       */
       readonly context?: ContextOf<SqlRow>
     }
   | { readonly columns: SourceColumns<SqlRow> }
@@ -34,7 +37,8 @@ export type SqlSourceOptions = {
 export type SqlSource = ValueSource<SqlRow> & { close(): Promise<void> }
 
 /**
- * Opens a table as a source of values for `reencrypt`, by the URL of its database: as for `openKeyStore`. Close it afterwards.
+ * Opens a table as a source of values for `reencrypt`. The URL is that of its database, in any form that `openKeyStore` takes. Close the
+ * source afterwards.
  *
  * @throws ERR_INVALID_ARGUMENT, also if there is no such table, column or unique key · ERR_STORE
  * @example
@@ -45,7 +49,7 @@ export async function sqlSource(url: string, options: SqlSourceOptions): Promise
   if (typeof options !== 'object' || options === null)
     throw invalidArgument(`options must be an object, got ${kindOf(options)}`)
   const { table, schema, owner } = options
-  const columns = columnsOf(options)
+  const columns = columnContexts(options)
   const key = typeof options.key === 'string' ? [options.key] : options.key
   assertName('table', table)
   if (schema !== undefined) assertName('schema', schema)
@@ -53,40 +57,40 @@ export async function sqlSource(url: string, options: SqlSourceOptions): Promise
   if (!Array.isArray(key) || key.length === 0) throw invalidArgument('key must name at least one column')
   for (const name of key) assertName('key', name)
 
-  const host = await openHost(url)
+  const database = await openHostDatabase(url)
   try {
     const wholeRows = [...columns.values()].some((context) => typeof context === 'function')
     const shape = { table, schema, key, owner, columns: [...columns.keys()], wholeRows }
-    const opened = tableOn(host.client, shape)
-    await opened.check()
+    const sqlTable = tableOn(database.client, shape)
+    await sqlTable.check()
     const view = Array.from(columns, ([name, context]) => ({ name, column: name, context }))
-    const source = tableSource<SqlRow>(opened, { columns: view, rowOf: (values) => values })
-    return { ...source, close: host.close }
+    const source = tableSource<SqlRow>(sqlTable, { columns: view, rowOf: (values) => values })
+    return { ...source, close: database.close }
   } catch (error) {
-    await host.close()
+    await database.close()
     throw error
   }
 }
 
-function columnsOf(options: SqlSourceOptions): Map<string, ContextOf<SqlRow> | undefined> {
-  if ('columns' in options) return sourceColumns(options.columns)
+function columnContexts(options: SqlSourceOptions): Map<string, ContextOf<SqlRow> | undefined> {
+  if ('columns' in options) return contextsByColumn(options.columns)
   const { column, context } = options
   assertName('column', column)
-  return sourceColumns(context === undefined ? [column] : { [column]: context })
+  return contextsByColumn(context === undefined ? [column] : { [column]: context })
 }
 
-/** The host's database, through a connection of ours. */
-export interface OpenedHost {
+/** A connection of ours to the host application's database. */
+export interface HostDatabase {
   readonly client: HostClient
   close(): Promise<void>
 }
 
 /** @throws ERR_INVALID_ARGUMENT · ERR_STORE */
-export async function openHost(url: string): Promise<OpenedHost> {
+export async function openHostDatabase(url: string): Promise<HostDatabase> {
   assertUrl(url)
   if (isPostgresUrl(url)) {
     const { newPool } = await loadDriver('pg', () => import('../drivers/postgres-pool.js'))
-    // One reads ahead while the other writes.
+    // One connection reads ahead while the other writes.
     const pool = newPool({ url, maxConnections: 2 })
     return { client: pool, close: () => pool.end() }
   }
@@ -94,7 +98,7 @@ export async function openHost(url: string): Promise<OpenedHost> {
   const { default: Database } = await loadDriver('better-sqlite3', () => import('better-sqlite3'))
   try {
     const client = new Database(path, { fileMustExist: true, timeout: 0 })
-    // What a plaintext leaves behind is overwritten.
+    // Overwrites the plaintexts that tokens replace.
     client.pragma('secure_delete = ON')
     return { client, close: async () => void client.close() }
   } catch (error) {

@@ -1,4 +1,4 @@
-/** Tables of the host's through any of its connections, told apart by their shape. Imports no driver. */
+/** Accesses the host application's tables through any of its connections. Imports no driver: it recognises connections by their methods. */
 
 import type { SqliteClient } from '../drivers/sqlite-client.js'
 import { invalidArgument } from '../errors.js'
@@ -9,7 +9,7 @@ import type { SqlTable, TableShape } from './table.js'
 /** A connection of better-sqlite3, or a `Pool` or `Client` of pg. */
 export type HostClient = SqliteClient | PostgresClient
 
-/** @throws ERR_INVALID_ARGUMENT if it is of another driver */
+/** @throws ERR_INVALID_ARGUMENT if `client` is a connection of another driver */
 export function tableOn(client: unknown, shape: TableShape): SqlTable {
   if (isSqlite(client)) {
     if (shape.schema !== undefined) throw invalidArgument('schema is for Postgres')

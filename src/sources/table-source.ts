@@ -1,22 +1,23 @@
-/** A table as a source of values for the sweep. */
+/** Makes a table a source of values for the sweep. */
 import type { ContextOf } from '../format/context.js'
 import type { SqlTable, TableRow } from './table.js'
 import type { ValueCell, ValueSource } from './value-source.js'
 
-/** A column with values, in the words of whoever asked for the source. */
-export interface SourceColumn<Row> {
+/** A column with values. */
+interface ViewColumn<Row> {
+  /** What the caller calls it, and the sweep's report. */
   readonly name: string
-  /** The database's name of it. */
+  /** What the database calls it. */
   readonly column: string
   readonly context: ContextOf<Row> | undefined
 }
 
-/** What a table's rows look like to whoever asked for the source. */
-export interface TableView<Row> {
-  readonly columns: readonly SourceColumn<Row>[]
-  /** What context functions and legacy readers are given. */
+/** How the caller sees the table's rows. */
+interface TableView<Row> {
+  readonly columns: readonly ViewColumn<Row>[]
+  /** Makes what context functions and legacy readers are given. */
   rowOf(values: TableRow['values']): Row
-  /** Ends the connection, if it is the source's own. */
+  /** Closes the connection, if it is the source's own. */
   close?(): Promise<void>
 }
 

@@ -1,11 +1,11 @@
-/** One table of the host's, as the sweep uses it, whichever dialect. */
+/** One table of the host application as the sweep reads and changes it, in either dialect. */
 import { invalidArgument } from '../errors.js'
 import { kindOf } from '../validate.js'
 import type { ValueChange, ValueKey, ValueRef } from './value-source.js'
 
-/** What is read of a table and what is replaced in it. All names are the database's own. */
+/** Which columns of a table are read and replaced. All names are those of the database. */
 export interface TableShape {
-  /** Postgres only. Absent: as the search path has it. */
+  /** Postgres only. Absent: the search path decides. */
   readonly schema?: string | undefined
   readonly table: string
   /** The columns of a unique key. */
@@ -14,9 +14,9 @@ export interface TableShape {
   readonly owner: string | null
   /** The columns with values. */
   readonly columns: readonly string[]
-  /** Read all columns. */
+  /** Whether to read all columns. */
   readonly wholeRows: boolean
-  /** Postgres only. Give dates and times as the database shows them, not as what the driver makes of them. */
+  /** Postgres only: whether to read dates and times as the database's text, instead of what the driver makes of them. */
   readonly datesAsText?: boolean
 }
 
@@ -24,54 +24,59 @@ export interface TableRow {
   readonly key: ValueKey
   /** As text, whatever type the column has. */
   readonly owner: string | null
-  /** As the driver gives them, by column. */
+  /** By column, as the driver returns them. */
   readonly values: Readonly<Record<string, unknown>>
 }
 
 export interface SqlTable {
   readonly shape: TableShape
-  /** @throws ERR_INVALID_ARGUMENT if the database has no such table, column or unique key · ERR_STORE */
+  /** Compares the shape with the database. @throws ERR_INVALID_ARGUMENT if it has no such table, column or unique key · ERR_STORE */
   check(): Promise<Catalog>
-  /** All rows, by keyset in the order of the key. */
+  /** All rows in the order of the key. Each page begins after the last key of the page before. */
   pages(limit: number): AsyncGenerator<readonly TableRow[], void, undefined>
   /** The last rows in the order of the key. */
   lastRows(limit: number): Promise<readonly TableRow[]>
-  /** Whoever wrote first wins. @returns those that were replaced */
+  /** Replaces each value that is still as it was read. @returns the values that were replaced */
   replace(changes: readonly ValueChange[]): Promise<readonly ValueRef[]>
   countRows(): Promise<number>
 }
 
-/** A column, as the database's catalogue has it. */
-export interface CatalogColumn {
+/** A column in the database's catalogue. */
+interface CatalogColumn {
   readonly name: string
-  /** As SQL. */
+  /** As SQL names it. */
   readonly type: string
   readonly nullable: boolean
   readonly isText: boolean
 }
 
-/** What the catalogue says of a table. */
+/** A table in the database's catalogue. */
 export interface Catalog {
   readonly columns: readonly CatalogColumn[]
   /** The columns of each unique index over whole rows. */
   readonly uniqueKeys: readonly (readonly string[])[]
 }
 
-/** A name, whatever is in it, as an identifier of both dialects (SQL:2016 §5.2: a quote in it is doubled). */
-export function quoted(name: string): string {
+/** Quotes any name as an identifier of both dialects (SQL:2016 §5.2: doubles quotes in it). */
+export function quoteIdentifier(name: string): string {
   return `"${name.replaceAll('"', '""')}"`
 }
 
-export function partsOf(key: ValueKey): readonly (string | number | bigint)[] {
+/** The names of the columns to select: the key, the columns with values or all columns, and the owner. */
+export function selectedColumns({ key, owner, columns, wholeRows }: TableShape, catalog: Catalog): string[] {
+  const read = wholeRows ? catalog.columns.map(({ name }) => name) : columns
+  return [...new Set([...key, ...read, ...(owner === null ? [] : [owner])])]
+}
+
+export function keyParts(key: ValueKey): readonly (string | number | bigint)[] {
   return typeof key === 'object' ? key : [key]
 }
 
-export function keyOf(parts: readonly (string | number | bigint)[]): ValueKey {
+export function keyFromParts(parts: readonly (string | number | bigint)[]): ValueKey {
   return parts.length === 1 ? (parts[0] as ValueKey) : parts
 }
 
-/** Changes by their columns. */
-export function byColumn(changes: readonly ValueChange[]): Map<string, ValueChange[]> {
+export function groupByColumn(changes: readonly ValueChange[]): Map<string, ValueChange[]> {
   const groups = new Map<string, ValueChange[]>()
   for (const change of changes) {
     const group = groups.get(change.column)
@@ -81,15 +86,15 @@ export function byColumn(changes: readonly ValueChange[]): Map<string, ValueChan
   return groups
 }
 
-/** A whole number as a number where that is exact. */
+/** Returns a number if it is exact, else the bigint. */
 export function exactNumber(value: bigint): number | bigint {
   const number = Number(value)
   return Number.isSafeInteger(number) ? number : value
 }
 
 /**
- * A column that is not there must be found now: SQLite takes its quoted name for a text. A key that is not unique would lose the rows
- * that fall between two pages.
+ * Checks a shape against the catalogue. A missing column must be found here: SQLite would take its quoted name for a string. So must a
+ * key that is not unique: the pages would skip rows.
  *
  * @throws ERR_INVALID_ARGUMENT
  */
@@ -97,39 +102,42 @@ export function assertShape(shape: TableShape, { columns, uniqueKeys }: Catalog)
   const { table, key, owner, columns: swept } = shape
   const names = new Set(columns.map(({ name }) => name))
   for (const name of [...key, ...(owner === null ? [] : [owner]), ...swept]) {
-    if (!names.has(name)) throw invalidArgument(`table ${quoted(table)} has no column ${quoted(name)}`)
+    if (!names.has(name))
+      throw invalidArgument(`table ${quoteIdentifier(table)} has no column ${quoteIdentifier(name)}`)
   }
   for (const name of swept) {
     if (key.includes(name) || name === owner)
       throw invalidArgument(
-        `column ${quoted(name)} cannot be swept: it is part of the key, or names the owner`,
+        `column ${quoteIdentifier(name)} cannot be swept: it is part of the key, or names the owner`,
       )
     const column = columns.find((column) => column.name === name)
     if (column?.isText === false)
-      throw invalidArgument(`column ${quoted(name)} must be of text to hold tokens, it is ${column.type}`)
+      throw invalidArgument(
+        `column ${quoteIdentifier(name)} must be of text to hold tokens, it is ${column.type}`,
+      )
   }
   if (!uniqueKeys.some((unique) => unique.every((name) => key.includes(name)))) {
     throw invalidArgument(
-      `key ${key.map(quoted).join(', ')} of table ${quoted(table)} must be unique: name its primary key, or columns with a unique index`,
+      `key ${key.map(quoteIdentifier).join(', ')} of table ${quoteIdentifier(table)} must be unique: name its primary key, or columns with a unique index`,
     )
   }
 }
 
-export function noTable(name: string): Error {
+export function tableNotFound(name: string): Error {
   return invalidArgument(`there is no table ${name} in this database`)
 }
 
-/** Such a token would be lost, and what it holds with it. */
-export const ALTERED = 'a trigger alters what is written to it, so nothing was'
+/** Why a change was undone: the altered token would be lost, and with it what it holds. */
+export const ALTERED_BY_TRIGGER = 'a trigger alters what is written to it, so nothing was'
 
-/** Pages by key never come to a row without one. */
-export function nullKeys({ table, key }: TableShape): Error {
+/** The error for rows with a null in the key: pages by key would skip them. */
+export function nullKeyError({ table, key }: TableShape): Error {
   return invalidArgument(
-    `table ${quoted(table)} has rows whose ${key.map(quoted).join(', ')} is null: give them a key first`,
+    `table ${quoteIdentifier(table)} has rows whose ${key.map(quoteIdentifier).join(', ')} is null: give them a key first`,
   )
 }
 
-/** @throws ERR_INVALID_ARGUMENT unless a non-empty string */
+/** @throws ERR_INVALID_ARGUMENT unless it is a non-empty string without NUL */
 export function assertName(what: string, name: unknown): asserts name is string {
   if (typeof name !== 'string' || name === '' || name.includes('\0'))
     throw invalidArgument(

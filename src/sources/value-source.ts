@@ -1,27 +1,27 @@
-/** Where stored values lie: what the sweep reads and replaces, whether table, file or anything else. */
+/** Where values are stored: a table, a file or anything else whose values the sweep reads and replaces. */
 
 import { invalidArgument } from '../errors.js'
 import { type ContextOf, contextMaker } from '../format/context.js'
 import { kindOf } from '../validate.js'
 
-/** Which row: its primary key, or of a composite one the parts in their order. */
+/** Names a row: its primary key, or the parts of a composite one in their order. */
 export type ValueKey = string | number | bigint | readonly (string | number | bigint)[]
 
 /** One stored value. */
 export interface ValueCell<Row = unknown> {
   readonly key: ValueKey
   readonly column: string
-  /** The user whose value it is. Null or absent: the shared pool's. */
+  /** The user whom the value belongs to. Null or absent: it belongs to the shared pool. */
   readonly owner?: string | null | undefined
-  /** As it is stored. Null or absent: nothing is. */
+  /** The stored value. Null or absent: there is none. */
   readonly value?: string | null | undefined
-  /** The context that it is wanted under; a function is given the cell's row. Absent: what the sweep is told. */
+  /** The context to encrypt it under; a function is given the cell's row. Absent: the context that the sweep is given. */
   readonly context?: ContextOf<Row> | undefined
-  /** What contexts are made of and legacy readers are given. */
+  /** What context functions and legacy readers are given. */
   readonly row?: Row
 }
 
-/** Which value, as its cell said. */
+/** Names a value, with what its cell said. */
 export interface ValueRef {
   readonly key: ValueKey
   readonly column: string
@@ -36,7 +36,7 @@ export interface ValueChange extends ValueRef {
 }
 
 /**
- * Values that the sweep can bring up to date. Anything can be one that has these two methods; what they throw ends the sweep.
+ * Values that `reencrypt` can bring up to date. Any object with the first two methods is one. An error that they throw ends the sweep.
  *
  * @example
  * const values = new Map([['alice', 'sk-…']])
@@ -49,33 +49,34 @@ export interface ValueChange extends ValueRef {
  */
 export interface ValueSource<Row = unknown> {
   /**
-   * All values, about `limit` rows at a time, each row once however long it takes and whatever others write meanwhile: in the order of a
-   * unique key, from where the last page ended. A page is asked for when the one before has been replaced.
+   * All values, about `limit` rows a page. Gives each row once, however long it takes and whatever others write meanwhile: go in the
+   * order of a unique key, and begin each page after the last key of the page before. The sweep asks for a page once it has replaced
+   * the values of the one before.
    */
   pages(page: {
     readonly limit: number
   }): AsyncIterable<readonly ValueCell<Row>[]> | Iterable<readonly ValueCell<Row>[]>
   /**
-   * Writes `to` where `from` still stands, and in no other place: whoever wrote meanwhile wins. Each comparison and its write must be one
-   * step for all writers.
+   * Writes `to` only where the value still is `from`, so that no value is lost that somebody else wrote meanwhile. Each comparison and
+   * its write must be atomic.
    *
-   * @returns those that were written, in any order
+   * @returns the changes that were written, in any order
    */
   replace(
     changes: readonly ValueChange[],
   ): Promise<readonly Pick<ValueRef, 'key' | 'column'>[]> | readonly Pick<ValueRef, 'key' | 'column'>[]
-  /** How many values `pages` gives, for progress. */
+  /** How many values `pages` gives, for reports of progress. */
   count?(): Promise<number> | number
-  /** True if nothing is written before `pages` has been read to its end, and all of it then. */
+  /** True if the changes are written all at once, when `pages` has been read to its end. */
   readonly atOnce?: boolean
   close?(): Promise<void>
 }
 
-/** The columns of a source: their names, or their names with the context of each. */
+/** The columns of a source: their names, or an object with the context of each name. */
 export type SourceColumns<Row> = readonly string[] | Readonly<Record<string, ContextOf<Row>>>
 
-/** @returns for each column its context, undefined if none is told @throws ERR_INVALID_ARGUMENT */
-export function sourceColumns<Row>(columns: SourceColumns<Row>): Map<string, ContextOf<Row> | undefined> {
+/** The context of each column, undefined where none is given. @throws ERR_INVALID_ARGUMENT */
+export function contextsByColumn<Row>(columns: SourceColumns<Row>): Map<string, ContextOf<Row> | undefined> {
   if (typeof columns !== 'object' || columns === null)
     throw invalidArgument(
       `columns must be an array of names or an object of contexts, got ${kindOf(columns)}`,

@@ -1,120 +1,124 @@
-/** Conformance: changes, where a store tells of them. */
+/** Conformance: `changes`, if a store offers it. */
 import assert from 'node:assert/strict'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { KeyStore, StoreChange } from '../store.js'
-import { at, changeOf, type DefineTest, type Fixture, record, versions } from './fixture.js'
+import { type DefineTest, type Fixture, itemAt, makeChange, makeRecord, makeVersions } from './fixture.js'
 
-/** The contract's 2 s, and some for a busy machine. */
-const PATIENCE_MS = 4000
+/** The 2 s of the contract, doubled for a busy machine. */
+const MAX_DELAY_MS = 4000
 
 export function changeTests(test: DefineTest): void {
-  const whereTold = (name: string, body: (fixture: Fixture, told: Told) => Promise<void>) =>
+  const whereOffered = (name: string, body: (fixture: Fixture, recorder: ChangeRecorder) => Promise<void>) =>
     test(name, async (fixture) => {
-      const told = await listening(fixture.store)
-      if (told === null) return
+      const recorder = await recordChanges(fixture.store)
+      if (recorder === null) return
       try {
-        await body(fixture, told)
+        await body(fixture, recorder)
       } finally {
-        told.end()
+        recorder.end()
       }
     })
 
-  whereTold('tells of what the store itself does to rows that a cache may hold', async ({ store }, told) => {
+  whereOffered('notifies of its own changes to rows that a cache may hold', async ({ store }, recorder) => {
     await store.insertIfAbsent(
-      ['rotated', 'pruned', 'shredded', 'forgotten'].flatMap((id) => versions(id, 2)),
+      ['rotated', 'pruned', 'shredded', 'forgotten'].flatMap((id) => makeVersions(id, 2)),
     )
-    await eachChange(store, told)
+    await expectEachChange(store, recorder)
   })
 
-  whereTold('tells of what other stores do', async ({ store, reopen }, told) => {
+  whereOffered('notifies of changes by other stores', async ({ store, reopen }, recorder) => {
     if (!reopen) return
     const other = await reopen()
     try {
       await store.insertIfAbsent(
-        ['rotated', 'pruned', 'shredded', 'forgotten'].flatMap((id) => versions(id, 2)),
+        ['rotated', 'pruned', 'shredded', 'forgotten'].flatMap((id) => makeVersions(id, 2)),
       )
-      await eachChange(other, told)
+      await expectEachChange(other, recorder)
     } finally {
       await other.close()
     }
   })
 
-  whereTold('names nobody whose rows no cache can have missed', async ({ store }, told) => {
-    const rows = [record('minted'), record('rewrapped')]
+  whereOffered('names no user whose rows were only minted or rewrapped', async ({ store }, recorder) => {
+    const rows = [makeRecord('minted'), makeRecord('rewrapped')]
     await store.insertIfAbsent(rows)
-    await store.replaceWrapped([changeOf(at(rows, 1))])
+    await store.replaceWrapped([makeChange(itemAt(rows, 1))])
     await store.insertIfAbsent(rows)
     await store.shred('last', { forget: false })
-    await told.of('last')
-    const named = told.changes.flatMap(({ userIds }) => userIds ?? [])
+    await recorder.waitFor('last')
+    const named = recorder.changes.flatMap(({ userIds }) => userIds ?? [])
     assert.ok(!named.includes('minted') && !named.includes('rewrapped'))
   })
 
-  whereTold('calls nobody who has ended it', async ({ store }, told) => {
+  whereOffered('does not call a listener that was removed', async ({ store }, recorder) => {
     const ended: StoreChange[] = []
     const end = store.changes?.((change) => ended.push(change))
     end?.()
     end?.()
     await store.shred('a', { forget: false })
-    await told.of('a')
+    await recorder.waitFor('a')
     assert.deepEqual(ended, [])
   })
 }
 
-/** Rotates, prunes, shreds and forgets, and waits for each to be told. */
-async function eachChange(store: KeyStore, told: Told): Promise<void> {
+/** Rotates, prunes, shreds and forgets, and waits for the notification of each. */
+async function expectEachChange(store: KeyStore, recorder: ChangeRecorder): Promise<void> {
   const changes: Record<string, () => Promise<unknown>> = {
-    rotated: () => store.insertIfAbsent([record('rotated', { version: 3 })]),
+    rotated: () => store.insertIfAbsent([makeRecord('rotated', { version: 3 })]),
     pruned: () => store.remove([{ userId: 'pruned', version: 1 }]),
     shredded: () => store.shred('shredded', { forget: false }),
     forgotten: () => store.shred('forgotten', { forget: true }),
   }
   for (const [userId, change] of Object.entries(changes)) {
-    told.skip()
+    recorder.reset()
     await change()
-    await told.of(userId)
+    await recorder.waitFor(userId)
   }
 }
 
-interface Told {
+interface ChangeRecorder {
   readonly changes: readonly StoreChange[]
-  /** Waits until it was told that rows of a user may have changed, after the last skip. */
-  of(userId: string): Promise<void>
-  skip(): void
+  /** Waits until a change after the last reset says that rows of this user may have changed. */
+  waitFor(userId: string): Promise<void>
+  reset(): void
   end(): void
 }
 
-/** Null where the store tells nothing, or says that it will not. */
-async function listening(store: KeyStore): Promise<Told | null> {
+/** @returns null if the store does not notify, or says that it cannot at present */
+async function recordChanges(store: KeyStore): Promise<ChangeRecorder | null> {
   const changes: StoreChange[] = []
   const end = store.changes?.((change) => changes.push(change))
   if (end === undefined) return null
   let from = 0
-  const told: Told = {
+  const recorder: ChangeRecorder = {
     changes,
     end,
-    skip() {
+    reset() {
       from = changes.length
     },
-    async of(userId) {
-      const isTold = () =>
+    async waitFor(userId) {
+      const isNotified = () =>
         changes
           .slice(from)
           .some(({ userIds, silent }) => silent === undefined && (userIds?.includes(userId) ?? true))
-      for (const begun = performance.now(); !isTold(); await sleep(5)) {
-        assert.ok(performance.now() - begun < PATIENCE_MS, `nobody was told of ${userId}`)
-      }
+      assert.ok(await isTrueInTime(isNotified), `no change was notified for ${userId}`)
     },
   }
-  // What is told when it begins to listen would count for whatever comes first.
+  // A store may notify once when it begins to listen. That must not count for the first change of a test.
   const isSilent = () => changes.some(({ silent }) => silent !== undefined)
   await store.shred('first', { forget: false })
-  await Promise.race([told.of('first'), until(isSilent)])
-  if (!isSilent()) return told
+  await Promise.race([recorder.waitFor('first'), isTrueInTime(isSilent)])
+  if (!isSilent()) return recorder
   end()
   return null
 }
 
-async function until(isSo: () => boolean): Promise<void> {
-  for (const begun = performance.now(); !isSo() && performance.now() - begun < PATIENCE_MS; ) await sleep(5)
+/** Polls the condition. @returns false if it is still not true after the longest delay */
+async function isTrueInTime(condition: () => boolean): Promise<boolean> {
+  const start = performance.now()
+  while (!condition()) {
+    if (performance.now() - start >= MAX_DELAY_MS) return false
+    await sleep(5)
+  }
+  return true
 }

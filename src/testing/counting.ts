@@ -1,21 +1,21 @@
-/** Conformance: samples and counts by KEK id. */
+/** Conformance: `sampleByKek` and `census`. */
 import assert from 'node:assert/strict'
-import { type DefineTest, manyRecords, record, same, versions } from './fixture.js'
+import { assertSameRows, type DefineTest, makeRecord, makeRecords, makeVersions } from './fixture.js'
 
 export function countTests(test: DefineTest): void {
   const kekIds = [null, 'k', 'K', 'k~', "'%", '\u00e9', 'e\u0301', '\uff5e', '\u{1f600}']
 
   test('samples up to limit live rows of each KEK id, null included', async ({ store }) => {
     // One row of the first id, two of the second …
-    const rows = kekIds.flatMap((kekId, i) => manyRecords(i + 1, { kekId }, `${i}-`))
-    const dead = manyRecords(3, { kekId: 'only dead rows' }, 'dead-')
-    const among = manyRecords(2, { kekId: 'k' }, '!')
-    await store.insertIfAbsent([...rows, ...dead, ...among])
-    for (const { userId } of [...dead, ...among]) await store.shred(userId, { forget: false })
+    const rows = kekIds.flatMap((kekId, i) => makeRecords(i + 1, { kekId }, `${i}-`))
+    const shreddedOnly = makeRecords(3, { kekId: 'only shredded rows' }, 'shredded-')
+    const alsoShredded = makeRecords(2, { kekId: 'k' }, '!')
+    await store.insertIfAbsent([...rows, ...shreddedOnly, ...alsoShredded])
+    for (const { userId } of [...shreddedOnly, ...alsoShredded]) await store.shred(userId, { forget: false })
     const stored = new Map(rows.map((row) => [row.userId, row]))
     for (const limit of [1, 3, 100]) {
       const samples = await store.sampleByKek(limit)
-      same(
+      assertSameRows(
         samples,
         samples.map(({ userId }) => stored.get(userId)),
       )
@@ -32,15 +32,20 @@ export function countTests(test: DefineTest): void {
     }
   })
 
-  test('samples nothing where only tombstones are', async ({ store }) => {
-    await store.insertIfAbsent([record('a'), record('b', { kekId: null })])
+  test('samples nothing if all rows are tombstones', async ({ store }) => {
+    await store.insertIfAbsent([makeRecord('a'), makeRecord('b', { kekId: null })])
     for (const userId of ['a', 'b', 'unknown']) await store.shred(userId, { forget: false })
     assert.deepEqual(await store.sampleByKek(5), [])
   })
 
-  test('counts by KEK id and version, tombstones apart', async ({ store }) => {
-    const rows = [...versions('a', 2), ...versions('b', 2), record('c'), record('d', { kekId: null })]
-    await store.insertIfAbsent([...rows, record('e', { kekId: null }), record('f', { kekId: 'K' })])
+  test('counts by KEK id and version, and tombstones separately', async ({ store }) => {
+    const rows = [
+      ...makeVersions('a', 2),
+      ...makeVersions('b', 2),
+      makeRecord('c'),
+      makeRecord('d', { kekId: null }),
+    ]
+    await store.insertIfAbsent([...rows, makeRecord('e', { kekId: null }), makeRecord('f', { kekId: 'K' })])
     await store.shred('b', { forget: false })
     await store.shred('unknown', { forget: false })
     const counted = (await store.census()).map(

@@ -1,7 +1,15 @@
-/** Conformance: close, outages, and what outlives a store. */
+/** Conformance: `close`, outages, and what is durable. */
 import assert from 'node:assert/strict'
 import type { KeyStore } from '../store.js'
-import { at, changeOf, type DefineTest, failsWith, pick, record, same } from './fixture.js'
+import {
+  assertFailsWith,
+  assertSameRows,
+  type DefineTest,
+  itemAt,
+  makeChange,
+  makeRecord,
+  writtenFields,
+} from './fixture.js'
 
 type Calls = Record<string, () => Promise<unknown>>
 
@@ -9,8 +17,8 @@ export function endTests(test: DefineTest): void {
   const calls = (store: KeyStore, { maintenance } = store): Calls => ({
     getActive: () => store.getActive(['a']),
     getAll: () => store.getAll(['a']),
-    insertIfAbsent: () => store.insertIfAbsent([record('b')]),
-    replaceWrapped: () => store.replaceWrapped([changeOf(record('a'))]),
+    insertIfAbsent: () => store.insertIfAbsent([makeRecord('b')]),
+    replaceWrapped: () => store.replaceWrapped([makeChange(makeRecord('a'))]),
     list: () => store.list({ limit: 1 }),
     'list with notKekId': () => store.list({ limit: 1, notKekId: 'x' }),
     shred: () => store.shred('a', { forget: false }),
@@ -19,12 +27,12 @@ export function endTests(test: DefineTest): void {
     sampleByKek: () => store.sampleByKek(1),
     census: () => store.census(),
     ...(maintenance && {
-      restore: () => maintenance.restore([record('b')]),
+      restore: () => maintenance.restore([makeRecord('b')]),
       datedCensus: () => maintenance.datedCensus(),
     }),
   })
-  /** Whose answer to an outage may be that this is what they found. */
-  const lookingCalls = (store: KeyStore, { maintenance } = store): Calls => ({
+  /** Calls that may report an outage as a finding instead of throwing. */
+  const inspectingCalls = (store: KeyStore, { maintenance } = store): Calls => ({
     ...(maintenance && {
       inspect: () => maintenance.inspect(),
       finishErasure: () => maintenance.finishErasure(),
@@ -32,36 +40,36 @@ export function endTests(test: DefineTest): void {
     ...(store.changes && { changes: async () => store.changes?.(() => undefined) }),
   })
 
-  test('is closed once and for all', async ({ store }) => {
+  test('close is final, and may be called twice', async ({ store }) => {
     assert.equal(typeof store.transactional, 'boolean')
-    await store.insertIfAbsent([record('a')])
+    await store.insertIfAbsent([makeRecord('a')])
     await store.close()
     await store.close()
-    for (const [name, call] of Object.entries({ ...calls(store), ...lookingCalls(store) })) {
-      await failsWith('ERR_CLOSED', name, call)
+    for (const [name, call] of Object.entries({ ...calls(store), ...inspectingCalls(store) })) {
+      await assertFailsWith('ERR_CLOSED', name, call)
     }
   })
 
   test('an outage is an error, and never "no such key"', async ({ store, breakDown }) => {
     if (!breakDown) return
-    await store.insertIfAbsent([record('a')])
+    await store.insertIfAbsent([makeRecord('a')])
     await breakDown()
-    for (const [name, call] of Object.entries(calls(store))) await failsWith('ERR_STORE', name, call)
+    for (const [name, call] of Object.entries(calls(store))) await assertFailsWith('ERR_STORE', name, call)
   })
 
-  test('what a promise has confirmed, another store finds', async ({ store, reopen }) => {
+  test('another store finds what a call has confirmed', async ({ store, reopen }) => {
     if (!reopen) return
-    const rows = [record('a'), record('b'), record('c')]
+    const rows = [makeRecord('a'), makeRecord('b'), makeRecord('c')]
     await store.insertIfAbsent(rows)
-    const change = changeOf(at(rows, 1))
+    const change = makeChange(itemAt(rows, 1))
     await store.replaceWrapped([change])
     await store.shred('c', { forget: true })
     const other = await reopen()
     try {
-      const wanted = [at(rows, 0), { ...at(rows, 1), ...pick(change) }]
-      same(await other.list({ limit: 9 }), wanted)
+      const wanted = [itemAt(rows, 0), { ...itemAt(rows, 1), ...writtenFields(change) }]
+      assertSameRows(await other.list({ limit: 9 }), wanted)
       await store.close()
-      same(await other.list({ limit: 9 }), wanted)
+      assertSameRows(await other.list({ limit: 9 }), wanted)
     } finally {
       await other.close()
     }

@@ -1,10 +1,10 @@
-/** Conformance: shred, forget and remove. */
+/** Conformance: `shred`, with and without `forget`, and `remove`. */
 import assert from 'node:assert/strict'
-import { at, type DefineTest, ODD_IDS, record, same, versions } from './fixture.js'
+import { assertSameRows, type DefineTest, itemAt, makeRecord, makeVersions, ODD_IDS } from './fixture.js'
 
 export function erasureTests(test: DefineTest): void {
-  test('a shred erases every version and says what it erased', async ({ store, rowsOf, rawRows }) => {
-    const rows = versions('a', 4).map((row, i) => ({ ...row, kekId: [null, 'k', null, 'l'][i] ?? null }))
+  test('a shred erases every version and reports what it erased', async ({ store, rowsOf, rawRows }) => {
+    const rows = makeVersions('a', 4).map((row, i) => ({ ...row, kekId: [null, 'k', null, 'l'][i] ?? null }))
     await store.insertIfAbsent(rows)
     const before = Date.now()
     const result = await store.shred('a', { forget: false })
@@ -24,19 +24,19 @@ export function erasureTests(test: DefineTest): void {
   })
 
   test('a second shred erases nothing and changes nothing', async ({ store, rowsOf }) => {
-    await store.insertIfAbsent(versions('a', 2))
+    await store.insertIfAbsent(makeVersions('a', 2))
     await store.shred('a', { forget: false })
     const before = await rowsOf('a')
     const { versions: erased, kekIds } = await store.shred('a', { forget: false })
     assert.deepEqual([erased, kekIds], [[], []])
-    same(await rowsOf('a'), before)
+    assertSameRows(await rowsOf('a'), before)
   })
 
-  test('a shred names only the versions that were live', async ({ store, rowsOf }) => {
-    await store.insertIfAbsent(versions('a', 3))
+  test('a shred reports only the versions that were live', async ({ store, rowsOf }) => {
+    await store.insertIfAbsent(makeVersions('a', 3))
     await store.remove([{ userId: 'a', version: 1 }])
     const shreddedAt = new Date('2026-01-01T00:00:00.000Z')
-    await store.insertIfAbsent([record('a', { encryptedKey: new Uint8Array(0), shreddedAt })])
+    await store.insertIfAbsent([makeRecord('a', { encryptedKey: new Uint8Array(0), shreddedAt })])
     assert.deepEqual((await store.shred('a', { forget: false })).versions, [2, 3])
     assert.deepEqual((await rowsOf('a'))[0]?.shreddedAt, shreddedAt)
   })
@@ -49,9 +49,9 @@ export function erasureTests(test: DefineTest): void {
     assert.deepEqual(tombstone?.shreddedAt, result.at)
   })
 
-  test('a shred that is applied again has the time of the first', async ({ store, rowsOf }) => {
+  test('a shred writes the time that it is given, and changes no tombstone', async ({ store, rowsOf }) => {
     const time = new Date('2026-01-02T03:04:05.006Z')
-    await store.insertIfAbsent(versions('a', 2))
+    await store.insertIfAbsent(makeVersions('a', 2))
     for (const userId of ['a', 'unknown']) {
       const options = { forget: false, at: new Date(time) }
       const result = await store.shred(userId, options)
@@ -63,13 +63,13 @@ export function erasureTests(test: DefineTest): void {
       for (const { shreddedAt } of rows) assert.deepEqual(shreddedAt, time)
     }
     assert.deepEqual((await store.shred('gone', { forget: true, at: time })).at, time)
-    // It moves no tombstone that stands.
+    // A tombstone keeps its time.
     await store.shred('a', { forget: false, at: new Date() })
     assert.deepEqual((await rowsOf('a'))[0]?.shreddedAt, time)
   })
 
-  test('a shred says whether its bytes are gone, and if not, why', async ({ store }) => {
-    await store.insertIfAbsent(versions('a', 2))
+  test('a shred reports whether the bytes are gone, and if not, why', async ({ store }) => {
+    await store.insertIfAbsent(makeVersions('a', 2))
     for (const options of [{ forget: false }, { forget: false }, { forget: true }]) {
       const { erased, pending } = await store.shred('a', options)
       if (erased === 'pending') assert.ok(typeof pending === 'string' && pending.length > 10)
@@ -78,39 +78,39 @@ export function erasureTests(test: DefineTest): void {
   })
 
   test('forget removes all rows, tombstones too, and a new mint succeeds', async ({ store, everyRow }) => {
-    await store.insertIfAbsent(versions('a', 2))
+    await store.insertIfAbsent(makeVersions('a', 2))
     assert.deepEqual((await store.shred('a', { forget: true })).versions, [1, 2])
-    await store.shred('dead', { forget: false })
-    assert.deepEqual((await store.shred('dead', { forget: true })).versions, [])
+    await store.shred('shredded', { forget: false })
+    assert.deepEqual((await store.shred('shredded', { forget: true })).versions, [])
     assert.deepEqual((await store.shred('unknown', { forget: true })).versions, [])
     assert.deepEqual(await everyRow(), [])
-    const again = [record('a'), record('dead'), record('unknown')]
-    same(await store.insertIfAbsent(again), again)
+    const again = [makeRecord('a'), makeRecord('shredded'), makeRecord('unknown')]
+    assertSameRows(await store.insertIfAbsent(again), again)
   })
 
-  test('erasing touches no other user', async ({ store, everyRow }) => {
-    const rows = ODD_IDS.map((userId) => record(userId))
-    await store.insertIfAbsent([...rows, record('a%', { version: 2 })])
+  test('shred and remove change no other user', async ({ store, everyRow }) => {
+    const rows = ODD_IDS.map((userId) => makeRecord(userId))
+    await store.insertIfAbsent([...rows, makeRecord('a%', { version: 2 })])
     await store.shred('a%', { forget: true })
     await store.shred('e\u0301', { forget: true })
-    assert.equal(await store.remove([record(' '), record('A', { version: 2 })]), 1)
-    same(
+    assert.equal(await store.remove([makeRecord(' '), makeRecord('A', { version: 2 })]), 1)
+    assertSameRows(
       await everyRow(),
       rows.filter(({ userId }) => !['a%', 'e\u0301', ' '].includes(userId)),
     )
   })
 
-  test('no insert that races with a shred survives it', async ({ store, severalStores, rowsOf }) => {
+  test('no row that is inserted during a shred survives it', async ({ store, severalStores, rowsOf }) => {
     const stores = await severalStores()
     const userIds = Array.from({ length: 30 }, (_, i) => `user ${i}`)
-    // Half of them have rows already, so that both new users and new versions race.
-    await store.insertIfAbsent(userIds.slice(15).map((userId) => record(userId)))
+    // Half of the users have rows already, so that shreds race with both first and further versions.
+    await store.insertIfAbsent(userIds.slice(15).map((userId) => makeRecord(userId)))
     await Promise.all(
       userIds.flatMap((userId, i) => [
-        at(stores, i).insertIfAbsent(versions(userId, 3)),
-        at(stores, i + 1).insertIfAbsent([record(userId), record(userId, { version: 2 })]),
-        at(stores, i + 2).shred(userId, { forget: false }),
-        at(stores, i).insertIfAbsent(versions(userId, 4)),
+        itemAt(stores, i).insertIfAbsent(makeVersions(userId, 3)),
+        itemAt(stores, i + 1).insertIfAbsent([makeRecord(userId), makeRecord(userId, { version: 2 })]),
+        itemAt(stores, i + 2).shred(userId, { forget: false }),
+        itemAt(stores, i).insertIfAbsent(makeVersions(userId, 4)),
       ]),
     )
     for (const userId of userIds) {
@@ -120,13 +120,13 @@ export function erasureTests(test: DefineTest): void {
     }
   })
 
-  test('remove counts the rows that there were, tombstones too', async ({ store, everyRow }) => {
-    const rows = [...versions('a', 2), record('b'), record('c')]
+  test('remove returns how many rows it removed, tombstones included', async ({ store, everyRow }) => {
+    const rows = [...makeVersions('a', 2), makeRecord('b'), makeRecord('c')]
     await store.insertIfAbsent(rows)
     await store.shred('b', { forget: false })
-    const refs = [record('c'), record('b'), at(rows, 1), at(rows, 1), record('nobody')]
+    const refs = [makeRecord('c'), makeRecord('b'), itemAt(rows, 1), itemAt(rows, 1), makeRecord('nobody')]
     assert.equal(await store.remove(refs), 3)
-    same(await everyRow(), rows.slice(0, 1))
+    assertSameRows(await everyRow(), rows.slice(0, 1))
     assert.equal(await store.remove(refs), 0)
   })
 }

@@ -1,6 +1,6 @@
 /**
- * The conformance suite of {@link KeyStore}: what every sentence of the contract in store.ts means, as tests. Exported as
- * `drizzle-keystore/testing`. It takes the test functions as parameters, so that it depends on no runner.
+ * The conformance suite of {@link KeyStore}: it tests every sentence of the contract in store.ts. Exported as
+ * `drizzle-keystore/testing`. It takes the test functions as parameters, so it depends on no test runner.
  */
 import type { KeyStore } from '../store.js'
 import { changeTests } from './changing.js'
@@ -18,7 +18,7 @@ import type { KeyStoreSubject, OpenedSubject, TestRunner } from './subject.js'
 export type { KeyStoreSubject, OpenedSubject, RawRow, TestRunner } from './subject.js'
 
 /**
- * Defines the tests that hold a {@link KeyStore} to its contract. What is optional there is tested where the store has it.
+ * Defines the tests that a {@link KeyStore} must pass to keep its contract. Optional parts are tested if the store has them.
  *
  * @example
  * import { afterEach, beforeEach, describe, it } from 'vitest'

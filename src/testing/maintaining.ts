@@ -1,114 +1,133 @@
-/** Conformance: maintenance, where a store offers it. */
+/** Conformance: `maintenance`, if a store offers it. */
 import assert from 'node:assert/strict'
 import type { StoreMaintenance } from '../store.js'
 import type { KeyRecord } from '../table.js'
 import {
-  at,
-  copy,
+  assertSameRows,
+  cloneRecord,
   type DefineTest,
   type Fixture,
-  inSomeOrder,
-  manyRecords,
+  itemAt,
+  makeRecord,
+  makeRecords,
+  makeVersions,
   ODD_IDS,
-  record,
-  same,
+  overwrite,
+  reordered,
   shuffled,
-  spoil,
-  versions,
 } from './fixture.js'
 
+type DefineMaintenanceTest = (
+  name: string,
+  body: (maintenance: StoreMaintenance, fixture: Fixture) => Promise<void>,
+) => void
+
 export function maintenanceTests(test: DefineTest): void {
-  const whereOffered = (
-    name: string,
-    body: (maintenance: StoreMaintenance, fixture: Fixture) => Promise<void>,
-  ) =>
+  const whereOffered: DefineMaintenanceTest = (name, body) =>
     test(name, async (fixture) => {
       const { maintenance } = fixture.store
       if (maintenance !== undefined) await body(maintenance, fixture)
     })
+  restoreTests(whereOffered)
+  inspectionTests(whereOffered)
+}
+
+function restoreTests(whereOffered: DefineMaintenanceTest): void {
+  whereOffered('restores rows as they are, with whatever versions', async (maintenance, { everyRow }) => {
+    const rows = [
+      makeRecord('a', { version: 3, wrappedAt: new Date('2026-03-29T01:30:00.001Z') }),
+      makeRecord('a', { version: 7, kekId: null }),
+      tombstone('b', 1),
+      tombstone('b', 2),
+      tombstone('c', 5),
+    ]
+    const given = shuffled(rows)
+    assertSameRows(await maintenance.restore(given), given)
+    assertSameRows(await everyRow(), rows)
+    assertSameRows(await maintenance.restore(given), given)
+    assertSameRows(await everyRow(), rows)
+    assert.deepEqual(await maintenance.restore([]), [])
+  })
 
   whereOffered(
-    'restores rows as they are, whichever versions there are',
-    async (maintenance, { everyRow }) => {
-      const rows = [
-        record('a', { version: 3, wrappedAt: new Date('2026-03-29T01:30:00.001Z') }),
-        record('a', { version: 7, kekId: null }),
-        tombstone('b', 1),
-        tombstone('b', 2),
-        tombstone('c', 5),
-      ]
-      const given = shuffled(rows)
-      same(await maintenance.restore(given), given)
-      same(await everyRow(), rows)
-      same(await maintenance.restore(given), given)
-      same(await everyRow(), rows)
-      assert.deepEqual(await maintenance.restore([]), [])
-    },
-  )
-
-  whereOffered(
-    'restores over no row that stands, and gives that',
+    'restores over no stored row, and returns the stored one',
     async (maintenance, { store, everyRow }) => {
-      await store.insertIfAbsent([record('a'), ...versions('b', 2)])
+      await store.insertIfAbsent([makeRecord('a'), ...makeVersions('b', 2)])
       await store.shred('b', { forget: false })
       const standing = await everyRow()
       const [a, b1, b2] = standing
-      same(
-        await maintenance.restore([record('b', { version: 2 }), tombstone('a', 1), record('b'), record('a')]),
+      assertSameRows(
+        await maintenance.restore([
+          makeRecord('b', { version: 2 }),
+          tombstone('a', 1),
+          makeRecord('b'),
+          makeRecord('a'),
+        ]),
         [b2, a, b1, a],
       )
-      same(await everyRow(), standing)
+      assertSameRows(await everyRow(), standing)
     },
   )
 
-  whereOffered('restores no live row beside a tombstone', async (maintenance, { store, rowsOf }) => {
-    await store.shred('dead', { forget: false })
-    const dead = at(await rowsOf('dead'), 0)
-    same(await maintenance.restore([record('dead', { version: 2 })]), [dead])
-    // One that comes in the same call counts, wherever it stands there.
+  whereOffered('restores no live row of a user with a tombstone', async (maintenance, { store, rowsOf }) => {
+    await store.shred('shredded', { forget: false })
+    const stored = itemAt(await rowsOf('shredded'), 0)
+    assertSameRows(await maintenance.restore([makeRecord('shredded', { version: 2 })]), [stored])
+    // A tombstone of the same call counts too, wherever it is in the list.
     const [a2, b1] = [tombstone('a', 2), tombstone('b', 1)]
-    same(await maintenance.restore([record('a'), a2, b1, record('b', { version: 2 })]), [a2, a2, b1, b1])
-    const same1 = tombstone('c', 1)
-    same(await maintenance.restore([record('c'), same1]), [same1, same1])
-    for (const userId of ['dead', 'a', 'b', 'c']) assert.equal((await rowsOf(userId)).length, 1)
-    // A tombstone goes in beside live rows, which stay.
-    const live = record('d')
+    assertSameRows(await maintenance.restore([makeRecord('a'), a2, b1, makeRecord('b', { version: 2 })]), [
+      a2,
+      a2,
+      b1,
+      b1,
+    ])
+    const c1 = tombstone('c', 1)
+    assertSameRows(await maintenance.restore([makeRecord('c'), c1]), [c1, c1])
+    for (const userId of ['shredded', 'a', 'b', 'c']) assert.equal((await rowsOf(userId)).length, 1)
+    // A tombstone is inserted next to live rows, which stay.
+    const live = makeRecord('d')
     await store.insertIfAbsent([live])
     const d2 = tombstone('d', 2)
-    same(await maintenance.restore([d2]), [d2])
-    same(await rowsOf('d'), [live, d2])
+    assertSameRows(await maintenance.restore([d2]), [d2])
+    assertSameRows(await rowsOf('d'), [live, d2])
   })
 
-  whereOffered('takes 2,000 rows from several writers in differing order', async (_, fixture) => {
-    const stores = await fixture.severalStores()
-    const batches = Array.from({ length: 4 }, (_, i) =>
-      inSomeOrder([...manyRecords(1998), record('', { version: 2 }), tombstone('~', 4)], i),
-    )
-    const answers = await Promise.all(
-      batches.map(async (batch, i) => (await at(stores, i).maintenance?.restore(batch)) ?? []),
-    )
-    const stored = new Map((await fixture.everyRow()).map((row) => [row.userId, row]))
-    assert.equal(stored.size, 2000)
-    batches.forEach((batch, i) => {
-      same(
-        at(answers, i),
-        batch.map(({ userId }) => stored.get(userId)),
+  whereOffered(
+    'stores 2,000 rows of several writers that send them in different orders',
+    async (_, fixture) => {
+      const stores = await fixture.severalStores()
+      const batches = Array.from({ length: 4 }, (_, i) =>
+        reordered([...makeRecords(1998), makeRecord('', { version: 2 }), tombstone('~', 4)], i),
       )
-    })
-  })
+      const answers = await Promise.all(
+        batches.map(async (batch, i) => (await itemAt(stores, i).maintenance?.restore(batch)) ?? []),
+      )
+      const stored = new Map((await fixture.everyRow()).map((row) => [row.userId, row]))
+      assert.equal(stored.size, 2000)
+      batches.forEach((batch, i) => {
+        assertSameRows(
+          itemAt(answers, i),
+          batch.map(({ userId }) => stored.get(userId)),
+        )
+      })
+    },
+  )
 
-  whereOffered('no row that is restored while its user is shredded survives', async (_, fixture) => {
+  whereOffered('no live row that is restored during a shred survives it', async (_, fixture) => {
     const { store, rowsOf } = fixture
     const stores = await fixture.severalStores()
     const userIds = Array.from({ length: 60 }, (_, i) => `user ${i}`)
-    await store.insertIfAbsent(userIds.slice(40).map((userId) => record(userId)))
+    await store.insertIfAbsent(userIds.slice(40).map((userId) => makeRecord(userId)))
     await Promise.all(
       userIds.flatMap((userId, i) => [
-        // A user without a first version has no row that a shred and this could meet at.
-        at(stores, i).maintenance?.restore([record(userId, { version: 2 }), record(userId, { version: 5 })]),
-        at(stores, i + 1).shred(userId, { forget: false }),
-        at(stores, i + 2).maintenance?.restore(
-          i % 2 === 0 ? versions(userId, 3) : [record(userId, { version: 3 })],
+        // Without a first version there is no row that both a shred and this call would lock.
+        itemAt(stores, i).maintenance?.restore([
+          makeRecord(userId, { version: 2 }),
+          makeRecord(userId, { version: 5 }),
+        ]),
+        itemAt(stores, i + 1).shred(userId, { forget: false }),
+        itemAt(stores, i + 2).maintenance?.restore(
+          i % 2 === 0 ? makeVersions(userId, 3) : [makeRecord(userId, { version: 3 })],
         ),
       ]),
     )
@@ -119,23 +138,25 @@ export function maintenanceTests(test: DefineTest): void {
     }
   })
 
-  whereOffered('keeps nothing of what it restores', async (maintenance, { everyRow }) => {
-    const given = [record('a'), tombstone('b', 1)]
-    const wanted = given.map(copy)
+  whereOffered('does not keep arrays and dates that it restores', async (maintenance, { everyRow }) => {
+    const given = [makeRecord('a'), tombstone('b', 1)]
+    const wanted = given.map(cloneRecord)
     const answer = await maintenance.restore(given)
-    spoil(given)
-    same(await everyRow(), wanted)
-    spoil(answer)
-    same(await everyRow(), wanted)
+    overwrite(given)
+    assertSameRows(await everyRow(), wanted)
+    overwrite(answer)
+    assertSameRows(await everyRow(), wanted)
   })
 
-  whereOffered('keeps odd ids exact and apart', async (maintenance, { everyRow }) => {
-    const rows = ODD_IDS.map((userId) => record(userId))
-    same(await maintenance.restore(shuffled(rows)), shuffled(rows))
-    same(await everyRow(), rows)
+  whereOffered('keeps unusual ids exact and distinct', async (maintenance, { everyRow }) => {
+    const rows = ODD_IDS.map((userId) => makeRecord(userId))
+    assertSameRows(await maintenance.restore(shuffled(rows)), shuffled(rows))
+    assertSameRows(await everyRow(), rows)
   })
+}
 
-  whereOffered('finds no error in a store that is as it should be', async (maintenance) => {
+function inspectionTests(whereOffered: DefineMaintenanceTest): void {
+  whereOffered('inspect finds no error in an intact store', async (maintenance) => {
     for (const { severity, kind, reason } of await maintenance.inspect()) {
       assert.equal(severity, 'warning', reason)
       assert.ok(['schemaVersion', 'fileMode', 'setting', 'damage'].includes(kind))
@@ -143,29 +164,32 @@ export function maintenanceTests(test: DefineTest): void {
     }
   })
 
-  whereOffered('finishes an erasure, or says why not', async (maintenance, { store, everyRow }) => {
-    await store.insertIfAbsent(versions('a', 2))
-    await store.insertIfAbsent([record('b')])
-    await store.shred('a', { forget: false })
-    const before = await everyRow()
-    const { erased, pending } = await maintenance.finishErasure()
-    if (erased === 'file') assert.equal(pending, null)
-    else assert.ok(erased === 'pending' && typeof pending === 'string' && pending.length > 10)
-    same(await everyRow(), before)
-  })
+  whereOffered(
+    'finishErasure finishes an erasure, or says why not',
+    async (maintenance, { store, everyRow }) => {
+      await store.insertIfAbsent(makeVersions('a', 2))
+      await store.insertIfAbsent([makeRecord('b')])
+      await store.shred('a', { forget: false })
+      const before = await everyRow()
+      const { erased, pending } = await maintenance.finishErasure()
+      if (erased === 'file') assert.equal(pending, null)
+      else assert.ok(erased === 'pending' && typeof pending === 'string' && pending.length > 10)
+      assertSameRows(await everyRow(), before)
+    },
+  )
 
-  whereOffered('counts with ages what census counts', async (maintenance, { store }) => {
+  whereOffered('datedCensus counts what census counts, with ages', async (maintenance, { store }) => {
     assert.deepEqual(await maintenance.datedCensus(), [])
     const day = (number: number) => new Date(Date.UTC(2026, 0, number, 1, 2, 3, 4))
     await store.insertIfAbsent([
-      record('a', { createdAt: day(3) }),
-      record('b', { createdAt: day(1) }),
-      record('c', { createdAt: day(2) }),
-      record('d', { createdAt: day(9), kekId: null }),
-      record('dead', { createdAt: day(7) }),
+      makeRecord('a', { createdAt: day(3) }),
+      makeRecord('b', { createdAt: day(1) }),
+      makeRecord('c', { createdAt: day(2) }),
+      makeRecord('d', { createdAt: day(9), kekId: null }),
+      makeRecord('shredded', { createdAt: day(7) }),
     ])
-    await store.insertIfAbsent([record('a', { version: 2, createdAt: day(8) })])
-    await store.shred('dead', { forget: false })
+    await store.insertIfAbsent([makeRecord('a', { version: 2, createdAt: day(8) })])
+    await store.shred('shredded', { forget: false })
     const text = (row: { kekId: string | null; version: number; shredded: boolean; count: number }) =>
       `${row.kekId} ${row.version} ${row.shredded} ${row.count}`
     const dated = await maintenance.datedCensus()
@@ -180,5 +204,5 @@ export function maintenanceTests(test: DefineTest): void {
 
 function tombstone(userId: string, version: number): KeyRecord {
   const shreddedAt = new Date('2026-11-24T05:06:07.008Z')
-  return record(userId, { version, encryptedKey: new Uint8Array(0), shreddedAt })
+  return makeRecord(userId, { version, encryptedKey: new Uint8Array(0), shreddedAt })
 }

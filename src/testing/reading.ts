@@ -1,45 +1,45 @@
-/** Conformance: what is read, and whose bytes it is. */
+/** Conformance: `getActive` and `getAll`, and who owns the bytes of results. */
 import assert from 'node:assert/strict'
 import {
-  changeOf,
-  copy,
+  assertSameRows,
+  assertSameRowsInAnyOrder,
+  cloneRecord,
   type DefineTest,
-  manyRecords,
+  makeChange,
+  makeRecord,
+  makeRecords,
+  makeVersions,
   ODD_IDS,
-  pick,
-  record,
-  same,
-  sameInAnyOrder,
+  overwrite,
   shuffled,
-  spoil,
-  versions,
+  writtenFields,
 } from './fixture.js'
 
 export function readingTests(test: DefineTest): void {
-  test('gives a row back as it was stored, to the millisecond', async ({ store }) => {
+  test('returns a row as it was stored, to the millisecond', async ({ store }) => {
     const everyByte = Uint8Array.from({ length: 256 }, (_, byte) => byte)
     const rows = [
-      record('a', { createdAt: new Date('1999-12-31T23:59:59.999Z'), kekId: null }),
-      record('b', { encryptedKey: everyByte, wrappedAt: new Date('2026-03-29T01:30:00.001Z') }),
-      record('c', { createdAt: new Date('2099-10-25T00:30:00.120Z'), kekId: "k'%é\u{1f600}" }),
+      makeRecord('a', { createdAt: new Date('1999-12-31T23:59:59.999Z'), kekId: null }),
+      makeRecord('b', { encryptedKey: everyByte, wrappedAt: new Date('2026-03-29T01:30:00.001Z') }),
+      makeRecord('c', { createdAt: new Date('2099-10-25T00:30:00.120Z'), kekId: "k'%é\u{1f600}" }),
     ]
     const ids = ['a', 'b', 'c']
-    same(await store.insertIfAbsent(rows), rows)
-    same(await store.list({ limit: 3 }), rows)
-    sameInAnyOrder([...(await store.getAll(ids)).values()].flat(), rows)
-    sameInAnyOrder([...(await store.getActive(ids)).values()], rows)
-    sameInAnyOrder(await store.sampleByKek(1), rows)
+    assertSameRows(await store.insertIfAbsent(rows), rows)
+    assertSameRows(await store.list({ limit: 3 }), rows)
+    assertSameRowsInAnyOrder([...(await store.getAll(ids)).values()].flat(), rows)
+    assertSameRowsInAnyOrder([...(await store.getActive(ids)).values()], rows)
+    assertSameRowsInAnyOrder(await store.sampleByKek(1), rows)
   })
 
   test('leaves out users without a row', async ({ store }) => {
     assert.equal((await store.getAll(['nobody'])).size, 0)
     assert.equal((await store.getActive(['nobody'])).size, 0)
-    await store.insertIfAbsent([record('a')])
+    await store.insertIfAbsent([makeRecord('a')])
     assert.deepEqual([...(await store.getAll(['nobody', 'a'])).keys()], ['a'])
     assert.deepEqual([...(await store.getActive(['nobody', 'a'])).keys()], ['a'])
   })
 
-  test('answers with nothing when asked for nothing, or when there is nothing', async ({ store }) => {
+  test('returns empty results for empty input, and from an empty store', async ({ store }) => {
     assert.equal((await store.getAll([])).size, 0)
     assert.equal((await store.getActive([])).size, 0)
     assert.deepEqual(await store.insertIfAbsent([]), [])
@@ -50,98 +50,101 @@ export function readingTests(test: DefineTest): void {
     assert.deepEqual(await store.census(), [])
   })
 
-  test('gives a user once who is asked for twice', async ({ store, rowsOf }) => {
-    await store.insertIfAbsent([record('a')])
+  test('returns a user once whose id is given twice', async ({ store, rowsOf }) => {
+    await store.insertIfAbsent([makeRecord('a')])
     const rows = await rowsOf('a')
     assert.equal(rows.length, 1)
-    same((await store.getAll(['a', 'b', 'a'])).get('a') ?? [], rows)
-    same([(await store.getActive(['a', 'a'])).get('a')], rows)
+    assertSameRows((await store.getAll(['a', 'b', 'a'])).get('a') ?? [], rows)
+    assertSameRows([(await store.getActive(['a', 'a'])).get('a')], rows)
   })
 
-  test('keeps odd ids exact and apart', async ({ store, rawRows }) => {
-    const rows = ODD_IDS.map((userId) => record(userId))
-    same(await store.insertIfAbsent(rows), rows)
+  test('keeps unusual ids exact and distinct', async ({ store, rawRows }) => {
+    const rows = ODD_IDS.map((userId) => makeRecord(userId))
+    assertSameRows(await store.insertIfAbsent(rows), rows)
     const found = await store.getAll(ODD_IDS)
     const active = await store.getActive(ODD_IDS)
     for (const row of rows) {
-      same(found.get(row.userId) ?? [], [row])
-      same([active.get(row.userId)], [row])
-      same((await store.getAll([row.userId])).get(row.userId) ?? [], [row])
+      assertSameRows(found.get(row.userId) ?? [], [row])
+      assertSameRows([active.get(row.userId)], [row])
+      assertSameRows((await store.getAll([row.userId])).get(row.userId) ?? [], [row])
     }
     if (rawRows) assert.deepEqual(new Set((await rawRows()).map(({ userId }) => userId)), new Set(ODD_IDS))
   })
 
-  test('finds 2,000 users at once', async ({ store }) => {
-    const rows = manyRecords(2000)
+  test('finds 2,000 users in one call', async ({ store }) => {
+    const rows = makeRecords(2000)
     await store.insertIfAbsent(rows)
     const ids = shuffled(rows).map(({ userId }) => userId)
     const found = await store.getAll(ids)
-    same(
+    assertSameRows(
       rows.map(({ userId }) => found.get(userId)?.[0]),
       rows,
     )
     const active = await store.getActive(ids)
-    same(
+    assertSameRows(
       rows.map(({ userId }) => active.get(userId)),
       rows,
     )
   })
 
-  test('gives all versions ascending, the highest as the active one', async ({ store, rowsOf }) => {
-    const rows = versions('a', 12)
+  test('returns all versions in ascending order, and the highest as the active one', async ({
+    store,
+    rowsOf,
+  }) => {
+    const rows = makeVersions('a', 12)
     await store.insertIfAbsent(rows)
-    same(await rowsOf('a'), rows)
-    same([(await store.getActive(['a'])).get('a')], rows.slice(-1))
+    assertSameRows(await rowsOf('a'), rows)
+    assertSameRows([(await store.getActive(['a'])).get('a')], rows.slice(-1))
   })
 
-  test('gives a tombstone as the active row, whatever version it has', async ({ store }) => {
+  test('returns a tombstone as the active row, whatever its version', async ({ store }) => {
     const tombstone = { encryptedKey: new Uint8Array(0), shreddedAt: new Date() }
-    await store.insertIfAbsent([record('high'), record('high', { version: 2, ...tombstone })])
-    // A tombstone below a live row: what is left after a copy or a repair by hand.
-    await store.insertIfAbsent(versions('low', 3))
+    await store.insertIfAbsent([makeRecord('high'), makeRecord('high', { version: 2, ...tombstone })])
+    // A tombstone below a live row, as a copy or a repair by hand may leave it.
+    await store.insertIfAbsent(makeVersions('low', 3))
     await store.remove([{ userId: 'low', version: 1 }])
-    await store.insertIfAbsent([record('low', tombstone)])
+    await store.insertIfAbsent([makeRecord('low', tombstone)])
     const active = await store.getActive(['high', 'low'])
     assert.deepEqual([active.get('high')?.version, active.get('low')?.version], [2, 1])
     assert.deepEqual(active.get('low')?.shreddedAt, tombstone.shreddedAt)
   })
 
-  test('keeps nothing of what it was given', async ({ store, everyRow }) => {
-    const given = record('a', { encryptedKey: new Uint8Array(80).fill(7).subarray(10, 70) })
-    const wanted = copy(given)
+  test('does not keep arrays and dates that it was given', async ({ store, everyRow }) => {
+    const given = makeRecord('a', { encryptedKey: new Uint8Array(80).fill(7).subarray(10, 70) })
+    const wanted = cloneRecord(given)
     await store.insertIfAbsent([given])
-    spoil([given])
-    same(await everyRow(), [wanted])
+    overwrite([given])
+    assertSameRows(await everyRow(), [wanted])
 
-    const change = changeOf(wanted)
-    const changed = copy({ ...wanted, ...pick(change) })
+    const change = makeChange(wanted)
+    const changed = cloneRecord({ ...wanted, ...writtenFields(change) })
     await store.replaceWrapped([change])
     change.encryptedKey.fill(0xff)
     change.from.fill(0xff)
     change.wrappedAt.setTime(0)
-    same(await everyRow(), [changed])
+    assertSameRows(await everyRow(), [changed])
   })
 
-  test('gives bytes and dates that are the caller’s own', async ({ store, everyRow }) => {
-    const rows = [...versions('a', 2), record('b')]
-    const wanted = rows.map(copy)
+  test('returns bytes and dates that the caller may change', async ({ store, everyRow }) => {
+    const rows = [...makeVersions('a', 2), makeRecord('b')]
+    const wanted = rows.map(cloneRecord)
     const ids = ['a', 'b']
-    spoil(await store.insertIfAbsent(rows.map(copy)))
-    same(await everyRow(), wanted)
+    overwrite(await store.insertIfAbsent(rows.map(cloneRecord)))
+    assertSameRows(await everyRow(), wanted)
     const reads = [
       async () => [...(await store.getAll(ids)).values()].flat(),
       async () => [...(await store.getActive(ids)).values()],
       () => store.list({ limit: 9 }),
       () => store.sampleByKek(9),
-      () => store.insertIfAbsent(rows.map(copy)),
+      () => store.insertIfAbsent(rows.map(cloneRecord)),
     ]
     for (const read of reads) {
       const [first, ...rest] = await read()
-      const neighbours = rest.map(copy)
-      spoil([first])
-      same(rest, neighbours)
-      spoil(rest)
-      same(await everyRow(), wanted)
+      const neighbours = rest.map(cloneRecord)
+      overwrite([first])
+      assertSameRows(rest, neighbours)
+      overwrite(rest)
+      assertSameRows(await everyRow(), wanted)
     }
   })
 }

@@ -1,9 +1,9 @@
-/** What the conformance suite takes: a runner, and a store to test. */
+/** What the conformance suite takes: the functions of a test runner, and a store to test. */
 
 import type { KeyStore } from '../store.js'
 import type { KeyRef } from '../table.js'
 
-/** Of vitest, node:test, Jest, Mocha …: what the suite uses. Give the runner a time-out of 30 s or more. */
+/** The functions of vitest, node:test, Jest, Mocha … that the suite calls. Set the runner's time-out to 30 s or more. */
 export interface TestRunner {
   describe(name: string, body: () => void): unknown
   it(name: string, body: () => Promise<void>): unknown
@@ -11,28 +11,27 @@ export interface TestRunner {
   afterEach(hook: () => Promise<void>): unknown
 }
 
-/** A row as the storage itself holds it. */
+/** A row, read from the storage without the store. */
 export interface RawRow extends KeyRef {
   readonly encryptedKey: Uint8Array
 }
 
-/**
- * An empty store, for one test. What is optional here makes tests stricter where it is given: give all that the storage
- * can do.
- */
+/** An empty store for one test. Each optional member makes the suite stricter: give all that the storage can do. */
 export interface OpenedSubject {
   readonly store: KeyStore
-  /** Another store on the same storage, as another process would have it. The suite closes it. */
+  /** Opens another store on the same storage, as another process would. The suite closes it. */
   reopen?(): Promise<KeyStore>
-  /** All rows, read past the store. */
+  /** Reads all rows from the storage without the store. */
   rawRows?(): Promise<readonly RawRow[]>
-  /** Makes every later call of the store fail: stops the server, drops the table … */
+  /** Makes every later call of the store fail, for example by stopping the server or dropping the table. */
   breakDown?(): Promise<void>
   /** Closes and removes everything. The store may be closed already. */
   close(): Promise<void>
 }
 
+/** A kind of store to test. */
 export interface KeyStoreSubject {
+  /** Stands in the name of the suite. */
   readonly name: string
   /** Called before each test. */
   open(): Promise<OpenedSubject>

@@ -1,42 +1,27 @@
-/** The migrator, what it does alike on both dialects: ledger, modes, refusals, rollback, and many processes at once. */
+/** The migrator on both dialects: ledger, modes, refusals, rollback, and many processes at once. */
 import { existsSync } from 'node:fs'
-import { afterEach, describe, expect, it } from 'vitest'
+import { describe, expect, it } from 'vitest'
 import { LEDGER } from '../../src/adapters/migrator.js'
-import { type OpenedKeyStore, type OpenKeyStoreOptions, openKeyStore } from '../../src/adapters/open.js'
+import { type OpenKeyStoreOptions, openKeyStore } from '../../src/adapters/open.js'
 import { postgresKeyStore } from '../../src/adapters/postgres/store.js'
 import { sqliteKeyStore } from '../../src/adapters/sqlite/store.js'
-import { type Dialect, dialects, freshDatabase } from '../support/databases.js'
-import {
-  dumpSchema,
-  failureOf,
-  migrationsOf,
-  openAtOnce,
-  record,
-  runSql,
-  schemaErrorOf,
-} from '../support/migration-helpers.js'
+import { openAtOnce } from '../support/child-process.js'
+import { cleanUpAfterEach } from '../support/cleanups.js'
+import { type Dialect, dialects } from '../support/databases.js'
+import { keystoreErrorOf, schemaErrorOf } from '../support/errors.js'
+import { runSql } from '../support/raw-database.js'
+import { fixedRecord } from '../support/rows.js'
+import { dumpSchema, migrationsOf } from '../support/schema-dumps.js'
 
-const cleanups: (() => void | Promise<void>)[] = []
-
-afterEach(async () => {
-  for (const cleanup of cleanups.splice(0).reverse()) await cleanup()
-})
+const cleanups = cleanUpAfterEach()
 
 describe.each(dialects)('the migrator on %s', (dialect) => {
   const tags = migrationsOf(dialect).map(({ tag }) => tag)
   const hashes = migrationsOf(dialect).map(({ tag, sha256 }) => ({ tag, sha256 }))
 
-  async function fresh(): Promise<string> {
-    const database = await freshDatabase(dialect)
-    cleanups.push(() => database.remove())
-    return database.url
-  }
-
-  async function open(url: string, options?: OpenKeyStoreOptions): Promise<OpenedKeyStore> {
-    const store = await openKeyStore(url, options)
-    cleanups.push(() => store.close())
-    return store
-  }
+  const fresh = () => cleanups.database(dialect)
+  const open = async (url: string, options?: OpenKeyStoreOptions) =>
+    cleanups.closing(await openKeyStore(url, options))
 
   async function migrated(): Promise<string> {
     const url = await fresh()
@@ -53,7 +38,7 @@ describe.each(dialects)('the migrator on %s', (dialect) => {
     return [await dumpSchema(dialect, url), ledger, await keysOf(url).catch(() => null)]
   }
 
-  /** As a version of the library that knew only the first `count` migrations left it, with one row. */
+  /** A database that a version of the library with only the first `count` migrations has left, with one row. */
   async function migratedUpTo(count: number): Promise<string> {
     const url = await fresh()
     const done = migrationsOf(dialect).slice(0, count)
@@ -80,14 +65,14 @@ describe.each(dialects)('the migrator on %s', (dialect) => {
     const store = await open(url)
     expect(await store.ready()).toEqual({ applied: tags, adopted: null })
     expect(await ledgerOf(url)).toEqual(hashes)
-    await store.insertIfAbsent([record('alice')])
-    expect((await store.getActive(['alice'])).get('alice')).toEqual(record('alice'))
+    await store.insertIfAbsent([fixedRecord('alice')])
+    expect((await store.getActive(['alice'])).get('alice')).toEqual(fixedRecord('alice'))
   })
 
   it('applies nothing at the second open, and keeps the rows', async () => {
     const url = await fresh()
     const first = await open(url)
-    await first.insertIfAbsent([record('alice')])
+    await first.insertIfAbsent([fixedRecord('alice')])
     await first.close()
     const before = await contentsOf(url)
     const second = await open(url)
@@ -127,7 +112,7 @@ describe.each(dialects)('the migrator on %s', (dialect) => {
     it('opens a current database', async () => {
       const store = await open(await migrated(), { migrate: 'check' })
       expect(await store.ready()).toEqual({ applied: [], adopted: null })
-      expect(await store.insertIfAbsent([record('alice')])).toEqual([record('alice')])
+      expect(await store.insertIfAbsent([fixedRecord('alice')])).toEqual([fixedRecord('alice')])
     })
   })
 
@@ -138,18 +123,18 @@ describe.each(dialects)('the migrator on %s', (dialect) => {
       await runSql(dialect, url, statements.join('\n'))
       expect(await schemaErrorOf(open(url))).toContain("migrate: 'off'")
       const store = await open(url, { migrate: 'off' })
-      expect(await store.insertIfAbsent([record('alice')])).toEqual([record('alice')])
+      expect(await store.insertIfAbsent([fixedRecord('alice')])).toEqual([fixedRecord('alice')])
       await expect(ledgerOf(url)).rejects.toThrow(LEDGER)
     })
 
-    it('makes no table: the first read says that there is none', async () => {
+    it('makes no table: the first use says that there is none', async () => {
       const url = await fresh()
       if (dialect === 'sqlite') {
         expect(await schemaErrorOf(open(url, { migrate: 'off' }))).toContain('There is no file')
         expect(existsSync(url)).toBe(false)
       } else {
         const store = await open(url, { migrate: 'off' })
-        const error = await failureOf(store.getActive(['alice']))
+        const error = await keystoreErrorOf(store.getActive(['alice']))
         expect([error.code, error.retryable]).toEqual(['ERR_STORE', false])
         expect(error.message).toContain('encryption_keys')
       }
@@ -209,7 +194,7 @@ describe.each(dialects)('the migrator on %s', (dialect) => {
     const store = await open(url)
     expect((await store.ready()).applied).toEqual(tags.slice(count))
     const early = {
-      ...record('early'),
+      ...fixedRecord('early'),
       encryptedKey: Uint8Array.of(10, 11, 12),
       kekId: null,
     }
@@ -228,18 +213,18 @@ describe.each(dialects)('the migrator on %s', (dialect) => {
     )
     const before = await contentsOf(url)
     const store = dialect === 'sqlite' ? sqliteKeyStore({ path: url }) : postgresKeyStore({ url })
-    cleanups.push(() => store.close())
-    const error = await failureOf(store.ready())
+    cleanups.closing(store)
+    const error = await keystoreErrorOf(store.ready())
     expect(error.code).toBe('ERR_STORE')
     expect(error.message).toContain('encryption_keys_kek_id_idx')
     expect(await contentsOf(url)).toEqual(before)
 
     await runSql(dialect, url, 'drop table theirs')
     expect((await store.ready()).applied).toEqual(tags)
-    expect(await store.insertIfAbsent([record('alice')])).toEqual([record('alice')])
+    expect(await store.insertIfAbsent([fixedRecord('alice')])).toEqual([fixedRecord('alice')])
   })
 
-  it('lets 8 processes migrate a fresh database at once: all succeed, one applies, one ledger', async () => {
+  it('lets 8 processes migrate a fresh database at once: all succeed, one applies the migrations, and there is one ledger', async () => {
     const url = await fresh()
     const schema = dialect === 'postgres' ? { schema: 'made by 8' } : {}
     const reports = await openAtOnce(8, url, schema)

@@ -12,10 +12,11 @@ import {
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { openKeyStore } from '../../src/adapters/open.js'
-import { type CommandStore, commandStore, userIds } from '../support/command-store.js'
+import { startChild } from '../support/child-process.js'
+import { type CommandStore, commandStore } from '../support/command-store.js'
 import { dialects, type FreshDatabase, freshDatabase } from '../support/databases.js'
-import { startChild } from '../support/line-child.js'
 import { copyReference } from '../support/reference-file.js'
+import { userIds } from '../support/users.js'
 
 const NO_MASTER_KEY = { API_KEY_MASTER_KEY_FILE: '' }
 

@@ -5,9 +5,11 @@ import pg from 'pg'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { ProgressLines } from '../../src/cli/progress.js'
 import type { CensusRow, RewrapReport } from '../../src/index.js'
-import { type CommandStore, commandStore, userIds } from '../support/command-store.js'
+import { type CommandStore, commandStore } from '../support/command-store.js'
+import { itIf } from '../support/conditional.js'
 import { type Dialect, dialects } from '../support/databases.js'
-import { noTerminal, onTerminal } from '../support/terminal.js'
+import { hasTerminal, onTerminal } from '../support/terminal.js'
+import { userIds } from '../support/users.js'
 
 const REWRAP = ['rewrap', '--master-key-file', 'keys/b.key', '--previous-key-file', 'keys/a.key']
 const KEYS = 4000
@@ -95,7 +97,7 @@ describe('progress', () => {
     expect(quiet.stdout.trim().split('\n')).toHaveLength(1)
   })
 
-  it.skipIf(noTerminal)(`is a bar on a terminal ${noTerminal ?? ''}`, () => {
+  itIf(hasTerminal, 'script (util-linux) is not installed')('is a bar on a terminal', () => {
     const { status, shown } = onTerminal(store.folder, [...REWRAP, '--batch-size', '10'], { env: store.env })
     expect(status).toBe(0)
     expect(shown).toMatch(/rewrapping +█{24} 100 % · 30 of 30 · [\d,]+ a second/)

@@ -5,7 +5,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { type DatedCensusRow, type Finding, localMasterKey, type VerifyReport } from '../../src/index.js'
 import { type CommandStore, commandStore } from '../support/command-store.js'
 import { dialects } from '../support/databases.js'
-import { alterRow, corrupted, rowUnder } from '../support/services.js'
+import { alterRow, corrupted, v2Row } from '../support/rows.js'
 
 const BOTH_KEYS = ['--master-key-file', 'keys/b.key', '--previous-key-file', 'keys/a.key']
 
@@ -23,7 +23,7 @@ describe.each(dialects)('on %s', (dialect) => {
     it('counts by format, master key, version and age, without a master key', async () => {
       await store.mint('alice', 'bob', 'carol')
       await store.use(async (keys) => {
-        await keys.insertIfAbsent([rowUnder(localMasterKey(new Uint8Array(32).fill(7)), { userId: 'dave' })])
+        await keys.insertIfAbsent([v2Row(localMasterKey(new Uint8Array(32).fill(7)), { userId: 'dave' })])
         await keys.shred('carol', { forget: false })
       })
       const env = { API_KEY_MASTER_KEY_FILE: '' }
@@ -187,7 +187,7 @@ describe.each(dialects)('on %s', (dialect) => {
     it('warns of v2 wraps where they are accepted, and else calls them errors', async () => {
       await store.use(async (keys) => {
         const first = store.keys('a').local[0]
-        if (first !== undefined) await keys.insertIfAbsent([rowUnder(first, {})])
+        if (first !== undefined) await keys.insertIfAbsent([v2Row(first, {})])
       })
       const refused = store.run(['doctor'])
       expect(refused.status).toBe(1)
@@ -309,7 +309,7 @@ describe('whatever the store', () => {
     await store.mint('alice')
     await store.use(async (keys) => {
       const first = store.keys('a').local[0]
-      if (first !== undefined) await keys.insertIfAbsent([rowUnder(first, { userId: 'dave' })])
+      if (first !== undefined) await keys.insertIfAbsent([v2Row(first, { userId: 'dave' })])
     })
     const unknown = store.run(['rewrap', '--master-key-file', 'keys/b.key'])
     expect(unknown.status).toBe(1)

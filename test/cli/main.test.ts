@@ -1,9 +1,11 @@
 /** The command line, as a user runs it: compiled, in a fresh folder, on both dialects. */
-import { readFileSync, statSync, writeFileSync } from 'node:fs'
+import { execFileSync } from 'node:child_process'
+import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { type CommandOptions, runKeystore } from '../support/command.js'
+import { EXAMPLE_SECRETS } from '../../src/cli/example-secrets.js'
+import { type CommandOptions, cleanEnvironment, runKeystore } from '../support/command.js'
 import { dialects, type FreshDatabase, freshDatabase, temporaryFolder } from '../support/databases.js'
 
 const VECTORS = resolve('test/vectors')
@@ -47,9 +49,7 @@ describe('quickstart', () => {
     expect([modeOf('data'), modeOf('data/master.key'), modeOf('data/keystore.db')]).toEqual([
       0o700, 0o600, 0o600,
     ])
-    const example = readFileSync('examples/api-keys.jsonl', 'utf8').trim().split('\n')
-    for (const line of example) {
-      const { secret } = JSON.parse(line)
+    for (const { secret } of EXAMPLE_SECRETS) {
       expect(stdout).not.toContain(secret)
       expect(read('data/sealed.jsonl')).not.toContain(secret)
     }
@@ -69,6 +69,43 @@ describe('quickstart', () => {
     expect(
       keystore(['decrypt', '--user', user, '--context', `name=${name}`], { input: token }).stdout,
     ).toMatch(/^sk-proj-/)
+  })
+
+  it('ends with commands that work as they stand, with the options that it was given', () => {
+    const { stdout } = keystore([
+      'quickstart',
+      '--store',
+      'sqlite:data/my store.db',
+      '--out',
+      'data/it is.jsonl',
+    ])
+    const commands = stdout.split('Go on in this folder:\n')[1]?.match(/^ {2}.+$/gm) ?? []
+    const outputs = commands.map((command) =>
+      execFileSync('sh', ['-c', command], { cwd: folder.path, env: cleanEnvironment(), encoding: 'utf8' }),
+    )
+    expect(outputs).toEqual(['', 'my secret', expect.stringMatching(/│ live +│ 8 +│/)])
+    expect(read('data/token.txt')).toMatch(/^v3:/)
+    expect(readdirSync(join(folder.path, 'data')).filter((name) => name.endsWith('.db'))).toEqual([
+      'my store.db',
+    ])
+    const [, readme = '', guide = ''] = stdout.match(/Read on: (\S+) .*, (\S+) .*\.\n$/) ?? []
+    expect([readme, guide].map((path) => existsSync(resolve(folder.path, path)))).toEqual([true, true])
+  })
+
+  it('repeats no password of a store, and names no user whom a terminal could not print', async () => {
+    const database = await freshDatabase('postgres')
+    writeFileSync(
+      join(folder.path, 'mine.jsonl'),
+      `${JSON.stringify({ user: '\u001b[31mme', name: 'n', secret: 's' })}\n`,
+    )
+    try {
+      const { stdout } = keystore(['quickstart', 'mine.jsonl', '--store', database.url])
+      expect(stdout).toContain('encrypt --user alice --context name=mine --store ')
+      expect(stdout).not.toContain(`:${new URL(database.url).password}@`)
+      expect(stdout).not.toContain('\u001b')
+    } finally {
+      await database.remove()
+    }
   })
 
   it('takes a file of one’s own, and names the line of a bad one without showing it', () => {

@@ -7,7 +7,7 @@ import type { ReencryptReport } from '../../src/reencrypt/index.js'
 import { type CommandStore, commandStore } from '../support/command-store.js'
 import { type Dialect, dialects } from '../support/databases.js'
 import { type RawDatabase, rawDatabase } from '../support/raw-database.js'
-import { ACCEPT_V2 } from '../support/value-sources.js'
+import { ACCEPT_V2 } from '../support/tokens.js'
 
 const CONTEXT = { column: 'credentials.api_key' }
 const TABLE = [

@@ -3,8 +3,9 @@ import { existsSync, readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { type CommandStore, commandStore } from '../support/command-store.js'
+import { itIf } from '../support/conditional.js'
 import { dialects } from '../support/databases.js'
-import { noTerminal, onTerminal } from '../support/terminal.js'
+import { hasTerminal, onTerminal } from '../support/terminal.js'
 
 const NO_MASTER_KEY = { API_KEY_MASTER_KEY_FILE: '' }
 
@@ -77,7 +78,7 @@ describe.each(dialects)('on %s', (dialect) => {
     expect(await store.decrypt('alice', tokens.alice ?? '')).toBe('secret of alice')
   })
 
-  it.skipIf(noTerminal)(`asks on a terminal to type the id ${noTerminal ?? ''}`, async () => {
+  itIf(hasTerminal, 'script (util-linux) is not installed')('asks on a terminal to type the id', async () => {
     const ask = (typed: string, ...args: string[]) =>
       onTerminal(store.folder, ['shred-user', 'alice', ...args], {
         typed,

@@ -3,8 +3,8 @@ import { and, eq, getTableColumns, inArray, isNull, ne, sql } from 'drizzle-orm'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import type { Token } from '../../src/index.js'
 import { dialects } from '../support/databases.js'
+import { errorOf } from '../support/errors.js'
 import { type HostApp, hostApp } from '../support/host-app.js'
-import { errorOf } from '../support/services.js'
 
 const NO_SCOPE = { code: 'ERR_NO_SCOPE' }
 const REFUSED = { code: 'ERR_INVALID_ARGUMENT' }

@@ -11,10 +11,11 @@ import { encryptedText as pgEncryptedText } from '../../src/drizzle/postgres.js'
 import { encryptedText } from '../../src/drizzle/sqlite.js'
 import { EnvelopeCrypto, generateMasterKey, localMasterKey } from '../../src/index.js'
 import { type DrizzleDb, type DrizzleTable, drizzleSource, reencrypt } from '../../src/reencrypt/index.js'
+import { itIf } from '../support/conditional.js'
 import { dialects } from '../support/databases.js'
+import { errorOf } from '../support/errors.js'
 import { type HostApp, hostApp } from '../support/host-app.js'
 import { type RawDatabase, rawDatabase } from '../support/raw-database.js'
-import { errorOf } from '../support/services.js'
 
 const INVALID = { code: 'ERR_INVALID_ARGUMENT' }
 
@@ -227,7 +228,7 @@ describe.each(dialects)('tables of many shapes on %s', (dialect) => {
     expect(await errorOf(reencrypt({ envelope, source: uncased }))).toMatchObject(INVALID)
   })
 
-  it.runIf(dialect === 'sqlite')(
+  itIf(dialect === 'sqlite', 'only on SQLite')(
     'waits while the host is inside a transaction on the same connection',
     async () => {
       const client = host.client as Database.Database
@@ -260,7 +261,7 @@ describe.each(dialects)('tables of many shapes on %s', (dialect) => {
     return elsewhere
   }
 
-  it.runIf(dialect === 'sqlite')(
+  itIf(dialect === 'sqlite', 'only on SQLite')(
     'does not end the sweep for a value of another column that its type cannot read',
     async () => {
       const client = host.client as Database.Database

@@ -1,77 +1,53 @@
-/** What format v3 binds: tokens to user, version and context; wrapped keys to user, version and master key. */
+/** What format v3 binds together: tokens with user, version and context; wrapped keys with user, version and master key. */
 import { randomBytes } from 'node:crypto'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { openKeyStore } from '../../src/adapters/open.js'
 import {
-  EnvelopeCrypto,
+  type EnvelopeCrypto,
   type EnvelopeCryptoOptions,
   type KeyRecord,
   type KeyStore,
   localMasterKey,
   masterKeyring,
 } from '../../src/index.js'
-import { wrapDataKey } from '../../src/master-keys/key-wrap.js'
-import { countedStore } from '../support/counting.js'
-import { dialects, type FreshDatabase, freshDatabase } from '../support/databases.js'
+import { unwrapDataKey } from '../../src/master-keys/key-wrap.js'
+import { dialects } from '../support/databases.js'
+import { freshStore, type TestStore } from '../support/fresh-store.js'
+import { alterRow, mintedRow, rowsOfUser } from '../support/rows.js'
+import { countedStore } from '../support/store-doubles.js'
+import { withVersion } from '../support/tokens.js'
 
 const FAILED = { code: 'ERR_DECRYPTION_FAILED' }
 const MESSAGE = 'Decryption failed: wrong key, user or context, or a changed token'
 
 describe.each(dialects)('on %s', (dialect) => {
-  let database: FreshDatabase
+  let test: TestStore
   let store: KeyStore
   let envelope: EnvelopeCrypto
   const masterKeys = masterKeyring({ primary: localMasterKey(randomBytes(32)) })
+  const open = (options: Partial<EnvelopeCryptoOptions> = {}) => test.open({ masterKeys, ...options })
 
   beforeEach(async () => {
-    database = await freshDatabase(dialect)
-    store = await openKeyStore(database.url)
+    test = await freshStore(dialect)
+    store = test.store
     envelope = await open()
   })
-  afterEach(async () => {
-    await envelope.close()
-    await store.close()
-    await database.remove()
-  })
+  afterEach(() => test.remove())
 
-  const open = (options: Partial<EnvelopeCryptoOptions> = {}) =>
-    EnvelopeCrypto.open({ store, masterKeys, closeStore: false, ...options })
-
-  async function insert(userId: string, version: number): Promise<void> {
-    const ref = { userId, version }
-    const wrapped = await wrapDataKey(masterKeys, ref, randomBytes(32), 'v3')
-    await store.insertIfAbsent([
-      { ...ref, ...wrapped, createdAt: new Date(), wrappedAt: null, shreddedAt: null },
-    ])
-  }
+  const insert = async (userId: string, version: number) =>
+    store.insertIfAbsent([await mintedRow(masterKeys.primary, userId, { version })])
 
   async function rowOf(userId: string, version = 1): Promise<KeyRecord> {
-    const record = (await store.getAll([userId])).get(userId)?.find((row) => row.version === version)
+    const record = (await rowsOfUser(store, userId)).find((row) => row.version === version)
     if (record === undefined) throw new Error('no such row')
     return record
   }
 
-  /** Puts a wrapped key in a row's place, as somebody who can write to the database would. */
-  async function forge(userId: string, version: number, change: Pick<KeyRecord, 'encryptedKey' | 'kekId'>) {
-    await store.remove([{ userId, version }])
-    const { encryptedKey, kekId } = change
-    const row = {
-      userId,
-      version,
-      encryptedKey,
-      kekId,
-      createdAt: new Date(),
-      wrappedAt: null,
-      shreddedAt: null,
-    }
-    await store.insertIfAbsent([row])
-  }
-
-  const atVersion = (token: string, version: number) => {
-    const bytes = Buffer.from(token.slice(3), 'base64url')
-    bytes.writeUInt32BE(version, 0)
-    return `v3:${bytes.toString('base64url')}`
-  }
+  /** Puts another wrapped key in a row's place, as an attacker with access to the database would. */
+  const forge = (
+    userId: string,
+    version: number,
+    { encryptedKey, kekId }: Pick<KeyRecord, 'encryptedKey' | 'kekId'>,
+  ) => alterRow(store, { userId, version }, () => ({ encryptedKey, kekId }))
 
   it('opens a token for its user and context, and for no other', async () => {
     const context = { table: 'credentials', column: 'api_key' }
@@ -98,21 +74,21 @@ describe.each(dialects)('on %s', (dialect) => {
     expect(await envelope.decrypt('alice', token, reordered)).toBe('secret')
   })
 
-  it('opens a token under its own version only, and looks for no other', async () => {
+  it('opens a token under its own version only, and tries no other', async () => {
     const token = await envelope.encrypt('alice', 'secret')
     await insert('alice', 2)
     const fresh = countedStore(store)
     const other = await open({ store: fresh.store })
-    await expect(other.decrypt('alice', atVersion(token, 2))).rejects.toMatchObject({
+    await expect(other.decrypt('alice', withVersion(token, 2))).rejects.toMatchObject({
       ...FAILED,
       message: MESSAGE,
     })
-    await expect(other.decrypt('alice', atVersion(token, 3))).rejects.toMatchObject({
+    await expect(other.decrypt('alice', withVersion(token, 3))).rejects.toMatchObject({
       code: 'ERR_KEY_NOT_FOUND',
     })
     const before = { ...fresh.calls }
     for (const version of [0, 2 ** 31, 2 ** 32 - 1]) {
-      const failed = other.decrypt('alice', atVersion(token, version))
+      const failed = other.decrypt('alice', withVersion(token, version))
       await expect(failed).rejects.toMatchObject({ code: 'ERR_MALFORMED_TOKEN' })
     }
     expect(fresh.calls).toEqual(before)
@@ -135,7 +111,7 @@ describe.each(dialects)('on %s', (dialect) => {
       const original = await rowOf(userId, version)
       await forge(userId, version, forged)
       const attacked = await open({ accept: { keys: ['v2', 'v3'] }, allowUnknownMasterKeys: true })
-      const failed = attacked.decrypt(userId, atVersion(token, version))
+      const failed = attacked.decrypt(userId, withVersion(token, version))
       await expect(failed).rejects.toMatchObject({ code: 'ERR_UNWRAP_FAILED' })
       await forge(userId, version, original)
     }
@@ -161,7 +137,6 @@ describe.each(dialects)('on %s', (dialect) => {
   it('refuses a wrapped key with any bit flipped, any truncation and any extension', async () => {
     const token = await envelope.encrypt('alice', 'secret')
     const { encryptedKey, kekId, ...row } = await rowOf('alice')
-    const { unwrapDataKey } = await import('../../src/master-keys/key-wrap.js')
     const opens = (wrapped: Uint8Array) =>
       unwrapDataKey(masterKeys, { ...row, kekId, encryptedKey: wrapped }, ['v2', 'v3']).then(
         () => true,
@@ -183,7 +158,7 @@ describe.each(dialects)('on %s', (dialect) => {
     expect(await envelope.decrypt('alice', token)).toBe('secret')
   })
 
-  it('keeps the pool’s key apart from every user’s', async () => {
+  it('keeps the pool’s key apart from the keys of users', async () => {
     const token = await envelope.pool.encrypt('shared', { provider: 'openai' })
     expect(await envelope.pool.decrypt(token, { provider: 'openai' })).toBe('shared')
     await expect(envelope.pool.decrypt(token)).rejects.toMatchObject(FAILED)

@@ -1,4 +1,4 @@
-/** The service on every store: tokens, plaintexts, ids, tombstones, races, closing. */
+/** The service in format v2 on every store: tokens, plaintexts, ids, tombstones, races, closing. */
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest'
 import {
   decryptWithKey,
@@ -9,10 +9,11 @@ import {
   localMasterKey,
   masterKeyring,
 } from '../../src/index.js'
-import { backends, freshStore, recordingCalls, rowsOf, type TestStore } from '../support/services.js'
+import { backends, freshStore, type TestStore } from '../support/fresh-store.js'
+import { rowsOf as allRows, rowsOfUser } from '../support/rows.js'
+import { recordingCalls } from '../support/store-doubles.js'
+import { FOREIGN_V3_TOKEN } from '../support/tokens.js'
 
-/** Well formed, and of no key. */
-const V3_TOKEN = `v3:${Buffer.from([0, 0, 0, 1, ...new Uint8Array(90)]).toString('base64url')}`
 const masterText = generateMasterKey()
 const masterKey = localMasterKey(masterText)
 
@@ -30,11 +31,12 @@ describe.each(backends)('EnvelopeCrypto on %s', (backend) => {
   beforeEach(async () => {
     users += 1
     user = `user-${users}`
-    envelope = await fresh.open({ masterKeys: masterKey })
+    envelope = await fresh.openV2({ masterKeys: masterKey })
   })
   afterEach(() => envelope.close())
 
-  const rowsOfUser = async (userId: string) => (await fresh.store.getAll([userId])).get(userId) ?? []
+  const rowsOf = (userId: string) => rowsOfUser(fresh.store, userId)
+  const countRows = async () => (await allRows(fresh.store)).length
 
   describe('tokens', () => {
     it.each(['', 'a', 'пароль🔐', 'line1\r\nline2\0nul', 'x'.repeat(100_000)])(
@@ -49,7 +51,7 @@ describe.each(backends)('EnvelopeCrypto on %s', (backend) => {
     it('differ each time, and open after the service was opened again', async () => {
       const tokens = [await envelope.encrypt(user, 'same'), await envelope.encrypt(user, 'same')]
       expect(tokens[0]).not.toBe(tokens[1])
-      const again = await fresh.open({ masterKeys: localMasterKey(masterText) })
+      const again = await fresh.openV2({ masterKeys: localMasterKey(masterText) })
       for (const token of tokens) expect(await again.decrypt(user, token)).toBe('same')
     })
 
@@ -80,14 +82,14 @@ describe.each(backends)('EnvelopeCrypto on %s', (backend) => {
       expect(await envelope.decryptBytes(user, token)).toEqual(Buffer.of(0x61, 0xff))
     })
 
-    it("are the reference's: its function opens them with the user's raw key, and ours opens what it made", async () => {
+    it("are the reference's: its functions open them with the user's raw key, and the service opens those they make", async () => {
       const key = await envelope.getOrCreateUserKey(user)
       expect(key.length).toBe(32)
       expect(decryptWithKey(await envelope.encrypt(user, 'ours'), key)).toBe('ours')
       expect(await envelope.decrypt(user, encryptWithKey('theirs', key))).toBe('theirs')
     })
 
-    it('open with a context and without, since v2 binds none', async () => {
+    it('open with any context and without one, since v2 binds none', async () => {
       const token = await envelope.encrypt(user, 'x', { provider: 'openai' })
       expect(await envelope.decrypt(user, token)).toBe('x')
       expect(await envelope.decrypt(user, token, { provider: 'other' })).toBe('x')
@@ -95,7 +97,7 @@ describe.each(backends)('EnvelopeCrypto on %s', (backend) => {
 
     it.each([
       ['v3:AAAAAXqf235I8ecUiMGc9D0mTHvJt8DDLKGv', 'ERR_MALFORMED_TOKEN'],
-      [V3_TOKEN, 'ERR_FORMAT_NOT_ACCEPTED'],
+      [FOREIGN_V3_TOKEN, 'ERR_FORMAT_NOT_ACCEPTED'],
       ['plain text', 'ERR_NOT_ENCRYPTED'],
       ['', 'ERR_NOT_ENCRYPTED'],
       ['V2:QUJD', 'ERR_NOT_ENCRYPTED'],
@@ -106,12 +108,7 @@ describe.each(backends)('EnvelopeCrypto on %s', (backend) => {
       [Buffer.from('v2:'), 'ERR_INVALID_ARGUMENT'],
     ])('such as %j are refused before the store is asked: %s', async (token, code) => {
       const { store, calls } = recordingCalls(fresh.store)
-      const recording = await EnvelopeCrypto.open({
-        store,
-        masterKeys: masterKey,
-        closeStore: false,
-        format: 'v2',
-      })
+      const recording = await fresh.openV2({ store, masterKeys: masterKey })
       calls.length = 0
       await expect(recording.decrypt(user, token as string)).rejects.toMatchObject({ code })
       await expect(recording.decryptBytes(user, token as string)).rejects.toMatchObject({ code })
@@ -125,7 +122,7 @@ describe.each(backends)('EnvelopeCrypto on %s', (backend) => {
       await envelope.encrypt(user, 'a')
       await envelope.encrypt(user, 'b')
       await envelope.encryptBytes(user, Uint8Array.of(1))
-      const rows = await rowsOfUser(user)
+      const rows = await rowsOf(user)
       expect(rows).toMatchObject([{ version: 1, kekId: masterKey.v2Id, wrappedAt: null, shreddedAt: null }])
       expect(rows[0]?.encryptedKey.length).toBe(60)
       expect(Math.abs(Date.now() - (rows[0]?.createdAt.getTime() ?? 0))).toBeLessThan(60_000)
@@ -133,15 +130,15 @@ describe.each(backends)('EnvelopeCrypto on %s', (backend) => {
 
     it('is never minted by decrypt or decryptBytes', async () => {
       const token = await envelope.encrypt(user, 'x')
-      const before = (await rowsOf(fresh.store)).length
+      const before = await countRows()
       for (const work of [
         () => envelope.decrypt('nobody', token),
         () => envelope.decryptBytes('nobody', token),
       ]) {
         await expect(work()).rejects.toMatchObject({ code: 'ERR_KEY_NOT_FOUND', retryable: false })
       }
-      expect((await rowsOf(fresh.store)).length).toBe(before)
-      expect(await rowsOfUser('nobody')).toEqual([])
+      expect(await countRows()).toBe(before)
+      expect(await rowsOf('nobody')).toEqual([])
     })
 
     it('comes from getOrCreateUserKey as 32 bytes that the caller owns', async () => {
@@ -154,17 +151,17 @@ describe.each(backends)('EnvelopeCrypto on %s', (backend) => {
     })
 
     it('is one after 50 first writes at once, by two services, and opens all 50 tokens', async () => {
-      const second = await fresh.open({ masterKeys: masterKey })
+      const second = await fresh.openV2({ masterKeys: masterKey })
       const services = [envelope, second] as const
       const tokens = await Promise.all(
         Array.from({ length: 50 }, (_, i) => services[i % 2 === 0 ? 0 : 1].encrypt(user, `value ${i}`)),
       )
-      expect((await rowsOfUser(user)).length).toBe(1)
+      expect((await rowsOf(user)).length).toBe(1)
       const opened = await Promise.all(tokens.map((token) => envelope.decrypt(user, token)))
       expect(opened).toEqual(tokens.map((_, i) => `value ${i}`))
     })
 
-    it('that was shredded is ERR_KEY_SHREDDED for reading and writing, and is not minted anew', async () => {
+    it('that was shredded is ERR_KEY_SHREDDED for reading and writing, and no new key is minted', async () => {
       const token = await envelope.encrypt(user, 'x')
       await fresh.store.shred(user, { forget: false })
       await fresh.store.shred(`${user}-never`, { forget: false })
@@ -178,11 +175,11 @@ describe.each(backends)('EnvelopeCrypto on %s', (backend) => {
         ]) {
           await expect(work()).rejects.toMatchObject({ code: 'ERR_KEY_SHREDDED', retryable: false })
         }
-        expect(await rowsOfUser(id)).toMatchObject([{ version: 1, encryptedKey: new Uint8Array(0) }])
+        expect(await rowsOf(id)).toMatchObject([{ version: 1, encryptedKey: new Uint8Array(0) }])
       }
     })
 
-    it('that was shredded and forgotten is minted anew, and does not open old tokens', async () => {
+    it('that was shredded and forgotten is replaced by a new key, which does not open old tokens', async () => {
       const token = await envelope.encrypt(user, 'x')
       await fresh.store.shred(user, { forget: true })
       await expect(envelope.decrypt(user, token)).rejects.toMatchObject({ code: 'ERR_KEY_NOT_FOUND' })
@@ -204,12 +201,7 @@ describe.each(backends)('EnvelopeCrypto on %s', (backend) => {
       ['that are bytes', Buffer.from('alice')],
     ])('%s are ERR_INVALID_ARGUMENT before the store is asked', async (_, id) => {
       const { store, calls } = recordingCalls(fresh.store)
-      const recording = await EnvelopeCrypto.open({
-        store,
-        masterKeys: masterKey,
-        closeStore: false,
-        format: 'v2',
-      })
+      const recording = await fresh.openV2({ store, masterKeys: masterKey })
       const userId = id as string
       const token = encryptWithKey('x', Buffer.alloc(32, 1))
       calls.length = 0
@@ -238,7 +230,7 @@ describe.each(backends)('EnvelopeCrypto on %s', (backend) => {
       ]
       for (const id of ids) {
         expect(await envelope.decrypt(id, await envelope.encrypt(id, id))).toBe(id)
-        expect((await rowsOfUser(id)).map(({ userId }) => userId)).toEqual([id])
+        expect((await rowsOf(id)).map(({ userId }) => userId)).toEqual([id])
       }
     })
 
@@ -274,7 +266,7 @@ describe.each(backends)('EnvelopeCrypto on %s', (backend) => {
       const refused = { code: 'ERR_INVALID_ARGUMENT' }
       await expect(envelope.encrypt(user, plaintext as string)).rejects.toMatchObject(refused)
       await expect(envelope.pool.encrypt(plaintext as string)).rejects.toMatchObject(refused)
-      expect(await rowsOfUser(user)).toEqual([])
+      expect(await rowsOf(user)).toEqual([])
     })
 
     it('refuse a string where bytes belong', async () => {
@@ -285,11 +277,11 @@ describe.each(backends)('EnvelopeCrypto on %s', (backend) => {
 
     it('refuse a whole token unless allowToken says otherwise, and mint nothing', async () => {
       const token = encryptWithKey('inner', Buffer.alloc(32, 1))
-      for (const text of [token, token.replaceAll('=', ''), V3_TOKEN]) {
+      for (const text of [token, token.replaceAll('=', ''), FOREIGN_V3_TOKEN]) {
         await expect(envelope.encrypt(user, text)).rejects.toMatchObject({ code: 'ERR_INVALID_ARGUMENT' })
         await expect(envelope.pool.encrypt(text)).rejects.toMatchObject({ code: 'ERR_INVALID_ARGUMENT' })
       }
-      expect(await rowsOfUser(user)).toEqual([])
+      expect(await rowsOf(user)).toEqual([])
       const allowToken = true
       const twice = await envelope.encrypt(user, token, undefined, { allowToken })
       expect(await envelope.decrypt(user, twice)).toBe(token)
@@ -312,7 +304,7 @@ describe.each(backends)('EnvelopeCrypto on %s', (backend) => {
       ['a value that is undefined', { a: undefined }],
       ['a lone surrogate in a value', { a: '\ud800' }],
       ['a lone surrogate in a name', { '\ud800': 'a' }],
-    ])('a context may not be %s, though v2 ignores it', async (_, context) => {
+    ])('refuse a context that is %s, though v2 ignores contexts', async (_, context) => {
       const given = context as Record<string, string>
       const token = encryptWithKey('x', Buffer.alloc(32, 1))
       for (const work of [
@@ -324,30 +316,30 @@ describe.each(backends)('EnvelopeCrypto on %s', (backend) => {
       ]) {
         await expect(work()).rejects.toMatchObject({ code: 'ERR_INVALID_ARGUMENT' })
       }
-      expect(await rowsOfUser(user)).toEqual([])
+      expect(await rowsOf(user)).toEqual([])
     })
   })
 
   describe('the pool', () => {
     it("uses the reference's pool key of the primary, and makes no row", async () => {
-      const before = (await rowsOf(fresh.store)).length
+      const before = await countRows()
       const token = await envelope.pool.encrypt('shared', { provider: 'openai' })
       expect(await envelope.pool.decrypt(token)).toBe('shared')
       expect(decryptWithKey(token, derivePoolKey(Buffer.from(masterText, 'base64url')))).toBe('shared')
-      expect((await rowsOf(fresh.store)).length).toBe(before)
+      expect(await countRows()).toBe(before)
     })
 
     it('opens tokens of previous master keys, writes under the primary, and refuses those of others', async () => {
       const old = await envelope.pool.encrypt('old')
       const primary = localMasterKey(generateMasterKey())
-      const renewed = await fresh.open({ masterKeys: masterKeyring({ primary, previous: [masterKey] }) })
+      const renewed = await fresh.openV2({ masterKeys: masterKeyring({ primary, previous: [masterKey] }) })
       expect(await renewed.pool.decrypt(old)).toBe('old')
       const written = await renewed.pool.encrypt('new')
       await expect(envelope.pool.decrypt(written)).rejects.toMatchObject({ code: 'ERR_DECRYPTION_FAILED' })
       expect(await renewed.pool.decrypt(written)).toBe('new')
     })
 
-    it("does not open a user's token, nor a user the pool's", async () => {
+    it("does not open a user's token, and no user opens a token of the pool", async () => {
       const token = await envelope.encrypt(user, 'x')
       await expect(envelope.pool.decrypt(token)).rejects.toMatchObject({ code: 'ERR_DECRYPTION_FAILED' })
       const pooled = await envelope.pool.encrypt('x')
@@ -377,7 +369,7 @@ describe.each(backends)('EnvelopeCrypto on %s', (backend) => {
     it('with closeStore: false leaves the store open', async () => {
       await envelope.encrypt(user, 'x')
       await envelope.close()
-      expect((await rowsOfUser(user)).length).toBe(1)
+      expect((await rowsOf(user)).length).toBe(1)
     })
 
     it.each(['close', 'asyncDispose'] as const)('with %s closes the store, too, by default', async (way) => {
@@ -395,9 +387,10 @@ describe.each(backends)('EnvelopeCrypto on %s', (backend) => {
 
     it('of the store under an open service makes its calls ERR_CLOSED', async () => {
       const own = await freshStore(backend)
-      const service = await own.open({ masterKeys: masterKey })
-      await own.remove()
+      const service = await own.openV2({ masterKeys: masterKey })
+      await own.store.close()
       await expect(service.encrypt(user, 'x')).rejects.toMatchObject({ code: 'ERR_CLOSED' })
+      await own.remove()
     })
   })
 })

@@ -1,6 +1,6 @@
 /**
- * Ratios of times that a lost fast path would break on any machine, each time; the limits are wide, and noise gets three attempts. Runs
- * after all other files, alone. What is reached is measured by bench/.
+ * Ratios between the times of calls, which are exceeded on any machine if a fast path is lost. The limits are wide, and each test has
+ * three attempts. Runs alone, after all other files. bench/ measures the times themselves.
  */
 import { createCipheriv, createDecipheriv, createSecretKey, randomBytes } from 'node:crypto'
 import { describe, expect, it } from 'vitest'
@@ -10,7 +10,7 @@ import { EnvelopeCrypto, localMasterKey } from '../../src/index.js'
 const ROUNDS = 31
 const SLICE_MICROS = 4000
 
-/** Processor time of a call in microseconds: other processes do not add to it. In turn, the fastest third counts. */
+/** Processor time of each call in microseconds, to which other processes do not add. Calls take turns; the fastest third of the rounds counts. */
 async function costs<Name extends string>(work: Record<Name, () => unknown>): Promise<Record<Name, number>> {
   const entries = Object.entries(work) as [Name, () => unknown][]
   const measured = async (run: () => unknown, times: number) => {

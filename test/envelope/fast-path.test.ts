@@ -1,12 +1,13 @@
-/** What makes the library fast, by counts: a fast path that is lost shows here on any machine. */
+/** What makes the library fast, measured by counts: a fast path that is lost shows here on any machine. */
 import { randomBytes } from 'node:crypto'
 import Database from 'better-sqlite3'
 import { drizzle } from 'drizzle-orm/better-sqlite3'
 import pg from 'pg'
 import { afterAll, beforeEach, describe, expect, it, vi } from 'vitest'
+import { cleanUpAfterEach } from '../support/cleanups.js'
 import { freshDatabase, isChosen } from '../support/databases.js'
 
-/** Calls of node:crypto by name and algorithm, and the kinds of keys that ciphers got. */
+/** The number of calls of node:crypto by name and algorithm, and the kinds of keys given to ciphers. */
 const calls = new Map<string, number>()
 const keyKinds = new Set<string>()
 
@@ -14,7 +15,7 @@ function counted(name: string): void {
   calls.set(name, (calls.get(name) ?? 0) + 1)
 }
 
-// A copy of the modules of our own, for this file alone: others that run in the same process load another.
+// This file alone uses the modules with the mock: other files in the same process load others.
 vi.doMock('node:crypto', async (importOriginal) => {
   const actual = await importOriginal<typeof import('node:crypto')>()
   const cipher =
@@ -54,7 +55,7 @@ beforeEach(() => {
 })
 
 const TOKENS = 100
-/** On Node 24 bytes are slow, so that a key for one cipher is imported too: see forOneCipher in aead.ts. */
+/** On newer versions of Node, keys given as bytes are slow, so that even a key for one cipher is imported: see forOneCipher in aead.ts. */
 const IMPORTS_ONE_TIME_KEYS = Number(process.versions.node.split('.')[0]) >= 23
 
 describe.each(['v2', 'v3'] as const)('a token %s of a user in memory', (format) => {
@@ -73,7 +74,7 @@ describe.each(['v2', 'v3'] as const)('a token %s of a user in memory', (format) 
       if (way === 'handle') alice.decrypt(alice.encrypt('secret', { row: '1' }), { row: '1' })
       else await envelope.decrypt('alice', await envelope.encrypt('alice', 'secret'))
     }
-    // Nonces of about a second: a pool of 12 KiB serves 512 of v3.
+    // Random bytes for nonces: a pool of 12 KiB has 512 nonces of v3.
     expect(calls.get('random') ?? 0).toBeLessThanOrEqual(2)
     calls.delete('random')
     const imports = format === 'v3' && IMPORTS_ONE_TIME_KEYS ? [['import', 2 * TOKENS]] : []
@@ -86,7 +87,7 @@ describe.each(['v2', 'v3'] as const)('a token %s of a user in memory', (format) 
     expect([...keyKinds]).toEqual([`aes-256-gcm ${isBytes ? 'bytes' : 'KeyObject'}`])
   })
 
-  it('is there when the call returns: nothing is awaited beyond its promise', async () => {
+  it('is there when the call returns: the call awaits nothing', async () => {
     const envelope = await opened
     const token = await envelope.encrypt('alice', 'secret')
     for (const call of [
@@ -99,7 +100,7 @@ describe.each(['v2', 'v3'] as const)('a token %s of a user in memory', (format) 
       void call().then(() => {
         isThere = true
       })
-      // What awaited anything would come later.
+      // A call that awaited anything would not be done yet.
       await null
       expect(isThere, String(call)).toBe(true)
     }
@@ -108,16 +109,28 @@ describe.each(['v2', 'v3'] as const)('a token %s of a user in memory', (format) 
 
 const users = Array.from({ length: 1000 }, (_, i) => `user-${i}`)
 const masterKeys = localMasterKey(randomBytes(32))
-/** Nobody is in memory. */
+/** Options with which hardly any key stays in memory. */
 const COLD = { cache: { maxEntries: 1 } }
 
 describe.runIf(isChosen('sqlite'))('on SQLite', () => {
+  const cleanups = cleanUpAfterEach()
+  const sent: string[] = []
+  let client: Database.Database
+  beforeEach(async () => {
+    client = cleanups.closing(
+      new Database(await cleanups.database('sqlite'), {
+        verbose: (statement) => sent.push(String(statement)),
+      }),
+    )
+  })
+  /** A service on the connection, which has sent what opening takes. */
+  const open = async (options: object = {}) =>
+    cleanups.closing(
+      await EnvelopeCrypto.open({ store: sqliteKeyStore({ db: drizzle(client) }), masterKeys, ...options }),
+    )
+
   it('one user is one point query, prepared once, and a thousand are one query', async () => {
-    const database = await freshDatabase('sqlite')
-    const sent: string[] = []
-    const client = new Database(database.url, { verbose: (statement) => sent.push(String(statement)) })
-    const store = sqliteKeyStore({ db: drizzle(client) })
-    const envelope = await EnvelopeCrypto.open({ store, masterKeys, ...COLD })
+    const envelope = await open(COLD)
     const tokens = await envelope.encryptMany(users.map((userId) => ({ userId, plaintext: 'x' })))
     const items = users.map((userId, i) => {
       const token = tokens[i]
@@ -134,25 +147,14 @@ describe.runIf(isChosen('sqlite'))('on SQLite', () => {
     expect((await envelope.decryptMany(items)).every(({ ok }) => ok)).toBe(true)
     expect(sent.filter((statement) => /encryption_keys/.test(statement))).toHaveLength(1)
     expect(prepare).not.toHaveBeenCalled()
-
-    await envelope.close()
-    client.close()
-    await database.remove()
   })
 
   it('a thousand new users are one transaction', async () => {
-    const database = await freshDatabase('sqlite')
-    const sent: string[] = []
-    const client = new Database(database.url, { verbose: (statement) => sent.push(String(statement)) })
-    const store = sqliteKeyStore({ db: drizzle(client) })
-    const envelope = await EnvelopeCrypto.open({ store, masterKeys })
+    const envelope = await open()
     sent.length = 0
     await Promise.all(users.map((userId) => envelope.getOrCreateUserKey(userId)))
     expect(sent.filter((statement) => /^begin/i.test(statement))).toHaveLength(1)
     expect(sent.filter((statement) => /^select/i.test(statement))).toHaveLength(1)
-    await envelope.close()
-    client.close()
-    await database.remove()
   })
 })
 

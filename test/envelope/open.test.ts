@@ -1,4 +1,4 @@
-/** Opening the service on every store: which master keys the rows need, damaged rows, read-only access. */
+/** EnvelopeCrypto.open on every store: which master keys the rows need, damaged rows, read-only access. */
 import { randomBytes } from 'node:crypto'
 import Database from 'better-sqlite3'
 import { drizzle } from 'drizzle-orm/better-sqlite3'
@@ -10,6 +10,7 @@ import {
   type EnvelopeCryptoOptions,
   generateMasterKey,
   type KeyRecord,
+  type KeyStore,
   type KeystoreEvent,
   localMasterKey,
   type MasterKey,
@@ -17,24 +18,15 @@ import {
   masterKeyring,
 } from '../../src/index.js'
 import { unwrapDataKey } from '../../src/master-keys/key-wrap.js'
-import { asAdmin, dialects, freshDatabase } from '../support/databases.js'
-import {
-  alterRow,
-  backends,
-  corrupted,
-  errorOf,
-  freshStore,
-  recordingCalls,
-  rowsOf,
-  rowUnder,
-  type TestStore,
-} from '../support/services.js'
+import { dialects, freshDatabase } from '../support/databases.js'
+import { errorOf } from '../support/errors.js'
+import { backends, freshStore, type TestStore } from '../support/fresh-store.js'
+import { freshRole } from '../support/postgres-roles.js'
+import { alterRow, corrupted, rowsOf, v2Row } from '../support/rows.js'
+import { recordingCalls } from '../support/store-doubles.js'
 
-const [ours, theirs, third] = [0, 1, 2].map(() => localMasterKey(generateMasterKey())) as [
-  ReturnType<typeof localMasterKey>,
-  ReturnType<typeof localMasterKey>,
-  ReturnType<typeof localMasterKey>,
-]
+const newKey = () => localMasterKey(generateMasterKey())
+const [ours, theirs, third] = [newKey(), newKey(), newKey()]
 const unknown = { name: 'MasterKeyError', code: 'ERR_UNKNOWN_MASTER_KEY', retryable: false }
 
 describe.each(backends)('EnvelopeCrypto.open on %s', (backend) => {
@@ -46,7 +38,7 @@ describe.each(backends)('EnvelopeCrypto.open on %s', (backend) => {
 
   async function openWithEvents(options: Omit<EnvelopeCryptoOptions, 'store' | 'onEvent'>) {
     const events: KeystoreEvent[] = []
-    const envelope = await fresh.open({ ...options, onEvent: (event) => events.push(event) })
+    const envelope = await fresh.openV2({ ...options, onEvent: (event) => events.push(event) })
     return { envelope, events }
   }
 
@@ -55,13 +47,13 @@ describe.each(backends)('EnvelopeCrypto.open on %s', (backend) => {
     expect(events).toEqual([])
   })
 
-  it('refuses a wrong master key, naming the KEK ids and how many rows each has, and not the right ones', async () => {
+  it('refuses a wrong master key, naming the KEK ids it lacks and how many rows each has', async () => {
     await fresh.store.insertIfAbsent([
-      ...['a', 'b', 'c'].map((userId) => rowUnder(theirs, { userId })),
-      rowUnder(third, { userId: 'd' }),
-      rowUnder(ours, { userId: 'e' }),
+      ...['a', 'b', 'c'].map((userId) => v2Row(theirs, { userId })),
+      v2Row(third, { userId: 'd' }),
+      v2Row(ours, { userId: 'e' }),
     ])
-    const error = await errorOf(fresh.open({ masterKeys: ours }))
+    const error = await errorOf(fresh.openV2({ masterKeys: ours }))
     expect(error).toMatchObject(unknown)
     expect(error.message).toContain(`${theirs.v2Id}: 3 rows`)
     expect(error.message).toContain(`${third.v2Id}: 1 row`)
@@ -69,27 +61,27 @@ describe.each(backends)('EnvelopeCrypto.open on %s', (backend) => {
     expect((await rowsOf(fresh.store)).length).toBe(5)
   })
 
-  it('does not count tombstones, nor need their master key', async () => {
-    await fresh.store.insertIfAbsent(['a', 'b', 'c'].map((userId) => rowUnder(theirs, { userId })))
+  it('neither counts tombstones nor needs their master key', async () => {
+    await fresh.store.insertIfAbsent(['a', 'b', 'c'].map((userId) => v2Row(theirs, { userId })))
     await fresh.store.shred('a', { forget: false })
-    expect((await errorOf(fresh.open({ masterKeys: ours }))).message).toContain(`${theirs.v2Id}: 2 rows`)
+    expect((await errorOf(fresh.openV2({ masterKeys: ours }))).message).toContain(`${theirs.v2Id}: 2 rows`)
     for (const userId of ['b', 'c']) await fresh.store.shred(userId, { forget: false })
-    await fresh.open({ masterKeys: ours })
+    await fresh.openV2({ masterKeys: ours })
   })
 
-  it('refuses rows without a KEK id none of whose samples opens', async () => {
+  it('refuses rows without a KEK id if none of their samples opens', async () => {
     await fresh.store.insertIfAbsent(
-      ['a', 'b', 'c', 'd', 'e'].map((userId) => rowUnder(theirs, { userId }, { kekId: null })),
+      ['a', 'b', 'c', 'd', 'e'].map((userId) => v2Row(theirs, { userId }, { kekId: null })),
     )
-    const error = await errorOf(fresh.open({ masterKeys: ours }))
+    const error = await errorOf(fresh.openV2({ masterKeys: ours }))
     expect(error).toMatchObject(unknown)
     expect(error.message).toContain('no KEK id (the Python reference): 5 rows')
   })
 
   it('opens rows without a KEK id under any local master key of the keyring', async () => {
     await fresh.store.insertIfAbsent([
-      rowUnder(theirs, {}, { kekId: null }),
-      rowUnder(ours, { userId: 'bob' }, { kekId: null }),
+      v2Row(theirs, {}, { kekId: null }),
+      v2Row(ours, { userId: 'bob' }, { kekId: null }),
     ])
     const { envelope, events } = await openWithEvents({
       masterKeys: masterKeyring({ primary: ours, previous: [theirs] }),
@@ -101,16 +93,16 @@ describe.each(backends)('EnvelopeCrypto.open on %s', (backend) => {
   })
 
   it('opens rows without a KEK id when only some are damaged', async () => {
-    const broken = rowUnder(ours, { userId: 'a' }, { kekId: null, encryptedKey: new Uint8Array(60).fill(7) })
+    const broken = v2Row(ours, { userId: 'a' }, { kekId: null, encryptedKey: new Uint8Array(60).fill(7) })
     await fresh.store.insertIfAbsent([broken])
-    await fresh.store.insertIfAbsent([rowUnder(ours, { userId: 'b' }, { kekId: null })])
+    await fresh.store.insertIfAbsent([v2Row(ours, { userId: 'b' }, { kekId: null })])
     const { envelope, events } = await openWithEvents({ masterKeys: ours })
     expect(events).toEqual([{ type: 'damagedKey', userId: 'a', version: 1, kekId: null }])
     expect(await envelope.decrypt('b', await envelope.encrypt('b', 'x'))).toBe('x')
   })
 
   it('with allowUnknownMasterKeys opens, says so, and fails for those users one by one', async () => {
-    const writer = await fresh.open({ masterKeys: theirs })
+    const writer = await fresh.openV2({ masterKeys: theirs })
     const token = await writer.encrypt('alice', 'x')
     const { envelope, events } = await openWithEvents({ masterKeys: ours, allowUnknownMasterKeys: true })
     expect(events).toEqual([{ type: 'unknownMasterKey', kekIds: [theirs.v2Id] }])
@@ -125,7 +117,7 @@ describe.each(backends)('EnvelopeCrypto.open on %s', (backend) => {
   })
 
   it('opens old rows with previous keys, and wraps new rows under the primary', async () => {
-    const token = await (await fresh.open({ masterKeys: theirs })).encrypt('alice', 'x')
+    const token = await (await fresh.openV2({ masterKeys: theirs })).encrypt('alice', 'x')
     const { envelope, events } = await openWithEvents({
       masterKeys: masterKeyring({ primary: ours, previous: [third, theirs] }),
     })
@@ -138,14 +130,14 @@ describe.each(backends)('EnvelopeCrypto.open on %s', (backend) => {
       ['alice', theirs.v2Id],
       ['bob', ours.v2Id],
     ])
-    expect(await errorOf(fresh.open({ masterKeys: theirs }))).toMatchObject(unknown)
-    // The KEK id alone could claim it: only the primary's own key may open the new row.
-    const primaryOnly = await fresh.open({ masterKeys: ours, allowUnknownMasterKeys: true })
+    expect(await errorOf(fresh.openV2({ masterKeys: theirs }))).toMatchObject(unknown)
+    // That the row names the primary's KEK id would not show it: the row opens with the primary alone.
+    const primaryOnly = await fresh.openV2({ masterKeys: ours, allowUnknownMasterKeys: true })
     expect(await primaryOnly.decrypt('bob', written)).toBe('z')
   })
 
-  it('does not refuse one damaged row under a known key: it is an event, and ERR_UNWRAP_FAILED on use', async () => {
-    const before = await fresh.open({ masterKeys: ours })
+  it('opens despite a damaged row under a known key, which is an event, and ERR_UNWRAP_FAILED on use', async () => {
+    const before = await fresh.openV2({ masterKeys: ours })
     const token = await before.encrypt('alice', 'x')
     await alterRow(fresh.store, { userId: 'alice', version: 1 }, ({ encryptedKey }) => ({
       encryptedKey: corrupted(encryptedKey),
@@ -167,12 +159,12 @@ describe.each(backends)('EnvelopeCrypto.open on %s', (backend) => {
     expect((await rowsOf(fresh.store)).length).toBe(2)
   })
 
-  it('keeps 20 users usable when the row of the first of them is damaged, and that row as it is', async () => {
+  it('keeps 20 users usable when the first row is damaged, and leaves that row as it is', async () => {
     await fresh.store.insertIfAbsent([
-      rowUnder(ours, { userId: 'a' }, { encryptedKey: new Uint8Array(60).fill(1) }),
+      v2Row(ours, { userId: 'a' }, { encryptedKey: new Uint8Array(60).fill(1) }),
     ])
     const users = Array.from({ length: 20 }, (_, i) => `user-${i}`)
-    const first = await fresh.open({ masterKeys: ours })
+    const first = await fresh.openV2({ masterKeys: ours })
     const tokens = await Promise.all(users.map((userId) => first.encrypt(userId, userId)))
     const { envelope, events } = await openWithEvents({ masterKeys: ours })
     expect(events).toEqual([{ type: 'damagedKey', userId: 'a', version: 1, kekId: ours.v2Id }])
@@ -188,31 +180,30 @@ describe.each(backends)('EnvelopeCrypto.open on %s', (backend) => {
     ['61 bytes', 61],
     ['104 bytes', 104],
   ])('a wrapped key of %s is ERR_UNWRAP_FAILED on use', async (_, length) => {
-    await fresh.store.insertIfAbsent([rowUnder(ours, {}, { encryptedKey: new Uint8Array(length).fill(3) })])
+    await fresh.store.insertIfAbsent([v2Row(ours, {}, { encryptedKey: new Uint8Array(length).fill(3) })])
     const { envelope } = await openWithEvents({ masterKeys: ours })
     expect(await errorOf(envelope.encrypt('alice', 'x'))).toMatchObject({ code: 'ERR_UNWRAP_FAILED' })
   })
 
-  it('a wrap under one key of the keyring does not open under the KEK id of another: the id decides', async () => {
-    await fresh.store.insertIfAbsent([rowUnder(theirs, {}, { kekId: ours.v2Id })])
+  it('does not open a wrap under one key of the keyring by the KEK id of another: the id decides', async () => {
+    await fresh.store.insertIfAbsent([v2Row(theirs, {}, { kekId: ours.v2Id })])
     const { envelope } = await openWithEvents({
       masterKeys: masterKeyring({ primary: ours, previous: [theirs] }),
     })
     expect(await errorOf(envelope.encrypt('alice', 'x'))).toMatchObject({ code: 'ERR_UNWRAP_FAILED' })
   })
 
-  it('only looks: it calls nothing of the store that writes, and counts only to refuse', async () => {
-    await fresh.store.insertIfAbsent([rowUnder(ours, {})])
+  it('only reads: it calls no method that writes, and takes a census only to refuse', async () => {
+    await fresh.store.insertIfAbsent([v2Row(ours, {})])
     const { store, calls } = recordingCalls(fresh.store)
-    const open = (masterKeys: MasterKey) =>
-      EnvelopeCrypto.open({ store, masterKeys, closeStore: false, format: 'v2' })
+    const open = (masterKeys: MasterKey) => fresh.openV2({ store, masterKeys })
     await open(ours)
     expect(calls).toEqual(['sampleByKek'])
     await errorOf(open(theirs))
     expect(calls).toEqual(['sampleByKek', 'sampleByKek', 'census'])
   })
 
-  it('refuses what is no master key or no format with ERR_INVALID_ARGUMENT, before it asks the store', async () => {
+  it('refuses wrong master keys and formats with ERR_INVALID_ARGUMENT, before it asks the store', async () => {
     const { store, calls } = recordingCalls(fresh.store)
     const remote: MasterKey = { id: 'kms:1', wrap: (key) => key, unwrap: (key) => key }
     const wrong: unknown[] = [
@@ -235,14 +226,14 @@ describe.each(backends)('EnvelopeCrypto.open on %s', (backend) => {
     expect(calls).toEqual([])
   })
 
-  it('passes an outage of the store on, and never takes it for an empty store', async () => {
+  it('throws in an outage of the store, and never takes it for an empty store', async () => {
     await fresh.store.close()
-    expect(await errorOf(fresh.open({ masterKeys: ours }))).toMatchObject({ code: 'ERR_CLOSED' })
+    expect(await errorOf(fresh.openV2({ masterKeys: ours }))).toMatchObject({ code: 'ERR_CLOSED' })
   })
 })
 
 describe('a master key that a key service holds', () => {
-  const record: KeyRecord = rowUnder(ours, {}, { kekId: 'kms:1', encryptedKey: randomBytes(90) })
+  const record: KeyRecord = v2Row(ours, {}, { kekId: 'kms:1', encryptedKey: randomBytes(90) })
   const unwrapWith = (unwrap: MasterKey['unwrap']) => {
     const remote: MasterKey = { id: 'kms:1', wrap: (key) => key, unwrap }
     return unwrapDataKey(masterKeyring({ primary: ours, previous: [remote] }), record, ['v2', 'v3'])
@@ -256,7 +247,7 @@ describe('a master key that a key service holds', () => {
     }
   })
 
-  it('that cannot be reached is a retryable ERR_MASTER_KEY: it must not look like a damaged key, nor show its client’s error', async () => {
+  it('that cannot be reached is a retryable ERR_MASTER_KEY, not a damaged key, and hides its client’s error', async () => {
     const outage = new Error('the key service does not answer')
     const error = await errorOf(unwrapWith(() => Promise.reject(outage)))
     expect(error).toMatchObject({ code: 'ERR_MASTER_KEY', retryable: true })
@@ -289,29 +280,18 @@ describe.each(dialects)('read-only access on %s', (dialect) => {
   })
 })
 
-async function readOnlyConnection(path: string) {
-  const client = new Database(path, { readonly: true })
-  return {
-    store: sqliteKeyStore({ db: drizzle({ client }) }, { migrate: 'check' }),
-    end: async () => {
-      client.close()
-    },
-  }
+interface ReadOnlyAccess {
+  readonly store: KeyStore
+  end(): unknown
 }
 
-async function selectOnlyRole(url: string) {
-  const role = `reader_${randomBytes(6).toString('hex')}`
-  const password = randomBytes(12).toString('hex')
-  await asAdmin(
-    url,
-    `create role ${role} login password '${password}'`,
-    `grant select on all tables in schema public to ${role}`,
-  )
-  const readerUrl = new URL(url)
-  readerUrl.username = role
-  readerUrl.password = password
-  return {
-    store: await openKeyStore(readerUrl.href),
-    end: () => asAdmin(url, `drop owned by ${role}`, `drop role ${role}`),
-  }
+async function readOnlyConnection(path: string): Promise<ReadOnlyAccess> {
+  const client = new Database(path, { readonly: true })
+  const store = sqliteKeyStore({ db: drizzle({ client }) }, { migrate: 'check' })
+  return { store, end: () => client.close() }
+}
+
+async function selectOnlyRole(url: string): Promise<ReadOnlyAccess> {
+  const role = await freshRole(url, ['grant select on all tables in schema public to ROLE'])
+  return { store: await openKeyStore(role.url), end: role.remove }
 }

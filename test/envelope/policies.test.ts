@@ -1,7 +1,5 @@
 /** Which formats are written and read, and what counts as a token. */
 import { randomBytes } from 'node:crypto'
-import { copyFileSync, readFileSync } from 'node:fs'
-import { join } from 'node:path'
 import { inspect } from 'node:util'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { openKeyStore } from '../../src/adapters/open.js'
@@ -13,38 +11,26 @@ import {
   localMasterKey,
   masterKeyring,
 } from '../../src/index.js'
-import { dialects, type FreshDatabase, freshDatabase, temporaryFolder } from '../support/databases.js'
+import { dialects, temporaryFolder } from '../support/databases.js'
+import { freshStore, type TestStore } from '../support/fresh-store.js'
+import { copyReference, reference } from '../support/reference-file.js'
+import { v2Row } from '../support/rows.js'
+import { withVersion } from '../support/tokens.js'
 
-const reference = JSON.parse(readFileSync('test/vectors/reference.json', 'utf8'))
 const ACCEPT_BOTH = { keys: ['v2', 'v3'], tokens: ['v2', 'v3'] } as const
 const NOT_ACCEPTED = { code: 'ERR_FORMAT_NOT_ACCEPTED' }
 
 describe.each(dialects)('on %s', (dialect) => {
-  let database: FreshDatabase
+  let test: TestStore
   let store: KeyStore
   const masterKey = localMasterKey(randomBytes(32))
-  const opened: EnvelopeCrypto[] = []
-
   beforeEach(async () => {
-    database = await freshDatabase(dialect)
-    store = await openKeyStore(database.url)
+    test = await freshStore(dialect)
+    store = test.store
   })
-  afterEach(async () => {
-    for (const envelope of opened.splice(0)) await envelope.close()
-    await store.close()
-    await database.remove()
-  })
-
-  async function open(options: Partial<EnvelopeCryptoOptions> = {}) {
-    const envelope = await EnvelopeCrypto.open({
-      store,
-      masterKeys: masterKey,
-      closeStore: false,
-      ...options,
-    })
-    opened.push(envelope)
-    return envelope
-  }
+  afterEach(() => test.remove())
+  const open = (options: Partial<EnvelopeCryptoOptions> = {}) =>
+    test.open({ masterKeys: masterKey, ...options })
 
   it('writes v3 by default, v2 when told to, and reads what accept names', async () => {
     const v2 = await open({ format: 'v2' })
@@ -67,35 +53,25 @@ describe.each(dialects)('on %s', (dialect) => {
     await expect(keysOnly.pool.decrypt(old)).rejects.toMatchObject(NOT_ACCEPTED)
   })
 
-  it('refuses a v2 wrap that is not accepted, whatever KEK id its row claims', async () => {
+  it('refuses a v2 wrap that is not accepted, with any KEK id in its row', async () => {
     const envelope = await open()
     await envelope.encrypt('honest', 'x')
     const ids = [null, masterKey.id, masterKey.v2Id]
-    const records = ids.map((kekId, index) => ({
-      userId: `forged-${index}`,
-      version: 1,
-      encryptedKey: masterKey.wrapV2(randomBytes(32)),
-      kekId,
-      createdAt: new Date(),
-      wrappedAt: null,
-      shreddedAt: null,
-    }))
+    const records = ids.map((kekId, index) => v2Row(masterKey, { userId: `forged-${index}` }, { kekId }))
     await store.insertIfAbsent(records)
     for (const { userId } of records)
       await expect(envelope.encrypt(userId, 'x')).rejects.toMatchObject(NOT_ACCEPTED)
   })
 
   it('opens although a row under a v3 id was replaced by a v2 wrap, and says so in an event', async () => {
-    const encryptedKey = masterKey.wrapV2(randomBytes(32))
-    const row = { version: 1, createdAt: new Date(), wrappedAt: null, shreddedAt: null }
-    await store.insertIfAbsent([{ ...row, userId: 'forged', encryptedKey, kekId: masterKey.id }])
+    await store.insertIfAbsent([v2Row(masterKey, { userId: 'forged' }, { kekId: masterKey.id })])
     const events: unknown[] = []
     const envelope = await open({ onEvent: (event) => events.push(event) })
     expect(events).toEqual([{ type: 'damagedKey', userId: 'forged', version: 1, kekId: masterKey.id }])
     expect(await envelope.decrypt('bob', await envelope.encrypt('bob', 'x'))).toBe('x')
   })
 
-  it('passes values through that are no tokens only when told to, with an event', async () => {
+  it('passes values that are no tokens through with plaintext: "pass-through" only, with an event', async () => {
     const strict = await open()
     await expect(strict.decrypt('alice', 'sk-plain')).rejects.toMatchObject({ code: 'ERR_NOT_ENCRYPTED' })
     const events: unknown[] = []
@@ -169,7 +145,7 @@ describe.each(dialects)('on %s', (dialect) => {
     expect(Object.keys(secret)).toEqual([])
   })
 
-  it('gives bulk calls a result for each item, in order, whatever is wrong with the others', async () => {
+  it('gives bulk calls a result for each item, in order, even if other items fail', async () => {
     const envelope = await open()
     const token = await envelope.encrypt('alice', 'fine', { a: '1' })
     const items = [
@@ -201,7 +177,7 @@ describe.each(dialects)('on %s', (dialect) => {
     expect(await envelope.encryptMany([])).toEqual([])
   })
 
-  it('hands out a user’s keys for synchronous use, and minds shreds and closing', async () => {
+  it('gives a user’s keys for synchronous use, until a shred or until it is closed', async () => {
     const envelope = await open()
     await expect(envelope.user('alice', { mint: false })).rejects.toMatchObject({ code: 'ERR_KEY_NOT_FOUND' })
     expect((await store.getAll(['alice'])).size).toBe(0)
@@ -210,9 +186,7 @@ describe.each(dialects)('on %s', (dialect) => {
     expect(handle.decrypt(token, { a: '1' })).toBe('x')
     expect(await envelope.decrypt('alice', token, { a: '1' })).toBe('x')
     expect(() => handle.decrypt(token)).toThrow(expect.objectContaining({ code: 'ERR_DECRYPTION_FAILED' }))
-    const newer = Buffer.from(token.slice(3), 'base64url')
-    newer.writeUInt32BE(2, 0)
-    expect(() => handle.decrypt(`v3:${newer.toString('base64url')}`)).toThrow(
+    expect(() => handle.decrypt(withVersion(token, 2))).toThrow(
       expect.objectContaining({ code: 'ERR_KEY_NOT_FOUND', retryable: true }),
     )
     await store.shred('alice', { forget: false })
@@ -250,11 +224,9 @@ describe.each(dialects)('on %s', (dialect) => {
 })
 
 describe('a file of the Python reference', () => {
-  it('is read and written on in v2, read with accept, and refused without', async () => {
+  it('is read and written with format: "v2", read with accept, and refused without either', async () => {
     const folder = temporaryFolder()
-    const path = join(folder.path, 'keys.sqlite')
-    copyFileSync('test/vectors/python-keys.sqlite', path)
-    const store = await openKeyStore(path, { adopt: true })
+    const store = await openKeyStore(copyReference(folder.path), { adopt: true })
     const masterKeys = masterKeyring({ primary: localMasterKey(reference.master_key_b64) })
     try {
       await expect(EnvelopeCrypto.open({ store, masterKeys })).rejects.toMatchObject({

@@ -1,49 +1,31 @@
-/** rotateUserKey: a new version for new writes, one however many ask at once, and no token lost. */
+/** rotateUserKey: one new version for new writes, however many callers ask at once, and every earlier token opens. */
 import { randomBytes } from 'node:crypto'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { openKeyStore } from '../../src/adapters/open.js'
 import {
-  EnvelopeCrypto,
   type EnvelopeCryptoOptions,
   type KeyStore,
   type KeystoreEvent,
   localMasterKey,
 } from '../../src/index.js'
 import { MAX_KEY_VERSION } from '../../src/table.js'
-import { mintedRow, overriding, runSql, untold, versionOf } from '../support/lifecycle.js'
-import { backends, freshStore, rowsOf, type TestStore } from '../support/services.js'
+import { backends, freshStore, type TestStore } from '../support/fresh-store.js'
+import { runSql } from '../support/raw-database.js'
+import { mintedRow, rowsOf, rowsOfUser } from '../support/rows.js'
+import { storeWithout } from '../support/store-doubles.js'
+import { versionOf } from '../support/tokens.js'
 
 describe.each(backends)('rotateUserKey on %s', (backend) => {
   let test: TestStore
   let store: KeyStore
   const masterKeys = localMasterKey(randomBytes(32))
-  const opened: EnvelopeCrypto[] = []
-  const others: KeyStore[] = []
   beforeEach(async () => {
     test = await freshStore(backend)
     store = test.store
   })
-  afterEach(async () => {
-    for (const envelope of opened.splice(0)) await envelope.close()
-    for (const other of others.splice(0)) await other.close()
-    await test.remove()
-  })
-
-  async function open(options: Partial<EnvelopeCryptoOptions> = {}, on = store): Promise<EnvelopeCrypto> {
-    const envelope = await EnvelopeCrypto.open({ store: on, masterKeys, closeStore: false, ...options })
-    opened.push(envelope)
-    return envelope
-  }
-
-  async function another(): Promise<KeyStore> {
-    if (test.url === null) return overriding(store, {})
-    const other = await openKeyStore(test.url)
-    others.push(other)
-    return other
-  }
-
-  const versionsOf = async (userId: string) =>
-    ((await store.getAll([userId])).get(userId) ?? []).map(({ version }) => version)
+  afterEach(() => test.remove())
+  const open = (options: Partial<EnvelopeCryptoOptions> = {}, on = store) =>
+    test.open({ masterKeys, store: on, ...options })
+  const versionsOf = async (userId: string) => (await rowsOfUser(store, userId)).map(({ version }) => version)
 
   it('makes the next version: new tokens name it, old ones still open', async () => {
     const events: KeystoreEvent[] = []
@@ -70,7 +52,7 @@ describe.each(backends)('rotateUserKey on %s', (backend) => {
   })
 
   it('ends with one new version when two services with the key in memory rotate at once', async () => {
-    const services = [await open({}, await another()), await open({}, await another())]
+    const services = [await open({}, await test.another()), await open({}, await test.another())]
     await services[0]?.encrypt('alice', 'x')
     for (const envelope of services) await envelope.encrypt('alice', 'x')
     const rotations = await Promise.all(services.map((envelope) => envelope.rotateUserKey('alice')))
@@ -95,8 +77,8 @@ describe.each(backends)('rotateUserKey on %s', (backend) => {
   it('gives the writes of other services on the storage the new version within 2 s', {
     retry: 3,
   }, async () => {
-    const one = await open({}, await another())
-    const other = await open({}, await another())
+    const one = await open({}, await test.another())
+    const other = await open({}, await test.another())
     await one.encrypt('alice', 'x')
     expect(versionOf(await other.encrypt('alice', 'x'))).toBe(1)
     await one.rotateUserKey('alice')
@@ -105,13 +87,13 @@ describe.each(backends)('rotateUserKey on %s', (backend) => {
       .toBe(2)
   })
 
-  it('takes another service’s rotation, which it had not seen, for its own: once', async () => {
-    const one = await open({}, await another())
+  it('counts another service’s rotation that it had not seen as its own, once', async () => {
+    const one = await open({}, await test.another())
     const token = await one.encrypt('alice', 'x')
-    // Not told of it, and known by a read as well as by a write.
-    const reading = await open({}, untold(await another()))
+    // Two services that are told of no change: one knows the key by a read, the other by a write.
+    const reading = await open({}, storeWithout(await test.another(), 'changes'))
     await reading.decrypt('alice', token)
-    const writing = await open({}, untold(await another()))
+    const writing = await open({}, storeWithout(await test.another(), 'changes'))
     await writing.encrypt('alice', 'x')
     expect(await one.rotateUserKey('alice')).toMatchObject({ version: 2, rotated: true })
     for (const [index, other] of [reading, writing].entries()) {
@@ -122,11 +104,11 @@ describe.each(backends)('rotateUserKey on %s', (backend) => {
       })
       expect(await other.rotateUserKey('alice')).toMatchObject({ version: 3 + index, rotated: true })
     }
-    // Whoever knows nothing of the user wants a new version.
+    // A service that does not know the user makes a new version.
     expect(await (await open()).rotateUserKey('alice')).toMatchObject({ version: 5, rotated: true })
   })
 
-  it('refuses users without keys, shredded ones, format v2, and anything that is no user', async () => {
+  it('refuses users without keys, shredded users, format v2, and ids that are no user id', async () => {
     const envelope = await open()
     await expect(envelope.rotateUserKey('nobody')).rejects.toMatchObject({ code: 'ERR_KEY_NOT_FOUND' })
     expect(await rowsOf(store)).toEqual([])
@@ -145,7 +127,7 @@ describe.each(backends)('rotateUserKey on %s', (backend) => {
     await expect(envelope.rotateUserKey('carol')).rejects.toMatchObject({ code: 'ERR_CLOSED' })
   })
 
-  it('leaves a handle its own version, whose tokens open, and which reads newer ones only anew', async () => {
+  it('leaves a handle its version: tokens of it open, and a new handle is needed for newer tokens', async () => {
     const envelope = await open()
     const handle = await envelope.user('alice')
     await envelope.rotateUserKey('alice')
@@ -173,8 +155,8 @@ describe.each(backends)('rotateUserKey on %s', (backend) => {
     expect(await reader.decrypt('alice', after)).toBe('two')
   })
 
-  it('says so when a user has used up all versions', async () => {
-    // Only SQL gets there: one insert a version would take years.
+  it('fails when a user has used up all versions', async () => {
+    // Made by SQL: with one insert for each version it would take years.
     if (backend === 'memory') return
     await store.insertIfAbsent([await mintedRow(masterKeys, 'alice')])
     await runSql(backend, test.url ?? '', `update encryption_keys set version = ${MAX_KEY_VERSION}`)
@@ -190,7 +172,7 @@ describe.each(backends)('rotateUserKey on %s', (backend) => {
   it('loses nothing of 50 services that rotate and encrypt one user at once', async () => {
     const services = await Promise.all(
       Array.from({ length: 50 }, async (_, index) =>
-        open(index % 2 === 0 ? {} : { cache: false }, index < 5 ? await another() : store),
+        open(index % 2 === 0 ? {} : { cache: false }, index < 5 ? await test.another() : store),
       ),
     )
     const results = await Promise.all(
@@ -199,7 +181,7 @@ describe.each(backends)('rotateUserKey on %s', (backend) => {
         envelope
           .rotateUserKey('alice')
           .then(() => null)
-          // There may be nothing to rotate yet.
+          // The user may have no key yet.
           .catch(({ code }: { code: string }) => {
             expect(code).toBe('ERR_KEY_NOT_FOUND')
             return null

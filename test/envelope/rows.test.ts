@@ -1,17 +1,18 @@
-/** Rows of many users, encrypted and decrypted in bulk. */
+/** encryptRows and decryptRows: rows of many users in bulk. */
 import { randomBytes } from 'node:crypto'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import {
   decryptRows,
-  EnvelopeCrypto,
+  type EnvelopeCrypto,
   encryptRows,
   isToken,
   localMasterKey,
   StoreError,
 } from '../../src/index.js'
-import { type CountedStore, countedStore } from '../support/counting.js'
+import { errorOf } from '../support/errors.js'
+import { backends, freshStore, type TestStore } from '../support/fresh-store.js'
 import { everythingOf } from '../support/leaks.js'
-import { backends, errorOf, freshStore, type TestStore } from '../support/services.js'
+import { type CountedStore, countedStore } from '../support/store-doubles.js'
 
 interface Credential {
   readonly id: number
@@ -37,16 +38,9 @@ describe.each(backends)('rows in bulk, keys on %s', (backend) => {
   beforeEach(async () => {
     fresh = await freshStore(backend)
     counted = countedStore(fresh.store)
-    envelope = await EnvelopeCrypto.open({
-      store: counted.store,
-      masterKeys: localMasterKey(randomBytes(32)),
-      closeStore: false,
-    })
+    envelope = await fresh.open({ store: counted.store, masterKeys: localMasterKey(randomBytes(32)) })
   })
-  afterEach(async () => {
-    await envelope.close()
-    await fresh.remove()
-  })
+  afterEach(() => fresh.remove())
 
   const credentials = (count: number): Credential[] =>
     Array.from({ length: count }, (_, id) => ({
@@ -56,7 +50,7 @@ describe.each(backends)('rows in bulk, keys on %s', (backend) => {
       note: id % 3 === 0 ? null : `note ${id}`,
     }))
 
-  it('give tokens and plaintexts back in order, new objects, null and undefined as they are', async () => {
+  it('come back in order as new objects, with null and undefined as they were', async () => {
     const given = credentials(200)
     const copy = structuredClone(given)
     const encrypted = await encryptRows(envelope, given, OPTIONS)
@@ -80,22 +74,20 @@ describe.each(backends)('rows in bulk, keys on %s', (backend) => {
     expect(sparse.rows).toStrictEqual([{ userId: 'alice', a: undefined, b: null }])
   })
 
-  it('take one look-up of keys and one insert, for any number of users', async () => {
+  it('take one read of keys and one insert for any number of users', async () => {
     const { rows } = await encryptRows(envelope, credentials(500), OPTIONS)
     expect(counted.inserts).toEqual([50])
-    const fresh = await EnvelopeCrypto.open({
+    const other = await fresh.open({
       store: counted.store,
       masterKeys: localMasterKey(randomBytes(32)),
-      closeStore: false,
       allowUnknownMasterKeys: true,
     })
     const { getAll = 0 } = counted.calls
-    await decryptRows(fresh, rows as Credential[], OPTIONS)
+    await decryptRows(other, rows as Credential[], OPTIONS)
     expect(counted.calls.getAll).toBe(getAll + 1)
-    await fresh.close()
   })
 
-  it('do not open a value that was moved to another row, where the row is in the context', async () => {
+  it('do not open a value that was moved to another row, if the context names the row', async () => {
     const { rows } = await encryptRows(envelope, credentials(100), OPTIONS)
     const [first, second] = [rows[0], rows[50]] as Credential[]
     const exchanged = [
@@ -110,7 +102,7 @@ describe.each(backends)('rows in bulk, keys on %s', (backend) => {
     expect(opened.every((row) => !('apiKey' in row))).toBe(true)
   })
 
-  it('name the row and the column of each failure, and fail no other', async () => {
+  it('name the row and column of each value that fails, and all other values succeed', async () => {
     const { rows } = await encryptRows(envelope, credentials(6), OPTIONS)
     const broken = rows as Record<string, unknown>[]
     Object.assign(broken[1] as object, { apiKey: 'sk-planted', note: 7 })
@@ -125,7 +117,7 @@ describe.each(backends)('rows in bulk, keys on %s', (backend) => {
       [4, 'apiKey', 'ERR_INVALID_ARGUMENT'],
       [4, 'note', 'ERR_INVALID_ARGUMENT'],
     ])
-    // Absent, not undefined: written back, the column stays as it is.
+    // The property is absent, not undefined: an update by this row leaves the column as it is.
     expect(Object.keys(result.rows[1] ?? {})).toEqual(['id', 'userId'])
     expect(result.rows[3]).toEqual(credentials(6)[3])
     expect(result.rows[5]).toEqual(credentials(6)[5])
@@ -134,7 +126,7 @@ describe.each(backends)('rows in bulk, keys on %s', (backend) => {
     expect(again.errors.filter(({ row }) => row === 0)).toMatchObject([{ column: 'apiKey', error: INVALID }])
   })
 
-  it('take the owner from a function; what functions throw is a failure of that value, not shown', async () => {
+  it('take the owner from a function; an error of a function fails its value alone, and is not shown', async () => {
     const { rows, errors } = await encryptRows(envelope, credentials(3), {
       owner: ({ id }) => {
         if (id === 1) throw new Error('sk-planted')
@@ -158,7 +150,7 @@ describe.each(backends)('rows in bulk, keys on %s', (backend) => {
     expect(await envelope.decrypt('owner-2', String(rows[2]?.note))).toBe('note 2')
   })
 
-  it('refuse what can never work, at once', async () => {
+  it('refuse wrong rows and options at once', async () => {
     const rows = credentials(1)
     const wrong: unknown[][] = [
       ['rows', OPTIONS],
@@ -179,7 +171,7 @@ describe.each(backends)('rows in bulk, keys on %s', (backend) => {
     }
   })
 
-  it('report an outage for every value, and end with the service', async () => {
+  it('report an outage for every value, and fail when the service is closed', async () => {
     counted.failNext('getAll', new StoreError('down', { retryable: true }))
     const { errors } = await encryptRows(envelope, credentials(2), OPTIONS)
     expect(errors.map(({ error }) => error.code)).toEqual(['ERR_STORE', 'ERR_STORE', 'ERR_STORE'])

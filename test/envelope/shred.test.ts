@@ -1,19 +1,18 @@
-/** shredUser: erased from then on, whoever still has a handle, a flight under way or a mint to make. */
+/** shredUser: no use of the user's keys succeeds afterwards, with handles made before and calls under way included. */
 import { randomBytes } from 'node:crypto'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { openKeyStore } from '../../src/adapters/open.js'
 import {
-  EnvelopeCrypto,
+  type EnvelopeCrypto,
   type EnvelopeCryptoOptions,
   type KeyStore,
   type KeystoreEvent,
   localMasterKey,
-  type MasterKey,
   type ShredReceipt,
 } from '../../src/index.js'
-import { overriding, spoilTime, versionOf } from '../support/lifecycle.js'
-import { backends, freshStore, rowsOf, type TestStore } from '../support/services.js'
-import { gate } from '../support/told-store.js'
+import { backends, freshStore, type TestStore } from '../support/fresh-store.js'
+import { rowsOf, rowsOfUser, spoilTime } from '../support/rows.js'
+import { gatedMasterKey } from '../support/store-doubles.js'
+import { versionOf } from '../support/tokens.js'
 
 const SHREDDED = { code: 'ERR_KEY_SHREDDED' }
 
@@ -21,32 +20,13 @@ describe.each(backends)('shredUser on %s', (backend) => {
   let test: TestStore
   let store: KeyStore
   const masterKeys = localMasterKey(randomBytes(32))
-  const opened: EnvelopeCrypto[] = []
-  const others: KeyStore[] = []
   beforeEach(async () => {
     test = await freshStore(backend)
     store = test.store
   })
-  afterEach(async () => {
-    for (const envelope of opened.splice(0)) await envelope.close()
-    for (const other of others.splice(0)) await other.close()
-    await test.remove()
-  })
-
-  async function open(options: Partial<EnvelopeCryptoOptions> = {}, on = store): Promise<EnvelopeCrypto> {
-    const envelope = await EnvelopeCrypto.open({ store: on, masterKeys, closeStore: false, ...options })
-    opened.push(envelope)
-    return envelope
-  }
-
-  async function another(): Promise<KeyStore> {
-    if (test.url === null) return overriding(store, {})
-    const other = await openKeyStore(test.url)
-    others.push(other)
-    return other
-  }
-
-  const rowsOfUser = async (userId: string) => (await store.getAll([userId])).get(userId) ?? []
+  afterEach(() => test.remove())
+  const open = (options: Partial<EnvelopeCryptoOptions> = {}, on = store) =>
+    test.open({ masterKeys, store: on, ...options })
 
   it('gives a receipt of what it erased, and emits it', async () => {
     const events: KeystoreEvent[] = []
@@ -69,16 +49,16 @@ describe.each(backends)('shredUser on %s', (backend) => {
     expect(receipt.at.getTime()).toBeGreaterThanOrEqual(began)
     expect(events).toEqual([{ type: 'shredded', ...receipt, durationMs: expect.any(Number) }])
 
-    const rows = await rowsOfUser('alice')
+    const rows = await rowsOfUser(store, 'alice')
     expect(
       rows.map(({ version, encryptedKey, shreddedAt }) => [version, encryptedKey.length, shreddedAt]),
     ).toEqual([
       [1, 0, receipt.at],
       [2, 0, receipt.at],
     ])
-    // Again: nothing is left to erase, and the time stays.
+    // A second shred has nothing to erase, and keeps the time of the first.
     expect(await envelope.shredUser('alice')).toMatchObject({ versions: [], kekIds: [] })
-    expect(await rowsOfUser('alice')).toEqual(rows)
+    expect(await rowsOfUser(store, 'alice')).toEqual(rows)
     expect(await envelope.encrypt('bob', 'x')).toContain('v3:')
   })
 
@@ -105,7 +85,7 @@ describe.each(backends)('shredUser on %s', (backend) => {
       () => handle.decryptBytes(token),
     ])
       expect(use).toThrow(expect.objectContaining(SHREDDED))
-    for (const service of [envelope, await open(), await open({}, await another())]) {
+    for (const service of [envelope, await open(), await open({}, await test.another())]) {
       const uses: (() => Promise<unknown>)[] = [
         () => service.encrypt('alice', 'x'),
         () => service.encryptBytes('alice', new Uint8Array(3)),
@@ -135,14 +115,14 @@ describe.each(backends)('shredUser on %s', (backend) => {
     expect(await envelope.encrypt('forgotten', 'x')).toContain('v3:')
   })
 
-  it('with forget lets the user be minted anew; what was held before stays dead', async () => {
+  it('with forget lets a new key be minted; handles and tokens of before do not work', async () => {
     const envelope = await open()
     const token = await envelope.encrypt('alice', 'old')
     const handle = await envelope.user('alice')
     await envelope.rotateUserKey('alice')
     const receipt = await envelope.shredUser('alice', { forget: true })
     expect(receipt).toMatchObject({ versions: [1, 2], forget: true })
-    expect(await rowsOfUser('alice')).toEqual([])
+    expect(await rowsOfUser(store, 'alice')).toEqual([])
     expect(() => handle.encrypt('x')).toThrow(expect.objectContaining(SHREDDED))
     await expect(envelope.decrypt('alice', token)).rejects.toMatchObject({ code: 'ERR_KEY_NOT_FOUND' })
 
@@ -153,24 +133,16 @@ describe.each(backends)('shredUser on %s', (backend) => {
     expect(anew.decrypt(anew.encrypt('x'))).toBe('x')
     expect(() => handle.encrypt('x')).toThrow(expect.objectContaining(SHREDDED))
     await expect(envelope.decrypt('alice', token)).rejects.toMatchObject({ code: 'ERR_DECRYPTION_FAILED' })
-    // And from a tombstone, too.
+    // A tombstone is forgotten too.
     await envelope.shredUser('alice')
     await envelope.shredUser('alice', { forget: true })
     expect(versionOf(await envelope.encrypt('alice', 'newer'))).toBe(1)
   })
 
-  it('keeps nothing of what is under way while it happens', async () => {
+  it('ends calls under way: they write nothing, and keep no key', async () => {
     const before = await open()
     const token = await before.encrypt('alice', 'x')
-    const opening = gate()
-    const slow: MasterKey = {
-      id: masterKeys.id,
-      wrap: (dataKey, aad) => masterKeys.wrap(dataKey, aad),
-      async unwrap(wrapped, aad) {
-        await opening.wait()
-        return masterKeys.unwrap(wrapped, aad)
-      },
-    }
+    const { masterKey: slow, opening } = gatedMasterKey(masterKeys, masterKeys.id)
     const uses: ((envelope: EnvelopeCrypto) => Promise<unknown>)[] = [
       (envelope) => envelope.encrypt('alice', 'y'),
       (envelope) => envelope.user('alice'),
@@ -186,7 +158,7 @@ describe.each(backends)('shredUser on %s', (backend) => {
       await envelope.shredUser('alice')
       opening.open()
       const outcome = await under.at(-1)
-      // A read that began before may still give its value; nothing new is written, and nothing is kept.
+      // A read that began before the shred may still return. Nothing new is encrypted, and no key is kept.
       if (index < 2) expect(outcome).toMatchObject(SHREDDED)
       await expect(envelope.encrypt('alice', 'z')).rejects.toMatchObject(SHREDDED)
       await expect(envelope.decrypt('alice', token)).rejects.toMatchObject(SHREDDED)
@@ -202,7 +174,7 @@ describe.each(backends)('shredUser on %s', (backend) => {
   it('1,000 rotations, mints and shreds at once: no live row after the first shred has returned', {
     timeout: 120_000,
   }, async () => {
-    const stores = [store, await another(), await another()]
+    const stores = [store, await test.another(), await test.another()]
     const services = await Promise.all(
       Array.from({ length: 9 }, (_, index) =>
         open(index % 3 === 0 ? { cache: false } : {}, stores[index % stores.length]),
@@ -218,7 +190,7 @@ describe.each(backends)('shredUser on %s', (backend) => {
         if (index % 20 === 19) {
           await envelope.shredUser('alice')
           isShredded = true
-          const rows = await rowsOfUser('alice')
+          const rows = await rowsOfUser(store, 'alice')
           looks += 1
           if (rows.length === 0 || rows.some((row) => row.shreddedAt === null || row.encryptedKey.length > 0))
             wrong.push(`a live row after shred ${index}`)
@@ -231,7 +203,7 @@ describe.each(backends)('shredUser on %s', (backend) => {
         }
       } catch (error) {
         const { code } = error as { code: string }
-        // Nothing to rotate yet, or gone between look and insert.
+        // There is no key to rotate yet, or it was shredded between the read and the insert.
         if (code !== 'ERR_KEY_SHREDDED' && code !== 'ERR_KEY_NOT_FOUND') wrong.push(`${index}: ${code}`)
       }
     })
@@ -239,7 +211,7 @@ describe.each(backends)('shredUser on %s', (backend) => {
     for (let i = 0; i < work.length; i += 100) await Promise.all(work.slice(i, i + 100).map((one) => one()))
     expect(wrong).toEqual([])
     expect(looks).toBe(50)
-    const rows = await rowsOfUser('alice')
+    const rows = await rowsOfUser(store, 'alice')
     expect(rows.length).toBeGreaterThan(0)
     expect(
       rows.every(({ shreddedAt, encryptedKey }) => shreddedAt !== null && encryptedKey.length === 0),
@@ -258,7 +230,7 @@ describe.each(backends)('shredUser on %s', (backend) => {
       await spoilTime(backend, test.url ?? '', userId)
       await expect((await open()).encrypt(userId, 'x')).rejects.toMatchObject({ code: 'ERR_STORE' })
       await envelope.shredUser(userId, { forget: true })
-      expect(await rowsOfUser(userId)).toEqual([])
+      expect(await rowsOfUser(store, userId)).toEqual([])
     }
     expect(receipts.map(({ userId }) => userId)).toEqual(['bob'])
   })

@@ -3,13 +3,14 @@
 import { createDecipheriv, createHash, randomBytes } from 'node:crypto'
 import { existsSync, readFileSync } from 'node:fs'
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
+import { itIf } from '../support/conditional.js'
 import { slow } from '../support/slow.js'
 import { fromHex, xaesVectors } from '../support/vectors.js'
 
-/** What src/format/aead.ts asked of node:crypto, in order, while a test records it. */
+/** The calls of node:crypto by src/format/aead.ts in order, while `on`. */
 const recorded = { on: false, calls: [] as string[], random: [] as Uint8Array[] }
 
-// A copy of the module of our own, for this file alone: others that run in the same process load another.
+// This file alone uses the module with the mock: other files in the same process load another.
 vi.doMock('node:crypto', async (importOriginal) => {
   const actual = await importOriginal<typeof import('node:crypto')>()
   const record = <A extends unknown[], R>(name: string, original: (...args: A) => R) =>
@@ -23,7 +24,7 @@ vi.doMock('node:crypto', async (importOriginal) => {
     timingSafeEqual: record('timingSafeEqual', actual.timingSafeEqual),
     randomBytes: (length: number) => {
       const bytes = actual.randomBytes(length)
-      // A copy: the original is the pool itself.
+      // A copy, since the pool of nonces uses the original.
       if (recorded.on) recorded.random.push(Buffer.from(bytes))
       return bytes
     },
@@ -74,7 +75,7 @@ describe('XAES-256-GCM against published vectors', () => {
     })
 
     it(`vector ${index + 1}: the published derived key opens the ciphertext as plain GCM`, () => {
-      // So that sealing and opening cannot agree on a wrong derivation.
+      // Shows that sealing and opening do not merely agree on a wrong derivation.
       const gcm = createDecipheriv('aes-256-gcm', fromHex(vector.derived_key), nonce.subarray(12))
       gcm.setAAD(vectorAad).setAuthTag(fromHex(vector.tag))
       expect(Buffer.concat([gcm.update(fromHex(vector.ciphertext)), gcm.final()])).toEqual(plaintext)
@@ -102,7 +103,7 @@ describe('XAES-256-GCM against published vectors', () => {
   )
 })
 
-/** SHAKE-128 of the empty input, as long as `iterations` need on average, and a little more. */
+/** Random bytes by SHAKE-128 of the empty input, a little more than `iterations` need on average. */
 function shake128Stream(iterations: number): (length: number) => Uint8Array {
   const stream = createHash('shake128', { outputLength: iterations * 320 }).digest()
   expect(stream.toString('hex', 0, 16)).toBe('7f9c2ba4e88f827d616045507605853e')
@@ -116,10 +117,9 @@ function shake128Stream(iterations: number): (length: number) => Uint8Array {
 
 describe('AES-256-GCM against Wycheproof', () => {
   const file = new URL('../../../shared/vectors/wycheproof-aes-gcm.json', import.meta.url)
-  const missing = !existsSync(file)
-  const reason = missing ? ' (SKIPPED: ../shared/vectors/wycheproof-aes-gcm.json is not there)' : ''
+  const reason = '../shared/vectors/wycheproof-aes-gcm.json is not there'
 
-  it.skipIf(missing)(`accepts every valid case and refuses every invalid one${reason}`, () => {
+  itIf(existsSync(file), reason)('accepts every valid case and refuses every invalid one', () => {
     const cases = wycheproofCases(file)
     expect(cases.filter(({ result }) => result === 'valid').length).toBeGreaterThan(15)
     expect(cases.filter(({ result }) => result === 'invalid').length).toBeGreaterThan(15)
@@ -228,7 +228,7 @@ describe('XAES-256-GCM with key commitment', () => {
     expect(key.open(sealed, aad)).toEqual(Buffer.alloc(0))
   })
 
-  it('compares the commitment in constant time, and makes no decipher where it differs', () => {
+  it('compares the commitment in constant time, and makes no decipher if it differs', () => {
     const sealed = seal(key, 'plaintext', aad)
     recorded.on = true
     expect(key.open(sealed, aad)).toEqual(Buffer.from('plaintext'))
@@ -251,7 +251,7 @@ describe('nonces', () => {
     expect(seen.size).toBe(100_000)
   })
 
-  it('are bytes of the random pool, each given out once, also when both lengths alternate', () => {
+  it('are bytes of the random pool, each used once, even when both lengths alternate', () => {
     reseed()
     recorded.on = true
     const used = new Map<Uint8Array, Set<number>>()
@@ -287,7 +287,7 @@ describe('nonces', () => {
     ['is older than a second', 1001, 1],
     ['was made in the future, after the clock was set back', -1, 1],
     ['is younger than a second', 900, 0],
-  ])('come from fresh random bytes only where needed: the pool %s', (_, laterMs, fresh) => {
+  ])('come from fresh random bytes only if the pool is out of date: it %s', (_, laterMs, fresh) => {
     const now = Date.now()
     const clock = vi.spyOn(Date, 'now').mockReturnValue(now)
     reseed()

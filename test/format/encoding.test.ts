@@ -21,7 +21,7 @@ const URL_SAFE = `${STANDARD.slice(0, 62)}-_`
 /** RFC 4648 §4 and §5, padded in full or not at all. */
 const BASE64 = /^(?:[\w+/-]{4})*(?:[\w+/-]{2}(?:==)?|[\w+/-]{3}=?)?$/
 
-/** Decoding by the book, one character of six bits after the other. */
+/** Decodes by the text of RFC 4648, one character of six bits after the other. */
 function oracle(text: string): number[] | null {
   if (!BASE64.test(text)) return null
   let bits = ''
@@ -32,7 +32,7 @@ function oracle(text: string): number[] | null {
   return Array.from({ length: bits.length >> 3 }, (_, i) => Number.parseInt(bits.slice(i * 8, i * 8 + 8), 2))
 }
 
-/** Letters, padding, what Node and Python skip, characters whose low byte is a letter (U+0141 → "A"), lone surrogates. */
+/** Padding, characters that Node or Python skips, characters whose low byte is a letter (U+0141 → "A"), lone surrogates. */
 const foreign = [
   '=',
   ' ',
@@ -225,7 +225,7 @@ describe('decodeUtf8', () => {
 })
 
 describe('preAuthEncode', () => {
-  /** The inverse, by the definition: it exists only because the encoding is injective. */
+  /** Decodes by the definition, which is possible only because the encoding is injective. */
   function decodePieces(encoded: Buffer): Buffer[] {
     let at = 0
     const le64 = () => {

@@ -1,4 +1,4 @@
-/** Tokens of format v3 as strings: what is malformed, what fails, and that nothing else ever comes out. */
+/** Tokens of format v3 as strings: which are malformed, which fail, and that no other outcome exists. */
 import { randomBytes } from 'node:crypto'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
@@ -21,7 +21,7 @@ const key = () =>
     randomBytes(32),
   )
 
-/** The code of what opening throws, or the plaintext. */
+/** The plaintext of a token, or the code of the error. */
 function outcome(opener: DataKey, token: string, context: readonly string[] = []): string {
   try {
     return opener.open(parseToken(token, ACCEPT), context).toString()
@@ -146,7 +146,7 @@ describe('contexts', () => {
     )
   })
 
-  it('keep the classical splices apart', () => {
+  it('encode differently when names and values are cut at other places', () => {
     const maps: Record<string, string>[] = [
       {},
       { '': '' },

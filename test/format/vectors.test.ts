@@ -1,6 +1,6 @@
 /**
- * The frozen vectors of format v3, made from docs/FORMAT.md by another implementation in another language: each several
- * ways. And the page's own worked bytes.
+ * The frozen vectors of format v3, which another implementation in another language has made from docs/FORMAT.md: each is
+ * checked in several ways. The bytes in the page's examples are those of the vectors.
  */
 import { isUtf8 } from 'node:buffer'
 import { createHash } from 'node:crypto'
@@ -11,7 +11,7 @@ import { contextPieces } from '../../src/format/context.js'
 import { preAuthEncode, preAuthExtend } from '../../src/format/encoding.js'
 import { parseToken, tokenAad } from '../../src/format/token.js'
 import {
-  EnvelopeCrypto,
+  type EnvelopeCrypto,
   type KeyRecord,
   KeystoreError,
   localMasterKey,
@@ -19,62 +19,38 @@ import {
 } from '../../src/index.js'
 import { DataKey } from '../../src/keys/data-key.js'
 import { unwrapDataKey } from '../../src/master-keys/key-wrap.js'
-import { backends, freshStore, type TestStore } from '../support/services.js'
+import { backends, freshStore, type TestStore } from '../support/fresh-store.js'
+import { randomRecord } from '../support/rows.js'
+import { fromHex, referenceVectors, type V3Token, v3Vectors } from '../support/vectors.js'
 
-interface Token {
-  readonly user: string
-  readonly version: number
-  readonly context: Record<string, string>
-  readonly token_key: string
-  readonly nonce: string
-  readonly aad: string
-  readonly plaintext?: string | { readonly repeat: string; readonly count: number }
-  readonly plaintext_hex?: string
-  readonly token: string | { readonly sha256: string }
-}
-
-interface Wrap {
-  readonly user: string
-  readonly version: number
-  readonly dek: string
-  readonly nonce: string
-  readonly aad: string
-  readonly wrapped: string
-}
-
-const vectors = JSON.parse(readFileSync('test/vectors/v3.json', 'utf8'))
-const wraps: readonly Wrap[] = vectors.wraps
-const tokens: readonly Token[] = vectors.tokens
-const bytes = (hex: string) => Buffer.from(hex, 'hex')
-const masterKey = localMasterKey(bytes(vectors.master_key))
+const vectors = v3Vectors()
+const { wraps, tokens } = vectors
+const masterKey = localMasterKey(fromHex(vectors.master_key))
 const keyring = masterKeyring({ primary: masterKey })
 
 const dekOf = (user: string, version: number) => {
   const wrap = wraps.find((entry) => entry.user === user && entry.version === version)
   if (wrap === undefined) throw new Error(`the vectors have no key of ${user}, ${version}`)
-  return bytes(wrap.dek)
+  return fromHex(wrap.dek)
 }
 const keyOf = (user: string, version: number) =>
   new DataKey(
     { userId: user, version, encryptedKey: new Uint8Array(), createdAt: new Date() },
     dekOf(user, version),
   )
-const recordOf = (ref: {
-  user: string
-  version: number
-  wrapped: string
-  kek_id?: string | null
-}): KeyRecord => ({
-  userId: ref.user,
-  version: ref.version,
-  encryptedKey: bytes(ref.wrapped),
-  kekId: ref.kek_id === undefined ? vectors.kek_id : ref.kek_id,
-  createdAt: new Date(),
-  wrappedAt: null,
-  shreddedAt: null,
-})
-const plaintextOf = ({ plaintext, plaintext_hex }: Token): Buffer => {
-  if (plaintext_hex !== undefined) return bytes(plaintext_hex)
+const recordOf = (wrap: {
+  readonly user: string
+  readonly version: number
+  readonly wrapped: string
+  readonly kek_id?: string | null
+}): KeyRecord =>
+  randomRecord(wrap.user, {
+    version: wrap.version,
+    encryptedKey: fromHex(wrap.wrapped),
+    kekId: wrap.kek_id === undefined ? vectors.kek_id : wrap.kek_id,
+  })
+const plaintextOf = ({ plaintext, plaintext_hex }: V3Token): Buffer => {
+  if (plaintext_hex !== undefined) return fromHex(plaintext_hex)
   if (typeof plaintext === 'string') return Buffer.from(plaintext)
   return Buffer.from((plaintext?.repeat ?? '').repeat(plaintext?.count ?? 0))
 }
@@ -95,7 +71,7 @@ describe('the vectors', () => {
     expect(Buffer.from(dek).toString('hex')).toBe(wrap.dek)
     const aad = preAuthEncode(['drizzle-keystore/wrap/v3', wrap.user, String(wrap.version), vectors.kek_id])
     expect(aad.toString('hex')).toBe(wrap.aad)
-    const again = new XaesKey(bytes(vectors.wrap_key)).sealWithNonce(bytes(wrap.nonce), dek, aad)
+    const again = new XaesKey(fromHex(vectors.wrap_key)).sealWithNonce(fromHex(wrap.nonce), dek, aad)
     expect(`03${again.toString('hex')}`).toBe(wrap.wrapped)
   })
 
@@ -114,7 +90,7 @@ describe('the vectors', () => {
       expect(aad.toString('hex')).toBe(token.aad)
       const header = Buffer.alloc(4)
       header.writeUInt32BE(version)
-      const sealed = new XaesKey(tokenKey).sealWithNonce(bytes(token.nonce), plaintextOf(token), aad)
+      const sealed = new XaesKey(tokenKey).sealWithNonce(fromHex(token.nonce), plaintextOf(token), aad)
       const text = `v3:${Buffer.concat([header, sealed]).toString('base64url')}`
       if (typeof token.token === 'string') expect(text).toBe(token.token)
       else expect(createHash('sha256').update(text).digest('hex')).toBe(token.token.sha256)
@@ -126,14 +102,7 @@ describe('the vectors', () => {
     },
   )
 
-  it.each<{
-    what: string
-    user: string
-    version: number
-    context: Record<string, string>
-    token: string
-    error: string
-  }>(vectors.invalid_tokens)('no token: $what', ({ user, version, context, token, error }) => {
+  it.each(vectors.invalid_tokens)('no token: $what', ({ user, version, context, token, error }) => {
     let code = 'opened'
     try {
       keyOf(user, version).open(parseToken(token, ['v3']), contextPieces(context))
@@ -144,16 +113,9 @@ describe('the vectors', () => {
     expect(code).toBe(error)
   })
 
-  it.each<{
-    what: string
-    user: string
-    version: number
-    kek_id: string | null
-    wrapped: string
-    error: string
-  }>(vectors.invalid_wraps)('no wrap: $what', async ({ error, ...wrap }) => {
+  it.each(vectors.invalid_wraps)('no wrap: $what', async ({ error, ...wrap }) => {
     const failed = unwrapDataKey(keyring, recordOf(wrap), ['v2', 'v3'])
-    // A KEK id that no given master key has is told apart: nobody has tried to open that wrap.
+    // A KEK id of no given master key has an error of its own: the wrap was not tried.
     const named = wrap.kek_id === null || keyring.find(wrap.kek_id) !== null
     await expect(failed).rejects.toMatchObject({ code: named ? error : 'ERR_UNKNOWN_MASTER_KEY' })
   })
@@ -167,16 +129,13 @@ describe.each(backends)('the vectors through a store: %s', (backend) => {
     // A store takes version n only where n - 1 stands, so the far ones are left out here.
     const storable = wraps.filter(({ version }) => version <= 2)
     await fresh.store.insertIfAbsent(storable.map(recordOf))
-    envelope = await EnvelopeCrypto.open({ store: fresh.store, masterKeys: masterKey, closeStore: false })
+    envelope = await fresh.open({ masterKeys: masterKey })
   })
-  afterAll(async () => {
-    await envelope.close()
-    await fresh.remove()
-  })
+  afterAll(() => fresh.remove())
 
   it('open one by one, in bulk, as bytes and in a handle', async () => {
     const stored = await fresh.store.getAll(wraps.map(({ user }) => user))
-    const has = ({ user, version }: Token) =>
+    const has = ({ user, version }: V3Token) =>
       stored.get(user)?.some((row) => row.version === version) === true
     const usable = tokens.filter(
       (token) => typeof token.token === 'string' && token.user !== '' && has(token),
@@ -206,7 +165,7 @@ describe('docs/FORMAT.md', () => {
   const page = readFileSync('docs/FORMAT.md', 'utf8').replace(/\s+/g, ' ')
   const compact = page.replaceAll(' ', '')
   const token = tokens.find(({ context, user }) => user === 'alice' && context.provider === 'openai')
-  const reference = JSON.parse(readFileSync('test/vectors/reference.json', 'utf8'))
+  const [referenceUser] = referenceVectors().users
 
   it('shows the bytes of the vectors in its worked examples', () => {
     const [wrap] = wraps
@@ -219,8 +178,8 @@ describe('docs/FORMAT.md', () => {
       token?.token,
     ]
     for (const value of keys) expect(page).toContain(value)
-    // Aligned in columns with words between them: compared piece by piece.
-    const wrapped = bytes(wrap?.wrapped ?? '')
+    // The page shows these bytes in columns with words between them, so they are compared piece by piece.
+    const wrapped = fromHex(wrap?.wrapped ?? '')
     const body = Buffer.from(String(token?.token).slice(3), 'base64url')
     const end = body.length
     const pieces = [
@@ -234,8 +193,8 @@ describe('docs/FORMAT.md', () => {
       body.subarray(end - 32),
     ]
     for (const piece of pieces) expect(compact).toContain(piece.toString('hex'))
-    expect(page).toContain(vectors.fingerprints[0].fingerprint)
-    expect(page).toContain(reference.users[0].key_hex)
-    expect(page).toContain(reference.users[0].tokens[2].token)
+    expect(page).toContain(vectors.fingerprints[0]?.fingerprint)
+    expect(page).toContain(referenceUser?.key_hex)
+    expect(page).toContain(referenceUser?.tokens[2]?.token)
   })
 })

@@ -1,4 +1,4 @@
-/** What a key cache does when its store tells of changes, also while it reads, opens, mints and rotates. */
+/** What a key cache does when its store reports changes, also while it reads, unwraps, mints and rotates keys. */
 import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, it } from 'vitest'
@@ -9,48 +9,36 @@ import {
   type KeyStore,
   type KeystoreEvent,
   localMasterKey,
-  type MasterKey,
   masterKeyring,
   rewrapAll,
   type StoreChange,
   StoreError,
 } from '../../src/index.js'
-import { mintedRow, overriding, versionOf } from '../support/lifecycle.js'
-import { gate, toldStore, turn } from '../support/told-store.js'
+import { controlledStore } from '../support/controlled-store.js'
+import { nextTurn } from '../support/gate.js'
+import { mintedRow } from '../support/rows.js'
+import { gatedMasterKey, overriding, remoteMasterKey } from '../support/store-doubles.js'
+import { versionOf } from '../support/tokens.js'
 
-const inner = localMasterKey(randomBytes(32))
 const SHREDDED = { code: 'ERR_KEY_SHREDDED' }
 const OUTAGE = new StoreError('planned', { retryable: true })
-/** A master key whose unwraps can be held back. */
-function slowMasterKey() {
-  const opening = gate()
-  const masterKey: MasterKey = {
-    id: 'remote',
-    wrap: (dataKey, aad) => inner.wrap(dataKey, aad),
-    async unwrap(wrapped, aad) {
-      await opening.wait()
-      return inner.unwrap(wrapped, aad)
-    },
-  }
-  return { masterKey, opening }
-}
-
-const plain = slowMasterKey().masterKey
+const inner = localMasterKey(randomBytes(32))
+const plain = remoteMasterKey({}, inner)
 
 function open(store: KeyStore, options: Partial<EnvelopeCryptoOptions> = {}) {
   return EnvelopeCrypto.open({ store, masterKeys: plain, closeStore: false, ...options })
 }
 
-/** A change as another process makes it, told in each of the ways. */
+/** The ways in which a store reports a change that another process has made. */
 const WAYS: readonly [string, StoreChange][] = [
   ['named', { userIds: ['alice'] }],
   ['unspecific', { unspecific: true }],
   ['of anybody', {}],
 ]
 
-describe.each(WAYS)('a change that is told: %s', (_, change) => {
-  it('of a shred reaches cached keys and handles that nobody uses', async () => {
-    const { store, bare, tell } = toldStore()
+describe.each(WAYS)('a reported change: %s', (_, change) => {
+  it('of a shred ends cached keys and handles, even if they are not used', async () => {
+    const { store, bare, tell } = controlledStore()
     const envelope = await open(store)
     const token = await envelope.encrypt('alice', 'x')
     const handle = await envelope.user('alice')
@@ -63,7 +51,7 @@ describe.each(WAYS)('a change that is told: %s', (_, change) => {
   })
 
   it('of a rotation gives writes the new version', async () => {
-    const { store, bare, tell } = toldStore()
+    const { store, bare, tell } = controlledStore()
     const envelope = await open(store)
     const old = await envelope.encrypt('alice', 'x')
     const handle = await envelope.user('alice')
@@ -75,12 +63,12 @@ describe.each(WAYS)('a change that is told: %s', (_, change) => {
     expect(await envelope.decrypt('alice', old)).toBe('x')
   })
 
-  it('of a shred is minded while the key is being opened', async () => {
-    const { store, bare, tell } = toldStore()
+  it('of a shred counts while the key is being unwrapped', async () => {
+    const { store, bare, tell } = controlledStore()
     await (await open(bare)).encrypt('alice', 'x')
-    const { masterKey, opening } = slowMasterKey()
+    const { masterKey, opening } = gatedMasterKey(inner)
     const envelope = await open(store, { masterKeys: masterKey })
-    // Who knows nobody is not told of anything.
+    // A cache without any key does not listen.
     await envelope.encrypt('bob', 'x')
     opening.arm()
     const first = envelope.encrypt('alice', 'one').catch(() => undefined)
@@ -92,10 +80,10 @@ describe.each(WAYS)('a change that is told: %s', (_, change) => {
     await expect(envelope.encrypt('alice', 'lost')).rejects.toMatchObject(SHREDDED)
   })
 
-  it('of a shred is minded while a handle is being made', async () => {
-    const { store, bare, tell } = toldStore()
+  it('of a shred counts while a handle is being made', async () => {
+    const { store, bare, tell } = controlledStore()
     await (await open(bare)).encrypt('alice', 'x')
-    const { masterKey, opening } = slowMasterKey()
+    const { masterKey, opening } = gatedMasterKey(inner)
     const envelope = await open(store, { masterKeys: masterKey })
     opening.arm()
     const handle = envelope.user('alice')
@@ -106,8 +94,8 @@ describe.each(WAYS)('a change that is told: %s', (_, change) => {
     await expect(handle).rejects.toMatchObject(SHREDDED)
   })
 
-  it.each([true, false])('of a shred is minded while the key is being minted, forget: %s', async (forget) => {
-    const { store, bare, tell, inserting } = toldStore()
+  it.each([true, false])('of a shred counts while the key is being minted, forget: %s', async (forget) => {
+    const { store, bare, tell, inserting } = controlledStore()
     const envelope = await open(store)
     await envelope.encrypt('bob', 'x')
     inserting.arm()
@@ -126,9 +114,9 @@ describe.each(WAYS)('a change that is told: %s', (_, change) => {
   })
 
   it.each([true, false])(
-    'of a shred is minded while a handle is being minted, forget: %s',
+    'of a shred counts while a handle is made with a new key, forget: %s',
     async (forget) => {
-      const { store, bare, tell, inserting } = toldStore()
+      const { store, bare, tell, inserting } = controlledStore()
       const envelope = await open(store)
       inserting.arm()
       const making = envelope.user('alice').catch((error: unknown) => error)
@@ -142,13 +130,13 @@ describe.each(WAYS)('a change that is told: %s', (_, change) => {
     },
   )
 
-  it('of a shred is minded while the rows are being read', async () => {
-    const { store, bare, tell, reading } = toldStore()
+  it('of a shred counts while the rows are being read', async () => {
+    const { store, bare, tell, reading } = controlledStore()
     await (await open(bare)).encrypt('alice', 'x')
     const envelope = await open(store)
     await envelope.encrypt('bob', 'x')
     reading.arm()
-    // Whoever is given the rows of before may finish what it began; it may also hear of the shred in time.
+    // A call that got the rows of before may finish, or may get the report in time and fail.
     const uses = [envelope.encrypt('alice', 'one'), envelope.user('alice')] as const
     const outcomes = Promise.allSettled(uses)
     await reading.reached()
@@ -156,7 +144,7 @@ describe.each(WAYS)('a change that is told: %s', (_, change) => {
     await tell(change)
     reading.open()
     const [sealed, held] = await outcomes
-    await turn()
+    await nextTurn()
     if (sealed.status === 'rejected') expect(sealed.reason).toMatchObject(SHREDDED)
     if (held.status === 'rejected') expect(held.reason).toMatchObject(SHREDDED)
     else expect(() => held.value.encrypt('lost')).toThrow(expect.objectContaining(SHREDDED))
@@ -164,7 +152,7 @@ describe.each(WAYS)('a change that is told: %s', (_, change) => {
   })
 
   it('of a shred ends a handle that was made of rows read before', async () => {
-    const { store, bare, tell, reading } = toldStore()
+    const { store, bare, tell, reading } = controlledStore()
     await (await open(bare)).encrypt('alice', 'x')
     const envelope = await open(store)
     reading.arm()
@@ -174,14 +162,14 @@ describe.each(WAYS)('a change that is told: %s', (_, change) => {
     await tell(change)
     reading.open()
     const handle = await making
-    await turn()
+    await nextTurn()
     if (handle instanceof UserHandle)
       expect(() => handle.encrypt('lost')).toThrow(expect.objectContaining(SHREDDED))
     else expect(handle).toMatchObject(SHREDDED)
   })
 
-  it('of a user forgotten and minted anew in between ends old keys and handles, and writes under the new', async () => {
-    const { store, bare, tell } = toldStore()
+  it('of a user who was forgotten and minted anew ends old keys and handles, and writes are under the new key', async () => {
+    const { store, bare, tell } = controlledStore()
     const envelope = await open(store)
     const old = await envelope.encrypt('alice', 'x')
     const handle = await envelope.user('alice')
@@ -198,8 +186,8 @@ describe.each(WAYS)('a change that is told: %s', (_, change) => {
 })
 
 describe('the key cache', () => {
-  it('can write for a user who was forgotten at a high version and minted anew, which nobody told', async () => {
-    const { store, bare } = toldStore()
+  it('can write for a user who was forgotten at a high version and minted anew, without a report', async () => {
+    const { store, bare } = controlledStore()
     const envelope = await open(store, { cache: { ttlMs: 1 } })
     await envelope.encrypt('alice', 'x')
     await envelope.rotateUserKey('alice')
@@ -214,7 +202,7 @@ describe('the key cache', () => {
   })
 
   it('binds a user who was seen without rows to no version of before', async () => {
-    const { store, bare } = toldStore()
+    const { store, bare } = controlledStore()
     const envelope = await open(store, { cache: { ttlMs: 1 } })
     const token = await envelope.encrypt('alice', 'x')
     await envelope.rotateUserKey('alice')
@@ -227,7 +215,7 @@ describe('the key cache', () => {
   })
 
   it('does not remember a version whose user was forgotten while it was being made', async () => {
-    const { store, bare, inserting } = toldStore()
+    const { store, bare, inserting } = controlledStore()
     const envelope = await open(store)
     await envelope.encrypt('alice', 'x')
     inserting.arm()
@@ -236,13 +224,13 @@ describe('the key cache', () => {
     await envelope.shredUser('alice', { forget: true })
     inserting.open()
     await rotation
-    // Minted anew by a process whose clock is behind.
+    // A new key, minted by a process whose clock is behind.
     await bare.insertIfAbsent([await mintedRow(plain, 'alice', { createdAt: new Date(0) })])
     expect(versionOf(await envelope.encrypt('alice', 'anew'))).toBe(1)
   })
 
-  it('looks again when the rows that it reads are those of before its own rotation', async () => {
-    const { store, bare, reading, aboutToInsert } = toldStore()
+  it('reads again if the rows it got are older than its own rotation', async () => {
+    const { store, bare, reading, aboutToInsert } = controlledStore()
     await (await open(bare)).encrypt('alice', 'x')
     const envelope = await open(store)
     aboutToInsert.arm()
@@ -257,8 +245,8 @@ describe('the key cache', () => {
     expect(versionOf(await slow)).toBe(2)
   })
 
-  it('ends what it holds when it shreds a user whom it already knew as shredded', async () => {
-    const { store, bare, reading, tell } = toldStore()
+  it('ends all keys of a user it shreds, even if it knew the user as shredded already', async () => {
+    const { store, bare, reading, tell } = controlledStore()
     const envelope = await open(store)
     await envelope.encrypt('alice', 'x')
     await envelope.shredUser('alice')
@@ -275,8 +263,8 @@ describe('the key cache', () => {
     await expect(envelope.encrypt('alice', 'lost')).rejects.toMatchObject(SHREDDED)
   })
 
-  it('encrypts nothing more under a key whose shredding may have been done before it failed', async () => {
-    const { store, bare } = toldStore()
+  it('encrypts nothing more under a key after a shred that failed, which may have erased it', async () => {
+    const { store, bare } = controlledStore()
     const failing = overriding(store, {
       async shred(userId, options) {
         await bare.shred(userId, options)
@@ -288,12 +276,12 @@ describe('the key cache', () => {
     const handle = await envelope.user('alice')
     await expect(envelope.shredUser('alice')).rejects.toMatchObject({ code: 'ERR_STORE' })
     await expect(envelope.encrypt('alice', 'lost')).rejects.toMatchObject(SHREDDED)
-    await turn()
+    await nextTurn()
     expect(() => handle.encrypt('lost')).toThrow(expect.objectContaining(SHREDDED))
   })
 
-  it('drops keys that cannot be looked at again, and looks at their handles until it can', async () => {
-    const { store, bare, calls, failWith, tell } = toldStore()
+  it('drops keys that it cannot read again, and goes on reading until it can judge their handles', async () => {
+    const { store, bare, calls, failWith, tell } = controlledStore()
     const envelope = await open(store)
     const token = await envelope.encrypt('alice', 'x')
     const handle = await envelope.user('alice')
@@ -301,7 +289,7 @@ describe('the key cache', () => {
     failWith(OUTAGE)
     await tell({ unspecific: true })
     await expect(envelope.decrypt('alice', token)).rejects.toMatchObject({ code: 'ERR_STORE' })
-    // Nobody knows yet.
+    // The shred is not known yet.
     expect(handle.decrypt(token)).toBe('x')
     failWith(null)
     await expect.poll(() => isEnded(() => handle.encrypt('x')), { timeout: 3000 }).toBe(true)
@@ -310,8 +298,8 @@ describe('the key cache', () => {
     expect(calls).toHaveLength(looks)
   })
 
-  it('does not go on looking at a row that cannot be read', async () => {
-    const { store, calls, failWith, tell } = toldStore()
+  it('does not go on reading a row that is unreadable', async () => {
+    const { store, calls, failWith, tell } = controlledStore()
     const envelope = await open(store)
     const handle = await envelope.user('alice')
     failWith(new StoreError('planned', { ref: { userId: 'alice', version: 1 } }))
@@ -322,8 +310,8 @@ describe('the key cache', () => {
     expect(handle.encrypt('x')).toContain('v3:')
   })
 
-  it('looks again at who was used since the last change in one query, and drops the others', async () => {
-    const { store, calls, tell } = toldStore()
+  it('reads the users of the time since the last change again in one query, and drops the others', async () => {
+    const { store, calls, tell } = controlledStore()
     const envelope = await open(store)
     const users = ['a', 'b', 'c', 'd', 'e']
     const tokens = await Promise.all(users.map((userId) => envelope.encrypt(userId, 'x')))
@@ -340,13 +328,13 @@ describe('the key cache', () => {
     expect(calls).toEqual(['getAll 2', 'getAll 1'])
   })
 
-  it('drops one user’s keys when one is named, everybody’s when nobody is', async () => {
-    const { store, calls, tell } = toldStore()
+  it('drops the keys of the user that a report names, and all keys if it names none', async () => {
+    const { store, calls, tell } = controlledStore()
     const envelope = await open(store)
     for (const userId of ['a', 'b']) await envelope.encrypt(userId, 'x')
     calls.length = 0
     await tell({ userIds: ['a', 'nobody here knows'] })
-    // Nothing is held of either: the next use asks.
+    // No handle of them exists: only the next use reads them again.
     expect(calls).toEqual([])
     for (const userId of ['a', 'b']) await envelope.encrypt(userId, 'x')
     expect(calls).toEqual(['getAll 1'])
@@ -355,8 +343,8 @@ describe('the key cache', () => {
     expect(calls).toEqual(['getAll 1', 'getAll 2'])
   })
 
-  it('works on, and asks one question at a time, however often it is told to look again', async () => {
-    const { store, calls, tell } = toldStore()
+  it('goes on working, with one query at a time, however often changes are reported', async () => {
+    const { store, calls, tell } = controlledStore()
     const envelope = await open(store)
     const handle = await envelope.user('alice')
     const slowly = overriding(store, {
@@ -374,7 +362,7 @@ describe('the key cache', () => {
     const begun = performance.now()
     const token = await slow.encrypt('alice', 'x')
     expect((await slow.user('alice')).decrypt(token)).toBe('x')
-    // 50 ms here; who begins anew at each change waits for a gap.
+    // It takes 50 ms. A cache that begins anew at each change would wait until the reports end.
     expect(performance.now() - begun).toBeLessThan(2000)
     expect(handle.decrypt(token)).toBe('x')
     isTelling = false
@@ -382,15 +370,15 @@ describe('the key cache', () => {
     await sleep(20)
     calls.length = 0
     for (let i = 0; i < 100; i++) void tell({ userIds: ['alice'] })
-    await turn()
-    await turn()
-    // Two services hold the user. One look that had begun, and one after the last change.
+    await nextTurn()
+    await nextTurn()
+    // Two services have handles of the user, and each makes two queries: one was begun before the last report, one is begun after it.
     expect(calls.length).toBeGreaterThan(0)
     expect(calls.length).toBeLessThanOrEqual(4)
   })
 
-  it('says when nothing will be told, and keeps its keys', async () => {
-    const { store, calls, tell } = toldStore()
+  it('emits an event when the store cannot report changes, and keeps its keys', async () => {
+    const { store, calls, tell } = controlledStore()
     const events: KeystoreEvent[] = []
     const envelope = await open(store, { onEvent: (event) => events.push(event) })
     await envelope.encrypt('a', 'x')
@@ -402,8 +390,8 @@ describe('the key cache', () => {
     expect(calls).toEqual([])
   })
 
-  it('listens before it first reads, once, while it keeps anything, and until it is closed', async () => {
-    const { store, calls, listeners } = toldStore()
+  it('subscribes once, before it first reads, if it keeps anything, and until it is closed', async () => {
+    const { store, calls, listeners } = controlledStore()
     const envelope = await open(store)
     await Promise.all(['a', 'b'].map((userId) => envelope.encrypt(userId, 'x')))
     await envelope.user('c')
@@ -426,7 +414,7 @@ describe('the key cache', () => {
   })
 
   it('leaves a handle alone when its user is rewrapped', async () => {
-    const { store, bare, tell } = toldStore()
+    const { store, bare, tell } = controlledStore()
     const fresh = localMasterKey(randomBytes(32))
     const rewrapping = masterKeyring({ primary: fresh, previous: [plain] })
     const envelope = await open(store, { masterKeys: masterKeyring({ primary: plain, previous: [fresh] }) })

@@ -1,4 +1,4 @@
-/** What the key cache must not do while another call, or another process, shreds, rotates, forgets or mints. */
+/** What the key cache must not do while another call or process shreds, rotates, forgets or mints. */
 import { randomBytes } from 'node:crypto'
 import { describe, expect, it } from 'vitest'
 import { memoryKeyStore } from '../../src/adapters/memory.js'
@@ -8,87 +8,54 @@ import {
   type KeyStore,
   localMasterKey,
   type MasterKey,
-  masterKeyring,
   StoreError,
 } from '../../src/index.js'
-import { wrapDataKey } from '../../src/master-keys/key-wrap.js'
-import { overriding } from '../support/lifecycle.js'
+import { mintedRow } from '../support/rows.js'
+import { gatedMasterKey, overriding, remoteMasterKey } from '../support/store-doubles.js'
+import { versionOf } from '../support/tokens.js'
 
 const inner = localMasterKey(randomBytes(32))
-const remote = (change: Partial<MasterKey> = {}): MasterKey => ({
-  id: 'remote',
-  wrap: (dataKey, aad) => inner.wrap(dataKey, aad),
-  unwrap: (wrapped, aad) => inner.unwrap(wrapped, aad),
-  ...change,
-})
+const remote = (change: Partial<MasterKey> = {}) => remoteMasterKey(change, inner)
 const SHREDDED = { code: 'ERR_KEY_SHREDDED' }
-const versionOf = (token: string) => Buffer.from(token.slice(3), 'base64url').readUInt32BE(0)
 
 function open(store: KeyStore, masterKeys: MasterKey, options: Partial<EnvelopeCryptoOptions> = {}) {
   return EnvelopeCrypto.open({ store, masterKeys, closeStore: false, ...options })
 }
 
-/** A master key whose next unwrap waits, and what lets it go on. */
-function slowMasterKey() {
-  let waiting: (() => void) | null = null
-  let armed = false
-  let reached: () => void = () => undefined
-  const begun = new Promise<void>((resolve) => {
-    reached = resolve
-  })
-  const masterKey = remote({
-    async unwrap(wrapped, aad) {
-      if (armed) {
-        armed = false
-        reached()
-        await new Promise<void>((resolve) => {
-          waiting = resolve
-        })
-      }
-      return inner.unwrap(wrapped, aad)
-    },
-  })
-  return { masterKey, begun, arm: () => (armed = true), release: () => waiting?.() }
-}
-
 describe('the key cache', () => {
-  it('keeps no key whose user was seen shredded while it was being opened', async () => {
+  it('keeps no key whose user was found shredded while the key was being unwrapped', async () => {
     const store = memoryKeyStore()
     const token = await (await open(store, remote())).encrypt('alice', 'x')
-    const slow = slowMasterKey()
-    const envelope = await open(store, slow.masterKey)
-    slow.arm()
+    const { masterKey, opening } = gatedMasterKey(inner)
+    const envelope = await open(store, masterKey)
+    opening.arm()
     const first = envelope.encrypt('alice', 'one')
-    await slow.begun
+    await opening.reached()
     await store.shred('alice', { forget: false })
     await expect(envelope.user('alice')).rejects.toMatchObject(SHREDDED)
-    slow.release()
+    opening.open()
     await expect(first).rejects.toMatchObject(SHREDDED)
     await expect(envelope.encrypt('alice', 'lost for ever')).rejects.toMatchObject(SHREDDED)
     await expect(envelope.decrypt('alice', token)).rejects.toMatchObject(SHREDDED)
   })
 
-  it('writes under no version lower than one that was seen while the lower was being opened', async () => {
+  it('does not write under a version if a higher one was found while it was being unwrapped', async () => {
     const store = memoryKeyStore()
     await (await open(store, remote())).encrypt('bob', 'x')
-    const slow = slowMasterKey()
-    const envelope = await open(store, slow.masterKey)
-    slow.arm()
+    const { masterKey, opening } = gatedMasterKey(inner)
+    const envelope = await open(store, masterKey)
+    opening.arm()
     const first = envelope.encrypt('bob', 'one')
-    await slow.begun
-    const ref = { userId: 'bob', version: 2 }
-    const wrapped = await wrapDataKey(masterKeyring({ primary: remote() }), ref, randomBytes(32), 'v3')
-    await store.insertIfAbsent([
-      { ...ref, ...wrapped, createdAt: new Date(), wrappedAt: null, shreddedAt: null },
-    ])
+    await opening.reached()
+    await store.insertIfAbsent([await mintedRow(remote(), 'bob', { version: 2 })])
     const newer = await (await open(store, remote())).encrypt('bob', 'two')
     expect(await envelope.decrypt('bob', newer)).toBe('two')
-    slow.release()
+    opening.open()
     expect(versionOf(await first)).toBe(2)
     expect(versionOf(await envelope.encrypt('bob', 'three'))).toBe(2)
   })
 
-  it('drops the keys of a user whom it sees forgotten, so that nothing is written under them', async () => {
+  it('drops the keys of a user whom it finds forgotten, so that nothing is written under them', async () => {
     const store = memoryKeyStore()
     const envelope = await open(store, remote())
     const old = await envelope.encrypt('carl', 'x')
@@ -99,7 +66,7 @@ describe('the key cache', () => {
     expect(await (await open(store, remote())).decrypt('carl', fresh)).toBe('new')
   })
 
-  it('does not bring a handle back to life when its user is minted anew', async () => {
+  it('leaves a handle ended when its user gets a new key', async () => {
     const store = memoryKeyStore()
     const envelope = await open(store, remote())
     const handle = await envelope.user('dora')
@@ -111,7 +78,7 @@ describe('the key cache', () => {
     expect(await envelope.decrypt('dora', anew.encrypt('y'))).toBe('y')
   })
 
-  it('gives a handle though another look-up, begun before the mint, finds nothing', async () => {
+  it('gives a handle though another read, begun before the mint, finds no key', async () => {
     const inside = memoryKeyStore()
     let hold: Promise<void> | null = null
     const store = overriding(inside, {
@@ -125,7 +92,7 @@ describe('the key cache', () => {
         hold = new Promise((resolve) => {
           release = resolve
         })
-        // The look-up of another caller begins before the row is there, and ends after.
+        // The read of another caller begins before the row is there, and ends after it.
         const foreign = envelope.user('eve', { mint: false }).catch(() => undefined)
         await new Promise((resolve) => setImmediate(resolve))
         const winners = await inside.insertIfAbsent(records)
@@ -150,7 +117,7 @@ describe('the key cache', () => {
     expect(Buffer.from(await envelope.decryptBytes('alice', await sealing)).toString()).toBe('a secret')
   })
 
-  it('refuses a data key that its master key has given out wiped', async () => {
+  it('refuses a data key of zeros, as a careless master key gives it after it was wiped', async () => {
     const store = memoryKeyStore()
     await (await open(store, remote())).encrypt('alice', 'x')
     const memory = new Map<string, Uint8Array>()
@@ -168,7 +135,7 @@ describe('the key cache', () => {
 })
 
 describe('bulk calls', () => {
-  it('keep a failing item to itself: a getter, a master key, a row at fault', async () => {
+  it('fail an item alone for an error of its getter, its master key or its row', async () => {
     const inside = memoryKeyStore()
     let broken = true
     const store = overriding(inside, {

@@ -1,11 +1,9 @@
-/** The cache of data keys: what it asks of the store, how long it keeps, and what it must not keep. */
+/** The cache of data keys: which queries it makes, how long it keeps keys, and what it must not keep. */
 import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { drizzle } from 'drizzle-orm/node-postgres'
 import pg from 'pg'
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
-import { memoryKeyStore } from '../../src/adapters/memory.js'
-import { openKeyStore } from '../../src/adapters/open.js'
 import { postgresKeyStore } from '../../src/adapters/postgres/store.js'
 import { parseToken } from '../../src/format/token.js'
 import {
@@ -16,47 +14,37 @@ import {
   StoreError,
 } from '../../src/index.js'
 import { DataKey } from '../../src/keys/data-key.js'
-import { countedMasterKey, countedStore } from '../support/counting.js'
-import { dialects, type FreshDatabase, freshDatabase, isChosen } from '../support/databases.js'
-import { untold } from '../support/lifecycle.js'
-
-const users = (count: number) => Array.from({ length: count }, (_, index) => `user-${index}`)
+import { dialects, freshDatabase, isChosen } from '../support/databases.js'
+import { freshService, freshStore, type TestStore } from '../support/fresh-store.js'
+import { mintedRow } from '../support/rows.js'
+import { countedMasterKey, countedStore, storeWithout } from '../support/store-doubles.js'
+import { versionOf } from '../support/tokens.js'
+import { userIds } from '../support/users.js'
 
 describe.each(dialects)('on %s', (dialect) => {
-  let database: FreshDatabase
+  let test: TestStore
   let inner: KeyStore
-  const opened: EnvelopeCrypto[] = []
   const masterKey = randomBytes(32)
 
   beforeEach(async () => {
-    database = await freshDatabase(dialect)
-    inner = await openKeyStore(database.url)
+    test = await freshStore(dialect)
+    inner = test.store
   })
-  afterEach(async () => {
-    vi.useRealTimers()
-    for (const envelope of opened.splice(0)) await envelope.close()
-    await inner.close()
-    await database.remove()
-  })
+  afterEach(() => test.remove())
 
   async function service(cache?: CacheOptions | false) {
-    const counted = countedStore(untold(inner))
+    const counted = countedStore(storeWithout(inner, 'changes'))
     const master = countedMasterKey(masterKey)
-    const envelope = await EnvelopeCrypto.open({
-      store: counted.store,
-      masterKeys: master,
-      closeStore: false,
-      ...(cache === undefined ? {} : { cache }),
-    })
-    opened.push(envelope)
+    const options = { store: counted.store, masterKeys: master }
+    const envelope = await test.open(cache === undefined ? options : { ...options, cache })
     return { envelope, master, ...counted }
   }
 
-  /** Users with keys that the service under test has not seen. */
+  /** Mints keys by another service than the one under test. @returns a token of each user */
   async function minted(count: number): Promise<string[]> {
     const { envelope } = await service()
     const results = await envelope.encryptMany(
-      users(count).map((userId) => ({ userId, plaintext: `of ${userId}` })),
+      userIds(count).map((userId) => ({ userId, plaintext: `of ${userId}` })),
     )
     return results.map((result) => (result.ok ? result.value : ''))
   }
@@ -66,7 +54,7 @@ describe.each(dialects)('on %s', (dialect) => {
     const { envelope, master } = await service()
     const before = master.unwraps
     for (let round = 0; round < 100; round++) {
-      await Promise.all(users(100).map((userId) => envelope.encrypt(userId, 'x')))
+      await Promise.all(userIds(100).map((userId) => envelope.encrypt(userId, 'x')))
     }
     expect(master.unwraps - before).toBe(100)
   })
@@ -95,14 +83,14 @@ describe.each(dialects)('on %s', (dialect) => {
 
   it('makes one multi-row insert of concurrent mints', async () => {
     const { envelope, calls, inserts } = await service()
-    await Promise.all(users(300).map((userId) => envelope.encrypt(userId, 'x')))
+    await Promise.all(userIds(300).map((userId) => envelope.encrypt(userId, 'x')))
     expect(calls.getAll).toBe(1)
     expect(inserts).toEqual([300])
   })
 
   it('asks the store once for any number of users in encryptMany and decryptMany', async () => {
     const { envelope, calls, inserts } = await service()
-    const sealed = await envelope.encryptMany(users(200).map((userId) => ({ userId, plaintext: userId })))
+    const sealed = await envelope.encryptMany(userIds(200).map((userId) => ({ userId, plaintext: userId })))
     expect([calls.getAll, inserts]).toEqual([1, [200]])
     const fresh = await service()
     const items = sealed.map((result, index) => ({
@@ -110,7 +98,7 @@ describe.each(dialects)('on %s', (dialect) => {
       token: result.ok ? result.value : '',
     }))
     const values = await fresh.envelope.decryptMany(items)
-    expect(values).toEqual(users(200).map((value) => ({ ok: true, value })))
+    expect(values).toEqual(userIds(200).map((value) => ({ ok: true, value })))
     expect(fresh.calls.getAll).toBe(1)
   })
 
@@ -161,7 +149,7 @@ describe.each(dialects)('on %s', (dialect) => {
     expect(calls.getAll).toBe(4)
   })
 
-  it('looks again after ttlMs', async () => {
+  it('reads the key again after ttlMs', async () => {
     const [token = ''] = await minted(1)
     const { envelope, calls } = await service({ ttlMs: 40 })
     await envelope.decrypt('user-0', token)
@@ -198,7 +186,7 @@ describe.each(dialects)('on %s', (dialect) => {
     expect(calls.getAll).toBe(2)
   })
 
-  it('fails the user of an unreadable row alone, in one look-up of many', async () => {
+  it('fails the user of an unreadable row alone, in a read of many users', async () => {
     const tokens = await minted(5)
     const { envelope, store, failNext } = await service()
     failNext('getAll', new StoreError('planned', { ref: { userId: 'user-3', version: 1 } }))
@@ -226,7 +214,7 @@ describe.each(dialects)('on %s', (dialect) => {
     expect(versionOf(await later.envelope.encrypt('alice', 'two'))).toBe(2)
   })
 
-  it('writes under the newer version as soon as a read has shown it', async () => {
+  it('writes under a newer version as soon as a read has shown it', async () => {
     const { envelope } = await service()
     expect(versionOf(await envelope.encrypt('alice', 'one'))).toBe(1)
     await addVersion(inner, 'alice', 2)
@@ -251,27 +239,14 @@ describe.each(dialects)('on %s', (dialect) => {
     )
   })
 
-  /** A further version, wrapped as the service wraps. */
-  async function addVersion(store: KeyStore, userId: string, version: number) {
-    const { wrapDataKey } = await import('../../src/master-keys/key-wrap.js')
-    const { masterKeyring } = await import('../../src/index.js')
-    const keyring = masterKeyring({ primary: countedMasterKey(masterKey) })
-    const ref = { userId, version }
-    const wrapped = await wrapDataKey(keyring, ref, randomBytes(32), 'v3')
-    await store.insertIfAbsent([
-      { ...ref, ...wrapped, createdAt: new Date(), wrappedAt: null, shreddedAt: null },
-    ])
-  }
-
-  const versionOf = (token: string) => Buffer.from(token.slice(3), 'base64url').readUInt32BE(0)
+  /** Adds a version, as a rotation by another service does. */
+  const addVersion = async (store: KeyStore, userId: string, version: number) =>
+    store.insertIfAbsent([await mintedRow(countedMasterKey(masterKey), userId, { version })])
 })
 
 describe('in memory', () => {
-  it('adds no latency to a single miss: it is over before the event loop turns', async () => {
-    const envelope = await EnvelopeCrypto.open({
-      store: memoryKeyStore(),
-      masterKeys: localMasterKey(randomBytes(32)),
-    })
+  it('adds no latency to a single miss, which is over before the event loop turns', async () => {
+    const envelope = await freshService()
     let turned = false
     setImmediate(() => {
       turned = true
@@ -281,7 +256,7 @@ describe('in memory', () => {
     await envelope.close()
   })
 
-  it('wipes the bytes that a key came in, and hands out copies', async () => {
+  it('wipes the bytes from which a key was made, and gives out copies', async () => {
     const bytes = randomBytes(32)
     const key = new DataKey(
       { userId: 'alice', version: 1, encryptedKey: new Uint8Array(), createdAt: new Date() },
@@ -305,10 +280,10 @@ describe.runIf(isChosen('postgres'))('on Postgres', () => {
     try {
       const store = postgresKeyStore({ pool })
       const filling = await EnvelopeCrypto.open({ store, masterKeys, closeStore: false })
-      await filling.encryptMany(users(1000).map((userId) => ({ userId, plaintext: 'x' })))
+      await filling.encryptMany(userIds(1000).map((userId) => ({ userId, plaintext: 'x' })))
       const envelope = await EnvelopeCrypto.open({ store, masterKeys, closeStore: false })
       const query = vi.spyOn(pg.Client.prototype, 'query')
-      await Promise.all(users(1000).map((userId) => envelope.encrypt(userId, 'x')))
+      await Promise.all(userIds(1000).map((userId) => envelope.encrypt(userId, 'x')))
       expect(query).toHaveBeenCalledTimes(1)
       query.mockRestore()
 

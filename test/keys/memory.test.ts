@@ -1,9 +1,9 @@
-/** What a process remembers of users' keys beyond their life in the cache. */
+/** What a process knows of users' keys longer than the cache keeps them. */
 import { randomBytes } from 'node:crypto'
 import { describe, expect, it } from 'vitest'
 import { localMasterKey } from '../../src/index.js'
 import { KeyMemory } from '../../src/keys/memory.js'
-import { mintedRow } from '../support/lifecycle.js'
+import { mintedRow } from '../support/rows.js'
 
 const inner = localMasterKey(randomBytes(32))
 

@@ -1,12 +1,13 @@
-/** Two processes on one storage: what one rotates, shreds or forgets, the other minds within 2 s, whatever it has in memory. */
+/** Two processes on one storage: what one rotates, shreds or forgets counts in the other within 2 s, whatever it has in memory. */
 import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { type Dialect, dialects, type FreshDatabase, freshDatabase, isChosen } from '../support/databases.js'
-import { versionOf } from '../support/lifecycle.js'
-import { type LineChild, startChild } from '../support/line-child.js'
+import { beforeEach, describe, expect, it } from 'vitest'
+import { startChild } from '../support/child-process.js'
+import { cleanUpAfterEach } from '../support/cleanups.js'
+import { type Dialect, dialects, isChosen } from '../support/databases.js'
+import { versionOf } from '../support/tokens.js'
 
-/** What the design promises; a busy machine may stop one of the processes for a while. */
+/** The promised bound. A busy machine may stop one of the processes for a while, hence the retries. */
 const SOON_MS = 2000
 const MEASURED = { retry: 3 }
 
@@ -21,23 +22,18 @@ interface Service {
   token(userId: string): Promise<string>
 }
 
-let database: FreshDatabase
-let children: LineChild[]
-beforeEach(() => {
-  children = []
-})
-afterEach(async () => {
-  for (const child of children) child.kill()
-  await Promise.all(children.map((child) => child.ended()))
-  await database.remove()
-})
+const cleanups = cleanUpAfterEach()
+let url: string
 
 const env = { API_KEY_MASTER_KEY: randomBytes(32).toString('base64url') }
 
 async function start(storeOptions: object = {}, serviceOptions: object = {}): Promise<Service> {
   const options = [storeOptions, serviceOptions].map((given) => JSON.stringify(given))
-  const child = startChild('serve.mjs', [database.url, ...options], env)
-  children.push(child)
+  const child = startChild('serve.mjs', [url, ...options], env)
+  cleanups.add(async () => {
+    child.kill()
+    await child.ended()
+  })
   expect(await child.line()).toBe('ready')
   const ask = async (action: string, userId?: string, token?: string): Promise<Answer> => {
     child.send(JSON.stringify({ do: action, userId, token }))
@@ -53,7 +49,7 @@ async function start(storeOptions: object = {}, serviceOptions: object = {}): Pr
   }
 }
 
-/** How long until `isDone`, at most the promise, in milliseconds. */
+/** Milliseconds until `isDone`; more than {@link SOON_MS} if it takes longer. */
 async function timeUntil(isDone: () => Promise<boolean>): Promise<number> {
   const begun = performance.now()
   while (!(await isDone())) {
@@ -69,7 +65,7 @@ describe.each(dialects)('on %s', (dialect) => {
   let writer: Service
   let other: Service
   beforeEach(async () => {
-    database = await freshDatabase(dialect)
+    url = await cleanups.database(dialect)
     writer = await start()
     other = await start()
   })
@@ -94,22 +90,26 @@ describe.each(dialects)('on %s', (dialect) => {
     expect(await other.ask('decrypt', 'bob', kept)).toEqual({ ok: true, value: 'secret of bob' })
   })
 
-  it('a rotation gives the other’s writes the new version; its handle keeps its own', MEASURED, async () => {
-    const token = await writer.token('alice')
-    await other.ask('hold', 'alice')
-    expect(versionOf(await other.token('alice'))).toBe(1)
-    await settled(dialect)
-    expect(await writer.ask('rotate', 'alice')).toMatchObject({ value: { version: 2, rotated: true } })
-    const time = await timeUntil(async () => versionOf(await other.token('alice')) === 2)
-    expect(time).toBeLessThan(SOON_MS)
-    const handled = await other.ask('useHandle', 'alice')
-    expect(versionOf(String(handled.value))).toBe(1)
-    for (const sealed of [token, String(handled.value), await other.token('alice')])
-      expect(await writer.ask('decrypt', 'alice', sealed)).toEqual({ ok: true, value: 'secret of alice' })
-  })
+  it(
+    'after a rotation the other process writes under the new version; its handle keeps the old one',
+    MEASURED,
+    async () => {
+      const token = await writer.token('alice')
+      await other.ask('hold', 'alice')
+      expect(versionOf(await other.token('alice'))).toBe(1)
+      await settled(dialect)
+      expect(await writer.ask('rotate', 'alice')).toMatchObject({ value: { version: 2, rotated: true } })
+      const time = await timeUntil(async () => versionOf(await other.token('alice')) === 2)
+      expect(time).toBeLessThan(SOON_MS)
+      const handled = await other.ask('useHandle', 'alice')
+      expect(versionOf(String(handled.value))).toBe(1)
+      for (const sealed of [token, String(handled.value), await other.token('alice')])
+        expect(await writer.ask('decrypt', 'alice', sealed)).toEqual({ ok: true, value: 'secret of alice' })
+    },
+  )
 
   it(
-    'a user forgotten and minted anew is written to under the new key; the old handle is dead',
+    'after a user was forgotten and minted anew, writes are under the new key, and the old handle has ended',
     MEASURED,
     async () => {
       await writer.token('alice')
@@ -126,7 +126,7 @@ describe.each(dialects)('on %s', (dialect) => {
     },
   )
 
-  it('once it has read anything: a shred right after the first decrypt', MEASURED, async () => {
+  it('a shred right after the first decrypt counts too', MEASURED, async () => {
     const token = await writer.token('alice')
     expect(await other.ask('decrypt', 'alice', token)).toMatchObject({ ok: true })
     await writer.ask('shred', 'alice')
@@ -135,23 +135,23 @@ describe.each(dialects)('on %s', (dialect) => {
   })
 })
 
-/** Whoever begins to listen is told of everything at once, which would prove nothing: until that is over. */
+/** Waits until the first report is over: whoever subscribes is told at once that any row may have changed, which would prove nothing. */
 const settled = (dialect: Dialect) => sleep(dialect === 'postgres' ? 500 : 1100)
 
 describe('while notifications are down', () => {
   const ttlMs = 700
 
   it.runIf(isChosen('postgres'))(
-    'ttlMs bounds how long a shred goes unseen, and an event says so',
+    'a shred counts after ttlMs at the latest, and an event says that changes are not reported',
     async () => {
-      database = await freshDatabase('postgres')
+      url = await cleanups.database('postgres')
       const writer = await start()
       const deaf = await start({ listenUrl: false }, { cache: { ttlMs } })
       const token = await writer.token('alice')
       expect(await deaf.ask('decrypt', 'alice', token)).toMatchObject({ ok: true })
       const begun = performance.now()
       await writer.ask('shred', 'alice')
-      // Nobody tells it: it goes on with what it has.
+      // No report comes, so it goes on with the key in memory.
       const first = await deaf.ask('decrypt', 'alice', token)
       if (performance.now() - begun < ttlMs / 2) expect(first).toMatchObject({ ok: true })
       const time = await timeUntil(async () => isShredded(await deaf.ask('decrypt', 'alice', token)))
@@ -161,17 +161,20 @@ describe('while notifications are down', () => {
     },
   )
 
-  it.runIf(isChosen('sqlite'))('the same where SQLite is asked too seldom', async () => {
-    database = await freshDatabase('sqlite')
-    const writer = await start()
-    const seldom = await start({ pollMs: 600_000 }, { cache: { ttlMs } })
-    const token = await writer.token('alice')
-    await seldom.ask('hold', 'alice')
-    expect(await seldom.ask('decrypt', 'alice', token)).toMatchObject({ ok: true })
-    await writer.ask('shred', 'alice')
-    const time = await timeUntil(async () => isShredded(await seldom.ask('decrypt', 'alice', token)))
-    expect(time).toBeLessThan(ttlMs + 500)
-    // What the store's rows have shown ends the handle, too.
-    expect(isShredded(await seldom.ask('useHandle', 'alice'))).toBe(true)
-  })
+  it.runIf(isChosen('sqlite'))(
+    'a shred counts after ttlMs at the latest where SQLite is polled too seldom',
+    async () => {
+      url = await cleanups.database('sqlite')
+      const writer = await start()
+      const seldom = await start({ pollMs: 600_000 }, { cache: { ttlMs } })
+      const token = await writer.token('alice')
+      await seldom.ask('hold', 'alice')
+      expect(await seldom.ask('decrypt', 'alice', token)).toMatchObject({ ok: true })
+      await writer.ask('shred', 'alice')
+      const time = await timeUntil(async () => isShredded(await seldom.ask('decrypt', 'alice', token)))
+      expect(time).toBeLessThan(ttlMs + 500)
+      // The read that has found the shred ends the handle too.
+      expect(isShredded(await seldom.ask('useHandle', 'alice'))).toBe(true)
+    },
+  )
 })

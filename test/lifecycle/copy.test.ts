@@ -15,24 +15,12 @@ import {
 } from '../../src/index.js'
 import { ODD_IDS } from '../../src/testing/fixture.js'
 import { temporaryFolder } from '../support/databases.js'
-import {
-  expectAllOpen,
-  fill,
-  mintedRow,
-  overriding,
-  sealAll,
-  spoilTime,
-  userIds,
-} from '../support/lifecycle.js'
-import {
-  type Backend,
-  backends,
-  errorOf,
-  freshStore,
-  rowsOf,
-  rowUnder,
-  type TestStore,
-} from '../support/services.js'
+import { errorOf } from '../support/errors.js'
+import { type Backend, backends, freshStore, type TestStore } from '../support/fresh-store.js'
+import { fill, mintedRow, rowsOf, spoilTime, v2Row } from '../support/rows.js'
+import { overriding } from '../support/store-doubles.js'
+import { expectAllOpen, sealAll } from '../support/tokens.js'
+import { orderedUserIds } from '../support/users.js'
 
 const masterKeys = localMasterKey(randomBytes(32))
 const open = (store: KeyStore) =>
@@ -78,7 +66,7 @@ describe.each(chosen)('copyKeys from %s to %s', (source, target) => {
     await envelope.shredUser('shredded')
     await envelope.shredUser('never had a key')
     await from.store.insertIfAbsent([
-      rowUnder(
+      v2Row(
         masterKeys,
         { userId: 'reference' },
         { kekId: null, createdAt: new Date('2024-01-01T00:00:00.001Z') },
@@ -118,7 +106,7 @@ describe.each(chosen)('copyKeys from %s to %s', (source, target) => {
   })
 
   it('opens at the target what was encrypted at the source', async () => {
-    const sealed = await sealAll(await open(from.store), userIds(20))
+    const sealed = await sealAll(await open(from.store), orderedUserIds(20))
     await copyKeys(stores)
     await expectAllOpen(await open(to.store), sealed)
   })
@@ -176,7 +164,7 @@ describe.each(chosen)('copyKeys from %s to %s', (source, target) => {
   })
 
   it('counts rows that only the target has, and leaves them', async () => {
-    await fill(from.store, masterKeys, userIds(5))
+    await fill(from.store, masterKeys, orderedUserIds(5))
     await fill(to.store, masterKeys, ['own-1', 'own-2'])
     await copyKeys({ from: from.store, to: to.store, dryRun: true }).then((plan) =>
       expect(plan).toMatchObject({ copied: 5, extra: 2, equal: false }),
@@ -188,7 +176,7 @@ describe.each(chosen)('copyKeys from %s to %s', (source, target) => {
   })
 
   it('ends after the page in hand when told to, and a further run completes', async () => {
-    await fill(from.store, masterKeys, userIds(20))
+    await fill(from.store, masterKeys, orderedUserIds(20))
     const signal = new AbortController()
     const first = await copyKeys({
       ...stores,
@@ -210,7 +198,7 @@ describe.each(chosen)('copyKeys from %s to %s', (source, target) => {
   })
 
   it('brings a source that is written meanwhile over in one run', async () => {
-    await fill(from.store, masterKeys, userIds(30, 'm'))
+    await fill(from.store, masterKeys, orderedUserIds(30, 'm'))
     let minted = 0
     const busy = overriding(from.store, {
       async list(page) {
@@ -237,7 +225,7 @@ describe.each(chosen)('copyKeys from %s to %s', (source, target) => {
         expect(await rowsOf(to.store)).toEqual(before)
       }
     }
-    beforeEach(() => fill(from.store, masterKeys, userIds(10)))
+    beforeEach(() => fill(from.store, masterKeys, orderedUserIds(10)))
 
     it('another key at the target', async () => {
       await fill(to.store, masterKeys, ['user-000008'])
@@ -277,7 +265,7 @@ describe.each(chosen)('copyKeys from %s to %s', (source, target) => {
   })
 
   it('refuses a row that the target gets between look and write, and gives away no key in the error', async () => {
-    await fill(from.store, masterKeys, userIds(5))
+    await fill(from.store, masterKeys, orderedUserIds(5))
     let rival: KeyRecord | undefined
     const racing = overriding(to.store, {
       async getAll(ids) {
@@ -304,7 +292,7 @@ describe.each(chosen)('copyKeys from %s to %s', (source, target) => {
   })
 
   it('refuses a target whose answer is not what was written', async () => {
-    await fill(from.store, masterKeys, userIds(3))
+    await fill(from.store, masterKeys, orderedUserIds(3))
     const maintenance = to.store.maintenance
     if (maintenance === undefined) throw new Error('no maintenance')
     const lying = overriding(to.store, {

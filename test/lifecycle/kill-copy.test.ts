@@ -1,7 +1,6 @@
 /** Copies are killed while four processes encrypt and decrypt at the source: in the end every token opens at the target. */
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { type CopyReport, generateMasterKey, localMasterKey } from '../../src/index.js'
-import { dialects, type FreshDatabase, freshDatabase } from '../support/databases.js'
 import {
   BATCH_SIZE,
   expectSound,
@@ -9,12 +8,13 @@ import {
   KILLS,
   killAt,
   killMoments,
-  reportOf,
   seed,
   TIMEOUT_MS,
-} from '../support/kills.js'
-import { type LineChild, startChild } from '../support/line-child.js'
-import { handOut, startTraffic, stopAll, unopened, userIds } from '../support/traffic.js'
+} from '../support/child-kills.js'
+import { type ChildScript, reportOf, startChild } from '../support/child-process.js'
+import { handOut, startTraffic, stopAll, unopened } from '../support/child-traffic.js'
+import { dialects, type FreshDatabase, freshDatabase } from '../support/databases.js'
+import { userIds } from '../support/users.js'
 
 const MASTER_KEY = generateMasterKey()
 const env = { API_KEY_MASTER_KEY: MASTER_KEY }
@@ -37,7 +37,7 @@ describe.each(dialects.map((to) => [dialects.find((other) => other !== to) ?? to
       await to.remove()
     })
 
-    function startCopy(batchSize: number): LineChild {
+    function startCopy(batchSize: number): ChildScript {
       const child = startChild('copy-keys.mjs', [from.url, to.url, String(batchSize)])
       started.push(child)
       return child

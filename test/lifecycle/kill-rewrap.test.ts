@@ -9,8 +9,6 @@ import {
   type RewrapReport,
   verifyAll,
 } from '../../src/index.js'
-import { dialects, type FreshDatabase, freshDatabase, queryPostgres } from '../support/databases.js'
-import { countDeadlocks } from '../support/deadlocks.js'
 import {
   BATCH_SIZE,
   expectSound,
@@ -18,11 +16,10 @@ import {
   KILLS,
   killAt,
   killMoments,
-  reportOf,
   seed,
   TIMEOUT_MS,
-} from '../support/kills.js'
-import { type LineChild, startChild } from '../support/line-child.js'
+} from '../support/child-kills.js'
+import { type ChildScript, reportOf, startChild } from '../support/child-process.js'
 import {
   type HandedOut,
   handOut,
@@ -30,8 +27,10 @@ import {
   stopAll,
   type Traffic,
   unopened,
-  userIds,
-} from '../support/traffic.js'
+} from '../support/child-traffic.js'
+import { dialects, type FreshDatabase, freshDatabase, queryPostgres } from '../support/databases.js'
+import { countDeadlocks } from '../support/deadlocks.js'
+import { userIds } from '../support/users.js'
 
 const [OLD, NEW] = [generateMasterKey(), generateMasterKey()]
 /** As during a deployment. */
@@ -53,7 +52,7 @@ describe.each(dialects)('%s: a new master key, with four processes at work', (di
     await database.remove()
   })
 
-  function startRewrap(): LineChild {
+  function startRewrap(): ChildScript {
     const child = startChild('rewrap.mjs', [database.url, String(BATCH_SIZE)], newPrimary)
     started.push(child)
     return child

@@ -4,19 +4,11 @@ import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { openKeyStore } from '../../src/adapters/open.js'
 import { generateMasterKey, type KeyRecord, localMasterKey } from '../../src/index.js'
+import { expectSound, KEYS, KILLS, killAt, killMoments, seed, TIMEOUT_MS } from '../support/child-kills.js'
+import { type ChildScript, reportOf, startChild } from '../support/child-process.js'
+import { handOut } from '../support/child-traffic.js'
 import { dialects, type FreshDatabase, freshDatabase, temporaryFolder } from '../support/databases.js'
-import {
-  expectSound,
-  KEYS,
-  KILLS,
-  killAt,
-  killMoments,
-  reportOf,
-  seed,
-  TIMEOUT_MS,
-} from '../support/kills.js'
-import { type LineChild, startChild } from '../support/line-child.js'
-import { handOut, userIds } from '../support/traffic.js'
+import { userIds } from '../support/users.js'
 
 const USERS = KEYS / 5
 const MASTER_KEY = generateMasterKey()
@@ -25,7 +17,7 @@ describe.each(dialects)('%s: shredding with a shred log', (dialect) => {
   let database: FreshDatabase
   let folder: ReturnType<typeof temporaryFolder>
   let shredLog: string
-  let child: LineChild | undefined
+  let child: ChildScript | undefined
   beforeEach(async () => {
     database = await freshDatabase(dialect)
     folder = temporaryFolder()
@@ -37,7 +29,7 @@ describe.each(dialects)('%s: shredding with a shred log', (dialect) => {
     await database.remove()
   })
 
-  function startShredding(): LineChild {
+  function startShredding(): ChildScript {
     child = startChild('shred-users.mjs', [database.url, shredLog], { API_KEY_MASTER_KEY: MASTER_KEY })
     return child
   }

@@ -15,17 +15,11 @@ import {
   rewrapAll,
 } from '../../src/index.js'
 import { refKey } from '../../src/table.js'
-import {
-  expectAllOpen,
-  fill,
-  mintedRow,
-  overriding,
-  type Sealed,
-  sealAll,
-  spoilTime,
-  userIds,
-} from '../support/lifecycle.js'
-import { backends, freshStore, rowsOf, type TestStore } from '../support/services.js'
+import { backends, freshStore, type TestStore } from '../support/fresh-store.js'
+import { fill, mintedRow, rowsOf, spoilTime } from '../support/rows.js'
+import { overriding } from '../support/store-doubles.js'
+import { expectAllOpen, type Sealed, sealAll } from '../support/tokens.js'
+import { orderedUserIds } from '../support/users.js'
 
 describe.each(backends)('rewrapAll on %s', (backend) => {
   let test: TestStore
@@ -56,7 +50,7 @@ describe.each(backends)('rewrapAll on %s', (backend) => {
   }
 
   it('skips a row that another writer changes between its read and its write, and is right afterwards', async () => {
-    await fill(store, old, userIds(5))
+    await fill(store, old, orderedUserIds(5))
     const rival = masterKeyring({ primary: localMasterKey(randomBytes(32)), previous: [old] })
     let raced = false
     const racing = overriding(store, {
@@ -82,7 +76,7 @@ describe.each(backends)('rewrapAll on %s', (backend) => {
   })
 
   it('catches what a process with the old primary mints meanwhile, behind its back', async () => {
-    await fill(store, old, userIds(30, 'm'))
+    await fill(store, old, orderedUserIds(30, 'm'))
     let mints = 0
     const busy = overriding(store, {
       async replaceWrapped(changes) {
@@ -104,7 +98,7 @@ describe.each(backends)('rewrapAll on %s', (backend) => {
   it('catches them though all that is left is a row that cannot be read', async () => {
     // In memory every time is a Date.
     if (backend === 'memory') return
-    await fill(store, old, userIds(6, 'm'))
+    await fill(store, old, orderedUserIds(6, 'm'))
     await spoilTime(backend, test.url ?? '', 'm-000000')
     let minted = false
     const busy = overriding(store, {
@@ -122,7 +116,7 @@ describe.each(backends)('rewrapAll on %s', (backend) => {
   })
 
   it('ends after the page in hand when told to, and a second call completes', async () => {
-    await fill(store, old, userIds(10))
+    await fill(store, old, orderedUserIds(10))
     const signal = new AbortController()
     const first = await rewrapAll({
       store,
@@ -141,7 +135,7 @@ describe.each(backends)('rewrapAll on %s', (backend) => {
   })
 
   it('does nothing when told to end before it began', async () => {
-    await fill(store, old, userIds(3))
+    await fill(store, old, orderedUserIds(3))
     const report = await rewrapAll({ store, masterKeys: both(), signal: AbortSignal.abort() })
     expect(report).toMatchObject({ complete: false, changed: 0 })
     expect((await rowsOf(store)).map(kekIdOf)).toEqual([old.id, old.id, old.id])
@@ -158,7 +152,7 @@ describe.each(backends)('rewrapAll on %s', (backend) => {
   })
 
   it('ends on a store that refuses every write, and does not call it complete', async () => {
-    await fill(store, old, userIds(3))
+    await fill(store, old, orderedUserIds(3))
     const refusing = overriding(store, { replaceWrapped: async () => [] })
     const report = await rewrapAll({ store: refusing, masterKeys: both() })
     expect(report).toMatchObject({ complete: false, changed: 0 })
@@ -166,7 +160,7 @@ describe.each(backends)('rewrapAll on %s', (backend) => {
   })
 
   it('passes on what the store throws in the middle of a write', async () => {
-    await fill(store, old, userIds(10))
+    await fill(store, old, orderedUserIds(10))
     let writes = 0
     const failing = overriding(store, {
       async replaceWrapped(changes) {
@@ -182,7 +176,7 @@ describe.each(backends)('rewrapAll on %s', (backend) => {
   it('three at once with traffic: each row is written once, and no key is lost', {
     timeout: 120_000,
   }, async () => {
-    const users = userIds(300)
+    const users = orderedUserIds(300)
     const minting = await EnvelopeCrypto.open({ store, masterKeys: old, closeStore: false })
     const sealed = await sealAll(minting, users)
     const written: KeyRef[] = []
@@ -256,7 +250,7 @@ describe('rewrapAll in memory', () => {
       census: async () => [{ kekId: old.id, version: 1, shredded: false, count: total - written }],
       async list({ after, limit }) {
         const from = after === undefined ? 0 : Number(after.userId.slice(5)) + 1
-        const users = userIds(total).slice(from, from + limit)
+        const users = orderedUserIds(total).slice(from, from + limit)
         const page = written > 0 && from === 0 ? [] : users.map((userId) => ({ ...row, userId }))
         alive.add(new WeakRef(page))
         return page

@@ -11,8 +11,10 @@ import {
   rewrapAll,
   verifyAll,
 } from '../../src/index.js'
-import { fill, overriding, userIds } from '../support/lifecycle.js'
-import { alterRow, backends, freshStore, rowsOf, rowUnder, type TestStore } from '../support/services.js'
+import { backends, freshStore, type TestStore } from '../support/fresh-store.js'
+import { alterRow, fill, rowsOf, v2Row } from '../support/rows.js'
+import { overriding } from '../support/store-doubles.js'
+import { orderedUserIds } from '../support/users.js'
 
 describe.each(backends)('a copied data key on %s', (backend) => {
   let test: TestStore
@@ -22,8 +24,8 @@ describe.each(backends)('a copied data key on %s', (backend) => {
     test = await freshStore(backend)
     store = test.store
     master = localMasterKey(randomBytes(32))
-    const users = [...userIds(20), 'alice', 'bob']
-    await store.insertIfAbsent(users.map((userId) => rowUnder(master, { userId }, { kekId: null })))
+    const users = [...orderedUserIds(20), 'alice', 'bob']
+    await store.insertIfAbsent(users.map((userId) => v2Row(master, { userId }, { kekId: null })))
   })
   afterEach(() => test.remove())
 
@@ -155,7 +157,7 @@ describe.each(backends)('a copied data key on %s', (backend) => {
   })
 
   it('under many users is reported for each, and its message names a few', async () => {
-    const users = userIds(20)
+    const users = orderedUserIds(20)
     for (const userId of users) await copyAlicesInto(userId)
     const report = await upgrade()
     expect(report).toMatchObject({ changed: 1, failedCount: 21 })
@@ -169,10 +171,10 @@ describe.each(backends)('a copied data key on %s', (backend) => {
 
   it('of 10,000 rows costs no more than each of them', { timeout: 60_000 }, async () => {
     if (backend !== 'memory') return
-    const users = userIds(10_000, 'copy')
+    const users = orderedUserIds(10_000, 'copy')
     const { encryptedKey } = await rowOf('alice')
     await store.insertIfAbsent(
-      users.map((userId) => rowUnder(master, { userId }, { encryptedKey, kekId: null })),
+      users.map((userId) => v2Row(master, { userId }, { encryptedKey, kekId: null })),
     )
     // What the store costs is not the question.
     const rows = await rowsOf(store)

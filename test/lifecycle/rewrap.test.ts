@@ -14,17 +14,12 @@ import {
   rewrapAll,
 } from '../../src/index.js'
 import { temporaryFolder } from '../support/databases.js'
-import { expectAllOpen, fill, overriding, sealAll, spoilTime, userIds } from '../support/lifecycle.js'
+import { backends, freshStore, type TestStore } from '../support/fresh-store.js'
 import { copyReference, reference } from '../support/reference-file.js'
-import {
-  alterRow,
-  backends,
-  corrupted,
-  freshStore,
-  rowsOf,
-  rowUnder,
-  type TestStore,
-} from '../support/services.js'
+import { alterRow, corrupted, fill, rowsOf, spoilTime, v2Row } from '../support/rows.js'
+import { overriding } from '../support/store-doubles.js'
+import { expectAllOpen, sealAll } from '../support/tokens.js'
+import { orderedUserIds } from '../support/users.js'
 
 const newKey = () => localMasterKey(randomBytes(32))
 
@@ -59,7 +54,7 @@ describe.each(backends)('rewrapAll on %s', (backend) => {
     EnvelopeCrypto.open({ store, masterKeys, closeStore: false, accept: { tokens: ['v2'] } })
 
   it('brings every row under the new master key, and every token still opens', async () => {
-    const sealed = await sealAll(await open(old), userIds(50))
+    const sealed = await sealAll(await open(old), orderedUserIds(50))
     const rotated = await open(old)
     await rotated.rotateUserKey('user-000003')
     sealed.push(...(await sealAll(rotated, ['user-000003'])))
@@ -96,10 +91,10 @@ describe.each(backends)('rewrapAll on %s', (backend) => {
   it('reports a census before and after, and for each master key whether any row needs it', async () => {
     const stranger = newKey()
     const unused = newKey()
-    await fill(store, old, userIds(5))
+    await fill(store, old, orderedUserIds(5))
     await fill(store, stranger, ['x', 'y'])
-    await store.insertIfAbsent([rowUnder(old, { userId: 'of the reference' }, { kekId: null })])
-    await store.insertIfAbsent([rowUnder(unused, { userId: 'v2 of ours' })])
+    await store.insertIfAbsent([v2Row(old, { userId: 'of the reference' }, { kekId: null })])
+    await store.insertIfAbsent([v2Row(unused, { userId: 'v2 of ours' })])
     const masterKeys = masterKeyring({ primary: fresh, previous: [old, unused] })
 
     const first = await rewrapAll({ store, masterKeys })
@@ -134,7 +129,7 @@ describe.each(backends)('rewrapAll on %s', (backend) => {
   })
 
   it('reports one undecryptable row and one whose time cannot be read, and does the rest', async () => {
-    await fill(store, old, userIds(40))
+    await fill(store, old, orderedUserIds(40))
     await alterRow(store, { userId: 'user-000011', version: 1 }, ({ encryptedKey }) => ({
       encryptedKey: corrupted(encryptedKey),
     }))
@@ -159,7 +154,7 @@ describe.each(backends)('rewrapAll on %s', (backend) => {
 
   it('finds a row that cannot be read by halves: one of 1,000 costs some ten more queries', async () => {
     if (backend === 'memory') return
-    await fill(store, old, userIds(1000))
+    await fill(store, old, orderedUserIds(1000))
     await spoilTime(backend, test.url ?? '', 'user-000700')
     let lists = 0
     const counted = overriding(store, {
@@ -177,11 +172,11 @@ describe.each(backends)('rewrapAll on %s', (backend) => {
   })
 
   it('wraps in the reference’s format when told to, and back', async () => {
-    const sealed = await sealAll(await open(old), userIds(5))
+    const sealed = await sealAll(await open(old), orderedUserIds(5))
     const down = await rewrapAll({ store, masterKeys: both(), format: 'v2', accept: ['v3'] })
     expect(down).toMatchObject({ kekId: fresh.v2Id, changed: 5, failed: [] })
     expect((await rowsOf(store)).map(({ encryptedKey }) => encryptedKey.length)).toEqual([60, 60, 60, 60, 60])
-    const reader = await test.open({ masterKeys: fresh, accept: { tokens: ['v3'] } })
+    const reader = await test.openV2({ masterKeys: fresh, accept: { tokens: ['v3'] } })
     await expectAllOpen(reader, sealed)
 
     const up = await rewrapAll({ store, masterKeys: fresh, accept: ['v2'] })
@@ -191,7 +186,7 @@ describe.each(backends)('rewrapAll on %s', (backend) => {
 
   it('takes a key service for the primary, and for a previous one', async () => {
     const service = remote('service')
-    const sealed = await sealAll(await open(old), userIds(40))
+    const sealed = await sealAll(await open(old), orderedUserIds(40))
     const there = await rewrapAll({ store, masterKeys: masterKeyring({ primary: service, previous: [old] }) })
     expect(there).toMatchObject({ changed: 40, failed: [], kekId: 'service' })
     expect(there.masterKeys.map(({ noRowNeedsIt }) => noRowNeedsIt)).toEqual([false, true])
@@ -206,7 +201,7 @@ describe.each(backends)('rewrapAll on %s', (backend) => {
   })
 
   it('ends with an error when a key service fails: an outage is no damaged row', async () => {
-    await fill(store, old, userIds(3))
+    await fill(store, old, orderedUserIds(3))
     const down = remote('service', { wrap: () => Promise.reject(new Error('a client of its own')) })
     const run = rewrapAll({ store, masterKeys: masterKeyring({ primary: down, previous: [old] }) })
     await expect(run).rejects.toMatchObject({ code: 'ERR_MASTER_KEY', retryable: true })
@@ -223,7 +218,7 @@ describe.each(backends)('rewrapAll on %s', (backend) => {
       })(),
     ],
   ])('writes no wrap that does not open to the same key again: %s', async (_, liar) => {
-    await fill(store, old, userIds(3))
+    await fill(store, old, orderedUserIds(3))
     const before = await rowsOf(store)
     const report = await rewrapAll({ store, masterKeys: masterKeyring({ primary: liar, previous: [old] }) })
     expect(report).toMatchObject({ changed: 0, failedCount: 3, complete: true })
@@ -235,7 +230,7 @@ describe.each(backends)('rewrapAll on %s', (backend) => {
   })
 
   it('writes nothing in a dry run, and says what it would', async () => {
-    await fill(store, old, userIds(10))
+    await fill(store, old, orderedUserIds(10))
     const before = await rowsOf(store)
     let written = 0
     const watched = overriding(store, {
@@ -252,7 +247,7 @@ describe.each(backends)('rewrapAll on %s', (backend) => {
   })
 
   it('tells how far it is', async () => {
-    await fill(store, old, userIds(10))
+    await fill(store, old, orderedUserIds(10))
     const told: Progress[] = []
     await rewrapAll({
       store,

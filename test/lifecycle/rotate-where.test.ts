@@ -12,18 +12,12 @@ import {
   rotateWhere,
 } from '../../src/index.js'
 import { MAX_KEY_VERSION } from '../../src/table.js'
-import {
-  expectAllOpen,
-  fill,
-  mintedRow,
-  overriding,
-  runSql,
-  sealAll,
-  spoilTime,
-  userIds,
-  versionOf,
-} from '../support/lifecycle.js'
-import { backends, freshStore, rowsOf, type TestStore } from '../support/services.js'
+import { backends, freshStore, type TestStore } from '../support/fresh-store.js'
+import { runSql } from '../support/raw-database.js'
+import { fill, mintedRow, rowsOf, spoilTime } from '../support/rows.js'
+import { overriding } from '../support/store-doubles.js'
+import { expectAllOpen, sealAll, versionOf } from '../support/tokens.js'
+import { orderedUserIds } from '../support/users.js'
 
 const DAY_MS = 24 * 60 * 60 * 1000
 const daysAgo = (days: number) => new Date(Date.now() - days * DAY_MS)
@@ -134,7 +128,7 @@ describe.each(backends)('on %s', (backend) => {
     })
 
     it('writes nothing in a dry run', async () => {
-      await fill(store, masterKeys, userIds(5), { createdAt: daysAgo(2) })
+      await fill(store, masterKeys, orderedUserIds(5), { createdAt: daysAgo(2) })
       const before = await rowsOf(store)
       const report = await rotateWhere({ store, masterKeys, olderThanMs: DAY_MS, dryRun: true })
       expect(report).toMatchObject({ dryRun: true, rotated: 5, skipped: 0 })
@@ -165,7 +159,7 @@ describe.each(backends)('on %s', (backend) => {
     })
 
     it('makes one version of each user when two run at once', async () => {
-      await fill(store, masterKeys, userIds(50), { createdAt: daysAgo(2) })
+      await fill(store, masterKeys, orderedUserIds(50), { createdAt: daysAgo(2) })
       const runs = await Promise.all(
         [7, 10].map((batchSize) => rotateWhere({ store, masterKeys, olderThanMs: DAY_MS, batchSize })),
       )
@@ -212,7 +206,7 @@ describe.each(backends)('on %s', (backend) => {
     })
 
     it('asks a key service for several keys at once', async () => {
-      await fill(store, masterKeys, userIds(40), { createdAt: daysAgo(2) })
+      await fill(store, masterKeys, orderedUserIds(40), { createdAt: daysAgo(2) })
       let under = 0
       let most = 0
       const service: MasterKey = {

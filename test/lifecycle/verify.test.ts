@@ -16,16 +16,11 @@ import {
   type VerifyOptions,
   verifyAll,
 } from '../../src/index.js'
-import { fill, mintedRow, overriding, runSql, spoilTime, userIds } from '../support/lifecycle.js'
-import {
-  alterRow,
-  backends,
-  corrupted,
-  freshStore,
-  rowsOf,
-  rowUnder,
-  type TestStore,
-} from '../support/services.js'
+import { backends, freshStore, type TestStore } from '../support/fresh-store.js'
+import { runSql } from '../support/raw-database.js'
+import { alterRow, corrupted, fill, mintedRow, rowsOf, spoilTime, v2Row } from '../support/rows.js'
+import { overriding } from '../support/store-doubles.js'
+import { orderedUserIds } from '../support/users.js'
 
 const DAY_MS = 24 * 60 * 60 * 1000
 
@@ -102,7 +97,7 @@ describe.each(backends)('verifyAll on %s', (backend) => {
   })
 
   it('undecryptable: a v2 wrap that stands under a KEK id of v3', async () => {
-    await store.insertIfAbsent([rowUnder(master, { userId: 'exchanged' }, { kekId: master.id })])
+    await store.insertIfAbsent([v2Row(master, { userId: 'exchanged' }, { kekId: master.id })])
     expect(await rowsOfKind('undecryptable')).toEqual(['exchanged:1'])
     expect((await verify()).findings[0]?.reason).toContain('exchanged')
   })
@@ -123,8 +118,8 @@ describe.each(backends)('verifyAll on %s', (backend) => {
   })
 
   it('v2Wrap: a warning where v2 is accepted, an error where it is not', async () => {
-    await store.insertIfAbsent([rowUnder(master, { userId: 'x' }, { kekId: null })])
-    await store.insertIfAbsent([rowUnder(master, { userId: 'y' })])
+    await store.insertIfAbsent([v2Row(master, { userId: 'x' }, { kekId: null })])
+    await store.insertIfAbsent([v2Row(master, { userId: 'y' })])
     expect(await rowsOfKind('v2Wrap')).toEqual(['x:1', 'y:1'])
     expect(await rowsOfKind('undecryptable', { accept: ['v3'] })).toEqual(['x:1', 'y:1'])
   })
@@ -132,8 +127,8 @@ describe.each(backends)('verifyAll on %s', (backend) => {
   it('sharedKey: one data key in two rows, v2 or v3, of two users or of one', async () => {
     const dataKey = randomBytes(32)
     const copies = [
-      rowUnder(master, { userId: 'x' }, { encryptedKey: master.wrapV2(dataKey) }),
-      rowUnder(master, { userId: 'y' }, { encryptedKey: master.wrapV2(dataKey), kekId: null }),
+      v2Row(master, { userId: 'x' }, { encryptedKey: master.wrapV2(dataKey) }),
+      v2Row(master, { userId: 'y' }, { encryptedKey: master.wrapV2(dataKey), kekId: null }),
     ]
     await store.insertIfAbsent(copies)
     const { counts, ok, findings } = await verify()
@@ -179,7 +174,7 @@ describe.each(backends)('verifyAll on %s', (backend) => {
 
   it('reports a wrong master key for every row, and lists a thousand of each kind', async () => {
     const createdAt = new Date(Date.now() + DAY_MS)
-    await fill(store, master, userIds(1200), { createdAt })
+    await fill(store, master, orderedUserIds(1200), { createdAt })
     const { rows, counts, findings, ok } = await verify({ masterKeys: localMasterKey(randomBytes(32)) })
     expect(rows).toBe(1205)
     expect(counts).toEqual({ unknownMasterKey: 1204, inTheFuture: 1200 })

@@ -1,4 +1,4 @@
-/** A secret passed in the wrong place, to any public function, is in no error: not its text, not its bytes, no password. */
+/** A secret passed as a wrong argument to any public function is in no error: neither its text nor its bytes, and no password. */
 import { randomBytes } from 'node:crypto'
 import { existsSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -9,8 +9,8 @@ import { postgresKeyStore } from '../../src/adapters/postgres/store.js'
 import { sqliteKeyStore } from '../../src/adapters/sqlite/store.js'
 import * as api from '../../src/index.js'
 import { temporaryFolder } from '../support/databases.js'
+import { errorOf } from '../support/errors.js'
 import { everythingOf, secretForms, textForms } from '../support/leaks.js'
-import { errorOf } from '../support/services.js'
 import { warningsOf } from '../support/warnings.js'
 
 const folder = temporaryFolder()
@@ -26,7 +26,7 @@ function expectNoSecret(value: unknown): void {
   expect(forms.filter((form) => shown.includes(form))).toEqual([])
 }
 
-/** A secret in every shape that a caller may have it in; `never` fits every parameter. */
+/** The secret in every type that a caller may pass. The type `never` fits every parameter. */
 const shapes: readonly (readonly [name: string, value: never])[] = [
   ['text', secretText],
   ['padded text', `${secretText}=`],
@@ -50,7 +50,7 @@ const masterKey = api.localMasterKey(randomBytes(32))
 
 type Call = readonly [name: string, call: (secret: never, envelope: api.EnvelopeCrypto) => unknown]
 
-/** Public functions that check this argument, each with one secret at one place. */
+/** Calls of public functions that check the argument which is the secret. */
 const checked: readonly Call[] = [
   ['encryptWithKey, plaintext', (secret) => api.encryptWithKey(secret, goodKey)],
   ['encryptWithKey, key', (secret) => api.encryptWithKey('x', secret)],
@@ -82,7 +82,7 @@ const checked: readonly Call[] = [
   ['pool.decrypt, context', (secret, envelope) => envelope.pool.decrypt('v2:', secret)],
 ]
 
-/** Those where a wrong argument may end otherwise, or in nothing; what they do with it, they may do, but not show. */
+/** Calls that may succeed, or fail for another reason. They too must not show the secret. */
 const unchecked: readonly Call[] = [
   ['isEncrypted', (secret) => api.isEncrypted(secret)],
   ['masterKeyring', (secret) => api.masterKeyring(secret)],
@@ -161,13 +161,10 @@ describe('a secret in the wrong place', () => {
     for (const value of [keyring, keyring.previous[0], keyring.all]) expectNoSecret(value)
   })
 
-  it.each(checked)(
-    'is refused with ERR_INVALID_ARGUMENT where it is of no type that fits: %s',
-    async (_, call) => {
-      const error = await errorOf(() => call(Symbol(secretText) as never, envelope))
-      expect(error).toMatchObject({ code: 'ERR_INVALID_ARGUMENT' })
-    },
-  )
+  it.each(checked)('is refused with ERR_INVALID_ARGUMENT if its type is wrong: %s', async (_, call) => {
+    const error = await errorOf(() => call(Symbol(secretText) as never, envelope))
+    expect(error).toMatchObject({ code: 'ERR_INVALID_ARGUMENT' })
+  })
 })
 
 describe('the password of a connection URL', () => {
@@ -201,7 +198,7 @@ describe('the password of a connection URL', () => {
     const error = await errorOf(openKeyStore(url, { deadlineMs: 50 }))
     expect(error).toMatchObject({ code: expect.stringMatching(/^ERR_(INVALID_ARGUMENT|STORE)$/) })
     expectNoSecret(error)
-    // Nor is it the name of a file: a URL must never be taken for a path.
+    // A URL must never be taken for a path: no such file was made.
     for (const name of [
       ' postgres:',
       'KEYSTORE_URL=postgres:',

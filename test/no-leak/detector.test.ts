@@ -1,10 +1,10 @@
-/** The detector of the no-leak tests sees what it is there to see: without this, those tests could pass on anything. */
+/** The detector of the no-leak tests finds planted secrets: without this, those tests could pass on anything. */
 import { randomBytes } from 'node:crypto'
 import pg from 'pg'
 import { describe, expect, it } from 'vitest'
+import { withChangedDatabase } from '../support/bad-databases.js'
 import { dialects } from '../support/databases.js'
 import { everythingOf, secretForms, textForms } from '../support/leaks.js'
-import { withDatabase } from '../support/sabotage.js'
 
 const plaintext = `sk-planted-"\n${randomBytes(18).toString('base64url')}`
 
@@ -34,7 +34,7 @@ describe('the detector itself', () => {
     expect(has(value)).toBe(true)
   })
 
-  it('sees nothing where nothing is', () => {
+  it('sees nothing in an error without the secret', () => {
     expect(has(new Error('x', { cause: new Error(`key ${randomBytes(60).toString('hex')}`) }))).toBe(false)
   })
 
@@ -42,7 +42,7 @@ describe('the detector itself', () => {
     "sees the wrapped key in Postgres' own error of the same CHECK violation",
     async () => {
       await expect(
-        withDatabase('postgres', 'select 1', async (url) => {
+        withChangedDatabase('postgres', 'select 1', async (url) => {
           const client = new pg.Client(url)
           await client.connect()
           try {

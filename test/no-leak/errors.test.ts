@@ -1,4 +1,4 @@
-/** No error of the service or of a store, on any path, holds a plaintext, a key, a wrapped key, a token or a password. */
+/** No error of the service or of a store holds a plaintext, a key, a wrapped key, a token or a password. */
 import { randomBytes } from 'node:crypto'
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -9,25 +9,32 @@ import {
   EnvelopeCrypto,
   generateMasterKey,
   type KeyRecord,
+  type KeyStore,
   type KeystoreEvent,
   localMasterKey,
 } from '../../src/index.js'
+import { plantBadRows, withChangedDatabase } from '../support/bad-databases.js'
 import { dialects, type FreshDatabase, freshDatabase, temporaryFolder } from '../support/databases.js'
+import { errorOf } from '../support/errors.js'
+import { withStore } from '../support/fresh-store.js'
 import { everythingOf, secretForms, textForms } from '../support/leaks.js'
+import { freshRole } from '../support/postgres-roles.js'
 import { freePort } from '../support/postgres-server.js'
-import { asRoleWithoutRights, plantBadRows, withDatabase } from '../support/sabotage.js'
-import { corrupted, errorOf, rowUnder } from '../support/services.js'
+import { corrupted, v2Row } from '../support/rows.js'
+import { FOREIGN_V3_TOKEN } from '../support/tokens.js'
 import { warningsOf } from '../support/warnings.js'
 
 const masterText = generateMasterKey()
 const masterKey = localMasterKey(masterText)
-const V3_TOKEN = `v3:${Buffer.from([0, 0, 0, 1, ...new Uint8Array(90)]).toString('base64url')}`
 const otherKey = localMasterKey(generateMasterKey())
 const plaintext = `sk-planted-${randomBytes(18).toString('base64url')}`
-/** For URLs that lead nowhere; those that lead to the test server have its own. */
+/** The password of URLs that lead nowhere. URLs of the test server have the server's. */
 const plantedPassword = `Pw-${randomBytes(12).toString('base64url')}`
 
-/** What must not be seen, by name; tests add what they make. */
+/** How long stores try, so that failures come soon. */
+const PATIENCE = { deadlineMs: 300 }
+
+/** The forms of each secret that must not be seen, by name. Tests add the secrets that they make. */
 const secrets = new Map<string, readonly string[]>([
   ['the master key', secretForms(Buffer.from(masterText, 'base64url'))],
   ['the plaintext', textForms(plaintext)],
@@ -45,7 +52,7 @@ function expectNoSecret(value: unknown): void {
   expect(found.map(([name]) => name)).toEqual([])
 }
 
-/** One path to an error: what to do, and the code that it ends in. */
+/** One way to an error: its name, the code of the error, and the call that fails. */
 type ErrorPath = readonly [name: string, code: string, work: () => unknown]
 
 describe.each(dialects)('errors on %s', (dialect) => {
@@ -57,19 +64,10 @@ describe.each(dialects)('errors on %s', (dialect) => {
   const events: KeystoreEvent[] = []
 
   const open = (url = database.url, options: OpenKeyStoreOptions = {}) =>
-    openKeyStore(url, { deadlineMs: 300, ...options })
+    openKeyStore(url, { ...PATIENCE, ...options })
 
-  /** Opens the database's store for one piece of work. */
-  async function withStore<T>(work: (store: Awaited<ReturnType<typeof open>>) => Promise<T>): Promise<T> {
-    const store = await open()
-    try {
-      return await work(store)
-    } finally {
-      await store.close()
-    }
-  }
-
-  const insertOf = (record: KeyRecord) => () => withStore((store) => store.insertIfAbsent([record]))
+  const onStore = <T>(work: (store: KeyStore) => Promise<T>) => withStore(database.url, work, PATIENCE)
+  const insertOf = (record: KeyRecord) => () => onStore((store) => store.insertIfAbsent([record]))
 
   beforeAll(async () => {
     database = await freshDatabase(dialect)
@@ -86,7 +84,7 @@ describe.each(dialects)('errors on %s', (dialect) => {
     plantToken(`the token on ${dialect}`, token)
     secrets.set(`the data key on ${dialect}`, secretForms(await envelope.getOrCreateUserKey('alice')))
     await envelope.encrypt('bob', plaintext)
-    await withStore(async (store) => {
+    await onStore(async (store) => {
       const found = (await store.getAll(['alice'])).get('alice')?.[0]
       if (found === undefined) throw new Error('alice has no row')
       row = found
@@ -95,7 +93,7 @@ describe.each(dialects)('errors on %s', (dialect) => {
       secrets.set(`the damaged wrapped key on ${dialect}`, secretForms(damaged))
       await store.insertIfAbsent([
         { ...row, userId: 'damaged', encryptedKey: damaged },
-        rowUnder(otherKey, { userId: 'foreign' }),
+        v2Row(otherKey, { userId: 'foreign' }),
         { ...row, userId: 'bad-time' },
         { ...row, userId: 'gone' },
       ])
@@ -121,7 +119,7 @@ describe.each(dialects)('errors on %s', (dialect) => {
     ['a token with a foreign character', 'ERR_MALFORMED_TOKEN', () => envelope.pool.decrypt(`${token} `)],
     ['a token without its prefix', 'ERR_NOT_ENCRYPTED', () => envelope.decrypt('alice', token.slice(3))],
     ['a plaintext instead of a token', 'ERR_NOT_ENCRYPTED', () => envelope.decrypt('alice', plaintext)],
-    ['a v3 token', 'ERR_FORMAT_NOT_ACCEPTED', () => envelope.decrypt('alice', V3_TOKEN)],
+    ['a v3 token', 'ERR_FORMAT_NOT_ACCEPTED', () => envelope.decrypt('alice', FOREIGN_V3_TOKEN)],
     ['user and token exchanged', 'ERR_NOT_ENCRYPTED', () => envelope.decrypt(token, 'alice')],
     ['a token as plaintext', 'ERR_INVALID_ARGUMENT', () => envelope.encrypt('alice', token)],
     ['a token as plaintext of the pool', 'ERR_INVALID_ARGUMENT', () => envelope.pool.encrypt(token)],
@@ -154,7 +152,7 @@ describe.each(dialects)('errors on %s', (dialect) => {
       'rows that the master keys given do not open',
       'ERR_UNKNOWN_MASTER_KEY',
       () =>
-        withStore((store) =>
+        onStore((store) =>
           EnvelopeCrypto.open({ store, masterKeys: masterKey, closeStore: false, format: 'v2' }),
         ),
     ],
@@ -162,7 +160,7 @@ describe.each(dialects)('errors on %s', (dialect) => {
       'a closed service',
       'ERR_CLOSED',
       () =>
-        withStore(async (store) => {
+        onStore(async (store) => {
           const closed = await EnvelopeCrypto.open({
             store,
             masterKeys: masterKey,
@@ -185,13 +183,13 @@ describe.each(dialects)('errors on %s', (dialect) => {
     [
       'an altered ledger',
       'ERR_SCHEMA',
-      () => withDatabase(dialect, `update __drizzle_keystore_migrations set sha256 = 'x'`, open),
+      () => withChangedDatabase(dialect, `update __drizzle_keystore_migrations set sha256 = 'x'`, open),
     ],
     [
       'a newer ledger',
       'ERR_SCHEMA',
       () =>
-        withDatabase(
+        withChangedDatabase(
           dialect,
           `update __drizzle_keystore_migrations set tag = '9999_x' where tag like '0002%'`,
           open,
@@ -200,20 +198,15 @@ describe.each(dialects)('errors on %s', (dialect) => {
     [
       'a table without a ledger',
       'ERR_SCHEMA',
-      () => withDatabase(dialect, 'drop table __drizzle_keystore_migrations', open),
+      () => withChangedDatabase(dialect, 'drop table __drizzle_keystore_migrations', open),
     ],
     [
       'a table that is missing',
       'ERR_STORE',
       () =>
-        withDatabase(dialect, 'drop table encryption_keys', async (url) => {
-          const store = await open(url, { migrate: 'off' })
-          try {
-            await store.insertIfAbsent([row])
-          } finally {
-            await store.close()
-          }
-        }),
+        withChangedDatabase(dialect, 'drop table encryption_keys', (url) =>
+          withStore(url, (store) => store.insertIfAbsent([row]), { ...PATIENCE, migrate: 'off' }),
+        ),
     ],
     ...(dialect === 'sqlite' ? sqlitePaths() : postgresPaths()),
   ]
@@ -339,15 +332,14 @@ describe.each(dialects)('errors on %s', (dialect) => {
       [
         'permission denied',
         'ERR_STORE',
-        () =>
-          asRoleWithoutRights(database.url, plantedPassword, async (url) => {
-            const store = await open(url, { migrate: 'off' })
-            try {
-              await store.insertIfAbsent([row])
-            } finally {
-              await store.close()
-            }
-          }),
+        async () => {
+          const role = await freshRole(database.url, [], plantedPassword)
+          try {
+            await withStore(role.url, (store) => store.insertIfAbsent([row]), { ...PATIENCE, migrate: 'off' })
+          } finally {
+            await role.remove()
+          }
+        },
       ],
     ]
   }
@@ -355,7 +347,7 @@ describe.each(dialects)('errors on %s', (dialect) => {
   it.each(paths)('%s: %s, and nothing secret is seen', async (_, code, work) => {
     const error = await errorOf(async () => {
       const result = await work()
-      // What should have failed must not stay open.
+      // A store that should have failed to open must not stay open.
       if (typeof result === 'object' && result !== null && 'close' in result)
         await (result as EnvelopeCrypto).close()
     })
@@ -363,14 +355,14 @@ describe.each(dialects)('errors on %s', (dialect) => {
     expectNoSecret(error)
   })
 
-  it('a CHECK violation names the constraint, so that the path above is one', async () => {
+  it('a CHECK violation names the constraint: the case above is one', async () => {
     const error = await errorOf(insertOf({ ...row, userId: 'checked', version: 0 }))
     expect(error.message).toContain('encryption_keys_version_check')
   })
 
   it('events name ids only', async () => {
     const seen: KeystoreEvent[] = []
-    await withStore(async (store) => {
+    await onStore(async (store) => {
       const healthy = [...(await store.getAll(['alice', 'bob'])).values()].flat()
       await store.remove(healthy)
       try {
@@ -390,13 +382,13 @@ describe.each(dialects)('errors on %s', (dialect) => {
     expectNoSecret([...seen, ...events])
   })
 
-  it('a service and a store show nothing when they are printed', async () => {
+  it('a service and a store show no secret when they are printed', async () => {
     expectNoSecret(envelope)
     expectNoSecret(envelope.pool)
-    await withStore(async (store) => expectNoSecret(store))
+    await onStore(async (store) => expectNoSecret(store))
   })
 
-  it('no warning of the process shows anything while all this happens again', async () => {
+  it('no process warning shows a secret while the same calls fail again', async () => {
     const warnings = await warningsOf(async () => {
       for (const [, , work] of paths.slice(0, 24)) await errorOf(work)
     })

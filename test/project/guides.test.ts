@@ -13,6 +13,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from
 import { openKeyStore } from '../../src/adapters/open.js'
 import { EnvelopeCrypto, encryptRows } from '../../src/index.js'
 import { type CommandStore, commandStore } from '../support/command-store.js'
+import { itIf } from '../support/conditional.js'
 import { type Dialect, dialects } from '../support/databases.js'
 import { codeBlocks, runShellBlocks } from '../support/documents.js'
 import { type HostProject, hostProject } from '../support/host-project.js'
@@ -84,8 +85,7 @@ function filesFor(dialect: Dialect): [string, string][] {
   return all.map(([name, text = '']) => [`${dialect}/${name}.ts`, text])
 }
 
-const itOnRedis = hasRedis ? it : it.skip
-if (!hasRedis) console.log('redis-server is not installed: its part of docs/REENCRYPT.md is skipped.')
+const itOnRedis = itIf(hasRedis, 'redis-server is not installed')
 
 it('runs all code of the guides', () => {
   const words = [...Object.values(FILES), ...Object.values(BODIES).map(([first]) => first), EXCERPT]

@@ -14,7 +14,34 @@ interface Verdict {
   readonly problems: readonly string[]
 }
 
-const { checkLayers }: { checkLayers(root: string): Verdict } = await import(pathToFileURL(script).href)
+interface Layers {
+  /** What each wing may import beside itself; '*' is the top. */
+  readonly WINGS: Readonly<Record<string, readonly string[]>>
+  checkLayers(root: string): Verdict
+}
+
+const { checkLayers, WINGS }: Layers = await import(pathToFileURL(script).href)
+
+/** A file of each wing, by the wing's name. */
+const FILES: Readonly<Record<string, string>> = {
+  '*': 'validate',
+  format: 'format/token',
+  'master-keys': 'master-keys/keyring',
+  keys: 'keys/cache',
+  envelope: 'envelope/scope',
+  lifecycle: 'lifecycle/copy',
+  drivers: 'drivers/retry',
+  adapters: 'adapters/memory',
+  'adapters/sqlite': 'adapters/sqlite/store',
+  'adapters/postgres': 'adapters/postgres/store',
+  'adapters/open': 'adapters/open',
+  sources: 'sources/jsonl',
+  drizzle: 'drizzle/registry',
+  reencrypt: 'reencrypt/tally',
+  testing: 'testing/subject',
+  index: 'index',
+  cli: 'cli/status',
+}
 
 /** Checks a copy of our sources with `code` at the end of one of its files, which is made if it is missing. */
 function checkWith(file: string, code: string): Verdict {
@@ -225,6 +252,21 @@ describe('the layers of src', () => {
 
   it.each(violations)('are violated by %s', (_name, file, code, complaint) => {
     expect(checkWith(file, code).problems.join('\n')).toContain(complaint)
+  })
+
+  it('have a rule for each wing, and each is violated by an import of any wing that it does not name', () => {
+    expect(Object.keys(WINGS).sort()).toEqual(Object.keys(FILES).sort())
+    for (const [wing, allowed] of Object.entries(WINGS)) {
+      const isAllowed = (other: string) => other === wing || allowed.includes(other)
+      const forbidden = Object.keys(FILES).filter((other) => other !== '*' && !isAllowed(other))
+      const file = `src/${FILES[wing]}.ts`
+      const up = '../'.repeat(file.split('/').length - 2) || './'
+      const code = forbidden.map((other) => `import '${up}${FILES[other]}.js'`)
+      const { problems } = checkWith(file, code.join('\n'))
+      const named = wing === '*' ? 'the top' : wing
+      for (const other of forbidden)
+        expect(problems).toContain(`${file}: imports ${FILES[other]}, which ${named} may not`)
+    }
   })
 
   it('are not violated by await in functions, by comments or by strings', () => {

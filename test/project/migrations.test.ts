@@ -6,7 +6,9 @@ import { afterEach, describe, expect, it } from 'vitest'
 import { openKeyStore } from '../../src/adapters/open.js'
 import { encryptionKeysDeclaration } from '../../src/table.js'
 import { dialects, type FreshDatabase, freshDatabase, temporaryFolder } from '../support/databases.js'
-import { connectRaw, dumpSchema, migrationsOf, root, runSql } from '../support/migration-helpers.js'
+import { connectRaw, runSql } from '../support/raw-database.js'
+import { root } from '../support/root.js'
+import { dumpSchema, migrationsOf } from '../support/schema-dumps.js'
 
 const cleanups: (() => void | Promise<void>)[] = []
 

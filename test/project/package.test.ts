@@ -1,9 +1,19 @@
 /** What would be published, packed and used in an empty project: entries, names, types, missing and unwanted drivers. */
-import { execFile } from 'node:child_process'
-import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { execFile, execFileSync } from 'node:child_process'
+import {
+  chmodSync,
+  cpSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { dirname, join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { cleanEnvironment } from '../support/command.js'
 import { freshDatabase, temporaryFolder } from '../support/databases.js'
 
 const root = join(import.meta.dirname, '..', '..')
@@ -228,6 +238,33 @@ describe('without a driver', () => {
       status: 0,
       output: 'works\n',
     })
+  })
+})
+
+describe('the command of the packed package', () => {
+  const inApplication = (command: string, ...args: string[]) =>
+    execFileSync(command, args, { cwd: application.path, env: cleanEnvironment(), encoding: 'utf8' })
+
+  /** As `npm install` does. */
+  function linkCommand(): void {
+    const modules = join(application.path, 'node_modules')
+    const { bin } = JSON.parse(readFileSync(join(modules, PACKAGE, 'package.json'), 'utf8'))
+    mkdirSync(join(modules, '.bin'))
+    symlinkSync(join('..', PACKAGE, bin.keystore), join(modules, '.bin', 'keystore'))
+    chmodSync(join(modules, PACKAGE, bin.keystore), 0o755)
+  }
+
+  it('begins with npx keystore quickstart, which needs no other file, and what it says next works too', () => {
+    linkCommand()
+    const stdout = inApplication('npx', '--offline', 'keystore', 'quickstart')
+    expect(stdout).toContain('20 secrets of 8 users encrypted into data/sealed.jsonl')
+    const commands = stdout.match(/^ {2}.*npx keystore .+$/gm) ?? []
+    expect(commands.map((command) => inApplication('sh', '-c', command))).toEqual([
+      '',
+      'my secret',
+      expect.stringMatching(/│ live +│ 8 +│/),
+    ])
+    expect(stdout).toContain(`Read on: node_modules/${PACKAGE}/README.md `)
   })
 })
 

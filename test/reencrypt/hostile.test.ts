@@ -21,9 +21,9 @@ import {
   type ValueSource,
 } from '../../src/reencrypt/index.js'
 import { asAdmin, dialects, isChosen } from '../support/databases.js'
+import { errorOf } from '../support/errors.js'
 import { everythingOf } from '../support/leaks.js'
 import { type RawDatabase, rawDatabase } from '../support/raw-database.js'
-import { errorOf } from '../support/services.js'
 
 const INVALID = { code: 'ERR_INVALID_ARGUMENT' }
 const CONTEXT = 'credentials.api_key'

@@ -3,13 +3,13 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { openKeyStore } from '../../src/adapters/open.js'
 import { EnvelopeCrypto, encryptWithKey, generateMasterKey, masterKeysFromEnv } from '../../src/index.js'
 import type { ReencryptReport } from '../../src/reencrypt/index.js'
+import { expectSound, killAt, killMoments, seed, TIMEOUT_MS } from '../support/child-kills.js'
+import { type ChildScript, reportOf, startChild } from '../support/child-process.js'
 import { dialects } from '../support/databases.js'
 import { countDeadlocks } from '../support/deadlocks.js'
-import { expectSound, killAt, killMoments, reportOf, seed, TIMEOUT_MS } from '../support/kills.js'
-import { type LineChild, startChild } from '../support/line-child.js'
 import { type RawDatabase, rawDatabase } from '../support/raw-database.js'
 import { slow } from '../support/slow.js'
-import { ACCEPT_V2 } from '../support/value-sources.js'
+import { ACCEPT_V2 } from '../support/tokens.js'
 
 const ROWS = slow ? 100_000 : 2_000
 const KILLS = slow ? 10 : 3
@@ -34,7 +34,7 @@ describe.each(dialects)('%s: a sweep, with four processes at work', (dialect) =>
     await host.close()
   })
 
-  function start(script: string, ...args: readonly string[]): LineChild {
+  function start(script: string, ...args: readonly string[]): ChildScript {
     const child = startChild(script, [host.url, ...args], env)
     started.push(child)
     return child
@@ -146,7 +146,7 @@ describe.each(dialects)('%s: a sweep, with four processes at work', (dialect) =>
 })
 
 /** @returns the last sequence of each row that it wrote */
-async function stop(writer: LineChild): Promise<Record<string, number>> {
+async function stop(writer: ChildScript): Promise<Record<string, number>> {
   const lines = writer.rest()
   expect(await writer.ended()).toEqual({ code: 0, stderr: '' })
   return JSON.parse((await lines).at(-1) ?? '')

@@ -3,10 +3,11 @@ import { randomBytes } from 'node:crypto'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { EnvelopeCrypto, localMasterKey } from '../../src/index.js'
 import { type LegacyReader, reencrypt } from '../../src/reencrypt/index.js'
+import { backends } from '../support/fresh-store.js'
 import { everythingOf } from '../support/leaks.js'
-import { backends } from '../support/services.js'
+import { memorySource } from '../support/memory-source.js'
 import { base64Reader, CONTEXT, freshSweep, NO_VALUES, type SweepTest } from '../support/sweeps.js'
-import { memorySource, v2PoolToken, v2Token } from '../support/value-sources.js'
+import { v2PoolToken, v2Token } from '../support/tokens.js'
 
 describe.each(backends)('reencrypt, keys on %s', (backend) => {
   let test: SweepTest

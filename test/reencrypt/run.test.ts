@@ -4,12 +4,13 @@ import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import { UserHandle } from '../../src/envelope/user-handle.js'
 import { isToken, type Progress, StoreError } from '../../src/index.js'
 import { type ReencryptOptions, reencrypt } from '../../src/reencrypt/index.js'
-import { userIds } from '../support/command-store.js'
-import { countedStore } from '../support/counting.js'
+import { errorOf } from '../support/errors.js'
+import { backends } from '../support/fresh-store.js'
 import { everythingOf } from '../support/leaks.js'
-import { backends, errorOf } from '../support/services.js'
+import { memorySource } from '../support/memory-source.js'
+import { countedStore } from '../support/store-doubles.js'
 import { base64Reader, CONTEXT, freshSweep, NO_VALUES, type SweepTest } from '../support/sweeps.js'
-import { memorySource } from '../support/value-sources.js'
+import { userIds } from '../support/users.js'
 
 const INVALID = { code: 'ERR_INVALID_ARGUMENT' }
 

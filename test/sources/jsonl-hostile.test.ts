@@ -6,7 +6,7 @@ import { openKeyStore } from '../../src/adapters/open.js'
 import { EnvelopeCrypto, generateMasterKey, localMasterKey } from '../../src/index.js'
 import { jsonlSource, reencrypt } from '../../src/reencrypt/index.js'
 import { temporaryFolder } from '../support/databases.js'
-import { errorOf } from '../support/services.js'
+import { errorOf } from '../support/errors.js'
 
 const INVALID = { code: 'ERR_INVALID_ARGUMENT' }
 const CONTEXT = 'credentials.api_key'

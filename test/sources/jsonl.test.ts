@@ -20,8 +20,8 @@ import { EnvelopeCrypto, generateMasterKey, isToken, localMasterKey } from '../.
 import { type JsonlSourceOptions, jsonlSource, reencrypt } from '../../src/reencrypt/index.js'
 import { withProperty } from '../../src/sources/json-text.js'
 import { temporaryFolder } from '../support/databases.js'
+import { errorOf } from '../support/errors.js'
 import { everythingOf } from '../support/leaks.js'
-import { errorOf } from '../support/services.js'
 
 const CONTEXT = 'export.api_key'
 const OPTIONS: JsonlSourceOptions = { owner: 'userId', columns: { apiKey: CONTEXT } }

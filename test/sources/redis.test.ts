@@ -2,7 +2,7 @@
 
 import { randomBytes } from 'node:crypto'
 import { createClient, createCluster, RESP_TYPES } from 'redis'
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest'
+import { afterAll, afterEach, beforeAll, beforeEach, expect, it } from 'vitest'
 import { type RedisField, redisSource } from '../../examples/redis-source.js'
 import { memoryKeyStore } from '../../src/adapters/memory.js'
 import { EnvelopeCrypto, isToken, localMasterKey } from '../../src/index.js'
@@ -12,14 +12,13 @@ import {
   type ValueChange,
   type ValueSource,
 } from '../../src/reencrypt/index.js'
+import { describeIf } from '../support/conditional.js'
+import { errorOf } from '../support/errors.js'
 import { everythingOf } from '../support/leaks.js'
 import { hasRedis, type RedisServer, startRedis } from '../support/redis-server.js'
-import { errorOf } from '../support/services.js'
-import { ACCEPT_V2, v2PoolToken, v2Token } from '../support/value-sources.js'
+import { ACCEPT_V2, v2PoolToken, v2Token } from '../support/tokens.js'
 
-const describeRedis = hasRedis ? describe : describe.skip
-if (!hasRedis)
-  console.log('redis-server is not installed: the tests of examples/redis-source.ts are skipped.')
+const describeRedis = describeIf(hasRedis, 'redis-server is not installed')
 
 const USERS = {
   match: 'user:*:secrets',

@@ -1,7 +1,8 @@
 /** Tables as sources of values: every type of key, every row once, and every name quoted. */
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { itIf } from '../support/conditional.js'
 import { dialects } from '../support/databases.js'
-import { errorOf } from '../support/services.js'
+import { errorOf } from '../support/errors.js'
 import { freshSqlSources, INVALID, type SqlSourceTest } from '../support/sql-sources.js'
 
 describe.each(dialects)('the keys of sqlSource on %s', (dialect) => {
@@ -93,7 +94,7 @@ describe.each(dialects)('the keys of sqlSource on %s', (dialect) => {
     expect((await test.cellsOf(await test.sourceOf({ key: ['tenant', 'id'] })))[0]?.key).toEqual(['a', 0])
   })
 
-  it.runIf(dialect === 'postgres')(
+  itIf(dialect === 'postgres', 'only on Postgres')(
     'by uuid, numeric, timestamptz, varchar, enum and domain keys',
     async () => {
       const uuids = Array.from({ length: 20 }, () => crypto.randomUUID())
@@ -116,7 +117,7 @@ describe.each(dialects)('the keys of sqlSource on %s', (dialect) => {
     },
   )
 
-  it.runIf(dialect === 'sqlite')(
+  itIf(dialect === 'sqlite', 'only on SQLite')(
     'by rowid, by real numbers, and by keys of several types in one column',
     async () => {
       await test.host.query('create table credentials (user_id text, api_key text)')
@@ -157,7 +158,7 @@ describe.each(dialects)('the keys of sqlSource on %s', (dialect) => {
     expect(await test.decrypt('alice', row?.[names.column])).toBe('x')
   })
 
-  it.runIf(dialect === 'postgres')('finds a table of another schema', async () => {
+  itIf(dialect === 'postgres', 'only on Postgres')('finds a table of another schema', async () => {
     await test.host.query('create schema "my app"')
     await test.host.query(
       'create table "my app".credentials (id uuid primary key, user_id text, api_key text)',

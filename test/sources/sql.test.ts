@@ -8,10 +8,10 @@ import { openKeyStore } from '../../src/adapters/open.js'
 import { EnvelopeCrypto, generateMasterKey, localMasterKey } from '../../src/index.js'
 import { reencrypt, type SqlSource, sqlSource } from '../../src/reencrypt/index.js'
 import { dialects, isChosen } from '../support/databases.js'
+import { errorOf } from '../support/errors.js'
 import { withLongestStall } from '../support/event-loop.js'
 import { everythingOf } from '../support/leaks.js'
 import { type RawDatabase, rawDatabase } from '../support/raw-database.js'
-import { errorOf } from '../support/services.js'
 import { CONTEXT, freshSqlSources, INVALID, type SqlSourceTest } from '../support/sql-sources.js'
 
 describe.each(dialects)('sqlSource on %s', (dialect) => {

@@ -1,10 +1,10 @@
-/** Stores that break the contract, each in one way that has happened in the field: the conformance suite must fail them. */
+/** Stores that break the contract of KeyStore, each in one way seen in practice: the conformance suite must fail each of them. */
 import { memoryKeyStore } from '../../src/adapters/memory.js'
 import type { KeyStore, StoreChange, StoreMaintenance } from '../../src/store.js'
 import { compareRefs, type KeyRecord, type KeyRef } from '../../src/table.js'
 import type { KeyStoreSubject, TestRunner } from '../../src/testing/index.js'
 
-/** What a broken store does otherwise; `intact` is the store that it would be. */
+/** The methods that a broken store has in place of those of `intact`. */
 type Break = (intact: KeyStore) => Partial<KeyStore>
 
 const NO_KEY = new Uint8Array(0)
@@ -25,7 +25,7 @@ function maintained(intact: KeyStore, broken: Partial<StoreMaintenance>): Partia
   return { maintenance: { ...maintenanceOf(intact), ...broken } }
 }
 
-/** What one method changes is told nobody. */
+/** Changes made by one method are reported to nobody. */
 function muted(intact: KeyStore, method: 'insertIfAbsent' | 'shred' | 'remove'): Partial<KeyStore> {
   let isMuted = false
   return {
@@ -58,7 +58,7 @@ export const breaks: Record<string, Break> = {
       return [...records]
     },
   }),
-  'winners come in the order of the refs': (intact) => ({
+  'winners come in the order of refs, not of the input': (intact) => ({
     insertIfAbsent: async (records) => (await intact.insertIfAbsent(records)).sort(compareRefs),
   }),
   'version n is inserted without n − 1': (intact) => ({
@@ -96,7 +96,7 @@ export const breaks: Record<string, Break> = {
       return intact.insertIfAbsent(records)
     },
   }),
-  'bytes are shared between reads': (intact) => {
+  'reads return the same bytes object': (intact) => {
     const shared = new Map<string, KeyRecord>()
     return {
       async list(page) {
@@ -108,7 +108,7 @@ export const breaks: Record<string, Break> = {
       },
     }
   },
-  'bytes are those of the caller': (intact) => {
+  'rows hold the bytes object of the caller': (intact) => {
     const kept = new Map<string, Uint8Array>()
     return {
       async insertIfAbsent(records) {
@@ -137,7 +137,7 @@ export const breaks: Record<string, Break> = {
   'ids are trimmed': (intact) => ({
     getAll: (userIds) => intact.getAll(userIds.map((userId) => userId.trim())),
   }),
-  'the thousand-and-first id is forgotten': (intact) => ({
+  'look-ups ignore all ids after the thousandth': (intact) => ({
     getActive: (userIds) => intact.getActive(userIds.slice(0, 1000)),
   }),
   'an absent user has an empty list': (intact) => ({
@@ -151,7 +151,7 @@ export const breaks: Record<string, Break> = {
     getAll: async (userIds) =>
       new Map([...(await intact.getAll(userIds))].map(([userId, rows]) => [userId, rows.reverse()])),
   }),
-  'the highest version is active, tombstone or not': (intact) => ({
+  'the highest version is active though another is a tombstone': (intact) => ({
     async getActive(userIds) {
       const rows = await intact.getAll(userIds)
       return new Map(
@@ -159,7 +159,7 @@ export const breaks: Record<string, Break> = {
       )
     },
   }),
-  'a wrapped key is replaced whatever it is now': (intact) => ({
+  'replaceWrapped does not compare the old bytes': (intact) => ({
     async replaceWrapped(changes) {
       const rows = await everyRow(intact)
       const fresh = changes.map((change) => {
@@ -169,13 +169,13 @@ export const breaks: Record<string, Break> = {
       return intact.replaceWrapped(fresh)
     },
   }),
-  'every change is reported as made': (intact) => ({
+  'replaceWrapped reports every change as made': (intact) => ({
     async replaceWrapped(changes) {
       await intact.replaceWrapped(changes)
       return changes.map(({ userId, version }) => ({ userId, version }))
     },
   }),
-  'a tombstone takes a new key': (intact) => ({
+  'replaceWrapped reports new keys for tombstones': (intact) => ({
     async replaceWrapped(changes) {
       const dead = (await everyRow(intact)).filter((row) => !isLive(row))
       const revived = changes.filter(
@@ -184,7 +184,7 @@ export const breaks: Record<string, Break> = {
       return [...(await intact.replaceWrapped(changes)), ...revived]
     },
   }),
-  'pages go by JavaScript’s order of strings': (intact) => ({
+  'pages are in JavaScript’s order of strings': (intact) => ({
     async list({ after, limit, notKekId }) {
       const order = (a: KeyRef, b: KeyRef) =>
         a.userId < b.userId ? -1 : a.userId > b.userId ? 1 : a.version - b.version
@@ -194,7 +194,7 @@ export const breaks: Record<string, Break> = {
       return rows.filter((row) => after === undefined || order(row, after) > 0).slice(0, limit)
     },
   }),
-  'null is no other KEK id': (intact) => ({
+  'notKekId leaves out rows without a KEK id': (intact) => ({
     async list(page) {
       const rows = await intact.list(page)
       return page.notKekId === undefined ? rows : rows.filter(({ kekId }) => kekId !== null)
@@ -227,10 +227,10 @@ export const breaks: Record<string, Break> = {
     },
   }),
   'forget leaves tombstones': (intact) => ({ shred: (userId) => intact.shred(userId, { forget: false }) }),
-  'a shred is always now': (intact) => ({
+  'a shred ignores the time asked for': (intact) => ({
     shred: (userId, { forget }) => intact.shred(userId, { forget }),
   }),
-  'a receipt has the time that was asked for, and the rows another': (intact) => ({
+  'a receipt has the time asked for, but its rows have another': (intact) => ({
     shred: async (userId, options) => ({
       ...(await intact.shred(userId, { forget: options.forget })),
       at: new Date(options.at ?? Date.now()),
@@ -243,10 +243,10 @@ export const breaks: Record<string, Break> = {
       pending: null,
     }),
   }),
-  'a rotation is told nobody': (intact) => muted(intact, 'insertIfAbsent'),
-  'a shred is told nobody': (intact) => muted(intact, 'shred'),
-  'a prune is told nobody': (intact) => muted(intact, 'remove'),
-  'mints are told': (intact) => {
+  'a rotation is reported to nobody': (intact) => muted(intact, 'insertIfAbsent'),
+  'a shred is reported to nobody': (intact) => muted(intact, 'shred'),
+  'a prune is reported to nobody': (intact) => muted(intact, 'remove'),
+  'mints are reported': (intact) => {
     const listeners = new Set<(change: StoreChange) => void>()
     return {
       changes(listener) {
@@ -260,7 +260,7 @@ export const breaks: Record<string, Break> = {
       },
     }
   },
-  'a listener that has ended is called on': (intact) => ({
+  'a listener is still called after it has ended': (intact) => ({
     changes(listener) {
       intact.changes?.(listener)
       return () => undefined
@@ -273,7 +273,7 @@ export const breaks: Record<string, Break> = {
         return maintenanceOf(intact).restore(records)
       },
     }),
-  'restore wants n − 1': (intact) =>
+  'restore inserts version n only above n − 1': (intact) =>
     maintained(intact, {
       restore: (records) => intact.insertIfAbsent(records),
     }),
@@ -302,14 +302,14 @@ export const breaks: Record<string, Break> = {
         return [...records]
       },
     }),
-  'restore gives what it was given': (intact) =>
+  'restore returns its argument, not the stored rows': (intact) =>
     maintained(intact, {
       async restore(records) {
         await maintenanceOf(intact).restore(records)
         return [...records]
       },
     }),
-  'an erasure is never finished, without a reason': (intact) =>
+  'an erasure stays pending without a reason': (intact) =>
     maintained(intact, { finishErasure: async () => ({ erased: 'pending', pending: null }) }),
   'finishing an erasure removes tombstones': (intact) =>
     maintained(intact, {
@@ -318,11 +318,11 @@ export const breaks: Record<string, Break> = {
         return maintenanceOf(intact).finishErasure()
       },
     }),
-  'an intact store has an error': (intact) =>
+  'inspect finds an error in an intact store': (intact) =>
     maintained(intact, {
       inspect: async () => [{ severity: 'error', kind: 'setting', reason: 'It is a store in memory' }],
     }),
-  'ages are those of all rows': (intact) =>
+  'the dated census gives every group the ages of all rows': (intact) =>
     maintained(intact, {
       async datedCensus() {
         const rows = await maintenanceOf(intact).datedCensus()
@@ -334,18 +334,18 @@ export const breaks: Record<string, Break> = {
         }))
       },
     }),
-  'a closed store takes listeners': (intact) => ({ changes: () => () => void intact }),
-  'remove counts what was asked for': (intact) => ({
+  'a closed store accepts listeners': (intact) => ({ changes: () => () => void intact }),
+  'remove counts what it was asked to remove': (intact) => ({
     async remove(refs) {
       await intact.remove(refs)
       return refs.length
     },
   }),
-  'samples leave out null': (intact) => ({
+  'samples leave out rows without a KEK id': (intact) => ({
     sampleByKek: async (limit) => (await intact.sampleByKek(limit)).filter(({ kekId }) => kekId !== null),
   }),
-  'samples have no limit': (intact) => ({ sampleByKek: () => intact.sampleByKek(1000) }),
-  'samples have tombstones': (intact) => ({
+  'samples ignore the limit': (intact) => ({ sampleByKek: () => intact.sampleByKek(1000) }),
+  'samples contain tombstones': (intact) => ({
     sampleByKek: async (limit) => [
       ...(await intact.sampleByKek(limit)),
       ...(await everyRow(intact)).filter((row) => !isLive(row)),
@@ -354,10 +354,10 @@ export const breaks: Record<string, Break> = {
   'the census counts tombstones as live': (intact) => ({
     census: async () => (await intact.census()).map((row) => ({ ...row, shredded: false })),
   }),
-  'close is no more than a word': () => ({ close: async () => undefined }),
+  'close does nothing': () => ({ close: async () => undefined }),
 }
 
-/** A memory store, broken or not, as a subject; after `breakDown` each call fails, as it should or as `outage` answers. */
+/** A memory store with some methods replaced, as a subject of the suite. `breakDown` replaces them by those of `outage` instead. */
 export function memorySubject(name: string, change: Break, outage?: Partial<KeyStore>): KeyStoreSubject {
   return {
     name,
@@ -380,7 +380,7 @@ export function memorySubject(name: string, change: Break, outage?: Partial<KeyS
   }
 }
 
-/** Runs a suite as a runner would; `bail` ends it at the first failure, and leaves what takes long for the end. */
+/** Runs a suite as a test runner would. `bail` ends it at the first failure, and runs slow tests last. */
 export async function runSuite(
   define: (runner: TestRunner) => void,
   { bail = false } = {},

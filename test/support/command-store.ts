@@ -1,7 +1,6 @@
-/** A folder and a store with users in it, for tests of the command line. */
+/** A folder with two master keys and a store's URL, for tests of the command line. */
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { openKeyStore } from '../../src/adapters/open.js'
 import {
   EnvelopeCrypto,
   generateMasterKey,
@@ -12,28 +11,31 @@ import {
 } from '../../src/index.js'
 import { type CommandOptions, type Ran, runKeystore, startKeystore } from './command.js'
 import { type Dialect, freshDatabase, temporaryFolder } from './databases.js'
+import { withStore } from './fresh-store.js'
+import { rowsOf } from './rows.js'
 
 export interface CommandStore {
   readonly folder: string
   readonly url: string
-  /** What commands are given: the store, and the master key `a`. */
+  /** The environment of commands: it names the store, and the master key `a`. */
   readonly env: Record<string, string>
   /** Runs a command with `env`. @throws if it prints a master key or the password of the URL */
   run(args: readonly string[], options?: CommandOptions): Ran
-  /** The same with --json. */
+  /** Runs a command with --json. */
   json<Report = Record<string, unknown>>(
     args: readonly string[],
     options?: CommandOptions,
   ): { readonly status: number | null; readonly report: Report }
+  /** Starts a command, for tests of what happens while it runs. */
   start(args: readonly string[]): ReturnType<typeof startKeystore>
   /** The keyring of keys/NAME.key; commands find the file under the same name. */
   keys(name: 'a' | 'b'): MasterKeyring
   /** Makes keys of users under master key `a`. @returns a token of each */
   mint(...userIds: readonly string[]): Promise<Record<string, string>>
-  /** Opens the store as an application does, for the time of `work`. */
+  /** Opens the store as an application does, for one piece of work. */
   use<T>(work: (store: KeyStore) => Promise<T>): Promise<T>
   rows(): Promise<readonly KeyRecord[]>
-  /** What a token decrypts to, or the code of the error. */
+  /** The plaintext of a token, or the code of the error. */
   decrypt(userId: string, token: string, keys?: 'a' | 'b'): Promise<string>
   remove(): Promise<void>
 }
@@ -58,14 +60,7 @@ export async function commandStore(dialect: Dialect): Promise<CommandStore> {
     return ran
   }
 
-  async function use<T>(work: (store: KeyStore) => Promise<T>): Promise<T> {
-    const store = await openKeyStore(url)
-    try {
-      return await work(store)
-    } finally {
-      await store.close()
-    }
-  }
+  const use: CommandStore['use'] = (work) => withStore(url, work)
 
   return {
     folder: folder.path,
@@ -79,7 +74,7 @@ export async function commandStore(dialect: Dialect): Promise<CommandStore> {
       return { status, report: JSON.parse(stdout) }
     },
     start: (args) => startKeystore(folder.path, args, env),
-    rows: () => use((store) => store.list({ limit: 100_000 })),
+    rows: () => use(rowsOf),
     mint: (...userIds) =>
       use(async (store) => {
         const envelope = await EnvelopeCrypto.open({ store, masterKeys: keys('a'), closeStore: false })
@@ -103,9 +98,4 @@ export async function commandStore(dialect: Dialect): Promise<CommandStore> {
       folder.remove()
     },
   }
-}
-
-/** `user-0` … */
-export function userIds(count: number): string[] {
-  return Array.from({ length: count }, (_, index) => `user-${index}`)
 }

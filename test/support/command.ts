@@ -8,7 +8,7 @@ export interface Ran {
   readonly status: number | null
   readonly stdout: string
   readonly stderr: string
-  /** Standard output as it was. */
+  /** Standard output, not decoded. */
   readonly bytes: Buffer
 }
 
@@ -17,7 +17,7 @@ export interface CommandOptions {
   readonly env?: NodeJS.ProcessEnv
 }
 
-/** Runs it to its end. */
+/** Runs a command to its end. */
 export function runKeystore(folder: string, args: readonly string[], options: CommandOptions = {}): Ran {
   const run = spawnSync(process.execPath, [MAIN, ...args], {
     cwd: folder,
@@ -27,7 +27,7 @@ export function runKeystore(folder: string, args: readonly string[], options: Co
   return { status: run.status, stdout: String(run.stdout), stderr: String(run.stderr), bytes: run.stdout }
 }
 
-/** Starts it, for what happens meanwhile. */
+/** Starts a command, for tests of what happens while it runs. */
 export function startKeystore(
   folder: string,
   args: readonly string[],
@@ -52,7 +52,7 @@ export function startKeystore(
   return { child, ended }
 }
 
-/** Ours, without what would name a store or a master key, and with what a test adds. */
+/** This process's environment without the variables that name a store or a master key, and with those given. */
 export function cleanEnvironment(env: NodeJS.ProcessEnv = {}): NodeJS.ProcessEnv {
   const inherited = Object.entries(process.env).filter(
     ([name]) => !/^(API_KEY_MASTER_KEY|KEYSTORE_)/.test(name),

@@ -1,4 +1,4 @@
-/** Fresh stores and databases for tests, one kind a backend; TEST_BACKENDS=sqlite,postgres,memory chooses some. */
+/** Fresh databases and folders for tests. TEST_BACKENDS=sqlite,postgres,memory chooses the backends to test. */
 import { randomBytes } from 'node:crypto'
 import { mkdtempSync, readdirSync, rmSync, unlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -18,7 +18,7 @@ export type Dialect = 'sqlite' | 'postgres'
 const chosen = process.env.TEST_BACKENDS?.split(',')
 export const isChosen = (backend: string) => chosen === undefined || chosen.includes(backend)
 
-/** The dialects to loop over. */
+/** The chosen dialects, to loop over. */
 export const dialects: readonly Dialect[] = (['sqlite', 'postgres'] as const).filter(isChosen)
 
 export function freshDatabase(dialect: Dialect): Promise<FreshDatabase> {
@@ -37,10 +37,10 @@ async function freshSqlite(): Promise<FreshDatabase> {
 }
 
 /**
- * With an ICU locale, as production databases have a linguistic one: a C-locale database would hide a page that scans and
+ * Has an ICU locale, as production databases have a linguistic one: a database of locale C would hide a page that scans and
  * sorts the whole table.
  *
- * To make a database takes the server ten times as long as to empty one: those that could be emptied are used again.
+ * Making a database takes the server ten times as long as emptying one, so databases that can be emptied are used again.
  */
 async function freshPostgres(): Promise<FreshDatabase> {
   const serverUrl = inject('postgresUrl')
@@ -55,14 +55,14 @@ async function freshPostgres(): Promise<FreshDatabase> {
   const url = new URL(serverUrl)
   url.pathname = `/${name}`
   const remove = async () => {
-    // A database that refuses to be emptied is of no use to anybody.
+    // A database that cannot be emptied is dropped.
     if (await emptied(url.href).catch(() => false)) writeFileSync(join(inject('emptyDatabases'), name), '')
     else await asAdmin(serverUrl, `drop database ${name} with (force)`)
   }
   return { url: url.href, remove }
 }
 
-/** Takes an empty database out of the folder that has a file for each: who removes the file has it. */
+/** Takes an empty database out of the folder that has a file for each. The process that removes the file owns the database. */
 function takeEmpty(): string | null {
   const folder = inject('emptyDatabases')
   for (const name of readdirSync(folder)) {
@@ -70,7 +70,7 @@ function takeEmpty(): string | null {
       unlinkSync(join(folder, name))
       return name
     } catch {
-      // Another process was faster.
+      // Another process has taken it.
     }
   }
   return null
@@ -91,8 +91,8 @@ async function emptied(url: string): Promise<boolean> {
 }
 
 /**
- * A pool's `end()` resolves before the server has noticed: a connection that is on its way out must not be terminated, or
- * its client emits an error that nobody listens for any more.
+ * Waits until nobody else is connected. A pool's `end()` resolves before the server has noticed, and such a connection must not be
+ * terminated: its client would emit an error for which nobody listens any more.
  */
 async function othersGone(client: pg.Client): Promise<void> {
   const others =
@@ -102,10 +102,10 @@ async function othersGone(client: pg.Client): Promise<void> {
     if (rowCount === 0) return
     await sleep(20)
   }
-  throw new Error('Somebody is still connected')
+  throw new Error('Another client is still connected')
 }
 
-/** Drops every schema, makes `public` as `create database` does, and forgets what was counted, deadlocks above all. */
+/** Drops every schema, makes `public` as `create database` does, and resets the statistics, deadlocks above all. */
 const EMPTY = `do $$
   declare name text;
   begin
@@ -117,7 +117,7 @@ const EMPTY = `do $$
     perform pg_stat_reset();
   end $$`
 
-/** False if it has what stands in no schema: settings, privileges, extensions … */
+/** False if the database has what is in no schema: settings, privileges, extensions … */
 const IS_CLEAN = `select datacl is null
     and not exists (select from pg_db_role_setting where setdatabase = d.oid)
     and not exists (select from pg_extension where extname <> 'plpgsql')
@@ -128,7 +128,7 @@ const IS_CLEAN = `select datacl is null
     and not exists (select from pg_foreign_data_wrapper) as "isClean"
   from pg_database d where datname = current_database()`
 
-/** One statement on a connection of its own. */
+/** Runs one statement on a connection of its own. @returns its rows */
 export async function queryPostgres(url: string, text: string): Promise<Record<string, unknown>[]> {
   const client = new pg.Client(url)
   await client.connect()
@@ -139,7 +139,7 @@ export async function queryPostgres(url: string, text: string): Promise<Record<s
   }
 }
 
-/** Runs SQL as the server's superuser. */
+/** Runs statements one after the other on a connection of its own: as the server's superuser, if the URL is a fresh database's. */
 export async function asAdmin(url: string, ...statements: string[]): Promise<void> {
   const client = new pg.Client(url)
   await client.connect()

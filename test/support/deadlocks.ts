@@ -1,17 +1,17 @@
-/** Deadlocks that nobody notices: Postgres breaks them, and our stores try again. */
+/** Deadlocks in Postgres, which a test would not notice: the server breaks them, and the stores try again. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 
 /**
- * How many deadlocks Postgres has broken in a database.
+ * Counts the deadlocks that Postgres has broken in a database. Waits until other clients have disconnected.
  *
- * @param otherClients how many will stay connected; it waits for the others to end
+ * @param otherClients how many clients will stay connected
  */
 export async function countDeadlocks(url: string, otherClients = 0): Promise<number> {
   const client = new pg.Client(url)
   await client.connect()
   try {
-    // A backend adds what it has counted at its end, which comes a moment after its client's.
+    // A backend reports its counts when it ends, a moment after its client has gone.
     for (let others = Number.POSITIVE_INFINITY; others > otherClients; ) {
       const { rows } = await client.query(
         `select count(*)::int as others from pg_stat_activity

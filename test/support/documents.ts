@@ -1,11 +1,11 @@
-/** The code of a document of ours, to be run: what it shows must work as it stands. */
+/** The code blocks of a document, and shell blocks run as they stand there. */
 import { spawnSync } from 'node:child_process'
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { delimiter, join, resolve } from 'node:path'
 import { expect } from 'vitest'
 import { cleanEnvironment } from './command.js'
 
-/** The blocks of a language, those in lists too, without their indentation. */
+/** The code blocks of one language, without their indentation. */
 export function codeBlocks(markdown: string, language: string): string[] {
   return [...markdown.matchAll(new RegExp(`^( *)\`\`\`${language}\n(.*?)^\\1\`\`\`$`, 'gms'))].map(
     ([, indentation = '', code = '']) => code.replaceAll(new RegExp(`^${indentation}`, 'gm'), ''),
@@ -13,7 +13,7 @@ export function codeBlocks(markdown: string, language: string): string[] {
 }
 
 /**
- * Runs shell blocks in one shell, so that what is exported in one counts in the next, with `keystore` on its path. They must succeed.
+ * Runs shell blocks one after the other in one shell, which has `keystore` on its path. Expects all to succeed.
  *
  * @returns what they printed
  */
@@ -29,9 +29,9 @@ export function runShellBlocks(folder: string, blocks: readonly string[], env: N
     input: '',
     encoding: 'utf8',
   })
-  expect({ status: run.status, said: run.status === 0 ? '' : run.stdout + run.stderr }).toEqual({
+  expect({ status: run.status, output: run.status === 0 ? '' : run.stdout + run.stderr }).toEqual({
     status: 0,
-    said: '',
+    output: '',
   })
   return run.stdout
 }

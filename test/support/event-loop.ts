@@ -1,4 +1,4 @@
-/** Measures how long the event loop stood still. */
+/** How long the event loop stood still. */
 
 /** Runs `work`. @returns its result, and the longest time in which no timer could fire, in milliseconds */
 export async function withLongestStall<T>(work: () => Promise<T>): Promise<{ result: T; stallMs: number }> {

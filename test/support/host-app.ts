@@ -1,4 +1,4 @@
-/** A host application with encrypted columns: its tables made by drizzle-kit, its own connection, and a service beside it. */
+/** A host application with encrypted columns: tables made by drizzle-kit, a connection of its own, and a service beside it. */
 import { spawnSync } from 'node:child_process'
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
@@ -6,13 +6,13 @@ import Database from 'better-sqlite3'
 import { drizzle as drizzleSqlite } from 'drizzle-orm/better-sqlite3'
 import { drizzle as drizzlePostgres } from 'drizzle-orm/node-postgres'
 import pg from 'pg'
-import { openKeyStore } from '../../src/adapters/open.js'
-import { EnvelopeCrypto, generateMasterKey, localMasterKey } from '../../src/index.js'
+import type { EnvelopeCrypto } from '../../src/index.js'
 import * as postgresSchema from '../fixtures/host-schema-postgres.js'
 import * as sqliteSchema from '../fixtures/host-schema-sqlite.js'
-import { type Dialect, type FreshDatabase, freshDatabase, temporaryFolder } from './databases.js'
+import { type Dialect, freshDatabase, temporaryFolder } from './databases.js'
+import { freshService } from './fresh-store.js'
 
-/** The same queries run on both dialects; the types of one will do. */
+/** The type of both dialects' connections, on which the same queries run: that of Postgres. */
 export type HostDb = ReturnType<typeof drizzlePostgres<typeof postgresSchema>>
 export type HostSchema = typeof postgresSchema
 
@@ -20,27 +20,31 @@ export interface HostApp {
   readonly db: HostDb
   readonly schema: HostSchema
   readonly envelope: EnvelopeCrypto
-  readonly database: FreshDatabase
-  /** Past Drizzle. */
+  /** Runs SQL past Drizzle. */
   rows(sql: string): Promise<Record<string, unknown>[]>
   close(): Promise<void>
 }
 
-/** drizzle-kit takes a second: once a test file. */
+/** What drizzle-kit has generated: it takes a second, and the result is the same each time. */
 const hostSql: Partial<Record<Dialect, string[]>> = {}
 
+/** Its table `owners` has alice and bob. */
 export async function hostApp(dialect: Dialect): Promise<HostApp> {
+  const app = await openApp(dialect)
+  await app.db.insert(app.schema.owners).values([{ id: 'alice' }, { id: 'bob' }])
+  return app
+}
+
+async function openApp(dialect: Dialect): Promise<HostApp> {
   const database = await freshDatabase(dialect)
   const ddl = hostSql[dialect] ?? generateSql(dialect, `test/fixtures/host-schema-${dialect}.ts`)
   hostSql[dialect] = ddl
-  const store = await openKeyStore(database.url)
-  const envelope = await EnvelopeCrypto.open({ store, masterKeys: localMasterKey(generateMasterKey()) })
-  const shared = { envelope, database }
+  const envelope = await freshService(database.url)
   if (dialect === 'sqlite') {
     const client = new Database(database.url)
     for (const statement of ddl) client.exec(statement)
     return {
-      ...shared,
+      envelope,
       db: drizzleSqlite({ client, schema: sqliteSchema }) as unknown as HostDb,
       schema: sqliteSchema as unknown as HostSchema,
       rows: async (sql) => {
@@ -59,7 +63,7 @@ export async function hostApp(dialect: Dialect): Promise<HostApp> {
   const pool = new pg.Pool({ connectionString: database.url, max: 3 })
   for (const statement of ddl) await pool.query(statement)
   return {
-    ...shared,
+    envelope,
     db: drizzlePostgres({ client: pool, schema: postgresSchema }),
     schema: postgresSchema,
     rows: async (sql) => (await pool.query(sql)).rows,
@@ -71,7 +75,7 @@ export async function hostApp(dialect: Dialect): Promise<HostApp> {
   }
 }
 
-/** What drizzle-kit makes of a schema file. @throws what it printed, if it made nothing */
+/** Lets drizzle-kit generate the SQL of a schema file. @throws with what it printed, if it made nothing */
 export function generateSql(dialect: Dialect, schemaFile: string): string[] {
   const folder = temporaryFolder()
   try {

@@ -5,25 +5,21 @@ import { dirname, join, resolve } from 'node:path'
 import { temporaryFolder } from './databases.js'
 
 export interface HostProject {
-  /** Each file has its .js beside it. */
+  /** Its folder, in which each file has its .js beside it. */
   readonly path: string
   remove(): void
 }
 
 /**
- * Checks types against those that are published.
+ * Makes a project of these files, and compiles them against the published types.
  *
- * @param files by their paths
- * @throws what the compiler found
+ * @param files their texts, by path
+ * @throws with the compiler's complaints
  */
 export function hostProject(files: Readonly<Record<string, string>>): HostProject {
   const folder = temporaryFolder()
   try {
-    const modules = join(folder.path, 'node_modules')
-    mkdirSync(modules)
-    symlinkSync(resolve('.'), join(modules, 'drizzle-keystore'))
-    for (const name of ['drizzle-orm', 'better-sqlite3', 'pg', 'redis', '@types'])
-      symlinkSync(resolve('node_modules', name), join(modules, name))
+    linkPackages(folder.path, 'drizzle-orm', 'better-sqlite3', 'pg', 'redis', '@types')
     writeFileSync(join(folder.path, 'package.json'), '{ "type": "module" }')
     for (const [path, text] of Object.entries(files)) {
       mkdirSync(dirname(join(folder.path, path)), { recursive: true })
@@ -35,6 +31,14 @@ export function hostProject(files: Readonly<Record<string, string>>): HostProjec
     folder.remove()
     throw error
   }
+}
+
+/** Gives a folder a node_modules with this package, compiled, and some of those that this project has installed. */
+export function linkPackages(folder: string, ...names: readonly string[]): void {
+  const modules = join(folder, 'node_modules')
+  mkdirSync(modules)
+  symlinkSync(resolve('.'), join(modules, 'drizzle-keystore'))
+  for (const name of names) symlinkSync(resolve('node_modules', name), join(modules, name))
 }
 
 function compile(folder: string, files: readonly string[]): void {

@@ -1,9 +1,9 @@
-/** What somebody could see of an error, and the forms in which a secret could stand in it. */
+/** Everything that a log could show of a value, and the forms in which a secret could be in it. */
 import { inspect } from 'node:util'
 
 /**
- * Everything that a log could print of a value: message, stack, JSON, own properties also where they are not enumerable, and
- * `util.inspect` without limits; then the same of its cause, and of the errors of an AggregateError.
+ * Everything that a log could print of a value: message, stack, JSON, own properties even if they are not enumerable, and
+ * `util.inspect` without limits; the same of its cause, and of the errors of an AggregateError.
  */
 export function everythingOf(value: unknown, seen = new Set<unknown>()): string {
   if (seen.has(value)) return ''
@@ -37,8 +37,8 @@ export function everythingOf(value: unknown, seen = new Set<unknown>()): string 
 }
 
 /**
- * The forms in which bytes get into messages: hexadecimal (as `inspect` prints a Buffer, too), base64 and base64url, and
- * arrays of numbers (JSON, `inspect` of a Uint8Array). Cut at the front, middle and end: a part would be a leak as well.
+ * The forms in which bytes get into messages: hexadecimal (also as `inspect` prints a Buffer), base64 and base64url, and
+ * arrays of numbers (JSON, `inspect` of a Uint8Array). Each form is a part from the front, middle or end: a part is a leak too.
  */
 export function secretForms(bytes: Uint8Array): string[] {
   const forms = new Set<string>()
@@ -58,7 +58,7 @@ export function secretForms(bytes: Uint8Array): string[] {
   return [...forms].filter((form) => form.length >= 8)
 }
 
-/** The forms in which a text gets into messages: itself, escaped, and as bytes; whole, for a text is planted to be unique. */
+/** The forms in which a text gets into messages: as it is, escaped, and as bytes. Whole, since such a text is planted to be unique. */
 export function textForms(text: string): string[] {
   const forms = [text, JSON.stringify(text).slice(1, -1), encodeURIComponent(text)]
   return [...new Set([...forms, ...secretForms(Buffer.from(text))])]

@@ -1,19 +1,14 @@
-/** Files of the Python reference: the frozen one, others made like it, and a stand-in for its process. */
-import { copyFileSync, readFileSync } from 'node:fs'
+/** Files of the Python reference: a copy of the frozen one, and others made by the reference's own statements. */
+import { copyFileSync } from 'node:fs'
 import { join } from 'node:path'
 import Database from 'better-sqlite3'
-import { root } from './migration-helpers.js'
+import { root } from './root.js'
+import { referenceVectors } from './vectors.js'
 
 const vectors = join(root, 'test', 'vectors')
 
-interface ReferenceUser {
-  readonly user_id: string
-  readonly key_hex: string
-  readonly tokens: readonly { readonly plaintext: string; readonly token: string }[]
-}
-
-export const reference: { readonly master_key_b64: string; readonly users: readonly ReferenceUser[] } =
-  JSON.parse(readFileSync(join(vectors, 'reference.json'), 'utf8'))
+/** What the reference wrote beside the frozen file: master key, raw keys, tokens. */
+export const reference = referenceVectors()
 
 /** A copy of the frozen file. @returns its path */
 export function copyReference(folder: string, name = 'keys.sqlite'): string {
@@ -22,7 +17,7 @@ export function copyReference(folder: string, name = 'keys.sqlite'): string {
   return path
 }
 
-/** The reference's own statements, to the letter. */
+/** The reference's own statements, letter by letter. */
 export const REFERENCE_SQL = {
   create: `CREATE TABLE IF NOT EXISTS encryption_keys (
     user_id TEXT PRIMARY KEY,
@@ -33,7 +28,7 @@ export const REFERENCE_SQL = {
   insert: 'INSERT OR IGNORE INTO encryption_keys (user_id, encrypted_key, created_at) VALUES (?, ?, ?)',
 }
 
-/** A file with the given SQL run on it, by default the reference's empty table. */
+/** A file on which the given SQL was run; by default it has the reference's table, empty. @returns its path */
 export function makeFile(path: string, ...sql: string[]): string {
   const client = new Database(path)
   client.exec(sql.length === 0 ? REFERENCE_SQL.create : sql.join(';\n'))
@@ -41,9 +36,10 @@ export function makeFile(path: string, ...sql: string[]): string {
   return path
 }
 
+/** A time as the reference writes it. */
 export const REFERENCE_TIME = '2026-11-22T20:24:02.735394+00:00'
 
-/** An INSERT of one row, each value as SQL. */
+/** The INSERT of one row, its values given as SQL. */
 export function insertRow({ id = `'x'`, key = 'zeroblob(60)', at = `'${REFERENCE_TIME}'` }): string {
   return `insert into encryption_keys (user_id, encrypted_key, created_at) values (${id}, ${key}, ${at})`
 }

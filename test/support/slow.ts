@@ -1,2 +1,2 @@
-/** SLOW=1 (`npm run test:slow`) runs the large counts. */
+/** Whether tests run with large counts: SLOW=1, `npm run test:slow`. */
 export const slow = process.env.SLOW === '1'

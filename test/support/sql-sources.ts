@@ -1,6 +1,5 @@
-/** A table `credentials` of a host, its sources of values, and a service whose keys are in the same database. */
-import { openKeyStore } from '../../src/adapters/open.js'
-import { EnvelopeCrypto, generateMasterKey, localMasterKey } from '../../src/index.js'
+/** A host's table `credentials`, sources of its values, and a service whose keys are in the same database. */
+import type { EnvelopeCrypto, EnvelopeCryptoOptions } from '../../src/index.js'
 import {
   type ReencryptOptions,
   type ReencryptReport,
@@ -12,35 +11,38 @@ import {
   type ValueCell,
 } from '../../src/reencrypt/index.js'
 import type { Dialect } from './databases.js'
+import { freshService } from './fresh-store.js'
 import { type RawDatabase, rawDatabase } from './raw-database.js'
 
 export const INVALID = { code: 'ERR_INVALID_ARGUMENT' }
-/** The wanted context of all values. */
+/** The context that sweeps bring all values to. */
 export const CONTEXT = 'credentials.api_key'
 
 export interface SqlSourceTest {
   readonly host: RawDatabase
   readonly envelope: EnvelopeCrypto
-  /** Closed at the end. */
+  /** The sources that {@link remove} closes. */
   readonly opened: SqlSource[]
-  /** Makes the table. @param more further columns and constraints, after a comma */
+  /** Makes the table `credentials`. @param more further columns and constraints, after a comma */
   create(keyType?: string, more?: string): Promise<unknown>
-  /** By the column `id`, of the column `api_key`, unless told otherwise. */
+  /** A source of the column `api_key` by the key `id`, unless told otherwise. */
   sourceOf(options?: Partial<SqlSourceOptions>): Promise<SqlSource>
-  /** Encrypts plaintext too, in small pages. */
+  /** Sweeps in small pages, plaintext too. */
   sweep(source: SqlSource, options?: Partial<ReencryptOptions<SqlRow>>): Promise<ReencryptReport>
+  /** All values that a source gives. */
   cellsOf(source: SqlSource, limit?: number): Promise<ValueCell[]>
   decrypt(userId: unknown, token: unknown, context?: Record<string, string>): Promise<string>
   remove(): Promise<void>
 }
 
-export async function freshSqlSources(dialect: Dialect): Promise<SqlSourceTest> {
+/** @param options of the service */
+export async function freshSqlSources(
+  dialect: Dialect,
+  options: Partial<EnvelopeCryptoOptions> = {},
+): Promise<SqlSourceTest> {
   const host = await rawDatabase(dialect)
   const opened: SqlSource[] = []
-  const envelope = await EnvelopeCrypto.open({
-    store: await openKeyStore(host.url),
-    masterKeys: localMasterKey(generateMasterKey()),
-  })
+  const envelope = await freshService(host.url, options)
   return {
     host,
     envelope,

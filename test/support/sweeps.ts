@@ -1,6 +1,6 @@
-/** A service whose values are swept, and what such sweeps are told and find. */
+/** A service whose values are swept, the sweep with its usual options, and the counts of its report. */
 import { randomBytes } from 'node:crypto'
-import { EnvelopeCrypto, type KeyStore, type KeystoreEvent, localMasterKey } from '../../src/index.js'
+import { type EnvelopeCrypto, type KeyStore, type KeystoreEvent, localMasterKey } from '../../src/index.js'
 import {
   type LegacyReader,
   type ReencryptOptions,
@@ -8,13 +8,13 @@ import {
   reencrypt,
   type ValueSource,
 } from '../../src/reencrypt/index.js'
-import { type Backend, freshStore } from './services.js'
-import { ACCEPT_V2 } from './value-sources.js'
+import { type Backend, freshStore } from './fresh-store.js'
+import { ACCEPT_V2 } from './tokens.js'
 
-/** The wanted context of all values. */
+/** The context that sweeps bring all values to. */
 export const CONTEXT = 'credentials.api_key'
 
-/** The counts of a sweep that found nothing. */
+/** The counts of a report that has found nothing. */
 export const NO_VALUES = {
   current: 0,
   oldVersion: 0,
@@ -26,7 +26,7 @@ export const NO_VALUES = {
   empty: 0,
 }
 
-/** Of another library: base64 under a prefix. */
+/** A reader of another library's values: base64 behind a prefix. */
 export const base64Reader: LegacyReader = {
   name: 'base64',
   test: (value) => value.startsWith('b64:'),
@@ -38,11 +38,11 @@ export interface SweepTest {
   /** The bytes of the master key. */
   readonly masterBytes: Uint8Array
   readonly envelope: EnvelopeCrypto
-  /** What {@link envelope} has told of. */
+  /** The events of {@link envelope}. */
   readonly events: readonly KeystoreEvent[]
   /** Another service with the same master key, on the same store unless told otherwise. */
   open(store?: KeyStore): Promise<EnvelopeCrypto>
-  /** One in the reference's format. */
+  /** A service with the same master key, in the reference's format. */
   openV2(): Promise<EnvelopeCrypto>
   /** {@link reencrypt} with {@link envelope} and {@link CONTEXT}, unless told otherwise. */
   sweep<Row>(
@@ -59,13 +59,7 @@ export async function freshSweep(backend: Backend): Promise<SweepTest> {
   const masterKeys = localMasterKey(masterBytes)
   const events: KeystoreEvent[] = []
   const open = (store = fresh.store) =>
-    EnvelopeCrypto.open({
-      store,
-      masterKeys,
-      accept: ACCEPT_V2,
-      closeStore: false,
-      onEvent: (event) => events.push(event),
-    })
+    fresh.open({ store, masterKeys, accept: ACCEPT_V2, onEvent: (event) => events.push(event) })
   const envelope = await open()
   return {
     store: fresh.store,
@@ -73,12 +67,9 @@ export async function freshSweep(backend: Backend): Promise<SweepTest> {
     envelope,
     events,
     open,
-    openV2: () => fresh.open({ masterKeys }),
+    openV2: () => fresh.openV2({ masterKeys }),
     sweep: (source, options = {}) => reencrypt({ envelope, source, context: CONTEXT, ...options }),
     decrypt: (userId, token) => envelope.decrypt(userId, String(token), { column: CONTEXT }),
-    async remove() {
-      await envelope.close()
-      await fresh.remove()
-    },
+    remove: () => fresh.remove(),
   }
 }

@@ -3,13 +3,10 @@ import { spawnSync } from 'node:child_process'
 import { resolve } from 'node:path'
 import { cleanEnvironment } from './command.js'
 
-/** Why tests that need a terminal are skipped; null if they are not. */
-export const noTerminal: string | null =
+export const hasTerminal =
   spawnSync('script', ['--version'], { encoding: 'utf8' }).stdout?.includes('util-linux') === true
-    ? null
-    : 'skipped: script (util-linux) is not installed'
 
-/** Runs a command on a terminal, on which `typed` is typed. @returns what the terminal showed, standard output and error alike */
+/** Runs a command on a terminal, and types `typed` there. @returns what the terminal showed: standard output and standard error */
 export function onTerminal(
   folder: string,
   args: readonly string[],

@@ -31,26 +31,57 @@ export interface ReferenceVectors {
   readonly no_prefix: Sealed & { readonly user_id: string }
 }
 
+/** A data key, and its wrap under the master key of the vectors. Bytes are in hex. */
+export interface V3Wrap {
+  readonly user: string
+  readonly version: number
+  readonly dek: string
+  readonly nonce: string
+  readonly aad: string
+  readonly wrapped: string
+}
+
+/** A token, with every intermediate value. Bytes are in hex. */
+export interface V3Token {
+  readonly user: string
+  readonly version: number
+  readonly context: Readonly<Record<string, string>>
+  readonly token_key: string
+  readonly nonce: string
+  readonly aad: string
+  readonly plaintext?: string | { readonly repeat: string; readonly count: number }
+  /** In place of `plaintext`, where it is no text. */
+  readonly plaintext_hex?: string
+  readonly token: string | { readonly sha256: string }
+}
+
 export interface V3Vectors {
   readonly master_key: string
   readonly kek_id: string
   readonly wrap_key: string
-  readonly wraps: readonly {
+  readonly wraps: readonly V3Wrap[]
+  readonly tokens: readonly V3Token[]
+  readonly fingerprints: readonly {
     readonly user: string
-    readonly version: number
-    readonly dek: string
-    readonly nonce: string
-    readonly aad: string
-    readonly wrapped: string
+    readonly name: string
+    readonly value: string
+    readonly fingerprint: string
   }[]
-  readonly tokens: readonly {
+  readonly invalid_tokens: readonly {
+    readonly what: string
     readonly user: string
     readonly version: number
-    readonly token_key: string
-    readonly nonce: string
-    readonly aad: string
-    readonly plaintext: string
+    readonly context: Readonly<Record<string, string>>
     readonly token: string
+    readonly error: string
+  }[]
+  readonly invalid_wraps: readonly {
+    readonly what: string
+    readonly user: string
+    readonly version: number
+    readonly kek_id: string | null
+    readonly wrapped: string
+    readonly error: string
   }[]
 }
 

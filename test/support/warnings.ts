@@ -1,12 +1,12 @@
-/** Collects the process warnings of the library that a piece of work causes. */
+/** Process warnings of the library. */
 
-/** Node emits warnings in a later turn: waits for them before it stops listening. */
+/** Runs `work`. @returns the library's warnings that it caused; Node emits them one turn of the event loop later */
 export async function warningsOf(work: () => unknown): Promise<(Error & { readonly code?: unknown })[]> {
   const warnings: Error[] = []
   const listener = (warning: Error) => {
     if (warning.name === 'KeystoreWarning') warnings.push(warning)
   }
-  // Else Node prints them, among the results of the tests.
+  // Node's own listener would print them among the results of the tests.
   const printing = process.listeners('warning')
   process.removeAllListeners('warning')
   process.on('warning', listener)

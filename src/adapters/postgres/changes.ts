@@ -1,25 +1,17 @@
-/** Tells who listens of what stores write to a Postgres table: LISTEN, on a connection of its own. */
-import { Socket } from 'node:net'
+/** Publishes what stores write to a Postgres table. LISTENs on a connection of its own, and replaces it when it is lost. */
 import { setTimeout as sleep } from 'node:timers/promises'
-import pg from 'pg'
+import type pg from 'pg'
 import { describeDriverError } from '../../drivers/driver-error.js'
+import { Backoff, RECONNECT_BACKOFF } from '../../drivers/retry.js'
+import type { StoreChange } from '../../store.js'
 import { type ChangeListener, Listeners } from '../listeners.js'
+import { isProbe, ListenConnection } from './listen-connection.js'
 
-/** A notification takes 2 ms where nothing swallows it. */
-const PROBE_MS = 2000
-const HEARTBEAT_MS = 15_000
-const ANSWER_MS = 10_000
-/** How long we wait before we try to connect again: up to the first, then up to twice as long each time. */
-const FIRST_WAIT_MS = 100
-const LONGEST_WAIT_MS = 5000
-const GRACE_MS = 50
-const GOODBYE_MS = 500
-
-export interface PostgresChangesOptions {
+interface PostgresChangesOptions {
   readonly channel: string
-  /** How to connect, or why not. */
+  /** How to connect, or why the store cannot listen. */
   readonly target: pg.ClientConfig | string
-  /** Notifies the channel, by another connection than the one that listens. */
+  /** Notifies the channel through another connection than the one that listens. */
   notify(payload: string): Promise<void>
 }
 
@@ -33,7 +25,8 @@ export class PostgresChanges {
     this.#options = options
   }
 
-  listen(listener: ChangeListener): () => void {
+  /** @returns a function that ends it */
+  subscribe(listener: ChangeListener): () => void {
     return this.#listeners.add(listener)
   }
 
@@ -45,7 +38,7 @@ export class PostgresChanges {
   #start(): void {
     const { target } = this.#options
     if (typeof target === 'string') {
-      process.nextTick(() => this.#listeners.tell({ silent: target }))
+      process.nextTick(() => this.#listeners.publish({ silent: target }))
       return
     }
     const stopping = new AbortController()
@@ -58,165 +51,82 @@ export class PostgresChanges {
     this.#stopping = null
   }
 
-  /** Never rejects. */
+  /** Listens until `signal` is aborted, on one connection after the other. Never rejects. */
   async #run(config: pg.ClientConfig, signal: AbortSignal): Promise<void> {
     let silent = false
-    let longestMs = FIRST_WAIT_MS
+    const backoff = new Backoff(RECONNECT_BACKOFF)
     while (!signal.aborted) {
       try {
         await this.#listen(config, signal, () => {
           silent = false
-          longestMs = FIRST_WAIT_MS
+          backoff.reset()
         })
         return
       } catch (error) {
         if (signal.aborted) return
         const { description } = describeDriverError(error)
-        if (!silent) this.#listeners.tell({ silent: `The connection that listens is lost (${description})` })
+        if (!silent)
+          this.#listeners.publish({ silent: `The connection that listens is lost (${description})` })
         silent = true
       }
-      await sleep(Math.random() * longestMs, undefined, { ref: false, signal }).catch(() => undefined)
-      longestMs = Math.min(longestMs * 2, LONGEST_WAIT_MS)
+      await sleep(backoff.nextMs(), undefined, { ref: false, signal }).catch(() => undefined)
     }
   }
 
-  /** Ends when there is no use in trying again. @throws why the connection was lost */
-  async #listen(config: pg.ClientConfig, signal: AbortSignal, onHearing: () => void): Promise<void> {
-    const ear = new Ear(config, this.#options, (change) => this.#listeners.tell(change))
-    signal.addEventListener('abort', ear.close, { once: true })
+  /**
+   * Listens on one connection. Returns if notifications do not arrive on it, so that another connection would not help.
+   *
+   * @param onListening called when the probe has arrived
+   * @throws why the connection was lost
+   */
+  async #listen(config: pg.ClientConfig, signal: AbortSignal, onListening: () => void): Promise<void> {
+    const { channel, notify } = this.#options
+    const connection = new ListenConnection({
+      config,
+      channel,
+      notify,
+      onNotification: (payload) => {
+        const change = changeFrom(payload)
+        if (change !== null) this.#listeners.publish(change)
+      },
+    })
+    signal.addEventListener('abort', connection.close, { once: true })
     try {
-      await ear.open()
-      if (!(await ear.hears())) {
-        this.#listeners.tell({ silent: SWALLOWED })
+      await connection.open()
+      if (!(await connection.probe())) {
+        this.#listeners.publish({ silent: NOT_DELIVERED })
         return
       }
-      onHearing()
-      // Whatever happened while nobody listened.
-      this.#listeners.tell({})
-      await ear.lost()
+      onListening()
+      // Anything may have changed before the connection listened.
+      this.#listeners.publish({})
+      await connection.closed()
     } finally {
-      signal.removeEventListener('abort', ear.close)
-      await ear.close()
+      signal.removeEventListener('abort', connection.close)
+      await connection.close()
     }
   }
 }
 
-const SWALLOWED =
+const NOT_DELIVERED =
   'LISTEN succeeded, but a notification did not arrive: is a pooler in transaction mode in between? Give listenUrl, ' +
   'the URL of a direct connection'
 
-/** One connection that listens, until it fails. */
-class Ear {
-  readonly #options: PostgresChangesOptions
-  readonly #probe = JSON.stringify({ probe: crypto.randomUUID() })
-  readonly #socket = new Socket()
-  readonly #client: pg.Client
-  readonly #heard: Promise<void>
-  #isProven = false
-  #gone: Error | null = null
-  /** Fails what is being waited for. */
-  #fail: (error: Error) => void = () => undefined
-
-  constructor(config: pg.ClientConfig, options: PostgresChangesOptions, tell: ChangeListener) {
-    this.#options = options
-    this.#client = new pg.Client({ ...config, stream: () => this.#socket })
-    this.#client.on('error', (error) => this.#lose(error))
-    this.#client.on('end', () => this.#lose(new Error('Connection terminated')))
-    this.#heard = new Promise((resolve) => {
-      this.#client.on('notification', ({ channel, payload = '' }) => {
-        if (channel !== options.channel) return
-        if (payload === this.#probe) resolve()
-        // Before that, nobody has been told that we listen, and will then have to look at everything.
-        else if (this.#isProven) tellOf(payload, tell)
-      })
-    })
-  }
-
-  async open(): Promise<void> {
-    const connecting = this.#client.connect()
-    // It has a handle since then, and is to keep no process alive.
-    this.#socket.unref()
-    await this.#orGone(connecting)
-    await this.#orGone(within(ANSWER_MS, this.#client.query(`listen ${this.#options.channel}`)))
-  }
-
-  /** Behind a pooler LISTEN may succeed on a connection that is another client's by now: only hearing something proves it. */
-  async hears(): Promise<boolean> {
-    await this.#orGone(within(ANSWER_MS, this.#options.notify(this.#probe)))
-    const heard = this.#heard.then(() => true)
-    // Twice: this process may have stood still meanwhile, and then reads what has arrived before the second time is up.
-    const unheard = pause(PROBE_MS)
-      .then(() => pause(GRACE_MS))
-      .then(() => false)
-    this.#isProven = await this.#orGone(Promise.race([heard, unheard]))
-    return this.#isProven
-  }
-
-  /** Until it is. A frozen server, or a connection that is open at our end only, answers no query. @throws why */
-  async lost(): Promise<never> {
-    for (;;) {
-      await this.#orGone(pause(HEARTBEAT_MS))
-      await this.#orGone(within(ANSWER_MS, this.#client.query('select 1')))
-    }
-  }
-
-  readonly close = async (): Promise<void> => {
-    this.#lose(new Error('Closed'))
-    await within(GOODBYE_MS, this.#client.end(), true).catch(() => undefined)
-    this.#socket.destroy()
-  }
-
-  #lose(error: Error): void {
-    this.#gone ??= error
-    this.#fail(this.#gone)
-  }
-
-  /** Not a race with one promise for the life of the connection: that would keep a trace of each. */
-  #orGone<T>(work: Promise<T>): Promise<T> {
-    return new Promise((resolve, reject) => {
-      this.#fail = reject
-      work.then(resolve, reject)
-      if (this.#gone !== null) reject(this.#gone)
-    })
-  }
+/**
+ * The change that a notification reports, or null for another process's probe. Anybody who may connect to the database can notify:
+ * an unexpected payload only means that anything may have changed, and makes caches read again.
+ */
+function changeFrom(payload: string): StoreChange | null {
+  const content = parseJson(payload)
+  if (Array.isArray(content) && content.length > 0 && content.every((userId) => typeof userId === 'string'))
+    return { userIds: content }
+  return isProbe(content) ? null : {}
 }
 
-/** Anybody who may connect to the database can notify: believed no further than that caches are to be looked at again. */
-function tellOf(payload: string, tell: ChangeListener): void {
-  const content = parsed(payload)
-  if (Array.isArray(content) && content.length > 0 && content.every((userId) => typeof userId === 'string')) {
-    tell({ userIds: content })
-  } else if (!isProbe(content)) {
-    tell({})
-  }
-}
-
-function parsed(payload: string): unknown {
+function parseJson(payload: string): unknown {
   try {
     return JSON.parse(payload)
   } catch {
     return undefined
-  }
-}
-
-/** Of another process that begins to listen. */
-function isProbe(content: unknown): boolean {
-  return typeof content === 'object' && content !== null && 'probe' in content
-}
-
-function pause(ms: number): Promise<void> {
-  return sleep(ms, undefined, { ref: false })
-}
-
-/** @param ref whether the process stays alive until the time is up @throws when it is */
-async function within<T>(ms: number, work: Promise<T>, ref = false): Promise<T> {
-  const inTime = new AbortController()
-  const late = sleep(ms, undefined, { ref, signal: inTime.signal }).then(() => {
-    throw Object.assign(new Error(`no answer within ${ms} ms`), { code: 'ETIMEDOUT', syscall: 'query' })
-  })
-  try {
-    return await Promise.race([work, late])
-  } finally {
-    inTime.abort()
   }
 }

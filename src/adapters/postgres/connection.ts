@@ -1,19 +1,20 @@
-/** How the Postgres store reaches its server: a pool of ours or the host's, the host's drizzle db, or its transaction. */
+/** How the Postgres store reaches its server: through its own pool, or the host application's pool, drizzle db or transaction. */
 import type { SQL } from 'drizzle-orm'
 import { drizzle } from 'drizzle-orm/node-postgres'
 import type { PgDatabase, PgQueryResultHKT } from 'drizzle-orm/pg-core'
 import type pg from 'pg'
-import { describeDriverError, storeError } from '../../drivers/driver-error.js'
-import { clientConfig, newPool, type UrlSource } from '../../drivers/postgres-pool.js'
-import { retrying } from '../../drivers/retry.js'
+import { storeError } from '../../drivers/driver-error.js'
+import { clientConfig, newPool, type PostgresUrlSource } from '../../drivers/postgres-pool.js'
+import { retryingPostgres } from '../../drivers/retry.js'
 import { invalidArgument, KeystoreError } from '../../errors.js'
 import { type MigrateMode, type MigrationReport, NOTHING_APPLIED } from '../migrator.js'
+import type { PostgresKeyStoreOptions } from '../options.js'
 import { type InTransaction, migratePostgres, type RunSql } from './migrate.js'
 
-/** Any of Drizzle's Postgres databases: node-postgres, postgres-js, pglite … */
+/** A drizzle db on any Postgres driver: node-postgres, postgres-js, pglite … */
 export type AnyPostgresDb = PgDatabase<PgQueryResultHKT>
 
-/** The host's drizzle db or transaction, structurally: it may come from another copy of drizzle-orm. */
+/** The host application's drizzle db or transaction. Typed structurally: it may come from another copy of drizzle-orm. */
 export interface HostPostgresDb {
   select(...args: never[]): unknown
   insert(...args: never[]): unknown
@@ -23,19 +24,21 @@ export interface HostPostgresDb {
   transaction(...args: never[]): unknown
 }
 
+/**
+ * Where the store's database is. A `url`: the store has a pool of its own. A `pool` or `db`: the host application's, which the store
+ * does not close.
+ */
 export type PostgresSource =
-  | UrlSource
+  | PostgresUrlSource
   | { readonly pool: pg.Pool }
   | {
       readonly db: HostPostgresDb
-      /** Whether `db` is a transaction of the caller's; a drizzle transaction is recognised as one in any case. */
+      /** Whether `db` is a transaction of the caller's. A drizzle transaction is recognised as one in any case. Default false. */
       readonly transactional?: boolean
     }
 
-export interface PostgresConnectionOptions {
-  readonly schema: string
+interface PostgresConnectionOptions extends Required<Pick<PostgresKeyStoreOptions, 'schema' | 'deadlineMs'>> {
   readonly migrate: MigrateMode | undefined
-  readonly deadlineMs: number
 }
 
 export class PostgresConnection {
@@ -52,7 +55,7 @@ export class PostgresConnection {
   constructor(source: PostgresSource, options: PostgresConnectionOptions) {
     this.#schema = options.schema
     this.deadlineMs = options.deadlineMs
-    // `in` on a string throws an error that quotes the string, and a string here is likely a URL with its password.
+    // A string here is likely a URL with a password. `in` on a string would throw an error that quotes it.
     if (typeof source !== 'object' || source === null)
       throw invalidArgument('source must be { url }, { pool } or { db }')
     if ('db' in source) {
@@ -61,14 +64,14 @@ export class PostgresConnection {
       const { db } = source
       this.db = db
       this.transactional = source.transactional === true || 'rollback' in db
-      this.#inTransaction = (work) => db.transaction((tx) => work(runOn(tx)))
+      this.#inTransaction = (work) => db.transaction((tx) => work(sqlRunner(tx)))
       this.#end = async () => undefined
     } else {
       const ours = 'url' in source
       const pool = ours ? newPool(source) : source.pool
       this.db = drizzle({ client: pool })
       this.transactional = false
-      this.#inTransaction = inTransactionOf(pool)
+      this.#inTransaction = transactionRunner(pool)
       this.#end = ours ? () => pool.end() : async () => undefined
     }
     this.migrate = options.migrate ?? (this.transactional ? 'off' : 'auto')
@@ -79,7 +82,7 @@ export class PostgresConnection {
     }
   }
 
-  /** Migrates, once. A failure is not kept: the next call tries again. */
+  /** Migrates, once. After a failure the next call tries again. */
   ready(): Promise<MigrationReport> {
     this.assertOpen()
     if (this.#ready === null) {
@@ -91,7 +94,7 @@ export class PostgresConnection {
     return this.#ready
   }
 
-  /** Runs what may be run again: after a lost connection nobody knows whether the statement was committed. */
+  /** Runs what may run twice: after a lost connection it is unknown whether the statement was committed, and it runs again. */
   async run<T>(action: string, work: () => Promise<T>): Promise<T> {
     await this.ready()
     return this.#retrying(action, work)
@@ -99,10 +102,10 @@ export class PostgresConnection {
 
   /** Runs one statement outside of any transaction. */
   query(action: string, statement: SQL): Promise<readonly Record<string, unknown>[]> {
-    return this.run(action, () => runOn(this.db)(statement))
+    return this.run(action, () => sqlRunner(this.db)(statement))
   }
 
-  /** Runs several in one transaction; begins it anew after a transient failure. */
+  /** Runs statements in one transaction. After a transient failure `work` runs again, in a new one. */
   transaction<T>(action: string, work: (run: RunSql) => Promise<T>): Promise<T> {
     return this.run(action, () => this.#inTransaction(work))
   }
@@ -116,7 +119,7 @@ export class PostgresConnection {
 
   async #prepare(): Promise<MigrationReport> {
     if (this.migrate === 'off') return NOTHING_APPLIED
-    return migratePostgres(runOn(this.db), this.#inTransaction, {
+    return migratePostgres(sqlRunner(this.db), this.#inTransaction, {
       schema: this.#schema,
       mode: this.migrate,
       lockTimeoutMs: this.deadlineMs,
@@ -124,13 +127,13 @@ export class PostgresConnection {
   }
 
   #retrying<T>(action: string, work: () => Promise<T>): Promise<T> {
-    // Inside the caller's transaction one failure aborts all of it, so there is nothing to try again.
-    const deadlineMs = this.transactional ? 0 : this.deadlineMs
-    const isTransient = (error: unknown) => !this.transactional && describeDriverError(error).transient
-    return retrying({ deadlineMs, firstWaitMs: 20, longestWaitMs: 500, isTransient }, () => {
+    const attempt = async () => {
       this.assertOpen()
       return work()
-    }).catch((error) => {
+    }
+    // A failure aborts the whole of a caller's transaction: nothing in it can be tried again.
+    const result = this.transactional ? attempt() : retryingPostgres(this.deadlineMs, attempt)
+    return result.catch((error) => {
       throw storeError(action, error)
     })
   }
@@ -149,7 +152,7 @@ function isPostgresDb(db: object): db is AnyPostgresDb {
 }
 
 /**
- * How to connect for listening, or why not.
+ * How to connect to listen for changes, or why the store cannot.
  *
  * @throws ERR_INVALID_ARGUMENT
  */
@@ -170,14 +173,14 @@ export function listenTarget(
   )
 }
 
-/** Not drizzle's `transaction` on the pool, which leaks the client when BEGIN itself fails. */
-function inTransactionOf(pool: pg.Pool): InTransaction {
+/** Replaces drizzle's `transaction` on a pool, which leaks the client when BEGIN itself fails. */
+function transactionRunner(pool: pg.Pool): InTransaction {
   return async (work) => {
     const client = await pool.connect()
     let broken = false
     try {
       await client.query('begin')
-      const result = await work(runOn(drizzle({ client })))
+      const result = await work(sqlRunner(drizzle({ client })))
       await client.query('commit')
       return result
     } catch (error) {
@@ -191,8 +194,8 @@ function inTransactionOf(pool: pg.Pool): InTransaction {
   }
 }
 
-/** `execute` returns rows, or an object that has them: that differs between Drizzle's drivers. */
-function runOn(db: Pick<AnyPostgresDb, 'execute'>): RunSql {
+/** Drizzle's drivers differ: `execute` returns the rows, or an object that has them. */
+function sqlRunner(db: Pick<AnyPostgresDb, 'execute'>): RunSql {
   return async (query: SQL) => {
     const result: unknown = await db.execute(query)
     return Array.isArray(result) ? result : (result as { rows: Record<string, unknown>[] }).rows

@@ -1,19 +1,19 @@
-/** Gets erased bytes out of a Postgres table's files. */
+/** Removes erased bytes from the files of a Postgres table. */
 import { sql } from 'drizzle-orm'
-import { retrying } from '../../drivers/retry.js'
+import { retryingPostgres } from '../../drivers/retry.js'
 import { isKeystoreError, StoreError } from '../../errors.js'
 import type { ErasureState } from '../../store.js'
 import { encryptionKeysDeclaration as declaration } from '../../table.js'
 import { ERASED, FINISH_ERASURE, pendingErasure } from '../erasure.js'
 import type { PostgresConnection } from './connection.js'
-import { withoutSamples } from './migrate.js'
+import { disableSampling } from './migrate.js'
 
-/** While we wait for the table, whoever comes later waits behind us. */
+/** How long to wait for the table's lock. Whoever asks for the table later waits behind us. */
 const LOCK_TIMEOUT_MS = 2000
 
 /**
- * A plain VACUUM removes the pointers to dead rows and leaves their bytes in the page's hole. CLUSTER writes the table anew, as
- * VACUUM FULL does, and unlike that inside a transaction, where a lock_timeout can be set whatever pooler is in between.
+ * Rewrites the table without the bytes of old rows. A plain VACUUM leaves them in the free space of the pages. CLUSTER rewrites the
+ * table, as VACUUM FULL does, but also runs inside a transaction, where a lock_timeout can be set behind any pooler.
  */
 export async function finishPostgresErasure(
   connection: PostgresConnection,
@@ -26,18 +26,18 @@ export async function finishPostgresErasure(
     )
   }
   const table = sql`${sql.identifier(schema)}.${sql.identifier(declaration.name)}`
-  // Every transaction that has erased something before this call has a lower id.
-  const [mark] = await connection.query(
+  // Every transaction that erased something before this call has a lower id.
+  const [snapshot] = await connection.query(
     'finish the erasure',
     sql`select pg_snapshot_xmax(pg_current_snapshot())::text as xid`,
   )
   try {
-    await allEndedBefore(connection, String(mark?.xid))
+    await waitForOlderTransactions(connection, String(snapshot?.xid))
     await connection.transaction('rewrite the table', async (run) => {
       await run(sql.raw(`set local lock_timeout = ${LOCK_TIMEOUT_MS}`))
-      await run(withoutSamples(schema))
+      await run(disableSampling(schema))
       await run(sql`cluster ${table} using ${sql.identifier(declaration.primaryKey.name)}`)
-      // Only to rewrite it: whether the table is to be kept in that order is its owner's choice.
+      // CLUSTER marks the table as clustered. Whether it is to be is the owner's choice.
       await run(sql`alter table ${table} set without cluster`)
     })
   } catch (error) {
@@ -57,17 +57,14 @@ export async function finishPostgresErasure(
 }
 
 /**
- * A rewrite keeps the rows that an older transaction may still see. Which ones hold them back is what the server itself goes
- * by: ids and snapshots of this database's sessions, of standbys that give feedback, and of prepared transactions.
+ * Waits until no transaction may still see rows that were erased before `xid`: a rewrite would keep those rows. The server decides by
+ * the ids and snapshots of this database's sessions, of standbys that give feedback, and of prepared transactions.
+ *
+ * @throws ERR_STORE, which names them, if there still are some at the deadline
  */
-async function allEndedBefore(connection: PostgresConnection, xid: string): Promise<void> {
-  const policy = {
-    deadlineMs: connection.deadlineMs,
-    firstWaitMs: 20,
-    longestWaitMs: 500,
-    isTransient: (error: unknown) => isKeystoreError(error) && error.retryable,
-  }
-  await retrying(policy, async () => {
+async function waitForOlderTransactions(connection: PostgresConnection, xid: string): Promise<void> {
+  const isTransient = (error: unknown) => isKeystoreError(error) && error.retryable
+  const assertNone = async () => {
     const [found] = await connection.query(
       'finish the erasure',
       sql`select string_agg(distinct holder, ', ') as holders from (
@@ -82,5 +79,6 @@ async function allEndedBefore(connection: PostgresConnection, xid: string): Prom
       `The key store could not rewrite the table: older transactions may still see the erased rows (${found.holders})`,
       { retryable: true },
     )
-  })
+  }
+  await retryingPostgres(connection.deadlineMs, assertNone, isTransient)
 }

@@ -1,13 +1,14 @@
-/** What the operator's commands need of a Postgres store. */
+/** What the operator's commands do with a Postgres store. */
 import { sql } from 'drizzle-orm'
 import { isKeystoreError } from '../../errors.js'
 import type { DatedCensusRow, ErasureState, StoreFinding, StoreMaintenance } from '../../store.js'
 import { encryptionKeysDeclaration as declaration, isTombstone, type KeyRecord } from '../../table.js'
-import { groupByUser, readable, tombstonesFirst, usersOf, winnersOf } from '../records.js'
+import { distinctUserIds, groupByUser, requireValidTimes, tombstonesFirst, winnersOf } from '../records.js'
 import type { PostgresConnection } from './connection.js'
 import { finishPostgresErasure } from './erasure.js'
 import { schemaProblem } from './migrate.js'
-import { columnsOf, type PostgresStatements, rowsOf } from './statements.js'
+import { recordArrays, refArrays } from './statements/arrays.js'
+import { type PostgresStatements, selectVersions } from './statements/prepare.js'
 
 export class PostgresMaintenance implements StoreMaintenance {
   readonly #connection: PostgresConnection
@@ -24,18 +25,14 @@ export class PostgresMaintenance implements StoreMaintenance {
     const s = this.#statements
     for (const rows of tombstonesFirst(records)) {
       if (rows.length === 0) continue
-      await this.#connection.run('restore keys', () => s.restore.execute(columnsOf(rows)))
+      await this.#connection.run('restore keys', () => s.restoreRows.execute(recordArrays(rows)))
     }
     const stored = await this.#storedFor(records)
-    // A user without rows has none that a shred and this could both lock: each may have missed what the other inserted. The
-    // look of whichever is later finds it.
+    // A user without rows has none that a concurrent shred and this restore could both lock, so that each may miss what the other
+    // inserted. Whichever of them reads later finds it.
     const unwanted = records.filter((record) => isBesideTombstone(record, stored.get(record.userId) ?? []))
     if (unwanted.length === 0) return winnersOf(records, stored)
-    const refs = {
-      ids: unwanted.map(({ userId }) => userId),
-      versions: unwanted.map(({ version }) => version),
-    }
-    await this.#connection.run('restore keys', () => s.remove.execute(refs))
+    await this.#connection.run('restore keys', () => s.removeRows.execute(refArrays(unwanted)))
     return winnersOf(records, await this.#storedFor(records))
   }
 
@@ -53,15 +50,15 @@ export class PostgresMaintenance implements StoreMaintenance {
   }
 
   /**
-   * Rewrites the table, which nobody can use meanwhile: a second for some 100,000 rows. What other transactions that began
-   * before may still see cannot go: it waits for their end. The write-ahead log, replicas and backups expire on their own.
+   * Rewrites the table, and waits for older transactions first, because they may still see the erased rows. Nobody can use the table
+   * meanwhile: about one second for 100,000 rows. The write-ahead log, replicas and backups keep erased bytes until they expire.
    */
   finishErasure(): Promise<Required<ErasureState>> {
     return finishPostgresErasure(this.#connection, this.#schema)
   }
 
   async datedCensus(): Promise<DatedCensusRow[]> {
-    const rows = await this.#connection.run('count keys', () => this.#statements.datedCensus.execute())
+    const rows = await this.#connection.run('count keys', () => this.#statements.countRowsWithAges.execute())
     const unreadable = () => new Date(Number.NaN)
     return rows.map((row) => ({
       ...row,
@@ -71,8 +68,10 @@ export class PostgresMaintenance implements StoreMaintenance {
   }
 
   async #storedFor(records: readonly KeyRecord[]): Promise<Map<string, KeyRecord[]>> {
-    const stored = await this.#connection.run('read keys', () => rowsOf(this.#statements, usersOf(records)))
-    return groupByUser(stored.map(readable))
+    const stored = await this.#connection.run('read keys', () =>
+      selectVersions(this.#statements, distinctUserIds(records)),
+    )
+    return groupByUser(stored.map(requireValidTimes))
   }
 
   async #settingFindings(): Promise<StoreFinding[]> {
@@ -96,7 +95,7 @@ export class PostgresMaintenance implements StoreMaintenance {
   }
 }
 
-/** Whether exactly this live row stands where its user is shredded. */
+/** Whether exactly this live row is stored although its user has a tombstone. */
 function isBesideTombstone(record: KeyRecord, stored: readonly KeyRecord[]): boolean {
   if (isTombstone(record) || !stored.some(isTombstone)) return false
   return stored.some(

@@ -20,16 +20,16 @@ export type RunSql = (query: SQL) => Promise<readonly Record<string, unknown>[]>
 /** Runs `work` in one transaction. */
 export type InTransaction = <T>(work: (run: RunSql) => Promise<T>) => Promise<T>
 
-/** Of our advisory locks: the first four bytes of SHA-256("drizzle-keystore"), as a signed integer, and which lock. */
+/** The two keys of our advisory lock: the first four bytes of SHA-256("drizzle-keystore") as a signed integer, and the lock's number. */
 const LOCK_CLASS = 23_301_334
 const MIGRATION_LOCK = 1
 
 /**
- * Brings the table up to date. Reads the ledger first: when nothing is missing it takes no lock.
+ * Brings the table up to date. Reads the ledger first: when no migration is missing it takes no lock.
  *
- * The lock is a transaction's: a session's would leak through a pooler in transaction mode.
+ * The lock belongs to the transaction: one of the session would leak through a pooler in transaction mode.
  *
- * @throws ERR_SCHEMA · the driver's own errors, 55P03 (lock timeout) among them: the caller tries again
+ * @throws ERR_SCHEMA · the driver's errors, such as 55P03 (lock timeout), after which the caller may try again
  */
 export async function migratePostgres(
   run: RunSql,
@@ -45,7 +45,7 @@ export async function migratePostgres(
   if (pending.length === 0) return NOTHING_APPLIED
   refuseInCheckMode(mode, pending)
   return inTransaction(async (runInside) => {
-    // Any other level, where it is the server's default, would keep the snapshot from before the wait for the lock.
+    // A stricter level, if it is the server's default, would keep the snapshot from before the wait for the lock.
     await runInside(sql`set transaction isolation level read committed`)
     await runInside(sql.raw(`set local lock_timeout = ${Math.max(1, Math.round(options.lockTimeoutMs))}`))
     await runInside(sql`select pg_advisory_xact_lock(${LOCK_CLASS}::int, ${MIGRATION_LOCK}::int)`)
@@ -53,16 +53,19 @@ export async function migratePostgres(
   })
 }
 
-/** Else ANALYZE copies wrapped keys into pg_statistic, where they outlive a shred. drizzle-kit has no word for it. */
-export function withoutSamples(schema: string): SQL {
+/** Keeps ANALYZE from copying wrapped keys into pg_statistic, where they would outlive a shred. drizzle-kit cannot express it. */
+export function disableSampling(schema: string): SQL {
   return sql`alter table ${sql.identifier(schema)}.${sql.identifier(encryptionKeysDeclaration.name)}
     alter column ${sql.identifier(encryptionKeysDeclaration.columns.encryptedKey.name)} set statistics 0`
 }
 
-/** What mode `check` would refuse. Of a table of the host's own migrations, which has no ledger, the columns count. */
+/**
+ * What is wrong with the schema, or null: missing migrations, for example. A table that the host's own migrations made has no
+ * ledger; it is in order if it has all columns.
+ */
 export async function schemaProblem(run: RunSql, schema: string, mode: MigrateMode): Promise<string | null> {
   try {
-    if (mode === 'off' && (await isHosts(run, schema))) return null
+    if (mode === 'off' && (await isHostTable(run, schema))) return null
     const pending = await plan(run, schema)
     if (pending.length > 0) refuseInCheckMode('check', pending)
     return null
@@ -72,7 +75,7 @@ export async function schemaProblem(run: RunSql, schema: string, mode: MigrateMo
   }
 }
 
-async function isHosts(run: RunSql, schema: string): Promise<boolean> {
+async function isHostTable(run: RunSql, schema: string): Promise<boolean> {
   const names = Object.values(encryptionKeysDeclaration.columns).map(({ name }) => name)
   const [found] = await run(sql`select count(*)::int as columns from information_schema.columns
     where table_schema = ${schema} and table_name = ${encryptionKeysDeclaration.name}
@@ -82,14 +85,14 @@ async function isHosts(run: RunSql, schema: string): Promise<boolean> {
 }
 
 async function plan(run: RunSql, schema: string) {
-  // Not to_regclass: it believes the session's cache, which waiting for our lock does not refresh, and so misses what the
-  // process that had the lock has made.
-  const isThere = (
+  // Not to_regclass: it reads the session's cache, which waiting for our lock does not refresh, and so may miss what the process
+  // that had the lock made.
+  const exists = (
     table: string,
   ) => sql`exists (select 1 from pg_class c join pg_namespace n on n.oid = c.relnamespace
     where n.nspname = ${schema} and c.relname = ${table})`
   const [found] = await run(
-    sql`select ${isThere(LEDGER)} as ledger, ${isThere(encryptionKeysDeclaration.name)} as "table"`,
+    sql`select ${exists(LEDGER)} as ledger, ${exists(encryptionKeysDeclaration.name)} as "table"`,
   )
   if (found?.ledger !== true) {
     if (found?.table === true) throw tableWithoutLedger('Postgres has none')
@@ -102,14 +105,14 @@ async function plan(run: RunSql, schema: string) {
   return pendingMigrations(rows, postgresMigrations)
 }
 
-/** Under the lock: what was read before it may have changed. */
+/** Runs under the lock. Plans again: another process may have migrated before we got the lock. */
 async function apply(run: RunSql, schema: string): Promise<MigrationReport> {
   const pending = await plan(run, schema)
   if (pending.length === 0) return NOTHING_APPLIED
-  // "if not exists" would ask for the right to create schemas even where the schema is there.
+  // "if not exists" would need the right to create schemas even if the schema exists.
   const [existing] = await run(sql`select 1 from pg_namespace where nspname = ${schema}`)
   if (existing === undefined) await run(sql`create schema ${sql.identifier(schema)}`)
-  // The generated SQL names the table alone; only this transaction looks for it in our schema.
+  // The generated SQL does not name the schema. The setting ends with this transaction.
   await run(sql`select set_config('search_path', quote_ident(${schema}), true)`)
   const ledger = sql`${sql.identifier(schema)}.${sql.identifier(LEDGER)}`
   await run(sql`create table if not exists ${ledger} (
@@ -118,6 +121,6 @@ async function apply(run: RunSql, schema: string): Promise<MigrationReport> {
     for (const statement of statements) await run(sql.raw(statement))
     await run(sql`insert into ${ledger} (tag, sha256) values (${tag}, ${sha256})`)
   }
-  await run(withoutSamples(schema))
+  await run(disableSampling(schema))
   return { applied: pending.map(({ tag }) => tag), adopted: null }
 }

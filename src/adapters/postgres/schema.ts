@@ -15,21 +15,21 @@ import {
 } from 'drizzle-orm/pg-core'
 import { encryptionKeysDeclaration as declaration } from '../../table.js'
 
-/** bytea. Copied on the way in: pg hands out views into a buffer that it shares between rows. */
+/** bytea. Copies what it reads: pg returns views into a buffer that rows share. */
 const bytes = customType<{ data: Uint8Array; driverData: Uint8Array }>({
   dataType: () => 'bytea',
   fromDriver: (value) => new Uint8Array(value),
   toDriver: (value) => Buffer.from(value.buffer, value.byteOffset, value.byteLength),
 })
 
-/** Pages go by the id's bytes; with a linguistic collation each page would scan and sort the whole table. */
+/** Text ordered by bytes, as pages are. With a linguistic collation each page would scan and sort the whole table. */
 const textByBytes = customType<{ data: string; driverData: string }>({ dataType: () => 'text COLLATE "C"' })
 
 const { columns } = declaration
 
 const instant = (name: string) => timestamp(name, { withTimezone: true, precision: 3, mode: 'date' })
 
-/** Fresh builders at each call: Drizzle's column builders belong to one table. */
+/** New builders at each call: a column builder of Drizzle's belongs to one table. */
 const columnBuilders = () => ({
   userId: textByBytes(columns.userId.name).notNull(),
   version: integer(columns.version.name).notNull().default(columns.version.default),
@@ -49,14 +49,14 @@ const constraints = (table: Constrained): PgTableExtraConfigValue[] => [
 ]
 
 /**
- * `encryption_keys` for Postgres. List it in your own drizzle schema only if your own migrations are to make the
- * table; then open the store with `migrate: 'off'`.
+ * The table `encryption_keys` for Postgres. List it in your own drizzle schema only if your own migrations make the table; then
+ * open the store with `migrate: 'off'`.
  */
 export const encryptionKeys = pgTable(declaration.name, columnBuilders(), constraints)
 
 /**
- * The same table, always named with its schema: a connection's search_path then changes nothing. (`pgSchema('public')`
- * refuses the default schema; its class does not.)
+ * The same table in a named schema. Queries name the schema, so that a connection's search_path has no effect. (Not
+ * `pgSchema(schema)`, which refuses `public`; its class accepts it.)
  */
 export function encryptionKeysIn(schema: string) {
   return new PgSchema(schema).table(declaration.name, columnBuilders(), constraints)

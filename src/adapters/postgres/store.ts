@@ -1,4 +1,4 @@
-/** The Postgres store: production. Exported as `drizzle-keystore/postgres`. */
+/** The Postgres store. Exported as `drizzle-keystore/postgres`. */
 import { sql } from 'drizzle-orm'
 import { DEFAULT_DEADLINE_MS } from '../../drivers/retry.js'
 import { invalidArgument } from '../../errors.js'
@@ -14,52 +14,39 @@ import type {
 } from '../../store.js'
 import { type KeyRecord, type KeyRef, refKey } from '../../table.js'
 import { FINISH_ERASURE, pendingErasure } from '../erasure.js'
-import type { MigrateMode, MigrationReport } from '../migrator.js'
+import type { MigrationReport } from '../migrator.js'
+import type { PostgresKeyStoreOptions } from '../options.js'
 import {
+  BEFORE_ALL_REFS,
+  distinctUserIds,
   groupByUser,
+  hasValidTimes,
   inLockOrder,
-  inRounds,
-  isReadable,
+  insertRounds,
   newTombstone,
-  readable,
-  usersOf,
+  requireValidTimes,
   winnersOf,
 } from '../records.js'
 import { PostgresChanges } from './changes.js'
 import { listenTarget, PostgresConnection, type PostgresSource } from './connection.js'
 import { PostgresMaintenance } from './maintenance.js'
+import { changeArrays, recordArrays, refArrays } from './statements/arrays.js'
 import {
-  activeRowsOf,
   channelOf,
-  columnsOf,
-  columnsOfChanges,
   type PostgresStatements,
   prepareStatements,
-  rowsOf,
-} from './statements.js'
+  selectActive,
+  selectVersions,
+} from './statements/prepare.js'
 
 export type { MigrateMode, MigrationReport } from '../migrator.js'
+export type { PostgresKeyStoreOptions } from '../options.js'
 export type { HostPostgresDb, PostgresSource } from './connection.js'
 export { encryptionKeys, encryptionKeysIn } from './schema.js'
 
-export interface PostgresKeyStoreOptions {
-  /** The schema of the table and of our ledger, made if it is missing. Default `'public'`. */
-  readonly schema?: string
-  /** Name the prepared statements: faster on a direct connection, but a pooler in transaction mode fails. Default false. */
-  readonly namedStatements?: boolean
-  /** Default `'auto'`; inside a transaction `'off'`. */
-  readonly migrate?: MigrateMode
-  /** How long a call goes on trying after transient failures, in milliseconds. Default 10,000. */
-  readonly deadlineMs?: number
-  /**
-   * Where `changes` listens for notifications: the URL of a direct connection, one that no pooler in transaction mode is in
-   * the way of. Default: the url of the store itself, and nowhere for the host's pool or db. `false`: nowhere.
-   */
-  readonly listenUrl?: string | false
-}
-
 /**
- * Connects at first use; {@link PostgresKeyStore.ready} does it at once. Options may stand in either object.
+ * Makes a store on a Postgres database. It connects at first use; {@link PostgresKeyStore.ready} connects at once. Options may be in
+ * either argument; the second wins.
  *
  * @throws ERR_INVALID_ARGUMENT
  * @example
@@ -72,11 +59,11 @@ export function postgresKeyStore(
   source: PostgresSource & PostgresKeyStoreOptions,
   options: PostgresKeyStoreOptions = {},
 ): PostgresKeyStore {
-  // Whoever puts an option beside the url means it: ignored, it would be a silent default.
+  // An option beside the url counts too: ignoring it would silently mean its default.
   return new PostgresKeyStore(source, { ...source, ...options })
 }
 
-const NOTHING: ReadonlyMap<string, readonly KeyRecord[]> = new Map()
+const NO_ROWS: ReadonlyMap<string, readonly KeyRecord[]> = new Map()
 
 export class PostgresKeyStore implements KeyStore {
   readonly transactional: boolean
@@ -104,51 +91,51 @@ export class PostgresKeyStore implements KeyStore {
     this.maintenance = new PostgresMaintenance(connection, this.#statements, schema)
   }
 
-  /** Connects and migrates. @returns what was migrated @throws ERR_STORE · ERR_SCHEMA · ERR_CLOSED */
+  /** Connects to the database and migrates it. @returns what was migrated @throws ERR_STORE · ERR_SCHEMA · ERR_CLOSED */
   ready(): Promise<MigrationReport> {
     return this.#connection.ready()
   }
 
   async getActive(userIds: readonly string[]): Promise<Map<string, KeyRecord>> {
-    const records = await this.#run('read keys', (s) => activeRowsOf(s, userIds))
-    return new Map(records.map((record) => [record.userId, readable(record)]))
+    const records = await this.#run('read keys', (s) => selectActive(s, userIds))
+    return new Map(records.map((record) => [record.userId, requireValidTimes(record)]))
   }
 
   async getAll(userIds: readonly string[]): Promise<Map<string, KeyRecord[]>> {
-    const records = await this.#run('read keys', (s) => rowsOf(s, userIds))
-    return groupByUser(records.map(readable))
+    const records = await this.#run('read keys', (s) => selectVersions(s, userIds))
+    return groupByUser(records.map(requireValidTimes))
   }
 
   async insertIfAbsent(records: readonly KeyRecord[]): Promise<KeyRecord[]> {
     const inserted = new Set<KeyRecord>()
-    for (const round of inRounds(records)) {
-      // Mints are told nobody.
+    for (const round of insertRounds(records)) {
+      // Nobody need be notified of a first version: no cache has an older one.
       const mints = round.every(({ version }) => version === 1)
       const rows: KeyRef[] = await this.#run('insert keys', (s) =>
-        (mints ? s.insert : s.insertAndTell).execute(columnsOf(round)),
+        (mints ? s.insertRows : s.insertRowsAndNotify).execute(recordArrays(round)),
       )
       const refs = new Set(rows.map(refKey))
       for (const record of round) if (refs.has(refKey(record))) inserted.add(record)
     }
-    // What went in is what is stored: only the others have a winner that we do not know. A statement of its own: its snapshot sees
-    // what another writer committed while ours waited for it.
+    // An inserted row is its own winner. The winners of the others are read by a statement of its own: its snapshot includes what
+    // another writer committed while our insert waited for it.
     const others = records.filter((record) => !inserted.has(record))
-    const stored = others.length === 0 ? NOTHING : await this.getAll(usersOf(others))
+    const stored = others.length === 0 ? NO_ROWS : await this.getAll(distinctUserIds(others))
     return winnersOf(records, stored, inserted)
   }
 
   async replaceWrapped(changes: readonly WrapChange[]): Promise<KeyRef[]> {
-    const columns = columnsOfChanges(inLockOrder(changes))
-    return this.#run('replace wrapped keys', (s) => s.replace.execute(columns))
+    const columns = changeArrays(inLockOrder(changes))
+    return this.#run('replace wrapped keys', (s) => s.replaceWrappedKeys.execute(columns))
   }
 
-  async list({ after = BEFORE_ALL, limit, notKekId }: KeyPage): Promise<KeyRecord[]> {
+  async list({ after = BEFORE_ALL_REFS, limit, notKekId }: KeyPage): Promise<KeyRecord[]> {
     const records = await this.#run('list keys', (s) =>
       notKekId === undefined
-        ? s.list.execute({ ...after, limit })
-        : s.listNotKek.execute({ ...after, limit, kekId: notKekId }),
+        ? s.selectPage.execute({ ...after, limit })
+        : s.selectPageNotUnderKek.execute({ ...after, limit, kekId: notKekId }),
     )
-    return records.map(readable)
+    return records.map(requireValidTimes)
   }
 
   async shred(userId: string, { forget, at = new Date() }: ShredOptions): Promise<ShredResult> {
@@ -156,16 +143,18 @@ export class PostgresKeyStore implements KeyStore {
     const kekIds = new Set<string | null>()
     for (let live = true; live; ) {
       const erased = await this.#run('shred keys', (s) =>
-        s.shred.execute({ userId, shreddedAt: at.toISOString() }),
+        s.shredRows.execute({ userId, shreddedAt: at.toISOString() }),
       )
       for (const { version, kekId } of erased) {
         versions.push(version)
         kekIds.add(kekId)
       }
       if (!forget)
-        await this.#run('shred keys', (s) => s.insertTombstone.execute(columnsOf([newTombstone(userId, at)])))
-      // A racing insert may have committed after the snapshot of the update: only a fresh look tells.
-      const [found] = await this.#run('shred keys', (s) => s.isLive.execute({ userId }))
+        await this.#run('shred keys', (s) =>
+          s.insertTombstone.execute(recordArrays([newTombstone(userId, at)])),
+        )
+      // A racing insert may have committed after the snapshot of the update: only another statement sees it.
+      const [found] = await this.#run('shred keys', (s) => s.selectHasLiveRow.execute({ userId }))
       live = found?.live === true
     }
     if (forget) await this.#run('shred keys', (s) => s.removeTombstones.execute({ userId }))
@@ -183,32 +172,27 @@ export class PostgresKeyStore implements KeyStore {
 
   async remove(refs: readonly KeyRef[]): Promise<number> {
     const ordered = inLockOrder(refs)
-    const removed = await this.#run('remove keys', (s) =>
-      s.remove.execute({
-        ids: ordered.map(({ userId }) => userId),
-        versions: ordered.map(({ version }) => version),
-      }),
-    )
+    const removed = await this.#run('remove keys', (s) => s.removeRows.execute(refArrays(ordered)))
     return removed.length
   }
 
   async sampleByKek(limit: number): Promise<KeyRecord[]> {
-    const records = await this.#run('sample keys', (s) => s.sample.execute({ limit }))
-    return records.filter(isReadable)
+    const records = await this.#run('sample keys', (s) => s.selectSample.execute({ limit }))
+    return records.filter(hasValidTimes)
   }
 
   async census(): Promise<CensusRow[]> {
-    return this.#run('count keys', (s) => s.census.execute())
+    return this.#run('count keys', (s) => s.countRows.execute())
   }
 
   /**
-   * Listens on a connection of its own, which comes back by itself after an outage. Where it cannot, the listener is told so.
+   * Listens on a connection of its own and reconnects after an outage. Where it cannot listen, the listener is called with `silent`.
    *
    * @throws ERR_CLOSED
    */
   changes(listener: (change: StoreChange) => void): () => void {
     this.#connection.assertOpen()
-    return this.#changes.listen(listener)
+    return this.#changes.subscribe(listener)
   }
 
   async close(): Promise<void> {
@@ -220,5 +204,3 @@ export class PostgresKeyStore implements KeyStore {
     return this.#connection.run(action, () => work(this.#statements))
   }
 }
-
-const BEFORE_ALL: KeyRef = { userId: '', version: 0 }

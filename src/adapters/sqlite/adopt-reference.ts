@@ -1,4 +1,4 @@
-/** What makes a SQLite file one of the Python reference, and whether every row of it can be carried over. */
+/** Recognises a SQLite file of the Python reference, and checks that all of its rows can be adopted. */
 
 import type { SqliteClient } from '../../drivers/sqlite-client.js'
 import { schemaError } from '../../errors.js'
@@ -16,7 +16,7 @@ const REFERENCE_COLUMNS = [
   [2, 'created_at', 'TEXT', 1, null, 0, 0],
 ]
 
-/** How `encryption_keys` differs from a plain table with exactly the reference's columns; null if it does not. */
+/** How `encryption_keys` differs from the reference's: a plain table with exactly its columns. Null if it does not differ. */
 export function differenceFromReference(client: SqliteClient): string | null {
   const kind = client.prepare(TABLE_KIND).get(TABLE) as Record<string, unknown> | undefined
   if (kind?.type !== 'table') return `it is ${kind === undefined ? 'no table' : `a ${kind.type}`}`
@@ -28,17 +28,18 @@ export function differenceFromReference(client: SqliteClient): string | null {
   >[]
   if (JSON.stringify(columns.map((column) => Object.values(column))) !== JSON.stringify(REFERENCE_COLUMNS))
     return 'it has other columns'
-  // What the columns do not show, and a rebuild would lose.
+  // The columns do not show these, and a rebuild of the table would lose them.
   const [constraint] = /\b(check|collate|references|unique|generated)\b/i.exec(String(kind.sql)) ?? []
   return constraint === undefined ? null : `it has a constraint, ${constraint.toUpperCase()}`
 }
 
 /**
- * @returns how many rows there are to adopt
- * @throws ERR_SCHEMA if something of the host hangs on the table, which a rebuild would drop or break, or if a row cannot
- *   be represented in ours
+ * Counts the rows to adopt, and checks each of them.
+ *
+ * @throws ERR_SCHEMA if an index, trigger, view or foreign key refers to the table, which a rebuild would drop or break, or if
+ *   our table cannot represent a row
  */
-export function adoptableRows(client: SqliteClient): number {
+export function countAdoptableRows(client: SqliteClient): number {
   const dependants = client.prepare(DEPENDANTS).all(TABLE, TABLE, `%${TABLE}%`, TABLE) as { what: string }[]
   if (dependants.length > 0) {
     const list = dependants.map(({ what }) => what).join(', ')
@@ -62,7 +63,7 @@ export function adoptableRows(client: SqliteClient): number {
   return rows
 }
 
-/** Count and hash over what the reference stored, to be equal before and after. */
+/** The count and a hash of the reference's rows. Adoption must not change it. */
 export function referenceDigest(client: SqliteClient): { rows: number; digest: string } {
   let rows = 0
   function* pieces() {

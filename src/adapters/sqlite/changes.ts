@@ -1,22 +1,22 @@
-/** Tells who listens of what others write to a SQLite database, which is asked every so often, and of our own writes at once. */
+/** Publishes changes of a SQLite database: our own writes at once, those of other connections when the next poll finds them. */
 
-import { describeDriverError, isBusy } from '../../drivers/driver-error.js'
+import { describeDriverError, isBusyCode } from '../../drivers/driver-error.js'
 import type { SqliteClient } from '../../drivers/sqlite-client.js'
 import { invalidArgument } from '../../errors.js'
 import { type ChangeListener, Listeners } from '../listeners.js'
 
 export const DEFAULT_POLL_MS = 1000
 
-/** Two stores may share a host's connection, whose `data_version` does not show what it writes itself. */
-const watchers = new WeakMap<SqliteClient, Set<SqliteChanges>>()
+/** Every instance with listeners on a connection. `data_version` does not show what a connection itself writes, and stores may share one. */
+const instancesOf = new WeakMap<SqliteClient, Set<SqliteChanges>>()
 
 export class SqliteChanges {
   readonly #pollMs: number
   readonly #listeners = new Listeners({ start: () => this.#start(), stop: () => this.#stop() })
   #client: SqliteClient | null = null
   #timer: NodeJS.Timeout | null = null
-  /** `data_version` when it was last looked at; null if it could not be read. */
-  #seen: unknown = null
+  /** `data_version` at the last poll; null if it could not be read. */
+  #lastVersion: unknown = null
   #silent = false
 
   /** @throws ERR_INVALID_ARGUMENT */
@@ -26,21 +26,22 @@ export class SqliteChanges {
     this.#pollMs = pollMs
   }
 
-  listen(listener: ChangeListener): () => void {
+  /** @returns a function that ends it */
+  subscribe(listener: ChangeListener): () => void {
     return this.#listeners.add(listener)
   }
 
-  /** The connection is open, and nothing was read through it yet: whatever comes from now on is noticed. */
+  /** Gives the connection, once it is open and before anything is read through it: no later change is missed. */
   attach(client: SqliteClient): void {
     this.#client = client
-    if (this.#listeners.size > 0) this.#watch(client)
+    if (this.#listeners.size > 0) this.#register(client)
   }
 
-  /** After the commit of a write of ours: every store on this connection is told. */
-  tell(userIds: readonly string[]): void {
+  /** Publishes a committed write of ours to every store on this connection. */
+  publish(userIds: readonly string[]): void {
     if (this.#client === null || userIds.length === 0) return
     const change = { userIds: [...new Set(userIds)] }
-    for (const watcher of [...(watchers.get(this.#client) ?? [])]) watcher.#listeners.tell(change)
+    for (const instance of [...(instancesOf.get(this.#client) ?? [])]) instance.#listeners.publish(change)
   }
 
   close(): void {
@@ -50,48 +51,48 @@ export class SqliteChanges {
 
   #start(): void {
     this.#timer = setInterval(() => this.#poll(), this.#pollMs).unref()
-    if (this.#client !== null) this.#watch(this.#client)
+    if (this.#client !== null) this.#register(this.#client)
   }
 
   #stop(): void {
     if (this.#timer !== null) clearInterval(this.#timer)
     this.#timer = null
     this.#silent = false
-    if (this.#client !== null) watchers.get(this.#client)?.delete(this)
+    if (this.#client !== null) instancesOf.get(this.#client)?.delete(this)
   }
 
-  #watch(client: SqliteClient): void {
-    const here = watchers.get(client) ?? new Set()
-    watchers.set(client, here.add(this))
+  #register(client: SqliteClient): void {
+    const instances = instancesOf.get(client) ?? new Set()
+    instancesOf.set(client, instances.add(this))
     try {
-      this.#seen = dataVersion(client)
+      this.#lastVersion = dataVersion(client)
     } catch {
-      this.#seen = null
+      this.#lastVersion = null
     }
   }
 
   #poll(): void {
-    // Inside a transaction that the host has begun and not read in yet, our look would fix what it sees from then on.
+    // A transaction of the host's that has read nothing yet takes its snapshot at its first read, which must not be ours.
     if (this.#client === null || this.#client.inTransaction) return
     try {
       const version = dataVersion(this.#client)
-      if (!this.#silent && version === this.#seen) return
-      this.#seen = version
-      this.#listeners.tell(this.#silent ? {} : { unspecific: true })
+      if (!this.#silent && version === this.#lastVersion) return
+      this.#lastVersion = version
+      this.#listeners.publish(this.#silent ? {} : { unspecific: true })
       this.#silent = false
     } catch (error) {
       const { code, description } = describeDriverError(error)
-      if (this.#silent || (code !== null && isBusy(code))) return
+      if (this.#silent || (code !== null && isBusyCode(code))) return
       this.#silent = true
-      this.#listeners.tell({ silent: `The database cannot be asked for changes (${description})` })
+      this.#listeners.publish({ silent: `The database cannot be asked for changes (${description})` })
     }
   }
 }
 
-/** Node's timers take a longer one for 1 ms. */
+/** The longest delay of Node's timers: a longer one counts as 1 ms. */
 const MAX_TIMEOUT_MS = 2_147_483_647
 
-/** Another number once another connection has committed, whichever process has it (sqlite.org/pragma.html#pragma_data_version). */
+/** A number that is another one once another connection, of any process, has committed (sqlite.org/pragma.html#pragma_data_version). */
 function dataVersion(client: SqliteClient): unknown {
   return client.pragma('data_version', { simple: true })
 }

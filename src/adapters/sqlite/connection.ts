@@ -1,28 +1,29 @@
-/** One better-sqlite3 connection, ours or the host's: opening, locks that never block the event loop, closing. */
+/** One better-sqlite3 connection, ours or the host application's: opens it, waits for locks without blocking, closes it. */
 import { closeSync, existsSync, mkdirSync, openSync, statSync } from 'node:fs'
 import { dirname } from 'node:path'
 import Database from 'better-sqlite3'
 import { describeDriverError, storeError } from '../../drivers/driver-error.js'
 import type { SqliteClient } from '../../drivers/sqlite-client.js'
-import { HostTransaction, retryingWhileLocked, waitForHost } from '../../drivers/sqlite-locks.js'
+import {
+  assertNoHostTransaction,
+  HostTransactionError,
+  retryingWhileLocked,
+} from '../../drivers/sqlite-locks.js'
 import { invalidArgument, KeystoreError, StoreError, schemaError } from '../../errors.js'
 import { type MigrateMode, type MigrationReport, NOTHING_APPLIED } from '../migrator.js'
+import type { SqliteKeyStoreOptions } from '../options.js'
 import { checkSqlite, migrateSqlite } from './migrate.js'
-import { prepareStatements, type SqliteStatements } from './statements.js'
+import { prepareStatements, type SqliteStatements } from './statements/prepare.js'
 
-export interface SqliteConnectionOptions {
-  readonly migrate: MigrateMode
-  readonly adopt: boolean
-  readonly deadlineMs: number
+interface SqliteConnectionOptions extends Required<Omit<SqliteKeyStoreOptions, 'pollMs'>> {
   /** Called when the connection is open and migrated, before anything is read through it. */
   onReady(client: SqliteClient): void
 }
 
-/** A synchronous piece of work. */
-export type SqliteWork<T> = (statements: SqliteStatements) => T
+type SqliteWork<T> = (statements: SqliteStatements) => T
 
 export class SqliteConnection {
-  /** A file of ours, a database in our memory, or whatever the host's connection is on. */
+  /** Where the data is: in a file of ours, in our memory, or wherever the host's connection has it. */
   readonly place: 'file' | 'memory' | 'host'
   /** Null on the host's connection. */
   readonly path: string | null
@@ -33,7 +34,7 @@ export class SqliteConnection {
   #ready: Promise<MigrationReport> | null = null
   #closed = false
 
-  /** @param source a path, opened at first use, or the host's connection, of which no pragma is changed */
+  /** @param source a path, opened at first use, or the host's connection, none of whose pragmas we change */
   constructor(source: string | SqliteClient, options: SqliteConnectionOptions) {
     this.path = typeof source === 'string' ? source : null
     this.place = this.path === null ? 'host' : isInMemory(this.path) ? 'memory' : 'file'
@@ -42,7 +43,7 @@ export class SqliteConnection {
     this.#options = options
   }
 
-  /** Opens and migrates, once. A failure is not kept: the next call tries again. */
+  /** Opens and migrates, once. After a failure the next call tries again. */
   ready(): Promise<MigrationReport> {
     this.assertOpen()
     if (this.#ready === null) {
@@ -54,28 +55,28 @@ export class SqliteConnection {
     return this.#ready
   }
 
-  /** Runs one synchronous piece of work, without any lock held before or after. */
+  /** Runs our statements outside of a transaction. */
   read<T>(action: string, work: SqliteWork<T>): Promise<T> {
-    return this.look(action, (client) => work(this.#prepared(client)))
+    return this.withClient(action, (client) => work(this.#preparedStatements(client)))
   }
 
-  /** The same for work that does without our statements, which cannot be prepared while the table is missing. */
-  async look<T>(action: string, work: (client: SqliteClient) => T): Promise<T> {
+  /** Runs work that needs none of our statements, which cannot be prepared while the table is missing. */
+  async withClient<T>(action: string, work: (client: SqliteClient) => T): Promise<T> {
     await this.ready()
     return this.#retrying(action, work)
   }
 
-  /** The same in one BEGIN IMMEDIATE; while the host is inside a transaction of its own it waits as for a lock. */
+  /** Runs our statements in one BEGIN IMMEDIATE. While the host's transaction is open it waits, as for a lock. */
   async write<T>(action: string, work: SqliteWork<T>): Promise<T> {
     await this.ready()
     return this.#retrying(action, (client) => {
-      waitForHost(client)
-      return client.transaction(() => work(this.#prepared(client))).immediate()
+      assertNoHostTransaction(client)
+      return client.transaction(() => work(this.#preparedStatements(client))).immediate()
     })
   }
 
-  /** Runs what must be inside no transaction: while the host is in one it waits. */
-  async apart<T>(
+  /** Runs work that cannot run inside a transaction. While the host's transaction is open it waits. */
+  async outsideTransaction<T>(
     action: string,
     work: (client: SqliteClient) => T,
     deadlineMs = this.#options.deadlineMs,
@@ -84,7 +85,7 @@ export class SqliteConnection {
     return this.#retrying(
       action,
       (client) => {
-        waitForHost(client)
+        assertNoHostTransaction(client)
         return work(client)
       },
       deadlineMs,
@@ -103,20 +104,20 @@ export class SqliteConnection {
     const path = this.path
     if (path !== null) {
       const action = `open ${path}`
-      if (migrate !== 'off') await this.#retrying(action, () => inspectFile(path, migrate, adopt))
+      if (migrate !== 'off') await this.#retrying(action, () => checkFile(path, migrate, adopt))
       this.#client ??= await this.#retrying(action, () => openFile(path, migrate))
     }
     const report = await this.#retrying('migrate the database', (client) => {
       if (migrate === 'off') return NOTHING_APPLIED
-      waitForHost(client)
+      assertNoHostTransaction(client)
       return migrateSqlite(client, { mode: migrate, adopt })
     })
-    if (path !== null) await this.#retrying('set the journal mode', (client) => setJournal(client, path))
+    if (path !== null) await this.#retrying('set the journal mode', (client) => setJournalMode(client, path))
     await this.#retrying('begin to read', onReady)
     return report
   }
 
-  #prepared(client: SqliteClient): SqliteStatements {
+  #preparedStatements(client: SqliteClient): SqliteStatements {
     this.#statements ??= prepareStatements(client)
     return this.#statements
   }
@@ -130,7 +131,7 @@ export class SqliteConnection {
       this.assertOpen()
       return work(this.#client as SqliteClient)
     }).catch((error) => {
-      throw error instanceof HostTransaction ? stillInTransaction(action) : storeError(action, error)
+      throw error instanceof HostTransactionError ? stillInTransaction(action) : storeError(action, error)
     })
   }
 
@@ -149,10 +150,10 @@ function stillInTransaction(action: string): StoreError {
 }
 
 /**
- * Refuses what would be refused later, through a read-only connection: closing a read-write one may write a WAL back into
- * the file, and a file that is refused stays as it was.
+ * Throws what opening the file would throw. The connection is read-only, so that a refused file is not changed: closing one that
+ * may write can write a WAL back into the file.
  */
-function inspectFile(path: string, mode: Exclude<MigrateMode, 'off'>, adopt: boolean): void {
+function checkFile(path: string, mode: Exclude<MigrateMode, 'off'>, adopt: boolean): void {
   if (isInMemory(path) || !existsSync(path) || statSync(path).size === 0) return
   let client: SqliteClient | undefined
   try {
@@ -163,9 +164,9 @@ function inspectFile(path: string, mode: Exclude<MigrateMode, 'off'>, adopt: boo
     if (code === 'SQLITE_NOTADB') throw schemaError(`${path} is not a SQLite database. Nothing was changed`)
     if (code?.startsWith('SQLITE_CORRUPT'))
       throw schemaError(`${path} is damaged: restore a backup. Nothing was changed`)
-    // A journal left by a killed process can only be rolled back by a connection that may write.
-    const cannotLook = code?.startsWith('SQLITE_READONLY') || code?.startsWith('SQLITE_CANTOPEN')
-    if (!cannotLook) throw error
+    // A killed process's journal can only be rolled back by a connection that may write. Then opening the file does the checks.
+    const cannotRead = code?.startsWith('SQLITE_READONLY') || code?.startsWith('SQLITE_CANTOPEN')
+    if (!cannotRead) throw error
   } finally {
     client?.close()
   }
@@ -180,11 +181,11 @@ function openFile(path: string, mode: MigrateMode): SqliteClient {
   const client = new Database(path, { timeout: 0 })
   try {
     client.pragma('secure_delete = ON')
-    // better-sqlite3 is built so that the second connection to a WAL file would run with NORMAL, and a power cut could
-    // then lose a key that already encrypted data.
+    // better-sqlite3's build sets NORMAL on the second connection to a WAL file. With NORMAL a power cut can lose a key that
+    // already encrypted data.
     client.pragma('synchronous = FULL')
-    // A commit of a thousand rows in the order of their ids changes as many pages all over the file: with SQLite's own 1000
-    // pages each such commit would copy all of its pages a second time, and a rewrap take a third longer. 16 MB.
+    // 4000 pages are 16 MB. One commit of a rewrap changes about 1000 pages all over the file. With SQLite's default of 1000 each
+    // such commit would also copy all of its pages into the database, and a rewrap would take a third longer.
     client.pragma('wal_autocheckpoint = 4000')
     return client
   } catch (error) {
@@ -193,13 +194,13 @@ function openFile(path: string, mode: MigrateMode): SqliteClient {
   }
 }
 
-/** Only its owner may read a new file; SQLite gives the WAL the mode of the database. */
+/** Makes a file that only its owner may read, and its folders. SQLite gives the WAL the same mode. */
 function createFile(path: string): void {
   mkdirSync(dirname(path), { recursive: true, mode: 0o700 })
   closeSync(openSync(path, 'a', 0o600))
 }
 
-function setJournal(client: SqliteClient, path: string): void {
+function setJournalMode(client: SqliteClient, path: string): void {
   const mode = client.pragma('journal_mode = WAL', { simple: true })
   if (mode !== 'wal' && !isInMemory(path)) {
     throw new StoreError(
@@ -215,7 +216,7 @@ function isInMemory(path: string): boolean {
 /** @throws ERR_INVALID_ARGUMENT */
 export function assertSqlitePath(path: unknown): asserts path is string {
   if (typeof path !== 'string' || path === '') throw invalidArgument('path must be a non-empty string')
-  // A database URL in quotes, or after a space: as a path it would be made, and shown with its password in messages.
+  // Else a mistyped URL (in quotes, after a space) would become a file name, and messages would show its password.
   if (path.includes('://'))
     throw invalidArgument('path must be the path of a file, got what looks like a URL')
 }

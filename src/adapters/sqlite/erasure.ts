@@ -1,4 +1,4 @@
-/** Gets erased bytes out of a SQLite database's files. */
+/** Removes erased bytes from the files of a SQLite database. */
 import { stat } from 'node:fs/promises'
 import { storeError } from '../../drivers/driver-error.js'
 import type { SqliteClient } from '../../drivers/sqlite-client.js'
@@ -9,39 +9,40 @@ import { LEDGER } from '../migrator.js'
 import type { SqliteConnection } from './connection.js'
 import { hasOldBytes } from './old-bytes.js'
 
-/** How long a shred waits for others to have read what is in the write-ahead log. */
-const PATIENCE_MS = 1000
+/** How long a shred waits for other connections that still read the write-ahead log. */
+const SHRED_WAIT_MS = 1000
 
 export class SqliteErasure {
   readonly #connection: SqliteConnection
-  readonly #patienceMs: number
-  #emptying: Promise<Required<ErasureState>> | null = null
+  readonly #shredWaitMs: number
+  /** The next erasure. Every shred that commits before it begins waits for this one. */
+  #nextErasure: Promise<Required<ErasureState>> | null = null
 
   constructor(connection: SqliteConnection, deadlineMs: number) {
     this.#connection = connection
-    this.#patienceMs = Math.min(deadlineMs, PATIENCE_MS)
+    this.#shredWaitMs = Math.min(deadlineMs, SHRED_WAIT_MS)
   }
 
-  /** After the commit: the bytes that it erased are still in the write-ahead log, until that is emptied. Never throws. */
+  /** Call it after a shred's commit: the erased bytes stay in the write-ahead log until that is truncated. Never throws. */
   afterShred(): Promise<Required<ErasureState>> {
-    // All that committed before the log is emptied share it: a thousand shreds at once would wait for a thousand disk flushes.
-    this.#emptying ??= new Promise((resolve) => setImmediate(resolve)).then(() => {
-      this.#emptying = null
-      return this.#emptyLog()
+    // One truncation for many shreds: else a thousand at once would wait for a thousand disk flushes.
+    this.#nextErasure ??= new Promise((resolve) => setImmediate(resolve)).then(() => {
+      this.#nextErasure = null
+      return this.#erase()
     })
-    return this.#emptying
+    return this.#nextErasure
   }
 
-  /** Rewrites the file without its free space, where bytes that were erased without `secure_delete` remain. */
+  /** Rewrites the file without its free space, which holds the bytes that were erased without `secure_delete`. */
   async finish(): Promise<Required<ErasureState>> {
     await this.#connection.ready()
     if (this.#connection.place === 'memory') return ERASED
     try {
-      await this.#connection.apart('rewrite the file', rewrite)
+      await this.#connection.outsideTransaction('rewrite the file', rewrite)
     } catch (error) {
       return stillPending(error)
     }
-    const journal = await this.#connection.look('read the journal mode', (client) =>
+    const journal = await this.#connection.withClient('read the journal mode', (client) =>
       client.pragma('journal_mode', { simple: true }),
     )
     if (journal !== 'persist') return ERASED
@@ -51,7 +52,7 @@ export class SqliteErasure {
     )
   }
 
-  async #emptyLog(): Promise<Required<ErasureState>> {
+  async #erase(): Promise<Required<ErasureState>> {
     switch (this.#connection.place) {
       case 'memory':
         return ERASED
@@ -62,43 +63,43 @@ export class SqliteErasure {
         )
       case 'file':
         try {
-          return await this.#emptyFile()
+          return await this.#eraseFromFile()
         } catch (error) {
           return stillPending(error)
         }
     }
   }
 
-  async #emptyFile(): Promise<Required<ErasureState>> {
+  async #eraseFromFile(): Promise<Required<ErasureState>> {
     const path = this.#connection.path ?? ''
-    await this.#connection.apart('empty the write-ahead log', emptyLog, this.#patienceMs)
+    await this.#connection.outsideTransaction('empty the write-ahead log', truncateLog, this.#shredWaitMs)
     if (!(await hasOldBytes(path))) return ERASED
-    const isSmall = (await stat(path)).size <= REWRITTEN_BYTES
-    if (!isSmall || !(await this.#connection.look('look for other tables', isOursAlone)))
+    const isSmall = (await stat(path)).size <= MAX_REWRITTEN_BYTES
+    if (!isSmall || !(await this.#connection.withClient('look for other tables', hasOnlyOurTables)))
       return pendingErasure(`Unused space in the file still holds copies of rows: ${FINISH_ERASURE}`)
-    await this.#connection.apart('rewrite the file', rewrite, this.#patienceMs)
+    await this.#connection.outsideTransaction('rewrite the file', rewrite, this.#shredWaitMs)
     return ERASED
   }
 }
 
-/** Rewritten by a shred itself: that keeps the event loop for 50 ms or so. */
-const REWRITTEN_BYTES = 4_000_000
+/** The largest file that a shred rewrites by itself. It blocks the event loop for about 50 ms. */
+const MAX_REWRITTEN_BYTES = 4_000_000
 
 function rewrite(client: SqliteClient): void {
   client.exec('vacuum')
-  emptyLog(client)
+  truncateLog(client)
 }
 
-/** VACUUM may change the rowids of tables without an INTEGER PRIMARY KEY, which somebody may rely on. */
-function isOursAlone(client: SqliteClient): boolean {
+/** VACUUM may change the rowids of tables without an INTEGER PRIMARY KEY. Other tables may rely on theirs; ours do not. */
+function hasOnlyOurTables(client: SqliteClient): boolean {
   const others = `select 1 from sqlite_master where tbl_name not in (?, ?) and tbl_name not like 'sqlite~_%' escape '~'`
   return client.prepare(others).get(encryptionKeysDeclaration.name, LEDGER) === undefined
 }
 
-/** Everything of the write-ahead log into the file, and the log cut to nothing; does nothing where there is none. */
-function emptyLog(client: SqliteClient): void {
+/** Copies the write-ahead log into the file and truncates it. Does nothing if there is none. */
+function truncateLog(client: SqliteClient): void {
   const [result] = client.pragma('wal_checkpoint(TRUNCATE)') as readonly { readonly busy: number }[]
-  // Only other connections' readers and writers are reported so; all else is thrown.
+  // SQLite reports that other connections are in the way in the result, and throws everything else.
   if (result?.busy)
     throw Object.assign(new Error('another connection is reading the write-ahead log'), {
       code: 'SQLITE_BUSY',

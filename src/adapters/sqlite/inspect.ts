@@ -1,29 +1,25 @@
-/** What is wrong with a SQLite database itself, beside its rows. */
+/** Finds what is wrong with a SQLite database itself: its settings, file modes, schema version, and damage. */
 import { statSync } from 'node:fs'
 import { describeDriverError } from '../../drivers/driver-error.js'
 import type { SqliteClient } from '../../drivers/sqlite-client.js'
 import type { StoreFinding } from '../../store.js'
-import type { MigrateMode } from '../migrator.js'
+import type { SqliteConnection } from './connection.js'
 import { schemaProblem } from './migrate.js'
 
-export interface InspectedPlace {
-  readonly place: 'file' | 'memory' | 'host'
-  readonly path: string | null
-  readonly migrate: MigrateMode
-}
+type InspectedDatabase = Pick<SqliteConnection, 'place' | 'path' | 'migrate'>
 
-/** Reads the whole database, and keeps the event loop for as long. */
-export function inspectSqlite(client: SqliteClient, inspected: InspectedPlace): StoreFinding[] {
+/** Reads the whole database. Synchronous, so that it blocks the event loop for as long. */
+export function inspectSqlite(client: SqliteClient, inspected: InspectedDatabase): StoreFinding[] {
   const findings = [...settingFindings(client, inspected), ...fileModeFindings(inspected)]
   const damage = damageOf(client)
-  // What a damaged file says of its schema is not to be believed, and may not even be readable.
+  // The schema of a damaged file cannot be trusted, and may not even be readable.
   if (damage !== null) return [...findings, { severity: 'error', kind: 'damage', reason: damage }]
   const problem = schemaProblem(client, inspected.migrate)
   if (problem === null) return findings
   return [...findings, { severity: 'error', kind: 'schemaVersion', reason: problem }]
 }
 
-function settingFindings(client: SqliteClient, { place }: InspectedPlace): StoreFinding[] {
+function settingFindings(client: SqliteClient, { place }: InspectedDatabase): StoreFinding[] {
   const reasons: string[] = []
   const value = (pragma: string) => client.pragma(pragma, { simple: true })
   if (isOnDisk(client)) {
@@ -36,7 +32,7 @@ function settingFindings(client: SqliteClient, { place }: InspectedPlace): Store
       reasons.push(
         'synchronous is less than FULL: a power cut can lose a key that already encrypted data: set synchronous = FULL',
       )
-    // FAST (2) leaves pages that become free as they were.
+    // FAST (2) does not clear pages that become free.
     if (value('secure_delete') !== 1)
       reasons.push('secure_delete is not ON: erased keys stay in the file: set secure_delete = ON')
   }
@@ -47,7 +43,7 @@ function settingFindings(client: SqliteClient, { place }: InspectedPlace): Store
   }))
 }
 
-/** Of `PRAGMA synchronous`. */
+/** A value of `PRAGMA synchronous`. */
 const FULL = 2
 
 function isOnDisk(client: SqliteClient): boolean {
@@ -58,8 +54,8 @@ function isOnDisk(client: SqliteClient): boolean {
   return databases.some(({ name, file }) => name === 'main' && file !== '')
 }
 
-/** Windows has no such modes. */
-function fileModeFindings({ place, path }: InspectedPlace): StoreFinding[] {
+/** Findings about who may read the files. Windows has no such modes. */
+function fileModeFindings({ place, path }: InspectedDatabase): StoreFinding[] {
   if (place !== 'file' || path === null || process.platform === 'win32') return []
   return [path, `${path}-wal`, `${path}-shm`].flatMap((file) => {
     const mode = statSync(file, { throwIfNoEntry: false })?.mode ?? 0
@@ -73,7 +69,7 @@ function fileModeFindings({ place, path }: InspectedPlace): StoreFinding[] {
   })
 }
 
-/** Names tables, pages and rowids, no values. */
+/** What `quick_check` found, or null. It names tables, pages and rowids, and quotes no value. */
 function damageOf(client: SqliteClient): string | null {
   try {
     const found = client.pragma('quick_check(1)', { simple: true })

@@ -1,22 +1,22 @@
-/** Instants as SQLite keeps them: text that Python's `datetime.fromisoformat` and JavaScript both read. */
+/** Converts times to and from the text in SQLite, which both Python's `datetime.fromisoformat` and JavaScript read. */
 
-// RFC 3339 with the offset required: without one JavaScript would take the time for local.
+// RFC 3339. The offset is required: JavaScript takes a time without one for local time.
 const RFC_3339 = /^\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)$/
 
 let last = { ms: Number.NaN, text: '' }
 
 /**
- * Exactly as the Python reference writes it, `2026-11-22T20:24:02.735000+00:00`: a process of it that still reads
- * the file may run a Python before 3.11, whose `fromisoformat` knows neither `Z` nor other numbers of digits.
+ * Formats a time exactly as the Python reference does: `2026-11-22T20:24:02.735000+00:00`. A Python before 3.11 may still read
+ * the file, and its `fromisoformat` accepts neither `Z` nor another number of digits.
  */
 export function instantToText(value: Date): string {
   const ms = value.getTime()
-  // The rows of a page of a rewrap have one time, or nearly so.
+  // A rewrap writes many rows with the same time.
   if (ms !== last.ms) last = { ms, text: value.toISOString().replace('Z', '000+00:00') }
   return last.text
 }
 
-/** Milliseconds; the reference's microseconds are cut. An invalid Date if the text is not RFC 3339: see readRecord. */
+/** Parses a time and cuts it to milliseconds. An invalid Date if the text is not RFC 3339: see `requireValidTimes`. */
 export function instantFromText(value: string): Date {
   return new Date(RFC_3339.test(value) ? value : Number.NaN)
 }

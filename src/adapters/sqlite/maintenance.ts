@@ -1,13 +1,20 @@
-/** What the operator's commands need of a SQLite store. */
+/** What the operator's commands do with a SQLite store. */
 import { isKeystoreError } from '../../errors.js'
 import type { DatedCensusRow, ErasureState, StoreFinding, StoreMaintenance } from '../../store.js'
 import type { KeyRecord } from '../../table.js'
-import { groupByUser, outdatesCaches, readable, tombstonesFirst, usersOf, winnersOf } from '../records.js'
+import {
+  distinctUserIds,
+  groupByUser,
+  outdatesCaches,
+  requireValidTimes,
+  tombstonesFirst,
+  winnersOf,
+} from '../records.js'
 import type { SqliteChanges } from './changes.js'
 import type { SqliteConnection } from './connection.js'
 import type { SqliteErasure } from './erasure.js'
 import { inspectSqlite } from './inspect.js'
-import { rowsOf } from './statements.js'
+import { selectVersions } from './statements/prepare.js'
 
 export class SqliteMaintenance implements StoreMaintenance {
   readonly #connection: SqliteConnection
@@ -22,18 +29,18 @@ export class SqliteMaintenance implements StoreMaintenance {
 
   async restore(records: readonly KeyRecord[]): Promise<KeyRecord[]> {
     const { restored, stored } = await this.#connection.write('restore keys', (s) => {
-      const inserted = tombstonesFirst(records)
+      const restored = tombstonesFirst(records)
         .flat()
-        .filter((record) => s.restore.run({ ...record }).changes === 1)
-      return { restored: inserted, stored: rowsOf(s, usersOf(records)) }
+        .filter((record) => s.restoreRow.run({ ...record }).changes === 1)
+      return { restored, stored: selectVersions(s, distinctUserIds(records)) }
     })
-    this.#changes.tell(restored.filter(outdatesCaches).map(({ userId }) => userId))
-    return winnersOf(records, groupByUser(stored.map(readable)))
+    this.#changes.publish(restored.filter(outdatesCaches).map(({ userId }) => userId))
+    return winnersOf(records, groupByUser(stored.map(requireValidTimes)))
   }
 
   async inspect(): Promise<StoreFinding[]> {
     try {
-      return await this.#connection.look('inspect the database', (client) =>
+      return await this.#connection.withClient('inspect the database', (client) =>
         inspectSqlite(client, this.#connection),
       )
     } catch (error) {
@@ -47,7 +54,7 @@ export class SqliteMaintenance implements StoreMaintenance {
   }
 
   async datedCensus(): Promise<DatedCensusRow[]> {
-    const rows = await this.#connection.read('count keys', (s) => s.datedCensus.all())
+    const rows = await this.#connection.read('count keys', (s) => s.countRowsWithAges.all())
     return rows.map(({ oldestMs, newestMs, shredded, ...row }) => ({
       ...row,
       shredded: shredded === 1,

@@ -1,4 +1,4 @@
-/** Migrates a SQLite database, and adopts a file of the Python reference on the way. Synchronous, as better-sqlite3 is. */
+/** Migrates a SQLite database, and adopts files of the Python reference. Synchronous, because better-sqlite3 is. */
 
 import type { SqliteClient } from '../../drivers/sqlite-client.js'
 import { isKeystoreError, schemaError } from '../../errors.js'
@@ -14,28 +14,27 @@ import {
   refuseInCheckMode,
   tableWithoutLedger,
 } from '../migrator.js'
-import { adoptableRows, differenceFromReference, referenceDigest } from './adopt-reference.js'
+import type { SqliteKeyStoreOptions } from '../options.js'
+import { countAdoptableRows, differenceFromReference, referenceDigest } from './adopt-reference.js'
 
 const TABLE = encryptionKeysDeclaration.name
 const [referenceMigration] = sqliteMigrations
 
-export interface SqliteMigrationOptions {
+interface SqliteMigrationOptions extends Required<Pick<SqliteKeyStoreOptions, 'adopt'>> {
   readonly mode: Exclude<MigrateMode, 'off'>
-  /** Adopt a file of the Python reference. */
-  readonly adopt: boolean
 }
 
 /**
- * Brings the table up to date. Reads the ledger first: when nothing is missing it takes no lock.
+ * Brings the table up to date. Reads the ledger first: when no migration is missing it takes no lock.
  *
- * @throws ERR_SCHEMA · the driver's own errors, SQLITE_BUSY among them: the caller tries again
+ * @throws ERR_SCHEMA · the driver's errors, such as SQLITE_BUSY, after which the caller may try again
  */
 export function migrateSqlite(client: SqliteClient, options: SqliteMigrationOptions): MigrationReport {
   const { pending } = plan(client, options)
   if (pending.length === 0) return NOTHING_APPLIED
   refuseInCheckMode(options.mode, pending)
 
-  // Inside a transaction this pragma does nothing, and a rebuild would then cascade into the host's child tables.
+  // Else the rebuild of the table would cascade into the host's child tables. Inside a transaction the pragma has no effect.
   const foreignKeys = client.pragma('foreign_keys', { simple: true })
   client.pragma('foreign_keys = OFF')
   try {
@@ -45,14 +44,17 @@ export function migrateSqlite(client: SqliteClient, options: SqliteMigrationOpti
   }
 }
 
-/** Looks and throws like {@link migrateSqlite}, but changes nothing: a read-only connection will do. */
+/** Throws what {@link migrateSqlite} would throw, and changes nothing: a read-only connection is enough. */
 export function checkSqlite(client: SqliteClient, options: SqliteMigrationOptions): void {
   refuseInCheckMode(options.mode, plan(client, options).pending)
 }
 
-/** What {@link checkSqlite} would refuse. Of a table of the host's own migrations, which has no ledger, the columns count. */
+/**
+ * What is wrong with the schema, or null: missing migrations, for example. A table that the host's own migrations made has no
+ * ledger; it is in order if it has all columns.
+ */
 export function schemaProblem(client: SqliteClient, mode: MigrateMode): string | null {
-  if (mode === 'off' && !exists(client, LEDGER) && hasEveryColumn(client)) return null
+  if (mode === 'off' && !tableExists(client, LEDGER) && hasEveryColumn(client)) return null
   try {
     checkSqlite(client, { mode: 'check', adopt: false })
     return null
@@ -74,29 +76,29 @@ interface Plan {
 }
 
 function plan(client: SqliteClient, options: SqliteMigrationOptions): Plan {
-  if (exists(client, LEDGER)) {
+  if (tableExists(client, LEDGER)) {
     const ledger = client.prepare(`select tag, sha256 from ${LEDGER} order by tag`).all() as LedgerRow[]
     return { pending: pendingMigrations(ledger, sqliteMigrations), adopting: false }
   }
   try {
     return planWithoutLedger(client, options)
   } catch (error) {
-    // Another process may have adopted the file between two looks, one of which then saw a table that is neither's.
-    if (exists(client, LEDGER)) return plan(client, options)
+    // Another process may have adopted the file between two of our reads, which then saw two different tables.
+    if (tableExists(client, LEDGER)) return plan(client, options)
     throw error
   }
 }
 
 function planWithoutLedger(client: SqliteClient, { adopt }: SqliteMigrationOptions): Plan {
-  if (!exists(client, TABLE)) return { pending: sqliteMigrations, adopting: false }
+  if (!tableExists(client, TABLE)) return { pending: sqliteMigrations, adopting: false }
   const difference = differenceFromReference(client)
   if (difference !== null) throw tableWithoutLedger(difference)
-  const rows = adoptableRows(client)
+  const rows = countAdoptableRows(client)
   if (!adopt) throw adoptionNotAllowed(rows)
   return { pending: sqliteMigrations.filter((migration) => migration !== referenceMigration), adopting: true }
 }
 
-/** Inside the transaction: what was read before the lock may have changed. */
+/** Runs inside the transaction. Plans again: another process may have migrated before we got the lock. */
 function apply(client: SqliteClient, options: SqliteMigrationOptions): MigrationReport {
   const { pending, adopting } = plan(client, options)
   if (pending.length === 0) return NOTHING_APPLIED
@@ -131,8 +133,9 @@ function apply(client: SqliteClient, options: SqliteMigrationOptions): Migration
 }
 
 /**
- * What the reference replaced and deleted, without `secure_delete`, is still in the file's free pages. Where that is on, as
- * on a connection of ours, pages that are used and given back are zeroed; those of the old table are when it is dropped.
+ * Fills the file's free pages and frees them again. The reference runs without `secure_delete`, so that they still hold keys that
+ * it replaced or deleted. With `secure_delete`, which connections of ours have, SQLite zeroes pages as they become free; those of
+ * the reference's table are zeroed when it is dropped.
  */
 function clearFreePages(client: SqliteClient): void {
   const pageBytes = client.pragma('page_size', { simple: true }) as number
@@ -144,10 +147,10 @@ function clearFreePages(client: SqliteClient): void {
 }
 
 const SCRATCH = '__drizzle_keystore_scratch'
-/** A value in SQLite holds 1,000,000,000 bytes at most, and a page up to 65,536. */
+/** One value fills them: it may have up to 1,000,000,000 bytes, and a page up to 65,536. */
 const PAGES_AT_ONCE = 10_000
 
-function exists(client: SqliteClient, table: string): boolean {
+function tableExists(client: SqliteClient, table: string): boolean {
   return client.prepare('select 1 from sqlite_master where name = ? collate nocase').get(table) !== undefined
 }
 

@@ -4,7 +4,7 @@ import { check, customType, index, integer, primaryKey, sqliteTable, text } from
 import { encryptionKeysDeclaration as declaration, MAX_KEY_VERSION } from '../../table.js'
 import { instantFromText, instantToText } from './instant.js'
 
-/** BLOB. Copied on the way in: what the driver hands out is not ours to keep. */
+/** BLOB. Copies what it reads: the driver's buffer is not ours to keep. */
 const bytes = customType<{ data: Uint8Array; driverData: Uint8Array }>({
   dataType: () => 'blob',
   fromDriver: (value) => new Uint8Array(value),
@@ -15,15 +15,15 @@ const bytes = customType<{ data: Uint8Array; driverData: Uint8Array }>({
 const instant = customType<{ data: Date; driverData: string | null }>({
   dataType: () => 'text',
   fromDriver: (value) => instantFromText(value ?? ''),
-  // Drizzle encodes the null of a placeholder too, which the type does not say.
+  // Drizzle passes the null of a placeholder too, although its type excludes it.
   toDriver: (value: Date | null) => value && instantToText(value),
 })
 
 const { columns } = declaration
 
 /**
- * `encryption_keys` for SQLite. List it in your own drizzle schema only if your own migrations are to make the
- * table; then open the store with `migrate: 'off'`.
+ * The table `encryption_keys` for SQLite. List it in your own drizzle schema only if your own migrations make the table; then
+ * open the store with `migrate: 'off'`.
  */
 export const encryptionKeys = sqliteTable(
   declaration.name,
@@ -39,7 +39,7 @@ export const encryptionKeys = sqliteTable(
   (table) => [
     primaryKey({ name: declaration.primaryKey.name, columns: [table.userId, table.version] }),
     index(declaration.kekIndex.name).on(table.kekId).where(sql`${table.shreddedAt} is null`),
-    // SQLite stores any type in any column: these make it keep to ours (sqlite.org/flextypegood.html).
+    // SQLite stores any type in any column; these checks allow only ours (sqlite.org/flextypegood.html).
     check(
       declaration.versionCheck,
       sql`typeof(${table.version}) = 'integer' and ${table.version} between 1 and ${sql.raw(String(MAX_KEY_VERSION))}`,

@@ -1,4 +1,4 @@
-/** The SQLite store, on better-sqlite3: embedded, the default. Exported as `drizzle-keystore/sqlite`. */
+/** The SQLite store, on better-sqlite3. Exported as `drizzle-keystore/sqlite`. */
 
 import { DEFAULT_DEADLINE_MS } from '../../drivers/retry.js'
 import type { SqliteClient } from '../../drivers/sqlite-client.js'
@@ -14,48 +14,41 @@ import type {
   WrapChange,
 } from '../../store.js'
 import { isTombstone, type KeyRecord, type KeyRef } from '../../table.js'
-import type { MigrateMode, MigrationReport } from '../migrator.js'
+import type { MigrationReport } from '../migrator.js'
+import type { SqliteKeyStoreOptions } from '../options.js'
 import {
+  BEFORE_ALL_REFS,
+  distinctUserIds,
   groupByUser,
+  hasValidTimes,
   inLockOrder,
-  inRounds,
-  isReadable,
+  insertRounds,
   newTombstone,
-  readable,
-  usersOf,
+  requireValidTimes,
   winnersOf,
 } from '../records.js'
 import { DEFAULT_POLL_MS, SqliteChanges } from './changes.js'
 import { assertSqlitePath, SqliteConnection } from './connection.js'
 import { SqliteErasure } from './erasure.js'
 import { SqliteMaintenance } from './maintenance.js'
-import { activeRowsOf, rowsOf } from './statements.js'
+import { selectActive, selectVersions } from './statements/prepare.js'
 
 export type { MigrateMode, MigrationReport } from '../migrator.js'
+export type { SqliteKeyStoreOptions } from '../options.js'
 export { encryptionKeys } from './schema.js'
 
 /**
- * A path (or `:memory:`), whose file, folders and connection are ours, or the host's own drizzle db on better-sqlite3, which
- * we neither close nor change a pragma of.
+ * Where the store's database is. A `path` (or `:memory:`): the store makes the file and its folders, and has a connection of its
+ * own. A `db`: the host application's drizzle db on better-sqlite3, which the store does not close and no pragma of which it changes.
  */
 export type SqliteSource = { readonly path: string } | { readonly db: { readonly $client: SqliteClient } }
 
-export interface SqliteKeyStoreOptions {
-  /** Default `'auto'`. */
-  readonly migrate?: MigrateMode
-  /** Take over a file of the Python reference. Default false. */
-  readonly adopt?: boolean
-  /** How long a call waits for another writer's lock, in milliseconds. Default 10,000. */
-  readonly deadlineMs?: number
-  /** How often the database is asked whether others have written, while somebody listens, in milliseconds. Default 1000. */
-  readonly pollMs?: number
-}
-
 /**
- * Opens at first use; {@link SqliteKeyStore.ready} does it at once. Options may stand in either object.
+ * Makes a store on a SQLite database. It opens at first use; {@link SqliteKeyStore.ready} opens it at once. Options may be in
+ * either argument; the second wins.
  *
- * A shred reports its bytes as gone (`erased: 'file'`) where every writer of the file was a store of ours on a path: a host's
- * connection without `secure_delete` leaves bytes in the file's free space, which `maintenance.finishErasure()` clears.
+ * A shred's `erased: 'file'` holds if every writer of the file was a store on a path. A host's connection without `secure_delete`
+ * leaves erased bytes in the file's free space, which `maintenance.finishErasure()` removes.
  *
  * @throws ERR_INVALID_ARGUMENT
  * @example
@@ -66,12 +59,12 @@ export function sqliteKeyStore(
   source: SqliteSource & SqliteKeyStoreOptions,
   options: SqliteKeyStoreOptions = {},
 ): SqliteKeyStore {
-  // Whoever puts an option beside the path means it: ignored, it would be a silent default.
+  // An option beside the path counts too: ignoring it would silently mean its default.
   return new SqliteKeyStore(source, { ...source, ...options })
 }
 
 export class SqliteKeyStore implements KeyStore {
-  /** SQLite transactions are synchronous, so that no caller can have one open while it awaits us. */
+  /** SQLite transactions are synchronous: no caller can have one open while it awaits this store. */
   readonly transactional = false
   readonly maintenance: StoreMaintenance
   readonly #connection: SqliteConnection
@@ -92,60 +85,64 @@ export class SqliteKeyStore implements KeyStore {
     this.maintenance = new SqliteMaintenance(this.#connection, this.#changes, this.#erasure)
   }
 
-  /** Opens and migrates. @returns what was migrated @throws ERR_STORE · ERR_SCHEMA · ERR_CLOSED */
+  /** Opens the database and migrates it. @returns what was migrated @throws ERR_STORE · ERR_SCHEMA · ERR_CLOSED */
   ready(): Promise<MigrationReport> {
     return this.#connection.ready()
   }
 
   async getActive(userIds: readonly string[]): Promise<Map<string, KeyRecord>> {
-    const records = await this.#connection.read('read keys', (s) => activeRowsOf(s, userIds))
-    return new Map(records.map((record) => [record.userId, readable(record)]))
+    const records = await this.#connection.read('read keys', (s) => selectActive(s, userIds))
+    return new Map(records.map((record) => [record.userId, requireValidTimes(record)]))
   }
 
   async getAll(userIds: readonly string[]): Promise<Map<string, KeyRecord[]>> {
-    const records = await this.#connection.read('read keys', (s) => rowsOf(s, userIds))
-    return groupByUser(records.map(readable))
+    const records = await this.#connection.read('read keys', (s) => selectVersions(s, userIds))
+    return groupByUser(records.map(requireValidTimes))
   }
 
   async insertIfAbsent(records: readonly KeyRecord[]): Promise<KeyRecord[]> {
     const { inserted, stored } = await this.#connection.write('insert keys', (s) => {
       const inserted = new Set(
-        inRounds(records)
+        insertRounds(records)
           .flat()
-          .filter((record) => s.insert.run({ ...record }).changes === 1),
+          .filter((record) => s.insertRow.run({ ...record }).changes === 1),
       )
-      // What went in is what is stored: only the others have a winner that we do not know.
+      // An inserted row is its own winner. Only the others have one that must be read.
       const others = records.filter((record) => !inserted.has(record))
-      return { inserted, stored: rowsOf(s, usersOf(others)) }
+      return { inserted, stored: selectVersions(s, distinctUserIds(others)) }
     })
-    this.#changes.tell(usersOf([...inserted].filter(({ version }) => version > 1)))
-    return winnersOf(records, groupByUser(stored.map(readable)), inserted)
+    this.#changes.publish(distinctUserIds([...inserted].filter(({ version }) => version > 1)))
+    return winnersOf(records, groupByUser(stored.map(requireValidTimes)), inserted)
   }
 
   async replaceWrapped(changes: readonly WrapChange[]): Promise<KeyRef[]> {
     return this.#connection.write('replace wrapped keys', (s) => {
-      const changed = inLockOrder(changes).filter((change) => s.replace.run({ ...change }).changes === 1)
+      const changed = inLockOrder(changes).filter(
+        (change) => s.replaceWrappedKey.run({ ...change }).changes === 1,
+      )
       return changed.map(({ userId, version }) => ({ userId, version }))
     })
   }
 
-  async list({ after = BEFORE_ALL, limit, notKekId }: KeyPage): Promise<KeyRecord[]> {
+  async list({ after = BEFORE_ALL_REFS, limit, notKekId }: KeyPage): Promise<KeyRecord[]> {
     const records = await this.#connection.read('list keys', (s) =>
       notKekId === undefined
-        ? s.list.all({ ...after, limit })
-        : s.listNotKek.all({ ...after, limit, kekId: notKekId }),
+        ? s.selectPage.all({ ...after, limit })
+        : s.selectPageNotUnderKek.all({ ...after, limit, kekId: notKekId }),
     )
-    return records.map(readable)
+    return records.map(requireValidTimes)
   }
 
   async shred(userId: string, { forget, at = new Date() }: ShredOptions): Promise<ShredResult> {
     const { live, changed } = await this.#connection.write('shred keys', (s) => {
-      const rows = rowsOf(s, [userId])
-      const erased = s.shred.run({ userId, shreddedAt: at }).changes
-      const other = forget ? s.removeUser.run({ userId }) : s.insertTombstone.run(newTombstone(userId, at))
+      const rows = selectVersions(s, [userId])
+      const erased = s.shredRows.run({ userId, shreddedAt: at }).changes
+      const other = forget
+        ? s.removeRowsOfUser.run({ userId })
+        : s.insertTombstone.run(newTombstone(userId, at))
       return { live: rows.filter((row) => !isTombstone(row)), changed: erased + other.changes > 0 }
     })
-    if (changed) this.#changes.tell([userId])
+    if (changed) this.#changes.publish([userId])
     const kekIds = [...new Set(live.map(({ kekId }) => kekId))]
     const state = await this.#erasure.afterShred()
     return { userId, versions: live.map(({ version }) => version), kekIds, at: new Date(at), ...state }
@@ -153,34 +150,34 @@ export class SqliteKeyStore implements KeyStore {
 
   async remove(refs: readonly KeyRef[]): Promise<number> {
     const removed = await this.#connection.write('remove keys', (s) =>
-      inLockOrder(refs).filter(({ userId, version }) => s.remove.run({ userId, version }).changes === 1),
+      inLockOrder(refs).filter(({ userId, version }) => s.removeRow.run({ userId, version }).changes === 1),
     )
-    this.#changes.tell(removed.map(({ userId }) => userId))
+    this.#changes.publish(removed.map(({ userId }) => userId))
     return removed.length
   }
 
   async sampleByKek(limit: number): Promise<KeyRecord[]> {
     const records = await this.#connection.read('sample keys', (s) => {
-      const withId = s.kekIds.all().flatMap(({ kekId }) => s.sampleOfKek.all({ kekId, limit }))
-      return [...withId, ...s.sampleWithoutKek.all({ limit })]
+      const withId = s.selectKekIds.all().flatMap(({ kekId }) => s.selectSampleOfKek.all({ kekId, limit }))
+      return [...withId, ...s.selectSampleWithoutKek.all({ limit })]
     })
-    return records.filter(isReadable)
+    return records.filter(hasValidTimes)
   }
 
   async census(): Promise<CensusRow[]> {
-    const rows = await this.#connection.read('count keys', (s) => s.census.all())
+    const rows = await this.#connection.read('count keys', (s) => s.countRows.all())
     return rows.map((row) => ({ ...row, shredded: row.shredded === 1 }))
   }
 
   /**
-   * Exact for what is written through this connection; that another connection has committed is seen at the next look, but not
-   * what, nor while the host is inside a transaction on its connection.
+   * Publishes at once which users a write through this connection changed. A commit of another connection is found by polling,
+   * which cannot tell what it changed, and pauses while the host's transaction is open on its connection.
    *
    * @throws ERR_CLOSED
    */
   changes(listener: (change: StoreChange) => void): () => void {
     this.#connection.assertOpen()
-    return this.#changes.listen(listener)
+    return this.#changes.subscribe(listener)
   }
 
   close(): Promise<void> {
@@ -188,8 +185,6 @@ export class SqliteKeyStore implements KeyStore {
     return this.#connection.close()
   }
 }
-
-const BEFORE_ALL: KeyRef = { userId: '', version: 0 }
 
 function clientOf(source: SqliteSource): string | SqliteClient {
   if (typeof source !== 'object' || source === null)

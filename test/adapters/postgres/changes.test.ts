@@ -1,10 +1,10 @@
-/** Notifications on Postgres: what is sent when, and what becomes of them when the connection does not hold. */
+/** Notifications on Postgres: when they are sent, to whom, and what a store reports when the connection is lost. */
 import { connect as connectTo, createServer, type Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { inspect } from 'node:util'
 import { drizzle } from 'drizzle-orm/node-postgres'
 import pg from 'pg'
-import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { beforeEach, describe, expect, it } from 'vitest'
 import { openKeyStore } from '../../../src/adapters/open.js'
 import {
   type PostgresKeyStore,
@@ -12,27 +12,33 @@ import {
   postgresKeyStore,
 } from '../../../src/adapters/postgres/store.js'
 import type { StoreChange } from '../../../src/index.js'
-import { asAdmin, type FreshDatabase, freshDatabase, isChosen } from '../../support/databases.js'
-import { isAnything, isExactly, isSilent, listenTo } from '../../support/heard.js'
+import { isAnything, isExactly, isSilent, listenTo } from '../../support/change-listener.js'
+import { cleanUpAfterEach } from '../../support/cleanups.js'
+import { itIf } from '../../support/conditional.js'
+import { asAdmin, isChosen } from '../../support/databases.js'
 import { hasPgbouncer, type Pgbouncer, startPgbouncer } from '../../support/pgbouncer.js'
 import { freePort, startPostgres } from '../../support/postgres-server.js'
-import { randomRecord } from '../../support/remains.js'
+import { randomRecord } from '../../support/rows.js'
 import { slow } from '../../support/slow.js'
 
 const CHANNEL = /^drizzle_keystore_[0-9a-f]{8}$/
 
 describe.runIf(isChosen('postgres'))('notifications', () => {
-  let database: FreshDatabase
+  const cleanups = cleanUpAfterEach()
+  let databaseUrl: string
   let pool: pg.Pool
-  let stores: PostgresKeyStore[]
-  const open = (options: PostgresKeyStoreOptions = {}, url = database.url) => {
-    const store = postgresKeyStore({ url }, options)
-    stores.push(store)
-    return store
-  }
+  beforeEach(async () => {
+    databaseUrl = await cleanups.database('postgres')
+    pool = new pg.Pool({ connectionString: databaseUrl })
+    pool.on('error', () => undefined)
+    cleanups.add(() => pool.end())
+  })
+
+  const open = (options: PostgresKeyStoreOptions = {}, url = databaseUrl) =>
+    cleanups.closing(postgresKeyStore({ url }, options))
   const killListening = () =>
     asAdmin(
-      database.url,
+      databaseUrl,
       `select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database()
         and pid <> pg_backend_pid() and query ilike 'listen %'`,
     )
@@ -44,23 +50,11 @@ describe.runIf(isChosen('postgres'))('notifications', () => {
     return rows[0].channel
   }
 
-  beforeEach(async () => {
-    database = await freshDatabase('postgres')
-    pool = new pg.Pool({ connectionString: database.url })
-    pool.on('error', () => undefined)
-    stores = []
-  })
-  afterEach(async () => {
-    await Promise.all(stores.map((store) => store.close()))
-    await pool.end()
-    await database.remove()
-  })
-
-  it('are sent at the host’s commit, and not at its rollback', async () => {
+  it('are sent when the host’s transaction commits, and not when it rolls back', async () => {
     const store = open()
     await store.insertIfAbsent(['alice', 'bob'].map((userId) => randomRecord(userId)))
-    const heard = listenTo(store)
-    await heard.next(isAnything)
+    const listener = listenTo(store)
+    await listener.next(isAnything)
     const db = drizzle({ client: pool })
     const rolledBack = db.transaction(async (tx) => {
       await postgresKeyStore({ db: tx }).shred('alice', { forget: false })
@@ -70,11 +64,11 @@ describe.runIf(isChosen('postgres'))('notifications', () => {
     let atCommit = 0
     await db.transaction(async (tx) => {
       await postgresKeyStore({ db: tx }).shred('bob', { forget: false })
-      // A round trip of the listening connection: a notification would have come before its answer.
+      // Long enough for a notification to arrive.
       await sleep(100)
-      atCommit = heard.changes.length
+      atCommit = listener.changes.length
     })
-    expect(await heard.next(({ userIds }) => userIds !== undefined)).toEqual({ userIds: ['bob'] })
+    expect(await listener.next(({ userIds }) => userIds !== undefined)).toEqual({ userIds: ['bob'] })
     expect(atCommit).toBe(1)
   })
 
@@ -91,9 +85,9 @@ describe.runIf(isChosen('postgres'))('notifications', () => {
     expect(atThere.changes).toEqual([{}, { userIds: ['alice'] }])
   })
 
-  it('of anybody else make caches look again, and do no more', async () => {
-    const heard = listenTo(open())
-    await heard.next(isAnything)
+  it('that others send on the channel are reported as an unknown change, if they are not ours', async () => {
+    const listener = listenTo(open())
+    await listener.next(isAnything)
     const name = await channel()
     const foreign = [
       '',
@@ -108,54 +102,54 @@ describe.runIf(isChosen('postgres'))('notifications', () => {
     ]
     for (const payload of foreign) {
       await pool.query('select pg_notify($1, $2)', [name, payload])
-      expect(await heard.next(() => true)).toEqual({})
+      expect(await listener.next(() => true)).toEqual({})
     }
-    // Of a process that begins to listen: nobody need know.
+    // A process that begins to listen probes the channel: that is no change.
     await pool.query('select pg_notify($1, $2)', [name, '{"probe":"of another process"}'])
     await pool.query('select pg_notify($1, $2)', ['another_channel', '["alice"]'])
     await pool.query('select pg_notify($1, $2)', [name, '["bob","carol"]'])
-    expect(await heard.next(() => true)).toEqual({ userIds: ['bob', 'carol'] })
+    expect(await listener.next(() => true)).toEqual({ userIds: ['bob', 'carol'] })
   })
 
-  it('come again after the connection was lost: told are the loss, and then that anything may have changed', async () => {
+  it('arrive again after the connection was lost; the store reports the loss, then that any row may have changed', async () => {
     const store = open()
-    const heard = listenTo(store)
-    await heard.next(isAnything)
+    const listener = listenTo(store)
+    await listener.next(isAnything)
     for (const userId of ['alice', 'bob']) {
       await killListening()
-      expect(await heard.next(() => true)).toEqual({ silent: expect.stringMatching(/lost .*57P01/) })
-      expect(await heard.next(() => true)).toEqual({})
+      expect(await listener.next(() => true)).toEqual({ silent: expect.stringMatching(/lost .*57P01/) })
+      expect(await listener.next(() => true)).toEqual({})
       await store.shred(userId, { forget: false })
-      await heard.next(isExactly(userId))
+      await listener.next(isExactly(userId))
     }
   })
 
-  it('come again after the server was away', async () => {
+  it('arrive again after the server was away', async () => {
     const server = await startPostgres()
     const store = open({ deadlineMs: 20_000 }, server.url)
-    const heard = listenTo(store)
+    const listener = listenTo(store)
     try {
-      await heard.next(isAnything)
+      await listener.next(isAnything)
       await server.stop()
-      await heard.next(isSilent)
-      // Long enough for several attempts, of which nobody is told.
+      await listener.next(isSilent)
+      // Long enough for several attempts to connect, which are not reported.
       await sleep(1500)
       const late = listenTo(store)
       await late.next(isSilent)
       await server.start()
-      await Promise.all([heard.next(() => true), late.next(() => true)])
+      await Promise.all([listener.next(() => true), late.next(() => true)])
       await store.shred('alice', { forget: false })
-      await Promise.all([heard.next(isExactly('alice')), late.next(isExactly('alice'))])
-      expect(heard.changes).toEqual([{}, { silent: expect.any(String) }, {}, { userIds: ['alice'] }])
-      expect(late.changes).toEqual(heard.changes.slice(1))
+      await Promise.all([listener.next(isExactly('alice')), late.next(isExactly('alice'))])
+      expect(listener.changes).toEqual([{}, { silent: expect.any(String) }, {}, { userIds: ['alice'] }])
+      expect(late.changes).toEqual(listener.changes.slice(1))
     } finally {
       await store.close()
       await server.remove()
     }
   })
 
-  it('that cannot be listened to at first are a loss too, without a password in its reason', async () => {
-    const [wrong, nowhere] = [new URL(database.url), new URL(database.url)]
+  it('are reported as lost when listening fails from the start, for a reason that shows no password', async () => {
+    const [wrong, nowhere] = [new URL(databaseUrl), new URL(databaseUrl)]
     wrong.password = 'hunter2-wrong'
     nowhere.port = String(await freePort())
     nowhere.password = 'hunter2-nowhere'
@@ -165,12 +159,12 @@ describe.runIf(isChosen('postgres'))('notifications', () => {
       ['postgres://u:hunter2@host:port/db', 'ERR_INVALID_URL'],
     ]) {
       const store = open({ listenUrl: listenUrl ?? '' })
-      const heard = listenTo(store)
-      const change = await heard.next(() => true)
+      const listener = listenTo(store)
+      const change = await listener.next(() => true)
       expect(change.silent).toContain(code)
       expect(inspect(change, { showHidden: true, depth: null })).not.toContain('hunter2')
       await store.shred('alice', { forget: false })
-      expect(heard.changes).toHaveLength(1)
+      expect(listener.changes).toHaveLength(1)
       await store.close()
     }
   })
@@ -181,9 +175,8 @@ describe.runIf(isChosen('postgres'))('notifications', () => {
       'db',
       (listenUrl) => postgresKeyStore({ db: drizzle({ client: pool }) }, listenUrl ? { listenUrl } : {}),
     ],
-  ])('over the host’s %s are listened to with listenUrl only', async (_, storeOn) => {
-    const without = storeOn()
-    stores.push(without)
+  ])('are received over the host’s %s only if listenUrl is given', async (_, storeOn) => {
+    const without = cleanups.closing(storeOn())
     let sync = true
     const told: StoreChange[] = []
     without.changes((change) => {
@@ -191,25 +184,24 @@ describe.runIf(isChosen('postgres'))('notifications', () => {
       told.push(change)
     })
     sync = false
-    const heard = listenTo(without)
-    expect(await heard.next(() => true)).toEqual({ silent: expect.stringContaining('listenUrl') })
-    const store = storeOn(database.url)
-    stores.push(store)
+    const listener = listenTo(without)
+    expect(await listener.next(() => true)).toEqual({ silent: expect.stringContaining('listenUrl') })
+    const store = cleanups.closing(storeOn(databaseUrl))
     const other = listenTo(store)
     await other.next(isAnything)
     await without.shred('alice', { forget: false })
     await other.next(isExactly('alice'))
-    expect([told, heard.changes]).toEqual([[{ silent: expect.any(String) }], told])
+    expect([told, listener.changes]).toEqual([[{ silent: expect.any(String) }], told])
   })
 
-  it('are switched off by listenUrl: false, and in a store that is bound to a transaction', async () => {
-    const off = await openKeyStore(database.url, { listenUrl: false })
+  it('are not received with listenUrl: false, nor by a store that is bound to a transaction', async () => {
+    const off = await openKeyStore(databaseUrl, { listenUrl: false })
     expect(await listenTo(off).next(() => true)).toEqual({
       silent: expect.stringContaining('listenUrl: false'),
     })
     await off.close()
     await drizzle({ client: pool }).transaction(async (tx) => {
-      const inside = postgresKeyStore({ db: tx }, { listenUrl: database.url })
+      const inside = postgresKeyStore({ db: tx }, { listenUrl: databaseUrl })
       expect(await listenTo(inside).next(() => true)).toEqual({
         silent: expect.stringContaining('transaction'),
       })
@@ -226,7 +218,7 @@ describe.runIf(isChosen('postgres'))('notifications', () => {
     )
   })
 
-  it('take one connection while somebody listens, and none before and after', async () => {
+  it('take one connection while there are listeners, and none before and after', async () => {
     const store = open()
     await store.ready()
     const listening = async () =>
@@ -249,28 +241,29 @@ describe.runIf(isChosen('postgres'))('notifications', () => {
     while ((await listening()) > 0) await sleep(10)
   })
 
-  const bouncing = hasPgbouncer ? it : it.skip
-  if (!hasPgbouncer) console.log('pgbouncer is not installed: its tests are skipped.')
-  bouncing(
-    'behind pgbouncer in transaction mode are told to be silent; in session mode they arrive',
+  const itBehindPgbouncer = itIf(hasPgbouncer, 'pgbouncer is not installed')
+  itBehindPgbouncer(
+    'behind pgbouncer are reported as unavailable in transaction mode, and arrive in session mode',
     async () => {
       let bouncer: Pgbouncer | null = null
       try {
-        bouncer = await startPgbouncer(database.url, 'transaction')
+        bouncer = await startPgbouncer(databaseUrl, 'transaction')
         const store = open({}, bouncer.url)
         await store.ready()
-        const heard = listenTo(store)
-        expect(await heard.next(() => true)).toEqual({ silent: expect.stringMatching(/pooler.*listenUrl/) })
+        const listener = listenTo(store)
+        expect(await listener.next(() => true)).toEqual({
+          silent: expect.stringMatching(/pooler.*listenUrl/),
+        })
         await store.shred('alice', { forget: false })
-        expect(heard.changes).toHaveLength(1)
-        const direct = open({ listenUrl: database.url }, bouncer.url)
+        expect(listener.changes).toHaveLength(1)
+        const direct = open({ listenUrl: databaseUrl }, bouncer.url)
         const directly = listenTo(direct)
         await directly.next(isAnything)
         await store.shred('bob', { forget: false })
         await directly.next(isExactly('bob'))
         await Promise.all([store.close(), direct.close()])
         await bouncer.stop()
-        bouncer = await startPgbouncer(database.url, 'session')
+        bouncer = await startPgbouncer(databaseUrl, 'session')
         const session = open({}, bouncer.url)
         const inSession = listenTo(session)
         await inSession.next(isAnything)
@@ -283,25 +276,25 @@ describe.runIf(isChosen('postgres'))('notifications', () => {
     },
   )
 
-  it.runIf(slow)('are known to be lost when the server freezes (SLOW=1)', async () => {
-    const { port, freeze, close } = await freezableProxy(database.url)
-    const listenUrl = new URL(database.url)
+  itIf(slow, 'only with SLOW=1')('are reported as lost when the server freezes', async () => {
+    const { port, freeze, close } = await freezableProxy(databaseUrl)
+    const listenUrl = new URL(databaseUrl)
     listenUrl.port = String(port)
     try {
-      const heard = listenTo(open({ listenUrl: listenUrl.href }))
-      await heard.next(isAnything)
+      const listener = listenTo(open({ listenUrl: listenUrl.href }))
+      await listener.next(isAnything)
       freeze(true)
       await sleep(15_000)
-      expect(await heard.next(() => true)).toEqual({ silent: expect.stringContaining('no answer') })
+      expect(await listener.next(() => true)).toEqual({ silent: expect.stringContaining('no answer') })
       freeze(false)
-      expect(await heard.next(() => true)).toEqual({})
+      expect(await listener.next(() => true)).toEqual({})
     } finally {
       await close()
     }
   })
 })
 
-/** Hands bytes to and fro, until it is frozen. */
+/** A proxy before the server, which forwards nothing while it is frozen. */
 async function freezableProxy(url: string) {
   const target = new URL(url)
   const sockets = new Set<Socket>()

@@ -1,4 +1,4 @@
-/** Postgres: a key minted inside the host's transaction lives and dies with it. */
+/** Postgres: a key minted inside the host's transaction is committed or rolled back with it. */
 import { drizzle, type NodePgDatabase } from 'drizzle-orm/node-postgres'
 import pg from 'pg'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
@@ -19,7 +19,7 @@ describe.runIf(isChosen('postgres'))("postgres: inside the host's transaction", 
   beforeEach(async () => {
     database = await freshDatabase('postgres')
     pool = new pg.Pool({ connectionString: database.url })
-    // A host's own duty: without these, one of the connections that a test kills would end the process.
+    // A duty of the host: without these listeners, a killed connection would end the process.
     pool.on('error', () => undefined)
     pool.on('connect', (client) => client.on('error', () => undefined))
     db = drizzle({ client: pool })
@@ -71,7 +71,7 @@ describe.runIf(isChosen('postgres'))("postgres: inside the host's transaction", 
     expect(found).toBe(committed)
   })
 
-  it('a mint is seen by nobody before the commit, and by everybody after it', async () => {
+  it('a mint is invisible to others before the commit, and visible after it', async () => {
     const token = await db.transaction(async (tx) => {
       const inside = await EnvelopeCrypto.open({
         store: postgresKeyStore({ db: tx, transactional: true }),
@@ -121,7 +121,7 @@ describe.runIf(isChosen('postgres'))("postgres: inside the host's transaction", 
     },
   )
 
-  it('a lost connection is a retryable ERR_STORE at once: trying again there is no use', async () => {
+  it('a lost connection is a retryable ERR_STORE at once, without further attempts on it', async () => {
     const transaction = db.transaction(async (tx) => {
       const inside = postgresKeyStore({ db: tx }, { deadlineMs: 60_000 })
       await pool.query('select pg_terminate_backend($1)', [await backendOf(tx)])
@@ -133,13 +133,13 @@ describe.runIf(isChosen('postgres'))("postgres: inside the host's transaction", 
     expect(await envelope.encrypt('alice', 'x')).toMatch(/^v3:/)
   })
 
-  it('a transaction is recognised by itself; a db is none', async () => {
+  it('a transaction is recognised without an option, and a db is not one', async () => {
     expect(postgresKeyStore({ db }).transactional).toBe(false)
     expect(postgresKeyStore({ pool }).transactional).toBe(false)
     expect(postgresKeyStore({ db, transactional: true }).transactional).toBe(true)
     await db.transaction(async (tx) => {
       expect(postgresKeyStore({ db: tx }).transactional).toBe(true)
-      // Believing this would keep keys in memory that a rollback takes away.
+      // This option is ignored: with it, keys would stay in memory that a rollback takes away.
       expect(postgresKeyStore({ db: tx, transactional: false }).transactional).toBe(true)
       await tx.transaction(async (savepoint) => {
         expect(postgresKeyStore({ db: savepoint }).transactional).toBe(true)
@@ -147,7 +147,7 @@ describe.runIf(isChosen('postgres'))("postgres: inside the host's transaction", 
     })
   })
 
-  it("migrate: 'auto' is refused there, 'check' looks, and 'off' is the default", async () => {
+  it("migrate: 'auto' is refused, 'check' works, and 'off' is the default", async () => {
     const empty = await freshDatabase('postgres')
     const emptyPool = new pg.Pool({ connectionString: empty.url })
     try {

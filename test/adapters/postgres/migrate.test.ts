@@ -1,45 +1,38 @@
-/** The migrator, what only Postgres has: schemas, roles, search paths, the advisory lock. */
+/** The migrator with what only Postgres has: schemas, roles, search paths, the advisory lock. */
 import { createHash, randomBytes } from 'node:crypto'
 import { drizzle } from 'drizzle-orm/node-postgres'
 import pg from 'pg'
-import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { beforeEach, describe, expect, it } from 'vitest'
 import { postgresMigrations } from '../../../src/adapters/generated/migrations.js'
 import { LEDGER } from '../../../src/adapters/migrator.js'
 import { postgresKeyStore } from '../../../src/adapters/postgres/store.js'
 import { EnvelopeCrypto } from '../../../src/envelope/envelope-crypto.js'
 import { localMasterKey } from '../../../src/index.js'
-import { asAdmin, freshDatabase, isChosen } from '../../support/databases.js'
-import { dumpSchema, failureOf, openAtOnce, record, runSql } from '../../support/migration-helpers.js'
+import { openAtOnce } from '../../support/child-process.js'
+import { cleanUpAfterEach } from '../../support/cleanups.js'
+import { isChosen } from '../../support/databases.js'
+import { keystoreErrorOf } from '../../support/errors.js'
+import { freshRole } from '../../support/postgres-roles.js'
+import { runSql } from '../../support/raw-database.js'
+import { fixedRecord } from '../../support/rows.js'
+import { dumpSchema } from '../../support/schema-dumps.js'
 
 const tags = postgresMigrations.map(({ tag }) => tag)
 
-const cleanups: (() => unknown)[] = []
-let url: string
-
 describe.runIf(isChosen('postgres'))('the migrator on Postgres', () => {
+  const cleanups = cleanUpAfterEach()
+  let url: string
   beforeEach(async () => {
-    const database = await freshDatabase('postgres')
-    cleanups.push(() => database.remove())
-    url = database.url
+    url = await cleanups.database('postgres')
   })
 
-  afterEach(async () => {
-    for (const cleanup of cleanups.splice(0).reverse()) await cleanup()
-  })
-
-  function storeOn(
-    source: Parameters<typeof postgresKeyStore>[0],
-    options?: Parameters<typeof postgresKeyStore>[1],
-  ) {
-    const store = postgresKeyStore(source, options)
-    cleanups.push(() => store.close())
-    return store
-  }
+  const storeOn = (...source: Parameters<typeof postgresKeyStore>) =>
+    cleanups.closing(postgresKeyStore(...source))
 
   function poolOf(config: pg.PoolConfig = {}): pg.Pool {
     const pool = new pg.Pool({ connectionString: url, ...config })
     pool.on('error', () => undefined)
-    cleanups.push(() => pool.end())
+    cleanups.add(() => pool.end())
     return pool
   }
 
@@ -47,13 +40,13 @@ describe.runIf(isChosen('postgres'))('the migrator on Postgres', () => {
     const client = new pg.Client(url)
     client.on('error', () => undefined)
     await client.connect()
-    cleanups.push(() => client.end())
+    cleanups.add(() => client.end())
     return client
   }
 
   const databaseName = () => new URL(url).pathname.slice(1)
 
-  /** The documented key of the lock, computed anew. */
+  /** The key of the advisory lock, computed as documented. */
   const LOCK = `${createHash('sha256').update('drizzle-keystore').digest().readInt32BE(0)}, 1`
 
   describe('in a schema of its own', () => {
@@ -94,16 +87,16 @@ describe.runIf(isChosen('postgres'))('the migrator on Postgres', () => {
       const [one, two] = [storeOn({ url }, { schema: 'one' }), storeOn({ url }, { schema: 'two' })]
       const reports = await Promise.all([one.ready(), two.ready()])
       expect(reports.map(({ applied }) => applied)).toEqual([tags, tags])
-      await one.insertIfAbsent([record('alice', 1)])
-      await two.insertIfAbsent([record('alice', 2)])
-      await two.insertIfAbsent([record('bob', 2)])
-      expect(await one.list({ limit: 9 })).toEqual([record('alice', 1)])
-      expect(await two.list({ limit: 9 })).toEqual([record('alice', 2), record('bob', 2)])
+      await one.insertIfAbsent([fixedRecord('alice', 1)])
+      await two.insertIfAbsent([fixedRecord('alice', 2)])
+      await two.insertIfAbsent([fixedRecord('bob', 2)])
+      expect(await one.list({ limit: 9 })).toEqual([fixedRecord('alice', 1)])
+      expect(await two.list({ limit: 9 })).toEqual([fixedRecord('alice', 2), fixedRecord('bob', 2)])
     })
   })
 
   describe("with a host's search_path", () => {
-    it('neither finds nor touches tables of the same names that are earlier in it', async () => {
+    it('ignores tables of the same names in schemas that come earlier in it', async () => {
       await runSql(
         'postgres',
         url,
@@ -114,7 +107,7 @@ describe.runIf(isChosen('postgres'))('the migrator on Postgres', () => {
       for (const schema of ['public', 'keystore']) {
         const store = storeOn({ url }, { schema })
         expect((await store.ready()).applied).toEqual(tags)
-        expect(await store.insertIfAbsent([record(schema)])).toEqual([record(schema)])
+        expect(await store.insertIfAbsent([fixedRecord(schema)])).toEqual([fixedRecord(schema)])
       }
       expect(await dumpSchema('postgres', url, 'decoy')).toEqual(before)
       expect(await runSql('postgres', url, `select * from decoy.${LEDGER}`)).toHaveLength(1)
@@ -136,26 +129,18 @@ describe.runIf(isChosen('postgres'))('the migrator on Postgres', () => {
     let roleUrl: string
 
     beforeEach(async () => {
-      const role = `keystore_role_${randomBytes(6).toString('hex')}`
-      const password = randomBytes(12).toString('hex')
-      const database = databaseName()
-      await asAdmin(
-        url,
-        `create role ${role} login password '${password}'`,
-        `revoke all on database ${database} from public`,
-        `grant connect on database ${database} to ${role}`,
+      const role = await freshRole(url, [
+        `revoke all on database ${databaseName()} from public`,
+        `grant connect on database ${databaseName()} to ROLE`,
         'revoke all on schema public from public',
-        `create schema app; grant usage, create on schema app to ${role}`,
-      )
-      cleanups.push(() => asAdmin(url, `drop owned by ${role}`, `drop role ${role}`))
-      const parsed = new URL(url)
-      parsed.username = role
-      parsed.password = password
-      roleUrl = parsed.href
+        'create schema app; grant usage, create on schema app to ROLE',
+      ])
+      cleanups.add(role.remove)
+      roleUrl = role.url
     })
 
     it('migrates and works end to end', async () => {
-      // What the test rests on: this role can do nothing elsewhere.
+      // A condition of this test: the role can do nothing elsewhere.
       await expect(runSql('postgres', roleUrl, 'create schema mine')).rejects.toThrow('permission denied')
       await expect(runSql('postgres', roleUrl, 'create table public.mine (a int)')).rejects.toThrow(
         'permission denied',
@@ -170,9 +155,9 @@ describe.runIf(isChosen('postgres'))('the migrator on Postgres', () => {
       expect((await storeOn({ url: roleUrl }, { schema: 'app' }).ready()).applied).toEqual([])
     })
 
-    it('says that permission is missing where it may not, and leaves nothing behind', async () => {
+    it('says that permission is missing in other schemas, and leaves nothing behind', async () => {
       for (const schema of ['public', 'not_there']) {
-        const error = await failureOf(storeOn({ url: roleUrl }, { schema }).ready())
+        const error = await keystoreErrorOf(storeOn({ url: roleUrl }, { schema }).ready())
         expect([error.code, error.retryable]).toEqual(['ERR_STORE', false])
         expect(error.message).toMatch(/permission denied for (schema|database)/)
       }
@@ -184,7 +169,7 @@ describe.runIf(isChosen('postgres'))('the migrator on Postgres', () => {
   })
 
   describe('and its lock', () => {
-    it('reads the ledger and nothing else when current, whoever holds the lock', async () => {
+    it('is not taken when the schema is current: only the ledger is read', async () => {
       await storeOn({ url }).ready()
       const holder = await connected()
       await holder.query(`select pg_advisory_lock(${LOCK})`)
@@ -212,9 +197,9 @@ describe.runIf(isChosen('postgres'))('the migrator on Postgres', () => {
       for (const text of queries) expect(text).toMatch(/^select\s/)
       expect(queries[1]).toContain(LEDGER)
 
-      // The lock that we hold is the right one: a database that is behind waits for it, and gives up at its deadline.
+      // To show that the lock held is the right one: a schema that is behind waits for it, up to the deadline.
       const behind = storeOn({ pool }, { schema: 'behind', deadlineMs: 300 })
-      const error = await failureOf(behind.ready())
+      const error = await keystoreErrorOf(behind.ready())
       expect([error.code, error.retryable]).toEqual(['ERR_STORE', true])
       expect(queries).toContain('connect')
       await holder.query(`select pg_advisory_unlock(${LOCK})`)
@@ -222,14 +207,14 @@ describe.runIf(isChosen('postgres'))('the migrator on Postgres', () => {
     })
 
     it.each(['read committed', 'repeatable read', 'serializable'])(
-      'sees what the process that had it before us has made, where the default isolation is %s',
+      'lets the next process see what its holder has migrated, with the default isolation %s',
       async (isolation) => {
         await runSql(
           'postgres',
           url,
           `alter database ${databaseName()} set default_transaction_isolation = '${isolation}'`,
         )
-        // One connection, so that the session that looks first, and remembers, is the one that waits.
+        // One connection each, so that the session that reads the ledger first is also the one that waits.
         const [pool, hosts] = [poolOf({ max: 1 }), poolOf({ max: 1 })]
         const holder = await connected()
         await holder.query(`begin isolation level read committed; select pg_advisory_xact_lock(${LOCK})`)
@@ -237,7 +222,7 @@ describe.runIf(isChosen('postgres'))('the migrator on Postgres', () => {
         const reports = Promise.allSettled(stores.map((store) => store.ready()))
         const watcher = await connected()
         await expect.poll(async () => (await watcher.query(WAITERS)).rowCount, { timeout: 8000 }).toBe(2)
-        // As another process would: all of it in the transaction that has the lock.
+        // The holder migrates as another process would, in the transaction that has the lock.
         await holder.query(
           `create table ${LEDGER} (tag text primary key, sha256 text not null, applied_at timestamptz not null default now())`,
         )

@@ -1,12 +1,13 @@
-/** Postgres goes away and comes back: what is told to the caller, and that the process lives on. */
+/** Postgres goes away and comes back: which errors callers get, and that the process goes on. */
 import { randomBytes } from 'node:crypto'
 import { createServer, type Socket } from 'node:net'
 import pg from 'pg'
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest'
-import { type PostgresKeyStore, postgresKeyStore } from '../../../src/adapters/postgres/store.js'
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest'
+import { postgresKeyStore } from '../../../src/adapters/postgres/store.js'
 import { EnvelopeCrypto, generateMasterKey, localMasterKey } from '../../../src/index.js'
+import { startChild } from '../../support/child-process.js'
+import { cleanUpAfterEach } from '../../support/cleanups.js'
 import { isChosen, queryPostgres } from '../../support/databases.js'
-import { startChild } from '../../support/line-child.js'
 import { type PostgresServer, startPostgres } from '../../support/postgres-server.js'
 
 const STORES = 8
@@ -16,28 +17,22 @@ const masterKeys = localMasterKey(generateMasterKey())
 describe.runIf(isChosen('postgres'))('postgres', () => {
   let server: PostgresServer
   let url: string
-  let stores: PostgresKeyStore[]
+  const cleanups = cleanUpAfterEach()
+  const openStore = (options: { readonly deadlineMs: number }) =>
+    cleanups.closing(postgresKeyStore({ url }, options))
 
-  const openStore = (options: { readonly deadlineMs: number }) => {
-    const store = postgresKeyStore({ url }, options)
-    stores.push(store)
-    return store
-  }
-
-  // A server of this file alone, which no other test misses while it is down.
+  // A server of this file's own: no other test uses it while it is down.
   beforeAll(async () => {
     server = await startPostgres()
   })
   afterAll(() => server.remove())
   beforeEach(async () => {
-    stores = []
     const name = `outage_${randomBytes(6).toString('hex')}`
     await queryPostgres(server.url, `create database ${name}`)
     url = server.url.replace(/\/postgres$/, `/${name}`)
   })
-  afterEach(() => Promise.all(stores.map((store) => store.close())))
 
-  it('stopped in between: a retryable ERR_STORE within the deadline, and the next call after its restart works', async () => {
+  it('stopped: calls fail with a retryable ERR_STORE within the deadline, and work again after the restart', async () => {
     const child = startChild('mint-on-command.mjs', [url, '500'], {
       API_KEY_MASTER_KEY: randomBytes(32).toString('base64url'),
     })
@@ -59,7 +54,7 @@ describe.runIf(isChosen('postgres'))('postgres', () => {
       await server.start()
       expect(await mint('before')).toMatchObject({ ok: true })
       expect(await mint('during')).toMatchObject({ ok: true })
-      // No unhandled rejection, no 'error' event of a connection that died idle, no warning.
+      // No unhandled rejection, no 'error' event of an idle connection that was lost, no warning.
       expect(await child.ended()).toEqual({ code: 0, stderr: '' })
     } finally {
       child.kill()
@@ -95,11 +90,11 @@ describe.runIf(isChosen('postgres'))('postgres', () => {
         failed = true
       })
     }
-    // To its end even if a call fails: the other tests want the server up.
+    // Awaited even if a call fails: the other tests need the server.
     await restart()
     await Promise.all(load)
     expect(calls).toBeGreaterThan(callsBeforeStop)
-    // Nobody goes on with a key of its own: each store decrypts what another has encrypted.
+    // No store goes on with a key of its own: each decrypts what another has encrypted.
     const [first, ...others] = services
     const token = (await first?.encrypt('user-0', 'shared')) ?? ''
     for (const service of others) expect(await service.decrypt('user-0', token)).toBe('shared')
@@ -112,7 +107,7 @@ describe.runIf(isChosen('postgres'))('postgres', () => {
     for (const store of several) expect(await store.getAll(['alice'])).toEqual(new Map())
   })
 
-  it('a connection killed inside the migration: it begins anew', async () => {
+  it('a connection killed during the migration: it is begun again', async () => {
     await whileLocked('select pg_advisory_xact_lock(23301334, 1)', async (killWaiting) => {
       const reports = Promise.all([openStore(PATIENT), openStore(PATIENT)].map((store) => store.ready()))
       reports.catch(() => undefined)
@@ -124,7 +119,7 @@ describe.runIf(isChosen('postgres'))('postgres', () => {
     })
   })
 
-  it('a connection killed inside a statement: it is run again, and one row is there', async () => {
+  it('a connection killed during an insert: it is run again, and there is one row', async () => {
     const store = openStore(PATIENT)
     const service = await EnvelopeCrypto.open({ store, masterKeys })
     await whileLocked('lock table encryption_keys in share mode', async (killWaiting) => {
@@ -186,8 +181,8 @@ describe.runIf(isChosen('postgres'))('postgres', () => {
   })
 
   /**
-   * Takes a lock; `work` starts what has to wait for it and has the waiting connections killed; the lock is given back;
-   * what `work` returned looks at the outcome.
+   * Takes a lock, and runs `work`, which starts calls that wait for the lock and has their connections killed. Then releases the
+   * lock, and runs the function that `work` has returned, to look at the outcome.
    */
   async function whileLocked(
     lock: string,

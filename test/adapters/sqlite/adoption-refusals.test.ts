@@ -1,19 +1,17 @@
-/** What adoption refuses: each file keeps its bytes, and the error names the reason. */
-import { readFileSync, truncateSync, writeFileSync } from 'node:fs'
+/** What adoption refuses: the file keeps its bytes, and the error names the reason. */
+import { readdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import Database from 'better-sqlite3'
 import { drizzle } from 'drizzle-orm/better-sqlite3'
-import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { beforeEach, describe, expect, it } from 'vitest'
 import { openKeyStore } from '../../../src/adapters/open.js'
 import { sqliteKeyStore } from '../../../src/adapters/sqlite/store.js'
-import { isChosen, temporaryFolder } from '../../support/databases.js'
-import { filesOf, schemaErrorOf } from '../../support/migration-helpers.js'
+import { cleanUpAfterEach } from '../../support/cleanups.js'
+import { isChosen } from '../../support/databases.js'
+import { schemaErrorOf } from '../../support/errors.js'
 import { copyReference, insertRow, makeFile, REFERENCE_SQL } from '../../support/reference-file.js'
 
-const cleanups: (() => unknown)[] = []
-let folder: string
-
-/** The reference's table with something changed in its text, which must be there. */
+/** The reference's table with a part of its text replaced. @throws if the part is not there */
 function tableWith(from: string, to: string): string {
   if (!REFERENCE_SQL.create.includes(from)) throw new Error(`The reference's table has no ${from}`)
   return REFERENCE_SQL.create.replace(from, to)
@@ -23,17 +21,13 @@ const TABLE = REFERENCE_SQL.create
 const GOOD_ROW = insertRow({ id: "'good'" })
 
 describe.runIf(isChosen('sqlite'))('adoption refuses', () => {
+  const cleanups = cleanUpAfterEach()
+  let folder: string
   beforeEach(() => {
-    const temporary = temporaryFolder()
-    cleanups.push(() => temporary.remove())
-    folder = temporary.path
+    folder = cleanups.folder()
   })
 
-  afterEach(async () => {
-    for (const cleanup of cleanups.splice(0).reverse()) await cleanup()
-  })
-
-  /** The message of the refusal, after which the folder holds the very same files with the same bytes. */
+  /** Expects a refusal that leaves the folder with the same files and bytes. @returns its message */
   async function refusalOf(path: string, adopt: boolean): Promise<string> {
     const before = filesOf(folder)
     expect(Object.keys(before).length).toBeGreaterThan(0)
@@ -42,7 +36,7 @@ describe.runIf(isChosen('sqlite'))('adoption refuses', () => {
     return message
   }
 
-  it('a file of the reference without adopt: true, saying what to do and what becomes of a Python process', async () => {
+  it('a file of the reference without adopt: true, saying what to do and how a Python process goes on', async () => {
     const message = await refusalOf(copyReference(folder), false)
     expect(message).toContain('30 keys of the Python reference')
     expect(message).toContain('`adopt: true`')
@@ -51,7 +45,7 @@ describe.runIf(isChosen('sqlite'))('adoption refuses', () => {
     expect(message).toMatch(/A Python process .* keeps working as long as this library writes format: 'v2'/)
   })
 
-  it("a file of the reference in check mode, with adopt: true too: 'check' changes nothing", async () => {
+  it("a file of the reference in mode 'check', even with adopt: true: that mode changes nothing", async () => {
     const path = copyReference(folder)
     const before = filesOf(folder)
     const message = await schemaErrorOf(openKeyStore(path, { adopt: true, migrate: 'check' }))
@@ -174,7 +168,7 @@ describe.runIf(isChosen('sqlite'))('adoption refuses', () => {
       const message = await refusalOf(path, adopt)
       expect(message).toMatch(reason)
       expect(message).toContain('Nothing was changed')
-      // Only the row was the reason.
+      // Without the row the file is adopted.
       const client = new Database(path)
       client.exec("delete from encryption_keys where user_id is not 'good'")
       client.close()
@@ -183,7 +177,7 @@ describe.runIf(isChosen('sqlite'))('adoption refuses', () => {
       await store.close()
     })
 
-    it('several bad rows, counting each kind', async () => {
+    it('several bad rows, with a count of each kind', async () => {
       const rows = [
         GOOD_ROW,
         insertRow({ id: "'a'", key: '1' }),
@@ -211,27 +205,25 @@ describe.runIf(isChosen('sqlite'))('adoption refuses', () => {
       expect(message).toMatch(/damaged.*backup/s)
     })
 
-    it('a file with a write-ahead log, whose log it leaves alone', async () => {
+    it('a file with a write-ahead log, and leaves the log as it is', async () => {
       const path = copyReference(folder)
-      const live = new Database(path)
-      cleanups.push(() => live.close())
+      const live = cleanups.closing(new Database(path))
       live.pragma('journal_mode = WAL')
       live.pragma('wal_autocheckpoint = 0')
       live.exec(insertRow({ id: "''" }))
-      // -shm holds locks and no data: readers write to it.
+      // Readers write to -shm too: it holds locks and no data.
       const before = [path, `${path}-wal`].map((file) => readFileSync(file, 'hex'))
       const message = await schemaErrorOf(openKeyStore(path, { adopt }))
       expect(message).toContain('1 with an empty user id')
       expect([path, `${path}-wal`].map((file) => readFileSync(file, 'hex'))).toEqual(before)
     })
 
-    it('a file whose process was killed with a write-ahead log, which it does not write back', async () => {
-      const live = new Database(copyReference(folder, 'live.sqlite'))
-      cleanups.push(() => live.close())
+    it('a file of a killed process with a write-ahead log, and does not write the log back', async () => {
+      const live = cleanups.closing(new Database(copyReference(folder, 'live.sqlite')))
       live.pragma('journal_mode = WAL')
       live.pragma('wal_autocheckpoint = 0')
       live.exec(insertRow({ id: "''" }))
-      // What a kill would leave: both files and nobody who has them open.
+      // A kill leaves both files, open in no process.
       const path = join(folder, 'left.sqlite')
       const before = ['', '-wal'].map((suffix) => readFileSync(join(folder, `live.sqlite${suffix}`)))
       before.forEach((bytes, index) => {
@@ -242,10 +234,9 @@ describe.runIf(isChosen('sqlite'))('adoption refuses', () => {
       expect([readFileSync(path), readFileSync(`${path}-wal`)]).toEqual(before)
     })
 
-    it("a bad file on the host's own connection, inside no transaction and with its pragmas kept", async () => {
+    it("a bad file on the host's own connection, which it leaves outside a transaction and with the same pragmas", async () => {
       const path = makeFile(join(folder, 'rows.db'), TABLE, insertRow({ id: "''" }))
-      const host = new Database(path)
-      cleanups.push(() => host.close())
+      const host = cleanups.closing(new Database(path))
       host.pragma('foreign_keys = ON')
       const before = filesOf(folder)
       const store = sqliteKeyStore({ db: drizzle({ client: host }) }, { adopt })
@@ -255,3 +246,9 @@ describe.runIf(isChosen('sqlite'))('adoption refuses', () => {
     })
   })
 })
+
+/** The bytes of every file of a folder in hex, by name. */
+function filesOf(folder: string): Record<string, string> {
+  const names = readdirSync(folder).sort()
+  return Object.fromEntries(names.map((name) => [name, readFileSync(join(folder, name), 'hex')]))
+}

@@ -1,24 +1,20 @@
-/** Adoption of a file of the Python reference: nothing is lost, and the reference's own process goes on. */
+/** Adoption of a file of the Python reference: nothing is lost, and a process of the reference can go on. */
 import { spawnSync } from 'node:child_process'
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import Database from 'better-sqlite3'
-import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
+import { beforeEach, describe, expect, it, vi } from 'vitest'
 import { sqliteMigrations } from '../../../src/adapters/generated/migrations.js'
 import { LEDGER } from '../../../src/adapters/migrator.js'
 import { type OpenKeyStoreOptions, openKeyStore } from '../../../src/adapters/open.js'
 import { migrateSqlite } from '../../../src/adapters/sqlite/migrate.js'
 import { EnvelopeCrypto } from '../../../src/envelope/envelope-crypto.js'
 import { localMasterKey } from '../../../src/index.js'
-import { isChosen, temporaryFolder } from '../../support/databases.js'
-import {
-  dumpSchema,
-  endOf,
-  failureOf,
-  openAtOnce,
-  schemaErrorOf,
-  startChild,
-} from '../../support/migration-helpers.js'
+import { openAtOnce, startChild } from '../../support/child-process.js'
+import { cleanUpAfterEach } from '../../support/cleanups.js'
+import { itIf } from '../../support/conditional.js'
+import { isChosen } from '../../support/databases.js'
+import { keystoreErrorOf, schemaErrorOf } from '../../support/errors.js'
 import {
   copyReference,
   makeFile,
@@ -26,48 +22,29 @@ import {
   REFERENCE_TIME,
   reference,
 } from '../../support/reference-file.js'
+import { dumpSchema } from '../../support/schema-dumps.js'
 
 const tags = sqliteMigrations.map(({ tag }) => tag)
 const masterKey = localMasterKey(reference.master_key_b64)
 const hasPython = spawnSync('python3', ['-c', 'import sqlite3']).status === 0
 
-const cleanups: (() => unknown)[] = []
-let folder: string
-
 describe.runIf(isChosen('sqlite'))('adoption', () => {
+  const cleanups = cleanUpAfterEach()
+  let folder: string
   beforeEach(() => {
-    const temporary = temporaryFolder()
-    cleanups.push(() => temporary.remove())
-    folder = temporary.path
+    folder = cleanups.folder()
   })
 
-  afterEach(async () => {
-    for (const cleanup of cleanups.splice(0).reverse()) await cleanup()
-  })
-
-  async function open(path: string, options?: OpenKeyStoreOptions) {
-    const store = await openKeyStore(path, options)
-    cleanups.push(() => store.close())
-    return store
-  }
-
+  const open = async (path: string, options?: OpenKeyStoreOptions) =>
+    cleanups.closing(await openKeyStore(path, options))
   const adopt = (path: string) => open(path, { adopt: true })
 
   async function envelopeOn(path: string, options?: OpenKeyStoreOptions): Promise<EnvelopeCrypto> {
-    const envelope = await EnvelopeCrypto.open({
-      store: await open(path, options),
-      masterKeys: masterKey,
-      format: 'v2',
-    })
-    cleanups.push(() => envelope.close())
-    return envelope
+    const store = await open(path, options)
+    return cleanups.closing(await EnvelopeCrypto.open({ store, masterKeys: masterKey, format: 'v2' }))
   }
 
-  function connection(path: string): Database.Database {
-    const client = new Database(path)
-    cleanups.push(() => client.close())
-    return client
-  }
+  const connection = (path: string) => cleanups.closing(new Database(path))
 
   async function expectAllKeys(envelope: EnvelopeCrypto) {
     expect(reference.users).toHaveLength(30)
@@ -108,7 +85,7 @@ describe.runIf(isChosen('sqlite'))('adoption', () => {
     expect(await dumpSchema('sqlite', path)).toEqual(await dumpSchema('sqlite', fresh))
   })
 
-  it('happens once: the next open needs no adopt and adopts nothing', async () => {
+  it('happens once: the next open adopts nothing, and needs no adopt: true', async () => {
     const path = copyReference(folder)
     await (await adopt(path)).close()
     const again = await adopt(path)
@@ -188,7 +165,7 @@ describe.runIf(isChosen('sqlite'))('adoption', () => {
   })
 
   describe("and a process of the reference's that goes on", () => {
-    /** What it runs, on a connection that it opened before the adoption. */
+    /** The statements of such a process, on a connection that it opened before the adoption. */
     function referenceProcess(path: string) {
       const client = connection(path)
       client.exec(REFERENCE_SQL.create)
@@ -203,7 +180,7 @@ describe.runIf(isChosen('sqlite'))('adoption', () => {
       }
     }
 
-    it('reads our keys, writes keys that we read, and loses no race for an id', async () => {
+    it('reads our keys, writes keys that we read, and keeps the first of two keys for an id', async () => {
       const path = copyReference(folder)
       const python = referenceProcess(path)
       const before = python.read('alice')
@@ -223,7 +200,7 @@ describe.runIf(isChosen('sqlite'))('adoption', () => {
       await expectAllKeys(envelope)
     })
 
-    it('finds times that it can read: ours are written as Python writes them', async () => {
+    it('can read the times of our rows, which are written as Python writes them', async () => {
       const path = copyReference(folder)
       const envelope = await envelopeOn(path, { adopt: true })
       const earliest = Date.now()
@@ -237,7 +214,7 @@ describe.runIf(isChosen('sqlite'))('adoption', () => {
       expect(Date.parse(String(at))).toBeLessThanOrEqual(Date.now())
     })
 
-    it.skipIf(!hasPython)('may be a real Python', async () => {
+    itIf(hasPython, 'python3 is not installed')('may be a real Python', async () => {
       const path = copyReference(folder)
       const envelope = await envelopeOn(path, { adopt: true })
       const ours = Buffer.from(await envelope.getOrCreateUserKey('made by us'))
@@ -278,7 +255,7 @@ describe.runIf(isChosen('sqlite'))('adoption', () => {
     reader.exec('BEGIN')
     reader.prepare(REFERENCE_SQL.select).get('alice')
     const before = readFileSync(path)
-    const error = await failureOf(open(path, { adopt: true, deadlineMs: 100 }))
+    const error = await keystoreErrorOf(open(path, { adopt: true, deadlineMs: 100 }))
     expect([error.code, error.retryable]).toEqual(['ERR_STORE', true])
     expect(readFileSync(path)).toEqual(before)
 
@@ -287,7 +264,7 @@ describe.runIf(isChosen('sqlite'))('adoption', () => {
     expect((await (await waiting).ready()).adopted).toBe(30)
   })
 
-  it('by another process between two looks at the file is no reason to refuse it', async () => {
+  it('succeeds though another process adopts the file between two reads of its schema', async () => {
     const path = copyReference(folder)
     const { prepare } = Database.prototype
     let adopted = false
@@ -303,7 +280,7 @@ describe.runIf(isChosen('sqlite'))('adoption', () => {
       }
       return prepare.call(this, sql)
     })
-    cleanups.push(() => vi.restoreAllMocks())
+    cleanups.add(() => vi.restoreAllMocks())
     expect(await (await open(path)).ready()).toEqual({ applied: [], adopted: null })
     expect(adopted).toBe(true)
   })
@@ -316,7 +293,7 @@ describe.runIf(isChosen('sqlite'))('adoption', () => {
     expect(reports.filter(({ applied }) => applied.length > 0)).toEqual(adopted)
     const client = connection(path)
     expect(client.prepare('select count(*) from encryption_keys').pluck().get()).toBe(38)
-    // The 8 rows that the processes wrote are no keys.
+    // The 8 rows that the processes wrote hold no wrapped keys.
     client.exec("delete from encryption_keys where user_id like 'user-_'")
     await expectAllKeys(await envelopeOn(path))
   })
@@ -327,14 +304,16 @@ describe.runIf(isChosen('sqlite'))('adoption', () => {
     ['just before the commit', 'commit'],
   ])('survives a kill -9 %s: nothing is lost, and it succeeds the next time', async (_, step) => {
     const path = copyReference(folder)
-    // So many that the transaction does not fit into the child's cache and is half in the file when it dies.
+    // So many that the transaction does not fit into the child's cache: half of it is in the file when the child dies.
     const client = connection(path)
     client.exec(manyRows(5000))
     const before = rowsOf(client)
     client.close()
 
-    const child = await endOf(startChild('adopt-and-die.mjs', [path, step]))
-    expect([child.signal, child.stdout], child.stderr).toEqual(['SIGKILL', ''])
+    const child = startChild('adopt-and-die.mjs', [path, step])
+    const printed = await child.rest()
+    const { stderr } = await child.ended()
+    expect([child.signal(), printed], stderr).toEqual(['SIGKILL', []])
     expect(existsSync(`${path}-journal`)).toBe(true)
 
     expect(await schemaErrorOf(open(path))).toContain('5030 keys')
@@ -358,7 +337,7 @@ function manyRows(count: number): string {
     insert into encryption_keys (user_id, encrypted_key, created_at) select 'many-' || i, randomblob(60), '${REFERENCE_TIME}' from n`
 }
 
-/** Prints the key that we made, and makes one; its statements come in the environment. */
+/** Prints the key that we have made, and makes one. Its statements are in the environment. */
 const PYTHON = `
 import os, sqlite3, sys, datetime
 db = sqlite3.connect(sys.argv[1], timeout=10)

@@ -1,4 +1,4 @@
-/** How a SQLite store notices what others write: by looking every so often, without a side effect. */
+/** How a SQLite store finds what others have written: it polls, without a side effect. */
 import { existsSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import Database from 'better-sqlite3'
@@ -6,98 +6,92 @@ import { drizzle } from 'drizzle-orm/better-sqlite3'
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import { openKeyStore } from '../../../src/adapters/open.js'
 import { type SqliteKeyStore, sqliteKeyStore } from '../../../src/adapters/sqlite/store.js'
-import { type FreshDatabase, freshDatabase, isChosen } from '../../support/databases.js'
-import { isOf, listenTo } from '../../support/heard.js'
-import { randomRecord } from '../../support/remains.js'
+import { isOf, listenTo } from '../../support/change-listener.js'
+import { cleanUpAfterEach } from '../../support/cleanups.js'
+import { isChosen } from '../../support/databases.js'
+import { randomRecord } from '../../support/rows.js'
 
-/** So long that nothing is seen by a look in the course of a test. */
+/** Longer than any test: such a store never polls. */
 const NEVER = { pollMs: 1_000_000 }
 const OFTEN = { pollMs: 20 }
 
-describe.runIf(isChosen('sqlite'))('looking for changes', () => {
-  let database: FreshDatabase
-  const opened: { close(): unknown }[] = []
-  const keep = <T extends { close(): unknown }>(something: T): T => {
-    opened.push(something)
-    return something
-  }
-  const open = (options = {}): SqliteKeyStore => keep(sqliteKeyStore({ path: database.url }, options))
-  const connect = () => keep(new Database(database.url))
-  const openOn = (client: Database.Database, options = {}) =>
-    keep(sqliteKeyStore({ db: drizzle({ client }) }, options))
-
+describe.runIf(isChosen('sqlite'))('polling for changes', () => {
+  const cleanups = cleanUpAfterEach()
+  let path: string
   beforeEach(async () => {
-    database = await freshDatabase('sqlite')
+    path = await cleanups.database('sqlite')
   })
-  afterEach(async () => {
-    vi.restoreAllMocks()
-    for (const thing of opened.splice(0).reverse()) await thing.close()
-    await database.remove()
-  })
+  // Runs before the clean-ups, which need the true methods.
+  afterEach(() => void vi.restoreAllMocks())
 
-  it('opens nothing and makes nothing by itself', async () => {
-    const heard = listenTo(open(OFTEN))
+  const open = (options = {}): SqliteKeyStore => cleanups.closing(sqliteKeyStore({ path }, options))
+  const connect = () => cleanups.closing(new Database(path))
+  const openOn = (client: Database.Database, options = {}) =>
+    cleanups.closing(sqliteKeyStore({ db: drizzle({ client }) }, options))
+
+  it('neither opens the store nor makes its file', async () => {
+    const listener = listenTo(open(OFTEN))
     await sleep(100)
-    expect(existsSync(database.url)).toBe(false)
-    expect(heard.changes).toEqual([])
+    expect(existsSync(path)).toBe(false)
+    expect(listener.changes).toEqual([])
   })
 
-  it('misses nothing between opening and the first look', async () => {
+  it('misses no commit between opening and the first poll', async () => {
     const other = open()
     await other.ready()
     for (const subscribeFirst of [true, false]) {
       const store = open({ pollMs: 300 })
       const early = subscribeFirst ? listenTo(store) : null
       await store.ready()
-      const heard = early ?? listenTo(store)
+      const listener = early ?? listenTo(store)
       await other.shred(`user ${subscribeFirst}`, { forget: false })
-      expect(await heard.next(() => true)).toEqual({ unspecific: true })
+      expect(await listener.next(() => true)).toEqual({ unspecific: true })
     }
   })
 
-  it('tells of commits of others once each, and not of its own', async () => {
+  it('reports each commit of others once, and does not take its own for one', async () => {
     const [store, other] = [open(OFTEN), open()]
     await store.ready()
-    const heard = listenTo(store)
+    const listener = listenTo(store)
     await store.insertIfAbsent([randomRecord('alice')])
     await sleep(100)
-    expect(heard.changes).toEqual([])
+    expect(listener.changes).toEqual([])
     await other.insertIfAbsent([randomRecord('bob')])
-    await heard.next(() => true)
+    await listener.next(() => true)
     await sleep(100)
-    expect(heard.changes).toEqual([{ unspecific: true }])
-    // The log of a shred is emptied: that may count as a commit, and needs no telling of whose rows.
+    expect(listener.changes).toEqual([{ unspecific: true }])
+    // A shred empties the write-ahead log, which may count as a commit of others; the last report names the user all the same.
     await store.shred('alice', { forget: false })
-    await heard.next(isOf('alice'))
-    expect(heard.changes.at(-1)).toEqual({ userIds: ['alice'] })
+    await listener.next(isOf('alice'))
+    expect(listener.changes.at(-1)).toEqual({ userIds: ['alice'] })
   })
 
-  it('stores on one connection, which sees no change of its own, tell each other exactly', async () => {
+  it('is not needed between stores on one connection: they report each other’s changes by user id', async () => {
     const client = connect()
     const [store, sibling, elsewhere] = [openOn(client, NEVER), openOn(client, NEVER), open(NEVER)]
     await Promise.all([store.ready(), sibling.ready(), elsewhere.ready()])
-    const [own, heard, nothing] = [listenTo(store), listenTo(sibling), listenTo(elsewhere)]
+    const [own, listener, nothing] = [listenTo(store), listenTo(sibling), listenTo(elsewhere)]
     await store.shred('alice', { forget: false })
     await sibling.shred('bob', { forget: false })
     expect(own.changes).toEqual([{ userIds: ['alice'] }, { userIds: ['bob'] }])
-    expect(heard.changes).toEqual(own.changes)
+    expect(listener.changes).toEqual(own.changes)
     expect(nothing.changes).toEqual([])
     await store.close()
     await sibling.shred('carol', { forget: false })
     expect(own.changes).toHaveLength(2)
-    expect(heard.changes).toHaveLength(3)
+    expect(listener.changes).toHaveLength(3)
   })
 
-  it('looks only while somebody listens', async () => {
+  it('happens only while there are listeners', async () => {
     const store = open(OFTEN)
     await store.ready()
     const pragma = vi.spyOn(Database.prototype, 'pragma')
     const looks = () => pragma.mock.calls.filter(([text]) => text === 'data_version').length
     await sleep(100)
     expect(looks()).toBe(0)
-    const heard = listenTo(store)
+    const listener = listenTo(store)
     await vi.waitFor(() => expect(looks()).toBeGreaterThan(3))
-    heard.end()
+    listener.end()
     const count = looks()
     await sleep(100)
     expect(looks()).toBe(count)
@@ -110,52 +104,52 @@ describe.runIf(isChosen('sqlite'))('looking for changes', () => {
     expect(again.changes).toEqual([])
   })
 
-  it('does not fix what the host’s transaction will see', async () => {
+  it('does not fix the snapshot that the host’s transaction reads', async () => {
     const client = connect()
     client.pragma('journal_mode = wal')
     const store = openOn(client, OFTEN)
     await store.ready()
-    const heard = listenTo(store)
+    const listener = listenTo(store)
     client.exec('begin')
     await sleep(100)
     await open().insertIfAbsent([randomRecord('alice')])
     await sleep(100)
     expect(client.prepare('select count(*) from encryption_keys').pluck().get()).toBe(1)
-    expect(heard.changes).toEqual([])
+    expect(listener.changes).toEqual([])
     client.exec('commit')
-    await heard.next(({ unspecific }) => unspecific === true)
+    await listener.next(({ unspecific }) => unspecific === true)
   })
 
-  it('says once that it cannot look, to whoever comes later too, and when it can again', async () => {
+  it('reports once that it fails, to listeners that come later too, and once that it works again', async () => {
     const store = open(OFTEN)
     await store.ready()
-    const heard = listenTo(store)
+    const listener = listenTo(store)
     const failing = vi.spyOn(Database.prototype, 'pragma').mockImplementation(() => {
       throw Object.assign(new Error('disk I/O error'), { code: 'SQLITE_IOERR' })
     })
-    expect(await heard.next(() => true)).toEqual({ silent: expect.stringContaining('SQLITE_IOERR') })
+    expect(await listener.next(() => true)).toEqual({ silent: expect.stringContaining('SQLITE_IOERR') })
     await sleep(100)
     const late = listenTo(store)
     expect(late.changes).toEqual([])
     await late.next(() => true)
     failing.mockRestore()
-    expect(await heard.next(() => true)).toEqual({})
-    expect(heard.changes).toHaveLength(2)
-    expect(late.changes).toEqual(heard.changes)
+    expect(await listener.next(() => true)).toEqual({})
+    expect(listener.changes).toHaveLength(2)
+    expect(late.changes).toEqual(listener.changes)
   })
 
-  it('takes a busy database for one that has not changed', async () => {
+  it('takes a locked database for one that has not changed', async () => {
     const store = open(OFTEN)
     await store.ready()
-    const heard = listenTo(store)
+    const listener = listenTo(store)
     vi.spyOn(Database.prototype, 'pragma').mockImplementation(() => {
       throw Object.assign(new Error('database is locked'), { code: 'SQLITE_BUSY' })
     })
     await sleep(100)
-    expect(heard.changes).toEqual([])
+    expect(listener.changes).toEqual([])
   })
 
-  it('wants a whole number of milliseconds, and Postgres none', async () => {
+  it('takes a whole number of milliseconds, and is an option of SQLite only', async () => {
     for (const pollMs of [
       0,
       -1,
@@ -170,10 +164,10 @@ describe.runIf(isChosen('sqlite'))('looking for changes', () => {
     }
     const refused = { code: 'ERR_INVALID_ARGUMENT' }
     await expect(openKeyStore('postgres://host/x', { pollMs: 1 })).rejects.toMatchObject(refused)
-    await expect(openKeyStore(database.url, { listenUrl: false })).rejects.toMatchObject(refused)
-    const store = keep(await openKeyStore(database.url, { pollMs: 20 }))
-    const heard = listenTo(store)
+    await expect(openKeyStore(path, { listenUrl: false })).rejects.toMatchObject(refused)
+    const store = cleanups.closing(await openKeyStore(path, { pollMs: 20 }))
+    const listener = listenTo(store)
     await open().shred('alice', { forget: false })
-    await heard.next(isOf('alice'))
+    await listener.next(isOf('alice'))
   })
 })

@@ -1,4 +1,4 @@
-/** What a shred says of erased bytes is what the files show. */
+/** What a shred on SQLite says of erased bytes is true of the files. */
 import { randomBytes } from 'node:crypto'
 import { join } from 'node:path'
 import Database from 'better-sqlite3'
@@ -6,10 +6,12 @@ import { drizzle } from 'drizzle-orm/better-sqlite3'
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import { type SqliteKeyStore, sqliteKeyStore } from '../../../src/adapters/sqlite/store.js'
 import type { KeyRecord, KeyStore, WrapChange } from '../../../src/index.js'
-import { isChosen, temporaryFolder } from '../../support/databases.js'
+import { cleanUpAfterEach } from '../../support/cleanups.js'
+import { isChosen } from '../../support/databases.js'
+import { contentsOf, countRemains } from '../../support/erased-bytes.js'
 import { withLongestStall } from '../../support/event-loop.js'
 import { REFERENCE_SQL, REFERENCE_TIME } from '../../support/reference-file.js'
-import { contentsOf, countRemains, randomRecord } from '../../support/remains.js'
+import { randomRecord } from '../../support/rows.js'
 
 const USERS = 3000
 const SHREDDED = 1000
@@ -25,7 +27,7 @@ function at<T>(items: readonly T[], index: number): T {
   return item
 }
 
-/** A rewrap to a longer wrapped key, as from the reference's format to ours. */
+/** A rewrap to a longer wrapped key, as from format v2 to v3. */
 function rewrapOf({ userId, version, encryptedKey }: KeyRecord, round: number): WrapChange {
   const kekId = `local:${'x'.repeat(16)}${round}`
   return {
@@ -39,9 +41,9 @@ function rewrapOf({ userId, version, encryptedKey }: KeyRecord, round: number): 
 }
 
 /**
- * A store's life: users in random order, most of them rewrapped once and some twice, then a third of them shredded.
+ * The life of a store: users minted in random order, most of them rewrapped once and some twice, a third of them shredded.
  *
- * @returns every wrapped key that there ever was, of the users shredded and of the others
+ * @returns all wrapped keys that shredded users ever had, and the present ones of the others
  */
 async function liveAndShred(store: KeyStore): Promise<{ shredded: Uint8Array[]; standing: Uint8Array[] }> {
   const rows = Array.from({ length: USERS }, () => randomRecord(randomBytes(9).toString('base64url')))
@@ -65,28 +67,23 @@ async function liveAndShred(store: KeyStore): Promise<{ shredded: Uint8Array[]; 
 }
 
 describe.runIf(isChosen('sqlite'))('SQLite', () => {
-  let folder: ReturnType<typeof temporaryFolder>
+  const cleanups = cleanUpAfterEach()
+  let folder: string
   let path: string
-  const opened: { close(): unknown }[] = []
-  const keep = <T extends { close(): unknown }>(something: T): T => {
-    opened.push(something)
-    return something
-  }
-  const open = (at = path, options = {}): SqliteKeyStore => keep(sqliteKeyStore({ path: at }, options))
-  const connect = () => keep(new Database(path))
-  const remains = (keys: readonly Uint8Array[]) => countRemains(contentsOf(folder.path), keys)
-
   beforeEach(() => {
-    folder = temporaryFolder()
-    path = join(folder.path, 'keystore.db')
+    folder = cleanups.folder()
+    path = join(folder, 'keystore.db')
   })
-  afterEach(async () => {
-    vi.restoreAllMocks()
-    for (const thing of opened.splice(0).reverse()) await thing.close()
-    folder.remove()
-  })
+  // Runs before the clean-ups, which need the true methods.
+  afterEach(() => void vi.restoreAllMocks())
 
-  it('our own file holds no byte of a shredded key, old or new, when the shred has returned', async () => {
+  const open = (at = path, options = {}): SqliteKeyStore =>
+    cleanups.closing(sqliteKeyStore({ path: at }, options))
+  const connect = () => cleanups.closing(new Database(path))
+  /** How many of the keys are still in the files. */
+  const remains = (keys: readonly Uint8Array[]) => countRemains(contentsOf(folder), keys)
+
+  it('a file of our own holds no byte of a shredded key, old or new, when the shred has returned', async () => {
     const store = open()
     const { shredded, standing } = await liveAndShred(store)
     expect(remains(shredded)).toBe(0)
@@ -95,11 +92,11 @@ describe.runIf(isChosen('sqlite'))('SQLite', () => {
   })
 
   it.each(['delete', 'wal'])(
-    'a host’s file with journal_mode %s does, until the erasure is finished',
+    'a host’s file with journal_mode %s holds such bytes, until the erasure is finished',
     async (journal) => {
       const client = connect()
       client.pragma(`journal_mode = ${journal}`)
-      const store = keep(sqliteKeyStore({ db: drizzle({ client }) }))
+      const store = cleanups.closing(sqliteKeyStore({ db: drizzle({ client }) }))
       const { shredded, standing } = await liveAndShred(store)
       expect(await store.shred('nobody', { forget: false })).toMatchObject(pending(FINISH))
       expect(remains(shredded)).toBeGreaterThan(50)
@@ -110,7 +107,7 @@ describe.runIf(isChosen('sqlite'))('SQLite', () => {
     },
   )
 
-  it('a file too large to be rewritten by a shred is pending after its rows have grown, until the erasure is finished', async () => {
+  it('a shred is pending after rows have grown in a file that is too large for a shred to rewrite, until the erasure is finished', async () => {
     const store = open()
     const rows = Array.from({ length: 16_000 }, () => randomRecord(randomBytes(9).toString('base64url')))
     await store.insertIfAbsent(rows)
@@ -121,7 +118,7 @@ describe.runIf(isChosen('sqlite'))('SQLite', () => {
     expect(await store.shred(at(rows, 2).userId, { forget: true })).toMatchObject(ERASED)
   })
 
-  it('a file with tables of others is not rewritten by a shred, which could renumber their rows', async () => {
+  it('a shred does not rewrite a file with tables of others, whose rows it could renumber', async () => {
     connect().exec(
       `create table of_the_host (text text); insert into of_the_host (rowid, text) values (7, 'seven')`,
     )
@@ -131,12 +128,12 @@ describe.runIf(isChosen('sqlite'))('SQLite', () => {
     await store.replaceWrapped(rows.map((row) => rewrapOf(row, 1)))
     expect(await store.shred(at(rows, 1).userId, { forget: true })).toMatchObject(pending(FINISH))
     expect(connect().prepare('select rowid from of_the_host').pluck().get()).toBe(7)
-    // What SQLite keeps for itself counts as nobody's.
+    // SQLite's own tables do not count.
     connect().exec('drop table of_the_host; analyze')
     expect(await store.shred(at(rows, 2).userId, { forget: true })).toMatchObject(ERASED)
   })
 
-  it('an open reader keeps the bytes: the shred says so, stalls nobody, and finishErasure completes it', async () => {
+  it('a shred beside an open reader is pending and does not block; finishErasure completes it', async () => {
     const store = open()
     const row = randomRecord('alice')
     await store.insertIfAbsent([row, randomRecord('bob')])
@@ -160,7 +157,7 @@ describe.runIf(isChosen('sqlite'))('SQLite', () => {
     expect(remains([row.encryptedKey])).toBe(0)
   })
 
-  it('a shred that found nothing says what is true of the file', async () => {
+  it('a shred that found no key says whether the file still holds bytes of others', async () => {
     const store = open()
     await store.insertIfAbsent([randomRecord('alice')])
     const reader = connect()
@@ -175,7 +172,7 @@ describe.runIf(isChosen('sqlite'))('SQLite', () => {
     expect(await store.shred('alice', { forget: false })).toMatchObject({ versions: [], ...ERASED })
   })
 
-  it('what fails after the commit is a reason, no error', async () => {
+  it('a failure after the commit is the reason of a pending erasure, not an error', async () => {
     const store = open()
     await store.insertIfAbsent([randomRecord('alice')])
     const failure = Object.assign(new Error('disk I/O error'), { code: 'SQLITE_IOERR' })
@@ -186,7 +183,7 @@ describe.runIf(isChosen('sqlite'))('SQLite', () => {
     expect(result).toMatchObject({ versions: [1], ...pending('SQLITE_IOERR: disk I/O error') })
   })
 
-  it('shreds at once share one look at the log and the file', async () => {
+  it('shreds at the same time share one checkpoint', async () => {
     const store = open()
     const rows = Array.from({ length: 50 }, (_, i) => randomRecord(`user ${i}`))
     await store.insertIfAbsent(rows)
@@ -198,14 +195,14 @@ describe.runIf(isChosen('sqlite'))('SQLite', () => {
     expect(remains(keysOf(rows))).toBe(0)
   })
 
-  it('a database in memory has no file', async () => {
+  it('a shred of a database in memory is complete', async () => {
     const store = open(':memory:')
     await store.insertIfAbsent([randomRecord('alice')])
     expect(await store.shred('alice', { forget: false })).toMatchObject({ versions: [1], ...ERASED })
     expect(await store.maintenance.finishErasure()).toEqual(ERASED)
   })
 
-  it('adoption leaves nothing of what the reference replaced and deleted', async () => {
+  it('adoption leaves no byte of keys that the reference replaced or deleted', async () => {
     const client = connect()
     client.pragma('secure_delete = off')
     client.exec(REFERENCE_SQL.create)
@@ -237,9 +234,9 @@ describe.runIf(isChosen('sqlite'))('SQLite', () => {
     expect(remains(keysOf(kept))).toBe(0)
   })
 
-  it('finishErasure waits for the host’s transaction, and is pending while it lasts', async () => {
+  it('finishErasure waits for the host’s transaction, up to the deadline', async () => {
     const client = connect()
-    const store = keep(sqliteKeyStore({ db: drizzle({ client }) }, { deadlineMs: 100 }))
+    const store = cleanups.closing(sqliteKeyStore({ db: drizzle({ client }) }, { deadlineMs: 100 }))
     await store.ready()
     client.exec('begin')
     expect(await store.maintenance.finishErasure()).toMatchObject(pending('inside a transaction'))
@@ -248,10 +245,10 @@ describe.runIf(isChosen('sqlite'))('SQLite', () => {
     expect(await finishing).toEqual(ERASED)
   })
 
-  it('a journal that is kept is named', async () => {
+  it('finishErasure names a rollback journal that SQLite keeps', async () => {
     const client = connect()
     client.pragma('journal_mode = persist')
-    const store = keep(sqliteKeyStore({ db: drizzle({ client }) }))
+    const store = cleanups.closing(sqliteKeyStore({ db: drizzle({ client }) }))
     await store.ready()
     expect(await store.maintenance.finishErasure()).toMatchObject(pending('-journal'))
   })

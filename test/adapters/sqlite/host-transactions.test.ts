@@ -1,18 +1,17 @@
-/** SQLite: whoever holds the write lock, a mint waits for it without stopping the event loop. */
-
+/** SQLite: a mint waits while others hold the write lock, without stopping the event loop. */
 import Database from 'better-sqlite3'
 import { drizzle } from 'drizzle-orm/better-sqlite3'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { type SqliteKeyStore, sqliteKeyStore } from '../../../src/adapters/sqlite/store.js'
 import { EnvelopeCrypto, generateMasterKey, localMasterKey } from '../../../src/index.js'
+import { startChild } from '../../support/child-process.js'
 import { type FreshDatabase, freshDatabase, isChosen } from '../../support/databases.js'
 import { withLongestStall } from '../../support/event-loop.js'
-import { startChild } from '../../support/line-child.js'
 
-/** How long locks are held; a wait that blocked the event loop would stall it for as long. */
+/** How long locks are held: a wait that blocks the event loop would stop it for as long. */
 const HELD_MS = 800
 const MOST_STALL_MS = 200
-/** A busy machine may stop this process for a while; a wait that blocks does so each time. */
+/** A busy machine may stop this process for a while; a wait that blocks does so in every attempt. */
 const MEASURED = { retry: 3 }
 
 const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms))
@@ -25,7 +24,7 @@ describe.runIf(isChosen('sqlite'))('sqlite: while the lock is held', () => {
   let envelope: EnvelopeCrypto
   let bobs: string
 
-  /** The host's connection, and a service on it. */
+  /** Opens the host's connection and a service on it, and encrypts for bob. */
   async function openOnHost(deadlineMs?: number): Promise<void> {
     client = new Database(database.url)
     client.exec('create table host_rows (id integer primary key)')
@@ -70,7 +69,7 @@ describe.runIf(isChosen('sqlite'))('sqlite: while the lock is held', () => {
       await reopened.close()
     })
 
-    it("a mint waits for the host's COMMIT too, and is no part of it", async () => {
+    it("a mint waits for the host's COMMIT too, and is not part of the host's transaction", async () => {
       await openOnHost()
       client.exec('begin immediate')
       client.exec('insert into host_rows values (1)')
@@ -120,7 +119,7 @@ describe.runIf(isChosen('sqlite'))('sqlite: while the lock is held', () => {
       client.exec('rollback')
     })
 
-    it('migrating waits as well', async () => {
+    it('migrating waits too', async () => {
       client = new Database(database.url)
       store = sqliteKeyStore({ db: drizzle({ client }) })
       client.exec('begin')

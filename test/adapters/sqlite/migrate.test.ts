@@ -1,43 +1,32 @@
-/** The migrator, what only SQLite has: the host's connection, its pragmas and foreign keys, locks of a whole file. */
-import { join } from 'node:path'
+/** The migrator with what only SQLite has: the host's connection, its pragmas and foreign keys, locks of a whole file. */
 import Database from 'better-sqlite3'
 import { drizzle } from 'drizzle-orm/better-sqlite3'
-import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { beforeEach, describe, expect, it } from 'vitest'
 import { sqliteMigrations } from '../../../src/adapters/generated/migrations.js'
 import { LEDGER } from '../../../src/adapters/migrator.js'
 import { migrateSqlite } from '../../../src/adapters/sqlite/migrate.js'
 import { type SqliteKeyStoreOptions, sqliteKeyStore } from '../../../src/adapters/sqlite/store.js'
-import { isChosen, temporaryFolder } from '../../support/databases.js'
-import { dumpSchema, failureOf, record } from '../../support/migration-helpers.js'
+import { cleanUpAfterEach } from '../../support/cleanups.js'
+import { isChosen } from '../../support/databases.js'
+import { keystoreErrorOf } from '../../support/errors.js'
 import { REFERENCE_SQL } from '../../support/reference-file.js'
+import { fixedRecord } from '../../support/rows.js'
+import { dumpSchema } from '../../support/schema-dumps.js'
 
 const tags = sqliteMigrations.map(({ tag }) => tag)
 
-const cleanups: (() => unknown)[] = []
-let path: string
-
 describe.runIf(isChosen('sqlite'))('the migrator on SQLite', () => {
-  beforeEach(() => {
-    const folder = temporaryFolder()
-    cleanups.push(() => folder.remove())
-    path = join(folder.path, 'host.db')
+  const cleanups = cleanUpAfterEach()
+  let path: string
+  beforeEach(async () => {
+    path = await cleanups.database('sqlite')
   })
 
-  afterEach(async () => {
-    for (const cleanup of cleanups.splice(0).reverse()) await cleanup()
-  })
-
-  function connection(): Database.Database {
-    const client = new Database(path)
-    cleanups.push(() => client.close())
-    return client
-  }
+  const connection = () => cleanups.closing(new Database(path))
 
   function storeOn(source: string | Database.Database, options?: SqliteKeyStoreOptions) {
     const given = typeof source === 'string' ? { path: source } : { db: drizzle({ client: source }) }
-    const store = sqliteKeyStore(given, options)
-    cleanups.push(() => store.close())
-    return store
+    return cleanups.closing(sqliteKeyStore(given, options))
   }
 
   /** Two host tables of which one cascades into the other, with a row each. */
@@ -65,10 +54,10 @@ describe.runIf(isChosen('sqlite'))('the migrator on SQLite', () => {
       },
     )
 
-    it('takes a lock only when something is missing: such a file waits for the writer, up to the deadline', async () => {
+    it('takes a lock only when a migration is missing, and then waits for the writer, up to the deadline', async () => {
       const rival = connection()
       rival.exec('BEGIN IMMEDIATE')
-      const error = await failureOf(storeOn(path, { deadlineMs: 200 }).ready())
+      const error = await keystoreErrorOf(storeOn(path, { deadlineMs: 200 }).ready())
       expect([error.code, error.retryable]).toEqual(['ERR_STORE', true])
 
       const waiting = storeOn(path).ready()
@@ -100,11 +89,11 @@ describe.runIf(isChosen('sqlite'))('the migrator on SQLite', () => {
     ['a fresh file', ''],
     ['a file of the Python reference', REFERENCE_SQL.create],
   ])(
-    'looks again under the lock: a process that migrated %s since the first look is no clash',
+    'reads the schema again under the lock: it is no clash if another process has migrated %s since',
     async (_, sql) => {
       const [host, rival] = [connection(), connection()]
       host.exec(sql)
-      // Between the first look and BEGIN.
+      // Migrates between the first read of the schema and BEGIN.
       const begin = host.transaction.bind(host)
       let rivals: readonly string[] = []
       host.transaction = (work) => {
@@ -126,7 +115,7 @@ describe.runIf(isChosen('sqlite'))('the migrator on SQLite', () => {
       const before = pragmas()
       const store = storeOn(host)
       expect((await store.ready()).applied).toEqual(tags)
-      await store.insertIfAbsent([record('alice')])
+      await store.insertIfAbsent([fixedRecord('alice')])
       expect(rows).toHaveLength(1)
       expect(hostRows(host)).toEqual(rows)
       expect(pragmas()).toEqual(before)
@@ -151,7 +140,7 @@ describe.runIf(isChosen('sqlite'))('the migrator on SQLite', () => {
       host.exec(clash)
       const [rows, before] = [hostRows(host), await dumpSchema('sqlite', path)]
       const store = storeOn(host)
-      const error = await failureOf(store.ready())
+      const error = await keystoreErrorOf(store.ready())
       expect(error.code).toBe('ERR_STORE')
       expect(error.message).toContain(name)
       expect(host.inTransaction).toBe(false)
@@ -165,7 +154,7 @@ describe.runIf(isChosen('sqlite'))('the migrator on SQLite', () => {
       expect(hostRows(host)).toEqual(rows)
     })
 
-    it('loses no child row of the host that refers to a table of ours which is behind', async () => {
+    it('loses no row of the host that refers to our table when it is behind', async () => {
       const host = connection()
       host.pragma('foreign_keys = ON')
       const [first] = sqliteMigrations
@@ -177,15 +166,15 @@ describe.runIf(isChosen('sqlite'))('the migrator on SQLite', () => {
         create table notes (id integer primary key, owner text references encryption_keys (user_id) on delete cascade);
         insert into notes values (1, 'alice')`)
       const before = await dumpSchema('sqlite', path)
-      // The new primary key is (user_id, version), so that such a reference cannot stand.
-      const error = await failureOf(storeOn(host).ready())
+      // The new primary key is (user_id, version), so that such a foreign key is impossible.
+      const error = await keystoreErrorOf(storeOn(host).ready())
       expect(error.message).toContain('foreign key mismatch')
       expect(await dumpSchema('sqlite', path)).toEqual(before)
       expect(host.prepare('select * from notes').all()).toEqual([{ id: 1, owner: 'alice' }])
       expect(host.prepare('select user_id from encryption_keys').pluck().all()).toEqual(['alice'])
     })
 
-    it('is not stopped by rows of the host that break foreign keys of its own', async () => {
+    it('succeeds though rows of the host break foreign keys of the host', async () => {
       const host = hostWithChildren()
       host.pragma('foreign_keys = OFF')
       host.exec('insert into children values (3, 99)')
@@ -197,7 +186,7 @@ describe.runIf(isChosen('sqlite'))('the migrator on SQLite', () => {
       const host = hostWithChildren()
       host.exec('BEGIN')
       host.exec("insert into parents values (7, 'undone')")
-      const error = await failureOf(storeOn(host, { deadlineMs: 50 }).ready())
+      const error = await keystoreErrorOf(storeOn(host, { deadlineMs: 50 }).ready())
       expect([error.code, error.retryable]).toEqual(['ERR_STORE', true])
       expect(host.inTransaction).toBe(true)
 
@@ -206,7 +195,7 @@ describe.runIf(isChosen('sqlite'))('the migrator on SQLite', () => {
       setTimeout(() => host.exec('ROLLBACK'), 20)
       expect((await waiting).applied).toEqual(tags)
       expect(host.prepare('select count(*) from parents').pluck().get()).toBe(1)
-      expect(await store.insertIfAbsent([record('alice')])).toEqual([record('alice')])
+      expect(await store.insertIfAbsent([fixedRecord('alice')])).toEqual([fixedRecord('alice')])
     })
   })
 })

@@ -1,0 +1,32 @@
+/** The options of the stores, each declared once. Each factory takes those of its dialect, and `openKeyStore` takes all of them. */
+import type { MigrateMode } from './migrator.js'
+
+interface SharedOptions {
+  /** Default `'auto'`; for a store inside a Postgres transaction `'off'`. */
+  readonly migrate?: MigrateMode
+  /** How long a call waits for locks and tries again after transient failures, in milliseconds. Default 10,000. */
+  readonly deadlineMs?: number
+}
+
+export interface SqliteKeyStoreOptions extends SharedOptions {
+  /** Take over a SQLite file of the Python reference. Default false. */
+  readonly adopt?: boolean
+  /** SQLite only: how often to look for changes while somebody listens, in milliseconds. Default 1000. */
+  readonly pollMs?: number
+}
+
+export interface PostgresKeyStoreOptions extends SharedOptions {
+  /** Postgres only: the schema of the table and of our ledger, made if it is missing. Default `'public'`. */
+  readonly schema?: string
+  /**
+   * Postgres only: name the prepared statements. Faster on a direct connection, but fails behind a pooler in transaction mode.
+   * Default false.
+   */
+  readonly namedStatements?: boolean
+  /**
+   * Postgres only: where `changes` listens for notifications. Give the URL of a direct connection, without a pooler in
+   * transaction mode in between; `false` listens nowhere. Default: the URL of the store itself. A store on the host's pool or db
+   * has none, and listens nowhere.
+   */
+  readonly listenUrl?: string | false
+}

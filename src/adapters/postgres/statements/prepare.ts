@@ -1,0 +1,82 @@
+/** Prepares the statements of the Postgres store, once. */
+import { sha256 } from '../../../format/aead.js'
+import type { KeyRecord } from '../../../table.js'
+import { activeOf } from '../../records.js'
+import type { AnyPostgresDb } from '../connection.js'
+import { countRows, countRowsWithAges } from './counts.js'
+import { fragmentsFor } from './fragments.js'
+import {
+  selectActiveOfUsers,
+  selectHasLiveRow,
+  selectPage,
+  selectPageNotUnderKek,
+  selectSample,
+  selectVersionsOfUser,
+  selectVersionsOfUsers,
+} from './reads.js'
+import {
+  insertRows,
+  insertRowsAndNotify,
+  insertTombstone,
+  removeRows,
+  removeTombstones,
+  replaceWrappedKeys,
+  restoreRows,
+  shredRows,
+} from './writes.js'
+
+export type PostgresStatements = ReturnType<typeof prepareStatements>
+
+export function prepareStatements(db: AnyPostgresDb, schema: string, named: boolean) {
+  const fragments = fragmentsFor(db, schema, channelOf(schema))
+  // The schema is part of the name: one pool may serve several schemas, and pg requires that a name always has the same text.
+  const prefix = `keystore_${shortHash(schema)}`
+  const name = (statement: string) => (named ? `${prefix}_${statement}` : '')
+  return {
+    selectVersionsOfUser: selectVersionsOfUser(fragments).prepare(name('select_versions_of_user')),
+    selectVersionsOfUsers: selectVersionsOfUsers(fragments).prepare(name('select_versions_of_users')),
+    selectActiveOfUsers: selectActiveOfUsers(fragments).prepare(name('select_active_of_users')),
+    selectPage: selectPage(fragments).prepare(name('select_page')),
+    selectPageNotUnderKek: selectPageNotUnderKek(fragments).prepare(name('select_page_not_under_kek')),
+    selectSample: selectSample(fragments).prepare(name('select_sample')),
+    selectHasLiveRow: selectHasLiveRow(fragments).prepare(name('select_has_live_row')),
+    insertRows: insertRows(fragments).prepare(name('insert_rows')),
+    insertRowsAndNotify: insertRowsAndNotify(fragments).prepare(name('insert_rows_and_notify')),
+    restoreRows: restoreRows(fragments).prepare(name('restore_rows')),
+    insertTombstone: insertTombstone(fragments).prepare(name('insert_tombstone')),
+    replaceWrappedKeys: replaceWrappedKeys(fragments).prepare(name('replace_wrapped_keys')),
+    shredRows: shredRows(fragments).prepare(name('shred_rows')),
+    removeRows: removeRows(fragments).prepare(name('remove_rows')),
+    removeTombstones: removeTombstones(fragments).prepare(name('remove_tombstones')),
+    countRows: countRows(fragments).prepare(name('count_rows')),
+    countRowsWithAges: countRowsWithAges(fragments).prepare(name('count_rows_with_ages')),
+  }
+}
+
+/** Every row of some users. For one user, the most frequent case, by a query that is simple to plan. */
+export function selectVersions(
+  statements: PostgresStatements,
+  userIds: readonly string[],
+): Promise<KeyRecord[]> {
+  const [userId] = userIds
+  if (userIds.length === 1) return statements.selectVersionsOfUser.execute({ userId })
+  return statements.selectVersionsOfUsers.execute({ ids: [...new Set(userIds)] })
+}
+
+/** For each user the active row: a tombstone if there is any, else the highest version. */
+export async function selectActive(
+  statements: PostgresStatements,
+  userIds: readonly string[],
+): Promise<KeyRecord[]> {
+  if (userIds.length === 1) return activeOf(await selectVersions(statements, userIds))
+  return statements.selectActiveOfUsers.execute({ ids: [...new Set(userIds)] })
+}
+
+/** The notification channel that all stores of one schema use. */
+export function channelOf(schema: string): string {
+  return `drizzle_keystore_${shortHash(schema)}`
+}
+
+function shortHash(schema: string): string {
+  return sha256([schema]).toString('hex', 0, 4)
+}

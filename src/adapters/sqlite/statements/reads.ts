@@ -1,0 +1,55 @@
+/** Builds the statements that select rows. `:name` stands for a placeholder. */
+import { type SQL, sql } from 'drizzle-orm'
+import { encryptionKeys as keys } from '../schema.js'
+import { isLive, isOneOfUsers, isUser, type QueryBuilder } from './fragments.js'
+
+/** Every row of `:userId`, by version. */
+export function selectVersionsOfUser(db: QueryBuilder) {
+  return selectInOrder(db, isUser)
+}
+
+/** Every row of the users in `:ids`, by user and version. */
+export function selectVersionsOfUsers(db: QueryBuilder) {
+  return selectInOrder(db, isOneOfUsers)
+}
+
+/** The active row of each user in `:ids`: a tombstone if there is any, else the highest version. */
+export function selectActiveOfUsers(db: QueryBuilder) {
+  return select(
+    db,
+    sql`${isOneOfUsers} and ${keys.version} = (select k.version from ${keys} k
+      where k.user_id = ${keys.userId} order by k.shredded_at is null, k.version desc limit 1)`,
+  )
+}
+
+/** Up to `:limit` rows after the ref of `:userId` and `:version`. */
+export function selectPage(db: QueryBuilder) {
+  return selectInOrder(db, isAfterRef).limit(sql.placeholder('limit'))
+}
+
+/** The same, of live rows that are not under `:kekId`. */
+export function selectPageNotUnderKek(db: QueryBuilder) {
+  const isUnderOther = sql`${isLive} and ${keys.kekId} is not ${sql.placeholder('kekId')}`
+  return selectInOrder(db, sql`${isAfterRef} and ${isUnderOther}`).limit(sql.placeholder('limit'))
+}
+
+/** Up to `:limit` live rows under `:kekId`. */
+export function selectSampleOfKek(db: QueryBuilder) {
+  const isUnderKek = sql`${keys.kekId} = ${sql.placeholder('kekId')}`
+  return select(db, sql`${isUnderKek} and ${isLive}`).limit(sql.placeholder('limit'))
+}
+
+/** Up to `:limit` live rows without a KEK id. */
+export function selectSampleWithoutKek(db: QueryBuilder) {
+  return select(db, sql`${keys.kekId} is null and ${isLive}`).limit(sql.placeholder('limit'))
+}
+
+const isAfterRef = sql`(${keys.userId}, ${keys.version}) > (${sql.placeholder('userId')}, ${sql.placeholder('version')})`
+
+function select(db: QueryBuilder, where: SQL) {
+  return db.select().from(keys).where(where)
+}
+
+function selectInOrder(db: QueryBuilder, where: SQL) {
+  return select(db, where).orderBy(keys.userId, keys.version)
+}

@@ -1,0 +1,56 @@
+/** Builds the statements that insert, change and remove rows. Placeholders (`:name`) for a whole row are named like its columns. */
+import { type SQL, sql } from 'drizzle-orm'
+import { encryptionKeys as keys } from '../schema.js'
+import { encoded, isLive, isRef, isUser, type QueryBuilder } from './fragments.js'
+
+/** Inserts a row if its ref is free, no row of its user is a tombstone, and the version before it is stored. */
+export function insertRow(db: QueryBuilder) {
+  const isNext = sql`exists (select 1 ${fromUser} and ${keys.version} = ${encoded('version')} - 1)`
+  return insertIf(db, sql`not ${isShredded} and (${encoded('version')} = 1 or ${isNext})`)
+}
+
+/** Inserts a row if its ref is free; a live row only if no row of its user is a tombstone. */
+export function restoreRow(db: QueryBuilder) {
+  return insertIf(db, sql`${encoded('shreddedAt')} is not null or not ${isShredded}`)
+}
+
+/** Inserts a tombstone if its user has no row. */
+export function insertTombstone(db: QueryBuilder) {
+  return db.insert(keys).select(sql`${row} where not exists (select 1 ${fromUser})`)
+}
+
+/** Replaces the wrapped key of a live row that still holds `:from`. */
+export function replaceWrappedKey(db: QueryBuilder) {
+  const holdsFrom = sql`${keys.encryptedKey} = ${encoded('encryptedKey', 'from')}`
+  return db
+    .update(keys)
+    .set({ encryptedKey: encoded('encryptedKey'), kekId: encoded('kekId'), wrappedAt: encoded('wrappedAt') })
+    .where(sql`${isRef} and ${holdsFrom} and ${isLive}`)
+}
+
+/** Makes tombstones of the live rows of `:userId`. */
+export function shredRows(db: QueryBuilder) {
+  return db
+    .update(keys)
+    .set({ encryptedKey: sql`zeroblob(0)`, shreddedAt: encoded('shreddedAt') })
+    .where(sql`${isUser} and ${isLive}`)
+}
+
+/** Removes the row of `:userId` and `:version`. */
+export function removeRow(db: QueryBuilder) {
+  return db.delete(keys).where(isRef)
+}
+
+/** Removes every row of `:userId`. */
+export function removeRowsOfUser(db: QueryBuilder) {
+  return db.delete(keys).where(isUser)
+}
+
+const fromUser = sql`from ${keys} where ${isUser}`
+const isShredded = sql`exists (select 1 ${fromUser} and ${keys.shreddedAt} is not null)`
+const row = sql`select ${encoded('userId')}, ${encoded('version')}, ${encoded('encryptedKey')}, ${encoded('kekId')},
+  ${encoded('createdAt')}, ${encoded('wrappedAt')}, ${encoded('shreddedAt')}`
+
+function insertIf(db: QueryBuilder, condition: SQL) {
+  return db.insert(keys).select(sql`${row} where ${condition}`).onConflictDoNothing()
+}

@@ -1,0 +1,51 @@
+/** Command lines as text: how this process was called, and what is printed for the reader to type next. */
+import { basename, dirname, relative, sep } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import type { Command } from 'commander'
+
+/** How this command is called in the folder that the process runs in: `npx keystore`, `keystore`, or `node` and the script's path. */
+export function ownCommand(): string {
+  const [, script = ''] = process.argv
+  const folder = relative(process.cwd(), dirname(script)).split(sep)
+  const isDependency = folder.slice(-2).join('/') === 'node_modules/.bin'
+  if (basename(script) === 'keystore') {
+    // npx looks into this folder and those above it; elsewhere it would ask the registry for another package of that name.
+    if (isDependency && folder.slice(0, -2).every((part) => part === '..')) return 'npx keystore'
+    // The link that a global installation puts on the PATH.
+    if (!isDependency) return 'keystore'
+  }
+  return `node ${shellWord(shortPath(script))}`
+}
+
+/** Options as they were given on the command line, ready to be appended to another one, without passwords. */
+export function repeatedOptions(command: Command, names: readonly string[]): string {
+  const words = command.options.flatMap((option) => {
+    const name = option.attributeName()
+    if (!names.includes(name) || command.getOptionValueSource(name) !== 'cli') return []
+    const values: unknown[] = [command.getOptionValue(name)].flat()
+    const flag = option.long ?? ''
+    return values.flatMap((value) =>
+      value === true ? [flag] : [flag, shellWord(withoutPasswords(String(value)))],
+    )
+  })
+  return words.map((word) => ` ${word}`).join('')
+}
+
+/** The path of a file of this package, such as `README.md`. */
+export function packageFile(name: string): string {
+  return shortPath(fileURLToPath(new URL(`../../${name}`, import.meta.url)))
+}
+
+/** One word of a POSIX shell's command line. */
+export function shellWord(text: string): string {
+  return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", `'\\''`)}'`
+}
+
+export function withoutPasswords(text: string): string {
+  return text.replace(/:\/\/\S*@/g, '://…@')
+}
+
+function shortPath(path: string): string {
+  const fromHere = relative(process.cwd(), path)
+  return fromHere.length < path.length ? fromHere : path
+}

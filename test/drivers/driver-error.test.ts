@@ -1,0 +1,212 @@
+/** Errors of drivers: what of them is shown, which are worth another attempt, and that no value leaves them. */
+import { randomBytes } from 'node:crypto'
+import Database from 'better-sqlite3'
+import { sql } from 'drizzle-orm'
+import { drizzle as drizzleSqlite } from 'drizzle-orm/better-sqlite3'
+import { drizzle as drizzlePostgres } from 'drizzle-orm/node-postgres'
+import pg from 'pg'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { describeDriverError, isBusyCode, storeError } from '../../src/drivers/driver-error.js'
+import { KeystoreError } from '../../src/errors.js'
+import { type FreshDatabase, freshDatabase, isChosen } from '../support/databases.js'
+import { errorOf } from '../support/errors.js'
+import { everythingOf, textForms } from '../support/leaks.js'
+
+/** A value that is bound to statements. */
+const secret = `sk-planted-${randomBytes(12).toString('hex')}`
+
+const withCode = (code: string, message = 'a message', more: object = {}) =>
+  Object.assign(new Error(message), { code, ...more })
+/** As the class DatabaseError of pg. */
+const postgresError = (code: string, message: string, more: object = {}) =>
+  withCode(code, message, { severity: 'ERROR', detail: `Failing row contains (${secret})`, ...more })
+
+function expectNoSecret(value: unknown): void {
+  const shown = everythingOf(value)
+  expect(textForms(secret).filter((form) => shown.includes(form))).toEqual([])
+}
+
+describe('describeDriverError', () => {
+  it.each([
+    ['40001', true],
+    ['40P01', true],
+    ['53300', true],
+    ['55P03', true],
+    ['57P01', true],
+    ['57P03', true],
+    ['08006', true],
+    ['08P01', true],
+    ['23505', false],
+    ['28P01', false],
+    ['3D000', false],
+    ['42P01', false],
+    ['57014', false],
+  ])('keeps SQLSTATE %s; transient: %s', (code, transient) => {
+    const failure = describeDriverError(postgresError(code, 'a message'))
+    expect(failure).toMatchObject({ code, transient })
+    expect(failure.description).toContain(`SQLSTATE ${code}`)
+  })
+
+  it.each(['42P01', '28P01', '57P01', '08006'])(
+    'shows the message of SQLSTATE %s, which names objects only',
+    (code) => {
+      expect(describeDriverError(postgresError(code, 'relation "x" does not exist')).description).toBe(
+        `SQLSTATE ${code}: relation "x" does not exist`,
+      )
+    },
+  )
+
+  it.each(['22P02', '23505', '23514', 'P0001', 'XX000'])(
+    'shows neither message nor detail of SQLSTATE %s, which may quote values',
+    (code) => {
+      const failure = describeDriverError(postgresError(code, `quotes ${secret}`))
+      expect(failure.description).toBe(`SQLSTATE ${code}`)
+      const constrained = postgresError(code, `quotes ${secret}`, { constraint: 'version_check' })
+      expect(describeDriverError(constrained).description).toBe(`SQLSTATE ${code} (constraint version_check)`)
+    },
+  )
+
+  it.each([
+    ['SQLITE_BUSY', true],
+    ['SQLITE_BUSY_SNAPSHOT', true],
+    ['SQLITE_LOCKED_SHAREDCACHE', true],
+    ['SQLITE_IOERR', false],
+    ['SQLITE_READONLY', false],
+    ['SQLITE_CONSTRAINT_CHECK', false],
+  ])('keeps %s with its message; transient: %s', (code, transient) => {
+    expect(describeDriverError(withCode(code, 'as SQLite says'))).toEqual({
+      code,
+      description: `${code}: as SQLite says`,
+      transient,
+    })
+    expect(isBusyCode(code)).toBe(transient)
+  })
+
+  it('shows no message of a trigger, which is the host’s own', () => {
+    const failure = describeDriverError(withCode('SQLITE_CONSTRAINT_TRIGGER', `refused ${secret}`))
+    expect(failure).toEqual({
+      code: 'SQLITE_CONSTRAINT_TRIGGER',
+      description: 'SQLITE_CONSTRAINT_TRIGGER',
+      transient: false,
+    })
+  })
+
+  it.each([
+    ['ECONNREFUSED', true],
+    ['ECONNRESET', true],
+    ['ETIMEDOUT', true],
+    ['EAI_AGAIN', true],
+    ['ENOTFOUND', false],
+    ['EACCES', false],
+  ])('shows the message of the system error %s; transient: %s', (code, transient) => {
+    const error = withCode(code, `connect ${code} 127.0.0.1:5432`, { syscall: 'connect' })
+    expect(describeDriverError(error)).toEqual({ code, description: error.message, transient })
+    expect(describeDriverError(withCode(code, '', { syscall: 'connect' })).description).toBe(code)
+  })
+
+  it.each([
+    'Connection terminated unexpectedly',
+    'timeout exceeded when trying to connect',
+    'Client has encountered a connection error and is not queryable',
+  ])('takes pg’s "%s", which has no code, for transient', (message) => {
+    expect(describeDriverError(new Error(message))).toEqual({
+      code: null,
+      description: message,
+      transient: true,
+    })
+  })
+
+  it('finds the driver’s error under the errors that wrap it', () => {
+    const wrapped = new Error(`Failed query, params: ${secret}`, {
+      cause: new Error('again', { cause: postgresError('40001', 'could not serialize access') }),
+    })
+    expect(describeDriverError(wrapped)).toEqual({
+      code: '40001',
+      description: 'SQLSTATE 40001: could not serialize access',
+      transient: true,
+    })
+  })
+
+  it('shows of any other code the code, and of anything else its name or type', () => {
+    const unknown = { code: null, transient: false }
+    expect(describeDriverError(withCode('ERR_SOMETHING', secret))).toEqual({
+      code: 'ERR_SOMETHING',
+      description: 'ERR_SOMETHING',
+      transient: false,
+    })
+    expect(describeDriverError(new TypeError(secret))).toEqual({ ...unknown, description: 'TypeError' })
+    expect(describeDriverError(secret)).toEqual({ ...unknown, description: 'string' })
+    expect(describeDriverError(null)).toEqual({ ...unknown, description: 'object' })
+    // A number is no code.
+    expect(describeDriverError(Object.assign(new RangeError(secret), { code: 7 }))).toEqual({
+      ...unknown,
+      description: 'RangeError',
+    })
+  })
+})
+
+describe('storeError', () => {
+  it('is an ERR_STORE that says what failed, and whether to try again', () => {
+    const busy = storeError('write rows', withCode('SQLITE_BUSY', 'database is locked'))
+    expect(busy).toMatchObject({ name: 'StoreError', code: 'ERR_STORE', retryable: true })
+    expect(busy.message).toBe('The key store could not write rows (SQLITE_BUSY: database is locked)')
+    const full = storeError('read pages', withCode('SQLITE_FULL', 'disk is full'), 'The source')
+    expect(full).toMatchObject({ code: 'ERR_STORE', retryable: false })
+    expect(full.message).toMatch(/^The source could not read pages/)
+  })
+
+  it('keeps the code in its cause, and nothing else of the driver’s error', () => {
+    const error = storeError('write rows', postgresError('23514', `violates ${secret}`, { where: secret }))
+    expect(error.cause).toMatchObject({ name: 'DriverError', code: '23514', message: 'SQLSTATE 23514' })
+    expectNoSecret(error)
+  })
+
+  it('passes an error of the library on as it is', () => {
+    const own = new KeystoreError('ERR_CLOSED', 'closed')
+    expect(storeError('write rows', own)).toBe(own)
+  })
+})
+
+describe.runIf(isChosen('sqlite'))('an error of better-sqlite3 behind Drizzle', () => {
+  it('shows no bound value', async () => {
+    const client = new Database(':memory:')
+    client.exec(`create table t (a text check (length(a) < 5), b text unique)`)
+    const db = drizzleSqlite({ client })
+    const error = await errorOf(() => db.run(sql`insert into t (a) values (${secret})`))
+    const shown = storeError('write rows', error)
+    expect(shown.cause).toMatchObject({ code: 'SQLITE_CONSTRAINT_CHECK' })
+    expectNoSecret(shown)
+    client.close()
+  })
+})
+
+describe.runIf(isChosen('postgres'))('an error of pg behind Drizzle', () => {
+  let database: FreshDatabase
+  let pool: pg.Pool
+  beforeAll(async () => {
+    database = await freshDatabase('postgres')
+    pool = new pg.Pool({ connectionString: database.url })
+    await pool.query('create table t (a text constraint short check (length(a) < 5), b integer)')
+  })
+  afterAll(async () => {
+    await pool.end()
+    await database.remove()
+  })
+
+  it.each([
+    ['a CHECK violation', sql`insert into t (a) values (${secret})`, '23514'],
+    ['a value of the wrong type', sql`insert into t (b) values (${secret})`, '22P02'],
+  ])('shows no bound value and no detail: %s', async (_, statement, code) => {
+    const error = await errorOf(() => drizzlePostgres({ client: pool }).execute(statement))
+    // Drizzle's own error holds it.
+    expect(everythingOf(error)).toContain(secret)
+    const shown = storeError('write rows', error)
+    expect(shown.cause).toMatchObject({ code })
+    expectNoSecret(shown)
+  })
+
+  it('names the constraint', async () => {
+    const error = await errorOf(pool.query('insert into t (a) values ($1)', [secret]))
+    expect(storeError('write rows', error).message).toContain('SQLSTATE 23514 (constraint short)')
+  })
+})

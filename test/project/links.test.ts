@@ -1,0 +1,58 @@
+/** The links in our documents lead to files and headings that exist. */
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { dirname, join, posix } from 'node:path'
+import { describe, expect, it } from 'vitest'
+
+const root = join(import.meta.dirname, '..', '..')
+/** Every Markdown file of ours. */
+const documents = ['.', '.github', 'bench', 'docs', 'docs/decisions', 'test/vectors'].flatMap((folder) =>
+  readdirSync(join(root, folder))
+    .filter((name) => name.endsWith('.md'))
+    .map((name) => posix.join(folder, name)),
+)
+const textOf = (document: string) => readFileSync(join(root, document), 'utf8')
+
+/** Links of a document's text to other documents, to files and to its own headings, without those to other sites. */
+function linksIn(text: string): string[] {
+  const prose = text.replaceAll(/^ *```.*?^ *```/gms, '').replaceAll(/`[^`\n]*`/g, '')
+  return [...prose.matchAll(/\]\(([^)\s]+)\)/g)]
+    .map(([, link = '']) => link)
+    .filter((link) => !/^[a-z]+:/.test(link))
+}
+
+/** The anchors of a document's headings, as GitHub makes them. */
+function anchorsIn(text: string): string[] {
+  return [...text.matchAll(/^#+ (.+)$/gm)].map(([, heading = '']) =>
+    heading
+      .toLowerCase()
+      .replaceAll(/[^\p{L}\p{N} _-]/gu, '')
+      .replaceAll(' ', '-'),
+  )
+}
+
+function brokenIn(document: string, text: string): string[] {
+  return linksIn(text).filter((link) => {
+    const [path = '', anchor] = link.split('#')
+    const target = path === '' ? document : join(dirname(document), path)
+    if (!existsSync(join(root, target))) return true
+    if (anchor === undefined || !target.endsWith('.md')) return false
+    return !anchorsIn(path === '' ? text : textOf(target)).includes(anchor)
+  })
+}
+
+describe('the links of our documents', () => {
+  it('are found', () => {
+    expect(documents).toEqual(expect.arrayContaining(['README.md', 'ARCHITECTURE.md', 'docs/FORMAT.md']))
+    expect(linksIn(textOf('README.md')).length).toBeGreaterThan(10)
+  })
+
+  it.each(documents)('lead somewhere in %s', (document) => {
+    expect(brokenIn(document, textOf(document))).toEqual([])
+  })
+
+  it('would be found out if they did not', () => {
+    const text =
+      '# One\n[a](docs/GONE.md) [b](docs/FORMAT.md#gone) [c](#two) [d](#one) [e](docs/FORMAT.md#the-table) [f](https://x.y)'
+    expect(brokenIn('README.md', text)).toEqual(['docs/GONE.md', 'docs/FORMAT.md#gone', '#two'])
+  })
+})
