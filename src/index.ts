@@ -1,11 +1,11 @@
 /** drizzle-keystore: the crypto service, master keys and the lifecycle of keys. It loads no adapter, driver or Drizzle. */
 
+export type { ItemResult } from './envelope/bulk.js'
 export {
   type DecryptItem,
   type EncryptItem,
   EnvelopeCrypto,
 } from './envelope/envelope-crypto.js'
-export type { ItemResult } from './envelope/item-result.js'
 export type { EnvelopeCryptoOptions } from './envelope/options.js'
 export type { PoolCrypto } from './envelope/pool-crypto.js'
 export {

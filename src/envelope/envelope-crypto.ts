@@ -14,7 +14,7 @@ import { checkMasterKeys } from '../master-keys/check.js'
 import { type ShredLog, type ShredReceipt, type ShredUserOptions, shredIn } from '../shred.js'
 import type { KeyStore } from '../store.js'
 import { assertBytes, assertPlaintext, assertUserId, kindOf } from '../validate.js'
-import { type ItemResult, settled } from './item-result.js'
+import { type BulkJob, type ItemResult, inBulk } from './bulk.js'
 import { type EnvelopeCryptoOptions, type ResolvedOptions, resolveOptions } from './options.js'
 import { PoolCrypto } from './pool-crypto.js'
 import { runInScope } from './scope.js'
@@ -170,15 +170,45 @@ export class EnvelopeCrypto {
    */
   async encryptMany(items: readonly EncryptItem[]): Promise<ItemResult<Token>[]> {
     this.#assertOpen()
-    return settled(items, ({ userId, plaintext, context, allowToken = false }) =>
-      this.encrypt(userId, plaintext, context, { allowToken }),
-    )
+    const prepare = ({ userId, plaintext, context, allowToken = false }: EncryptItem): BulkJob<Token> => {
+      assertUserId(userId)
+      assertPlaintext(plaintext)
+      const pieces = contextPieces(context)
+      refuseToken(plaintext, { allowToken })
+      const seal = (key: DataKey) => key.seal(this.#policy.format, plaintext, pieces)
+      const run = (found: DataKey | Error | undefined) => {
+        this.#assertOpen()
+        const key = this.#keys.cachedForWriting(userId) ?? found
+        if (key instanceof Error) throw key
+        return key === undefined ? this.#keys.forWriting(userId).then(seal) : seal(key)
+      }
+      return { wanted: { userId }, input: plaintext, run }
+    }
+    return inBulk(items, prepare, (wanted) => this.#keys.lookUp(wanted))
   }
 
   /** Decrypts values of any number of users, with one look-up of keys. See {@link encryptMany}. */
   async decryptMany(items: readonly DecryptItem[]): Promise<ItemResult<string>[]> {
     this.#assertOpen()
-    return settled(items, ({ userId, token, context }) => this.decrypt(userId, token, context))
+    const prepare = ({ userId, token, context }: DecryptItem): BulkJob<string> => {
+      if (this.#policy.passesThrough(token)) {
+        const value = this.#passThrough(userId, token, context)
+        return { wanted: null, input: token, run: () => value }
+      }
+      assertUserId(userId)
+      const pieces = contextPieces(context)
+      const parsed = parseToken(token, this.#policy.acceptTokens)
+      const ref = { userId, version: parsed.version }
+      const open = (key: DataKey) => textOf(openToken(key, parsed, pieces, this.#emit))
+      const run = (found: DataKey | Error | undefined) => {
+        this.#assertOpen()
+        const key = this.#keys.cached(ref) ?? found
+        if (key instanceof Error) throw key
+        return key === undefined ? this.#keys.get(ref).then(open) : open(key)
+      }
+      return { wanted: ref, input: token, run }
+    }
+    return inBulk(items, prepare, (wanted) => this.#keys.lookUp(wanted))
   }
 
   /**

@@ -4,8 +4,8 @@ import { invalidArgument, isKeystoreError, type KeystoreError } from '../errors.
 import { type ContextOf, contextMaker, type EncryptionContext } from '../format/context.js'
 import type { Token } from '../format/token.js'
 import { kindOf } from '../validate.js'
+import type { ItemResult } from './bulk.js'
 import type { EnvelopeCrypto } from './envelope-crypto.js'
-import type { ItemResult } from './item-result.js'
 
 export interface RowsOptions<Row, Column extends keyof Row & string> {
   /** The user of a row: the property with the user id, or a function of the row. */

@@ -3,15 +3,23 @@
  * when keys change meanwhile.
  */
 import { invalidArgument, KeystoreError, keyShredded } from '../errors.js'
+import { isTurnDue, nextTurn } from '../event-loop.js'
 import { durationSince, type EmitEvent } from '../events.js'
 import type { Format } from '../format/formats.js'
 import { describeRef, newDataKey } from '../master-keys/key-wrap.js'
 import type { MasterKeyring } from '../master-keys/keyring.js'
 import type { KeyStore } from '../store.js'
-import { isTombstone, type KeyRecord, type KeyRef, MAX_KEY_VERSION } from '../table.js'
+import { isTombstone, type KeyRecord, type KeyRef, MAX_KEY_VERSION, refKey } from '../table.js'
 import { Batch, SingleFlight } from './batch.js'
 import { DataKey } from './data-key.js'
-import { type CacheOptions, type CacheStats, KeyMemory, type Lease, type UserRows } from './memory.js'
+import {
+  type CacheOptions,
+  type CacheStats,
+  KeyMemory,
+  type KnownUser,
+  type Lease,
+  type UserRows,
+} from './memory.js'
 import { KeyOpener } from './opener.js'
 import { KeyReader } from './reader.js'
 import { insertRows } from './rows.js'
@@ -21,6 +29,17 @@ interface KeyPolicy {
   readonly format: Format
   readonly acceptKeys: readonly Format[]
 }
+
+/** A version of a user's key; without a version the key for writing, minted if there is none. */
+export interface WantedKey {
+  readonly userId: string
+  readonly version?: number
+}
+
+export type FoundKeys = (key: WantedKey) => DataKey | Error | undefined
+
+/** For `isTurnDue`: unwrapping a key, or making and wrapping one, takes as long as so many tokens. */
+const UNWRAP_WEIGHT = 8
 
 /** All live versions of a user's key, for a handle. A version that does not open has its error instead. */
 export interface UserKeys {
@@ -106,11 +125,50 @@ export class KeyCache {
   async get(ref: KeyRef): Promise<DataKey> {
     for (;;) {
       const rows = await this.#reader.read(ref.userId)
-      const record = rows.records.find(({ version }) => version === ref.version)
-      if (record === undefined) throw notFound(`There is no key of ${describeRef(ref)}`, false)
-      const key = await this.#opener.open(record, rows)
+      const key = await this.#opener.open(recordOf(rows, ref), rows)
       if (!rows.user.ended) return key
     }
+  }
+
+  /**
+   * Looks up the keys of many users, by one query and one insert, with turns of the event loop in between.
+   *
+   * @returns a function that gives a key, or why there is none; undefined if it must not be used any more
+   */
+  async lookUp(wanted: readonly WantedKey[]): Promise<FoundKeys> {
+    const found = new Map<string, { readonly user?: KnownUser; readonly key: DataKey | Error }>()
+    const misses = new Map<string, WantedKey>()
+    for (const key of wanted) {
+      const cached = this.#memory.peekUser(key.userId, key.version)
+      if (cached === null) misses.set(nameOf(key), key)
+      else found.set(nameOf(key), cached)
+    }
+    const userIds = [...new Set(Array.from(misses.values(), ({ userId }) => userId))]
+    const reads = userIds.map((userId) => this.#reader.read(userId).catch((error: Error) => error))
+    const rowsOf = new Map((await Promise.all(reads)).map((rows, index) => [userIds[index], rows]))
+    const opening: Promise<unknown>[] = []
+    for (const [name, key] of misses) {
+      if (isTurnDue(UNWRAP_WEIGHT)) await nextTurn()
+      const rows = rowsOf.get(key.userId) as UserRows | Error
+      if (rows instanceof Error) found.set(name, { key: rows })
+      else {
+        const set = (key: DataKey | Error) => found.set(name, { user: rows.user, key })
+        opening.push(this.#openOrMint(key, rows).then(set, set))
+      }
+    }
+    await Promise.all(opening)
+    return (wantedKey) => {
+      const { user, key } = found.get(nameOf(wantedKey)) ?? {}
+      if (user === undefined || key === undefined || key instanceof Error) return key
+      const isOutdated = wantedKey.version === undefined && this.#memory.isBelowSeen(user, key.version)
+      return user.ended || isOutdated ? undefined : key
+    }
+  }
+
+  async #openOrMint({ userId, version }: WantedKey, rows: UserRows): Promise<DataKey> {
+    if (version !== undefined) return this.#opener.open(recordOf(rows, { userId, version }), rows)
+    if (rows.records.length > 0) return this.#opener.open(this.#activeOf(rows), rows)
+    return (await this.#make({ userId, version: 1 }, 'minted', rows)).key
   }
 
   /**
@@ -253,6 +311,17 @@ export class KeyCache {
       dataKey.fill(0)
     }
   }
+}
+
+/** @throws ERR_KEY_NOT_FOUND */
+function recordOf({ records }: UserRows, ref: KeyRef): KeyRecord {
+  const record = records.find(({ version }) => version === ref.version)
+  if (record === undefined) throw notFound(`There is no key of ${describeRef(ref)}`, false)
+  return record
+}
+
+function nameOf({ userId, version = 0 }: WantedKey): string {
+  return refKey({ userId, version })
 }
 
 function notFound(message: string, retryable: boolean): KeystoreError {

@@ -147,7 +147,7 @@ export class KeyMemory {
   /** The key that a user's writes use. Counted. */
   cachedForWriting(userId: string): DataKey | undefined {
     const user = this.#cached?.get(userId)
-    return this.#counted(user, user?.keys?.get(this.#onlyFirstVersion ? 1 : user.highest))
+    return this.#counted(user, user?.keys?.get(this.#writtenVersion(user)))
   }
 
   /** A version of a user's key. Counted. */
@@ -159,6 +159,17 @@ export class KeyMemory {
   /** {@link cached}, neither counted nor taken for a use. */
   peek({ userId, version }: KeyRef): DataKey | undefined {
     return this.#cached?.get(userId)?.keys?.get(version)
+  }
+
+  /** A user's cached key, by default the one for writing, and what is known of the user. Neither counted nor taken for a use. */
+  peekUser(userId: string, version?: number): { readonly user: KnownUser; readonly key: DataKey } | null {
+    const user = this.#cached?.get(userId)
+    const key = user?.keys?.get(version ?? this.#writtenVersion(user))
+    return user === undefined || key === undefined ? null : { user, key }
+  }
+
+  #writtenVersion(user: KnownUser): number {
+    return this.#onlyFirstVersion ? 1 : user.highest
   }
 
   /** The highest version when the user's rows were last read, while any of its keys is cached. */

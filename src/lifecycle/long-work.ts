@@ -1,6 +1,6 @@
 /** What all long operations share: options, pages of rows, progress, and stopping after the current page. */
-import { setImmediate as nextTurn } from 'node:timers/promises'
 import { invalidArgument, isKeystoreError, type KeystoreError, type StoreError } from '../errors.js'
+import { isTurnDue, nextTurn } from '../event-loop.js'
 import type { EventOptions } from '../events.js'
 import type { KeyPage, KeyStore } from '../store.js'
 import { compareRefs, type KeyRecord, type KeyRef } from '../table.js'
@@ -179,14 +179,16 @@ export async function* groupPagesByUser(
 /** Items processed at the same time. A key service answers several requests at once. */
 const CONCURRENCY = 16
 
-/** `Promise.all` over the items, 16 at a time. @returns the results in the order of the items */
+/** `Promise.all` over the items, 16 at a time. Lets the event loop turn now and then. @returns the results in the order of the items */
 export async function mapConcurrently<Item, Result>(
   items: readonly Item[],
   map: (item: Item) => Promise<Result>,
 ): Promise<Result[]> {
   const results: Result[] = []
-  for (let i = 0; i < items.length; i += CONCURRENCY)
+  for (let i = 0; i < items.length; i += CONCURRENCY) {
+    if (isTurnDue(CONCURRENCY)) await nextTurn()
     results.push(...(await Promise.all(items.slice(i, i + CONCURRENCY).map(map))))
+  }
   return results
 }
 

@@ -2,6 +2,7 @@
 import type { EnvelopeCrypto } from '../envelope/envelope-crypto.js'
 import type { UserHandle } from '../envelope/user-handle.js'
 import { isKeystoreError, KeystoreError, type StoreError } from '../errors.js'
+import { nextTurn } from '../event-loop.js'
 
 /** A user's id, or null for the shared pool. */
 type Owner = string | null
@@ -61,22 +62,27 @@ export class OwnerKeys {
   }
 
   async #get(owners: Iterable<Owner>, mint: boolean): Promise<void> {
-    await Promise.all(
-      Array.from(new Set(owners), async (owner) => {
-        try {
-          const { pool } = this.#envelope
-          this.#keys.set(
-            owner,
-            await (owner === null ? pool.handle({ mint }) : this.#envelope.user(owner, { mint })),
-          )
-        } catch (error) {
-          if (!isOwnerError(error)) throw error
-          this.#keys.set(owner, error)
-        }
-      }),
-    )
+    const distinct = [...new Set(owners)]
+    for (let at = 0; at < distinct.length; at += AT_ONCE) {
+      if (at > 0) await nextTurn()
+      await Promise.all(distinct.slice(at, at + AT_ONCE).map((owner) => this.#getOne(owner, mint)))
+    }
+  }
+
+  async #getOne(owner: Owner, mint: boolean): Promise<void> {
+    const { pool } = this.#envelope
+    try {
+      const keys = await (owner === null ? pool.handle({ mint }) : this.#envelope.user(owner, { mint }))
+      this.#keys.set(owner, keys)
+    } catch (error) {
+      if (!isOwnerError(error)) throw error
+      this.#keys.set(owner, error)
+    }
   }
 }
+
+/** Owners in one query, and between two turns of the event loop. */
+const AT_ONCE = 250
 
 function isMissingVersion(error: unknown): boolean {
   return isKeystoreError(error) && error.code === 'ERR_KEY_NOT_FOUND' && error.retryable

@@ -1,7 +1,7 @@
 /** The sweep: re-encrypts stored values as v3 tokens under the newest version of their owner's key and the wanted context. */
-import { setImmediate as nextTurn } from 'node:timers/promises'
 import type { EnvelopeCrypto } from '../envelope/envelope-crypto.js'
 import { invalidArgument } from '../errors.js'
+import { nextTurn } from '../event-loop.js'
 import { type ContextOf, contextMaker } from '../format/context.js'
 import {
   assertOptions,

@@ -1,0 +1,92 @@
+/** Bulk calls: one look-up of keys for many items, a result for each, and the event loop turns in between. */
+import { invalidArgument, isKeystoreError, type KeystoreError } from '../errors.js'
+import { isTurnDue, nextTurn, weightOf } from '../event-loop.js'
+import type { FoundKeys, WantedKey } from '../keys/cache.js'
+import type { DataKey } from '../keys/data-key.js'
+import { kindOf } from '../validate.js'
+
+export type ItemResult<Value> =
+  | { readonly ok: true; readonly value: Value }
+  | { readonly ok: false; readonly error: KeystoreError }
+
+/** An item whose arguments were checked. */
+export interface BulkJob<Value> {
+  /** The key that it needs; null for none. */
+  readonly wanted: WantedKey | null
+  /** For {@link weightOf}. */
+  readonly input: string
+  /**
+   * Returns no promise if the key is there.
+   *
+   * @param found the key, or why there is none; undefined if it is cached, or to be looked up again
+   */
+  run(found: DataKey | Error | undefined): Value | Promise<Value>
+}
+
+/** Items between two turns of the event loop, and users in one query. */
+const AT_ONCE = 1000
+
+/**
+ * Works on items, a thousand at a time.
+ *
+ * @param prepare checks an item; an item that it refuses causes no look-up
+ * @param lookUp looks up the keys of a thousand items
+ * @returns a result for each item, in their order
+ * @throws ERR_INVALID_ARGUMENT (no array)
+ */
+export async function inBulk<Item, Value>(
+  items: readonly Item[],
+  prepare: (item: Item) => BulkJob<Value>,
+  lookUp: (wanted: readonly WantedKey[]) => Promise<FoundKeys>,
+): Promise<ItemResult<Value>[]> {
+  if (!Array.isArray(items)) throw invalidArgument(`items must be an array, got ${kindOf(items)}`)
+  const results: ItemResult<Value>[] = []
+  for (let at = 0; at < items.length; at += AT_ONCE) {
+    if (at > 0) await nextTurn()
+    // Not items.map, which skips the holes of a sparse array.
+    const jobs = Array.from(items.slice(at, at + AT_ONCE), (item) => prepared(item, prepare))
+    const keyOf = await lookUp(
+      jobs.flatMap((job) => (job instanceof Error || job.wanted === null ? [] : job.wanted)),
+    )
+    const running: (ItemResult<Value> | Promise<ItemResult<Value>>)[] = []
+    for (const job of jobs) {
+      if (!(job instanceof Error) && isTurnDue(weightOf(job.input))) await nextTurn()
+      running.push(job instanceof Error ? failed(job) : resultOf(job, keyOf))
+    }
+    for (const result of running) results.push(result instanceof Promise ? await result : result)
+  }
+  return results
+}
+
+function prepared<Item, Value>(item: Item, prepare: (item: Item) => BulkJob<Value>): BulkJob<Value> | Error {
+  try {
+    if (typeof item !== 'object' || item === null)
+      throw invalidArgument(`an item must be an object, got ${kindOf(item)}`)
+    return prepare(item)
+  } catch (error) {
+    return error as Error
+  }
+}
+
+function resultOf<Value>(
+  job: BulkJob<Value>,
+  keyOf: FoundKeys,
+): ItemResult<Value> | Promise<ItemResult<Value>> {
+  try {
+    const value = job.run(job.wanted === null ? undefined : keyOf(job.wanted))
+    return value instanceof Promise ? value.then(succeeded, failed) : succeeded(value)
+  } catch (error) {
+    return failed(error)
+  }
+}
+
+function succeeded<Value>(value: Value): ItemResult<Value> {
+  return { ok: true, value }
+}
+
+/** Without an error of a getter, or of a string longer than Node allows: it may hold the plaintext. */
+function failed(error: unknown): { readonly ok: false; readonly error: KeystoreError } {
+  if (isKeystoreError(error)) return { ok: false, error }
+  const unexpected = 'the item cannot be read or processed: reading it, or making its result, threw'
+  return { ok: false, error: invalidArgument(unexpected) }
+}
