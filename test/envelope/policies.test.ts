@@ -29,7 +29,7 @@ describe.each(dialects)('on %s', (dialect) => {
   })
   afterEach(() => test.remove())
 
-  it('writes v3 by default, v2 when told to, and reads what accept names', async () => {
+  it('writes v3 by default and v2 with format: "v2", and reads the formats in accept', async () => {
     const v2 = await test.open({ format: 'v2' })
     const old = await v2.encrypt('alice', 'old')
     expect(old).toMatch(/^v2:/)

@@ -103,7 +103,7 @@ describe.each(backends)('shredUser on %s', (backend) => {
     }
   })
 
-  it('leaves a tombstone for a user who never had a key, unless told to forget', async () => {
+  it('leaves a tombstone for a user who never had a key, unless forget is set', async () => {
     const envelope = await test.open()
     expect(await envelope.shredUser('never')).toMatchObject({ versions: [], kekIds: [] })
     await expect(envelope.encrypt('never', 'x')).rejects.toMatchObject(SHREDDED)

@@ -103,7 +103,7 @@ describe.each(backends)('verifyAll on %s', (backend) => {
     expect(findings[0]).toMatchObject({ kekId: master.id, reason: expect.stringContaining('does not open') })
   })
 
-  it('undecryptable: a v2 wrap that stands under a KEK id of v3', async () => {
+  it('undecryptable: a v2 wrap under a KEK id of v3', async () => {
     await store.insertIfAbsent([v2Row(master, { userId: 'exchanged' }, { kekId: master.id })])
     expect(await rowsOfKind('undecryptable')).toEqual(['exchanged:1'])
     expect((await verify()).findings[0]?.reason).toContain('exchanged')

@@ -1,20 +1,17 @@
-/** test/support/README.md names every helper of the tests, and no file that is gone. */
+/** test/support/README.md names every helper, fixture and vector of the tests, and no file that is gone. */
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
 import { root } from '../support/root.js'
 
-const FOLDERS = ['test/support', 'test/children']
+const FOLDERS = ['support', 'children', 'fixtures', 'vectors'].map((name) => join(root, 'test', name))
 
 const index = readFileSync(join(root, 'test/support/README.md'), 'utf8')
 /** The files that stand first in a row of a table, with what the row says of them. */
-const rows = Array.from(
-  index.matchAll(/^\| `([\w.-]+\.m?ts|[\w.-]+\.mjs)` \| (.+) \|$/gm),
-  ([, file = '', text = '']) => ({
-    file,
-    text,
-  }),
-)
+const rows = Array.from(index.matchAll(/^\| `([^`]+)` \| (.+) \|$/gm), ([, file = '', text = '']) => ({
+  file,
+  text,
+}))
 
 /** What is wrong with an index of these files. */
 function problemsOf(indexed: readonly string[], files: readonly string[]): string[] {
@@ -28,8 +25,8 @@ function problemsOf(indexed: readonly string[], files: readonly string[]): strin
 }
 
 describe('the index of test/support', () => {
-  it('has a row for each file of test/support and test/children, and for no other', () => {
-    const files = FOLDERS.flatMap((folder) => readdirSync(join(root, folder)))
+  it('has a row for each file of its folders, and for no other', () => {
+    const files = FOLDERS.flatMap((folder) => readdirSync(folder))
     expect(files.length).toBeGreaterThan(50)
     const indexed = rows.map(({ file }) => file)
     expect(
