@@ -1,4 +1,4 @@
-/** Events: each of them on its channel and by onEvent, none with a secret in it, and none for a cached call. */
+/** Events: each comes on its channel and by onEvent, none has a secret in it, and a cached call has none. */
 import { randomBytes } from 'node:crypto'
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
@@ -18,7 +18,7 @@ import { everythingOf, secretForms, textForms } from './support/leaks.js'
 import { alterRow, corrupted, rowsOf, v2Row } from './support/rows.js'
 import { overriding } from './support/store-doubles.js'
 
-// Does not compile without any of the types.
+// Compiles only if every type of event is listed.
 const ALL = {
   minted: true,
   unwrapped: true,
@@ -46,7 +46,7 @@ afterEach(() => {
 const masterKey = localMasterKey(randomBytes(32))
 const duration = expect.any(Number)
 
-/** Everything that is told once, in order. */
+/** An option onEvent, and the events it has got, in order. */
 function listening() {
   const told: KeystoreEvent[] = []
   return { told, onEvent: (event: KeystoreEvent) => void told.push(event) }
@@ -61,7 +61,7 @@ describe('each event', () => {
     const { store, tell } = controlledStore()
     const { told, onEvent } = listening()
     const common = { userId: 'alice', kekId: masterKey.id, durationMs: duration }
-    /** What was told since the last call, which is what was published. */
+    /** The events since the last call, which are also those that were published. */
     const since = () => {
       expect(published).toEqual(told)
       published.length = 0
@@ -115,7 +115,7 @@ describe('each event', () => {
     expect(since()).toEqual([{ type: 'shredded', ...receipt, durationMs: duration }])
 
     await tell({ silent: 'planned' })
-    // Of each service that listens: three do.
+    // One of each of the three services that listen.
     expect(since()).toEqual(Array(3).fill({ type: 'changesSilent', reason: 'planned' }))
 
     await open({ store, allowUnknownMasterKeys: true, onEvent })
@@ -124,7 +124,7 @@ describe('each event', () => {
     expect(since()).toEqual([{ type: 'plaintextPassThrough' }])
   })
 
-  it('tells of a failed v2 token, of a user and of the pool', async () => {
+  it('is emitted for v2 tokens that fail, of a user and of the pool', async () => {
     const { told, onEvent } = listening()
     const envelope = await open({ store: memoryKeyStore(), format: 'v2', onEvent })
     const token = await envelope.encrypt('alice', 'x')
@@ -138,7 +138,7 @@ describe('each event', () => {
     ])
   })
 
-  it('tells of a mint that another process won as what it is: a stored key that was opened', async () => {
+  it('of a mint that another process has won is an unwrap of the stored key', async () => {
     const inside = memoryKeyStore()
     const other = await open({ store: inside })
     const racing = overriding(inside, {
@@ -189,7 +189,7 @@ describe('no event', () => {
 
     expect(new Set(told.map(({ type }) => type)).size).toBe(TYPES.length - 1)
     const shown = [...told, ...published].map((event) => everythingOf(event)).join('\n')
-    // What can be found is found.
+    // Shows that the search finds what is there.
     expect(shown).toContain(master.id)
     for (const secret of secrets)
       for (const form of secretForms(secret)) expect(shown.includes(form), 'a secret in an event').toBe(false)
@@ -197,7 +197,7 @@ describe('no event', () => {
       for (const form of textForms(text)) expect(shown.includes(form), 'a text in an event').toBe(false)
   })
 
-  it('comes of a cached call, which is counted instead', async () => {
+  it('is emitted for a cached call, which is counted instead', async () => {
     const { told, onEvent } = listening()
     const envelope = await open({ store: memoryKeyStore(), onEvent })
     expect(envelope.cacheStats).toEqual({ hits: 0, misses: 0, users: 0 })
@@ -224,7 +224,7 @@ describe('no event', () => {
   })
 })
 
-it('is disturbed by no listener that throws: each becomes an uncaught exception', async () => {
+it('a listener that throws disturbs no call: its error becomes an uncaught exception', async () => {
   const child = startChild('throw-in-events.mjs', [])
   try {
     const said = JSON.parse(await child.line())
@@ -234,7 +234,7 @@ it('is disturbed by no listener that throws: each becomes an uncaught exception'
       'onEvent minted',
       'onEvent rotated',
       'onEvent shredded',
-      // The rotation was told to the cache, which then opened what it had dropped.
+      // The store reports the rotation to the cache, which then unwraps the keys that it had dropped.
       'onEvent unwrapped',
     ])
     expect(await child.ended()).toEqual({ code: 0, stderr: '' })

@@ -1,4 +1,4 @@
-/** The one order in which all stores list and lock. */
+/** The order in which all stores list and lock rows. */
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { inLockOrder } from '../src/adapters/records.js'
@@ -8,7 +8,7 @@ import { slow } from './support/slow.js'
 const numRuns = slow ? 100_000 : 2000
 const ids = fc.oneof(
   fc.string({ unit: 'binary', maxLength: 6 }),
-  // Long common beginnings, then what UTF-16 and UTF-8 order differently.
+  // Ids with common beginnings, and characters that UTF-16 and UTF-8 order differently.
   fc
     .array(
       fc.constantFrom('a', '\u00e9', '\ud7ff', '\ue000', '\uff5e', '\u{10000}', '\u{1f600}', '\u{10ffff}'),
@@ -21,7 +21,7 @@ const ids = fc.oneof(
 const refs: fc.Arbitrary<KeyRef> = fc.record({ userId: ids, version: fc.integer({ min: 1, max: 3 }) })
 
 describe('compareRefs', () => {
-  it('goes by the bytes of the id in UTF-8, then by version', () => {
+  it('compares the UTF-8 bytes of the ids, then the versions', () => {
     fc.assert(
       fc.property(refs, refs, (a, b) => {
         const byBytes = Buffer.compare(Buffer.from(a.userId), Buffer.from(b.userId)) || a.version - b.version
@@ -31,7 +31,7 @@ describe('compareRefs', () => {
     )
   })
 
-  it('sorts what is to be locked, each ref once: the one that came first', () => {
+  it('sorts the refs to be locked, and keeps the first of equal ones', () => {
     fc.assert(
       fc.property(fc.array(refs, { maxLength: 20 }), (given) => {
         const marked = given.map((ref, index) => ({ ...ref, index }))

@@ -1,4 +1,4 @@
-/** Every store of ours keeps the contract of KeyStore, over every kind of source; and the suite does fail stores that break it. */
+/** Every store of the library keeps the contract of KeyStore over every kind of source, and the suite fails stores that break it. */
 import Database from 'better-sqlite3'
 import { drizzle as drizzleSqlite } from 'drizzle-orm/better-sqlite3'
 import { drizzle as drizzlePostgres } from 'drizzle-orm/node-postgres'
@@ -90,7 +90,7 @@ describe.runIf(isChosen('postgres'))('on Postgres', () => {
     await database?.remove()
   })
 
-  // A database takes long to make, so all share one and leave it empty.
+  // Making a database takes long, so all suites share one and leave it empty.
   const testPostgres = (
     name: string,
     source: () => PostgresSource,

@@ -1,4 +1,4 @@
-/** Options of the stores' factories: they count wherever they stand. */
+/** The options of the stores' factories: in the first argument or in the second. */
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
 import { postgresKeyStore } from '../../src/adapters/postgres/store.js'
@@ -8,7 +8,7 @@ import { freshDatabase, isChosen, temporaryFolder } from '../support/databases.j
 const missing = { code: 'ERR_SCHEMA' }
 
 describe.runIf(isChosen('sqlite'))('sqliteKeyStore', () => {
-  it('minds options beside the path, and in an object of their own', async () => {
+  it('takes options beside the path or as a second argument, which wins', async () => {
     const folder = temporaryFolder()
     const path = join(folder.path, 'keystore.db')
     await expect(sqliteKeyStore({ path, migrate: 'check' }).ready()).rejects.toMatchObject(missing)
@@ -21,7 +21,7 @@ describe.runIf(isChosen('sqlite'))('sqliteKeyStore', () => {
 })
 
 describe.runIf(isChosen('postgres'))('postgresKeyStore', () => {
-  it('minds options beside the url, and in an object of their own', async () => {
+  it('takes options beside the url or as a second argument', async () => {
     const database = await freshDatabase('postgres')
     const { url } = database
     const apart = postgresKeyStore({ url, schema: 'apart' })

@@ -1,5 +1,6 @@
-// Adopts a file of the Python reference and kills itself at one step, as a power cut or the kernel's OOM killer would.
-// Arguments: path, step (create, rename or commit).
+// Adopts a file of the Python reference, and kills itself at one step: as after a power cut.
+//
+//   node adopt-and-die.mjs PATH create|rename|commit
 import Database from 'better-sqlite3'
 import { openKeyStore } from '../../dist/adapters/open.js'
 
@@ -15,7 +16,7 @@ Database.prototype.exec = function (sql) {
 }
 
 Database.prototype.transaction = function (work) {
-  // So small that the pages of the open transaction go to the file: what is left behind must be rolled back from the journal.
+  // A cache so small that pages of the open transaction go to the file, and must be rolled back from the journal.
   this.pragma('cache_size = 5')
   return transaction.call(this, () => {
     const result = work()

@@ -1,24 +1,15 @@
-// Another process that writes to a key store: each line on stdin is "mint USER", "rotate USER", "shred USER", "forget USER" or
-// "prune USER"; prints the line again when it is done.
+// Changes rows of a key store on command. Prints "ready", then each line of stdin again once it is done: "mint USER",
+// "rotate USER", "shred USER", "forget USER" or "prune USER".
 //
 //   node change-rows.mjs URL
-import { randomBytes } from 'node:crypto'
 import { createInterface } from 'node:readline'
 import { openKeyStore } from '../../dist/adapters/open.js'
+import { newRow } from './new-row.mjs'
 
 const store = await openKeyStore(process.argv[2])
-const row = (userId, version) => ({
-  userId,
-  version,
-  encryptedKey: randomBytes(60),
-  kekId: null,
-  createdAt: new Date(),
-  wrappedAt: null,
-  shreddedAt: null,
-})
 const work = {
-  mint: (userId) => store.insertIfAbsent([row(userId, 1)]),
-  rotate: (userId) => store.insertIfAbsent([row(userId, 2)]),
+  mint: (userId) => store.insertIfAbsent([newRow(userId)]),
+  rotate: (userId) => store.insertIfAbsent([newRow(userId, 2)]),
   shred: (userId) => store.shred(userId, { forget: false }),
   forget: (userId) => store.shred(userId, { forget: true }),
   prune: (userId) => store.remove([{ userId, version: 1 }]),

@@ -1,4 +1,4 @@
-// A copy of one key store into another. Prints "page" after each page that it has copied, and its report at the end.
+// Copies one key store into another. Prints "page" after each page that it has copied, and its report at the end.
 //
 //   node copy-keys.mjs FROM TO BATCH_SIZE
 import { openKeyStore } from '../../dist/adapters/open.js'

@@ -1,4 +1,6 @@
-// Another process that writes to a SQLite file: takes its write lock, and keeps it until a line comes on stdin.
+// Takes the write lock of a SQLite file, and keeps it until a line comes on stdin. Prints "locked" once it has the lock.
+//
+//   node hold-write-lock.mjs PATH
 import { once } from 'node:events'
 import Database from 'better-sqlite3'
 

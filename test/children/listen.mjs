@@ -1,4 +1,4 @@
-// Listens to a key store and does nothing else: it must end by itself.
+// Listens to a key store, shreds one user, and does nothing else: it must end by itself. Prints how many changes were reported.
 //
 //   node listen.mjs URL
 import { openKeyStore } from '../../dist/adapters/open.js'

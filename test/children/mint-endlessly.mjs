@@ -1,4 +1,4 @@
-// An application that is never quiet: mints one user after the other until its stdin ends. Prints "ready" after the first.
+// Mints a key of one user after the other until its stdin ends. Prints "ready" after the first.
 //
 //   node mint-endlessly.mjs URL
 import { setImmediate as nextTurn } from 'node:timers/promises'
@@ -14,7 +14,7 @@ process.stdin.resume().once('end', () => {
 for (let count = 0; !stopped; count += 1) {
   await envelope.encrypt(`minted-${count}`, 'x')
   if (count === 0) console.log('ready')
-  // SQLite answers without a turn of the event loop, in which the end of stdin would be seen.
+  // SQLite answers without a turn of the event loop, which is needed to see the end of stdin.
   await nextTurn()
 }
 await envelope.close()

@@ -1,4 +1,4 @@
-// A process that outlives outages of its database: "mint USER" on stdin encrypts for that user and prints what came of it.
+// Encrypts on command, through outages of its database. Prints "ready", then for each line "mint USER" on stdin the outcome as JSON.
 //
 //   node mint-on-command.mjs URL DEADLINE_MS
 import { createInterface } from 'node:readline'

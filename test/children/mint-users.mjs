@@ -1,16 +1,16 @@
-// One of several processes that mint the same users at once: prints the hash of each user's key.
+// Mints keys of the same users as its siblings at the same time. Prints "ready", begins at a line on stdin, and prints the hash of
+// each user's key at the end, as one line of JSON.
 //
 //   node mint-users.mjs URL USERS one-by-one     through EnvelopeCrypto, in this process's own order
 //   node mint-users.mjs URL USERS in-bulk ROUNDS through insertIfAbsent, all users in one call, other users each round
-//
-// Prints "ready", begins at a line on stdin, prints one line of JSON at the end.
-import { createHash, randomBytes } from 'node:crypto'
+import { createHash } from 'node:crypto'
 import { once } from 'node:events'
 import { openKeyStore } from '../../dist/adapters/open.js'
 import { EnvelopeCrypto, masterKeysFromEnv } from '../../dist/index.js'
+import { newRow } from './new-row.mjs'
 
 const [url, userCount, mode, rounds = '1'] = process.argv.slice(2)
-// Eight processes share two cores with whatever else runs: nobody may fail for want of time.
+// A long deadline: eight processes share few cores, and none may fail because it is slow.
 const store = await openKeyStore(url, { deadlineMs: 60_000 })
 const users = Array.from({ length: Number(userCount) }, (_, index) => `user-${index}`)
 const hash = (bytes) => createHash('sha256').update(bytes).digest('hex')
@@ -32,15 +32,7 @@ if (mode === 'one-by-one') {
   }
 } else {
   for (let round = 0; round < Number(rounds); round += 1) {
-    const records = shuffled(users).map((user) => ({
-      userId: `${round}:${user}`,
-      version: 1,
-      encryptedKey: randomBytes(60),
-      kekId: null,
-      createdAt: new Date(),
-      wrappedAt: null,
-      shreddedAt: null,
-    }))
+    const records = shuffled(users).map((user) => newRow(`${round}:${user}`))
     const winners = await store.insertIfAbsent(records)
     winners.forEach(({ userId, encryptedKey }, index) => {
       if (records[index].userId !== userId) throw new Error(`${userId} in the place of another user`)

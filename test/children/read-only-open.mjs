@@ -1,5 +1,7 @@
-// Opens a key store as a user who may read its file and not write it. Arguments: the path, a user id.
-// Prints one line of JSON: whether the file could be written all the same, and the wrapped key found.
+// Opens a key store as a user who may read its file but not write it. Prints as JSON whether the file can be written all the same, and
+// the wrapped key of a user.
+//
+//   node read-only-open.mjs PATH USER
 import { accessSync, constants } from 'node:fs'
 import { openKeyStore } from '../../dist/adapters/open.js'
 import '../../dist/adapters/sqlite/store.js'
@@ -8,7 +10,7 @@ import Database from 'better-sqlite3'
 const [, , path, userId] = process.argv
 // Loads the native module while this process may still read every folder.
 new Database(':memory:').close()
-// No mode keeps root from writing.
+// root may write any file: becomes another user.
 if (process.getuid() === 0) {
   process.setgroups([])
   process.setgid(65534)

@@ -1,9 +1,11 @@
-// node --import record-loads.mjs …: appends the URL of every ES module, and of what one imports, to the file $LOADS.
+// Appends the URL of every module that an ES module imports to the file $LOADS.
+//
+//   LOADS=FILE node --import record-loads.mjs …
 import { appendFileSync } from 'node:fs'
 import { register } from 'node:module'
 import { isMainThread } from 'node:worker_threads'
 
-// Hooks run in a thread of their own, which loads this file too.
+// Hooks run in a thread of their own, which loads this file too and must not register it again.
 if (isMainThread) register(import.meta.url)
 
 export function load(url, context, next) {

@@ -1,4 +1,4 @@
-// A sweep of the table credentials. Prints "page" after each page, and its report at the end.
+// Sweeps the table credentials. Prints "page" after each page, and its report at the end.
 //
 //   node reencrypt.mjs URL BATCH_SIZE
 import { openKeyStore } from '../../dist/adapters/open.js'

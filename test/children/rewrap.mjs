@@ -1,5 +1,5 @@
-// A rewrap. Prints "first write" and waits there for a line on stdin, so that several can be made to meet; then "page" after each
-// page, and its report at the end.
+// Rewraps a key store. Prints "first write" before its first write, and waits for a line on stdin, so that a test can let several meet
+// there. Then prints "page" after each page, and its report at the end.
 //
 //   node rewrap.mjs URL BATCH_SIZE
 import { once } from 'node:events'

@@ -1,4 +1,4 @@
-// A process with a service on a key store. Each line on stdin is a command as JSON, answered by a line of JSON.
+// Runs a service on a key store. Prints "ready", then answers each line of stdin, a command as JSON, by a line of JSON.
 //
 //   node serve.mjs URL STORE_OPTIONS SERVICE_OPTIONS        both options as JSON
 //

@@ -1,4 +1,4 @@
-// Shreds whoever has a key, several users at a time, with a shred log. Prints "shredded" after each, and a report at the end.
+// Shreds every user who has a key, several at a time, with a shred log. Prints "shredded" after each, and a report at the end.
 //
 //   node shred-users.mjs URL SHRED_LOG
 import { openKeyStore } from '../../dist/adapters/open.js'

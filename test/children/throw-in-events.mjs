@@ -1,4 +1,4 @@
-// Works on while every listener to its events throws, and says what became of the work and of what they threw.
+// Uses a service whose event listeners all throw. Prints as JSON the results of its calls, and the uncaught exceptions.
 import diagnostics from 'node:diagnostics_channel'
 import { memoryKeyStore } from '../../dist/adapters/memory.js'
 import { EnvelopeCrypto, generateMasterKey, localMasterKey } from '../../dist/index.js'

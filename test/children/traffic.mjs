@@ -1,6 +1,6 @@
-// An application at work: encrypts and decrypts until its stdin ends, for users that exist and, with "mint", for new ones and
-// through rotations. Prints "ready" once it has begun, and each token that it hands out: one line of JSON, user id, token and the
-// SHA-256 of the plaintext. A token counts as handed out once its line is there.
+// Encrypts and decrypts as an application until its stdin ends: for existing users, and with "mint" for new ones and with rotations.
+// Prints "ready" once it has begun, and a line of JSON for each token that it hands out: user id, token, SHA-256 of the plaintext.
+// A token counts as handed out once its line is printed.
 //
 //   node traffic.mjs URL USERS PROCESS mint|no-mint
 import { createHash, randomBytes } from 'node:crypto'
@@ -10,9 +10,9 @@ import { EnvelopeCrypto, masterKeysFromEnv } from '../../dist/index.js'
 
 const [url, userCount, process_, minting] = process.argv.slice(2)
 const CONTEXT = { column: 'api_key' }
-// Nobody may fail for want of time: five processes share two cores with whatever else runs.
+// A long deadline: five processes share few cores, and none may fail because it is slow.
 const store = await openKeyStore(url, { deadlineMs: 120_000 })
-// So small and short that keys are looked up again and again.
+// So small and short-lived that keys are read again and again.
 const cache = { maxEntries: 100, ttlMs: 300 }
 const envelope = await EnvelopeCrypto.open({ store, masterKeys: masterKeysFromEnv(), cache })
 
@@ -27,7 +27,7 @@ for (let round = 0; !stopped; round += 1) {
   const work = [encrypt(existing(round)), encryptInHand(round), decryptEarlier(round)]
   if (minting === 'mint' && round % 4 === 0) {
     work.push(encrypt(`new-${process_}-${round}`))
-    // All processes want this one at about the same time.
+    // All processes mint this user at about the same time.
     work.push(encrypt(`new-${round}`))
   }
   if (minting === 'mint' && round % 16 === 0) work.push(envelope.rotateUserKey(existing(round + 1)))
@@ -37,7 +37,7 @@ for (let round = 0; !stopped; round += 1) {
 }
 await envelope.close()
 
-/** All users in turn, each process at another place. */
+/** An existing user: all take turns, and each process begins at another. */
 function existing(round) {
   return `user-${(Number(process_) * 487 + round * 7919) % Number(userCount)}`
 }
@@ -47,7 +47,7 @@ async function encrypt(userId) {
   handOut(userId, await envelope.encrypt(userId, plaintext, CONTEXT), plaintext)
 }
 
-/** Handles are kept: what an application began before a rewrap must go on through it. */
+/** Encrypts by handles that are kept: those made before a rewrap must work during it and after it. */
 async function encryptInHand(round) {
   if (round % 8 === 0) handles.push(await envelope.user(existing(round + 2)))
   const handle = handles[(round * 31) % handles.length]

@@ -1,7 +1,7 @@
-// An application that reads all rows of the table credentials and updates those of its own, in the order of their sequence, until its
-// stdin ends. A row's value is "row ID sequence N", as plaintext, a v2 token or a v3 token: it writes what it is told, and v3 from the line
-// "v3" on. Reading one of its own rows it expects what it wrote last. Prints "ready" once it has begun, "switched" when it writes v3, and
-// at the end the last sequence of each row that it wrote: one line of JSON.
+// Reads rows of the table credentials and updates its own share of them as an application, until its stdin ends. The value of a row is
+// "row ID sequence N", N counting its updates, as plaintext, a v2 token or a v3 token: as the argument says, and as v3 tokens after a
+// line "v3" on stdin. It fails if one of its own rows has another value than it wrote last. Prints "ready" once it has begun,
+// "switched" when it writes v3, and as JSON at the end the last sequence of each row that it wrote.
 //
 //   node update-rows.mjs URL ROWS PROCESS OF plaintext|v2|v3
 import { createInterface } from 'node:readline'
@@ -13,7 +13,7 @@ import { EnvelopeCrypto, encryptWithKey, isEncrypted, masterKeysFromEnv } from '
 
 const [url, rowCount, process_, of, format] = process.argv.slice(2)
 const rows = Number(rowCount)
-// Nobody may fail for want of time: six processes share two cores with whatever else runs.
+// A long deadline: six processes share few cores, and none may fail because it is slow.
 const store = await openKeyStore(url, { deadlineMs: 120_000 })
 const accept = { keys: ['v2'], tokens: ['v2'] }
 const envelope = await EnvelopeCrypto.open({ store, masterKeys: masterKeysFromEnv(), accept })
@@ -35,7 +35,7 @@ for (let round = 0; !stopped; round += 1) {
   const own = (round * 7919 * Number(of)) % rows
   await update(own - (own % Number(of)) + Number(process_))
   await check((round * 104_729) % rows)
-  // One that was written a while ago: the sweep may have been there since.
+  // A row that it wrote earlier: the sweep may have changed it since.
   const earlier = Object.keys(written)
   await check(Number(earlier[(round * 31) % earlier.length]))
   if (round === 0) console.log('ready')

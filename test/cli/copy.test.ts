@@ -11,11 +11,15 @@ import {
 } from 'node:fs'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { openKeyStore } from '../../src/adapters/open.js'
+import type { KeyRecord } from '../../src/index.js'
 import { startChild } from '../support/child-process.js'
 import { type CommandStore, commandStore } from '../support/command-store.js'
 import { dialects, type FreshDatabase, freshDatabase } from '../support/databases.js'
+import { withStore } from '../support/fresh-store.js'
+import { storeMaintenance } from '../support/maintenance.js'
 import { copyReference } from '../support/reference-file.js'
+import { rowsOf } from '../support/rows.js'
+import { shredLine } from '../support/shred-log-file.js'
 import { userIds } from '../support/users.js'
 
 const NO_MASTER_KEY = { API_KEY_MASTER_KEY_FILE: '' }
@@ -33,17 +37,13 @@ describe.each(dialects)('from %s', (dialect) => {
   })
 
   const env = () => ({ ...NO_MASTER_KEY, KEYSTORE_TO_URL: target.url })
-  const rowsAt = async (url: string) => {
-    const opened = await openKeyStore(url)
-    try {
-      return await opened.list({ limit: 100_000 })
-    } finally {
-      await opened.close()
-    }
-  }
+  const rowsAt = (url: string) => withStore(url, rowsOf)
+  /** Which users the target has, and whether they are shredded there. */
+  const usersAtTarget = async () =>
+    (await rowsAt(target.url)).map(({ userId, shreddedAt }) => [userId, shreddedAt !== null])
 
   describe('copy', () => {
-    it('needs a target that is there for a dry run, and then only counts', async () => {
+    it('needs a migrated target for a dry run, which counts and writes nothing', async () => {
       await store.mint('alice', 'bob')
       const early = store.run(['copy', '--dry-run'], { env: env() })
       expect(early.status).toBe(1)
@@ -56,7 +56,7 @@ describe.each(dialects)('from %s', (dialect) => {
       expect(await rowsAt(target.url)).toEqual([])
     })
 
-    it('carries every row, tombstones too; a second pass picks up what came meanwhile', async () => {
+    it('copies every row, tombstones too, and a second run copies what has changed since', async () => {
       const tokens = await store.mint(...userIds(20))
       await store.use((keys) => keys.shred('user-3', { forget: false }))
       const first = store.run(['copy'], { env: env() })
@@ -80,7 +80,7 @@ describe.each(dialects)('from %s', (dialect) => {
       ).toBe('secret of user-1')
     })
 
-    it('says which rows only the target has, and refuses one that differs', async () => {
+    it('reports rows that only the target has, and refuses if a row differs', async () => {
       await store.mint('alice', 'bob')
       store.run(['copy'], { env: env() })
       const there = { KEYSTORE_URL: target.url }
@@ -99,16 +99,11 @@ describe.each(dialects)('from %s', (dialect) => {
       expect(await rowsAt(target.url)).toEqual(before)
     })
 
-    it('erases at the target whom the shred log names', async () => {
+    it('erases users at the target whom the shred log names', async () => {
       await store.mint('alice', 'bob')
-      writeFileSync(
-        join(store.folder, 'log.jsonl'),
-        `${JSON.stringify({ userId: 'bob', at: new Date().toISOString(), forget: false })}\n`,
-      )
+      writeFileSync(join(store.folder, 'log.jsonl'), shredLine('bob', new Date()))
       expect(store.json(['copy', '--shred-log', 'log.jsonl'], { env: env() })).toMatchObject({ status: 0 })
-      expect(
-        (await rowsAt(target.url)).map(({ userId, shreddedAt }) => [userId, shreddedAt !== null]),
-      ).toEqual([
+      expect(await usersAtTarget()).toEqual([
         ['alice', false],
         ['bob', true],
       ])
@@ -118,7 +113,7 @@ describe.each(dialects)('from %s', (dialect) => {
   describe('backup and restore', () => {
     const path = (name: string) => join(store.folder, name)
 
-    it('makes one file for its owner alone, from which a store of the other kind is restored', async () => {
+    it('make one file for its owner alone, and restore a store of the other kind from it', async () => {
       const tokens = await store.mint(...userIds(50))
       const made = store.run(['backup', 'backups/monday.db'], { env: NO_MASTER_KEY })
       expect(made.status).toBe(0)
@@ -146,7 +141,7 @@ describe.each(dialects)('from %s', (dialect) => {
       ).toBe('secret of user-7')
     })
 
-    it('does not bring back whom the shred log names', async () => {
+    it('do not bring users back whom the shred log names', async () => {
       await store.mint('alice', 'bob')
       store.run(['backup', 'b.db'])
       store.run(['shred-user', 'bob', '--yes', '--shred-log', 'log.jsonl'])
@@ -154,15 +149,13 @@ describe.each(dialects)('from %s', (dialect) => {
       const { status, stdout } = store.run(['restore', 'b.db', '--shred-log', 'log.jsonl'], { env: there })
       expect(status).toBe(0)
       expect(stdout).toContain('Both hold the same records.')
-      expect(
-        (await rowsAt(target.url)).map(({ userId, shreddedAt }) => [userId, shreddedAt !== null]),
-      ).toEqual([
+      expect(await usersAtTarget()).toEqual([
         ['alice', false],
         ['bob', true],
       ])
     })
 
-    it('finishes a backup of a store that is never quiet, with every key that there was when it began', async () => {
+    it('complete a backup of a store in use, with every key that was there when it began', async () => {
       await store.mint(...userIds(50))
       const before = await store.rows()
       const application = startChild('mint-endlessly.mjs', [store.url], {
@@ -181,16 +174,18 @@ describe.each(dialects)('from %s', (dialect) => {
       for (const row of before) expect(kept.get(row.userId)).toEqual(row)
     })
 
-    // Where the source's dialect changes nothing, or is SQLite by its nature.
+    // Tests on a SQLite source only: the source's dialect makes no difference, or must be SQLite.
     if (dialect !== 'sqlite') return
 
-    it('goes on with a backup that was interrupted', async () => {
+    /** A backup as an interrupted command has left it. */
+    const restoreInto = (name: string, rows: readonly KeyRecord[]) =>
+      withStore(path(name), (partial) => storeMaintenance(partial).restore(rows))
+
+    it('continue an interrupted backup', async () => {
       await store.mint(...userIds(10))
       const rows = await store.rows()
       mkdirSync(path('backups'))
-      const partial = await openKeyStore(path('backups/b.db.partial'))
-      await partial.maintenance?.restore(rows.slice(0, 4))
-      await partial.close()
+      await restoreInto('backups/b.db.partial', rows.slice(0, 4))
       expect(store.json(['backup', 'backups/b.db'])).toMatchObject({
         status: 0,
         report: { copied: 6, equal: true, finished: true },
@@ -198,11 +193,9 @@ describe.each(dialects)('from %s', (dialect) => {
       expect(readdirSync(path('backups'))).toEqual(['b.db'])
     })
 
-    it('does not finish a backup with rows that the store no longer has', async () => {
+    it('refuse to complete an interrupted backup with rows that the store no longer has', async () => {
       await store.mint(...userIds(3))
-      const partial = await openKeyStore(path('b.db.partial'))
-      await partial.maintenance?.restore(await store.rows())
-      await partial.close()
+      await restoreInto('b.db.partial', await store.rows())
       await store.use((keys) => keys.shred('user-1', { forget: true }))
       const { status, stdout } = store.run(['backup', 'b.db'])
       expect(status).toBe(1)
@@ -210,18 +203,16 @@ describe.each(dialects)('from %s', (dialect) => {
       expect(existsSync(path('b.db'))).toBe(false)
     })
 
-    it('says what to do with an interrupted backup when a row has changed since', async () => {
+    it('say what to do with an interrupted backup if a row has changed since', async () => {
       await store.mint('alice')
-      const partial = await openKeyStore(path('b.db.partial'))
-      await partial.maintenance?.restore(await store.rows())
-      await partial.close()
+      await restoreInto('b.db.partial', await store.rows())
       store.run(['rewrap', '--master-key-file', 'keys/b.key', '--previous-key-file', 'keys/a.key'])
       const { status, stderr } = store.run(['backup', 'b.db'])
       expect(status).toBe(1)
       expect(stderr).toContain('remove b.db.partial and run this again')
     })
 
-    it('reads a raw copy with its write-ahead log, and leaves both as they were', async () => {
+    it('restore from a raw copy with its write-ahead log, and leave both unchanged', async () => {
       await store.mint('alice')
       await store.use(async () => {
         await store.mint('bob')
@@ -235,7 +226,7 @@ describe.each(dialects)('from %s', (dialect) => {
       expect([fingerprint(path('raw.db')), fingerprint(path('raw.db-wal'))]).toEqual(before)
     })
 
-    it('refuses a file of the reference, leaves it as it was, and says what to do', () => {
+    it('refuse a file of the reference, leave it unchanged, and say what to do', () => {
       const file = copyReference(store.folder)
       const before = fingerprint(file)
       const { status, stderr } = store.run(['restore', 'keys.sqlite'])
@@ -271,7 +262,7 @@ describe('usage', () => {
     expect(stdout + stderr).not.toContain('p4ssw0rd')
   })
 
-  it('names a file that is missing, or no database', () => {
+  it('restore says that a file is missing, or is no database', () => {
     writeFileSync(
       join(store.folder, 'notes.txt'),
       'not a database, though long enough to be taken for one'.repeat(50),

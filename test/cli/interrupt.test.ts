@@ -1,13 +1,12 @@
-/** Long commands: progress on standard error, and an end after the page in hand when they are interrupted. */
+/** Long commands: progress on standard error, and an end after the current page when they are interrupted. */
 import { setTimeout as sleep } from 'node:timers/promises'
-import Database from 'better-sqlite3'
-import pg from 'pg'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { ProgressLines } from '../../src/cli/progress.js'
 import type { CensusRow, RewrapReport } from '../../src/index.js'
 import { type CommandStore, commandStore } from '../support/command-store.js'
 import { itIf } from '../support/conditional.js'
-import { type Dialect, dialects } from '../support/databases.js'
+import { dialects } from '../support/databases.js'
+import { lockTable } from '../support/raw-database.js'
 import { hasTerminal, onTerminal } from '../support/terminal.js'
 import { userIds } from '../support/users.js'
 
@@ -25,7 +24,7 @@ describe.each(dialects)('on %s', (dialect) => {
     ['SIGINT', 130],
     ['SIGTERM', 143],
   ] as const)(
-    '%s ends a rewrap after the page in hand, and a later run completes it',
+    '%s ends a rewrap after the current page, and a later run completes it',
     async (signal, code) => {
       await store.mint(...userIds(KEYS))
       const { id } = store.keys('b').primary
@@ -51,12 +50,12 @@ describe.each(dialects)('on %s', (dialect) => {
     },
   )
 
-  it('a second Ctrl-C ends at once, though a lock keeps the page from being written', async () => {
+  it('a second Ctrl-C ends at once, even while a lock prevents the page from being written', async () => {
     await store.mint(...userIds(100))
-    const release = await lockOut(dialect, store.url)
+    const release = await lockTable(dialect, store.url, 'encryption_keys')
     try {
       const { child, ended } = store.start(REWRAP)
-      // npm hands on what the terminal has sent already: two within half a second are one.
+      // npm passes on a signal that the terminal has sent already, so two within half a second count as one.
       await sleep(3000)
       child.kill('SIGINT')
       await sleep(100)
@@ -72,7 +71,7 @@ describe.each(dialects)('on %s', (dialect) => {
     } finally {
       await release()
     }
-    // On Postgres the server may still write the page that it had been given.
+    // On Postgres the server may still write the page that was sent to it.
     expect(store.json(REWRAP)).toMatchObject({
       status: 0,
       report: { complete: true, masterKeys: [{ rows: 100 }, { rows: 0 }] },
@@ -88,7 +87,7 @@ describe('progress', () => {
   })
   afterEach(() => store.remove())
 
-  it('is a line a phase on standard error, and nothing beside --json', () => {
+  it('is one line for each phase on standard error, and none with --json', () => {
     const { stdout, stderr } = store.run([...REWRAP, '--dry-run'])
     expect(stderr).toMatch(/^rewrapping: 30 of 30, [\d,]+ a second\n$/)
     expect(stdout).not.toContain('rewrapping')
@@ -104,7 +103,7 @@ describe('progress', () => {
     expect(shown).toContain('Rewrapped 30 keys')
   })
 
-  it('is a line every five seconds at most, and one at the end of each phase', () => {
+  it('is at most one line every five seconds, and one at the end of each phase', () => {
     const lines: string[] = []
     let now = 0
     const display = new ProgressLines(
@@ -118,7 +117,7 @@ describe('progress', () => {
       show('comparing', done)
     }
     expect(lines).toEqual(['comparing: 51 of 100, 10 a second, 5 s left'])
-    // The same phase once more, as of a further pass.
+    // The same phase again, in a further pass.
     show('comparing', 60)
     show('copying', 100)
     display.end()
@@ -134,18 +133,4 @@ describe('progress', () => {
 
 function rowsOf(census: readonly CensusRow[], id: string): number {
   return census.reduce((sum, { kekId, count }) => (kekId === id ? sum + count : sum), 0)
-}
-
-/** Lets others read the table, and none write it. @returns a function that ends that */
-async function lockOut(dialect: Dialect, url: string): Promise<() => Promise<void>> {
-  if (dialect === 'sqlite') {
-    const client = new Database(url)
-    client.exec('begin immediate')
-    return async () => void client.close()
-  }
-  const client = new pg.Client(url)
-  await client.connect()
-  await client.query('begin')
-  await client.query('lock table encryption_keys in exclusive mode')
-  return () => client.end()
 }

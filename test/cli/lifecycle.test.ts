@@ -1,4 +1,4 @@
-/** The operator's commands on keys that change: exit codes, reports, what a dry run leaves alone. */
+/** The operator's commands that change keys: exit codes, reports, and dry runs that write nothing. */
 import { readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
@@ -9,7 +9,7 @@ import { alterRow, corrupted, v2Row } from '../support/rows.js'
 
 const BOTH_KEYS = ['--master-key-file', 'keys/b.key', '--previous-key-file', 'keys/a.key']
 
-/** The server of the tests runs without fsync, which doctor minds. */
+/** Leaves out the warning that the server of the tests runs without fsync. */
 const isOurs = ({ reason }: Finding) => !reason.startsWith('fsync is off')
 
 describe.each(dialects)('on %s', (dialect) => {
@@ -56,7 +56,7 @@ describe.each(dialects)('on %s', (dialect) => {
   })
 
   describe('rewrap', () => {
-    it('changes nothing in a dry run, then all, and says that no row needs the old key', async () => {
+    it('changes nothing in a dry run, then every row, and says that no row needs the old key', async () => {
       const tokens = await store.mint('alice', 'bob')
       const before = await store.rows()
       const dry = store.json(['rewrap', ...BOTH_KEYS, '--dry-run'])
@@ -110,7 +110,7 @@ describe.each(dialects)('on %s', (dialect) => {
       ])
     })
 
-    it('rotates all that are older than an age', async () => {
+    it('rotates the keys of all users that are older than an age', async () => {
       await store.mint('alice', 'bob')
       expect(store.json(['rotate-user', '--older-than', '90d'])).toMatchObject({
         status: 0,
@@ -126,7 +126,7 @@ describe.each(dialects)('on %s', (dialect) => {
   })
 
   describe('prune', () => {
-    it('removes retired versions once it is told that tokens were re-encrypted', async () => {
+    it('removes retired versions, with --tokens-reencrypted only', async () => {
       await store.mint('alice')
       for (let round = 0; round < 2; round += 1) store.run(['rotate-user', 'alice'])
       const prune = ['prune', 'alice', '--before-version', '3']
@@ -184,7 +184,7 @@ describe.each(dialects)('on %s', (dialect) => {
       expect(stdout).toContain('2 rows looked at: 1 error, ')
     })
 
-    it('warns of v2 wraps where they are accepted, and else calls them errors', async () => {
+    it('reports v2 wraps as warnings with --accept-v2, and as errors without', async () => {
       await store.use(async (keys) => {
         const first = store.keys('a').local[0]
         if (first !== undefined) await keys.insertIfAbsent([v2Row(first, {})])
@@ -215,7 +215,7 @@ describe.each(dialects)('on %s', (dialect) => {
       await store.mint('alice', 'bob')
       const rows = await store.rows()
       store.run(['shred-user', 'alice', '--yes', '--shred-log', 'log.jsonl'])
-      // As if an old copy of the table had come back.
+      // As if an old copy of the table had been restored.
       await store.use(async (keys) => {
         await keys.remove(rows)
         await keys.insertIfAbsent(rows)
@@ -254,7 +254,7 @@ describe('new-master-key', () => {
     expect(store.run(['rewrap', ...keys]).status).toBe(0)
   })
 
-  it('never overwrites one', () => {
+  it('never overwrites a file', () => {
     const before = readFileSync(join(store.folder, 'keys/a.key'), 'utf8')
     const { status, stderr } = store.run(['new-master-key', 'keys/a.key'])
     expect(status).toBe(1)
@@ -295,7 +295,7 @@ describe('whatever the store', () => {
     expect(await store.rows()).toHaveLength(1)
   })
 
-  it('rewrap takes previous keys from files beside those of the environment', async () => {
+  it('rewrap takes previous keys from files in addition to those of the environment', async () => {
     await store.mint('alice')
     const previous = { API_KEY_MASTER_KEY_PREVIOUS: readFileSync(join(store.folder, 'keys/a.key'), 'utf8') }
     const other = ['--master-key-file', 'keys/b.key']
@@ -305,7 +305,7 @@ describe('whatever the store', () => {
     expect(names.report.masterKeys).toHaveLength(2)
   })
 
-  it('rewrap exits with 1 and says what to do about rows that stay as they are', async () => {
+  it('rewrap exits with 1 if rows are left, and says what to do about them', async () => {
     await store.mint('alice')
     await store.use(async (keys) => {
       const first = store.keys('a').local[0]
@@ -333,7 +333,7 @@ describe('whatever the store', () => {
     expect(store.run(['rewrap', ...BOTH_KEYS, '--batch-size', '1']).status).toBe(0)
   })
 
-  it('takes an id that looks like an option behind two dashes', async () => {
+  it('takes an id that looks like an option after two dashes', async () => {
     await store.mint('--json')
     expect(store.run(['rotate-user', '--', '--json']).stdout).toContain('version 2 of the key of "--json"')
     expect(store.run(['prune', '--before-version', '2', '--tokens-reencrypted', '--', '--json']).status).toBe(

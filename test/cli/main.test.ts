@@ -1,4 +1,4 @@
-/** The command line, as a user runs it: compiled, in a fresh folder, on both dialects. */
+/** The command line as a user runs it: compiled, in a fresh folder, on both dialects. */
 import { execFileSync } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
@@ -26,7 +26,7 @@ const keystore = (args: string[], options: CommandOptions = {}) => runKeystore(f
 const modeOf = (path: string) => statSync(join(folder.path, path)).mode & 0o777
 const read = (path: string) => readFileSync(join(folder.path, path), 'utf8')
 
-/** The drivers that a command loads, what it loads of Drizzle for them, and our own files. */
+/** What a command loads: drivers, parts of Drizzle for them, and the library's own files. */
 function loadedBy(args: string[], env: NodeJS.ProcessEnv = {}): Set<string> {
   const LOADS = join(folder.path, 'loads.txt')
   const hook = pathToFileURL(resolve('test/children/record-loads.mjs'))
@@ -108,7 +108,7 @@ describe('quickstart', () => {
     }
   })
 
-  it('takes a file of one’s own, and names the line of a bad one without showing it', () => {
+  it('takes another file, and names a bad line without showing it', () => {
     writeFileSync(join(folder.path, 'mine.jsonl'), '{"user":"me","name":"n","secret":"s3cr3t-value"}\n')
     expect(keystore(['quickstart', 'mine.jsonl'])).toMatchObject({ status: 0 })
     writeFileSync(
@@ -122,7 +122,7 @@ describe('quickstart', () => {
     expect(keystore(['quickstart', 'none.jsonl']).stderr).toContain('There is no file none.jsonl')
   })
 
-  it('takes the master key of the environment and then makes no file', () => {
+  it('takes the master key of the environment, and then makes no key file', () => {
     const env = { API_KEY_MASTER_KEY: '21M0bHIfWrmohSwq52Xu-oeAchiU30LXRcYdry7_Lik=' }
     expect(keystore(['quickstart'], { env }).stdout).toContain('Master key: from the environment')
     expect(() => statSync(join(folder.path, 'data/master.key'))).toThrow('ENOENT')
@@ -158,8 +158,8 @@ describe.each(dialects)('on %s', (dialect) => {
     expect(stranger.stderr).toContain('[ERR_KEY_NOT_FOUND]')
   })
 
-  it('loads the driver of the store and no other, and of the commands only its own', () => {
-    // Not pg-core: Drizzle's own relations.js loads it on SQLite too.
+  it('loads the driver of the store and no other, and the file of one command only', () => {
+    // pg-core is not in the list: Drizzle's relations.js loads it on SQLite too.
     const drivers = {
       sqlite: ['better-sqlite3', 'drizzle-orm/better-sqlite3', 'drizzle-orm/sqlite-core'],
       postgres: ['pg', 'drizzle-orm/node-postgres'],

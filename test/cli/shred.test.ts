@@ -1,4 +1,4 @@
-/** `keystore shred-user`: it asks, it needs no master key, and it says what is left to do. */
+/** `keystore shred-user`: it asks for confirmation, needs no master key, and says what is left to do. */
 import { existsSync, readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
@@ -20,7 +20,7 @@ describe.each(dialects)('on %s', (dialect) => {
 
   const shred = (args: string[]) => store.run(['shred-user', ...args], { env: NO_MASTER_KEY })
 
-  it('refuses without a terminal and without --yes, and a dry run only tells', async () => {
+  it('refuses without a terminal unless --yes is given, and shreds nothing in a dry run', async () => {
     const before = await store.rows()
     const refused = shred(['alice', '--shred-log', 'log.jsonl'])
     expect(refused.status).toBe(2)
@@ -36,7 +36,7 @@ describe.each(dialects)('on %s', (dialect) => {
     expect(existsSync(join(store.folder, 'log.jsonl'))).toBe(false)
   })
 
-  it('erases every version, logs the receipt first, and explains it', async () => {
+  it('erases every version, writes the receipt to the log, and explains it', async () => {
     store.run(['rotate-user', 'alice'])
     const { status, report } = store.json(['shred-user', 'alice', '--yes', '--shred-log', 'log.jsonl'], {
       env: NO_MASTER_KEY,
@@ -64,7 +64,7 @@ describe.each(dialects)('on %s', (dialect) => {
     else expect(said).toMatch(/Pending: .*keystore doctor --finish-erasure/)
   })
 
-  it('forgets, so that a new key can be made', async () => {
+  it('with --forget lets a new key be made', async () => {
     expect(shred(['alice', '--yes', '--forget']).stdout).toContain('a new key may be made')
     expect((await store.rows()).map(({ userId }) => userId)).toEqual(['bob'])
     await store.mint('alice')
@@ -78,24 +78,27 @@ describe.each(dialects)('on %s', (dialect) => {
     expect(await store.decrypt('alice', tokens.alice ?? '')).toBe('secret of alice')
   })
 
-  itIf(hasTerminal, 'script (util-linux) is not installed')('asks on a terminal to type the id', async () => {
-    const ask = (typed: string, ...args: string[]) =>
-      onTerminal(store.folder, ['shred-user', 'alice', ...args], {
-        typed,
-        env: { KEYSTORE_URL: store.url },
-      })
-    for (const typed of ['Alice\n', 'yes\n', '\n', '']) {
-      const { status, shown } = ask(typed)
-      expect(shown).toContain('To shred "alice" type the id:')
-      expect(shown).toContain('nothing was shredded')
-      expect(status).toBe(1)
-    }
-    expect(await store.decrypt('alice', tokens.alice ?? '')).toBe('secret of alice')
+  itIf(hasTerminal, 'script (util-linux) is not installed')(
+    'asks on a terminal for the id to be typed',
+    async () => {
+      const ask = (typed: string, ...args: string[]) =>
+        onTerminal(store.folder, ['shred-user', 'alice', ...args], {
+          typed,
+          env: { KEYSTORE_URL: store.url },
+        })
+      for (const typed of ['Alice\n', 'yes\n', '\n', '']) {
+        const { status, shown } = ask(typed)
+        expect(shown).toContain('To shred "alice" type the id:')
+        expect(shown).toContain('nothing was shredded')
+        expect(status).toBe(1)
+      }
+      expect(await store.decrypt('alice', tokens.alice ?? '')).toBe('secret of alice')
 
-    const { status, shown } = ask('alice\n')
-    expect(shown).toContain('"alice" has version 1.')
-    expect(shown).toContain('Shredded "alice"')
-    expect(status).toBe(0)
-    expect(await store.decrypt('alice', tokens.alice ?? '')).toBe('ERR_KEY_SHREDDED')
-  })
+      const { status, shown } = ask('alice\n')
+      expect(shown).toContain('"alice" has version 1.')
+      expect(shown).toContain('Shredded "alice"')
+      expect(status).toBe(0)
+      expect(await store.decrypt('alice', tokens.alice ?? '')).toBe('ERR_KEY_SHREDDED')
+    },
+  )
 })

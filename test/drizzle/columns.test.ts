@@ -1,4 +1,4 @@
-/** Encrypted columns in a host application's tables: what is stored, who reads it, and what is refused. */
+/** Encrypted columns in a host application's tables: what is stored, who can read it, and what is refused. */
 import { and, eq, getTableColumns, inArray, isNull, ne, sql } from 'drizzle-orm'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import type { Token } from '../../src/index.js'
@@ -14,12 +14,11 @@ describe.each(dialects)('encrypted columns on %s', (dialect) => {
   let app: HostApp
   beforeEach(async () => {
     app = await hostApp(dialect)
-    await app.db.insert(app.schema.owners).values([{ id: 'alice' }, { id: 'bob' }])
   })
   afterEach(() => app.close())
 
-  /** Drizzle wraps what a column throws. */
-  async function codeOf(work: () => PromiseLike<unknown>) {
+  /** The error of a column, which Drizzle wraps. */
+  async function columnErrorOf(work: () => PromiseLike<unknown>) {
     let error: unknown = await errorOf((async () => await work())())
     while (error instanceof Error && !('code' in error) && error.cause) error = error.cause
     return error
@@ -44,39 +43,41 @@ describe.each(dialects)('encrypted columns on %s', (dialect) => {
     expect(await envelope.scope('alice', () => db.select().from(schema.secrets))).toEqual(written)
   })
 
-  it('throw ERR_NO_SCOPE outside a scope, for reading and for writing; a column of tokens needs none', async () => {
+  it('throw ERR_NO_SCOPE outside a scope, for reading and writing; a column of tokens needs no scope', async () => {
     const { db, schema, envelope } = app
     await add('alice', 1)
-    expect(await codeOf(() => db.select().from(schema.secrets))).toMatchObject(NO_SCOPE)
-    expect(await codeOf(() => db.insert(schema.secrets).values({ id: 2, note: 'hush' }))).toMatchObject(
+    expect(await columnErrorOf(() => db.select().from(schema.secrets))).toMatchObject(NO_SCOPE)
+    expect(
+      await columnErrorOf(() => db.insert(schema.secrets).values({ id: 2, note: 'hush' })),
+    ).toMatchObject(NO_SCOPE)
+    expect(await columnErrorOf(() => db.update(schema.secrets).set({ data: { n: 2 } }))).toMatchObject(
       NO_SCOPE,
     )
-    expect(await codeOf(() => db.update(schema.secrets).set({ data: { n: 2 } }))).toMatchObject(NO_SCOPE)
     const token = await envelope.encrypt('alice', 'x')
     await db.update(schema.secrets).set({ token })
     expect(await db.select({ token: schema.secrets.token }).from(schema.secrets)).toEqual([{ token }])
   })
 
-  it('fail on a row of another user: that is the point', async () => {
+  it('fail on a row of another user', async () => {
     const { db, schema, envelope } = app
     await add('alice', 1)
     await add('bob', 2)
-    expect(await codeOf(() => envelope.scope('bob', () => db.select().from(schema.secrets)))).toMatchObject(
-      FAILED,
-    )
+    expect(
+      await columnErrorOf(() => envelope.scope('bob', () => db.select().from(schema.secrets))),
+    ).toMatchObject(FAILED)
     const ofBob = await envelope.scope('bob', () =>
       db.select().from(schema.secrets).where(eq(schema.secrets.ownerId, 'bob')),
     )
     expect(ofBob.map(({ note }) => note)).toEqual(['note of bob'])
   })
 
-  it('bind a value to its column: one that was moved to another does not open', async () => {
+  it('bind a value to its column: in another column it does not open', async () => {
     const { db, schema, envelope, rows } = app
     await add('alice', 1)
     await rows('update secrets set made = note')
     const read = () =>
       envelope.scope('alice', () => db.select({ made: schema.secrets.made }).from(schema.secrets))
-    expect(await codeOf(read)).toMatchObject(FAILED)
+    expect(await columnErrorOf(read)).toMatchObject(FAILED)
   })
 
   it('pass null and undefined in both directions, also through placeholders', async () => {
@@ -96,7 +97,7 @@ describe.each(dialects)('encrypted columns on %s', (dialect) => {
     ])
   })
 
-  it('encrypt the placeholders of a prepared statement for whoever executes it', async () => {
+  it('encrypt the placeholders of a prepared statement for the user in whose scope it is executed', async () => {
     const { db, schema, envelope } = app
     const { secrets } = schema
     const insert = db
@@ -121,22 +122,24 @@ describe.each(dialects)('encrypted columns on %s', (dialect) => {
       .prepare('select_note')
     const ofAlice = await envelope.scope('alice', () => select.execute({ owner: 'alice' }))
     expect(ofAlice.map(({ note }) => note)).toEqual(['alice 1', 'alice 3'])
-    expect(await codeOf(() => insert.execute({ id: 4, owner: 'bob', note: 'x' }))).toMatchObject(NO_SCOPE)
+    expect(await columnErrorOf(() => insert.execute({ id: 4, owner: 'bob', note: 'x' }))).toMatchObject(
+      NO_SCOPE,
+    )
   })
 
-  it('a constant of a prepared statement stays its first user’s: no other scope opens it, and outside one it is refused', async () => {
+  it('encrypt a constant of a prepared statement for the first user alone, and refuse it outside a scope', async () => {
     const { db, schema, envelope } = app
     const prepare = (id: number) =>
       db.insert(schema.secrets).values({ id, note: 'constant' }).prepare(`constant_${id}`)
     const ofAlice = await envelope.scope('alice', async () => prepare(1))
     await envelope.scope('bob', () => ofAlice.execute())
     const read = () => db.select().from(schema.secrets)
-    expect(await codeOf(() => envelope.scope('bob', read))).toMatchObject(FAILED)
-    // Node-postgres builds when it executes, better-sqlite3 when it prepares: both are refused.
-    expect(await codeOf(async () => await prepare(2).execute())).toMatchObject(NO_SCOPE)
+    expect(await columnErrorOf(() => envelope.scope('bob', read))).toMatchObject(FAILED)
+    // node-postgres encodes when it executes, better-sqlite3 when it prepares: both are refused.
+    expect(await columnErrorOf(async () => await prepare(2).execute())).toMatchObject(NO_SCOPE)
   })
 
-  it('refuse to be compared, wherever the condition stands: it would match nothing', async () => {
+  it('refuse every comparison, which would match nothing', async () => {
     const { db, schema, envelope } = app
     await add('alice', 1)
     const { secrets } = schema
@@ -159,7 +162,7 @@ describe.each(dialects)('encrypted columns on %s', (dialect) => {
       () => db.query.secrets.findMany({ where: eq(secrets.note, 'x') }),
     ]
     for (const [index, query] of compared.entries()) {
-      const error = await codeOf(() => envelope.scope<unknown>('alice', query))
+      const error = await columnErrorOf(() => envelope.scope<unknown>('alice', query))
       expect(error, `condition ${index}`).toMatchObject(REFUSED)
       expect((error as Error).message).toContain('fingerprint')
     }
@@ -170,7 +173,7 @@ describe.each(dialects)('encrypted columns on %s', (dialect) => {
     ])
   })
 
-  // Drizzle has no hook to refuse these: docs/COLUMNS.md says so.
+  // Drizzle has no hook to refuse these comparisons: docs/COLUMNS.md says so.
   it('match nothing when they are compared with a placeholder or taken from getTableColumns', async () => {
     const { db, schema, envelope } = app
     await add('alice', 1)
@@ -235,7 +238,7 @@ describe.each(dialects)('encrypted columns on %s', (dialect) => {
     expect(row?.note).toBe('newer')
   })
 
-  it('keep plaintext out even of SQL that goes past them, by a CHECK', async () => {
+  it('keep out plaintext written by SQL past them, by a CHECK', async () => {
     await add('alice', 1)
     const { rows } = app
     for (const value of [
@@ -251,12 +254,12 @@ describe.each(dialects)('encrypted columns on %s', (dialect) => {
     }
     await rows(`update secrets set note = 'v3:${'A'.repeat(102)}'`)
     await rows('update secrets set note = null')
-    // The column of tokens was declared to take both formats.
+    // The column of tokens was declared with both formats.
     await rows(`update secrets set token = 'v2:${'A'.repeat(60)}'`)
     expect(String(await errorOf(rows(`update secrets set token = 'v1:${'A'.repeat(60)}'`)))).toMatch(/check/i)
   })
 
-  it('keep 60 scopes on a small pool apart', async () => {
+  it('keep 60 concurrent scopes on a small pool apart', async () => {
     const { db, schema, envelope } = app
     const { owners, secrets } = schema
     const users = Array.from({ length: 60 }, (_, i) => `user ${i}`)
@@ -317,7 +320,7 @@ describe.each(dialects)('encrypted columns on %s', (dialect) => {
     })
   })
 
-  it('of tokens refuse everything else, without showing it', async () => {
+  it('of tokens refuse all other values, without showing them', async () => {
     const { db, schema, rows } = app
     await add('alice', 1)
     for (const [value, code] of [
@@ -325,33 +328,35 @@ describe.each(dialects)('encrypted columns on %s', (dialect) => {
       ['v3:hush', 'ERR_MALFORMED_TOKEN'],
       [7, 'ERR_NOT_ENCRYPTED'],
     ] as const) {
-      const error = await codeOf(() => db.update(schema.secrets).set({ token: value as unknown as Token }))
+      const error = await columnErrorOf(() =>
+        db.update(schema.secrets).set({ token: value as unknown as Token }),
+      )
       expect(error).toMatchObject({ code })
       expect((error as Error).message).not.toContain('hush')
     }
     await rows('create table copied as select id, note as token from secrets')
     await rows("update copied set token = 'hush'")
     const read = () => db.select({ token: sql`token`.mapWith(schema.secrets.token) }).from(sql`copied`)
-    expect(await codeOf(read)).toMatchObject({ code: 'ERR_NOT_ENCRYPTED' })
+    expect(await columnErrorOf(read)).toMatchObject({ code: 'ERR_NOT_ENCRYPTED' })
   })
 
-  it('of JSON refuse what JSON cannot express, and what is no JSON', async () => {
+  it('of JSON refuse values that JSON cannot express, and stored text that is no JSON', async () => {
     const { db, schema, envelope, rows } = app
     const write = (data: unknown) => () =>
       envelope.scope('alice', () => db.insert(schema.secrets).values({ id: 1, data: data as { n: number } }))
     const circle: { self?: unknown } = {}
     circle.self = circle
     for (const value of [() => 'hush', Symbol('hush'), 1n, circle]) {
-      const error = await codeOf(write(value))
+      const error = await columnErrorOf(write(value))
       expect(error).toMatchObject(REFUSED)
       expect((error as Error).message).not.toContain('hush')
     }
     await add('alice', 1)
     const text = await envelope.encrypt('alice', 'no { json', { column: 'secrets.data' })
     await rows(`update secrets set data = '${text}'`)
-    expect(await codeOf(() => envelope.scope('alice', () => db.select().from(schema.secrets)))).toMatchObject(
-      FAILED,
-    )
+    expect(
+      await columnErrorOf(() => envelope.scope('alice', () => db.select().from(schema.secrets))),
+    ).toMatchObject(FAILED)
   })
 })
 

@@ -1,15 +1,14 @@
-/** The registry of encrypted columns. */
+/** defineEncrypted: the registry of encrypted columns. */
 import Database from 'better-sqlite3'
 import { drizzle as drizzleSqlite } from 'drizzle-orm/better-sqlite3'
 import * as pgCore from 'drizzle-orm/pg-core'
 import * as sqliteCore from 'drizzle-orm/sqlite-core'
 import { describe, expect, it } from 'vitest'
-import { openKeyStore } from '../../src/adapters/open.js'
 import { tokenText as pgTokenText } from '../../src/drizzle/postgres.js'
 import { isRegistry } from '../../src/drizzle/registry.js'
 import { encryptedText } from '../../src/drizzle/sqlite.js'
-import { EnvelopeCrypto, generateMasterKey, localMasterKey } from '../../src/index.js'
 import { defineEncrypted, reencrypt, type ValueSource } from '../../src/reencrypt/index.js'
+import { freshService } from '../support/fresh-store.js'
 
 const INVALID = { code: 'ERR_INVALID_ARGUMENT' }
 
@@ -50,7 +49,7 @@ describe('defineEncrypted', () => {
       },
     ])
     expect(isRegistry(registry)).toBe(true)
-    // Of another copy of this package.
+    // A registry of another copy of this package.
     expect(isRegistry({ [Symbol.for('drizzle-keystore/registry')]: true })).toBe(true)
     for (const other of [null, {}, [], 'x', credentials]) expect(isRegistry(other)).toBe(false)
   })
@@ -58,7 +57,7 @@ describe('defineEncrypted', () => {
   it.each([
     ['two owners', { userId: text('user_id'), owner: text('owner') }, 'whose'],
     ['no owner', {}, 'whose'],
-  ])('asks for what it cannot tell: %s', (_, columns, word) => {
+  ])('asks for the owner if the table does not tell it: %s', (_, columns, word) => {
     const table = sqliteTable('t', {
       id: integer('id').primaryKey(),
       ...columns,
@@ -68,7 +67,7 @@ describe('defineEncrypted', () => {
     expect([...defineEncrypted({ t: { table, owner: null } })]).toHaveLength(1)
   })
 
-  it('asks for a key, for the context of tokens, and refuses what is no encrypted table', () => {
+  it('asks for a key and for the context of tokens, and refuses tables without encrypted columns', () => {
     const keyless = sqliteTable('t', { userId: text('user_id'), c: encryptedText('c', { context: 'c' }) })
     expect(() => defineEncrypted({ keyless })).toThrow('key')
     expect(() => defineEncrypted({ sessions })).toThrow('context of token')
@@ -85,10 +84,7 @@ describe('defineEncrypted', () => {
     const client = new Database(':memory:')
     client.exec(`create table credentials (id integer primary key, user_id text not null, api_key text, note text, plain text);
       insert into credentials values (1, 'alice', 'k', 'n', 'p')`)
-    const envelope = await EnvelopeCrypto.open({
-      store: await openKeyStore(':memory:'),
-      masterKeys: localMasterKey(generateMasterKey()),
-    })
+    const envelope = await freshService()
     const sources: Map<string, ValueSource<never>> = defineEncrypted({ credentials }).sources(
       drizzleSqlite({ client }),
     )

@@ -1,4 +1,4 @@
-/** Drizzle tables as sources of values. */
+/** drizzleSource: Drizzle tables as sources of values. */
 import type Database from 'better-sqlite3'
 import { drizzle as drizzleSqlite } from 'drizzle-orm/better-sqlite3'
 import { drizzle as drizzlePostgres } from 'drizzle-orm/node-postgres'
@@ -6,16 +6,17 @@ import * as pgCore from 'drizzle-orm/pg-core'
 import * as sqliteCore from 'drizzle-orm/sqlite-core'
 import type pg from 'pg'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { openKeyStore } from '../../src/adapters/open.js'
 import { encryptedText as pgEncryptedText } from '../../src/drizzle/postgres.js'
 import { encryptedText } from '../../src/drizzle/sqlite.js'
-import { EnvelopeCrypto, generateMasterKey, localMasterKey } from '../../src/index.js'
+import type { EnvelopeCrypto } from '../../src/index.js'
 import { type DrizzleDb, type DrizzleTable, drizzleSource, reencrypt } from '../../src/reencrypt/index.js'
 import { itIf } from '../support/conditional.js'
 import { dialects } from '../support/databases.js'
 import { errorOf } from '../support/errors.js'
+import { freshService } from '../support/fresh-store.js'
 import { type HostApp, hostApp } from '../support/host-app.js'
 import { type RawDatabase, rawDatabase } from '../support/raw-database.js'
+import { versionOf } from '../support/tokens.js'
 
 const INVALID = { code: 'ERR_INVALID_ARGUMENT' }
 
@@ -23,7 +24,6 @@ describe.each(dialects)('drizzleSource on %s', (dialect) => {
   let app: HostApp
   beforeEach(async () => {
     app = await hostApp(dialect)
-    await app.db.insert(app.schema.owners).values([{ id: 'alice' }, { id: 'bob' }])
   })
   afterEach(() => app.close())
 
@@ -56,7 +56,7 @@ describe.each(dialects)('drizzleSource on %s', (dialect) => {
       left: 0,
     })
     for (const token of await rows("select note from secrets where owner_id = 'alice' and note is not null"))
-      expect(Buffer.from(String(token.note).slice(3), 'base64url').readUInt32BE()).toBe(2)
+      expect(versionOf(String(token.note))).toBe(2)
     const read = await envelope.scope('alice', () =>
       db.query.secrets.findMany({ where: (row, { lt }) => lt(row.id, 100), orderBy: (row) => row.id }),
     )
@@ -65,9 +65,9 @@ describe.each(dialects)('drizzleSource on %s', (dialect) => {
     )
   })
 
-  it('encrypts plaintext that was there before the columns were, of a pool without an owner too', async () => {
+  it('encrypts plaintext that is older than the encrypted columns, and that of the pool', async () => {
     const { schema, db, envelope, rows } = app
-    // As before the migration: without the check.
+    // As before the migration that added the CHECK.
     await rows(
       dialect === 'sqlite'
         ? 'pragma ignore_check_constraints = on'
@@ -114,7 +114,7 @@ describe.each(dialects)('drizzleSource on %s', (dialect) => {
     expect(await envelope.decrypt('alice', String(row?.token), { row: '1', plain: 'plain' })).toBe('x')
   })
 
-  it('refuses what is no db, no table, no property', async () => {
+  it('refuses wrong dbs, tables and properties', async () => {
     const { db, schema } = app
     const options = { key: 'id', owner: 'ownerId', columns: ['note'] }
     const wrong: unknown[][] = [
@@ -136,7 +136,7 @@ describe.each(dialects)('drizzleSource on %s', (dialect) => {
       expect(
         await errorOf(() => drizzleSource(given as never, table as never, settings as never)),
       ).toMatchObject(INVALID)
-    // A key that the database does not keep unique.
+    // The database does not keep this key unique.
     const source = drizzleSource(db, schema.secrets, { key: 'ownerId', owner: null, columns: ['note'] })
     expect(await errorOf(reencrypt({ envelope: app.envelope, source }))).toMatchObject(INVALID)
   })
@@ -147,10 +147,7 @@ describe.each(dialects)('tables of many shapes on %s', (dialect) => {
   let envelope: EnvelopeCrypto
   beforeEach(async () => {
     host = await rawDatabase(dialect)
-    envelope = await EnvelopeCrypto.open({
-      store: await openKeyStore(host.url),
-      masterKeys: localMasterKey(generateMasterKey()),
-    })
+    envelope = await freshService(host.url)
   })
   afterEach(async () => {
     await envelope.close()
@@ -189,7 +186,7 @@ describe.each(dialects)('tables of many shapes on %s', (dialect) => {
       : drizzlePostgres({ client: host.client as pg.Pool, ...options })
   }
 
-  it('finds columns by the casing of the db, composite keys, and gives contexts the row as it is selected', async () => {
+  it('finds columns by the casing of the db, takes composite keys, and gives contexts the row as Drizzle selects it', async () => {
     const [uuid, bigint, timestamp] =
       dialect === 'sqlite' ? ['text', 'integer', 'integer'] : ['uuid', 'bigint', 'timestamptz']
     await host.query(`create table "user keys" (tenant_id ${uuid} not null, row_number ${bigint} not null, user_id integer,
@@ -243,26 +240,18 @@ describe.each(dialects)('tables of many shapes on %s', (dialect) => {
         columns: ['secret'],
       })
       client.exec('begin')
-      const sweeping = reencrypt({ envelope: await envelopeElsewhere(), source, plaintext: true })
+      // The keys are in memory: the file of the host is in a transaction.
+      const elsewhere = await freshService()
+      const sweeping = reencrypt({ envelope: elsewhere, source, plaintext: true })
       await new Promise((resolve) => setTimeout(resolve, 100))
       client.exec("insert into t values (2, 'y'); rollback")
       expect(await sweeping).toMatchObject({ complete: true, changed: 1, after: { current: 1 } })
-      await elsewhere?.close()
+      await elsewhere.close()
     },
   )
 
-  let elsewhere: EnvelopeCrypto | undefined
-  /** Whose keys are in another file: this one's is in the host's transaction. */
-  async function envelopeElsewhere(): Promise<EnvelopeCrypto> {
-    elsewhere = await EnvelopeCrypto.open({
-      store: await openKeyStore(':memory:'),
-      masterKeys: localMasterKey(generateMasterKey()),
-    })
-    return elsewhere
-  }
-
   itIf(dialect === 'sqlite', 'only on SQLite')(
-    'does not end the sweep for a value of another column that its type cannot read',
+    'reports a row if another column has a value that its type cannot read, and goes on',
     async () => {
       const client = host.client as Database.Database
       const table = sqliteCore.sqliteTable('t', {

@@ -3,7 +3,6 @@ import { randomBytes } from 'node:crypto'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import {
   type EnvelopeCrypto,
-  type EnvelopeCryptoOptions,
   type KeyRecord,
   type KeyStore,
   localMasterKey,
@@ -24,12 +23,11 @@ describe.each(dialects)('on %s', (dialect) => {
   let store: KeyStore
   let envelope: EnvelopeCrypto
   const masterKeys = masterKeyring({ primary: localMasterKey(randomBytes(32)) })
-  const open = (options: Partial<EnvelopeCryptoOptions> = {}) => test.open({ masterKeys, ...options })
 
   beforeEach(async () => {
-    test = await freshStore(dialect)
+    test = await freshStore(dialect, { masterKeys })
     store = test.store
-    envelope = await open()
+    envelope = await test.open()
   })
   afterEach(() => test.remove())
 
@@ -78,7 +76,7 @@ describe.each(dialects)('on %s', (dialect) => {
     const token = await envelope.encrypt('alice', 'secret')
     await insert('alice', 2)
     const fresh = countedStore(store)
-    const other = await open({ store: fresh.store })
+    const other = await test.open({ store: fresh.store })
     await expect(other.decrypt('alice', withVersion(token, 2))).rejects.toMatchObject({
       ...FAILED,
       message: MESSAGE,
@@ -110,12 +108,12 @@ describe.each(dialects)('on %s', (dialect) => {
     for (const [userId, version, forged] of cases) {
       const original = await rowOf(userId, version)
       await forge(userId, version, forged)
-      const attacked = await open({ accept: { keys: ['v2', 'v3'] }, allowUnknownMasterKeys: true })
+      const attacked = await test.open({ accept: { keys: ['v2', 'v3'] }, allowUnknownMasterKeys: true })
       const failed = attacked.decrypt(userId, withVersion(token, version))
       await expect(failed).rejects.toMatchObject({ code: 'ERR_UNWRAP_FAILED' })
       await forge(userId, version, original)
     }
-    expect(await (await open()).decrypt('alice', token)).toBe('secret')
+    expect(await (await test.open()).decrypt('alice', token)).toBe('secret')
   })
 
   it('refuses a wrapped key under another master key’s id', async () => {
@@ -127,10 +125,10 @@ describe.each(dialects)('on %s', (dialect) => {
       previous: [other, masterKeys.primary],
     })
     const events: unknown[] = []
-    const attacked = await open({ masterKeys: both, onEvent: (event) => events.push(event) })
+    const attacked = await test.open({ masterKeys: both, onEvent: (event) => events.push(event) })
     expect(events).toEqual([{ type: 'damagedKey', userId: 'alice', version: 1, kekId: other.id }])
     await expect(attacked.decrypt('alice', token)).rejects.toMatchObject({ code: 'ERR_UNWRAP_FAILED' })
-    const without = open({ masterKeys: masterKeys.primary })
+    const without = test.open({ masterKeys: masterKeys.primary })
     await expect(without).rejects.toMatchObject({ code: 'ERR_UNKNOWN_MASTER_KEY' })
   })
 

@@ -5,7 +5,6 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { openKeyStore } from '../../src/adapters/open.js'
 import {
   EnvelopeCrypto,
-  type EnvelopeCryptoOptions,
   encryptWithKey,
   type KeyStore,
   localMasterKey,
@@ -25,36 +24,34 @@ describe.each(dialects)('on %s', (dialect) => {
   let store: KeyStore
   const masterKey = localMasterKey(randomBytes(32))
   beforeEach(async () => {
-    test = await freshStore(dialect)
+    test = await freshStore(dialect, { masterKeys: masterKey })
     store = test.store
   })
   afterEach(() => test.remove())
-  const open = (options: Partial<EnvelopeCryptoOptions> = {}) =>
-    test.open({ masterKeys: masterKey, ...options })
 
-  it('writes v3 by default, v2 when told to, and reads what accept names', async () => {
-    const v2 = await open({ format: 'v2' })
+  it('writes v3 by default and v2 with format: "v2", and reads the formats in accept', async () => {
+    const v2 = await test.open({ format: 'v2' })
     const old = await v2.encrypt('alice', 'old')
     expect(old).toMatch(/^v2:/)
-    await expect(open()).rejects.toMatchObject({
+    await expect(test.open()).rejects.toMatchObject({
       ...NOT_ACCEPTED,
       message: expect.stringContaining('accept: {'),
     })
 
-    const both = await open({ accept: ACCEPT_BOTH })
+    const both = await test.open({ accept: ACCEPT_BOTH })
     const fresh = await both.encrypt('alice', 'new')
     expect(fresh).toMatch(/^v3:/)
     expect([await both.decrypt('alice', old), await both.decrypt('alice', fresh)]).toEqual(['old', 'new'])
     await expect(v2.decrypt('alice', fresh)).rejects.toMatchObject(NOT_ACCEPTED)
 
-    const keysOnly = await open({ accept: { keys: ['v2', 'v3'] } })
+    const keysOnly = await test.open({ accept: { keys: ['v2', 'v3'] } })
     expect(await keysOnly.decrypt('alice', fresh)).toBe('new')
     await expect(keysOnly.decrypt('alice', old)).rejects.toMatchObject(NOT_ACCEPTED)
     await expect(keysOnly.pool.decrypt(old)).rejects.toMatchObject(NOT_ACCEPTED)
   })
 
   it('refuses a v2 wrap that is not accepted, with any KEK id in its row', async () => {
-    const envelope = await open()
+    const envelope = await test.open()
     await envelope.encrypt('honest', 'x')
     const ids = [null, masterKey.id, masterKey.v2Id]
     const records = ids.map((kekId, index) => v2Row(masterKey, { userId: `forged-${index}` }, { kekId }))
@@ -66,16 +63,16 @@ describe.each(dialects)('on %s', (dialect) => {
   it('opens although a row under a v3 id was replaced by a v2 wrap, and says so in an event', async () => {
     await store.insertIfAbsent([v2Row(masterKey, { userId: 'forged' }, { kekId: masterKey.id })])
     const events: unknown[] = []
-    const envelope = await open({ onEvent: (event) => events.push(event) })
+    const envelope = await test.open({ onEvent: (event) => events.push(event) })
     expect(events).toEqual([{ type: 'damagedKey', userId: 'forged', version: 1, kekId: masterKey.id }])
     expect(await envelope.decrypt('bob', await envelope.encrypt('bob', 'x'))).toBe('x')
   })
 
   it('passes values that are no tokens through with plaintext: "pass-through" only, with an event', async () => {
-    const strict = await open()
+    const strict = await test.open()
     await expect(strict.decrypt('alice', 'sk-plain')).rejects.toMatchObject({ code: 'ERR_NOT_ENCRYPTED' })
     const events: unknown[] = []
-    const lax = await open({ plaintext: 'pass-through', onEvent: (event) => events.push(event) })
+    const lax = await test.open({ plaintext: 'pass-through', onEvent: (event) => events.push(event) })
     expect(events).toEqual([{ type: 'plaintextPassThrough' }])
     expect(await lax.decrypt('alice', 'sk-plain')).toBe('sk-plain')
     expect(Buffer.from(await lax.decryptBytes('alice', 'é')).toString()).toBe('é')
@@ -89,7 +86,7 @@ describe.each(dialects)('on %s', (dialect) => {
   })
 
   it('encrypts a secret that merely begins like a token, and refuses a whole one', async () => {
-    const envelope = await open()
+    const envelope = await test.open()
     const handle = await envelope.user('alice')
     for (const secret of [
       'v2:',
@@ -117,7 +114,7 @@ describe.each(dialects)('on %s', (dialect) => {
   })
 
   it('keeps a byte order mark, refuses lone surrogates, and opens bytes that are not UTF-8 as bytes only', async () => {
-    const envelope = await open()
+    const envelope = await test.open()
     const handle = await envelope.user('alice')
     expect(await envelope.decrypt('alice', await envelope.encrypt('alice', '\ufeffBOM'))).toBe('\ufeffBOM')
     await expect(envelope.encrypt('alice', 'a\ud800')).rejects.toMatchObject({ code: 'ERR_INVALID_ARGUMENT' })
@@ -131,7 +128,7 @@ describe.each(dialects)('on %s', (dialect) => {
   })
 
   it('gives a secret that does not print', async () => {
-    const envelope = await open()
+    const envelope = await test.open()
     const secret = await envelope.decryptSecret('alice', await envelope.encrypt('alice', 'hush-hush'))
     expect(secret.reveal()).toBe('hush-hush')
     const shown = [
@@ -146,7 +143,7 @@ describe.each(dialects)('on %s', (dialect) => {
   })
 
   it('gives bulk calls a result for each item, in order, even if other items fail', async () => {
-    const envelope = await open()
+    const envelope = await test.open()
     const token = await envelope.encrypt('alice', 'fine', { a: '1' })
     const items = [
       { userId: 'alice', token, context: { a: '1' } },
@@ -178,7 +175,7 @@ describe.each(dialects)('on %s', (dialect) => {
   })
 
   it('gives a user’s keys for synchronous use, until a shred or until it is closed', async () => {
-    const envelope = await open()
+    const envelope = await test.open()
     await expect(envelope.user('alice', { mint: false })).rejects.toMatchObject({ code: 'ERR_KEY_NOT_FOUND' })
     expect((await store.getAll(['alice'])).size).toBe(0)
     const handle = await envelope.user('alice')
@@ -190,7 +187,7 @@ describe.each(dialects)('on %s', (dialect) => {
       expect.objectContaining({ code: 'ERR_KEY_NOT_FOUND', retryable: true }),
     )
     await store.shred('alice', { forget: false })
-    const looking = await open()
+    const looking = await test.open()
     await expect(looking.encrypt('alice', 'x')).rejects.toMatchObject({ code: 'ERR_KEY_SHREDDED' })
     await expect(looking.decrypt('alice', token)).rejects.toMatchObject({ code: 'ERR_KEY_SHREDDED' })
     await expect(envelope.user('alice')).rejects.toMatchObject({ code: 'ERR_KEY_SHREDDED' })
@@ -201,7 +198,7 @@ describe.each(dialects)('on %s', (dialect) => {
   })
 
   it('runs work in a user’s scope to its end, also when it is lazy', async () => {
-    const envelope = await open()
+    const envelope = await test.open()
     const { currentHandle } = await import('../../src/envelope/scope.js')
     const seen: (string | undefined)[] = []
     const lazy = {

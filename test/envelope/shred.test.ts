@@ -3,7 +3,6 @@ import { randomBytes } from 'node:crypto'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import {
   type EnvelopeCrypto,
-  type EnvelopeCryptoOptions,
   type KeyStore,
   type KeystoreEvent,
   localMasterKey,
@@ -21,16 +20,14 @@ describe.each(backends)('shredUser on %s', (backend) => {
   let store: KeyStore
   const masterKeys = localMasterKey(randomBytes(32))
   beforeEach(async () => {
-    test = await freshStore(backend)
+    test = await freshStore(backend, { masterKeys })
     store = test.store
   })
   afterEach(() => test.remove())
-  const open = (options: Partial<EnvelopeCryptoOptions> = {}, on = store) =>
-    test.open({ masterKeys, store: on, ...options })
 
   it('gives a receipt of what it erased, and emits it', async () => {
     const events: KeystoreEvent[] = []
-    const envelope = await open({ onEvent: (event) => events.push(event) })
+    const envelope = await test.open({ onEvent: (event) => events.push(event) })
     await envelope.encrypt('alice', 'x')
     await envelope.rotateUserKey('alice')
     await envelope.encrypt('bob', 'x')
@@ -63,7 +60,7 @@ describe.each(backends)('shredUser on %s', (backend) => {
   })
 
   it('makes every later use of the user ERR_KEY_SHREDDED, in this service and in others', async () => {
-    const envelope = await open()
+    const envelope = await test.open()
     const token = await envelope.encrypt('alice', 'x')
     const handle = await envelope.user('alice')
     let shred: () => void = () => undefined
@@ -85,7 +82,7 @@ describe.each(backends)('shredUser on %s', (backend) => {
       () => handle.decryptBytes(token),
     ])
       expect(use).toThrow(expect.objectContaining(SHREDDED))
-    for (const service of [envelope, await open(), await open({}, await test.another())]) {
+    for (const service of [envelope, await test.open(), await test.open({ store: await test.another() })]) {
       const uses: (() => Promise<unknown>)[] = [
         () => service.encrypt('alice', 'x'),
         () => service.encryptBytes('alice', new Uint8Array(3)),
@@ -106,8 +103,8 @@ describe.each(backends)('shredUser on %s', (backend) => {
     }
   })
 
-  it('leaves a tombstone for a user who never had a key, unless told to forget', async () => {
-    const envelope = await open()
+  it('leaves a tombstone for a user who never had a key, unless forget is set', async () => {
+    const envelope = await test.open()
     expect(await envelope.shredUser('never')).toMatchObject({ versions: [], kekIds: [] })
     await expect(envelope.encrypt('never', 'x')).rejects.toMatchObject(SHREDDED)
     await envelope.shredUser('forgotten', { forget: true })
@@ -116,7 +113,7 @@ describe.each(backends)('shredUser on %s', (backend) => {
   })
 
   it('with forget lets a new key be minted; handles and tokens of before do not work', async () => {
-    const envelope = await open()
+    const envelope = await test.open()
     const token = await envelope.encrypt('alice', 'old')
     const handle = await envelope.user('alice')
     await envelope.rotateUserKey('alice')
@@ -140,7 +137,7 @@ describe.each(backends)('shredUser on %s', (backend) => {
   })
 
   it('ends calls under way: they write nothing, and keep no key', async () => {
-    const before = await open()
+    const before = await test.open()
     const token = await before.encrypt('alice', 'x')
     const { masterKey: slow, opening } = gatedMasterKey(masterKeys, masterKeys.id)
     const uses: ((envelope: EnvelopeCrypto) => Promise<unknown>)[] = [
@@ -148,7 +145,7 @@ describe.each(backends)('shredUser on %s', (backend) => {
       (envelope) => envelope.user('alice'),
       (envelope) => envelope.decrypt('alice', token),
     ]
-    const envelopes = await Promise.all(uses.map(() => open({ masterKeys: slow })))
+    const envelopes = await Promise.all(uses.map(() => test.open({ masterKeys: slow })))
     const under: Promise<unknown>[] = []
     for (const [index, use] of uses.entries()) {
       const envelope = envelopes[index] as EnvelopeCrypto
@@ -167,7 +164,7 @@ describe.each(backends)('shredUser on %s', (backend) => {
 
     async function revive() {
       await store.shred('alice', { forget: true })
-      await (await open()).encrypt('alice', 'x')
+      await (await test.open()).encrypt('alice', 'x')
     }
   })
 
@@ -177,7 +174,10 @@ describe.each(backends)('shredUser on %s', (backend) => {
     const stores = [store, await test.another(), await test.another()]
     const services = await Promise.all(
       Array.from({ length: 9 }, (_, index) =>
-        open(index % 3 === 0 ? { cache: false } : {}, stores[index % stores.length]),
+        test.open({
+          store: stores[index % stores.length] ?? store,
+          ...(index % 3 === 0 ? { cache: false } : {}),
+        }),
       ),
     )
     let isShredded = false
@@ -221,14 +221,14 @@ describe.each(backends)('shredUser on %s', (backend) => {
   it('shreds a user whose row has a time that cannot be read, with a log and without', async () => {
     if (backend === 'memory') return
     const receipts: ShredReceipt[] = []
-    const logged = await open({ shredLog: (receipt) => void receipts.push(receipt) })
+    const logged = await test.open({ shredLog: (receipt) => void receipts.push(receipt) })
     for (const [userId, envelope] of [
-      ['alice', await open()],
+      ['alice', await test.open()],
       ['bob', logged],
     ] as const) {
       await envelope.encrypt(userId, 'x')
       await spoilTime(backend, test.url ?? '', userId)
-      await expect((await open()).encrypt(userId, 'x')).rejects.toMatchObject({ code: 'ERR_STORE' })
+      await expect((await test.open()).encrypt(userId, 'x')).rejects.toMatchObject({ code: 'ERR_STORE' })
       await envelope.shredUser(userId, { forget: true })
       expect(await rowsOfUser(store, userId)).toEqual([])
     }
@@ -236,7 +236,7 @@ describe.each(backends)('shredUser on %s', (backend) => {
   })
 
   it('refuses what is no user or no option, and shreds nothing', async () => {
-    const envelope = await open()
+    const envelope = await test.open()
     await envelope.encrypt('alice', 'x')
     const wrong: [unknown, unknown][] = [
       ['', undefined],
@@ -255,7 +255,7 @@ describe.each(backends)('shredUser on %s', (backend) => {
     }
     expect(await envelope.encrypt('alice', 'x')).toContain('v3:')
     for (const shredLog of ['', 7, {}, null])
-      await expect(open({ shredLog: shredLog as string })).rejects.toMatchObject({
+      await expect(test.open({ shredLog: shredLog as string })).rejects.toMatchObject({
         code: 'ERR_INVALID_ARGUMENT',
       })
     await envelope.close()

@@ -126,7 +126,7 @@ describe.each(backends)('the vectors through a store: %s', (backend) => {
   let envelope: EnvelopeCrypto
   beforeAll(async () => {
     fresh = await freshStore(backend)
-    // A store takes version n only where n - 1 stands, so the far ones are left out here.
+    // A store takes version n only after n - 1, so higher versions are left out.
     const storable = wraps.filter(({ version }) => version <= 2)
     await fresh.store.insertIfAbsent(storable.map(recordOf))
     envelope = await fresh.open({ masterKeys: masterKey })

@@ -1,4 +1,4 @@
-/** Two processes on one storage: what one rotates, shreds or forgets counts in the other within 2 s, whatever it has in memory. */
+/** Two processes on one storage: when one rotates, shreds or forgets a key, the other follows within 2 s, whatever it has in memory. */
 import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { beforeEach, describe, expect, it } from 'vitest'
@@ -70,7 +70,7 @@ describe.each(dialects)('on %s', (dialect) => {
     other = await start()
   })
 
-  it('a shred reaches encrypt, a cached decrypt, and a handle that nobody has used', MEASURED, async () => {
+  it('a shred reaches encrypt, a cached decrypt, and an unused handle', MEASURED, async () => {
     const token = await writer.token('alice')
     const kept = await writer.token('bob')
     expect(await other.ask('decrypt', 'alice', token)).toEqual({ ok: true, value: 'secret of alice' })
@@ -135,7 +135,7 @@ describe.each(dialects)('on %s', (dialect) => {
   })
 })
 
-/** Waits until the first report is over: whoever subscribes is told at once that any row may have changed, which would prove nothing. */
+/** Waits until the first report is over: a new listener is told at once that any row may have changed, which would prove nothing. */
 const settled = (dialect: Dialect) => sleep(dialect === 'postgres' ? 500 : 1100)
 
 describe('while notifications are down', () => {

@@ -1,11 +1,8 @@
-/** copyKeys: every row exactly, from any store to any other, again and again; and nothing where a row differs. */
+/** copyKeys: copies every row exactly from any store to any other, repeatedly, and refuses to copy if a row differs. */
 import { randomBytes } from 'node:crypto'
-import { writeFileSync } from 'node:fs'
-import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import {
   copyKeys,
-  EnvelopeCrypto,
   type KeyRecord,
   type KeyStore,
   localMasterKey,
@@ -14,23 +11,18 @@ import {
   rewrapAll,
 } from '../../src/index.js'
 import { ODD_IDS } from '../../src/testing/fixture.js'
-import { temporaryFolder } from '../support/databases.js'
 import { errorOf } from '../support/errors.js'
 import { type Backend, backends, freshStore, type TestStore } from '../support/fresh-store.js'
+import { storeMaintenance } from '../support/maintenance.js'
 import { fill, mintedRow, rowsOf, spoilTime, v2Row } from '../support/rows.js'
-import { overriding } from '../support/store-doubles.js'
+import { freshShredLog, type ShredLogFile, shredLine } from '../support/shred-log-file.js'
+import { overriding, storeWithout } from '../support/store-doubles.js'
 import { expectAllOpen, sealAll } from '../support/tokens.js'
 import { orderedUserIds } from '../support/users.js'
 
 const masterKeys = localMasterKey(randomBytes(32))
-const open = (store: KeyStore) =>
-  EnvelopeCrypto.open({
-    store,
-    masterKeys,
-    closeStore: false,
-    accept: { keys: ['v2'] },
-    allowUnknownMasterKeys: true,
-  })
+const open = (test: TestStore) =>
+  test.open({ masterKeys, accept: { keys: ['v2'] }, allowUnknownMasterKeys: true })
 
 const ways: readonly (readonly [Backend, Backend])[] = [
   ['sqlite', 'postgres'],
@@ -54,10 +46,10 @@ describe.each(chosen)('copyKeys from %s to %s', (source, target) => {
     await to.remove()
   })
 
-  /** Users of all kinds. */
+  /** Gives the source rows of every kind. */
   async function fillSource(): Promise<void> {
     await fill(from.store, masterKeys, ODD_IDS)
-    const envelope = await open(from.store)
+    const envelope = await open(from)
     for (const userId of ['pruned', 'shredded', 'rotated']) {
       await envelope.encrypt(userId, 'x')
       for (let version = 2; version <= 3; version++) await envelope.rotateUserKey(userId)
@@ -100,21 +92,21 @@ describe.each(chosen)('copyKeys from %s to %s', (source, target) => {
       const last = told.findLast((progress) => progress.phase === phase)
       expect(last).toMatchObject({ done: before.length, total: before.length })
     }
-    // Again: nothing to do.
+    // A further run finds nothing to do.
     expect(await copyKeys(stores)).toMatchObject({ copied: 0, equal: true, digest: report.digest })
     expect(await rowsOf(to.store)).toEqual(before)
   })
 
   it('opens at the target what was encrypted at the source', async () => {
-    const sealed = await sealAll(await open(from.store), orderedUserIds(20))
+    const sealed = await sealAll(await open(from), orderedUserIds(20))
     await copyKeys(stores)
-    await expectAllOpen(await open(to.store), sealed)
+    await expectAllOpen(await open(to), sealed)
   })
 
   it('picks up in a further run what was minted, rotated and shredded at the source since', async () => {
     await fillSource()
     await copyKeys(stores)
-    const envelope = await open(from.store)
+    const envelope = await open(from)
     const minted = await envelope.encrypt('minted since', 'new')
     await envelope.rotateUserKey('rotated')
     const rotated = await envelope.encrypt('rotated', 'newer')
@@ -135,16 +127,16 @@ describe.each(chosen)('copyKeys from %s to %s', (source, target) => {
     const report = await copyKeys(stores)
     expect(report).toMatchObject({ dryRun: false, copied: 5, shredded: ['a'], extra: 0, equal: true })
     expect(await rowsOf(to.store)).toEqual(await rowsOf(from.store))
-    const reader = await open(to.store)
+    const reader = await open(to)
     expect(await reader.decrypt('minted since', minted)).toBe('new')
     expect(await reader.decrypt('rotated', rotated)).toBe('newer')
     await expect(reader.encrypt('a', 'x')).rejects.toMatchObject({ code: 'ERR_KEY_SHREDDED' })
     expect((await to.store.getAll(['a'])).get('a')).toMatchObject([{ shreddedAt: at }])
   })
 
-  it('erases a user of several versions at the target, though pages cut them', async () => {
+  it('erases a user of several versions at the target, even if pages cut between them', async () => {
     await fill(from.store, masterKeys, ['a', 'z'])
-    const envelope = await open(from.store)
+    const envelope = await open(from)
     await envelope.encrypt('m', 'x')
     for (let version = 2; version <= 5; version++) await envelope.rotateUserKey('m')
     await copyKeys(stores)
@@ -175,7 +167,7 @@ describe.each(chosen)('copyKeys from %s to %s', (source, target) => {
     expect(await rowsOf(to.store)).toHaveLength(7)
   })
 
-  it('ends after the page in hand when told to, and a further run completes', async () => {
+  it('ends after the current page when its signal aborts, and a further run completes', async () => {
     await fill(from.store, masterKeys, orderedUserIds(20))
     const signal = new AbortController()
     const first = await copyKeys({
@@ -197,12 +189,12 @@ describe.each(chosen)('copyKeys from %s to %s', (source, target) => {
     expect(early).toMatchObject({ complete: false, copied: 0, equal: false })
   })
 
-  it('brings a source that is written meanwhile over in one run', async () => {
+  it('copies a source that is written meanwhile in one run', async () => {
     await fill(from.store, masterKeys, orderedUserIds(30, 'm'))
     let minted = 0
     const busy = overriding(from.store, {
       async list(page) {
-        // In front of the cursor, and in the way of the one look that would be the last.
+        // A row behind the cursor, which only a further pass finds.
         if (minted < 5 && page.after !== undefined) {
           minted += 1
           await fill(from.store, masterKeys, [`a-${minted}`])
@@ -264,7 +256,7 @@ describe.each(chosen)('copyKeys from %s to %s', (source, target) => {
     })
   })
 
-  it('refuses a row that the target gets between look and write, and gives away no key in the error', async () => {
+  it('refuses a row that the target got between read and write, and shows no key in the error', async () => {
     await fill(from.store, masterKeys, orderedUserIds(5))
     let rival: KeyRecord | undefined
     const racing = overriding(to.store, {
@@ -291,10 +283,9 @@ describe.each(chosen)('copyKeys from %s to %s', (source, target) => {
       )
   })
 
-  it('refuses a target whose answer is not what was written', async () => {
+  it('refuses a target that returns other rows than were written', async () => {
     await fill(from.store, masterKeys, orderedUserIds(3))
-    const maintenance = to.store.maintenance
-    if (maintenance === undefined) throw new Error('no maintenance')
+    const maintenance = storeMaintenance(to.store)
     const lying = overriding(to.store, {
       maintenance: {
         inspect: () => maintenance.inspect(),
@@ -308,25 +299,22 @@ describe.each(chosen)('copyKeys from %s to %s', (source, target) => {
   })
 
   describe('with a shred log', () => {
-    let folder: { readonly path: string; remove(): void }
+    let log: ShredLogFile
     let shredLog: string
     beforeEach(() => {
-      folder = temporaryFolder()
-      shredLog = join(folder.path, 'shredded.jsonl')
+      log = freshShredLog()
+      shredLog = log.path
     })
-    afterEach(() => folder.remove())
+    afterEach(() => log.remove())
     const at = new Date('2026-02-01T00:00:00.000Z')
-    const log = (...entries: [string, boolean][]) =>
-      writeFileSync(
-        shredLog,
-        entries.map(([userId, forget]) => `${JSON.stringify({ userId, at, forget })}\n`).join(''),
-      )
+    const logShreds = (...entries: [string, boolean][]) =>
+      log.write(entries.map(([userId, forget]) => shredLine(userId, at, forget)).join(''))
 
-    it('lets those arrive erased whom it names, or not at all', async () => {
+    it('copies users whom it names as tombstones, or not at all', async () => {
       const createdAt = new Date('2026-01-01')
       await fill(from.store, masterKeys, ['alice', 'bob', 'carol'], { createdAt })
       await fill(from.store, masterKeys, ['minted anew'], { createdAt: new Date('2026-03-01') })
-      log(['alice', false], ['bob', true], ['minted anew', true], ['nobody', false])
+      logShreds(['alice', false], ['bob', true], ['minted anew', true], ['nobody', false])
       expect(await copyKeys({ ...stores, shredLog, dryRun: true })).toMatchObject({ copied: 3, shredded: [] })
       expect(await rowsOf(to.store)).toEqual([])
       const report = await copyKeys({ ...stores, shredLog })
@@ -341,11 +329,11 @@ describe.each(chosen)('copyKeys from %s to %s', (source, target) => {
       expect((await rowsOf(from.store)).every(({ shreddedAt }) => shreddedAt === null)).toBe(true)
     })
 
-    it('erases them at the target, where an earlier copy has them', async () => {
+    it('erases users whom it names at the target, if an earlier copy has them', async () => {
       await fill(from.store, masterKeys, ['alice', 'bob', 'carol'], { createdAt: new Date('2026-01-01') })
       await fill(to.store, masterKeys, ['only here'], { createdAt: new Date('2026-01-01') })
       await copyKeys(stores)
-      log(['alice', false], ['bob', true], ['only here', false])
+      logShreds(['alice', false], ['bob', true], ['only here', false])
       const plan = await copyKeys({ ...stores, shredLog, dryRun: true })
       expect([...plan.shredded].sort()).toEqual(['alice', 'bob', 'only here'])
       const report = await copyKeys({ ...stores, shredLog })
@@ -359,16 +347,16 @@ describe.each(chosen)('copyKeys from %s to %s', (source, target) => {
       expect(await copyKeys({ ...stores, shredLog })).toMatchObject({ copied: 0, shredded: [], extra: 1 })
     })
 
-    it('is not begun with a log that is damaged or missing', async () => {
+    it('does not begin if the log is damaged or missing', async () => {
       await fill(from.store, masterKeys, ['alice'])
       await expect(copyKeys({ ...stores, shredLog })).rejects.toMatchObject({ code: 'ERR_STORE' })
-      writeFileSync(shredLog, 'no line')
+      log.write('no line')
       await expect(copyKeys({ ...stores, shredLog })).rejects.toMatchObject({ code: 'ERR_STORE' })
       expect(await rowsOf(to.store)).toEqual([])
     })
   })
 
-  it('refuses stores that are none, or into which nothing can be copied', async () => {
+  it('refuses wrong arguments, and a target without maintenance', async () => {
     const wrong = [
       { from: from.store },
       { to: to.store },
@@ -377,9 +365,7 @@ describe.each(chosen)('copyKeys from %s to %s', (source, target) => {
     ]
     for (const options of wrong)
       await expect(copyKeys(options as never)).rejects.toMatchObject({ code: 'ERR_INVALID_ARGUMENT' })
-    const bare = new Proxy(to.store, {
-      get: (store, name) => (name === 'maintenance' ? undefined : Reflect.get(store, name, store)),
-    })
+    const bare = storeWithout(to.store, 'maintenance')
     await expect(copyKeys({ from: from.store, to: bare })).rejects.toMatchObject({
       code: 'ERR_INVALID_ARGUMENT',
     })

@@ -1,5 +1,5 @@
-/** Copies are killed while four processes encrypt and decrypt at the source: in the end every token opens at the target. */
-import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+/** Copies are killed while four processes encrypt and decrypt on the source; in the end every token opens on the target. */
+import { beforeEach, describe, expect, it } from 'vitest'
 import { type CopyReport, generateMasterKey, localMasterKey } from '../../src/index.js'
 import {
   BATCH_SIZE,
@@ -13,7 +13,8 @@ import {
 } from '../support/child-kills.js'
 import { type ChildScript, reportOf, startChild } from '../support/child-process.js'
 import { handOut, startTraffic, stopAll, unopened } from '../support/child-traffic.js'
-import { dialects, type FreshDatabase, freshDatabase } from '../support/databases.js'
+import { cleanUpAfterEach } from '../support/cleanups.js'
+import { dialects } from '../support/databases.js'
 import { userIds } from '../support/users.js'
 
 const MASTER_KEY = generateMasterKey()
@@ -23,23 +24,17 @@ const masterKey = localMasterKey(MASTER_KEY)
 describe.each(dialects.map((to) => [dialects.find((other) => other !== to) ?? to, to] as const))(
   'from %s to %s, with four processes at work',
   (fromDialect, toDialect) => {
-    let from: FreshDatabase
-    let to: FreshDatabase
-    let started: { kill(): void }[]
+    const cleanups = cleanUpAfterEach()
+    let from: string
+    let to: string
     beforeEach(async () => {
-      from = await freshDatabase(fromDialect)
-      to = await freshDatabase(toDialect)
-      started = []
-    })
-    afterEach(async () => {
-      for (const child of started) child.kill()
-      await from.remove()
-      await to.remove()
+      from = await cleanups.database(fromDialect)
+      to = await cleanups.database(toDialect)
     })
 
     function startCopy(batchSize: number): ChildScript {
-      const child = startChild('copy-keys.mjs', [from.url, to.url, String(batchSize)])
-      started.push(child)
+      const child = startChild('copy-keys.mjs', [from, to, String(batchSize)])
+      cleanups.add(child.kill)
       return child
     }
 
@@ -47,17 +42,17 @@ describe.each(dialects.map((to) => [dialects.find((other) => other !== to) ?? to
       `a copy of ${KEYS} keys that is killed ${KILLS} times loses none`,
       async ({ annotate }) => {
         await annotate(`KILL_SEED=${seed}`)
-        const tokens = await handOut(from.url, masterKey, userIds(KEYS))
+        const tokens = await handOut(from, masterKey, userIds(KEYS))
         const processes = [env, env, env, env]
-        const traffic = await startTraffic({ url: from.url, users: KEYS, mint: true, processes })
-        started.push(...traffic)
+        const traffic = await startTraffic({ url: from, users: KEYS, mint: true, processes })
+        for (const { kill } of traffic) cleanups.add(kill)
         let hits = 0
         for (const moment of killMoments(KILLS, Math.floor(KEYS / BATCH_SIZE / (KILLS + 1)), true)) {
           if (await killAt(startCopy(BATCH_SIZE), moment)) hits += 1
-          expectSound(to.url)
+          expectSound(to)
         }
         expect(hits).toBeGreaterThan(0)
-        // The traffic ends in the middle of a copy: what it has minted behind its back is for a further pass, or a further copy.
+        // The traffic ends in the middle of a copy: keys that it has minted behind the cursor need a further pass, or a further copy.
         const whole = startCopy(1000)
         await whole.line()
         tokens.push(...(await stopAll(traffic)))
@@ -72,7 +67,7 @@ describe.each(dialects.map((to) => [dialects.find((other) => other !== to) ?? to
         expect(last).toMatchObject({ complete: true, equal: true, extra: 0 })
         expect(last.census.to).toEqual(last.census.from)
         expect(last.digest.to).toBe(last.digest.from)
-        expect(await unopened(to.url, masterKey, tokens)).toEqual([])
+        expect(await unopened(to, masterKey, tokens)).toEqual([])
       },
       TIMEOUT_MS,
     )

@@ -1,7 +1,5 @@
-/** The master key changes while four processes encrypt and decrypt, and rewraps are killed, or meet: no token is ever lost. */
-import Database from 'better-sqlite3'
-import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { openKeyStore } from '../../src/adapters/open.js'
+/** The master key changes while four processes encrypt and decrypt, and rewraps are killed or run at once: no token is lost. */
+import { beforeEach, describe, expect, it } from 'vitest'
 import {
   generateMasterKey,
   localMasterKey,
@@ -28,12 +26,15 @@ import {
   type Traffic,
   unopened,
 } from '../support/child-traffic.js'
-import { dialects, type FreshDatabase, freshDatabase, queryPostgres } from '../support/databases.js'
+import { cleanUpAfterEach } from '../support/cleanups.js'
+import { type Dialect, dialects } from '../support/databases.js'
 import { countDeadlocks } from '../support/deadlocks.js'
+import { withStore } from '../support/fresh-store.js'
+import { runSql } from '../support/raw-database.js'
 import { userIds } from '../support/users.js'
 
 const [OLD, NEW] = [generateMasterKey(), generateMasterKey()]
-/** As during a deployment. */
+/** The two configurations of processes during a deployment. */
 const oldPrimary = { API_KEY_MASTER_KEY: OLD, API_KEY_MASTER_KEY_PREVIOUS: NEW }
 const newPrimary = { API_KEY_MASTER_KEY: NEW, API_KEY_MASTER_KEY_PREVIOUS: OLD }
 const processes = [oldPrimary, oldPrimary, newPrimary, newPrimary]
@@ -41,55 +42,48 @@ const oldKeys = masterKeysFromEnv(oldPrimary)
 const newKey = localMasterKey(NEW)
 
 describe.each(dialects)('%s: a new master key, with four processes at work', (dialect) => {
-  let database: FreshDatabase
-  let started: { kill(): void }[]
+  const cleanups = cleanUpAfterEach()
+  let url: string
   beforeEach(async () => {
-    database = await freshDatabase(dialect)
-    started = []
-  })
-  afterEach(async () => {
-    for (const child of started) child.kill()
-    await database.remove()
+    url = await cleanups.database(dialect)
   })
 
   function startRewrap(): ChildScript {
-    const child = startChild('rewrap.mjs', [database.url, String(BATCH_SIZE)], newPrimary)
-    started.push(child)
+    const child = startChild('rewrap.mjs', [url, String(BATCH_SIZE)], newPrimary)
+    cleanups.add(child.kill)
     return child
   }
 
   async function startAll(mint: boolean): Promise<Traffic[]> {
-    const traffic = await startTraffic({ url: database.url, users: KEYS, mint, processes })
-    started.push(...traffic)
+    const traffic = await startTraffic({ url, users: KEYS, mint, processes })
+    for (const { kill } of traffic) cleanups.add(kill)
     return traffic
   }
 
-  /** No row needs the old key, every row opens with the new one alone, and so does every token. */
+  /** Expects that no row needs the old key, and that every row and every token opens with the new key alone. */
   async function expectDone(tokens: readonly HandedOut[], ...reports: RewrapReport[]): Promise<void> {
     for (const report of reports) {
       expect(report).toMatchObject({ complete: true, failedCount: 0 })
       expect(report.masterKeys.map(({ noRowNeedsIt }) => noRowNeedsIt)).toEqual([false, true])
     }
-    const store = await openKeyStore(database.url)
-    const { findings } = await verifyAll({ store, masterKeys: newKey })
-    await store.close()
+    const { findings } = await withStore(url, (store) => verifyAll({ store, masterKeys: newKey }))
     expect(findings.filter(({ severity }) => severity === 'error')).toEqual([])
-    expect(await unopened(database.url, newKey, tokens)).toEqual([])
-    if (dialect === 'postgres') expect(await countDeadlocks(database.url)).toBe(0)
+    expect(await unopened(url, newKey, tokens)).toEqual([])
+    if (dialect === 'postgres') expect(await countDeadlocks(url)).toBe(0)
   }
 
   it(
     `a rewrap of ${KEYS} keys that is killed ${KILLS} times loses none`,
     async ({ annotate }) => {
       await annotate(`KILL_SEED=${seed}`)
-      const tokens = await handOut(database.url, oldKeys, userIds(KEYS))
+      const tokens = await handOut(url, oldKeys, userIds(KEYS))
       const traffic = await startAll(true)
       let hits = 0
       for (const moment of killMoments(KILLS, Math.floor(KEYS / BATCH_SIZE / (KILLS + 1)))) {
         const rewrap = startRewrap()
         rewrap.send('go')
         if (await killAt(rewrap, moment)) hits += 1
-        expectSound(database.url)
+        expectSound(url)
       }
       expect(hits).toBeGreaterThan(0)
 
@@ -101,11 +95,11 @@ describe.each(dialects)('%s: a new master key, with four processes at work', (di
         `${dialect}: ${hits} of ${KILLS} kills hit it before its end; ${report.changed} rows were left`,
       )
 
-      // The deployment ends while a rewrap is at work: rows that old processes have made behind its back are found by its last look.
-      tokens.push(...(await handOut(database.url, oldKeys, ['b'])))
+      // The deployment ends while a rewrap is at work: its last pass finds rows that old processes have made behind its cursor.
+      tokens.push(...(await handOut(url, oldKeys, ['b'])))
       const last = startRewrap()
       expect(await last.line()).toBe('first write')
-      tokens.push(...(await handOut(database.url, oldKeys, ['a'])))
+      tokens.push(...(await handOut(url, oldKeys, ['a'])))
       tokens.push(...(await stopAll(traffic.slice(0, 2))))
       last.send('go')
       const lastReport = await reportOf<RewrapReport>(last)
@@ -118,11 +112,11 @@ describe.each(dialects)('%s: a new master key, with four processes at work', (di
   it(
     'three rewraps at once write each row once',
     async () => {
-      const tokens = await handOut(database.url, oldKeys, userIds(KEYS))
-      await countWrites(database.url)
+      const tokens = await handOut(url, oldKeys, userIds(KEYS))
+      await countWrites(dialect, url)
       const traffic = await startAll(false)
       const rewraps = [startRewrap(), startRewrap(), startRewrap()]
-      // All have the same page in hand.
+      // All three have read the same page, and wait before they write.
       for (const rewrap of rewraps) expect(await rewrap.line()).toBe('first write')
       for (const rewrap of rewraps) rewrap.send('go')
       const reports = await Promise.all(rewraps.map((rewrap) => reportOf<RewrapReport>(rewrap)))
@@ -132,44 +126,34 @@ describe.each(dialects)('%s: a new master key, with four processes at work', (di
         reports.reduce((total, report) => total + report[which], 0)
       expect(sum('changed')).toBe(KEYS)
       expect(sum('skipped')).toBeGreaterThanOrEqual(2 * BATCH_SIZE)
-      expect(await writesOf(database.url)).toEqual({ writes: KEYS, rows: KEYS })
+      expect(await writesOf(dialect, url)).toEqual({ writes: KEYS, rows: KEYS })
       await expectDone(tokens, ...reports)
     },
     TIMEOUT_MS,
   )
 })
 
-/** Lets the database itself count what is written to the table. */
-async function countWrites(url: string): Promise<void> {
+/** Lets the database count the writes to the table of keys, in a table `writes`. */
+async function countWrites(dialect: Dialect, url: string): Promise<void> {
   const table = 'create table writes (user_id text not null)'
-  if (url.startsWith('postgres')) {
-    await queryPostgres(
-      url,
-      `${table};
-       create function count_write() returns trigger language plpgsql as
-         $$ begin insert into writes values (new.user_id); return null; end $$;
-       create trigger count_writes after update on encryption_keys for each row execute function count_write()`,
-    )
-  } else {
-    const client = new Database(url)
-    client.exec(
-      `${table};
-       create trigger count_writes after update on encryption_keys begin insert into writes values (new.user_id); end`,
-    )
-    client.close()
-  }
+  const trigger = 'create trigger count_writes after update on encryption_keys'
+  const insert = 'insert into writes values (new.user_id)'
+  await runSql(
+    dialect,
+    url,
+    dialect === 'postgres'
+      ? `${table};
+         create function count_write() returns trigger language plpgsql as $$ begin ${insert}; return null; end $$;
+         ${trigger} for each row execute function count_write()`
+      : `${table}; ${trigger} begin ${insert}; end`,
+  )
 }
 
-async function writesOf(url: string): Promise<unknown> {
-  const counts = 'select count(*) as writes, count(distinct user_id) as rows from writes'
-  if (url.startsWith('postgres')) {
-    const [row] = await queryPostgres(url, counts)
-    return { writes: Number(row?.writes), rows: Number(row?.rows) }
-  }
-  const client = new Database(url)
-  try {
-    return client.prepare(counts).get()
-  } finally {
-    client.close()
-  }
+async function writesOf(dialect: Dialect, url: string): Promise<unknown> {
+  const [row] = await runSql(
+    dialect,
+    url,
+    'select count(*) as writes, count(distinct user_id) as rows from writes',
+  )
+  return { writes: Number(row?.writes), rows: Number(row?.rows) }
 }

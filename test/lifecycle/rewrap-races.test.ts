@@ -1,11 +1,9 @@
-/** rewrapAll beside others: rivals, old processes that go on minting, signals, and stores that refuse. */
+/** rewrapAll beside other writers, with old processes that go on minting, with signals, and on stores that refuse writes. */
 import { randomBytes } from 'node:crypto'
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { openKeyStore } from '../../src/adapters/open.js'
 import {
-  EnvelopeCrypto,
   type KeyRecord,
   type KeyRef,
   type KeyStore,
@@ -26,28 +24,16 @@ describe.each(backends)('rewrapAll on %s', (backend) => {
   let store: KeyStore
   let old: LocalMasterKey
   let fresh: LocalMasterKey
-  const others: KeyStore[] = []
   beforeEach(async () => {
     test = await freshStore(backend)
     store = test.store
     old = localMasterKey(randomBytes(32))
     fresh = localMasterKey(randomBytes(32))
   })
-  afterEach(async () => {
-    for (const other of others.splice(0)) await other.close()
-    await test.remove()
-  })
+  afterEach(() => test.remove())
 
   const both = () => masterKeyring({ primary: fresh, previous: [old] })
   const kekIdOf = ({ kekId }: KeyRecord) => kekId
-
-  /** A further store on the same storage. */
-  async function another(): Promise<KeyStore> {
-    if (test.url === null) return overriding(store, {})
-    const opened = await openKeyStore(test.url)
-    others.push(opened)
-    return opened
-  }
 
   it('skips a row that another writer changes between its read and its write, and is right afterwards', async () => {
     await fill(store, old, orderedUserIds(5))
@@ -68,20 +54,20 @@ describe.each(backends)('rewrapAll on %s', (backend) => {
     })
     const masterKeys = masterKeyring({ primary: fresh, previous: [old, rival.primary] })
     const report = await rewrapAll({ store: racing, masterKeys })
-    // What the rival wrapped is done in the next pass; what was shredded is nobody's any more.
+    // The next pass rewraps the row that the rival has changed; the shredded row is left alone.
     expect(report).toMatchObject({ complete: true, changed: 4, skipped: 2, failed: [] })
     const rows = await rowsOf(store)
     expect(rows.filter(({ shreddedAt }) => shreddedAt === null).map(kekIdOf)).toEqual(Array(4).fill(fresh.id))
     expect(rows[3]).toMatchObject({ userId: 'user-000003', encryptedKey: new Uint8Array(0) })
   })
 
-  it('catches what a process with the old primary mints meanwhile, behind its back', async () => {
+  it('rewraps rows too that a process with the old primary mints meanwhile behind its cursor', async () => {
     await fill(store, old, orderedUserIds(30, 'm'))
     let mints = 0
     const busy = overriding(store, {
       async replaceWrapped(changes) {
         const changed = await store.replaceWrapped(changes)
-        // In front of the cursor of the pass.
+        // Sorts before the cursor of the pass.
         if (mints < 4) {
           mints += 1
           await store.insertIfAbsent([await mintedRow(old, `a-${mints}`)])
@@ -95,7 +81,7 @@ describe.each(backends)('rewrapAll on %s', (backend) => {
     expect(new Set((await rowsOf(store)).map(kekIdOf))).toEqual(new Set([fresh.id]))
   })
 
-  it('catches them though all that is left is a row that cannot be read', async () => {
+  it('rewraps such rows even if all other rows that are left cannot be read', async () => {
     // In memory every time is a Date.
     if (backend === 'memory') return
     await fill(store, old, orderedUserIds(6, 'm'))
@@ -115,7 +101,7 @@ describe.each(backends)('rewrapAll on %s', (backend) => {
     expect(report).toMatchObject({ complete: true, changed: 6, failedCount: 1 })
   })
 
-  it('ends after the page in hand when told to, and a second call completes', async () => {
+  it('ends after the current page when its signal aborts, and a second call completes', async () => {
     await fill(store, old, orderedUserIds(10))
     const signal = new AbortController()
     const first = await rewrapAll({
@@ -125,7 +111,7 @@ describe.each(backends)('rewrapAll on %s', (backend) => {
       signal: signal.signal,
       onProgress: ({ done }) => done === 6 && signal.abort(),
     })
-    // One page is being written while the next is opened.
+    // One page is written while the next is unwrapped.
     expect(first.complete).toBe(false)
     expect([6, 9]).toContain(first.changed)
     expect(first.after.find(({ kekId }) => kekId === fresh.id)?.count).toBe(first.changed)
@@ -134,16 +120,16 @@ describe.each(backends)('rewrapAll on %s', (backend) => {
     expect(second).toMatchObject({ complete: true, changed: 10 - first.changed })
   })
 
-  it('does nothing when told to end before it began', async () => {
+  it('does nothing if its signal was aborted before', async () => {
     await fill(store, old, orderedUserIds(3))
     const report = await rewrapAll({ store, masterKeys: both(), signal: AbortSignal.abort() })
     expect(report).toMatchObject({ complete: false, changed: 0 })
     expect((await rowsOf(store)).map(kekIdOf)).toEqual([old.id, old.id, old.id])
-    // Unless there is nothing to do.
+    // It is complete if there is nothing to do.
     await rewrapAll({ store, masterKeys: both() })
     const done = await rewrapAll({ store, masterKeys: both(), signal: AbortSignal.abort() })
     expect(done).toMatchObject({ complete: true, changed: 0 })
-    // Or no longer.
+    // It is complete too if the signal aborts after the last write.
     await fill(store, old, ['another'])
     const signal = new AbortController()
     const onProgress = () => signal.abort()
@@ -151,7 +137,7 @@ describe.each(backends)('rewrapAll on %s', (backend) => {
     expect(last).toMatchObject({ complete: true, changed: 1 })
   })
 
-  it('ends on a store that refuses every write, and does not call it complete', async () => {
+  it('ends on a store that refuses every write, and does not report that it is complete', async () => {
     await fill(store, old, orderedUserIds(3))
     const refusing = overriding(store, { replaceWrapped: async () => [] })
     const report = await rewrapAll({ store: refusing, masterKeys: both() })
@@ -159,7 +145,7 @@ describe.each(backends)('rewrapAll on %s', (backend) => {
     expect(report.skipped).toBeGreaterThanOrEqual(3)
   })
 
-  it('passes on what the store throws in the middle of a write', async () => {
+  it('throws the error of a write, and a second call completes', async () => {
     await fill(store, old, orderedUserIds(10))
     let writes = 0
     const failing = overriding(store, {
@@ -173,16 +159,16 @@ describe.each(backends)('rewrapAll on %s', (backend) => {
     expect(await rewrapAll({ store, masterKeys: both() })).toMatchObject({ complete: true, changed: 7 })
   })
 
-  it('three at once with traffic: each row is written once, and no key is lost', {
+  it('run three times at once with traffic writes each row once, and loses no key', {
     timeout: 120_000,
   }, async () => {
     const users = orderedUserIds(300)
-    const minting = await EnvelopeCrypto.open({ store, masterKeys: old, closeStore: false })
+    const minting = await test.open({ masterKeys: old })
     const sealed = await sealAll(minting, users)
     const written: KeyRef[] = []
     const runs = await Promise.all(
       [1, 2, 3].map(async () => {
-        const own = await another()
+        const own = await test.another()
         const counting = overriding(own, {
           async replaceWrapped(changes) {
             const changed = await own.replaceWrapped(changes)
@@ -203,25 +189,24 @@ describe.each(backends)('rewrapAll on %s', (backend) => {
     expect(reports.reduce((sum, { changed }) => sum + changed, 0)).toBe(written.length)
     expect(new Set(written.map(refKey)).size).toBe(written.length)
     expect(written.length).toBeGreaterThanOrEqual(300)
-    // Old processes may mint after the last look of the last run.
+    // Old processes may have minted after the last pass of the last run.
     await rewrapAll({ store, masterKeys: both() })
     const rows = await rowsOf(store)
     expect(new Set(rows.map(kekIdOf))).toEqual(new Set([fresh.id]))
-    const reader = await EnvelopeCrypto.open({ store, masterKeys: fresh, closeStore: false })
+    const reader = await test.open({ masterKeys: fresh })
     await expectAllOpen(reader, [...sealed, ...said])
 
-    /** A process without a cache, with the old primary or with the new one: it mints, encrypts and decrypts. */
+    /** Mints, encrypts and decrypts as a process without a cache, which has the old primary or the new one. */
     async function talk(which: number): Promise<Sealed[]> {
       const masterKeys =
         which === 0
           ? masterKeyring({ primary: old, previous: [fresh] })
           : masterKeyring({ primary: fresh, previous: [old] })
-      const own = await another()
-      const envelope = await EnvelopeCrypto.open({ store: own, masterKeys, closeStore: false, cache: false })
+      const envelope = await test.open({ store: await test.another(), masterKeys, cache: false })
       const tokens: Sealed[] = []
       for (let round = 0; running; round += 1) {
         const known = users[(round * 7) % users.length] ?? ''
-        // While a process with the old primary goes on minting there is always something left to do.
+        // Ends the minting: a rewrap never completes while a process with the old primary mints.
         const minted = round < 20 ? [`new-${which}-${round}`] : []
         const some = await sealAll(envelope, [known, ...minted])
         await expectAllOpen(envelope, some)
@@ -241,7 +226,7 @@ describe('rewrapAll in memory', () => {
     const old = localMasterKey(randomBytes(32))
     const fresh = localMasterKey(randomBytes(32))
     const row = await mintedRow(old, 'x')
-    // Rows out of nothing, so that only the pages are in memory: 20,000 of them, each page an object that is watched.
+    // The 20,000 rows are made when they are listed, so that pages alone are in memory; each page is watched.
     const total = 20_000
     const alive = new Set<WeakRef<object>>()
     let most = 0
@@ -264,13 +249,13 @@ describe('rewrapAll in memory', () => {
     })
     const unwrapped = masterKeyring({
       primary: fresh,
-      // The row's wrap is bound to another user: what opens is a matter of the key service.
+      // The wrap of each row is another user's, so a key service that opens anything is needed.
       previous: [{ id: old.id, wrap: () => new Uint8Array(), unwrap: () => randomBytes(32) }],
     })
     const report = await rewrapAll({ store: endless, masterKeys: unwrapped, batchSize: 500 })
     expect(report).toMatchObject({ complete: true, changed: total })
     expect(most).toBeGreaterThan(0)
-    // In hand, being written, read ahead, and one that the collector may still see.
+    // The current page, one being written, one read ahead, and what the collector has not yet seen.
     expect(most).toBeLessThanOrEqual(5)
     await test.remove()
   })

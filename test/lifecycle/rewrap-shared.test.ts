@@ -1,4 +1,4 @@
-/** rewrapAll and verifyAll on data keys that were copied from one user's row to another's, which a v2 wrap allows. */
+/** rewrapAll and verifyAll find data keys that were copied from one user's row to another's, which v2 wraps do not prevent. */
 import { randomBytes } from 'node:crypto'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import {
@@ -6,14 +6,13 @@ import {
   type KeyStore,
   type LocalMasterKey,
   localMasterKey,
-  type MasterKey,
   masterKeyring,
   rewrapAll,
   verifyAll,
 } from '../../src/index.js'
 import { backends, freshStore, type TestStore } from '../support/fresh-store.js'
-import { alterRow, fill, rowsOf, v2Row } from '../support/rows.js'
-import { overriding } from '../support/store-doubles.js'
+import { alterRow, fill, rowsOf, rowsOfUser, v2Row } from '../support/rows.js'
+import { countedStore, overriding, remoteMasterKey } from '../support/store-doubles.js'
 import { orderedUserIds } from '../support/users.js'
 
 describe.each(backends)('a copied data key on %s', (backend) => {
@@ -29,7 +28,7 @@ describe.each(backends)('a copied data key on %s', (backend) => {
   })
   afterEach(() => test.remove())
 
-  const rowOf = async (userId: string) => (await store.getAll([userId])).get(userId)?.[0] as KeyRecord
+  const rowOf = async (userId: string) => (await rowsOfUser(store, userId))[0] as KeyRecord
   const upgrade = () => rewrapAll({ store, masterKeys: master, accept: ['v2'], batchSize: 6 })
 
   async function copyAlicesInto(userId: string): Promise<void> {
@@ -52,14 +51,14 @@ describe.each(backends)('a copied data key on %s', (backend) => {
       ['alice', 60],
       ['bob', 60],
     ])
-    // Both are errors to the doctor too.
+    // verifyAll reports both as errors too.
     const { findings, counts } = await verifyAll({ store, masterKeys: master })
     expect(counts.sharedKey).toBe(2)
     expect(findings.filter(({ kind }) => kind === 'sharedKey').map(({ userId }) => userId)).toEqual([
       'alice',
       'bob',
     ])
-    // Without the copy the rest is done.
+    // Once the copy is removed, the other row is upgraded.
     await store.remove([{ userId: 'bob', version: 1 }])
     expect(await upgrade()).toMatchObject({ complete: true, changed: 1, failedCount: 0 })
   })
@@ -96,12 +95,12 @@ describe.each(backends)('a copied data key on %s', (backend) => {
       masterKeys: masterKeyring({ primary: fresh, previous: [master] }),
       accept: ['v2'],
     })
-    // Alice's is bound to her already, and goes on to the new master key.
+    // Alice's key is bound to her already, and is rewrapped under the new master key.
     expect(report).toMatchObject({ changed: 21, failedCount: 1 })
     expect(report.failed[0]?.userId).toBe('bob')
   })
 
-  it('is not upgraded where it hides under a KEK id of v3, with no v2 row left to look for', async () => {
+  it('is not upgraded if its row has a KEK id of v3, even when no other v2 row is left', async () => {
     const wrapped = await rowOf('alice')
     await upgrade()
     await alterRow(store, { userId: 'bob', version: 1 }, () => ({
@@ -121,13 +120,8 @@ describe.each(backends)('a copied data key on %s', (backend) => {
     expect((await rowOf('bob')).encryptedKey).toEqual(wrapped.encryptedKey)
   })
 
-  it('is found though the first is under a key service already, in a rewrap to it that was cut off', async () => {
-    const inner = localMasterKey(randomBytes(32))
-    const service: MasterKey = {
-      id: 'service',
-      wrap: async (dataKey, aad) => inner.wrap(dataKey, aad),
-      unwrap: async (wrapped, aad) => inner.unwrap(wrapped, aad),
-    }
+  it('is found though the first is under a key service already, after an interrupted rewrap', async () => {
+    const service = remoteMasterKey({ id: 'service' })
     const wrapped = await rowOf('alice')
     const signal = new AbortController()
     const cut = overriding(store, {
@@ -156,7 +150,7 @@ describe.each(backends)('a copied data key on %s', (backend) => {
     expect((await verifyAll({ store, masterKeys })).counts.sharedKey).toBe(2)
   })
 
-  it('under many users is reported for each, and its message names a few', async () => {
+  it('of many users is reported for each, with a message that names a few', async () => {
     const users = orderedUserIds(20)
     for (const userId of users) await copyAlicesInto(userId)
     const report = await upgrade()
@@ -176,7 +170,7 @@ describe.each(backends)('a copied data key on %s', (backend) => {
     await store.insertIfAbsent(
       users.map((userId) => v2Row(master, { userId }, { encryptedKey, kekId: null })),
     )
-    // What the store costs is not the question.
+    // Pages from an array, so that the store's time does not count.
     const rows = await rowsOf(store)
     const inOrder = overriding(store, {
       list: async ({ after, limit }) => {
@@ -188,23 +182,17 @@ describe.each(backends)('a copied data key on %s', (backend) => {
     const report = await rewrapAll({ store: inOrder, masterKeys: master, accept: ['v2'], dryRun: true })
     expect(report).toMatchObject({ changed: 21, failedCount: 10_001 })
     expect(report.failed).toHaveLength(1000)
-    // 0.5 s here; a list for each row of all others would be 100,000,000 refs.
+    // It takes 0.5 s. A list of all other rows for each row would be 100,000,000 refs.
     expect(performance.now() - start).toBeLessThan(10_000)
   })
 
-  it('is not looked for where no v2 wrap is upgraded', async () => {
+  it('is not searched for if no v2 wrap is upgraded', async () => {
     await upgrade()
     await fill(store, master, ['carol'])
-    let lists = 0
-    const counted = overriding(store, {
-      list: (page) => {
-        lists += 1
-        return store.list(page)
-      },
-    })
+    const counted = countedStore(store)
     const fresh = masterKeyring({ primary: localMasterKey(randomBytes(32)), previous: [master] })
-    await rewrapAll({ store: counted, masterKeys: fresh, accept: ['v2'] })
+    await rewrapAll({ store: counted.store, masterKeys: fresh, accept: ['v2'] })
     // One page, and the empty one behind it.
-    expect(lists).toBe(2)
+    expect(counted.calls.list).toBe(2)
   })
 })

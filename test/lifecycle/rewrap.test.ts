@@ -1,10 +1,9 @@
-/** rewrapAll: every row under the new master key, every token still opens, and a report that can be believed. */
+/** rewrapAll: every row gets under the new master key, every token still opens, and the report is true. */
 import { randomBytes } from 'node:crypto'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { openKeyStore } from '../../src/adapters/open.js'
 import {
   census,
-  EnvelopeCrypto,
   type KeyStore,
   type LocalMasterKey,
   localMasterKey,
@@ -17,22 +16,11 @@ import { temporaryFolder } from '../support/databases.js'
 import { backends, freshStore, type TestStore } from '../support/fresh-store.js'
 import { copyReference, reference } from '../support/reference-file.js'
 import { alterRow, corrupted, fill, rowsOf, spoilTime, v2Row } from '../support/rows.js'
-import { overriding } from '../support/store-doubles.js'
+import { countedStore, overriding, remoteMasterKey } from '../support/store-doubles.js'
 import { expectAllOpen, sealAll } from '../support/tokens.js'
 import { orderedUserIds } from '../support/users.js'
 
 const newKey = () => localMasterKey(randomBytes(32))
-
-/** A key service, as far as anybody here can see. */
-function remote(id: string, change: Partial<MasterKey> = {}): MasterKey {
-  const inner = newKey()
-  return {
-    id,
-    wrap: async (dataKey, aad) => inner.wrap(dataKey, aad),
-    unwrap: async (wrapped, aad) => inner.unwrap(wrapped, aad),
-    ...change,
-  }
-}
 
 const kekIdsOf = async (store: KeyStore) => [...new Set((await rowsOf(store)).map(({ kekId }) => kekId))]
 
@@ -50,8 +38,7 @@ describe.each(backends)('rewrapAll on %s', (backend) => {
   afterEach(() => test.remove())
 
   const both = () => masterKeyring({ primary: fresh, previous: [old] })
-  const open = (masterKeys: MasterKey) =>
-    EnvelopeCrypto.open({ store, masterKeys, closeStore: false, accept: { tokens: ['v2'] } })
+  const open = (masterKeys: MasterKey) => test.open({ masterKeys, accept: { tokens: ['v2'] } })
 
   it('brings every row under the new master key, and every token still opens', async () => {
     const sealed = await sealAll(await open(old), orderedUserIds(50))
@@ -83,7 +70,7 @@ describe.each(backends)('rewrapAll on %s', (backend) => {
       }
     }
     await expectAllOpen(await open(fresh), sealed)
-    // Again it finds nothing.
+    // A further run finds nothing to do.
     expect(await rewrapAll({ store, masterKeys: both() })).toMatchObject({ complete: true, changed: 0 })
     expect(await rowsOf(store)).toEqual(after)
   })
@@ -133,7 +120,7 @@ describe.each(backends)('rewrapAll on %s', (backend) => {
     await alterRow(store, { userId: 'user-000011', version: 1 }, ({ encryptedKey }) => ({
       encryptedKey: corrupted(encryptedKey),
     }))
-    // In memory every time is a Date.
+    // A store in memory has no unreadable times.
     const unreadable = backend === 'memory' ? [] : ['user-000020', 'user-000021']
     if (backend !== 'memory')
       for (const userId of unreadable) await spoilTime(backend, test.url ?? '', userId)
@@ -148,30 +135,24 @@ describe.each(backends)('rewrapAll on %s', (backend) => {
       changed: 39 - unreadable.length,
       failedCount: 1 + unreadable.length,
     })
-    // Its times are no part of what is wrapped: the row counts as any other.
+    // A row whose time cannot be read still needs its master key.
     expect(report.masterKeys[1]).toMatchObject({ rows: 1 + unreadable.length, noRowNeedsIt: false })
   })
 
-  it('finds a row that cannot be read by halves: one of 1,000 costs some ten more queries', async () => {
+  it('finds a row that cannot be read by halving pages: one of 1,000 costs some ten more queries', async () => {
     if (backend === 'memory') return
     await fill(store, old, orderedUserIds(1000))
     await spoilTime(backend, test.url ?? '', 'user-000700')
-    let lists = 0
-    const counted = overriding(store, {
-      list: (page) => {
-        lists += 1
-        return store.list(page)
-      },
-    })
-    expect(await rewrapAll({ store: counted, masterKeys: both() })).toMatchObject({
+    const counted = countedStore(store)
+    expect(await rewrapAll({ store: counted.store, masterKeys: both() })).toMatchObject({
       changed: 999,
       failedCount: 1,
     })
-    // Two looks: the one that did it all, and the one that found nothing more to do.
-    expect(lists).toBeLessThan(60)
+    // Two passes: one that rewraps all other rows, and one that finds nothing more to do.
+    expect(counted.calls.list).toBeLessThan(60)
   })
 
-  it('wraps in the reference’s format when told to, and back', async () => {
+  it('wraps in the reference’s format with format: "v2", and back', async () => {
     const sealed = await sealAll(await open(old), orderedUserIds(5))
     const down = await rewrapAll({ store, masterKeys: both(), format: 'v2', accept: ['v3'] })
     expect(down).toMatchObject({ kekId: fresh.v2Id, changed: 5, failed: [] })
@@ -185,7 +166,7 @@ describe.each(backends)('rewrapAll on %s', (backend) => {
   })
 
   it('takes a key service for the primary, and for a previous one', async () => {
-    const service = remote('service')
+    const service = remoteMasterKey({ id: 'service' })
     const sealed = await sealAll(await open(old), orderedUserIds(40))
     const there = await rewrapAll({ store, masterKeys: masterKeyring({ primary: service, previous: [old] }) })
     expect(there).toMatchObject({ changed: 40, failed: [], kekId: 'service' })
@@ -200,20 +181,23 @@ describe.each(backends)('rewrapAll on %s', (backend) => {
     await expectAllOpen(await open(fresh), sealed)
   })
 
-  it('ends with an error when a key service fails: an outage is no damaged row', async () => {
+  it('throws when a key service fails, and does not report an outage as damaged rows', async () => {
     await fill(store, old, orderedUserIds(3))
-    const down = remote('service', { wrap: () => Promise.reject(new Error('a client of its own')) })
+    const down = remoteMasterKey({
+      id: 'service',
+      wrap: () => Promise.reject(new Error('a client of its own')),
+    })
     const run = rewrapAll({ store, masterKeys: masterKeyring({ primary: down, previous: [old] }) })
     await expect(run).rejects.toMatchObject({ code: 'ERR_MASTER_KEY', retryable: true })
     expect(await kekIdsOf(store)).toEqual([old.id])
   })
 
   it.each([
-    ['other bytes', remote('liar', { wrap: () => randomBytes(105) })],
+    ['other bytes', remoteMasterKey({ id: 'liar', wrap: () => randomBytes(105) })],
     [
       'another key',
       (() => {
-        const honest = remote('liar')
+        const honest = remoteMasterKey({ id: 'liar' })
         return { ...honest, wrap: (_key: Uint8Array, aad: Uint8Array) => honest.wrap(randomBytes(32), aad) }
       })(),
     ],
@@ -246,7 +230,7 @@ describe.each(backends)('rewrapAll on %s', (backend) => {
     expect(written).toBe(0)
   })
 
-  it('tells how far it is', async () => {
+  it('reports its progress', async () => {
     await fill(store, old, orderedUserIds(10))
     const told: Progress[] = []
     await rewrapAll({
@@ -265,7 +249,7 @@ describe.each(backends)('rewrapAll on %s', (backend) => {
     expect(told[0]?.etaMs).toBeGreaterThan(0)
   })
 
-  it('refuses arguments that cannot be meant', async () => {
+  it('refuses wrong arguments', async () => {
     const wrong: unknown[] = [
       undefined,
       { masterKeys: fresh },
@@ -277,7 +261,7 @@ describe.each(backends)('rewrapAll on %s', (backend) => {
       { store, masterKeys: fresh, signal: {} },
       { store, masterKeys: fresh, onProgress: true },
       { store, masterKeys: fresh, onEvent: 'x' },
-      { store, masterKeys: remote('x'), format: 'v2' },
+      { store, masterKeys: remoteMasterKey(), format: 'v2' },
     ]
     for (const options of wrong) {
       const run = rewrapAll(options as Parameters<typeof rewrapAll>[0])

@@ -2,11 +2,9 @@
 import { randomBytes } from 'node:crypto'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import {
-  EnvelopeCrypto,
   type KeyStore,
   type KeystoreEvent,
   localMasterKey,
-  type MasterKey,
   type Progress,
   pruneRetired,
   rotateWhere,
@@ -14,8 +12,8 @@ import {
 import { MAX_KEY_VERSION } from '../../src/table.js'
 import { backends, freshStore, type TestStore } from '../support/fresh-store.js'
 import { runSql } from '../support/raw-database.js'
-import { fill, mintedRow, rowsOf, spoilTime } from '../support/rows.js'
-import { overriding } from '../support/store-doubles.js'
+import { fill, mintedRow, rowsOf, spoilTime, versionsOf } from '../support/rows.js'
+import { overriding, remoteMasterKey } from '../support/store-doubles.js'
 import { expectAllOpen, sealAll, versionOf } from '../support/tokens.js'
 import { orderedUserIds } from '../support/users.js'
 
@@ -27,24 +25,21 @@ describe.each(backends)('on %s', (backend) => {
   let store: KeyStore
   const masterKeys = localMasterKey(randomBytes(32))
   beforeEach(async () => {
-    test = await freshStore(backend)
+    test = await freshStore(backend, { masterKeys })
     store = test.store
   })
   afterEach(() => test.remove())
 
-  const open = () => EnvelopeCrypto.open({ store, masterKeys, closeStore: false })
-  const versionsOf = async (userId: string) =>
-    ((await store.getAll([userId])).get(userId) ?? []).map(({ version }) => version)
   const refs = async () => (await rowsOf(store)).map(({ userId, version }) => `${userId}:${version}`)
 
-  /** Versions 1 to count. */
+  /** Gives a user the versions 1 to `count`. */
   async function versions(userId: string, count: number, createdAt: Date): Promise<void> {
     for (let version = 1; version <= count; version++)
       await store.insertIfAbsent([await mintedRow(masterKeys, userId, { version, createdAt })])
   }
 
   describe('rotateWhere', () => {
-    it('rotates whose newest version is old enough, and nobody else', async () => {
+    it('rotates users whose newest version is old enough, and no others', async () => {
       await fill(store, masterKeys, ['old-1', 'old-2'], { createdAt: daysAgo(40) })
       await fill(store, masterKeys, ['young'], { createdAt: daysAgo(20) })
       await versions('rotated', 1, daysAgo(50))
@@ -53,7 +48,7 @@ describe.each(backends)('on %s', (backend) => {
       ])
       await store.insertIfAbsent([await mintedRow(masterKeys, '', { createdAt: daysAgo(40) })])
       await store.shred('shredded', { forget: false })
-      const sealed = await sealAll(await open(), ['old-1', 'young'])
+      const sealed = await sealAll(await test.open(), ['old-1', 'young'])
       const events: KeystoreEvent[] = []
 
       const report = await rotateWhere({
@@ -89,17 +84,17 @@ describe.each(backends)('on %s', (backend) => {
         ['old-1', 2],
         ['old-2', 2],
       ])
-      const envelope = await open()
+      const envelope = await test.open()
       await expectAllOpen(envelope, sealed)
       expect(versionOf(await envelope.encrypt('old-1', 'x'))).toBe(2)
-      // What it made is young.
+      // The new versions are young.
       expect(await rotateWhere({ store, masterKeys, olderThanMs: 30 * DAY_MS })).toMatchObject({
         rotated: 0,
         young: 5,
       })
     })
 
-    it('rotates everybody once with 0, whichever way pages cut the versions of a user', async () => {
+    it('rotates every user once with olderThanMs: 0, however pages cut between versions of a user', async () => {
       for (const [userId, count] of [
         ['a', 1],
         ['b', 2],
@@ -119,7 +114,7 @@ describe.each(backends)('on %s', (backend) => {
       })
       expect(report).toMatchObject({ complete: true, rotated: 4, young: 0, shredded: 1, skipped: 0 })
       const counts = await Promise.all(
-        ['a', 'b', 'c', 'd', 'e'].map(async (id) => (await versionsOf(id)).length),
+        ['a', 'b', 'c', 'd', 'e'].map(async (id) => (await versionsOf(store, id)).length),
       )
       expect(counts).toEqual([2, 2, 4, 5, 6])
       expect((await store.getAll(['b'])).get('b')?.every(({ shreddedAt }) => shreddedAt !== null)).toBe(true)
@@ -135,9 +130,9 @@ describe.each(backends)('on %s', (backend) => {
       expect(await rowsOf(store)).toEqual(before)
     })
 
-    it('ends after the page in hand, and leaves alone whom the end has cut in two', async () => {
+    it('ends after the current page, and leaves a user alone whose versions the end has cut', async () => {
       await fill(store, masterKeys, ['a', 'b'], { createdAt: daysAgo(1) })
-      // Version 2 was pruned: who saw version 1 alone would make it anew.
+      // Version 2 was pruned: with a page that has version 1 alone, a rotation would make version 2 again.
       await versions('pruned', 3, daysAgo(1))
       await store.remove([{ userId: 'pruned', version: 2 }])
       const signal = new AbortController()
@@ -150,12 +145,12 @@ describe.each(backends)('on %s', (backend) => {
         onProgress: () => signal.abort(),
       })
       expect(report).toMatchObject({ complete: false, rotated: 2, failedCount: 0 })
-      expect(await versionsOf('pruned')).toEqual([1, 3])
+      expect(await versionsOf(store, 'pruned')).toEqual([1, 3])
       const nothing = await rotateWhere({ store, masterKeys, olderThanMs: 0, signal: AbortSignal.abort() })
       expect(nothing).toMatchObject({ complete: false, rotated: 0 })
       const rest = await rotateWhere({ store, masterKeys, olderThanMs: 0 })
       expect(rest).toMatchObject({ complete: true, rotated: 3 })
-      expect(await versionsOf('pruned')).toEqual([1, 3, 4])
+      expect(await versionsOf(store, 'pruned')).toEqual([1, 3, 4])
     })
 
     it('makes one version of each user when two run at once', async () => {
@@ -168,7 +163,7 @@ describe.each(backends)('on %s', (backend) => {
       expect((await rowsOf(store)).length).toBe(100)
     })
 
-    it('counts as skipped whom another writer rotates or shreds between its read and its write', async () => {
+    it('counts users as skipped whom another writer rotates or shreds between its read and its write', async () => {
       await fill(store, masterKeys, ['a', 'b', 'c'], { createdAt: daysAgo(2) })
       const racing = overriding(store, {
         async insertIfAbsent(records) {
@@ -183,7 +178,7 @@ describe.each(backends)('on %s', (backend) => {
     })
 
     it('reports a user whose row cannot be read or who has used up all versions, and goes on', async () => {
-      // Only SQL makes such rows.
+      // SQL alone can make such rows.
       if (backend === 'memory') return
       await fill(store, masterKeys, ['a', 'z'], { createdAt: daysAgo(2) })
       await versions('gap', 3, daysAgo(2))
@@ -202,14 +197,14 @@ describe.each(backends)('on %s', (backend) => {
         ['last', MAX_KEY_VERSION, 'ERR_INVALID_ARGUMENT'],
       ])
       await store.remove([{ userId: 'gap', version: 3 }])
-      expect(await versionsOf('gap')).toEqual([1])
+      expect(await versionsOf(store, 'gap')).toEqual([1])
     })
 
     it('asks a key service for several keys at once', async () => {
       await fill(store, masterKeys, orderedUserIds(40), { createdAt: daysAgo(2) })
       let under = 0
       let most = 0
-      const service: MasterKey = {
+      const service = remoteMasterKey({
         id: 'service',
         async wrap(dataKey, aad) {
           under += 1
@@ -218,13 +213,12 @@ describe.each(backends)('on %s', (backend) => {
           under -= 1
           return masterKeys.wrap(dataKey, aad)
         },
-        unwrap: (wrapped, aad) => masterKeys.unwrap(wrapped, aad),
-      }
+      })
       expect(await rotateWhere({ store, masterKeys: service, olderThanMs: 0 })).toMatchObject({ rotated: 40 })
       expect(most).toBe(16)
     })
 
-    it('refuses arguments that cannot be meant', async () => {
+    it('refuses wrong ages', async () => {
       for (const olderThanMs of [-1, Number.NaN, '1', undefined]) {
         const run = rotateWhere({ store, masterKeys, olderThanMs: olderThanMs as number })
         await expect(run).rejects.toMatchObject({ code: 'ERR_INVALID_ARGUMENT' })
@@ -235,7 +229,7 @@ describe.each(backends)('on %s', (backend) => {
   describe('pruneRetired', () => {
     const given = { userId: 'alice', tokensReencrypted: true as const }
 
-    it('removes retired versions but the first, and never the highest', async () => {
+    it('removes retired versions, the first only with includeFirst, and never the highest', async () => {
       await versions('alice', 5, daysAgo(1))
       await versions('bob', 2, daysAgo(1))
       expect(await pruneRetired({ ...given, store, beforeVersion: 3 })).toEqual({
@@ -249,27 +243,27 @@ describe.each(backends)('on %s', (backend) => {
       expect(await pruneRetired({ ...given, store, beforeVersion: MAX_KEY_VERSION })).toMatchObject({
         versions: [3, 4],
       })
-      expect(await versionsOf('alice')).toEqual([1, 5])
+      expect(await versionsOf(store, 'alice')).toEqual([1, 5])
       const all = await pruneRetired({ ...given, store, beforeVersion: 99, includeFirst: true })
       expect(all.versions).toEqual([1])
       expect(await refs()).toEqual(['alice:5', 'bob:1', 'bob:2'])
       expect(await pruneRetired({ ...given, store, beforeVersion: 99, includeFirst: true })).toMatchObject({
         versions: [],
       })
-      // And the user goes on.
-      const envelope = await open()
+      // The user can still encrypt, rotate and decrypt.
+      const envelope = await test.open()
       const token = await envelope.encrypt('alice', 'x')
       expect(await envelope.rotateUserKey('alice')).toMatchObject({ version: 6 })
       expect(await envelope.decrypt('alice', token)).toBe('x')
     })
 
-    it('leaves tombstones, users without rows, and the only version', async () => {
+    it('leaves tombstones, users without rows, and the highest version of the pool', async () => {
       await versions('alice', 3, daysAgo(1))
       await store.shred('alice', { forget: false })
       expect(await pruneRetired({ ...given, store, beforeVersion: 3, includeFirst: true })).toMatchObject({
         versions: [],
       })
-      expect(await versionsOf('alice')).toEqual([1, 2, 3])
+      expect(await versionsOf(store, 'alice')).toEqual([1, 2, 3])
       expect(await pruneRetired({ ...given, userId: 'nobody', store, beforeVersion: 3 })).toMatchObject({
         versions: [],
       })
@@ -282,7 +276,7 @@ describe.each(backends)('on %s', (backend) => {
       })
     })
 
-    it('refuses unless it is told that tokens were re-encrypted', async () => {
+    it('refuses without tokensReencrypted: true', async () => {
       await versions('alice', 3, daysAgo(1))
       for (const tokensReencrypted of [undefined, false, 'true', 1]) {
         const run = pruneRetired({
@@ -305,17 +299,17 @@ describe.each(backends)('on %s', (backend) => {
       ).rejects.toMatchObject({
         code: 'ERR_INVALID_ARGUMENT',
       })
-      expect(await versionsOf('alice')).toEqual([1, 2, 3])
+      expect(await versionsOf(store, 'alice')).toEqual([1, 2, 3])
     })
 
-    it('makes tokens of what it removed ERR_KEY_NOT_FOUND, in services that look again', async () => {
-      const envelope = await open()
+    it('makes tokens of removed versions ERR_KEY_NOT_FOUND in services that read the keys again', async () => {
+      const envelope = await test.open()
       await envelope.encrypt('alice', 'one')
       await envelope.rotateUserKey('alice')
       const second = await envelope.encrypt('alice', 'two')
       await envelope.rotateUserKey('alice')
       await pruneRetired({ ...given, store, beforeVersion: 3 })
-      await expect((await open()).decrypt('alice', second)).rejects.toMatchObject({
+      await expect((await test.open()).decrypt('alice', second)).rejects.toMatchObject({
         code: 'ERR_KEY_NOT_FOUND',
       })
     })

@@ -1,25 +1,32 @@
-/** verifyAll: each thing that can be wrong is found once, and a healthy store has nothing. */
+/** verifyAll: it reports each fault once, and none in a healthy store. */
 import { randomBytes } from 'node:crypto'
 import { chmodSync } from 'node:fs'
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import { LEDGER } from '../../src/adapters/migrator.js'
 import {
   census,
-  EnvelopeCrypto,
   type KeyStore,
   type LocalMasterKey,
   localMasterKey,
-  type MasterKey,
   masterKeyring,
   type Progress,
-  type StoreMaintenance,
   type VerifyOptions,
   verifyAll,
 } from '../../src/index.js'
 import { backends, freshStore, type TestStore } from '../support/fresh-store.js'
+import { storeMaintenance } from '../support/maintenance.js'
 import { runSql } from '../support/raw-database.js'
-import { alterRow, corrupted, fill, mintedRow, rowsOf, spoilTime, v2Row } from '../support/rows.js'
-import { overriding } from '../support/store-doubles.js'
+import {
+  alterRow,
+  corrupted,
+  fill,
+  mintedRow,
+  rowsOf,
+  rowsOfUser,
+  spoilTime,
+  v2Row,
+} from '../support/rows.js'
+import { overriding, remoteMasterKey } from '../support/store-doubles.js'
 import { orderedUserIds } from '../support/users.js'
 
 const DAY_MS = 24 * 60 * 60 * 1000
@@ -32,7 +39,7 @@ describe.each(backends)('verifyAll on %s', (backend) => {
     test = await freshStore(backend)
     store = test.store
     master = localMasterKey(randomBytes(32))
-    const envelope = await EnvelopeCrypto.open({ store, masterKeys: master, closeStore: false })
+    const envelope = await test.open({ masterKeys: master })
     for (const userId of ['alice', 'bob', 'carol']) await envelope.encrypt(userId, 'x')
     await envelope.pool.encrypt('x')
     await envelope.rotateUserKey('alice')
@@ -40,7 +47,7 @@ describe.each(backends)('verifyAll on %s', (backend) => {
   })
   afterEach(() => test.remove())
 
-  /** The server that the tests start is not made to survive a crash, and says so. */
+  /** The server that tests start runs without fsync, which inspect reports. */
   const isOfTheServer = ({ kind, reason }: { kind: string; reason: string }) =>
     backend === 'postgres' && kind === 'setting' && reason.includes('fsync')
 
@@ -83,7 +90,7 @@ describe.each(backends)('verifyAll on %s', (backend) => {
   })
 
   it('undecryptable: a damaged wrap, one of another row, one of another format', async () => {
-    const [row] = (await store.getAll(['bob'])).get('bob') ?? []
+    const [row] = await rowsOfUser(store, 'bob')
     await alterRow(store, { userId: 'alice', version: 2 }, ({ encryptedKey }) => ({
       encryptedKey: corrupted(encryptedKey),
     }))
@@ -96,13 +103,13 @@ describe.each(backends)('verifyAll on %s', (backend) => {
     expect(findings[0]).toMatchObject({ kekId: master.id, reason: expect.stringContaining('does not open') })
   })
 
-  it('undecryptable: a v2 wrap that stands under a KEK id of v3', async () => {
+  it('undecryptable: a v2 wrap under a KEK id of v3', async () => {
     await store.insertIfAbsent([v2Row(master, { userId: 'exchanged' }, { kekId: master.id })])
     expect(await rowsOfKind('undecryptable')).toEqual(['exchanged:1'])
     expect((await verify()).findings[0]?.reason).toContain('exchanged')
   })
 
-  it('unknownMasterKey: a KEK id that nobody gave', async () => {
+  it('unknownMasterKey: a KEK id of no given master key', async () => {
     const stranger = localMasterKey(randomBytes(32))
     await fill(store, stranger, ['x', 'y'])
     expect(await rowsOfKind('unknownMasterKey')).toEqual(['x:1', 'y:1'])
@@ -146,7 +153,7 @@ describe.each(backends)('verifyAll on %s', (backend) => {
     expect(await rowsOfKind('withoutFirstVersion')).toEqual(['alice:2'])
   })
 
-  it('inTheFuture: a clock was wrong; minutes are nothing, and so is the time that verifying takes', async () => {
+  it('inTheFuture: a creation time by a wrong clock, with a tolerance of minutes', async () => {
     const times = [4 * 60_000, 6 * 60_000, 400 * DAY_MS].map((ms) => new Date(Date.now() + ms))
     for (const [index, createdAt] of times.entries())
       await store.insertIfAbsent([await mintedRow(master, `x-${index}`, { createdAt })])
@@ -155,7 +162,7 @@ describe.each(backends)('verifyAll on %s', (backend) => {
     expect(findings[0]?.reason).toContain('createdAt is in the future')
   })
 
-  it('inTheFuture: not what is minted during a run of hours', async () => {
+  it('inTheFuture: not the rows that are minted during a run of hours', async () => {
     vi.useFakeTimers({ toFake: ['Date'] })
     try {
       const slow = overriding(store, {
@@ -172,7 +179,7 @@ describe.each(backends)('verifyAll on %s', (backend) => {
     }
   })
 
-  it('reports a wrong master key for every row, and lists a thousand of each kind', async () => {
+  it('counts every row under a wrong master key, and lists a thousand findings of each kind', async () => {
     const createdAt = new Date(Date.now() + DAY_MS)
     await fill(store, master, orderedUserIds(1200), { createdAt })
     const { rows, counts, findings, ok } = await verify({ masterKeys: localMasterKey(randomBytes(32)) })
@@ -183,7 +190,7 @@ describe.each(backends)('verifyAll on %s', (backend) => {
     expect(findings.filter(({ kind }) => kind === 'inTheFuture')).toHaveLength(1000)
   })
 
-  it('tells how far it is, ends when told to, and is not complete then', async () => {
+  it('reports its progress, and is not complete when its signal aborts', async () => {
     const told: Progress[] = []
     await verify({ batchSize: 2, onProgress: (progress) => told.push(progress) })
     expect(told.at(-1)).toMatchObject({ phase: 'verifying', done: 5, total: 5 })
@@ -194,12 +201,8 @@ describe.each(backends)('verifyAll on %s', (backend) => {
     expect(await verify({ signal: AbortSignal.abort() })).toMatchObject({ complete: false, rows: 0 })
   })
 
-  it('passes on an outage, and does not count it as so many damaged rows', async () => {
-    const service: MasterKey = {
-      id: master.id,
-      wrap: () => new Uint8Array(),
-      unwrap: () => Promise.reject(new Error('down')),
-    }
+  it('throws in an outage, and does not count its rows as damaged', async () => {
+    const service = remoteMasterKey({ id: master.id, unwrap: () => Promise.reject(new Error('down')) })
     await expect(verify({ masterKeys: service })).rejects.toMatchObject({ code: 'ERR_MASTER_KEY' })
     const down = overriding(store, {
       list: () => Promise.reject(Object.assign(new Error('down'), { code: 'ERR_STORE', retryable: true })),
@@ -207,7 +210,7 @@ describe.each(backends)('verifyAll on %s', (backend) => {
     await expect(verify({ store: down })).rejects.toMatchObject({ code: 'ERR_STORE' })
   })
 
-  // What follows only SQL can do to a row; in memory nobody can.
+  // The rows below can be made by SQL alone.
   if (backend === 'memory') return
 
   it('liveAfterShred: a live row beside a tombstone', async () => {
@@ -222,13 +225,13 @@ describe.each(backends)('verifyAll on %s', (backend) => {
     expect(await rowsOfKind('shreddedButNotErased')).toEqual(['bob:1'])
   })
 
-  it('unreadable: a time that no Date holds; the rest of the store is looked at', async () => {
+  it('unreadable: a time that no Date holds; all other rows are verified', async () => {
     await spoilTime(backend, test.url ?? '', 'alice', 1)
     expect(await rowsOfKind('unreadable')).toEqual(['alice:1'])
     expect((await verify()).rows).toBe(4)
   })
 
-  it('schemaVersion: a ledger that this version does not know; no row is looked at', async () => {
+  it('schemaVersion: a ledger that this version does not know; no row is verified', async () => {
     await sql(
       `insert into ${LEDGER} (tag, sha256, applied_at) values ('9999_new', 'x', ${backend === 'sqlite' ? `'2026-01-01'` : 'now()'})`,
     )
@@ -248,10 +251,10 @@ describe.each(backends)('verifyAll on %s', (backend) => {
     ['setting', true],
     ['damage', false],
   ] as const)(
-    '%s: what the store says of itself is passed on; rows of a damaged file are not looked at',
+    '%s: findings of the store are passed on; rows of a damaged file are not verified',
     async (kind, complete) => {
       const finding = { severity: 'error', kind, reason: 'planned' } as const
-      const maintenance = { ...(store.maintenance as StoreMaintenance), inspect: async () => [finding] }
+      const maintenance = { ...storeMaintenance(store), inspect: async () => [finding] }
       const report = await verify({ store: overriding(store, { maintenance }) })
       expect(report).toMatchObject({ ok: false, complete, rows: complete ? 5 : 0, findings: [finding] })
     },

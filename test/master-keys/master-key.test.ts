@@ -1,4 +1,4 @@
-/** Master keys from the environment, from a file, from bytes; keyrings; nothing of them ever shows their bytes. */
+/** Master keys from the environment, from a file and from bytes, and keyrings. None of them shows its bytes. */
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { inspect } from 'node:util'
@@ -32,7 +32,7 @@ const bytesOf = (text: string) => Buffer.from(text, 'base64url')
 const idOf = (text: string) => localMasterKey(bytesOf(text)).id
 const idsOf = ({ primary, previous }: MasterKeyring) => [primary.id, ...previous.map(({ id }) => id)]
 
-/** The refusal of a keyring, checked to be ERR_MASTER_KEY. */
+/** The error of a refused master key, which must be ERR_MASTER_KEY. */
 function refusal(work: () => unknown): Error {
   try {
     work()
@@ -66,7 +66,7 @@ describe('API_KEY_MASTER_KEY', () => {
     expect(warnings).toEqual([])
   })
 
-  it('is read from process.env where no environment is given', () => {
+  it('is read from process.env if no environment is given', () => {
     const before = { ...process.env }
     try {
       process.env.API_KEY_MASTER_KEY = key
@@ -87,7 +87,7 @@ describe('API_KEY_MASTER_KEY', () => {
     ['it is empty', { API_KEY_MASTER_KEY: '' }],
     ['it is white space', { API_KEY_MASTER_KEY: ' \n', API_KEY_MASTER_KEY_FILE: ' ' }],
     ['only previous keys are set', { API_KEY_MASTER_KEY_PREVIOUS: key }],
-  ])('throws and says how to make one where %s', (_, env) => {
+  ])('throws and says how to make one if %s', (_, env) => {
     const { message } = refusal(() => masterKeysFromEnv(env))
     expect(message).toContain('API_KEY_MASTER_KEY')
     expect(message).toContain('keystore init')
@@ -142,7 +142,7 @@ describe('API_KEY_MASTER_KEY', () => {
     expect(shown).not.toContain(text.slice(0, 12))
   })
 
-  it('does not warn where one of the 32 bytes is not printable', async () => {
+  it('does not warn if one of the 32 bytes is not printable', async () => {
     const text = Buffer.from('correct horse battery staple 01\n').toString('base64')
     expect(await warningsOf(() => masterKeysFromEnv({ API_KEY_MASTER_KEY: text }))).toEqual([])
   })
@@ -170,7 +170,7 @@ describe('API_KEY_MASTER_KEY_FILE and masterKeysFromFile', () => {
     expectNoTrace(message, key)
   })
 
-  it('takes the file where the key is set but empty, and the key where the path is', () => {
+  it('takes the file if the key is empty, and the key if the path is empty', () => {
     const path = fileWith(key)
     expect(idsOf(masterKeysFromEnv({ API_KEY_MASTER_KEY: '', API_KEY_MASTER_KEY_FILE: path }))).toEqual([
       idOf(key),
@@ -199,7 +199,7 @@ describe('API_KEY_MASTER_KEY_FILE and masterKeysFromFile', () => {
     }
   })
 
-  it('says so where the path is a folder', () => {
+  it('says so if the path is a folder', () => {
     const path = join(folder.path, 'a-folder')
     mkdirSync(path, { recursive: true })
     expect(refusal(() => masterKeysFromFile(path)).message).toContain('EISDIR')

@@ -1,4 +1,4 @@
-/** docs/COLUMNS.md and docs/REENCRYPT.md are run: each block of code as it stands there, in an application on each dialect. */
+/** Each block of code of docs/COLUMNS.md and docs/REENCRYPT.md is run as it stands there, in an application on each dialect. */
 import { readFileSync, symlinkSync } from 'node:fs'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
@@ -10,12 +10,12 @@ import { getTableConfig as sqliteTable } from 'drizzle-orm/sqlite-core'
 import type pg from 'pg'
 import { createClient } from 'redis'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest'
-import { openKeyStore } from '../../src/adapters/open.js'
-import { EnvelopeCrypto, encryptRows } from '../../src/index.js'
+import { type EnvelopeCrypto, encryptRows } from '../../src/index.js'
 import { type CommandStore, commandStore } from '../support/command-store.js'
 import { itIf } from '../support/conditional.js'
 import { type Dialect, dialects } from '../support/databases.js'
 import { codeBlocks, runShellBlocks } from '../support/documents.js'
+import { freshService } from '../support/fresh-store.js'
 import { type HostProject, hostProject } from '../support/host-project.js'
 import { type RawDatabase, rawDatabase } from '../support/raw-database.js'
 import { hasRedis, startRedis } from '../support/redis-server.js'
@@ -24,9 +24,9 @@ const guides = ['COLUMNS', 'REENCRYPT'].map((name) => readFileSync(`docs/${name}
 const blocksIn = (language: string) => guides.flatMap((guide) => codeBlocks(guide, language))
 const redisSource = readFileSync('examples/redis-source.ts', 'utf8')
 
-/** Blocks that are files, by words of theirs. */
+/** Blocks that are whole files, found by words in them. */
 const FILES = { schema: 'sqliteTable(', registry: 'defineEncrypted({' }
-/** Blocks that are run with what an application has, by words of theirs, and what they come to. */
+/** Blocks that are the body of a function, found by words in them, and the expression that it returns. */
 const BODIES = {
   column: [
     'await envelope.scope(',
@@ -37,7 +37,7 @@ const BODIES = {
   sweep: ['drizzleSource(db', '{ left, failed }'],
   redis: ['redisSource(client', 'reports'],
 } as const
-/** A block that is a part of an example, which has a test of its own. */
+/** Words of a block that is a part of an example, which has a test of its own. */
 const EXCERPT = 'COMPARE_AND_SET ='
 
 const DRIZZLE = {
@@ -69,7 +69,7 @@ return ${result}
 }`
 }
 
-/** What the guide says differs: the imports. */
+/** Makes the changes that the guide names: other imports. */
 function forDialect(dialect: Dialect, code: string): string {
   if (dialect === 'sqlite') return code
   return code
@@ -98,7 +98,7 @@ it('runs all code of the guides', () => {
 
 describe('in an application', () => {
   let project: HostProject
-  // Compiled once for both: the compiler takes longer than all that is run.
+  // Compiled once for both dialects: the compiler takes longer than all runs.
   beforeAll(() => {
     project = hostProject(Object.fromEntries(dialects.flatMap(filesFor)))
   })
@@ -114,10 +114,7 @@ describe('in an application', () => {
       await app.query(
         'create table credentials (id text primary key, user_id text not null, api_key text not null, settings text, backup text)',
       )
-      envelope = await EnvelopeCrypto.open({
-        store: await openKeyStore(store.url),
-        masterKeys: store.keys('a'),
-      })
+      envelope = await freshService(store.url, { masterKeys: store.keys('a') })
     })
     afterEach(async () => {
       await envelope.close()
@@ -197,7 +194,7 @@ describe('in an application', () => {
       expect(await run('sweep')).toEqual({ left: 0, failed: [] })
     })
 
-    it('sweeps a table from a shell, then the registry, and doctor is content', async () => {
+    it('sweeps a table from a shell, then the registry, and doctor finds no error', async () => {
       await insert(['1', 'alice', 'sk-1'], ['2', 'bob', 'sk-2'])
       await app.query(`update credentials set backup = 'b-1' where id = '1'`)
       await envelope.user('alice')

@@ -1,12 +1,12 @@
-/** scripts/check-layers.mjs finds our sources clean, and each kind of violation in a scratch copy of them. */
+/** scripts/check-layers.mjs finds no violation in src/, and each kind of violation in a changed copy. */
 import { execFileSync, spawnSync } from 'node:child_process'
 import { appendFileSync, cpSync, mkdirSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { describe, expect, it } from 'vitest'
 import { temporaryFolder } from '../support/databases.js'
+import { root } from '../support/root.js'
 
-const root = join(import.meta.dirname, '..', '..')
 const script = join(root, 'scripts', 'check-layers.mjs')
 
 interface Verdict {
@@ -43,7 +43,7 @@ const FILES: Readonly<Record<string, string>> = {
   cli: 'cli/status',
 }
 
-/** Checks a copy of our sources with `code` at the end of one of its files, which is made if it is missing. */
+/** Checks a copy of src/ with `code` at the end of one of its files, which is made if it is missing. */
 function checkWith(file: string, code: string): Verdict {
   const scratch = temporaryFolder()
   try {
@@ -56,7 +56,7 @@ function checkWith(file: string, code: string): Verdict {
   }
 }
 
-/** A file, what is added to it, and the whole complaint. */
+/** Violations: a file, the code added to it, and the complaint. */
 const violations: readonly (readonly [name: string, file: string, code: string, complaint: string])[] = [
   [
     'an adapter imports the crypto service',

@@ -1,31 +1,22 @@
-/** The migrations folders, what is embedded of them, and the check that keeps both equal to src/table.ts. */
+/** The folders of migrations, the SQL embedded from them, and the check that both match src/table.ts. */
 import { spawnSync } from 'node:child_process'
 import { cpSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { afterEach, describe, expect, it } from 'vitest'
+import { describe, expect, it } from 'vitest'
 import { openKeyStore } from '../../src/adapters/open.js'
 import { encryptionKeysDeclaration } from '../../src/table.js'
-import { dialects, type FreshDatabase, freshDatabase, temporaryFolder } from '../support/databases.js'
+import { cleanUpAfterEach } from '../support/cleanups.js'
+import { dialects } from '../support/databases.js'
 import { connectRaw, runSql } from '../support/raw-database.js'
 import { root } from '../support/root.js'
 import { dumpSchema, migrationsOf } from '../support/schema-dumps.js'
 
-const cleanups: (() => void | Promise<void>)[] = []
-
-afterEach(async () => {
-  for (const cleanup of cleanups.splice(0).reverse()) await cleanup()
-})
-
-async function fresh(dialect: (typeof dialects)[number]): Promise<FreshDatabase> {
-  const database = await freshDatabase(dialect)
-  cleanups.push(() => database.remove())
-  return database
-}
+const cleanups = cleanUpAfterEach()
 
 describe.each(dialects)('the %s migrations', (dialect) => {
   const folder = join(root, 'migrations', dialect)
 
-  /** Statement by statement, as any migration tool would. */
+  /** Applies the folder statement by statement, as any migration tool does. */
   async function applyFolder(url: string) {
     const journal = JSON.parse(readFileSync(join(folder, 'meta', '_journal.json'), 'utf8'))
     const connection = await connectRaw(dialect, url)
@@ -40,21 +31,21 @@ describe.each(dialects)('the %s migrations', (dialect) => {
   }
 
   it('give an empty database the same schema as the store does', async () => {
-    const [byHand, byStore] = [await fresh(dialect), await fresh(dialect)]
-    await applyFolder(byHand.url)
-    await (await openKeyStore(byStore.url)).close()
-    const dump = await dumpSchema(dialect, byStore.url)
-    expect(dump).toEqual(await dumpSchema(dialect, byHand.url))
+    const [byHand, byStore] = [await cleanups.database(dialect), await cleanups.database(dialect)]
+    await applyFolder(byHand)
+    await (await openKeyStore(byStore)).close()
+    const dump = await dumpSchema(dialect, byStore)
+    expect(dump).toEqual(await dumpSchema(dialect, byHand))
 
-    // The comparison is worth something only if the dump holds the table and sees small differences.
+    // The comparison would prove nothing if the dump left out the table or small differences.
     expect(JSON.stringify(dump)).toContain(encryptionKeysDeclaration.kekIndex.name)
     expect(JSON.stringify(dump)).toContain(encryptionKeysDeclaration.versionCheck)
-    await runSql(dialect, byHand.url, 'create index one_more on encryption_keys (created_at)')
-    expect(await dumpSchema(dialect, byHand.url)).not.toEqual(dump)
+    await runSql(dialect, byHand, 'create index one_more on encryption_keys (created_at)')
+    expect(await dumpSchema(dialect, byHand)).not.toEqual(dump)
   })
 
   it('end with the columns, the nullability and the primary key of the declaration', async () => {
-    const { url } = await fresh(dialect)
+    const url = await cleanups.database(dialect)
     await applyFolder(url)
     const columns = await runSql(
       dialect,
@@ -76,7 +67,7 @@ describe.each(dialects)('the %s migrations', (dialect) => {
     expect(columns).toEqual(wanted.sort((a, b) => (a.name < b.name ? -1 : 1)))
   })
 
-  it('are embedded in the order of their journal, with nothing of them left out', () => {
+  it('are embedded completely, in the order of their journal', () => {
     const files = readdirSync(folder).filter((name) => name.endsWith('.sql'))
     expect(migrationsOf(dialect).map(({ tag }) => `${tag}.sql`)).toEqual(files.sort())
     for (const { tag, statements } of migrationsOf(dialect)) {
@@ -91,10 +82,9 @@ describe('the check of generated files', () => {
   const TABLE = join('src', 'table.ts')
   const EMBEDDED = join('src', 'adapters', 'generated', 'migrations.ts')
 
-  /** The parts of the project that the check reads, to be damaged. */
+  /** A copy of the parts of the project that the check reads, which a test may damage. @returns its folder */
   function scratchProject(): string {
-    const { path, remove } = temporaryFolder()
-    cleanups.push(remove)
+    const path = cleanups.folder()
     for (const entry of ['drizzle.config.ts', 'tsconfig.json', 'package.json', 'src', 'migrations']) {
       cpSync(join(root, entry), join(path, entry), { recursive: true })
     }
@@ -108,7 +98,7 @@ describe('the check of generated files', () => {
     return { status: run.status, output: run.stdout + run.stderr }
   }
 
-  /** Replaces a text that must be there. */
+  /** Replaces a part of a file. Fails if it is not there. */
   function edit(project: string, file: string, from: string | RegExp, to: string) {
     const before = readFileSync(join(project, file), 'utf8')
     const after = before.replace(from, to)
@@ -137,7 +127,7 @@ describe('the check of generated files', () => {
     expect(status).toBe(1)
     expect(output).toContain('migrations/sqlite does not match src/table.ts')
     expect(output).toContain('migrations/postgres does not match src/table.ts')
-    // The check is no repair: it must leave its own evidence alone.
+    // The check repairs nothing: it must leave the folders as they are.
     expect(readdirSync(join(project, 'migrations', 'sqlite'))).toEqual(
       readdirSync(join(root, 'migrations', 'sqlite')),
     )

@@ -1,12 +1,13 @@
-/** docs/OPERATIONS.md is run: every command of it, in the order in which it stands, each section in a folder and a store of its own. */
+/** Every command of docs/OPERATIONS.md is run in the order of the page, each section in a folder and a store of its own. */
 import { copyFileSync, existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { openKeyStore } from '../../src/adapters/open.js'
 import { type KeyRecord, masterKeysFromFile } from '../../src/index.js'
 import { type CommandStore, commandStore } from '../support/command-store.js'
 import { dialects, type FreshDatabase, freshDatabase } from '../support/databases.js'
 import { codeBlocks, runShellBlocks } from '../support/documents.js'
+import { withStore } from '../support/fresh-store.js'
+import { rowsOf } from '../support/rows.js'
 
 const document = readFileSync('docs/OPERATIONS.md', 'utf8')
 
@@ -26,11 +27,11 @@ interface Done {
   readonly output: string
   readonly rows: readonly KeyRecord[]
   readonly targetRows: readonly KeyRecord[]
-  /** What tokens/USER.txt decrypts to under a master key, or the code of the error. */
+  /** The plaintext of tokens/USER.txt under a master key, or the code of the error. */
   secretOf(userId: string, keyFile?: string): Promise<string>
 }
 
-/** What is true when the commands of a section have been run. */
+/** What must hold after the commands of a section were run. */
 const outcomes: Record<string, (done: Done) => Promise<void>> = {
   'The commands': async ({ output }) => {
     expect(output).toContain('2 live keys, 0 shredded')
@@ -74,7 +75,7 @@ const outcomes: Record<string, (done: Done) => Promise<void>> = {
   },
 }
 
-/** What is run on Postgres as well; the commands of the other sections have tests of their own there. */
+/** The sections that are run on Postgres too. The commands of the others have tests of their own there. */
 const DIALECT_MATTERS = ['Shred a user', 'Backup and restore', 'The switch to Postgres']
 
 it('has an outcome for each section with commands', () => {
@@ -110,7 +111,7 @@ describe.each(dialects)('on %s', (dialect) => {
       store,
       output,
       rows: await store.rows(),
-      targetRows: await rowsAt(target.url),
+      targetRows: await withStore(target.url, rowsOf),
       secretOf: async (userId, keyFile = 'current') => {
         const env = { API_KEY_MASTER_KEY_FILE: `keys/${keyFile}.key` }
         const input = readFileSync(join(store.folder, `tokens/${userId}.txt`), 'utf8')
@@ -121,7 +122,7 @@ describe.each(dialects)('on %s', (dialect) => {
   })
 })
 
-it('says of every kind of finding what to do', () => {
+it('says what to do about every kind of finding', () => {
   const verify = readFileSync('src/lifecycle/verify.ts', 'utf8')
   const ofRows =
     /export interface Finding \{(.*?)readonly kind/s.exec(verify)?.[1]?.match(/(?<=`)[a-z]\w+(?=`)/gi) ?? []
@@ -135,13 +136,4 @@ it('says of every kind of finding what to do', () => {
 
 function idOf(store: CommandStore, name: string): string {
   return masterKeysFromFile(join(store.folder, 'keys', `${name}.key`)).primary.id
-}
-
-async function rowsAt(url: string): Promise<readonly KeyRecord[]> {
-  const opened = await openKeyStore(url)
-  try {
-    return await opened.list({ limit: 100_000 })
-  } finally {
-    await opened.close()
-  }
 }

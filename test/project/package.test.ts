@@ -1,4 +1,4 @@
-/** What would be published, packed and used in an empty project: entries, names, types, missing and unwanted drivers. */
+/** The package as it would be published, packed and used in an empty project: entries, names, types, drivers. */
 import { execFile, execFileSync } from 'node:child_process'
 import {
   chmodSync,
@@ -15,11 +15,11 @@ import { pathToFileURL } from 'node:url'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { cleanEnvironment } from '../support/command.js'
 import { freshDatabase, temporaryFolder } from '../support/databases.js'
+import { root } from '../support/root.js'
 
-const root = join(import.meta.dirname, '..', '..')
 const PACKAGE = 'drizzle-keystore'
 
-/** The public names of the core: a change here is a change of the contract. Types are not seen at run time. */
+/** The public names of the core entry, without types: a change here is a change of the contract. */
 const CORE_NAMES = [
   'EnvelopeCrypto',
   'KeystoreError',
@@ -55,12 +55,12 @@ interface Ended {
   readonly output: string
 }
 
-/** What the entry of the sweep offers. */
+/** The public names of the entry `reencrypt`. */
 const REENCRYPT_NAMES = ['defineEncrypted', 'drizzleSource', 'jsonlSource', 'reencrypt', 'sqlSource']
 
 /** The wings that the core entry may load; '' is what stands at the top of src/. */
 const CORE_WINGS = ['', 'format', 'master-keys', 'keys', 'envelope', 'lifecycle']
-/** Files are read and compiled one by one at every start: a number that grows is a start that gets slower. */
+/** Each file is read and compiled at every start: more files are a slower start. */
 const MOST_CORE_FILES = 45
 
 /** Runs node. @returns how it ended, and all that it printed */
@@ -162,7 +162,7 @@ describe('the packed package', () => {
     expect(Object.keys(manifest.dependencies ?? {})).not.toContain('pg')
   })
 
-  it('never loads pg for who uses SQLite, nor better-sqlite3 for who uses Postgres', async () => {
+  it('loads better-sqlite3 alone for SQLite, and pg alone for Postgres', async () => {
     const loaded = (makeStore: string) => `
       import { createRequire } from 'node:module'
       ${makeStore}
@@ -189,11 +189,11 @@ describe('the packed package', () => {
 })
 
 describe('without a driver', () => {
-  /** A second application, which has everything but some packages, and follows no link out of itself. */
+  /** Runs code in a second application, which lacks some packages and follows no link out of its folder. */
   async function runWithout(missing: readonly string[], code: string): Promise<Ended> {
     const folder = temporaryFolder()
     try {
-      // Its name must not be taken for the name of a package that is missing.
+      // The name of its folder must not be taken for that of a missing package.
       const home = join(folder.path, 'my-drizzle-orm-app')
       const modules = join(home, 'node_modules')
       mkdirSync(modules, { recursive: true })
@@ -322,14 +322,14 @@ describe('the types of the packed package', () => {
     expect(await compile(true)).toBe('')
   })
 
-  it("compile themselves, for who checks libraries too and has no types of better-sqlite3's", async () => {
+  it('compile without skipLibCheck, and without the types of better-sqlite3', async () => {
     const types = join(application.path, 'node_modules', '@types')
     rmSync(types)
     mkdirSync(types)
     for (const name of ['node', 'pg'])
       symlinkSync(join(root, 'node_modules', '@types', name), join(types, name))
     const complaints = (await compile(false)).split('\n')
-    // Drizzle's own declarations want the types of every driver there is; ours must be clean.
+    // Drizzle's own declarations need the types of every driver, so only complaints about this package count.
     expect(
       complaints.filter((line) => line.includes(`${PACKAGE}/`) || line.startsWith('consumer.ts')),
     ).toEqual([])

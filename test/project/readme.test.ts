@@ -1,12 +1,13 @@
-/** What the README says is run: its example as it stands there, and its commands are those of package.json and CI. */
+/** The README's example is run as it stands there, and its commands are those of package.json and CI. */
 import { execFileSync } from 'node:child_process'
-import { mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
-import { join, resolve } from 'node:path'
+import { readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { generateMasterKey } from '../../src/index.js'
 import { runKeystore } from '../support/command.js'
 import { dialects, type FreshDatabase, freshDatabase, temporaryFolder } from '../support/databases.js'
 import { codeBlocks } from '../support/documents.js'
+import { linkPackages } from '../support/host-project.js'
 
 const readme = readFileSync('README.md', 'utf8')
 const blocks = (language: string) => codeBlocks(readme, language)
@@ -26,8 +27,7 @@ describe.each(dialects)('the example on %s', (dialect) => {
   it('runs as it stands there and gives the secret back', () => {
     const [example = ''] = blocks('ts')
     expect(example.split('\n').filter((line) => line.trim() !== '').length).toBeLessThanOrEqual(10)
-    mkdirSync(join(folder.path, 'node_modules'))
-    symlinkSync(resolve('.'), join(folder.path, 'node_modules', 'drizzle-keystore'))
+    linkPackages(folder.path)
     writeFileSync(
       join(folder.path, 'example.mjs'),
       `${example}\nconsole.log(JSON.stringify({ token, apiKey }))\n`,

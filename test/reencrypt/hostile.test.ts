@@ -1,5 +1,4 @@
-/** The sweep against tables, values and owners that would cost a user their data, or make its report untrue. */
-import { randomBytes } from 'node:crypto'
+/** The sweep of tables, values and owners with which a careless sweep would lose data or report what is untrue. */
 import Database from 'better-sqlite3'
 import { drizzle as drizzleSqlite } from 'drizzle-orm/better-sqlite3'
 import { drizzle } from 'drizzle-orm/node-postgres'
@@ -7,9 +6,8 @@ import * as pgCore from 'drizzle-orm/pg-core'
 import * as sqliteCore from 'drizzle-orm/sqlite-core'
 import pg from 'pg'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { openKeyStore } from '../../src/adapters/open.js'
 import { encryptedText } from '../../src/drizzle/postgres.js'
-import { EnvelopeCrypto, encryptWithKey, generateMasterKey, localMasterKey } from '../../src/index.js'
+import { encryptWithKey } from '../../src/index.js'
 import {
   drizzleSource,
   type ReencryptOptions,
@@ -20,84 +18,55 @@ import {
   sqlSource,
   type ValueSource,
 } from '../../src/reencrypt/index.js'
-import { asAdmin, dialects, isChosen } from '../support/databases.js'
+import { asAdmin, type Dialect, dialects, isChosen } from '../support/databases.js'
 import { errorOf } from '../support/errors.js'
 import { everythingOf } from '../support/leaks.js'
-import { type RawDatabase, rawDatabase } from '../support/raw-database.js'
+import { freshRole } from '../support/postgres-roles.js'
+import { CONTEXT, freshSqlSources, INVALID, type SqlSourceTest } from '../support/sql-sources.js'
+import { ACCEPT_V2 } from '../support/tokens.js'
 
-const INVALID = { code: 'ERR_INVALID_ARGUMENT' }
-const CONTEXT = 'credentials.api_key'
+const hostOn = (dialect: Dialect) => freshSqlSources(dialect, { accept: ACCEPT_V2 })
 
-interface Host {
-  readonly db: RawDatabase
-  readonly envelope: EnvelopeCrypto
-  close(): Promise<void>
-}
-
-async function hostOn(dialect: 'sqlite' | 'postgres'): Promise<Host> {
-  const db = await rawDatabase(dialect)
-  const envelope = await EnvelopeCrypto.open({
-    store: await openKeyStore(db.url),
-    masterKeys: localMasterKey(generateMasterKey()),
-    accept: { keys: ['v2'], tokens: ['v2'] },
-  })
-  return {
-    db,
-    envelope,
-    async close() {
-      await envelope.close()
-      await db.close()
-    },
-  }
-}
-
-/** Sweeps the table `credentials`, whoever it belongs to. */
+/** Sweeps the table `credentials` by a source that is closed afterwards. */
 async function sweep(
-  { db, envelope }: Host,
+  { host, sweep }: SqlSourceTest,
   options: Partial<ReencryptOptions<SqlRow>> = {},
   shape: Partial<SqlSourceOptions> = {},
-  url = db.url,
+  url = host.url,
 ): Promise<ReencryptReport> {
   const whole = { table: 'credentials', key: 'id', owner: 'user_id', column: 'api_key', ...shape }
   const source = await sqlSource(url, whole as SqlSourceOptions)
   try {
-    return await reencrypt({
-      envelope,
-      source,
-      context: CONTEXT,
-      plaintext: true,
-      batchSize: 2,
-      ...options,
-    })
+    return await sweep(source, { batchSize: 2, ...options })
   } finally {
     await source.close()
   }
 }
 
 describe.each(dialects)('a sweep on %s', (dialect) => {
-  let host: Host
+  let test: SqlSourceTest
   beforeEach(async () => {
-    host = await hostOn(dialect)
-    await host.db.query('create table credentials (id integer primary key, user_id text, api_key text)')
+    test = await hostOn(dialect)
+    await test.create()
   })
-  afterEach(() => host.close())
+  afterEach(() => test.remove())
 
   const stored = async () =>
-    (await host.db.query('select api_key from credentials order by id')).map(({ api_key }) => api_key)
+    (await test.host.query('select api_key from credentials order by id')).map(({ api_key }) => api_key)
   const fill = (values: readonly (readonly [owner: string | null, value: string])[]) =>
-    host.db.insert(
+    test.host.insert(
       'credentials',
       values.map(([user_id, api_key], id) => ({ id, user_id, api_key })),
     )
 
-  it('does not take a token between white space or quotes for a plaintext', async () => {
-    const { envelope } = host
+  it('does not take a token in white space or quotes for a plaintext', async () => {
+    const { envelope } = test
     const v3 = await envelope.encrypt('alice', 'one', { column: CONTEXT })
     const v2 = encryptWithKey('two', await envelope.getOrCreateUserKey('alice'))
     const wrapped = [` ${v3}`, `\t${v2}\n`, JSON.stringify(v3), `\ufeff${v3}`, `'${v2}'`]
     await fill([...wrapped.map((value) => ['alice', value] as const), ['alice', `"no token, 'but quoted' "`]])
     for (const plaintext of [false, true]) {
-      const report = await sweep(host, { plaintext })
+      const report = await sweep(test, { plaintext })
       expect(report.before).toMatchObject({ unopenable: wrapped.length, plaintext: 1 })
       expect(report.failed.filter(({ code }) => code === 'ERR_MALFORMED_TOKEN')).toHaveLength(wrapped.length)
       expect(everythingOf(report)).not.toContain(v3.slice(3))
@@ -117,27 +86,27 @@ describe.each(dialects)('a sweep on %s', (dialect) => {
   ])(
     'reads all rows, once and in order, where columns are called %s, %s and %s',
     async (key, owner, column) => {
-      const { db } = host
+      const { host: db } = test
       const columns = `"${key}" integer primary key, "${owner}" text, "${column}" text`
       await db.query(`drop table credentials; create table credentials (${columns})`)
       await db.insert(
         'credentials',
         Array.from({ length: 25 }, (_, id) => ({ [key]: id, [owner]: 'alice', [column]: `secret ${id}` })),
       )
-      const report = await sweep(host, {}, { key, owner, column })
+      const report = await sweep(test, {}, { key, owner, column })
       expect(report).toMatchObject({ complete: true, before: { plaintext: 25 }, changed: 25, skipped: 0 })
     },
   )
 
-  it('shows such a value to legacy readers first', async () => {
-    const token = await host.envelope.encrypt('alice', 'one', { column: CONTEXT })
+  it('lets legacy readers read such a value first', async () => {
+    const token = await test.envelope.encrypt('alice', 'one', { column: CONTEXT })
     await fill([['alice', JSON.stringify(token)]])
     const unquote = { name: 'quoted', test: (value: string) => value.startsWith('"'), decrypt: () => 'one' }
-    expect(await sweep(host, { legacy: [unquote] })).toMatchObject({ changed: 1, left: 0 })
+    expect(await sweep(test, { legacy: [unquote] })).toMatchObject({ changed: 1, left: 0 })
   })
 
-  it('says in a dry run what a run then does, of owners without a key, shredded ones, and such as are none', async () => {
-    const { envelope } = host
+  it('reports in a dry run what a run then does for owners without a key, shredded owners and invalid ones', async () => {
+    const { envelope } = test
     await envelope.encrypt('gone', 'x')
     await envelope.shredUser('gone')
     await fill([
@@ -147,14 +116,14 @@ describe.each(dialects)('a sweep on %s', (dialect) => {
       ['new', 'd'],
       [null, 'e'],
     ])
-    const dry = await sweep(host, { dryRun: true })
-    const { before, after, changed, failed, failedCount, left } = await sweep(host)
+    const dry = await sweep(test, { dryRun: true })
+    const { before, after, changed, failed, failedCount, left } = await sweep(test)
     expect({ changed, failedCount, left }).toEqual({ changed: 2, failedCount: 3, left: 3 })
     expect(dry).toMatchObject({ complete: true, before, after, changed, failed, failedCount, left })
   })
 
-  it('keeps the old value where a trigger alters what is written, and sweeps where it does not', async () => {
-    const { db, envelope } = host
+  it('keeps the old value if a trigger alters the new one, and sweeps if a trigger changes other columns', async () => {
+    const { host: db, envelope } = test
     await fill([
       ['alice', 'one'],
       ['alice', 'two'],
@@ -169,7 +138,7 @@ describe.each(dialects)('a sweep on %s', (dialect) => {
              create or replace trigger t before update on credentials for each row execute function t()`,
           )
     await on(`api_key = ${dialect === 'sqlite' ? 'lower(api_key)' : 'lower(new.api_key)'}`)
-    const error = await errorOf(sweep(host))
+    const error = await errorOf(sweep(test))
     expect(error).toMatchObject({ code: 'ERR_STORE', retryable: false })
     expect(error.message).toContain('a trigger alters what is written')
     expect(everythingOf(error)).not.toContain('v3:')
@@ -177,15 +146,15 @@ describe.each(dialects)('a sweep on %s', (dialect) => {
 
     await db.query('alter table credentials add column touched integer')
     await on('touched = 1')
-    expect(await sweep(host)).toMatchObject({ complete: true, changed: 2, left: 0 })
+    expect(await sweep(test)).toMatchObject({ complete: true, changed: 2, left: 0 })
     expect(await envelope.decrypt('alice', String((await stored())[1]), { column: CONTEXT })).toBe('two')
     expect(await db.query('select sum(touched) as n from credentials')).toEqual([
       { n: dialect === 'sqlite' ? 2 : '2' },
     ])
   })
 
-  it('changes nothing of rows that others rewrite, rotate and shred meanwhile, and opens all in the end', async () => {
-    const { envelope, db } = host
+  it('leaves every value readable that others rewrite or rotate meanwhile', async () => {
+    const { host: db, envelope } = test
     await fill(Array.from({ length: 12 }, (_, index) => [`user-${index % 3}`, `secret ${index}`] as const))
     const whole = { table: 'credentials', key: 'id', owner: 'user_id', column: 'api_key' }
     const source = await sqlSource(db.url, whole)
@@ -197,7 +166,7 @@ describe.each(dialects)('a sweep on %s', (dialect) => {
           pages += 1
           if (pages === 2) await envelope.rotateUserKey('user-0')
           if (pages === 3) await envelope.shredUser('user-1')
-          // The row changes hands between reading and writing.
+          // The row gets another owner between the read and the write.
           if (pages === 4) await db.query(`update credentials set user_id = 'user-2' where id = 6`)
           yield cells
         }
@@ -223,64 +192,61 @@ describe.each(dialects)('a sweep on %s', (dialect) => {
   })
 })
 
-describe('a sweep of what is against the contract', () => {
-  let host: Host
+describe('a sweep of a source or reader that breaks its contract', () => {
+  let test: SqlSourceTest
   beforeEach(async () => {
-    host = await hostOn('sqlite')
+    test = await hostOn('sqlite')
   })
-  afterEach(() => host.close())
+  afterEach(() => test.remove())
 
-  it.each([true, 1, undefined, 'OK', [1]])(
-    'counts nothing as written when replace() returns %j',
-    async (answer) => {
-      const source: ValueSource = {
-        *pages() {
-          yield [{ key: 1, column: 'secret', owner: 'alice', value: 'one' }]
-        },
-        replace: () => answer as never,
-      }
-      const error = await errorOf(
-        reencrypt({ envelope: host.envelope, source, context: null, plaintext: true }),
-      )
-      expect(error).toMatchObject(INVALID)
-    },
-  )
+  it.each([true, 1, undefined, 'OK', [1]])('is refused when replace() returns %j', async (answer) => {
+    const source: ValueSource = {
+      *pages() {
+        yield [{ key: 1, column: 'secret', owner: 'alice', value: 'one' }]
+      },
+      replace: () => answer as never,
+    }
+    const error = await errorOf(
+      reencrypt({ envelope: test.envelope, source, context: null, plaintext: true }),
+    )
+    expect(error).toMatchObject(INVALID)
+  })
 
-  it('does not take a promise of a legacy reader for yes', async () => {
-    await host.db.query(`create table credentials (id integer primary key, user_id text, api_key text);
+  it('does not take a promise of a legacy reader’s test for true', async () => {
+    await test.host.query(`create table credentials (id integer primary key, user_id text, api_key text);
       insert into credentials values (1, 'alice', 'not theirs')`)
     const reader = { name: 'other', test: async () => false, decrypt: () => 'something else' }
-    expect(await sweep(host, { legacy: [reader as never] })).toMatchObject({
+    expect(await sweep(test, { legacy: [reader as never] })).toMatchObject({
       changed: 0,
       left: 1,
       failed: [INVALID],
     })
-    expect(await host.db.query('select api_key from credentials')).toEqual([{ api_key: 'not theirs' }])
+    expect(await test.host.query('select api_key from credentials')).toEqual([{ api_key: 'not theirs' }])
   })
 })
 
 describe.runIf(isChosen('sqlite'))('a sweep on SQLite', () => {
-  let host: Host
+  let test: SqlSourceTest
   beforeEach(async () => {
-    host = await hostOn('sqlite')
+    test = await hostOn('sqlite')
   })
-  afterEach(() => host.close())
+  afterEach(() => test.remove())
 
-  it('makes no user of an owner that is bytes: different ones would become one', async () => {
-    await host.db.query(
+  it('refuses owners that are bytes, of which different ones could become one user', async () => {
+    await test.host.query(
       `create table credentials (id integer primary key, user_id blob, api_key text);
        insert into credentials values (1, x'ff01', 'a'), (2, x'fe01', 'b')`,
     )
-    expect(await errorOf(sweep(host))).toMatchObject(INVALID)
-    expect(await host.db.query('select count(*) as n from encryption_keys')).toEqual([{ n: 0 }])
-    await host.db.query(`update credentials set user_id = case id when 1 then 1 else 1.5 end`)
-    expect(await sweep(host)).toMatchObject({ changed: 2 })
-    const owners = await host.db.query('select user_id from encryption_keys order by user_id')
+    expect(await errorOf(sweep(test))).toMatchObject(INVALID)
+    expect(await test.host.query('select count(*) as n from encryption_keys')).toEqual([{ n: 0 }])
+    await test.host.query(`update credentials set user_id = case id when 1 then 1 else 1.5 end`)
+    expect(await sweep(test)).toMatchObject({ changed: 2 })
+    const owners = await test.host.query('select user_id from encryption_keys order by user_id')
     expect(owners).toEqual([{ user_id: '1' }, { user_id: '1.5' }])
   })
 
-  it('reads the catalogue alike on a connection of the host whose integers are bigints', async () => {
-    const client = new Database(host.db.url).defaultSafeIntegers()
+  it('reads the catalogue on a connection whose integers are bigints', async () => {
+    const client = new Database(test.host.url).defaultSafeIntegers()
     client.exec(`create table credentials (id text primary key, user_id text, api_key text);
       insert into credentials values (null, 'alice', 'one'), ('b', 'alice', 'two')`)
     const table = sqliteCore.sqliteTable('credentials', {
@@ -290,7 +256,7 @@ describe.runIf(isChosen('sqlite'))('a sweep on SQLite', () => {
     })
     const columns = { apiKey: CONTEXT }
     const source = drizzleSource(drizzleSqlite({ client }), table, { key: 'id', owner: 'userId', columns })
-    const run = () => reencrypt({ envelope: host.envelope, source, plaintext: true })
+    const run = () => reencrypt({ envelope: test.envelope, source, plaintext: true })
     const error = await errorOf(run())
     expect(error.message).toContain('is null')
     client.exec(`update credentials set id = 'a' where id is null`)
@@ -302,68 +268,62 @@ describe.runIf(isChosen('sqlite'))('a sweep on SQLite', () => {
     'refuses a key of collation %s that is unique only in binary',
     async (collation) => {
       const create = (unique: string) =>
-        host.db.query(`drop table if exists credentials;
+        test.host.query(`drop table if exists credentials;
         create table credentials (id text collate ${collation}, user_id text, api_key text, unique (id${unique}));
         insert into credentials values ('a', 'alice', 'one'), ('b ', 'alice', 'two')`)
       await create(' collate binary')
-      expect(await errorOf(sweep(host))).toMatchObject(INVALID)
+      expect(await errorOf(sweep(test))).toMatchObject(INVALID)
       await create('')
-      expect(await sweep(host)).toMatchObject({ changed: 2 })
+      expect(await sweep(test)).toMatchObject({ changed: 2 })
     },
   )
 })
 
 describe.runIf(isChosen('postgres'))('a sweep on Postgres', () => {
-  let host: Host
+  let test: SqlSourceTest
   beforeEach(async () => {
-    host = await hostOn('postgres')
+    test = await hostOn('postgres')
   })
-  afterEach(() => host.close())
+  afterEach(() => test.remove())
   const create = (type: string) =>
-    host.db.query(`drop table if exists credentials;
+    test.host.query(`drop table if exists credentials;
       create table credentials (id integer primary key, user_id text, api_key ${type});
       insert into credentials values (1, 'alice', 'secret')`)
 
   it.each(['name', 'char(400)', 'padded'])(
     'refuses a column of type %s, which cuts or pads tokens',
     async (type) => {
-      await host.db.query('create domain padded as char(400)')
+      await test.host.query('create domain padded as char(400)')
       await create(type)
-      const error = await errorOf(sweep(host))
+      const error = await errorOf(sweep(test))
       expect(error).toMatchObject(INVALID)
       expect(error.message).toContain('must be of text to hold tokens')
-      expect(await host.db.query('select api_key::text as v from credentials')).toEqual([{ v: 'secret' }])
+      expect(await test.host.query('select api_key::text as v from credentials')).toEqual([{ v: 'secret' }])
     },
   )
 
   it('takes a domain over text', async () => {
-    await host.db.query('create domain secret as text')
+    await test.host.query('create domain secret as text')
     await create('secret')
-    expect(await sweep(host)).toMatchObject({ changed: 1, left: 0 })
+    expect(await sweep(test)).toMatchObject({ changed: 1, left: 0 })
   })
 
-  it('refuses a table whose rows may be hidden from its role: it would say that none is left', async () => {
+  it('refuses a table whose rows may be hidden from its role: the report would say that none is left', async () => {
     await create('text')
-    const role = `role_${randomBytes(6).toString('hex')}`
-    await asAdmin(
-      host.db.url,
-      `insert into credentials values (2, 'bob', 'secret')`,
-      `create role ${role} login password '${role}'`,
-      `grant select, update on credentials to ${role}`,
+    await test.host.query(`insert into credentials values (2, 'bob', 'secret')`)
+    const role = await freshRole(test.host.url, [
+      'grant select, update on credentials to ROLE',
       'alter table credentials enable row level security',
       `create policy own on credentials using (user_id = 'alice')`,
-    )
-    const url = new URL(host.db.url)
-    url.username = role
-    url.password = role
+    ])
     try {
-      const error = await errorOf(sweep(host, {}, {}, url.href))
+      const error = await errorOf(sweep(test, {}, {}, role.url))
       expect(error).toMatchObject(INVALID)
       expect(error.message).toContain('row-level security')
-      await asAdmin(host.db.url, `alter role ${role} bypassrls`)
-      expect(await sweep(host, {}, {}, url.href)).toMatchObject({ changed: 2, left: 0 })
+      await asAdmin(test.host.url, `alter role ${role.name} bypassrls`)
+      expect(await sweep(test, {}, {}, role.url)).toMatchObject({ changed: 2, left: 0 })
     } finally {
-      await asAdmin(host.db.url, `drop owned by ${role}`, `drop role ${role}`)
+      await role.remove()
     }
   })
 
@@ -379,17 +339,17 @@ describe.runIf(isChosen('postgres'))('a sweep on Postgres', () => {
       span: pgCore.interval('span').notNull(),
       all: pgCore.timestamp('all').array().notNull(),
     })
-    await host.db.query(`create table credentials (id integer primary key, user_id text, api_key text, at timestamp,
+    await test.host.query(`create table credentials (id integer primary key, user_id text, api_key text, at timestamp,
       exactly timestamp, zoned timestamptz, day date, span interval, "all" timestamp[]);
       insert into credentials values (1, 'alice', null, '2024-07-01 12:34:56.789', '2024-07-01 12:34:56.123456',
         '2024-07-01 12:34:56+02', '2024-07-01', '1 day 02:00', '{2024-07-01 12:34:56}')`)
-    const pool = new pg.Pool({ connectionString: host.db.url, max: 2 })
+    const pool = new pg.Pool({ connectionString: test.host.url, max: 2 })
     const zone = process.env.TZ
     process.env.TZ = 'America/New_York'
     try {
       const db = drizzle({ client: pool })
-      const [selected] = await host.envelope.scope('alice', () => db.select().from(table))
-      await host.db.query(`update credentials set api_key = 'secret'`)
+      const [selected] = await test.envelope.scope('alice', () => db.select().from(table))
+      await test.host.query(`update credentials set api_key = 'secret'`)
       const seen: unknown[] = []
       const source = drizzleSource(db, table, {
         key: 'id',
@@ -401,7 +361,7 @@ describe.runIf(isChosen('postgres'))('a sweep on Postgres', () => {
           },
         },
       })
-      expect(await reencrypt({ envelope: host.envelope, source, plaintext: true })).toMatchObject({
+      expect(await reencrypt({ envelope: test.envelope, source, plaintext: true })).toMatchObject({
         changed: 1,
       })
       expect(seen[0]).toEqual(selected)

@@ -1,10 +1,11 @@
-/** A table is swept while four processes read and update its rows, and sweeps are killed: no update is lost, and all values arrive. */
-import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+/** A table is swept while four processes read and update its rows, and sweeps are killed: no value and no update is lost. */
+import { beforeEach, describe, expect, it } from 'vitest'
 import { openKeyStore } from '../../src/adapters/open.js'
 import { EnvelopeCrypto, encryptWithKey, generateMasterKey, masterKeysFromEnv } from '../../src/index.js'
 import type { ReencryptReport } from '../../src/reencrypt/index.js'
 import { expectSound, killAt, killMoments, seed, TIMEOUT_MS } from '../support/child-kills.js'
 import { type ChildScript, reportOf, startChild } from '../support/child-process.js'
+import { cleanUpAfterEach } from '../support/cleanups.js'
 import { dialects } from '../support/databases.js'
 import { countDeadlocks } from '../support/deadlocks.js'
 import { type RawDatabase, rawDatabase } from '../support/raw-database.js'
@@ -14,29 +15,24 @@ import { ACCEPT_V2 } from '../support/tokens.js'
 const ROWS = slow ? 100_000 : 2_000
 const KILLS = slow ? 10 : 3
 const BATCH_SIZE = slow ? 1000 : 100
-/** What each process writes at first; in the end all write v3. */
+/** What each process writes at first. In the end all write v3. */
 const PROCESSES = ['v3', 'v3', 'v2', 'plaintext'] as const
-/** Those of test/children/update-rows.mjs. */
+/** Owners and contexts as in test/children/update-rows.mjs. */
 const ownerOf = (id: number) => `user-${id % 50}`
 const contextOf = (id: number) => ({ column: 'credentials.api_key', row: String(id) })
 
 const env = { API_KEY_MASTER_KEY: generateMasterKey() }
 
 describe.each(dialects)('%s: a sweep, with four processes at work', (dialect) => {
+  const cleanups = cleanUpAfterEach()
   let host: RawDatabase
-  let started: { kill(): void }[]
   beforeEach(async () => {
-    host = await rawDatabase(dialect)
-    started = []
-  })
-  afterEach(async () => {
-    for (const child of started) child.kill()
-    await host.close()
+    host = cleanups.closing(await rawDatabase(dialect))
   })
 
   function start(script: string, ...args: readonly string[]): ChildScript {
     const child = startChild(script, [host.url, ...args], env)
-    started.push(child)
+    cleanups.add(child.kill)
     return child
   }
   const startSweep = () => start('reencrypt.mjs', String(BATCH_SIZE))
@@ -55,7 +51,7 @@ describe.each(dialects)('%s: a sweep, with four processes at work', (dialect) =>
     }
   }
 
-  /** A third each plaintext, v2 as the reference makes it, and v3, of which some are under an old version of their key. */
+  /** Fills the table: a third each is plaintext, v2 tokens of the reference, and v3 tokens, some under an old version of the key. */
   function fill(): Promise<void> {
     return withService(async (envelope) => {
       await host.query(
@@ -136,7 +132,7 @@ describe.each(dialects)('%s: a sweep, with four processes at work', (dialect) =>
     TIMEOUT_MS,
   )
 
-  /** The host's own connections stay. */
+  /** Counts deadlocks while the host's own connections stay open. */
   async function deadlocks(): Promise<number> {
     const [row] = await host.query(
       "select count(*)::int as n from pg_stat_activity where datname = current_database() and backend_type = 'client backend'",

@@ -1,4 +1,4 @@
-/** The sweep over a source in memory: what becomes of values in every state, and what stays as it is. */
+/** The sweep of a source in memory: what becomes of values in every state, and which stay unchanged. */
 import { randomBytes } from 'node:crypto'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { EnvelopeCrypto, localMasterKey } from '../../src/index.js'
@@ -7,7 +7,7 @@ import { backends } from '../support/fresh-store.js'
 import { everythingOf } from '../support/leaks.js'
 import { memorySource } from '../support/memory-source.js'
 import { base64Reader, CONTEXT, freshSweep, NO_VALUES, type SweepTest } from '../support/sweeps.js'
-import { v2PoolToken, v2Token } from '../support/tokens.js'
+import { FOREIGN_V3_TOKEN, v2PoolToken, v2Token, versionOf, withVersion } from '../support/tokens.js'
 
 describe.each(backends)('reencrypt, keys on %s', (backend) => {
   let test: SweepTest
@@ -16,7 +16,7 @@ describe.each(backends)('reencrypt, keys on %s', (backend) => {
   })
   afterEach(() => test.remove())
 
-  /** A value of Alice in each state, its key the state's name, its plaintext `of STATE`. */
+  /** A value of Alice in each state. Its key is the state's name, its plaintext `of STATE`. */
   async function everyState() {
     const old = await test.envelope.encrypt('alice', 'of oldVersion', { column: CONTEXT })
     const v2 = await v2Token(test.envelope, 'alice', 'of v2')
@@ -40,7 +40,7 @@ describe.each(backends)('reencrypt, keys on %s', (backend) => {
   }
   const COUNTS = { ...NO_VALUES, current: 1, oldVersion: 1, oldContext: 2, v2: 1, plaintext: 1, empty: 1 }
 
-  it('brings a value of every state to v3, the newest version and the wanted context, and touches no other', async () => {
+  it('brings values of every state to v3, the newest version and the given context, and leaves current ones alone', async () => {
     const source = memorySource(await everyState())
     const before = new Map(source.values)
     const report = await test.sweep(source, ALL_STATES)
@@ -58,7 +58,7 @@ describe.each(backends)('reencrypt, keys on %s', (backend) => {
     for (const [key, value] of source.values) {
       if (key === 'empty') continue
       expect(await test.decrypt('alice', value)).toBe(`of ${key}`)
-      expect(Buffer.from(String(value).slice(3), 'base64url').readUInt32BE()).toBe(2)
+      expect(versionOf(String(value))).toBe(2)
     }
     for (const key of ['current', 'empty']) expect(source.values.get(key)).toBe(before.get(key))
     expect(test.events.filter(({ type }) => type === 'decryptFailed')).toEqual([])
@@ -70,11 +70,11 @@ describe.each(backends)('reencrypt, keys on %s', (backend) => {
       before: { current: 7, empty: 1 },
     })
     expect(source.asked).toHaveLength(asked)
-    // Once after what was changed, and once for the second sweep.
+    // Two walks of the first sweep, the second because it had changed values, and one of the second sweep.
     expect(source.looks).toHaveLength(3)
   })
 
-  it('says with dryRun what it would do, writes nothing and makes no key', async () => {
+  it('with dryRun reports what it would do, writes nothing and mints no key', async () => {
     const cells = [...(await everyState()), { key: 'new', owner: 'newcomer', value: 'of newcomer' }]
     const source = memorySource(cells)
     const before = new Map(source.values)
@@ -93,7 +93,7 @@ describe.each(backends)('reencrypt, keys on %s', (backend) => {
     expect(await test.store.census()).toEqual(rows)
   })
 
-  it('reports and leaves plaintext unless it is told to encrypt it', async () => {
+  it('reports and leaves plaintext without the option plaintext', async () => {
     const source = memorySource([{ key: 'a', owner: 'alice', value: 'sk-secret' }])
     const report = await test.sweep(source)
     expect(report).toMatchObject({
@@ -109,10 +109,9 @@ describe.each(backends)('reencrypt, keys on %s', (backend) => {
     expect(await test.store.census()).toEqual([])
   })
 
-  it('never encrypts a token twice: what begins like one and does not open is reported and left', async () => {
+  it('never encrypts a token twice: a value that begins like a token and does not open is reported and left', async () => {
     const token = await test.envelope.encrypt('alice', 'x', { column: CONTEXT })
     const tampered = `${token.slice(0, 30)}${token[30] === 'A' ? 'B' : 'A'}${token.slice(31)}`
-    const withoutKey = `v3:${Buffer.from([0, 0, 0, 7, ...new Uint8Array(90)]).toString('base64url')}`
     const values: Record<string, [value: unknown, code: string]> = {
       cut: [token.slice(0, 40), 'ERR_MALFORMED_TOKEN'],
       prefix: ['v3:', 'ERR_MALFORMED_TOKEN'],
@@ -120,7 +119,7 @@ describe.each(backends)('reencrypt, keys on %s', (backend) => {
       tampered: [tampered, 'ERR_DECRYPTION_FAILED'],
       foreign: [await test.envelope.encrypt('bob', 'x', { column: CONTEXT }), 'ERR_DECRYPTION_FAILED'],
       moved: [await test.envelope.encrypt('alice', 'x', { column: 'elsewhere' }), 'ERR_DECRYPTION_FAILED'],
-      version: [withoutKey, 'ERR_KEY_NOT_FOUND'],
+      version: [withVersion(FOREIGN_V3_TOKEN, 7), 'ERR_KEY_NOT_FOUND'],
       number: [7, 'ERR_INVALID_ARGUMENT'],
       bytes: [new Uint8Array(3), 'ERR_INVALID_ARGUMENT'],
     }
@@ -143,11 +142,11 @@ describe.each(backends)('reencrypt, keys on %s', (backend) => {
       unknown: 'ERR_KEY_NOT_FOUND',
     })
     expect(source.asked).toEqual([])
-    // Nor were keys made for those who have none.
+    // No keys were minted for owners without one.
     expect((await test.store.getAll(['nobody'])).size).toBe(0)
   })
 
-  it('brings the shared pool’s values to date: v2, v3 and plaintext, of owner null or none', async () => {
+  it('brings values of the shared pool up to date: v2, v3 and plaintext, with owner null or no owner', async () => {
     const cells = [
       { key: 'v2', owner: null, value: v2PoolToken(test.masterBytes, 'of v2') },
       { key: 'plaintext', value: 'of plaintext' },
@@ -155,7 +154,7 @@ describe.each(backends)('reencrypt, keys on %s', (backend) => {
       { key: 'alice', owner: null, value: await test.envelope.encrypt('alice', 'x', { column: CONTEXT }) },
     ]
     const source = memorySource(cells)
-    // Before the pool has a key of its own, too.
+    // Works before the pool has a key of its own.
     expect(await test.sweep(source, { plaintext: true })).toMatchObject({
       changed: 2,
       before: { v2: 1 },
@@ -174,7 +173,7 @@ describe.each(backends)('reencrypt, keys on %s', (backend) => {
     expect(await test.sweep(again)).toMatchObject({ changed: 0, before: { current: 1 } })
   })
 
-  it('without v2 accepted leaves v2 tokens, and says which option opens them', async () => {
+  it('leaves v2 tokens if v2 is not accepted, and says which option opens them', async () => {
     const token = await v2Token(test.envelope, 'alice', 'x')
     const strict = await EnvelopeCrypto.open({
       store: test.store,
@@ -193,7 +192,7 @@ describe.each(backends)('reencrypt, keys on %s', (backend) => {
     ])
   })
 
-  it('reports and leaves the values of shredded owners, which are not left to do', async () => {
+  it('reports and leaves the values of shredded owners, and does not count them as left to do', async () => {
     const token = await test.envelope.encrypt('alice', 'x', { column: 'old' })
     const source = memorySource([
       { key: 'token', owner: 'alice', value: token },
@@ -212,7 +211,7 @@ describe.each(backends)('reencrypt, keys on %s', (backend) => {
     expect(source.asked).toEqual([])
   })
 
-  it('keeps bytes that are no text', async () => {
+  it('keeps the bytes of plaintexts that are no text', async () => {
     const bytes = Uint8Array.of(0xff, 0x00, 0xfe)
     const source = memorySource([
       {
@@ -226,7 +225,7 @@ describe.each(backends)('reencrypt, keys on %s', (backend) => {
     expect(await test.envelope.decryptBytes('alice', token, { column: CONTEXT })).toEqual(Buffer.from(bytes))
   })
 
-  it('takes the context of the cell before that of the options, and makes it of the row', async () => {
+  it('prefers the context of a cell to that of the options, and calls functions with the row', async () => {
     const source = memorySource<{ id: number }>([
       { key: 'row', owner: 'alice', value: 'x', row: { id: 7 } },
       { key: 'cell', owner: 'alice', value: 'x', row: { id: 8 }, context: 'of the cell' },
@@ -248,7 +247,7 @@ describe.each(backends)('reencrypt, keys on %s', (backend) => {
       expect(await test.envelope.decrypt('alice', String(source.values.get(key)), expected)).toBe('x')
   })
 
-  it('reports a value whose context cannot be made, without what the function threw', async () => {
+  it('reports a value whose context function fails, without the function’s error', async () => {
     const token = await test.envelope.encrypt('alice', 'x')
     const cells = [
       { key: 'throws', owner: 'alice', value: 'x', row: { id: 'throws' } },
@@ -270,7 +269,7 @@ describe.each(backends)('reencrypt, keys on %s', (backend) => {
     expect(everythingOf(report)).not.toContain('sk-planted')
   })
 
-  it('leaves a legacy value whose reader fails, gives nothing, or gives a token', async () => {
+  it('leaves a legacy value if its reader fails, returns null or returns a token', async () => {
     const token = await test.envelope.encrypt('alice', 'x')
     const given: unknown[] = []
     const legacy: LegacyReader[] = [

@@ -1,4 +1,4 @@
-/** A run of the sweep: beside writers, aborted, in pages, and on stores, sources and options that are wrong. */
+/** A run of the sweep: beside other writers, aborted, in pages, and with failing stores, failing sources and wrong options. */
 import { randomBytes } from 'node:crypto'
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import { UserHandle } from '../../src/envelope/user-handle.js'
@@ -8,7 +8,8 @@ import { errorOf } from '../support/errors.js'
 import { backends } from '../support/fresh-store.js'
 import { everythingOf } from '../support/leaks.js'
 import { memorySource } from '../support/memory-source.js'
-import { countedStore } from '../support/store-doubles.js'
+import { rowsOfUser } from '../support/rows.js'
+import { countedStore, overriding } from '../support/store-doubles.js'
 import { base64Reader, CONTEXT, freshSweep, NO_VALUES, type SweepTest } from '../support/sweeps.js'
 import { userIds } from '../support/users.js'
 
@@ -21,7 +22,7 @@ describe.each(backends)('a run of reencrypt, keys on %s', (backend) => {
   })
   afterEach(() => test.remove())
 
-  it('lets whoever wrote meanwhile win, counts what it lost, and looks again', async () => {
+  it('lets other writers win, counts the values it lost to them as skipped, and walks again', async () => {
     let raced = false
     const source = memorySource(
       [
@@ -39,7 +40,7 @@ describe.each(backends)('a run of reencrypt, keys on %s', (backend) => {
     expect(source.looks).toHaveLength(3)
   })
 
-  it('ends under writers that never do, and says that it is not complete', async () => {
+  it('ends though a writer never does, and is then not complete', async () => {
     const source = memorySource([{ key: 'a', owner: 'alice', value: 'x' }], (_, { values }) =>
       values.set('a', randomBytes(8).toString('hex')),
     )
@@ -54,7 +55,7 @@ describe.each(backends)('a run of reencrypt, keys on %s', (backend) => {
     expect(source.looks).toHaveLength(5)
   })
 
-  it('ends after the page in hand when it is aborted, and goes on when it is started again', async () => {
+  it('ends after the current page when it is aborted, and goes on when it is started again', async () => {
     const source = memorySource(userIds(50).map((owner) => ({ key: owner, owner, value: `of ${owner}` })))
     const controller = new AbortController()
     const progress: Progress[] = []
@@ -87,7 +88,7 @@ describe.each(backends)('a run of reencrypt, keys on %s', (backend) => {
     expect(aborted).toMatchObject({ complete: false, changed: 0, before: NO_VALUES, left: 0 })
   })
 
-  it('of a source that writes all at once has changed nothing when it is aborted', async () => {
+  it('of a source that writes everything at its end has changed nothing when it is aborted', async () => {
     const source = memorySource(userIds(4).map((owner) => ({ key: owner, owner, value: 'x' })))
     const controller = new AbortController()
     const report = await test.sweep(
@@ -102,7 +103,7 @@ describe.each(backends)('a run of reencrypt, keys on %s', (backend) => {
     })
   })
 
-  it('asks for all keys of a page at once, and makes those that are missing at once', async () => {
+  it('reads all keys of a page in one query, and mints missing ones in one insert', async () => {
     const counted = countedStore(test.store)
     const other = await test.open(counted.store)
     const owners = userIds(300)
@@ -120,28 +121,20 @@ describe.each(backends)('a run of reencrypt, keys on %s', (backend) => {
       batchSize: 100,
     })
     expect(report).toMatchObject({ complete: true, changed: 300 })
-    // Three pages, twice; those who had no key once more; and what the store's changes ask for.
+    // Three pages in two walks; once more for owners without a key; and the cache's queries after reported changes.
     expect((counted.calls.getAll ?? 0) - getAll).toBeLessThanOrEqual(12)
     expect(counted.inserts).toEqual([100])
     await other.close()
   })
 
-  it('gets new keys for a token of a version made since it looked', async () => {
-    const inner = test.store
+  it('reads keys again for a token of a version that was made after its read', async () => {
     let hidden = 1
-    const stale = new Proxy(inner, {
-      get(target, name) {
-        const value: unknown = Reflect.get(target, name, target)
-        if (typeof value !== 'function') return value
-        if (name !== 'getAll') return value.bind(target)
-        return async (...args: unknown[]) => {
-          const result: unknown = await Reflect.apply(value, target, args)
-          if (hidden === 0) return result
-          hidden -= 1
-          return new Map(
-            [...(result as Map<string, { version: number }[]>)].map(([id, rows]) => [id, rows.slice(0, 1)]),
-          )
-        }
+    const stale = overriding(test.store, {
+      async getAll(ids) {
+        const found = await test.store.getAll(ids)
+        if (hidden === 0) return found
+        hidden -= 1
+        return new Map([...found].map(([id, rows]) => [id, rows.slice(0, 1)]))
       },
     })
     const late = await test.open(stale)
@@ -157,7 +150,7 @@ describe.each(backends)('a run of reencrypt, keys on %s', (backend) => {
     await late.close()
   })
 
-  it('throws when the key store fails, instead of reporting its values as failed', async () => {
+  it('throws when the key store fails, and does not report values as failed', async () => {
     const counted = countedStore(test.store)
     const other = await test.open(counted.store)
     const source = memorySource([{ key: 'a', owner: 'alice', value: 'x' }])
@@ -171,9 +164,9 @@ describe.each(backends)('a run of reencrypt, keys on %s', (backend) => {
     await other.close()
   })
 
-  it('reports an owner whose key is damaged, or is no user id, and goes on with the others', async () => {
+  it('reports values whose owner has a damaged key or is no user id, and goes on with the others', async () => {
     const token = await test.envelope.encrypt('alice', 'x', { column: 'old' })
-    const [row] = (await test.store.getAll(['alice'])).get('alice') ?? []
+    const [row] = await rowsOfUser(test.store, 'alice')
     if (row === undefined) throw new Error('alice has no row')
     await test.store.insertIfAbsent([{ ...row, userId: 'mallory' }])
     const source = memorySource([
@@ -193,7 +186,7 @@ describe.each(backends)('a run of reencrypt, keys on %s', (backend) => {
     ])
   })
 
-  it('opens each new token before the old value is gone', async () => {
+  it('opens each new token before it replaces the old value', async () => {
     const source = memorySource([{ key: 'a', owner: 'alice', value: 'precious' }])
     const wrong = vi.spyOn(UserHandle.prototype, 'encryptBytes').mockImplementation(function (
       this: UserHandle,
@@ -253,7 +246,7 @@ describe.each(backends)('a run of reencrypt, keys on %s', (backend) => {
     await v2.close()
   })
 
-  it('passes on what the source throws', async () => {
+  it('throws the error of the source', async () => {
     const source = memorySource([{ key: 'a', owner: 'alice', value: 'x' }], () => {
       throw new Error('disk full')
     })

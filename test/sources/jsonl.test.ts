@@ -1,4 +1,4 @@
-/** Files of JSON lines as sources of values: what of a file changes, when, and what happens to it if something goes wrong. */
+/** jsonlSource: what a sweep changes in a file of JSON lines, when, and what becomes of the file if the sweep fails. */
 import { execFileSync } from 'node:child_process'
 import {
   appendFileSync,
@@ -15,14 +15,15 @@ import {
 import { join } from 'node:path'
 import fc from 'fast-check'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { memoryKeyStore } from '../../src/adapters/memory.js'
-import { EnvelopeCrypto, generateMasterKey, isToken, localMasterKey } from '../../src/index.js'
+import { type EnvelopeCrypto, isToken } from '../../src/index.js'
 import { type JsonlSourceOptions, jsonlSource, reencrypt } from '../../src/reencrypt/index.js'
 import { withProperty } from '../../src/sources/json-text.js'
 import { temporaryFolder } from '../support/databases.js'
 import { errorOf } from '../support/errors.js'
+import { freshService } from '../support/fresh-store.js'
 import { everythingOf } from '../support/leaks.js'
 
+const INVALID = { code: 'ERR_INVALID_ARGUMENT' }
 const CONTEXT = 'export.api_key'
 const OPTIONS: JsonlSourceOptions = { owner: 'userId', columns: { apiKey: CONTEXT } }
 
@@ -33,10 +34,7 @@ describe('jsonlSource', () => {
   beforeEach(async () => {
     folder = temporaryFolder()
     path = join(folder.path, 'export.jsonl')
-    envelope = await EnvelopeCrypto.open({
-      store: memoryKeyStore(),
-      masterKeys: localMasterKey(generateMasterKey()),
-    })
+    envelope = await freshService()
   })
   afterEach(async () => {
     await envelope.close()
@@ -112,7 +110,7 @@ describe('jsonlSource', () => {
       expect(await envelope.decrypt(userId, apiKey, { column: `row ${id}` })).toBe(rows[index]?.apiKey)
   })
 
-  it('leaves the file alone when nothing changes, and in a dry run', async () => {
+  it('leaves the file untouched if nothing changes, and in a dry run', async () => {
     write({ userId: 'alice', apiKey: 'x' }, { userId: 'alice', apiKey: 'v3:cut' })
     const before = statSync(path, { bigint: true })
     const during: string[][] = []
@@ -130,7 +128,7 @@ describe('jsonlSource', () => {
   it('keeps mode and owner, and a symbolic link', async () => {
     write({ userId: 'alice', apiKey: 'x' })
     chmodSync(path, 0o640)
-    // Only root may give a file away, and only then its owner could be lost.
+    // root alone may give a file another owner, which the sweep could then lose.
     const owner = process.getuid?.() === 0 ? 12_345 : process.getuid?.()
     if (owner === 12_345) chownSync(path, owner, owner)
     const link = join(folder.path, 'link.jsonl')
@@ -141,7 +139,7 @@ describe('jsonlSource', () => {
     expect(isToken(JSON.parse(lines()[0] ?? '').apiKey)).toBe(true)
   })
 
-  it('is as it was after an abort, and after an error, and nothing is left beside it', async () => {
+  it('leaves the file unchanged after an abort or an error, and no other file beside it', async () => {
     write(...Array.from({ length: 10 }, (_, id) => ({ id, userId: 'alice', apiKey: `x${id}` })))
     const before = readFileSync(path)
     const controller = new AbortController()
@@ -170,7 +168,7 @@ describe('jsonlSource', () => {
     },
   )
 
-  it('refuses to replace a file that somebody else has changed meanwhile', async () => {
+  it('refuses to replace a file that another process has changed meanwhile', async () => {
     write(...Array.from({ length: 10 }, (_, id) => ({ id, userId: 'alice', apiKey: `x${id}` })))
     const error = await errorOf(
       sweep({
@@ -184,10 +182,10 @@ describe('jsonlSource', () => {
     expect(await sweep()).toMatchObject({ complete: true, changed: 11 })
   })
 
-  it('writes beside the file with its mode, not over what another process writes, and clears up after killed ones', async () => {
+  it('writes a partial file with the mode of the file, leaves those of other live processes, and removes those of killed ones', async () => {
     write(...Array.from({ length: 10 }, (_, id) => ({ id, userId: 'alice', apiKey: `x${id}` })))
     chmodSync(path, 0o600)
-    // Of a process that has ended, and of one that lives: init.
+    // One of a process that has ended, and one of process 1, which lives.
     const dead = Number(
       execFileSync(process.execPath, ['-e', 'console.log(process.pid)'], { encoding: 'utf8' }),
     )
@@ -202,7 +200,7 @@ describe('jsonlSource', () => {
     })
     expect(modes).toEqual([0o600])
     expect(files().sort()).toEqual(['export.jsonl', 'export.jsonl.1.partial'])
-    // Two at once, in one process.
+    // Two sweeps at once in one process.
     write(...Array.from({ length: 10 }, (_, id) => ({ id, userId: 'alice', apiKey: `y${id}` })))
     const both = await Promise.allSettled([sweep(), sweep()])
     expect(both.filter(({ status }) => status === 'fulfilled').length).toBeGreaterThanOrEqual(1)
@@ -212,7 +210,7 @@ describe('jsonlSource', () => {
     }
   })
 
-  it('reports by line what it leaves', async () => {
+  it('reports the values it leaves by line', async () => {
     write(
       { userId: 'alice', apiKey: 'v3:cut' },
       '',
@@ -227,7 +225,7 @@ describe('jsonlSource', () => {
     ])
   })
 
-  it('takes the owner from a function, and says which line it failed at', async () => {
+  it('takes the owner from a function, and names the line at which it fails', async () => {
     write({ id: 'a:1', apiKey: 'x' }, { id: 'b:1', apiKey: 'sk-planted' })
     const source = jsonlSource(path, { ...OPTIONS, owner: ({ id }) => String(id).split(':')[0] ?? null })
     expect(await sweep({}, source)).toMatchObject({ changed: 2 })
@@ -245,7 +243,58 @@ describe('jsonlSource', () => {
     expect(everythingOf(error)).not.toContain('apiKey')
   })
 
-  it('refuses wrong arguments, and says what a file lacks', async () => {
+  /** Sweeps columns under one context, with another owner than usual. */
+  const sweepOf = (owner: string | (() => string | null), columns: readonly string[] = ['apiKey']) =>
+    sweep({ context: CONTEXT }, jsonlSource(path, { owner, columns }))
+
+  it('does not take a mistyped owner property for the shared pool', async () => {
+    const text = '{"userId":"alice","apiKey":"one"}\n'
+    writeFileSync(path, text)
+    for (const owner of ['user_id', 'toString', () => undefined as never]) {
+      const error = await errorOf(sweepOf(owner))
+      expect(error).toMatchObject(INVALID)
+      expect(error.message).toContain('line 1')
+      expect(readFileSync(path, 'utf8')).toBe(text)
+    }
+    writeFileSync(path, '{"about":"no values here"}\n{"userId":null,"apiKey":"one"}\n')
+    expect(await sweepOf('userId')).toMatchObject({ changed: 1, before: { empty: 1, plaintext: 1 } })
+    const { apiKey } = JSON.parse(lines()[1] ?? '')
+    expect(await envelope.pool.decrypt(apiKey, { column: CONTEXT })).toBe('one')
+  })
+
+  it('takes a whole number as an owner, unless JSON.parse has rounded it', async () => {
+    writeFileSync(path, '{"userId":42,"apiKey":"one"}\n{"userId":9007199254740993,"apiKey":"two"}\n')
+    expect(await sweepOf('userId')).toMatchObject({ changed: 1, left: 1, failed: [{ key: 2, ...INVALID }] })
+    expect(await envelope.decrypt('42', JSON.parse(lines()[0] ?? '').apiKey, { column: CONTEXT })).toBe('one')
+    expect(lines()[1]).toBe('{"userId":9007199254740993,"apiKey":"two"}')
+  })
+
+  it('takes own properties alone for values', async () => {
+    writeFileSync(path, '{"userId":"alice","constructor":"one"}\n')
+    expect(await sweepOf('userId', ['constructor', 'toString'])).toMatchObject({
+      changed: 1,
+      left: 0,
+      before: { plaintext: 1, empty: 1 },
+    })
+  })
+
+  it('replaces the partial file of a killed process that had the same id, but not one that this process writes', async () => {
+    const text = '{"userId":"alice","apiKey":"one"}\n{"userId":"alice","apiKey":"two"}\n'
+    writeFileSync(path, text)
+    writeFileSync(`${path}.${process.pid}.partial`, text)
+    expect(await sweepOf('userId')).toMatchObject({ changed: 2, left: 0 })
+
+    writeFileSync(path, text)
+    const sweeps = await Promise.allSettled([sweepOf('userId'), sweepOf('userId')])
+    expect(sweeps.some(({ status }) => status === 'fulfilled')).toBe(true)
+    for (const line of lines().slice(0, -1)) {
+      const { apiKey } = JSON.parse(line)
+      expect(['one', 'two']).toContain(await envelope.decrypt('alice', apiKey, { column: CONTEXT }))
+    }
+    expect(files().filter((name) => name.endsWith('.partial'))).toEqual([])
+  })
+
+  it('refuses wrong arguments, and says why a file cannot be read', async () => {
     const wrong: unknown[][] = [
       ['', OPTIONS],
       [7, OPTIONS],
@@ -295,7 +344,7 @@ describe('withProperty', () => {
     )
   })
 
-  it('gives null for a property that is not there, or only deeper', () => {
+  it('gives null for a property that is missing or nested', () => {
     for (const text of ['{}', ' { } ', '{"a":{"b":1}}', '{"a":"\\"b\\":1"}', '{"a":["b"]}'])
       expect(withProperty(text, 'b', 'x')).toBeNull()
   })

@@ -1,5 +1,4 @@
-/** examples/redis-source.ts, the source for whatever the library has none for, against a real Redis. */
-
+/** examples/redis-source.ts, an example of a source of one's own, with a real Redis. */
 import { randomBytes } from 'node:crypto'
 import { createClient, createCluster, RESP_TYPES } from 'redis'
 import { afterAll, afterEach, beforeAll, beforeEach, expect, it } from 'vitest'
@@ -64,7 +63,7 @@ describeRedis('redisSource', () => {
       ...options,
     })
 
-  /** The source of the users' hashes, with something that happens before what it replaces. */
+  /** The source of the users' hashes. @param before what happens before it replaces values: another writer's work */
   const changing = (before: (changes: readonly ValueChange[]) => unknown): ValueSource<RedisField> => {
     const source = redisSource(client, USERS)
     return {
@@ -76,7 +75,7 @@ describeRedis('redisSource', () => {
     }
   }
 
-  /** Plaintexts. @returns the users' ids */
+  /** Fills users' hashes with plaintexts. @returns the users' ids */
   async function fill(users: number, fields: number): Promise<string[]> {
     const ids = Array.from({ length: users }, (_, index) => `user-${index}`)
     await Promise.all(ids.map((id) => client.hSet(hashOf(id), plaintexts(id, fields))))
@@ -84,7 +83,7 @@ describeRedis('redisSource', () => {
   }
   const plaintexts = (id: string, fields: number) =>
     Object.fromEntries(Array.from({ length: fields }, (_, n) => [`key ${n}`, `${n} of ${id}`]))
-  /** What a hash holds, decrypted; a value that is no v3 token as it is. */
+  /** The values of a user's hash, decrypted if they are tokens. */
   async function opened(id: string): Promise<Record<string, string>> {
     const entries = Object.entries(await client.hGetAll(hashOf(id))).map(async ([field, value]) => [
       field,
@@ -107,7 +106,7 @@ describeRedis('redisSource', () => {
   const callsOf = async (command: string) =>
     Number(new RegExp(`cmdstat_${command}:calls=(\\d+)`).exec(await client.info('commandstats'))?.[1] ?? 0)
 
-  it('brings the values of all users to v3, and nothing else', async () => {
+  it('brings the values of all users to v3, and changes nothing else', async () => {
     const ids = Array.from({ length: 60 }, (_, index) => (index === 7 ? 'a:secrets:ä*' : `user-${index}`))
     const expected: Record<string, string> = {
       plain: 'sk-ä \0 \ufffd "',
@@ -149,7 +148,7 @@ describeRedis('redisSource', () => {
     expect(await sweep()).toMatchObject({ complete: true, changed: 0, left: 0 })
   })
 
-  it('brings the shared pool’s to v3, as the pool’s', async () => {
+  it('brings the values of the shared pool to v3, under the pool’s key', async () => {
     await client.hSet('pool:secrets', {
       plain: 'one',
       v2: v2PoolToken(masterKey, 'two'),
@@ -169,7 +168,7 @@ describeRedis('redisSource', () => {
       ])
   })
 
-  it('lets whoever writes meanwhile win, makes nothing anew, and keeps TTLs', async () => {
+  it('lets other writers win, makes no removed value again, and keeps TTLs', async () => {
     const [written, removed, without] = (await fill(10, 5)) as [string, string, string]
     const expiry = Math.floor(Date.now() / 1000) + 3600
     await client.expireAt(hashOf('user-9'), expiry)
@@ -185,7 +184,7 @@ describeRedis('redisSource', () => {
     const report = await sweep({ source })
     expect(report).toMatchObject({ complete: true, failed: [], left: 0 })
     expect(writes).toBe(3)
-    // At least: what was written three times, and one that was removed with its field and one with its hash.
+    // At least three writes, one removal of a field and one removal of a hash.
     expect(report.skipped).toBeGreaterThanOrEqual(5)
     expect(await opened(written)).toEqual({ ...plaintexts(written, 5), 'key 0': 'write 3' })
     expect(await client.hGet(hashOf(written), 'key 0')).toMatch(/^v3:/)
@@ -196,7 +195,7 @@ describeRedis('redisSource', () => {
     expect(await client.expireTime(hashOf('user-9'))).toBe(expiry)
   })
 
-  it('goes on where it was aborted, or where it failed in the middle of a page', async () => {
+  it('goes on after an abort, and after a failure in the middle of a page', async () => {
     const ids = await fill(10, 7)
     const tokens = async () =>
       (await Promise.all(ids.map((id) => client.hVals(hashOf(id))))).flat().filter((value) => isToken(value))
@@ -236,7 +235,7 @@ describeRedis('redisSource', () => {
     expect(await callsOf('eval')).toBe(scripts)
   })
 
-  it('gives small and large hashes in pages of at most the limit, and reads them as they are asked for', async () => {
+  it('gives small and large hashes in pages of at most the limit, and reads Redis page by page', async () => {
     await fill(30, 4)
     const long = 'x'.repeat(100)
     const large = Array.from({ length: 3000 }, (_, index) => [`field ${index}`, `${long} ${index}`])
@@ -252,7 +251,7 @@ describeRedis('redisSource', () => {
     expect((await callsOf('hscan')) - hscans).toBeGreaterThan(30 + 3000 / 100)
   })
 
-  it('is not disturbed by what SCAN gives twice', async () => {
+  it('sweeps correctly though SCAN gives some values twice', async () => {
     const ids = await fill(10, 5)
     const source = redisSource(client, USERS)
     const twice: ValueSource<RedisField> = {
@@ -268,7 +267,7 @@ describeRedis('redisSource', () => {
     for (const id of ids) expect(await opened(id)).toEqual(plaintexts(id, 5))
   })
 
-  it('reports bytes that are no text, and leaves them as they are', async () => {
+  it('reports bytes that are no text, and leaves them unchanged', async () => {
     const bytes = Buffer.from('ff00fe', 'hex')
     await client.hSet(hashOf('alice'), { good: 'sk', bad: bytes })
     await client.hSet(hashOf('bob'), bytes, 'in a field of no name')
@@ -293,7 +292,7 @@ describeRedis('redisSource', () => {
     expect(await snapshot()).toEqual(before)
   })
 
-  it('ends with an error that shows no value if a hash becomes something else meanwhile', async () => {
+  it('ends with an error that shows no value if a hash gets another type meanwhile', async () => {
     await client.hSet(hashOf('alice'), { key: 'sk-planted' })
     const source = changing(() => client.set(hashOf('alice'), 'no hash'))
     const error = await errorOf(sweep({ source }))

@@ -1,4 +1,4 @@
-/** Tables as sources of values: every type of key, every row once, and every name quoted. */
+/** sqlSource: every type of key works, every row is read once, and every name is quoted. */
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { itIf } from '../support/conditional.js'
 import { dialects } from '../support/databases.js'
@@ -24,7 +24,7 @@ describe.each(dialects)('the keys of sqlSource on %s', (dialect) => {
       api_key: `secret ${index}`,
     }))
     await test.host.insert('credentials', rows)
-    // As text: what JavaScript makes of them is what is tested.
+    // Keys are compared as the database's text: the test is whether JavaScript's values find their rows.
     const textOf = (name: string) => (dialect === 'sqlite' ? `quote(${name})` : `${name}::text`)
     const texts = names.map(textOf).join(" || '/' || ")
     const read = () => test.host.query(`select ${texts} as place, user_id, api_key from credentials`)
@@ -53,14 +53,14 @@ describe.each(dialects)('the keys of sqlSource on %s', (dialect) => {
     expect(cell).toMatchObject({ key: -10, column: 'api_key', owner: 'user-0' })
   })
 
-  it('by integers beyond what a number holds', async () => {
+  it('sweeps by integers that are too large for a number', async () => {
     await test.create(dialect === 'postgres' ? 'bigint primary key' : 'integer primary key')
     const first = 9_007_199_254_740_993n
     await expectSwept(Array.from({ length: 20 }, (_, index) => first + BigInt(index)))
     expect((await test.cellsOf(await test.sourceOf()))[0]?.key).toBe(first)
   })
 
-  it('by text keys in the order of the column’s own collation', async () => {
+  it('sweeps by text keys, in the order of the column’s collation', async () => {
     await test.create(`${placeOfText} primary key`)
     const words = [
       'a',
@@ -87,7 +87,7 @@ describe.each(dialects)('the keys of sqlSource on %s', (dialect) => {
     await expectSwept(words)
   })
 
-  it('by composite keys', async () => {
+  it('sweeps by composite keys', async () => {
     await test.create('integer', ', tenant text, primary key (tenant, id)')
     const pairs = ['b', 'a', 'c'].flatMap((tenant) => Array.from({ length: 8 }, (_, id) => [tenant, id]))
     await expectSwept(pairs, ['tenant', 'id'])
@@ -95,7 +95,7 @@ describe.each(dialects)('the keys of sqlSource on %s', (dialect) => {
   })
 
   itIf(dialect === 'postgres', 'only on Postgres')(
-    'by uuid, numeric, timestamptz, varchar, enum and domain keys',
+    'sweeps by uuid, numeric, timestamptz, varchar, enum and domain keys',
     async () => {
       const uuids = Array.from({ length: 20 }, () => crypto.randomUUID())
       const instants = Array.from({ length: 20 }, (_, index) => `2026-01-01 00:00:00.0000${10 + index}+00`)
@@ -118,7 +118,7 @@ describe.each(dialects)('the keys of sqlSource on %s', (dialect) => {
   )
 
   itIf(dialect === 'sqlite', 'only on SQLite')(
-    'by rowid, by real numbers, and by keys of several types in one column',
+    'sweeps by rowid, by real numbers, and by keys of several types in one column',
     async () => {
       await test.host.query('create table credentials (user_id text, api_key text)')
       await test.host.insert(
@@ -132,7 +132,7 @@ describe.each(dialects)('the keys of sqlSource on %s', (dialect) => {
     },
   )
 
-  it('by any unique key, not by one that is not, nor by one that is null', async () => {
+  it('sweeps by any unique key, and refuses keys that are not unique or are null', async () => {
     await test.create('integer', ', email text not null, part text')
     await test.host.query('create unique index by_email on credentials (email)')
     await test.host.query("create unique index by_part on credentials (part) where part <> 'x'")

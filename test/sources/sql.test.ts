@@ -1,17 +1,22 @@
-/** Tables as sources of values: what they give and replace, what they send, and what they refuse. */
+/** sqlSource: which values a table gives and replaces, which statements it sends, and what it refuses. */
 import { randomBytes } from 'node:crypto'
+import { existsSync, readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import Database from 'better-sqlite3'
 import pg from 'pg'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { openKeyStore } from '../../src/adapters/open.js'
-import { EnvelopeCrypto, generateMasterKey, localMasterKey } from '../../src/index.js'
 import { reencrypt, type SqlSource, sqlSource } from '../../src/reencrypt/index.js'
+import { PostgresTable } from '../../src/sources/postgres-table.js'
+import { tableOn } from '../../src/sources/table-on.js'
+import { tableSource } from '../../src/sources/table-source.js'
+import { cleanUpAfterEach } from '../support/cleanups.js'
 import { dialects, isChosen } from '../support/databases.js'
 import { errorOf } from '../support/errors.js'
 import { withLongestStall } from '../support/event-loop.js'
+import { freshService } from '../support/fresh-store.js'
 import { everythingOf } from '../support/leaks.js'
-import { type RawDatabase, rawDatabase } from '../support/raw-database.js'
+import { analyzeNearlyEmpty, lockingLoops, recordedPool } from '../support/query-plans.js'
+import { lockTable, type RawDatabase, rawDatabase } from '../support/raw-database.js'
 import { CONTEXT, freshSqlSources, INVALID, type SqlSourceTest } from '../support/sql-sources.js'
 
 describe.each(dialects)('sqlSource on %s', (dialect) => {
@@ -62,7 +67,7 @@ describe.each(dialects)('sqlSource on %s', (dialect) => {
     })
   })
 
-  it('replaces only what still stands, of the same owner, letter for letter', async () => {
+  it('replaces a value only if it is unchanged letter by letter, and of the same owner', async () => {
     const collation = dialect === 'sqlite' ? 'text collate nocase' : 'text'
     await test.host.query(
       `create table credentials (id integer primary key, user_id text, api_key ${collation})`,
@@ -118,7 +123,7 @@ describe.each(dialects)('sqlSource on %s', (dialect) => {
     }
   })
 
-  it('does not find what is not there, and says what', async () => {
+  it('refuses tables, columns and keys that are not there', async () => {
     await test.create()
     const wrong: Partial<Record<string, unknown>>[] = [
       { table: 'nothing' },
@@ -171,12 +176,12 @@ describe.each(dialects)('sqlSource on %s', (dialect) => {
     expect(everythingOf(gone)).not.toContain(new URL(test.host.url, 'file:').password || 'sk-planted')
   })
 
-  it('keeps going behind a lock that others hold, and never blocks the event loop', async () => {
+  it('waits for a lock that others hold, without blocking the event loop', async () => {
     await test.create()
     await test.host.insert('credentials', [{ id: 1, user_id: 'alice', api_key: 'x' }])
     const source = await test.sourceOf()
     await test.envelope.user('alice')
-    const release = await lock(test.host)
+    const release = await lockTable(dialect, test.host.url, 'credentials')
     const { result, stallMs } = await withLongestStall(async () => {
       const sweeping = test.sweep(source)
       await sleep(300)
@@ -189,8 +194,7 @@ describe.each(dialects)('sqlSource on %s', (dialect) => {
 })
 
 describe.runIf(isChosen('sqlite'))('sqlSource on SQLite', () => {
-  it('makes no file, and overwrites the plaintext that it replaces', async () => {
-    const { existsSync, readFileSync } = await import('node:fs')
+  it('makes no file, and overwrites the plaintext that it replaces in the file', async () => {
     const host = await rawDatabase('sqlite')
     try {
       const missing = `${host.url}.missing`
@@ -201,8 +205,7 @@ describe.runIf(isChosen('sqlite'))('sqlSource on SQLite', () => {
       })
       expect(existsSync(missing)).toBe(false)
 
-      const store = await openKeyStore(host.url)
-      const envelope = await EnvelopeCrypto.open({ store, masterKeys: localMasterKey(generateMasterKey()) })
+      const envelope = await freshService(host.url)
       await host.query('create table t (id integer primary key, c text)')
       const marker = `sk-${randomBytes(30).toString('hex')}`
       await host.insert('t', [{ id: 1, c: marker }])
@@ -218,15 +221,44 @@ describe.runIf(isChosen('sqlite'))('sqlSource on SQLite', () => {
   })
 })
 
+describe.runIf(isChosen('postgres'))('sqlSource on Postgres', () => {
+  const cleanups = cleanUpAfterEach()
+
+  it('locks each row once, even with the statistics of a nearly empty table', async () => {
+    const { pool, sent } = recordedPool(await cleanups.database('postgres'))
+    cleanups.add(() => pool.end())
+    await pool.query({ text: 'create table secrets (id integer primary key, owner text, value text)' })
+    const insert = (rows: number) =>
+      pool.query({ text: `insert into secrets select i, 'alice', 'old' from generate_series(1, ${rows}) i` })
+    await analyzeNearlyEmpty(pool, 'secrets', insert)
+    await insert(300)
+    const client = { query: (text: string, values: unknown[]) => pool.query({ text }, values) }
+    const shape = { table: 'secrets', key: ['id'], owner: 'owner', columns: ['value'], wholeRows: false }
+    const table = new PostgresTable(client as never, shape)
+    const changes = Array.from({ length: 300 }, (_, i) => ({
+      key: [i + 1],
+      column: 'value',
+      owner: 'alice',
+      from: 'old',
+      to: 'new',
+    }))
+    expect(await table.replace(changes as never)).toHaveLength(300)
+    expect(
+      await lockingLoops(
+        pool,
+        sent.findLast(({ text }) => text.startsWith('update')),
+      ),
+    ).toEqual([1])
+  })
+})
+
 interface Sent {
   readonly sql: string
   readonly plan: string
 }
 
-/** What a source sends, with the plan of each statement. */
+/** The statements that a source sends during `work`, each with its plan. */
 async function sentBy(host: RawDatabase, work: (source: SqlSource) => Promise<void>): Promise<Sent[]> {
-  const { tableOn } = await import('../../src/sources/table-on.js')
-  const { tableSource } = await import('../../src/sources/table-source.js')
   const shape = {
     table: 'credentials',
     key: ['id'],
@@ -269,18 +301,4 @@ async function sentBy(host: RawDatabase, work: (source: SqlSource) => Promise<vo
   }
   await client.end()
   return sent
-}
-
-/** Keeps others from writing. @returns a function that ends that */
-async function lock(host: RawDatabase): Promise<() => Promise<void>> {
-  if (host.dialect === 'sqlite') {
-    const client = new Database(host.url)
-    client.exec('begin immediate')
-    return async () => void client.close()
-  }
-  const client = new pg.Client(host.url)
-  await client.connect()
-  await client.query('begin')
-  await client.query('lock table credentials in exclusive mode')
-  return () => client.end()
 }

@@ -25,7 +25,7 @@ function maintained(intact: KeyStore, broken: Partial<StoreMaintenance>): Partia
   return { maintenance: { ...maintenanceOf(intact), ...broken } }
 }
 
-/** Changes made by one method are reported to nobody. */
+/** Does not report the changes that one method makes. */
 function muted(intact: KeyStore, method: 'insertIfAbsent' | 'shred' | 'remove'): Partial<KeyStore> {
   let isMuted = false
   return {

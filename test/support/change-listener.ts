@@ -1,13 +1,13 @@
-/** A listener to a store's changes that records what it is told, for tests to wait for. */
+/** A listener to a store's changes that records them, and lets a test wait for one. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { KeyStore, StoreChange } from '../../src/index.js'
 
 export interface ChangeListener {
-  /** Everything it was told, in order. */
+  /** All changes that were reported, in order. */
   readonly changes: StoreChange[]
-  /** Waits up to 20 s for a change that is wanted, from those told since the last one waited for. @throws listing all, if none comes */
+  /** Waits up to 20 s for a change that is wanted, after the last one that was waited for. @throws with all changes, if none comes */
   next(isWanted: (change: StoreChange) => boolean): Promise<StoreChange>
-  /** Leaves out what was told until now: {@link next} gives later changes only. */
+  /** Leaves out the changes until now: {@link next} gives later ones only. */
   skip(): void
   /** Ends the subscription. */
   end(): void

@@ -1,8 +1,8 @@
-/** A fresh database is as one that has just been made, whoever had it before. */
+/** A fresh database is like one that was just made, whatever an earlier test has left in it. */
 import { describe, expect, inject, it } from 'vitest'
 import { asAdmin, freshDatabase, isChosen, queryPostgres } from './databases.js'
 
-/** All that is in no system schema, and who may do what in those that there are. */
+/** Everything outside the system schemas, and the rights on schemas. */
 const CONTENT = `
   select 'schema' as kind, nspname::text as name, nspowner::regrole::text || coalesce(nspacl::text, '') as more
     from pg_namespace where nspname !~ '^pg_'
@@ -22,7 +22,7 @@ const CONTENT = `
   order by 1, 2`
 
 describe.runIf(isChosen('postgres'))('a database of Postgres', () => {
-  it('is empty, however it was left', async () => {
+  it('is empty, whatever an earlier test has left in it', async () => {
     const url = inject('postgresUrl')
     const made = `keystore_test_made_${process.pid}`
     await asAdmin(url, `create database ${made} template template0 locale_provider icu icu_locale 'en-US'`)

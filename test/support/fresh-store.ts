@@ -16,29 +16,32 @@ export type Backend = Dialect | 'memory'
 /** The kinds of stores to loop over. */
 export const backends: readonly Backend[] = [...dialects, ...(isChosen('memory') ? ['memory' as const] : [])]
 
-export type ServiceOptions = Partial<EnvelopeCryptoOptions> & Pick<EnvelopeCryptoOptions, 'masterKeys'>
-
 export interface TestStore {
   readonly store: KeyStore
   /** Null for the memory store, which nobody else can open. */
   readonly url: string | null
   /** A service on the store unless told otherwise. Closing it leaves the store open; {@link remove} closes it. */
-  open(options: ServiceOptions): Promise<EnvelopeCrypto>
+  open(options?: Partial<EnvelopeCryptoOptions>): Promise<EnvelopeCrypto>
   /** The same in the reference's format and without a cache. */
-  openV2(options: ServiceOptions): Promise<EnvelopeCrypto>
+  openV2(options?: Partial<EnvelopeCryptoOptions>): Promise<EnvelopeCrypto>
   /** A further store on the same storage, as another process has one. In memory it is the same store. */
   another(): Promise<KeyStore>
   /** Closes all services and stores, and removes the storage. */
   remove(): Promise<void>
 }
 
-export async function freshStore(backend: Backend): Promise<TestStore> {
+/** @param defaults options of all its services; without master keys there, they share a new one */
+export async function freshStore(
+  backend: Backend,
+  defaults: Partial<EnvelopeCryptoOptions> = {},
+): Promise<TestStore> {
   const database = backend === 'memory' ? null : await freshDatabase(backend)
   const store = database === null ? memoryKeyStore() : await openKeyStore(database.url)
   const services: EnvelopeCrypto[] = []
   const others: KeyStore[] = []
-  const open = async (options: ServiceOptions) => {
-    const envelope = await EnvelopeCrypto.open({ store, closeStore: false, ...options })
+  const shared = { store, closeStore: false, masterKeys: localMasterKey(generateMasterKey()), ...defaults }
+  const open = async (options: Partial<EnvelopeCryptoOptions> = {}) => {
+    const envelope = await EnvelopeCrypto.open({ ...shared, ...options })
     services.push(envelope)
     return envelope
   }
@@ -46,7 +49,7 @@ export async function freshStore(backend: Backend): Promise<TestStore> {
     store,
     url: database?.url ?? null,
     open,
-    openV2: (options) => open({ format: 'v2', cache: false, ...options }),
+    openV2: (options = {}) => open({ format: 'v2', cache: false, ...options }),
     async another() {
       if (database === null) return overriding(store, {})
       const other = await openKeyStore(database.url)

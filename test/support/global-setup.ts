@@ -1,4 +1,4 @@
-/** Once for the whole run: builds what child processes run, and starts the PostgreSQL server that all files share. */
+/** Runs once before all tests: builds dist/ for child processes, and starts the PostgreSQL server that all files share. */
 import { execFileSync } from 'node:child_process'
 import { mkdtempSync, readdirSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -10,7 +10,7 @@ import { startPostgres } from './postgres-server.js'
 declare module 'vitest' {
   interface ProvidedContext {
     postgresUrl: string
-    /** A folder with a file for each database that is empty and free. */
+    /** A folder that has a file for each database that is empty and not in use. */
     emptyDatabases: string
   }
 }

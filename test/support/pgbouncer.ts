@@ -1,12 +1,11 @@
-/** A pgbouncer in front of a test's server, where one is installed. */
-import { spawn, spawnSync } from 'node:child_process'
-import { once } from 'node:events'
+/** A pgbouncer in front of the test server, if the program is installed. */
+import { spawnSync } from 'node:child_process'
 import { chmodSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import { temporaryFolder } from './databases.js'
 import { freePort } from './postgres-server.js'
+import { startServer } from './server-process.js'
 
 export const hasPgbouncer = spawnSync('pgbouncer', ['--version']).status === 0
 
@@ -44,26 +43,20 @@ ${isRoot ? 'user = nobody' : ''}
 `,
   )
   for (const path of [folder.path, users, settings]) chmodSync(path, 0o755)
-  const child = spawn('pgbouncer', ['-q', settings], { stdio: ['ignore', 'ignore', 'pipe'] })
-  let log = ''
-  child.stderr.on('data', (chunk) => {
-    log += String(chunk)
-  })
-  const ended = once(child, 'close')
   url.port = String(port)
-  const stop = async () => {
-    child.kill('SIGKILL')
-    await ended
-    folder.remove()
-  }
-  for (let tries = 0; !(await answers(url.href)); tries += 1) {
-    if (tries < 100 && child.exitCode === null) await sleep(50)
-    else {
-      await stop()
-      throw new Error(`pgbouncer did not start:\n${log}`)
+  try {
+    const server = await startServer('pgbouncer', ['-q', settings], () => answers(url.href))
+    return {
+      url: url.href,
+      async stop() {
+        await server.stop()
+        folder.remove()
+      },
     }
+  } catch (error) {
+    folder.remove()
+    throw error
   }
-  return { url: url.href, stop }
 }
 
 async function answers(url: string): Promise<boolean> {

@@ -1,4 +1,4 @@
-/** The plans by which Postgres executes what the library sends. */
+/** The plans by which Postgres executes statements of the library. */
 import pg from 'pg'
 
 export interface PlanNode {

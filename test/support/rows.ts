@@ -80,6 +80,11 @@ export async function rowsOfUser(store: KeyStore, userId: string): Promise<KeyRe
   return (await store.getAll([userId])).get(userId) ?? []
 }
 
+/** The versions of a user. */
+export async function versionsOf(store: KeyStore, userId: string): Promise<number[]> {
+  return (await rowsOfUser(store, userId)).map(({ version }) => version)
+}
+
 /** Changes one row, past all rules. @returns the row as it was */
 export async function alterRow(
   store: KeyStore,

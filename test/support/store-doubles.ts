@@ -79,8 +79,8 @@ export function remoteMasterKey(
 ): MasterKey {
   return {
     id: 'remote',
-    wrap: (dataKey, aad) => inner.wrap(dataKey, aad),
-    unwrap: (wrapped, aad) => inner.unwrap(wrapped, aad),
+    wrap: async (dataKey, aad) => inner.wrap(dataKey, aad),
+    unwrap: async (wrapped, aad) => inner.unwrap(wrapped, aad),
     ...change,
   }
 }

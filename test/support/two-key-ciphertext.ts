@@ -1,10 +1,10 @@
 /**
  * An AES-GCM ciphertext that opens under two keys (Dodis, Grubbs, Ristenpart, Woodage: "Fast Message Franking", 2018, §3):
- * GHASH is linear in each block, so one block can be chosen such that both keys give the same tag.
+ * GHASH is linear in each block, so a block can be chosen for which both keys give the same tag.
  */
 import { createCipheriv, createDecipheriv } from 'node:crypto'
 
-/** @returns `ciphertext[16] ‖ tag[16]` */
+/** Crafts a ciphertext that opens under both keys. @returns `ciphertext[16] ‖ tag[16]` */
 export function openableUnderBoth(first: Buffer, second: Buffer, nonce: Buffer, aad: Buffer): Buffer {
   const lengths = Buffer.alloc(16)
   lengths.writeUInt32BE(aad.length * 8, 4)
@@ -24,13 +24,13 @@ export function openableUnderBoth(first: Buffer, second: Buffer, nonce: Buffer, 
   return Buffer.concat([bytes(x), bytes(tag)])
 }
 
-/** Plain AES-GCM. */
+/** Opens plain AES-GCM, without a commitment. */
 export function gcmOpened(key: Buffer, nonce: Buffer, sealed: Buffer, aad: Buffer): Buffer {
   const decipher = createDecipheriv('aes-256-gcm', key, nonce).setAAD(aad).setAuthTag(sealed.subarray(-16))
   return Buffer.concat([decipher.update(sealed.subarray(0, -16)), decipher.final()])
 }
 
-/** Kx of XAES-256-GCM (c2sp.org/XAES-256-GCM), written from its text. */
+/** The derived key Kx of XAES-256-GCM, written from the text of c2sp.org/XAES-256-GCM. */
 export function gcmKeyOf(key: Buffer, nonce: Buffer): Buffer {
   const l = BigInt(`0x${encrypted(key, Buffer.alloc(16)).toString('hex')}`)
   const k1 = ((l << 1n) & ((1n << 128n) - 1n)) ^ (l >> 127n === 1n ? 0x87n : 0n)

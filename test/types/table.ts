@@ -31,7 +31,7 @@ export type Proofs = [
   Assert<Equal<NewSqliteRow, NewRow>>,
 ]
 
-// Were a column's nullability, type or presence another one, this is what a proof would look like: each must fail.
+// Proofs that would compile if a column had another nullability or type, or were missing: each must fail.
 type With<K extends keyof KeyRecord, T> = Flat<Omit<KeyRecord, K> & Record<K, T>>
 
 export type Controls = [

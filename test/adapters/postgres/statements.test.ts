@@ -23,7 +23,7 @@ const page = { limit: 500, after: { userId: 'user-5', version: 1 } }
 describe.runIf(isChosen('postgres'))('the statements of a Postgres store', () => {
   const cleanups = cleanUpAfterEach()
   let pool: pg.Pool
-  /** What the store has sent: a test empties it before what it looks at. */
+  /** The statements that were sent. A test empties the list before it begins to record. */
   let sent: pg.QueryConfig[]
 
   beforeEach(async () => {
