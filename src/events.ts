@@ -5,6 +5,7 @@
 import { type Channel, channel } from 'node:diagnostics_channel'
 import { invalidArgument } from './errors.js'
 import type { ShredReceipt } from './shred.js'
+import type { KeyRef } from './table.js'
 import { kindOf } from './validate.js'
 
 /** A key, and the duration of the work in milliseconds. */
@@ -45,6 +46,11 @@ export type KeystoreEvent =
       readonly version: number
       readonly kekId: string | null
     }
+  /**
+   * Keys that this process has used, or that the key log names, are not in the store, and nobody pruned or shredded them: an older copy of
+   * the store was put in its place, perhaps. `count` keys are missing; `users` has up to 10 of them.
+   */
+  | { readonly type: 'keysLost'; readonly users: readonly KeyRef[]; readonly count: number }
   /** Rows need master keys that were not given, and `open` went on because of `allowUnknownMasterKeys`. */
   | { readonly type: 'unknownMasterKey'; readonly kekIds: readonly (string | null)[] }
   /** The service was opened with `plaintext: 'pass-through'`, which gives up integrity. */
