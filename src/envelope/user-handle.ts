@@ -130,6 +130,11 @@ export class UserHandle {
   #assertUsable(): void {
     this.#assertOpen()
     if (this.#keys.lease.ended) throw keyShredded(this.userId)
+    if (this.#keys.lease.lost)
+      throw new KeystoreError(
+        'ERR_KEY_NOT_FOUND',
+        `The keys of user ${JSON.stringify(this.userId)} were lost`,
+      )
   }
 
   #version(version: number): DataKey {

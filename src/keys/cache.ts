@@ -30,6 +30,12 @@ interface KeyPolicy {
   readonly acceptKeys: readonly Format[]
 }
 
+interface Made {
+  readonly key: DataKey
+  /** False if another process won the race for the row. */
+  readonly isOurs: boolean
+}
+
 /** A version of a user's key; without a version the key for writing, minted if there is none. */
 export interface WantedKey {
   readonly userId: string
@@ -109,7 +115,7 @@ export class KeyCache {
         const rows = await this.#reader.read(userId)
         const key =
           rows.records.length === 0
-            ? (await this.#make({ userId, version: 1 }, 'minted', rows)).key
+            ? (await this.#mint(rows)).key
             : await this.#opener.open(this.#activeOf(rows), rows)
         // Another call may have seen the user erased, or a higher version, while the key was being opened or made.
         if (!rows.user.ended && !this.#memory.isBelowSeen(rows.user, key.version)) return key
@@ -168,7 +174,7 @@ export class KeyCache {
   async #openOrMint({ userId, version }: WantedKey, rows: UserRows): Promise<DataKey> {
     if (version !== undefined) return this.#opener.open(recordOf(rows, { userId, version }), rows)
     if (rows.records.length > 0) return this.#opener.open(this.#activeOf(rows), rows)
-    return (await this.#make({ userId, version: 1 }, 'minted', rows)).key
+    return (await this.#mint(rows)).key
   }
 
   /**
@@ -286,12 +292,15 @@ export class KeyCache {
     return active
   }
 
+  /** @throws ERR_KEY_NOT_FOUND (the user had keys, and lost them) · like {@link #make} */
+  #mint(rows: UserRows): Promise<Made> {
+    const { userId, lost } = rows.user
+    if (lost) throw keysLost(userId)
+    return this.#make({ userId, version: 1 }, 'minted', rows)
+  }
+
   /** Inserts a new version. Every rival goes on with the winner's key. The key is cached only after the insert is durable. */
-  async #make(
-    ref: KeyRef,
-    type: 'minted' | 'rotated',
-    rows: UserRows,
-  ): Promise<{ readonly key: DataKey; readonly isOurs: boolean }> {
+  async #make(ref: KeyRef, type: 'minted' | 'rotated', rows: UserRows): Promise<Made> {
     const start = performance.now()
     const { record, dataKey } = await newDataKey(this.#keyring, ref, this.#policy.format)
     try {
@@ -300,7 +309,7 @@ export class KeyCache {
         this.#memory.erase(ref.userId, true)
         throw keyShredded(ref.userId)
       }
-      this.#memory.raise(rows.user, winner)
+      this.#memory.raise(rows.user, winner, rows)
       if (Buffer.compare(winner.encryptedKey, record.encryptedKey) !== 0)
         return { key: await this.#opener.open(winner, rows), isOurs: false }
       this.#emit({ type, ...ref, kekId: record.kekId, durationMs: durationSince(start) })
@@ -322,6 +331,14 @@ function recordOf({ records }: UserRows, ref: KeyRef): KeyRecord {
 
 function nameOf({ userId, version = 0 }: WantedKey): string {
   return refKey({ userId, version })
+}
+
+function keysLost(userId: string): KeystoreError {
+  return notFound(
+    `The keys of user ${JSON.stringify(userId)}, which this process has used, are not in the store, and nobody is known to have erased ` +
+      'them: nothing is minted in their place. Restore the newest backup, or open the service anew if they were erased on purpose',
+    false,
+  )
 }
 
 function notFound(message: string, retryable: boolean): KeystoreError {

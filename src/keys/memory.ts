@@ -13,6 +13,9 @@
  * - **Rotation**: once a version was seen, nothing is written under a lower one; also not by a call that read the rows before.
  * - **Rewrap**: changes no data key, so cached keys and handles go on. A key is unwrapped again when its row is read with other bytes.
  * - **An announced change**: what was read before it is not kept; what is cached is dropped or read again, handles included.
+ * - **Lost keys**: keys that this process has used and whose rows are gone, though no change was announced, are neither used nor replaced:
+ *   nothing is minted for their user. If a change was announced that names no user, or the store announces none, they may have been
+ *   forgotten, and a new key may be minted. Either way an event says so.
  * - **A lost announcement** (the store says that anything may have changed): the same for all users.
  * - **Mint**: a key is kept once its insert is durable, and never one that a caller's transaction may still roll back.
  * - **Bounds**: open keys of `maxEntries` users for `ttlMs`, and the other facts of so many more users. An evicted user is read again.
@@ -54,8 +57,12 @@ export class KnownUser {
   readonly userId: string
   /** The keys were erased, or the user evicted: whoever has this object in hand reads the rows again. */
   ended = false
-  /** How often a change of the user's rows was announced. */
+  /** All rows are gone, and no change was announced: an older copy of the store, or a deletion past this library. */
+  lost = false
+  /** How often a change of the user's rows was announced, and both counts of announced changes when rows were last found. */
   changes: number
+  changesWhenFound = 0
+  allChangesWhenFound = 0
   /** The highest version that was read, and when it was made; 0 before any was read. */
   highest = 0
   highestCreatedAt: Date | null = null
@@ -76,16 +83,17 @@ export class KnownUser {
 /** A read of a user's rows that is under way, and what was known before it. */
 interface Read {
   readonly user: KnownUser
-  /** The count of announced changes. */
-  readonly changes: number
+  /** The counts of announced changes: of this user's rows and of all. */
+  readonly userChanges: number
+  readonly allChanges: number
   readonly highest: number
 }
 
 /** A user's live rows, ascending, as one read found them. */
-export interface UserRows {
-  readonly user: KnownUser
-  readonly changes: number
+export interface UserRows extends Omit<Read, 'highest'> {
   readonly records: readonly KeyRecord[]
+  /** How many of the user's keys this read found missing, that nobody is known to have erased. */
+  readonly lost: number
 }
 
 /** The right of a handle to use a user's keys, until they are erased. */
@@ -100,6 +108,11 @@ export class Lease {
   get ended(): boolean {
     return this.#user.ended
   }
+
+  /** Whether the keys are gone from the store, though nobody is known to have erased them. */
+  get lost(): boolean {
+    return this.#user.lost
+  }
 }
 
 export class KeyMemory {
@@ -111,6 +124,8 @@ export class KeyMemory {
   readonly #collected = new FinalizationRegistry<KnownUser>((user) => this.#collect(user))
   readonly #shredded = new LRUCache<string, true>(SHREDDED)
   readonly #onlyFirstVersion: boolean
+  /** Whether the store announces changes now: without that nothing follows from the lack of an announcement. */
+  changesAreAnnounced = false
   /** How often a change of anybody's rows was announced. */
   #changes = 0
   #hits = 0
@@ -194,7 +209,7 @@ export class KeyMemory {
       user = this.#leased.get(userId) ?? new KnownUser(userId, 0)
       this.#users.set(userId, user)
     }
-    return { user, changes: this.#changesOf(user), highest: user.highest }
+    return { user, userChanges: user.changes, allChanges: this.#changes, highest: user.highest }
   }
 
   /**
@@ -202,22 +217,38 @@ export class KeyMemory {
    *
    * @returns null if they may be older than what is known by now: to be read again
    */
-  endRead({ user, changes, highest }: Read, records: readonly KeyRecord[]): UserRows | null {
+  endRead(read: Read, records: readonly KeyRecord[]): UserRows | null {
+    const { user, userChanges, allChanges, highest } = read
     if (user.ended) return null
     const top = records.at(-1)
     // Minted or rotated meanwhile, perhaps after the rows were read.
     if (user.highest > Math.max(highest, top?.version ?? 0)) return null
-    if (records.some(isTombstone)) return { user: this.#learnShredded(user), changes, records }
-    const isForgotten = top === undefined && user.highest > 0
-    const known = isForgotten || this.#isMintedAnew(user, records) ? this.#erase(user) : user
-    if (top !== undefined) this.raise(known, top)
+    const rows = { user, userChanges, allChanges, records, lost: 0 }
+    if (records.some(isTombstone)) return { ...rows, user: this.#learnShredded(user) }
+    if (top === undefined) return user.highest === 0 ? rows : { ...rows, ...this.#learnMissing(user) }
+    const known = this.#isMintedAnew(user, records) ? this.#erase(user) : user
+    this.raise(known, top, rows)
     this.#retain(known, records)
-    return { user: known, changes, records }
+    return known === user ? rows : { ...rows, user: known }
+  }
+
+  /** All rows of a user are gone that this process has used. */
+  #learnMissing(user: KnownUser): { readonly user: KnownUser; readonly lost: number } {
+    const { highest } = user
+    // A change that names the user: it was forgotten.
+    if (user.changes !== user.changesWhenFound) return { user: this.#erase(user), lost: 0 }
+    if (!this.changesAreAnnounced || this.#changes !== user.allChangesWhenFound)
+      return { user: this.#erase(user), lost: highest }
+    const lost = user.lost ? 0 : highest
+    user.lost = true
+    this.#cached?.delete(user.userId)
+    return { user, lost }
   }
 
   /** Whether nothing is known to have happened to the rows since they were read. */
-  isCurrent({ user, changes }: UserRows): boolean {
-    return !this.#closed && !user.ended && this.#changesOf(user) === changes
+  isCurrent({ user, userChanges, allChanges }: UserRows): boolean {
+    const isUnchanged = user.changes === userChanges && this.#changes === allChanges
+    return !this.#closed && !user.ended && isUnchanged
   }
 
   /** Caches a key. @param rows among which its row was, or to which it was added */
@@ -233,8 +264,19 @@ export class KeyMemory {
     user.isUsed = true
   }
 
-  /** Remembers a version if it is the highest. From then on no cached key of a lower one is used for writing. */
-  raise(user: KnownUser, { version, createdAt }: Pick<KeyRow, 'version' | 'createdAt'>): void {
+  /**
+   * Remembers a version if it is the highest. From then on no cached key of a lower one is used for writing.
+   *
+   * @param rows among which it was found, or to which it was added
+   */
+  raise(
+    user: KnownUser,
+    { version, createdAt }: Pick<KeyRow, 'version' | 'createdAt'>,
+    { userChanges, allChanges }: Omit<Read, 'user' | 'highest'>,
+  ): void {
+    user.lost = false
+    user.changesWhenFound = userChanges
+    user.allChangesWhenFound = allChanges
     if (version <= user.highest) return
     user.highest = version
     user.highestCreatedAt = createdAt
@@ -258,12 +300,12 @@ export class KeyMemory {
     return this.#shredded.has(userId)
   }
 
-  /** Makes a lease for a handle of some keys of a user. It lasts until it is collected as garbage, or the keys are erased. */
+  /** Makes a lease for a handle of some keys of a user who has not ended. It lasts until it is collected as garbage, or the keys are erased. */
   lease(user: KnownUser, keys: readonly KeyRow[]): Lease {
     user.leasedRows ??= new Map()
     for (const row of keys) user.leasedRows.set(row.version, row)
     user.leases += 1
-    if (!user.ended) this.#leased.set(user.userId, user)
+    this.#leased.set(user.userId, user)
     const lease = new Lease(user)
     this.#collected.register(lease, user)
     return lease
@@ -325,10 +367,6 @@ export class KeyMemory {
 
   #find(userId: string): KnownUser | undefined {
     return this.#users.get(userId) ?? this.#leased.get(userId)
-  }
-
-  #changesOf(user: KnownUser): number {
-    return this.#changes + user.changes
   }
 
   /** Ends what is known of a user. @returns what is known of it from now on */

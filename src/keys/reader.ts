@@ -6,11 +6,13 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { isKeystoreError, keyShredded } from '../errors.js'
 import type { EmitEvent } from '../events.js'
 import type { KeyStore, StoreChange } from '../store.js'
-import { isTombstone } from '../table.js'
+import { isTombstone, type KeyRef } from '../table.js'
 import { KeyedBatch } from './batch.js'
 import type { KeyMemory, UserRows } from './memory.js'
 import { loadRows } from './rows.js'
 
+/** Users whom an event names. */
+const MAX_NAMED = 10
 /** Users whose rows are read again in one query. */
 const REREAD_USERS = 1000
 /** Handles go on without asking the store: a failed read of their users is repeated after this. */
@@ -53,6 +55,7 @@ export class KeyReader {
   listen(): void {
     if (this.#unsubscribe !== null || this.#closed || this.#store.transactional) return
     this.#unsubscribe = this.#store.changes?.((change) => this.#announced(change)) ?? null
+    this.#memory.changesAreAnnounced = this.#unsubscribe !== null
   }
 
   /** A user's rows may have changed. */
@@ -74,14 +77,21 @@ export class KeyReader {
   async #loadAll(userIds: readonly string[]): Promise<(UserRows | null | Error)[]> {
     const reads = userIds.map((userId) => this.#memory.beginRead(userId))
     const found = await loadRows(this.#store, userIds)
-    return reads.map((read, index) => {
+    const lost: KeyRef[] = []
+    const results = reads.map((read, index) => {
       const records = found[index] ?? []
-      return records instanceof Error ? records : this.#memory.endRead(read, records)
+      if (records instanceof Error) return records
+      const rows = this.#memory.endRead(read, records)
+      if (rows !== null && rows.lost > 0) lost.push({ userId: rows.user.userId, version: rows.lost })
+      return rows
     })
+    if (lost.length > 0) this.#emit({ type: 'keysLost', users: lost.slice(0, MAX_NAMED), count: lost.length })
+    return results
   }
 
   #announced({ userIds, unspecific, silent }: StoreChange): void {
     if (this.#closed) return
+    this.#memory.changesAreAnnounced = silent === undefined
     if (silent !== undefined) {
       this.#emit({ type: 'changesSilent', reason: silent })
     } else if (userIds !== undefined) {

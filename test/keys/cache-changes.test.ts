@@ -202,12 +202,13 @@ describe('the key cache', () => {
   })
 
   it('binds a user who was seen without rows to no version of before', async () => {
-    const { store, bare } = controlledStore()
+    const { store, bare, tell } = controlledStore()
     const envelope = await open(store, { cache: { ttlMs: 1 } })
     const token = await envelope.encrypt('alice', 'x')
     await envelope.rotateUserKey('alice')
     await sleep(5)
     await bare.shred('alice', { forget: true })
+    await tell({ userIds: ['alice'] })
     await expect(envelope.decrypt('alice', token)).rejects.toMatchObject({ code: 'ERR_KEY_NOT_FOUND' })
     // Minted anew by a process whose clock is behind.
     await bare.insertIfAbsent([await mintedRow(plain, 'alice', { createdAt: new Date(0) })])
@@ -244,6 +245,36 @@ describe('the key cache', () => {
     reading.open()
     expect(versionOf(await slow)).toBe(2)
   })
+
+  it.each([true, false])(
+    'asks once a second for a user who is shredded, by this process: %s',
+    async (own) => {
+      const { store, bare, calls, tell } = controlledStore()
+      const envelope = await open(store)
+      const token = await envelope.encrypt('alice', 'x')
+      if (own) await envelope.shredUser('alice')
+      else {
+        await bare.shred('alice', { forget: false })
+        await tell({ userIds: ['alice'] })
+      }
+      calls.length = 0
+      const call = async () => {
+        await expect(envelope.encrypt('alice', 'x')).rejects.toMatchObject(SHREDDED)
+        await expect(envelope.decrypt('alice', token)).rejects.toMatchObject(SHREDDED)
+        await expect(envelope.user('alice')).rejects.toMatchObject(SHREDDED)
+      }
+      for (let i = 0; i < 10; i++) await call()
+      expect(calls.length).toBeLessThanOrEqual(own ? 0 : 1)
+      // Whoever is announced, or a second later, is asked for again.
+      await tell({ userIds: ['alice'] })
+      calls.length = 0
+      await call()
+      expect(calls).toEqual(['getAll 1'])
+      await sleep(1100)
+      await call()
+      expect(calls).toEqual(['getAll 1', 'getAll 1'])
+    },
+  )
 
   it('ends all keys of a user it shreds, even if it knew the user as shredded already', async () => {
     const { store, bare, reading, tell } = controlledStore()
