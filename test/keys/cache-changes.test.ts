@@ -215,6 +215,19 @@ describe('the key cache', () => {
     expect(versionOf(await envelope.encrypt('alice', 'anew'))).toBe(1)
   })
 
+  it('reads a user again who is announced, whose keys have expired and of whom a second version is known', async () => {
+    const { store, bare, tell } = controlledStore()
+    const envelope = await open(store, { cache: { ttlMs: 1 } })
+    await envelope.encrypt('alice', 'x')
+    await envelope.rotateUserKey('alice')
+    await sleep(5)
+    await bare.shred('alice', { forget: true })
+    await tell({ userIds: ['alice'] })
+    // Minted anew by a process whose clock is behind: only the moment without rows shows that the key is another one.
+    await bare.insertIfAbsent([await mintedRow(plain, 'alice', { createdAt: new Date(0) })])
+    expect(versionOf(await envelope.encrypt('alice', 'anew'))).toBe(1)
+  })
+
   it('does not remember a version whose user was forgotten while it was being made', async () => {
     const { store, bare, inserting } = controlledStore()
     const envelope = await open(store)

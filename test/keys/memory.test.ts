@@ -1,9 +1,15 @@
 /** What a process knows of users' keys longer than the cache keeps them. */
 import { randomBytes } from 'node:crypto'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import { describe, expect, it } from 'vitest'
 import { localMasterKey } from '../../src/index.js'
 import { KeyMemory } from '../../src/keys/memory.js'
 import { mintedRow } from '../support/rows.js'
+
+setFlagsFromString('--expose-gc')
+const collectGarbage: () => void = runInNewContext('gc')
 
 const inner = localMasterKey(randomBytes(32))
 
@@ -22,6 +28,35 @@ describe('the memory of keys', () => {
     memory.erase('bob', false)
     expect(other.ended).toBe(true)
     expect(memory.lease(memory.beginRead('alice').user, [row]).ended).toBe(false)
+  })
+
+  it('ends the lease of a new key though the lease of an erased key is collected as garbage', async () => {
+    const memory = new KeyMemory({ maxEntries: 1 }, false)
+    const row = await mintedRow(inner, 'alice')
+    for (let i = 0; i < 100; i++) memory.lease(memory.beginRead('alice').user, [row])
+    memory.erase('alice', false)
+    const lease = memory.lease(memory.beginRead('alice').user, [row])
+    for (let i = 0; i < 20; i++) {
+      collectGarbage()
+      await sleep(5)
+    }
+    expect(memory.isLeased('alice')).toBe(true)
+    memory.erase('alice', false)
+    expect(lease.ended).toBe(true)
+  })
+
+  it('forgets a lease that is collected as garbage', async () => {
+    const memory = new KeyMemory({}, false)
+    const row = await mintedRow(inner, 'alice')
+    const { user } = memory.beginRead('alice')
+    for (let i = 0; i < 100; i++) memory.lease(user, [row])
+    expect(memory.isLeased('alice')).toBe(true)
+    await expect
+      .poll(() => {
+        collectGarbage()
+        return memory.isLeased('alice')
+      })
+      .toBe(false)
   })
 
   it('has a user who was evicted during a read read again', async () => {
