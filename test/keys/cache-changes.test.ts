@@ -278,11 +278,13 @@ describe('the key cache', () => {
       }
       for (let i = 0; i < 10; i++) await call()
       expect(calls.length).toBeLessThanOrEqual(own ? 0 : 1)
-      // Whoever is announced, or a second later, is asked for again.
-      await tell({ userIds: ['alice'] })
-      calls.length = 0
-      await call()
-      expect(calls).toEqual(['getAll 1'])
+      // After an announcement, or a second later, the store is asked again.
+      for (const [, change] of WAYS) {
+        await tell(change)
+        calls.length = 0
+        await call()
+        expect(calls).toEqual(['getAll 1'])
+      }
       await sleep(1100)
       await call()
       expect(calls).toEqual(['getAll 1', 'getAll 1'])

@@ -58,7 +58,8 @@ export async function finishPostgresErasure(
 
 /**
  * Waits until no transaction may still see rows that were erased before `xid`: a rewrite would keep those rows. The server decides by
- * the ids and snapshots of this database's sessions, of standbys that give feedback, and of prepared transactions.
+ * the snapshots of this database's sessions, our own included, and of standbys that give feedback. A snapshot begins with the oldest
+ * transaction that runs or is prepared in any database (GetSnapshotData and ComputeXidHorizons in procarray.c).
  *
  * @throws ERR_STORE, which names them, if there still are some at the deadline
  */
@@ -68,10 +69,11 @@ async function waitForOlderTransactions(connection: PostgresConnection, xid: str
     const [found] = await connection.query(
       'finish the erasure',
       sql`select string_agg(distinct holder, ', ') as holders from (
-        select 'process ' || pid as holder, unnest(array[backend_xid, backend_xmin]) as xid from pg_stat_activity
+        select 'process ' || pid as holder, backend_xid as xid from pg_stat_activity where pid <> pg_backend_pid()
+        union all select 'process ' || pid, backend_xmin from pg_stat_activity
           where (datname = current_database() or datname is null) and pid <> pg_backend_pid()
         union all select 'replication slot ' || slot_name, xmin from pg_replication_slots
-        union all select 'a prepared transaction', transaction from pg_prepared_xacts where database = current_database()
+        union all select 'a prepared transaction', transaction from pg_prepared_xacts
       ) as held where age(xid) > age(${xid}::xid8::xid)`,
     )
     if (typeof found?.holders !== 'string') return

@@ -27,8 +27,8 @@ describe.runIf(isChosen('postgres'))('Postgres', () => {
   let folder: string | null
 
   /** A connection of its own. */
-  async function connect(): Promise<pg.Client> {
-    const client = new pg.Client(url)
+  async function connect(to = url): Promise<pg.Client> {
+    const client = new pg.Client(to)
     await client.connect()
     cleanups.add(() => client.end())
     return client
@@ -89,6 +89,20 @@ describe.runIf(isChosen('postgres'))('Postgres', () => {
     expect(await hasty.maintenance.finishErasure()).toMatchObject(pending(`process ${found[0].pid}`))
     const finishing = store.maintenance.finishErasure()
     await older.query('commit')
+    expect(await finishing).toEqual(ERASED)
+    if (folder !== null) expect(await remains(keysOf(rows.slice(0, 1)))).toBe(0)
+  })
+
+  it('finishErasure waits for transactions of other databases, with which our own snapshot begins', async () => {
+    const [row] = rows
+    const elsewhere = await connect(await cleanups.database('postgres'))
+    await elsewhere.query('begin; create table of_another_database (a integer)')
+    const { rows: found } = await elsewhere.query('select pg_backend_pid() as pid')
+    await store.shred(row?.userId ?? '', { forget: false })
+    const hasty = cleanups.closing(postgresKeyStore({ url }, { schema: 'erased', deadlineMs: 200 }))
+    expect(await hasty.maintenance.finishErasure()).toMatchObject(pending(`process ${found[0].pid}`))
+    const finishing = store.maintenance.finishErasure()
+    await elsewhere.query('commit')
     expect(await finishing).toEqual(ERASED)
     if (folder !== null) expect(await remains(keysOf(rows.slice(0, 1)))).toBe(0)
   })
