@@ -44,19 +44,8 @@ ${isRoot ? 'user = nobody' : ''}
   )
   for (const path of [folder.path, users, settings]) chmodSync(path, 0o755)
   url.port = String(port)
-  try {
-    const server = await startServer('pgbouncer', ['-q', settings], () => answers(url.href))
-    return {
-      url: url.href,
-      async stop() {
-        await server.stop()
-        folder.remove()
-      },
-    }
-  } catch (error) {
-    folder.remove()
-    throw error
-  }
+  const { stop } = await startServer('pgbouncer', ['-q', settings], folder, () => answers(url.href))
+  return { url: url.href, stop }
 }
 
 async function answers(url: string): Promise<boolean> {

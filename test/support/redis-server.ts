@@ -19,20 +19,10 @@ export async function startRedis(...settings: readonly string[]): Promise<RedisS
   const port = await freePort()
   const own = ['--port', `${port}`, '--bind', '127.0.0.1', '--dir', folder.path, '--save', '']
   const url = `redis://127.0.0.1:${port}`
-  try {
-    const server = await startServer('redis-server', [...own, ...settings], (pid) => answers(url, pid))
-    return {
-      port,
-      url,
-      async stop() {
-        await server.stop()
-        folder.remove()
-      },
-    }
-  } catch (error) {
-    folder.remove()
-    throw error
-  }
+  const { stop } = await startServer('redis-server', [...own, ...settings], folder, (pid) =>
+    answers(url, pid),
+  )
+  return { port, url, stop }
 }
 
 async function answers(url: string, pid: number | undefined): Promise<boolean> {

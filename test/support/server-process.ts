@@ -4,19 +4,21 @@ import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 
 export interface ServerProcess {
-  /** Kills it, and waits until it has ended. */
+  /** Kills it, waits until it has ended, and removes its folder. */
   stop(): Promise<void>
 }
 
 /**
  * Starts a server and waits until it answers, for about five seconds.
  *
+ * @param folder with its files, removed when it ends
  * @param answers whether it is this very process that answers, and not one that has taken the port first
  * @throws with the program's output, if it does not answer
  */
 export async function startServer(
   program: string,
   args: readonly string[],
+  folder: { remove(): void },
   answers: (pid: number | undefined) => Promise<boolean>,
 ): Promise<ServerProcess> {
   const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'] })
@@ -29,6 +31,7 @@ export async function startServer(
   const stop = async () => {
     child.kill('SIGKILL')
     await ended
+    folder.remove()
   }
   for (let tries = 0; !(await answers(child.pid)); tries += 1) {
     if (tries < 100 && child.exitCode === null) await sleep(50)

@@ -87,6 +87,7 @@ describe.runIf(isChosen('postgres'))('Postgres', () => {
     await store.shred(row?.userId ?? '', { forget: false })
     const hasty = cleanups.closing(postgresKeyStore({ url }, { schema: 'erased', deadlineMs: 200 }))
     expect(await hasty.maintenance.finishErasure()).toMatchObject(pending(`process ${found[0].pid}`))
+    await hasty.close()
     const finishing = store.maintenance.finishErasure()
     await older.query('commit')
     expect(await finishing).toEqual(ERASED)
