@@ -130,8 +130,9 @@ export class KeyCache {
    */
   async get(ref: KeyRef): Promise<DataKey> {
     for (;;) {
+      if (this.#memory.isMissing(ref)) throw noSuchVersion(ref)
       const rows = await this.#reader.read(ref.userId)
-      const key = await this.#opener.open(recordOf(rows, ref), rows)
+      const key = await this.#opener.open(this.#recordOf(rows, ref), rows)
       if (!rows.user.ended) return key
     }
   }
@@ -172,7 +173,7 @@ export class KeyCache {
   }
 
   async #openOrMint({ userId, version }: WantedKey, rows: UserRows): Promise<DataKey> {
-    if (version !== undefined) return this.#opener.open(recordOf(rows, { userId, version }), rows)
+    if (version !== undefined) return this.#opener.open(this.#recordOf(rows, { userId, version }), rows)
     if (rows.records.length > 0) return this.#opener.open(this.#activeOf(rows), rows)
     return (await this.#mint(rows)).key
   }
@@ -272,6 +273,14 @@ export class KeyCache {
     this.#memory.close()
   }
 
+  /** @throws ERR_KEY_NOT_FOUND */
+  #recordOf(rows: UserRows, ref: KeyRef): KeyRecord {
+    const record = rows.records.find(({ version }) => version === ref.version)
+    if (record !== undefined) return record
+    this.#memory.learnMissingVersion(ref, rows)
+    throw noSuchVersion(ref)
+  }
+
   /** Which row a user's writes use. */
   #activeOf({ user, records }: UserRows): KeyRecord {
     const { userId } = user
@@ -322,15 +331,12 @@ export class KeyCache {
   }
 }
 
-/** @throws ERR_KEY_NOT_FOUND */
-function recordOf({ records }: UserRows, ref: KeyRef): KeyRecord {
-  const record = records.find(({ version }) => version === ref.version)
-  if (record === undefined) throw notFound(`There is no key of ${describeRef(ref)}`, false)
-  return record
-}
-
 function nameOf({ userId, version = 0 }: WantedKey): string {
   return refKey({ userId, version })
+}
+
+function noSuchVersion(ref: KeyRef): KeystoreError {
+  return notFound(`There is no key of ${describeRef(ref)}`, false)
 }
 
 function keysLost(userId: string): KeystoreError {

@@ -21,7 +21,7 @@
  * - **Bounds**: open keys of `maxEntries` users for `ttlMs`, and the other facts of so many more users. An evicted user is read again.
  */
 import { LRUCache } from 'lru-cache'
-import { isTombstone, type KeyRecord, type KeyRef } from '../table.js'
+import { isTombstone, type KeyRecord, type KeyRef, refKey } from '../table.js'
 import type { DataKey, KeyRow } from './data-key.js'
 
 export interface CacheOptions {
@@ -49,8 +49,8 @@ const DEFAULT_MAX_ENTRIES = 10_000
 const DEFAULT_TTL_MS = 5 * 60 * 1000
 /** Users whose facts are remembered beyond those whose keys are kept. */
 const MAX_REMEMBERED_USERS = 100_000
-/** Users who are known to be shredded are not asked for again within this time. */
-const SHREDDED = { max: 1000, ttl: 1000 }
+/** The store is not asked again within a second for users who were just found to be shredded, or for versions that were just missing. */
+const JUST_FOUND = { max: 1000, ttl: 1000 }
 
 /** What is known of one user's keys until they are erased. Only this file changes it. */
 export class KnownUser {
@@ -122,7 +122,9 @@ export class KeyMemory {
   /** Users with leases: they are not evicted. */
   readonly #leased = new Map<string, KnownUser>()
   readonly #collected = new FinalizationRegistry<KnownUser>((user) => this.#collect(user))
-  readonly #shredded = new LRUCache<string, true>(SHREDDED)
+  readonly #shredded = new LRUCache<string, true>(JUST_FOUND)
+  /** By {@link refKey}: a version that is missing, and the rows that its user has. */
+  readonly #missing = new LRUCache<string, { readonly rows: UserRows; readonly highest: number }>(JUST_FOUND)
   readonly #onlyFirstVersion: boolean
   /** Whether the store announces changes now: without that nothing follows from the lack of an announcement. */
   changesAreAnnounced = false
@@ -298,6 +300,17 @@ export class KeyMemory {
   /** Whether the user was known to be shredded a moment ago. */
   isShredded(userId: string): boolean {
     return this.#shredded.has(userId)
+  }
+
+  /** A user has rows, but none of this version. */
+  learnMissingVersion(ref: KeyRef, rows: UserRows): void {
+    if (rows.records.length > 0) this.#missing.set(refKey(ref), { rows, highest: rows.user.highest })
+  }
+
+  /** Whether the user was a moment ago known to have rows, but none of this version. */
+  isMissing(ref: KeyRef): boolean {
+    const found = this.#missing.get(refKey(ref))
+    return found !== undefined && this.isCurrent(found.rows) && found.rows.user.highest === found.highest
   }
 
   /** Makes a lease for a handle of some keys of a user who has not ended. It lasts until it is collected as garbage, or the keys are erased. */

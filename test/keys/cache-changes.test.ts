@@ -259,38 +259,6 @@ describe('the key cache', () => {
     expect(versionOf(await slow)).toBe(2)
   })
 
-  it.each([true, false])(
-    'asks once a second for a user who is shredded, by this process: %s',
-    async (own) => {
-      const { store, bare, calls, tell } = controlledStore()
-      const envelope = await open(store)
-      const token = await envelope.encrypt('alice', 'x')
-      if (own) await envelope.shredUser('alice')
-      else {
-        await bare.shred('alice', { forget: false })
-        await tell({ userIds: ['alice'] })
-      }
-      calls.length = 0
-      const call = async () => {
-        await expect(envelope.encrypt('alice', 'x')).rejects.toMatchObject(SHREDDED)
-        await expect(envelope.decrypt('alice', token)).rejects.toMatchObject(SHREDDED)
-        await expect(envelope.user('alice')).rejects.toMatchObject(SHREDDED)
-      }
-      for (let i = 0; i < 10; i++) await call()
-      expect(calls.length).toBeLessThanOrEqual(own ? 0 : 1)
-      // After an announcement, or a second later, the store is asked again.
-      for (const [, change] of WAYS) {
-        await tell(change)
-        calls.length = 0
-        await call()
-        expect(calls).toEqual(['getAll 1'])
-      }
-      await sleep(1100)
-      await call()
-      expect(calls).toEqual(['getAll 1', 'getAll 1'])
-    },
-  )
-
   it('ends all keys of a user it shreds, even if it knew the user as shredded already', async () => {
     const { store, bare, reading, tell } = controlledStore()
     const envelope = await open(store)
