@@ -395,7 +395,7 @@ export class KeyMemory {
 
   #learnShredded(user: KnownUser): KnownUser {
     this.#shredded.set(user.userId, true)
-    return user.highest === 0 ? user : this.#erase(user)
+    return this.#erase(user)
   }
 
   /** Whether the user was forgotten and minted anew since, though this process saw no moment without rows. */

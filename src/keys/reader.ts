@@ -45,7 +45,7 @@ export class KeyReader {
     for (;;) {
       if (this.#memory.isShredded(userId)) throw keyShredded(userId)
       const rows = await this.#load.get(userId)
-      if (rows === null || rows.user.ended) continue
+      if (rows === null) continue
       if (rows.records.some(isTombstone)) throw keyShredded(userId)
       return rows
     }
@@ -53,7 +53,7 @@ export class KeyReader {
 
   /** Subscribes to changes, before the first read whose result is kept. Some stores need a connection of its own for it. */
   listen(): void {
-    if (this.#unsubscribe !== null || this.#closed || this.#store.transactional) return
+    if (this.#unsubscribe !== null || this.#store.transactional) return
     this.#unsubscribe = this.#store.changes?.((change) => this.#announced(change)) ?? null
     this.#memory.changesAreAnnounced = this.#unsubscribe !== null
   }

@@ -1,5 +1,6 @@
 /** What the key cache must not do while another call or process shreds, rotates, forgets or mints. */
 import { randomBytes } from 'node:crypto'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, it } from 'vitest'
 import { memoryKeyStore } from '../../src/adapters/memory.js'
 import {
@@ -10,6 +11,7 @@ import {
   type MasterKey,
   StoreError,
 } from '../../src/index.js'
+import { controlledStore } from '../support/controlled-store.js'
 import { mintedRow } from '../support/rows.js'
 import { gatedMasterKey, overriding, remoteMasterKey } from '../support/store-doubles.js'
 import { versionOf } from '../support/tokens.js'
@@ -64,6 +66,21 @@ describe('the key cache', () => {
     await expect(envelope.decrypt('carl', old)).rejects.toMatchObject({ code: 'ERR_KEY_NOT_FOUND' })
     const fresh = await envelope.encrypt('carl', 'new')
     expect(await (await open(store, remote())).decrypt('carl', fresh)).toBe('new')
+  })
+
+  it('caches the key of a user who was minted anew as soon as it has read the new row', async () => {
+    const { store, bare, calls, tell } = controlledStore()
+    const envelope = await open(store, remote())
+    await envelope.encrypt('alice', 'x')
+    await envelope.user('alice')
+    await tell({ userIds: ['alice'] })
+    await sleep(3)
+    await bare.shred('alice', { forget: true })
+    await (await open(bare, remote())).encrypt('alice', 'minted anew')
+    await envelope.encrypt('alice', 'y')
+    calls.length = 0
+    await envelope.encrypt('alice', 'z')
+    expect(calls).toEqual([])
   })
 
   it('leaves a handle ended when its user gets a new key', async () => {
