@@ -1,5 +1,6 @@
 /** `keystore init`: makes a master key and an empty store, and says how to use them. */
 import { Command } from 'commander'
+import { ownCommand } from './command-line.js'
 import { findOrMakeMasterKeys, type MasterKeyOptions, withMasterKey } from './master-keys.js'
 import { describeMigration } from './migrate.js'
 import { type AdoptOptions, openStore, withAdoptableStore } from './options.js'
@@ -16,13 +17,15 @@ export function initCommand(): Command {
       } finally {
         await store.close()
       }
-      console.log(NEXT_STEPS)
+      console.log(nextSteps())
     })
 }
 
-const NEXT_STEPS = `
+function nextSteps(): string {
+  return `
 Next, in your application:
   import { EnvelopeCrypto, masterKeysFromEnv } from 'drizzle-keystore'
   import { openKeyStore } from 'drizzle-keystore/open'
 with API_KEY_MASTER_KEY_FILE and KEYSTORE_URL in its environment. Or try:
-  printf %s "a secret" | keystore encrypt --user alice`
+  printf %s "a secret" | ${ownCommand()} encrypt --user alice`
+}

@@ -90,7 +90,6 @@ export class KeyReader {
   }
 
   #announced({ userIds, unspecific, silent }: StoreChange): void {
-    if (this.#closed) return
     this.#memory.changesAreAnnounced = silent === undefined
     if (silent !== undefined) {
       this.#emit({ type: 'changesSilent', reason: silent })

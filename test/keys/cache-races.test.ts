@@ -68,6 +68,93 @@ describe('the key cache', () => {
     expect(await (await open(store, remote())).decrypt('carl', fresh)).toBe('new')
   })
 
+  it('opens nothing with a key whose user was shredded while the key was being unwrapped', async () => {
+    const store = memoryKeyStore()
+    const token = await (await open(store, remote())).encrypt('alice', 'x')
+    const { masterKey, opening } = gatedMasterKey(inner)
+    const envelope = await open(store, masterKey)
+    opening.arm()
+    const decrypting = envelope.decrypt('alice', token)
+    await opening.reached()
+    await envelope.shredUser('alice')
+    opening.open()
+    await expect(decrypting).rejects.toMatchObject(SHREDDED)
+  })
+
+  it('reads a leased user again at an announcement, though a read of it is under way that began before', async () => {
+    const { store, bare, tell, reading } = controlledStore()
+    const envelope = await open(store, remote())
+    const handle = await envelope.user('alice')
+    reading.arm()
+    const slow = envelope.user('alice').catch(() => undefined)
+    await reading.reached()
+    await bare.shred('alice', { forget: false })
+    await tell({ userIds: ['alice'] })
+    expect(() => handle.encrypt('lost')).toThrow(expect.objectContaining(SHREDDED))
+    reading.open()
+    await slow
+  })
+
+  it('does not repeat a failed read of a user without a handle', async () => {
+    const { store, calls, failWith, tell } = controlledStore()
+    const envelope = await open(store, remote())
+    await envelope.encrypt('alice', 'x')
+    failWith(new StoreError('planned', { retryable: true }))
+    calls.length = 0
+    await tell({ unspecific: true })
+    await sleep(1200)
+    expect(calls).toEqual(['getAll 1'])
+  })
+
+  /** Forgets Alice and mints her anew at the same millisecond, so that only the wrapped bytes tell the keys apart. */
+  async function mintAnew(store: KeyStore): Promise<void> {
+    const [row] = (await store.getAll(['alice'])).get('alice') ?? []
+    await store.shred('alice', { forget: true })
+    await store.insertIfAbsent([
+      await mintedRow(remote(), 'alice', { createdAt: row?.createdAt ?? new Date() }),
+    ])
+  }
+
+  it('uses no cached key in place of one that was minted at the same millisecond', async () => {
+    const { store, bare } = controlledStore()
+    const envelope = await open(store, remote())
+    await envelope.encrypt('alice', 'x')
+    await mintAnew(bare)
+    const handle = await envelope.user('alice')
+    expect(await (await open(bare, remote())).decrypt('alice', handle.encrypt('y'))).toBe('y')
+  })
+
+  it('shares the unwrapping of a row only with those who have read the same bytes', async () => {
+    const { store, bare, tell } = controlledStore()
+    const token = await (await open(bare, remote())).encrypt('alice', 'x')
+    const { masterKey, opening } = gatedMasterKey(inner)
+    const envelope = await open(store, masterKey)
+    opening.arm()
+    const first = envelope.decrypt('alice', token).catch(() => undefined)
+    await opening.reached()
+    await mintAnew(bare)
+    await tell({ userIds: ['alice'] })
+    const sealed = envelope.encrypt('alice', 'y')
+    setTimeout(() => opening.open(), 50)
+    expect(await (await open(bare, remote())).decrypt('alice', await sealed)).toBe('y')
+    await first
+  })
+
+  it('gives a handle with all versions, though its read found no row and others were made meanwhile', async () => {
+    const { store, bare, reading } = controlledStore()
+    const envelope = await open(store, remote())
+    const other = await open(bare, remote())
+    reading.arm()
+    const making = envelope.user('alice')
+    await reading.reached()
+    const first = await other.encrypt('alice', 'one')
+    await other.rotateUserKey('alice')
+    reading.open()
+    const handle = await making
+    expect(handle.version).toBe(2)
+    expect(handle.decrypt(first)).toBe('one')
+  })
+
   it('caches the key of a user who was minted anew as soon as it has read the new row', async () => {
     const { store, bare, calls, tell } = controlledStore()
     const envelope = await open(store, remote())
