@@ -23,7 +23,6 @@ describe.each(dialects)('drizzleSource on %s', (dialect) => {
   let app: HostApp
   beforeEach(async () => {
     app = await hostApp(dialect)
-    await app.db.insert(app.schema.owners).values([{ id: 'alice' }, { id: 'bob' }])
   })
   afterEach(() => app.close())
 
