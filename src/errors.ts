@@ -108,7 +108,7 @@ export function invalidArgument(message: string): KeystoreError {
 
 /** `ERR_KEY_SHREDDED`: the user's keys were erased on purpose. */
 export function keyShredded(userId: string): KeystoreError {
-  return new KeystoreError('ERR_KEY_SHREDDED', `The keys of user ${JSON.stringify(userId)} were shredded`)
+  return new KeystoreError('ERR_KEY_SHREDDED', `The keys of user ${quoted(userId)} were shredded`)
 }
 
 /** `ERR_SCHEMA`: the message must say what to do next. */
@@ -121,4 +121,48 @@ export function isKeystoreError(error: unknown): error is KeystoreError {
   return (
     error instanceof Error && 'code' in error && 'retryable' in error && String(error.code).startsWith('ERR_')
   )
+}
+
+/**
+ * Controls (C0, C1, DEL), format characters (bidirectional controls, zero widths), line and paragraph separators, lone surrogates, and
+ * what Unicode does not assign: they move a terminal's cursor, begin lines of a log, or show text in another order than it has.
+ */
+const UNPRINTABLE = /[\p{C}\p{Zl}\p{Zp}]/gu
+
+/** Characters of an id that messages show. */
+const SHOWN_CHARACTERS = 128
+
+/**
+ * A text that came from a store or a caller, for messages: with unprintable characters as `\u001b`, and cut.
+ *
+ * @param most how many characters (UTF-16 units) are shown. Of a longer text the message says how many it has
+ */
+export function printable(text: string, most = SHOWN_CHARACTERS): string {
+  const { start, rest } = cut(text, most)
+  return escaped(start) + rest
+}
+
+/** {@link printable} in double quotes, with those in the text escaped as in JSON: where the id ends is then plain. */
+export function quoted(text: string): string {
+  const { start, rest } = cut(text, SHOWN_CHARACTERS)
+  return escaped(JSON.stringify(start)) + rest
+}
+
+/** Replaces unprintable characters by the escapes of JSON, which leaves a JSON document's values as they are. */
+export function escaped(text: string): string {
+  return text.replace(UNPRINTABLE, (character) =>
+    Array.from({ length: character.length }, (_, at) => escapeOf(character.charCodeAt(at))).join(''),
+  )
+}
+
+function escapeOf(unit: number): string {
+  return `\\u${unit.toString(16).padStart(4, '0')}`
+}
+
+/** @returns the beginning, with no surrogate pair cut in two, and what is said of the rest */
+function cut(text: string, most: number): { readonly start: string; readonly rest: string } {
+  if (text.length <= most) return { start: text, rest: '' }
+  const isPair = /^[\ud800-\udbff][\udc00-\udfff]$/.test(text.slice(most - 1, most + 1))
+  const start = text.slice(0, isPair ? most - 1 : most)
+  return { start, rest: `… (${text.length.toLocaleString('en')} characters)` }
 }

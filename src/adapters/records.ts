@@ -1,5 +1,5 @@
 /** What all adapters do with rows before and after their statements. */
-import { StoreError } from '../errors.js'
+import { quoted, StoreError } from '../errors.js'
 import { compareRefs, isTombstone, type KeyRecord, type KeyRef } from '../table.js'
 
 /** Sorts before every ref: where the first page of `list` begins. */
@@ -99,7 +99,7 @@ export function requireValidTimes(record: KeyRecord): KeyRecord {
   if (hasValidTimes(record)) return record
   const { userId, version } = record
   throw new StoreError(
-    `The row of user ${JSON.stringify(userId)}, version ${version}, has a time that cannot be read: ` +
+    `The row of user ${quoted(userId)}, version ${version}, has a time that cannot be read: ` +
       'repair created_at, wrapped_at or shredded_at',
     { ref: { userId, version } },
   )

@@ -21,6 +21,7 @@ import {
   withStore,
 } from './options.js'
 import { counted, plainTable, printableId, printJson, printSome, setExitCode, thousands } from './output.js'
+import { printableSentence } from './printable.js'
 
 interface CopyCommandOptions extends ChangeOptions {
   readonly shredLog?: string
@@ -87,7 +88,9 @@ export function backupCommand(): Command {
               else {
                 printCopyReport(report)
                 console.log(
-                  report.finished ? `The backup is ${file}.` : unfinishedAdvice(report, backup.partial),
+                  report.finished
+                    ? `The backup is ${printableSentence(file)}.`
+                    : printableSentence(unfinishedAdvice(report, backup.partial)),
                 )
               }
               setExitCode(report.finished)

@@ -1,6 +1,6 @@
 /** `keystore doctor`: checks a key store, and the encrypted columns of an application. */
 import { Command } from 'commander'
-import { isKeystoreError } from '../errors.js'
+import { isKeystoreError, printable } from '../errors.js'
 import { type Finding, type VerifyReport, verifyAll } from '../lifecycle/verify.js'
 import { formatOfKekId } from '../master-keys/kek-id.js'
 import type { MasterKeyring } from '../master-keys/keyring.js'
@@ -24,6 +24,7 @@ import {
   withStore,
 } from './options.js'
 import { counted, printableId, printJson, printSome, setExitCode } from './output.js'
+import { printableSentence } from './printable.js'
 import {
   type SchemaOptions,
   schemaTables,
@@ -131,7 +132,7 @@ async function checkUnregistered({
   const unregistered = encrypted.map((column) => ({
     severity: 'warning' as const,
     kind: 'unregistered' as const,
-    reason: `${name}, column ${column}: it is an encrypted column, and no defineEncrypted names its table`,
+    reason: `${printable(name)}, column ${printable(column)}: it is an encrypted column, and no defineEncrypted names its table`,
   }))
   if (withColumns === null) return unregistered
   try {
@@ -181,7 +182,8 @@ function printDoctorReport(
   if (report.masterKeys.length > 0) printMasterKeys(report.masterKeys, keyring)
   if (erasure?.erased === 'file')
     console.log('The erasure is finished: erased keys are in no file of the database any more.')
-  else if (erasure !== undefined) console.log(`The erasure is not finished: ${erasure.pending ?? 'unknown'}`)
+  else if (erasure !== undefined)
+    console.log(`The erasure is not finished: ${printableSentence(erasure.pending ?? 'unknown')}`)
   const wrong = `${counted(totals.error, 'error')}, ${counted(totals.warning, 'warning')}`
   console.log(
     `${counted(report.rows, 'row')} looked at: ${totals.error + totals.warning === 0 ? 'nothing is wrong' : wrong}.`,
@@ -189,9 +191,11 @@ function printDoctorReport(
 }
 
 const V2_IS_AN_ERROR =
-  'Keys in format v2 are errors here, because an application that does not accept v2 cannot read them. `keystore rewrap --accept-v2` upgrades them. ' +
-  'With --accept-v2 doctor reports them as warnings.'
+  'Keys in format v2 are errors here, because an application that does not accept v2 cannot read them. If the store was taken over from the ' +
+  'Python reference, `keystore rewrap --accept-v2` upgrades them, and with --accept-v2 doctor reports them as warnings. If it was not, ' +
+  'somebody has put them there.'
 
 function findingLine({ userId, version, reason }: Finding): string {
-  return userId === undefined ? reason : `${printableId(userId)}, version ${version ?? '?'}: ${reason}`
+  const said = printableSentence(reason)
+  return userId === undefined ? said : `${printableId(userId)}, version ${version ?? '?'}: ${said}`
 }

@@ -4,6 +4,7 @@ import { readFileSync } from 'node:fs'
 import { Command, CommanderError } from 'commander'
 import { KeystoreError } from '../errors.js'
 import { withoutPasswords } from './command-line.js'
+import { printableLines, printableSentence } from './printable.js'
 
 /** 0: done · 1: failed · 2: the command line was wrong. */
 const FAILED = 1
@@ -41,7 +42,7 @@ async function run(argv: readonly string[]): Promise<number> {
     .showHelpAfterError('(keystore COMMAND --help explains it)')
     .addHelpText('after', '\nBegin with: keystore quickstart')
     // Commander quotes an argument that it does not know, and that may be a URL.
-    .configureOutput({ outputError: (text, write) => write(withoutPasswords(text)) })
+    .configureOutput({ outputError: (text, write) => write(printableLines(withoutPasswords(text))) })
     .exitOverride()
   const [, , name = ''] = argv
   const requested = COMMANDS.get(name)
@@ -61,10 +62,10 @@ function reportError(error: unknown): number {
   // Commander has printed the help or its own error already.
   if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : WRONG_USAGE
   if (error instanceof KeystoreError) {
-    process.stderr.write(`keystore: ${error.message} [${error.code}]\n`)
+    process.stderr.write(`keystore: ${printableSentence(error.message)} [${error.code}]\n`)
     return error.code === 'ERR_INVALID_ARGUMENT' ? WRONG_USAGE : FAILED
   }
   const text = error instanceof Error ? error.message : String(error)
-  process.stderr.write(`keystore: ${text}\n`)
+  process.stderr.write(`keystore: ${printableLines(text)}\n`)
   return FAILED
 }

@@ -1,14 +1,17 @@
 /** How commands print their reports on standard output: as text, or as one JSON document. */
 import Table from 'cli-table3'
+import { escaped, printable, quoted } from '../errors.js'
 
 /** A table without colours, so that it is the same on a terminal, in a file and in a log. */
 export function plainTable(head: string[]): Table.Table {
   return new Table({ head, style: { head: [], border: [] } })
 }
 
-/** Prints a report as one JSON document: dates in ISO 8601, bigints as text. No report holds bytes. */
+/** Prints a report as one JSON document: dates in ISO 8601, bigints as text, ids whole. No report holds bytes. */
 export function printJson(report: unknown): void {
-  console.log(JSON.stringify(report, (_, value) => (typeof value === 'bigint' ? String(value) : value)))
+  console.log(
+    escaped(JSON.stringify(report, (_, value) => (typeof value === 'bigint' ? String(value) : value))),
+  )
 }
 
 /** `1,234` */
@@ -21,14 +24,12 @@ export function counted(count: number, thing: string): string {
   return `${thousands(count)} ${thing}${count === 1 ? '' : 's'}`
 }
 
-/** A user id in a sentence: in quotes, and on one line whatever characters it has. */
-export function printableId(userId: string): string {
-  return JSON.stringify(userId)
-}
+/** A user id in a sentence: in quotes, on one line whatever characters it has, and cut if it is long. */
+export const printableId = quoted
 
 /** A KEK id for people. */
 export function kekName(kekId: string | null): string {
-  return kekId ?? 'none named (the Python reference)'
+  return kekId === null ? 'none named (the Python reference)' : printable(kekId)
 }
 
 /** Prints the first of many lines, and how many more there are. */

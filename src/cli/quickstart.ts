@@ -108,13 +108,18 @@ function parsed(line: string): Record<string, unknown> | null {
 /** The first three characters of a long secret and its length; of a short one the length only. */
 function masked(secret: string): string {
   const characters = Array.from(secret)
-  const start = characters.length >= 12 ? characters.slice(0, 3).join('').replace(/\p{C}/gu, '·') : ''
+  const start = characters.length >= 12 ? visible(characters.slice(0, 3).join('')) : ''
   return `${start}•••••• (${characters.length})`
 }
 
 function shortened(text: string): string {
-  const characters = Array.from(text.replace(/\p{C}/gu, '·'))
+  const characters = Array.from(visible(text))
   return characters.length > 28 ? `${characters.slice(0, 27).join('')}…` : characters.join('')
+}
+
+/** With a dot for each character that a terminal would obey, hide or end the line at. */
+function visible(text: string): string {
+  return text.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, '·')
 }
 
 /** Commands to try on the same store. */

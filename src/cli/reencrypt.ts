@@ -1,6 +1,6 @@
 /** `keystore reencrypt`: re-encrypts the values in an application's own tables. */
 import { Command, InvalidArgumentError } from 'commander'
-import { invalidArgument } from '../errors.js'
+import { invalidArgument, printable } from '../errors.js'
 import type { ColumnContext } from '../format/context.js'
 import { type ReencryptOptions, type ReencryptReport, reencrypt } from '../reencrypt/reencrypt.js'
 import { type SqlSourceOptions, sqlSource } from '../sources/sql.js'
@@ -20,6 +20,7 @@ import {
   withStore,
 } from './options.js'
 import { counted, plainTable, printableId, printJson, printSome, setExitCode, thousands } from './output.js'
+import { printableSentence } from './printable.js'
 import { databaseUrl, type SchemaOptions, schemaTables, withHost, withSchema } from './schema-file.js'
 
 interface ReencryptCommandOptions
@@ -150,7 +151,7 @@ async function sweepAll(
   const tables: TableReport[] = []
   const sweepOne = async (table: string, source: ValueSource<never>) => {
     const onProgress: LongWorkControls['onProgress'] = (progress) =>
-      controls.onProgress?.({ ...progress, phase: `${table}: ${progress.phase}` })
+      controls.onProgress?.({ ...progress, phase: `${printable(table)}: ${progress.phase}` })
     tables.push({ table, ...(await reencrypt({ ...sweep, ...controls, onProgress, source })) })
   }
   const { schema, table = '' } = options
@@ -189,24 +190,27 @@ function printSweep(report: SweepReport, { json, schema }: ReencryptCommandOptio
 function printTable(report: TableReport): void {
   const { table, complete, dryRun, changed, skipped, failed, failedCount, before, after, left } = report
   console.log(
-    `${table}: ${dryRun ? 'would re-encrypt' : 're-encrypted'} ${counted(changed, 'value')}; ${thousands(skipped)} skipped (changed by others ` +
+    `${printable(table)}: ${dryRun ? 'would re-encrypt' : 're-encrypted'} ${counted(changed, 'value')}; ${thousands(skipped)} skipped (changed by others ` +
       `meanwhile), ${thousands(failedCount)} failed.`,
   )
   printSome(
     failed.map(
       ({ key, column, owner, code, reason }) =>
-        `${keyText(key)}, ${column}, of ${owner === null ? 'the pool' : printableId(owner)}: ${reason} [${code}]`,
+        `${keyText(key)}, ${printable(column)}, of ${owner === null ? 'the pool' : printableId(owner)}: ${printableSentence(reason)} [${code}]`,
     ),
     failedCount,
   )
   const codes = new Set(failed.map(({ code }) => code))
   if (codes.has('ERR_NOT_ENCRYPTED')) console.log('  --plaintext encrypts values that are no token.')
-  if (codes.has('ERR_FORMAT_NOT_ACCEPTED')) console.log('  --accept-v2 reads values in format v2.')
+  if (codes.has('ERR_FORMAT_NOT_ACCEPTED'))
+    console.log(
+      '  --accept-v2 reads values in format v2. Use it only if the Python reference wrote them: if not, somebody has put them there.',
+    )
   const states = plainTable(['values', 'before', dryRun ? 'then' : 'now'])
   const found = new Map(Object.entries(before))
   for (const [state, now] of Object.entries(after)) {
     const then = found.get(state) ?? 0
-    if (then + now > 0) states.push([state, thousands(then), thousands(now)])
+    if (then + now > 0) states.push([printable(state), thousands(then), thousands(now)])
   }
   if (states.length > 0) console.log(states.toString())
   if (left > 0) console.log(`${counted(left, 'value')} ${dryRun ? 'would be ' : ''}left in an old state.`)
@@ -215,5 +219,5 @@ function printTable(report: TableReport): void {
 }
 
 function keyText(key: ValueKey): string {
-  return typeof key === 'object' ? key.map(String).join('/') : String(key)
+  return printable(typeof key === 'object' ? key.map(String).join('/') : String(key))
 }

@@ -31,6 +31,7 @@ import {
   setExitCode,
   thousands,
 } from './output.js'
+import { printableSentence } from './printable.js'
 
 interface RewrapCommandOptions extends StoreOptions, MasterKeyOptions, AcceptOptions, ChangeOptions {
   readonly format?: Format
@@ -77,7 +78,7 @@ export function rewrapCommand(): Command {
 
 function printRewrap(report: RewrapReport, keyring: MasterKeyring): void {
   const { dryRun, changed, skipped, kekId, failedCount } = report
-  const what = `${dryRun ? 'Would rewrap' : 'Rewrapped'} ${counted(changed, 'key')} under ${kekId}`
+  const what = `${dryRun ? 'Would rewrap' : 'Rewrapped'} ${counted(changed, 'key')} under ${kekName(kekId)}`
   console.log(
     `${what}; ${thousands(skipped)} skipped (changed by others meanwhile), ${thousands(failedCount)} failed.`,
   )
@@ -93,18 +94,23 @@ function printRewrap(report: RewrapReport, keyring: MasterKeyring): void {
   printMasterKeys(report.masterKeys, keyring)
 }
 
+/** A row in format v2 may have been planted, so that somebody accepts it. */
+const ONLY_IF_THE_REFERENCES =
+  'Use it only if the store was taken over from the Python reference: if not, somebody has put them there.'
+
 /** Prints the failures of `rewrap` or `rotate-user`, and what to do about them. */
 export function printFailures(failed: readonly RowFailure[], count: number): void {
   if (count === 0) return
   printSome(
     failed.map(
       ({ userId, version, code, reason }) =>
-        `${printableId(userId)}, version ${version}: ${reason} [${code}]`,
+        `${printableId(userId)}, version ${version}: ${printableSentence(reason)} [${code}]`,
     ),
     count,
   )
   const codes = new Set(failed.map(({ code }) => code))
-  if (codes.has('ERR_FORMAT_NOT_ACCEPTED')) console.log('  --accept-v2 upgrades rows in format v2.')
+  if (codes.has('ERR_FORMAT_NOT_ACCEPTED'))
+    console.log(`  --accept-v2 upgrades rows in format v2. ${ONLY_IF_THE_REFERENCES}`)
   if (codes.has('ERR_UNKNOWN_MASTER_KEY'))
     console.log(
       '  Give the master keys that these rows name with --previous-key-file or API_KEY_MASTER_KEY_PREVIOUS.',

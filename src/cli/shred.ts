@@ -13,6 +13,7 @@ import {
   withStore,
 } from './options.js'
 import { kekName, printableId, printJson } from './output.js'
+import { printableSentence } from './printable.js'
 
 interface ShredCommandOptions extends StoreOptions, ChangeOptions {
   readonly forget?: boolean
@@ -83,8 +84,12 @@ function printReceipt(
   console.log(`Shredded ${printableId(userId)} at ${at.toISOString()}: ${what}; ${after}.`)
   if (versions.length > 0) console.log(`Wrapped under: ${kekIds.map(kekName).join(', ')}`)
   if (erased === 'file') console.log('The wrapped keys are in no file of the database any more.')
-  else console.log(`Pending: ${pending ?? 'unknown'}\n${PENDING}`)
-  console.log(shredLog === undefined ? `${COPIES}\n${NO_LOG}` : `${COPIES}\nRecorded in ${shredLog}.`)
+  else console.log(`Pending: ${printableSentence(pending ?? 'unknown')}\n${PENDING}`)
+  console.log(
+    shredLog === undefined
+      ? `${COPIES}\n${NO_LOG}`
+      : `${COPIES}\nRecorded in ${printableSentence(shredLog)}.`,
+  )
 }
 
 const PENDING =

@@ -3,7 +3,7 @@
  * violation carries the whole failing row in `detail`. So a driver's error object never leaves an adapter, and its message
  * leaves one only where it is known to hold no value.
  */
-import { KeystoreError, StoreError } from '../errors.js'
+import { KeystoreError, printable, StoreError } from '../errors.js'
 
 /** SQLSTATE codes after which the same statement may succeed (postgresql.org/docs/current/errcodes-appendix.html). */
 const TRANSIENT_SQLSTATES = new Set(['40001', '40P01', '53300', '55P03', '57P01', '57P02', '57P03'])
@@ -66,6 +66,9 @@ export function describeDriverError(error: unknown): DriverFailure {
   return { code: null, description: error instanceof Error ? error.name : typeof error, transient: false }
 }
 
+/** Tables, constraints and roles of the host's have whatever names their owners like. */
+const SHOWN_CHARACTERS = 1000
+
 /** Whether another connection has the lock: SQLITE_BUSY, SQLITE_BUSY_SNAPSHOT, SQLITE_BUSY_RECOVERY, SQLITE_LOCKED … */
 export function isBusyCode(code: string): boolean {
   return code.startsWith('SQLITE_BUSY') || code.startsWith('SQLITE_LOCKED')
@@ -79,9 +82,15 @@ export function isBusyCode(code: string): boolean {
 export function storeError(action: string, error: unknown, who = 'The key store'): KeystoreError {
   if (error instanceof KeystoreError) return error
   const { code, description, transient } = describeDriverError(error)
-  const cause = Object.assign(new Error(description), {
+  const cause = Object.assign(new Error(printable(description, SHOWN_CHARACTERS)), {
     name: 'DriverError',
     ...(code === null ? {} : { code }),
   })
-  return new StoreError(`${who} could not ${action} (${description})`, { cause, retryable: transient })
+  return new StoreError(
+    `${who} could not ${printable(action, SHOWN_CHARACTERS)} (${printable(description, SHOWN_CHARACTERS)})`,
+    {
+      cause,
+      retryable: transient,
+    },
+  )
 }

@@ -1,6 +1,6 @@
 /** Makes a Drizzle table a source of values for the sweep, on the host's own connection. */
 
-import { invalidArgument } from '../errors.js'
+import { invalidArgument, quoted } from '../errors.js'
 import type { ContextOf } from '../format/context.js'
 import { tableOn } from '../sources/table-on.js'
 import { tableSource } from '../sources/table-source.js'
@@ -62,10 +62,8 @@ export function tablePlan<Row>(table: unknown, options: DrizzleSourceOptions<Row
   const columnOf = (what: string, property: unknown): DrizzleColumn => {
     const column = typeof property === 'string' ? columns.get(property) : undefined
     if (column !== undefined) return column
-    const given = typeof property === 'string' ? JSON.stringify(property) : kindOf(property)
-    throw invalidArgument(
-      `${what} must be the name of a property of table ${JSON.stringify(name)}, got ${given}`,
-    )
+    const given = typeof property === 'string' ? quoted(property) : kindOf(property)
+    throw invalidArgument(`${what} must be the name of a property of table ${quoted(name)}, got ${given}`)
   }
   const nameOf = (what: string, property: unknown) => columnName(columnOf(what, property), db)
 
@@ -117,7 +115,7 @@ function decodedProperty(column: DrizzleColumn, value: unknown): PropertyDescrip
     return {
       enumerable: true,
       get() {
-        throw invalidArgument(`column ${JSON.stringify(column.name)} holds what its type cannot read`)
+        throw invalidArgument(`column ${quoted(column.name)} holds what its type cannot read`)
       },
     }
   }

@@ -1,6 +1,6 @@
 /** A registry of all encrypted columns of a schema, for the sweep and `keystore doctor`. */
 
-import { invalidArgument } from '../errors.js'
+import { invalidArgument, printable, quoted } from '../errors.js'
 import type { ContextOf } from '../format/context.js'
 import type { ValueSource } from '../sources/value-source.js'
 import { kindOf } from '../validate.js'
@@ -104,15 +104,16 @@ function encryptedTable(name: string, options: AnyTableOptions): EncryptedTable 
     if (mark.context === null)
       throw missingOption(
         name,
-        `the context of ${property}`,
-        `columns: { ${property}: 'a.context' }, with null for no context`,
+        `the context of ${printable(property)}`,
+        `columns: { ${printable(property)}: 'a.context' }, with null for no context`,
       )
     contexts[property] = mark.context
   }
-  if (Object.keys(contexts).length === 0) throw invalidArgument(`table ${name} has no encrypted column`)
+  if (Object.keys(contexts).length === 0)
+    throw invalidArgument(`table ${printable(name)} has no encrypted column`)
   for (const property of Object.keys(columns)) {
     if (!parts.columns.has(property))
-      throw invalidArgument(`table ${name} has no property ${JSON.stringify(property)}`)
+      throw invalidArgument(`table ${printable(name)} has no property ${quoted(property)}`)
   }
   return { name, table, key: typeof key === 'string' ? [key] : key, owner, columns: contexts }
 }
@@ -139,6 +140,6 @@ function ownerPropertyOf(name: string, { columns }: TableParts): string {
 
 function missingOption(name: string, what: string, option: string): Error {
   return invalidArgument(
-    `table ${name} does not tell ${what}: give ${option}, as in { ${name}: { table, … } }`,
+    `table ${printable(name)} does not tell ${what}: give ${option}, as in { ${printable(name)}: { table, … } }`,
   )
 }

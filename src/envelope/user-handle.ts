@@ -1,6 +1,6 @@
 /** One user's keys in hand: the same calls as EnvelopeCrypto's, synchronous. */
 
-import { isKeystoreError, KeystoreError, keyShredded } from '../errors.js'
+import { isKeystoreError, KeystoreError, keyShredded, quoted } from '../errors.js'
 import type { EmitEvent } from '../events.js'
 import { contextPieces, type EncryptionContext } from '../format/context.js'
 import { assertFingerprintArguments, type FingerprintOptions } from '../format/fingerprint.js'
@@ -141,7 +141,7 @@ export class UserHandle {
     const key = this.#keys.versions.get(version)
     if (key instanceof Error) throw key
     if (key !== undefined) return key
-    const message = `This handle of user ${JSON.stringify(this.userId)} has no key of version ${version}: get a new one`
+    const message = `This handle of user ${quoted(this.userId)} has no key of version ${version}: get a new one`
     throw new KeystoreError('ERR_KEY_NOT_FOUND', message, { retryable: true })
   }
 }

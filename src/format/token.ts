@@ -92,10 +92,7 @@ export function parseToken(token: unknown, accept: readonly Format[]): ParsedTok
   const parsed = tokenOf(token)
   if (parsed === null) throw malformed(token.startsWith(V2_PREFIX) ? 'v2' : 'v3')
   if (!accept.includes(parsed.format)) {
-    throw new KeystoreError(
-      'ERR_FORMAT_NOT_ACCEPTED',
-      `This is a ${parsed.format} token: name '${parsed.format}' in accept.tokens to open it`,
-    )
+    throw notAccepted(parsed.format)
   }
   return parsed
 }
@@ -177,6 +174,18 @@ export function decryptionFailed(): KeystoreError {
   return new KeystoreError(
     'ERR_DECRYPTION_FAILED',
     'Decryption failed: wrong key, user or context, or a changed token',
+  )
+}
+
+/** Does not advise to accept v2: whoever put the token there may be waiting for just that. */
+function notAccepted(format: Format): KeystoreError {
+  const advice =
+    format === 'v3'
+      ? "name 'v3' in accept.tokens to open it"
+      : "it is bound to no user. If it is the Python reference's, re-encrypt it (docs/REENCRYPT.md); if not, somebody has put it there"
+  return new KeystoreError(
+    'ERR_FORMAT_NOT_ACCEPTED',
+    `This is a ${format} token, and tokens of this format are not accepted: ${advice}`,
   )
 }
 

@@ -2,7 +2,7 @@
  * Users' data keys: found in the store, minted on first use, rotated, unwrapped, and cached for a while. memory.ts says what is promised
  * when keys change meanwhile.
  */
-import { invalidArgument, KeystoreError, keyShredded } from '../errors.js'
+import { invalidArgument, KeystoreError, keyShredded, quoted } from '../errors.js'
 import { isTurnDue, nextTurn } from '../event-loop.js'
 import { durationSince, type EmitEvent } from '../events.js'
 import type { Format } from '../format/formats.js'
@@ -227,7 +227,7 @@ export class KeyCache {
   /** @returns null if the user has other rows by now */
   async #mintFor(rows: UserRows, mint: boolean): Promise<UserKeys | null> {
     const { userId } = rows.user
-    if (!mint) throw notFound(`There is no key of user ${JSON.stringify(userId)}`, false)
+    if (!mint) throw notFound(`There is no key of user ${quoted(userId)}`, false)
     const minted = await this.forWriting(userId)
     // Not by reading again: that may share a read that began before the insert.
     if (minted.version !== 1 || !this.#memory.isCurrent(rows)) return null
@@ -247,11 +247,11 @@ export class KeyCache {
       const known = this.#memory.cachedHighest(userId)
       const rows = await this.#reader.read(userId)
       if (rows.records.length === 0)
-        throw notFound(`There is no key of user ${JSON.stringify(userId)} to rotate`, false)
+        throw notFound(`There is no key of user ${quoted(userId)} to rotate`, false)
       const { version } = this.#activeOf(rows)
       if (known !== undefined && known < version) return { userId, version, rotated: false }
       if (version === MAX_KEY_VERSION)
-        throw invalidArgument(`user ${JSON.stringify(userId)} has used up all versions`)
+        throw invalidArgument(`user ${quoted(userId)} has used up all versions`)
       const { key, isOurs } = await this.#make({ userId, version: version + 1 }, 'rotated', rows)
       return { userId, version: key.version, rotated: isOurs }
     })

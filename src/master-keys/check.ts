@@ -1,5 +1,5 @@
 /** The check of `EnvelopeCrypto.open`: do the given master keys open what is stored? */
-import { isKeystoreError, KeystoreError, MasterKeyError } from '../errors.js'
+import { isKeystoreError, KeystoreError, MasterKeyError, printable } from '../errors.js'
 import type { EmitEvent } from '../events.js'
 import type { Format } from '../format/formats.js'
 import type { KeyStore } from '../store.js'
@@ -10,12 +10,26 @@ import type { MasterKeyring } from './keyring.js'
 
 /** A damaged row must not keep a store from opening, so one that opens is enough. */
 const SAMPLES_PER_KEK = 3
+/** A message names this many of the KEK ids that were not given. */
+const NAMED_KEK_IDS = 10
 
 /**
  * Unwraps one sample row under each KEK id. Reads a few rows for each, and writes nothing.
  *
+ * Refuses where a master key is missing. Rows that merely do not open are damaged: each is an event, and fails its own user.
+ *
+ * - An id that no master key has: refuses, unless `allowUnknown`.
+ * - A known id: damaged rows are events, even if no sample opens. They say themselves which key they need.
+ * - No id, or the id of v2 wraps, where format v2 is not accepted: refuses if the store has no row of format v3, since the store was then
+ *   never upgraded. Else the rows are damaged: nobody could read them anyway, and no row may talk an operator into accepting v2.
+ * - No id, where format v2 is accepted: refuses if none of the samples opens. Such rows do not say which key they need.
+ *
+ * Who can write rows can still keep a service from opening: by a row with a KEK id of their own making, which looks like a missing master
+ * key (the message names the id; `allowUnknown` opens); where v2 is accepted, by rows without an id that come before the others. They
+ * can delete the rows as well. They cannot make a row open that no master key has wrapped.
+ *
  * @throws MasterKeyError `ERR_UNKNOWN_MASTER_KEY` naming KEK ids and counts of rows, unless `allowUnknown` ·
- *   ERR_FORMAT_NOT_ACCEPTED naming the option, when rows are wrapped in a format that is not accepted
+ *   ERR_FORMAT_NOT_ACCEPTED when all rows are wrapped in a format that is not accepted
  */
 export async function checkMasterKeys(
   store: KeyStore,
@@ -27,14 +41,17 @@ export async function checkMasterKeys(
   },
 ): Promise<void> {
   const unknown: (string | null)[] = []
-  for (const [kekId, samples] of groupByKek(await store.sampleByKek(SAMPLES_PER_KEK))) {
+  const groups = groupByKek(await store.sampleByKek(SAMPLES_PER_KEK))
+  const acceptsV2 = options.acceptKeys.includes('v2')
+  const isUpgraded = [...groups.keys()].some((kekId) => formatOfKekId(kekId) === 'v3')
+  for (const [kekId, samples] of groups) {
     if (kekId !== null && keyring.find(kekId) === null) {
       unknown.push(kekId)
       continue
     }
+    if (!acceptsV2 && !isUpgraded) throw v2NotAccepted()
     const damaged = await samplesBeforeOneOpens(keyring, samples, options.acceptKeys)
-    // Rows without a KEK id do not say which key they need: when none opens, the key is missing rather than all damaged.
-    if (kekId === null && damaged.length === samples.length) unknown.push(null)
+    if (kekId === null && acceptsV2 && damaged.length === samples.length) unknown.push(null)
     else
       for (const { userId, version } of damaged) options.emit({ type: 'damagedKey', userId, version, kekId })
   }
@@ -58,8 +75,6 @@ async function samplesBeforeOneOpens(
       return damaged
     } catch (error) {
       const code = isKeystoreError(error) ? error.code : null
-      if (code === 'ERR_FORMAT_NOT_ACCEPTED' && formatOfKekId(sample.kekId) === 'v2') throw v2NotAccepted()
-      // A v2 wrap under a v3 id is a forgery or damage of one row. It must not stop all other users.
       if (code !== 'ERR_UNWRAP_FAILED' && code !== 'ERR_FORMAT_NOT_ACCEPTED') throw error
       damaged.push(sample)
     }
@@ -67,11 +82,13 @@ async function samplesBeforeOneOpens(
   return damaged
 }
 
+/** Names no option for tokens: keys are upgraded without reading any. */
 function v2NotAccepted(): KeystoreError {
   return new KeystoreError(
     'ERR_FORMAT_NOT_ACCEPTED',
-    "The store has keys wrapped in format v2, the Python reference's, which binds no key to its user. To read them open with " +
-      "accept: { keys: ['v2', 'v3'], tokens: ['v2', 'v3'] } (on the command line: --accept-v2); to go on writing it, with format: 'v2'",
+    "All keys of the store are wrapped in format v2, the Python reference's, which binds no key to its user. If the store is the " +
+      "reference's, the README says how to take it over (“From the Python reference”): read them with accept: { keys: ['v2', 'v3'] }, " +
+      'or upgrade them first with `keystore rewrap --accept-v2`. If it is not, somebody has put them there',
   )
 }
 
@@ -93,10 +110,12 @@ async function unknownMasterKeys(
   for (const row of await store.census()) {
     if (!row.shredded) counts.set(row.kekId, (counts.get(row.kekId) ?? 0) + row.count)
   }
-  const list = kekIds.map((kekId) => {
+  const list = kekIds.slice(0, NAMED_KEK_IDS).map((kekId) => {
     const count = counts.get(kekId) ?? 0
-    return `${kekId ?? 'no KEK id (the Python reference)'}: ${count} ${count === 1 ? 'row' : 'rows'}`
+    const id = kekId === null ? 'no KEK id (the Python reference)' : printable(kekId)
+    return `${id}: ${count} ${count === 1 ? 'row' : 'rows'}`
   })
+  if (kekIds.length > list.length) list.push(`and ${kekIds.length - list.length} more`)
   return new MasterKeyError(
     'ERR_UNKNOWN_MASTER_KEY',
     `The store has keys wrapped under master keys that were not given (${list.join('; ')}). ` +

@@ -1,6 +1,6 @@
 /** Data keys in rows: which master key and which format a row's wrapped key has, and what it is bound to. */
 
-import { isKeystoreError, KeystoreError, MasterKeyError } from '../errors.js'
+import { isKeystoreError, KeystoreError, MasterKeyError, printable, quoted } from '../errors.js'
 import { generateKey, KEY_BYTES } from '../format/aead.js'
 import { preAuthEncode } from '../format/encoding.js'
 import type { Format } from '../format/formats.js'
@@ -149,9 +149,13 @@ export async function unwrapBy(key: MasterKey, record: KeyRecord): Promise<Uint8
 
 function assertAccepted(record: KeyRecord, format: Format, accept: readonly Format[]): void {
   if (accept.includes(format)) return
+  const advice =
+    format === 'v3'
+      ? "name 'v3' in accept.keys to open it"
+      : "it is bound to no user. If it is the Python reference's, `keystore rewrap --accept-v2` upgrades it; if not, somebody has put it there"
   throw new KeystoreError(
     'ERR_FORMAT_NOT_ACCEPTED',
-    `The key of ${describeRef(record)} is wrapped in format ${format}: name '${format}' in accept.keys to open it`,
+    `The key of ${describeRef(record)} is wrapped in format ${format}, which is not accepted: ${advice}`,
   )
 }
 
@@ -169,7 +173,7 @@ function wrapAad({ userId, version }: KeyRef, kekId: string): Buffer {
 function masterKeyFailed(id: string): MasterKeyError {
   return new MasterKeyError(
     'ERR_MASTER_KEY',
-    `Master key ${id} failed with an error of its own, which is not shown because it may hold a key`,
+    `Master key ${printable(id)} failed with an error of its own, which is not shown because it may hold a key`,
     {
       retryable: true,
     },
@@ -178,11 +182,11 @@ function masterKeyFailed(id: string): MasterKeyError {
 
 /** A ref for messages. */
 export function describeRef({ userId, version }: KeyRef): string {
-  return `user ${JSON.stringify(userId)}, version ${version}`
+  return `user ${quoted(userId)}, version ${version}`
 }
 
 function unwrapFailed(record: KeyRecord): MasterKeyError {
-  const under = record.kekId === null ? 'any local master key' : `master key ${record.kekId}`
+  const under = record.kekId === null ? 'any local master key' : `master key ${printable(record.kekId)}`
   return new MasterKeyError(
     'ERR_UNWRAP_FAILED',
     `The wrapped key of ${describeRef(record)} does not open under ${under}`,
@@ -192,7 +196,7 @@ function unwrapFailed(record: KeyRecord): MasterKeyError {
 function unknownMasterKey(record: KeyRecord, kekId: string): MasterKeyError {
   return new MasterKeyError(
     'ERR_UNKNOWN_MASTER_KEY',
-    `The key of ${describeRef(record)} is wrapped under master key ${kekId}, which was not given: ` +
+    `The key of ${describeRef(record)} is wrapped under master key ${printable(kekId)}, which was not given: ` +
       'add it to API_KEY_MASTER_KEY_PREVIOUS or to the keyring',
   )
 }

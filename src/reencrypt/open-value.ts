@@ -1,6 +1,6 @@
 /** Classifies a stored value, and decrypts it if it is to be re-encrypted. */
 import type { EnvelopeCrypto } from '../envelope/envelope-crypto.js'
-import { invalidArgument, isKeystoreError, KeystoreError } from '../errors.js'
+import { invalidArgument, isKeystoreError, KeystoreError, printable } from '../errors.js'
 import type { EncryptionContext } from '../format/context.js'
 import { isEncrypted, isToken, type ParsedToken, parseToken } from '../format/token.js'
 import type { ValueKey } from '../sources/value-source.js'
@@ -126,7 +126,9 @@ async function openForeignValue<Row>(
       const isTheirs: unknown = reader.test(stored)
       // A promise is truthy, so an async test() would claim every value.
       if (typeof isTheirs !== 'boolean')
-        throw invalidArgument(`test() of the legacy reader ${reader.name} must return true or false`)
+        throw invalidArgument(
+          `test() of the legacy reader ${printable(reader.name)} must return true or false`,
+        )
       if (isTheirs) return { state, plaintext: await decryptLegacy(reader, stored, value) }
     } catch (error) {
       return { state, error: isKeystoreError(error) ? error : legacyReaderFailed(reader) }
@@ -152,13 +154,16 @@ async function decryptLegacy<Row>(
   assertPlaintext(plaintext)
   // Encrypting a token would encrypt the value twice.
   if (isToken(plaintext))
-    throw invalidArgument(`what the legacy reader ${reader.name} gave is a token already`)
+    throw invalidArgument(`what the legacy reader ${printable(reader.name)} gave is a token already`)
   return Buffer.from(plaintext)
 }
 
 /** Leaves out the reader's own error, which may quote the value. */
 function legacyReaderFailed({ name }: { readonly name: string }): KeystoreError {
-  return new KeystoreError('ERR_DECRYPTION_FAILED', `The legacy reader ${name} could not decrypt the value`)
+  return new KeystoreError(
+    'ERR_DECRYPTION_FAILED',
+    `The legacy reader ${printable(name)} could not decrypt the value`,
+  )
 }
 
 function notEncrypted(): KeystoreError {

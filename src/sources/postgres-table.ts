@@ -2,7 +2,7 @@
 
 import { describeDriverError, storeError } from '../drivers/driver-error.js'
 import { DEFAULT_DEADLINE_MS, retryingPostgres } from '../drivers/retry.js'
-import { invalidArgument } from '../errors.js'
+import { invalidArgument, printable } from '../errors.js'
 import {
   ALTERED_BY_TRIGGER,
   assertShape,
@@ -262,7 +262,7 @@ function replaceStatement(column: string, shape: TableShape, keys: readonly KeyC
 /** The sweep would leave hidden rows as they are, and report that nothing is left. */
 function rowsHiddenError(table: string): Error {
   return invalidArgument(
-    `row-level security is in force for this role on table ${table}, and may hide rows: connect as the table's owner, or as a role with BYPASSRLS`,
+    `row-level security is in force for this role on table ${printable(table)}, and may hide rows: connect as the table's owner, or as a role with BYPASSRLS`,
   )
 }
 

@@ -1,5 +1,6 @@
 /** Checks some rows of a table: registered columns must hold only tokens, and other columns none. */
 
+import { printable } from '../errors.js'
 import { isEncrypted, isToken } from '../format/token.js'
 import type { SqlTable, TableRow } from './table.js'
 
@@ -76,7 +77,7 @@ export async function sampleColumns(
   const findingsOf = (column: string, checks: readonly ColumnCheck[]): ColumnFinding[] =>
     checks.flatMap(({ severity, kind, text, shows }) => {
       const count = rows.filter(({ values }) => values[column] !== null && shows(values[column])).length
-      const reason = `${name}, column ${column}: ${count} of ${rows.length} rows looked at ${text}`
+      const reason = `${printable(name)}, column ${printable(column)}: ${count} of ${rows.length} rows looked at ${text}`
       return count === 0 ? [] : [{ severity, kind, reason }]
     })
   return [

@@ -8,7 +8,7 @@ import {
   HostTransactionError,
   retryingWhileLocked,
 } from '../drivers/sqlite-locks.js'
-import { invalidArgument, StoreError } from '../errors.js'
+import { invalidArgument, printable, quoted, StoreError } from '../errors.js'
 import { kindOf } from '../validate.js'
 import {
   ALTERED_BY_TRIGGER,
@@ -94,7 +94,7 @@ export class SqliteTable implements SqlTable {
   }
 
   #try<T>(action: string, work: () => T): Promise<T> {
-    const what = `${action} table ${quoteIdentifier(this.shape.table)}`
+    const what = `${action} table ${quoted(this.shape.table)}`
     return retryingWhileLocked(this.#deadlineMs, work).catch((error) => {
       throw error instanceof HostTransactionError
         ? stillInTransaction(what)
@@ -175,12 +175,12 @@ function decodeRow(
     const part = values[name]
     if (typeof part === 'string' || typeof part === 'number' || typeof part === 'bigint') return part
     throw invalidArgument(
-      `key ${quoteIdentifier(name)} of table ${quoteIdentifier(table)} must be text or a number, got ${kindOf(part)}`,
+      `key ${quoted(name)} of table ${quoted(table)} must be text or a number, got ${kindOf(part)}`,
     )
   })
   if (typeof owner !== 'string' && owner !== null)
     throw invalidArgument(
-      `the owner in table ${quoteIdentifier(table)} must be text or a number, got ${kindOf(owner)}`,
+      `the owner in table ${quoted(table)} must be text or a number, got ${kindOf(owner)}`,
     )
   return { key: keyFromParts(parts), owner, values }
 }
@@ -255,7 +255,7 @@ function assertNoNullKey(client: SqliteClient, shape: TableShape, { columns }: C
 }
 
 function alteredError(table: string): StoreError {
-  return new StoreError(`The sweep could not change table ${table}: ${ALTERED_BY_TRIGGER}`)
+  return new StoreError(`The sweep could not change table ${printable(table)}: ${ALTERED_BY_TRIGGER}`)
 }
 
 function stillInTransaction(action: string): StoreError {

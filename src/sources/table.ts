@@ -1,5 +1,5 @@
 /** One table of the host application as the sweep reads and changes it, in either dialect. */
-import { invalidArgument } from '../errors.js'
+import { invalidArgument, printable, quoted } from '../errors.js'
 import { kindOf } from '../validate.js'
 import type { ValueChange, ValueKey, ValueRef } from './value-source.js'
 
@@ -102,29 +102,28 @@ export function assertShape(shape: TableShape, { columns, uniqueKeys }: Catalog)
   const { table, key, owner, columns: swept } = shape
   const names = new Set(columns.map(({ name }) => name))
   for (const name of [...key, ...(owner === null ? [] : [owner]), ...swept]) {
-    if (!names.has(name))
-      throw invalidArgument(`table ${quoteIdentifier(table)} has no column ${quoteIdentifier(name)}`)
+    if (!names.has(name)) throw invalidArgument(`table ${quoted(table)} has no column ${quoted(name)}`)
   }
   for (const name of swept) {
     if (key.includes(name) || name === owner)
       throw invalidArgument(
-        `column ${quoteIdentifier(name)} cannot be swept: it is part of the key, or names the owner`,
+        `column ${quoted(name)} cannot be swept: it is part of the key, or names the owner`,
       )
     const column = columns.find((column) => column.name === name)
     if (column?.isText === false)
       throw invalidArgument(
-        `column ${quoteIdentifier(name)} must be of text to hold tokens, it is ${column.type}`,
+        `column ${quoted(name)} must be of text to hold tokens, it is ${printable(column.type)}`,
       )
   }
   if (!uniqueKeys.some((unique) => unique.every((name) => key.includes(name)))) {
     throw invalidArgument(
-      `key ${key.map(quoteIdentifier).join(', ')} of table ${quoteIdentifier(table)} must be unique: name its primary key, or columns with a unique index`,
+      `key ${key.map(quoted).join(', ')} of table ${quoted(table)} must be unique: name its primary key, or columns with a unique index`,
     )
   }
 }
 
 export function tableNotFound(name: string): Error {
-  return invalidArgument(`there is no table ${name} in this database`)
+  return invalidArgument(`there is no table ${printable(name)} in this database`)
 }
 
 /** Why a change was undone: the altered token would be lost, and with it what it holds. */
@@ -133,7 +132,7 @@ export const ALTERED_BY_TRIGGER = 'a trigger alters what is written to it, so no
 /** The error for rows with a null in the key: pages by key would skip them. */
 export function nullKeyError({ table, key }: TableShape): Error {
   return invalidArgument(
-    `table ${quoteIdentifier(table)} has rows whose ${key.map(quoteIdentifier).join(', ')} is null: give them a key first`,
+    `table ${quoted(table)} has rows whose ${key.map(quoted).join(', ')} is null: give them a key first`,
   )
 }
 

@@ -22,7 +22,7 @@ import { dialects, freshDatabase } from '../support/databases.js'
 import { errorOf } from '../support/errors.js'
 import { backends, freshStore, type TestStore } from '../support/fresh-store.js'
 import { freshRole } from '../support/postgres-roles.js'
-import { alterRow, corrupted, rowsOf, v2Row } from '../support/rows.js'
+import { alterRow, corrupted, randomRecord, rowsOf, v2Row } from '../support/rows.js'
 import { recordingCalls } from '../support/store-doubles.js'
 
 const newKey = () => localMasterKey(generateMasterKey())
@@ -99,6 +99,69 @@ describe.each(backends)('EnvelopeCrypto.open on %s', (backend) => {
     const { envelope, events } = await openWithEvents({ masterKeys: ours })
     expect(events).toEqual([{ type: 'damagedKey', userId: 'a', version: 1, kekId: null }])
     expect(await envelope.decrypt('b', await envelope.encrypt('b', 'x'))).toBe('x')
+  })
+
+  describe('and planted rows in a store that is v3 otherwise', () => {
+    const plant = (userId: string, kekId: string | null) =>
+      randomRecord(userId, { kekId, encryptedKey: randomBytes(60) })
+
+    async function v3Store(): Promise<string> {
+      const envelope = await fresh.open({ masterKeys: ours })
+      return envelope.encrypt('honest', 'x')
+    }
+
+    it.each([
+      ['60 random bytes without a KEK id', () => plant('planted', null)],
+      ['60 random bytes under the id of v2 wraps', () => plant('planted', ours.v2Id)],
+      [
+        'a v2 wrap under our key, without a KEK id',
+        () => v2Row(ours, { userId: 'planted' }, { kekId: null }),
+      ],
+      ['59 bytes without a KEK id', () => randomRecord('planted', { encryptedKey: randomBytes(59) })],
+    ])('opens in spite of %s, which is an event, and fails for that user alone', async (_, row) => {
+      const token = await v3Store()
+      const planted = row()
+      await fresh.store.insertIfAbsent([planted])
+      const events: KeystoreEvent[] = []
+      const envelope = await fresh.open({ masterKeys: ours, onEvent: (event) => events.push(event) })
+      const { userId, version, kekId } = planted
+      expect(events).toEqual([{ type: 'damagedKey', userId, version, kekId }])
+      expect(await envelope.decrypt('honest', token)).toBe('x')
+      expect(await envelope.decrypt('other', await envelope.encrypt('other', 'y'))).toBe('y')
+      const error = await errorOf(envelope.encrypt('planted', 'z'))
+      expect(['ERR_FORMAT_NOT_ACCEPTED', 'ERR_UNWRAP_FAILED']).toContain((error as MasterKeyError).code)
+      expect(error.message).not.toMatch(/tokens|accept\./)
+    })
+
+    it('opens in spite of many of them, with an event for each that it looked at', async () => {
+      await v3Store()
+      const ids = Array.from({ length: 20 }, (_, index) => `a-${index}`)
+      await fresh.store.insertIfAbsent(ids.flatMap((id) => [plant(id, null), plant(`b-${id}`, ours.v2Id)]))
+      const events: KeystoreEvent[] = []
+      await fresh.open({ masterKeys: ours, onEvent: (event) => events.push(event) })
+      expect(events.map(({ type }) => type)).toEqual(Array(6).fill('damagedKey'))
+    })
+
+    it('refuses where v2 is accepted and no row without an id opens: a key may be missing', async () => {
+      await v3Store()
+      await fresh.store.insertIfAbsent([v2Row(theirs, { userId: 'old' }, { kekId: null })])
+      const accept = { keys: ['v2'] } as const
+      const error = await errorOf(fresh.open({ masterKeys: ours, accept }))
+      expect(error).toMatchObject(unknown)
+      expect(error.message).toContain('no KEK id (the Python reference): 1 row')
+      await fresh.open({ masterKeys: masterKeyring({ primary: ours, previous: [theirs] }), accept })
+    })
+  })
+
+  it.each([
+    ['without a KEK id', null],
+    ['under the id of v2 wraps', ours.v2Id],
+  ])('refuses a store that has v2 wraps %s only, and names no option for tokens', async (_, kekId) => {
+    await fresh.store.insertIfAbsent([v2Row(ours, {}, { kekId })])
+    const error = await errorOf(fresh.open({ masterKeys: ours }))
+    expect(error).toMatchObject({ code: 'ERR_FORMAT_NOT_ACCEPTED' })
+    expect(error.message).toContain('README')
+    expect(error.message).not.toMatch(/tokens/)
   })
 
   it('with allowUnknownMasterKeys opens, says so, and fails for those users one by one', async () => {

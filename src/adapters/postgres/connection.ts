@@ -10,6 +10,7 @@ import { invalidArgument, KeystoreError } from '../../errors.js'
 import { type MigrateMode, type MigrationReport, NOTHING_APPLIED } from '../migrator.js'
 import type { PostgresKeyStoreOptions } from '../options.js'
 import { type InTransaction, migratePostgres, type RunSql } from './migrate.js'
+import { quietDb } from './quiet-db.js'
 
 /** A drizzle db on any Postgres driver: node-postgres, postgres-js, pglite … */
 export type AnyPostgresDb = PgDatabase<PgQueryResultHKT>
@@ -61,7 +62,7 @@ export class PostgresConnection {
     if ('db' in source) {
       if (!isPostgresDb(source.db))
         throw invalidArgument('db must be a drizzle db or transaction on Postgres')
-      const { db } = source
+      const db = quietDb(source.db)
       this.db = db
       this.transactional = source.transactional === true || 'rollback' in db
       this.#inTransaction = (work) => db.transaction((tx) => work(sqlRunner(tx)))
