@@ -131,10 +131,7 @@ export class UserHandle {
     this.#assertOpen()
     if (this.#keys.lease.ended) throw keyShredded(this.userId)
     if (this.#keys.lease.lost)
-      throw new KeystoreError(
-        'ERR_KEY_NOT_FOUND',
-        `The keys of user ${JSON.stringify(this.userId)} were lost`,
-      )
+      throw new KeystoreError('ERR_KEY_NOT_FOUND', `The keys of user ${quoted(this.userId)} were lost`)
   }
 
   #version(version: number): DataKey {

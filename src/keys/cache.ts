@@ -341,7 +341,7 @@ function noSuchVersion(ref: KeyRef): KeystoreError {
 
 function keysLost(userId: string): KeystoreError {
   return notFound(
-    `The keys of user ${JSON.stringify(userId)}, which this process has used, are not in the store, and nobody is known to have erased ` +
+    `The keys of user ${quoted(userId)}, which this process has used, are not in the store, and nobody is known to have erased ` +
       'them: nothing is minted in their place. Restore the newest backup, or open the service anew if they were erased on purpose',
     false,
   )
