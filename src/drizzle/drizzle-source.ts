@@ -5,7 +5,7 @@ import type { ContextOf } from '../format/context.js'
 import { tableOn } from '../sources/table-on.js'
 import { tableSource } from '../sources/table-source.js'
 import { contextsByColumn, type ValueSource } from '../sources/value-source.js'
-import { kindOf } from '../validate.js'
+import { kindOf, ownOptions } from '../validate.js'
 import { columnName, type DrizzleColumn, type DrizzleTable, tablePartsOf } from './drizzle-table.js'
 import { markOf } from './encrypted-column.js'
 
@@ -56,8 +56,7 @@ export type TablePlan<Row> = ReturnType<typeof tablePlan<Row>>
 
 /** @param db the drizzle db whose `casing` option applies; null: column names are as the table has them */
 export function tablePlan<Row>(table: unknown, options: DrizzleSourceOptions<Row>, db: unknown) {
-  if (typeof options !== 'object' || options === null)
-    throw invalidArgument(`options must be an object, got ${kindOf(options)}`)
+  options = ownOptions(options)
   const { name, schema, columns } = tablePartsOf(table)
   const columnOf = (what: string, property: unknown): DrizzleColumn => {
     const column = typeof property === 'string' ? columns.get(property) : undefined

@@ -3,7 +3,7 @@
 import { invalidArgument, printable, quoted } from '../errors.js'
 import type { ContextOf } from '../format/context.js'
 import type { ValueSource } from '../sources/value-source.js'
-import { kindOf } from '../validate.js'
+import { kindOf, ownOptions } from '../validate.js'
 import { type DrizzleDb, type DrizzleRow, drizzleSource } from './drizzle-source.js'
 import { type DrizzleTable, type TableParts, tablePartsOf } from './drizzle-table.js'
 import { markOf } from './encrypted-column.js'
@@ -89,7 +89,8 @@ function isTableOptions(given: DrizzleTable | AnyTableOptions): given is AnyTabl
   return typeof given === 'object' && given !== null && Object.getPrototypeOf(given) === Object.prototype
 }
 
-function encryptedTable(name: string, options: AnyTableOptions): EncryptedTable {
+function encryptedTable(name: string, given: AnyTableOptions): EncryptedTable {
+  const options = ownOptions(given, `table ${printable(name)}`)
   const { table } = options
   const parts = tablePartsOf(table)
   const {

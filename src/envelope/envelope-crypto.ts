@@ -12,7 +12,7 @@ import type { CacheStats } from '../keys/memory.js'
 import { checkMasterKeys } from '../master-keys/check.js'
 import { type ShredLog, type ShredReceipt, type ShredUserOptions, shredIn } from '../shred.js'
 import type { KeyStore } from '../store.js'
-import { assertBytes, assertPlaintext, assertUserId, kindOf } from '../validate.js'
+import { assertBytes, assertPlaintext, assertUserId, kindOf, ownOptions } from '../validate.js'
 import { type ItemResult, settled } from './item-result.js'
 import { type EnvelopeCryptoOptions, type ResolvedOptions, resolveOptions } from './options.js'
 import { PoolCrypto } from './pool-crypto.js'
@@ -88,7 +88,7 @@ export class EnvelopeCrypto {
   static async open(options: EnvelopeCryptoOptions): Promise<EnvelopeCrypto> {
     const resolved = resolveOptions(options)
     await checkMasterKeys(resolved.store, resolved.keyring, resolved)
-    if (options.plaintext === 'pass-through') resolved.emit({ type: 'plaintextPassThrough' })
+    if (resolved.plaintext === 'pass-through') resolved.emit({ type: 'plaintextPassThrough' })
     return new EnvelopeCrypto(resolved)
   }
 
@@ -183,9 +183,8 @@ export class EnvelopeCrypto {
   async user(userId: string, options: UserOptions = {}): Promise<UserHandle> {
     this.#assertOpen()
     assertUserId(userId)
-    if (typeof options !== 'object' || options === null)
-      throw invalidArgument(`options must be an object, got ${kindOf(options)}`)
-    const keys = await this.#keys.all(userId, options.mint ?? true)
+    const { mint = true } = ownOptions(options)
+    const keys = await this.#keys.all(userId, mint)
     return new UserHandle(userId, keys, this.#policy, this.#emit, () => this.#assertOpen())
   }
 
@@ -257,12 +256,11 @@ export class EnvelopeCrypto {
   async shredUser(userId: string, options: ShredUserOptions = {}): Promise<ShredReceipt> {
     this.#assertOpen()
     assertUserId(userId)
-    if (typeof options !== 'object' || options === null)
-      throw invalidArgument(`options must be an object, got ${kindOf(options)}`)
+    const { forget } = ownOptions(options)
     const start = performance.now()
     let receipt: ShredReceipt
     try {
-      receipt = await shredIn(this.#store, userId, { ...options, shredLog: this.#shredLog })
+      receipt = await shredIn(this.#store, userId, { forget, shredLog: this.#shredLog })
     } catch (error) {
       // It may be done all the same: nothing more may be encrypted under what is in memory.
       this.#keys.mayHaveChanged(userId)

@@ -1,13 +1,13 @@
 /** Results of bulk calls: one for each item, so that a bad one never fails the rest. */
 import { invalidArgument, isKeystoreError, type KeystoreError } from '../errors.js'
-import { kindOf } from '../validate.js'
+import { kindOf, ownOptions } from '../validate.js'
 
 export type ItemResult<Value> =
   | { readonly ok: true; readonly value: Value }
   | { readonly ok: false; readonly error: KeystoreError }
 
 /** Starts the work of all items, and collects a result for each. @throws ERR_INVALID_ARGUMENT (no array) */
-export async function settled<Item, Value>(
+export async function settled<Item extends object, Value>(
   items: readonly Item[],
   work: (item: Item) => Promise<Value>,
 ): Promise<ItemResult<Value>[]> {
@@ -16,9 +16,7 @@ export async function settled<Item, Value>(
     // Not items.map, which skips the holes of a sparse array.
     Array.from(items, async (item): Promise<ItemResult<Value>> => {
       try {
-        if (typeof item !== 'object' || item === null)
-          throw invalidArgument(`an item must be an object, got ${kindOf(item)}`)
-        return { ok: true, value: await work(item) }
+        return { ok: true, value: await work(ownOptions(item, 'an item')) }
       } catch (error) {
         return { ok: false, error: isKeystoreError(error) ? error : unexpected() }
       }

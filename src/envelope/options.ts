@@ -8,7 +8,7 @@ import { keyringOf, type MasterKeyring } from '../master-keys/keyring.js'
 import type { MasterKey } from '../master-keys/master-key.js'
 import { assertShredLog, type ShredLog } from '../shred.js'
 import type { KeyStore } from '../store.js'
-import { kindOf } from '../validate.js'
+import { kindOf, ownOptions } from '../validate.js'
 import { type PlaintextPolicy, TokenPolicy } from './token-policy.js'
 
 export interface EnvelopeCryptoOptions extends EventOptions {
@@ -45,6 +45,7 @@ export interface ResolvedOptions {
   readonly format: Format
   readonly acceptKeys: readonly Format[]
   readonly tokenPolicy: TokenPolicy
+  readonly plaintext: PlaintextPolicy
   readonly cache: CacheOptions | false
   readonly allowUnknown: boolean
   readonly emit: EmitEvent
@@ -54,25 +55,15 @@ export interface ResolvedOptions {
 
 /** @throws ERR_INVALID_ARGUMENT */
 export function resolveOptions(options: EnvelopeCryptoOptions): ResolvedOptions {
-  if (typeof options !== 'object' || options === null)
-    throw invalidArgument(`options must be an object, got ${kindOf(options)}`)
-  const {
-    store,
-    masterKeys,
-    format = 'v3',
-    accept = {},
-    plaintext = 'reject',
-    cache = {},
-    shredLog,
-  } = options
+  const own = ownOptions(options)
+  const { store, masterKeys, format = 'v3', plaintext = 'reject', cache = {}, shredLog } = own
+  const accept = ownOptions(own.accept ?? {}, 'accept')
   if (typeof store?.getAll !== 'function')
     throw invalidArgument('store must be a KeyStore, such as openKeyStore gives')
   assertFormat(format)
   if (plaintext !== 'reject' && plaintext !== 'pass-through') {
     throw invalidArgument("plaintext must be 'reject' or 'pass-through'")
   }
-  if (typeof accept !== 'object' || accept === null)
-    throw invalidArgument(`accept must be an object, got ${kindOf(accept)}`)
   assertShredLog(shredLog)
   const keyring = keyringOf(masterKeys)
   // Format v2 needs a local primary: better said now than at the first mint.
@@ -83,10 +74,11 @@ export function resolveOptions(options: EnvelopeCryptoOptions): ResolvedOptions 
     format,
     acceptKeys: acceptedFormats('accept.keys', accept.keys, format),
     tokenPolicy: new TokenPolicy(format, acceptedFormats('accept.tokens', accept.tokens, format), plaintext),
+    plaintext,
     cache: checkedCache(cache),
-    allowUnknown: options.allowUnknownMasterKeys ?? false,
-    emit: eventEmitter(options),
-    closeStore: options.closeStore ?? true,
+    allowUnknown: own.allowUnknownMasterKeys ?? false,
+    emit: eventEmitter(own),
+    closeStore: own.closeStore ?? true,
     shredLog,
   }
 }
@@ -98,11 +90,12 @@ function checkedCache(cache: CacheOptions | false): CacheOptions | false {
   if (cache === false) return false
   if (typeof cache !== 'object' || cache === null)
     throw invalidArgument(`cache must be an object or false, got ${kindOf(cache)}`)
+  const own = ownOptions(cache, 'cache')
   for (const name of ['maxEntries', 'ttlMs'] as const) {
-    const value = cache[name]
+    const value = own[name]
     if (value !== undefined && !(Number.isInteger(value) && value > 0 && value <= MOST[name])) {
       throw invalidArgument(`cache.${name} must be a positive whole number, at most ${MOST[name]}`)
     }
   }
-  return cache
+  return own
 }

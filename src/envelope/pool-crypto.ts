@@ -9,7 +9,7 @@ import { openV2, type ParsedToken, parseToken, sealV2, type Token, textOf } from
 import type { KeyCache } from '../keys/cache.js'
 import { openToken } from '../keys/data-key.js'
 import type { LocalMasterKey } from '../master-keys/local.js'
-import { assertPlaintext } from '../validate.js'
+import { assertPlaintext, ownOptions } from '../validate.js'
 import { type EncryptOptions, refuseToken, type TokenPolicy } from './token-policy.js'
 import { UserHandle, type UserOptions } from './user-handle.js'
 
@@ -97,8 +97,9 @@ export class PoolCrypto {
    * @throws ERR_INVALID_ARGUMENT (format v2 derives the pool's key) · ERR_KEY_NOT_FOUND (without `mint`) · ERR_KEY_SHREDDED ·
    *   ERR_STORE · ERR_CLOSED …
    */
-  async handle({ mint = true }: UserOptions = {}): Promise<UserHandle> {
+  async handle(options: UserOptions = {}): Promise<UserHandle> {
     this.#assertOpen()
+    const { mint = true } = ownOptions(options)
     if (this.#policy.format === 'v2')
       throw invalidArgument("format 'v2' derives the pool's key: open with format 'v3' for a handle")
     const keys = await this.#keys.all(POOL_USER_ID, mint)

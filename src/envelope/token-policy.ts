@@ -16,7 +16,8 @@ export interface EncryptOptions {
 export function refuseToken(plaintext: string, options: EncryptOptions): void {
   if (typeof options !== 'object' || options === null)
     throw invalidArgument(`options must be an object, got ${kindOf(options)}`)
-  if (!options.allowToken && isToken(plaintext)) {
+  const allowToken = Object.hasOwn(options, 'allowToken') && options.allowToken
+  if (!allowToken && isToken(plaintext)) {
     throw invalidArgument('plaintext is already a token: pass { allowToken: true } to encrypt it once more')
   }
 }

@@ -20,7 +20,7 @@ import {
   totalCount,
 } from './census.js'
 import {
-  assertOptions,
+  checkedOptions,
   Failures,
   isRowError,
   type LongWorkOptions,
@@ -93,7 +93,7 @@ const MAX_LOST_PASSES = 5
  * const retired = report.masterKeys.filter(({ noRowNeedsIt }) => noRowNeedsIt)
  */
 export async function rewrapAll(options: RewrapOptions): Promise<RewrapReport> {
-  assertOptions(options, 'store')
+  options = checkedOptions(options, 'store')
   const { store, dryRun = false, format = 'v3', signal } = options
   assertFormat(format)
   const keyring = keyringOf(options.masterKeys)

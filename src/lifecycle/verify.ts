@@ -9,7 +9,7 @@ import type { CensusRow, KeyStore, StoreFinding } from '../store.js'
 import type { KeyRecord, KeyRef } from '../table.js'
 import { census, type MasterKeyUse, masterKeyUses, totalCount } from './census.js'
 import {
-  assertOptions,
+  checkedOptions,
   groupPagesByUser,
   isRowError,
   type LongWorkOptions,
@@ -83,7 +83,7 @@ const CLOCK_TOLERANCE_MS = 5 * 60 * 1000
  * const { ok, findings } = await verifyAll({ store, masterKeys: masterKeysFromEnv() })
  */
 export async function verifyAll(options: VerifyOptions): Promise<VerifyReport> {
-  assertOptions(options, 'store')
+  options = checkedOptions(options, 'store')
   const { store, accept = ['v2', 'v3'], signal } = options
   const keyring = keyringOf(options.masterKeys)
   const findings = new Findings()

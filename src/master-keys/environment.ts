@@ -18,11 +18,9 @@ const HOW_TO_MAKE_ONE = 'make one with `npx keystore init`, or with `openssl ran
  *   printable characters, which are a passphrase and no key
  */
 export function masterKeysFromEnv(env: Environment = process.env): MasterKeyring {
-  const {
-    API_KEY_MASTER_KEY: text,
-    API_KEY_MASTER_KEY_FILE: path,
-    API_KEY_MASTER_KEY_PREVIOUS: previous = '',
-  } = env
+  const text = variable(env, 'API_KEY_MASTER_KEY')
+  const path = variable(env, 'API_KEY_MASTER_KEY_FILE')
+  const previous = variable(env, 'API_KEY_MASTER_KEY_PREVIOUS') ?? ''
   const isSet = (value: string | undefined): value is string => value !== undefined && value.trim() !== ''
   if (isSet(text) && isSet(path)) {
     throw unusable('API_KEY_MASTER_KEY and API_KEY_MASTER_KEY_FILE are both set: unset one of them')
@@ -54,13 +52,18 @@ export function masterKeysFromFile(path: string): MasterKeyring {
  * unusable. Unlike the reference it takes base64 without padding, and refuses characters that Python skips.
  */
 export function resolveMasterKey(env: Environment = process.env): Uint8Array | null {
-  const text = env.API_KEY_MASTER_KEY?.trim() ?? ''
+  const text = variable(env, 'API_KEY_MASTER_KEY')?.trim() ?? ''
   const key = decodeKey(text)
   if (key === null) {
     const problem = text === '' ? 'is not set' : 'is not base64 of exactly 32 bytes'
     warn(`API_KEY_MASTER_KEY ${problem}: ${HOW_TO_MAKE_ONE}`)
   }
   return key
+}
+
+/** Only its own: process.env inherits what some code has put on Object.prototype. */
+function variable(env: Environment, name: string): string | undefined {
+  return Object.hasOwn(env, name) ? env[name] : undefined
 }
 
 function keyFromFile(path: string): LocalMasterKey {

@@ -4,7 +4,7 @@ import type { EnvelopeCrypto } from '../envelope/envelope-crypto.js'
 import { invalidArgument } from '../errors.js'
 import { type ContextOf, contextMaker } from '../format/context.js'
 import {
-  assertOptions,
+  checkedOptions,
   DEFAULT_BATCH_SIZE,
   type LongWorkOptions,
   ProgressMeter,
@@ -127,7 +127,7 @@ async function sweepOnce<Row>(job: SweepJob<Row>, phase: string): Promise<Tally<
 
 /** @throws ERR_INVALID_ARGUMENT */
 function checkedJob<Row>(options: ReencryptOptions<Row>): SweepJob<Row> {
-  assertOptions(options)
+  options = checkedOptions(options)
   const { envelope, source, previousContexts = [], legacy = [] } = options
   if (typeof envelope?.user !== 'function') throw invalidArgument('envelope must be an EnvelopeCrypto')
   if (envelope.format !== 'v3')

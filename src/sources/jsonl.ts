@@ -4,7 +4,7 @@ import { basename, dirname, join } from 'node:path'
 import { invalidArgument, isKeystoreError, type KeystoreError, StoreError } from '../errors.js'
 import { decodeUtf8 } from '../format/encoding.js'
 import { syncFolder } from '../sync-folder.js'
-import { kindOf } from '../validate.js'
+import { kindOf, ownOptions } from '../validate.js'
 import { withProperty } from './json-text.js'
 import {
   contextsByColumn,
@@ -39,8 +39,7 @@ export interface JsonlSourceOptions {
  */
 export function jsonlSource(path: string, options: JsonlSourceOptions): ValueSource<JsonRow> {
   if (typeof path !== 'string' || path === '') throw invalidArgument('path must be a non-empty string')
-  if (typeof options !== 'object' || options === null)
-    throw invalidArgument(`options must be an object, got ${kindOf(options)}`)
+  options = ownOptions(options)
   const ownerOf = ownerReader(path, options.owner)
   const columns = contextsByColumn(options.columns)
   let page: ReadonlyMap<number, Line> = new Map()

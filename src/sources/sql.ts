@@ -4,7 +4,7 @@ import { storeError } from '../drivers/driver-error.js'
 import { assertUrl, isPostgresUrl, loadDriver, sqlitePath } from '../drivers/url.js'
 import { invalidArgument } from '../errors.js'
 import type { ContextOf } from '../format/context.js'
-import { kindOf } from '../validate.js'
+import { ownOptions } from '../validate.js'
 import { assertName } from './table.js'
 import { type HostClient, tableOn } from './table-on.js'
 import { tableSource } from './table-source.js'
@@ -46,8 +46,7 @@ export type SqlSource = ValueSource<SqlRow> & { close(): Promise<void> }
  * const report = await reencrypt({ envelope, source, context: 'credentials.api_key' }).finally(() => source.close())
  */
 export async function sqlSource(url: string, options: SqlSourceOptions): Promise<SqlSource> {
-  if (typeof options !== 'object' || options === null)
-    throw invalidArgument(`options must be an object, got ${kindOf(options)}`)
+  options = ownOptions(options)
   const { table, schema, owner } = options
   const columns = columnContexts(options)
   const key = typeof options.key === 'string' ? [options.key] : options.key
