@@ -5,14 +5,14 @@ import { durationSince, type EmitEvent } from '../events.js'
 import { contextPieces, type EncryptionContext } from '../format/context.js'
 import { assertFingerprintArguments, type FingerprintOptions } from '../format/fingerprint.js'
 import type { Format } from '../format/formats.js'
-import { parseToken, type Token, textOf } from '../format/token.js'
+import { type Token, textOf } from '../format/token.js'
 import { KeyCache, type Rotation } from '../keys/cache.js'
 import { type DataKey, openToken } from '../keys/data-key.js'
 import type { CacheStats } from '../keys/memory.js'
 import { checkMasterKeys } from '../master-keys/check.js'
 import { type ShredLog, type ShredReceipt, type ShredUserOptions, shredIn } from '../shred.js'
 import type { KeyStore } from '../store.js'
-import { assertBytes, assertPlaintext, assertUserId, kindOf, ownOptions } from '../validate.js'
+import { assertUserId, kindOf, ownOptions } from '../validate.js'
 import { type ItemResult, settled } from './item-result.js'
 import { type EnvelopeCryptoOptions, type ResolvedOptions, resolveOptions } from './options.js'
 import { PoolCrypto } from './pool-crypto.js'
@@ -49,6 +49,8 @@ export class EnvelopeCrypto {
   readonly pool: PoolCrypto
   /** The format that is written. */
   readonly format: Format
+  /** The longest token that is read or written, in bytes. */
+  readonly maxTokenBytes: number
   readonly #store: KeyStore
   readonly #keys: KeyCache
   readonly #policy: TokenPolicy
@@ -71,6 +73,7 @@ export class EnvelopeCrypto {
   }: ResolvedOptions) {
     this.#store = store
     this.format = format
+    this.maxTokenBytes = tokenPolicy.maxTokenBytes
     this.#policy = tokenPolicy
     this.#closeStore = closeStore
     this.#emit = emit
@@ -108,7 +111,7 @@ export class EnvelopeCrypto {
   ): Promise<Token> {
     this.#assertOpen()
     assertUserId(userId)
-    assertPlaintext(plaintext)
+    this.#policy.assertPlaintext(plaintext)
     const pieces = contextPieces(context)
     refuseToken(plaintext, options)
     const key = this.#keys.cachedForWriting(userId) ?? (await this.#keys.forWriting(userId))
@@ -119,7 +122,7 @@ export class EnvelopeCrypto {
   async encryptBytes(userId: string, plaintext: Uint8Array, context?: EncryptionContext): Promise<Token> {
     this.#assertOpen()
     assertUserId(userId)
-    assertBytes('plaintext', plaintext)
+    this.#policy.assertPlaintextBytes(plaintext)
     const pieces = contextPieces(context)
     const cached = this.#keys.cachedForWriting(userId)
     if (cached !== undefined) return cached.seal(this.#policy.format, plaintext, pieces)
@@ -296,7 +299,7 @@ export class EnvelopeCrypto {
     this.#assertOpen()
     assertUserId(userId)
     const pieces = contextPieces(context)
-    const parsed = parseToken(token, this.#policy.acceptTokens)
+    const parsed = this.#policy.parse(token)
     const ref = { userId, version: parsed.version }
     const open = (key: DataKey) => openToken(key, parsed, pieces, this.#emit)
     const cached = this.#keys.cached(ref)

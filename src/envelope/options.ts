@@ -2,6 +2,7 @@
 import { invalidArgument } from '../errors.js'
 import { type EmitEvent, type EventOptions, eventEmitter } from '../events.js'
 import { acceptedFormats, assertFormat, type Format } from '../format/formats.js'
+import { DEFAULT_MAX_TOKEN_BYTES } from '../format/token.js'
 import type { CacheOptions } from '../keys/memory.js'
 import { primaryKekId } from '../master-keys/key-wrap.js'
 import { keyringOf, type MasterKeyring } from '../master-keys/keyring.js'
@@ -29,6 +30,13 @@ export interface EnvelopeCryptoOptions extends EventOptions {
    * gives up integrity: anyone who can write to the database can then put any plaintext in a token's place.
    */
   readonly plaintext?: PlaintextPolicy
+  /**
+   * The longest token, in bytes. A longer one is ERR_MALFORMED_TOKEN before anything is decoded, and a plaintext whose token would be longer
+   * is ERR_INVALID_ARGUMENT before anything is copied. Whoever can make the application decrypt a value of theirs could else make it
+   * use several times that much memory. 1,000 to 536,870,888, which is Node's longest string. Default 67,108,864 (64 MiB), for plaintexts of
+   * up to 50,331,569 bytes.
+   */
+  readonly maxTokenBytes?: number
   /** The cache of unwrapped keys, or false for none. */
   readonly cache?: CacheOptions | false
   /** Open although rows need master keys that were not given: calls for their users then fail. Default false. */
@@ -73,7 +81,12 @@ export function resolveOptions(options: EnvelopeCryptoOptions): ResolvedOptions 
     keyring,
     format,
     acceptKeys: acceptedFormats('accept.keys', accept.keys, format),
-    tokenPolicy: new TokenPolicy(format, acceptedFormats('accept.tokens', accept.tokens, format), plaintext),
+    tokenPolicy: new TokenPolicy(
+      format,
+      acceptedFormats('accept.tokens', accept.tokens, format),
+      plaintext,
+      checkedMaxTokenBytes(own.maxTokenBytes),
+    ),
     plaintext,
     cache: checkedCache(cache),
     allowUnknown: own.allowUnknownMasterKeys ?? false,
@@ -81,6 +94,18 @@ export function resolveOptions(options: EnvelopeCryptoOptions): ResolvedOptions 
     closeStore: own.closeStore ?? true,
     shredLog,
   }
+}
+
+/** Every id, name and short secret has a shorter token. Above is V8's longest string on 64 bits. */
+const LEAST_TOKEN_BYTES = 1000
+const MOST_TOKEN_BYTES = 2 ** 29 - 24
+
+function checkedMaxTokenBytes(maxTokenBytes: number = DEFAULT_MAX_TOKEN_BYTES): number {
+  const isWhole = Number.isInteger(maxTokenBytes)
+  if (isWhole && maxTokenBytes >= LEAST_TOKEN_BYTES && maxTokenBytes <= MOST_TOKEN_BYTES) return maxTokenBytes
+  throw invalidArgument(
+    `maxTokenBytes must be a whole number from ${LEAST_TOKEN_BYTES} to ${MOST_TOKEN_BYTES}`,
+  )
 }
 
 /** lru-cache allocates all entries at once, and a timer takes no longer time. */

@@ -5,11 +5,11 @@ import type { EmitEvent } from '../events.js'
 import { importKey, type KeyObject } from '../format/aead.js'
 import { contextPieces, type EncryptionContext } from '../format/context.js'
 import { assertFingerprintArguments, type FingerprintOptions } from '../format/fingerprint.js'
-import { openV2, type ParsedToken, parseToken, sealV2, type Token, textOf } from '../format/token.js'
+import { openV2, type ParsedToken, sealV2, type Token, textOf } from '../format/token.js'
 import type { KeyCache } from '../keys/cache.js'
 import { openToken } from '../keys/data-key.js'
 import type { LocalMasterKey } from '../master-keys/local.js'
-import { assertPlaintext, ownOptions } from '../validate.js'
+import { ownOptions } from '../validate.js'
 import { type EncryptOptions, refuseToken, type TokenPolicy } from './token-policy.js'
 import { UserHandle, type UserOptions } from './user-handle.js'
 
@@ -51,7 +51,7 @@ export class PoolCrypto {
     options: EncryptOptions = {},
   ): Promise<Token> {
     this.#assertOpen()
-    assertPlaintext(plaintext)
+    this.#policy.assertPlaintext(plaintext)
     const pieces = contextPieces(context)
     refuseToken(plaintext, options)
     if (this.#policy.format === 'v2') {
@@ -72,7 +72,7 @@ export class PoolCrypto {
     this.#assertOpen()
     const pieces = contextPieces(context)
     if (this.#policy.passesThrough(token)) return token
-    const parsed = parseToken(token, this.#policy.acceptTokens)
+    const parsed = this.#policy.parse(token)
     if (parsed.format === 'v2') return textOf(await this.#openDerived(parsed))
     const ref = { userId: POOL_USER_ID, version: parsed.version }
     const key = this.#keys.cached(ref) ?? (await this.#keys.get(ref))

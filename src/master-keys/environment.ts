@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs'
 import { invalidArgument, MasterKeyError } from '../errors.js'
 import { kindOf } from '../validate.js'
 import { type MasterKeyring, masterKeyring } from './keyring.js'
-import { decodeKey, type LocalMasterKey, localMasterKey } from './local.js'
+import { decodeKey, isOneByteRepeated, type LocalMasterKey, localMasterKey } from './local.js'
 
 /** The shape of `process.env`. */
 export type Environment = Readonly<Record<string, string | undefined>>
@@ -72,7 +72,9 @@ function keyFromFile(path: string): LocalMasterKey {
   try {
     text = readFileSync(path, 'utf8')
   } catch (error) {
-    if (decodeKey(path.trim()) !== null) {
+    const key = decodeKey(path.trim())
+    key?.fill(0)
+    if (key !== null) {
       throw unusable('The path of the master key file is a master key itself: set API_KEY_MASTER_KEY to it')
     }
     const reason = error instanceof Error && 'code' in error ? String(error.code) : 'unreadable'
@@ -84,15 +86,17 @@ function keyFromFile(path: string): LocalMasterKey {
 function keyFromText(text: string, source: string): LocalMasterKey {
   const key = decodeKey(text.trim())
   if (key === null) throw unusable(`${source} is not base64 of exactly 32 bytes: ${HOW_TO_MAKE_ONE}`)
-  if (key.every((byte) => byte === key[0])) {
-    throw unusable(`${source} is one byte repeated 32 times, which anybody can guess: ${HOW_TO_MAKE_ONE}`)
+  try {
+    if (isOneByteRepeated(key)) {
+      throw unusable(`${source} is one byte repeated 32 times, which anybody can guess: ${HOW_TO_MAKE_ONE}`)
+    }
+    if (key.every((byte) => byte >= 0x20 && byte < 0x7f)) {
+      warn(`${source} is 32 printable characters, so a passphrase and no random key: ${HOW_TO_MAKE_ONE}`)
+    }
+    return localMasterKey(key)
+  } finally {
+    key.fill(0)
   }
-  if (key.every((byte) => byte >= 0x20 && byte < 0x7f)) {
-    warn(`${source} is 32 printable characters, so a passphrase and no random key: ${HOW_TO_MAKE_ONE}`)
-  }
-  const masterKey = localMasterKey(key)
-  key.fill(0)
-  return masterKey
 }
 
 function unusable(message: string): MasterKeyError {

@@ -92,7 +92,7 @@ async function openStoredToken<Row>(
 ): Promise<OpenResult> {
   let parsed: ParsedToken | undefined
   try {
-    parsed = parseToken(token, ['v2', 'v3'])
+    parsed = parseToken(token, ['v2', 'v3'], envelope.maxTokenBytes)
     if (contexts instanceof Error) throw contexts
     if (parsed.format === 'v2' && owner === null)
       return { state: 'v2', plaintext: Buffer.from(await decryptV2PoolToken(envelope, token)) }
