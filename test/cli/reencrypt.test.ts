@@ -108,6 +108,26 @@ describe.each(dialects)('on %s', (dialect) => {
     ])
   })
 
+  it('reports rows without an owner, and gives their values to the pool with --pool beside --owner', async () => {
+    await app.insert('credentials', [
+      { id: 1, user_id: 'alice', api_key: 'of alice' },
+      { id: 2, user_id: null, api_key: 'of nobody' },
+    ])
+    const refused = run([...SWEEP, '--plaintext'])
+    expect(refused.status).toBe(1)
+    expect(refused.stdout).toMatch(/2, api_key, of no user: It has no owner \(null\).*--pool/)
+    const [, left] = await app.query('select api_key from credentials order by id')
+    expect(left?.api_key).toBe('of nobody')
+    expect(json([...SWEEP, '--plaintext', '--pool'])).toMatchObject({
+      status: 0,
+      report: { changed: 1, left: 0 },
+    })
+    const [, row] = await app.query('select api_key from credentials order by id')
+    await withService(async (envelope) => {
+      expect(await envelope.pool.decrypt(String(row?.api_key), CONTEXT)).toBe('of nobody')
+    })
+  })
+
   it('sweeps the pool’s values, by composite keys, several columns, without a context', async () => {
     await withService(async (envelope) => {
       await envelope.pool.encrypt('x')
@@ -148,7 +168,6 @@ describe.each(dialects)('on %s', (dialect) => {
       ['reencrypt', '--schema', 'x.mjs', '--table', 'credentials'],
       ['reencrypt', '--schema', 'x.mjs', '--pool'],
       TABLE,
-      [...SWEEP, '--pool'],
       SWEEP.filter((word) => word !== '--owner' && word !== 'user_id'),
       [...TABLE, '--context', '{"a"'],
       [...SWEEP, '--batch-size', 'x'],

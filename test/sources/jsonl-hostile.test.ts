@@ -27,16 +27,20 @@ describe('a sweep of JSON lines', () => {
     await envelope.close()
     folder.remove()
   })
-  const run = (owner: string | (() => string | null), columns: readonly string[] = ['apiKey']) =>
+  const run = (
+    owner: string | (() => string | null),
+    columns: readonly string[] = ['apiKey'],
+    options: { pool?: boolean } = {},
+  ) =>
     reencrypt({
       envelope,
-      source: jsonlSource(path, { owner, columns }),
+      source: jsonlSource(path, { owner, columns, ...options }),
       context: CONTEXT,
       plaintext: true,
     })
   const lines = () => readFileSync(path, 'utf8').split('\n')
 
-  it('gives nothing to the shared pool because the owner’s name is mistyped', async () => {
+  it('gives nothing to the shared pool because the owner’s name is mistyped, or an owner is null', async () => {
     const text = '{"userId":"alice","apiKey":"one"}\n'
     writeFileSync(path, text)
     for (const owner of ['user_id', 'toString', () => undefined as never]) {
@@ -46,7 +50,12 @@ describe('a sweep of JSON lines', () => {
       expect(readFileSync(path, 'utf8')).toBe(text)
     }
     writeFileSync(path, '{"about":"no values here"}\n{"userId":null,"apiKey":"one"}\n')
-    expect(await run('userId')).toMatchObject({ changed: 1, before: { empty: 1, plaintext: 1 } })
+    for (const owner of ['userId', () => null])
+      expect(await run(owner)).toMatchObject({ changed: 0, left: 1, failed: [{ key: 2, ...INVALID }] })
+    expect(await run('userId', ['apiKey'], { pool: true })).toMatchObject({
+      changed: 1,
+      before: { empty: 1, plaintext: 1 },
+    })
     const { apiKey } = JSON.parse(lines()[1] ?? '')
     expect(await envelope.pool.decrypt(apiKey, { column: CONTEXT })).toBe('one')
   })

@@ -71,7 +71,7 @@ describe('jsonlSource', () => {
       '{"userId":null,"apiKey":"of the pool","__proto__":{"apiKey":"no"}}',
     ]
     writeFileSync(path, before.join('\n'))
-    expect(await sweep()).toMatchObject({
+    expect(await sweep({ pool: true })).toMatchObject({
       complete: true,
       changed: 4,
       before: { plaintext: 4, current: 1, empty: 2 },
