@@ -15,6 +15,21 @@ const given = {
   random: [] as Buffer[],
 }
 
+/** The object itself, whose method from now on tells what it was given and gave. */
+function told<Owner extends object>(
+  owner: Owner,
+  name: keyof Owner & string,
+  tell: (out: unknown, args: readonly unknown[]) => void,
+): Owner {
+  const method = Reflect.get(owner, name) as (...args: unknown[]) => unknown
+  const value = (...args: unknown[]) => {
+    const out = Reflect.apply(method, owner, args)
+    tell(out, args)
+    return out
+  }
+  return Object.defineProperty(owner, name, { value })
+}
+
 // This file alone uses the modules with the mock: other files in the same process load others.
 vi.doMock('node:crypto', async (importOriginal) => {
   const actual = await importOriginal<typeof import('node:crypto')>()
@@ -23,38 +38,17 @@ vi.doMock('node:crypto', async (importOriginal) => {
     createHmac: (...args: Parameters<typeof createHmac>) => {
       const hmac = actual.createHmac(...args)
       let of = ''
-      const { update, digest } = hmac
-      hmac.update = ((data: Uint8Array | string) => {
+      told(hmac, 'update', (_, [data]) => {
         of += Buffer.from(data as Uint8Array).toString('latin1')
-        return update.call(hmac, data)
-      }) as typeof update
-      hmac.digest = (() => {
-        const bytes = digest.call(hmac) as Buffer
-        given.digests.push({ of, bytes })
-        return bytes
-      }) as typeof digest
-      return hmac
+      })
+      return told(hmac, 'digest', (bytes) => given.digests.push({ of, bytes: bytes as Buffer }))
     },
     createCipheriv: (...args: Parameters<typeof createCipheriv>) => {
-      const cipher = actual.createCipheriv(...args)
-      const { update } = cipher
-      cipher.update = ((...data: [string, 'utf8']) => {
-        const out = update.apply(cipher, data) as unknown as Buffer
-        ;(args[0] === 'aes-256-ecb' ? given.blocks : given.ciphertexts).push(out)
-        return out
-      }) as unknown as typeof update
-      return cipher
+      const list = args[0] === 'aes-256-ecb' ? given.blocks : given.ciphertexts
+      return told(actual.createCipheriv(...args), 'update', (bytes) => list.push(bytes as Buffer))
     },
-    createDecipheriv: (...args: Parameters<typeof createDecipheriv>) => {
-      const decipher = actual.createDecipheriv(...args)
-      const { update } = decipher
-      decipher.update = ((data: Buffer) => {
-        const out = update.call(decipher, data) as unknown as Buffer
-        given.plaintexts.push(out)
-        return out
-      }) as unknown as typeof update
-      return decipher
-    },
+    createDecipheriv: (...args: Parameters<typeof createDecipheriv>) =>
+      told(actual.createDecipheriv(...args), 'update', (bytes) => given.plaintexts.push(bytes as Buffer)),
     randomBytes: (length: number) => {
       const bytes = actual.randomBytes(length)
       given.random.push(bytes)
