@@ -85,7 +85,7 @@ export class EnvelopeCrypto {
   /**
    * Checks that the master keys open what is stored, and writes nothing: a read-only role can open.
    *
-   * @throws ERR_UNKNOWN_MASTER_KEY (names KEK ids and counts) · ERR_FORMAT_NOT_ACCEPTED (names the option) ·
+   * @throws ERR_UNKNOWN_MASTER_KEY (names KEK ids and counts) · ERR_FORMAT_NOT_ACCEPTED (all keys are in format v2) ·
    *   ERR_INVALID_ARGUMENT · ERR_STORE · ERR_SCHEMA
    */
   static async open(options: EnvelopeCryptoOptions): Promise<EnvelopeCrypto> {
