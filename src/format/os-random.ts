@@ -6,7 +6,7 @@ const DEVICE = '/dev/urandom'
 
 /**
  * Node's own randomBytes asks OpenSSL, whose generator has its state in this process. A virtual machine's snapshot, and a process that is
- * checkpointed, copy that state. Each copy then makes the same bytes, until OpenSSL reseeds by itself. Node calls getrandom(2) nowhere.
+ * checkpointed, copy that state. Each copy then makes the same bytes, until OpenSSL reseeds by itself. Node offers no call of getrandom(2) itself.
  *
  * @returns null where there is no such generator: on Windows, in Workers, in a root folder without /dev
  */
