@@ -13,8 +13,10 @@ export interface RedisField {
 export interface RedisSourceOptions {
   /** Which hashes: a pattern as SCAN's MATCH takes it. */
   readonly match: string
-  /** The user whose secrets a hash holds; null for those of the shared pool. */
+  /** The user whose secrets a hash holds; null for those of the shared pool, with `pool: true`. */
   readonly owner: (hash: string) => string | null
+  /** Whether hashes whose owner is null belong to the shared pool. Else the sweep reports their values. */
+  readonly pool?: boolean
 }
 
 /** What is used of a client of `redis`, whatever modules and settings it has. */
@@ -41,7 +43,7 @@ const COMPARE_AND_SET = `
  */
 export function redisSource(
   client: RedisClient,
-  { match, owner }: RedisSourceOptions,
+  { match, owner, pool = false }: RedisSourceOptions,
 ): ValueSource<RedisField> {
   // Bytes that are no UTF-8 would come as U+FFFD, and what is written back would not be what was there.
   const bytes = client.withTypeMapping({ [RESP_TYPES.BLOB_STRING]: Buffer })
@@ -54,6 +56,7 @@ export function redisSource(
   }
 
   return {
+    pool,
     // SCAN and HSCAN give all that is there from beginning to end. What they give twice does no harm: of two changes of a value the
     // first wins. The names of about a page of hashes, and the values of about two, are in memory, however large a hash is.
     async *pages({ limit }) {

@@ -29,7 +29,15 @@ export const WINGS = {
   'adapters/sqlite': ['errors', 'store', 'table', 'validate', 'format/aead', 'drivers', 'adapters'],
   'adapters/postgres': ['errors', 'store', 'table', 'validate', 'format/aead', 'drivers', 'adapters'],
   // It chooses the dialect.
-  'adapters/open': ['errors', 'store', 'drivers', 'adapters', 'adapters/sqlite', 'adapters/postgres'],
+  'adapters/open': [
+    'errors',
+    'store',
+    'validate',
+    'drivers',
+    'adapters',
+    'adapters/sqlite',
+    'adapters/postgres',
+  ],
   // They know where values lie, and no key.
   sources: ['errors', 'validate', 'sync-folder', 'format', 'drivers'],
   drizzle: [...TOP, 'format', 'envelope', 'sources'],

@@ -10,7 +10,7 @@
  *
  * - `ERR_INVALID_ARGUMENT`: the caller passed something that can never work (a lone surrogate, an empty user id …)
  * - `ERR_NO_SCOPE`: an encrypted column was read or written outside `scope()`
- * - `ERR_MALFORMED_TOKEN`: begins like a token, but its body cannot be one; says nothing about any key
+ * - `ERR_MALFORMED_TOKEN`: begins like a token, but its body cannot be one, or is longer than `maxTokenBytes`; says nothing about any key
  * - `ERR_NOT_ENCRYPTED`: the value is not a token
  * - `ERR_FORMAT_NOT_ACCEPTED`: a token or wrapped key of a format that `accept` does not name
  * - `ERR_DECRYPTION_FAILED`: wrong key, context or user, or tampered with: one message for all of them

@@ -39,7 +39,10 @@ export type KeystoreEvent =
       readonly version: number
       readonly format: 'v2' | 'v3'
     }
-  /** A row's wrapped key does not open under the master key that it names. Its user's tokens cannot be decrypted. */
+  /**
+   * A row's wrapped key does not open under the master key that it names, or `open` found one in format v2 where v2 is not accepted. Its
+   * user's tokens cannot be decrypted.
+   */
   | {
       readonly type: 'damagedKey'
       readonly userId: string

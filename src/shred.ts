@@ -10,7 +10,7 @@ import { invalidArgument, isKeystoreError, StoreError } from './errors.js'
 import type { KeyStore, ShredResult } from './store.js'
 import { syncFolder } from './sync-folder.js'
 import type { KeyRecord } from './table.js'
-import { kindOf } from './validate.js'
+import { kindOf, ownOptions } from './validate.js'
 
 /** What was erased, and what is still to be done. */
 export interface ShredReceipt extends Required<ShredResult> {
@@ -26,7 +26,7 @@ export type ShredLog = string | ((receipt: ShredReceipt) => void | Promise<void>
 
 export interface ShredUserOptions {
   /** Remove the rows too: the user may be minted anew. Without it every later use is ERR_KEY_SHREDDED. Default false. */
-  readonly forget?: boolean
+  readonly forget?: boolean | undefined
 }
 
 /**
@@ -39,7 +39,7 @@ export async function shredIn(
   userId: string,
   options: ShredUserOptions & { readonly shredLog?: ShredLog | undefined },
 ): Promise<ShredReceipt> {
-  const { forget = false, shredLog } = options
+  const { forget = false, shredLog } = ownOptions(options)
   if (typeof forget !== 'boolean') throw invalidArgument(`forget must be a boolean, got ${kindOf(forget)}`)
   const at = new Date()
   if (shredLog !== undefined) await record(shredLog, await announcement(store, userId, forget, at))
@@ -191,7 +191,8 @@ export async function applyShredLog(options: {
   readonly store: KeyStore
   readonly shredLog: string
 }): Promise<readonly string[]> {
-  return eraseAgain(options.store, readShredLog(options.shredLog), { dryRun: false })
+  const { store, shredLog } = ownOptions(options)
+  return eraseAgain(store, readShredLog(shredLog), { dryRun: false })
 }
 
 /** {@link applyShredLog} with what was read of it; with `dryRun` it only names the users. */

@@ -47,3 +47,36 @@ export function kindOf(value: unknown): string {
   if (value instanceof Uint8Array) return 'bytes'
   return typeof value === 'object' ? 'an object' : typeof value
 }
+
+/**
+ * Whether a value is `{ … }`: an object that inherits nothing but what every object does. No Map, Date or array, and nothing made with
+ * `Object.create(other)`.
+ */
+export function isPlainObject(value: unknown): value is object {
+  if (typeof value !== 'object' || value === null) return false
+  const prototype = Object.getPrototypeOf(value)
+  if (prototype === null || prototype === Object.prototype) return true
+  // The Object.prototype of another realm, such as that of node:vm.
+  return Object.getPrototypeOf(prototype) === null && Object.hasOwn(prototype, 'isPrototypeOf')
+}
+
+/**
+ * A copy of an options object that inherits nothing: what some code has put on `Object.prototype` is then no option. Options of a class
+ * are refused, since its getters would silently not count.
+ *
+ * @throws ERR_INVALID_ARGUMENT unless it is a plain object whose properties can be read
+ */
+export function ownOptions<T extends object>(options: T, name = 'options'): T {
+  if (typeof options !== 'object' || options === null)
+    throw invalidArgument(`${name} must be an object, got ${kindOf(options)}`)
+  if (!isPlainObject(options))
+    throw invalidArgument(
+      `${name} must be a plain object: properties that it inherits would not count. Pass { ... } of them`,
+    )
+  try {
+    return Object.assign(Object.create(null), options)
+  } catch {
+    // A getter's own error may hold what the option holds.
+    throw invalidArgument(`${name} cannot be read: a getter of it threw`)
+  }
+}

@@ -4,7 +4,7 @@
  * This replaces Drizzle's migrator, which fails when several processes start on a fresh database at once, shares one ledger with
  * the host application, and reads a folder at run time, which bundlers break.
  */
-import { schemaError } from '../errors.js'
+import { printable, schemaError } from '../errors.js'
 import type { Migration } from './generated/migrations.js'
 
 /** Our ledger table, not shared with the host application: one row for each applied migration, with its tag and the SHA-256 of its SQL. */
@@ -47,13 +47,13 @@ export function pendingMigrations(
     const migration = known.get(tag)
     if (migration === undefined) {
       throw schemaError(
-        `The database has migration ${tag}, which this version of drizzle-keystore does not know: ` +
+        `The database has migration ${printable(tag)}, which this version of drizzle-keystore does not know: ` +
           'upgrade the package to the version that made it',
       )
     }
     if (migration.sha256 !== sha256) {
       throw schemaError(
-        `Migration ${tag} in the database was made from other SQL than the one in this version of drizzle-keystore: ` +
+        `Migration ${printable(tag)} in the database was made from other SQL than the one in this version of drizzle-keystore: ` +
           `compare ${LEDGER} with the package's migrations folder, and restore a backup if the table was altered by hand`,
       )
     }

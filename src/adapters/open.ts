@@ -3,6 +3,7 @@
 import { assertUrl, isPostgresUrl, loadDriver, sqlitePath } from '../drivers/url.js'
 import { invalidArgument } from '../errors.js'
 import type { KeyStore } from '../store.js'
+import { ownOptions } from '../validate.js'
 import type { MigrationReport } from './migrator.js'
 import type { PostgresKeyStoreOptions, SqliteKeyStoreOptions } from './options.js'
 
@@ -38,7 +39,7 @@ export async function openKeyStore(url: string, options: OpenKeyStoreOptions = {
 
 async function storeFor(url: string, options: OpenKeyStoreOptions): Promise<OpenedKeyStore> {
   assertUrl(url)
-  const { adopt, pollMs, schema, namedStatements, listenUrl } = options
+  const { adopt, pollMs, schema, namedStatements, listenUrl } = ownOptions(options)
   if (isPostgresUrl(url)) {
     if (adopt === true)
       throw invalidArgument(

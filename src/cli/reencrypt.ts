@@ -60,7 +60,10 @@ export function reencryptCommand(): Command {
     .option('--db-schema <name>', "Postgres: the table's schema")
     .option('--key <column>', 'a column of its primary key; may be repeated', collect)
     .option('--owner <column>', "the column with the user's id")
-    .option('--pool', 'instead of --owner: all values belong to the shared pool')
+    .option(
+      '--pool',
+      'instead of --owner: all values belong to the shared pool; beside it: those of rows without an owner do',
+    )
     .option('--column <name>', 'a column with values; may be repeated', collect)
     .option(
       '--context <context>',
@@ -132,8 +135,8 @@ function assertTarget({ schema, table, key, owner, pool, column, context }: Reen
   }
   if (key === undefined || column === undefined || context === undefined)
     throw invalidArgument("--table needs --key, --column and --context too; --context '' is no context")
-  if ((owner === undefined) === (pool === undefined))
-    throw invalidArgument('Name either --owner COLUMN or --pool')
+  if (owner === undefined && pool === undefined)
+    throw invalidArgument('Name --owner COLUMN, or --pool if all values belong to the shared pool')
 }
 
 function sweepOptions(
@@ -172,11 +175,12 @@ function isComplete(tables: readonly TableReport[]): boolean {
 }
 
 function sourceOptions(options: ReencryptCommandOptions): SqlSourceOptions {
-  const { table = '', dbSchema, key = [], owner = null, column = [], context = null } = options
+  const { table = '', dbSchema, key = [], owner = null, pool = false, column = [], context = null } = options
   return {
     table,
     key,
     owner,
+    pool,
     columns: Object.fromEntries(column.map((name) => [name, context])),
     ...(dbSchema === undefined ? {} : { schema: dbSchema }),
   }
@@ -196,7 +200,7 @@ function printTable(report: TableReport): void {
   printSome(
     failed.map(
       ({ key, column, owner, code, reason }) =>
-        `${keyText(key)}, ${printable(column)}, of ${owner === null ? 'the pool' : printableId(owner)}: ${printableSentence(reason)} [${code}]`,
+        `${keyText(key)}, ${printable(column)}, of ${owner === null ? 'no user' : printableId(owner)}: ${printableSentence(reason)} [${code}]`,
     ),
     failedCount,
   )

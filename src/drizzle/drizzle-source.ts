@@ -4,8 +4,8 @@ import { invalidArgument, quoted } from '../errors.js'
 import type { ContextOf } from '../format/context.js'
 import { tableOn } from '../sources/table-on.js'
 import { tableSource } from '../sources/table-source.js'
-import { contextsByColumn, type ValueSource } from '../sources/value-source.js'
-import { kindOf } from '../validate.js'
+import { contextsByColumn, type PoolOption, poolOf, type ValueSource } from '../sources/value-source.js'
+import { kindOf, ownOptions } from '../validate.js'
 import { columnName, type DrizzleColumn, type DrizzleTable, tablePartsOf } from './drizzle-table.js'
 import { markOf } from './encrypted-column.js'
 
@@ -18,7 +18,7 @@ export interface DrizzleDb {
 export type DrizzleRow<Table extends DrizzleTable> = Table['$inferSelect']
 
 /** Columns go by the table's property names. */
-export interface DrizzleSourceOptions<Row> {
+export interface DrizzleSourceOptions<Row> extends PoolOption {
   /** The columns of the primary key or of another unique key. */
   readonly key: (keyof Row & string) | readonly (keyof Row & string)[]
   /** The column with the user's id. A number counts as its decimal digits. Null: all values belong to the shared pool. */
@@ -56,8 +56,7 @@ export type TablePlan<Row> = ReturnType<typeof tablePlan<Row>>
 
 /** @param db the drizzle db whose `casing` option applies; null: column names are as the table has them */
 export function tablePlan<Row>(table: unknown, options: DrizzleSourceOptions<Row>, db: unknown) {
-  if (typeof options !== 'object' || options === null)
-    throw invalidArgument(`options must be an object, got ${kindOf(options)}`)
+  options = ownOptions(options)
   const { name, schema, columns } = tablePartsOf(table)
   const columnOf = (what: string, property: unknown): DrizzleColumn => {
     const column = typeof property === 'string' ? columns.get(property) : undefined
@@ -100,7 +99,7 @@ export function tablePlan<Row>(table: unknown, options: DrizzleSourceOptions<Row
     }
     return row as Row
   }
-  return { shape, columns: swept, rowOf }
+  return { shape, columns: swept, pool: poolOf(options), rowOf }
 }
 
 /**

@@ -8,7 +8,7 @@ import { invalidArgument, KeystoreError } from '../errors.js'
 import { contextMap, type EncryptionContext } from '../format/context.js'
 import type { Format } from '../format/formats.js'
 import { isEncrypted, isToken, type Token } from '../format/token.js'
-import { kindOf } from '../validate.js'
+import { kindOf, ownOptions } from '../validate.js'
 
 export interface EncryptedColumnOptions {
   /**
@@ -40,10 +40,10 @@ export function markOf(column: unknown): EncryptedColumnMark | null {
 
 /** @throws ERR_INVALID_ARGUMENT, also without a context: values would be bound to their user only */
 function requiredContext(options: EncryptedColumnOptions): EncryptionContext {
-  const context: EncryptedColumnOptions['context'] | null | undefined = options?.context
+  const { context }: Partial<EncryptedColumnOptions> = ownOptions(options ?? {})
   if (context === undefined || context === null)
     throw invalidArgument("context is required, such as { context: 'credentials.api_key' }")
-  return Object.freeze({ ...contextMap(context) })
+  return contextMap(context)
 }
 
 /** How one kind of column turns values into tokens and back. Never called with null or undefined. */
@@ -163,7 +163,8 @@ const SHAPES: Readonly<Record<Format, TokenShape>> = {
 }
 
 /** @throws ERR_INVALID_ARGUMENT */
-export function tokenShapes({ formats = ['v3'] }: TokenCheckOptions): TokenShape[] {
+export function tokenShapes(options: TokenCheckOptions): TokenShape[] {
+  const { formats = ['v3'] } = ownOptions(options)
   const shapes = Array.isArray(formats) ? formats.map((format) => SHAPES[format as Format]) : []
   if (shapes.length === 0 || shapes.includes(undefined as never))
     throw invalidArgument("formats must be an array of 'v3' and 'v2'")

@@ -2,14 +2,14 @@
 
 import { invalidArgument, printable, quoted } from '../errors.js'
 import type { ContextOf } from '../format/context.js'
-import type { ValueSource } from '../sources/value-source.js'
-import { kindOf } from '../validate.js'
+import { type PoolOption, poolOf, type ValueSource } from '../sources/value-source.js'
+import { kindOf, ownOptions } from '../validate.js'
 import { type DrizzleDb, type DrizzleRow, drizzleSource } from './drizzle-source.js'
 import { type DrizzleTable, type TableParts, tablePartsOf } from './drizzle-table.js'
 import { markOf } from './encrypted-column.js'
 
 /** A table, and what the table itself does not tell. Columns go by their property names. */
-export interface EncryptedTableOptions<Table extends DrizzleTable> {
+export interface EncryptedTableOptions<Table extends DrizzleTable> extends PoolOption {
   readonly table: Table
   /** A unique key. Default: the primary key, if it has one column. */
   readonly key?: (keyof DrizzleRow<Table> & string) | readonly (keyof DrizzleRow<Table> & string)[]
@@ -28,6 +28,7 @@ export interface EncryptedTable {
   readonly table: DrizzleTable
   readonly key: readonly string[]
   readonly owner: string | null
+  readonly pool: boolean
   readonly columns: Readonly<Record<string, ContextOf<never>>>
 }
 
@@ -77,7 +78,7 @@ export function isRegistry(value: unknown): value is EncryptedRegistry {
 }
 
 /** {@link EncryptedTableOptions} of any table. */
-interface AnyTableOptions {
+interface AnyTableOptions extends PoolOption {
   readonly table: DrizzleTable
   readonly key?: string | readonly string[]
   readonly owner?: string | null
@@ -89,7 +90,8 @@ function isTableOptions(given: DrizzleTable | AnyTableOptions): given is AnyTabl
   return typeof given === 'object' && given !== null && Object.getPrototypeOf(given) === Object.prototype
 }
 
-function encryptedTable(name: string, options: AnyTableOptions): EncryptedTable {
+function encryptedTable(name: string, given: AnyTableOptions): EncryptedTable {
+  const options = ownOptions(given, `table ${printable(name)}`)
   const { table } = options
   const parts = tablePartsOf(table)
   const {
@@ -115,7 +117,8 @@ function encryptedTable(name: string, options: AnyTableOptions): EncryptedTable 
     if (!parts.columns.has(property))
       throw invalidArgument(`table ${printable(name)} has no property ${quoted(property)}`)
   }
-  return { name, table, key: typeof key === 'string' ? [key] : key, owner, columns: contexts }
+  const pool = poolOf({ ...options, owner })
+  return { name, table, key: typeof key === 'string' ? [key] : key, owner, pool, columns: contexts }
 }
 
 function primaryKeyPropertyOf(name: string, { columns }: TableParts): string[] {

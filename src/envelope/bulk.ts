@@ -3,7 +3,7 @@ import { invalidArgument, isKeystoreError, type KeystoreError } from '../errors.
 import { isTurnDue, nextTurn, weightOf } from '../event-loop.js'
 import type { FoundKeys, WantedKey } from '../keys/cache.js'
 import type { DataKey } from '../keys/data-key.js'
-import { kindOf } from '../validate.js'
+import { kindOf, ownOptions } from '../validate.js'
 
 export type ItemResult<Value> =
   | { readonly ok: true; readonly value: Value }
@@ -34,7 +34,7 @@ const AT_ONCE = 1000
  * @returns a result for each item, in their order
  * @throws ERR_INVALID_ARGUMENT (no array)
  */
-export async function inBulk<Item, Value>(
+export async function inBulk<Item extends object, Value>(
   items: readonly Item[],
   prepare: (item: Item) => BulkJob<Value>,
   lookUp: (wanted: readonly WantedKey[]) => Promise<FoundKeys>,
@@ -58,11 +58,12 @@ export async function inBulk<Item, Value>(
   return results
 }
 
-function prepared<Item, Value>(item: Item, prepare: (item: Item) => BulkJob<Value>): BulkJob<Value> | Error {
+function prepared<Item extends object, Value>(
+  item: Item,
+  prepare: (item: Item) => BulkJob<Value>,
+): BulkJob<Value> | Error {
   try {
-    if (typeof item !== 'object' || item === null)
-      throw invalidArgument(`an item must be an object, got ${kindOf(item)}`)
-    return prepare(item)
+    return prepare(ownOptions(item, 'an item'))
   } catch (error) {
     return error as Error
   }

@@ -6,14 +6,14 @@ import { durationSince, type EmitEvent } from '../events.js'
 import { contextPieces, type EncryptionContext } from '../format/context.js'
 import { assertFingerprintArguments, type FingerprintOptions } from '../format/fingerprint.js'
 import type { Format } from '../format/formats.js'
-import { parseToken, type Token, textOf } from '../format/token.js'
+import { type Token, textOf } from '../format/token.js'
 import { KeyCache, type Rotation } from '../keys/cache.js'
 import { type DataKey, openToken } from '../keys/data-key.js'
 import type { CacheStats } from '../keys/memory.js'
 import { checkMasterKeys } from '../master-keys/check.js'
 import { type ShredLog, type ShredReceipt, type ShredUserOptions, shredIn } from '../shred.js'
 import type { KeyStore } from '../store.js'
-import { assertBytes, assertPlaintext, assertUserId, kindOf } from '../validate.js'
+import { assertUserId, kindOf, ownOptions } from '../validate.js'
 import { type BulkJob, type ItemResult, inBulk } from './bulk.js'
 import { type EnvelopeCryptoOptions, type ResolvedOptions, resolveOptions } from './options.js'
 import { PoolCrypto } from './pool-crypto.js'
@@ -50,6 +50,8 @@ export class EnvelopeCrypto {
   readonly pool: PoolCrypto
   /** The format that is written. */
   readonly format: Format
+  /** The longest token that is read or written, in bytes. */
+  readonly maxTokenBytes: number
   readonly #store: KeyStore
   readonly #keys: KeyCache
   readonly #policy: TokenPolicy
@@ -72,6 +74,7 @@ export class EnvelopeCrypto {
   }: ResolvedOptions) {
     this.#store = store
     this.format = format
+    this.maxTokenBytes = tokenPolicy.maxTokenBytes
     this.#policy = tokenPolicy
     this.#closeStore = closeStore
     this.#emit = emit
@@ -83,13 +86,13 @@ export class EnvelopeCrypto {
   /**
    * Checks that the master keys open what is stored, and writes nothing: a read-only role can open.
    *
-   * @throws ERR_UNKNOWN_MASTER_KEY (names KEK ids and counts) · ERR_FORMAT_NOT_ACCEPTED (names the option) ·
+   * @throws ERR_UNKNOWN_MASTER_KEY (names KEK ids and counts) · ERR_FORMAT_NOT_ACCEPTED (all keys are in format v2) ·
    *   ERR_INVALID_ARGUMENT · ERR_STORE · ERR_SCHEMA
    */
   static async open(options: EnvelopeCryptoOptions): Promise<EnvelopeCrypto> {
     const resolved = resolveOptions(options)
     await checkMasterKeys(resolved.store, resolved.keyring, resolved)
-    if (options.plaintext === 'pass-through') resolved.emit({ type: 'plaintextPassThrough' })
+    if (resolved.plaintext === 'pass-through') resolved.emit({ type: 'plaintextPassThrough' })
     return new EnvelopeCrypto(resolved)
   }
 
@@ -109,7 +112,7 @@ export class EnvelopeCrypto {
   ): Promise<Token> {
     this.#assertOpen()
     assertUserId(userId)
-    assertPlaintext(plaintext)
+    this.#policy.assertPlaintext(plaintext)
     const pieces = contextPieces(context)
     refuseToken(plaintext, options)
     if (isTurnDue(weightOf(plaintext))) await nextTurn()
@@ -121,7 +124,7 @@ export class EnvelopeCrypto {
   async encryptBytes(userId: string, plaintext: Uint8Array, context?: EncryptionContext): Promise<Token> {
     this.#assertOpen()
     assertUserId(userId)
-    assertBytes('plaintext', plaintext)
+    this.#policy.assertPlaintextBytes(plaintext)
     const pieces = contextPieces(context)
     const isDue = isTurnDue(weightOf(plaintext))
     const cached = isDue ? undefined : this.#keys.cachedForWriting(userId)
@@ -172,7 +175,7 @@ export class EnvelopeCrypto {
     this.#assertOpen()
     const prepare = ({ userId, plaintext, context, allowToken = false }: EncryptItem): BulkJob<Token> => {
       assertUserId(userId)
-      assertPlaintext(plaintext)
+      this.#policy.assertPlaintext(plaintext)
       const pieces = contextPieces(context)
       refuseToken(plaintext, { allowToken })
       const seal = (key: DataKey) => key.seal(this.#policy.format, plaintext, pieces)
@@ -197,7 +200,7 @@ export class EnvelopeCrypto {
       }
       assertUserId(userId)
       const pieces = contextPieces(context)
-      const parsed = parseToken(token, this.#policy.acceptTokens)
+      const parsed = this.#policy.parse(token)
       const ref = { userId, version: parsed.version }
       const open = (key: DataKey) => textOf(openToken(key, parsed, pieces, this.#emit))
       const run = (found: DataKey | Error | undefined) => {
@@ -219,10 +222,9 @@ export class EnvelopeCrypto {
   async user(userId: string, options: UserOptions = {}): Promise<UserHandle> {
     this.#assertOpen()
     assertUserId(userId)
-    if (typeof options !== 'object' || options === null)
-      throw invalidArgument(`options must be an object, got ${kindOf(options)}`)
+    const { mint = true } = ownOptions(options)
     if (isTurnDue()) await nextTurn()
-    const keys = await this.#keys.all(userId, options.mint ?? true)
+    const keys = await this.#keys.all(userId, mint)
     return new UserHandle(userId, keys, this.#policy, this.#emit, () => this.#assertOpen())
   }
 
@@ -297,13 +299,12 @@ export class EnvelopeCrypto {
   async shredUser(userId: string, options: ShredUserOptions = {}): Promise<ShredReceipt> {
     this.#assertOpen()
     assertUserId(userId)
-    if (typeof options !== 'object' || options === null)
-      throw invalidArgument(`options must be an object, got ${kindOf(options)}`)
+    const { forget } = ownOptions(options)
     if (isTurnDue()) await nextTurn()
     const start = performance.now()
     let receipt: ShredReceipt
     try {
-      receipt = await shredIn(this.#store, userId, { ...options, shredLog: this.#shredLog })
+      receipt = await shredIn(this.#store, userId, { forget, shredLog: this.#shredLog })
     } catch (error) {
       // It may be done all the same: nothing more may be encrypted under what is in memory.
       this.#keys.mayHaveChanged(userId)
@@ -339,7 +340,7 @@ export class EnvelopeCrypto {
     this.#assertOpen()
     assertUserId(userId)
     const pieces = contextPieces(context)
-    const parsed = parseToken(token, this.#policy.acceptTokens)
+    const parsed = this.#policy.parse(token)
     const ref = { userId, version: parsed.version }
     const open = (key: DataKey) => openToken(key, parsed, pieces, this.#emit)
     const cached = this.#keys.cached(ref)

@@ -2,13 +2,14 @@
 import { invalidArgument } from '../errors.js'
 import { type EmitEvent, type EventOptions, eventEmitter } from '../events.js'
 import { acceptedFormats, assertFormat, type Format } from '../format/formats.js'
+import { DEFAULT_MAX_TOKEN_BYTES } from '../format/token.js'
 import type { CacheOptions } from '../keys/memory.js'
 import { primaryKekId } from '../master-keys/key-wrap.js'
 import { keyringOf, type MasterKeyring } from '../master-keys/keyring.js'
 import type { MasterKey } from '../master-keys/master-key.js'
 import { assertShredLog, type ShredLog } from '../shred.js'
 import type { KeyStore } from '../store.js'
-import { kindOf } from '../validate.js'
+import { kindOf, ownOptions } from '../validate.js'
 import { type PlaintextPolicy, TokenPolicy } from './token-policy.js'
 
 export interface EnvelopeCryptoOptions extends EventOptions {
@@ -29,6 +30,13 @@ export interface EnvelopeCryptoOptions extends EventOptions {
    * gives up integrity: anyone who can write to the database can then put any plaintext in a token's place.
    */
   readonly plaintext?: PlaintextPolicy
+  /**
+   * The longest token, in bytes. A longer one is ERR_MALFORMED_TOKEN before anything is decoded, and a plaintext whose token would be longer
+   * is ERR_INVALID_ARGUMENT before anything is copied. Whoever can make the application decrypt a value of theirs could else make it
+   * use several times that much memory. 1,000 to 536,870,888, which is Node's longest string. Default 67,108,864 (64 MiB), for plaintexts of
+   * up to 50,331,569 bytes.
+   */
+  readonly maxTokenBytes?: number
   /** The cache of unwrapped keys, or false for none. */
   readonly cache?: CacheOptions | false
   /** Open although rows need master keys that were not given: calls for their users then fail. Default false. */
@@ -45,6 +53,7 @@ export interface ResolvedOptions {
   readonly format: Format
   readonly acceptKeys: readonly Format[]
   readonly tokenPolicy: TokenPolicy
+  readonly plaintext: PlaintextPolicy
   readonly cache: CacheOptions | false
   readonly allowUnknown: boolean
   readonly emit: EmitEvent
@@ -54,25 +63,15 @@ export interface ResolvedOptions {
 
 /** @throws ERR_INVALID_ARGUMENT */
 export function resolveOptions(options: EnvelopeCryptoOptions): ResolvedOptions {
-  if (typeof options !== 'object' || options === null)
-    throw invalidArgument(`options must be an object, got ${kindOf(options)}`)
-  const {
-    store,
-    masterKeys,
-    format = 'v3',
-    accept = {},
-    plaintext = 'reject',
-    cache = {},
-    shredLog,
-  } = options
+  const own = ownOptions(options)
+  const { store, masterKeys, format = 'v3', plaintext = 'reject', cache = {}, shredLog } = own
+  const accept = ownOptions(own.accept ?? {}, 'accept')
   if (typeof store?.getAll !== 'function')
     throw invalidArgument('store must be a KeyStore, such as openKeyStore gives')
   assertFormat(format)
   if (plaintext !== 'reject' && plaintext !== 'pass-through') {
     throw invalidArgument("plaintext must be 'reject' or 'pass-through'")
   }
-  if (typeof accept !== 'object' || accept === null)
-    throw invalidArgument(`accept must be an object, got ${kindOf(accept)}`)
   assertShredLog(shredLog)
   const keyring = keyringOf(masterKeys)
   // Format v2 needs a local primary: better said now than at the first mint.
@@ -82,13 +81,31 @@ export function resolveOptions(options: EnvelopeCryptoOptions): ResolvedOptions 
     keyring,
     format,
     acceptKeys: acceptedFormats('accept.keys', accept.keys, format),
-    tokenPolicy: new TokenPolicy(format, acceptedFormats('accept.tokens', accept.tokens, format), plaintext),
+    tokenPolicy: new TokenPolicy(
+      format,
+      acceptedFormats('accept.tokens', accept.tokens, format),
+      plaintext,
+      checkedMaxTokenBytes(own.maxTokenBytes),
+    ),
+    plaintext,
     cache: checkedCache(cache),
-    allowUnknown: options.allowUnknownMasterKeys ?? false,
-    emit: eventEmitter(options),
-    closeStore: options.closeStore ?? true,
+    allowUnknown: own.allowUnknownMasterKeys ?? false,
+    emit: eventEmitter(own),
+    closeStore: own.closeStore ?? true,
     shredLog,
   }
+}
+
+/** Every id, name and short secret has a shorter token. Above is V8's longest string on 64 bits. */
+const LEAST_TOKEN_BYTES = 1000
+const MOST_TOKEN_BYTES = 2 ** 29 - 24
+
+function checkedMaxTokenBytes(maxTokenBytes: number = DEFAULT_MAX_TOKEN_BYTES): number {
+  const isWhole = Number.isInteger(maxTokenBytes)
+  if (isWhole && maxTokenBytes >= LEAST_TOKEN_BYTES && maxTokenBytes <= MOST_TOKEN_BYTES) return maxTokenBytes
+  throw invalidArgument(
+    `maxTokenBytes must be a whole number from ${LEAST_TOKEN_BYTES} to ${MOST_TOKEN_BYTES}`,
+  )
 }
 
 /** lru-cache allocates all entries at once, and a timer takes no longer time. */
@@ -98,11 +115,12 @@ function checkedCache(cache: CacheOptions | false): CacheOptions | false {
   if (cache === false) return false
   if (typeof cache !== 'object' || cache === null)
     throw invalidArgument(`cache must be an object or false, got ${kindOf(cache)}`)
+  const own = ownOptions(cache, 'cache')
   for (const name of ['maxEntries', 'ttlMs'] as const) {
-    const value = cache[name]
+    const value = own[name]
     if (value !== undefined && !(Number.isInteger(value) && value > 0 && value <= MOST[name])) {
       throw invalidArgument(`cache.${name} must be a positive whole number, at most ${MOST[name]}`)
     }
   }
-  return cache
+  return own
 }

@@ -6,11 +6,11 @@ import type { EmitEvent } from '../events.js'
 import { importKey, type KeyObject } from '../format/aead.js'
 import { contextPieces, type EncryptionContext } from '../format/context.js'
 import { assertFingerprintArguments, type FingerprintOptions } from '../format/fingerprint.js'
-import { openV2, type ParsedToken, parseToken, sealV2, type Token, textOf } from '../format/token.js'
+import { openV2, type ParsedToken, sealV2, type Token, textOf } from '../format/token.js'
 import type { KeyCache } from '../keys/cache.js'
 import { openToken } from '../keys/data-key.js'
 import type { LocalMasterKey } from '../master-keys/local.js'
-import { assertPlaintext } from '../validate.js'
+import { ownOptions } from '../validate.js'
 import { type EncryptOptions, refuseToken, type TokenPolicy } from './token-policy.js'
 import { UserHandle, type UserOptions } from './user-handle.js'
 
@@ -52,7 +52,7 @@ export class PoolCrypto {
     options: EncryptOptions = {},
   ): Promise<Token> {
     this.#assertOpen()
-    assertPlaintext(plaintext)
+    this.#policy.assertPlaintext(plaintext)
     const pieces = contextPieces(context)
     refuseToken(plaintext, options)
     if (isTurnDue(weightOf(plaintext))) await nextTurn()
@@ -74,7 +74,7 @@ export class PoolCrypto {
     this.#assertOpen()
     const pieces = contextPieces(context)
     if (this.#policy.passesThrough(token)) return token
-    const parsed = parseToken(token, this.#policy.acceptTokens)
+    const parsed = this.#policy.parse(token)
     if (isTurnDue(weightOf(token))) await nextTurn()
     if (parsed.format === 'v2') return textOf(await this.#openDerived(parsed))
     const ref = { userId: POOL_USER_ID, version: parsed.version }
@@ -101,8 +101,9 @@ export class PoolCrypto {
    * @throws ERR_INVALID_ARGUMENT (format v2 derives the pool's key) · ERR_KEY_NOT_FOUND (without `mint`) · ERR_KEY_SHREDDED ·
    *   ERR_STORE · ERR_CLOSED …
    */
-  async handle({ mint = true }: UserOptions = {}): Promise<UserHandle> {
+  async handle(options: UserOptions = {}): Promise<UserHandle> {
     this.#assertOpen()
+    const { mint = true } = ownOptions(options)
     if (this.#policy.format === 'v2')
       throw invalidArgument("format 'v2' derives the pool's key: open with format 'v3' for a handle")
     const keys = await this.#keys.all(POOL_USER_ID, mint)

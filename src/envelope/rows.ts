@@ -3,7 +3,7 @@
 import { invalidArgument, isKeystoreError, type KeystoreError } from '../errors.js'
 import { type ContextOf, contextMaker, type EncryptionContext } from '../format/context.js'
 import type { Token } from '../format/token.js'
-import { kindOf } from '../validate.js'
+import { kindOf, ownOptions } from '../validate.js'
 import type { ItemResult } from './bulk.js'
 import type { EnvelopeCrypto } from './envelope-crypto.js'
 
@@ -77,7 +77,7 @@ async function replaceCells<Row extends object, Column extends keyof Row & strin
   options: RowsOptions<Row, Column>,
   replace: (cells: readonly Cell[]) => Promise<ItemResult<Value>[]>,
 ): Promise<RowsResult<Row, Column, Value>> {
-  const columns = assertArguments(rows, options)
+  const { owner, columns } = checkedArguments(rows, options)
   const replaced = rows.map((row) => ({ ...row }) as RowWith<Row, Column, Value>)
   const errors: RowError<Column>[] = []
   const cells: Cell[] = []
@@ -92,7 +92,7 @@ async function replaceCells<Row extends object, Column extends keyof Row & strin
       if (value === null || value === undefined) continue
       try {
         cells.push({
-          userId: ownerOf(row, options.owner),
+          userId: ownerOf(row, owner),
           value: value as string,
           context: contextOf(row),
         })
@@ -123,11 +123,18 @@ function ownerOf<Row extends object>(row: Row, owner: RowsOptions<Row, never>['o
   }
 }
 
-/** @returns the columns, and how to make their contexts @throws ERR_INVALID_ARGUMENT */
-function assertArguments<Row extends object, Column extends keyof Row & string>(
+interface CheckedOptions<Row, Column> {
+  readonly owner: RowsOptions<Row, never>['owner']
+  /** The columns, and how to make their contexts. */
+  readonly columns: readonly (readonly [Column, (row: Row) => EncryptionContext])[]
+}
+
+/** @throws ERR_INVALID_ARGUMENT */
+function checkedArguments<Row extends object, Column extends keyof Row & string>(
   rows: readonly Row[],
-  { owner, columns }: RowsOptions<Row, Column>,
-): [Column, (row: Row) => EncryptionContext][] {
+  options: RowsOptions<Row, Column>,
+): CheckedOptions<Row, Column> {
+  const { owner, columns } = ownOptions(options)
   if (!Array.isArray(rows)) throw invalidArgument(`rows must be an array, got ${kindOf(rows)}`)
   if (rows.some((row) => typeof row !== 'object' || row === null))
     throw invalidArgument('rows must be objects')
@@ -137,5 +144,8 @@ function assertArguments<Row extends object, Column extends keyof Row & string>(
     throw invalidArgument(
       `columns must be an object, as in { apiKey: 'credentials.api_key' }, got ${kindOf(columns)}`,
     )
-  return (Object.keys(columns) as Column[]).map((column) => [column, contextMaker(columns[column])])
+  return {
+    owner,
+    columns: (Object.keys(columns) as Column[]).map((column) => [column, contextMaker(columns[column])]),
+  }
 }

@@ -1,8 +1,8 @@
 /** What is written, what is read, and what counts as a plaintext. */
-import { invalidArgument } from '../errors.js'
+import { invalidArgument, type KeystoreError } from '../errors.js'
 import type { Format } from '../format/formats.js'
-import { isEncrypted, isToken } from '../format/token.js'
-import { kindOf } from '../validate.js'
+import { isEncrypted, isToken, maxPlaintextBytes, type ParsedToken, parseToken } from '../format/token.js'
+import { assertBytes, assertPlaintext, kindOf } from '../validate.js'
 
 /** What `decrypt` does with a value that is not a token: throw, or return it as it is. */
 export type PlaintextPolicy = 'reject' | 'pass-through'
@@ -16,7 +16,8 @@ export interface EncryptOptions {
 export function refuseToken(plaintext: string, options: EncryptOptions): void {
   if (typeof options !== 'object' || options === null)
     throw invalidArgument(`options must be an object, got ${kindOf(options)}`)
-  if (!options.allowToken && isToken(plaintext)) {
+  const allowToken = Object.hasOwn(options, 'allowToken') && options.allowToken
+  if (!allowToken && isToken(plaintext)) {
     throw invalidArgument('plaintext is already a token: pass { allowToken: true } to encrypt it once more')
   }
 }
@@ -24,17 +25,59 @@ export function refuseToken(plaintext: string, options: EncryptOptions): void {
 /** The token policies of one EnvelopeCrypto. */
 export class TokenPolicy {
   readonly format: Format
-  readonly acceptTokens: readonly Format[]
+  readonly maxTokenBytes: number
+  readonly #acceptTokens: readonly Format[]
   readonly #passThrough: boolean
+  readonly #maxPlaintextBytes: number
 
-  constructor(format: Format, acceptTokens: readonly Format[], plaintext: PlaintextPolicy) {
+  /** @param maxTokenBytes bounds the tokens read and written */
+  constructor(
+    format: Format,
+    acceptTokens: readonly Format[],
+    plaintext: PlaintextPolicy,
+    maxTokenBytes: number,
+  ) {
     this.format = format
-    this.acceptTokens = acceptTokens
+    this.maxTokenBytes = maxTokenBytes
+    this.#acceptTokens = acceptTokens
     this.#passThrough = plaintext === 'pass-through'
+    this.#maxPlaintextBytes = maxPlaintextBytes(format, maxTokenBytes)
   }
 
   /** Whether `decrypt` returns this value as it is. A token that was cut or changed does not count as plaintext. */
   passesThrough(value: unknown): boolean {
     return this.#passThrough && typeof value === 'string' && !isEncrypted(value)
+  }
+
+  /** {@link parseToken} of a token that this service accepts. */
+  parse(token: unknown): ParsedToken {
+    return parseToken(token, this.#acceptTokens, this.maxTokenBytes)
+  }
+
+  /** @throws ERR_INVALID_ARGUMENT unless it is well-formed text whose token is not longer than `maxTokenBytes` */
+  assertPlaintext(plaintext: unknown): asserts plaintext is string {
+    if (typeof plaintext === 'string') {
+      // A character is 1 to 3 bytes of UTF-8: most texts need no count.
+      const { length } = plaintext
+      if (length > this.#maxPlaintextBytes) throw this.#tooLong(`at least ${length}`)
+      if (length * 3 > this.#maxPlaintextBytes) this.#assertLength(Buffer.byteLength(plaintext))
+    }
+    assertPlaintext(plaintext)
+  }
+
+  /** {@link assertPlaintext} of bytes. */
+  assertPlaintextBytes(plaintext: unknown): asserts plaintext is Uint8Array {
+    assertBytes('plaintext', plaintext)
+    this.#assertLength(plaintext.length)
+  }
+
+  #assertLength(bytes: number): void {
+    if (bytes > this.#maxPlaintextBytes) throw this.#tooLong(String(bytes))
+  }
+
+  #tooLong(bytes: string): KeystoreError {
+    return invalidArgument(
+      `plaintext must be at most ${this.#maxPlaintextBytes} bytes, so that its token is not longer than maxTokenBytes, got ${bytes}`,
+    )
   }
 }

@@ -4,10 +4,9 @@ import { isKeystoreError, KeystoreError, keyShredded, quoted } from '../errors.j
 import type { EmitEvent } from '../events.js'
 import { contextPieces, type EncryptionContext } from '../format/context.js'
 import { assertFingerprintArguments, type FingerprintOptions } from '../format/fingerprint.js'
-import { decryptionFailed, parseToken, type Token, textOf } from '../format/token.js'
+import { decryptionFailed, type Token, textOf } from '../format/token.js'
 import type { UserKeys } from '../keys/cache.js'
 import { type DataKey, openToken } from '../keys/data-key.js'
-import { assertBytes, assertPlaintext } from '../validate.js'
 import { type EncryptOptions, refuseToken, type TokenPolicy } from './token-policy.js'
 
 export interface UserOptions {
@@ -50,7 +49,7 @@ export class UserHandle {
   /** @throws ERR_INVALID_ARGUMENT · ERR_KEY_SHREDDED · ERR_CLOSED */
   encrypt(plaintext: string, context?: EncryptionContext, options: EncryptOptions = {}): Token {
     this.#assertUsable()
-    assertPlaintext(plaintext)
+    this.#policy.assertPlaintext(plaintext)
     refuseToken(plaintext, options)
     return this.#keys.active.seal(this.#policy.format, plaintext, contextPieces(context))
   }
@@ -58,7 +57,7 @@ export class UserHandle {
   /** {@link encrypt} for bytes. */
   encryptBytes(plaintext: Uint8Array, context?: EncryptionContext): Token {
     this.#assertUsable()
-    assertBytes('plaintext', plaintext)
+    this.#policy.assertPlaintextBytes(plaintext)
     return this.#keys.active.seal(this.#policy.format, plaintext, contextPieces(context))
   }
 
@@ -98,7 +97,7 @@ export class UserHandle {
    */
   decryptUnderAny(token: string, contexts: readonly EncryptionContext[]): OpenedToken {
     this.#assertUsable()
-    const parsed = parseToken(token, this.#policy.acceptTokens)
+    const parsed = this.#policy.parse(token)
     const key = this.#version(parsed.version)
     for (const [index, context] of contexts.entries()) {
       const pieces = contextPieces(context)
@@ -123,7 +122,7 @@ export class UserHandle {
   #open(token: string, context: EncryptionContext | undefined): Buffer {
     this.#assertUsable()
     const pieces = contextPieces(context)
-    const parsed = parseToken(token, this.#policy.acceptTokens)
+    const parsed = this.#policy.parse(token)
     return openToken(this.#version(parsed.version), parsed, pieces, this.#emit)
   }
 

@@ -17,6 +17,7 @@ import {
   timingSafeEqual,
 } from 'node:crypto'
 import { promisify } from 'node:util'
+import { osRandomBytes } from './os-random.js'
 
 export type { KeyObject }
 
@@ -34,9 +35,14 @@ export function importKey(bytes: Uint8Array): KeyObject {
   return createSecretKey(bytes)
 }
 
-/** A new random key: 32 bytes, straight from the operating system's generator. */
+/** A new random key: 32 bytes of OpenSSL's generator XOR 32 fresh bytes of the operating system's. One that is unpredictable is enough. */
 export function generateKey(): Buffer {
-  return randomBytes(KEY_BYTES)
+  const key = randomBytes(KEY_BYTES)
+  const fresh = osRandomBytes(KEY_BYTES)
+  if (fresh === null) return key
+  for (let i = 0; i < KEY_BYTES; i++) key[i] = at(key, i) ^ at(fresh, i)
+  fresh.fill(0)
+  return key
 }
 
 /**
@@ -269,7 +275,7 @@ export function pbkdf2Sha256(password: Uint8Array, salt: string, rounds: number)
 const NONCE_POOL_BYTES = 12 * 1024
 const NONCE_POOL_LIFE_MS = 1000
 
-let noncePool = Buffer.alloc(0)
+let noncePool: Buffer = Buffer.alloc(0)
 let nonceAt = 0
 let noncePoolMadeAt = 0
 
@@ -280,7 +286,7 @@ let noncePoolMadeAt = 0
 function takeNonce(length: number): Buffer {
   const age = Date.now() - noncePoolMadeAt
   if (nonceAt + length > noncePool.length || age > NONCE_POOL_LIFE_MS || age < 0) {
-    noncePool = randomBytes(NONCE_POOL_BYTES)
+    noncePool = newNoncePool()
     noncePoolMadeAt = Date.now()
     nonceAt = 0
   }
@@ -288,7 +294,32 @@ function takeNonce(length: number): Buffer {
   return noncePool.subarray(nonceAt - length, nonceAt)
 }
 
-/** Drops the pooled random bytes: call it after a virtual machine's snapshot was restored. */
+/**
+ * OpenSSL's bytes XOR the keystream of AES-256-CTR under a fresh key from the operating system: so many bytes of the operating system's
+ * generator would cost as much as four of a hundred tokens.
+ */
+function newNoncePool(): Buffer {
+  const bytes = randomBytes(NONCE_POOL_BYTES)
+  const key = osRandomBytes(KEY_BYTES)
+  if (key === null) return bytes
+  // Each key is used once, so that its counter may begin at zero (NIST SP 800-38A §6.5).
+  const pool = createCipheriv('aes-256-ctr', forOneCipher(key), ZEROS).update(bytes)
+  key.fill(0)
+  bytes.fill(0)
+  return pool
+}
+
+/**
+ * Drops the pooled random bytes. Call it after a snapshot of a virtual machine was restored, or a checkpointed process was continued.
+ * Without it nonces are made of fresh bytes a second later, by this process's clock, which may stand still for a while after that.
+ *
+ * On Linux and macOS the next nonces and keys are then as unpredictable as the operating system's generator, though OpenSSL's was copied
+ * with the process. Linux from 5.18 on reseeds its own where the hypervisor announces the copy (VMGENID), earlier ones and others within
+ * minutes. Elsewhere (Windows, Workers) Node has no way to the operating system's generator: start processes anew after a snapshot.
+ *
+ * @example
+ * process.on('SIGUSR2', reseed) // sent by whatever restores the snapshot
+ */
 export function reseed(): void {
   noncePool = Buffer.alloc(0)
 }

@@ -1,23 +1,37 @@
 /** Encryption contexts: what callers pass, the pieces that AADs are made of, and how a column's values come to theirs. */
 import { invalidArgument, isKeystoreError } from '../errors.js'
 import { compareUtf8 } from '../table.js'
-import { kindOf } from '../validate.js'
+import { isPlainObject, kindOf } from '../validate.js'
 
 /** The caller's name → value map: authenticated by v3 tokens, not stored in them; v2 tokens ignore it. */
 export type EncryptionContext = Readonly<Record<string, string>>
 
 /**
  * A context as the pieces that a token's AAD goes on with: name1, value1, name2, value2 …, names in the order of their UTF-8
- * bytes. Own enumerable string keys; absent equals `{}`; names and values may be empty.
+ * bytes. Absent equals `{}`; names and values may be empty.
  *
- * @throws ERR_INVALID_ARGUMENT unless undefined or a plain object whose values are strings, all well formed
+ * @throws ERR_INVALID_ARGUMENT unless undefined or a plain object of well-formed strings. Names that would be left out (symbols, names
+ *   that are not enumerable, inherited names) are refused
  */
 export function contextPieces(context: unknown): readonly string[] {
   if (context === undefined) return NO_PIECES
-  if (typeof context !== 'object' || context === null || !isPlain(context)) {
-    throw invalidArgument(`context must be a plain object of strings, got ${kindOf(context)}`)
+  try {
+    return piecesOf(context)
+  } catch (error) {
+    if (isKeystoreError(error)) throw error
+    // What a getter or a Proxy threw may hold the plaintext.
+    throw invalidArgument('context cannot be read: a getter of it threw')
   }
+}
+
+function piecesOf(context: unknown): readonly string[] {
+  if (!isPlainObject(context))
+    throw invalidArgument(`context must be a plain object of strings, got ${kindOf(context)}`)
   const names = Object.keys(context)
+  // Half the time that Reflect.ownKeys takes.
+  const isHidden = Object.getOwnPropertyNames(context).length !== names.length
+  if (isHidden || Object.getOwnPropertySymbols(context).length > 0)
+    throw invalidArgument('context must have enumerable string names only: others would not be authenticated')
   // Not JavaScript's own order, which compares UTF-16 units: it has U+1F600 before U+FF5E.
   if (names.length > 1) names.sort(compareUtf8)
   const pieces: string[] = []
@@ -35,12 +49,6 @@ export function contextPieces(context: unknown): readonly string[] {
 
 const NO_PIECES: readonly string[] = []
 
-/** No Map, Date or array: what they hold is in no own key, so that any two of them would be the same context. */
-function isPlain(value: object): boolean {
-  const prototype = Object.getPrototypeOf(value)
-  return prototype === null || Object.getPrototypeOf(prototype) === null
-}
-
 /** A string is short for `{ column: … }`; null is no context. */
 export type ColumnContext = string | EncryptionContext | null
 
@@ -54,8 +62,14 @@ export function contextMap(context: ColumnContext): EncryptionContext {
   // Required, and null for none: a forgotten context would bind values to nothing but their user.
   if (map === undefined)
     throw invalidArgument("context is required, such as 'credentials.api_key', or null for none")
-  contextPieces(map)
-  return map
+  return mapOf(contextPieces(map))
+}
+
+/** A copy: a getter is asked once, and the caller may go on to change their own. */
+function mapOf(pieces: readonly string[]): EncryptionContext {
+  const entries: [string, string][] = []
+  for (let at = 0; at < pieces.length; at += 2) entries.push([pieces[at] as string, pieces[at + 1] as string])
+  return Object.freeze(Object.fromEntries(entries))
 }
 
 /**

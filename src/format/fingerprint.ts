@@ -29,7 +29,8 @@ export function fingerprintOf(firstKey: KeyObject, userId: string, name: string,
 /** @returns the name @throws ERR_INVALID_ARGUMENT unless value and name are well-formed strings */
 export function assertFingerprintArguments(value: unknown, options: FingerprintOptions): string {
   assertPlaintext(value)
-  const name: unknown = typeof options === 'object' && options !== null ? options.name : undefined
+  const isNamed = typeof options === 'object' && options !== null && Object.hasOwn(options, 'name')
+  const name: unknown = isNamed ? options.name : undefined
   if (typeof name !== 'string')
     throw invalidArgument(`name must be a string, as in { name: 'credentials.api_key' }, got ${kindOf(name)}`)
   if (!name.isWellFormed()) throw invalidArgument('name must be well-formed Unicode, it has a lone surrogate')

@@ -75,18 +75,39 @@ export function isToken(value: unknown): value is Token {
   return typeof value === 'string' && tokenOf(value) !== null
 }
 
+/** The longest token that is decoded unless the caller sets a limit: 64 MiB. Tokens are ASCII, a byte a character. */
+export const DEFAULT_MAX_TOKEN_BYTES = 64 * 1024 * 1024
+
+/** The longest plaintext, in bytes, whose token is no longer than `maxTokenBytes`. */
+export function maxPlaintextBytes(format: Format, maxTokenBytes: number): number {
+  const characters = maxTokenBytes - V3_PREFIX.length
+  return format === 'v2'
+    ? Math.floor(characters / 4) * 3 - V2_LEAST_BYTES
+    : Math.floor((characters * 3) / 4) - V3_LEAST_BYTES
+}
+
 /**
- * Takes a token apart, before any store is asked.
+ * Takes a token apart, before any store is asked. One longer than `maxTokenBytes` is not decoded.
  *
  * @throws ERR_INVALID_ARGUMENT (no string) · ERR_NOT_ENCRYPTED (no token's prefix) · ERR_MALFORMED_TOKEN ·
  *   ERR_FORMAT_NOT_ACCEPTED
  */
-export function parseToken(token: unknown, accept: readonly Format[]): ParsedToken {
+export function parseToken(
+  token: unknown,
+  accept: readonly Format[],
+  maxTokenBytes = DEFAULT_MAX_TOKEN_BYTES,
+): ParsedToken {
   if (typeof token !== 'string') throw invalidArgument(`token must be a string, got ${kindOf(token)}`)
   if (!isEncrypted(token)) {
     throw new KeystoreError(
       'ERR_NOT_ENCRYPTED',
       'The value is not a token: it begins with neither v3: nor v2:',
+    )
+  }
+  if (token.length > maxTokenBytes) {
+    throw new KeystoreError(
+      'ERR_MALFORMED_TOKEN',
+      `The value begins like a token and has ${token.length} characters: it is not decoded, since maxTokenBytes is ${maxTokenBytes}`,
     )
   }
   const parsed = tokenOf(token)

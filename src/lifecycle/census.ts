@@ -2,7 +2,7 @@
 import type { MasterKeyring } from '../master-keys/keyring.js'
 import { isLocal } from '../master-keys/local.js'
 import type { CensusRow, KeyStore } from '../store.js'
-import { assertOptions } from './long-work.js'
+import { checkedOptions } from './long-work.js'
 
 /**
  * Counts the rows by KEK id, key version and tombstone, sorted in that order. Needs no master key. Reads the whole table.
@@ -12,7 +12,7 @@ import { assertOptions } from './long-work.js'
  * for (const { kekId, version, shredded, count } of await census({ store })) console.log(kekId, version, shredded, count)
  */
 export async function census(options: { readonly store: KeyStore }): Promise<CensusRow[]> {
-  assertOptions(options, 'store')
+  options = checkedOptions(options, 'store')
   return (await options.store.census()).sort(compareCensusRows)
 }
 

@@ -8,7 +8,7 @@ import { afterShredLog, applyShredLog, eraseAgain, readShredLog, type ShredEntri
 import type { CensusRow, KeyStore, StoreMaintenance } from '../store.js'
 import { type KeyRecord, type KeyRef, refKey } from '../table.js'
 import { census, totalCount } from './census.js'
-import { assertOptions, type LongWorkOptions, ProgressMeter, pagesOf } from './long-work.js'
+import { checkedOptions, type LongWorkOptions, ProgressMeter, pagesOf } from './long-work.js'
 
 export interface CopyOptions extends LongWorkOptions {
   readonly from: KeyStore
@@ -54,7 +54,7 @@ const MAX_PASSES = 10
  * const { equal } = await copyKeys({ from: await openKeyStore('data/keystore.db'), to: await openKeyStore('postgres://…') })
  */
 export async function copyKeys(options: CopyOptions): Promise<CopyReport> {
-  assertOptions(options, 'from', 'to')
+  options = checkedOptions(options, 'from', 'to')
   const { from, to, shredLog, dryRun = false, signal } = options
   const target = to.maintenance
   if (target === undefined) throw invalidArgument('to must be a key store that rows can be copied into')

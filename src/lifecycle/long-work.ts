@@ -4,7 +4,7 @@ import { isTurnDue, nextTurn } from '../event-loop.js'
 import type { EventOptions } from '../events.js'
 import type { KeyPage, KeyStore } from '../store.js'
 import { compareRefs, type KeyRecord, type KeyRef } from '../table.js'
-import { kindOf } from '../validate.js'
+import { kindOf, ownOptions } from '../validate.js'
 
 export interface Progress {
   /** The step that runs now, in words for people. An operation may go over the rows several times. */
@@ -45,17 +45,21 @@ export const MAX_LISTED_FAILURES = 1000
  * Checks the options that all long operations have.
  *
  * @param stores the names of the options that must be key stores
+ * @returns what the options themselves have, and nothing that they inherit. A copy of it inherits none of the options of
+ *   {@link LongWorkOptions} either
  * @throws ERR_INVALID_ARGUMENT
  */
-export function assertOptions(options: unknown, ...stores: readonly string[]): void {
-  if (typeof options !== 'object' || options === null)
-    throw invalidArgument(`options must be an object, got ${kindOf(options)}`)
+export function checkedOptions<Options extends object>(
+  options: Options,
+  ...stores: readonly (keyof Options)[]
+): Options & LongWorkOptions {
+  const own: Options & LongWorkOptions = Object.assign(Object.create(null), NO_OPTIONS, ownOptions(options))
   for (const name of stores) {
-    const store: unknown = options[name as keyof typeof options]
+    const store: unknown = own[name]
     const isStore = typeof store === 'object' && store !== null && 'getAll' in store
-    if (!isStore) throw invalidArgument(`${name} must be a KeyStore, such as openKeyStore gives`)
+    if (!isStore) throw invalidArgument(`${String(name)} must be a KeyStore, such as openKeyStore gives`)
   }
-  const { batchSize, onProgress, signal } = options as LongWorkOptions
+  const { batchSize, onProgress, signal } = own
   const isSize = Number.isInteger(batchSize) && (batchSize ?? 0) >= 1 && (batchSize ?? 0) <= MAX_BATCH_SIZE
   if (batchSize !== undefined && !isSize)
     throw invalidArgument(`batchSize must be a whole number from 1 to ${MAX_BATCH_SIZE}`)
@@ -63,7 +67,15 @@ export function assertOptions(options: unknown, ...stores: readonly string[]): v
     throw invalidArgument(`onProgress must be a function, got ${kindOf(onProgress)}`)
   if (signal !== undefined && typeof signal?.aborted !== 'boolean')
     throw invalidArgument(`signal must be an AbortSignal, got ${kindOf(signal)}`)
+  return own
 }
+
+const NO_OPTIONS = {
+  batchSize: undefined,
+  onProgress: undefined,
+  signal: undefined,
+  onEvent: undefined,
+} satisfies LongWorkOptions
 
 /** Collects the failures of a report: counts all, lists the first thousand. */
 export class Failures {

@@ -20,7 +20,7 @@ import {
   totalCount,
 } from './census.js'
 import {
-  assertOptions,
+  checkedOptions,
   Failures,
   isRowError,
   type LongWorkOptions,
@@ -95,7 +95,7 @@ const MAX_REMEMBERED = 1000
  * const retired = report.masterKeys.filter(({ noRowNeedsIt }) => noRowNeedsIt)
  */
 export async function rewrapAll(options: RewrapOptions): Promise<RewrapReport> {
-  assertOptions(options, 'store')
+  options = checkedOptions(options, 'store')
   const { store, dryRun = false, format = 'v3', signal } = options
   assertFormat(format)
   const keyring = keyringOf(options.masterKeys)

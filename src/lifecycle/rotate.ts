@@ -9,7 +9,7 @@ import { type KeyRecord, MAX_KEY_VERSION, refKey } from '../table.js'
 import { assertUserId, kindOf } from '../validate.js'
 import { totalCount } from './census.js'
 import {
-  assertOptions,
+  checkedOptions,
   Failures,
   groupPagesByUser,
   type LongWorkOptions,
@@ -54,7 +54,7 @@ export interface RotateReport {
  * await rotateWhere({ store, masterKeys, olderThanMs: 365 * 24 * 60 * 60 * 1000 })
  */
 export async function rotateWhere(options: RotateWhereOptions): Promise<RotateReport> {
-  assertOptions(options, 'store')
+  options = checkedOptions(options, 'store')
   const { store, olderThanMs, dryRun = false, signal } = options
   if (typeof olderThanMs !== 'number' || !(olderThanMs >= 0))
     throw invalidArgument('olderThanMs must be a number of milliseconds, 0 or more')
@@ -140,7 +140,7 @@ export interface PruneOptions {
 export async function pruneRetired(
   options: PruneOptions,
 ): Promise<{ readonly userId: string; readonly versions: readonly number[] }> {
-  assertOptions(options, 'store')
+  options = checkedOptions(options, 'store')
   const { store, userId, beforeVersion, tokensReencrypted, includeFirst = false, dryRun = false } = options
   if (userId !== '') assertUserId(userId)
   if (!Number.isInteger(beforeVersion) || beforeVersion < 1)

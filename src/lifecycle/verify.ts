@@ -8,8 +8,9 @@ import type { MasterKey } from '../master-keys/master-key.js'
 import type { CensusRow, KeyStore, StoreFinding } from '../store.js'
 import type { KeyRecord, KeyRef } from '../table.js'
 import { census, type MasterKeyUse, masterKeyUses, totalCount } from './census.js'
+import { limitFindings } from './limits.js'
 import {
-  assertOptions,
+  checkedOptions,
   groupPagesByUser,
   isRowError,
   type LongWorkOptions,
@@ -44,6 +45,7 @@ export interface Finding {
    * - `withoutFirstVersion`: version 1 was pruned
    * - `inTheFuture`: a time of the row is in the future
    * - `unreadable`: a time of the row cannot be read
+   * - `nearLimit`: many keys are wrapped under one master key, or a key has many versions
    * - `schemaVersion`, `damage`: no row was checked because of it
    * - `fileMode`, `setting`, and what else the store reports about itself
    */
@@ -83,7 +85,7 @@ const CLOCK_TOLERANCE_MS = 5 * 60 * 1000
  * const { ok, findings } = await verifyAll({ store, masterKeys: masterKeysFromEnv() })
  */
 export async function verifyAll(options: VerifyOptions): Promise<VerifyReport> {
-  assertOptions(options, 'store')
+  options = checkedOptions(options, 'store')
   const { store, accept = ['v2', 'v3'], signal } = options
   const keyring = keyringOf(options.masterKeys)
   const findings = new Findings()
@@ -93,6 +95,7 @@ export async function verifyAll(options: VerifyOptions): Promise<VerifyReport> {
     return reportOf(findings, { rows: 0, census: [], keyring, complete: false })
 
   const counted = await census({ store })
+  for (const finding of limitFindings(counted)) findings.add(finding)
   const progress = new ProgressMeter('verifying', totalCount(counted), options)
   const digests = new DataKeyDigests()
   const unreadable = new Set<string>()

@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs'
 import { invalidArgument, MasterKeyError } from '../errors.js'
 import { kindOf } from '../validate.js'
 import { type MasterKeyring, masterKeyring } from './keyring.js'
-import { decodeKey, type LocalMasterKey, localMasterKey } from './local.js'
+import { decodeKey, isOneByteRepeated, type LocalMasterKey, localMasterKey } from './local.js'
 
 /** The shape of `process.env`. */
 export type Environment = Readonly<Record<string, string | undefined>>
@@ -18,11 +18,9 @@ const HOW_TO_MAKE_ONE = 'make one with `npx keystore init`, or with `openssl ran
  *   printable characters, which are a passphrase and no key
  */
 export function masterKeysFromEnv(env: Environment = process.env): MasterKeyring {
-  const {
-    API_KEY_MASTER_KEY: text,
-    API_KEY_MASTER_KEY_FILE: path,
-    API_KEY_MASTER_KEY_PREVIOUS: previous = '',
-  } = env
+  const text = variable(env, 'API_KEY_MASTER_KEY')
+  const path = variable(env, 'API_KEY_MASTER_KEY_FILE')
+  const previous = variable(env, 'API_KEY_MASTER_KEY_PREVIOUS') ?? ''
   const isSet = (value: string | undefined): value is string => value !== undefined && value.trim() !== ''
   if (isSet(text) && isSet(path)) {
     throw unusable('API_KEY_MASTER_KEY and API_KEY_MASTER_KEY_FILE are both set: unset one of them')
@@ -54,7 +52,7 @@ export function masterKeysFromFile(path: string): MasterKeyring {
  * unusable. Unlike the reference it takes base64 without padding, and refuses characters that Python skips.
  */
 export function resolveMasterKey(env: Environment = process.env): Uint8Array | null {
-  const text = env.API_KEY_MASTER_KEY?.trim() ?? ''
+  const text = variable(env, 'API_KEY_MASTER_KEY')?.trim() ?? ''
   const key = decodeKey(text)
   if (key === null) {
     const problem = text === '' ? 'is not set' : 'is not base64 of exactly 32 bytes'
@@ -63,13 +61,20 @@ export function resolveMasterKey(env: Environment = process.env): Uint8Array | n
   return key
 }
 
+/** Only its own: process.env inherits what some code has put on Object.prototype. */
+function variable(env: Environment, name: string): string | undefined {
+  return Object.hasOwn(env, name) ? env[name] : undefined
+}
+
 function keyFromFile(path: string): LocalMasterKey {
   if (typeof path !== 'string') throw invalidArgument(`path must be a string, got ${kindOf(path)}`)
   let text: string
   try {
     text = readFileSync(path, 'utf8')
   } catch (error) {
-    if (decodeKey(path.trim()) !== null) {
+    const key = decodeKey(path.trim())
+    key?.fill(0)
+    if (key !== null) {
       throw unusable('The path of the master key file is a master key itself: set API_KEY_MASTER_KEY to it')
     }
     const reason = error instanceof Error && 'code' in error ? String(error.code) : 'unreadable'
@@ -81,15 +86,17 @@ function keyFromFile(path: string): LocalMasterKey {
 function keyFromText(text: string, source: string): LocalMasterKey {
   const key = decodeKey(text.trim())
   if (key === null) throw unusable(`${source} is not base64 of exactly 32 bytes: ${HOW_TO_MAKE_ONE}`)
-  if (key.every((byte) => byte === key[0])) {
-    throw unusable(`${source} is one byte repeated 32 times, which anybody can guess: ${HOW_TO_MAKE_ONE}`)
+  try {
+    if (isOneByteRepeated(key)) {
+      throw unusable(`${source} is one byte repeated 32 times, which anybody can guess: ${HOW_TO_MAKE_ONE}`)
+    }
+    if (key.every((byte) => byte >= 0x20 && byte < 0x7f)) {
+      warn(`${source} is 32 printable characters, so a passphrase and no random key: ${HOW_TO_MAKE_ONE}`)
+    }
+    return localMasterKey(key)
+  } finally {
+    key.fill(0)
   }
-  if (key.every((byte) => byte >= 0x20 && byte < 0x7f)) {
-    warn(`${source} is 32 printable characters, so a passphrase and no random key: ${HOW_TO_MAKE_ONE}`)
-  }
-  const masterKey = localMasterKey(key)
-  key.fill(0)
-  return masterKey
 }
 
 function unusable(message: string): MasterKeyError {

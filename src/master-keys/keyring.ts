@@ -1,6 +1,6 @@
 /** Keyrings: one primary master key, which wraps, and previous ones, which only unwrap. */
 import { invalidArgument } from '../errors.js'
-import { kindOf } from '../validate.js'
+import { isPlainObject, kindOf, ownOptions } from '../validate.js'
 import { isLocal, type LocalMasterKey } from './local.js'
 import type { MasterKey } from './master-key.js'
 
@@ -40,7 +40,7 @@ export function masterKeyring(keys: {
   readonly primary: MasterKey
   readonly previous?: readonly MasterKey[]
 }): MasterKeyring {
-  const { primary, previous = [] } = keys
+  const { primary, previous = [] } = ownOptions(keys, 'keys')
   if (!Array.isArray(previous)) throw invalidArgument(`previous must be an array, got ${kindOf(previous)}`)
   for (const key of [primary, ...previous]) assertMasterKey(key)
   return new MasterKeyring(primary, previous)
@@ -48,10 +48,14 @@ export function masterKeyring(keys: {
 
 /** What `EnvelopeCrypto.open` takes, as a keyring. @throws ERR_INVALID_ARGUMENT */
 export function keyringOf(keys: MasterKeyring | MasterKey): MasterKeyring {
-  // `in` on a string throws an error that quotes the string, and a string here is likely a master key's text.
-  const isObject = typeof keys === 'object' && keys !== null
-  if (!isObject || !('primary' in keys)) return masterKeyring({ primary: keys as MasterKey })
-  return 'find' in keys ? keys : masterKeyring(keys)
+  if (!hasPrimary(keys)) return masterKeyring({ primary: keys })
+  // By shape, not by class: an application may hold two copies of this package.
+  return isPlainObject(keys) ? masterKeyring(keys) : keys
+}
+
+/** A string has none: it is likely a master key's text, which `in` would quote in its error. */
+function hasPrimary(keys: MasterKeyring | MasterKey): keys is MasterKeyring {
+  return typeof keys === 'object' && keys !== null && Object.hasOwn(keys, 'primary')
 }
 
 function assertMasterKey(key: unknown): asserts key is MasterKey {

@@ -106,15 +106,27 @@ export function isLocal(key: MasterKey): key is LocalMasterKey {
 /**
  * A master key from its 32 bytes, which the caller may wipe afterwards, or from their base64 text.
  *
- * @throws ERR_INVALID_ARGUMENT
+ * @throws ERR_INVALID_ARGUMENT, also for one byte repeated 32 times, such as a buffer that was never filled or was wiped
  * @example
  * localMasterKey(generateMasterKey())
  */
 export function localMasterKey(key: Uint8Array | string): LocalMasterKey {
-  const bytes = typeof key === 'string' ? decodeKey(key.trim()) : key
-  if (bytes === null) throw invalidArgument('master key must be base64 of exactly 32 bytes')
-  assertBytes('master key', bytes, KEY_BYTES)
-  return new LocalMasterKey(bytes)
+  const decoded = typeof key === 'string' ? decodeKey(key.trim()) : null
+  const bytes = decoded ?? key
+  try {
+    if (typeof bytes === 'string') throw invalidArgument('master key must be base64 of exactly 32 bytes')
+    assertBytes('master key', bytes, KEY_BYTES)
+    if (isOneByteRepeated(bytes))
+      throw invalidArgument('master key must be 32 random bytes, got one byte repeated 32 times')
+    return new LocalMasterKey(bytes)
+  } finally {
+    decoded?.fill(0)
+  }
+}
+
+/** Whether anybody could guess the key. */
+export function isOneByteRepeated(key: Uint8Array): boolean {
+  return key.every((byte) => byte === key[0])
 }
 
 /** A new random master key as the text that the environment variable or the file takes: padded base64url of 32 bytes. */
@@ -135,8 +147,14 @@ export function derivePoolKey(masterKey: Uint8Array): Uint8Array {
   return pbkdf2Sha256Sync(masterKey, POOL_KEY_SALT, POOL_KEY_ROUNDS)
 }
 
-/** A master key from its text. @returns null unless it is base64 or base64url of exactly 32 bytes */
+/**
+ * A master key from its text.
+ *
+ * @returns bytes for the caller to wipe; null unless the text is base64 or base64url of exactly 32 bytes
+ */
 export function decodeKey(text: string): Buffer | null {
   const key = decodeBase64(text)
-  return key?.length === KEY_BYTES ? key : null
+  if (key?.length === KEY_BYTES) return key
+  key?.fill(0)
+  return null
 }

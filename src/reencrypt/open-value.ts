@@ -56,7 +56,7 @@ export interface OpenResult {
 /** A value as the sweep reads it. */
 export interface SweptValue<Row> extends LegacyValue<Row> {
   readonly value: unknown
-  /** The wanted context, then earlier ones; or the error that making them threw. */
+  /** The wanted context, then earlier ones; or the error why there are none: making them threw, or nobody owns the value. */
   readonly contexts: readonly [EncryptionContext, ...EncryptionContext[]] | KeystoreError
 }
 
@@ -79,8 +79,10 @@ export async function openValue<Row>(
     return { state: 'unopenable', error: invalidArgument(`a value must be text, got ${kindOf(stored)}`) }
   if (isEncrypted(stored)) return openStoredToken(stored, value, keys, options.envelope)
   const result = await openForeignValue(stored, value, options)
-  // Without a context it cannot be encrypted.
-  return value.contexts instanceof Error ? { state: result.state, error: value.contexts } : result
+  if (!(value.contexts instanceof Error)) return result
+  // It cannot be encrypted without a context, or without an owner.
+  result.plaintext?.fill(0)
+  return { state: result.state, error: value.contexts }
 }
 
 /** Opens a value that begins like a token. It is a token or a damaged one, never plaintext. */
@@ -92,7 +94,7 @@ async function openStoredToken<Row>(
 ): Promise<OpenResult> {
   let parsed: ParsedToken | undefined
   try {
-    parsed = parseToken(token, ['v2', 'v3'])
+    parsed = parseToken(token, ['v2', 'v3'], envelope.maxTokenBytes)
     if (contexts instanceof Error) throw contexts
     if (parsed.format === 'v2' && owner === null)
       return { state: 'v2', plaintext: Buffer.from(await decryptV2PoolToken(envelope, token)) }

@@ -4,7 +4,7 @@ import { invalidArgument } from '../errors.js'
 import { nextTurn } from '../event-loop.js'
 import { type ContextOf, contextMaker } from '../format/context.js'
 import {
-  assertOptions,
+  checkedOptions,
   DEFAULT_BATCH_SIZE,
   type LongWorkOptions,
   ProgressMeter,
@@ -30,6 +30,8 @@ export interface ReencryptOptions<Row = unknown>
   readonly previousContexts?: readonly ContextOf<NoInfer<Row>>[]
   /** Encrypt values that are no token and that no legacy reader claims. Default false: they are reported and left as they are. */
   readonly plaintext?: boolean
+  /** Whether values whose owner is null belong to the shared pool. Default: what the source says, and else false: they are reported. */
+  readonly pool?: boolean
   /** Decrypt values that other libraries encrypted. */
   readonly legacy?: readonly LegacyReader<NoInfer<Row>>[]
   /** Go over all values once and do everything but write. */
@@ -66,7 +68,8 @@ const MAX_PASSES = 5
  * Leaves null and current values untouched.
  *
  * It replaces values by compare-and-set: if another writer changes a value meanwhile, that writer wins. It ends after a pass that found
- * nothing to do, and is safe to run again after it was killed. Values without an owner belong to the shared pool.
+ * nothing to do, and is safe to run again after it was killed. Values without an owner are reported, unless `pool` says that they belong
+ * to the shared pool.
  *
  * A value that begins like a token is never taken for plaintext: if it does not decrypt, it is reported and left as it is.
  *
@@ -127,7 +130,7 @@ async function sweepOnce<Row>(job: SweepJob<Row>, phase: string): Promise<Tally<
 
 /** @throws ERR_INVALID_ARGUMENT */
 function checkedJob<Row>(options: ReencryptOptions<Row>): SweepJob<Row> {
-  assertOptions(options)
+  options = checkedOptions(options)
   const { envelope, source, previousContexts = [], legacy = [] } = options
   if (typeof envelope?.user !== 'function') throw invalidArgument('envelope must be an EnvelopeCrypto')
   if (envelope.format !== 'v3')
@@ -136,12 +139,15 @@ function checkedJob<Row>(options: ReencryptOptions<Row>): SweepJob<Row> {
     throw invalidArgument('source must be an object with pages() and replace()')
   if (!Array.isArray(previousContexts))
     throw invalidArgument(`previousContexts must be an array, got ${kindOf(previousContexts)}`)
+  if (options.pool !== undefined && typeof options.pool !== 'boolean')
+    throw invalidArgument(`pool must be a boolean, got ${kindOf(options.pool)}`)
   assertLegacy(legacy)
   return {
     ...options,
     legacy,
     plaintext: options.plaintext ?? false,
     dryRun: options.dryRun ?? false,
+    pool: options.pool ?? source.pool ?? false,
     contextOf: options.context === undefined ? null : contextMaker(options.context),
     previousContexts: previousContexts.map((context) => contextMaker(context)),
   }

@@ -19,6 +19,8 @@ export interface SweepJob<Row> extends OpenOptions<Row>, LongWorkOptions {
   readonly contextOf: ContextMaker<Row> | null
   readonly previousContexts: readonly ContextMaker<Row>[]
   readonly dryRun: boolean
+  /** Whether values whose owner is null belong to the shared pool. */
+  readonly pool: boolean
 }
 
 type ContextMaker<Row> = (row: Row) => EncryptionContext
@@ -38,7 +40,8 @@ export async function sweepPage<Row>(
 ): Promise<void> {
   const keys = new OwnerKeys(job.envelope)
   const values = cells.map((cell) => sweptValue(job, cell))
-  await keys.load(values.filter(isPresent).map(({ owner }) => owner))
+  const openable = values.filter((value) => isPresent(value) && !(value.contexts instanceof Error))
+  await keys.load(openable.map(({ owner }) => owner))
   const results = await mapConcurrently(values, (value) => openValue(value, keys, job))
   const outdated: OutdatedValue<Row>[] = []
   for (const [index, value] of values.entries()) {
@@ -60,6 +63,8 @@ function sweptValue<Row>(job: SweepJob<Row>, cell: ValueCell<Row>): SweptValue<R
   const swept = { key, column, owner, value, row }
   if (!isPresent(swept)) return { ...swept, contexts: NO_CONTEXTS }
   if (cell.context === undefined && job.contextOf === null) throw contextRequired()
+  if (owner === null && !(job.pool && cell.owner === null))
+    return { ...swept, contexts: ownerless(cell.owner === null) }
   try {
     return { ...swept, contexts: contextsOf(job, cell) }
   } catch (error) {
@@ -86,6 +91,15 @@ const NO_CONTEXTS: readonly [EncryptionContext] = [{}]
 function contextRequired(): KeystoreError {
   return invalidArgument(
     "context is required, such as 'credentials.api_key', or null for none: neither the source nor the options name one",
+  )
+}
+
+/** Nobody's value must not become everybody's by oversight: a join that found no user, a column that was not selected. */
+function ownerless(isNull: boolean): KeystoreError {
+  return invalidArgument(
+    isNull
+      ? 'It has no owner (null). It belongs to the shared pool only if pool: true says so, of the source or of reencrypt (--pool)'
+      : 'The source names no owner: it must give the id of the user, or null together with pool: true for the shared pool',
   )
 }
 

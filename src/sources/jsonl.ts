@@ -4,10 +4,12 @@ import { basename, dirname, join } from 'node:path'
 import { invalidArgument, isKeystoreError, type KeystoreError, StoreError } from '../errors.js'
 import { decodeUtf8 } from '../format/encoding.js'
 import { syncFolder } from '../sync-folder.js'
-import { kindOf } from '../validate.js'
+import { kindOf, ownOptions } from '../validate.js'
 import { withProperty } from './json-text.js'
 import {
   contextsByColumn,
+  type PoolOption,
+  poolOf,
   type SourceColumns,
   type ValueCell,
   type ValueChange,
@@ -16,10 +18,11 @@ import {
 
 export type JsonRow = Readonly<Record<string, unknown>>
 
-export interface JsonlSourceOptions {
+export interface JsonlSourceOptions extends PoolOption {
   /**
-   * The property with the user's id, or a function of the row; a whole number counts as its decimal digits. Null, also as the result for
-   * one row: the values belong to the shared pool. A row that has values and no such property ends the sweep: the name may be mistyped.
+   * The property with the user's id, or a function of the row; a whole number counts as its decimal digits. Null: all values belong to the
+   * shared pool. A row whose owner is null needs `pool: true`. A row that has values and no such property ends the sweep: the name may
+   * be mistyped.
    */
   readonly owner: string | ((row: JsonRow) => string | null) | null
   /** The properties with values, and the context of each. */
@@ -39,10 +42,10 @@ export interface JsonlSourceOptions {
  */
 export function jsonlSource(path: string, options: JsonlSourceOptions): ValueSource<JsonRow> {
   if (typeof path !== 'string' || path === '') throw invalidArgument('path must be a non-empty string')
-  if (typeof options !== 'object' || options === null)
-    throw invalidArgument(`options must be an object, got ${kindOf(options)}`)
+  options = ownOptions(options)
   const ownerOf = ownerReader(path, options.owner)
   const columns = contextsByColumn(options.columns)
+  const pool = poolOf(options)
   let page: ReadonlyMap<number, Line> = new Map()
 
   function cellsOf({ number, row }: Line): ValueCell<JsonRow>[] {
@@ -59,6 +62,7 @@ export function jsonlSource(path: string, options: JsonlSourceOptions): ValueSou
 
   return {
     atOnce: true,
+    pool,
     async *pages({ limit }) {
       const rewrite = await FileRewrite.open(path)
       try {
@@ -98,7 +102,9 @@ function ownerReader(path: string, owner: JsonlSourceOptions['owner']) {
   return (row: JsonRow, number: number): unknown => {
     const found = read(row, number)
     if (found === undefined)
-      throw invalidArgument(`line ${number} of ${path} has values and no owner; null says the shared pool's`)
+      throw invalidArgument(
+        `line ${number} of ${path} has values and no owner; null says the shared pool's, with pool: true`,
+      )
     return Number.isSafeInteger(found) ? String(found) : found
   }
 }

@@ -4,11 +4,17 @@ import { storeError } from '../drivers/driver-error.js'
 import { assertUrl, isPostgresUrl, loadDriver, sqlitePath } from '../drivers/url.js'
 import { invalidArgument } from '../errors.js'
 import type { ContextOf } from '../format/context.js'
-import { kindOf } from '../validate.js'
+import { ownOptions } from '../validate.js'
 import { assertName } from './table.js'
 import { type HostClient, tableOn } from './table-on.js'
 import { tableSource } from './table-source.js'
-import { contextsByColumn, type SourceColumns, type ValueSource } from './value-source.js'
+import {
+  contextsByColumn,
+  type PoolOption,
+  poolOf,
+  type SourceColumns,
+  type ValueSource,
+} from './value-source.js'
 
 /** A row as the driver returns it, by column. */
 export type SqlRow = Readonly<Record<string, unknown>>
@@ -21,17 +27,18 @@ export type SqlSourceOptions = {
   readonly key: string | readonly string[]
   /** The column with the user's id; a number counts as its decimal digits. Null: all values are the shared pool's. */
   readonly owner: string | null
-} & (
-  | {
-      readonly column: string
-      /**
-       * The context to encrypt values under. Default: the context that the sweep is given. A function is given the row with all of its
-       * columns; legacy readers are then given all of them too, and else key, owner and value.
-       */
-      readonly context?: ContextOf<SqlRow>
-    }
-  | { readonly columns: SourceColumns<SqlRow> }
-)
+} & PoolOption &
+  (
+    | {
+        readonly column: string
+        /**
+         * The context to encrypt values under. Default: the context that the sweep is given. A function is given the row with all of its
+         * columns; legacy readers are then given all of them too, and else key, owner and value.
+         */
+        readonly context?: ContextOf<SqlRow>
+      }
+    | { readonly columns: SourceColumns<SqlRow> }
+  )
 
 /** A source that has a connection of its own. */
 export type SqlSource = ValueSource<SqlRow> & { close(): Promise<void> }
@@ -46,10 +53,10 @@ export type SqlSource = ValueSource<SqlRow> & { close(): Promise<void> }
  * const report = await reencrypt({ envelope, source, context: 'credentials.api_key' }).finally(() => source.close())
  */
 export async function sqlSource(url: string, options: SqlSourceOptions): Promise<SqlSource> {
-  if (typeof options !== 'object' || options === null)
-    throw invalidArgument(`options must be an object, got ${kindOf(options)}`)
+  options = ownOptions(options)
   const { table, schema, owner } = options
   const columns = columnContexts(options)
+  const pool = poolOf(options)
   const key = typeof options.key === 'string' ? [options.key] : options.key
   assertName('table', table)
   if (schema !== undefined) assertName('schema', schema)
@@ -64,7 +71,7 @@ export async function sqlSource(url: string, options: SqlSourceOptions): Promise
     const sqlTable = tableOn(database.client, shape)
     await sqlTable.check()
     const view = Array.from(columns, ([name, context]) => ({ name, column: name, context }))
-    const source = tableSource<SqlRow>(sqlTable, { columns: view, rowOf: (values) => values })
+    const source = tableSource<SqlRow>(sqlTable, { columns: view, pool, rowOf: (values) => values })
     return { ...source, close: database.close }
   } catch (error) {
     await database.close()

@@ -15,6 +15,8 @@ interface ViewColumn<Row> {
 /** How the caller sees the table's rows. */
 interface TableView<Row> {
   readonly columns: readonly ViewColumn<Row>[]
+  /** Whether values whose owner is null belong to the shared pool. */
+  readonly pool: boolean
   /** Makes what context functions and legacy readers are given. */
   rowOf(values: TableRow['values']): Row
   /** Closes the connection, if it is the source's own. */
@@ -25,6 +27,7 @@ export function tableSource<Row>(table: SqlTable, view: TableView<Row>): ValueSo
   const columnOf = new Map(view.columns.map(({ name, column }) => [name, column]))
   const nameOf = new Map(view.columns.map(({ name, column }) => [column, name]))
   return {
+    pool: view.pool,
     async *pages({ limit }) {
       for await (const rows of table.pages(limit)) yield rows.flatMap((row) => cellsOf(row, view))
     },

@@ -11,7 +11,7 @@ export type ValueKey = string | number | bigint | readonly (string | number | bi
 export interface ValueCell<Row = unknown> {
   readonly key: ValueKey
   readonly column: string
-  /** The user whom the value belongs to. Null or absent: it belongs to the shared pool. */
+  /** The user whom the value belongs to. Null: it belongs to the shared pool, if {@link ValueSource.pool} says so. Absent: it is reported. */
   readonly owner?: string | null | undefined
   /** The stored value. Null or absent: there is none. */
   readonly value?: string | null | undefined
@@ -65,6 +65,8 @@ export interface ValueSource<Row = unknown> {
   replace(
     changes: readonly ValueChange[],
   ): Promise<readonly Pick<ValueRef, 'key' | 'column'>[]> | readonly Pick<ValueRef, 'key' | 'column'>[]
+  /** Whether values whose owner is null belong to the shared pool. Default false: they are reported and left as they are. */
+  readonly pool?: boolean
   /** How many values `pages` gives, for reports of progress. */
   count?(): Promise<number> | number
   /** True if the changes are written all at once, when `pages` has been read to its end. */
@@ -74,6 +76,21 @@ export interface ValueSource<Row = unknown> {
 
 /** The columns of a source: their names, or an object with the context of each name. */
 export type SourceColumns<Row> = readonly string[] | Readonly<Record<string, ContextOf<Row>>>
+
+/** An option of every source. */
+export interface PoolOption {
+  /**
+   * Whether values whose owner is null belong to the shared pool. Default false: they are reported and left as they are, since the pool's
+   * key opens them for everybody. True by itself where the source has no owners at all (`owner: null`).
+   */
+  readonly pool?: boolean
+}
+
+/** @throws ERR_INVALID_ARGUMENT */
+export function poolOf({ owner, pool = owner === null }: PoolOption & { readonly owner: unknown }): boolean {
+  if (typeof pool !== 'boolean') throw invalidArgument(`pool must be a boolean, got ${kindOf(pool)}`)
+  return pool
+}
 
 /** The context of each column, undefined where none is given. @throws ERR_INVALID_ARGUMENT */
 export function contextsByColumn<Row>(columns: SourceColumns<Row>): Map<string, ContextOf<Row> | undefined> {

@@ -2,7 +2,13 @@
 import { readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { type DatedCensusRow, type Finding, localMasterKey, type VerifyReport } from '../../src/index.js'
+import {
+  type DatedCensusRow,
+  type Finding,
+  generateMasterKey,
+  localMasterKey,
+  type VerifyReport,
+} from '../../src/index.js'
 import { type CommandStore, commandStore } from '../support/command-store.js'
 import { dialects } from '../support/databases.js'
 import { alterRow, corrupted, v2Row } from '../support/rows.js'
@@ -23,7 +29,7 @@ describe.each(dialects)('on %s', (dialect) => {
     it('counts by format, master key, version and age, without a master key', async () => {
       await store.mint('alice', 'bob', 'carol')
       await store.use(async (keys) => {
-        await keys.insertIfAbsent([v2Row(localMasterKey(new Uint8Array(32).fill(7)), { userId: 'dave' })])
+        await keys.insertIfAbsent([v2Row(localMasterKey(generateMasterKey()), { userId: 'dave' })])
         await keys.shred('carol', { forget: false })
       })
       const env = { API_KEY_MASTER_KEY_FILE: '' }

@@ -69,6 +69,26 @@ describe.each(dialects)('on %s', (dialect) => {
     ])
   })
 
+  it('reports rows without an owner, and gives their values to the pool with --pool beside --owner', async () => {
+    await host.app.insert('credentials', [
+      { id: 1, user_id: 'alice', api_key: 'of alice' },
+      { id: 2, user_id: null, api_key: 'of nobody' },
+    ])
+    const refused = host.run([...SWEEP, '--plaintext'])
+    expect(refused.status).toBe(1)
+    expect(refused.stdout).toMatch(/2, api_key, of no user: It has no owner \(null\).*--pool/)
+    const [, left] = await host.app.query('select api_key from credentials order by id')
+    expect(left?.api_key).toBe('of nobody')
+    expect(json([...SWEEP, '--plaintext', '--pool'])).toMatchObject({
+      status: 0,
+      report: { changed: 1, left: 0 },
+    })
+    const [, row] = await host.app.query('select api_key from credentials order by id')
+    await host.withService(async (envelope) => {
+      expect(await envelope.pool.decrypt(String(row?.api_key), CONTEXT)).toBe('of nobody')
+    })
+  })
+
   it('sweeps the pool’s values, by composite keys, several columns, without a context', async () => {
     await host.withService(async (envelope) => {
       await envelope.pool.encrypt('x')
@@ -109,7 +129,6 @@ describe.each(dialects)('on %s', (dialect) => {
       ['reencrypt', '--schema', 'x.mjs', '--table', 'credentials'],
       ['reencrypt', '--schema', 'x.mjs', '--pool'],
       TABLE,
-      [...SWEEP, '--pool'],
       SWEEP.filter((word) => word !== '--owner' && word !== 'user_id'),
       [...TABLE, '--context', '{"a"'],
       [...SWEEP, '--batch-size', 'x'],

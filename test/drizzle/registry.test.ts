@@ -38,13 +38,15 @@ describe('defineEncrypted', () => {
         name: 'credentials',
         key: ['id'],
         owner: 'userId',
+        pool: false,
         columns: { apiKey: { column: 'credentials.api_key' }, note: { of: 'note' } },
       },
-      { name: 'sessions', key: ['id'], owner: 'holder', columns: { token: 'sessions.token' } },
+      { name: 'sessions', key: ['id'], owner: 'holder', pool: false, columns: { token: 'sessions.token' } },
       {
         name: 'pool',
         key: ['userId', 'id'],
         owner: null,
+        pool: true,
         columns: { plain: null, apiKey: { column: 'credentials.api_key' }, note: { of: 'note' } },
       },
     ])
@@ -64,7 +66,7 @@ describe('defineEncrypted', () => {
       c: encryptedText('c', { context: 'c' }),
     })
     expect(() => defineEncrypted({ t: table })).toThrow(word)
-    expect([...defineEncrypted({ t: { table, owner: null } })]).toHaveLength(1)
+    expect([...defineEncrypted({ t: { table, owner: null } })]).toMatchObject([{ owner: null, pool: true }])
   })
 
   it('asks for a key and for the context of tokens, and refuses tables without encrypted columns', () => {
@@ -73,7 +75,11 @@ describe('defineEncrypted', () => {
     expect(() => defineEncrypted({ sessions })).toThrow('context of token')
     const plain = sqliteTable('t', { id: integer('id').primaryKey(), userId: text('user_id') })
     expect(() => defineEncrypted({ plain })).toThrow('no encrypted column')
-    for (const wrong of [null, 'x', { a: null }, { a: {} }, { a: { table: {} } }])
+    expect([...defineEncrypted({ c: { table: credentials, pool: true } })]).toMatchObject([
+      { owner: 'userId', pool: true },
+    ])
+    const unclear = { table: credentials, pool: 'yes' as never }
+    for (const wrong of [null, 'x', { a: null }, { a: {} }, { a: { table: {} } }, { unclear }])
       expect(() => defineEncrypted(wrong as never)).toThrow(expect.objectContaining(INVALID))
     expect(() =>
       defineEncrypted({ credentials: { table: credentials, columns: { nope: 'x' } as never } }),

@@ -27,11 +27,12 @@ describe.each(dialects)('drizzleSource on %s', (dialect) => {
   })
   afterEach(() => app.close())
 
-  const sourceOf = () =>
+  const sourceOf = (options: { pool?: boolean } = {}) =>
     drizzleSource(app.db, app.schema.secrets, {
       key: 'id',
       owner: 'ownerId',
       columns: ['note', 'made', 'data'],
+      ...options,
     })
 
   it('sweeps encrypted columns under their own contexts, and the application reads what it wrote', async () => {
@@ -77,7 +78,12 @@ describe.each(dialects)('drizzleSource on %s', (dialect) => {
       "insert into secrets (id, owner_id, note, data) values (1, 'alice', 'old note', '{\"n\":7}'), (2, null, 'of all', null)",
     )
     expect(await reencrypt({ envelope, source: sourceOf(), plaintext: true })).toMatchObject({
-      changed: 3,
+      changed: 2,
+      left: 1,
+      failed: [{ key: 2, owner: null, code: 'ERR_INVALID_ARGUMENT' }],
+    })
+    expect(await reencrypt({ envelope, source: sourceOf({ pool: true }), plaintext: true })).toMatchObject({
+      changed: 1,
       after: { current: 3, empty: 3 },
       left: 0,
     })

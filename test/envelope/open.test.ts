@@ -3,6 +3,7 @@ import { randomBytes } from 'node:crypto'
 import Database from 'better-sqlite3'
 import { drizzle } from 'drizzle-orm/better-sqlite3'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { memoryKeyStore } from '../../src/adapters/memory.js'
 import { openKeyStore } from '../../src/adapters/open.js'
 import { sqliteKeyStore } from '../../src/adapters/sqlite/store.js'
 import {
@@ -308,6 +309,37 @@ describe('a master key that a key service holds', () => {
       const error = await errorOf(unwrapWith(async () => Buffer.alloc(length)))
       expect(error).toMatchObject({ code: 'ERR_UNWRAP_FAILED' })
     }
+  })
+
+  it('opens nothing where v2 alone is accepted, and is not asked', async () => {
+    let asked = 0
+    const remote: MasterKey = {
+      id: 'kms:1',
+      wrap: (key) => key,
+      unwrap: () => {
+        asked += 1
+        return randomBytes(32)
+      },
+    }
+    const masterKeys = masterKeyring({ primary: ours, previous: [remote] })
+    const notAccepted = { code: 'ERR_FORMAT_NOT_ACCEPTED' }
+    expect(await errorOf(unwrapDataKey(masterKeys, record, ['v2']))).toMatchObject(notAccepted)
+    const store = memoryKeyStore()
+    await store.insertIfAbsent([record])
+    const events: KeystoreEvent[] = []
+    const onEvent = (event: KeystoreEvent) => events.push(event)
+    const envelope = await EnvelopeCrypto.open({ store, masterKeys, format: 'v2', onEvent })
+    expect(events).toEqual([{ type: 'damagedKey', userId: 'alice', version: 1, kekId: 'kms:1' }])
+    for (const work of [
+      () => envelope.encrypt('alice', 'x'),
+      () => envelope.user('alice'),
+      () => envelope.getOrCreateUserKey('alice'),
+    ])
+      expect(await errorOf(work)).toMatchObject(notAccepted)
+    expect(asked).toBe(0)
+    const both = await EnvelopeCrypto.open({ store, masterKeys, format: 'v2', accept: { keys: ['v3'] } })
+    await both.encrypt('alice', 'x')
+    expect(asked).toBe(2)
   })
 
   it('that cannot be reached is a retryable ERR_MASTER_KEY, not a damaged key, and hides its client’s error', async () => {

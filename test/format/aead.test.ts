@@ -30,10 +30,13 @@ vi.doMock('node:crypto', async (importOriginal) => {
     },
   }
 })
+// What is drawn from OpenSSL's generator is then what is used. clones.test.ts is about the other generator.
+vi.doMock('../../src/format/os-random.js', () => ({ osRandomBytes: () => null }))
 vi.resetModules()
 const { GCM_NONCE_BYTES, gcmOpen, gcmSeal, generateKey, importKey, reseed, XAES_NONCE_BYTES, XaesKey } =
   await import('../../src/format/aead.js')
 vi.doUnmock('node:crypto')
+vi.doUnmock('../../src/format/os-random.js')
 vi.resetModules()
 
 /** `nonce[24] ‖ ciphertext ‖ tag[16] ‖ commitment[32]`, as `open` takes it. */

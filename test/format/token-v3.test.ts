@@ -1,15 +1,18 @@
 /** Tokens of format v3 as strings: which are malformed, which fail, and that no other outcome exists. */
 import { randomBytes } from 'node:crypto'
+import { runInNewContext } from 'node:vm'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { memoryKeyStore } from '../../src/adapters/memory.js'
 import { XaesKey } from '../../src/format/aead.js'
-import { contextPieces } from '../../src/format/context.js'
+import { contextMap, contextPieces } from '../../src/format/context.js'
 import { preAuthExtend } from '../../src/format/encoding.js'
 import type { Format } from '../../src/format/formats.js'
 import { isToken, parseToken, tokenAad } from '../../src/format/token.js'
 import { EnvelopeCrypto, KeystoreError, localMasterKey } from '../../src/index.js'
 import { DataKey } from '../../src/keys/data-key.js'
+import { errorOf } from '../support/errors.js'
+import { everythingOf } from '../support/leaks.js'
 import { slow } from '../support/slow.js'
 import { gcmKeyOf, gcmOpened, openableUnderBoth } from '../support/two-key-ciphertext.js'
 
@@ -187,8 +190,100 @@ describe('contexts', () => {
     }
     const bare = Object.assign(Object.create(null), { a: 'b' })
     expect(contextPieces(bare)).toEqual(['a', 'b'])
-    expect(contextPieces({ [Symbol('s')]: 'x', a: 'b' } as never)).toEqual(['a', 'b'])
     expect(contextPieces({ '\u{1F600}': '2', '\uff5e': '1' })).toEqual(['\uff5e', '1', '\u{1F600}', '2'])
+    expect(contextPieces(runInNewContext("({ a: 'b' })"))).toEqual(['a', 'b'])
+  })
+
+  const hidden = (object: object) =>
+    Object.defineProperty(object, 'tenant', { value: 'a', enumerable: false, configurable: true })
+  it.each<[string, () => object]>([
+    ['a symbol', () => ({ [Symbol('tenant')]: 'a' })],
+    ['a symbol beside a name', () => ({ [Symbol('tenant')]: 'a', column: 'b' })],
+    ['a name that is not enumerable', () => hidden({})],
+    ['one beside another', () => hidden({ column: 'b' })],
+    ['inherited names', () => Object.create({ tenant: 'a' })],
+    [
+      'names inherited from an object without a prototype',
+      () => Object.create(Object.assign(Object.create(null), { tenant: 'a' })),
+    ],
+    [
+      'names of a class',
+      () =>
+        new (class Context {
+          get tenant() {
+            return 'a'
+          }
+        })(),
+    ],
+  ])('refuse %s, which would be taken for no context', (_, make) => {
+    expect(() => contextPieces(make())).toThrow(expect.objectContaining({ code: 'ERR_INVALID_ARGUMENT' }))
+    expect(() => contextMap(make() as never)).toThrow(
+      expect.objectContaining({ code: 'ERR_INVALID_ARGUMENT' }),
+    )
+  })
+
+  const throwing: Record<string, () => object> = {
+    getter: () => ({
+      get tenant(): string {
+        throw new Error('sk-planted')
+      },
+    }),
+    'proxy of its names': () =>
+      new Proxy(
+        {},
+        {
+          ownKeys() {
+            throw new Error('sk-planted')
+          },
+        },
+      ),
+    'proxy of its prototype': () =>
+      new Proxy(
+        {},
+        {
+          getPrototypeOf() {
+            throw new Error('sk-planted')
+          },
+        },
+      ),
+  }
+  it.each(Object.entries(throwing))(
+    'that throw when they are read (%s) are an error of ours',
+    async (_, make) => {
+      const envelope = await EnvelopeCrypto.open({
+        store: memoryKeyStore(),
+        masterKeys: localMasterKey(randomBytes(32)),
+      })
+      const alice = await envelope.user('alice')
+      const token = alice.encrypt('x')
+      const works: (() => unknown)[] = [
+        () => envelope.encrypt('alice', 'x', make() as never),
+        () => envelope.encryptBytes('alice', new Uint8Array(1), make() as never),
+        () => envelope.decrypt('alice', token, make() as never),
+        () => envelope.decryptBytes('alice', token, make() as never),
+        () => envelope.pool.encrypt('x', make() as never),
+        () => alice.encrypt('x', make() as never),
+        () => alice.decrypt(token, make() as never),
+        () => contextMap(make() as never),
+      ]
+      for (const work of works) {
+        const error = await errorOf(work)
+        expect(error).toMatchObject({ code: 'ERR_INVALID_ARGUMENT' })
+        expect(everythingOf(error)).not.toContain('sk-planted')
+      }
+    },
+  )
+
+  it('are read once: what a getter gives later does not count', () => {
+    let reads = 0
+    const context = {
+      get tenant() {
+        reads += 1
+        return String(reads)
+      },
+    }
+    const map = contextMap(context)
+    expect([map.tenant, map.tenant, reads]).toEqual(['1', '1', 1])
   })
 })
 

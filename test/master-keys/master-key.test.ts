@@ -2,7 +2,7 @@
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { inspect } from 'node:util'
-import { afterAll, describe, expect, it } from 'vitest'
+import { afterAll, describe, expect, it, vi } from 'vitest'
 import {
   type Environment,
   generateMasterKey,
@@ -14,6 +14,7 @@ import {
   masterKeysFromFile,
 } from '../../src/index.js'
 import { temporaryFolder } from '../support/databases.js'
+import { errorOf } from '../support/errors.js'
 import { secretForms } from '../support/leaks.js'
 import { warningsOf } from '../support/warnings.js'
 
@@ -287,6 +288,57 @@ describe('localMasterKey', () => {
     expect(localMasterKey(bytesOf(text)).id).toBe(key.id)
     expect(localMasterKey(` ${text}\n`).id).toBe(key.id)
     expect(localMasterKey(generateMasterKey()).id).not.toBe(key.id)
+  })
+
+  it.each([0x00, 0x07, 0xff])('refuses 32 bytes %i, as bytes and as text', async (byte) => {
+    const bytes = Buffer.alloc(32, byte)
+    for (const key of [bytes, new Uint8Array(bytes), bytes.toString('base64')]) {
+      const error = await errorOf(() => localMasterKey(key))
+      expect(error).toMatchObject({ code: 'ERR_INVALID_ARGUMENT' })
+      expect(error.message).toContain('repeated')
+    }
+  })
+
+  it.each([
+    ['a key', text],
+    ['33 bytes', Buffer.concat([bytesOf(text), Buffer.of(1)]).toString('base64')],
+    ['equal bytes', Buffer.alloc(32, 7).toString('base64')],
+  ])('wipes what it decoded from the text of %s, and not the caller’s bytes', (_, given) => {
+    const decode = vi.spyOn(Buffer, 'from')
+    try {
+      localMasterKey(given)
+    } catch {
+      // Refused keys are wiped, too.
+    }
+    const decoded = decode.mock.results.map(({ value }) => value as Buffer)
+    decode.mockRestore()
+    expect(decoded.map(({ length }) => length)).toEqual([bytesOf(given).length])
+    for (const bytes of decoded) expect(bytes.equals(Buffer.alloc(bytes.length))).toBe(true)
+    const bytes = bytesOf(text)
+    localMasterKey(bytes)
+    expect(bytes.equals(bytesOf(text))).toBe(true)
+  })
+
+  it.each<[string, (text: string) => unknown]>([
+    ['variable', (given) => masterKeysFromEnv({ API_KEY_MASTER_KEY: given })],
+    [
+      'previous key',
+      (given) => masterKeysFromEnv({ API_KEY_MASTER_KEY: text, API_KEY_MASTER_KEY_PREVIOUS: given }),
+    ],
+    ['path that is a key', (given) => masterKeysFromEnv({ API_KEY_MASTER_KEY_FILE: given })],
+  ])('wipes what was decoded from a %s', (_, load) => {
+    for (const given of [generateMasterKey(), Buffer.alloc(32, 7).toString('base64')]) {
+      const decode = vi.spyOn(Buffer, 'from')
+      try {
+        load(given)
+      } catch {
+        // Refused keys are wiped, too.
+      }
+      const decoded = decode.mock.results.map(({ value }) => value as Buffer)
+      decode.mockRestore()
+      expect(decoded.length).toBeGreaterThan(0)
+      for (const bytes of decoded) expect(bytes.equals(Buffer.alloc(bytes.length))).toBe(true)
+    }
   })
 
   it('keeps working when the caller wipes the bytes', () => {

@@ -3,6 +3,7 @@ import { randomBytes } from 'node:crypto'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { EnvelopeCrypto, localMasterKey } from '../../src/index.js'
 import { type LegacyReader, reencrypt } from '../../src/reencrypt/index.js'
+import { errorOf } from '../support/errors.js'
 import { backends } from '../support/fresh-store.js'
 import { everythingOf } from '../support/leaks.js'
 import { memorySource } from '../support/memory-source.js'
@@ -146,16 +147,16 @@ describe.each(backends)('reencrypt, keys on %s', (backend) => {
     expect((await test.store.getAll(['nobody'])).size).toBe(0)
   })
 
-  it('brings values of the shared pool up to date: v2, v3 and plaintext, with owner null or no owner', async () => {
+  it('brings values of the shared pool up to date: v2, v3 and plaintext, of owner null', async () => {
     const cells = [
       { key: 'v2', owner: null, value: v2PoolToken(test.masterBytes, 'of v2') },
-      { key: 'plaintext', value: 'of plaintext' },
+      { key: 'plaintext', owner: null, value: 'of plaintext' },
       { key: 'broken', owner: null, value: v2PoolToken(randomBytes(32), 'of broken') },
       { key: 'alice', owner: null, value: await test.envelope.encrypt('alice', 'x', { column: CONTEXT }) },
     ]
     const source = memorySource(cells)
     // Works before the pool has a key of its own.
-    expect(await test.sweep(source, { plaintext: true })).toMatchObject({
+    expect(await test.sweep(source, { plaintext: true, pool: true })).toMatchObject({
       changed: 2,
       before: { v2: 1 },
       left: 2,
@@ -165,12 +166,69 @@ describe.each(backends)('reencrypt, keys on %s', (backend) => {
         `of ${key}`,
       )
     const moved = await test.envelope.pool.encrypt('of moved', { column: 'earlier' })
-    const again = memorySource([{ key: 'moved', value: moved }])
+    const again = { ...memorySource([{ key: 'moved', owner: null, value: moved }]), pool: true }
     expect(await test.sweep(again, { previousContexts: ['earlier'] })).toMatchObject({
       changed: 1,
       before: { oldContext: 1 },
     })
     expect(await test.sweep(again)).toMatchObject({ changed: 0, before: { current: 1 } })
+  })
+
+  describe('a value without an owner', () => {
+    async function cells(owner: null | undefined) {
+      const pooled = await test.envelope.pool.encrypt('x', { column: 'old' })
+      return [
+        { key: 'token', owner, value: pooled },
+        { key: 'v2', owner, value: v2PoolToken(test.masterBytes, 'x') },
+        { key: 'plaintext', owner, value: 'sk-of-nobody' },
+        { key: 'none', owner, value: null },
+        { key: 'alice', owner: 'alice', value: 'sk-of-alice' },
+      ]
+    }
+    const options = { plaintext: true, previousContexts: ['old'] }
+
+    it.each<[string, null | undefined, { pool?: boolean }]>([
+      ['null', null, {}],
+      ['null, where the option overrules the source', null, { pool: false }],
+      ['undefined', undefined, {}],
+      ['undefined, though the pool is named', undefined, { pool: true }],
+    ])(
+      'does not fall to the shared pool if its owner is %s: it is reported and stays',
+      async (_, owner, pool) => {
+        const source = memorySource(await cells(owner))
+        const before = new Map(source.values)
+        const swept = pool.pool === false ? Object.assign(source, { pool: true }) : source
+        for (const dryRun of [true, false]) {
+          const report = await test.sweep(swept, { ...options, ...pool, dryRun })
+          expect(report).toMatchObject({
+            changed: 1,
+            after: { unopenable: 2, plaintext: 1, empty: 1, current: 1 },
+            left: 3,
+          })
+          expect(report.failed.map(({ key, owner, code }) => [key, owner, code])).toEqual(
+            ['token', 'v2', 'plaintext'].map((key) => [key, null, 'ERR_INVALID_ARGUMENT']),
+          )
+          for (const { reason } of report.failed) expect(reason).toContain('pool: true')
+        }
+        for (const key of ['token', 'v2', 'plaintext']) expect(source.values.get(key)).toBe(before.get(key))
+      },
+    )
+
+    it.each(['option', 'source'])('belongs to the shared pool where the %s says so', async (where) => {
+      const source = memorySource(await cells(null))
+      const swept = where === 'source' ? Object.assign(source, { pool: true }) : source
+      const report = await test.sweep(swept, { ...options, ...(where === 'option' ? { pool: true } : {}) })
+      expect(report).toMatchObject({ changed: 4, left: 0 })
+      const token = String(source.values.get('plaintext'))
+      expect(await test.envelope.pool.decrypt(token, { column: CONTEXT })).toBe('sk-of-nobody')
+    })
+
+    it('needs true or false to say so', async () => {
+      for (const pool of [1, 'yes', null])
+        expect(await errorOf(test.sweep(memorySource([]), { pool: pool as never }))).toMatchObject({
+          code: 'ERR_INVALID_ARGUMENT',
+        })
+    })
   })
 
   it('leaves v2 tokens if v2 is not accepted, and does not advise to accept them', async () => {
@@ -182,9 +240,9 @@ describe.each(backends)('reencrypt, keys on %s', (backend) => {
     })
     const source = memorySource([
       { key: 'a', owner: 'alice', value: token },
-      { key: 'p', value: v2PoolToken(test.masterBytes, 'x') },
+      { key: 'p', owner: null, value: v2PoolToken(test.masterBytes, 'x') },
     ])
-    const report = await test.sweep(source, { envelope: strict })
+    const report = await test.sweep(source, { envelope: strict, pool: true })
     expect(report).toMatchObject({ changed: 0, after: { v2: 2 }, left: 2 })
     expect(report.failed.map(({ code }) => code)).toEqual(Array(2).fill('ERR_FORMAT_NOT_ACCEPTED'))
     for (const { reason } of report.failed) {

@@ -69,7 +69,7 @@ describe('jsonlSource', () => {
       '{"userId":null,"apiKey":"of the pool","__proto__":{"apiKey":"no"}}',
     ]
     writeFileSync(path, before.join('\n'))
-    expect(await sweep()).toMatchObject({
+    expect(await sweep({ pool: true })).toMatchObject({
       complete: true,
       changed: 4,
       before: { plaintext: 4, current: 1, empty: 2 },
@@ -244,10 +244,13 @@ describe('jsonlSource', () => {
   })
 
   /** Sweeps columns under one context, with another owner than usual. */
-  const sweepOf = (owner: string | (() => string | null), columns: readonly string[] = ['apiKey']) =>
-    sweep({ context: CONTEXT }, jsonlSource(path, { owner, columns }))
+  const sweepOf = (
+    owner: string | (() => string | null),
+    columns: readonly string[] = ['apiKey'],
+    options: { pool?: boolean } = {},
+  ) => sweep({ context: CONTEXT }, jsonlSource(path, { owner, columns, ...options }))
 
-  it('does not take a mistyped owner property for the shared pool', async () => {
+  it('does not take a mistyped owner property, or an owner of null, for the shared pool', async () => {
     const text = '{"userId":"alice","apiKey":"one"}\n'
     writeFileSync(path, text)
     for (const owner of ['user_id', 'toString', () => undefined as never]) {
@@ -257,7 +260,12 @@ describe('jsonlSource', () => {
       expect(readFileSync(path, 'utf8')).toBe(text)
     }
     writeFileSync(path, '{"about":"no values here"}\n{"userId":null,"apiKey":"one"}\n')
-    expect(await sweepOf('userId')).toMatchObject({ changed: 1, before: { empty: 1, plaintext: 1 } })
+    for (const owner of ['userId', () => null])
+      expect(await sweepOf(owner)).toMatchObject({ changed: 0, left: 1, failed: [{ key: 2, ...INVALID }] })
+    expect(await sweepOf('userId', ['apiKey'], { pool: true })).toMatchObject({
+      changed: 1,
+      before: { empty: 1, plaintext: 1 },
+    })
     const { apiKey } = JSON.parse(lines()[1] ?? '')
     expect(await envelope.pool.decrypt(apiKey, { column: CONTEXT })).toBe('one')
   })

@@ -23,7 +23,7 @@ const USERS = {
   match: 'user:*:secrets',
   owner: (hash: string) => hash.slice('user:'.length, -':secrets'.length),
 }
-const POOL = { match: 'pool:secrets', owner: () => null }
+const POOL = { match: 'pool:secrets', owner: () => null, pool: true }
 const contextOf = ({ field }: Pick<RedisField, 'field'>) => ({ column: 'secrets', name: field })
 const hashOf = (userId: string) => `user:${userId}:secrets`
 

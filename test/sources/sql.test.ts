@@ -51,13 +51,18 @@ describe.each(dialects)('sqlSource on %s', (dialect) => {
     expect(rows[1]?.api_key).toBeNull()
   })
 
-  it('takes a number as an owner, null as the shared pool, and a table of the pool alone', async () => {
+  it('takes a number as an owner, null as the shared pool where told so, and a table of the pool alone', async () => {
     await test.host.query('create table credentials (id integer primary key, user_id bigint, api_key text)')
     await test.host.insert('credentials', [
       { id: 1, user_id: 42, api_key: 'of 42' },
       { id: 2, user_id: null, api_key: 'of the pool' },
     ])
-    expect(await test.sweep(await test.sourceOf())).toMatchObject({ changed: 2 })
+    expect(await test.sweep(await test.sourceOf())).toMatchObject({
+      changed: 1,
+      left: 1,
+      failed: [{ key: 2, owner: null, code: 'ERR_INVALID_ARGUMENT' }],
+    })
+    expect(await test.sweep(await test.sourceOf({ pool: true }))).toMatchObject({ changed: 1, left: 0 })
     const [first, second] = await test.host.query('select * from credentials order by id')
     expect(await test.decrypt('42', first?.api_key)).toBe('of 42')
     expect(await test.envelope.pool.decrypt(String(second?.api_key), { column: CONTEXT })).toBe('of the pool')
@@ -268,6 +273,7 @@ async function sentBy(host: RawDatabase, work: (source: SqlSource) => Promise<vo
   }
   const view = {
     columns: [{ name: 'api_key', column: 'api_key', context: CONTEXT }],
+    pool: false,
     rowOf: (row: object) => row,
   }
   const sent: Sent[] = []

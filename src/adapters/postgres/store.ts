@@ -13,6 +13,7 @@ import type {
   WrapChange,
 } from '../../store.js'
 import { type KeyRecord, type KeyRef, refKey } from '../../table.js'
+import { ownOptions } from '../../validate.js'
 import { FINISH_ERASURE, pendingErasure } from '../erasure.js'
 import type { MigrationReport } from '../migrator.js'
 import type { PostgresKeyStoreOptions } from '../options.js'
@@ -60,7 +61,8 @@ export function postgresKeyStore(
   options: PostgresKeyStoreOptions = {},
 ): PostgresKeyStore {
   // An option beside the url counts too: ignoring it would silently mean its default.
-  return new PostgresKeyStore(source, { ...source, ...options })
+  const own = ownOptions(source, 'source ({ url }, { pool } or { db })')
+  return new PostgresKeyStore(own, ownOptions({ ...own, ...ownOptions(options) }))
 }
 
 const NO_ROWS: ReadonlyMap<string, readonly KeyRecord[]> = new Map()

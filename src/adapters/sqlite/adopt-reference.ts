@@ -1,7 +1,7 @@
 /** Recognises a SQLite file of the Python reference, and checks that all of its rows can be adopted. */
 
 import type { SqliteClient } from '../../drivers/sqlite-client.js'
-import { schemaError } from '../../errors.js'
+import { printable, schemaError } from '../../errors.js'
 import { sha256 } from '../../format/aead.js'
 import { encryptionKeysDeclaration } from '../../table.js'
 import { MAX_USER_ID_BYTES } from '../../validate.js'
@@ -44,7 +44,7 @@ export function countAdoptableRows(client: SqliteClient): number {
   if (dependants.length > 0) {
     const list = dependants.map(({ what }) => what).join(', ')
     throw schemaError(
-      `The table ${TABLE} cannot be adopted while these hang on it: ${list}. Nothing was changed`,
+      `The table ${TABLE} cannot be adopted while these hang on it: ${printable(list, 1000)}. Nothing was changed`,
     )
   }
   let rows = 0

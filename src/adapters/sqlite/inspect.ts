@@ -2,6 +2,7 @@
 import { statSync } from 'node:fs'
 import { describeDriverError } from '../../drivers/driver-error.js'
 import type { SqliteClient } from '../../drivers/sqlite-client.js'
+import { printable } from '../../errors.js'
 import type { StoreFinding } from '../../store.js'
 import type { SqliteConnection } from './connection.js'
 import { schemaProblem } from './migrate.js'
@@ -73,7 +74,9 @@ function fileModeFindings({ place, path }: InspectedDatabase): StoreFinding[] {
 function damageOf(client: SqliteClient): string | null {
   try {
     const found = client.pragma('quick_check(1)', { simple: true })
-    return found === 'ok' ? null : `The file is damaged: restore a backup (quick_check: ${found})`
+    return found === 'ok'
+      ? null
+      : `The file is damaged: restore a backup (quick_check: ${printable(String(found), 1000)})`
   } catch (error) {
     const { code, description } = describeDriverError(error)
     if (!code?.startsWith('SQLITE_CORRUPT')) throw error

@@ -14,6 +14,7 @@ import type {
   WrapChange,
 } from '../../store.js'
 import { isTombstone, type KeyRecord, type KeyRef } from '../../table.js'
+import { ownOptions } from '../../validate.js'
 import type { MigrationReport } from '../migrator.js'
 import type { SqliteKeyStoreOptions } from '../options.js'
 import {
@@ -60,7 +61,8 @@ export function sqliteKeyStore(
   options: SqliteKeyStoreOptions = {},
 ): SqliteKeyStore {
   // An option beside the path counts too: ignoring it would silently mean its default.
-  return new SqliteKeyStore(source, { ...source, ...options })
+  const own = ownOptions(source, 'source ({ path } or { db })')
+  return new SqliteKeyStore(own, ownOptions({ ...own, ...ownOptions(options) }))
 }
 
 export class SqliteKeyStore implements KeyStore {
