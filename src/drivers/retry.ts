@@ -1,5 +1,6 @@
 /** Tries an operation again after transient failures, until a deadline. The waits in between never block the event loop. */
 import { setTimeout as sleep } from 'node:timers/promises'
+import { type Deadline, DeadlineError } from './deadline.js'
 import { describeDriverError } from './driver-error.js'
 
 /** How long a store goes on trying, unless its options say otherwise. */
@@ -53,13 +54,19 @@ interface RetryPolicy {
   isTransient(error: unknown): boolean
 }
 
-/** @throws what the last attempt threw */
-export async function retrying<T>(policy: RetryPolicy, attempt: () => T | Promise<T>): Promise<T> {
+/**
+ * @param attempt is given how many attempts have failed before
+ * @throws what the last attempt threw
+ */
+export async function retrying<T>(
+  policy: RetryPolicy,
+  attempt: (failures: number) => T | Promise<T>,
+): Promise<T> {
   const end = performance.now() + policy.deadlineMs
   const backoff = new Backoff(policy.backoff)
-  for (;;) {
+  for (let failures = 0; ; failures += 1) {
     try {
-      return await attempt()
+      return await attempt(failures)
     } catch (error) {
       const waitMs = backoff.nextMs()
       if (!policy.isTransient(error) || performance.now() + waitMs > end) throw error
@@ -71,15 +78,38 @@ export async function retrying<T>(policy: RetryPolicy, attempt: () => T | Promis
 /**
  * Retries a Postgres operation.
  *
+ * @param deadline after which no attempt begins; the attempts themselves must keep to it
+ * @param attempt is given how many attempts have failed before: what they wrote may be committed although their answer was lost
  * @param isTransient default: whether the driver's error is a transient one, such as a lost connection or a deadlock
  * @throws what the last attempt threw
  */
 export function retryingPostgres<T>(
-  deadlineMs: number,
-  attempt: () => Promise<T>,
+  deadline: Deadline,
+  attempt: (failures: number) => Promise<T>,
   isTransient: (error: unknown) => boolean = isTransientDriverError,
 ): Promise<T> {
-  return retrying({ deadlineMs, backoff: POSTGRES_BACKOFF, isTransient }, attempt)
+  let last: unknown
+  const told = async (failures: number) => {
+    try {
+      return await attempt(failures)
+    } catch (error) {
+      const ended = deadlineErrorIn(error)
+      if (ended === null || failures === 0) {
+        last = error
+        throw error
+      }
+      // This attempt may have begun just before the deadline: why the ones before it failed says more.
+      throw new DeadlineError(`${ended.message}; before that: ${describeDriverError(last).description}`)
+    }
+  }
+  return retrying({ deadlineMs: deadline.remainingMs, backoff: POSTGRES_BACKOFF, isTransient }, told)
+}
+
+/** Drizzle wraps what a connection throws. */
+function deadlineErrorIn(error: unknown): DeadlineError | null {
+  for (let current = error; current instanceof Error; current = current.cause)
+    if (current instanceof DeadlineError) return current
+  return null
 }
 
 function isTransientDriverError(error: unknown): boolean {
