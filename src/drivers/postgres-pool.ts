@@ -7,6 +7,8 @@ import { DEFAULT_DEADLINE_MS } from './retry.js'
 
 /** Without this pg would wait for ever. */
 const DEFAULT_CONNECTION_TIMEOUT_MS = 10_000
+/** How much longer an attempt to connect may take than the call that needs it, so that the call's own error says what it waited for. */
+const CONNECT_GRACE_MS = 100
 /** How long connections may take to come back to a pool that is closed. */
 const END_TIMEOUT_MS = 1000
 /** How long the server may take to close its end of them. */
@@ -30,7 +32,7 @@ export interface OwnPool {
   close(): Promise<void>
 }
 
-/** @param deadlineMs how long the calls that use the pool wait: an attempt to connect takes no longer */
+/** @param deadlineMs how long the calls that use the pool wait: an attempt to connect takes hardly longer */
 export function newPool(source: PostgresUrlSource, deadlineMs = DEFAULT_DEADLINE_MS): OwnPool {
   const { maxConnections, connectionTimeoutMs = DEFAULT_CONNECTION_TIMEOUT_MS } = source
   const open = new Set<pg.Client>()
@@ -38,7 +40,7 @@ export function newPool(source: PostgresUrlSource, deadlineMs = DEFAULT_DEADLINE
   const pool = new pg.Pool({
     ...clientConfig('url', source.url, {
       ...source,
-      connectionTimeoutMs: Math.max(1, Math.min(connectionTimeoutMs, deadlineMs)),
+      connectionTimeoutMs: Math.min(connectionTimeoutMs, Math.max(0, deadlineMs) + CONNECT_GRACE_MS),
     }),
     ...(maxConnections === undefined ? {} : { max: maxConnections }),
     // A program that forgets to close the store is not kept alive by idle connections.

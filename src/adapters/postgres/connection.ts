@@ -15,7 +15,7 @@ import {
   type PostgresSource,
   sqlRunner,
 } from './access.js'
-import { migratePostgres, type RunSql } from './migrate.js'
+import { migratePostgres, type RunSql, type UnansweredMigration } from './migrate.js'
 
 /** How long `close` waits for calls that are under way. */
 const CLOSE_GRACE_MS = 2000
@@ -71,7 +71,10 @@ export class PostgresConnection {
     this.assertOpen()
     if (this.#ready === null) {
       const deadline = this.newDeadline()
-      this.#ready = this.#retrying('migrate the database', deadline, () => this.#prepare(deadline))
+      const unanswered: UnansweredMigration = { last: null }
+      this.#ready = this.#retrying('migrate the database', deadline, () =>
+        this.#prepare(deadline, unanswered),
+      )
       this.#ready.catch(() => {
         this.#ready = null
       })
@@ -129,13 +132,13 @@ export class PostgresConnection {
     await this.#access.close()
   }
 
-  #prepare(deadline: Deadline): Promise<MigrationReport> {
+  #prepare(deadline: Deadline, unanswered: UnansweredMigration): Promise<MigrationReport> {
     if (this.migrate === 'off') return Promise.resolve(NOTHING_APPLIED)
     const access = this.#access
     return migratePostgres(
       (query) => access.run({ deadline }, () => sqlRunner(this.db)(query)),
       (work) => access.transaction({ deadline, mayTakeLong: true }, work),
-      { schema: this.#schema, mode: this.migrate, lockTimeoutMs: () => deadline.remainingMs },
+      { schema: this.#schema, mode: this.migrate, lockTimeoutMs: () => deadline.remainingMs, unanswered },
     )
   }
 

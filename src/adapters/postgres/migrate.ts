@@ -27,6 +27,12 @@ const MIGRATION_LOCK = 1
 /** The settings of Postgres are of 32 bits. */
 const MAX_LOCK_TIMEOUT_MS = 2 ** 31 - 1
 
+/** A migration whose commit was not answered, if there was one: it may have been committed all the same. */
+export interface UnansweredMigration {
+  /** The id of its transaction, and what it applied. */
+  last: { readonly xid: string; readonly report: MigrationReport } | null
+}
+
 /**
  * Brings the table up to date. Reads the ledger first: when no migration is missing it takes no lock.
  *
@@ -42,20 +48,34 @@ export async function migratePostgres(
     readonly mode: Exclude<MigrateMode, 'off'>
     /** How long the transaction may still wait for a lock. */
     lockTimeoutMs(): number
+    /** Of earlier attempts. */
+    readonly unanswered: UnansweredMigration
   },
 ): Promise<MigrationReport> {
-  const { schema, mode } = options
+  const { schema, mode, unanswered } = options
   const pending = await plan(run, schema)
-  if (pending.length === 0) return NOTHING_APPLIED
+  if (pending.length === 0) return committedBefore(run, unanswered)
   refuseInCheckMode(mode, pending)
-  return inTransaction(async (runInside) => {
+  const report = await inTransaction(async (runInside) => {
     // A stricter level, if it is the server's default, would keep the snapshot from before the wait for the lock.
     await runInside(sql`set transaction isolation level read committed`)
     await runInside(setLockTimeout(options.lockTimeoutMs()))
     await runInside(sql`select ${MAKE_DURABLE}`)
     await runInside(sql`select pg_catalog.pg_advisory_xact_lock(${LOCK_CLASS}::int, ${MIGRATION_LOCK}::int)`)
-    return apply(runInside, schema)
+    const applied = await apply(runInside, schema)
+    const [transaction] = await runInside(sql`select pg_catalog.pg_current_xact_id()${castTo('text')} as xid`)
+    unanswered.last = { xid: String(transaction?.xid), report: applied }
+    return applied
   })
+  unanswered.last = null
+  return report
+}
+
+/** What an earlier attempt applied whose answer was lost. If another process applied it, nothing. */
+async function committedBefore(run: RunSql, { last }: UnansweredMigration): Promise<MigrationReport> {
+  if (last === null) return NOTHING_APPLIED
+  const [found] = await run(sql`select pg_catalog.pg_xact_status(${last.xid}::pg_catalog.xid8) as status`)
+  return found?.status === 'committed' ? last.report : NOTHING_APPLIED
 }
 
 /** Bounds each wait for a lock until the end of the transaction. */

@@ -130,16 +130,8 @@ export class PostgresKeyStore implements KeyStore {
   }
 
   async replaceWrapped(changes: readonly WrapChange[]): Promise<KeyRef[]> {
-    const deadline = this.#connection.newDeadline()
-    const ordered = inLockOrder(changes)
-    const run = (work: (s: PostgresStatements) => Promise<KeyRef[]>) =>
-      this.#run('replace wrapped keys', work, { deadline })
-    const changed = await run((s) => s.replaceWrappedKeys.execute(changeArrays(ordered)))
-    if (changed.length === ordered.length) return changed
-    // The answer to an earlier attempt may have been lost, so that this one found nothing left to change.
-    const refs = new Set(changed.map(refKey))
-    const others = ordered.filter((change) => !refs.has(refKey(change)))
-    return [...changed, ...(await run((s) => s.selectHolding.execute(changeArrays(others))))]
+    const columns = changeArrays(inLockOrder(changes))
+    return this.#run('replace wrapped keys', (s) => s.replaceWrappedKeys.execute(columns))
   }
 
   async list({ after = BEFORE_ALL_REFS, limit, notKekId }: KeyPage): Promise<KeyRecord[]> {

@@ -8,7 +8,6 @@ import { fragmentsFor } from './fragments.js'
 import {
   selectActiveOfUsers,
   selectHasLiveRow,
-  selectHolding,
   selectPage,
   selectPageNotUnderKek,
   selectRefs,
@@ -43,7 +42,6 @@ export function prepareStatements(db: AnyPostgresDb, schema: string, named: bool
     selectSample: selectSample(fragments).prepare(name('select_sample')),
     selectHasLiveRow: selectHasLiveRow(fragments).prepare(name('select_has_live_row')),
     selectRefs: selectRefs(fragments).prepare(name('select_refs')),
-    selectHolding: selectHolding(fragments).prepare(name('select_holding')),
     insertRows: insertRows(fragments).prepare(name('insert_rows')),
     insertRowsAndNotify: insertRowsAndNotify(fragments).prepare(name('insert_rows_and_notify')),
     restoreRows: restoreRows(fragments).prepare(name('restore_rows')),

@@ -78,23 +78,6 @@ export function selectRefs({ db, keys }: Fragments) {
     )
 }
 
-/** Those of the refs in `:ids` and `:versions` whose live rows hold theirs of `:encryptedKeys`. */
-export function selectHolding({ db, keys, isLive }: Fragments) {
-  const refs = unnested(
-    shortArrayOf('ids'),
-    shortArrayOf('versions', 'integer[]'),
-    shortArrayOf('encryptedKeys'),
-  )
-  return db
-    .select({ userId: keys.userId, version: keys.version })
-    .from(keys)
-    .innerJoin(
-      sql`${refs} as input(user_id, version, encrypted_key)`,
-      sql`${keys.userId} ${EQUALS} input.user_id and ${keys.version} ${EQUALS} input.version
-        and ${keys.encryptedKey} ${EQUALS} pg_catalog.decode(input.encrypted_key, 'hex') and ${isLive}`,
-    )
-}
-
 function isAfterRef({ keys }: Fragments): SQL {
   return sql`(${keys.userId}, ${keys.version}) ${GREATER} (${sql.placeholder('userId')}, ${sql.placeholder('version')}::int)`
 }

@@ -42,7 +42,7 @@ export function insertTombstone({ db, keys, notify }: Fragments) {
     .returning({ notified: notify })
 }
 
-/** Replaces the wrapped keys of live rows that still hold theirs of `:from`. */
+/** Replaces the wrapped keys of live rows that still hold theirs of `:from`, or already those of `:encryptedKeys`. */
 export function replaceWrappedKeys({ db, keys, isLive }: Fragments) {
   const changes = unnested(
     shortArrayOf('ids'),
@@ -69,7 +69,8 @@ export function replaceWrappedKeys({ db, keys, isLive }: Fragments) {
     )
     .where(
       sql`${keys.userId} ${EQUALS} input.user_id and ${keys.version} ${EQUALS} input.version
-        and ${keys.encryptedKey} ${EQUALS} pg_catalog.decode(input.old_key, 'hex') and ${isLive} and ${IS_DURABLE}`,
+        and ${keys.encryptedKey} ${EQUALS} any (array[pg_catalog.decode(input.old_key, 'hex'), pg_catalog.decode(input.encrypted_key, 'hex')])
+        and ${isLive} and ${IS_DURABLE}`,
     )
     .returning({ userId: keys.userId, version: keys.version })
 }
