@@ -90,11 +90,12 @@ export class PostgresMaintenance implements StoreMaintenance {
     return groupByUser(stored.map(requireValidTimes))
   }
 
+  /** Not synchronous_commit, which the store's own writes do not depend on. */
   async #settingFindings(run: RunSql): Promise<StoreFinding[]> {
     const { encryptedKey } = declaration.columns
     const rows = await run(
       sql`select name, setting from pg_catalog.pg_settings
-          where name ${EQUALS} any (array['fsync', 'full_page_writes', 'synchronous_commit']) and setting ${EQUALS} 'off'
+          where name ${EQUALS} any (array['fsync', 'full_page_writes']) and setting ${EQUALS} 'off'
         union all
         select 'statistics', a.attstattarget${castTo('text')} from pg_catalog.pg_attribute a
           join pg_catalog.pg_class c on c.oid ${EQUALS} a.attrelid join pg_catalog.pg_namespace n on n.oid ${EQUALS} c.relnamespace

@@ -85,7 +85,7 @@ describe.runIf(isChosen('postgres'))('Postgres', () => {
     await older.query('begin isolation level repeatable read; select 1')
     const { rows: found } = await older.query('select pg_backend_pid() as pid')
     await store.shred(row?.userId ?? '', { forget: false })
-    const hasty = cleanups.closing(postgresKeyStore({ url }, { schema: 'erased', deadlineMs: 200 }))
+    const hasty = cleanups.closing(postgresKeyStore({ url }, { schema: 'erased', deadlineMs: 1000 }))
     expect(await hasty.maintenance.finishErasure()).toMatchObject(pending(`process ${found[0].pid}`))
     const finishing = store.maintenance.finishErasure()
     await older.query('commit')

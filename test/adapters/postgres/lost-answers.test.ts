@@ -85,7 +85,7 @@ describe.runIf(isChosen('postgres'))('a lost answer on Postgres', () => {
       store,
       masterKeys,
       closeStore: false,
-      onEvent: ({ type }) => events.push(type),
+      onEvent: ({ type }) => void (type !== 'unwrapped' && events.push(type)),
     })
     proxy.cutAnswers(INSERT_KEYS)
     const token = await envelope.encrypt('alice', 'x')

@@ -149,7 +149,7 @@ describe.runIf(isChosen('postgres'))('the statements of a Postgres store', () =>
       await store.remove(rows.slice(0, 100))
       await store.shred(rows[500]?.userId ?? '', { forget: false })
       // One more in the second round: the rows are there already, so that their winners are read.
-      expect(sent).toHaveLength(analyze ? 9 : 8)
+      expect(sent).toHaveLength(analyze ? 10 : 9)
       for (const statement of [...sent]) {
         for (const node of await planOf(pool, statement)) {
           if (node['Relation Name'] !== 'encryption_keys') continue
@@ -173,7 +173,7 @@ describe.runIf(isChosen('postgres'))('the statements of a Postgres store', () =>
     })
     expect(await store.replaceWrapped(changes)).toHaveLength(300)
     expect(await store.remove(rows)).toBe(300)
-    const [replace, remove] = sent
+    const [replace, , remove] = sent
     await insert(300)
     expect(await lockingLoops(pool, replace)).toEqual([1])
     expect(await lockingLoops(pool, remove)).toEqual([1])
