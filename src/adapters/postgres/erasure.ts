@@ -65,7 +65,8 @@ export async function finishPostgresErasure(
 
 /**
  * Waits until no transaction may still see rows that were erased before `xid`: a rewrite would keep those rows. The server decides by
- * the ids and snapshots of this database's sessions, of standbys that give feedback, and of prepared transactions.
+ * the snapshots of this database's sessions, of standbys that give feedback, and of the rewrite itself. That one takes every transaction
+ * of the server for running that has an id, in whichever database it is, prepared ones too.
  *
  * @throws ERR_STORE, which names them, if there still are some at the deadline
  */
@@ -80,12 +81,11 @@ async function waitForOlderTransactions(
     const asked = connection.query(
       'finish the erasure',
       sql`select pg_catalog.string_agg(distinct holder, ', ') as holders from (
-        select pg_catalog.concat('process ', pid) as holder, pg_catalog.unnest(array[backend_xid, backend_xmin]) as xid
-          from pg_catalog.pg_stat_activity
-          where (datname ${EQUALS} pg_catalog.current_database() or datname is null) and pid ${DIFFERS} pg_catalog.pg_backend_pid()
+        select pg_catalog.concat('process ', pid) as holder,
+            pg_catalog.unnest(array[backend_xid, case when datname ${EQUALS} pg_catalog.current_database() or datname is null then backend_xmin end]) as xid
+          from pg_catalog.pg_stat_activity where pid ${DIFFERS} pg_catalog.pg_backend_pid()
         union all select pg_catalog.concat('replication slot ', slot_name), xmin from pg_catalog.pg_replication_slots
         union all select 'a prepared transaction', transaction from pg_catalog.pg_prepared_xacts
-          where database ${EQUALS} pg_catalog.current_database()
       ) as held where pg_catalog.age(xid) ${GREATER} pg_catalog.age(${xid}::pg_catalog.xid8::pg_catalog.xid)`,
       { deadline },
     )

@@ -1,5 +1,6 @@
 /** Every call ends at its deadline, whatever it waits for; the next one works once the cause is gone; `close` ends within 5 s. */
 import { randomBytes } from 'node:crypto'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { drizzle } from 'drizzle-orm/node-postgres'
 import pg from 'pg'
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest'
@@ -236,11 +237,14 @@ describe.runIf(isChosen('postgres'))('deadlines on Postgres', () => {
       const bound = postgresKeyStore({ db: tx, transactional: true }, { deadlineMs: DEADLINE_MS })
       await expectDeadline('getAll', () => bound.getAll(['alice']))
       await end()
+      await sleep(200)
     })
     await inside
     const endAgain = await lockTable()
     await expectDeadline('census', () => store.census())
     await endAgain()
+    // What the connection had been waiting for ends first.
+    await sleep(200)
     expect(await store.census()).toEqual([])
     expect((await client.query('select 1 as one')).rows).toEqual([{ one: 1 }])
   })

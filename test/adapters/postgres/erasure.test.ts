@@ -93,6 +93,22 @@ describe.runIf(isChosen('postgres'))('Postgres', () => {
     if (folder !== null) expect(await remains(keysOf(rows.slice(0, 1)))).toBe(0)
   })
 
+  it('finishErasure waits for transactions of other databases, too, once they have an id', async () => {
+    const [row] = rows
+    const other = new pg.Client(await cleanups.database('postgres'))
+    await other.connect()
+    cleanups.add(() => other.end())
+    await other.query('begin')
+    const { rows: found } = await other.query('select pg_current_xact_id(), pg_backend_pid() as pid')
+    await store.shred(row?.userId ?? '', { forget: false })
+    const hasty = cleanups.closing(postgresKeyStore({ url }, { schema: 'erased', deadlineMs: 1000 }))
+    expect(await hasty.maintenance.finishErasure()).toMatchObject(pending(`process ${found[0].pid}`))
+    const finishing = store.maintenance.finishErasure()
+    await other.query('commit')
+    expect(await finishing).toEqual(ERASED)
+    if (folder !== null) expect(await remains(keysOf(rows.slice(0, 1)))).toBe(0)
+  })
+
   it('finishErasure gives up its place in the queue for the lock, so that other traffic goes on', async () => {
     const reader = await connect()
     await reader.query('begin; lock table erased.encryption_keys in access share mode')
