@@ -324,8 +324,12 @@ export class EnvelopeCrypto {
   }
 }
 
-/** Closes a store that nobody else will close: an open connection would keep the process alive. The error of `open` says more than its own. */
+/** Closes a store that nobody else would close: an open connection would keep the process alive. */
 async function closeGivenStore(options: EnvelopeCryptoOptions): Promise<void> {
   if (typeof options !== 'object' || options === null || options.closeStore === false) return
-  if (typeof options.store?.close === 'function') await options.store.close().catch(() => undefined)
+  try {
+    if (typeof options.store?.close === 'function') await options.store.close()
+  } catch {
+    // What made `open` reject says more.
+  }
 }
