@@ -4,7 +4,6 @@
  * node-postgres waits without a limit of its own for a connection of the pool and for an answer. A connection that gives none stays in
  * use for ever, and with it whoever waits.
  */
-import { setTimeout as sleep } from 'node:timers/promises'
 import { cancelExecution, destroySocket } from './client-socket.js'
 import { Deadline, DeadlineError } from './deadline.js'
 
@@ -14,6 +13,7 @@ const POOL_TIMEOUT = 'timeout exceeded when trying to connect'
 const DEFAULT_MAX = 10
 /** How long an idle connection has to answer, after another one did not. */
 const CHECK_TIMEOUT_MS = 1000
+const ANSWER = 'an answer of the server: it is out of reach, or another session has a lock'
 /** The part of a call's time after which the server is asked whether it still executes the call's statement. */
 const PATIENCE = 0.7
 
@@ -36,6 +36,14 @@ export interface PostgresPool<Client extends PooledClient = PooledClient> {
   connect(): Promise<Client>
 }
 
+/** One use of a connection. */
+interface Loan<Client> {
+  /** Null while it is waited for. */
+  client: Client | null
+  isOver: boolean
+  watching?: NodeJS.Timeout
+}
+
 export class ClientPool<Client extends PooledClient> {
   readonly #pool: PostgresPool<Client>
   readonly #whenUsedUp: string
@@ -55,46 +63,55 @@ export class ClientPool<Client extends PooledClient> {
    *   and waits for no lock
    * @throws DeadlineError · what `work` throws
    */
-  async use<T>(
+  use<T>(
     deadline: Deadline,
     work: (client: Client) => Promise<T>,
     { mayTakeLong = false }: { readonly mayTakeLong?: boolean } = {},
   ): Promise<T> {
-    const client = await this.#checkOut(deadline)
+    const loan: Loan<Client> = { client: null, isOver: false }
+    const onBegun = mayTakeLong ? (client: Client) => this.#watch(client, deadline, loan) : null
+    const waitedFor = () => (loan.client === null ? this.#missing() : ANSWER)
+    return deadline.wait(this.#lend(loan, work, onBegun), waitedFor, () => {
+      loan.isOver = true
+      if (loan.client !== null) void this.#destroy(loan.client)
+    })
+  }
+
+  /** Runs `work` on a connection. Leaves the connection alone once the loan is over. */
+  async #lend<T>(
+    loan: Loan<Client>,
+    work: (client: Client) => Promise<T>,
+    onBegun: ((client: Client) => void) | null,
+  ): Promise<T> {
+    const client = await this.#pool.connect().catch((error: unknown) => {
+      throw this.#explained(error)
+    })
+    // The pool gives it even if nobody waits any more.
+    if (loan.isOver) client.release()
+    if (loan.isOver) throw new DeadlineError('nobody waits any more')
+    loan.client = client
     // An 'error' event without a listener ends the process. What failed is learnt from the query.
     client.on('error', ignore)
-    const ended = new AbortController()
+    let failed = true
     try {
       const working = work(client)
-      if (mayTakeLong) void this.#extendWhileExecuting(client, deadline, ended.signal)
-      const result = await deadline.wait(working, answer)
-      giveBack(client, false)
+      onBegun?.(client)
+      const result = await working
+      failed = false
       return result
-    } catch (error) {
-      if (deadline.isOver) void this.#destroy(client)
-      else giveBack(client, true)
-      throw error
     } finally {
-      ended.abort()
+      clearTimeout(loan.watching)
+      if (!loan.isOver) giveBack(client, failed)
+      loan.isOver = true
     }
   }
 
-  async #checkOut(deadline: Deadline): Promise<Client> {
-    const connecting = this.#pool.connect()
-    try {
-      return await deadline.wait(connecting, () => this.#missing())
-    } catch (error) {
-      // The pool gives it even if nobody waits any more.
-      connecting.then(
-        (client) => client.release(),
-        () => undefined,
-      )
-      if (error instanceof Error && error.message === POOL_TIMEOUT && this.#isUsedUp())
-        throw new DeadlineError(
-          `waited ${this.#pool.options?.connectionTimeoutMillis} ms for ${this.#missing()}`,
-        )
-      throw error
-    }
+  /** pg-pool's own time-out does not say that all connections are in use. */
+  #explained(error: unknown): unknown {
+    if (!(error instanceof Error) || error.message !== POOL_TIMEOUT || !this.#isUsedUp()) return error
+    return new DeadlineError(
+      `waited ${this.#pool.options?.connectionTimeoutMillis} ms for ${this.#missing()}`,
+    )
   }
 
   #isUsedUp(): boolean {
@@ -124,10 +141,12 @@ export class ClientPool<Client extends PooledClient> {
       const client = await connecting
       client.on('error', ignore)
       const deadline = new Deadline(CHECK_TIMEOUT_MS)
-      const answers = await deadline.wait(client.query('select 1'), answer).then(
-        () => true,
-        () => false,
-      )
+      const answers = await deadline
+        .wait(client.query('select 1'), () => ANSWER)
+        .then(
+          () => true,
+          () => false,
+        )
       giveBack(client, !answers)
       if (!answers) destroySocket(client)
     }
@@ -135,13 +154,15 @@ export class ClientPool<Client extends PooledClient> {
     this.#isChecking = false
   }
 
-  async #extendWhileExecuting(client: Client, deadline: Deadline, signal: AbortSignal): Promise<void> {
-    const pid: unknown = Reflect.get(client, 'processID')
-    while (!signal.aborted && !deadline.isOver) {
-      await sleep(deadline.remainingMs * PATIENCE, undefined, { signal, ref: false }).catch(() => undefined)
-      if (signal.aborted || !(await this.#executes(pid, deadline.remainingMs))) return
+  /** Asks, some time before the deadline, whether the server executes the statement: then the time begins anew. */
+  #watch(client: Client, deadline: Deadline, loan: Loan<Client>): void {
+    loan.watching = setTimeout(async () => {
+      const pid: unknown = Reflect.get(client, 'processID')
+      if (!(await this.#executes(pid, deadline.remainingMs)) || loan.isOver) return
       deadline.extend()
-    }
+      this.#watch(client, deadline, loan)
+    }, deadline.remainingMs * PATIENCE)
+    loan.watching.unref()
   }
 
   async #executes(pid: unknown, timeoutMs: number): Promise<boolean> {
@@ -166,8 +187,4 @@ function giveBack(client: PooledClient, destroy: boolean): void {
 
 function ignore(): void {
   // See above.
-}
-
-function answer(): string {
-  return 'an answer of the server: it is out of reach, or another session has a lock'
 }

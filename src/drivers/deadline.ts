@@ -13,7 +13,7 @@ export class Deadline {
   /** The time in milliseconds. */
   readonly ms: number
   /** Ends the waiting for each operation. */
-  readonly #fails = new Set<(error: Error) => void>()
+  readonly #giveUps = new Set<(error: Error) => void>()
   #endMs: number
   #aborted: Error | null = null
 
@@ -39,28 +39,26 @@ export class Deadline {
   /** Ends all waiting now. */
   abort(error: Error): void {
     this.#aborted ??= error
-    for (const fail of [...this.#fails]) fail(this.#aborted)
+    for (const giveUp of [...this.#giveUps]) giveUp(this.#aborted)
   }
 
   /**
    * Waits for an operation, which itself goes on if this ends first.
    *
    * @param waitedFor what it waits for, to follow "waited 10 ms for"
+   * @param onGivenUp called if this ends first
    * @throws DeadlineError · what `abort` was given
    */
-  wait<T>(operation: Promise<T>, waitedFor: () => string): Promise<T> {
-    if (this.#aborted !== null) {
-      operation.catch(() => undefined)
-      return Promise.reject(this.#aborted)
-    }
+  wait<T>(operation: Promise<T>, waitedFor: () => string, onGivenUp?: () => void): Promise<T> {
     return new Promise<T>((resolve, reject) => {
-      let timer: NodeJS.Timeout
+      let timer: NodeJS.Timeout | undefined
       const stop = () => {
         clearTimeout(timer)
-        this.#fails.delete(fail)
+        this.#giveUps.delete(giveUp)
       }
-      const fail = (error: unknown) => {
+      const giveUp = (error: Error) => {
         stop()
+        onGivenUp?.()
         reject(error)
       }
       const start = () => {
@@ -68,16 +66,23 @@ export class Deadline {
       }
       // After a turn of the event loop: if the process was busy or suspended meanwhile, an answer that has arrived still counts.
       const end = () => {
-        if (!this.#fails.has(fail)) return
+        if (!this.#giveUps.has(giveUp)) return
         if (this.remainingMs > 0) start()
-        else fail(new DeadlineError(`waited ${Math.round(this.ms)} ms for ${waitedFor()}`))
+        else giveUp(new DeadlineError(`waited ${Math.round(this.ms)} ms for ${waitedFor()}`))
       }
-      this.#fails.add(fail)
-      start()
-      operation.then((value) => {
-        stop()
-        resolve(value)
-      }, fail)
+      operation.then(
+        (value) => {
+          stop()
+          resolve(value)
+        },
+        (error: unknown) => {
+          stop()
+          reject(error)
+        },
+      )
+      this.#giveUps.add(giveUp)
+      if (this.#aborted === null) start()
+      else giveUp(this.#aborted)
     })
   }
 }

@@ -64,15 +64,28 @@ export async function retrying<T>(
 ): Promise<T> {
   const end = performance.now() + policy.deadlineMs
   const backoff = new Backoff(policy.backoff)
+  let last: unknown = null
   for (let failures = 0; ; failures += 1) {
     try {
       return await attempt(failures)
     } catch (error) {
       const waitMs = backoff.nextMs()
-      if (!policy.isTransient(error) || performance.now() + waitMs > end) throw error
+      if (!policy.isTransient(error) || performance.now() + waitMs > end)
+        throw failures === 0 ? error : withReasonBefore(error, last)
+      last = error
       await sleep(waitMs)
     }
   }
+}
+
+/** The last attempt may have begun just before the deadline, which cut it off: why the one before it failed says more. */
+function withReasonBefore(error: unknown, before: unknown): unknown {
+  // Drizzle wraps what a connection throws.
+  for (let current = error; current instanceof Error; current = current.cause) {
+    if (current instanceof DeadlineError)
+      return new DeadlineError(`${current.message}; before that: ${describeDriverError(before).description}`)
+  }
+  return error
 }
 
 /**
@@ -88,28 +101,7 @@ export function retryingPostgres<T>(
   attempt: (failures: number) => Promise<T>,
   isTransient: (error: unknown) => boolean = isTransientDriverError,
 ): Promise<T> {
-  let last: unknown
-  const told = async (failures: number) => {
-    try {
-      return await attempt(failures)
-    } catch (error) {
-      const ended = deadlineErrorIn(error)
-      if (ended === null || failures === 0) {
-        last = error
-        throw error
-      }
-      // This attempt may have begun just before the deadline: why the ones before it failed says more.
-      throw new DeadlineError(`${ended.message}; before that: ${describeDriverError(last).description}`)
-    }
-  }
-  return retrying({ deadlineMs: deadline.remainingMs, backoff: POSTGRES_BACKOFF, isTransient }, told)
-}
-
-/** Drizzle wraps what a connection throws. */
-function deadlineErrorIn(error: unknown): DeadlineError | null {
-  for (let current = error; current instanceof Error; current = current.cause)
-    if (current instanceof DeadlineError) return current
-  return null
+  return retrying({ deadlineMs: deadline.remainingMs, backoff: POSTGRES_BACKOFF, isTransient }, attempt)
 }
 
 function isTransientDriverError(error: unknown): boolean {

@@ -1,6 +1,6 @@
 /** Retries: which failures are tried again, until when, and how long the waits between attempts are. */
 import { afterEach, describe, expect, it, vi } from 'vitest'
-import { Deadline, DeadlineError } from '../../src/drivers/deadline.js'
+import { Deadline } from '../../src/drivers/deadline.js'
 import { retrying, retryingPostgres } from '../../src/drivers/retry.js'
 import { withLongestStall } from '../support/event-loop.js'
 
@@ -120,12 +120,18 @@ describe('retryingPostgres', () => {
   })
 
   it('says why the attempts before the last one failed, if the deadline cut that one off', async () => {
+    const deadline = new Deadline(60)
     const attempt = async (failures: number) => {
       if (failures === 0) throw lost()
-      throw new Error('Failed query', { cause: new DeadlineError('waited 10 ms for an answer') })
+      // As Drizzle does.
+      return deadline
+        .wait(new Promise<never>(() => undefined), () => 'an answer')
+        .catch((cause) => {
+          throw new Error('Failed query', { cause })
+        })
     }
-    await expect(retryingPostgres(new Deadline(60), attempt)).rejects.toThrow(
-      'waited 10 ms for an answer; before that: Connection terminated unexpectedly',
+    await expect(retryingPostgres(deadline, attempt)).rejects.toThrow(
+      'waited 60 ms for an answer; before that: Connection terminated unexpectedly',
     )
   })
 })

@@ -39,7 +39,8 @@ export class PostgresConnection {
   readonly #access: PostgresAccess
   readonly #schema: string
   /** What is under way. */
-  readonly #running = new Map<Promise<unknown>, Deadline>()
+  readonly #running = new Set<{ readonly deadline: Deadline }>()
+  #onIdle: () => void = () => undefined
   #ready: Promise<MigrationReport> | null = null
   #closing: Promise<void> | null = null
 
@@ -125,10 +126,12 @@ export class PostgresConnection {
   }
 
   async #close(): Promise<void> {
-    const grace = new Deadline(CLOSE_GRACE_MS)
-    while (this.#running.size > 0 && !grace.isOver)
-      await grace.wait(Promise.allSettled(this.#running.keys()), () => 'calls').catch(() => undefined)
-    for (const deadline of this.#running.values()) deadline.abort(closedError())
+    const idle = new Promise<void>((resolve) => {
+      this.#onIdle = resolve
+    })
+    if (this.#running.size > 0)
+      await new Deadline(CLOSE_GRACE_MS).wait(idle, () => 'calls').catch(() => undefined)
+    for (const { deadline } of this.#running) deadline.abort(closedError())
     await this.#access.close()
   }
 
@@ -149,13 +152,22 @@ export class PostgresConnection {
     }
     // A failure aborts the whole of a caller's transaction: nothing in it can be tried again.
     const result = this.transactional ? attempt(0) : retryingPostgres(deadline, attempt)
-    const running = result.catch((error) => {
-      throw storeError(action, error)
-    })
-    this.#running.set(running, deadline)
-    const ended = () => void this.#running.delete(running)
-    running.then(ended, ended)
-    return running
+    const call = { deadline }
+    this.#running.add(call)
+    const ended = () => {
+      this.#running.delete(call)
+      if (this.#running.size === 0) this.#onIdle()
+    }
+    return result.then(
+      (value) => {
+        ended()
+        return value
+      },
+      (error: unknown) => {
+        ended()
+        throw storeError(action, error)
+      },
+    )
   }
 
   /** @throws ERR_CLOSED */

@@ -8,9 +8,11 @@ import { type PostgresKeyStore, postgresKeyStore } from '../../../src/adapters/p
 import { EnvelopeCrypto, generateMasterKey, localMasterKey } from '../../../src/index.js'
 import { startChild } from '../../support/child-process.js'
 import { cleanUpAfterEach } from '../../support/cleanups.js'
+import { itIf } from '../../support/conditional.js'
 import { isChosen, queryPostgres } from '../../support/databases.js'
 import { keystoreErrorOf } from '../../support/errors.js'
 import { storeMaintenance } from '../../support/maintenance.js'
+import { hasPgbouncer, startPgbouncer } from '../../support/pgbouncer.js'
 import { type PostgresProxy, postgresProxy } from '../../support/postgres-proxy.js'
 import { type PostgresServer, startPostgres } from '../../support/postgres-server.js'
 import { randomRecord } from '../../support/rows.js'
@@ -216,14 +218,34 @@ describe.runIf(isChosen('postgres'))('deadlines on Postgres', () => {
     const end = await lockTable()
     try {
       await expectDeadline('insertIfAbsent', () => store.insertIfAbsent([randomRecord('alice')]))
-      const waiting = `select 1 from pg_stat_activity
-        where datname = current_database() and wait_event_type = 'Lock'`
-      await expect.poll(() => queryPostgres(databaseUrl, waiting), { timeout: 20_000 }).toEqual([])
+      await expect.poll(() => queryPostgres(databaseUrl, WAITING), { timeout: 20_000 }).toEqual([])
     } finally {
       await end()
     }
     expect(await store.census()).toEqual([])
   })
+
+  itIf(hasPgbouncer, 'pgbouncer is not installed')(
+    'behind pgbouncer in transaction mode the same holds, and the statement is cancelled',
+    async () => {
+      const bouncer = await startPgbouncer(databaseUrl, 'transaction')
+      cleanups.add(() => bouncer.stop())
+      const store = cleanups.closing(postgresKeyStore({ url: bouncer.url }, { deadlineMs: DEADLINE_MS }))
+      await store.insertIfAbsent([randomRecord('alice')])
+      const end = await lockTable()
+      try {
+        await Promise.all([
+          expectDeadline('getAll', () => store.getAll(['alice'])),
+          expectDeadline('insertIfAbsent', () => store.insertIfAbsent([randomRecord('bob')])),
+          expectDeadline('census', () => store.census()),
+        ])
+        await expect.poll(() => queryPostgres(databaseUrl, WAITING), { timeout: 20_000 }).toEqual([])
+      } finally {
+        await end()
+      }
+      expect(await store.census()).toMatchObject([{ count: 1 }])
+    },
+  )
 
   it("on the host's db or transaction a call ends too, and leaves the connection to the host", async () => {
     const client = new pg.Client(databaseUrl)
@@ -284,3 +306,5 @@ describe.runIf(isChosen('postgres'))('deadlines on Postgres', () => {
     await expectDeadline('getAll', () => store.getAll(['alice']))
   })
 })
+
+const WAITING = `select 1 from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`
