@@ -6,7 +6,7 @@
  */
 import type { KeyRecord, KeyRef } from './table.js'
 
-/** One compare-and-set: the row changes only while it is live and still holds exactly `from`. */
+/** One compare-and-set: the row changes only while it is live and still holds exactly `from`, or already `encryptedKey`. */
 export interface WrapChange extends KeyRef {
   /** The wrapped bytes that the caller read. */
   readonly from: Uint8Array
@@ -31,7 +31,7 @@ export interface ErasureState {
   readonly pending?: string | null
 }
 
-/** What a shred erased. All empty when the user had no live row. */
+/** What a shred erased, as the rows say, even if an answer of the database was lost. All empty when the user had no live row. */
 export interface ShredResult extends ErasureState {
   readonly userId: string
   /** The versions that this call erased, ascending. */
@@ -139,9 +139,10 @@ export interface KeyStore {
   insertIfAbsent(records: readonly KeyRecord[]): Promise<KeyRecord[]>
 
   /**
-   * Compare-and-set: replaces wrapped key, KEK id and `wrappedAt` of each live row that still holds `from`.
+   * Compare-and-set: replaces wrapped key, KEK id and `wrappedAt` of each live row that still holds `from`, or already holds
+   * `encryptedKey`: a change may be made again, because the answer to the first time was lost.
    *
-   * @returns the refs changed; the others lost to another writer, and nothing of them was written
+   * @returns the refs of rows that hold `encryptedKey` now; the others lost to another writer, and nothing of them was written
    */
   replaceWrapped(changes: readonly WrapChange[]): Promise<KeyRef[]>
 
@@ -155,7 +156,7 @@ export interface KeyStore {
    */
   shred(userId: string, options: ShredOptions): Promise<ShredResult>
 
-  /** Removes rows, tombstones too. @returns how many there were */
+  /** Removes rows, tombstones too. @returns how many there were, even if an answer of the database was lost */
   remove(refs: readonly KeyRef[]): Promise<number>
 
   /**

@@ -81,7 +81,9 @@ class MemoryKeyStore implements KeyStore {
     this.#assertOpen()
     const changed = changes.filter(({ from, ...change }) => {
       const row = this.#row(change)
-      if (row === undefined || isTombstone(row) || Buffer.compare(row.encryptedKey, from) !== 0) return false
+      if (row === undefined || isTombstone(row)) return false
+      if (![from, change.encryptedKey].some((bytes) => Buffer.compare(row.encryptedKey, bytes) === 0))
+        return false
       this.#set({ ...row, ...change })
       return true
     })

@@ -4,7 +4,11 @@ import type { MigrateMode } from './migrator.js'
 interface SharedOptions {
   /** Default `'auto'`; for a store inside a Postgres transaction `'off'`. */
   readonly migrate?: MigrateMode
-  /** How long a call waits for locks and tries again after transient failures, in milliseconds. Default 10,000. */
+  /**
+   * How long a call waits in all, in milliseconds: for a connection, for locks, for answers, and between its attempts after transient
+   * failures. Past it the call is ERR_STORE, `retryable`. On Postgres, calls that read or change the whole table may take longer while the
+   * server works on them. Default 10,000.
+   */
   readonly deadlineMs?: number
 }
 

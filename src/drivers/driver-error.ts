@@ -4,9 +4,30 @@
  * leaves one only where it is known to hold no value.
  */
 import { KeystoreError, printable, StoreError } from '../errors.js'
+import { DeadlineError } from './deadline.js'
 
-/** SQLSTATE codes after which the same statement may succeed (postgresql.org/docs/current/errcodes-appendix.html). */
-const TRANSIENT_SQLSTATES = new Set(['40001', '40P01', '53300', '55P03', '57P01', '57P02', '57P03'])
+/**
+ * SQLSTATE codes after which the same statement may succeed at once (postgresql.org/docs/current/errcodes-appendix.html). 25P03, 25P04,
+ * 57P05: a session or transaction was ended because it was idle or lasted long. 57014: a statement was cancelled.
+ */
+const TRANSIENT_SQLSTATES = new Set([
+  '25P03',
+  '25P04',
+  '40001',
+  '40P01',
+  '53300',
+  '55P03',
+  '57014',
+  '57P01',
+  '57P02',
+  '57P03',
+  '57P05',
+])
+/**
+ * Codes after which the same call may succeed later, though another attempt at once is of no use: a server that is read-only until it
+ * takes over (25006), a full disk (53100), no memory (53200).
+ */
+const RETRYABLE_CODES = new Set(['25006', '53100', '53200', 'SQLITE_FULL'])
 const TRANSIENT_SYSTEM_CODES = new Set([
   'EAI_AGAIN',
   'ECONNREFUSED',
@@ -24,6 +45,8 @@ const TRANSIENT_MESSAGES = [
   'timeout exceeded when trying to connect',
   'timeout expired',
   'Client has encountered a connection error and is not queryable',
+  // The connection's query_timeout.
+  'Query read timeout',
 ]
 /** Classes of SQLSTATE whose messages name only objects, roles and hosts. Those of 22 and 23 quote values; P0 and others may. */
 const MESSAGE_WITHOUT_VALUES = /^(08|25|28|3D|3F|40|42|53|54|55|57|58)/
@@ -33,21 +56,23 @@ interface DriverFailure {
   /** SQLite's result code, a SQLSTATE or a code of Node's. */
   readonly code: string | null
   readonly description: string
-  /** Whether the same statement may succeed later. */
+  /** Whether the same statement may succeed at once, or a moment later. */
   readonly transient: boolean
+  /** Whether the same call may succeed later. True if it is transient. */
+  readonly retryable: boolean
 }
 
-/** Reads the first error in the chain of causes that has a code, or a message of pg's that needs none. */
+/** Reads the first error in the chain of causes that has a code, or a message that needs none. */
 export function describeDriverError(error: unknown): DriverFailure {
   for (let current = error; current instanceof Error; current = current.cause) {
-    if (TRANSIENT_MESSAGES.includes(current.message))
-      return { code: null, description: current.message, transient: true }
+    if (current instanceof DeadlineError || TRANSIENT_MESSAGES.includes(current.message))
+      return failure(null, current.message, true)
     const code = 'code' in current && typeof current.code === 'string' ? current.code : null
     if (code === null) continue
     if (code.startsWith('SQLITE_')) {
       // The host application's trigger words its own message, which may quote the row.
       const text = code === 'SQLITE_CONSTRAINT_TRIGGER' ? '' : `: ${current.message}`
-      return { code, description: code + text, transient: isBusyCode(code) }
+      return failure(code, code + text, isBusyCode(code))
     }
     if (/^[0-9A-Z]{5}$/.test(code) && 'severity' in current) {
       const transient = TRANSIENT_SQLSTATES.has(code) || code.startsWith('08')
@@ -56,14 +81,21 @@ export function describeDriverError(error: unknown): DriverFailure {
           ? ` (constraint ${current.constraint})`
           : ''
       const text = MESSAGE_WITHOUT_VALUES.test(code) ? `: ${current.message}` : constraint
-      return { code, description: `SQLSTATE ${code}${text}`, transient }
+      return failure(code, `SQLSTATE ${code}${text}`, transient)
     }
-    if ('syscall' in current) {
-      return { code, description: current.message || code, transient: TRANSIENT_SYSTEM_CODES.has(code) }
-    }
-    return { code, description: code, transient: TRANSIENT_SYSTEM_CODES.has(code) }
+    const description = 'syscall' in current ? current.message || code : code
+    return failure(code, description, TRANSIENT_SYSTEM_CODES.has(code))
   }
-  return { code: null, description: error instanceof Error ? error.name : typeof error, transient: false }
+  return failure(null, error instanceof Error ? error.name : typeof error, false)
+}
+
+function failure(code: string | null, description: string, transient: boolean): DriverFailure {
+  return {
+    code,
+    description,
+    transient,
+    retryable: transient || (code !== null && RETRYABLE_CODES.has(code)),
+  }
 }
 
 /** Tables, constraints and roles of the host's have whatever names their owners like. */
@@ -81,16 +113,14 @@ export function isBusyCode(code: string): boolean {
  */
 export function storeError(action: string, error: unknown, who = 'The key store'): KeystoreError {
   if (error instanceof KeystoreError) return error
-  const { code, description, transient } = describeDriverError(error)
-  const cause = Object.assign(new Error(printable(description, SHOWN_CHARACTERS)), {
+  const { code, description, retryable } = describeDriverError(error)
+  const reason = printable(description, SHOWN_CHARACTERS)
+  const cause = Object.assign(new Error(reason), {
     name: 'DriverError',
     ...(code === null ? {} : { code }),
   })
-  return new StoreError(
-    `${who} could not ${printable(action, SHOWN_CHARACTERS)} (${printable(description, SHOWN_CHARACTERS)})`,
-    {
-      cause,
-      retryable: transient,
-    },
-  )
+  return new StoreError(`${who} could not ${printable(action, SHOWN_CHARACTERS)} (${reason})`, {
+    cause,
+    retryable,
+  })
 }

@@ -1,5 +1,6 @@
 /** Tries an operation again after transient failures, until a deadline. The waits in between never block the event loop. */
 import { setTimeout as sleep } from 'node:timers/promises'
+import { type Deadline, DeadlineError } from './deadline.js'
 import { describeDriverError } from './driver-error.js'
 
 /** How long a store goes on trying, unless its options say otherwise. */
@@ -53,33 +54,54 @@ interface RetryPolicy {
   isTransient(error: unknown): boolean
 }
 
-/** @throws what the last attempt threw */
-export async function retrying<T>(policy: RetryPolicy, attempt: () => T | Promise<T>): Promise<T> {
+/**
+ * @param attempt is given how many attempts have failed before
+ * @throws what the last attempt threw
+ */
+export async function retrying<T>(
+  policy: RetryPolicy,
+  attempt: (failures: number) => T | Promise<T>,
+): Promise<T> {
   const end = performance.now() + policy.deadlineMs
   const backoff = new Backoff(policy.backoff)
-  for (;;) {
+  let last: unknown = null
+  for (let failures = 0; ; failures += 1) {
     try {
-      return await attempt()
+      return await attempt(failures)
     } catch (error) {
       const waitMs = backoff.nextMs()
-      if (!policy.isTransient(error) || performance.now() + waitMs > end) throw error
+      if (!policy.isTransient(error) || performance.now() + waitMs > end)
+        throw failures === 0 ? error : withReasonBefore(error, last)
+      last = error
       await sleep(waitMs)
     }
   }
 }
 
+/** The last attempt may have begun just before the deadline, which cut it off: why the one before it failed says more. */
+function withReasonBefore(error: unknown, before: unknown): unknown {
+  // Drizzle wraps what a connection throws.
+  for (let current = error; current instanceof Error; current = current.cause) {
+    if (current instanceof DeadlineError)
+      return new DeadlineError(`${current.message}; before that: ${describeDriverError(before).description}`)
+  }
+  return error
+}
+
 /**
  * Retries a Postgres operation.
  *
+ * @param deadline after which no attempt begins; the attempts themselves must keep to it
+ * @param attempt is given how many attempts have failed before: what they wrote may be committed although their answer was lost
  * @param isTransient default: whether the driver's error is a transient one, such as a lost connection or a deadlock
  * @throws what the last attempt threw
  */
 export function retryingPostgres<T>(
-  deadlineMs: number,
-  attempt: () => Promise<T>,
+  deadline: Deadline,
+  attempt: (failures: number) => Promise<T>,
   isTransient: (error: unknown) => boolean = isTransientDriverError,
 ): Promise<T> {
-  return retrying({ deadlineMs, backoff: POSTGRES_BACKOFF, isTransient }, attempt)
+  return retrying({ deadlineMs: deadline.remainingMs, backoff: POSTGRES_BACKOFF, isTransient }, attempt)
 }
 
 function isTransientDriverError(error: unknown): boolean {

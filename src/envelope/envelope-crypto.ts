@@ -84,16 +84,22 @@ export class EnvelopeCrypto {
   }
 
   /**
-   * Checks that the master keys open what is stored, and writes nothing: a read-only role can open.
+   * Checks that the master keys open what is stored, and writes nothing: a read-only role can open. If it rejects, it has closed the store,
+   * unless `closeStore` is false.
    *
    * @throws ERR_UNKNOWN_MASTER_KEY (names KEK ids and counts) · ERR_FORMAT_NOT_ACCEPTED (all keys are in format v2) ·
    *   ERR_INVALID_ARGUMENT · ERR_STORE · ERR_SCHEMA
    */
   static async open(options: EnvelopeCryptoOptions): Promise<EnvelopeCrypto> {
-    const resolved = resolveOptions(options)
-    await checkMasterKeys(resolved.store, resolved.keyring, resolved)
-    if (resolved.plaintext === 'pass-through') resolved.emit({ type: 'plaintextPassThrough' })
-    return new EnvelopeCrypto(resolved)
+    try {
+      const resolved = resolveOptions(options)
+      await checkMasterKeys(resolved.store, resolved.keyring, resolved)
+      if (resolved.plaintext === 'pass-through') resolved.emit({ type: 'plaintextPassThrough' })
+      return new EnvelopeCrypto(resolved)
+    } catch (error) {
+      await closeGivenStore(options)
+      throw error
+    }
   }
 
   /**
@@ -357,5 +363,15 @@ export class EnvelopeCrypto {
 
   #assertOpen(): void {
     if (this.#closed) throw new KeystoreError('ERR_CLOSED', 'This EnvelopeCrypto was closed')
+  }
+}
+
+/** Closes a store that nobody else would close: an open connection would keep the process alive. */
+async function closeGivenStore(options: EnvelopeCryptoOptions): Promise<void> {
+  try {
+    const { store, closeStore } = ownOptions(options)
+    if (closeStore !== false && typeof store?.close === 'function') await store.close()
+  } catch {
+    // What made `open` reject says more.
   }
 }

@@ -43,7 +43,7 @@ export interface EnvelopeCryptoOptions extends EventOptions {
   readonly allowUnknownMasterKeys?: boolean
   /** Where `shredUser` records its receipts, outside the database. After a backup was restored they are applied again. */
   readonly shredLog?: ShredLog
-  /** Whether `close()` closes the store too. Default true. */
+  /** Whether `close()` closes the store too, and `open` when it rejects. Default true. */
   readonly closeStore?: boolean
 }
 

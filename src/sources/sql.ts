@@ -98,8 +98,8 @@ export async function openHostDatabase(url: string): Promise<HostDatabase> {
   if (isPostgresUrl(url)) {
     const { newPool } = await loadDriver('pg', () => import('../drivers/postgres-pool.js'))
     // One connection reads ahead while the other writes.
-    const pool = newPool({ url, maxConnections: 2 })
-    return { client: pool, close: () => pool.end() }
+    const { pool, close } = newPool({ url, maxConnections: 2 })
+    return { client: pool, close }
   }
   const path = sqlitePath(url)
   const { default: Database } = await loadDriver('better-sqlite3', () => import('better-sqlite3'))

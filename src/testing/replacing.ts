@@ -48,6 +48,20 @@ export function replaceTests(test: DefineTest): void {
     assertSameRows((await everyRow()).slice(2), before.slice(2))
   })
 
+  test('a change that is made again counts again: its first answer may have been lost', async ({
+    store,
+    everyRow,
+  }) => {
+    const row = makeRecord('a')
+    await store.insertIfAbsent([row])
+    const change = makeChange(row)
+    assertSameRefs(await store.replaceWrapped([change]), [row])
+    assertSameRefs(await store.replaceWrapped([change]), [row])
+    assertSameRows(await everyRow(), [{ ...row, ...writtenFields(change) }])
+    // Another change from the same bytes has lost.
+    assert.deepEqual(await store.replaceWrapped([makeChange(row)]), [])
+  })
+
   test('lets exactly one of several concurrent changes win', async ({ store, severalStores, rowsOf }) => {
     const stores = await severalStores()
     const row = makeRecord('a')

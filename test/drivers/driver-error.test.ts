@@ -6,6 +6,7 @@ import { drizzle as drizzleSqlite } from 'drizzle-orm/better-sqlite3'
 import { drizzle as drizzlePostgres } from 'drizzle-orm/node-postgres'
 import pg from 'pg'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { DeadlineError } from '../../src/drivers/deadline.js'
 import { describeDriverError, isBusyCode, storeError } from '../../src/drivers/driver-error.js'
 import { KeystoreError } from '../../src/errors.js'
 import { type FreshDatabase, freshDatabase, isChosen } from '../support/databases.js'
@@ -34,17 +35,34 @@ describe('describeDriverError', () => {
     ['55P03', true],
     ['57P01', true],
     ['57P03', true],
+    ['57P05', true],
+    ['57014', true],
+    ['25P03', true],
+    ['25P04', true],
     ['08006', true],
     ['08P01', true],
     ['23505', false],
     ['28P01', false],
     ['3D000', false],
     ['42P01', false],
-    ['57014', false],
+    ['25006', false],
+    ['53100', false],
   ])('keeps SQLSTATE %s; transient: %s', (code, transient) => {
     const failure = describeDriverError(postgresError(code, 'a message'))
     expect(failure).toMatchObject({ code, transient })
     expect(failure.description).toContain(`SQLSTATE ${code}`)
+  })
+
+  it.each([
+    ['25006', 'cannot execute INSERT in a read-only transaction'],
+    ['53100', 'could not extend file'],
+    ['53200', 'out of memory'],
+  ])('takes SQLSTATE %s for retryable, though another attempt at once is of no use', (code, message) => {
+    expect(describeDriverError(postgresError(code, message))).toMatchObject({
+      transient: false,
+      retryable: true,
+    })
+    expect(storeError('write rows', postgresError(code, message)).retryable).toBe(true)
   })
 
   it.each(['42P01', '28P01', '57P01', '08006'])(
@@ -78,6 +96,7 @@ describe('describeDriverError', () => {
       code,
       description: `${code}: as SQLite says`,
       transient,
+      retryable: transient,
     })
     expect(isBusyCode(code)).toBe(transient)
   })
@@ -88,6 +107,7 @@ describe('describeDriverError', () => {
       code: 'SQLITE_CONSTRAINT_TRIGGER',
       description: 'SQLITE_CONSTRAINT_TRIGGER',
       transient: false,
+      retryable: false,
     })
   })
 
@@ -100,7 +120,12 @@ describe('describeDriverError', () => {
     ['EACCES', false],
   ])('shows the message of the system error %s; transient: %s', (code, transient) => {
     const error = withCode(code, `connect ${code} 127.0.0.1:5432`, { syscall: 'connect' })
-    expect(describeDriverError(error)).toEqual({ code, description: error.message, transient })
+    expect(describeDriverError(error)).toEqual({
+      code,
+      description: error.message,
+      transient,
+      retryable: transient,
+    })
     expect(describeDriverError(withCode(code, '', { syscall: 'connect' })).description).toBe(code)
   })
 
@@ -108,11 +133,25 @@ describe('describeDriverError', () => {
     'Connection terminated unexpectedly',
     'timeout exceeded when trying to connect',
     'Client has encountered a connection error and is not queryable',
+    'Query read timeout',
   ])('takes pg’s "%s", which has no code, for transient', (message) => {
     expect(describeDriverError(new Error(message))).toEqual({
       code: null,
       description: message,
       transient: true,
+      retryable: true,
+    })
+  })
+
+  it('shows what a call waited for at its deadline', () => {
+    const wrapped = new Error(`Failed query, params: ${secret}`, {
+      cause: new DeadlineError('waited 10 ms for an answer'),
+    })
+    expect(describeDriverError(wrapped)).toEqual({
+      code: null,
+      description: 'waited 10 ms for an answer',
+      transient: true,
+      retryable: true,
     })
   })
 
@@ -124,15 +163,17 @@ describe('describeDriverError', () => {
       code: '40001',
       description: 'SQLSTATE 40001: could not serialize access',
       transient: true,
+      retryable: true,
     })
   })
 
   it('shows of any other code the code, and of anything else its name or type', () => {
-    const unknown = { code: null, transient: false }
+    const unknown = { code: null, transient: false, retryable: false }
     expect(describeDriverError(withCode('ERR_SOMETHING', secret))).toEqual({
       code: 'ERR_SOMETHING',
       description: 'ERR_SOMETHING',
       transient: false,
+      retryable: false,
     })
     expect(describeDriverError(new TypeError(secret))).toEqual({ ...unknown, description: 'TypeError' })
     expect(describeDriverError(secret)).toEqual({ ...unknown, description: 'string' })
@@ -150,8 +191,11 @@ describe('storeError', () => {
     const busy = storeError('write rows', withCode('SQLITE_BUSY', 'database is locked'))
     expect(busy).toMatchObject({ name: 'StoreError', code: 'ERR_STORE', retryable: true })
     expect(busy.message).toBe('The key store could not write rows (SQLITE_BUSY: database is locked)')
+    // Space may be made: but not at once.
+    expect(describeDriverError(withCode('SQLITE_FULL', 'disk is full')).transient).toBe(false)
     const full = storeError('read pages', withCode('SQLITE_FULL', 'disk is full'), 'The source')
-    expect(full).toMatchObject({ code: 'ERR_STORE', retryable: false })
+    expect(full).toMatchObject({ code: 'ERR_STORE', retryable: true })
+    expect(storeError('read pages', withCode('SQLITE_CORRUPT', 'malformed')).retryable).toBe(false)
     expect(full.message).toMatch(/^The source could not read pages/)
   })
 

@@ -1,6 +1,7 @@
 /** Retries: which failures are tried again, until when, and how long the waits between attempts are. */
 import { afterEach, describe, expect, it, vi } from 'vitest'
-import { retrying } from '../../src/drivers/retry.js'
+import { Deadline } from '../../src/drivers/deadline.js'
+import { retrying, retryingPostgres } from '../../src/drivers/retry.js'
 import { withLongestStall } from '../support/event-loop.js'
 
 class Transient extends Error {}
@@ -14,7 +15,7 @@ const policy: Parameters<typeof retrying>[0] = {
 /** An attempt that fails with each of these errors in turn, and then succeeds. */
 function failing(...errors: unknown[]) {
   const left = [...errors]
-  return vi.fn(() => {
+  return vi.fn((_failures?: number) => {
     if (left.length > 0) throw left.shift()
     return 'done'
   })
@@ -27,6 +28,12 @@ describe('retrying', () => {
     const attempt = failing(new Transient(), new Transient())
     expect(await retrying(policy, attempt)).toBe('done')
     expect(attempt).toHaveBeenCalledTimes(3)
+  })
+
+  it('tells each attempt how many have failed', async () => {
+    const attempt = failing(new Transient(), new Transient())
+    await retrying(policy, attempt)
+    expect(attempt.mock.calls).toEqual([[0], [1], [2]])
   })
 
   it('takes an attempt that returns a promise, whether it resolves or rejects', async () => {
@@ -93,5 +100,38 @@ describe('retrying', () => {
     const slow = { ...policy, backoff: { firstMs: 300, longestMs: 300 } }
     const { stallMs } = await withLongestStall(() => retrying(slow, failing(new Transient())))
     expect(stallMs).toBeLessThan(200)
+  })
+})
+
+describe('retryingPostgres', () => {
+  const lost = () => new Error('Connection terminated unexpectedly')
+
+  it('is over at the deadline of the call, however many attempts there were', async () => {
+    const attempts: number[] = []
+    const deadline = new Deadline(150)
+    await expect(
+      retryingPostgres(deadline, async (failures) => {
+        attempts.push(failures)
+        throw lost()
+      }),
+    ).rejects.toThrow('Connection terminated unexpectedly')
+    expect(attempts.length).toBeGreaterThan(1)
+    expect(attempts).toEqual(attempts.map((_, index) => index))
+  })
+
+  it('says why the attempts before the last one failed, if the deadline cut that one off', async () => {
+    const deadline = new Deadline(60)
+    const attempt = async (failures: number) => {
+      if (failures === 0) throw lost()
+      // As Drizzle does.
+      return deadline
+        .wait(new Promise<never>(() => undefined), () => 'an answer')
+        .catch((cause) => {
+          throw new Error('Failed query', { cause })
+        })
+    }
+    await expect(retryingPostgres(deadline, attempt)).rejects.toThrow(
+      'waited 60 ms for an answer; before that: Connection terminated unexpectedly',
+    )
   })
 })

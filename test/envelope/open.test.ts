@@ -1,5 +1,6 @@
 /** EnvelopeCrypto.open on every store: which master keys the rows need, damaged rows, read-only access. */
 import { randomBytes } from 'node:crypto'
+import { setTimeout as sleep } from 'node:timers/promises'
 import Database from 'better-sqlite3'
 import { drizzle } from 'drizzle-orm/better-sqlite3'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
@@ -19,16 +20,36 @@ import {
   masterKeyring,
 } from '../../src/index.js'
 import { unwrapDataKey } from '../../src/master-keys/key-wrap.js'
+import { startChild } from '../support/child-process.js'
 import { dialects, freshDatabase } from '../support/databases.js'
 import { errorOf } from '../support/errors.js'
 import { backends, freshStore, type TestStore } from '../support/fresh-store.js'
 import { freshRole } from '../support/postgres-roles.js'
 import { alterRow, corrupted, randomRecord, rowsOf, v2Row } from '../support/rows.js'
-import { recordingCalls } from '../support/store-doubles.js'
+import { overriding, recordingCalls } from '../support/store-doubles.js'
 
 const newKey = () => localMasterKey(generateMasterKey())
 const [ours, theirs, third] = [newKey(), newKey(), newKey()]
 const unknown = { name: 'MasterKeyError', code: 'ERR_UNKNOWN_MASTER_KEY', retryable: false }
+
+describe.each(dialects)('a process whose EnvelopeCrypto.open rejects on %s', (dialect) => {
+  it('ends by itself, at once, though it closes nothing', async () => {
+    const database = await freshDatabase(dialect)
+    try {
+      const store = await openKeyStore(database.url)
+      await store.insertIfAbsent([v2Row(theirs)])
+      await store.close()
+      const child = startChild('open-with-wrong-key.mjs', [database.url])
+      expect(await child.line()).toBe('ERR_UNKNOWN_MASTER_KEY true')
+      // An idle connection would keep it alive for 10 s.
+      const ended = await Promise.race([child.ended(), sleep(8000, 'alive')])
+      child.kill()
+      expect(ended).toEqual({ code: 0, stderr: '' })
+    } finally {
+      await database.remove()
+    }
+  })
+})
 
 describe.each(backends)('EnvelopeCrypto.open on %s', (backend) => {
   let fresh: TestStore
@@ -60,6 +81,38 @@ describe.each(backends)('EnvelopeCrypto.open on %s', (backend) => {
     expect(error.message).toContain(`${third.v2Id}: 1 row`)
     expect(error.message).not.toContain(ours.v2Id)
     expect((await rowsOf(fresh.store)).length).toBe(5)
+  })
+
+  it.each<[string, Partial<EnvelopeCryptoOptions>, string]>([
+    ['a wrong master key', {}, 'ERR_UNKNOWN_MASTER_KEY'],
+    ['a wrong option', { format: 'v4' as 'v3' }, 'ERR_INVALID_ARGUMENT'],
+  ])('closes the store if it rejects, unless closeStore is false: %s', async (_, options, code) => {
+    await fresh.store.insertIfAbsent([v2Row(theirs)])
+    const other = await fresh.another()
+    let closed = 0
+    const store = overriding(other, {
+      close: async () => {
+        closed += 1
+        if (backend !== 'memory') await other.close()
+        // What a store throws when it is closed does not hide why it could not be opened.
+        throw new Error('close')
+      },
+    })
+    const open = (closeStore?: boolean) =>
+      errorOf(
+        EnvelopeCrypto.open({
+          store,
+          masterKeys: ours,
+          ...(closeStore === undefined ? {} : { closeStore }),
+          ...options,
+        }),
+      )
+    expect(await open(false)).toMatchObject({ code })
+    expect(closed).toBe(0)
+    expect((await store.census()).length).toBe(1)
+    expect(await open()).toMatchObject({ code })
+    expect(closed).toBe(1)
+    if (backend !== 'memory') await expect(store.census()).rejects.toMatchObject({ code: 'ERR_CLOSED' })
   })
 
   it('neither counts tombstones nor needs their master key', async () => {
@@ -287,7 +340,7 @@ describe.each(backends)('EnvelopeCrypto.open on %s', (backend) => {
     }
     const error = await errorOf(EnvelopeCrypto.open({ store, masterKeys: ours, format: 'v4' as 'v3' }))
     expect(error).toMatchObject({ code: 'ERR_INVALID_ARGUMENT' })
-    expect(calls).toEqual([])
+    expect(calls.filter((name) => name !== 'close')).toEqual([])
   })
 
   it('throws in an outage of the store, and never takes it for an empty store', async () => {

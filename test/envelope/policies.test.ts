@@ -226,7 +226,7 @@ describe('a file of the Python reference', () => {
     const store = await openKeyStore(copyReference(folder.path), { adopt: true })
     const masterKeys = masterKeyring({ primary: localMasterKey(reference.master_key_b64) })
     try {
-      await expect(EnvelopeCrypto.open({ store, masterKeys })).rejects.toMatchObject({
+      await expect(EnvelopeCrypto.open({ store, masterKeys, closeStore: false })).rejects.toMatchObject({
         ...NOT_ACCEPTED,
         message: expect.stringContaining("accept: { keys: ['v2', 'v3']"),
       })

@@ -45,6 +45,17 @@ function muted(intact: KeyStore, method: 'insertIfAbsent' | 'shred' | 'remove'):
 }
 
 export const breaks: Record<string, Break> = {
+  'a change that is made again has lost': (intact) => ({
+    async replaceWrapped(changes) {
+      const rows = await everyRow(intact)
+      const isMade = (change: KeyRef & { readonly encryptedKey: Uint8Array }) =>
+        rows.some(
+          (row) =>
+            compareRefs(row, change) === 0 && Buffer.compare(row.encryptedKey, change.encryptedKey) === 0,
+        )
+      return intact.replaceWrapped(changes.filter((change) => !isMade(change)))
+    },
+  }),
   'the last writer wins': (intact) => ({
     async insertIfAbsent(records) {
       const live = (await everyRow(intact)).filter(isLive).map(({ userId }) => userId)

@@ -5,6 +5,10 @@ export interface EmbeddedPostgres {
   stop(): Promise<void>
   /** Starts it again on the same port, after {@link stop}. */
   start(): Promise<void>
+  /** Suspends all of its processes: they keep their connections, and answer nothing. */
+  freeze(): Promise<void>
+  /** Lets them go on. */
+  thaw(): void
   /** Stops it and removes its data. */
   remove(): Promise<void>
 }

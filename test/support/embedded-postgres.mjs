@@ -91,7 +91,24 @@ async function startIn(folder, packaged, account, { initdbFlags = [], settings =
     stopped.kill('SIGINT')
     await ended
   }
+  let frozen = []
+  const freeze = async () => {
+    if (server === null) throw new Error('the server is stopped')
+    // The postmaster first, so that it starts no other process.
+    process.kill(server.pid, 'SIGSTOP')
+    const { stdout } = await promisify(execFile)('ps', ['-A', '-o', 'pid=,ppid='])
+    const processes = stdout
+      .trim()
+      .split('\n')
+      .map((line) => line.trim().split(/\s+/).map(Number))
+    frozen = [server.pid, ...processes.filter(([, parent]) => parent === server.pid).map(([pid]) => pid)]
+    for (const pid of frozen) signal(pid, 'SIGSTOP')
+  }
+  const thaw = () => {
+    for (const pid of frozen.splice(0)) signal(pid, 'SIGCONT')
+  }
   const removeAtExit = () => {
+    thaw()
     // An immediate shutdown: it stops its own processes first, and waits for nothing.
     server?.kill('SIGQUIT')
     rmSync(folder, { recursive: true, force: true, maxRetries: 5 })
@@ -104,11 +121,23 @@ async function startIn(folder, packaged, account, { initdbFlags = [], settings =
     password,
     start,
     stop,
+    freeze,
+    thaw,
     async remove() {
+      thaw()
       await stop()
       process.off('exit', removeAtExit)
       rmSync(folder, { recursive: true, force: true })
     },
+  }
+}
+
+function signal(pid, name) {
+  try {
+    process.kill(pid, name)
+  } catch (error) {
+    // A process of a connection that has just been closed.
+    if (error.code !== 'ESRCH') throw error
   }
 }
 

@@ -19,11 +19,13 @@ export interface RecordedPool {
 export function recordedPool(url: string): RecordedPool {
   const pool = new pg.Pool({ connectionString: url })
   const sent: pg.QueryConfig[] = []
-  const query = pool.query.bind(pool) as (...args: unknown[]) => unknown
-  pool.query = ((config: pg.QueryConfig, ...rest: unknown[]) => {
-    sent.push({ ...config, values: rest[0] as unknown[] })
-    return query(config, ...rest)
-  }) as typeof pool.query
+  pool.on('connect', (client) => {
+    const query = client.query.bind(client) as (...args: unknown[]) => unknown
+    client.query = ((config: pg.QueryConfig, ...rest: unknown[]) => {
+      sent.push({ ...config, values: rest[0] as unknown[] })
+      return query(config, ...rest)
+    }) as typeof client.query
+  })
   return { pool, sent }
 }
 

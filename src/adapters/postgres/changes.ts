@@ -11,6 +11,8 @@ interface PostgresChangesOptions {
   readonly channel: string
   /** How to connect, or why the store cannot listen. */
   readonly target: pg.ClientConfig | string
+  /** How long connecting, and each answer, may take. */
+  readonly timeoutMs: number
   /** Notifies the channel through another connection than the one that listens. */
   notify(payload: string): Promise<void>
 }
@@ -80,10 +82,11 @@ export class PostgresChanges {
    * @throws why the connection was lost
    */
   async #listen(config: pg.ClientConfig, signal: AbortSignal, onListening: () => void): Promise<void> {
-    const { channel, notify } = this.#options
+    const { channel, notify, timeoutMs } = this.#options
     const connection = new ListenConnection({
       config,
       channel,
+      timeoutMs,
       notify,
       onNotification: (payload) => {
         const change = changeFrom(payload)

@@ -1,80 +1,54 @@
-/** How the Postgres store reaches its server: through its own pool, or the host application's pool, drizzle db or transaction. */
+/** One Postgres database: migrates it, tries statements again, ends calls at their deadline, closes what was opened. */
 import type { SQL } from 'drizzle-orm'
-import { drizzle } from 'drizzle-orm/node-postgres'
-import type { PgDatabase, PgQueryResultHKT } from 'drizzle-orm/pg-core'
 import type pg from 'pg'
+import { Deadline } from '../../drivers/deadline.js'
 import { storeError } from '../../drivers/driver-error.js'
-import { clientConfig, newPool, type PostgresUrlSource } from '../../drivers/postgres-pool.js'
+import { clientConfig } from '../../drivers/postgres-pool.js'
 import { retryingPostgres } from '../../drivers/retry.js'
 import { invalidArgument, KeystoreError } from '../../errors.js'
 import { type MigrateMode, type MigrationReport, NOTHING_APPLIED } from '../migrator.js'
 import type { PostgresKeyStoreOptions } from '../options.js'
-import { type InTransaction, migratePostgres, type RunSql } from './migrate.js'
-import { quietDb } from './quiet-db.js'
+import {
+  type AnyPostgresDb,
+  accessTo,
+  type PostgresAccess,
+  type PostgresSource,
+  sqlRunner,
+} from './access.js'
+import { migratePostgres, type RunSql, type UnansweredMigration } from './migrate.js'
 
-/** A drizzle db on any Postgres driver: node-postgres, postgres-js, pglite … */
-export type AnyPostgresDb = PgDatabase<PgQueryResultHKT>
-
-/** The host application's drizzle db or transaction. Typed structurally: it may come from another copy of drizzle-orm. */
-export interface HostPostgresDb {
-  select(...args: never[]): unknown
-  insert(...args: never[]): unknown
-  update(...args: never[]): unknown
-  delete(...args: never[]): unknown
-  execute(...args: never[]): unknown
-  transaction(...args: never[]): unknown
-}
-
-/**
- * Where the store's database is. A `url`: the store has a pool of its own. A `pool` or `db`: the host application's, which the store
- * does not close.
- */
-export type PostgresSource =
-  | PostgresUrlSource
-  | { readonly pool: pg.Pool }
-  | {
-      readonly db: HostPostgresDb
-      /** Whether `db` is a transaction of the caller's. A drizzle transaction is recognised as one in any case. Default false. */
-      readonly transactional?: boolean
-    }
+/** How long `close` waits for calls that are under way. */
+const CLOSE_GRACE_MS = 2000
 
 interface PostgresConnectionOptions extends Required<Pick<PostgresKeyStoreOptions, 'schema' | 'deadlineMs'>> {
   readonly migrate: MigrateMode | undefined
 }
 
+/** How one statement or transaction is run. */
+export interface RunOptions {
+  /** Of the call that it is a part of. Default: it is the whole call. */
+  readonly deadline?: Deadline
+  /** For statements that read or change the whole table: their time begins anew while the server executes them. Default false. */
+  readonly mayTakeLong?: boolean
+}
+
 export class PostgresConnection {
-  readonly db: AnyPostgresDb
   readonly transactional: boolean
   readonly migrate: MigrateMode
-  readonly deadlineMs: number
-  readonly #inTransaction: InTransaction
-  readonly #end: () => Promise<void>
+  readonly #deadlineMs: number
+  readonly #access: PostgresAccess
   readonly #schema: string
+  /** What is under way. */
+  readonly #running = new Set<{ readonly deadline: Deadline }>()
+  #onIdle: () => void = () => undefined
   #ready: Promise<MigrationReport> | null = null
-  #closed = false
+  #closing: Promise<void> | null = null
 
   constructor(source: PostgresSource, options: PostgresConnectionOptions) {
     this.#schema = options.schema
-    this.deadlineMs = options.deadlineMs
-    // A string here is likely a URL with a password. `in` on a string would throw an error that quotes it.
-    if (typeof source !== 'object' || source === null)
-      throw invalidArgument('source must be { url }, { pool } or { db }')
-    if ('db' in source) {
-      if (!isPostgresDb(source.db))
-        throw invalidArgument('db must be a drizzle db or transaction on Postgres')
-      const db = quietDb(source.db)
-      this.db = db
-      this.transactional = source.transactional === true || 'rollback' in db
-      this.#inTransaction = (work) => db.transaction((tx) => work(sqlRunner(tx)))
-      this.#end = async () => undefined
-    } else {
-      const ours = 'url' in source
-      const pool = ours ? newPool(source) : source.pool
-      this.db = drizzle({ client: pool })
-      this.transactional = false
-      this.#inTransaction = transactionRunner(pool)
-      this.#end = ours ? () => pool.end() : async () => undefined
-    }
+    this.#deadlineMs = options.deadlineMs
+    this.#access = accessTo(source, options.deadlineMs)
+    this.transactional = this.#access.transactional
     this.migrate = options.migrate ?? (this.transactional ? 'off' : 'auto')
     if (this.transactional && this.migrate === 'auto') {
       throw invalidArgument(
@@ -83,11 +57,25 @@ export class PostgresConnection {
     }
   }
 
+  /** Builds statements. To be run by {@link run}. */
+  get db(): AnyPostgresDb {
+    return this.#access.db
+  }
+
+  /** The time that one call of the store has. */
+  newDeadline(): Deadline {
+    return new Deadline(this.#deadlineMs)
+  }
+
   /** Migrates, once. After a failure the next call tries again. */
   ready(): Promise<MigrationReport> {
     this.assertOpen()
     if (this.#ready === null) {
-      this.#ready = this.#retrying('migrate the database', () => this.#prepare())
+      const deadline = this.newDeadline()
+      const unanswered: UnansweredMigration = { last: null }
+      this.#ready = this.#retrying('migrate the database', deadline, () =>
+        this.#prepare(deadline, unanswered),
+      )
       this.#ready.catch(() => {
         this.#ready = null
       })
@@ -95,61 +83,101 @@ export class PostgresConnection {
     return this.#ready
   }
 
-  /** Runs what may run twice: after a lost connection it is unknown whether the statement was committed, and it runs again. */
-  async run<T>(action: string, work: () => Promise<T>): Promise<T> {
+  /**
+   * Runs a statement that may run twice: after a lost connection it is unknown whether it was committed, and it runs again.
+   *
+   * @param work is given how many attempts have failed before
+   */
+  async run<T>(
+    action: string,
+    work: (failures: number) => Promise<T>,
+    { deadline = this.newDeadline(), mayTakeLong = false }: RunOptions = {},
+  ): Promise<T> {
     await this.ready()
-    return this.#retrying(action, work)
+    return this.#retrying(action, deadline, (failures) =>
+      this.#access.run({ deadline, mayTakeLong }, () => work(failures)),
+    )
   }
 
   /** Runs one statement outside of any transaction. */
-  query(action: string, statement: SQL): Promise<readonly Record<string, unknown>[]> {
-    return this.run(action, () => sqlRunner(this.db)(statement))
+  query(action: string, statement: SQL, options?: RunOptions): Promise<readonly Record<string, unknown>[]> {
+    return this.run(action, () => sqlRunner(this.db)(statement), options)
   }
 
   /** Runs statements in one transaction. After a transient failure `work` runs again, in a new one. */
-  transaction<T>(action: string, work: (run: RunSql) => Promise<T>): Promise<T> {
-    return this.run(action, () => this.#inTransaction(work))
+  async transaction<T>(
+    action: string,
+    work: (run: RunSql) => Promise<T>,
+    { deadline = this.newDeadline(), mayTakeLong = false }: RunOptions = {},
+  ): Promise<T> {
+    await this.ready()
+    return this.#retrying(action, deadline, () => this.#access.transaction({ deadline, mayTakeLong }, work))
   }
 
-  async close(): Promise<void> {
-    if (this.#closed) return
-    this.#closed = true
-    await this.#ready?.catch(() => undefined)
-    await this.#end()
+  /** Runs one statement, though the database may not be migrated. @throws the driver's errors */
+  queryUnprepared(statement: SQL): Promise<readonly Record<string, unknown>[]> {
+    return this.#access.run({ deadline: this.newDeadline() }, () => sqlRunner(this.db)(statement))
   }
 
-  async #prepare(): Promise<MigrationReport> {
-    if (this.migrate === 'off') return NOTHING_APPLIED
-    return migratePostgres(sqlRunner(this.db), this.#inTransaction, {
-      schema: this.#schema,
-      mode: this.migrate,
-      lockTimeoutMs: this.deadlineMs,
+  /** Waits a while for calls that are under way, then ends them. Ends within 4 s. */
+  close(): Promise<void> {
+    this.#closing ??= this.#close()
+    return this.#closing
+  }
+
+  async #close(): Promise<void> {
+    const idle = new Promise<void>((resolve) => {
+      this.#onIdle = resolve
     })
+    if (this.#running.size > 0)
+      await new Deadline(CLOSE_GRACE_MS).wait(idle, () => 'calls').catch(() => undefined)
+    for (const { deadline } of this.#running) deadline.abort(closedError())
+    await this.#access.close()
   }
 
-  #retrying<T>(action: string, work: () => Promise<T>): Promise<T> {
-    const attempt = async () => {
+  #prepare(deadline: Deadline, unanswered: UnansweredMigration): Promise<MigrationReport> {
+    if (this.migrate === 'off') return Promise.resolve(NOTHING_APPLIED)
+    const access = this.#access
+    return migratePostgres(
+      (query) => access.run({ deadline }, () => sqlRunner(this.db)(query)),
+      (work) => access.transaction({ deadline, mayTakeLong: true }, work),
+      { schema: this.#schema, mode: this.migrate, lockTimeoutMs: () => deadline.remainingMs, unanswered },
+    )
+  }
+
+  #retrying<T>(action: string, deadline: Deadline, work: (failures: number) => Promise<T>): Promise<T> {
+    const attempt = async (failures: number) => {
       this.assertOpen()
-      return work()
+      return work(failures)
     }
     // A failure aborts the whole of a caller's transaction: nothing in it can be tried again.
-    const result = this.transactional ? attempt() : retryingPostgres(this.deadlineMs, attempt)
-    return result.catch((error) => {
-      throw storeError(action, error)
-    })
+    const result = this.transactional ? attempt(0) : retryingPostgres(deadline, attempt)
+    const call = { deadline }
+    this.#running.add(call)
+    const ended = () => {
+      this.#running.delete(call)
+      if (this.#running.size === 0) this.#onIdle()
+    }
+    return result.then(
+      (value) => {
+        ended()
+        return value
+      },
+      (error: unknown) => {
+        ended()
+        throw storeError(action, error)
+      },
+    )
   }
 
   /** @throws ERR_CLOSED */
   assertOpen(): void {
-    if (this.#closed) throw new KeystoreError('ERR_CLOSED', 'This key store was closed')
+    if (this.#closing !== null) throw closedError()
   }
 }
 
-function isPostgresDb(db: object): db is AnyPostgresDb {
-  if (typeof db !== 'object' || db === null) return false
-  return ['select', 'insert', 'update', 'delete', 'execute', 'transaction'].every(
-    (name) => name in db && typeof db[name as keyof typeof db] === 'function',
-  )
+function closedError(): KeystoreError {
+  return new KeystoreError('ERR_CLOSED', 'This key store was closed')
 }
 
 /**
@@ -172,33 +200,4 @@ export function listenTarget(
     target ??
     "The store has only the host's connections, none of its own to listen on: give listenUrl, a direct connection"
   )
-}
-
-/** Replaces drizzle's `transaction` on a pool, which leaks the client when BEGIN itself fails. */
-function transactionRunner(pool: pg.Pool): InTransaction {
-  return async (work) => {
-    const client = await pool.connect()
-    let broken = false
-    try {
-      await client.query('begin')
-      const result = await work(sqlRunner(drizzle({ client })))
-      await client.query('commit')
-      return result
-    } catch (error) {
-      await client.query('rollback').catch(() => {
-        broken = true
-      })
-      throw error
-    } finally {
-      client.release(broken)
-    }
-  }
-}
-
-/** Drizzle's drivers differ: `execute` returns the rows, or an object that has them. */
-function sqlRunner(db: Pick<AnyPostgresDb, 'execute'>): RunSql {
-  return async (query: SQL) => {
-    const result: unknown = await db.execute(query)
-    return Array.isArray(result) ? result : (result as { rows: Record<string, unknown>[] }).rows
-  }
 }

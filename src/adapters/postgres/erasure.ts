@@ -1,12 +1,14 @@
 /** Removes erased bytes from the files of a Postgres table. */
 import { sql } from 'drizzle-orm'
+import type { Deadline } from '../../drivers/deadline.js'
 import { retryingPostgres } from '../../drivers/retry.js'
 import { isKeystoreError, StoreError } from '../../errors.js'
 import type { ErasureState } from '../../store.js'
 import { encryptionKeysDeclaration as declaration } from '../../table.js'
 import { ERASED, FINISH_ERASURE, pendingErasure } from '../erasure.js'
+import { DIFFERS, EQUALS, GREATER, MAKE_DURABLE } from './catalog.js'
 import type { PostgresConnection } from './connection.js'
-import { disableSampling } from './migrate.js'
+import { disableSampling, type RunSql, setLockTimeout } from './migrate.js'
 
 /** How long to wait for the table's lock. Whoever asks for the table later waits behind us. */
 const LOCK_TIMEOUT_MS = 2000
@@ -25,29 +27,34 @@ export async function finishPostgresErasure(
       `The store is bound to a transaction, in which nothing is erased: ${FINISH_ERASURE}`,
     )
   }
+  const deadline = connection.newDeadline()
   const table = sql`${sql.identifier(schema)}.${sql.identifier(declaration.name)}`
   // Every transaction that erased something before this call has a lower id.
   const [snapshot] = await connection.query(
     'finish the erasure',
-    sql`select pg_snapshot_xmax(pg_current_snapshot())::text as xid`,
+    sql`select pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::pg_catalog.text as xid`,
+    { deadline },
   )
   try {
-    await waitForOlderTransactions(connection, String(snapshot?.xid))
-    await connection.transaction('rewrite the table', async (run) => {
-      await run(sql.raw(`set local lock_timeout = ${LOCK_TIMEOUT_MS}`))
+    await waitForOlderTransactions(connection, String(snapshot?.xid), deadline)
+    const rewrite = async (run: RunSql) => {
+      await run(setLockTimeout(Math.min(LOCK_TIMEOUT_MS, deadline.remainingMs)))
+      await run(sql`select ${MAKE_DURABLE}`)
       await run(disableSampling(schema))
       await run(sql`cluster ${table} using ${sql.identifier(declaration.primaryKey.name)}`)
       // CLUSTER marks the table as clustered. Whether it is to be is the owner's choice.
       await run(sql`alter table ${table} set without cluster`)
-    })
+    }
+    await connection.transaction('rewrite the table', rewrite, { deadline, mayTakeLong: true })
   } catch (error) {
     if (!isKeystoreError(error)) throw error
     return pendingErasure(`${error.message}: ${FINISH_ERASURE}`)
   }
   const [samples] = await connection.query(
     'finish the erasure',
-    sql`select 1 from pg_stats where schemaname = ${schema} and tablename = ${declaration.name}
-      and attname = ${declaration.columns.encryptedKey.name}`,
+    sql`select 1 from pg_catalog.pg_stats where schemaname ${EQUALS} ${schema} and tablename ${EQUALS} ${declaration.name}
+      and attname ${EQUALS} ${declaration.columns.encryptedKey.name}`,
+    { deadline },
   )
   if (samples === undefined) return ERASED
   return pendingErasure(
@@ -58,29 +65,40 @@ export async function finishPostgresErasure(
 
 /**
  * Waits until no transaction may still see rows that were erased before `xid`: a rewrite would keep those rows. The server decides by
- * the snapshots of this database's sessions, our own included, and of standbys that give feedback. A snapshot begins with the oldest
- * transaction that runs or is prepared in any database (GetSnapshotData and ComputeXidHorizons in procarray.c).
+ * the snapshots of this database's sessions, of standbys that give feedback, and of the rewrite itself. That one takes every transaction
+ * of the server for running that has an id, in whichever database it is, prepared ones too.
  *
  * @throws ERR_STORE, which names them, if there still are some at the deadline
  */
-async function waitForOlderTransactions(connection: PostgresConnection, xid: string): Promise<void> {
+async function waitForOlderTransactions(
+  connection: PostgresConnection,
+  xid: string,
+  deadline: Deadline,
+): Promise<void> {
   const isTransient = (error: unknown) => isKeystoreError(error) && error.retryable
+  let held: StoreError | null = null
   const assertNone = async () => {
-    const [found] = await connection.query(
+    const asked = connection.query(
       'finish the erasure',
-      sql`select string_agg(distinct holder, ', ') as holders from (
-        select 'process ' || pid as holder, backend_xid as xid from pg_stat_activity where pid <> pg_backend_pid()
-        union all select 'process ' || pid, backend_xmin from pg_stat_activity
-          where (datname = current_database() or datname is null) and pid <> pg_backend_pid()
-        union all select 'replication slot ' || slot_name, xmin from pg_replication_slots
-        union all select 'a prepared transaction', transaction from pg_prepared_xacts
-      ) as held where age(xid) > age(${xid}::xid8::xid)`,
+      sql`select pg_catalog.string_agg(distinct holder, ', ') as holders from (
+        select pg_catalog.concat('process ', pid) as holder,
+            pg_catalog.unnest(array[backend_xid, case when datname ${EQUALS} pg_catalog.current_database() or datname is null then backend_xmin end]) as xid
+          from pg_catalog.pg_stat_activity where pid ${DIFFERS} pg_catalog.pg_backend_pid()
+        union all select pg_catalog.concat('replication slot ', slot_name), xmin from pg_catalog.pg_replication_slots
+        union all select 'a prepared transaction', transaction from pg_catalog.pg_prepared_xacts
+      ) as held where pg_catalog.age(xid) ${GREATER} pg_catalog.age(${xid}::pg_catalog.xid8::pg_catalog.xid)`,
+      { deadline },
     )
+    // The last question may have been asked just before the deadline.
+    const [found] = await asked.catch((error) => {
+      throw held !== null && deadline.isOver ? held : error
+    })
     if (typeof found?.holders !== 'string') return
-    throw new StoreError(
+    held = new StoreError(
       `The key store could not rewrite the table: older transactions may still see the erased rows (${found.holders})`,
       { retryable: true },
     )
+    throw held
   }
-  await retryingPostgres(connection.deadlineMs, assertNone, isTransient)
+  await retryingPostgres(deadline, assertNone, isTransient)
 }

@@ -8,12 +8,14 @@ const PROBE_TIMEOUT_MS = 2000
 /** Added to the probe's time: see {@link ListenConnection.probe}. */
 const PROBE_GRACE_MS = 50
 const HEARTBEAT_INTERVAL_MS = 15_000
-const QUERY_TIMEOUT_MS = 10_000
+const MAX_TIMEOUT_MS = 10_000
 const CLOSE_TIMEOUT_MS = 500
 
 interface ListenOptions {
   readonly config: pg.ClientConfig
   readonly channel: string
+  /** How long connecting, and each answer, may take. At most 10 s count. */
+  readonly timeoutMs: number
   /** Notifies the channel through another connection than this one. */
   notify(payload: string): Promise<void>
   /** Called with each payload that arrives after a successful probe. */
@@ -23,6 +25,7 @@ interface ListenOptions {
 /** Used once: open, probe, wait until it is closed. It keeps no process alive. */
 export class ListenConnection {
   readonly #options: ListenOptions
+  readonly #timeoutMs: number
   readonly #probePayload = JSON.stringify({ probe: crypto.randomUUID() })
   readonly #socket = new Socket()
   readonly #client: pg.Client
@@ -35,6 +38,7 @@ export class ListenConnection {
 
   constructor(options: ListenOptions) {
     this.#options = options
+    this.#timeoutMs = Math.min(options.timeoutMs, MAX_TIMEOUT_MS)
     this.#client = new pg.Client({ ...options.config, stream: () => this.#socket })
     this.#client.on('error', (error) => this.#fail(error))
     this.#client.on('end', () => this.#fail(new Error('Connection terminated')))
@@ -53,9 +57,9 @@ export class ListenConnection {
     const connecting = this.#client.connect()
     // Only now does the socket have a handle to unref.
     this.#socket.unref()
-    await this.#unlessFailed(connecting)
+    await this.#unlessFailed(withTimeout(this.#timeoutMs, connecting))
     await this.#unlessFailed(
-      withTimeout(QUERY_TIMEOUT_MS, this.#client.query(`listen ${this.#options.channel}`)),
+      withTimeout(this.#timeoutMs, this.#client.query(`listen ${this.#options.channel}`)),
     )
   }
 
@@ -66,7 +70,7 @@ export class ListenConnection {
    * @returns whether it arrived
    */
   async probe(): Promise<boolean> {
-    await this.#unlessFailed(withTimeout(QUERY_TIMEOUT_MS, this.#options.notify(this.#probePayload)))
+    await this.#unlessFailed(withTimeout(this.#timeoutMs, this.#options.notify(this.#probePayload)))
     const arrived = this.#probeArrived.then(() => true)
     // Two timers: if this process was suspended meanwhile, it reads what has arrived before the second one ends.
     const timedOut = pause(PROBE_TIMEOUT_MS)
@@ -85,7 +89,7 @@ export class ListenConnection {
   async closed(): Promise<never> {
     for (;;) {
       await this.#unlessFailed(pause(HEARTBEAT_INTERVAL_MS))
-      await this.#unlessFailed(withTimeout(QUERY_TIMEOUT_MS, this.#client.query('select 1')))
+      await this.#unlessFailed(withTimeout(this.#timeoutMs, this.#client.query('select 1')))
     }
   }
 

@@ -1,12 +1,14 @@
 /** What the operator's commands do with a Postgres store. */
 import { sql } from 'drizzle-orm'
+import type { Deadline } from '../../drivers/deadline.js'
 import { isKeystoreError } from '../../errors.js'
 import type { DatedCensusRow, ErasureState, StoreFinding, StoreMaintenance } from '../../store.js'
 import { encryptionKeysDeclaration as declaration, isTombstone, type KeyRecord } from '../../table.js'
 import { distinctUserIds, groupByUser, requireValidTimes, tombstonesFirst, winnersOf } from '../records.js'
+import { castTo, DIFFERS, EQUALS } from './catalog.js'
 import type { PostgresConnection } from './connection.js'
 import { finishPostgresErasure } from './erasure.js'
-import { schemaProblem } from './migrate.js'
+import { type RunSql, schemaProblem } from './migrate.js'
 import { recordArrays, refArrays } from './statements/arrays.js'
 import { type PostgresStatements, selectVersions } from './statements/prepare.js'
 
@@ -23,23 +25,29 @@ export class PostgresMaintenance implements StoreMaintenance {
 
   async restore(records: readonly KeyRecord[]): Promise<KeyRecord[]> {
     const s = this.#statements
+    const deadline = this.#connection.newDeadline()
     for (const rows of tombstonesFirst(records)) {
       if (rows.length === 0) continue
-      await this.#connection.run('restore keys', () => s.restoreRows.execute(recordArrays(rows)))
+      await this.#connection.run('restore keys', () => s.restoreRows.execute(recordArrays(rows)), {
+        deadline,
+      })
     }
-    const stored = await this.#storedFor(records)
+    const stored = await this.#storedFor(records, deadline)
     // A user without rows has none that a concurrent shred and this restore could both lock, so that each may miss what the other
     // inserted. Whichever of them reads later finds it.
     const unwanted = records.filter((record) => isBesideTombstone(record, stored.get(record.userId) ?? []))
     if (unwanted.length === 0) return winnersOf(records, stored)
-    await this.#connection.run('restore keys', () => s.removeRows.execute(refArrays(unwanted)))
-    return winnersOf(records, await this.#storedFor(records))
+    await this.#connection.run('restore keys', () => s.removeRows.execute(refArrays(unwanted)), {
+      deadline,
+    })
+    return winnersOf(records, await this.#storedFor(records, deadline))
   }
 
   async inspect(): Promise<StoreFinding[]> {
     try {
-      const findings = await this.#settingFindings()
-      const run = (query: ReturnType<typeof sql>) => this.#connection.query('inspect the database', query)
+      const deadline = this.#connection.newDeadline()
+      const run: RunSql = (query) => this.#connection.query('inspect the database', query, { deadline })
+      const findings = await this.#settingFindings(run)
       const problem = await schemaProblem(run, this.#schema, this.#connection.migrate)
       if (problem === null) return findings
       return [...findings, schemaFinding(problem)]
@@ -58,7 +66,13 @@ export class PostgresMaintenance implements StoreMaintenance {
   }
 
   async datedCensus(): Promise<DatedCensusRow[]> {
-    const rows = await this.#connection.run('count keys', () => this.#statements.countRowsWithAges.execute())
+    const rows = await this.#connection.run(
+      'count keys',
+      () => this.#statements.countRowsWithAges.execute(),
+      {
+        mayTakeLong: true,
+      },
+    )
     const unreadable = () => new Date(Number.NaN)
     return rows.map((row) => ({
       ...row,
@@ -67,24 +81,26 @@ export class PostgresMaintenance implements StoreMaintenance {
     }))
   }
 
-  async #storedFor(records: readonly KeyRecord[]): Promise<Map<string, KeyRecord[]>> {
-    const stored = await this.#connection.run('read keys', () =>
-      selectVersions(this.#statements, distinctUserIds(records)),
+  async #storedFor(records: readonly KeyRecord[], deadline: Deadline): Promise<Map<string, KeyRecord[]>> {
+    const stored = await this.#connection.run(
+      'read keys',
+      () => selectVersions(this.#statements, distinctUserIds(records)),
+      { deadline },
     )
     return groupByUser(stored.map(requireValidTimes))
   }
 
-  async #settingFindings(): Promise<StoreFinding[]> {
+  /** Not synchronous_commit, which the store's own writes do not depend on. */
+  async #settingFindings(run: RunSql): Promise<StoreFinding[]> {
     const { encryptedKey } = declaration.columns
-    const rows = await this.#connection.query(
-      'inspect the database',
-      sql`select name, setting from pg_settings
-          where name in ('fsync', 'full_page_writes', 'synchronous_commit') and setting = 'off'
+    const rows = await run(
+      sql`select name, setting from pg_catalog.pg_settings
+          where name ${EQUALS} any (array['fsync', 'full_page_writes']) and setting ${EQUALS} 'off'
         union all
-        select 'statistics', a.attstattarget::text from pg_attribute a
-          join pg_class c on c.oid = a.attrelid join pg_namespace n on n.oid = c.relnamespace
-          where n.nspname = ${this.#schema} and c.relname = ${declaration.name} and a.attname = ${encryptedKey.name}
-            and a.attstattarget is distinct from 0
+        select 'statistics', a.attstattarget${castTo('text')} from pg_catalog.pg_attribute a
+          join pg_catalog.pg_class c on c.oid ${EQUALS} a.attrelid join pg_catalog.pg_namespace n on n.oid ${EQUALS} c.relnamespace
+          where n.nspname ${EQUALS} ${this.#schema} and c.relname ${EQUALS} ${declaration.name}
+            and a.attname ${EQUALS} ${encryptedKey.name} and (a.attstattarget is null or a.attstattarget ${DIFFERS} 0)
         order by 1`,
     )
     return rows.map(({ name }) => ({

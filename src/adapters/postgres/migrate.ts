@@ -13,6 +13,7 @@ import {
   refuseInCheckMode,
   tableWithoutLedger,
 } from '../migrator.js'
+import { castTo, EQUALS, MAKE_DURABLE } from './catalog.js'
 
 /** Runs one statement. @returns its rows */
 export type RunSql = (query: SQL) => Promise<readonly Record<string, unknown>[]>
@@ -23,6 +24,14 @@ export type InTransaction = <T>(work: (run: RunSql) => Promise<T>) => Promise<T>
 /** The two keys of our advisory lock: the first four bytes of SHA-256("drizzle-keystore") as a signed integer, and the lock's number. */
 const LOCK_CLASS = 23_301_334
 const MIGRATION_LOCK = 1
+/** The settings of Postgres are of 32 bits. */
+const MAX_LOCK_TIMEOUT_MS = 2 ** 31 - 1
+
+/** A migration whose commit was not answered, if there was one: it may have been committed all the same. */
+export interface UnansweredMigration {
+  /** The id of its transaction, and what it applied. */
+  last: { readonly xid: string; readonly report: MigrationReport } | null
+}
 
 /**
  * Brings the table up to date. Reads the ledger first: when no migration is missing it takes no lock.
@@ -37,20 +46,41 @@ export async function migratePostgres(
   options: {
     readonly schema: string
     readonly mode: Exclude<MigrateMode, 'off'>
-    readonly lockTimeoutMs: number
+    /** How long the transaction may still wait for a lock. */
+    lockTimeoutMs(): number
+    /** Of earlier attempts. */
+    readonly unanswered: UnansweredMigration
   },
 ): Promise<MigrationReport> {
-  const { schema, mode } = options
+  const { schema, mode, unanswered } = options
   const pending = await plan(run, schema)
-  if (pending.length === 0) return NOTHING_APPLIED
+  if (pending.length === 0) return committedBefore(run, unanswered)
   refuseInCheckMode(mode, pending)
-  return inTransaction(async (runInside) => {
+  const report = await inTransaction(async (runInside) => {
     // A stricter level, if it is the server's default, would keep the snapshot from before the wait for the lock.
     await runInside(sql`set transaction isolation level read committed`)
-    await runInside(sql.raw(`set local lock_timeout = ${Math.max(1, Math.round(options.lockTimeoutMs))}`))
-    await runInside(sql`select pg_advisory_xact_lock(${LOCK_CLASS}::int, ${MIGRATION_LOCK}::int)`)
-    return apply(runInside, schema)
+    await runInside(setLockTimeout(options.lockTimeoutMs()))
+    await runInside(sql`select ${MAKE_DURABLE}`)
+    await runInside(sql`select pg_catalog.pg_advisory_xact_lock(${LOCK_CLASS}::int, ${MIGRATION_LOCK}::int)`)
+    const applied = await apply(runInside, schema)
+    const [transaction] = await runInside(sql`select pg_catalog.pg_current_xact_id()${castTo('text')} as xid`)
+    unanswered.last = { xid: String(transaction?.xid), report: applied }
+    return applied
   })
+  unanswered.last = null
+  return report
+}
+
+/** What an earlier attempt applied whose answer was lost. If another process applied it, nothing. */
+async function committedBefore(run: RunSql, { last }: UnansweredMigration): Promise<MigrationReport> {
+  if (last === null) return NOTHING_APPLIED
+  const [found] = await run(sql`select pg_catalog.pg_xact_status(${last.xid}::pg_catalog.xid8) as status`)
+  return found?.status === 'committed' ? last.report : NOTHING_APPLIED
+}
+
+/** Bounds each wait for a lock until the end of the transaction. */
+export function setLockTimeout(ms: number): SQL {
+  return sql.raw(`set local lock_timeout = ${Math.min(Math.max(1, Math.round(ms)), MAX_LOCK_TIMEOUT_MS)}`)
 }
 
 /** Keeps ANALYZE from copying wrapped keys into pg_statistic, where they would outlive a shred. drizzle-kit cannot express it. */
@@ -77,10 +107,15 @@ export async function schemaProblem(run: RunSql, schema: string, mode: MigrateMo
 
 async function isHostTable(run: RunSql, schema: string): Promise<boolean> {
   const names = Object.values(encryptionKeysDeclaration.columns).map(({ name }) => name)
-  const [found] = await run(sql`select count(*)::int as columns from information_schema.columns
-    where table_schema = ${schema} and table_name = ${encryptionKeysDeclaration.name}
-      and column_name in ${names}
-      and not exists (select 1 from information_schema.tables where table_schema = ${schema} and table_name = ${LEDGER})`)
+  const isNamed = sql.join(
+    names.map((name) => sql`${name}`),
+    sql`, `,
+  )
+  const [found] = await run(sql`select pg_catalog.count(*)::int as columns from information_schema.columns
+    where table_schema ${EQUALS} ${schema} and table_name ${EQUALS} ${encryptionKeysDeclaration.name}
+      and column_name ${EQUALS} any (array[${isNamed}]${castTo('text[]')})
+      and not exists (select 1 from information_schema.tables
+        where table_schema ${EQUALS} ${schema} and table_name ${EQUALS} ${LEDGER})`)
   return found?.columns === names.length
 }
 
@@ -89,8 +124,8 @@ async function plan(run: RunSql, schema: string) {
   // that had the lock made.
   const exists = (
     table: string,
-  ) => sql`exists (select 1 from pg_class c join pg_namespace n on n.oid = c.relnamespace
-    where n.nspname = ${schema} and c.relname = ${table})`
+  ) => sql`exists (select 1 from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid ${EQUALS} c.relnamespace
+    where n.nspname ${EQUALS} ${schema} and c.relname ${EQUALS} ${table})`
   const [found] = await run(
     sql`select ${exists(LEDGER)} as ledger, ${exists(encryptionKeysDeclaration.name)} as "table"`,
   )
@@ -110,13 +145,15 @@ async function apply(run: RunSql, schema: string): Promise<MigrationReport> {
   const pending = await plan(run, schema)
   if (pending.length === 0) return NOTHING_APPLIED
   // "if not exists" would need the right to create schemas even if the schema exists.
-  const [existing] = await run(sql`select 1 from pg_namespace where nspname = ${schema}`)
+  const [existing] = await run(sql`select 1 from pg_catalog.pg_namespace where nspname ${EQUALS} ${schema}`)
   if (existing === undefined) await run(sql`create schema ${sql.identifier(schema)}`)
-  // The generated SQL does not name the schema. The setting ends with this transaction.
-  await run(sql`select set_config('search_path', quote_ident(${schema}), true)`)
+  // The generated SQL does not name the schema. pg_catalog, which the path does not name either, comes before it. The setting ends with
+  // this transaction.
+  await run(sql`select pg_catalog.set_config('search_path', pg_catalog.quote_ident(${schema}), true)`)
   const ledger = sql`${sql.identifier(schema)}.${sql.identifier(LEDGER)}`
   await run(sql`create table if not exists ${ledger} (
-    tag text primary key, sha256 text not null, applied_at timestamptz not null default now())`)
+    tag pg_catalog.text primary key, sha256 pg_catalog.text not null,
+    applied_at timestamp with time zone not null default pg_catalog.now())`)
   for (const { tag, sha256, statements } of pending) {
     for (const statement of statements) await run(sql.raw(statement))
     await run(sql`insert into ${ledger} (tag, sha256) values (${tag}, ${sha256})`)

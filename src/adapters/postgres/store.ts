@@ -1,5 +1,6 @@
 /** The Postgres store. Exported as `drizzle-keystore/postgres`. */
 import { sql } from 'drizzle-orm'
+import type { Deadline } from '../../drivers/deadline.js'
 import { DEFAULT_DEADLINE_MS } from '../../drivers/retry.js'
 import { invalidArgument } from '../../errors.js'
 import type {
@@ -28,8 +29,9 @@ import {
   requireValidTimes,
   winnersOf,
 } from '../records.js'
+import type { PostgresSource } from './access.js'
 import { PostgresChanges } from './changes.js'
-import { listenTarget, PostgresConnection, type PostgresSource } from './connection.js'
+import { listenTarget, PostgresConnection, type RunOptions } from './connection.js'
 import { PostgresMaintenance } from './maintenance.js'
 import { changeArrays, recordArrays, refArrays } from './statements/arrays.js'
 import {
@@ -42,7 +44,7 @@ import {
 
 export type { MigrateMode, MigrationReport } from '../migrator.js'
 export type { PostgresKeyStoreOptions } from '../options.js'
-export type { HostPostgresDb, PostgresSource } from './connection.js'
+export type { HostPostgresDb, PostgresSource } from './access.js'
 export { encryptionKeys, encryptionKeysIn } from './schema.js'
 
 /**
@@ -86,8 +88,9 @@ export class PostgresKeyStore implements KeyStore {
     this.#changes = new PostgresChanges({
       channel,
       target: listenTarget(source, options.listenUrl, connection.transactional),
+      timeoutMs: deadlineMs,
       notify: async (payload) => {
-        await connection.db.execute(sql`select pg_notify(${channel}, ${payload})`)
+        await connection.queryUnprepared(sql`select pg_catalog.pg_notify(${channel}, ${payload})`)
       },
     })
     this.maintenance = new PostgresMaintenance(connection, this.#statements, schema)
@@ -104,17 +107,19 @@ export class PostgresKeyStore implements KeyStore {
   }
 
   async getAll(userIds: readonly string[]): Promise<Map<string, KeyRecord[]>> {
-    const records = await this.#run('read keys', (s) => selectVersions(s, userIds))
-    return groupByUser(records.map(requireValidTimes))
+    return this.#versionsOf(userIds, this.#connection.newDeadline())
   }
 
   async insertIfAbsent(records: readonly KeyRecord[]): Promise<KeyRecord[]> {
+    const deadline = this.#connection.newDeadline()
     const inserted = new Set<KeyRecord>()
     for (const round of insertRounds(records)) {
       // Nobody need be notified of a first version: no cache has an older one.
       const mints = round.every(({ version }) => version === 1)
-      const rows: KeyRef[] = await this.#run('insert keys', (s) =>
-        (mints ? s.insertRows : s.insertRowsAndNotify).execute(recordArrays(round)),
+      const rows: KeyRef[] = await this.#run(
+        'insert keys',
+        (s) => (mints ? s.insertRows : s.insertRowsAndNotify).execute(recordArrays(round)),
+        { deadline },
       )
       const refs = new Set(rows.map(refKey))
       for (const record of round) if (refs.has(refKey(record))) inserted.add(record)
@@ -122,7 +127,7 @@ export class PostgresKeyStore implements KeyStore {
     // An inserted row is its own winner. The winners of the others are read by a statement of its own: its snapshot includes what
     // another writer committed while our insert waited for it.
     const others = records.filter((record) => !inserted.has(record))
-    const stored = others.length === 0 ? NO_ROWS : await this.getAll(distinctUserIds(others))
+    const stored = others.length === 0 ? NO_ROWS : await this.#versionsOf(distinctUserIds(others), deadline)
     return winnersOf(records, stored, inserted)
   }
 
@@ -132,38 +137,44 @@ export class PostgresKeyStore implements KeyStore {
   }
 
   async list({ after = BEFORE_ALL_REFS, limit, notKekId }: KeyPage): Promise<KeyRecord[]> {
-    const records = await this.#run('list keys', (s) =>
-      notKekId === undefined
-        ? s.selectPage.execute({ ...after, limit })
-        : s.selectPageNotUnderKek.execute({ ...after, limit, kekId: notKekId }),
+    const records = await this.#run(
+      'list keys',
+      (s) =>
+        notKekId === undefined
+          ? s.selectPage.execute({ ...after, limit })
+          : s.selectPageNotUnderKek.execute({ ...after, limit, kekId: notKekId }),
+      // There may be any number of rows under this KEK id before the first that is not.
+      { mayTakeLong: notKekId !== undefined },
     )
     return records.map(requireValidTimes)
   }
 
   async shred(userId: string, { forget, at = new Date() }: ShredOptions): Promise<ShredResult> {
-    const versions: number[] = []
-    const kekIds = new Set<string | null>()
+    const deadline = this.#connection.newDeadline()
+    const run = <T>(work: (s: PostgresStatements, failures: number) => Promise<T>) =>
+      this.#run('shred keys', work, { deadline })
+    /** The KEK ids of the versions that were erased. */
+    const erased = new Map<number, string | null>()
+    let isAnswerLost = false
     for (let live = true; live; ) {
-      const erased = await this.#run('shred keys', (s) =>
-        s.shredRows.execute({ userId, shreddedAt: at.toISOString() }),
-      )
-      for (const { version, kekId } of erased) {
-        versions.push(version)
-        kekIds.add(kekId)
-      }
-      if (!forget)
-        await this.#run('shred keys', (s) =>
-          s.insertTombstone.execute(recordArrays([newTombstone(userId, at)])),
-        )
+      const answered = await run((s, failures) => {
+        isAnswerLost ||= failures > 0
+        return s.shredRows.execute({ userId, shreddedAt: at.toISOString() })
+      })
+      // What an attempt has erased whose answer was lost, only the rows can tell.
+      const found = isAnswerLost ? await run((s) => s.selectVersionsOfUser.execute({ userId })) : []
+      for (const { version, kekId } of [...answered, ...found.filter((row) => isErasedAt(row, at))])
+        erased.set(version, kekId)
+      if (!forget) await run((s) => s.insertTombstone.execute(recordArrays([newTombstone(userId, at)])))
       // A racing insert may have committed after the snapshot of the update: only another statement sees it.
-      const [found] = await this.#run('shred keys', (s) => s.selectHasLiveRow.execute({ userId }))
-      live = found?.live === true
+      const [looked] = await run((s) => s.selectHasLiveRow.execute({ userId }))
+      live = looked?.live === true
     }
-    if (forget) await this.#run('shred keys', (s) => s.removeTombstones.execute({ userId }))
+    if (forget) await run((s) => s.removeTombstones.execute({ userId }))
     return {
       userId,
-      versions: versions.sort((a, b) => a - b),
-      kekIds: [...kekIds],
+      versions: [...erased.keys()].sort((a, b) => a - b),
+      kekIds: [...new Set(erased.values())],
       at: new Date(at),
       ...pendingErasure(
         `Postgres keeps the old bytes until the table is rewritten: ${FINISH_ERASURE}; its write-ahead log, replicas and ` +
@@ -173,18 +184,28 @@ export class PostgresKeyStore implements KeyStore {
   }
 
   async remove(refs: readonly KeyRef[]): Promise<number> {
-    const ordered = inLockOrder(refs)
-    const removed = await this.#run('remove keys', (s) => s.removeRows.execute(refArrays(ordered)))
-    return removed.length
+    const deadline = this.#connection.newDeadline()
+    const columns = refArrays(inLockOrder(refs))
+    const run = (work: (s: PostgresStatements, failures: number) => Promise<KeyRef[]>) =>
+      this.#run('remove keys', work, { deadline })
+    const stored = await run((s) => s.selectRefs.execute(columns))
+    let isAnswerLost = false
+    const removed = await run((s, failures) => {
+      isAnswerLost = failures > 0
+      return s.removeRows.execute(columns)
+    })
+    return isAnswerLost ? new Set([...stored, ...removed].map(refKey)).size : removed.length
   }
 
   async sampleByKek(limit: number): Promise<KeyRecord[]> {
-    const records = await this.#run('sample keys', (s) => s.selectSample.execute({ limit }))
+    const records = await this.#run('sample keys', (s) => s.selectSample.execute({ limit }), {
+      mayTakeLong: true,
+    })
     return records.filter(hasValidTimes)
   }
 
   async census(): Promise<CensusRow[]> {
-    return this.#run('count keys', (s) => s.countRows.execute())
+    return this.#run('count keys', (s) => s.countRows.execute(), { mayTakeLong: true })
   }
 
   /**
@@ -197,12 +218,26 @@ export class PostgresKeyStore implements KeyStore {
     return this.#changes.subscribe(listener)
   }
 
+  /** Ends within 5 s, whatever the server does. Calls that are under way have 2 s to end; then they are ERR_CLOSED. */
   async close(): Promise<void> {
-    await this.#changes.close()
-    await this.#connection.close()
+    await Promise.all([this.#changes.close(), this.#connection.close()])
   }
 
-  #run<T>(action: string, work: (statements: PostgresStatements) => Promise<T>): Promise<T> {
-    return this.#connection.run(action, () => work(this.#statements))
+  async #versionsOf(userIds: readonly string[], deadline: Deadline): Promise<Map<string, KeyRecord[]>> {
+    const records = await this.#run('read keys', (s) => selectVersions(s, userIds), { deadline })
+    return groupByUser(records.map(requireValidTimes))
   }
+
+  #run<T>(
+    action: string,
+    work: (statements: PostgresStatements, failures: number) => Promise<T>,
+    options?: RunOptions,
+  ): Promise<T> {
+    return this.#connection.run(action, (failures) => work(this.#statements, failures), options)
+  }
+}
+
+/** Whether a shred of this time erased the row. A tombstone that it inserted for a user without rows was made at that time too. */
+function isErasedAt(row: KeyRecord, at: Date): boolean {
+  return row.shreddedAt?.getTime() === at.getTime() && row.createdAt.getTime() !== at.getTime()
 }

@@ -1,5 +1,4 @@
 /** Notifications on Postgres: when they are sent, to whom, and what a store reports when the connection is lost. */
-import { connect as connectTo, createServer, type Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { inspect } from 'node:util'
 import { drizzle } from 'drizzle-orm/node-postgres'
@@ -17,6 +16,7 @@ import { cleanUpAfterEach } from '../../support/cleanups.js'
 import { itIf } from '../../support/conditional.js'
 import { asAdmin, isChosen } from '../../support/databases.js'
 import { hasPgbouncer, type Pgbouncer, startPgbouncer } from '../../support/pgbouncer.js'
+import { postgresProxy } from '../../support/postgres-proxy.js'
 import { freePort, startPostgres } from '../../support/postgres-server.js'
 import { randomRecord } from '../../support/rows.js'
 import { slow } from '../../support/slow.js'
@@ -277,11 +277,9 @@ describe.runIf(isChosen('postgres'))('notifications', () => {
   )
 
   itIf(slow, 'only with SLOW=1')('are reported as lost when the server freezes', async () => {
-    const { port, freeze, close } = await freezableProxy(databaseUrl)
-    const listenUrl = new URL(databaseUrl)
-    listenUrl.port = String(port)
+    const { url: listenUrl, freeze, close } = await postgresProxy(databaseUrl)
     try {
-      const listener = listenTo(open({ listenUrl: listenUrl.href }))
+      const listener = listenTo(open({ listenUrl }))
       await listener.next(isAnything)
       freeze(true)
       await sleep(15_000)
@@ -293,37 +291,3 @@ describe.runIf(isChosen('postgres'))('notifications', () => {
     }
   })
 })
-
-/** A proxy before the server, which forwards nothing while it is frozen. */
-async function freezableProxy(url: string) {
-  const target = new URL(url)
-  const sockets = new Set<Socket>()
-  let frozen = false
-  const server = createServer((near) => {
-    const far = connectTo(Number(target.port), target.hostname)
-    for (const [from, to] of [
-      [near, far],
-      [far, near],
-    ] as const) {
-      sockets.add(from)
-      from.on('error', () => to.destroy())
-      from.on('close', () => to.destroy())
-      from.on('data', (chunk) => {
-        if (!frozen) to.write(chunk)
-      })
-    }
-  })
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  const address = server.address()
-  const port = typeof address === 'object' && address !== null ? address.port : 0
-  return {
-    port,
-    freeze(value: boolean) {
-      frozen = value
-    },
-    async close() {
-      for (const socket of sockets) socket.destroy()
-      await new Promise((resolve) => server.close(resolve))
-    },
-  }
-}

@@ -176,32 +176,26 @@ describe.runIf(isChosen('postgres'))('the migrator on Postgres', () => {
 
       const queries: string[] = []
       const pool = poolOf()
-      const query = pool.query.bind(pool) as (...args: unknown[]) => unknown
-      const connect = pool.connect.bind(pool) as (...args: unknown[]) => unknown
-      let depth = 0
-      Object.assign(pool, {
-        query: (...args: unknown[]) => {
-          queries.push((args[0] as { text: string }).text)
-          depth += 1
-          const result = query(...args)
-          depth -= 1
-          return result
-        },
-        connect: (...args: unknown[]) => {
-          if (depth === 0) queries.push('connect')
-          return connect(...args)
-        },
+      pool.on('connect', (client) => {
+        const query = client.query.bind(client) as (...args: unknown[]) => unknown
+        Object.assign(client, {
+          query(...args: unknown[]) {
+            const [config] = args as [string | { text: string }]
+            queries.push(typeof config === 'string' ? config : config.text)
+            return query(...args)
+          },
+        })
       })
-      expect((await storeOn({ pool }, { deadlineMs: 500 }).ready()).applied).toEqual([])
+      expect((await storeOn({ pool }).ready()).applied).toEqual([])
       expect(queries).toHaveLength(2)
       for (const text of queries) expect(text).toMatch(/^select\s/)
       expect(queries[1]).toContain(LEDGER)
 
       // To show that the lock held is the right one: a schema that is behind waits for it, up to the deadline.
-      const behind = storeOn({ pool }, { schema: 'behind', deadlineMs: 300 })
+      const behind = storeOn({ pool }, { schema: 'behind', deadlineMs: 500 })
       const error = await keystoreErrorOf(behind.ready())
       expect([error.code, error.retryable]).toEqual(['ERR_STORE', true])
-      expect(queries).toContain('connect')
+      expect(queries).toContain('begin')
       await holder.query(`select pg_advisory_unlock(${LOCK})`)
       expect((await behind.ready()).applied).toEqual(tags)
     })

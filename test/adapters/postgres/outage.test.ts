@@ -152,27 +152,22 @@ describe.runIf(isChosen('postgres'))('postgres', () => {
     await store.close()
   })
 
-  it('a server that accepts and never answers fails after the connection time-out', async () => {
+  it('a server that accepts and never answers is tried again after each connection time-out, until the deadline', async () => {
     const sockets: Socket[] = []
     const blackHole = createServer((socket) => sockets.push(socket))
     await new Promise<void>((resolve) => blackHole.listen(0, '127.0.0.1', resolve))
     const address = blackHole.address()
     const port = typeof address === 'object' && address !== null ? address.port : 0
-    const connectionTimeoutMs = 300
     const store = postgresKeyStore(
-      { url: `postgres://u:hidden@127.0.0.1:${port}/x`, connectionTimeoutMs },
-      { deadlineMs: 1 },
+      { url: `postgres://u:hidden@127.0.0.1:${port}/x`, connectionTimeoutMs: 300 },
+      { deadlineMs: 1000 },
     )
     try {
-      const started = performance.now()
       const error: unknown = await store.getAll(['alice']).catch((reason: unknown) => reason)
-      const tookMs = performance.now() - started
       expect(error).toMatchObject({ code: 'ERR_STORE', retryable: true })
       expect(String(error)).toContain('timeout')
       expect(String(error)).not.toContain('hidden')
-      expect(tookMs).toBeGreaterThanOrEqual(connectionTimeoutMs - 10)
-      expect(tookMs).toBeLessThan(5_000)
-      expect(sockets).toHaveLength(1)
+      expect(sockets.length).toBeGreaterThan(1)
     } finally {
       await store.close()
       for (const socket of sockets) socket.destroy()

@@ -33,11 +33,16 @@ describe.runIf(isChosen('postgres'))('the statements of a Postgres store', () =>
     cleanups.add(() => pool.end())
   })
 
-  const fill = (rows: number, kekId: string) =>
-    pool.query({
-      text: `insert into encryption_keys (user_id, encrypted_key, kek_id, created_at)
-        select 'user-' || i, '\\x${wrapped}', ${kekId}, now() from generate_series(1, ${rows}) i`,
-    })
+  /** In several transactions: while one that is older is open, whichever database it is in, no other test can finish an erasure. */
+  const fill = async (rows: number, kekId: string) => {
+    for (let from = 1; from <= rows; from += 100_000) {
+      await pool.query({
+        text: `insert into encryption_keys (user_id, encrypted_key, kek_id, created_at)
+          select 'user-' || i, '\\x${wrapped}', ${kekId}, now()
+          from generate_series(${from}, ${Math.min(rows, from + 99_999)}) i`,
+      })
+    }
+  }
 
   it('list a page by an index, without a sort, in a database with a linguistic collation', async () => {
     const store = postgresKeyStore({ pool })
@@ -149,7 +154,7 @@ describe.runIf(isChosen('postgres'))('the statements of a Postgres store', () =>
       await store.remove(rows.slice(0, 100))
       await store.shred(rows[500]?.userId ?? '', { forget: false })
       // One more in the second round: the rows are there already, so that their winners are read.
-      expect(sent).toHaveLength(analyze ? 9 : 8)
+      expect(sent).toHaveLength(analyze ? 10 : 9)
       for (const statement of [...sent]) {
         for (const node of await planOf(pool, statement)) {
           if (node['Relation Name'] !== 'encryption_keys') continue
@@ -173,7 +178,7 @@ describe.runIf(isChosen('postgres'))('the statements of a Postgres store', () =>
     })
     expect(await store.replaceWrapped(changes)).toHaveLength(300)
     expect(await store.remove(rows)).toBe(300)
-    const [replace, remove] = sent
+    const [replace, , remove] = sent
     await insert(300)
     expect(await lockingLoops(pool, replace)).toEqual([1])
     expect(await lockingLoops(pool, remove)).toEqual([1])

@@ -13,10 +13,10 @@ export function countRows({ db, keys }: Fragments) {
 /** {@link countRows} with the oldest and newest `created_at` of each group. Null where all of them are infinite. */
 export function countRowsWithAges({ db, keys }: Fragments) {
   const ofFinite = (aggregate: SQL) =>
-    sql<Date | null>`${aggregate}(${keys.createdAt}) filter (where isfinite(${keys.createdAt}))`.mapWith(
+    sql<Date | null>`${aggregate}(${keys.createdAt}) filter (where pg_catalog.isfinite(${keys.createdAt}))`.mapWith(
       keys.createdAt,
     )
-  const ages = { oldest: ofFinite(sql`min`), newest: ofFinite(sql`max`) }
+  const ages = { oldest: ofFinite(sql`pg_catalog.min`), newest: ofFinite(sql`pg_catalog.max`) }
   return db
     .select({ ...counted(keys), ...ages })
     .from(keys)
@@ -31,7 +31,7 @@ function isTombstone({ shreddedAt }: KeysTable) {
 
 function counted(keys: KeysTable) {
   const { kekId, version } = keys
-  return { kekId, version, shredded: isTombstone(keys), count: sql<number>`count(*)::int` }
+  return { kekId, version, shredded: isTombstone(keys), count: sql<number>`pg_catalog.count(*)::int` }
 }
 
 function groups(keys: KeysTable) {

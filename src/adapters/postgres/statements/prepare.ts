@@ -2,7 +2,7 @@
 import { sha256 } from '../../../format/aead.js'
 import type { KeyRecord } from '../../../table.js'
 import { activeOf } from '../../records.js'
-import type { AnyPostgresDb } from '../connection.js'
+import type { AnyPostgresDb } from '../access.js'
 import { countRows, countRowsWithAges } from './counts.js'
 import { fragmentsFor } from './fragments.js'
 import {
@@ -10,6 +10,7 @@ import {
   selectHasLiveRow,
   selectPage,
   selectPageNotUnderKek,
+  selectRefs,
   selectSample,
   selectVersionsOfUser,
   selectVersionsOfUsers,
@@ -40,6 +41,7 @@ export function prepareStatements(db: AnyPostgresDb, schema: string, named: bool
     selectPageNotUnderKek: selectPageNotUnderKek(fragments).prepare(name('select_page_not_under_kek')),
     selectSample: selectSample(fragments).prepare(name('select_sample')),
     selectHasLiveRow: selectHasLiveRow(fragments).prepare(name('select_has_live_row')),
+    selectRefs: selectRefs(fragments).prepare(name('select_refs')),
     insertRows: insertRows(fragments).prepare(name('insert_rows')),
     insertRowsAndNotify: insertRowsAndNotify(fragments).prepare(name('insert_rows_and_notify')),
     restoreRows: restoreRows(fragments).prepare(name('restore_rows')),

@@ -1,6 +1,7 @@
 /** Builds the statements that select rows. `:name` stands for a placeholder. */
 import { type SQL, sql } from 'drizzle-orm'
-import { arrayOf, type Fragments, shortUserIds } from './fragments.js'
+import { DIFFERS, EQUALS, GREATER, NOT_LESS } from '../catalog.js'
+import { arrayOf, type Fragments, shortArrayOf, shortUserIds, unnested } from './fragments.js'
 
 /** Every row of `:userId`, by version. */
 export function selectVersionsOfUser({ db, keys, isUser }: Fragments) {
@@ -12,14 +13,14 @@ export function selectVersionsOfUsers({ db, keys }: Fragments) {
   return db
     .select()
     .from(keys)
-    .where(sql`${keys.userId} = any(${shortUserIds})`)
+    .where(sql`${keys.userId} ${EQUALS} any(${shortUserIds})`)
     .orderBy(keys.userId, keys.version)
 }
 
 /** The active row of each user in `:ids`: a tombstone if there is any, else the highest version. */
 export function selectActiveOfUsers({ keys, isLive, selectFrom }: Fragments) {
   return selectFrom(
-    sql`unnest(${arrayOf('ids')}) u(id) cross join lateral (select * from ${keys} where ${keys.userId} = u.id
+    sql`${unnested(arrayOf('ids'))} u(id) cross join lateral (select * from ${keys} where ${keys.userId} ${EQUALS} u.id
       order by ${isLive}, ${keys.version} desc limit 1) k`,
   )
 }
@@ -32,7 +33,7 @@ export function selectPage(fragments: Fragments) {
 /** The same, of live rows that are not under `:kekId`. */
 export function selectPageNotUnderKek(fragments: Fragments) {
   const { keys, isLive } = fragments
-  const isUnderOther = sql`${isLive} and ${keys.kekId} is distinct from ${sql.placeholder('kekId')}`
+  const isUnderOther = sql`${isLive} and (${keys.kekId} is null or ${keys.kekId} ${DIFFERS} ${sql.placeholder('kekId')})`
   // "coalesce" hides the condition from the planner. With statistics that are out of date it may believe the condition to be rare,
   // and then reads and sorts all live rows for each page instead of following the primary key.
   return pageOf(fragments, sql`${isAfterRef(fragments)} and coalesce(${isUnderOther}, false)`)
@@ -47,12 +48,12 @@ export function selectSample({ keys, isLive, selectFrom }: Fragments) {
     sql`(with recursive kek(id) as (
         (select kek_id from ${keys} where ${isLive} and kek_id is not null order by kek_id limit 1)
         union all
-        select (select kek_id from ${keys} where ${isLive} and kek_id > kek.id order by kek_id limit 1)
+        select (select kek_id from ${keys} where ${isLive} and kek_id ${GREATER} kek.id order by kek_id limit 1)
           from kek where kek.id is not null
       )
       select row.* from kek cross join lateral (
-        select * from ${keys} where ${isLive} and kek_id >= kek.id order by kek_id limit ${limit}
-      ) row where kek.id is not null and row.kek_id = kek.id
+        select * from ${keys} where ${isLive} and kek_id ${NOT_LESS} kek.id order by kek_id limit ${limit}
+      ) row where kek.id is not null and row.kek_id ${EQUALS} kek.id
       union all
       (select * from ${keys} where ${isLive} and kek_id is null order by kek_id limit ${limit})) sample`,
   )
@@ -65,8 +66,20 @@ export function selectHasLiveRow({ db, keys, isUser, isLive }: Fragments) {
     .from(sql`(values (1)) one`)
 }
 
+/** Those of the refs in `:ids` and `:versions` that are stored. */
+export function selectRefs({ db, keys }: Fragments) {
+  const refs = unnested(shortArrayOf('ids'), shortArrayOf('versions', 'integer[]'))
+  return db
+    .select({ userId: keys.userId, version: keys.version })
+    .from(keys)
+    .innerJoin(
+      sql`${refs} as ref(user_id, version)`,
+      sql`${keys.userId} ${EQUALS} ref.user_id and ${keys.version} ${EQUALS} ref.version`,
+    )
+}
+
 function isAfterRef({ keys }: Fragments): SQL {
-  return sql`(${keys.userId}, ${keys.version}) > (${sql.placeholder('userId')}, ${sql.placeholder('version')}::int)`
+  return sql`(${keys.userId}, ${keys.version}) ${GREATER} (${sql.placeholder('userId')}, ${sql.placeholder('version')}::int)`
 }
 
 function pageOf({ db, keys }: Fragments, where: SQL) {

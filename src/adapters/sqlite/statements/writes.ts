@@ -19,13 +19,13 @@ export function insertTombstone(db: QueryBuilder) {
   return db.insert(keys).select(sql`${row} where not exists (select 1 ${fromUser})`)
 }
 
-/** Replaces the wrapped key of a live row that still holds `:from`. */
+/** Replaces the wrapped key of a live row that still holds `:from`, or already `:encryptedKey`. */
 export function replaceWrappedKey(db: QueryBuilder) {
-  const holdsFrom = sql`${keys.encryptedKey} = ${encoded('encryptedKey', 'from')}`
+  const isExpected = sql`${keys.encryptedKey} in (${encoded('encryptedKey', 'from')}, ${encoded('encryptedKey')})`
   return db
     .update(keys)
     .set({ encryptedKey: encoded('encryptedKey'), kekId: encoded('kekId'), wrappedAt: encoded('wrappedAt') })
-    .where(sql`${isRef} and ${holdsFrom} and ${isLive}`)
+    .where(sql`${isRef} and ${isExpected} and ${isLive}`)
 }
 
 /** Makes tombstones of the live rows of `:userId`. */

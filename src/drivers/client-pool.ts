@@ -1,0 +1,190 @@
+/**
+ * Lends the connections of a node-postgres pool for one piece of work each, until a deadline. Imports no driver: the pool is given.
+ *
+ * node-postgres waits without a limit of its own for a connection of the pool and for an answer. A connection that gives none stays in
+ * use for ever, and with it whoever waits.
+ */
+import { cancelExecution, destroySocket } from './client-socket.js'
+import { Deadline, DeadlineError } from './deadline.js'
+
+/** What pg-pool says when it ends the waiting, because of its `connectionTimeoutMillis`. */
+const POOL_TIMEOUT = 'timeout exceeded when trying to connect'
+/** pg-pool's own default. */
+const DEFAULT_MAX = 10
+/** How long an idle connection has to answer, after another one did not. */
+const CHECK_TIMEOUT_MS = 1000
+const ANSWER = 'an answer of the server: it is out of reach, or another session has a lock'
+/** The part of a call's time after which the server is asked whether it still executes the call's statement. */
+const PATIENCE = 0.7
+
+/** A connection of a pool. Typed structurally, as is the pool: the host application may have another copy of pg's types. */
+export interface PooledClient {
+  query(text: string, values?: unknown[]): Promise<{ readonly rows: Record<string, unknown>[] }>
+  on(event: 'error', listener: () => void): unknown
+  removeListener(event: 'error', listener: () => void): unknown
+  release(destroy?: Error | boolean): void
+}
+
+/** A `Pool` of pg. */
+export interface PostgresPool<Client extends PooledClient = PooledClient> {
+  readonly totalCount: number
+  readonly idleCount: number
+  readonly options?: {
+    readonly max?: number | undefined
+    readonly connectionTimeoutMillis?: number | undefined
+  }
+  connect(): Promise<Client>
+}
+
+/** One use of a connection. */
+interface Loan<Client> {
+  /** Null while it is waited for. */
+  client: Client | null
+  isOver: boolean
+  watching?: NodeJS.Timeout
+}
+
+export class ClientPool<Client extends PooledClient> {
+  readonly #pool: PostgresPool<Client>
+  readonly #whenUsedUp: string
+  #isChecking = false
+
+  /** @param whenUsedUp why all connections may be in use, and what to do about it; to follow "all 10 are in use" */
+  constructor(pool: PostgresPool<Client>, whenUsedUp = '') {
+    this.#pool = pool
+    this.#whenUsedUp = whenUsedUp
+  }
+
+  /**
+   * Runs `work` on a connection. If it fails, the connection is closed. If it is not done at the deadline, its connection is destroyed and
+   * its statement is cancelled: a server that does not know that nobody waits any more would keep it waiting for its lock.
+   *
+   * @param mayTakeLong for statements that read or change a whole table: the time begins anew while the server executes the statement
+   *   and waits for no lock
+   * @throws DeadlineError · what `work` throws
+   */
+  use<T>(
+    deadline: Deadline,
+    work: (client: Client) => Promise<T>,
+    { mayTakeLong = false }: { readonly mayTakeLong?: boolean } = {},
+  ): Promise<T> {
+    const loan: Loan<Client> = { client: null, isOver: false }
+    const onBegun = mayTakeLong ? (client: Client) => this.#watch(client, deadline, loan) : null
+    const waitedFor = () => (loan.client === null ? this.#missing() : ANSWER)
+    return deadline.wait(this.#lend(loan, work, onBegun), waitedFor, () => {
+      loan.isOver = true
+      if (loan.client !== null) void this.#destroy(loan.client)
+    })
+  }
+
+  /** Runs `work` on a connection. Leaves the connection alone once the loan is over. */
+  async #lend<T>(
+    loan: Loan<Client>,
+    work: (client: Client) => Promise<T>,
+    onBegun: ((client: Client) => void) | null,
+  ): Promise<T> {
+    const client = await this.#pool.connect().catch((error: unknown) => {
+      throw this.#explained(error)
+    })
+    // The pool gives it even if nobody waits any more.
+    if (loan.isOver) client.release()
+    if (loan.isOver) throw new DeadlineError('nobody waits any more')
+    loan.client = client
+    // An 'error' event without a listener ends the process. What failed is learnt from the query.
+    client.on('error', ignore)
+    let failed = true
+    try {
+      const working = work(client)
+      onBegun?.(client)
+      const result = await working
+      failed = false
+      return result
+    } finally {
+      clearTimeout(loan.watching)
+      if (!loan.isOver) giveBack(client, failed)
+      loan.isOver = true
+    }
+  }
+
+  /** pg-pool's own time-out does not say that all connections are in use. */
+  #explained(error: unknown): unknown {
+    if (!(error instanceof Error) || error.message !== POOL_TIMEOUT || !this.#isUsedUp()) return error
+    return new DeadlineError(
+      `waited ${this.#pool.options?.connectionTimeoutMillis} ms for ${this.#missing()}`,
+    )
+  }
+
+  #isUsedUp(): boolean {
+    const { totalCount, idleCount, options } = this.#pool
+    return idleCount === 0 && totalCount >= (options?.max ?? DEFAULT_MAX)
+  }
+
+  #missing(): string {
+    if (!this.#isUsedUp()) return 'a connection to the server'
+    return `a connection of the pool: all ${this.#pool.totalCount} are in use${this.#whenUsedUp}`
+  }
+
+  async #destroy(client: Client): Promise<void> {
+    // At once, so that the next call is given none of them.
+    const checked = this.#checkIdle()
+    await cancelExecution(client)
+    giveBack(client, true)
+    destroySocket(client)
+    await checked
+  }
+
+  /** Asks the idle connections for an answer, and destroys those that give none: they may have been lost together with another one. */
+  async #checkIdle(): Promise<void> {
+    if (this.#isChecking) return
+    this.#isChecking = true
+    const check = async (connecting: Promise<Client>) => {
+      const client = await connecting
+      client.on('error', ignore)
+      const deadline = new Deadline(CHECK_TIMEOUT_MS)
+      const answers = await deadline
+        .wait(client.query('select 1'), () => ANSWER)
+        .then(
+          () => true,
+          () => false,
+        )
+      giveBack(client, !answers)
+      if (!answers) destroySocket(client)
+    }
+    await Promise.allSettled(Array.from({ length: this.#pool.idleCount }, () => check(this.#pool.connect())))
+    this.#isChecking = false
+  }
+
+  /** Asks, some time before the deadline, whether the server executes the statement: then the time begins anew. */
+  #watch(client: Client, deadline: Deadline, loan: Loan<Client>): void {
+    loan.watching = setTimeout(async () => {
+      const pid: unknown = Reflect.get(client, 'processID')
+      if (!(await this.#executes(pid, deadline.remainingMs)) || loan.isOver) return
+      deadline.extend()
+      this.#watch(client, deadline, loan)
+    }, deadline.remainingMs * PATIENCE)
+    loan.watching.unref()
+  }
+
+  async #executes(pid: unknown, timeoutMs: number): Promise<boolean> {
+    try {
+      const asked = await this.use(new Deadline(timeoutMs), (client) => client.query(EXECUTES, [pid]))
+      return asked.rows.length > 0
+    } catch {
+      return false
+    }
+  }
+}
+
+/** Whether a backend executes a statement, and waits neither for a lock nor for its client. */
+const EXECUTES = `select 1 from pg_catalog.pg_stat_activity
+  where pid operator(pg_catalog.=) $1::int and state operator(pg_catalog.=) 'active'
+    and coalesce(wait_event_type, '') operator(pg_catalog.<>) all (array['Lock', 'Client', 'Timeout'])`
+
+function giveBack(client: PooledClient, destroy: boolean): void {
+  client.release(destroy)
+  client.removeListener('error', ignore)
+}
+
+function ignore(): void {
+  // See above.
+}

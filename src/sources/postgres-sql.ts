@@ -1,0 +1,222 @@
+/**
+ * The SQL of the sweep on a Postgres table. Names the schema of all that is Postgres's own, operators and types too: see
+ * adapters/postgres/catalog.ts.
+ */
+import { MAKE_DURABLE } from '../drivers/postgres-durability.js'
+import {
+  type Catalog,
+  exactNumber,
+  keyFromParts,
+  quoteIdentifier,
+  selectedColumns,
+  type TableRow,
+  type TableShape,
+} from './table.js'
+
+/** A column in Postgres's catalogue. */
+export type PostgresColumn = Catalog['columns'][number] & {
+  /** Its type, with its schema, to cast to. */
+  readonly castType: string
+  /** The schema of the operators that its index is sorted by: that of an extension, if the type is an extension's. */
+  readonly operatorSchema: string
+}
+
+/** Types that pg parses and Drizzle reads as text (see drizzle-orm/node-postgres/session.js). */
+const DATES = /^(timestamp|date|interval)|^numeric.*\[\]$/
+/** Types of key columns that are given as numbers. */
+const WHOLE_NUMBERS = ['smallint', 'integer', 'bigint']
+const OPERATORS_OF_POSTGRES = 'pg_catalog'
+const EQUALS = 'operator(pg_catalog.=)'
+/** Strategy numbers of B-tree indexes (postgresql.org/docs/current/xindex.html). */
+const GREATER_STRATEGY = 5
+
+export const TABLE_QUERY = `select pg_catalog.row_security_active(oid) as "hidesRows" from pg_catalog.pg_class
+  where oid ${EQUALS} pg_catalog.to_regclass($1)`
+
+/** `isText` excludes char(n), which pads tokens, and name, which cuts them. */
+export const COLUMNS_QUERY = `select a.attname::pg_catalog.text as name, pg_catalog.format_type(a.atttypid, a.atttypmod) as type,
+    not a.attnotnull as nullable,
+    t.typcategory ${EQUALS} 'S' and base.oid operator(pg_catalog.<>) all
+      (array['pg_catalog.bpchar'::pg_catalog.regtype, 'pg_catalog.name'::pg_catalog.regtype]::pg_catalog.oid[]) as "isText",
+    pg_catalog.format('%I.%I', n.nspname, t.typname) as "castType",
+    coalesce(pg_catalog.quote_ident(sorted.nspname), '${OPERATORS_OF_POSTGRES}') as "operatorSchema"
+  from pg_catalog.pg_attribute a
+  join pg_catalog.pg_type t on t.oid ${EQUALS} a.atttypid
+  join pg_catalog.pg_namespace n on n.oid ${EQUALS} t.typnamespace
+  cross join lateral (
+    with recursive under(oid, base) as (
+      select t.oid, t.typbasetype
+      union all select b.oid, b.typbasetype from under join pg_catalog.pg_type b on b.oid ${EQUALS} under.base)
+    select oid from under where base ${EQUALS} 0) base
+  left join lateral (
+    select sn.nspname from pg_catalog.pg_opclass c
+      join pg_catalog.pg_am am on am.oid ${EQUALS} c.opcmethod and am.amname ${EQUALS} 'btree'
+      join pg_catalog.pg_amop m on m.amopfamily ${EQUALS} c.opcfamily and m.amopstrategy ${EQUALS} ${GREATER_STRATEGY}
+        and m.amoplefttype ${EQUALS} c.opcintype and m.amoprighttype ${EQUALS} c.opcintype
+      join pg_catalog.pg_operator o on o.oid ${EQUALS} m.amopopr
+      join pg_catalog.pg_namespace sn on sn.oid ${EQUALS} o.oprnamespace
+      where c.opcdefault and c.opcintype ${EQUALS} base.oid) sorted on true
+  where a.attrelid ${EQUALS} pg_catalog.to_regclass($1) and a.attnum operator(pg_catalog.>) 0 and not a.attisdropped`
+
+/** Unique indexes of all rows, and not on expressions. Columns after the first `indnkeyatts` are only included, and are not part of the key. */
+export const UNIQUE_KEYS_QUERY = `select array(
+    select a.attname::pg_catalog.text from pg_catalog.pg_attribute a where a.attrelid ${EQUALS} i.indrelid
+      and a.attnum ${EQUALS} any (
+        (pg_catalog.string_to_array(i.indkey::pg_catalog.text, ' ')::pg_catalog.int2[])[1:i.indnkeyatts])) as names
+  from pg_catalog.pg_index i
+  where i.indrelid ${EQUALS} pg_catalog.to_regclass($1) and i.indisunique and i.indisvalid and i.indpred is null
+    and i.indexprs is null`
+
+/** The table as SQL names it. */
+export function qualifiedName({ schema, table }: TableShape): string {
+  return schema === undefined
+    ? quoteIdentifier(table)
+    : `${quoteIdentifier(schema)}.${quoteIdentifier(table)}`
+}
+
+export type Statements = ReturnType<typeof statementsFor>
+
+/**
+ * The statements on a table. Keys travel as text, which is exact for every type, and are cast to the type of their column. The column
+ * itself is not cast and keeps its collation, so that its index gives the pages in order.
+ */
+export function statementsFor(shape: TableShape, columns: readonly PostgresColumn[], catalog: Catalog) {
+  const keys = keyColumns(shape, columns)
+  const names = selectedColumns(shape, catalog)
+  const table = qualifiedName(shape)
+  const keyTexts = keys.map(({ name }) => `${name}::pg_catalog.text`).join(', ')
+  const select = `select array[${keyTexts}] as key, ${ownerText(shape, '')} as owner,
+    ${names.map((name, index) => `${readAs(name, shape, catalog)} as c${index}`).join(', ')} from ${table} as t`
+  // With "t.", because a bare name means the result's column "key", "owner" or "c0" if the table has a column of that name.
+  const ordered = (direction: string, limit: number) =>
+    `order by ${keys.map(({ name }) => `t.${name} ${direction}`).join(', ')} limit $${limit}::int`
+  return {
+    catalog,
+    first: `${select} ${ordered('asc', 1)}`,
+    next: `${select} where ${isAfterCursor(keys)} ${ordered('asc', keys.length + 1)}`,
+    last: `${select} ${ordered('desc', 1)}`,
+    count: `select pg_catalog.count(*) as count from ${table}`,
+    replace: (column: string) => replaceStatement(column, shape, keys),
+    holding: (column: string) => holdingStatement(column, shape, keys),
+    decodeRow: (row: Record<string, unknown>): TableRow => ({
+      key: keyFromParts((row.key as string[]).map((text, index) => keyPart(text, keys[index]?.type))),
+      owner: row.owner as string | null,
+      values: Object.fromEntries(names.map((name, index) => [name, row[`c${index}`]])),
+    }),
+  }
+}
+
+/** A column of the key. */
+interface KeyColumn {
+  /** Quoted. */
+  readonly name: string
+  readonly type: string
+  readonly castType: string
+  readonly operatorSchema: string
+}
+
+function keyColumns({ key }: TableShape, columns: readonly PostgresColumn[]): KeyColumn[] {
+  return key.flatMap((name) => {
+    const column = columns.find((column) => column.name === name)
+    return column === undefined ? [] : [{ ...column, name: quoteIdentifier(name) }]
+  })
+}
+
+/** Whether a row is after the one whose key is given as `$1`, `$2` … An index gives what a comparison of rows asks for, in its order. */
+function isAfterCursor(keys: readonly KeyColumn[]): string {
+  const cursor = keys.map(({ castType }, index) => `$${index + 1}::${castType}`)
+  const [schema, ...others] = new Set(keys.map(({ operatorSchema }) => operatorSchema))
+  if (others.length === 0)
+    return `(${keys.map(({ name }) => `t.${name}`).join(', ')}) operator(${schema}.>) (${cursor.join(', ')})`
+  // One comparison of rows has operators of one schema only.
+  const compare = (index: number, operator: string) => {
+    const key = keys[index]
+    return `t.${key?.name} operator(${key?.operatorSchema}.${operator}) ${cursor[index]}`
+  }
+  const isAfter = (index: number): string =>
+    index === keys.length - 1
+      ? compare(index, '>')
+      : `(${compare(index, '>')} or ${compare(index, '=')} and ${isAfter(index + 1)})`
+  return `${compare(0, '>=')} and ${isAfter(0)}`
+}
+
+/** A column as it is selected. */
+function readAs(name: string, { datesAsText = false }: TableShape, { columns }: Catalog): string {
+  const isDate = columns.some((column) => column.name === name && DATES.test(column.type))
+  return datesAsText && isDate ? `${quoteIdentifier(name)}::pg_catalog.text` : quoteIdentifier(name)
+}
+
+/** @param prefix of the table, with its dot */
+function ownerText({ owner }: TableShape, prefix: string): string {
+  return owner === null ? 'null::pg_catalog.text' : `${prefix}${quoteIdentifier(owner)}::pg_catalog.text`
+}
+
+/** The values that a statement is given, one array for each of `inputs`, as the rows `input`. */
+function inputRows(inputs: readonly string[]): string {
+  // "(select $1)" hides the arrays' lengths from the planner, which would else read the whole table for a thousand keys.
+  const arrays = inputs.map((_, index) => `pg_catalog.unnest((select $${index + 1}::pg_catalog.text[]))`)
+  return `rows from (${arrays.join(', ')}) as input(${inputs.join(', ')})`
+}
+
+function keyInputs(keys: readonly KeyColumn[]): string[] {
+  return keys.map((_, index) => `k${index}`)
+}
+
+function hasKeyOfInput(alias: string, keys: readonly KeyColumn[]): string {
+  return keys
+    .map(
+      ({ name, castType, operatorSchema }, index) =>
+        `${alias}.${name} operator(${operatorSchema}.=) input.k${index}::${castType}`,
+    )
+    .join(' and ')
+}
+
+/** Whether the column of `t` has the text of `input`, byte by byte. */
+function hasTextOfInput(column: string, input: string): string {
+  return `t.${quoteIdentifier(column)}::pg_catalog.text collate pg_catalog."C" ${EQUALS} input.${input} collate pg_catalog."C"`
+}
+
+/**
+ * The statement that replaces values of one column.
+ *
+ * - Locks the rows in the order of their keys before it changes any. Else two sweeps could deadlock. A "for no key update" lock does not
+ *   conflict with inserts of rows that refer to them.
+ * - "materialized" keeps it from locking all of the rows again for each row, when its statistics are of a nearly empty table.
+ * - A row that does not hold the new value afterwards ends the statement by a division by zero, and nothing is changed.
+ */
+function replaceStatement(column: string, shape: TableShape, keys: readonly KeyColumn[]): string {
+  const table = qualifiedName(shape)
+  const ownerOfRow = ownerText(shape, 't.')
+  const zero = `(pg_catalog.length(input.new) operator(pg_catalog.-) pg_catalog.length(input.new))`
+  return `update ${table} as t set ${quoteIdentifier(column)} = input.new
+      from (
+        with locked as materialized (
+          select input.* from ${inputRows([...keyInputs(keys), 'owner', 'old', 'new'])}
+          join ${table} as k on ${hasKeyOfInput('k', keys)}
+          order by ${keys.map((key) => `k.${key.name}`).join(', ')} for no key update of k)
+        select * from locked
+      ) as input
+      where ${hasKeyOfInput('t', keys)} and ${hasTextOfInput(column, 'old')}
+        and (${ownerOfRow} collate pg_catalog."C" ${EQUALS} input.owner collate pg_catalog."C"
+          or ${ownerOfRow} is null and input.owner is null)
+        and (select ${MAKE_DURABLE}) is not null
+      returning ${keyOfInput(keys)}, case when ${hasTextOfInput(column, 'new')} then 1
+        else 1 operator(pg_catalog./) ${zero} end as written`
+}
+
+/** The statement that finds rows which hold a value that is to be written. */
+function holdingStatement(column: string, shape: TableShape, keys: readonly KeyColumn[]): string {
+  return `select ${keyOfInput(keys)} from ${inputRows([...keyInputs(keys), 'new'])}
+    join ${qualifiedName(shape)} as t on ${hasKeyOfInput('t', keys)} and ${hasTextOfInput(column, 'new')}`
+}
+
+function keyOfInput(keys: readonly KeyColumn[]): string {
+  return `array[${keyInputs(keys)
+    .map((name) => `input.${name}`)
+    .join(', ')}] as key`
+}
+
+/** A part of a key, from the text in which it is read. */
+function keyPart(text: string, type: string | undefined): string | number | bigint {
+  return type !== undefined && WHOLE_NUMBERS.includes(type) ? exactNumber(BigInt(text)) : text
+}
