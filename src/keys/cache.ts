@@ -20,6 +20,8 @@ import { insertRows } from './rows.js'
 export interface KeyPolicy {
   readonly format: Format
   readonly acceptKeys: readonly Format[]
+  /** False: no user gets a first key. */
+  readonly mints: boolean
 }
 
 /** All live versions of a user's key, for a handle. A version that does not open has its error instead. */
@@ -88,6 +90,8 @@ export class KeyCache {
     return this.#writing.run(userId, async () => {
       for (;;) {
         const rows = await this.#reader.read(userId)
+        if (rows.records.length === 0 && !this.#policy.mints)
+          throw notFound(`There is no key of user ${JSON.stringify(userId)}, and mint is 'never'`, false)
         const key =
           rows.records.length === 0
             ? (await this.#make({ userId, version: 1 }, 'minted', rows)).key
