@@ -15,6 +15,7 @@ import { openKeyStore } from '../../src/adapters/open.js'
 import { startChild } from '../support/child-process.js'
 import { type CommandStore, commandStore } from '../support/command-store.js'
 import { dialects, type FreshDatabase, freshDatabase } from '../support/databases.js'
+import { shredLine } from '../support/key-log-file.js'
 import { copyReference } from '../support/reference-file.js'
 import { userIds } from '../support/users.js'
 
@@ -99,13 +100,10 @@ describe.each(dialects)('from %s', (dialect) => {
       expect(await rowsAt(target.url)).toEqual(before)
     })
 
-    it('erases at the target whom the shred log names', async () => {
+    it('erases at the target whom the key log names', async () => {
       await store.mint('alice', 'bob')
-      writeFileSync(
-        join(store.folder, 'log.jsonl'),
-        `${JSON.stringify({ userId: 'bob', at: new Date().toISOString(), forget: false })}\n`,
-      )
-      expect(store.json(['copy', '--shred-log', 'log.jsonl'], { env: env() })).toMatchObject({ status: 0 })
+      writeFileSync(join(store.folder, 'log.jsonl'), shredLine('bob', new Date()))
+      expect(store.json(['copy', '--key-log', 'log.jsonl'], { env: env() })).toMatchObject({ status: 0 })
       expect(
         (await rowsAt(target.url)).map(({ userId, shreddedAt }) => [userId, shreddedAt !== null]),
       ).toEqual([
@@ -146,12 +144,12 @@ describe.each(dialects)('from %s', (dialect) => {
       ).toBe('secret of user-7')
     })
 
-    it('does not bring back whom the shred log names', async () => {
+    it('does not bring back whom the key log names', async () => {
       await store.mint('alice', 'bob')
       store.run(['backup', 'b.db'])
-      store.run(['shred-user', 'bob', '--yes', '--shred-log', 'log.jsonl'])
+      store.run(['shred-user', 'bob', '--yes', '--key-log', 'log.jsonl'])
       const there = { ...NO_MASTER_KEY, KEYSTORE_URL: target.url }
-      const { status, stdout } = store.run(['restore', 'b.db', '--shred-log', 'log.jsonl'], { env: there })
+      const { status, stdout } = store.run(['restore', 'b.db', '--key-log', 'log.jsonl'], { env: there })
       expect(status).toBe(0)
       expect(stdout).toContain('Both hold the same records.')
       expect(

@@ -201,7 +201,7 @@ describe.each(dialects)('on %s', (dialect) => {
     it('reports a schema that is behind, and changes nothing', async () => {
       if (dialect === 'sqlite') writeFileSync(store.url, '', { mode: 0o600 })
       writeFileSync(join(store.folder, 'log.jsonl'), '')
-      const options = ['--shred-log', 'log.jsonl', '--finish-erasure']
+      const options = ['--key-log', 'log.jsonl', '--finish-erasure']
       const { status, report } = store.json<VerifyReport>(['doctor', ...options])
       expect(status).toBe(1)
       expect(report).toMatchObject({ ok: false, complete: false })
@@ -211,16 +211,16 @@ describe.each(dialects)('on %s', (dialect) => {
       expect(store.run(['migrate', '--check']).status).toBe(1)
     })
 
-    it('applies a shred log, and finishes the erasure', async () => {
+    it('applies a key log, and finishes the erasure', async () => {
       await store.mint('alice', 'bob')
       const rows = await store.rows()
-      store.run(['shred-user', 'alice', '--yes', '--shred-log', 'log.jsonl'])
+      store.run(['shred-user', 'alice', '--yes', '--key-log', 'log.jsonl'])
       // As if an old copy of the table had come back.
       await store.use(async (keys) => {
         await keys.remove(rows)
         await keys.insertIfAbsent(rows)
       })
-      const { status, report } = store.json(['doctor', '--shred-log', 'log.jsonl', '--finish-erasure'])
+      const { status, report } = store.json(['doctor', '--key-log', 'log.jsonl', '--finish-erasure'])
       expect(status).toBe(0)
       expect(report).toMatchObject({
         erasedAgain: ['alice'],
@@ -228,10 +228,10 @@ describe.each(dialects)('on %s', (dialect) => {
         ok: true,
       })
       expect((await store.rows())[0]?.encryptedKey).toHaveLength(0)
-      const again = store.run(['doctor', '--shred-log', 'log.jsonl', '--finish-erasure'])
-      expect(again.stdout).toContain('The shred log erased 0 users again.')
+      const again = store.run(['doctor', '--key-log', 'log.jsonl', '--finish-erasure'])
+      expect(again.stdout).toContain('The key log erased 0 users again.')
       expect(again.stdout).toContain('The erasure is finished')
-      expect(store.run(['doctor', '--shred-log', 'none.jsonl'])).toMatchObject({ status: 1 })
+      expect(store.run(['doctor', '--key-log', 'none.jsonl'])).toMatchObject({ status: 1 })
     })
   })
 })

@@ -4,6 +4,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import {
   type EnvelopeCrypto,
   type EnvelopeCryptoOptions,
+  type KeyLogEntry,
   type KeyStore,
   type KeystoreEvent,
   localMasterKey,
@@ -220,8 +221,8 @@ describe.each(backends)('shredUser on %s', (backend) => {
 
   it('shreds a user whose row has a time that cannot be read, with a log and without', async () => {
     if (backend === 'memory') return
-    const receipts: ShredReceipt[] = []
-    const logged = await open({ shredLog: (receipt) => void receipts.push(receipt) })
+    const written: KeyLogEntry[] = []
+    const logged = await open({ keyLog: (entries) => void written.push(...entries) })
     for (const [userId, envelope] of [
       ['alice', await open()],
       ['bob', logged],
@@ -232,7 +233,10 @@ describe.each(backends)('shredUser on %s', (backend) => {
       await envelope.shredUser(userId, { forget: true })
       expect(await rowsOfUser(store, userId)).toEqual([])
     }
-    expect(receipts.map(({ userId }) => userId)).toEqual(['bob'])
+    expect(written).toMatchObject([
+      { event: 'minted', userId: 'bob' },
+      { event: 'shredded', userId: 'bob', versions: [], forget: true },
+    ])
   })
 
   it('refuses what is no user or no option, and shreds nothing', async () => {
@@ -254,8 +258,8 @@ describe.each(backends)('shredUser on %s', (backend) => {
       })
     }
     expect(await envelope.encrypt('alice', 'x')).toContain('v3:')
-    for (const shredLog of ['', 7, {}, null])
-      await expect(open({ shredLog: shredLog as string })).rejects.toMatchObject({
+    for (const keyLog of ['', 7, {}, null])
+      await expect(open({ keyLog: keyLog as string })).rejects.toMatchObject({
         code: 'ERR_INVALID_ARGUMENT',
       })
     await envelope.close()

@@ -1,45 +1,40 @@
-/** The shred log: written before the erasure, outside the database, and applied again to what a backup brings back. */
+/** Shreds in the key log: written before the erasure, outside the database, and applied again to what a backup brings back. */
 import { randomBytes } from 'node:crypto'
-import {
-  appendFileSync,
-  chmodSync,
-  copyFileSync,
-  existsSync,
-  mkdirSync,
-  readFileSync,
-  statSync,
-  writeFileSync,
-} from 'node:fs'
+import { chmodSync, copyFileSync, existsSync, mkdirSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { openKeyStore } from '../src/adapters/open.js'
+import { openKeyStore } from '../../src/adapters/open.js'
 import {
-  applyShredLog,
+  applyKeyLog,
   EnvelopeCrypto,
+  type KeyLogEntry,
   type KeyStore,
   localMasterKey,
-  type ShredReceipt,
+  loggedStore,
   StoreError,
-} from '../src/index.js'
-import { temporaryFolder } from './support/databases.js'
-import { errorOf } from './support/errors.js'
-import { backends, freshStore, type TestStore } from './support/fresh-store.js'
-import { mintedRow, rowsOf } from './support/rows.js'
-import { overriding } from './support/store-doubles.js'
+} from '../../src/index.js'
+import { errorOf } from '../support/errors.js'
+import { backends, freshStore, type TestStore } from '../support/fresh-store.js'
+import { freshKeyLog, type KeyLogFile, shredLine } from '../support/key-log-file.js'
+import { mintedRow, rowsOf } from '../support/rows.js'
+import { overriding } from '../support/store-doubles.js'
 
 const masterKeys = localMasterKey(randomBytes(32))
 
-let folder: { readonly path: string; remove(): void }
-let shredLog: string
+let log: KeyLogFile
+let keyLog: string
 beforeEach(() => {
-  folder = temporaryFolder()
-  shredLog = join(folder.path, 'shredded.jsonl')
+  log = freshKeyLog()
+  keyLog = log.path
 })
-afterEach(() => folder.remove())
+afterEach(() => log.remove())
 
-const lines = () => readFileSync(shredLog, 'utf8').split('\n')
-const entry = (userId: string, at: Date, forget = false) => `${JSON.stringify({ userId, at, forget })}\n`
+/** As a shred writes it. */
+const LINE =
+  '{"event":"shredded","userId":"bob","versions":[1],"kekIds":[null],"forget":false,"at":"2026-01-01T00:00:00.000Z"}'
+
+const shreds = () => log.entries().filter((entry) => entry.event === 'shredded')
 
 describe.each(backends)('on %s', (backend) => {
   let test: TestStore
@@ -51,7 +46,7 @@ describe.each(backends)('on %s', (backend) => {
   afterEach(() => test.remove())
 
   const open = (options: Partial<Parameters<typeof EnvelopeCrypto.open>[0]> = {}) =>
-    EnvelopeCrypto.open({ store, masterKeys, closeStore: false, shredLog, ...options })
+    EnvelopeCrypto.open({ store, masterKeys, closeStore: false, keyLog, ...options })
   const rowsOfUser = async (userId: string) => (await store.getAll([userId])).get(userId) ?? []
 
   /** The rows as a backup has them. */
@@ -72,19 +67,15 @@ describe.each(backends)('on %s', (backend) => {
       await envelope.encrypt('"böse"\n', 'x')
       const first = await envelope.shredUser('alice')
       const second = await envelope.shredUser('"böse"\n', { forget: true })
-      const written = lines()
-      expect(written).toHaveLength(3)
-      expect(written[2]).toBe('')
-      for (const [index, receipt] of [first, second].entries()) {
-        const { pending, erased, ...rest } = JSON.parse(written[index] ?? '')
-        const { pending: _p, erased: _e, ...given } = receipt
-        expect(rest).toEqual(JSON.parse(JSON.stringify(given)))
-        expect([erased, pending]).toEqual(['pending', expect.any(String)])
-      }
-      expect(statSync(shredLog).mode & 0o777).toBe(0o600)
+      expect(log.lines().at(-1)).toBe('')
+      const written = shreds()
+      expect(written).toHaveLength(2)
+      for (const [index, { userId, versions, kekIds, at, forget }] of [first, second].entries())
+        expect(written[index]).toEqual({ event: 'shredded', userId, versions, kekIds, at, forget })
+      expect(statSync(keyLog).mode & 0o777).toBe(0o600)
       // The tombstone has the time of the line.
       const [row] = await rowsOfUser('alice')
-      expect(row?.shreddedAt?.toISOString()).toBe(JSON.parse(written[0] ?? '').at)
+      expect(row?.shreddedAt).toEqual(written[0]?.at)
     })
 
     it('has its line before anything is erased', async () => {
@@ -94,50 +85,53 @@ describe.each(backends)('on %s', (backend) => {
       const envelope = await open({ store: failing })
       await envelope.encrypt('alice', 'x')
       await expect(envelope.shredUser('alice')).rejects.toMatchObject({ code: 'ERR_STORE' })
-      expect(JSON.parse(lines()[0] ?? '')).toMatchObject({
-        userId: 'alice',
-        versions: [1],
-        kekIds: [masterKeys.id],
-      })
+      expect(shreds()).toMatchObject([{ userId: 'alice', versions: [1], kekIds: [masterKeys.id] }])
       expect(await rowsOfUser('alice')).toMatchObject([{ shreddedAt: null }])
       // Whoever has the line finishes it.
-      expect(await applyShredLog({ store, shredLog })).toEqual(['alice'])
+      expect(await applyKeyLog({ store, keyLog })).toEqual(['alice'])
       expect(await rowsOfUser('alice')).toMatchObject([{ shreddedAt: expect.any(Date) }])
     })
 
     it('shreds nothing when the log cannot be written', async () => {
-      mkdirSync(join(folder.path, 'a folder'))
-      for (const path of ['a folder', join('missing', 'log')]) {
-        const envelope = await open({ shredLog: join(folder.path, path) })
-        await envelope.encrypt('alice', 'x')
-        const error = await errorOf(envelope.shredUser('alice'))
+      mkdirSync(join(log.folder, 'a folder'))
+      await store.insertIfAbsent([await mintedRow(masterKeys, 'alice')])
+      for (const [path, reason] of [
+        ['a folder', 'EISDIR'],
+        [join('missing', 'log'), 'ENOENT'],
+      ] as const) {
+        const error = await errorOf(
+          loggedStore(store, join(log.folder, path)).shred('alice', { forget: false }),
+        )
         expect(error).toMatchObject({
           code: 'ERR_STORE',
-          message: expect.stringMatching(/\((EISDIR|ENOENT)\): nothing was shredded/),
+          message: expect.stringContaining(`(${reason}): nothing was shredded`),
         })
         expect(await rowsOfUser('alice')).toMatchObject([{ shreddedAt: null }])
-        expect(await envelope.encrypt('alice', 'x')).toContain('v3:')
       }
     })
 
     it('takes a function for a sink, and waits for it', async () => {
-      const receipts: ShredReceipt[] = []
+      const written: KeyLogEntry[] = []
       const seen: boolean[] = []
       const envelope = await open({
-        shredLog: async (receipt) => {
+        keyLog: async (entries) => {
           await sleep(5)
-          seen.push((await rowsOfUser('alice')).every(({ shreddedAt }) => shreddedAt === null))
-          receipts.push(receipt)
+          const rows = await rowsOfUser('alice')
+          seen.push(rows.length > 0 && rows.every(({ shreddedAt }) => shreddedAt === null))
+          written.push(...entries)
         },
       })
       await envelope.encrypt('alice', 'x')
-      const receipt = await envelope.shredUser('alice')
-      expect(seen).toEqual([true])
-      expect(receipts).toMatchObject([{ userId: 'alice', versions: [1], at: receipt.at, erased: 'pending' }])
+      const { at } = await envelope.shredUser('alice')
+      expect(seen).toEqual([true, true])
+      expect(written).toMatchObject([
+        { event: 'minted', userId: 'alice' },
+        { event: 'shredded', userId: 'alice', versions: [1], at },
+      ])
 
       const refusing = await open({
-        shredLog: () => {
-          throw new Error('hush-hush')
+        keyLog: ([entry]) => {
+          if (entry?.event === 'shredded') throw new Error('hush-hush')
         },
       })
       await refusing.encrypt('bob', 'x')
@@ -148,30 +142,29 @@ describe.each(backends)('on %s', (backend) => {
     })
 
     it('begins a line of its own after one that a crash has cut off', async () => {
-      writeFileSync(shredLog, '{"userId":"torn","at":"2026-')
-      await (await open()).shredUser('alice')
-      expect(lines().map((line) => line.slice(0, 16))).toEqual(['{"userId":"torn"', '{"userId":"alice', ''])
-      await expect(applyShredLog({ store, shredLog })).rejects.toMatchObject({
-        code: 'ERR_STORE',
-        message: expect.stringContaining('Line 1 of'),
-      })
+      log.write('{"event":"shredded","userId":"torn","at":"2026-')
+      const envelope = await open()
+      await envelope.encrypt('torn', 'x')
+      await envelope.shredUser('alice')
+      const [torn = ''] = log.lines()
+      expect(torn).toContain('"torn"')
+      expect(torn).toContain('(cut off)')
+      // By the line that was cut off nobody was shredded.
+      const rows = await rowsOf(store)
+      expect(await applyKeyLog({ store, keyLog })).toEqual([])
+      expect(await rowsOf(store)).toEqual(rows)
+      await expect(open()).resolves.toBeInstanceOf(EnvelopeCrypto)
     })
 
     it('writes whole lines when many shred at once', async () => {
       const envelope = await open()
       await Promise.all(Array.from({ length: 50 }, (_, index) => envelope.shredUser(`user-${index}`)))
-      expect(lines()).toHaveLength(51)
-      expect(
-        new Set(
-          lines()
-            .slice(0, -1)
-            .map((line) => JSON.parse(line).userId),
-        ).size,
-      ).toBe(50)
+      expect(log.lines()).toHaveLength(51)
+      expect(new Set(shreds().map(({ userId }) => userId)).size).toBe(50)
     })
   })
 
-  describe('applyShredLog', () => {
+  describe('applyKeyLog', () => {
     it('erases again whom a backup brought back, with the time of the first shred', async () => {
       const envelope = await open()
       for (const userId of ['alice', 'bob', 'carol']) await envelope.encrypt(userId, 'x')
@@ -181,12 +174,12 @@ describe.each(backends)('on %s', (backend) => {
       await envelope.shredUser('carol')
       const after = await rowsOf(store)
       await restored()
-      expect(await applyShredLog({ store, shredLog })).toEqual(['alice', 'carol'])
+      expect(await applyKeyLog({ store, keyLog })).toEqual(['alice', 'carol'])
       expect(await rowsOf(store)).toEqual(after)
       expect((await rowsOfUser('alice')).map(({ shreddedAt }) => shreddedAt)).toEqual([at, at])
       await expect((await open()).encrypt('alice', 'x')).rejects.toMatchObject({ code: 'ERR_KEY_SHREDDED' })
       // Nothing is left to do.
-      expect(await applyShredLog({ store, shredLog })).toEqual([])
+      expect(await applyKeyLog({ store, keyLog })).toEqual([])
       expect(await rowsOf(store)).toEqual(after)
     })
 
@@ -198,18 +191,18 @@ describe.each(backends)('on %s', (backend) => {
       await sleep(3)
       const token = await envelope.encrypt('alice', 'minted anew')
       // On the live store there is nothing to do.
-      expect(await applyShredLog({ store, shredLog })).toEqual([])
+      expect(await applyKeyLog({ store, keyLog })).toEqual([])
       expect(await (await open()).decrypt('alice', token)).toBe('minted anew')
       await restored()
-      expect(await applyShredLog({ store, shredLog })).toEqual(['alice', 'bob'])
+      expect(await applyKeyLog({ store, keyLog })).toEqual(['alice', 'bob'])
       expect(await rowsOf(store)).toEqual([])
 
       // A version that was made since stays, the older one goes.
       const [old, fresh] = [new Date('2026-01-01'), new Date('2026-03-01')]
       await store.insertIfAbsent([await mintedRow(masterKeys, 'mixed', { createdAt: old })])
       await store.insertIfAbsent([await mintedRow(masterKeys, 'mixed', { version: 2, createdAt: fresh })])
-      appendFileSync(shredLog, entry('mixed', new Date('2026-02-01'), true))
-      expect(await applyShredLog({ store, shredLog })).toEqual(['mixed'])
+      log.append(shredLine('mixed', new Date('2026-02-01'), true))
+      expect(await applyKeyLog({ store, keyLog })).toEqual(['mixed'])
       expect((await rowsOfUser('mixed')).map(({ version }) => version)).toEqual([2])
     })
 
@@ -221,41 +214,47 @@ describe.each(backends)('on %s', (backend) => {
           users.map((userId) => mintedRow(masterKeys, userId, { createdAt: new Date('2025-06-01') })),
         ),
       )
-      writeFileSync(
-        shredLog,
+      log.write(
         [
-          entry('a', first),
-          entry('a', second, true),
-          entry('b', first, true),
-          entry('b', second),
-          entry('c', first),
-          entry('c', second),
+          shredLine('a', first),
+          shredLine('a', second, true),
+          shredLine('b', first, true),
+          shredLine('b', second),
+          shredLine('c', first),
+          shredLine('c', second),
         ].join(''),
       )
-      expect(await applyShredLog({ store, shredLog })).toEqual(['a', 'b', 'c'])
+      expect(await applyKeyLog({ store, keyLog })).toEqual(['a', 'b', 'c'])
       expect(await rowsOfUser('a')).toEqual([])
       expect((await rowsOfUser('b')).map(({ shreddedAt }) => shreddedAt)).toEqual([second])
       expect((await rowsOfUser('c')).map(({ shreddedAt }) => shreddedAt)).toEqual([second])
     })
 
     it.each([
-      ['cut off', '{"userId":"bob","at":"2026-01-01T00:00:00.0'],
+      ['cut off', '{"event":"shredded","userId":"bob","at":"2026-01-01T00:00:00.0'],
       ['no JSON', 'shredded bob'],
       ['no object', '"bob"'],
       ['null', 'null'],
-      ['no user', '{"at":"2026-01-01T00:00:00.000Z"}'],
-      ['no time', '{"userId":"bob"}'],
-      ['another time', '{"userId":"bob","at":"yesterday"}'],
-      ['another forget', '{"userId":"bob","at":"2026-01-01T00:00:00.000Z","forget":"yes"}'],
+      [
+        'another event',
+        '{"event":"seen","userId":"bob","version":1,"kekId":null,"at":"2026-01-01T00:00:00.000Z"}',
+      ],
+      ['no event', '{"userId":"bob","at":"2026-01-01T00:00:00.000Z","forget":false}'],
+      ['no user', LINE.replace('"userId":"bob",', '')],
+      ['no time', LINE.replace(/,"at":[^}]*/, '')],
+      ['another time', LINE.replace(/"at":"[^"]*"/, '"at":"yesterday"')],
+      ['another forget', LINE.replace('false', '"yes"')],
+      ['versions that are none', LINE.replace('[1]', '[0]')],
+      ['another KEK id', LINE.replace('[null]', '[7]')],
     ])('names the number of a damaged line and changes nothing: %s', async (_, line) => {
       const envelope = await open()
       for (const userId of ['alice', 'bob', 'carol']) await envelope.encrypt(userId, 'x')
       const before = await rowsOf(store)
-      writeFileSync(shredLog, `${entry('alice', new Date())}\n${line}\n${entry('carol', new Date())}`)
-      const error = await errorOf(applyShredLog({ store, shredLog }))
+      log.write(`${shredLine('alice', new Date())}\n${line}\n${shredLine('carol', new Date())}`)
+      const error = await errorOf(applyKeyLog({ store, keyLog }))
       expect(error).toMatchObject({
         code: 'ERR_STORE',
-        message: expect.stringContaining('Line 3 of the shred log'),
+        message: expect.stringContaining('Line 3 of the key log'),
       })
       expect(error.message).not.toContain('bob')
       expect(await rowsOf(store)).toEqual(before)
@@ -269,18 +268,18 @@ describe.each(backends)('on %s', (backend) => {
         ),
       )
       const at = new Date('2026-02-01')
-      const log = users.slice(1).map((userId) => entry(userId, at, true))
-      writeFileSync(shredLog, `\r\n${log.join('\r\n')}`)
-      expect(await applyShredLog({ store, shredLog })).toHaveLength(1049)
+      const written = users.slice(1).map((userId) => shredLine(userId, at, true).replace('\n', '\r\n'))
+      log.write(`\r\n${written.join('')}`)
+      expect(await applyKeyLog({ store, keyLog })).toHaveLength(1049)
       expect((await rowsOf(store)).map(({ userId }) => userId)).toEqual(['user-0'])
     })
 
     it('refuses a path that is none, and says why a file cannot be read', async () => {
       for (const path of ['', 7 as unknown as string])
-        await expect(applyShredLog({ store, shredLog: path })).rejects.toMatchObject({
+        await expect(applyKeyLog({ store, keyLog: path })).rejects.toMatchObject({
           code: 'ERR_INVALID_ARGUMENT',
         })
-      await expect(applyShredLog({ store, shredLog })).rejects.toMatchObject({
+      await expect(applyKeyLog({ store, keyLog })).rejects.toMatchObject({
         code: 'ERR_STORE',
         message: expect.stringContaining('(ENOENT)'),
       })
@@ -290,26 +289,26 @@ describe.each(backends)('on %s', (backend) => {
 
 describe('a restored file', () => {
   it('is erased again by the log, and a log of the mode of its owner stays as it is', async () => {
-    const path = join(folder.path, 'keystore.db')
+    const path = join(log.folder, 'keystore.db')
     const store = await openKeyStore(path)
-    writeFileSync(shredLog, '')
-    chmodSync(shredLog, 0o640)
-    const envelope = await EnvelopeCrypto.open({ store, masterKeys, shredLog, closeStore: false })
+    log.write('')
+    chmodSync(keyLog, 0o640)
+    const envelope = await EnvelopeCrypto.open({ store, masterKeys, keyLog, closeStore: false })
     const token = await envelope.encrypt('alice', 'x')
     await store.close()
     copyFileSync(path, `${path}.backup`)
 
-    const again = await EnvelopeCrypto.open({ store: await openKeyStore(path), masterKeys, shredLog })
+    const again = await EnvelopeCrypto.open({ store: await openKeyStore(path), masterKeys, keyLog })
     await again.shredUser('alice')
     await again.close()
-    expect(statSync(shredLog).mode & 0o777).toBe(0o640)
+    expect(statSync(keyLog).mode & 0o777).toBe(0o640)
     for (const suffix of ['-wal', '-shm']) expect(existsSync(`${path}${suffix}`)).toBe(false)
     copyFileSync(`${path}.backup`, path)
 
     const restored = await openKeyStore(path)
     const open = () => EnvelopeCrypto.open({ store: restored, masterKeys, closeStore: false })
     expect(await (await open()).decrypt('alice', token)).toBe('x')
-    expect(await applyShredLog({ store: restored, shredLog })).toEqual(['alice'])
+    expect(await applyKeyLog({ store: restored, keyLog })).toEqual(['alice'])
     await expect((await open()).decrypt('alice', token)).rejects.toMatchObject({ code: 'ERR_KEY_SHREDDED' })
     await restored.close()
   })

@@ -1,9 +1,8 @@
 /** copyKeys: every row exactly, from any store to any other, again and again; and nothing where a row differs. */
 import { randomBytes } from 'node:crypto'
-import { writeFileSync } from 'node:fs'
-import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import {
+  applyKeyLog,
   copyKeys,
   EnvelopeCrypto,
   type KeyRecord,
@@ -14,9 +13,9 @@ import {
   rewrapAll,
 } from '../../src/index.js'
 import { ODD_IDS } from '../../src/testing/fixture.js'
-import { temporaryFolder } from '../support/databases.js'
 import { errorOf } from '../support/errors.js'
 import { type Backend, backends, freshStore, type TestStore } from '../support/fresh-store.js'
+import { freshKeyLog, type KeyLogFile, shredLine } from '../support/key-log-file.js'
 import { fill, mintedRow, rowsOf, spoilTime, v2Row } from '../support/rows.js'
 import { overriding } from '../support/store-doubles.js'
 import { expectAllOpen, sealAll } from '../support/tokens.js'
@@ -123,7 +122,8 @@ describe.each(chosen)('copyKeys from %s to %s', (source, target) => {
     await envelope.shredUser('shredded after a rotation')
     await envelope.close()
 
-    const plan = await copyKeys({ ...stores, dryRun: true })
+    const applyErasures = true
+    const plan = await copyKeys({ ...stores, applyErasures, dryRun: true })
     expect(plan).toMatchObject({
       dryRun: true,
       copied: 5,
@@ -132,7 +132,7 @@ describe.each(chosen)('copyKeys from %s to %s', (source, target) => {
       equal: false,
       complete: true,
     })
-    const report = await copyKeys(stores)
+    const report = await copyKeys({ ...stores, applyErasures })
     expect(report).toMatchObject({ dryRun: false, copied: 5, shredded: ['a'], extra: 0, equal: true })
     expect(await rowsOf(to.store)).toEqual(await rowsOf(from.store))
     const reader = await open(to.store)
@@ -150,7 +150,7 @@ describe.each(chosen)('copyKeys from %s to %s', (source, target) => {
     await copyKeys(stores)
     await envelope.rotateUserKey('m')
     await envelope.shredUser('m')
-    const report = await copyKeys({ ...stores, batchSize: 2 })
+    const report = await copyKeys({ ...stores, applyErasures: ['m'], batchSize: 2 })
     expect(report).toMatchObject({ shredded: ['m'], equal: true })
     expect(await rowsOf(to.store)).toEqual(await rowsOf(from.store))
   })
@@ -217,13 +217,29 @@ describe.each(chosen)('copyKeys from %s to %s', (source, target) => {
   describe('refuses, names the row, and writes nothing', () => {
     async function expectRefusal(userId: string, message: string): Promise<void> {
       const before = await rowsOf(to.store)
-      for (const dryRun of [true, false]) {
-        const error = await errorOf(copyKeys({ ...stores, dryRun, batchSize: 3 }))
-        expect(error).toMatchObject({ code: 'ERR_STORE', ref: { userId, version: 1 } })
-        expect(error.message).toContain(`user "${userId}", version 1`)
-        expect(error.message).toContain(message)
-        expect(await rowsOf(to.store)).toEqual(before)
-      }
+      const plan = await copyKeys({ ...stores, dryRun: true, batchSize: 3 })
+      const row = async (store: KeyStore) => (await store.getAll([userId])).get(userId)?.[0]
+      expect(plan.conflicts).toContainEqual({
+        userId,
+        version: 1,
+        reason: expect.stringContaining(message),
+        from: stateOf(await row(from.store)),
+        to: stateOf(await row(to.store)),
+      })
+      expect(plan.conflictCount).toBe(plan.conflicts.length)
+      await expectError(userId, message, false)
+      expect(await rowsOf(to.store)).toEqual(before)
+    }
+    async function expectError(userId: string, message: string, dryRun: boolean): Promise<void> {
+      const error = await errorOf(copyKeys({ ...stores, dryRun, batchSize: 3 }))
+      expect(error).toMatchObject({ code: 'ERR_STORE', ref: { userId, version: 1 } })
+      expect(error.message).toContain(`user "${userId}", version 1`)
+      expect(error.message).toContain(message)
+    }
+    const stateOf = (row: KeyRecord | undefined) => {
+      if (row === undefined) throw new Error('no row')
+      const { kekId, createdAt, wrappedAt, shreddedAt } = row
+      return { kekId, createdAt, wrappedAt, shreddedAt }
     }
     beforeEach(() => fill(from.store, masterKeys, orderedUserIds(10)))
 
@@ -260,7 +276,127 @@ describe.each(chosen)('copyKeys from %s to %s', (source, target) => {
     it('a row of the source whose time cannot be read', async () => {
       if (source === 'memory') return
       await spoilTime(source, from.url ?? '', 'user-000005')
-      await expectRefusal('user-000005', 'has a time that cannot be read')
+      for (const dryRun of [true, false])
+        await expectError('user-000005', 'has a time that cannot be read', dryRun)
+      expect(await rowsOf(to.store)).toEqual([])
+    })
+
+    it('a user shredded at the target under a version that the source has not', async () => {
+      await to.store.insertIfAbsent([await mintedRow(masterKeys, 'user-000004', { version: 1 })])
+      await to.store.insertIfAbsent([await mintedRow(masterKeys, 'user-000004', { version: 2 })])
+      await to.store.shred('user-000004', { forget: false })
+      await to.store.remove([{ userId: 'user-000004', version: 1 }])
+      const before = await rowsOf(to.store)
+      const { conflicts } = await copyKeys({ ...stores, dryRun: true })
+      expect(conflicts).toMatchObject([{ userId: 'user-000004', version: 1, to: null }])
+      await expectError('user-000004', 'was shredded at the target', false)
+      expect(await rowsOf(to.store)).toEqual(before)
+    })
+  })
+
+  describe('a user whom the source has shredded, and whose key is live at the target', () => {
+    /** Rows as somebody writes them who has a backup in hand: erased, with the creation times that they had. */
+    async function plantTombstones(userIds: readonly string[]): Promise<void> {
+      const maintenance = from.store.maintenance
+      const rows = (await rowsOf(to.store)).filter(({ userId }) => userIds.includes(userId))
+      const shreddedAt = new Date()
+      await maintenance?.restore(rows.map((row) => ({ ...row, encryptedKey: new Uint8Array(0), shreddedAt })))
+    }
+    const codeOf = (userId: string) =>
+      open(to.store).then((envelope) =>
+        (userId === '' ? envelope.pool.encrypt('x') : envelope.encrypt(userId, 'x')).then(
+          () => 'live',
+          ({ code }) => code,
+        ),
+      )
+    const USERS = ['', 'alice', 'bob']
+    beforeEach(() => fill(to.store, masterKeys, USERS))
+
+    it('stays live, the pool too, and is named: nothing is written', async () => {
+      await fill(from.store, masterKeys, ['a new one'])
+      await plantTombstones(USERS)
+      const before = await rowsOf(to.store)
+      const plan = await copyKeys({ ...stores, dryRun: true, batchSize: 2 })
+      expect(plan).toMatchObject({ refused: USERS, shredded: [], conflictCount: 0, copied: 1 })
+      const error = await errorOf(copyKeys({ ...stores, batchSize: 2 }))
+      expect(error).toMatchObject({ code: 'ERR_CONFLICT', retryable: false })
+      expect(error.message).toContain('the pool, "alice", "bob"')
+      expect(error.message).toContain('--apply-erasures')
+      expect(await rowsOf(to.store)).toEqual(before)
+      for (const userId of USERS) expect(await codeOf(userId)).toBe('live')
+    })
+
+    it('is not ended by a tombstone under a version that the target has not', async () => {
+      const tombstone = { version: 7, encryptedKey: new Uint8Array(0), kekId: null, wrappedAt: null }
+      const at = new Date()
+      await from.store.maintenance?.restore([{ ...tombstone, userId: 'bob', createdAt: at, shreddedAt: at }])
+      await expect(copyKeys(stores)).rejects.toMatchObject({ code: 'ERR_CONFLICT' })
+      expect(await codeOf('bob')).toBe('live')
+      expect(await copyKeys({ ...stores, applyErasures: true })).toMatchObject({ shredded: ['bob'] })
+      expect(await codeOf('bob')).toBe('ERR_KEY_SHREDDED')
+    })
+
+    it('is erased when it is asked for: all of them, or those who are named', async () => {
+      await plantTombstones(USERS)
+      const some = await errorOf(copyKeys({ ...stores, applyErasures: ['alice', ''] }))
+      expect(some).toMatchObject({ code: 'ERR_CONFLICT' })
+      expect(some.message).toContain('target: "bob".')
+      expect(await codeOf('alice')).toBe('live')
+      expect(await copyKeys({ ...stores, applyErasures: USERS })).toMatchObject({
+        shredded: USERS,
+        refused: [],
+        equal: true,
+      })
+      for (const userId of USERS) expect(await codeOf(userId)).toBe('ERR_KEY_SHREDDED')
+      for (const applyErasures of ['all', 1, [7], null])
+        await expect(copyKeys({ ...stores, applyErasures: applyErasures as never })).rejects.toMatchObject({
+          code: 'ERR_INVALID_ARGUMENT',
+        })
+    })
+
+    it('is refused too if it is shredded while the copy runs', async () => {
+      await fill(from.store, masterKeys, ['minted at the source'])
+      let lists = 0
+      const changing = overriding(from.store, {
+        async list(page) {
+          lists += 1
+          // A page and the empty one after it are read by each look: this is the second look.
+          if (lists === 3) await plantTombstones(['alice'])
+          return from.store.list(page)
+        },
+      })
+      await expect(copyKeys({ ...stores, from: changing })).rejects.toMatchObject({ code: 'ERR_CONFLICT' })
+      expect(await codeOf('alice')).toBe('live')
+    })
+
+    it('is erased without being asked for if the key log names the user, and recorded in it otherwise', async () => {
+      const log = freshKeyLog()
+      try {
+        await plantTombstones(['alice', 'bob'])
+        log.write(shredLine('alice', new Date()))
+        const keyLog = log.path
+        const refused = await errorOf(copyKeys({ ...stores, keyLog }))
+        expect(refused.message).toContain('target: "bob".')
+        expect(await copyKeys({ ...stores, keyLog, applyErasures: ['bob'] })).toMatchObject({
+          shredded: ['alice', 'bob'],
+        })
+        expect(log.entries().map(({ userId }) => userId)).toEqual(['alice', 'bob'])
+      } finally {
+        log.remove()
+      }
+    })
+
+    it('is the pool: no line of a key log ends it', async () => {
+      const log = freshKeyLog()
+      try {
+        log.write(shredLine('', new Date()) + shredLine('', new Date(), true))
+        await fill(from.store, masterKeys, ['carol'])
+        expect(await copyKeys({ ...stores, keyLog: log.path })).toMatchObject({ shredded: [], copied: 1 })
+        expect(await applyKeyLog({ store: to.store, keyLog: log.path })).toEqual([])
+        expect(await codeOf('')).toBe('live')
+      } finally {
+        log.remove()
+      }
     })
   })
 
@@ -307,29 +443,26 @@ describe.each(chosen)('copyKeys from %s to %s', (source, target) => {
     await expect(copyKeys({ from: from.store, to: lying })).rejects.toMatchObject({ code: 'ERR_STORE' })
   })
 
-  describe('with a shred log', () => {
-    let folder: { readonly path: string; remove(): void }
-    let shredLog: string
+  describe('with a key log', () => {
+    let file: KeyLogFile
+    let keyLog: string
     beforeEach(() => {
-      folder = temporaryFolder()
-      shredLog = join(folder.path, 'shredded.jsonl')
+      file = freshKeyLog()
+      keyLog = file.path
     })
-    afterEach(() => folder.remove())
+    afterEach(() => file.remove())
     const at = new Date('2026-02-01T00:00:00.000Z')
     const log = (...entries: [string, boolean][]) =>
-      writeFileSync(
-        shredLog,
-        entries.map(([userId, forget]) => `${JSON.stringify({ userId, at, forget })}\n`).join(''),
-      )
+      file.write(entries.map(([userId, forget]) => shredLine(userId, at, forget)).join(''))
 
     it('lets those arrive erased whom it names, or not at all', async () => {
       const createdAt = new Date('2026-01-01')
       await fill(from.store, masterKeys, ['alice', 'bob', 'carol'], { createdAt })
       await fill(from.store, masterKeys, ['minted anew'], { createdAt: new Date('2026-03-01') })
       log(['alice', false], ['bob', true], ['minted anew', true], ['nobody', false])
-      expect(await copyKeys({ ...stores, shredLog, dryRun: true })).toMatchObject({ copied: 3, shredded: [] })
+      expect(await copyKeys({ ...stores, keyLog, dryRun: true })).toMatchObject({ copied: 3, shredded: [] })
       expect(await rowsOf(to.store)).toEqual([])
-      const report = await copyKeys({ ...stores, shredLog })
+      const report = await copyKeys({ ...stores, keyLog })
       expect(report).toMatchObject({ complete: true, copied: 3, shredded: [], extra: 0, equal: true })
       expect((await rowsOf(to.store)).map(({ userId, shreddedAt }) => [userId, shreddedAt])).toEqual([
         ['alice', at],
@@ -346,9 +479,9 @@ describe.each(chosen)('copyKeys from %s to %s', (source, target) => {
       await fill(to.store, masterKeys, ['only here'], { createdAt: new Date('2026-01-01') })
       await copyKeys(stores)
       log(['alice', false], ['bob', true], ['only here', false])
-      const plan = await copyKeys({ ...stores, shredLog, dryRun: true })
+      const plan = await copyKeys({ ...stores, keyLog, dryRun: true })
       expect([...plan.shredded].sort()).toEqual(['alice', 'bob', 'only here'])
-      const report = await copyKeys({ ...stores, shredLog })
+      const report = await copyKeys({ ...stores, keyLog })
       expect([...report.shredded].sort()).toEqual(['alice', 'bob', 'only here'])
       expect(report).toMatchObject({ complete: true, extra: 1, equal: false })
       expect((await rowsOf(to.store)).map(({ userId, shreddedAt }) => [userId, shreddedAt])).toEqual([
@@ -356,14 +489,14 @@ describe.each(chosen)('copyKeys from %s to %s', (source, target) => {
         ['carol', null],
         ['only here', at],
       ])
-      expect(await copyKeys({ ...stores, shredLog })).toMatchObject({ copied: 0, shredded: [], extra: 1 })
+      expect(await copyKeys({ ...stores, keyLog })).toMatchObject({ copied: 0, shredded: [], extra: 1 })
     })
 
     it('is not begun with a log that is damaged or missing', async () => {
       await fill(from.store, masterKeys, ['alice'])
-      await expect(copyKeys({ ...stores, shredLog })).rejects.toMatchObject({ code: 'ERR_STORE' })
-      writeFileSync(shredLog, 'no line')
-      await expect(copyKeys({ ...stores, shredLog })).rejects.toMatchObject({ code: 'ERR_STORE' })
+      await expect(copyKeys({ ...stores, keyLog })).rejects.toMatchObject({ code: 'ERR_STORE' })
+      file.write('no line\n')
+      await expect(copyKeys({ ...stores, keyLog })).rejects.toMatchObject({ code: 'ERR_STORE' })
       expect(await rowsOf(to.store)).toEqual([])
     })
   })

@@ -1,4 +1,4 @@
-/** A process that shreds users is killed: whoever is shredded in the database stands in the shred log, which is written first. */
+/** A process that shreds users is killed: whoever is shredded in the database stands in the key log, which is written first. */
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
@@ -13,15 +13,15 @@ import { userIds } from '../support/users.js'
 const USERS = KEYS / 5
 const MASTER_KEY = generateMasterKey()
 
-describe.each(dialects)('%s: shredding with a shred log', (dialect) => {
+describe.each(dialects)('%s: shredding with a key log', (dialect) => {
   let database: FreshDatabase
   let folder: ReturnType<typeof temporaryFolder>
-  let shredLog: string
+  let keyLog: string
   let child: ChildScript | undefined
   beforeEach(async () => {
     database = await freshDatabase(dialect)
     folder = temporaryFolder()
-    shredLog = join(folder.path, 'shred.log')
+    keyLog = join(folder.path, 'shred.log')
   })
   afterEach(async () => {
     child?.kill()
@@ -30,7 +30,7 @@ describe.each(dialects)('%s: shredding with a shred log', (dialect) => {
   })
 
   function startShredding(): ChildScript {
-    child = startChild('shred-users.mjs', [database.url, shredLog], { API_KEY_MASTER_KEY: MASTER_KEY })
+    child = startChild('shred-users.mjs', [database.url, keyLog], { API_KEY_MASTER_KEY: MASTER_KEY })
     return child
   }
 
@@ -46,7 +46,7 @@ describe.each(dialects)('%s: shredding with a shred log', (dialect) => {
   /** @returns how many users are shredded */
   async function expectLogged(): Promise<number> {
     const shredded = (await rows()).filter(({ shreddedAt }) => shreddedAt !== null)
-    const logged = new Set(readFileSync(shredLog, 'utf8').split('\n').map(userIdOf))
+    const logged = new Set(readFileSync(keyLog, 'utf8').split('\n').map(userIdOf))
     expect(shredded.filter(({ userId }) => !logged.has(userId))).toEqual([])
     return shredded.length
   }

@@ -27,7 +27,7 @@ const CORE_NAMES = [
   'Secret',
   'StoreError',
   'apiKeyHash',
-  'applyShredLog',
+  'applyKeyLog',
   'census',
   'copyKeys',
   'decryptRows',
