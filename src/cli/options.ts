@@ -92,9 +92,12 @@ export interface KeyLogOptions {
 
 /** @param what what the command does with the log, if not record in it what it makes and removes */
 export function withKeyLog(command: Command, what = RECORDED): Command {
-  const option = new Option('--key-log <path>', what).env('KEYSTORE_KEY_LOG')
-  // An empty variable is one that is not set.
-  return command.addOption(option.argParser((path: string) => (path === '' ? undefined : path)))
+  return command
+    .addOption(new Option('--key-log <path>', what).env('KEYSTORE_KEY_LOG'))
+    .hook('preAction', (_, action) => {
+      // An empty variable is one that is not set.
+      if (action.getOptionValue('keyLog') === '') action.setOptionValue('keyLog', undefined)
+    })
 }
 
 const RECORDED =
