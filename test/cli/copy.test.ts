@@ -12,11 +12,13 @@ import {
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { openKeyStore } from '../../src/adapters/open.js'
+import { EnvelopeCrypto } from '../../src/index.js'
 import { startChild } from '../support/child-process.js'
 import { type CommandStore, commandStore } from '../support/command-store.js'
 import { dialects, type FreshDatabase, freshDatabase } from '../support/databases.js'
 import { shredLine } from '../support/key-log-file.js'
 import { copyReference } from '../support/reference-file.js'
+import { hasTerminal, onTerminal } from '../support/terminal.js'
 import { userIds } from '../support/users.js'
 
 const NO_MASTER_KEY = { API_KEY_MASTER_KEY_FILE: '' }
@@ -70,7 +72,14 @@ describe.each(dialects)('from %s', (dialect) => {
       await store.mint('late')
       store.run(['rotate-user', 'user-1'])
       await store.use((keys) => keys.shred('user-2', { forget: false }))
-      const { status, report } = store.json(['copy'], { env: env() })
+      // Whom the source has shredded since, the target erases only when it is asked to.
+      const refused = store.run(['copy'], { env: env() })
+      expect(refused.status).toBe(1)
+      expect(refused.stderr).toContain('target: "user-2". Nothing was written')
+      expect(refused.stderr).toContain('--apply-erasures')
+      expect(refused.stderr).toContain('[ERR_CONFLICT]')
+      expect(store.run(['copy', '--apply-erasures'], { env: env() })).toMatchObject({ status: 2 })
+      const { status, report } = store.json(['copy', '--apply-erasures', '--yes'], { env: env() })
       expect(status).toBe(0)
       expect(report).toMatchObject({ complete: true, equal: true, extra: 0, shredded: ['user-2'] })
       expect(report).toHaveProperty('digest.from', expect.stringMatching(/^[0-9a-f]{64}$/))
@@ -181,6 +190,84 @@ describe.each(dialects)('from %s', (dialect) => {
 
     // Where the source's dialect changes nothing, or is SQLite by its nature.
     if (dialect !== 'sqlite') return
+
+    it('erases no live key because the backup says so, the pool’s neither, unless it is confirmed', async () => {
+      await store.mint('alice', 'bob')
+      await store.use(async (keys) => {
+        const envelope = await EnvelopeCrypto.open({
+          store: keys,
+          masterKeys: store.keys('a'),
+          closeStore: false,
+        })
+        await envelope.pool.encrypt('x')
+      })
+      const rows = await store.rows()
+      // What somebody makes of a backup who can write to it.
+      const backup = await openKeyStore(path('b.db'))
+      const tombstone = { encryptedKey: new Uint8Array(0), shreddedAt: new Date() }
+      await backup.maintenance?.restore(rows.slice(0, 2).map((row) => ({ ...row, ...tombstone })))
+      await backup.close()
+
+      const plan = store.run(['restore', 'b.db', '--dry-run'])
+      expect(plan.status).toBe(1)
+      expect(plan.stdout).toContain('Refused without --apply-erasures')
+      expect(plan.stdout).toContain('  the pool\n  "alice"\n')
+      const refused = store.run(['restore', 'b.db'])
+      expect(refused.status).toBe(1)
+      expect(refused.stderr).toContain('target: the pool, "alice". Nothing was written')
+      expect(await store.rows()).toEqual(rows)
+
+      if (hasTerminal) {
+        const ask = (typed: string) =>
+          onTerminal(store.folder, ['restore', 'b.db', '--apply-erasures'], {
+            typed,
+            env: { KEYSTORE_URL: store.url },
+          })
+        const stopped = ask('yes\n')
+        expect(stopped.shown).toContain('To erase them at the target type "erase 2 users": ')
+        expect(stopped.shown).toMatch(/never be decrypted again:\s+the pool\s+"alice"\s/)
+        expect(stopped.status).toBe(1)
+        expect(await store.rows()).toEqual(rows)
+        expect(ask('erase 2 users\n').status).toBe(0)
+      } else expect(store.run(['restore', 'b.db', '--apply-erasures', '--yes']).status).toBe(0)
+      expect((await store.rows()).map(({ shreddedAt }) => shreddedAt !== null)).toEqual([true, true, false])
+    })
+
+    it('shows in a dry run which rows are other keys, and where their tokens open', async () => {
+      await store.mint('alice', 'bob')
+      const tokens = await store.mint('carol')
+      store.run(['backup', 'b.db'])
+      const [alice, bob] = await store.rows()
+      // Forgotten and minted anew: a second first key.
+      for (const userId of ['alice', 'bob']) await store.use((keys) => keys.shred(userId, { forget: true }))
+      await store.mint('alice')
+      store.run(['rewrap', '--master-key-file', 'keys/b.key', '--previous-key-file', 'keys/a.key'])
+      const [now] = await store.rows()
+      const { status, stdout } = store.run(['restore', 'b.db', '--dry-run'], { env: NO_MASTER_KEY })
+      expect(status).toBe(1)
+      expect(stdout).toContain('Would copy 1 row.')
+      expect(stdout).toContain('Refused: 2 rows of the source differ at the target:')
+      expect(stdout).toContain(
+        `source: made ${alice?.createdAt.toISOString()}, wrapped under ${alice?.kekId}\n`,
+      )
+      expect(stdout).toContain(
+        `target: made ${now?.createdAt.toISOString()}, wrapped under ${now?.kekId}, rewrapped ${now?.wrappedAt?.toISOString()}\n`,
+      )
+      expect(stdout).toContain('"carol", version 1')
+      expect(stdout).toContain('`keystore decrypt --user ID --store URL < token`')
+      const { report } = store.json(['restore', 'b.db', '--dry-run'], { env: NO_MASTER_KEY })
+      expect(report).toMatchObject({
+        copied: 1,
+        conflictCount: 2,
+        conflicts: [
+          { userId: 'alice', version: 1, from: { kekId: alice?.kekId }, to: { kekId: now?.kekId } },
+          { userId: 'carol', version: 1 },
+        ],
+      })
+      // Nothing was written, and carol's key is the same on both sides.
+      expect((await store.rows()).map(({ userId }) => userId)).not.toContain(bob?.userId)
+      expect(await store.decrypt('carol', tokens.carol ?? '', 'b')).toBe('secret of carol')
+    })
 
     it('goes on with a backup that was interrupted', async () => {
       await store.mint(...userIds(10))
