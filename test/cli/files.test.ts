@@ -7,6 +7,7 @@ import {
   mkdirSync,
   readdirSync,
   readFileSync,
+  renameSync,
   statSync,
   symlinkSync,
   writeFileSync,
@@ -14,6 +15,7 @@ import {
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { openKeyStore } from '../../src/adapters/open.js'
+import { assertSameFile, claimFile } from '../../src/cli/own-file.js'
 import type { VerifyReport } from '../../src/index.js'
 import { generateMasterKey, masterKeysFromFile } from '../../src/index.js'
 import { runKeystore, startKeystore } from '../support/command.js'
@@ -103,7 +105,7 @@ it('a key file has its name only when it is complete', () => {
     )
     const env = { NODE_OPTIONS: `--import=${hook}` }
     expect(runKeystore(folder.path, ['new-master-key', 'keys/a.key'], { env }).status).toBe(0)
-    expect(readFileSync(join(folder.path, 'seen.txt'), 'utf8')).toBe('no name yet\n')
+    expect(readFileSync(join(folder.path, 'seen.txt'), 'utf8')).toMatch(/^no name yet\n/)
     expect(readdirSync(join(folder.path, 'keys'))).toEqual(['a.key'])
     expect(statSync(join(folder.path, 'keys/a.key')).mode & 0o777).toBe(0o600)
     expect(runKeystore(folder.path, ['new-master-key', 'keys/a.key']).status).toBe(1)
@@ -221,6 +223,17 @@ describe('a backup in progress', () => {
     const { chownSync } = await import('node:fs')
     chownSync(partial(), 12345, 12345)
     expectRefused('b.db.partial', 'it belongs to another user')
+  })
+
+  it('is the same file from its begin to its end', async () => {
+    const claimed = claimFile(partial())
+    expect(() => assertSameFile(claimed)).not.toThrow()
+    renameSync(partial(), at('moved'))
+    expect(() => assertSameFile(claimed)).toThrow('another file has taken its place')
+    writeFileSync(partial(), '')
+    expect(() => assertSameFile(claimed)).toThrow('another file has taken its place')
+    symlinkSync('moved', at('link'))
+    expect(() => assertSameFile({ ...claimed, path: at('link') })).toThrow('another file')
   })
 
   it('that is one’s own goes on', async () => {

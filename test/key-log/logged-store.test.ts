@@ -1,6 +1,7 @@
 /** What is recorded in a key log, and when: after a key is stored and before anybody has it; before anything is erased. */
 import { randomBytes } from 'node:crypto'
 import { chmodSync, mkdirSync, rmdirSync } from 'node:fs'
+import { open } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import { memoryKeyStore } from '../../src/adapters/memory.js'
@@ -210,6 +211,32 @@ it('has whole lines, though several write at once, and each is in the file when 
     }),
   )
   expect(log.entries()).toHaveLength(600)
+})
+
+it('is synced before a write has ended: once for all that came while another write was under way', async () => {
+  const handle = await open(log.path, 'a')
+  const prototype = Object.getPrototypeOf(handle)
+  await handle.close()
+  const calls: string[] = []
+  const [write, sync] = [prototype.write, prototype.datasync]
+  const spies = [
+    vi.spyOn(prototype, 'write').mockImplementation(function (this: unknown, ...args: unknown[]) {
+      calls.push('write')
+      return write.apply(this, args)
+    }),
+    vi.spyOn(prototype, 'datasync').mockImplementation(async function (this: unknown) {
+      await sync.call(this)
+      calls.push('synced')
+    }),
+  ]
+  try {
+    const file = new KeyLogFile(log.path)
+    const entry: KeyLogEntry = { event: 'minted', userId: 'alice', version: 1, kekId, at: new Date() }
+    await Promise.all(userIds(20).map(() => file.append([entry]).then(() => calls.push('ended'))))
+    expect(calls).toEqual(['write', 'synced', 'ended', 'write', 'synced', ...Array(19).fill('ended')])
+  } finally {
+    for (const spy of spies) spy.mockRestore()
+  }
 })
 
 it('leaves the mode of a log that is there, and makes one for its owner alone', async () => {
