@@ -7,11 +7,12 @@ import { contextPieces, type EncryptionContext } from '../format/context.js'
 import { assertFingerprintArguments, type FingerprintOptions } from '../format/fingerprint.js'
 import type { Format } from '../format/formats.js'
 import { parseToken, type Token, textOf } from '../format/token.js'
+import { refuseLostKeys } from '../key-log/lost-keys.js'
 import { KeyCache, type Rotation } from '../keys/cache.js'
 import { type DataKey, openToken } from '../keys/data-key.js'
 import type { CacheStats } from '../keys/memory.js'
 import { checkMasterKeys } from '../master-keys/check.js'
-import { type ShredLog, type ShredReceipt, type ShredUserOptions, shredIn } from '../shred.js'
+import { type ShredReceipt, type ShredUserOptions, shredIn } from '../shred.js'
 import type { KeyStore } from '../store.js'
 import { assertBytes, assertPlaintext, assertUserId, kindOf } from '../validate.js'
 import { type BulkJob, type ItemResult, inBulk } from './bulk.js'
@@ -55,7 +56,6 @@ export class EnvelopeCrypto {
   readonly #policy: TokenPolicy
   readonly #closeStore: boolean
   readonly #emit: EmitEvent
-  readonly #shredLog: ShredLog | undefined
   #closed = false
   #closing: Promise<void> | undefined
 
@@ -68,15 +68,14 @@ export class EnvelopeCrypto {
     cache,
     closeStore,
     emit,
-    shredLog,
+    mints,
   }: ResolvedOptions) {
     this.#store = store
     this.format = format
     this.#policy = tokenPolicy
     this.#closeStore = closeStore
     this.#emit = emit
-    this.#shredLog = shredLog
-    this.#keys = new KeyCache(store, keyring, { format, acceptKeys }, cache, emit)
+    this.#keys = new KeyCache(store, keyring, { format, acceptKeys, mints }, cache, emit)
     this.pool = new PoolCrypto(this.#keys, keyring.local, tokenPolicy, emit, () => this.#assertOpen())
   }
 
@@ -84,12 +83,14 @@ export class EnvelopeCrypto {
    * Checks that the master keys open what is stored, and writes nothing: a read-only role can open.
    *
    * @throws ERR_UNKNOWN_MASTER_KEY (names KEK ids and counts) · ERR_FORMAT_NOT_ACCEPTED (names the option) ·
-   *   ERR_INVALID_ARGUMENT · ERR_STORE · ERR_SCHEMA
+   *   ERR_KEYS_LOST (the key log has keys that the store has not) · ERR_INVALID_ARGUMENT · ERR_STORE · ERR_SCHEMA
    */
   static async open(options: EnvelopeCryptoOptions): Promise<EnvelopeCrypto> {
     const resolved = resolveOptions(options)
     await checkMasterKeys(resolved.store, resolved.keyring, resolved)
-    if (options.plaintext === 'pass-through') resolved.emit({ type: 'plaintextPassThrough' })
+    const { store, keyLogPath, emit } = resolved
+    if (keyLogPath !== undefined) await refuseLostKeys(store, keyLogPath, emit)
+    if (options.plaintext === 'pass-through') emit({ type: 'plaintextPassThrough' })
     return new EnvelopeCrypto(resolved)
   }
 
@@ -98,8 +99,8 @@ export class EnvelopeCrypto {
    *
    * @param context authenticated by the token and not stored in it: `decrypt` needs the same; format v2 ignores it
    * @returns a token to store
-   * @throws ERR_INVALID_ARGUMENT · ERR_KEY_SHREDDED · ERR_UNWRAP_FAILED · ERR_FORMAT_NOT_ACCEPTED ·
-   *   ERR_UNKNOWN_MASTER_KEY · ERR_STORE · ERR_CLOSED
+   * @throws ERR_INVALID_ARGUMENT · ERR_KEY_NOT_FOUND (`mint: 'never'`) · ERR_KEY_SHREDDED · ERR_UNWRAP_FAILED ·
+   *   ERR_FORMAT_NOT_ACCEPTED · ERR_UNKNOWN_MASTER_KEY · ERR_STORE · ERR_CLOSED
    */
   async encrypt(
     userId: string,
@@ -303,7 +304,7 @@ export class EnvelopeCrypto {
     const start = performance.now()
     let receipt: ShredReceipt
     try {
-      receipt = await shredIn(this.#store, userId, { ...options, shredLog: this.#shredLog })
+      receipt = await shredIn(this.#store, userId, options)
     } catch (error) {
       // It may be done all the same: nothing more may be encrypted under what is in memory.
       this.#keys.mayHaveChanged(userId)

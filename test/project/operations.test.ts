@@ -57,7 +57,7 @@ const outcomes: Record<string, (done: Done) => Promise<void>> = {
   'Shred a user': async ({ store, output, secretOf }) => {
     expect(output).toContain('Shredded "alice"')
     expect(output).toContain('The erasure is finished')
-    expect(readFileSync(join(store.folder, 'shredded.jsonl'), 'utf8')).toContain('"alice"')
+    expect(readFileSync(join(store.folder, 'keys.jsonl'), 'utf8')).toContain('"alice"')
     expect(await secretOf('alice')).toBe('ERR_KEY_SHREDDED')
   },
   'Backup and restore': async ({ store, output }) => {
