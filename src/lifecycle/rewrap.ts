@@ -72,10 +72,12 @@ export interface RewrapReport {
 }
 
 /**
- * After this many passes in a row in which no write succeeded, the rewrap gives up. A concurrent rewrap is done by then; a store
- * that refuses every write never will be.
+ * After this many passes in a row in which no write succeeded and the same row was skipped again, the rewrap gives up: the store refuses
+ * its writes. A row that a concurrent rewrap has written is not found again, however often the other is faster.
  */
-const MAX_LOST_PASSES = 5
+const MAX_REFUSED_PASSES = 5
+/** Skipped rows that are remembered from one pass to the next. */
+const MAX_REMEMBERED = 1000
 
 /**
  * Rewraps every live row that is not yet wrapped under the keyring's primary. Unwraps each new wrap as a check, then writes by
@@ -102,20 +104,22 @@ export async function rewrapAll(options: RewrapOptions): Promise<RewrapReport> {
   const kekId = primaryKekId(keyring, format)
   const before = await census({ store })
 
-  let pass: PassResult = { changed: 0, skipped: 0, failures: new Failures() }
+  let pass: PassResult = newPass()
   let changed = 0
   let skipped = 0
   let after = before
   let left = liveCount(before, (row) => row.kekId !== kekId)
   let complete = left === 0
-  for (let lost = 0; !complete && lost < MAX_LOST_PASSES && !signal?.aborted; ) {
+  for (let refused = 0; !complete && refused < MAX_REFUSED_PASSES && !signal?.aborted; ) {
     const shared = await sharedKeys(job, after)
     // An aborted comparison may have missed a copy.
     if (signal?.aborted) break
+    const { skippedRefs } = pass
     pass = await rewrapPass(job, kekId, left, shared)
     changed += pass.changed
     skipped += pass.skipped
-    lost = pass.changed === 0 ? lost + 1 : 0
+    const isRefused = pass.changed === 0 && [...pass.skippedRefs].some((ref) => skippedRefs.has(ref))
+    refused = isRefused ? refused + 1 : 0
     after = await census({ store })
     left = liveCount(after, (row) => row.kekId !== kekId)
     const foundNothing = pass.changed + pass.skipped === 0
@@ -149,8 +153,14 @@ interface RewrapJob extends LongWorkOptions {
 interface PassResult {
   changed: number
   skipped: number
+  /** The first of them, by {@link refKey}. */
+  readonly skippedRefs: Set<string>
   /** The failures of this pass only: rows that failed in an earlier one may have been repaired meanwhile. */
   readonly failures: Failures
+}
+
+function newPass(): PassResult {
+  return { changed: 0, skipped: 0, skippedRefs: new Set(), failures: new Failures() }
 }
 
 /** Goes once over every row that does not have the target KEK id yet. */
@@ -160,7 +170,7 @@ async function rewrapPass(
   total: number,
   shared: SharedKeys,
 ): Promise<PassResult> {
-  const pass: PassResult = { changed: 0, skipped: 0, failures: new Failures() }
+  const pass = newPass()
   const progress = new ProgressMeter('rewrapping', total, job)
   const pages = pagesOf(job.store, job, { notKekId: kekId }, (ref, error) =>
     pass.failures.add({ ...ref, kekId: null }, error),
@@ -226,9 +236,14 @@ async function writeChanges(
   kekId: string,
   start: number,
 ): Promise<void> {
-  const count = dryRun || changes.length === 0 ? changes.length : (await store.replaceWrapped(changes)).length
+  const written: readonly KeyRef[] =
+    dryRun || changes.length === 0 ? changes : await store.replaceWrapped(changes)
+  const count = written.length
   pass.changed += count
   pass.skipped += changes.length - count
+  const refs = new Set(written.map(refKey))
+  for (const ref of changes.map(refKey))
+    if (!refs.has(ref) && pass.skippedRefs.size < MAX_REMEMBERED) pass.skippedRefs.add(ref)
   if (count > 0 && !dryRun) emit({ type: 'rewrapped', kekId, count, durationMs: durationSince(start) })
 }
 
