@@ -101,7 +101,7 @@ export function backupCommand(): Command {
           runLongCommand(
             options,
             async (controls) => {
-              // The store is what is backed up: whom it has shredded since an interrupted run, the backup has shredded too.
+              // Users who were shredded since an interrupted run are erased in the backup too.
               const stores = { from: source, to: backup.store, applyErasures: true }
               const report = await copyKeys({ ...controls, ...stores }).catch((error) => {
                 throw isKeystoreError(error) ? conflictInPartial(error, backup.partial) : error

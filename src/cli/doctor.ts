@@ -159,7 +159,7 @@ async function giveUp(
   return giveUpLostKeys({ store, keyLog })
 }
 
-/** No user can be shredded by mistake as the pool can: all its writes fail then, and no call makes it a new key. */
+/** A tombstone of the pool. No call of ours makes one, but another store or a statement by hand can. */
 async function poolFindings(store: KeyStore): Promise<Finding[]> {
   const pool = (await store.getActive([''])).get('')
   if (pool === undefined || pool.shreddedAt === null) return []

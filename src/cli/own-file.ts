@@ -1,4 +1,4 @@
-/** Files that this user alone can have made. One that somebody else has put there, or linked to another, would be read or written in its place. */
+/** Files that only this user can have made. A planted file or link would be read and written like one's own. */
 import { closeSync, constants, fstatSync, lstatSync, openSync, type Stats } from 'node:fs'
 
 /** Which file a name means, whatever has the name later. */

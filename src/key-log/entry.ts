@@ -1,8 +1,8 @@
 /**
  * The key log: a record, outside the database, of each key that was minted, rotated, pruned or shredded. It holds no secret.
  *
- * A database cannot know that an older copy of it was put in its place: keys are then missing that tokens need, and shredded users are back.
- * Whoever has the log knows both. This file has the entries, and the line of JSON that each of them is in a file.
+ * A database cannot know that an older copy of it was put in its place. Then keys are missing, and shredded users have keys again. The log
+ * shows both. This file defines the entries, and the line of JSON for each of them.
  */
 import { invalidArgument } from '../errors.js'
 import { type KeyRef, MAX_KEY_VERSION } from '../table.js'

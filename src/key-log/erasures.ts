@@ -14,7 +14,7 @@ export interface Erasure {
 /** By user id. */
 export type Erasures = ReadonlyMap<string, Erasure>
 
-/** The pool is in none: a line of the log must not end what all users share. */
+/** The pool is left out: a line of the log must not erase a key that all users share. */
 const POOL_USER_ID = ''
 
 /** @throws ERR_INVALID_ARGUMENT · ERR_STORE naming the line that cannot be read, or the file */

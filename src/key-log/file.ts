@@ -6,7 +6,7 @@ import { syncFolder } from '../sync-folder.js'
 import { type KeyLogEntry, linesOf, parseEntry } from './entry.js'
 
 const LINE_END = 0x0a
-/** Ends a line that a crash has cut off. The lines are synced before anything follows from them, so nothing has followed from such a line. */
+/** Ends a line that a crash has cut off. Nothing was done because of such a line, since lines are synced first. */
 const CUT_OFF = '\t(cut off)\n'
 
 interface Waiting {
@@ -25,7 +25,7 @@ export class KeyLogFile {
     this.#path = path
   }
 
-  /** Opens the file for writing, and makes it if it is missing: most of what would fail later fails now. */
+  /** Opens the file for writing, and makes it if it is missing. Most reasons why an append fails show here. */
   async probe(): Promise<void> {
     await (await open(this.#path, 'a', 0o600)).close()
   }

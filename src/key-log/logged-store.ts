@@ -9,9 +9,9 @@ import { KeyLogWriter } from './writer.js'
  * The same store, which records in a key log what is done through it. Give it to the calls of the lifecycle that take a store;
  * `EnvelopeCrypto.open({ keyLog })` makes one by itself.
  *
- * - **Minted, rotated**: recorded after the row is durable, and before anybody is given it. If that fails, so does the insert (ERR_STORE);
- *   the row stays, and is not given out before it is in the log. A key that the log does not know is no alarm; one that only the log knows is.
- *   In a caller's transaction these are not recorded, because it may be rolled back.
+ * - **Minted, rotated**: recorded after the row is durable, and before the call returns it. If that fails, the insert fails (ERR_STORE). The
+ *   row stays, and no call returns it before it is in the log. A crash in between leaves a key that the log does not know, which is no alarm.
+ *   In a caller's transaction nothing is recorded, because it may be rolled back.
  * - **Pruned, shredded**: recorded before anything is erased. If that fails, nothing is.
  *
  * @throws ERR_INVALID_ARGUMENT
@@ -34,7 +34,7 @@ export function loggedStore<Store extends KeyStore>(store: Store, keyLog: KeyLog
     shred: (userId, options) => recorder.shred(userId, options),
     remove: (refs) => recorder.remove(refs),
   }
-  // A proxy, and no class: what stores can do beside, now and later, passes through.
+  // A proxy passes on everything else that a store has, such as `ready` and optional methods.
   return new Proxy(store, {
     get(target, name) {
       if (Object.hasOwn(logged, name)) return Reflect.get(logged, name)
@@ -44,11 +44,17 @@ export function loggedStore<Store extends KeyStore>(store: Store, keyLog: KeyLog
   })
 }
 
+/** A key that is stored and not in the log yet. */
+interface UnrecordedKey {
+  readonly entry: MadeEntry
+  /** Null if the last write has failed. */
+  writing: Promise<void> | null
+}
+
 class Recorder {
   readonly #store: KeyStore
   readonly #log: KeyLogWriter
-  /** Keys that are stored and could not be recorded yet. */
-  readonly #unrecorded = new Map<string, MadeEntry>()
+  readonly #unrecorded = new Map<string, UnrecordedKey>()
 
   constructor(store: KeyStore, keyLog: KeyLog) {
     this.#store = store
@@ -58,24 +64,28 @@ class Recorder {
   async insertIfAbsent(records: readonly KeyRecord[]): Promise<KeyRecord[]> {
     if (this.#store.transactional) return this.#store.insertIfAbsent(records)
     await this.#log.prepare('no key was made')
-    if (this.#unrecorded.size > 0) await this.#record([...this.#unrecorded.values()], 'no key was made')
+    const failed = [...this.#unrecorded.values()].filter(({ writing }) => writing === null)
+    if (failed.length > 0) await this.#record(entriesOf(failed), 'no key was made')
     const winners = await this.#store.insertIfAbsent(records)
     const stored = new Map(winners.map((winner) => [refKey(winner), winner]))
     const ours = records.filter((record) => {
       const winner = stored.get(refKey(record))
       return winner !== undefined && Buffer.compare(winner.encryptedKey, record.encryptedKey) === 0
     })
-    await this.#record(ours.map(madeEntry), NOT_GIVEN_OUT)
+    if (ours.length > 0) await this.#record(ours.map(madeEntry), NOT_GIVEN_OUT)
     return winners
   }
 
-  /** Records what is left to record of these users, before any of their rows is given out. */
+  /** Waits until the keys of these users are in the log. Those that could not be recorded when they were made are recorded now. */
   async finishFor(userIds: readonly string[]): Promise<void> {
     if (this.#unrecorded.size === 0) return
     const asked = new Set(userIds)
-    const left = [...this.#unrecorded.values()].filter(({ userId }) => asked.has(userId))
-    const [first] = left
-    if (first !== undefined) await this.#record(left, NOT_GIVEN_OUT, first)
+    const keys = [...this.#unrecorded.values()].filter(({ entry }) => asked.has(entry.userId))
+    const failed = keys.filter(({ writing }) => writing === null)
+    const [first] = failed
+    if (first !== undefined) await this.#record(entriesOf(failed), NOT_GIVEN_OUT, first.entry)
+    // If one of them fails, the next look at its user finds it so.
+    await Promise.all(keys.map(({ writing }) => writing?.catch(() => this.finishFor(userIds))))
   }
 
   /** With the time that the log has: a shred that is applied again then leaves the same row. */
@@ -103,13 +113,21 @@ class Recorder {
     return this.#store.remove(refs)
   }
 
+  /** @param ref the user who fails if the write does; without it, all of the call do */
   async #record(entries: readonly MadeEntry[], consequence: string, ref?: KeyRef): Promise<void> {
-    for (const entry of entries) this.#unrecorded.set(refKey(entry), entry)
-    await this.#log.write(entries, consequence, ref)
-    for (const entry of entries) this.#unrecorded.delete(refKey(entry))
+    const writing = this.#log.write(entries, consequence, ref)
+    const keys = entries.map((entry): [string, UnrecordedKey] => [refKey(entry), { entry, writing }])
+    for (const [name, key] of keys) this.#unrecorded.set(name, key)
+    try {
+      await writing
+      for (const [name] of keys) this.#unrecorded.delete(name)
+    } catch (error) {
+      for (const [, key] of keys) key.writing = null
+      throw error
+    }
   }
 
-  /** @returns null if one of them cannot be read: that must not stop the erasure of its user, of whom the log then knows less */
+  /** @returns null if a row cannot be read: this must not stop the erasure of its user */
   async #rowsOf(userIds: readonly string[]): Promise<readonly KeyRecord[] | null> {
     try {
       return [...(await this.#store.getAll(userIds)).values()].flat()
@@ -121,6 +139,10 @@ class Recorder {
 }
 
 const NOT_GIVEN_OUT = 'the key is stored, and is given to nobody until it is in the log'
+
+function entriesOf(keys: readonly UnrecordedKey[]): MadeEntry[] {
+  return keys.map(({ entry }) => entry)
+}
 
 function madeEntry({ userId, version, kekId, createdAt }: KeyRecord): MadeEntry {
   return { event: version === 1 ? 'minted' : 'rotated', userId, version, kekId, at: createdAt }

@@ -1,4 +1,4 @@
-/** The keys that a key log knows and a store has not: an older copy was put in the store's place, or it is another store. */
+/** Compares a key log with a store. A store that lacks keys of the log is an older copy, or another store. */
 import { isKeystoreError, KeystoreError, type StoreError } from '../errors.js'
 import type { EmitEvent } from '../events.js'
 import type { KeyStore } from '../store.js'
@@ -61,13 +61,13 @@ export async function giveUpLostKeys(options: {
   return count
 }
 
-/** `open` looks for the keys of so many users, of whom the log tells last. */
+/** The number of users, from the end of the log, whose keys `open` looks for. */
 const LAST_USERS = 1000
 const MAX_NAMED = 10
 
 /**
- * Refuses a store that lacks keys of the log: whoever minted there would give users a second first key. Reads no more of log and store than
- * the last thousand users need, unless the store is empty.
+ * Refuses a store that lacks keys of the log, because minting there would make second first keys. Compares the last thousand users of the log
+ * only, so that its cost does not grow with log or store. If the store is empty, it reads the whole log.
  *
  * @throws ERR_KEYS_LOST · ERR_STORE · ERR_CLOSED
  */
@@ -133,7 +133,7 @@ async function compare(store: KeyStore, made: MadeKeys): Promise<LostKeys> {
     )
     for (const [userId, ofUser] of some) {
       const rows = found.get(userId)
-      // Whoever has a row that cannot be read is a finding of its own.
+      // A row that cannot be read is another finding of doctor.
       if (rows === null || rows?.some(isTombstone)) continue
       for (const { version, kekId, createdAt } of ofUser) {
         const row = rows?.find((row) => row.version === version)
@@ -173,7 +173,7 @@ interface MadeKey {
   readonly createdAt: Date
 }
 
-/** What a log, or the end of one, says to be there: each key that was made, without those that ended. */
+/** The keys that a log, or the end of one, says to be in the store: those that were made and have not ended. */
 class MadeKeys {
   readonly #keys = new Map<string, MadeKey[]>()
   /** When each user's keys ended last, in milliseconds. */
@@ -219,7 +219,7 @@ class MadeKeys {
 
   #made(userId: string, key: MadeKey): void {
     const time = key.createdAt.getTime()
-    // Its line was overtaken by that of the shred, which another process wrote.
+    // Another process wrote the line of the shred before this one.
     if (time <= (this.#endedAt.get(userId) ?? Number.NEGATIVE_INFINITY)) return
     const keys = this.#keys.get(userId)
     if (keys === undefined) this.#keys.set(userId, [key])

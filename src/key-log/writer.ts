@@ -1,12 +1,12 @@
-/** Writes to a key log, whichever it is: it ends in time, and fails with one error. */
+/** Writes to a key log, a file or a function, within a deadline. */
 import { StoreError } from '../errors.js'
 import type { KeyRef } from '../table.js'
 import type { KeyLog, KeyLogEntry } from './entry.js'
 import { KeyLogFile, reasonOf } from './file.js'
 
-/** A call that waits for the log ends after this, as calls of a store do. */
+/** A write ends after this, as calls of a store do. */
 const DEADLINE_MS = 10_000
-/** What may succeed later though nothing is changed here: a full disk, too many open files, a function of the host that was late. */
+/** Reasons that may pass: a full disk, too many open files, a function of the host that was late. */
 const RETRYABLE: ReadonlySet<string> = new Set(['ENOSPC', 'EDQUOT', 'EMFILE', 'ENFILE', 'ETIMEDOUT'])
 
 /** Writes entries to a file or a function. Every failure is ERR_STORE, and says what has not happened because of it. */

@@ -17,6 +17,7 @@ import {
 import { KeyLogFile } from '../../src/key-log/file.js'
 import { errorOf } from '../support/errors.js'
 import { backends, freshService, freshStore, type TestStore } from '../support/fresh-store.js'
+import { gate, nextTurn } from '../support/gate.js'
 import { freshKeyLog, type KeyLogFile as LogFile } from '../support/key-log-file.js'
 import { everythingOf, secretForms } from '../support/leaks.js'
 import { rowsOf, rowsOfUser } from '../support/rows.js'
@@ -137,6 +138,29 @@ describe.each(backends)('on %s', (backend) => {
     state.isBroken = false
     expect(await envelope.encrypt('alice', 'x')).toContain('v3:')
     expect(calls.flat().map(({ userId }) => userId)).toEqual(['bob', 'alice'])
+  })
+
+  it('gives out no key while its line is being written, and writes the line once', async () => {
+    const lines: string[] = []
+    const writing = gate()
+    const envelope = await open({
+      async keyLog(entries) {
+        lines.push(...entries.map(({ userId }) => userId))
+        await writing.wait()
+      },
+    })
+    writing.arm()
+    const sealing = envelope.encrypt('alice', 'x')
+    await writing.reached()
+    // Others go on meanwhile.
+    for (const userId of ['bob', 'carol']) await envelope.encrypt(userId, 'x')
+    let isOpen = false
+    const handle = envelope.user('alice').then(() => expect(isOpen).toBe(true))
+    for (let turn = 0; turn < 20; turn++) await nextTurn()
+    isOpen = true
+    writing.open()
+    await Promise.all([sealing, handle])
+    expect(lines).toEqual(['alice', 'bob', 'carol'])
   })
 
   it('stores no key when the file cannot be opened', async () => {
