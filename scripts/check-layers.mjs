@@ -21,8 +21,9 @@ export const WINGS = {
   format: TOP,
   'master-keys': [...TOP, 'format'],
   keys: [...TOP, 'format', 'master-keys'],
-  envelope: [...TOP, 'format', 'master-keys', 'keys'],
-  lifecycle: [...TOP, 'format', 'master-keys'],
+  'key-log': TOP,
+  envelope: [...TOP, 'format', 'master-keys', 'keys', 'key-log'],
+  lifecycle: [...TOP, 'format', 'master-keys', 'key-log'],
   drivers: ['errors'],
   // They keep wrapped keys and never see an open one.
   adapters: ['errors', 'store', 'table', 'validate', 'format/aead', 'drivers'],
@@ -43,13 +44,14 @@ export const WINGS = {
   drizzle: [...TOP, 'format', 'envelope', 'sources'],
   reencrypt: [...TOP, 'format', 'envelope', 'lifecycle', 'sources', 'drizzle'],
   testing: ['errors', 'store', 'table'],
-  index: [...TOP, 'format', 'master-keys', 'keys', 'envelope', 'lifecycle'],
+  index: [...TOP, 'format', 'master-keys', 'keys', 'key-log', 'envelope', 'lifecycle'],
   // The composition root: it may import everything, and nothing may import it.
   cli: [
     ...TOP,
     'format',
     'master-keys',
     'keys',
+    'key-log',
     'envelope',
     'lifecycle',
     'drivers',

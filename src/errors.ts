@@ -20,6 +20,8 @@
  * - `ERR_UNKNOWN_MASTER_KEY`: rows are wrapped under a master key that was not given; names KEK ids and counts
  * - `ERR_UNWRAP_FAILED`: a wrapped key does not open under its master key
  * - `ERR_STORE`: the store failed; see `retryable`
+ * - `ERR_CONFLICT`: two stores disagree about a user; nothing was copied, and the message says what to do
+ * - `ERR_KEYS_LOST`: the store lacks keys that its key log names: it is an older copy, or another store
  * - `ERR_SCHEMA`: the table or its migrations are not what this version needs; the message says what to do
  * - `ERR_CLOSED`: used after `close()`
  */
@@ -36,6 +38,8 @@ export type KeystoreErrorCode =
   | 'ERR_UNKNOWN_MASTER_KEY'
   | 'ERR_UNWRAP_FAILED'
   | 'ERR_STORE'
+  | 'ERR_CONFLICT'
+  | 'ERR_KEYS_LOST'
   | 'ERR_SCHEMA'
   | 'ERR_CLOSED'
 
@@ -70,7 +74,10 @@ export class KeystoreError extends Error {
   }
 }
 
-/** A store failed (`ERR_STORE`) or its schema is not what is needed (`ERR_SCHEMA`). Absent is never an error of a store. */
+/**
+ * A store failed (`ERR_STORE`), disagrees with another one (`ERR_CONFLICT`), or its schema is not what is needed (`ERR_SCHEMA`). Absent is
+ * never an error of a store.
+ */
 export class StoreError extends KeystoreError {
   override readonly name = 'StoreError'
   /** The row at fault, where it is a single one. */
@@ -79,7 +86,7 @@ export class StoreError extends KeystoreError {
   constructor(
     message: string,
     options: KeystoreErrorOptions & {
-      readonly code?: 'ERR_STORE' | 'ERR_SCHEMA'
+      readonly code?: 'ERR_STORE' | 'ERR_CONFLICT' | 'ERR_SCHEMA'
       readonly ref?: { readonly userId: string; readonly version: number }
     } = {},
   ) {

@@ -39,10 +39,20 @@ export {
   isToken,
   type Token,
 } from './format/token.js'
+export type { KeyLog, KeyLogEntry } from './key-log/entry.js'
+export { applyKeyLog } from './key-log/erasures.js'
+export { loggedStore } from './key-log/logged-store.js'
+export { findLostKeys, type LostKey, type LostKeys } from './key-log/lost-keys.js'
 export type { Rotation } from './keys/cache.js'
 export type { CacheOptions, CacheStats } from './keys/memory.js'
 export { census, type MasterKeyUse } from './lifecycle/census.js'
-export { type CopyOptions, type CopyReport, copyKeys } from './lifecycle/copy.js'
+export {
+  type ConflictingRow,
+  type CopyConflict,
+  type CopyOptions,
+  type CopyReport,
+  copyKeys,
+} from './lifecycle/copy.js'
 export type { LongWorkOptions, Progress, RowFailure } from './lifecycle/long-work.js'
 export { type RewrapOptions, type RewrapReport, rewrapAll } from './lifecycle/rewrap.js'
 export {
@@ -62,8 +72,7 @@ export {
 export { type MasterKeyring, masterKeyring } from './master-keys/keyring.js'
 export { derivePoolKey, generateMasterKey, type LocalMasterKey, localMasterKey } from './master-keys/local.js'
 export type { MasterKey } from './master-keys/master-key.js'
-export type { ShredLog, ShredReceipt, ShredUserOptions } from './shred.js'
-export { applyShredLog } from './shred.js'
+export type { ShredReceipt, ShredUserOptions } from './shred.js'
 export type {
   CensusRow,
   DatedCensusRow,

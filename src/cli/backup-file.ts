@@ -1,10 +1,11 @@
 /** Backups in SQLite files. A backup is one file. It has a temporary name until it is complete, and is only read afterwards. */
-import { existsSync, renameSync, statSync } from 'node:fs'
+import { existsSync, mkdirSync, renameSync, statSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
 import { openKeyStore } from '../adapters/open.js'
 import { invalidArgument, isKeystoreError, type KeystoreError, StoreError } from '../errors.js'
 import type { KeyStore } from '../store.js'
 import { syncFolder } from '../sync-folder.js'
+import { assertOwnIfPresent, assertSameFile, claimFile, type FileIdentity } from './own-file.js'
 
 /** A backup file, opened as a key store. */
 interface OpenedBackup {
@@ -25,18 +26,36 @@ export async function startBackup(file: string): Promise<StartedBackup> {
   if (existsSync(file))
     throw new Error(`${file} is there already, and no backup is ever overwritten: choose another name`)
   const partial = `${file}.partial`
-  // openKeyStore cannot take an absolute path for a URL.
-  const store = await openKeyStore(resolve(partial))
+  mkdirSync(dirname(partial), { recursive: true, mode: 0o700 })
+  const claimed = claimFile(partial)
+  // SQLite would believe a planted log or journal as it believes the file itself.
+  for (const name of ['-wal', '-shm', '-journal']) assertOwnIfPresent(`${partial}${name}`)
+  const store = await openClaimed(claimed)
   return {
     store,
     partial,
     close: () => store.close(),
     async finish() {
       await store.close()
+      assertSameFile(claimed)
       await leaveWriteAheadLog(partial)
+      assertSameFile(claimed)
       renameSync(partial, file)
       syncFolder(dirname(resolve(file)))
     },
+  }
+}
+
+/** SQLite opens by name: checked again, the name has meant the same file. */
+async function openClaimed(claimed: FileIdentity): Promise<KeyStore> {
+  // openKeyStore cannot take an absolute path for a URL.
+  const store = await openKeyStore(resolve(claimed.path))
+  try {
+    assertSameFile(claimed)
+    return store
+  } catch (error) {
+    await store.close()
+    throw error
   }
 }
 
@@ -66,6 +85,8 @@ export async function openBackup(file: string): Promise<OpenedBackup> {
   const { default: Database } = await import('better-sqlite3')
   const { sqliteKeyStore } = await import('../adapters/sqlite/store.js')
   const client = new Database(file, { readonly: true })
+  // A file from elsewhere may have a schema that calls functions: https://www.sqlite.org/security.html
+  client.pragma('trusted_schema = OFF')
   const store = sqliteKeyStore({ db: { $client: client } }, { migrate: 'check' })
   try {
     await store.ready()

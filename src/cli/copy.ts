@@ -2,35 +2,63 @@
 import { Command } from 'commander'
 import { type OpenedKeyStore, openKeyStore } from '../adapters/open.js'
 import { invalidArgument, isKeystoreError, type KeystoreError, StoreError } from '../errors.js'
+import { findLostKeys, type LostKeys } from '../key-log/lost-keys.js'
 import { totalCount } from '../lifecycle/census.js'
-import { type CopyReport, copyKeys } from '../lifecycle/copy.js'
+import { type ConflictingRow, type CopyConflict, type CopyReport, copyKeys } from '../lifecycle/copy.js'
 import type { KeyStore } from '../store.js'
 import { openBackup, startBackup } from './backup-file.js'
+import { assertCanAsk, type ConfirmOptions, isTyped } from './confirm.js'
 import { runLongCommand } from './long-command.js'
 import {
   type ChangeOptions,
   closeAfter,
   DEFAULT_STORE,
+  type KeyLogOptions,
   type ReportOptions,
   type StoreOptions,
   storeOption,
   withDryRun,
   withExistingStore,
   withJson,
-  withShredLog,
+  withKeyLog,
   withStore,
 } from './options.js'
-import { counted, plainTable, printableId, printJson, printSome, setExitCode, thousands } from './output.js'
+import {
+  counted,
+  kekName,
+  plainTable,
+  printableId,
+  printJson,
+  printSome,
+  setExitCode,
+  thousands,
+} from './output.js'
 import { printableSentence } from './printable.js'
 
-interface CopyCommandOptions extends ChangeOptions {
-  readonly shredLog?: string
+interface CopyCommandOptions extends ChangeOptions, ConfirmOptions, KeyLogOptions {
+  readonly applyErasures?: boolean
 }
 
-const SHRED_LOG = 'a log of shred-user: the users in it are copied as erased'
+/** The report of the library, and with a key log the keys that the target lacks afterwards. */
+interface CopyCommandReport extends CopyReport {
+  readonly lost?: LostKeys
+}
+
+const KEY_LOG =
+  'a key log: the users whom it names as shredded are copied as erased, and keys that are missing in the end are named'
+
+/** The options that copy and restore share. */
+function withCopyOptions(command: Command): Command {
+  return withKeyLog(withDryRun(command), KEY_LOG)
+    .option(
+      '--apply-erasures',
+      'erase live keys of the target whose users the source has shredded; lists the users, and asks you to confirm it',
+    )
+    .option('--yes', 'do not ask')
+}
 
 export function copyCommand(): Command {
-  return withShredLog(withDryRun(new Command('copy')), SHRED_LOG)
+  return withCopyOptions(new Command('copy'))
     .description(
       'Copy every key exactly into another store, such as from SQLite to Postgres or back. Safe to repeat: a further run copies what was ' +
         'added meanwhile. If the target has another key for the same user and version, the row is named and nothing is written.',
@@ -47,12 +75,12 @@ export function copyCommand(): Command {
 }
 
 export function restoreCommand(): Command {
-  return withShredLog(withDryRun(withStore(new Command('restore'))), SHRED_LOG)
+  return withCopyOptions(withStore(new Command('restore')))
     .description('Copy a backup, or any SQLite key store, into the store. The file is only read.')
     .argument('<file>', 'a file that `keystore backup` made')
     .addHelpText(
       'after',
-      '\nExample:\n  keystore restore backups/monday.db --store drill.db --shred-log shredded.jsonl',
+      '\nExample:\n  keystore restore backups/monday.db --store drill.db --key-log keys.jsonl',
     )
     .action(async (file: string, { store, ...options }: StoreOptions & CopyCommandOptions) =>
       closeAfter(await openBackup(file), (backup) => copyInto(store, backup.store, options)),
@@ -73,11 +101,11 @@ export function backupCommand(): Command {
           runLongCommand(
             options,
             async (controls) => {
-              const report = await copyKeys({ ...controls, from: source, to: backup.store }).catch(
-                (error) => {
-                  throw isKeystoreError(error) ? conflictInPartial(error, backup.partial) : error
-                },
-              )
+              // Users who were shredded since an interrupted run are erased in the backup too.
+              const stores = { from: source, to: backup.store, applyErasures: true }
+              const report = await copyKeys({ ...controls, ...stores }).catch((error) => {
+                throw isKeystoreError(error) ? conflictInPartial(error, backup.partial) : error
+              })
               // The backup has every row that the store had when it began. Rows added meanwhile are for the next backup.
               const finished = report.complete && report.extra === 0
               if (finished) await backup.finish()
@@ -117,40 +145,64 @@ function unfinishedAdvice({ complete }: CopyReport, partial: string): string {
 
 /** Creates or migrates the target first, unless it is a dry run. */
 async function copyInto(url: string, from: KeyStore, options: CopyCommandOptions): Promise<void> {
-  const { dryRun = false, json, shredLog } = options
+  const { dryRun = false, json, keyLog, applyErasures = false } = options
+  const asks = applyErasures && !dryRun && options.yes !== true
+  if (asks) assertCanAsk(options, 'erase what the source says')
   const target: OpenedKeyStore = await openKeyStore(url, { migrate: dryRun ? 'check' : 'auto' })
-  await closeAfter(target, (to) =>
-    runLongCommand(
+  await closeAfter(target, async (to) => {
+    const stores = { from, to, ...(keyLog === undefined ? {} : { keyLog }) }
+    const erasures = asks
+      ? await confirmedErasures((await copyKeys({ ...stores, dryRun: true })).refused)
+      : applyErasures
+    await runLongCommand(
       options,
-      (controls) =>
-        copyKeys({ ...controls, from, to, dryRun, ...(shredLog === undefined ? {} : { shredLog }) }),
+      async (controls): Promise<CopyCommandReport> => {
+        const report = await copyKeys({ ...controls, ...stores, dryRun, applyErasures: erasures })
+        const isCompared = keyLog !== undefined && !dryRun && report.complete
+        return isCompared ? { ...report, lost: await findLostKeys({ store: to, keyLog }) } : report
+      },
       (report) => {
         if (json) printJson(report)
         else printCopyReport(report)
-        // Extra rows at the target are no failure. Without any, unequal stores mean that rows are missing or have changed meanwhile.
-        setExitCode(dryRun || report.equal || report.extra > 0)
+        setExitCode(isInOrder(report))
       },
-    ),
-  )
+    )
+  })
 }
 
-function printCopyReport({
-  dryRun,
-  copied,
-  shredded,
-  extra,
-  census,
-  digest,
-  equal,
-  complete,
-}: CopyReport): void {
+/** Extra rows at the target are no failure. Without any, unequal stores mean that rows are missing or have changed meanwhile. */
+function isInOrder({ dryRun, equal, extra, refused, conflictCount, lost }: CopyCommandReport): boolean {
+  if (dryRun) return refused.length === 0 && conflictCount === 0
+  return (equal || extra > 0) && (lost?.count ?? 0) === 0
+}
+
+/** Lists the users, and has it confirmed that they are erased at the target. @returns the users: whoever is shredded meanwhile is not asked for */
+async function confirmedErasures(users: readonly string[]): Promise<readonly string[]> {
+  if (users.length === 0) return users
+  const expected = `erase ${counted(users.length, 'user')}`
+  process.stderr.write(
+    'The source says that these users were shredded. Their keys are live at the target, and what is encrypted under them can never be ' +
+      `decrypted again:\n${users.map((userId) => `  ${ownerName(userId)}\n`).join('')}`,
+  )
+  if (!(await isTyped(`To erase them at the target type "${expected}": `, expected)))
+    throw new Error(`What was typed is not "${expected}": nothing was copied and nothing erased`)
+  return users
+}
+
+function ownerName(userId: string): string {
+  return userId === '' ? 'the pool' : printableId(userId)
+}
+
+function printCopyReport(report: CopyCommandReport): void {
+  const { dryRun, copied, shredded, extra, census, digest, equal, complete, lost } = report
   console.log(`${dryRun ? 'Would copy' : 'Copied'} ${counted(copied, 'row')}.`)
   if (shredded.length > 0) {
     console.log(
-      `${dryRun ? 'Would erase' : 'Erased'} at the target, because the source or the shred log says so:`,
+      `${dryRun ? 'Would erase' : 'Erased'} at the target, because the source or the key log says so:`,
     )
-    printSome(shredded.map(printableId), shredded.length)
+    printSome(shredded.map(ownerName), shredded.length)
   }
+  printRefusals(report)
   const table = plainTable(['', 'rows', 'SHA-256 of all records'])
   for (const side of ['from', 'to'] as const)
     table.push([
@@ -163,6 +215,57 @@ function printCopyReport({
     console.log(`The target has ${counted(extra, 'row')} that the source has not. They stay as they are.`)
   if (equal) console.log('Both hold the same records.')
   else if (complete && !dryRun && extra === 0) console.log(WRITTEN_MEANWHILE)
+  if (lost !== undefined && lost.count > 0) printLostKeys(lost)
+}
+
+/** What a dry run has found that a copy would refuse. */
+function printRefusals({ refused, conflicts, conflictCount }: CopyReport): void {
+  if (refused.length > 0) {
+    console.log(
+      'Refused without --apply-erasures: the source says that these users were shredded, and their keys are live at the target:',
+    )
+    printSome(refused.map(ownerName), refused.length)
+  }
+  if (conflictCount === 0) return
+  console.log(
+    `Refused: ${counted(conflictCount, 'row')} of the source ${conflictCount === 1 ? 'differs' : 'differ'} at the target:`,
+  )
+  printSome(conflicts.map(conflictLine), conflictCount)
+  console.log(WHOSE_TOKENS)
+}
+
+function conflictLine({ userId, version, reason, from, to }: CopyConflict): string {
+  const rows = [
+    `    source: ${rowText(from)}`,
+    `    target: ${to === null ? 'a tombstone under another version' : rowText(to)}`,
+  ]
+  return [`${ownerName(userId)}, version ${version}, ${reason}`, ...rows].join('\n')
+}
+
+function rowText({ kekId, createdAt, wrappedAt, shreddedAt }: ConflictingRow): string {
+  const made = `made ${createdAt.toISOString()}`
+  if (shreddedAt !== null) return `${made}, shredded ${shreddedAt.toISOString()}`
+  const rewrapped = wrappedAt === null ? '' : `, rewrapped ${wrappedAt.toISOString()}`
+  return `${made}, wrapped under ${kekName(kekId)}${rewrapped}`
+}
+
+const WHOSE_TOKENS =
+  'Rows made at the same time hold the same key: rewrap both sides to the same master key, or copy into an empty store. Rows made at ' +
+  'different times hold different keys, and each token of that user and version opens under one of them only. To find out which, decrypt ' +
+  'it on either side: `keystore decrypt --user ID --store URL < token`, for a backup on a copy of the file. docs/OPERATIONS.md, "Keys ' +
+  'were lost", says how to keep both.'
+
+function printLostKeys({ count, keys }: LostKeys): void {
+  console.log(
+    `The target still lacks ${counted(count, 'key')} that the key log names. Tokens under them cannot be decrypted:`,
+  )
+  printSome(
+    keys.map(
+      ({ userId, version, createdAt, replaced }) =>
+        `${ownerName(userId)}, version ${version}, made ${createdAt.toISOString()}${replaced ? ': another key stands in its place' : ''}`,
+    ),
+    count,
+  )
 }
 
 const WRITTEN_MEANWHILE =

@@ -1,26 +1,30 @@
 /** `keystore doctor`: checks a key store, and the encrypted columns of an application. */
 import { Command } from 'commander'
-import { isKeystoreError, printable } from '../errors.js'
+import { invalidArgument, isKeystoreError, printable } from '../errors.js'
+import { applyKeyLog } from '../key-log/erasures.js'
+import { findLostKeys, giveUpLostKeys, type LostKey, type LostKeys } from '../key-log/lost-keys.js'
 import { type Finding, type VerifyReport, verifyAll } from '../lifecycle/verify.js'
+import { masterKeyFileProblem } from '../master-keys/environment.js'
 import { formatOfKekId } from '../master-keys/kek-id.js'
 import type { MasterKeyring } from '../master-keys/keyring.js'
-import { applyShredLog } from '../shred.js'
 import { type ColumnFinding, sampleColumns } from '../sources/sample.js'
 import type { ErasureState, KeyStore } from '../store.js'
+import { assertCanAsk, type ConfirmOptions, isTyped } from './confirm.js'
 import { type LongWorkControls, runLongCommand } from './long-command.js'
 import { printMasterKeys } from './master-key-table.js'
-import { findMasterKeys, type MasterKeyOptions, withMasterKeys } from './master-keys.js'
+import { findMasterKeys, type MasterKeyOptions, masterKeyFiles, withMasterKeys } from './master-keys.js'
 import {
   type AcceptOptions,
   acceptedBesides,
   closeAfter,
+  type KeyLogOptions,
   maintenanceOf,
   openStore,
   type ReportOptions,
   type StoreOptions,
   withAcceptV2,
   withJson,
-  withShredLog,
+  withKeyLog,
   withStore,
 } from './options.js'
 import { counted, printableId, printJson, printSome, setExitCode } from './output.js'
@@ -38,21 +42,25 @@ interface DoctorCommandOptions
     MasterKeyOptions,
     AcceptOptions,
     ReportOptions,
+    ConfirmOptions,
+    KeyLogOptions,
     SchemaOptions {
   readonly finishErasure?: boolean
-  readonly shredLog?: string
+  readonly giveUpLostKeys?: boolean
 }
 
 interface DoctorReport extends VerifyReport {
-  /** Users who were erased again because the shred log names them. */
+  /** Users who were erased again because the key log names them. */
   readonly erasedAgain?: readonly string[]
+  /** How many lost keys were given up. */
+  readonly givenUp?: number
   readonly erasure?: Required<ErasureState>
 }
 
 export function doctorCommand(): Command {
-  const command = withShredLog(
+  const command = withKeyLog(
     withJson(withAcceptV2(withMasterKeys(withStore(new Command('doctor'))))),
-    'a log of shred-user: first erase again the users in it whose keys a backup brought back',
+    'a key log: first erase again its shredded users whose keys a backup brought back, then name the keys that the store lacks',
   )
   return withSchema(
     command,
@@ -60,13 +68,22 @@ export function doctorCommand(): Command {
   )
     .description(
       'Unwrap every key and check the store itself; name each thing that is wrong and what to do. Exit code 1 if any is an error. ' +
-        'Changes no row, except with --shred-log or --finish-erasure.',
+        'Changes no row, except with --key-log or --finish-erasure.',
     )
     .option(
       '--finish-erasure',
       'at the end, take the step that shred receipts call pending; on Postgres it locks the table for seconds',
     )
+    .option(
+      '--give-up-lost-keys',
+      'record in the key log that the keys it names and the store lacks are given up, so that applications open again; asks you to confirm it',
+    )
+    .option('--yes', 'do not ask')
     .action(async (options: DoctorCommandOptions) => {
+      if (options.giveUpLostKeys) {
+        if (options.keyLog === undefined) throw invalidArgument('--give-up-lost-keys needs --key-log')
+        assertCanAsk(options, 'give up keys')
+      }
       const masterKeys = findMasterKeys(options)
       // An old schema is a finding: doctor does not migrate it.
       await closeAfter(await openStore(options, 'off'), (store) =>
@@ -89,25 +106,74 @@ async function runChecks(
   options: DoctorCommandOptions,
   controls: LongWorkControls,
 ): Promise<DoctorReport> {
-  const { finishErasure, shredLog } = options
+  const { finishErasure, keyLog } = options
   const maintenance = maintenanceOf(store)
-  let erasedAgain: readonly string[] | undefined
   // A table of an unknown schema cannot be written. verifyAll reports it.
-  if (shredLog !== undefined && (await maintenance.inspect()).every(({ kind }) => kind !== 'schemaVersion'))
-    erasedAgain = await applyShredLog({ store, shredLog })
+  const isUsable = (await maintenance.inspect()).every(({ kind }) => kind !== 'schemaVersion')
+  const erasedAgain = isUsable && keyLog !== undefined ? await applyKeyLog({ store, keyLog }) : undefined
   const keys = await verifyAll({
     ...controls,
     store,
     masterKeys,
     accept: ['v3', ...acceptedBesides(options)],
   })
-  const report = addFindings(keys, await columnFindings(options))
+  const found = [...fileFindings(options), ...(await columnFindings(options))]
+  const lost = isUsable && keyLog !== undefined ? await findLostKeys({ store, keyLog }) : NOTHING_LOST
+  const givenUp = lost.count > 0 ? await giveUp(store, lost, options) : undefined
+  if (isUsable) found.push(...(await poolFindings(store)))
+  if (givenUp === undefined) found.push(...lost.keys.map(lostKeyFinding))
+  const unlisted = givenUp === undefined ? lost.count - lost.keys.length : 0
+  const report = addFindings(keys, found, unlisted)
   const erasure = finishErasure && report.complete ? await maintenance.finishErasure() : undefined
   return {
     ...report,
     ...(erasedAgain === undefined ? {} : { erasedAgain }),
+    ...(givenUp === undefined ? {} : { givenUp }),
     ...(erasure === undefined ? {} : { erasure }),
   }
+}
+
+const NOTHING_LOST: LostKeys = { count: 0, keys: [] }
+
+const LOST_KEY = 'keyLost'
+
+function lostKeyFinding({ userId, version, kekId, createdAt, replaced }: LostKey): Finding {
+  const what = replaced ? 'another key stands in its place' : 'the store has no such row'
+  const reason =
+    `The key log says that it was made ${createdAt.toISOString()}, and ${what}. Tokens under it cannot be decrypted: restore a backup that ` +
+    'has it, or give it up with --give-up-lost-keys'
+  return { severity: 'error', kind: LOST_KEY, userId, version, kekId, reason }
+}
+
+/** Has it confirmed that lost keys are given up. @returns how many were; undefined if nobody asked for it */
+async function giveUp(
+  store: KeyStore,
+  { count }: LostKeys,
+  { giveUpLostKeys: isAsked, keyLog, yes }: DoctorCommandOptions,
+): Promise<number | undefined> {
+  if (!isAsked || keyLog === undefined) return undefined
+  const expected = `give up ${counted(count, 'key')}`
+  const question = `The store lacks ${counted(count, 'key')} of the key log. To give them up for good type "${expected}": `
+  if (!yes && !(await isTyped(question, expected)))
+    throw new Error(`What was typed is not "${expected}": nothing was given up`)
+  return giveUpLostKeys({ store, keyLog })
+}
+
+/** A tombstone of the pool. No call of ours makes one, but another store or a statement by hand can. */
+async function poolFindings(store: KeyStore): Promise<Finding[]> {
+  const pool = (await store.getActive([''])).get('')
+  if (pool === undefined || pool.shreddedAt === null) return []
+  const reason =
+    'The pool was shredded, by another store or by hand: every use of it fails. To make it a new key: keystore shred-user --pool --forget'
+  return [{ severity: 'error', kind: 'poolShredded', userId: '', version: pool.version, reason }]
+}
+
+/** Master key files that others can read. */
+function fileFindings(options: DoctorCommandOptions): Finding[] {
+  return masterKeyFiles(options).flatMap((path): Finding[] => {
+    const reason = masterKeyFileProblem(path)
+    return reason === null ? [] : [{ severity: 'warning', kind: 'keyFileMode', reason }]
+  })
 }
 
 /** @throws ERR_INVALID_ARGUMENT if the schema is not that of the database */
@@ -144,8 +210,14 @@ async function checkUnregistered({
   }
 }
 
-function addFindings(report: VerifyReport, more: readonly ColumnFinding[]): VerifyReport {
+/** @param unlisted how many lost keys there are beside those that are listed */
+function addFindings(
+  report: VerifyReport,
+  more: readonly (Finding | ColumnFinding)[],
+  unlisted: number,
+): VerifyReport {
   const counts = { ...report.counts }
+  if (unlisted > 0) counts[LOST_KEY] = unlisted
   for (const { kind } of more) counts[kind] = (counts[kind] ?? 0) + 1
   return {
     ...report,
@@ -162,9 +234,13 @@ function printDoctorReport(
 ): void {
   const { erasedAgain, erasure, findings, counts } = report
   if (erasedAgain !== undefined)
-    console.log(`The shred log erased ${counted(erasedAgain.length, 'user')} again.`)
-  else if (options.shredLog !== undefined) console.log('The shred log was not applied: see schemaVersion.')
+    console.log(`The key log erased ${counted(erasedAgain.length, 'user')} again.`)
+  else if (options.keyLog !== undefined) console.log('The key log was not applied: see schemaVersion.')
   printSome((erasedAgain ?? []).map(printableId), erasedAgain?.length ?? 0)
+  if (report.givenUp !== undefined)
+    console.log(
+      `Recorded that ${counted(report.givenUp, 'lost key')} ${report.givenUp === 1 ? 'is' : 'are'} given up.`,
+    )
 
   const totals = { error: 0, warning: 0 }
   for (const [kind, count] of Object.entries(counts)) {

@@ -19,14 +19,15 @@ export async function withEnvelope<T>(
 export function openEnvelope(
   store: KeyStore,
   masterKeys: MasterKeyring,
-  options: Pick<EnvelopeOptions, 'format' | 'acceptV2'>,
+  options: Pick<EnvelopeOptions, 'format' | 'acceptV2' | 'keyLog'>,
 ): Promise<EnvelopeCrypto> {
-  const { format } = options
+  const { format, keyLog } = options
   const formats = acceptedBesides(options)
   return EnvelopeCrypto.open({
     store,
     masterKeys,
     ...(format === undefined ? {} : { format }),
+    ...(keyLog === undefined ? {} : { keyLog }),
     accept: { keys: formats, tokens: formats },
   })
 }

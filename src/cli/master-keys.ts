@@ -1,5 +1,5 @@
 /** Where commands find master keys, and how they make one. A key is never a command line argument. */
-import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, writeSync } from 'node:fs'
+import { closeSync, existsSync, fsyncSync, linkSync, mkdirSync, openSync, rmSync, writeSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { type Command, Option } from 'commander'
 import { masterKeysFromEnv, masterKeysFromFile } from '../master-keys/environment.js'
@@ -32,22 +32,42 @@ export function withMasterKeys(command: Command): Command {
 
 /** Loads the master keys: from the file named on the command line, else from the environment, else from the file that `init` makes. */
 export function findMasterKeys({ masterKeyFile, previousKeyFile }: MasterKeyOptions): MasterKeyring {
-  const byDefault =
-    !isGivenByEnvironment() && existsSync(DEFAULT_MASTER_KEY_FILE) ? DEFAULT_MASTER_KEY_FILE : undefined
-  return loadKeyring(masterKeyFile ?? byDefault, previousKeyFile)
+  return loadKeyring(masterKeyFile ?? fileByDefault(), previousKeyFile)
 }
 
-/** Like {@link findMasterKeys}, but makes the file if there is no master key. @returns also `said`: a line that says where the key is */
-export function findOrMakeMasterKeys(options: MasterKeyOptions): { masterKeys: MasterKeyring; said: string } {
+/** The file that `init` makes, if it is there and the environment gives no other key. */
+function fileByDefault(): string | undefined {
+  return !isGivenByEnvironment() && existsSync(DEFAULT_MASTER_KEY_FILE) ? DEFAULT_MASTER_KEY_FILE : undefined
+}
+
+/** The files from which {@link findMasterKeys} takes keys. */
+export function masterKeyFiles({ masterKeyFile, previousKeyFile = [] }: MasterKeyOptions): string[] {
+  const { API_KEY_MASTER_KEY_FILE = '' } = process.env
+  const primary = masterKeyFile ?? fileByDefault() ?? API_KEY_MASTER_KEY_FILE
+  return [primary, ...previousKeyFile].filter((path) => path.trim() !== '')
+}
+
+/** Master keys that were found or made. */
+interface FoundMasterKeys {
+  readonly masterKeys: MasterKeyring
+  /** A line that says where the key is. */
+  readonly said: string
+  /** The primary's file; null if it is from the environment. */
+  readonly file: string | null
+}
+
+/** Like {@link findMasterKeys}, but makes the file if there is no master key. */
+export function findOrMakeMasterKeys(options: MasterKeyOptions): FoundMasterKeys {
   const { masterKeyFile: path = DEFAULT_MASTER_KEY_FILE, previousKeyFile } = options
   if (options.masterKeyFile === undefined && isGivenByEnvironment()) {
-    return { masterKeys: loadKeyring(undefined, previousKeyFile), said: 'Master key: from the environment' }
+    const said = 'Master key: from the environment'
+    return { masterKeys: loadKeyring(undefined, previousKeyFile), said, file: null }
   }
   const made = makeMasterKeyFile(path)
   const said = made
     ? `Master key: made ${path} (mode 0600). Back it up: without it nothing can be decrypted`
     : `Master key: ${path} (reused)`
-  return { masterKeys: loadKeyring(path, previousKeyFile), said }
+  return { masterKeys: loadKeyring(path, previousKeyFile), said, file: path }
 }
 
 /** @param file the primary's file; undefined: the primary of the environment. Previous keys of the environment count in both cases */
@@ -60,25 +80,55 @@ function loadKeyring(file: string | undefined, previousFiles: readonly string[] 
   return masterKeyring({ primary, previous: [...previous, ...more] })
 }
 
-/** Makes a master key in a new file. @returns false if the file exists: it is never overwritten */
+/**
+ * Makes a master key in a new file. It has its name only when it is complete: whoever makes the same file meanwhile never reads half a key.
+ *
+ * @returns false if the file exists: it is never overwritten
+ */
 export function makeMasterKeyFile(path: string): boolean {
   mkdirSync(dirname(path), { recursive: true, mode: 0o700 })
-  let file: number
+  if (existsSync(path)) return false
+  const complete = `${path}.${process.pid}-${performance.now()}.new`
   try {
-    file = openSync(path, 'wx', 0o600)
+    writeMasterKey(complete)
+    // Unlike a rename it does not replace a file.
+    linkSync(complete, path)
+    syncFolder(dirname(path))
+  } catch (error) {
+    const code = error instanceof Error && 'code' in error ? String(error.code) : ''
+    if (code === 'EEXIST') return false
+    if (!NO_LINKS.has(code)) throw error
+    return claimMasterKeyFile(path)
+  } finally {
+    rmSync(complete, { force: true })
+  }
+  return true
+}
+
+/** What a file system without hard links answers: FAT, and some that are mounted over a network. */
+const NO_LINKS: ReadonlySet<string> = new Set(['EPERM', 'ENOTSUP', 'EOPNOTSUPP', 'ENOSYS', 'EMLINK'])
+
+/** For such a file system. Whoever reads the file at this moment finds it incomplete, and is told so. */
+function claimMasterKeyFile(path: string): boolean {
+  try {
+    writeMasterKey(path)
   } catch (error) {
     if (error instanceof Error && 'code' in error && error.code === 'EEXIST') return false
     throw error
   }
+  syncFolder(dirname(path))
+  return true
+}
+
+/** Writes a new master key into a new file, durably: it must survive a power cut, as the keys will that are wrapped under it next. */
+function writeMasterKey(path: string): void {
+  const file = openSync(path, 'wx', 0o600)
   try {
     writeSync(file, `${generateMasterKey()}\n`)
-    // It must survive a power cut, as the keys will that are wrapped under it next.
     fsyncSync(file)
-    syncFolder(dirname(path))
   } finally {
     closeSync(file)
   }
-  return true
 }
 
 function isGivenByEnvironment(): boolean {

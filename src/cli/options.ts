@@ -5,6 +5,7 @@ import { type OpenedKeyStore, openKeyStore } from '../adapters/open.js'
 import { StoreError } from '../errors.js'
 import type { EncryptionContext } from '../format/context.js'
 import type { Format } from '../format/formats.js'
+import { loggedStore } from '../key-log/logged-store.js'
 import type { KeyStore, StoreMaintenance } from '../store.js'
 import { type MasterKeyOptions, withMasterKeys } from './master-keys.js'
 
@@ -22,7 +23,7 @@ export interface AcceptOptions {
   readonly acceptV2?: boolean
 }
 
-export interface EnvelopeOptions extends AdoptOptions, MasterKeyOptions, AcceptOptions {
+export interface EnvelopeOptions extends AdoptOptions, MasterKeyOptions, AcceptOptions, KeyLogOptions {
   readonly format?: Format
 }
 
@@ -53,7 +54,7 @@ export function withAdoptableStore(command: Command): Command {
 }
 
 export function withEnvelopeOptions(command: Command): Command {
-  return withFormat(withAcceptV2(withMasterKeys(withAdoptableStore(command))))
+  return withKeyLog(withFormat(withAcceptV2(withMasterKeys(withAdoptableStore(command)))))
 }
 
 export function withFormat(command: Command): Command {
@@ -85,8 +86,26 @@ export function withDryRun(command: Command): Command {
   return withJson(command).option('--dry-run', 'report what would change, and change nothing')
 }
 
-export function withShredLog(command: Command, what: string): Command {
-  return command.option('--shred-log <path>', what)
+export interface KeyLogOptions {
+  readonly keyLog?: string
+}
+
+/** @param what what the command does with the log, if not record in it what it makes and removes */
+export function withKeyLog(command: Command, what = RECORDED): Command {
+  return command
+    .addOption(new Option('--key-log <path>', what).env('KEYSTORE_KEY_LOG'))
+    .hook('preAction', (_, action) => {
+      // An empty variable is one that is not set.
+      if (action.getOptionValue('keyLog') === '') action.setOptionValue('keyLog', undefined)
+    })
+}
+
+const RECORDED =
+  'a file outside the database and its backups: each key that is made, pruned or shredded is recorded there'
+
+/** The store, which records in the key log if there is one. */
+export function recordingStore<Store extends KeyStore>(store: Store, { keyLog }: KeyLogOptions): Store {
+  return keyLog === undefined ? store : loggedStore(store, keyLog)
 }
 
 export function withUserAndContext(command: Command): Command {

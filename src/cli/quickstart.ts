@@ -6,6 +6,7 @@ import type { EnvelopeCrypto } from '../envelope/envelope-crypto.js'
 import { ownCommand, packageFile, repeatedOptions, shellWord } from './command-line.js'
 import { openEnvelope } from './envelope.js'
 import { EXAMPLE_SECRETS, type Secret } from './example-secrets.js'
+import { ignoreInGit, storeFile } from './git-ignore.js'
 import { findOrMakeMasterKeys } from './master-keys.js'
 import { describeMigration } from './migrate.js'
 import { type EnvelopeOptions, openStore, withEnvelopeOptions } from './options.js'
@@ -29,11 +30,12 @@ async function quickstart(
   command: Command,
 ): Promise<void> {
   const secrets = file === undefined ? EXAMPLE_SECRETS : readLines(file, ['user', 'name', 'secret'])
-  const { masterKeys, said } = findOrMakeMasterKeys(options)
+  const { masterKeys, said, file: keyFile } = findOrMakeMasterKeys(options)
   console.log(said)
   const store = await openStore(options)
   try {
     console.log(`Key store:  ${describeMigration(await store.ready())}`)
+    ignoreInGit([keyFile, storeFile(options.store)].filter((path) => path !== null))
     const envelope = await openEnvelope(store, masterKeys, options)
     await seal(envelope, secrets, options.out)
     const failed = await verify(envelope, secrets, options.out)
@@ -126,7 +128,14 @@ function visible(text: string): string {
 function nextSteps(secrets: readonly Secret[], { out }: QuickstartOptions, command: Command): string {
   const keystore = ownCommand()
   const store = repeatedOptions(command, ['store'])
-  const all = repeatedOptions(command, ['store', 'masterKeyFile', 'previousKeyFile', 'format', 'acceptV2'])
+  const all = repeatedOptions(command, [
+    'store',
+    'masterKeyFile',
+    'previousKeyFile',
+    'format',
+    'acceptV2',
+    'keyLog',
+  ])
   const [{ user } = { user: '' }] = secrets
   // An id with a control character or a leading dash is nothing to print, or to type.
   const owner = /^\w[\w@.+:/-]*$/.test(user) ? user : 'alice'

@@ -12,11 +12,13 @@ import {
   type AcceptOptions,
   type ChangeOptions,
   closeAfter,
+  type KeyLogOptions,
   type StoreOptions,
   wholeNumber,
   withAcceptV2,
   withDryRun,
   withExistingStore,
+  withKeyLog,
   withStore,
 } from './options.js'
 import { counted, plainTable, printableId, printJson, printSome, setExitCode, thousands } from './output.js'
@@ -28,6 +30,7 @@ interface ReencryptCommandOptions
     MasterKeyOptions,
     AcceptOptions,
     ChangeOptions,
+    KeyLogOptions,
     SchemaOptions {
   readonly table?: string
   readonly dbSchema?: string
@@ -49,7 +52,7 @@ interface SweepReport {
 }
 
 export function reencryptCommand(): Command {
-  const command = withDryRun(withAcceptV2(withMasterKeys(withStore(new Command('reencrypt')))))
+  const command = withKeyLog(withDryRun(withAcceptV2(withMasterKeys(withStore(new Command('reencrypt'))))))
   return withSchema(command, 'sweep every table of the registry that')
     .description(
       "Re-encrypt the values in an application's tables: in format v3, under the newest version of their owners' keys and the wanted " +

@@ -11,22 +11,30 @@ import { findMasterKeys, type MasterKeyOptions, withMasterKeys } from './master-
 import {
   type AcceptOptions,
   type ChangeOptions,
+  type KeyLogOptions,
+  recordingStore,
   type StoreOptions,
   wholeNumber,
   withAcceptV2,
   withDryRun,
   withExistingStore,
+  withKeyLog,
   withStore,
 } from './options.js'
 import { counted, printableId, printJson, setExitCode, thousands } from './output.js'
 import { printFailures } from './rewrap.js'
 
-interface RotateCommandOptions extends StoreOptions, MasterKeyOptions, AcceptOptions, ChangeOptions {
+interface RotateCommandOptions
+  extends StoreOptions,
+    MasterKeyOptions,
+    AcceptOptions,
+    ChangeOptions,
+    KeyLogOptions {
   readonly olderThan?: number
 }
 
 export function rotateUserCommand(): Command {
-  return withDryRun(withAcceptV2(withMasterKeys(withStore(new Command('rotate-user')))))
+  return withKeyLog(withDryRun(withAcceptV2(withMasterKeys(withStore(new Command('rotate-user'))))))
     .description(
       'Make a new version of the key of one user, or of all users whose newest version is older than an age. New writes use it. Tokens of ' +
         'old versions still decrypt, until you re-encrypt them and prune the old versions.',
@@ -83,7 +91,13 @@ async function rotateAll(olderThanMs: number, options: RotateCommandOptions): Pr
     runLongCommand(
       options,
       (controls) =>
-        rotateWhere({ ...controls, store, masterKeys, olderThanMs, dryRun: options.dryRun ?? false }),
+        rotateWhere({
+          ...controls,
+          store: recordingStore(store, options),
+          masterKeys,
+          olderThanMs,
+          dryRun: options.dryRun ?? false,
+        }),
       (report) => {
         if (options.json) printJson(report)
         else printRotation(report)
@@ -127,14 +141,14 @@ function parseDuration(text: string): number {
   return Number(count) * unitMs
 }
 
-interface PruneCommandOptions extends StoreOptions, ChangeOptions {
+interface PruneCommandOptions extends StoreOptions, ChangeOptions, KeyLogOptions {
   readonly beforeVersion: number
   readonly tokensReencrypted: true
   readonly includeFirst?: boolean
 }
 
 export function pruneCommand(): Command {
-  return withDryRun(withStore(new Command('prune')))
+  return withKeyLog(withDryRun(withStore(new Command('prune'))))
     .description('Remove old versions of the key of a user. TOKENS UNDER THEM CAN NEVER BE DECRYPTED AGAIN.')
     .argument('<user>', 'the user')
     .requiredOption(
@@ -152,7 +166,7 @@ export function pruneCommand(): Command {
       withExistingStore(options, async (store) => {
         const { beforeVersion, tokensReencrypted, includeFirst = false, dryRun = false, json } = options
         const choice = { beforeVersion, tokensReencrypted, includeFirst, dryRun }
-        const { versions } = await pruneRetired({ ...choice, store, userId })
+        const { versions } = await pruneRetired({ ...choice, store: recordingStore(store, options), userId })
         if (json) return printJson({ userId, versions, dryRun })
         const what = `${dryRun ? 'Would remove' : 'Removed'} ${counted(versions.length, 'version')}`
         console.log(

@@ -1,94 +1,116 @@
-/** `keystore shred-user`: erases a user's keys. Needs no master key. */
-import { createInterface } from 'node:readline'
+/** `keystore shred-user`: erases a user's keys, or makes room for a new key of the pool. Needs no master key. */
 import { Command } from 'commander'
 import { invalidArgument } from '../errors.js'
 import { type ShredReceipt, shredIn } from '../shred.js'
 import { assertUserId } from '../validate.js'
+import { assertCanAsk, type ConfirmOptions, isTyped } from './confirm.js'
 import {
   type ChangeOptions,
+  type KeyLogOptions,
+  recordingStore,
   type StoreOptions,
   withDryRun,
   withExistingStore,
-  withShredLog,
+  withKeyLog,
   withStore,
 } from './options.js'
 import { kekName, printableId, printJson } from './output.js'
 import { printableSentence } from './printable.js'
 
-interface ShredCommandOptions extends StoreOptions, ChangeOptions {
+interface ShredCommandOptions extends StoreOptions, ChangeOptions, ConfirmOptions, KeyLogOptions {
   readonly forget?: boolean
-  readonly yes?: boolean
-  readonly shredLog?: string
+  readonly pool?: boolean
 }
 
 export function shredUserCommand(): Command {
-  return withShredLog(
+  return withKeyLog(
     withDryRun(withStore(new Command('shred-user'))),
-    'a file outside the database and its backups: the receipt is appended to it first, and restore, copy and doctor apply it again',
+    'a file outside the database and its backups: the shred is recorded there first, and restore, copy and doctor apply it again',
   )
     .description(
       'Erase all versions of the key of a user: nothing encrypted under them can ever be decrypted again. Asks you to type the id.',
     )
-    .argument('<user>', 'the user')
+    .argument('[user]', 'the user')
     .option(
       '--forget',
       'remove the rows too, so that the user can get a new key later; without it every later use is an error',
     )
+    .option('--pool', 'instead of a user, and with --forget only: the key of the pool. ITS TOKENS ARE LOST')
     .option('--yes', 'do not ask')
     .addHelpText(
       'after',
-      '\nExamples:\n  keystore shred-user alice --shred-log shredded.jsonl\n  keystore shred-user --yes -- --an-id-like-an-option',
+      '\nExamples:\n  keystore shred-user alice --key-log keys.jsonl\n  keystore shred-user --yes -- --an-id-like-an-option',
     )
-    .action(shredUser)
+    .action(shred)
 }
 
-async function shredUser(userId: string, options: ShredCommandOptions): Promise<void> {
-  assertUserId(userId)
-  const { forget = false, yes = false, shredLog, dryRun = false, json = false } = options
-  if (!dryRun && !yes && !process.stdin.isTTY)
-    throw invalidArgument('There is no terminal to ask on: give --yes to shred without being asked')
+/** Whose keys are erased. */
+interface Owner {
+  readonly userId: string
+  readonly name: string
+  /** What has to be typed. */
+  readonly word: string
+  /** What is lost. */
+  readonly warning: string
+}
+
+async function shred(user: string | undefined, options: ShredCommandOptions): Promise<void> {
+  const owner = ownerOf(user, options)
+  const { userId, name } = owner
+  const { forget = false, yes = false, keyLog, dryRun = false, json = false } = options
+  if (!dryRun) assertCanAsk(options, 'shred')
   await withExistingStore(options, async (store) => {
     if (dryRun || !yes) {
       const rows = (await store.getAll([userId])).get(userId) ?? []
       const versions = rows.filter(({ shreddedAt }) => shreddedAt === null).map(({ version }) => version)
       if (dryRun && json) return printJson({ userId, versions, forget, dryRun })
-      const found = `${printableId(userId)} has ${versions.length === 0 ? 'no live key' : versionsText(versions)}.`
+      const found = `${name} has ${versions.length === 0 ? 'no live key' : versionsText(versions)}.`
       if (dryRun) return console.log(`${found} Would ${forget ? 'erase and forget' : 'erase'} what there is.`)
-      process.stderr.write(`${found} What is encrypted under it can never be decrypted again.\n`)
-      if (!(await isTyped(userId)))
-        throw new Error('What was typed is not the id of the user: nothing was shredded')
+      process.stderr.write(`${found} ${owner.warning}\n`)
+      if (!(await isTyped(`To shred ${name} type ${owner.word}: `, userId === '' ? 'pool' : userId)))
+        throw new Error(`What was typed is not ${owner.word}: nothing was shredded`)
     }
-    const receipt = await shredIn(store, userId, { forget, shredLog })
+    const receipt = await shredIn(recordingStore(store, options), userId, { forget })
     if (json) printJson(receipt)
-    else printReceipt(receipt, shredLog)
+    else printReceipt(receipt, name, keyLog)
   })
 }
 
-/** Asks on standard error, so that standard output holds the receipt alone. False if the input ends without a line. */
-async function isTyped(userId: string): Promise<boolean> {
-  process.stderr.write(`To shred ${printableId(userId)} type the id: `)
-  for await (const line of createInterface({ input: process.stdin })) return line === userId
-  return false
+/** @throws ERR_INVALID_ARGUMENT */
+function ownerOf(user: string | undefined, { pool = false, forget = false }: ShredCommandOptions): Owner {
+  if ((user !== undefined) === pool) throw invalidArgument('Give exactly one of them: a user, or --pool')
+  if (user === undefined) {
+    if (!forget)
+      throw invalidArgument(
+        'The key of the pool can only be forgotten, so that the next write makes a new one: give --forget too',
+      )
+    return { userId: '', name: 'the pool', word: 'the word pool', warning: POOL_WARNING }
+  }
+  assertUserId(user)
+  const warning = 'What is encrypted under it can never be decrypted again.'
+  return { userId: user, name: printableId(user), word: 'the id', warning }
 }
+
+const POOL_WARNING =
+  'All v3 tokens of the pool are lost, whoever they belong to, and so is the meaning of its fingerprints. The next write makes a new key.'
 
 function versionsText(versions: readonly number[]): string {
   return `${versions.length === 1 ? 'version' : 'versions'} ${versions.join(', ')}`
 }
 
 function printReceipt(
-  { userId, versions, kekIds, at, erased, pending, forget }: ShredReceipt,
-  shredLog?: string,
+  { versions, kekIds, at, erased, pending, forget }: ShredReceipt,
+  name: string,
+  keyLog?: string,
 ): void {
   const what = versions.length === 0 ? 'no live key was there' : `${versionsText(versions)} erased`
   const after = forget ? 'forgotten, a new key may be made' : 'every later use is ERR_KEY_SHREDDED'
-  console.log(`Shredded ${printableId(userId)} at ${at.toISOString()}: ${what}; ${after}.`)
+  console.log(`Shredded ${name} at ${at.toISOString()}: ${what}; ${after}.`)
   if (versions.length > 0) console.log(`Wrapped under: ${kekIds.map(kekName).join(', ')}`)
   if (erased === 'file') console.log('The wrapped keys are in no file of the database any more.')
   else console.log(`Pending: ${printableSentence(pending ?? 'unknown')}\n${PENDING}`)
   console.log(
-    shredLog === undefined
-      ? `${COPIES}\n${NO_LOG}`
-      : `${COPIES}\nRecorded in ${printableSentence(shredLog)}.`,
+    keyLog === undefined ? `${COPIES}\n${NO_LOG}` : `${COPIES}\nRecorded in ${printableSentence(keyLog)}.`,
   )
 }
 
@@ -97,4 +119,4 @@ const PENDING =
 const COPIES =
   'Earlier backups, logs, replicas and snapshots hold the wrapped keys until they expire, or until the master keys that wrapped them are destroyed.'
 const NO_LOG =
-  'Not recorded outside the database: a restored backup would bring the keys back. Use --shred-log FILE to record shreds.'
+  'Not recorded outside the database: a restored backup would bring the keys back. Use --key-log FILE to record shreds.'

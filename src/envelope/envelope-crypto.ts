@@ -7,11 +7,12 @@ import { contextPieces, type EncryptionContext } from '../format/context.js'
 import { assertFingerprintArguments, type FingerprintOptions } from '../format/fingerprint.js'
 import type { Format } from '../format/formats.js'
 import { type Token, textOf } from '../format/token.js'
+import { refuseLostKeys } from '../key-log/lost-keys.js'
 import { KeyCache, type Rotation } from '../keys/cache.js'
 import { type DataKey, openToken } from '../keys/data-key.js'
 import type { CacheStats } from '../keys/memory.js'
 import { checkMasterKeys } from '../master-keys/check.js'
-import { type ShredLog, type ShredReceipt, type ShredUserOptions, shredIn } from '../shred.js'
+import { type ShredReceipt, type ShredUserOptions, shredIn } from '../shred.js'
 import type { KeyStore } from '../store.js'
 import { assertUserId, kindOf, ownOptions } from '../validate.js'
 import { type BulkJob, type ItemResult, inBulk } from './bulk.js'
@@ -57,7 +58,6 @@ export class EnvelopeCrypto {
   readonly #policy: TokenPolicy
   readonly #closeStore: boolean
   readonly #emit: EmitEvent
-  readonly #shredLog: ShredLog | undefined
   #closed = false
   #closing: Promise<void> | undefined
 
@@ -70,7 +70,7 @@ export class EnvelopeCrypto {
     cache,
     closeStore,
     emit,
-    shredLog,
+    mints,
   }: ResolvedOptions) {
     this.#store = store
     this.format = format
@@ -78,8 +78,7 @@ export class EnvelopeCrypto {
     this.#policy = tokenPolicy
     this.#closeStore = closeStore
     this.#emit = emit
-    this.#shredLog = shredLog
-    this.#keys = new KeyCache(store, keyring, { format, acceptKeys }, cache, emit)
+    this.#keys = new KeyCache(store, keyring, { format, acceptKeys, mints }, cache, emit)
     this.pool = new PoolCrypto(this.#keys, keyring.local, tokenPolicy, emit, () => this.#assertOpen())
   }
 
@@ -88,13 +87,15 @@ export class EnvelopeCrypto {
    * unless `closeStore` is false.
    *
    * @throws ERR_UNKNOWN_MASTER_KEY (names KEK ids and counts) · ERR_FORMAT_NOT_ACCEPTED (all keys are in format v2) ·
-   *   ERR_INVALID_ARGUMENT · ERR_STORE · ERR_SCHEMA
+   *   ERR_KEYS_LOST (the key log has keys that the store has not) · ERR_INVALID_ARGUMENT · ERR_STORE · ERR_SCHEMA
    */
   static async open(options: EnvelopeCryptoOptions): Promise<EnvelopeCrypto> {
     try {
       const resolved = resolveOptions(options)
-      await checkMasterKeys(resolved.store, resolved.keyring, resolved)
-      if (resolved.plaintext === 'pass-through') resolved.emit({ type: 'plaintextPassThrough' })
+      const { store, keyring, keyLogPath, emit } = resolved
+      await checkMasterKeys(store, keyring, resolved)
+      if (keyLogPath !== undefined) await refuseLostKeys(store, keyLogPath, emit)
+      if (resolved.plaintext === 'pass-through') emit({ type: 'plaintextPassThrough' })
       return new EnvelopeCrypto(resolved)
     } catch (error) {
       await closeGivenStore(options)
@@ -107,8 +108,8 @@ export class EnvelopeCrypto {
    *
    * @param context authenticated by the token and not stored in it: `decrypt` needs the same; format v2 ignores it
    * @returns a token to store
-   * @throws ERR_INVALID_ARGUMENT · ERR_KEY_SHREDDED · ERR_UNWRAP_FAILED · ERR_FORMAT_NOT_ACCEPTED ·
-   *   ERR_UNKNOWN_MASTER_KEY · ERR_STORE · ERR_CLOSED
+   * @throws ERR_INVALID_ARGUMENT · ERR_KEY_NOT_FOUND (`mint: 'never'`) · ERR_KEY_SHREDDED · ERR_UNWRAP_FAILED ·
+   *   ERR_FORMAT_NOT_ACCEPTED · ERR_UNKNOWN_MASTER_KEY · ERR_STORE · ERR_CLOSED
    */
   async encrypt(
     userId: string,
@@ -310,7 +311,7 @@ export class EnvelopeCrypto {
     const start = performance.now()
     let receipt: ShredReceipt
     try {
-      receipt = await shredIn(this.#store, userId, { forget, shredLog: this.#shredLog })
+      receipt = await shredIn(this.#store, userId, { forget })
     } catch (error) {
       // It may be done all the same: nothing more may be encrypted under what is in memory.
       this.#keys.mayHaveChanged(userId)

@@ -3,11 +3,12 @@ import { invalidArgument } from '../errors.js'
 import { type EmitEvent, type EventOptions, eventEmitter } from '../events.js'
 import { acceptedFormats, assertFormat, type Format } from '../format/formats.js'
 import { DEFAULT_MAX_TOKEN_BYTES } from '../format/token.js'
+import { assertKeyLog, type KeyLog } from '../key-log/entry.js'
+import { loggedStore } from '../key-log/logged-store.js'
 import type { CacheOptions } from '../keys/memory.js'
 import { primaryKekId } from '../master-keys/key-wrap.js'
 import { keyringOf, type MasterKeyring } from '../master-keys/keyring.js'
 import type { MasterKey } from '../master-keys/master-key.js'
-import { assertShredLog, type ShredLog } from '../shred.js'
 import type { KeyStore } from '../store.js'
 import { kindOf, ownOptions } from '../validate.js'
 import { type PlaintextPolicy, TokenPolicy } from './token-policy.js'
@@ -41,13 +42,24 @@ export interface EnvelopeCryptoOptions extends EventOptions {
   readonly cache?: CacheOptions | false
   /** Open although rows need master keys that were not given: calls for their users then fail. Default false. */
   readonly allowUnknownMasterKeys?: boolean
-  /** Where `shredUser` records its receipts, outside the database. After a backup was restored they are applied again. */
-  readonly shredLog?: ShredLog
+  /**
+   * `'never'`: no user gets a first key here. For users without one, and for the pool, what would make it is ERR_KEY_NOT_FOUND. Rotation
+   * goes on. For services that use keys which another one makes. Default `'on-first-use'`.
+   */
+  readonly mint?: 'on-first-use' | 'never'
+  /**
+   * Records each key that is minted, rotated or shredded, outside the database. `open` compares the end of a file with the store, and
+   * refuses a store that lacks keys of it (ERR_KEYS_LOST). After a backup was restored, `applyKeyLog` shreds again whom it brought back.
+   *
+   * @example 'keys.jsonl'
+   */
+  readonly keyLog?: KeyLog
   /** Whether `close()` closes the store too, and `open` when it rejects. Default true. */
   readonly closeStore?: boolean
 }
 
 export interface ResolvedOptions {
+  /** With a key log: one that records in it. */
   readonly store: KeyStore
   readonly keyring: MasterKeyring
   readonly format: Format
@@ -58,13 +70,23 @@ export interface ResolvedOptions {
   readonly allowUnknown: boolean
   readonly emit: EmitEvent
   readonly closeStore: boolean
-  readonly shredLog: ShredLog | undefined
+  readonly mints: boolean
+  /** The path of the key log, if it has one. */
+  readonly keyLogPath: string | undefined
 }
 
 /** @throws ERR_INVALID_ARGUMENT */
 export function resolveOptions(options: EnvelopeCryptoOptions): ResolvedOptions {
   const own = ownOptions(options)
-  const { store, masterKeys, format = 'v3', plaintext = 'reject', cache = {}, shredLog } = own
+  const {
+    store,
+    masterKeys,
+    format = 'v3',
+    plaintext = 'reject',
+    cache = {},
+    mint = 'on-first-use',
+    keyLog,
+  } = own
   const accept = ownOptions(own.accept ?? {}, 'accept')
   if (typeof store?.getAll !== 'function')
     throw invalidArgument('store must be a KeyStore, such as openKeyStore gives')
@@ -72,12 +94,14 @@ export function resolveOptions(options: EnvelopeCryptoOptions): ResolvedOptions 
   if (plaintext !== 'reject' && plaintext !== 'pass-through') {
     throw invalidArgument("plaintext must be 'reject' or 'pass-through'")
   }
-  assertShredLog(shredLog)
+  if (mint !== 'on-first-use' && mint !== 'never')
+    throw invalidArgument("mint must be 'on-first-use' or 'never'")
+  if (keyLog !== undefined) assertKeyLog(keyLog)
   const keyring = keyringOf(masterKeys)
   // Format v2 needs a local primary: better said now than at the first mint.
   primaryKekId(keyring, format)
   return {
-    store,
+    store: keyLog === undefined ? store : loggedStore(store, keyLog),
     keyring,
     format,
     acceptKeys: acceptedFormats('accept.keys', accept.keys, format),
@@ -92,7 +116,8 @@ export function resolveOptions(options: EnvelopeCryptoOptions): ResolvedOptions 
     allowUnknown: own.allowUnknownMasterKeys ?? false,
     emit: eventEmitter(own),
     closeStore: own.closeStore ?? true,
-    shredLog,
+    mints: mint !== 'never',
+    keyLogPath: typeof keyLog === 'string' ? keyLog : undefined,
   }
 }
 

@@ -28,6 +28,8 @@ import { insertRows } from './rows.js'
 interface KeyPolicy {
   readonly format: Format
   readonly acceptKeys: readonly Format[]
+  /** False: no user gets a first key. */
+  readonly mints: boolean
 }
 
 interface Made {
@@ -301,9 +303,11 @@ export class KeyCache {
     return active
   }
 
-  /** @throws ERR_KEY_NOT_FOUND (the user had keys, and lost them) · like {@link #make} */
-  #mint(rows: UserRows): Promise<Made> {
+  /** @throws ERR_KEY_NOT_FOUND (`mint: 'never'`; the user had keys, and lost them) · like {@link #make} */
+  async #mint(rows: UserRows): Promise<Made> {
     const { userId, lost } = rows.user
+    if (!this.#policy.mints)
+      throw notFound(`There is no key of user ${quoted(userId)}, and mint is 'never'`, false)
     if (lost) throw keysLost(userId)
     return this.#make({ userId, version: 1 }, 'minted', rows)
   }

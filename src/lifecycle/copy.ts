@@ -1,21 +1,28 @@
 /** Copies a key store into another: for the move to production, backups and restores. Unwraps no key and needs no master key. */
 
-import { invalidArgument, type KeystoreError, StoreError } from '../errors.js'
+import { invalidArgument, type KeystoreError, quoted, StoreError } from '../errors.js'
 import { incrementalSha256 } from '../format/aead.js'
 import { preAuthEncode } from '../format/encoding.js'
+import { afterErasures, applyKeyLog, type Erasures, eraseAgain, readErasures } from '../key-log/erasures.js'
+import { loggedStore } from '../key-log/logged-store.js'
 import { describeRef } from '../master-keys/key-wrap.js'
-import { afterShredLog, applyShredLog, eraseAgain, readShredLog, type ShredEntries } from '../shred.js'
 import type { CensusRow, KeyStore, StoreMaintenance } from '../store.js'
-import { type KeyRecord, type KeyRef, refKey } from '../table.js'
+import { isTombstone, type KeyRecord, type KeyRef, refKey } from '../table.js'
+import { kindOf } from '../validate.js'
 import { census, totalCount } from './census.js'
 import { checkedOptions, type LongWorkOptions, ProgressMeter, pagesOf } from './long-work.js'
 
 export interface CopyOptions extends LongWorkOptions {
   readonly from: KeyStore
   readonly to: KeyStore
-  /** The path of a shred log. Users named in it are copied as erased, and are erased again at the target. */
-  readonly shredLog?: string
-  /** Compare, and write nothing. */
+  /** The path of a key log. Users whom it names as shredded are copied as erased, and are erased again at the target. */
+  readonly keyLog?: string
+  /**
+   * Users whom the source has shredded and the target has not: erase them at the target too. True for all, or a list of those who may be.
+   * Whoever can write to the source could otherwise erase keys of the target. Default: refuse (ERR_CONFLICT), unless the key log names them.
+   */
+  readonly applyErasures?: boolean | readonly string[]
+  /** Compare, and write nothing. The report then lists every conflict. */
   readonly dryRun?: boolean
 }
 
@@ -25,19 +32,35 @@ export interface CopyReport {
   readonly dryRun: boolean
   /** Rows written at the target, or with `dryRun` that would be. */
   readonly copied: number
-  /** Users who were erased at the target because of the shred log or a tombstone of the source; with `dryRun`, who would be. */
+  /** Users who were erased at the target because of the key log or a tombstone of the source; with `dryRun`, who would be. */
   readonly shredded: readonly string[]
+  /** With `dryRun`: users whom only `applyErasures` would erase at the target. Without it the copy would be refused. */
+  readonly refused: readonly string[]
+  /** With `dryRun`: the first 1,000 rows for which the copy would be refused. */
+  readonly conflicts: readonly CopyConflict[]
+  readonly conflictCount: number
   /** Rows that only the target has; 0 unless `complete`. */
   readonly extra: number
   readonly census: { readonly from: readonly CensusRow[]; readonly to: readonly CensusRow[] }
   /**
-   * SHA-256 over all records in order, as hexadecimal text: of the source with the shred log applied, and of the target.
+   * SHA-256 over all records in order, as hexadecimal text: of the source with the key log applied, and of the target.
    * Null unless `complete`.
    */
   readonly digest: { readonly from: string | null; readonly to: string | null }
   /** Whether both stores hold the same records: the digests are equal. */
   readonly equal: boolean
 }
+
+/** A row that both stores have, with different keys or states. */
+export interface CopyConflict extends KeyRef {
+  readonly reason: string
+  readonly from: ConflictingRow
+  /** Null if the user has a tombstone under another version at the target. */
+  readonly to: ConflictingRow | null
+}
+
+/** What tells two keys apart: a token opens under the one that made it. */
+export type ConflictingRow = Pick<KeyRecord, 'kekId' | 'createdAt' | 'wrappedAt' | 'shreddedAt'>
 
 /** Bounds a copy whose source is written all the time. Rows minted later are copied by the next call. */
 const MAX_PASSES = 10
@@ -49,23 +72,27 @@ const MAX_PASSES = 10
  * It is safe to repeat, also after it was killed. A further call copies what was minted meanwhile. If the target holds another
  * key under the same user and version, the copy names that row and refuses before it writes anything.
  *
- * @throws ERR_INVALID_ARGUMENT · ERR_STORE (an outage; with `ref`: the row that differs, or that cannot be read) · ERR_CLOSED
+ * @throws ERR_INVALID_ARGUMENT · ERR_CONFLICT (with `ref`: the row that differs; or names the users whom the source has shredded, see
+ *   `applyErasures`) · ERR_STORE (an outage; with `ref`: a row that cannot be read) · ERR_CLOSED
  * @example
  * const { equal } = await copyKeys({ from: await openKeyStore('data/keystore.db'), to: await openKeyStore('postgres://…') })
  */
 export async function copyKeys(options: CopyOptions): Promise<CopyReport> {
   options = checkedOptions(options, 'from', 'to')
-  const { from, to, shredLog, dryRun = false, signal } = options
+  const { from, to, keyLog, applyErasures = false, dryRun = false, signal } = options
   const target = to.maintenance
   if (target === undefined) throw invalidArgument('to must be a key store that rows can be copied into')
-  const entries: ShredEntries = shredLog === undefined ? NO_ENTRIES : readShredLog(shredLog)
-  const job: CopyJob = { ...options, target, entries, shredded: new Set() }
+  const mayErase = assertErasures(applyErasures)
+  const erasures: Erasures = keyLog === undefined ? NO_ERASURES : await readErasures(keyLog)
+  const logged = keyLog === undefined ? to : loggedStore(to, keyLog)
+  const job: CopyJob = { ...options, target, logged, erasures, mayErase, dryRun, shredded: new Set() }
 
   const before = await compare(job)
   let copied = before.missing + before.erased
   if (dryRun) {
-    for (const userId of await eraseAgain(to, entries, { dryRun })) job.shredded.add(userId)
+    for (const userId of await eraseAgain(to, erasures, { dryRun })) job.shredded.add(userId)
   } else {
+    if (before.refused.length > 0) throw erasuresRefused(before.refused)
     copied = 0
     // The last pass writes nothing, so it has compared every row once more.
     for (let pass = 1, written = -1; written !== 0 && pass <= MAX_PASSES && !signal?.aborted; pass += 1) {
@@ -73,14 +100,16 @@ export async function copyKeys(options: CopyOptions): Promise<CopyReport> {
       copied += written
     }
     // Read again, because lines may have been added meanwhile.
-    if (shredLog !== undefined && !signal?.aborted)
-      for (const userId of await applyShredLog({ store: to, shredLog })) job.shredded.add(userId)
+    if (keyLog !== undefined && !signal?.aborted)
+      for (const userId of await applyKeyLog({ store: to, keyLog })) job.shredded.add(userId)
   }
   const complete = !signal?.aborted
   const counted = { from: await census({ store: from }), to: await census({ store: to }) }
-  const report = { complete, dryRun, copied, shredded: [...job.shredded], census: counted }
+  const { refused, conflicts, conflictCount } = before
+  const found = { shredded: [...job.shredded], refused, conflicts, conflictCount }
+  const report = { complete, dryRun, copied, ...found, census: counted }
   if (!complete) return { ...report, extra: 0, digest: { from: null, to: null }, equal: false }
-  const digests = { from: await digestOf(job, from, entries), to: await digestOf(job, to, NO_ENTRIES) }
+  const digests = { from: await digestOf(job, from, erasures), to: await digestOf(job, to, NO_ERASURES) }
   const shared = digests.from.rows - (dryRun ? before.missing : 0)
   return {
     ...report,
@@ -90,35 +119,75 @@ export async function copyKeys(options: CopyOptions): Promise<CopyReport> {
   }
 }
 
+/** Whether a user of the target may be erased because the source has a tombstone. */
+type MayErase = (userId: string) => boolean
+
+/** @throws ERR_INVALID_ARGUMENT */
+function assertErasures(applyErasures: unknown): MayErase {
+  if (typeof applyErasures === 'boolean') return () => applyErasures
+  if (!Array.isArray(applyErasures) || applyErasures.some((userId) => typeof userId !== 'string'))
+    throw invalidArgument(
+      `applyErasures must be a boolean or an array of user ids, got ${kindOf(applyErasures)}`,
+    )
+  const users = new Set<string>(applyErasures)
+  return (userId) => users.has(userId)
+}
+
 /** What one call of copyKeys works with. */
 interface CopyJob extends LongWorkOptions {
   readonly from: KeyStore
   readonly to: KeyStore
   readonly target: StoreMaintenance
-  readonly entries: ShredEntries
+  /** The target, which records erasures in the key log if there is one. */
+  readonly logged: KeyStore
+  readonly erasures: Erasures
+  readonly mayErase: MayErase
+  readonly dryRun: boolean
   /** Collects the users who were erased at the target. */
   readonly shredded: Set<string>
 }
 
-/** Compares all rows before anything is written. @returns how many rows the target lacks, and how many it has to erase */
-async function compare(job: CopyJob): Promise<{ readonly missing: number; readonly erased: number }> {
-  const counts = { missing: 0, erased: 0 }
-  for await (const { missing, erased } of differingPages(job, 'comparing')) {
-    counts.missing += missing.length
-    counts.erased += erased.length
-    for (const { userId } of erased) job.shredded.add(userId)
-  }
-  return counts
+/** What a comparison has found, before anything is written. */
+interface Comparison {
+  /** How many rows the target lacks. */
+  readonly missing: number
+  /** How many rows it has to erase. */
+  readonly erased: number
+  readonly refused: readonly string[]
+  readonly conflicts: readonly CopyConflict[]
+  readonly conflictCount: number
 }
+
+/** Compares all rows. @throws ERR_CONFLICT naming the first row that differs, unless it is a dry run */
+async function compare(job: CopyJob): Promise<Comparison> {
+  const counts = { missing: 0, erased: 0, conflictCount: 0 }
+  const refused = new Set<string>()
+  const conflicts: CopyConflict[] = []
+  for await (const page of differingPages(job, 'comparing')) {
+    counts.missing += page.missing.length
+    counts.erased += page.erased.length
+    counts.conflictCount += page.conflicts.length
+    conflicts.push(...page.conflicts.slice(0, MAX_LISTED_CONFLICTS - conflicts.length))
+    for (const userId of page.erasedUsers.keys()) job.shredded.add(userId)
+    for (const userId of page.refused) refused.add(userId)
+  }
+  return { ...counts, refused: [...refused], conflicts }
+}
+
+const MAX_LISTED_CONFLICTS = 1000
 
 /** Goes over the source once. @returns how many rows were written */
 async function copyPass(job: CopyJob, pass: number): Promise<number> {
   let written = 0
-  for await (const { missing, erased } of differingPages(job, pass === 1 ? 'copying' : 'copying again')) {
-    // One shred erases all versions of a user, and all of them are in the list.
-    const users = new Map(erased.map((record) => [record.userId, record.shreddedAt ?? new Date()]))
-    for (const [userId, at] of users) await job.to.shred(userId, { forget: false, at })
-    for (const userId of users.keys()) job.shredded.add(userId)
+  for await (const page of differingPages(job, pass === 1 ? 'copying' : 'copying again')) {
+    const { missing, erased, erasedUsers, refused } = page
+    // Shredded at the source since the comparison.
+    if (refused.length > 0) throw erasuresRefused(refused)
+    // One shred erases all versions of a user.
+    for (const [userId, { at, isLogged }] of erasedUsers) {
+      await (isLogged ? job.to : job.logged).shred(userId, { forget: false, at })
+      job.shredded.add(userId)
+    }
     written += erased.length + missing.length
     if (missing.length === 0) continue
     const stored = new Map((await job.target.restore(missing)).map((row) => [refKey(row), row]))
@@ -130,29 +199,93 @@ async function copyPass(job: CopyJob, pass: number): Promise<number> {
   return written
 }
 
+/** Rows of one page of the source that the target has not in the same state. */
+interface DifferingRows {
+  readonly missing: KeyRecord[]
+  /** Tombstones whose rows are live at the target. */
+  readonly erased: KeyRecord[]
+  /** Users who have live rows at the target and a tombstone here, and who may be erased. `isLogged`: the key log names them already. */
+  readonly erasedUsers: Map<string, { readonly at: Date; readonly isLogged: boolean }>
+  /** The same, but nobody has allowed it. */
+  readonly refused: string[]
+  /** Only in a dry run. */
+  readonly conflicts: CopyConflict[]
+}
+
 /**
- * Applies the shred log to the source's rows, page by page, and compares them with the target. Yields the rows that the target
- * lacks and the rows that it has to erase.
+ * Applies the key log to the source's rows, page by page, and compares them with the target.
  *
- * @throws ERR_STORE naming a row that differs at the target
+ * @throws ERR_CONFLICT naming a row that differs at the target, unless it is a dry run
  */
-async function* differingPages(job: CopyJob, phase: string) {
-  const { from, to, entries } = job
+async function* differingPages(job: CopyJob, phase: string): AsyncGenerator<DifferingRows, void, undefined> {
+  const { from, to, erasures } = job
   const progress = new ProgressMeter(phase, totalCount(await from.census()), job)
   for await (const page of pagesOf(from, job, {}, refuseUnreadable)) {
-    const records = page.flatMap((record) => afterShredLog(record, entries) ?? [])
+    const records = page.flatMap((record) => afterErasures(record, erasures) ?? [])
     const stored = await to.getAll([...new Set(records.map(({ userId }) => userId))])
-    const missing: KeyRecord[] = []
-    const erased: KeyRecord[] = []
-    for (const record of records) {
-      const found = stored.get(record.userId)?.find(({ version }) => version === record.version)
-      if (found === undefined) missing.push(record)
-      else if (isErasedAtSource(record, found)) erased.push(record)
-      else if (!isSameRecord(record, found)) throw conflict(record, found)
+    const differing: DifferingRows = {
+      missing: [],
+      erased: [],
+      erasedUsers: new Map(),
+      refused: [],
+      conflicts: [],
     }
-    yield { missing, erased }
+    for (const record of records) compareRow(job, record, stored.get(record.userId) ?? [], differing)
+    yield differing
     progress.add(page.length)
   }
+}
+
+/** @param versions the target's rows of the same user */
+function compareRow(
+  job: CopyJob,
+  record: KeyRecord,
+  versions: readonly KeyRecord[],
+  differing: DifferingRows,
+): void {
+  const { userId } = record
+  const found = versions.find(({ version }) => version === record.version)
+  const live = versions.filter((row) => !isTombstone(row))
+  const isRefusedByTombstone = found === undefined && !isTombstone(record) && live.length < versions.length
+  if (isRefusedByTombstone || (found !== undefined && isConflict(record, found))) {
+    if (!job.dryRun) throw conflict(record, found)
+    differing.conflicts.push(describeConflict(record, found))
+    return
+  }
+  // A tombstone ends all keys of its user, whichever version it has.
+  if (isTombstone(record) && live.length > 0 && !isAllowed(job, userId, live, record, differing)) return
+  if (found === undefined) differing.missing.push(record)
+  else if (isErasedAtSource(record, found)) differing.erased.push(record)
+}
+
+/** Notes that the user's keys at the target have to be erased. @returns whether they may be */
+function isAllowed(
+  { erasures, mayErase }: CopyJob,
+  userId: string,
+  live: readonly KeyRecord[],
+  { shreddedAt }: KeyRecord,
+  differing: DifferingRows,
+): boolean {
+  const isLogged = live.every((row) => afterErasures(row, erasures) !== row)
+  if (isLogged || mayErase(userId)) {
+    differing.erasedUsers.set(userId, { at: shreddedAt ?? new Date(), isLogged })
+    return true
+  }
+  if (!differing.refused.includes(userId)) differing.refused.push(userId)
+  return false
+}
+
+/** The users named in a refusal; a dry run lists all of them. */
+const MAX_NAMED = 10
+
+function erasuresRefused(users: readonly string[]): StoreError {
+  const names = users.slice(0, MAX_NAMED).map((userId) => (userId === '' ? 'the pool' : quoted(userId)))
+  const more = users.length > MAX_NAMED ? ` and ${users.length - MAX_NAMED} more` : ''
+  return new StoreError(
+    `The source says that users were shredded whose keys are live at the target: ${names.join(', ')}${more}. Nothing was written. ` +
+      'If it is right, copy with applyErasures (keystore: --apply-erasures), which erases these keys at the target for good',
+    { code: 'ERR_CONFLICT' },
+  )
 }
 
 /**
@@ -162,6 +295,10 @@ async function* differingPages(job: CopyJob, phase: string) {
 function isErasedAtSource(source: KeyRecord, target: KeyRecord): boolean {
   const isTombstoneNow = source.shreddedAt !== null && target.shreddedAt === null
   return isTombstoneNow && source.createdAt.getTime() === target.createdAt.getTime()
+}
+
+function isConflict(record: KeyRecord, found: KeyRecord): boolean {
+  return !isSameRecord(record, found) && !isErasedAtSource(record, found)
 }
 
 function isSameRecord(a: KeyRecord, b: KeyRecord): boolean {
@@ -181,16 +318,16 @@ interface RecordsDigest {
   readonly rows: number
 }
 
-const NO_ENTRIES: ShredEntries = new Map()
+const NO_ERASURES: Erasures = new Map()
 
-async function digestOf(job: CopyJob, store: KeyStore, entries: ShredEntries): Promise<RecordsDigest> {
+async function digestOf(job: CopyJob, store: KeyStore, erasures: Erasures): Promise<RecordsDigest> {
   const hash = incrementalSha256()
   const progress = new ProgressMeter('comparing all records', totalCount(await store.census()), job)
   let rows = 0
   for await (const page of pagesOf(store, { ...job, signal: undefined }, {}, refuseUnreadable)) {
     progress.add(page.length)
     for (const record of page) {
-      const remaining = afterShredLog(record, entries)
+      const remaining = afterErasures(record, erasures)
       if (remaining === null) continue
       rows += 1
       hash.update(canonicalBytes(remaining))
@@ -208,8 +345,18 @@ function conflict(record: KeyRecord, found: KeyRecord | undefined): StoreError {
   const { userId, version } = record
   return new StoreError(
     `The row of ${describeRef(record)} ${conflictReason(record, found)}. Nothing of it was written`,
-    { ref: { userId, version } },
+    { code: 'ERR_CONFLICT', ref: { userId, version } },
   )
+}
+
+function describeConflict(record: KeyRecord, found: KeyRecord | undefined): CopyConflict {
+  const { userId, version } = record
+  const reason = conflictReason(record, found)
+  return { userId, version, reason, from: rowState(record), to: found === undefined ? null : rowState(found) }
+}
+
+function rowState({ kekId, createdAt, wrappedAt, shreddedAt }: KeyRecord): ConflictingRow {
+  return { kekId, createdAt, wrappedAt, shreddedAt }
 }
 
 function conflictReason(record: KeyRecord, found: KeyRecord | undefined): string {

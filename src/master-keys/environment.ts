@@ -1,5 +1,5 @@
 /** Master keys from the environment and from files. */
-import { readFileSync } from 'node:fs'
+import { closeSync, fstatSync, openSync, readFileSync, statSync } from 'node:fs'
 import { invalidArgument, MasterKeyError } from '../errors.js'
 import { kindOf } from '../validate.js'
 import { type MasterKeyring, masterKeyring } from './keyring.js'
@@ -69,8 +69,16 @@ function variable(env: Environment, name: string): string | undefined {
 function keyFromFile(path: string): LocalMasterKey {
   if (typeof path !== 'string') throw invalidArgument(`path must be a string, got ${kindOf(path)}`)
   let text: string
+  let problem: string | null
   try {
-    text = readFileSync(path, 'utf8')
+    const file = openSync(path, 'r')
+    try {
+      text = readFileSync(file, 'utf8')
+      // Of the file that was read, whatever has the name by now.
+      problem = modeProblem(path, fstatSync(file).mode)
+    } finally {
+      closeSync(file)
+    }
   } catch (error) {
     const key = decodeKey(path.trim())
     key?.fill(0)
@@ -80,7 +88,21 @@ function keyFromFile(path: string): LocalMasterKey {
     const reason = error instanceof Error && 'code' in error ? String(error.code) : 'unreadable'
     throw unusable(`The master key file ${path} cannot be read (${reason}): ${HOW_TO_MAKE_ONE}`)
   }
+  if (problem !== null) warn(problem)
   return keyFromText(text, `The master key file ${path}`)
+}
+
+/** What is wrong with the mode of a master key file, and what to do. @returns null if nothing is, or if there is no such file */
+export function masterKeyFileProblem(path: string): string | null {
+  const found = statSync(path, { throwIfNoEntry: false })
+  return found === undefined ? null : modeProblem(path, found.mode)
+}
+
+/** Windows has no such modes. */
+function modeProblem(path: string, mode: number): string | null {
+  if (process.platform === 'win32' || (mode & 0o077) === 0) return null
+  const shown = (mode & 0o777).toString(8)
+  return `The master key file ${path} has mode ${shown}, which is not for its owner alone: chmod 600 ${path}`
 }
 
 function keyFromText(text: string, source: string): LocalMasterKey {

@@ -11,15 +11,14 @@ import {
 } from 'node:fs'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import type { KeyRecord } from '../../src/index.js'
+import { openKeyStore } from '../../src/adapters/open.js'
+import { EnvelopeCrypto } from '../../src/index.js'
 import { startChild } from '../support/child-process.js'
 import { type CommandStore, commandStore } from '../support/command-store.js'
 import { dialects, type FreshDatabase, freshDatabase } from '../support/databases.js'
-import { withStore } from '../support/fresh-store.js'
-import { storeMaintenance } from '../support/maintenance.js'
+import { shredLine } from '../support/key-log-file.js'
 import { copyReference } from '../support/reference-file.js'
-import { rowsOf } from '../support/rows.js'
-import { shredLine } from '../support/shred-log-file.js'
+import { hasTerminal, onTerminal } from '../support/terminal.js'
 import { userIds } from '../support/users.js'
 
 const NO_MASTER_KEY = { API_KEY_MASTER_KEY_FILE: '' }
@@ -37,13 +36,17 @@ describe.each(dialects)('from %s', (dialect) => {
   })
 
   const env = () => ({ ...NO_MASTER_KEY, KEYSTORE_TO_URL: target.url })
-  const rowsAt = (url: string) => withStore(url, rowsOf)
-  /** Which users the target has, and whether they are shredded there. */
-  const usersAtTarget = async () =>
-    (await rowsAt(target.url)).map(({ userId, shreddedAt }) => [userId, shreddedAt !== null])
+  const rowsAt = async (url: string) => {
+    const opened = await openKeyStore(url)
+    try {
+      return await opened.list({ limit: 100_000 })
+    } finally {
+      await opened.close()
+    }
+  }
 
   describe('copy', () => {
-    it('needs a migrated target for a dry run, which counts and writes nothing', async () => {
+    it('needs a target that is there for a dry run, and then only counts', async () => {
       await store.mint('alice', 'bob')
       const early = store.run(['copy', '--dry-run'], { env: env() })
       expect(early.status).toBe(1)
@@ -56,7 +59,7 @@ describe.each(dialects)('from %s', (dialect) => {
       expect(await rowsAt(target.url)).toEqual([])
     })
 
-    it('copies every row, tombstones too, and a second run copies what has changed since', async () => {
+    it('carries every row, tombstones too; a second pass picks up what came meanwhile', async () => {
       const tokens = await store.mint(...userIds(20))
       await store.use((keys) => keys.shred('user-3', { forget: false }))
       const first = store.run(['copy'], { env: env() })
@@ -69,7 +72,14 @@ describe.each(dialects)('from %s', (dialect) => {
       await store.mint('late')
       store.run(['rotate-user', 'user-1'])
       await store.use((keys) => keys.shred('user-2', { forget: false }))
-      const { status, report } = store.json(['copy'], { env: env() })
+      // Whom the source has shredded since, the target erases only when it is asked to.
+      const refused = store.run(['copy'], { env: env() })
+      expect(refused.status).toBe(1)
+      expect(refused.stderr).toContain('target: "user-2". Nothing was written')
+      expect(refused.stderr).toContain('--apply-erasures')
+      expect(refused.stderr).toContain('[ERR_CONFLICT]')
+      expect(store.run(['copy', '--apply-erasures'], { env: env() })).toMatchObject({ status: 2 })
+      const { status, report } = store.json(['copy', '--apply-erasures', '--yes'], { env: env() })
       expect(status).toBe(0)
       expect(report).toMatchObject({ complete: true, equal: true, extra: 0, shredded: ['user-2'] })
       expect(report).toHaveProperty('digest.from', expect.stringMatching(/^[0-9a-f]{64}$/))
@@ -80,7 +90,7 @@ describe.each(dialects)('from %s', (dialect) => {
       ).toBe('secret of user-1')
     })
 
-    it('reports rows that only the target has, and refuses if a row differs', async () => {
+    it('says which rows only the target has, and refuses one that differs', async () => {
       await store.mint('alice', 'bob')
       store.run(['copy'], { env: env() })
       const there = { KEYSTORE_URL: target.url }
@@ -99,11 +109,13 @@ describe.each(dialects)('from %s', (dialect) => {
       expect(await rowsAt(target.url)).toEqual(before)
     })
 
-    it('erases users at the target whom the shred log names', async () => {
+    it('erases at the target whom the key log names', async () => {
       await store.mint('alice', 'bob')
       writeFileSync(join(store.folder, 'log.jsonl'), shredLine('bob', new Date()))
-      expect(store.json(['copy', '--shred-log', 'log.jsonl'], { env: env() })).toMatchObject({ status: 0 })
-      expect(await usersAtTarget()).toEqual([
+      expect(store.json(['copy', '--key-log', 'log.jsonl'], { env: env() })).toMatchObject({ status: 0 })
+      expect(
+        (await rowsAt(target.url)).map(({ userId, shreddedAt }) => [userId, shreddedAt !== null]),
+      ).toEqual([
         ['alice', false],
         ['bob', true],
       ])
@@ -113,7 +125,7 @@ describe.each(dialects)('from %s', (dialect) => {
   describe('backup and restore', () => {
     const path = (name: string) => join(store.folder, name)
 
-    it('make one file for its owner alone, and restore a store of the other kind from it', async () => {
+    it('makes one file for its owner alone, from which a store of the other kind is restored', async () => {
       const tokens = await store.mint(...userIds(50))
       const made = store.run(['backup', 'backups/monday.db'], { env: NO_MASTER_KEY })
       expect(made.status).toBe(0)
@@ -141,21 +153,23 @@ describe.each(dialects)('from %s', (dialect) => {
       ).toBe('secret of user-7')
     })
 
-    it('do not bring users back whom the shred log names', async () => {
+    it('does not bring back whom the key log names', async () => {
       await store.mint('alice', 'bob')
       store.run(['backup', 'b.db'])
-      store.run(['shred-user', 'bob', '--yes', '--shred-log', 'log.jsonl'])
+      store.run(['shred-user', 'bob', '--yes', '--key-log', 'log.jsonl'])
       const there = { ...NO_MASTER_KEY, KEYSTORE_URL: target.url }
-      const { status, stdout } = store.run(['restore', 'b.db', '--shred-log', 'log.jsonl'], { env: there })
+      const { status, stdout } = store.run(['restore', 'b.db', '--key-log', 'log.jsonl'], { env: there })
       expect(status).toBe(0)
       expect(stdout).toContain('Both hold the same records.')
-      expect(await usersAtTarget()).toEqual([
+      expect(
+        (await rowsAt(target.url)).map(({ userId, shreddedAt }) => [userId, shreddedAt !== null]),
+      ).toEqual([
         ['alice', false],
         ['bob', true],
       ])
     })
 
-    it('complete a backup of a store in use, with every key that was there when it began', async () => {
+    it('finishes a backup of a store that is never quiet, with every key that there was when it began', async () => {
       await store.mint(...userIds(50))
       const before = await store.rows()
       const application = startChild('mint-endlessly.mjs', [store.url], {
@@ -174,18 +188,94 @@ describe.each(dialects)('from %s', (dialect) => {
       for (const row of before) expect(kept.get(row.userId)).toEqual(row)
     })
 
-    // Tests on a SQLite source only: the source's dialect makes no difference, or must be SQLite.
+    // Where the source's dialect changes nothing, or is SQLite by its nature.
     if (dialect !== 'sqlite') return
 
-    /** A backup as an interrupted command has left it. */
-    const restoreInto = (name: string, rows: readonly KeyRecord[]) =>
-      withStore(path(name), (partial) => storeMaintenance(partial).restore(rows))
+    it('erases no live key because the backup says so, the pool’s neither, unless it is confirmed', async () => {
+      await store.mint('alice', 'bob')
+      await store.use(async (keys) => {
+        const envelope = await EnvelopeCrypto.open({
+          store: keys,
+          masterKeys: store.keys('a'),
+          closeStore: false,
+        })
+        await envelope.pool.encrypt('x')
+      })
+      const rows = await store.rows()
+      // What somebody makes of a backup who can write to it.
+      const backup = await openKeyStore(path('b.db'))
+      const tombstone = { encryptedKey: new Uint8Array(0), shreddedAt: new Date() }
+      await backup.maintenance?.restore(rows.slice(0, 2).map((row) => ({ ...row, ...tombstone })))
+      await backup.close()
 
-    it('continue an interrupted backup', async () => {
+      const plan = store.run(['restore', 'b.db', '--dry-run'])
+      expect(plan.status).toBe(1)
+      expect(plan.stdout).toContain('Refused without --apply-erasures')
+      expect(plan.stdout).toContain('  the pool\n  "alice"\n')
+      const refused = store.run(['restore', 'b.db'])
+      expect(refused.status).toBe(1)
+      expect(refused.stderr).toContain('target: the pool, "alice". Nothing was written')
+      expect(await store.rows()).toEqual(rows)
+
+      if (hasTerminal) {
+        const ask = (typed: string) =>
+          onTerminal(store.folder, ['restore', 'b.db', '--apply-erasures'], {
+            typed,
+            env: { KEYSTORE_URL: store.url },
+          })
+        const stopped = ask('yes\n')
+        expect(stopped.shown).toContain('To erase them at the target type "erase 2 users": ')
+        expect(stopped.shown).toMatch(/never be decrypted again:\s+the pool\s+"alice"\s/)
+        expect(stopped.status).toBe(1)
+        expect(await store.rows()).toEqual(rows)
+        expect(ask('erase 2 users\n').status).toBe(0)
+      } else expect(store.run(['restore', 'b.db', '--apply-erasures', '--yes']).status).toBe(0)
+      expect((await store.rows()).map(({ shreddedAt }) => shreddedAt !== null)).toEqual([true, true, false])
+    })
+
+    it('shows in a dry run which rows are other keys, and where their tokens open', async () => {
+      await store.mint('alice', 'bob')
+      const tokens = await store.mint('carol')
+      store.run(['backup', 'b.db'])
+      const [alice, bob] = await store.rows()
+      // Forgotten and minted anew: a second first key.
+      for (const userId of ['alice', 'bob']) await store.use((keys) => keys.shred(userId, { forget: true }))
+      await store.mint('alice')
+      store.run(['rewrap', '--master-key-file', 'keys/b.key', '--previous-key-file', 'keys/a.key'])
+      const [now] = await store.rows()
+      const { status, stdout } = store.run(['restore', 'b.db', '--dry-run'], { env: NO_MASTER_KEY })
+      expect(status).toBe(1)
+      expect(stdout).toContain('Would copy 1 row.')
+      expect(stdout).toContain('Refused: 2 rows of the source differ at the target:')
+      expect(stdout).toContain(
+        `source: made ${alice?.createdAt.toISOString()}, wrapped under ${alice?.kekId}\n`,
+      )
+      expect(stdout).toContain(
+        `target: made ${now?.createdAt.toISOString()}, wrapped under ${now?.kekId}, rewrapped ${now?.wrappedAt?.toISOString()}\n`,
+      )
+      expect(stdout).toContain('"carol", version 1')
+      expect(stdout).toContain('`keystore decrypt --user ID --store URL < token`')
+      const { report } = store.json(['restore', 'b.db', '--dry-run'], { env: NO_MASTER_KEY })
+      expect(report).toMatchObject({
+        copied: 1,
+        conflictCount: 2,
+        conflicts: [
+          { userId: 'alice', version: 1, from: { kekId: alice?.kekId }, to: { kekId: now?.kekId } },
+          { userId: 'carol', version: 1 },
+        ],
+      })
+      // Nothing was written, and carol's key is the same on both sides.
+      expect((await store.rows()).map(({ userId }) => userId)).not.toContain(bob?.userId)
+      expect(await store.decrypt('carol', tokens.carol ?? '', 'b')).toBe('secret of carol')
+    })
+
+    it('goes on with a backup that was interrupted', async () => {
       await store.mint(...userIds(10))
       const rows = await store.rows()
       mkdirSync(path('backups'))
-      await restoreInto('backups/b.db.partial', rows.slice(0, 4))
+      const partial = await openKeyStore(path('backups/b.db.partial'))
+      await partial.maintenance?.restore(rows.slice(0, 4))
+      await partial.close()
       expect(store.json(['backup', 'backups/b.db'])).toMatchObject({
         status: 0,
         report: { copied: 6, equal: true, finished: true },
@@ -193,9 +283,11 @@ describe.each(dialects)('from %s', (dialect) => {
       expect(readdirSync(path('backups'))).toEqual(['b.db'])
     })
 
-    it('refuse to complete an interrupted backup with rows that the store no longer has', async () => {
+    it('does not finish a backup with rows that the store no longer has', async () => {
       await store.mint(...userIds(3))
-      await restoreInto('b.db.partial', await store.rows())
+      const partial = await openKeyStore(path('b.db.partial'))
+      await partial.maintenance?.restore(await store.rows())
+      await partial.close()
       await store.use((keys) => keys.shred('user-1', { forget: true }))
       const { status, stdout } = store.run(['backup', 'b.db'])
       expect(status).toBe(1)
@@ -203,16 +295,18 @@ describe.each(dialects)('from %s', (dialect) => {
       expect(existsSync(path('b.db'))).toBe(false)
     })
 
-    it('say what to do with an interrupted backup if a row has changed since', async () => {
+    it('says what to do with an interrupted backup when a row has changed since', async () => {
       await store.mint('alice')
-      await restoreInto('b.db.partial', await store.rows())
+      const partial = await openKeyStore(path('b.db.partial'))
+      await partial.maintenance?.restore(await store.rows())
+      await partial.close()
       store.run(['rewrap', '--master-key-file', 'keys/b.key', '--previous-key-file', 'keys/a.key'])
       const { status, stderr } = store.run(['backup', 'b.db'])
       expect(status).toBe(1)
       expect(stderr).toContain('remove b.db.partial and run this again')
     })
 
-    it('restore from a raw copy with its write-ahead log, and leave both unchanged', async () => {
+    it('reads a raw copy with its write-ahead log, and leaves both as they were', async () => {
       await store.mint('alice')
       await store.use(async () => {
         await store.mint('bob')
@@ -226,7 +320,7 @@ describe.each(dialects)('from %s', (dialect) => {
       expect([fingerprint(path('raw.db')), fingerprint(path('raw.db-wal'))]).toEqual(before)
     })
 
-    it('refuse a file of the reference, leave it unchanged, and say what to do', () => {
+    it('refuses a file of the reference, leaves it as it was, and says what to do', () => {
       const file = copyReference(store.folder)
       const before = fingerprint(file)
       const { status, stderr } = store.run(['restore', 'keys.sqlite'])
@@ -262,7 +356,7 @@ describe('usage', () => {
     expect(stdout + stderr).not.toContain('p4ssw0rd')
   })
 
-  it('restore says that a file is missing, or is no database', () => {
+  it('names a file that is missing, or no database', () => {
     writeFileSync(
       join(store.folder, 'notes.txt'),
       'not a database, though long enough to be taken for one'.repeat(50),

@@ -1,4 +1,4 @@
-/** The operator's commands that change keys: exit codes, reports, and dry runs that write nothing. */
+/** The operator's commands on keys that change: exit codes, reports, what a dry run leaves alone. */
 import { readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
@@ -15,7 +15,7 @@ import { alterRow, corrupted, v2Row } from '../support/rows.js'
 
 const BOTH_KEYS = ['--master-key-file', 'keys/b.key', '--previous-key-file', 'keys/a.key']
 
-/** Leaves out the warning that the server of the tests runs without fsync. */
+/** The server of the tests runs without fsync, which doctor minds. */
 const isOurs = ({ reason }: Finding) => !reason.startsWith('fsync is off')
 
 describe.each(dialects)('on %s', (dialect) => {
@@ -62,7 +62,7 @@ describe.each(dialects)('on %s', (dialect) => {
   })
 
   describe('rewrap', () => {
-    it('changes nothing in a dry run, then every row, and says that no row needs the old key', async () => {
+    it('changes nothing in a dry run, then all, and says that no row needs the old key', async () => {
       const tokens = await store.mint('alice', 'bob')
       const before = await store.rows()
       const dry = store.json(['rewrap', ...BOTH_KEYS, '--dry-run'])
@@ -116,7 +116,7 @@ describe.each(dialects)('on %s', (dialect) => {
       ])
     })
 
-    it('rotates the keys of all users that are older than an age', async () => {
+    it('rotates all that are older than an age', async () => {
       await store.mint('alice', 'bob')
       expect(store.json(['rotate-user', '--older-than', '90d'])).toMatchObject({
         status: 0,
@@ -132,7 +132,7 @@ describe.each(dialects)('on %s', (dialect) => {
   })
 
   describe('prune', () => {
-    it('removes retired versions, with --tokens-reencrypted only', async () => {
+    it('removes retired versions once it is told that tokens were re-encrypted', async () => {
       await store.mint('alice')
       for (let round = 0; round < 2; round += 1) store.run(['rotate-user', 'alice'])
       const prune = ['prune', 'alice', '--before-version', '3']
@@ -190,7 +190,7 @@ describe.each(dialects)('on %s', (dialect) => {
       expect(stdout).toContain('2 rows looked at: 1 error, ')
     })
 
-    it('reports v2 wraps as warnings with --accept-v2, and as errors without', async () => {
+    it('warns of v2 wraps where they are accepted, and else calls them errors', async () => {
       await store.use(async (keys) => {
         const first = store.keys('a').local[0]
         if (first !== undefined) await keys.insertIfAbsent([v2Row(first, {})])
@@ -207,7 +207,7 @@ describe.each(dialects)('on %s', (dialect) => {
     it('reports a schema that is behind, and changes nothing', async () => {
       if (dialect === 'sqlite') writeFileSync(store.url, '', { mode: 0o600 })
       writeFileSync(join(store.folder, 'log.jsonl'), '')
-      const options = ['--shred-log', 'log.jsonl', '--finish-erasure']
+      const options = ['--key-log', 'log.jsonl', '--finish-erasure']
       const { status, report } = store.json<VerifyReport>(['doctor', ...options])
       expect(status).toBe(1)
       expect(report).toMatchObject({ ok: false, complete: false })
@@ -217,16 +217,16 @@ describe.each(dialects)('on %s', (dialect) => {
       expect(store.run(['migrate', '--check']).status).toBe(1)
     })
 
-    it('applies a shred log, and finishes the erasure', async () => {
+    it('applies a key log, and finishes the erasure', async () => {
       await store.mint('alice', 'bob')
       const rows = await store.rows()
-      store.run(['shred-user', 'alice', '--yes', '--shred-log', 'log.jsonl'])
-      // As if an old copy of the table had been restored.
+      store.run(['shred-user', 'alice', '--yes', '--key-log', 'log.jsonl'])
+      // As if an old copy of the table had come back.
       await store.use(async (keys) => {
         await keys.remove(rows)
         await keys.insertIfAbsent(rows)
       })
-      const { status, report } = store.json(['doctor', '--shred-log', 'log.jsonl', '--finish-erasure'])
+      const { status, report } = store.json(['doctor', '--key-log', 'log.jsonl', '--finish-erasure'])
       expect(status).toBe(0)
       expect(report).toMatchObject({
         erasedAgain: ['alice'],
@@ -234,10 +234,10 @@ describe.each(dialects)('on %s', (dialect) => {
         ok: true,
       })
       expect((await store.rows())[0]?.encryptedKey).toHaveLength(0)
-      const again = store.run(['doctor', '--shred-log', 'log.jsonl', '--finish-erasure'])
-      expect(again.stdout).toContain('The shred log erased 0 users again.')
+      const again = store.run(['doctor', '--key-log', 'log.jsonl', '--finish-erasure'])
+      expect(again.stdout).toContain('The key log erased 0 users again.')
       expect(again.stdout).toContain('The erasure is finished')
-      expect(store.run(['doctor', '--shred-log', 'none.jsonl'])).toMatchObject({ status: 1 })
+      expect(store.run(['doctor', '--key-log', 'none.jsonl'])).toMatchObject({ status: 1 })
     })
   })
 })
@@ -260,7 +260,7 @@ describe('new-master-key', () => {
     expect(store.run(['rewrap', ...keys]).status).toBe(0)
   })
 
-  it('never overwrites a file', () => {
+  it('never overwrites one', () => {
     const before = readFileSync(join(store.folder, 'keys/a.key'), 'utf8')
     const { status, stderr } = store.run(['new-master-key', 'keys/a.key'])
     expect(status).toBe(1)
@@ -301,7 +301,7 @@ describe('whatever the store', () => {
     expect(await store.rows()).toHaveLength(1)
   })
 
-  it('rewrap takes previous keys from files in addition to those of the environment', async () => {
+  it('rewrap takes previous keys from files beside those of the environment', async () => {
     await store.mint('alice')
     const previous = { API_KEY_MASTER_KEY_PREVIOUS: readFileSync(join(store.folder, 'keys/a.key'), 'utf8') }
     const other = ['--master-key-file', 'keys/b.key']
@@ -311,7 +311,7 @@ describe('whatever the store', () => {
     expect(names.report.masterKeys).toHaveLength(2)
   })
 
-  it('rewrap exits with 1 if rows are left, and says what to do about them', async () => {
+  it('rewrap exits with 1 and says what to do about rows that stay as they are', async () => {
     await store.mint('alice')
     await store.use(async (keys) => {
       const first = store.keys('a').local[0]
@@ -339,7 +339,7 @@ describe('whatever the store', () => {
     expect(store.run(['rewrap', ...BOTH_KEYS, '--batch-size', '1']).status).toBe(0)
   })
 
-  it('takes an id that looks like an option after two dashes', async () => {
+  it('takes an id that looks like an option behind two dashes', async () => {
     await store.mint('--json')
     expect(store.run(['rotate-user', '--', '--json']).stdout).toContain('version 2 of the key of "--json"')
     expect(store.run(['prune', '--before-version', '2', '--tokens-reencrypted', '--', '--json']).status).toBe(

@@ -22,23 +22,21 @@ describe.each(dialects)('on %s', (dialect) => {
 
   it('refuses without a terminal unless --yes is given, and shreds nothing in a dry run', async () => {
     const before = await store.rows()
-    const refused = shred(['alice', '--shred-log', 'log.jsonl'])
+    const refused = shred(['alice', '--key-log', 'log.jsonl'])
     expect(refused.status).toBe(2)
     expect(refused.stderr).toContain('--yes')
     expect(shred(['alice', '--dry-run', '--json'])).toMatchObject({
       status: 0,
       stdout: '{"userId":"alice","versions":[1],"forget":false,"dryRun":true}\n',
     })
-    expect(shred(['alice', '--dry-run', '--shred-log', 'log.jsonl']).stdout).toContain(
-      '"alice" has version 1.',
-    )
+    expect(shred(['alice', '--dry-run', '--key-log', 'log.jsonl']).stdout).toContain('"alice" has version 1.')
     expect(await store.rows()).toEqual(before)
     expect(existsSync(join(store.folder, 'log.jsonl'))).toBe(false)
   })
 
   it('erases every version, writes the receipt to the log, and explains it', async () => {
     store.run(['rotate-user', 'alice'])
-    const { status, report } = store.json(['shred-user', 'alice', '--yes', '--shred-log', 'log.jsonl'], {
+    const { status, report } = store.json(['shred-user', 'alice', '--yes', '--key-log', 'log.jsonl'], {
       env: NO_MASTER_KEY,
     })
     expect(status).toBe(0)
@@ -72,7 +70,7 @@ describe.each(dialects)('on %s', (dialect) => {
   })
 
   it('shreds nothing when the log cannot be written', async () => {
-    const { status, stderr } = shred(['alice', '--yes', '--shred-log', 'no/such/folder.jsonl'])
+    const { status, stderr } = shred(['alice', '--yes', '--key-log', 'no/such/folder.jsonl'])
     expect(status).toBe(1)
     expect(stderr).toContain('nothing was shredded')
     expect(await store.decrypt('alice', tokens.alice ?? '')).toBe('secret of alice')

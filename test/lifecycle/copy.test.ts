@@ -1,8 +1,9 @@
-/** copyKeys: copies every row exactly from any store to any other, repeatedly, and refuses to copy if a row differs. */
+/** copyKeys: every row exactly, from any store to any other, again and again; and nothing where a row differs. */
 import { randomBytes } from 'node:crypto'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import {
   copyKeys,
+  EnvelopeCrypto,
   type KeyRecord,
   type KeyStore,
   localMasterKey,
@@ -13,16 +14,20 @@ import {
 import { ODD_IDS } from '../../src/testing/fixture.js'
 import { errorOf } from '../support/errors.js'
 import { type Backend, backends, freshStore, type TestStore } from '../support/fresh-store.js'
-import { storeMaintenance } from '../support/maintenance.js'
 import { fill, mintedRow, rowsOf, spoilTime, v2Row } from '../support/rows.js'
-import { freshShredLog, type ShredLogFile, shredLine } from '../support/shred-log-file.js'
-import { overriding, storeWithout } from '../support/store-doubles.js'
+import { overriding } from '../support/store-doubles.js'
 import { expectAllOpen, sealAll } from '../support/tokens.js'
 import { orderedUserIds } from '../support/users.js'
 
 const masterKeys = localMasterKey(randomBytes(32))
-const open = (test: TestStore) =>
-  test.open({ masterKeys, accept: { keys: ['v2'] }, allowUnknownMasterKeys: true })
+const open = (store: KeyStore) =>
+  EnvelopeCrypto.open({
+    store,
+    masterKeys,
+    closeStore: false,
+    accept: { keys: ['v2'] },
+    allowUnknownMasterKeys: true,
+  })
 
 const ways: readonly (readonly [Backend, Backend])[] = [
   ['sqlite', 'postgres'],
@@ -46,10 +51,10 @@ describe.each(chosen)('copyKeys from %s to %s', (source, target) => {
     await to.remove()
   })
 
-  /** Gives the source rows of every kind. */
+  /** Users of all kinds. */
   async function fillSource(): Promise<void> {
     await fill(from.store, masterKeys, ODD_IDS)
-    const envelope = await open(from)
+    const envelope = await open(from.store)
     for (const userId of ['pruned', 'shredded', 'rotated']) {
       await envelope.encrypt(userId, 'x')
       for (let version = 2; version <= 3; version++) await envelope.rotateUserKey(userId)
@@ -92,21 +97,21 @@ describe.each(chosen)('copyKeys from %s to %s', (source, target) => {
       const last = told.findLast((progress) => progress.phase === phase)
       expect(last).toMatchObject({ done: before.length, total: before.length })
     }
-    // A further run finds nothing to do.
+    // Again: nothing to do.
     expect(await copyKeys(stores)).toMatchObject({ copied: 0, equal: true, digest: report.digest })
     expect(await rowsOf(to.store)).toEqual(before)
   })
 
   it('opens at the target what was encrypted at the source', async () => {
-    const sealed = await sealAll(await open(from), orderedUserIds(20))
+    const sealed = await sealAll(await open(from.store), orderedUserIds(20))
     await copyKeys(stores)
-    await expectAllOpen(await open(to), sealed)
+    await expectAllOpen(await open(to.store), sealed)
   })
 
   it('picks up in a further run what was minted, rotated and shredded at the source since', async () => {
     await fillSource()
     await copyKeys(stores)
-    const envelope = await open(from)
+    const envelope = await open(from.store)
     const minted = await envelope.encrypt('minted since', 'new')
     await envelope.rotateUserKey('rotated')
     const rotated = await envelope.encrypt('rotated', 'newer')
@@ -115,7 +120,8 @@ describe.each(chosen)('copyKeys from %s to %s', (source, target) => {
     await envelope.shredUser('shredded after a rotation')
     await envelope.close()
 
-    const plan = await copyKeys({ ...stores, dryRun: true })
+    const applyErasures = true
+    const plan = await copyKeys({ ...stores, applyErasures, dryRun: true })
     expect(plan).toMatchObject({
       dryRun: true,
       copied: 5,
@@ -124,25 +130,25 @@ describe.each(chosen)('copyKeys from %s to %s', (source, target) => {
       equal: false,
       complete: true,
     })
-    const report = await copyKeys(stores)
+    const report = await copyKeys({ ...stores, applyErasures })
     expect(report).toMatchObject({ dryRun: false, copied: 5, shredded: ['a'], extra: 0, equal: true })
     expect(await rowsOf(to.store)).toEqual(await rowsOf(from.store))
-    const reader = await open(to)
+    const reader = await open(to.store)
     expect(await reader.decrypt('minted since', minted)).toBe('new')
     expect(await reader.decrypt('rotated', rotated)).toBe('newer')
     await expect(reader.encrypt('a', 'x')).rejects.toMatchObject({ code: 'ERR_KEY_SHREDDED' })
     expect((await to.store.getAll(['a'])).get('a')).toMatchObject([{ shreddedAt: at }])
   })
 
-  it('erases a user of several versions at the target, even if pages cut between them', async () => {
+  it('erases a user of several versions at the target, though pages cut them', async () => {
     await fill(from.store, masterKeys, ['a', 'z'])
-    const envelope = await open(from)
+    const envelope = await open(from.store)
     await envelope.encrypt('m', 'x')
     for (let version = 2; version <= 5; version++) await envelope.rotateUserKey('m')
     await copyKeys(stores)
     await envelope.rotateUserKey('m')
     await envelope.shredUser('m')
-    const report = await copyKeys({ ...stores, batchSize: 2 })
+    const report = await copyKeys({ ...stores, applyErasures: ['m'], batchSize: 2 })
     expect(report).toMatchObject({ shredded: ['m'], equal: true })
     expect(await rowsOf(to.store)).toEqual(await rowsOf(from.store))
   })
@@ -167,7 +173,7 @@ describe.each(chosen)('copyKeys from %s to %s', (source, target) => {
     expect(await rowsOf(to.store)).toHaveLength(7)
   })
 
-  it('ends after the current page when its signal aborts, and a further run completes', async () => {
+  it('ends after the page in hand when told to, and a further run completes', async () => {
     await fill(from.store, masterKeys, orderedUserIds(20))
     const signal = new AbortController()
     const first = await copyKeys({
@@ -189,12 +195,12 @@ describe.each(chosen)('copyKeys from %s to %s', (source, target) => {
     expect(early).toMatchObject({ complete: false, copied: 0, equal: false })
   })
 
-  it('copies a source that is written meanwhile in one run', async () => {
+  it('brings a source that is written meanwhile over in one run', async () => {
     await fill(from.store, masterKeys, orderedUserIds(30, 'm'))
     let minted = 0
     const busy = overriding(from.store, {
       async list(page) {
-        // A row behind the cursor, which only a further pass finds.
+        // In front of the cursor, and in the way of the one look that would be the last.
         if (minted < 5 && page.after !== undefined) {
           minted += 1
           await fill(from.store, masterKeys, [`a-${minted}`])
@@ -209,13 +215,29 @@ describe.each(chosen)('copyKeys from %s to %s', (source, target) => {
   describe('refuses, names the row, and writes nothing', () => {
     async function expectRefusal(userId: string, message: string): Promise<void> {
       const before = await rowsOf(to.store)
-      for (const dryRun of [true, false]) {
-        const error = await errorOf(copyKeys({ ...stores, dryRun, batchSize: 3 }))
-        expect(error).toMatchObject({ code: 'ERR_STORE', ref: { userId, version: 1 } })
-        expect(error.message).toContain(`user "${userId}", version 1`)
-        expect(error.message).toContain(message)
-        expect(await rowsOf(to.store)).toEqual(before)
-      }
+      const plan = await copyKeys({ ...stores, dryRun: true, batchSize: 3 })
+      const row = async (store: KeyStore) => (await store.getAll([userId])).get(userId)?.[0]
+      expect(plan.conflicts).toContainEqual({
+        userId,
+        version: 1,
+        reason: expect.stringContaining(message),
+        from: stateOf(await row(from.store)),
+        to: stateOf(await row(to.store)),
+      })
+      expect(plan.conflictCount).toBe(plan.conflicts.length)
+      await expectError(userId, message, false)
+      expect(await rowsOf(to.store)).toEqual(before)
+    }
+    async function expectError(userId: string, message: string, dryRun: boolean): Promise<void> {
+      const error = await errorOf(copyKeys({ ...stores, dryRun, batchSize: 3 }))
+      expect(error).toMatchObject({ code: 'ERR_STORE', ref: { userId, version: 1 } })
+      expect(error.message).toContain(`user "${userId}", version 1`)
+      expect(error.message).toContain(message)
+    }
+    const stateOf = (row: KeyRecord | undefined) => {
+      if (row === undefined) throw new Error('no row')
+      const { kekId, createdAt, wrappedAt, shreddedAt } = row
+      return { kekId, createdAt, wrappedAt, shreddedAt }
     }
     beforeEach(() => fill(from.store, masterKeys, orderedUserIds(10)))
 
@@ -252,11 +274,25 @@ describe.each(chosen)('copyKeys from %s to %s', (source, target) => {
     it('a row of the source whose time cannot be read', async () => {
       if (source === 'memory') return
       await spoilTime(source, from.url ?? '', 'user-000005')
-      await expectRefusal('user-000005', 'has a time that cannot be read')
+      for (const dryRun of [true, false])
+        await expectError('user-000005', 'has a time that cannot be read', dryRun)
+      expect(await rowsOf(to.store)).toEqual([])
+    })
+
+    it('a user shredded at the target under a version that the source has not', async () => {
+      await to.store.insertIfAbsent([await mintedRow(masterKeys, 'user-000004', { version: 1 })])
+      await to.store.insertIfAbsent([await mintedRow(masterKeys, 'user-000004', { version: 2 })])
+      await to.store.shred('user-000004', { forget: false })
+      await to.store.remove([{ userId: 'user-000004', version: 1 }])
+      const before = await rowsOf(to.store)
+      const { conflicts } = await copyKeys({ ...stores, dryRun: true })
+      expect(conflicts).toMatchObject([{ userId: 'user-000004', version: 1, to: null }])
+      await expectError('user-000004', 'was shredded at the target', false)
+      expect(await rowsOf(to.store)).toEqual(before)
     })
   })
 
-  it('refuses a row that the target got between read and write, and shows no key in the error', async () => {
+  it('refuses a row that the target gets between look and write, and gives away no key in the error', async () => {
     await fill(from.store, masterKeys, orderedUserIds(5))
     let rival: KeyRecord | undefined
     const racing = overriding(to.store, {
@@ -283,9 +319,10 @@ describe.each(chosen)('copyKeys from %s to %s', (source, target) => {
       )
   })
 
-  it('refuses a target that returns other rows than were written', async () => {
+  it('refuses a target whose answer is not what was written', async () => {
     await fill(from.store, masterKeys, orderedUserIds(3))
-    const maintenance = storeMaintenance(to.store)
+    const maintenance = to.store.maintenance
+    if (maintenance === undefined) throw new Error('no maintenance')
     const lying = overriding(to.store, {
       maintenance: {
         inspect: () => maintenance.inspect(),
@@ -298,65 +335,7 @@ describe.each(chosen)('copyKeys from %s to %s', (source, target) => {
     await expect(copyKeys({ from: from.store, to: lying })).rejects.toMatchObject({ code: 'ERR_STORE' })
   })
 
-  describe('with a shred log', () => {
-    let log: ShredLogFile
-    let shredLog: string
-    beforeEach(() => {
-      log = freshShredLog()
-      shredLog = log.path
-    })
-    afterEach(() => log.remove())
-    const at = new Date('2026-02-01T00:00:00.000Z')
-    const logShreds = (...entries: [string, boolean][]) =>
-      log.write(entries.map(([userId, forget]) => shredLine(userId, at, forget)).join(''))
-
-    it('copies users whom it names as tombstones, or not at all', async () => {
-      const createdAt = new Date('2026-01-01')
-      await fill(from.store, masterKeys, ['alice', 'bob', 'carol'], { createdAt })
-      await fill(from.store, masterKeys, ['minted anew'], { createdAt: new Date('2026-03-01') })
-      logShreds(['alice', false], ['bob', true], ['minted anew', true], ['nobody', false])
-      expect(await copyKeys({ ...stores, shredLog, dryRun: true })).toMatchObject({ copied: 3, shredded: [] })
-      expect(await rowsOf(to.store)).toEqual([])
-      const report = await copyKeys({ ...stores, shredLog })
-      expect(report).toMatchObject({ complete: true, copied: 3, shredded: [], extra: 0, equal: true })
-      expect((await rowsOf(to.store)).map(({ userId, shreddedAt }) => [userId, shreddedAt])).toEqual([
-        ['alice', at],
-        ['carol', null],
-        ['minted anew', null],
-      ])
-      expect((await rowsOf(to.store))[0]?.encryptedKey).toHaveLength(0)
-      // The source is as it was.
-      expect((await rowsOf(from.store)).every(({ shreddedAt }) => shreddedAt === null)).toBe(true)
-    })
-
-    it('erases users whom it names at the target, if an earlier copy has them', async () => {
-      await fill(from.store, masterKeys, ['alice', 'bob', 'carol'], { createdAt: new Date('2026-01-01') })
-      await fill(to.store, masterKeys, ['only here'], { createdAt: new Date('2026-01-01') })
-      await copyKeys(stores)
-      logShreds(['alice', false], ['bob', true], ['only here', false])
-      const plan = await copyKeys({ ...stores, shredLog, dryRun: true })
-      expect([...plan.shredded].sort()).toEqual(['alice', 'bob', 'only here'])
-      const report = await copyKeys({ ...stores, shredLog })
-      expect([...report.shredded].sort()).toEqual(['alice', 'bob', 'only here'])
-      expect(report).toMatchObject({ complete: true, extra: 1, equal: false })
-      expect((await rowsOf(to.store)).map(({ userId, shreddedAt }) => [userId, shreddedAt])).toEqual([
-        ['alice', at],
-        ['carol', null],
-        ['only here', at],
-      ])
-      expect(await copyKeys({ ...stores, shredLog })).toMatchObject({ copied: 0, shredded: [], extra: 1 })
-    })
-
-    it('does not begin if the log is damaged or missing', async () => {
-      await fill(from.store, masterKeys, ['alice'])
-      await expect(copyKeys({ ...stores, shredLog })).rejects.toMatchObject({ code: 'ERR_STORE' })
-      log.write('no line')
-      await expect(copyKeys({ ...stores, shredLog })).rejects.toMatchObject({ code: 'ERR_STORE' })
-      expect(await rowsOf(to.store)).toEqual([])
-    })
-  })
-
-  it('refuses wrong arguments, and a target without maintenance', async () => {
+  it('refuses stores that are none, or into which nothing can be copied', async () => {
     const wrong = [
       { from: from.store },
       { to: to.store },
@@ -365,7 +344,9 @@ describe.each(chosen)('copyKeys from %s to %s', (source, target) => {
     ]
     for (const options of wrong)
       await expect(copyKeys(options as never)).rejects.toMatchObject({ code: 'ERR_INVALID_ARGUMENT' })
-    const bare = storeWithout(to.store, 'maintenance')
+    const bare = new Proxy(to.store, {
+      get: (store, name) => (name === 'maintenance' ? undefined : Reflect.get(store, name, store)),
+    })
     await expect(copyKeys({ from: from.store, to: bare })).rejects.toMatchObject({
       code: 'ERR_INVALID_ARGUMENT',
     })

@@ -28,6 +28,7 @@ const FILES: Readonly<Record<string, string>> = {
   format: 'format/token',
   'master-keys': 'master-keys/keyring',
   keys: 'keys/cache',
+  'key-log': 'key-log/entry',
   envelope: 'envelope/scope',
   lifecycle: 'lifecycle/copy',
   drivers: 'drivers/retry',

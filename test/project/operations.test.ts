@@ -56,9 +56,22 @@ const outcomes: Record<string, (done: Done) => Promise<void>> = {
   },
   'Shred a user': async ({ store, output, secretOf }) => {
     expect(output).toContain('Shredded "alice"')
+    expect(output).toContain('Shredded the pool')
     expect(output).toContain('The erasure is finished')
-    expect(readFileSync(join(store.folder, 'shredded.jsonl'), 'utf8')).toContain('"alice"')
+    expect(readFileSync(join(store.folder, 'keys.jsonl'), 'utf8')).toContain('"alice"')
     expect(await secretOf('alice')).toBe('ERR_KEY_SHREDDED')
+  },
+  'The key log': async ({ store, rows, output }) => {
+    expect(rows.map(({ userId }) => userId)).toContain('carol')
+    expect(readFileSync(join(store.folder, 'keys.jsonl'), 'utf8')).toMatch(
+      /^\{"event":"minted","userId":"carol"/,
+    )
+    expect(output).toContain('nothing is wrong')
+  },
+  'Keys were lost': async ({ output, secretOf }) => {
+    expect(output).toContain('Would copy 0 rows')
+    expect(output).toContain('Both hold the same records.')
+    expect(await secretOf('alice')).toBe('secret of alice')
   },
   'Backup and restore': async ({ store, output }) => {
     expect(output.endsWith('secret of alice')).toBe(true)
@@ -94,6 +107,7 @@ describe.each(dialects)('on %s', (dialect) => {
       writeFileSync(inFolder(`tokens/${userId}.txt`), `${token}\n`)
     renameSync(inFolder('keys/a.key'), inFolder('keys/current.key'))
     copyFileSync(inFolder('keys/current.key'), inFolder('keys/found.key'))
+    writeFileSync(inFolder('keys.jsonl'), '')
   })
   afterEach(async () => {
     await target.remove()
@@ -102,6 +116,7 @@ describe.each(dialects)('on %s', (dialect) => {
 
   it.each(dialect === 'sqlite' ? Object.keys(outcomes) : DIALECT_MATTERS)('runs "%s"', async (heading) => {
     const blocks = sections.get(heading) ?? []
+    if (heading === 'Keys were lost') store.run(['backup', 'backups/tuesday.db'])
     const output = runShellBlocks(store.folder, blocks, {
       KEYSTORE_URL: store.url,
       KEYSTORE_TO_URL: target.url,

@@ -1,0 +1,86 @@
+/** The shredded users of a key log, and their erasure in a store to which an older copy of the table has brought them back. */
+import type { KeyStore } from '../store.js'
+import type { KeyRecord } from '../table.js'
+import { ownOptions } from '../validate.js'
+import { assertKeyLogPath } from './entry.js'
+import { readEntries } from './file.js'
+
+/** What a key log says last of the erasure of one user. */
+export interface Erasure {
+  readonly userId: string
+  readonly at: Date
+  readonly forget: boolean
+}
+
+/** By user id. */
+export type Erasures = ReadonlyMap<string, Erasure>
+
+/** The pool is left out: a line of the log must not erase a key that all users share. */
+const POOL_USER_ID = ''
+
+/** @throws ERR_INVALID_ARGUMENT · ERR_STORE naming the line that cannot be read, or the file */
+export async function readErasures(keyLog: string): Promise<Erasures> {
+  assertKeyLogPath(keyLog)
+  const erasures = new Map<string, Erasure>()
+  for await (const entries of readEntries(keyLog)) {
+    for (const entry of entries) {
+      if (entry.event !== 'shredded' || entry.userId === POOL_USER_ID) continue
+      const { userId, at, forget } = entry
+      erasures.set(userId, { userId, at, forget })
+    }
+  }
+  return erasures
+}
+
+/** A row as the erasures leave it: erased, gone (null), or unchanged if its user was minted anew after being forgotten. */
+export function afterErasures(record: KeyRecord, erasures: Erasures): KeyRecord | null {
+  const erasure = erasures.get(record.userId)
+  if (erasure === undefined) return record
+  if (erasure.forget) return record.createdAt.getTime() <= erasure.at.getTime() ? null : record
+  if (record.shreddedAt !== null) return record
+  return { ...record, encryptedKey: new Uint8Array(0), shreddedAt: erasure.at }
+}
+
+/**
+ * Erases again the live rows of the users whom a key log names as shredded. A user who was forgotten and minted anew keeps the newer rows.
+ * The pool is left as it is.
+ *
+ * @returns the users whose rows were erased
+ * @throws ERR_INVALID_ARGUMENT · ERR_STORE (the store, or a line of the log that cannot be read: then nothing was erased) · ERR_CLOSED
+ * @example
+ * await applyKeyLog({ store, keyLog: 'keys.jsonl' }) // after the database was restored
+ */
+export async function applyKeyLog(options: {
+  readonly store: KeyStore
+  readonly keyLog: string
+}): Promise<readonly string[]> {
+  const { store, keyLog } = ownOptions(options)
+  return eraseAgain(store, await readErasures(keyLog), { dryRun: false })
+}
+
+/** Users that are read in one query. */
+const USERS = 1000
+
+/** {@link applyKeyLog} with what was read of it; with `dryRun` it only names the users. */
+export async function eraseAgain(
+  store: KeyStore,
+  erasures: Erasures,
+  { dryRun }: { readonly dryRun: boolean },
+): Promise<readonly string[]> {
+  const everybody = [...erasures.values()]
+  const erased: string[] = []
+  for (let i = 0; i < everybody.length; i += USERS) {
+    const some = everybody.slice(i, i + USERS)
+    const found = await store.getAll(some.map(({ userId }) => userId))
+    for (const { userId, at, forget } of some) {
+      const rows = found.get(userId) ?? []
+      const stale = rows.filter((row) => afterErasures(row, erasures) !== row)
+      if (stale.length === 0) continue
+      erased.push(userId)
+      if (dryRun) continue
+      if (forget && stale.length < rows.length) await store.remove(stale)
+      else await store.shred(userId, { forget, at })
+    }
+  }
+  return erased
+}

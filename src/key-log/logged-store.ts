@@ -1,0 +1,149 @@
+/** A store whose keys are recorded in a key log. */
+import { isKeystoreError, type StoreError } from '../errors.js'
+import type { KeyStore, ShredOptions, ShredResult } from '../store.js'
+import { isTombstone, type KeyRecord, type KeyRef, refKey } from '../table.js'
+import { assertKeyLog, type KeyLog, type KeyLogEntry, type MadeEntry } from './entry.js'
+import { KeyLogWriter } from './writer.js'
+
+/**
+ * The same store, which records in a key log what is done through it. Give it to the calls of the lifecycle that take a store;
+ * `EnvelopeCrypto.open({ keyLog })` makes one by itself.
+ *
+ * - **Minted, rotated**: recorded after the row is durable, and before the call returns it. If that fails, the insert fails (ERR_STORE). The
+ *   row stays, and no call returns it before it is in the log. A crash in between leaves a key that the log does not know, which is no alarm.
+ *   In a caller's transaction nothing is recorded, because it may be rolled back.
+ * - **Pruned, shredded**: recorded before anything is erased. If that fails, nothing is.
+ *
+ * @throws ERR_INVALID_ARGUMENT
+ * @example
+ * await rotateWhere({ store: loggedStore(store, 'keys.jsonl'), masterKeys, olderThanMs })
+ */
+export function loggedStore<Store extends KeyStore>(store: Store, keyLog: KeyLog): Store {
+  assertKeyLog(keyLog)
+  const recorder = new Recorder(store, keyLog)
+  const logged: Pick<KeyStore, 'getActive' | 'getAll' | 'insertIfAbsent' | 'shred' | 'remove'> = {
+    getActive: async (userIds) => {
+      await recorder.finishFor(userIds)
+      return store.getActive(userIds)
+    },
+    getAll: async (userIds) => {
+      await recorder.finishFor(userIds)
+      return store.getAll(userIds)
+    },
+    insertIfAbsent: (records) => recorder.insertIfAbsent(records),
+    shred: (userId, options) => recorder.shred(userId, options),
+    remove: (refs) => recorder.remove(refs),
+  }
+  // A proxy passes on everything else that a store has, such as `ready` and optional methods.
+  return new Proxy(store, {
+    get(target, name) {
+      if (Object.hasOwn(logged, name)) return Reflect.get(logged, name)
+      const value: unknown = Reflect.get(target, name, target)
+      return typeof value === 'function' ? value.bind(target) : value
+    },
+  })
+}
+
+/** A key that is stored and not in the log yet. */
+interface UnrecordedKey {
+  readonly entry: MadeEntry
+  /** Null if the last write has failed. */
+  writing: Promise<void> | null
+}
+
+class Recorder {
+  readonly #store: KeyStore
+  readonly #log: KeyLogWriter
+  readonly #unrecorded = new Map<string, UnrecordedKey>()
+
+  constructor(store: KeyStore, keyLog: KeyLog) {
+    this.#store = store
+    this.#log = new KeyLogWriter(keyLog)
+  }
+
+  async insertIfAbsent(records: readonly KeyRecord[]): Promise<KeyRecord[]> {
+    if (this.#store.transactional) return this.#store.insertIfAbsent(records)
+    await this.#log.prepare('no key was made')
+    const failed = [...this.#unrecorded.values()].filter(({ writing }) => writing === null)
+    if (failed.length > 0) await this.#record(entriesOf(failed), 'no key was made')
+    const winners = await this.#store.insertIfAbsent(records)
+    const stored = new Map(winners.map((winner) => [refKey(winner), winner]))
+    const ours = records.filter((record) => {
+      const winner = stored.get(refKey(record))
+      return winner !== undefined && Buffer.compare(winner.encryptedKey, record.encryptedKey) === 0
+    })
+    if (ours.length > 0) await this.#record(ours.map(madeEntry), NOT_GIVEN_OUT)
+    return winners
+  }
+
+  /** Waits until the keys of these users are in the log. Those that could not be recorded when they were made are recorded now. */
+  async finishFor(userIds: readonly string[]): Promise<void> {
+    if (this.#unrecorded.size === 0) return
+    const asked = new Set(userIds)
+    const keys = [...this.#unrecorded.values()].filter(({ entry }) => asked.has(entry.userId))
+    const failed = keys.filter(({ writing }) => writing === null)
+    const [first] = failed
+    if (first !== undefined) await this.#record(entriesOf(failed), NOT_GIVEN_OUT, first.entry)
+    // If one of them fails, the next look at its user finds it so.
+    await Promise.all(keys.map(({ writing }) => writing?.catch(() => this.finishFor(userIds))))
+  }
+
+  /** With the time that the log has: a shred that is applied again then leaves the same row. */
+  async shred(userId: string, { forget, at = new Date() }: ShredOptions): Promise<ShredResult> {
+    const live = ((await this.#rowsOf([userId])) ?? []).filter((row) => !isTombstone(row))
+    const versions = live.map(({ version }) => version)
+    const kekIds = [...new Set(live.map(({ kekId }) => kekId))]
+    await this.#log.write(
+      [{ event: 'shredded', userId, versions, kekIds, forget, at }],
+      'nothing was shredded',
+    )
+    return this.#store.shred(userId, { forget, at })
+  }
+
+  async remove(refs: readonly KeyRef[]): Promise<number> {
+    const at = new Date()
+    const rows = await this.#rowsOf([...new Set(refs.map(({ userId }) => userId))])
+    const known = rows === null ? null : new Map(rows.map((row) => [refKey(row), row]))
+    const entries = refs.flatMap((ref): KeyLogEntry | [] => {
+      const row = known?.get(refKey(ref))
+      if (known !== null && (row === undefined || isTombstone(row))) return []
+      return { event: 'pruned', userId: ref.userId, version: ref.version, kekId: row?.kekId ?? null, at }
+    })
+    await this.#log.write(entries, 'nothing was removed')
+    return this.#store.remove(refs)
+  }
+
+  /** @param ref the user who fails if the write does; without it, all of the call do */
+  async #record(entries: readonly MadeEntry[], consequence: string, ref?: KeyRef): Promise<void> {
+    const writing = this.#log.write(entries, consequence, ref)
+    const keys = entries.map((entry): [string, UnrecordedKey] => [refKey(entry), { entry, writing }])
+    for (const [name, key] of keys) this.#unrecorded.set(name, key)
+    try {
+      await writing
+      for (const [name] of keys) this.#unrecorded.delete(name)
+    } catch (error) {
+      for (const [, key] of keys) key.writing = null
+      throw error
+    }
+  }
+
+  /** @returns null if a row cannot be read: this must not stop the erasure of its user */
+  async #rowsOf(userIds: readonly string[]): Promise<readonly KeyRecord[] | null> {
+    try {
+      return [...(await this.#store.getAll(userIds)).values()].flat()
+    } catch (error) {
+      if (isKeystoreError(error) && (error as StoreError).ref !== undefined) return null
+      throw error
+    }
+  }
+}
+
+const NOT_GIVEN_OUT = 'the key is stored, and is given to nobody until it is in the log'
+
+function entriesOf(keys: readonly UnrecordedKey[]): MadeEntry[] {
+  return keys.map(({ entry }) => entry)
+}
+
+function madeEntry({ userId, version, kekId, createdAt }: KeyRecord): MadeEntry {
+  return { event: version === 1 ? 'minted' : 'rotated', userId, version, kekId, at: createdAt }
+}

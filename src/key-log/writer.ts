@@ -1,0 +1,51 @@
+/** Writes to a key log, a file or a function, within a deadline. */
+import { StoreError } from '../errors.js'
+import type { KeyRef } from '../table.js'
+import type { KeyLog, KeyLogEntry } from './entry.js'
+import { KeyLogFile, reasonOf } from './file.js'
+
+/** A write ends after this, as calls of a store do. */
+const DEADLINE_MS = 10_000
+/** Reasons that may pass: a full disk, too many open files, a function of the host that was late. */
+const RETRYABLE: ReadonlySet<string> = new Set(['ENOSPC', 'EDQUOT', 'EMFILE', 'ENFILE', 'ETIMEDOUT'])
+
+/** Writes entries to a file or a function. Every failure is ERR_STORE, and says what has not happened because of it. */
+export class KeyLogWriter {
+  readonly #file: KeyLogFile | null
+  readonly #append: (entries: readonly KeyLogEntry[]) => void | Promise<void>
+
+  constructor(keyLog: KeyLog) {
+    const file = typeof keyLog === 'string' ? new KeyLogFile(keyLog) : null
+    this.#file = file
+    this.#append = typeof keyLog === 'string' ? (entries) => (file as KeyLogFile).append(entries) : keyLog
+  }
+
+  /** @throws ERR_STORE if the file cannot be opened for writing */
+  async prepare(consequence: string): Promise<void> {
+    const file = this.#file
+    if (file !== null) await settled(() => file.probe(), consequence)
+  }
+
+  /** @throws ERR_STORE */
+  async write(entries: readonly KeyLogEntry[], consequence: string, ref?: KeyRef): Promise<void> {
+    if (entries.length > 0) await settled(() => this.#append(entries), consequence, ref)
+  }
+}
+
+async function settled(write: () => void | Promise<void>, consequence: string, ref?: KeyRef): Promise<void> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(reject, DEADLINE_MS, Object.assign(new Error('late'), { code: 'ETIMEDOUT' }))
+  })
+  try {
+    await Promise.race([write(), late])
+  } catch (error) {
+    const reason = reasonOf(error)
+    throw new StoreError(`The key log could not be written (${reason}): ${consequence}`, {
+      retryable: RETRYABLE.has(reason),
+      ...(ref === undefined ? {} : { ref: { userId: ref.userId, version: ref.version } }),
+    })
+  } finally {
+    clearTimeout(timer)
+  }
+}
