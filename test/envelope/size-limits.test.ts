@@ -138,7 +138,9 @@ describe('maxTokenBytes', () => {
       '1000',
       null,
     ])
-      expect(await errorOf(open({ maxTokenBytes: maxTokenBytes as number }))).toMatchObject(INVALID)
+      expect(
+        await errorOf(open({ maxTokenBytes: maxTokenBytes as number, closeStore: false })),
+      ).toMatchObject(INVALID)
     expect((await open()).maxTokenBytes).toBe(64 * MIB)
   })
 })

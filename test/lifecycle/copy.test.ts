@@ -228,9 +228,14 @@ describe.each(chosen)('copyKeys from %s to %s', (source, target) => {
       await expectError(userId, message, false)
       expect(await rowsOf(to.store)).toEqual(before)
     }
-    async function expectError(userId: string, message: string, dryRun: boolean): Promise<void> {
+    async function expectError(
+      userId: string,
+      message: string,
+      dryRun: boolean,
+      code = 'ERR_CONFLICT',
+    ): Promise<void> {
       const error = await errorOf(copyKeys({ ...stores, dryRun, batchSize: 3 }))
-      expect(error).toMatchObject({ code: 'ERR_STORE', ref: { userId, version: 1 } })
+      expect(error).toMatchObject({ code, ref: { userId, version: 1 } })
       expect(error.message).toContain(`user "${userId}", version 1`)
       expect(error.message).toContain(message)
     }
@@ -275,7 +280,7 @@ describe.each(chosen)('copyKeys from %s to %s', (source, target) => {
       if (source === 'memory') return
       await spoilTime(source, from.url ?? '', 'user-000005')
       for (const dryRun of [true, false])
-        await expectError('user-000005', 'has a time that cannot be read', dryRun)
+        await expectError('user-000005', 'has a time that cannot be read', dryRun, 'ERR_STORE')
       expect(await rowsOf(to.store)).toEqual([])
     })
 
@@ -308,7 +313,7 @@ describe.each(chosen)('copyKeys from %s to %s', (source, target) => {
     })
     let passes = 0
     const error = await errorOf(copyKeys({ from: from.store, to: racing }))
-    expect(error).toMatchObject({ code: 'ERR_STORE', ref: { userId: 'user-000002', version: 1 } })
+    expect(error).toMatchObject({ code: 'ERR_CONFLICT', ref: { userId: 'user-000002', version: 1 } })
     const stored = (await to.store.getAll(['user-000002'])).get('user-000002')
     expect(Buffer.from(stored?.[0]?.encryptedKey ?? [])).toEqual(Buffer.from(rival?.encryptedKey ?? []))
     for (const key of [rival?.encryptedKey, (await rowsOf(from.store))[2]?.encryptedKey])
@@ -332,7 +337,7 @@ describe.each(chosen)('copyKeys from %s to %s', (source, target) => {
           (await maintenance.restore(records)).map((row) => ({ ...row, createdAt: new Date(0) })),
       },
     })
-    await expect(copyKeys({ from: from.store, to: lying })).rejects.toMatchObject({ code: 'ERR_STORE' })
+    await expect(copyKeys({ from: from.store, to: lying })).rejects.toMatchObject({ code: 'ERR_CONFLICT' })
   })
 
   it('refuses stores that are none, or into which nothing can be copied', async () => {
