@@ -35,7 +35,7 @@ export function wrapDataKey(
 async function wrapBy(primary: MasterKey, ref: KeyRef, dataKey: Uint8Array): Promise<Wrapped> {
   let encryptedKey: Uint8Array
   try {
-    encryptedKey = await primary.wrap(dataKey, wrapAad(ref, primary.id))
+    encryptedKey = await answerOf(primary, primary.wrap(dataKey, wrapAad(ref, primary.id)))
   } catch (error) {
     throw isKeystoreError(error) ? error : masterKeyFailed(primary.id)
   }
@@ -137,7 +137,8 @@ export function unwrapLocally(
 /** {@link unwrapDataKey} by the master key that {@link unwrapLocally} named. */
 export async function unwrapBy(key: MasterKey, record: KeyRecord): Promise<Uint8Array> {
   try {
-    const dataKey = await key.unwrap(record.encryptedKey, wrapAad(record, record.kekId ?? ''))
+    const asked = key.unwrap(record.encryptedKey, wrapAad(record, record.kekId ?? ''))
+    const dataKey = await answerOf(key, asked)
     if (isDataKey(dataKey)) return dataKey
   } catch (error) {
     // An outage of a key service must not look like a damaged key.
@@ -145,6 +146,42 @@ export async function unwrapBy(key: MasterKey, record: KeyRecord): Promise<Uint8
     if (error.code !== 'ERR_UNWRAP_FAILED') throw error
   }
   throw unwrapFailed(record)
+}
+
+/** The time in milliseconds that a key service has for one call. */
+const TIME_LIMIT_MS = 5000
+
+/** Waits for a key service. Wipes an answer that comes too late. @throws ERR_MASTER_KEY if there is none within its time */
+async function answerOf(
+  { id, timeLimitMs = TIME_LIMIT_MS }: MasterKey,
+  asked: Promise<Uint8Array> | Uint8Array,
+): Promise<Uint8Array> {
+  if (asked instanceof Uint8Array) return asked
+  let timer: NodeJS.Timeout | undefined
+  let isOver = false
+  const limit = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => {
+      isOver = true
+      reject(
+        new MasterKeyError(
+          'ERR_MASTER_KEY',
+          `Master key ${printable(id)} gave no answer within ${timeLimitMs} ms`,
+          {
+            retryable: true,
+          },
+        ),
+      )
+    }, timeLimitMs)
+  })
+  const answer = Promise.resolve(asked).then((bytes) => {
+    if (isOver && bytes instanceof Uint8Array) bytes.fill(0)
+    return bytes
+  })
+  try {
+    return await Promise.race([answer, limit])
+  } finally {
+    clearTimeout(timer)
+  }
 }
 
 function assertAccepted(record: KeyRecord, format: Format, accept: readonly Format[]): void {

@@ -58,8 +58,16 @@ function hasPrimary(keys: MasterKeyring | MasterKey): keys is MasterKeyring {
   return typeof keys === 'object' && keys !== null && Object.hasOwn(keys, 'primary')
 }
 
+/** The longest time that a timer of Node's takes. */
+const LONGEST_TIME_LIMIT_MS = 2 ** 31 - 1
+
 function assertMasterKey(key: unknown): asserts key is MasterKey {
   const isObject = typeof key === 'object' && key !== null
-  if (isObject && 'id' in key && typeof key.id === 'string' && 'wrap' in key && 'unwrap' in key) return
-  throw invalidArgument(`A master key must be made with localMasterKey(), got ${kindOf(key)}`)
+  if (!isObject || !('id' in key) || typeof key.id !== 'string' || !('wrap' in key) || !('unwrap' in key))
+    throw invalidArgument(`A master key must be made with localMasterKey(), got ${kindOf(key)}`)
+  const limit = 'timeLimitMs' in key ? key.timeLimitMs : undefined
+  if (limit !== undefined && !(typeof limit === 'number' && limit > 0 && limit <= LONGEST_TIME_LIMIT_MS))
+    throw invalidArgument(
+      `timeLimitMs of a master key must be a number of milliseconds above 0, got ${kindOf(limit)}`,
+    )
 }

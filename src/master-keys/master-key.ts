@@ -6,6 +6,8 @@
 export interface MasterKey {
   /** Permanent, and recorded as `kek_id` in each row it wrapped. */
   readonly id: string
+  /** The longest time in milliseconds that one call may take. After it the caller gets ERR_MASTER_KEY, retryable. Default 5000. */
+  readonly timeLimitMs?: number
   /**
    * @param dataKey 32 bytes
    * @param aad binds the result to its row; unwrap needs the same bytes
