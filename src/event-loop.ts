@@ -6,7 +6,7 @@
 /** How many short calls pass between two looks at the clock. */
 export const CALLS = 64
 /** The longest time without a turn, in milliseconds, as far as calls allow it. */
-const LONGEST_MS = 20
+const LONGEST_MS = 10
 
 let calls = 0
 /** A time in the turn that the loop has not left since; null if there is none. */
@@ -21,21 +21,30 @@ let isDue = false
  */
 export function isTurnDue(weight = 1): boolean {
   if (isDue) return true
-  calls += weight
-  if (calls < CALLS) return false
-  calls = 0
-  const now = performance.now()
-  if (turnBegan === null) {
-    turnBegan = now
-    setImmediate(() => {
-      turnBegan = null
-      isDue = false
-    }).unref()
-  } else if (now - turnBegan > LONGEST_MS) {
+  if (isOverdue(weight)) {
     queueMicrotask(() => {
       isDue = turnBegan !== null
     })
   }
+  return false
+}
+
+/** {@link isTurnDue} for a loop that awaits nothing else: no microtask runs during it. */
+export function isTurnDueInLoop(weight = 1): boolean {
+  return isDue || isOverdue(weight)
+}
+
+function isOverdue(weight: number): boolean {
+  calls += weight
+  if (calls < CALLS) return false
+  calls = 0
+  const now = performance.now()
+  if (turnBegan !== null) return now - turnBegan > LONGEST_MS
+  turnBegan = now
+  setImmediate(() => {
+    turnBegan = null
+    isDue = false
+  }).unref()
   return false
 }
 

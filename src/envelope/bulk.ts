@@ -1,6 +1,6 @@
 /** Bulk calls: one look-up of keys for many items, a result for each, and the event loop turns in between. */
 import { invalidArgument, isKeystoreError, type KeystoreError } from '../errors.js'
-import { isTurnDue, nextTurn, weightOf } from '../event-loop.js'
+import { isTurnDueInLoop, nextTurn, weightOf } from '../event-loop.js'
 import type { FoundKeys, WantedKey } from '../keys/cache.js'
 import type { DataKey } from '../keys/data-key.js'
 import { kindOf, ownOptions } from '../validate.js'
@@ -50,7 +50,7 @@ export async function inBulk<Item extends object, Value>(
     )
     const running: (ItemResult<Value> | Promise<ItemResult<Value>>)[] = []
     for (const job of jobs) {
-      if (!(job instanceof Error) && isTurnDue(weightOf(job.input))) await nextTurn()
+      if (!(job instanceof Error) && isTurnDueInLoop(weightOf(job.input))) await nextTurn()
       running.push(job instanceof Error ? failed(job) : resultOf(job, keyOf))
     }
     for (const result of running) results.push(result instanceof Promise ? await result : result)

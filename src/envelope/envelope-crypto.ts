@@ -173,7 +173,7 @@ export class EnvelopeCrypto {
   }
 
   /**
-   * Encrypts values of any number of users. One query looks up their keys, and one insert mints those that are missing.
+   * Encrypts values of any number of users. One query looks up the keys of a thousand users, and one insert mints those that are missing.
    *
    * @returns a result for each item, in their order; one bad item never fails the rest
    * @throws ERR_INVALID_ARGUMENT (no array) · ERR_CLOSED

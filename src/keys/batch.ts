@@ -1,6 +1,6 @@
 /** Gathers what is asked for in one tick into one call. */
 import { AsyncLocalStorage } from 'node:async_hooks'
-import { CALLS, isTurnDue, nextTurn } from '../event-loop.js'
+import { CALLS, isTurnDueInLoop, nextTurn } from '../event-loop.js'
 
 interface Waiting<Item, Result> {
   readonly item: Item
@@ -38,7 +38,7 @@ export class Batch<Item, Result> {
     try {
       const results = await this.#run(batch.map(({ item }) => item))
       // A synchronous driver may have taken long for it.
-      if (isTurnDue(CALLS)) await nextTurn()
+      if (isTurnDueInLoop(CALLS)) await nextTurn()
       for (const [index, { resolve, reject }] of batch.entries()) {
         const result = results[index]
         if (result instanceof Error) reject(result)

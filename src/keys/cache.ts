@@ -3,7 +3,7 @@
  * when keys change meanwhile.
  */
 import { invalidArgument, KeystoreError, keyShredded, quoted } from '../errors.js'
-import { isTurnDue, nextTurn } from '../event-loop.js'
+import { isTurnDueInLoop, nextTurn } from '../event-loop.js'
 import { durationSince, type EmitEvent } from '../events.js'
 import type { Format } from '../format/formats.js'
 import { describeRef, newDataKey } from '../master-keys/key-wrap.js'
@@ -46,7 +46,7 @@ export interface WantedKey {
 
 export type FoundKeys = (key: WantedKey) => DataKey | Error | undefined
 
-/** For `isTurnDue`: unwrapping a key, or making and wrapping one, takes as long as so many tokens. */
+/** For `isTurnDueInLoop`: unwrapping a key, or making and wrapping one, takes as long as so many tokens. */
 const UNWRAP_WEIGHT = 8
 
 /** All live versions of a user's key, for a handle. A version that does not open has its error instead. */
@@ -140,7 +140,7 @@ export class KeyCache {
   }
 
   /**
-   * Looks up the keys of many users, by one query and one insert, with turns of the event loop in between.
+   * Looks up the keys of many users by one query, and mints what is missing by one insert, with turns of the event loop in between.
    *
    * @returns a function that gives a key, or why there is none; undefined if it must not be used any more
    */
@@ -156,15 +156,18 @@ export class KeyCache {
     const reads = userIds.map((userId) => this.#reader.read(userId).catch((error: Error) => error))
     const rowsOf = new Map((await Promise.all(reads)).map((rows, index) => [userIds[index], rows]))
     const opening: Promise<unknown>[] = []
+    // Keys that are made in several turns of the loop go into one insert.
+    const allMade = gate()
     for (const [name, key] of misses) {
-      if (isTurnDue(UNWRAP_WEIGHT)) await nextTurn()
+      if (isTurnDueInLoop(UNWRAP_WEIGHT)) await nextTurn()
       const rows = rowsOf.get(key.userId) as UserRows | Error
       if (rows instanceof Error) found.set(name, { key: rows })
       else {
         const set = (key: DataKey | Error) => found.set(name, { user: rows.user, key })
-        opening.push(this.#openOrMint(key, rows).then(set, set))
+        opening.push(this.#openOrMint(key, rows, allMade.opened).then(set, set))
       }
     }
+    allMade.open()
     await Promise.all(opening)
     return (wantedKey) => {
       const { user, key } = found.get(nameOf(wantedKey)) ?? {}
@@ -174,10 +177,15 @@ export class KeyCache {
     }
   }
 
-  async #openOrMint({ userId, version }: WantedKey, rows: UserRows): Promise<DataKey> {
+  /** @param beforeInsert what an insert waits for */
+  async #openOrMint(
+    { userId, version }: WantedKey,
+    rows: UserRows,
+    beforeInsert: Promise<void>,
+  ): Promise<DataKey> {
     if (version !== undefined) return this.#opener.open(this.#recordOf(rows, { userId, version }), rows)
     if (rows.records.length > 0) return this.#opener.open(this.#activeOf(rows), rows)
-    return (await this.#mint(rows)).key
+    return (await this.#mint(rows, beforeInsert)).key
   }
 
   /**
@@ -304,19 +312,25 @@ export class KeyCache {
   }
 
   /** @throws ERR_KEY_NOT_FOUND (`mint: 'never'`; the user had keys, and lost them) · like {@link #make} */
-  async #mint(rows: UserRows): Promise<Made> {
+  async #mint(rows: UserRows, beforeInsert?: Promise<void>): Promise<Made> {
     const { userId, lost } = rows.user
     if (!this.#policy.mints)
       throw notFound(`There is no key of user ${quoted(userId)}, and mint is 'never'`, false)
     if (lost) throw keysLost(userId)
-    return this.#make({ userId, version: 1 }, 'minted', rows)
+    return this.#make({ userId, version: 1 }, 'minted', rows, beforeInsert)
   }
 
   /** Inserts a new version. Every rival goes on with the winner's key. The key is cached only after the insert is durable. */
-  async #make(ref: KeyRef, type: 'minted' | 'rotated', rows: UserRows): Promise<Made> {
+  async #make(
+    ref: KeyRef,
+    type: 'minted' | 'rotated',
+    rows: UserRows,
+    beforeInsert?: Promise<void>,
+  ): Promise<Made> {
     const start = performance.now()
     const { record, dataKey } = await newDataKey(this.#keyring, ref, this.#policy.format)
     try {
+      if (beforeInsert !== undefined) await beforeInsert
       const winner = await this.#insert.add(record)
       if (isTombstone(winner)) {
         this.#memory.erase(ref.userId, true)
@@ -333,6 +347,15 @@ export class KeyCache {
       dataKey.fill(0)
     }
   }
+}
+
+/** A promise that is resolved from outside. */
+function gate(): { readonly opened: Promise<void>; open(): void } {
+  let open: () => void = () => undefined
+  const opened = new Promise<void>((resolve) => {
+    open = resolve
+  })
+  return { opened, open: () => open() }
 }
 
 function nameOf({ userId, version = 0 }: WantedKey): string {

@@ -1,6 +1,7 @@
 /** Copies a key store into another: for the move to production, backups and restores. Unwraps no key and needs no master key. */
 
 import { invalidArgument, type KeystoreError, quoted, StoreError } from '../errors.js'
+import { isTurnDueInLoop, nextTurn } from '../event-loop.js'
 import { incrementalSha256 } from '../format/aead.js'
 import { preAuthEncode } from '../format/encoding.js'
 import { afterErasures, applyKeyLog, type Erasures, eraseAgain, readErasures } from '../key-log/erasures.js'
@@ -64,6 +65,9 @@ export type ConflictingRow = Pick<KeyRecord, 'kekId' | 'createdAt' | 'wrappedAt'
 
 /** Bounds a copy whose source is written all the time. Rows minted later are copied by the next call. */
 const MAX_PASSES = 10
+
+/** For `isTurnDueInLoop`: comparing two records takes as long as so many tokens. */
+const COMPARISON_WEIGHT = 4
 
 /**
  * Copies every row of the source to the target, exactly, tombstones included. Reads every written row back and compares it; at
@@ -192,6 +196,7 @@ async function copyPass(job: CopyJob, pass: number): Promise<number> {
     if (missing.length === 0) continue
     const stored = new Map((await job.target.restore(missing)).map((row) => [refKey(row), row]))
     for (const record of missing) {
+      if (isTurnDueInLoop(COMPARISON_WEIGHT)) await nextTurn()
       const found = stored.get(refKey(record))
       if (found === undefined || !isSameRecord(record, found)) throw conflict(record, found)
     }
@@ -230,7 +235,10 @@ async function* differingPages(job: CopyJob, phase: string): AsyncGenerator<Diff
       refused: [],
       conflicts: [],
     }
-    for (const record of records) compareRow(job, record, stored.get(record.userId) ?? [], differing)
+    for (const record of records) {
+      if (isTurnDueInLoop(COMPARISON_WEIGHT)) await nextTurn()
+      compareRow(job, record, stored.get(record.userId) ?? [], differing)
+    }
     yield differing
     progress.add(page.length)
   }
@@ -327,6 +335,7 @@ async function digestOf(job: CopyJob, store: KeyStore, erasures: Erasures): Prom
   for await (const page of pagesOf(store, { ...job, signal: undefined }, {}, refuseUnreadable)) {
     progress.add(page.length)
     for (const record of page) {
+      if (isTurnDueInLoop(COMPARISON_WEIGHT)) await nextTurn()
       const remaining = afterErasures(record, erasures)
       if (remaining === null) continue
       rows += 1

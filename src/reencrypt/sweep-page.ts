@@ -2,7 +2,7 @@
 
 import type { UserHandle } from '../envelope/user-handle.js'
 import { invalidArgument, KeystoreError } from '../errors.js'
-import { isTurnDue, nextTurn, weightOf } from '../event-loop.js'
+import { isTurnDueInLoop, nextTurn, weightOf } from '../event-loop.js'
 import { equalBytes } from '../format/aead.js'
 import { contextMaker, type EncryptionContext } from '../format/context.js'
 import type { Token } from '../format/token.js'
@@ -127,7 +127,7 @@ async function replaceValues<Row>(
   const states: OpenResult['state'][] = []
   for (const { value, state, plaintext } of outdated) {
     const { key, column, owner } = value
-    if (isTurnDue(weightOf(plaintext))) await nextTurn()
+    if (isTurnDueInLoop(weightOf(plaintext))) await nextTurn()
     try {
       const [context] = value.contexts as readonly [EncryptionContext]
       changes.push({
