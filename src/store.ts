@@ -48,7 +48,7 @@ export interface ShredResult extends ErasureState {
 export interface StoreChange {
   /** The users whose rows were changed. Absent: it may be any user. */
   readonly userIds?: readonly string[]
-  /** With `userIds` absent: something was written, most likely no change of this kind. Read again what is in use. */
+  /** With `userIds` absent: something was written, and probably changed no cached key. Read again what is in use. */
   readonly unspecific?: boolean
   /** The reason why no change will be announced until the next call without this property. No row is known to have changed. */
   readonly silent?: string

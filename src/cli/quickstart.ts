@@ -5,7 +5,7 @@ import { Command } from 'commander'
 import type { EnvelopeCrypto } from '../envelope/envelope-crypto.js'
 import { ownCommand, packageFile, repeatedOptions, shellWord } from './command-line.js'
 import { openEnvelope } from './envelope.js'
-import { EXAMPLE_SECRETS, type Secret } from './example-secrets.js'
+import { EXAMPLE_SECRETS, type ExampleSecret } from './example-secrets.js'
 import { ignoreInGit, storeFile } from './git-ignore.js'
 import { findOrMakeMasterKeys } from './master-keys.js'
 import { describeMigration } from './migrate.js'
@@ -53,7 +53,7 @@ async function quickstart(
   }
 }
 
-async function seal(envelope: EnvelopeCrypto, secrets: readonly Secret[], out: string): Promise<void> {
+async function seal(envelope: EnvelopeCrypto, secrets: readonly ExampleSecret[], out: string): Promise<void> {
   let lines = ''
   for (const { user, name, secret } of secrets) {
     const sealed = { user, name, token: await envelope.encrypt(user, secret, { name }) }
@@ -66,7 +66,11 @@ async function seal(envelope: EnvelopeCrypto, secrets: readonly Secret[], out: s
 }
 
 /** @returns how many secrets are not what they were */
-async function verify(envelope: EnvelopeCrypto, secrets: readonly Secret[], out: string): Promise<number> {
+async function verify(
+  envelope: EnvelopeCrypto,
+  secrets: readonly ExampleSecret[],
+  out: string,
+): Promise<number> {
   const table = plainTable(['user', 'name', 'secret', 'token', 'ok'])
   let failed = 0
   const sealed = readLines(out, ['user', 'name', 'token'])
@@ -125,7 +129,7 @@ function visible(text: string): string {
 }
 
 /** Commands to try on the same store. */
-function nextSteps(secrets: readonly Secret[], { out }: QuickstartOptions, command: Command): string {
+function nextSteps(secrets: readonly ExampleSecret[], { out }: QuickstartOptions, command: Command): string {
   const keystore = ownCommand()
   const store = repeatedOptions(command, ['store'])
   const all = repeatedOptions(command, [

@@ -22,7 +22,7 @@ import {
 } from './memory.js'
 import { KeyOpener } from './opener.js'
 import { KeyReader } from './reader.js'
-import { insertRows } from './rows.js'
+import { insertRecords } from './rows.js'
 
 /** How keys are wrapped when minted, and which wraps are opened. */
 interface KeyPolicy {
@@ -73,7 +73,7 @@ export class KeyCache {
   readonly #opener: KeyOpener
   readonly #writing = new SingleFlight<DataKey>()
   readonly #rotating = new SingleFlight<Rotation>()
-  readonly #insert = new Batch<KeyRecord, KeyRecord>((records) => insertRows(this.#store, records))
+  readonly #insert = new Batch<KeyRecord, KeyRecord>((records) => insertRecords(this.#store, records))
 
   constructor(
     store: KeyStore,
@@ -313,10 +313,10 @@ export class KeyCache {
 
   /** @throws ERR_KEY_NOT_FOUND (`mint: 'never'`; the user had keys, and lost them) · like {@link #make} */
   async #mint(rows: UserRows, beforeInsert?: Promise<void>): Promise<Made> {
-    const { userId, lost } = rows.user
+    const { userId, keysLost: areLost } = rows.user
     if (!this.#policy.mints)
       throw notFound(`There is no key of user ${quoted(userId)}, and mint is 'never'`, false)
-    if (lost) throw keysLost(userId)
+    if (areLost) throw keysLost(userId)
     return this.#make({ userId, version: 1 }, 'minted', rows, beforeInsert)
   }
 

@@ -2,6 +2,7 @@
 import { Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
+import { randomId } from '../../format/aead.js'
 
 /** How long the probe may take to arrive. A notification usually takes about 2 ms. */
 const PROBE_TIMEOUT_MS = 2000
@@ -26,7 +27,7 @@ interface ListenOptions {
 export class ListenConnection {
   readonly #options: ListenOptions
   readonly #timeoutMs: number
-  readonly #probePayload = JSON.stringify({ probe: crypto.randomUUID() })
+  readonly #probePayload = JSON.stringify({ probe: randomId() })
   readonly #socket = new Socket()
   readonly #client: pg.Client
   readonly #probeArrived: Promise<void>

@@ -9,13 +9,9 @@ import { type PostgresKeyStore, postgresKeyStore } from '../../../src/adapters/p
 import type { KeyRecord } from '../../../src/index.js'
 import { cleanUpAfterEach } from '../../support/cleanups.js'
 import { isChosen } from '../../support/databases.js'
-import { contentsOf, countRemains } from '../../support/erased-bytes.js'
+import { contentsOf, countRemains, ERASED, keysOf, pending } from '../../support/erased-bytes.js'
 import { freshRole } from '../../support/postgres-roles.js'
 import { randomRecord } from '../../support/rows.js'
-
-const ERASED = { erased: 'file', pending: null }
-const pending = (reason: string) => ({ erased: 'pending', pending: expect.stringContaining(reason) })
-const keysOf = (rows: readonly KeyRecord[]) => rows.map(({ encryptedKey }) => encryptedKey)
 
 describe.runIf(isChosen('postgres'))('Postgres', () => {
   const cleanups = cleanUpAfterEach()
