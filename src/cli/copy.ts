@@ -1,6 +1,6 @@
 /** `keystore copy`, `backup` and `restore`: each copies one store into another. None needs a master key. */
 import { Command } from 'commander'
-import { type OpenedKeyStore, openKeyStore } from '../adapters/open.js'
+import { openKeyStore } from '../adapters/open.js'
 import { invalidArgument, isKeystoreError, type KeystoreError, StoreError } from '../errors.js'
 import { findLostKeys, type LostKeys } from '../key-log/lost-keys.js'
 import { totalCount } from '../lifecycle/census.js'
@@ -8,6 +8,7 @@ import { type ConflictingRow, type CopyConflict, type CopyReport, copyKeys } fro
 import type { KeyStore } from '../store.js'
 import { openBackup, startBackup } from './backup-file.js'
 import { assertCanAsk, type ConfirmOptions, isTyped } from './confirm.js'
+import { assertNoFolder, openExistingStore, withExistingStore } from './existing-store.js'
 import { runLongCommand } from './long-command.js'
 import {
   type ChangeOptions,
@@ -18,7 +19,6 @@ import {
   type StoreOptions,
   storeOption,
   withDryRun,
-  withExistingStore,
   withJson,
   withKeyLog,
   withStore,
@@ -148,7 +148,8 @@ async function copyInto(url: string, from: KeyStore, options: CopyCommandOptions
   const { dryRun = false, json, keyLog, applyErasures = false } = options
   const asks = applyErasures && !dryRun && options.yes !== true
   if (asks) assertCanAsk(options, 'erase what the source says')
-  const target: OpenedKeyStore = await openKeyStore(url, { migrate: dryRun ? 'check' : 'auto' })
+  assertNoFolder(url)
+  const target = dryRun ? await openExistingStore({ store: url }) : await openKeyStore(url)
   await closeAfter(target, async (to) => {
     const stores = { from, to, ...(keyLog === undefined ? {} : { keyLog }) }
     const erasures = asks

@@ -1,5 +1,6 @@
 /** `keystore doctor`: checks a key store, and the encrypted columns of an application. */
 import { Command } from 'commander'
+import { openKeyStore } from '../adapters/open.js'
 import { invalidArgument, isKeystoreError, printable } from '../errors.js'
 import { applyKeyLog } from '../key-log/erasures.js'
 import { findLostKeys, giveUpLostKeys, type LostKey, type LostKeys } from '../key-log/lost-keys.js'
@@ -10,6 +11,7 @@ import type { MasterKeyring } from '../master-keys/keyring.js'
 import { type ColumnFinding, sampleColumns } from '../sources/sample.js'
 import type { ErasureState, KeyStore } from '../store.js'
 import { assertCanAsk, type ConfirmOptions, isTyped } from './confirm.js'
+import { assertStoreExists, withoutLibraryAdvice } from './existing-store.js'
 import { type LongWorkControls, runLongCommand } from './long-command.js'
 import { printMasterKeys } from './master-key-table.js'
 import { findMasterKeys, type MasterKeyOptions, masterKeyFiles, withMasterKeys } from './master-keys.js'
@@ -19,7 +21,6 @@ import {
   closeAfter,
   type KeyLogOptions,
   maintenanceOf,
-  openStore,
   type ReportOptions,
   type StoreOptions,
   withAcceptV2,
@@ -84,9 +85,10 @@ export function doctorCommand(): Command {
         if (options.keyLog === undefined) throw invalidArgument('--give-up-lost-keys needs --key-log')
         assertCanAsk(options, 'give up keys')
       }
+      assertStoreExists(options.store)
       const masterKeys = findMasterKeys(options)
       // An old schema is a finding: doctor does not migrate it.
-      await closeAfter(await openStore(options, 'off'), (store) =>
+      await closeAfter(await openKeyStore(options.store, { migrate: 'off' }), (store) =>
         runLongCommand(
           options,
           (controls) => runChecks(store, masterKeys, options, controls),
@@ -272,6 +274,6 @@ const V2_IS_AN_ERROR =
   'somebody has put them there.'
 
 function findingLine({ userId, version, reason }: Finding): string {
-  const said = printableSentence(reason)
+  const said = printableSentence(withoutLibraryAdvice(reason))
   return userId === undefined ? said : `${printableId(userId)}, version ${version ?? '?'}: ${said}`
 }

@@ -6,6 +6,7 @@ import { type ReencryptOptions, type ReencryptReport, reencrypt } from '../reenc
 import { type SqlSourceOptions, sqlSource } from '../sources/sql.js'
 import type { ValueKey, ValueSource } from '../sources/value-source.js'
 import { openEnvelope } from './envelope.js'
+import { withExistingStore } from './existing-store.js'
 import { type LongWorkControls, runLongCommand } from './long-command.js'
 import { findMasterKeys, type MasterKeyOptions, withMasterKeys } from './master-keys.js'
 import {
@@ -17,7 +18,6 @@ import {
   wholeNumber,
   withAcceptV2,
   withDryRun,
-  withExistingStore,
   withKeyLog,
   withStore,
 } from './options.js'

@@ -6,6 +6,7 @@ import { pruneRetired, type RotateReport, rotateWhere } from '../lifecycle/rotat
 import type { KeyStore } from '../store.js'
 import { assertUserId } from '../validate.js'
 import { openEnvelope } from './envelope.js'
+import { withExistingStore } from './existing-store.js'
 import { runLongCommand } from './long-command.js'
 import { findMasterKeys, type MasterKeyOptions, withMasterKeys } from './master-keys.js'
 import {
@@ -17,7 +18,6 @@ import {
   wholeNumber,
   withAcceptV2,
   withDryRun,
-  withExistingStore,
   withKeyLog,
   withStore,
 } from './options.js'

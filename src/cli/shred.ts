@@ -4,13 +4,13 @@ import { invalidArgument } from '../errors.js'
 import { type ShredReceipt, shredIn } from '../shred.js'
 import { assertUserId } from '../validate.js'
 import { assertCanAsk, type ConfirmOptions, isTyped } from './confirm.js'
+import { withExistingStore } from './existing-store.js'
 import {
   type ChangeOptions,
   type KeyLogOptions,
   recordingStore,
   type StoreOptions,
   withDryRun,
-  withExistingStore,
   withKeyLog,
   withStore,
 } from './options.js'

@@ -164,6 +164,7 @@ describe.each(dialects)('on %s', (dialect) => {
       sqlite: ['better-sqlite3', 'drizzle-orm/better-sqlite3', 'drizzle-orm/sqlite-core'],
       postgres: ['pg', 'drizzle-orm/node-postgres'],
     }
+    keystore(['init'], { env: { KEYSTORE_URL: database.url } })
     const loaded = [...loadedBy(['migrate'], { KEYSTORE_URL: database.url })]
     expect(loaded).toEqual(expect.arrayContaining(['dist/cli/migrate.js', ...drivers[dialect]]))
     const others = drivers[dialect === 'sqlite' ? 'postgres' : 'sqlite']
