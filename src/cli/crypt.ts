@@ -38,7 +38,7 @@ export function decryptCommand(): Command {
     .description(
       'Decrypt the token on standard input for a user, and print the plaintext without adding a line end.',
     )
-    .addHelpText('after', '\nExample:\n  keystore decrypt --user alice < token.txt')
+    .addHelpText('after', '\nExample:\n  npx keystore decrypt --user alice < token.txt')
     .action(async (options: CryptCommandOptions) => {
       const token = (await readStandardInput('the token')).toString('utf8').trim()
       const plaintext = await withEnvelope(options, (envelope) =>

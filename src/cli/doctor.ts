@@ -166,7 +166,7 @@ async function poolFindings(store: KeyStore): Promise<Finding[]> {
   const pool = (await store.getActive([''])).get('')
   if (pool === undefined || pool.shreddedAt === null) return []
   const reason =
-    'The pool was shredded, by another store or by hand: every use of it fails. To make it a new key: keystore shred-user --pool --forget'
+    'The pool was shredded, by another store or by hand: every use of it fails. To make it a new key: npx keystore shred-user --pool --forget'
   return [{ severity: 'error', kind: 'poolShredded', userId: '', version: pool.version, reason }]
 }
 
@@ -270,7 +270,7 @@ function printDoctorReport(
 
 const V2_IS_AN_ERROR =
   'Keys in format v2 are errors here, because an application that does not accept v2 cannot read them. If the store was taken over from the ' +
-  'Python reference, `keystore rewrap --accept-v2` upgrades them, and with --accept-v2 doctor reports them as warnings. If it was not, ' +
+  'Python reference, `npx keystore rewrap --accept-v2` upgrades them, and with --accept-v2 doctor reports them as warnings. If it was not, ' +
   'somebody has put them there.'
 
 function findingLine({ userId, version, reason }: Finding): string {

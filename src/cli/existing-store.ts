@@ -1,5 +1,5 @@
 /** Stores that must exist. After a mistyped name a command must neither make a store nor report that an empty one is in order. */
-import { statSync } from 'node:fs'
+import { existsSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { OR_MIGRATE_AUTO, PendingMigrationsError } from '../adapters/migrator.js'
 import { type OpenedKeyStore, openKeyStore } from '../adapters/open.js'
@@ -43,12 +43,11 @@ async function openWithOwnMigrations(url: string): Promise<OpenedKeyStore | null
   return null
 }
 
-/** @throws ERR_SCHEMA if there is no such file, or it is empty · ERR_INVALID_ARGUMENT if it is a folder */
+/** @throws ERR_SCHEMA if there is no such file · ERR_INVALID_ARGUMENT if it is a folder */
 export function assertStoreExists(url: string): void {
   assertNoFolder(url)
   const file = storeFile(url)
-  if (file === null || (statSync(file, { throwIfNoEntry: false })?.size ?? 0) > 0) return
-  throw noStore(url)
+  if (file !== null && !existsSync(file)) throw noStore(url)
 }
 
 /** @throws ERR_INVALID_ARGUMENT */

@@ -36,11 +36,11 @@ run(process.argv).then((code) => {
 
 async function run(argv: readonly string[]): Promise<number> {
   const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8'))
-  const program = new Command('keystore')
+  const program = new Command('npx keystore')
     .description('Keys for per-user envelope encryption, in SQLite or Postgres.')
     .version(version)
-    .showHelpAfterError('(keystore COMMAND --help explains it)')
-    .addHelpText('after', '\nBegin with: keystore quickstart')
+    .showHelpAfterError('(npx keystore COMMAND --help explains it)')
+    .addHelpText('after', '\nBegin with: npx keystore quickstart')
     // Commander quotes an argument that it does not know, and that may be a URL.
     .configureOutput({ outputError: (text, write) => write(printableLines(withoutPasswords(text))) })
     .exitOverride()

@@ -124,7 +124,7 @@ async function importFile(file: string): Promise<object> {
     const code = error instanceof Error && 'code' in error ? String(error.code) : null
     if (code === 'ERR_UNKNOWN_FILE_EXTENSION' || /\.[cm]?tsx?$/.test(file)) {
       throw invalidArgument(
-        `Node.js cannot import ${file} as it is: give the compiled file, or load TypeScript with NODE_OPTIONS='--import tsx' keystore … ` +
+        `Node.js cannot import ${file} as it is: give the compiled file, or load TypeScript with NODE_OPTIONS='--import tsx' npx keystore … ` +
           '(npm install --save-dev tsx)',
       )
     }

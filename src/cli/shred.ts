@@ -39,7 +39,7 @@ export function shredUserCommand(): Command {
     .option('--yes', 'do not ask')
     .addHelpText(
       'after',
-      '\nExamples:\n  keystore shred-user alice --key-log keys.jsonl\n  keystore shred-user --yes -- --an-id-like-an-option',
+      '\nExamples:\n  npx keystore shred-user alice --key-log keys.jsonl\n  npx keystore shred-user --yes -- --an-id-like-an-option',
     )
     .action(shred)
 }

@@ -191,7 +191,7 @@ describe.each(dialects)('on %s', (dialect) => {
       })
       const refused = store.run(['doctor'])
       expect(refused.status).toBe(1)
-      expect(refused.stdout).toContain('`keystore rewrap --accept-v2` upgrades them')
+      expect(refused.stdout).toContain('`npx keystore rewrap --accept-v2` upgrades them')
       expect(store.json(['doctor', '--accept-v2'])).toMatchObject({
         status: 0,
         report: { ok: true, counts: { v2Wrap: 1 } },
