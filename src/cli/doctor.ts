@@ -31,6 +31,7 @@ import {
 import { counted, printableId, printJson, printSome, setExitCode } from './output.js'
 import { printableSentence } from './printable.js'
 import {
+  assertSchemaFile,
   type SchemaOptions,
   schemaTables,
   type UnregisteredTable,
@@ -65,7 +66,7 @@ export function doctorCommand(): Command {
   )
   return withSchema(
     command,
-    'also check some rows of each table for plaintext and unregistered columns, by the registry that',
+    'also look for plaintext and for unregistered columns, in some rows of each table',
   )
     .description(
       'Unwrap every key and check the store itself; name each thing that is wrong and what to do. Exit code 1 if any is an error. ' +
@@ -85,6 +86,7 @@ export function doctorCommand(): Command {
         if (options.keyLog === undefined) throw invalidArgument('--give-up-lost-keys needs --key-log')
         assertCanAsk(options, 'give up keys')
       }
+      assertSchemaFile(options)
       assertStoreExists(options.store)
       const masterKeys = findMasterKeys(options)
       // An old schema is a finding: doctor does not migrate it.
@@ -250,7 +252,7 @@ function printDoctorReport(
     const severity = ofKind[0]?.severity ?? 'error'
     totals[severity] += count
     console.log(`${severity}: ${kind} (${count})`)
-    printSome(ofKind.map(findingLine), count)
+    printFindings(ofKind, count)
   }
   if (
     !options.acceptV2 &&
@@ -273,7 +275,46 @@ const V2_IS_AN_ERROR =
   'Python reference, `npx keystore rewrap --accept-v2` upgrades them, and with --accept-v2 doctor reports them as warnings. If it was not, ' +
   'somebody has put them there.'
 
-function findingLine({ userId, version, reason }: Finding): string {
-  const said = printableSentence(withoutLibraryAdvice(reason))
-  return userId === undefined ? said : `${printableId(userId)}, version ${version ?? '?'}: ${said}`
+/** Prints one line for many rows that have the same reason, and else one for each finding. @param count findings of the kind, listed or not */
+function printFindings(ofKind: readonly Finding[], count: number): void {
+  const groups = new Map<string, Finding[]>()
+  for (const finding of ofKind) {
+    const reason = reasonOf(finding)
+    const group = groups.get(reason)
+    if (group === undefined) groups.set(reason, [finding])
+    else group.push(finding)
+  }
+  let unlisted = count - ofKind.length
+  const lines: string[] = []
+  for (const [reason, group] of groups) {
+    if (group.length <= NAMED_ROWS || group[0]?.userId === undefined) {
+      lines.push(...group.map(findingLine))
+      continue
+    }
+    // Findings that are not listed are most likely like those that are, if these have one reason.
+    const rows = groups.size === 1 ? count : group.length
+    if (groups.size === 1) unlisted = 0
+    lines.push(
+      `${counted(rows, 'row')}, such as ${group.slice(0, NAMED_ROWS).map(rowName).join('; ')}: ${reason}`,
+    )
+  }
+  printSome(lines, lines.length + unlisted)
+}
+
+/** So many rows with one reason are named. */
+const NAMED_ROWS = 3
+
+function findingLine(finding: Finding): string {
+  return finding.userId === undefined ? reasonOf(finding) : `${rowName(finding)}: ${reasonOf(finding)}`
+}
+
+function rowName({ userId = '', version }: Finding): string {
+  return `${printableId(userId)}, version ${version ?? '?'}`
+}
+
+/** What is wrong, without the row's name, which stands before it or is one of many. */
+function reasonOf(finding: Finding): string {
+  const reason = withoutLibraryAdvice(finding.reason)
+  const name = ` of user ${rowName(finding)}`
+  return printableSentence(finding.userId === undefined ? reason : reason.replace(name, () => ''))
 }

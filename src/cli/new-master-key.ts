@@ -25,4 +25,4 @@ To make it the master key without downtime (docs/OPERATIONS.md has the reasons):
   2. Make it the primary (API_KEY_MASTER_KEY or API_KEY_MASTER_KEY_FILE) and the old one a previous key, and restart every process.
   3. npx keystore rewrap
   4. npx keystore doctor
-  5. Remove the old one when "no row needs it" says yes, and no backup and no v2 pool token needs it either.`
+  5. Remove the old one when "needed by rows" says no for it, and no backup and no v2 pool token needs it either.`

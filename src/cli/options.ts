@@ -48,7 +48,10 @@ export function withStore(command: Command): Command {
 
 /** The store of a command that may migrate it. */
 export function withAdoptableStore(command: Command): Command {
-  return withStore(command).option('--adopt', 'take over a SQLite file of the Python reference')
+  return withStore(command).option(
+    '--adopt',
+    'once, for a SQLite file that the Python reference made: rebuild its table for this library; make a backup first',
+  )
 }
 
 export function withEnvelopeOptions(command: Command): Command {
@@ -67,7 +70,7 @@ export function withFormat(command: Command): Command {
 export function withAcceptV2(command: Command): Command {
   return command.option(
     '--accept-v2',
-    "also read the Python reference's keys and tokens, which are bound to no user",
+    "also read keys and tokens in the Python reference's format v2, which binds them to no user",
   )
 }
 

@@ -6,6 +6,7 @@ import { generateMasterKey } from '../../src/index.js'
 import { type CommandOptions, runKeystore } from '../support/command.js'
 import { type CommandStore, commandStore } from '../support/command-store.js'
 import { dialects, temporaryFolder } from '../support/databases.js'
+import { freePort } from '../support/postgres-server.js'
 import { runSql } from '../support/raw-database.js'
 
 /** An environment that names no master key: commands look into data/master.key. */
@@ -188,6 +189,16 @@ describe('in a fresh folder', () => {
       'export',
     )
     expect(keystore(['init', '--store', 'postgres://u:hidden@127.0.0.1:1/x']).stdout).not.toContain('hidden')
+  })
+
+  it('says which server could not be reached, and not that it could not migrate', async () => {
+    const port = await freePort()
+    for (const host of ['127.0.0.1', 'localhost']) {
+      const { status, stderr } = keystore(['status', '--store', `postgres://u:hidden@${host}:${port}/app`])
+      expect(status).toBe(1)
+      expect(stderr).toContain(`could not connect to ${host}:${port}/app (`)
+      expect(stderr).not.toMatch(/migrate|hidden/)
+    }
   })
 
   it('without a master key a command names its option and the default file', () => {

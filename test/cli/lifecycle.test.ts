@@ -70,8 +70,10 @@ describe.each(dialects)('on %s', (dialect) => {
       const done = store.run(['rewrap', ...BOTH_KEYS])
       expect(done.status).toBe(0)
       expect(done.stdout).toContain(`Rewrapped 2 keys under ${store.keys('b').primary.id}`)
-      expect(done.stdout).toMatch(/│ local:\S+ +│ previous +│ 0 +│ yes +│/)
-      expect(done.stdout).toContain('Pool tokens of format v2')
+      expect(done.stdout).toMatch(/│ local:\S+ +│ previous +│ 0 +│ no +│/)
+      expect(done.stdout).toContain(
+        'Pool tokens of format v2, which only an application has that ever used this format',
+      )
       expect(done.stderr).toContain('rewrapping: 2 of 2')
       expect(await store.decrypt('bob', tokens.bob ?? '', 'b')).toBe('secret of bob')
 
@@ -198,6 +200,33 @@ describe.each(dialects)('on %s', (dialect) => {
       })
     })
 
+    it('says once what is wrong with many rows, with their number and the first of them', async () => {
+      await store.mint('alice', 'bob', 'carol', 'dave')
+      const env = { API_KEY_MASTER_KEY_FILE: 'keys/b.key' }
+      const { status, stdout } = store.run(['doctor'], { env })
+      expect(status).toBe(1)
+      expect(stdout).toContain('error: unknownMasterKey (4)')
+      const lines = stdout.split('\n').filter((line) => line.includes(store.keys('a').primary.id))
+      expect(lines[0]).toContain(
+        '  4 rows, such as "alice", version 1; "bob", version 1; "carol", version 1: ',
+      )
+      // The other line is the master key's in the table.
+      expect(lines).toHaveLength(2)
+      const { report } = store.json<VerifyReport>(['doctor'], { env })
+      expect(report.findings.filter(isOurs)).toHaveLength(4)
+    })
+
+    it('finds out before the long work that there is no schema file, or no database is named', async () => {
+      await store.mint('alice')
+      const none = store.run(['doctor', '--schema', 'none.js', '--db', 'app.db'])
+      expect(none).toMatchObject({ status: 2, stdout: '' })
+      expect(none.stderr).toMatch(/^keystore: There is no schema file none\.js/)
+      writeFileSync(join(store.folder, 'schema.js'), '')
+      const unnamed = store.run(['doctor', '--schema', 'schema.js'], { env: { DATABASE_URL: undefined } })
+      expect(unnamed).toMatchObject({ status: 2, stdout: '' })
+      expect(unnamed.stderr).toMatch(/^keystore: Name the database of the application/)
+    })
+
     it('reports a schema that is behind, and changes nothing', async () => {
       if (dialect === 'sqlite') writeFileSync(store.url, '', { mode: 0o600 })
       writeFileSync(join(store.folder, 'log.jsonl'), '')
@@ -314,7 +343,7 @@ describe('whatever the store', () => {
     const unknown = store.run(['rewrap', '--master-key-file', 'keys/b.key'])
     expect(unknown.status).toBe(1)
     expect(unknown.stdout).toContain('--previous-key-file')
-    expect(unknown.stdout).toMatch(/│ not given +│ 1 +│ no +│/)
+    expect(unknown.stdout).toMatch(/│ not given +│ 1 +│ yes +│/)
 
     const v2 = store.run(['rewrap', ...BOTH_KEYS])
     expect(v2.status).toBe(1)

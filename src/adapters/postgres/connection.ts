@@ -3,9 +3,10 @@ import type { SQL } from 'drizzle-orm'
 import { drizzle } from 'drizzle-orm/node-postgres'
 import type { PgDatabase, PgQueryResultHKT } from 'drizzle-orm/pg-core'
 import type pg from 'pg'
-import { storeError } from '../../drivers/driver-error.js'
+import { isConnectFailure, storeError } from '../../drivers/driver-error.js'
 import { clientConfig, newPool, type PostgresUrlSource } from '../../drivers/postgres-pool.js'
 import { retryingPostgres } from '../../drivers/retry.js'
+import { serverOf } from '../../drivers/url.js'
 import { invalidArgument, KeystoreError } from '../../errors.js'
 import { type MigrateMode, type MigrationReport, NOTHING_APPLIED } from '../migrator.js'
 import type { PostgresKeyStoreOptions } from '../options.js'
@@ -50,6 +51,8 @@ export class PostgresConnection {
   readonly #inTransaction: InTransaction
   readonly #end: () => Promise<void>
   readonly #schema: string
+  /** Where the database is, for errors. */
+  readonly #server: string
   #ready: Promise<MigrationReport> | null = null
   #closed = false
 
@@ -59,6 +62,7 @@ export class PostgresConnection {
     // A string here is likely a URL with a password. `in` on a string would throw an error that quotes it.
     if (typeof source !== 'object' || source === null)
       throw invalidArgument('source must be { url }, { pool } or { db }')
+    this.#server = ('url' in source ? serverOf(source.url) : null) ?? 'the database'
     if ('db' in source) {
       if (!isPostgresDb(source.db))
         throw invalidArgument('db must be a drizzle db or transaction on Postgres')
@@ -87,7 +91,9 @@ export class PostgresConnection {
   ready(): Promise<MigrationReport> {
     this.assertOpen()
     if (this.#ready === null) {
-      this.#ready = this.#retrying('migrate the database', () => this.#prepare())
+      const action = (error: unknown) =>
+        isConnectFailure(error) ? `connect to ${this.#server}` : 'migrate the database'
+      this.#ready = this.#retrying(action, () => this.#prepare())
       this.#ready.catch(() => {
         this.#ready = null
       })
@@ -127,7 +133,8 @@ export class PostgresConnection {
     })
   }
 
-  #retrying<T>(action: string, work: () => Promise<T>): Promise<T> {
+  /** @param action what could not be done, for the error, or a function that says it of what the driver threw */
+  #retrying<T>(action: string | ((error: unknown) => string), work: () => Promise<T>): Promise<T> {
     const attempt = async () => {
       this.assertOpen()
       return work()
@@ -135,7 +142,7 @@ export class PostgresConnection {
     // A failure aborts the whole of a caller's transaction: nothing in it can be tried again.
     const result = this.transactional ? attempt() : retryingPostgres(this.deadlineMs, attempt)
     return result.catch((error) => {
-      throw storeError(action, error)
+      throw storeError(typeof action === 'string' ? action : action(error), error)
     })
   }
 
