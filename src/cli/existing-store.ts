@@ -75,7 +75,7 @@ function noStore(url: string): Error {
 
 /** A store in a sentence, without user and password. */
 export function storeName(url: string): string {
-  return storeFile(url) ?? serverOf(url) ?? url
+  return storeFile(url) ?? serverOf(url) ?? 'the given URL'
 }
 
 /** The option that names the store in a command to type. A URL of Postgres is left out, because it may hold a password. */

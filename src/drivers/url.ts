@@ -14,8 +14,8 @@ export function isPostgresUrl(url: string): boolean {
 }
 
 /** The server and database of a Postgres URL, `host:port/database`, without user and password. @returns null if it cannot be read */
-export function serverOf(url: string): string | null {
-  const { host = '', pathname = '' } = URL.canParse(url) ? new URL(url) : {}
+export function serverOf(url: unknown): string | null {
+  const { host = '', pathname = '' } = typeof url === 'string' && URL.canParse(url) ? new URL(url) : {}
   return host === '' ? null : `${/:\d+$/.test(host) ? host : `${host}:5432`}${pathname}`
 }
 
