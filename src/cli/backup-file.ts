@@ -106,9 +106,9 @@ export async function openBackup(file: string): Promise<OpenedBackup> {
 function notRestorable(file: string, { code, message }: KeystoreError): StoreError {
   const advice =
     code === 'ERR_SCHEMA'
-      ? `${file} was not changed. To bring it up to date work on a copy: keystore migrate --store COPY (with --adopt for a file of the ` +
-        'Python reference), then keystore restore COPY'
-      : 'Is it a file that `keystore backup` made?'
+      ? `${file} was not changed. To bring it up to date work on a copy: npx keystore migrate --store COPY (with --adopt for a file of the ` +
+        'Python reference), then npx keystore restore COPY'
+      : 'Is it a file that `npx keystore backup` made?'
   return new StoreError(`${file} cannot be restored from. ${message}. ${advice}`, {
     code: code === 'ERR_SCHEMA' ? code : 'ERR_STORE',
   })

@@ -98,6 +98,27 @@ function failure(code: string | null, description: string, transient: boolean): 
   }
 }
 
+/** SQLSTATEs of a server that does not take a connection: classes 08 and 28, an unknown database, too many clients, still starting. */
+const CONNECT_SQLSTATE = /^(08\w{3}|28\w{3}|3D000|53300|57P03)$/
+/** What Node.js was doing, by the names that its errors give it. */
+const CONNECT_SYSCALLS: ReadonlySet<unknown> = new Set(['connect', 'getaddrinfo'])
+const CONNECT_MESSAGES = [
+  'Connection terminated due to connection timeout',
+  'timeout exceeded when trying to connect',
+]
+
+/** Whether the server could not be reached, or did not let us in. */
+export function isConnectFailure(error: unknown): boolean {
+  for (let current = error; current instanceof Error; current = current.cause) {
+    if (CONNECT_MESSAGES.includes(current.message)) return true
+    if ('syscall' in current && CONNECT_SYSCALLS.has(current.syscall)) return true
+    // Node.js tries each address of a name, and throws one error of them all.
+    if (current instanceof AggregateError && current.errors.some(isConnectFailure)) return true
+    if ('severity' in current && 'code' in current && CONNECT_SQLSTATE.test(String(current.code))) return true
+  }
+  return false
+}
+
 /** Tables, constraints and roles of the host's have whatever names their owners like. */
 const SHOWN_CHARACTERS = 1000
 

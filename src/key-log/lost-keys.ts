@@ -97,7 +97,7 @@ function keysLost(keyLog: string, isEmpty: boolean, named: readonly KeyRef[], co
   return new KeystoreError(
     'ERR_KEYS_LOST',
     `${what} (${count === 1 ? '1 key' : `${count} keys`} of the last users in ${keyLog}: ${names}${more}). Is it the right store? If it is, ` +
-      'restore a backup that has them (keystore restore FILE --key-log LOG). keystore doctor --key-log LOG names all of them, and with ' +
+      'restore a backup that has them (npx keystore restore FILE --key-log LOG). npx keystore doctor --key-log LOG names all of them, and with ' +
       '--give-up-lost-keys records that they are given up',
   )
 }

@@ -191,7 +191,7 @@ async function checkKey(
       'warning',
       'v2Wrap',
       record,
-      'Wrapped in format v2, which binds no key to its user: run `keystore rewrap --accept-v2`',
+      'Wrapped in format v2, which binds no key to its user: run `npx keystore rewrap --accept-v2`',
     )
 }
 

@@ -7,7 +7,12 @@ import { drizzle as drizzlePostgres } from 'drizzle-orm/node-postgres'
 import pg from 'pg'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { DeadlineError } from '../../src/drivers/deadline.js'
-import { describeDriverError, isBusyCode, storeError } from '../../src/drivers/driver-error.js'
+import {
+  describeDriverError,
+  isBusyCode,
+  isConnectFailure,
+  storeError,
+} from '../../src/drivers/driver-error.js'
 import { KeystoreError } from '../../src/errors.js'
 import { type FreshDatabase, freshDatabase, isChosen } from '../support/databases.js'
 import { errorOf } from '../support/errors.js'
@@ -203,6 +208,28 @@ describe('storeError', () => {
   it('passes an error of the library on as it is', () => {
     const own = new KeystoreError('ERR_CLOSED', 'closed')
     expect(storeError('write rows', own)).toBe(own)
+  })
+})
+
+describe('isConnectFailure', () => {
+  it.each([
+    ['a refused connection', withCode('ECONNREFUSED', 'connect ECONNREFUSED', { syscall: 'connect' }), true],
+    ['an unknown host', withCode('ENOTFOUND', 'getaddrinfo ENOTFOUND', { syscall: 'getaddrinfo' }), true],
+    [
+      'every address of a host',
+      new AggregateError([withCode('ECONNREFUSED', '', { syscall: 'connect' })]),
+      true,
+    ],
+    ['a timeout', new Error('timeout exceeded when trying to connect'), true],
+    ['an error with such a cause', new Error('Failed query', { cause: postgresError('28P01', 'x') }), true],
+    ['an unknown database', postgresError('3D000', 'x'), true],
+    ['too many clients', postgresError('53300', 'x'), true],
+    ['a missing right', postgresError('42501', 'x'), false],
+    ['a lock', postgresError('55P03', 'x'), false],
+    ['a lost connection', withCode('ECONNRESET', 'read ECONNRESET', { syscall: 'read' }), false],
+    ['something else', 'ECONNREFUSED', false],
+  ])('of %s', (_, error, expected) => {
+    expect(isConnectFailure(error)).toBe(expected)
   })
 })
 
