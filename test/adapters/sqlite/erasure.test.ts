@@ -15,7 +15,7 @@ import { randomRecord } from '../../support/rows.js'
 
 const USERS = 3000
 const SHREDDED = 1000
-const FINISH = 'keystore doctor --finish-erasure'
+const FINISH = 'npx keystore doctor --finish-erasure'
 const ERASED = { erased: 'file', pending: null }
 const pending = (reason: string) => ({ erased: 'pending', pending: expect.stringContaining(reason) })
 const keysOf = (rows: readonly { readonly encryptedKey: Uint8Array }[]) =>
