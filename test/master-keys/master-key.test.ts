@@ -24,7 +24,7 @@ let files = 0
 function fileWith(content: string | Uint8Array): string {
   files += 1
   const path = join(folder.path, `master-${files}.key`)
-  writeFileSync(path, content)
+  writeFileSync(path, content, { mode: 0o600 })
   return path
 }
 

@@ -6,8 +6,6 @@ export async function warningsOf(work: () => unknown): Promise<(Error & { readon
   const listener = (warning: Error) => {
     if (warning.name === 'KeystoreWarning') warnings.push(warning)
   }
-  // Warnings of earlier synchronous work are still to come.
-  await new Promise((resolve) => setImmediate(resolve))
   // Node's own listener would print them among the results of the tests.
   const printing = process.listeners('warning')
   process.removeAllListeners('warning')
