@@ -15,7 +15,7 @@ import { randomRecord } from '../../support/rows.js'
 
 const USERS = 3000
 const SHREDDED = 1000
-const FINISH = 'keystore doctor --finish-erasure'
+const FINISH = 'npx keystore doctor --finish-erasure'
 
 function at<T>(items: readonly T[], index: number): T {
   const item = items[index]
