@@ -83,14 +83,15 @@ export function testKeyStoreFaults(
 async function getOrCreate(world: World): Promise<void> {
   const opened = await world.open()
   const services = await world.services(opened)
-  const keys = new Map(USERS.map((userId) => [userId, new Set<string>()]))
+  const keys = new Map<string, Set<string>>()
   for (let round = 0; round < ROUNDS; round += 1)
     await Promise.all(
       services.flatMap((service) =>
-        USERS.map(async (userId) => {
+        USERS.map(async (name) => {
+          const userId = `${name} ${round}`
           await world.encrypt(service, userId)
           const key = await patiently(() => service.getOrCreateUserKey(userId))
-          keys.get(userId)?.add(Buffer.from(key).toString('hex'))
+          keys.set(userId, (keys.get(userId) ?? new Set()).add(Buffer.from(key).toString('hex')))
         }),
       ),
     )
@@ -99,7 +100,7 @@ async function getOrCreate(world: World): Promise<void> {
   const rows = await rowsOf(opened.store)
   assert.deepEqual(
     rows.map(refOf),
-    USERS.map((userId) => [userId, 1]),
+    [...keys.keys()].sort().map((userId) => [userId, 1]),
   )
   await world.expectTokensOpen(opened.store, world.oldKey)
 }
