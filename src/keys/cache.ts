@@ -115,6 +115,7 @@ export class KeyCache {
     return this.#writing.run(userId, async () => {
       for (;;) {
         const rows = await this.#reader.read(userId)
+        if (this.#memory.isOutdated(rows)) continue
         const key =
           rows.records.length === 0
             ? (await this.#mint(rows)).key
@@ -134,6 +135,7 @@ export class KeyCache {
     for (;;) {
       if (this.#memory.isMissing(ref)) throw noSuchVersion(ref)
       const rows = await this.#reader.read(ref.userId)
+      if (this.#memory.isOutdated(rows)) continue
       const key = await this.#opener.open(this.#recordOf(rows, ref), rows)
       if (!rows.user.ended) return key
     }
@@ -183,6 +185,8 @@ export class KeyCache {
     rows: UserRows,
     beforeInsert: Promise<void>,
   ): Promise<DataKey> {
+    if (this.#memory.isOutdated(rows))
+      return version === undefined ? this.forWriting(userId) : this.get({ userId, version })
     if (version !== undefined) return this.#opener.open(this.#recordOf(rows, { userId, version }), rows)
     if (rows.records.length > 0) return this.#opener.open(this.#activeOf(rows), rows)
     return (await this.#mint(rows, beforeInsert)).key
@@ -210,6 +214,7 @@ export class KeyCache {
     this.#reader.listen()
     for (;;) {
       const rows = await this.#reader.read(userId)
+      if (this.#memory.isOutdated(rows)) continue
       const keys = rows.records.length > 0 ? await this.#openAll(rows) : await this.#mintFor(rows, mint)
       if (keys !== null && !keys.lease.ended) return keys
     }
@@ -255,7 +260,8 @@ export class KeyCache {
     return this.#rotating.run(userId, async () => {
       if (this.#policy.format === 'v2') throw rotationNeedsV3()
       const known = this.#memory.cachedHighest(userId)
-      const rows = await this.#reader.read(userId)
+      let rows = await this.#reader.read(userId)
+      while (this.#memory.isOutdated(rows)) rows = await this.#reader.read(userId)
       if (rows.records.length === 0)
         throw notFound(`There is no key of user ${quoted(userId)} to rotate`, false)
       const { version } = this.#activeOf(rows)

@@ -95,10 +95,12 @@ interface Read {
 }
 
 /** A user's live rows, ascending, as one read found them. */
-export interface UserRows extends Omit<Read, 'highest'> {
+export interface UserRows extends Read {
   readonly records: readonly KeyRecord[]
   /** The highest version that this read found missing, though nobody is known to have erased it; 0 for none. */
   readonly lostVersion: number
+  /** The highest version that was known when the rows had been read. */
+  readonly highest: number
 }
 
 /** The right of a handle to use a user's keys, until they are erased. */
@@ -230,13 +232,19 @@ export class KeyMemory {
     const top = records.at(-1)
     // Minted or rotated meanwhile, perhaps after the rows were read.
     if (user.highest > Math.max(highest, top?.version ?? 0)) return null
-    const rows = { user, userChanges, allChanges, records, lostVersion: 0 }
+    const latest = Math.max(user.highest, top?.version ?? 0)
+    const rows = { user, userChanges, allChanges, records, lostVersion: 0, highest: latest }
     if (records.some(isTombstone)) return { ...rows, user: this.#learnShredded(user) }
     if (top === undefined) return user.highest === 0 ? rows : { ...rows, ...this.#learnMissing(user) }
     const known = this.#isMintedAnew(user, records) ? this.#erase(user) : user
     this.raise(known, top, rows)
     this.#retain(known, records)
-    return known === user ? rows : { ...rows, user: known }
+    return known === user ? rows : { ...rows, user: known, highest: known.highest }
+  }
+
+  /** Whether a higher version became known since the rows were read: they are to be read again before anything is said to be missing. */
+  isOutdated({ user, highest }: UserRows): boolean {
+    return user.highest > highest
   }
 
   /** All rows of a user are gone that this process has used. */
