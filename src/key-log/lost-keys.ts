@@ -166,7 +166,7 @@ async function readableRows(
 }
 
 function unreadableUser(error: unknown): string | null {
-  return (isKeystoreError(error) && (error as StoreError).ref?.userId) || null
+  return isKeystoreError(error) ? ((error as StoreError).ref?.userId ?? null) : null
 }
 
 interface MadeKey {

@@ -1,12 +1,12 @@
 /** Copies a key store into another: for the move to production, backups and restores. Unwraps no key and needs no master key. */
 
-import { invalidArgument, type KeystoreError, quoted, StoreError } from '../errors.js'
+import { invalidArgument, quoted, StoreError } from '../errors.js'
 import { incrementalSha256 } from '../format/aead.js'
 import { preAuthEncode } from '../format/encoding.js'
 import { afterErasures, applyKeyLog, type Erasures, eraseAgain, readErasures } from '../key-log/erasures.js'
 import { loggedStore } from '../key-log/logged-store.js'
 import { describeRef } from '../master-keys/key-wrap.js'
-import type { CensusRow, KeyStore, StoreMaintenance } from '../store.js'
+import type { CensusRow, KeyStore, StoreMaintenance, UnreadableRow } from '../store.js'
 import { isTombstone, type KeyRecord, type KeyRef, refKey } from '../table.js'
 import { kindOf } from '../validate.js'
 import { census, totalCount } from './census.js'
@@ -336,7 +336,7 @@ async function digestOf(job: CopyJob, store: KeyStore, erasures: Erasures): Prom
   return { sha256: hash.digest().toString('hex'), rows }
 }
 
-function refuseUnreadable(_ref: KeyRef, error: KeystoreError): never {
+function refuseUnreadable({ error }: UnreadableRow): never {
   throw error
 }
 

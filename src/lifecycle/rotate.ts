@@ -68,9 +68,9 @@ export async function rotateWhere(options: RotateWhereOptions): Promise<RotateRe
   const counts = { rotated: 0, young: 0, skipped: 0, shredded: 0 }
   // Users with a row that cannot be read: their highest version is not known.
   const unreadable = new Set<string>()
-  const pages = pagesOf(store, options, {}, (ref, error) => {
-    unreadable.add(ref.userId)
-    failures.add({ ...ref, kekId: null }, error)
+  const pages = pagesOf(store, options, {}, ({ userId, version, hasId, error }) => {
+    if (hasId) unreadable.add(userId)
+    failures.add({ userId, version, kekId: null }, error)
   })
   for await (const users of groupPagesByUser(pages, options)) {
     const start = performance.now()

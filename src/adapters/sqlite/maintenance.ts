@@ -2,14 +2,8 @@
 import { isKeystoreError } from '../../errors.js'
 import type { DatedCensusRow, ErasureState, StoreFinding, StoreMaintenance } from '../../store.js'
 import type { KeyRecord } from '../../table.js'
-import {
-  distinctUserIds,
-  groupByUser,
-  outdatesCaches,
-  requireValidTimes,
-  tombstonesFirst,
-  winnersOf,
-} from '../records.js'
+import { distinctUserIds, groupByUser, outdatesCaches, tombstonesFirst, winnersOf } from '../records.js'
+import { requireReadable } from '../stored-rows.js'
 import type { SqliteChanges } from './changes.js'
 import type { SqliteConnection } from './connection.js'
 import type { SqliteErasure } from './erasure.js'
@@ -35,7 +29,7 @@ export class SqliteMaintenance implements StoreMaintenance {
       return { restored, stored: selectVersions(s, distinctUserIds(records)) }
     })
     this.#changes.publish(restored.filter(outdatesCaches).map(({ userId }) => userId))
-    return winnersOf(records, groupByUser(stored.map(requireValidTimes)))
+    return winnersOf(records, groupByUser(stored.map(requireReadable)))
   }
 
   async inspect(): Promise<StoreFinding[]> {
