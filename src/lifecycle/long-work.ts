@@ -2,6 +2,7 @@
 import { invalidArgument, isKeystoreError, type KeystoreError, quoted, StoreError } from '../errors.js'
 import { isTurnDue, nextTurn } from '../event-loop.js'
 import type { EventOptions } from '../events.js'
+import { describeRef } from '../master-keys/key-wrap.js'
 import type { KeyPage, KeyStore, UnreadableRow } from '../store.js'
 import { compareRefs, type KeyRecord, type KeyRef } from '../table.js'
 import { kindOf, ownOptions } from '../validate.js'
@@ -104,6 +105,14 @@ export function describeFailure(error: unknown): { readonly code: string; readon
  */
 export function isRowError(error: unknown): error is KeystoreError {
   return isKeystoreError(error) && ROW_CODES.has(error.code)
+}
+
+/** ERR_STORE for a live row of a user who was shredded. */
+export function liveBesideTombstone(ref: KeyRef): StoreError {
+  return new StoreError(
+    `The row of ${describeRef(ref)} is a live key of a user who was shredded, from a backup perhaps: shred the user again`,
+    { ref },
+  )
 }
 
 const ROW_CODES: ReadonlySet<string> = new Set([
