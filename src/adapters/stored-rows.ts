@@ -21,15 +21,23 @@ export class Unreadable implements UnreadableRow {
     hasId: boolean,
     defect: string,
   ) {
-    this.userId = userId
+    const shown = hasId ? userId : shortened(userId)
+    this.userId = shown
     this.version = version
     this.hasId = hasId
     this.shreddedAt = shreddedAt === null ? null : new Date(Number.NaN)
-    const user = hasId ? quoted(userId) : printable(userId)
+    const user = hasId ? quoted(shown) : printable(shown)
     this.error = new StoreError(`The row of user ${user}, version ${version}, ${defect}`, {
-      ref: { userId, version },
+      ref: { userId: shown, version },
     })
   }
+}
+
+const SHOWN_CHARACTERS = 64
+
+/** An id may have megabytes, and is named in reports. */
+function shortened(text: string): string {
+  return text.length <= SHOWN_CHARACTERS ? text : `${text.slice(0, SHOWN_CHARACTERS).toWellFormed()}…`
 }
 
 /** @throws ERR_STORE, which names the ref, if the row is no record */

@@ -30,6 +30,7 @@ import { DEFAULT_POLL_MS, SqliteChanges } from './changes.js'
 import { assertSqlitePath, SqliteConnection } from './connection.js'
 import { SqliteErasure } from './erasure.js'
 import { SqliteMaintenance } from './maintenance.js'
+import { shownColumns } from './statements/decode.js'
 import { readPage } from './statements/pages.js'
 import { selectActive, selectVersions } from './statements/prepare.js'
 
@@ -138,8 +139,9 @@ export class SqliteKeyStore implements KeyStore {
       return { erased, changed: erased.length + other.changes > 0 }
     })
     if (changed) this.#changes.publish([userId])
-    const versions = erased.map(({ version }) => Number(version)).sort((a, b) => a - b)
-    const kekIds = [...new Set(erased.map(({ kekId }) => kekId))]
+    const rows = erased.map(shownColumns)
+    const versions = rows.map(({ version }) => version).sort((a, b) => a - b)
+    const kekIds = [...new Set(rows.map(({ kekId }) => kekId))]
     const state = await this.#erasure.afterShred()
     return { userId, versions, kekIds, at: new Date(at), ...state }
   }
@@ -162,7 +164,7 @@ export class SqliteKeyStore implements KeyStore {
 
   async census(): Promise<CensusRow[]> {
     const rows = await this.#connection.read('count keys', (s) => s.countRows.all())
-    return rows.map((row) => ({ ...row, shredded: row.shredded === 1 }))
+    return rows.map(shownColumns).map((row) => ({ ...row, shredded: Number(row.shredded) === 1 }))
   }
 
   /**

@@ -63,12 +63,14 @@ export function decodeWithBytes(row: RawRow, { userId, kekId, encoding }: Stored
   return new Unreadable(record, true, 'has a master key id that is not UTF-8')
 }
 
-const SHOWN_CHARACTERS = 64
+/** What counts and receipts say of columns whose rows may be no records. */
+export function shownColumns<Row extends { readonly kekId: unknown; readonly version: unknown }>(row: Row) {
+  const { kekId, version } = row
+  const shown = kekId instanceof Uint8Array ? bytesLiteral(kekId) : kekId === null ? null : String(kekId)
+  return { ...row, kekId: shown, version: shownVersion(version) }
+}
 
 /** What can be shown of an id that is none. */
 function shownId(userId: unknown): string {
-  if (userId instanceof Uint8Array) return bytesLiteral(userId)
-  const text = String(userId)
-  if (text.length <= SHOWN_CHARACTERS) return text
-  return `${text.slice(0, SHOWN_CHARACTERS).toWellFormed()}…`
+  return userId instanceof Uint8Array ? bytesLiteral(userId) : String(userId)
 }
