@@ -14,7 +14,7 @@ import {
 import { ODD_IDS } from '../../src/testing/fixture.js'
 import { errorOf } from '../support/errors.js'
 import { type Backend, backends, freshStore, type TestStore } from '../support/fresh-store.js'
-import { fill, mintedRow, rowsOf, spoilTime, v2Row } from '../support/rows.js'
+import { fill, mintedRow, rowsOf, v2Row } from '../support/rows.js'
 import { overriding } from '../support/store-doubles.js'
 import { expectAllOpen, sealAll } from '../support/tokens.js'
 import { orderedUserIds } from '../support/users.js'
@@ -180,16 +180,17 @@ describe.each(chosen)('copyKeys from %s to %s', (source, target) => {
       ...stores,
       batchSize: 3,
       signal: signal.signal,
-      onProgress: ({ phase, done }) => phase === 'copying' && done === 6 && signal.abort(),
+      onProgress: ({ phase, done }) => phase === 'copying' && done >= 6 && signal.abort(),
     })
     expect(first).toMatchObject({
       complete: false,
-      copied: 6,
+      // The last user of a page waits for the next one, which may have more of their versions.
+      copied: 8,
       equal: false,
       digest: { from: null, to: null },
     })
-    expect(await rowsOf(to.store)).toHaveLength(6)
-    expect(await copyKeys(stores)).toMatchObject({ complete: true, copied: 14, equal: true })
+    expect(await rowsOf(to.store)).toHaveLength(8)
+    expect(await copyKeys(stores)).toMatchObject({ complete: true, copied: 12, equal: true })
 
     const early = await copyKeys({ ...stores, signal: AbortSignal.abort() })
     expect(early).toMatchObject({ complete: false, copied: 0, equal: false })
@@ -230,7 +231,7 @@ describe.each(chosen)('copyKeys from %s to %s', (source, target) => {
     }
     async function expectError(userId: string, message: string, dryRun: boolean): Promise<void> {
       const error = await errorOf(copyKeys({ ...stores, dryRun, batchSize: 3 }))
-      expect(error).toMatchObject({ code: 'ERR_STORE', ref: { userId, version: 1 } })
+      expect(error).toMatchObject({ code: 'ERR_CONFLICT', ref: { userId, version: 1 } })
       expect(error.message).toContain(`user "${userId}", version 1`)
       expect(error.message).toContain(message)
     }
@@ -271,14 +272,6 @@ describe.each(chosen)('copyKeys from %s to %s', (source, target) => {
       await expectRefusal('user-000007', 'is another tombstone at the target')
     })
 
-    it('a row of the source whose time cannot be read', async () => {
-      if (source === 'memory') return
-      await spoilTime(source, from.url ?? '', 'user-000005')
-      for (const dryRun of [true, false])
-        await expectError('user-000005', 'has a time that cannot be read', dryRun)
-      expect(await rowsOf(to.store)).toEqual([])
-    })
-
     it('a user shredded at the target under a version that the source has not', async () => {
       await to.store.insertIfAbsent([await mintedRow(masterKeys, 'user-000004', { version: 1 })])
       await to.store.insertIfAbsent([await mintedRow(masterKeys, 'user-000004', { version: 2 })])
@@ -308,7 +301,7 @@ describe.each(chosen)('copyKeys from %s to %s', (source, target) => {
     })
     let passes = 0
     const error = await errorOf(copyKeys({ from: from.store, to: racing }))
-    expect(error).toMatchObject({ code: 'ERR_STORE', ref: { userId: 'user-000002', version: 1 } })
+    expect(error).toMatchObject({ code: 'ERR_CONFLICT', ref: { userId: 'user-000002', version: 1 } })
     const stored = (await to.store.getAll(['user-000002'])).get('user-000002')
     expect(Buffer.from(stored?.[0]?.encryptedKey ?? [])).toEqual(Buffer.from(rival?.encryptedKey ?? []))
     for (const key of [rival?.encryptedKey, (await rowsOf(from.store))[2]?.encryptedKey])
@@ -332,7 +325,7 @@ describe.each(chosen)('copyKeys from %s to %s', (source, target) => {
           (await maintenance.restore(records)).map((row) => ({ ...row, createdAt: new Date(0) })),
       },
     })
-    await expect(copyKeys({ from: from.store, to: lying })).rejects.toMatchObject({ code: 'ERR_STORE' })
+    await expect(copyKeys({ from: from.store, to: lying })).rejects.toMatchObject({ code: 'ERR_CONFLICT' })
   })
 
   it('refuses stores that are none, or into which nothing can be copied', async () => {
