@@ -30,6 +30,7 @@ import { DEFAULT_POLL_MS, SqliteChanges } from './changes.js'
 import { assertSqlitePath, SqliteConnection } from './connection.js'
 import { SqliteErasure } from './erasure.js'
 import { SqliteMaintenance } from './maintenance.js'
+import type { OpenedFile } from './opened-file.js'
 import { shownColumns } from './statements/decode.js'
 import { readPage } from './statements/pages.js'
 import { selectActive, selectVersions } from './statements/prepare.js'
@@ -81,7 +82,7 @@ export class SqliteKeyStore implements KeyStore {
       pollMs = DEFAULT_POLL_MS,
     } = options
     this.#changes = new SqliteChanges(pollMs)
-    const onReady = (client: SqliteClient) => this.#changes.attach(client)
+    const onReady = (client: SqliteClient, file: OpenedFile | null) => this.#changes.attach(client, file)
     this.#connection = new SqliteConnection(clientOf(source), { migrate, adopt, deadlineMs, onReady })
     this.#erasure = new SqliteErasure(this.#connection, deadlineMs)
     this.maintenance = new SqliteMaintenance(this.#connection, this.#changes, this.#erasure)
