@@ -34,6 +34,7 @@ import {
   thousands,
 } from './output.js'
 import { printableSentence } from './printable.js'
+import { printFailures } from './rewrap.js'
 
 interface CopyCommandOptions extends ChangeOptions, ConfirmOptions, KeyLogOptions {
   readonly applyErasures?: boolean
@@ -124,7 +125,7 @@ export function backupCommand(): Command {
                     : printableSentence(unfinishedAdvice(report, backup.partial)),
                 )
               }
-              setExitCode(report.finished)
+              setExitCode(report.finished && report.failedCount === 0)
             },
           ),
         ),
@@ -135,8 +136,9 @@ export function backupCommand(): Command {
 /** Says what to do if a row has changed since an interrupted run copied it: it was rewrapped, or forgotten and minted anew. */
 function conflictInPartial(error: KeystoreError, partial: string): KeystoreError {
   const { ref } = error as StoreError
-  if (ref === undefined) return error
+  if (ref === undefined || error.code !== 'ERR_CONFLICT') return error
   return new StoreError(`${error.message}. If the store is right, remove ${partial} and run this again`, {
+    code: 'ERR_CONFLICT',
     ref,
   })
 }
@@ -175,7 +177,16 @@ async function copyInto(url: string, from: KeyStore, options: CopyCommandOptions
 }
 
 /** Extra rows at the target are no failure. Without any, unequal stores mean that rows are missing or have changed meanwhile. */
-function isInOrder({ dryRun, equal, extra, refused, conflictCount, lost }: CopyCommandReport): boolean {
+function isInOrder({
+  dryRun,
+  equal,
+  extra,
+  refused,
+  conflictCount,
+  failedCount,
+  lost,
+}: CopyCommandReport): boolean {
+  if (failedCount > 0) return false
   if (dryRun) return refused.length === 0 && conflictCount === 0
   return (equal || extra > 0) && (lost?.count ?? 0) === 0
 }
@@ -207,6 +218,10 @@ function printCopyReport(report: CopyCommandReport): void {
     printSome(shredded.map(ownerName), shredded.length)
   }
   printRefusals(report)
+  if (report.failedCount > 0) {
+    console.log(`${counted(report.failedCount, 'row')} not copied, because of what is wrong with them:`)
+    printFailures(report.failed, report.failedCount)
+  }
   const table = plainTable(['', 'rows', 'SHA-256 of all records'])
   for (const side of ['from', 'to'] as const)
     table.push([
@@ -218,7 +233,7 @@ function printCopyReport(report: CopyCommandReport): void {
   if (extra > 0)
     console.log(`The target has ${counted(extra, 'row')} that the source has not. They stay as they are.`)
   if (equal) console.log('Both hold the same records.')
-  else if (complete && !dryRun && extra === 0) console.log(WRITTEN_MEANWHILE)
+  else if (complete && !dryRun && extra === 0 && report.failedCount === 0) console.log(WRITTEN_MEANWHILE)
   if (lost !== undefined && lost.count > 0) printLostKeys(lost)
 }
 

@@ -2,10 +2,11 @@
 import { isKeystoreError, KeystoreError, quoted, type StoreError } from '../errors.js'
 import type { EmitEvent } from '../events.js'
 import type { KeyStore } from '../store.js'
-import { isTombstone, type KeyRecord, type KeyRef } from '../table.js'
+import { isTombstone, type KeyRef } from '../table.js'
 import { ownOptions } from '../validate.js'
 import { assertKeyLogPath, type KeyLogEntry, type LostEntry } from './entry.js'
 import { readEntries, readLastEntries } from './file.js'
+import { readableRows } from './readable-rows.js'
 import { KeyLogWriter } from './writer.js'
 
 /** A key that was made, and neither pruned nor shredded, and is not in the store. */
@@ -136,7 +137,7 @@ async function compare(store: KeyStore, made: MadeKeys): Promise<LostKeys> {
     for (const [userId, ofUser] of some) {
       const rows = found.get(userId)
       // A row that cannot be read is another finding of doctor.
-      if (rows === null || rows?.some(isTombstone)) continue
+      if (rows instanceof Error || rows?.some(isTombstone)) continue
       for (const { version, kekId, createdAt } of ofUser) {
         const row = rows?.find((row) => row.version === version)
         if (row?.createdAt.getTime() === createdAt.getTime()) continue
@@ -147,26 +148,8 @@ async function compare(store: KeyStore, made: MadeKeys): Promise<LostKeys> {
   return { count: keys.length, keys }
 }
 
-/** @returns by user; null for a user with a row that cannot be read */
-async function readableRows(
-  store: KeyStore,
-  userIds: readonly string[],
-): Promise<Map<string, readonly KeyRecord[] | null>> {
-  const unreadable = new Map<string, null>()
-  for (;;) {
-    try {
-      const found = await store.getAll(userIds.filter((userId) => !unreadable.has(userId)))
-      return new Map<string, readonly KeyRecord[] | null>([...found, ...unreadable])
-    } catch (error) {
-      const userId = unreadableUser(error)
-      if (userId === null || unreadable.has(userId)) throw error
-      unreadable.set(userId, null)
-    }
-  }
-}
-
 function unreadableUser(error: unknown): string | null {
-  return (isKeystoreError(error) && (error as StoreError).ref?.userId) || null
+  return isKeystoreError(error) ? ((error as StoreError).ref?.userId ?? null) : null
 }
 
 interface MadeKey {

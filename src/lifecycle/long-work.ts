@@ -1,8 +1,9 @@
 /** What all long operations share: options, pages of rows, progress, and stopping after the current page. */
-import { invalidArgument, isKeystoreError, type KeystoreError, type StoreError } from '../errors.js'
+import { invalidArgument, isKeystoreError, type KeystoreError, quoted, StoreError } from '../errors.js'
 import { isTurnDue, nextTurn } from '../event-loop.js'
 import type { EventOptions } from '../events.js'
-import type { KeyPage, KeyStore } from '../store.js'
+import { describeRef } from '../master-keys/key-wrap.js'
+import type { KeyPage, KeyStore, UnreadableRow } from '../store.js'
 import { compareRefs, type KeyRecord, type KeyRef } from '../table.js'
 import { kindOf, ownOptions } from '../validate.js'
 
@@ -106,6 +107,14 @@ export function isRowError(error: unknown): error is KeystoreError {
   return isKeystoreError(error) && ROW_CODES.has(error.code)
 }
 
+/** ERR_STORE for a live row of a user who was shredded. */
+export function liveBesideTombstone(ref: KeyRef): StoreError {
+  return new StoreError(
+    `The row of ${describeRef(ref)} is a live key of a user who was shredded, from a backup perhaps: shred the user again`,
+    { ref },
+  )
+}
+
 const ROW_CODES: ReadonlySet<string> = new Set([
   'ERR_UNWRAP_FAILED',
   'ERR_UNKNOWN_MASTER_KEY',
@@ -116,13 +125,14 @@ const ROW_CODES: ReadonlySet<string> = new Set([
  * Yields all rows, page by page, in the order of `list`. Reads the next page while the caller works on the current one.
  * Gives other tasks a turn between pages. Ends when `signal` is aborted.
  *
- * @param onUnreadable is called for each row whose times cannot be read; reading goes on after that row
+ * @param onUnreadable is called for each row that cannot be read; reading goes on after that row
+ * @throws ERR_STORE if the store gives the same page again: nothing would ever end
  */
 export async function* pagesOf(
   store: KeyStore,
   { batchSize = DEFAULT_BATCH_SIZE, signal }: LongWorkOptions,
   filter: Pick<KeyPage, 'notKekId'>,
-  onUnreadable: (ref: KeyRef, error: KeystoreError) => void,
+  onUnreadable: (row: UnreadableRow) => void,
 ): AsyncGenerator<readonly KeyRecord[], void, undefined> {
   let after: KeyRef | undefined
   for (let next = prefetch(); !signal?.aborted; await nextTurn()) {
@@ -142,22 +152,34 @@ export async function* pagesOf(
   async function read(): Promise<readonly KeyRecord[]> {
     for (let limit = batchSize; ; ) {
       try {
-        const page = await store.list({ ...filter, limit, ...(after === undefined ? {} : { after }) })
-        after = page.at(-1) ?? after
+        const from = after === undefined ? {} : { after }
+        const page = await store.list({ ...filter, limit, ...from, onUnreadable })
+        const last = page.at(-1)
+        if (last !== undefined && after !== undefined && compareRefs(last, after) === 0)
+          throw sameAgain(after)
+        after = last ?? after
         return page
       } catch (error) {
+        // A store that does not know `onUnreadable`.
         const ref = unreadableRow(error, after)
         if (ref === null) throw error
         // Halves the page until it holds the unreadable row alone, so that the rows before it are still returned.
         if (limit > 1) limit = Math.ceil(limit / 2)
         else {
-          onUnreadable(ref, error as KeystoreError)
+          onUnreadable({ ...ref, hasId: true, error: error as KeystoreError })
           after = ref
           limit = batchSize
         }
       }
     }
   }
+}
+
+function sameAgain({ userId, version }: KeyRef): StoreError {
+  return new StoreError(
+    `The key store lists the row of user ${quoted(userId)}, version ${version}, again and again: its list() must go on after \`after\``,
+    { ref: { userId, version } },
+  )
 }
 
 function unreadableRow(error: unknown, after: KeyRef | undefined): KeyRef | null {

@@ -4,7 +4,8 @@ import type { Deadline } from '../../drivers/deadline.js'
 import { isKeystoreError } from '../../errors.js'
 import type { DatedCensusRow, ErasureState, StoreFinding, StoreMaintenance } from '../../store.js'
 import { encryptionKeysDeclaration as declaration, isTombstone, type KeyRecord } from '../../table.js'
-import { distinctUserIds, groupByUser, requireValidTimes, tombstonesFirst, winnersOf } from '../records.js'
+import { distinctUserIds, groupByUser, tombstonesFirst, winnersOf } from '../records.js'
+import { requireReadable, storedRow } from '../stored-rows.js'
 import { castTo, DIFFERS, EQUALS } from './catalog.js'
 import type { PostgresConnection } from './connection.js'
 import { finishPostgresErasure } from './erasure.js'
@@ -87,7 +88,7 @@ export class PostgresMaintenance implements StoreMaintenance {
       () => selectVersions(this.#statements, distinctUserIds(records)),
       { deadline },
     )
-    return groupByUser(stored.map(requireValidTimes))
+    return groupByUser(stored.map(storedRow).map(requireReadable))
   }
 
   /** Not synchronous_commit, which the store's own writes do not depend on. */

@@ -13,11 +13,12 @@ import { invalidArgument, KeystoreError, StoreError, schemaError } from '../../e
 import { type MigrateMode, type MigrationReport, NOTHING_APPLIED } from '../migrator.js'
 import type { SqliteKeyStoreOptions } from '../options.js'
 import { checkSqlite, migrateSqlite } from './migrate.js'
+import { OpenedFile } from './opened-file.js'
 import { prepareStatements, type SqliteStatements } from './statements/prepare.js'
 
 interface SqliteConnectionOptions extends Required<Omit<SqliteKeyStoreOptions, 'pollMs'>> {
   /** Called when the connection is open and migrated, before anything is read through it. */
-  onReady(client: SqliteClient): void
+  onReady(client: SqliteClient, file: OpenedFile | null): void
 }
 
 type SqliteWork<T> = (statements: SqliteStatements) => T
@@ -30,6 +31,8 @@ export class SqliteConnection {
   readonly migrate: MigrateMode
   readonly #options: SqliteConnectionOptions
   #client: SqliteClient | null
+  /** Null for a database in memory. */
+  #file: OpenedFile | null = null
   #statements: SqliteStatements | null = null
   #ready: Promise<MigrationReport> | null = null
   #closed = false
@@ -71,7 +74,11 @@ export class SqliteConnection {
     await this.ready()
     return this.#retrying(action, (client) => {
       assertNoHostTransaction(client)
-      return client.transaction(() => work(this.#preparedStatements(client))).immediate()
+      this.#file?.assertUnchanged()
+      const result = client.transaction(() => work(this.#preparedStatements(client))).immediate()
+      // Replaced meanwhile: nobody else has what was committed.
+      this.#file?.assertSame()
+      return result
     })
   }
 
@@ -86,7 +93,10 @@ export class SqliteConnection {
       action,
       (client) => {
         assertNoHostTransaction(client)
-        return work(client)
+        this.#file?.assertUnchanged()
+        const result = work(client)
+        this.#file?.assertSame()
+        return result
       },
       deadlineMs,
     )
@@ -97,6 +107,12 @@ export class SqliteConnection {
     this.#closed = true
     await this.#ready?.catch(() => undefined)
     if (this.path !== null) this.#client?.close()
+    this.#file?.release()
+  }
+
+  /** The database file, to read its pages; null if it has no descriptor of ours. */
+  get fd(): number | null {
+    return this.#file?.fd ?? null
   }
 
   async #prepare(): Promise<MigrationReport> {
@@ -105,7 +121,7 @@ export class SqliteConnection {
     if (path !== null) {
       const action = `open ${path}`
       if (migrate !== 'off') await this.#retrying(action, () => checkFile(path, migrate, adopt))
-      this.#client ??= await this.#retrying(action, () => openFile(path, migrate))
+      this.#client ??= await this.#retrying(action, () => this.#openFile(path, migrate))
     }
     const report = await this.#retrying('migrate the database', (client) => {
       if (migrate === 'off') return NOTHING_APPLIED
@@ -113,8 +129,35 @@ export class SqliteConnection {
       return migrateSqlite(client, { mode: migrate, adopt })
     })
     if (path !== null) await this.#retrying('set the journal mode', (client) => setJournalMode(client, path))
-    await this.#retrying('begin to read', onReady)
+    if (path === null) await this.#retrying('look at the file', (client) => this.#watchHostFile(client))
+    await this.#retrying('begin to read', (client) => {
+      // Reading makes the write-ahead log, whose identity is then known.
+      if (path !== null) client.prepare('select 1 from sqlite_master limit 1').all()
+      this.#file?.assertUnchanged()
+      onReady(client, this.#file)
+    })
     return report
+  }
+
+  #openFile(path: string, mode: MigrateMode): SqliteClient {
+    if (isInMemory(path)) return openFile(path)
+    prepareFile(path, mode)
+    const file = new OpenedFile({ path, own: true, hasLog: () => true })
+    try {
+      const client = openFile(path)
+      this.#file = file
+      return client
+    } catch (error) {
+      file.release()
+      throw error
+    }
+  }
+
+  #watchHostFile(client: SqliteClient): void {
+    const main = client.prepare("select file from pragma_database_list where name = 'main'").get()
+    const path = (main as { readonly file: string | null } | undefined)?.file ?? ''
+    const hasLog = () => client.pragma('journal_mode', { simple: true }) === 'wal'
+    this.#file ??= path === '' ? null : new OpenedFile({ path, own: false, hasLog })
   }
 
   #preparedStatements(client: SqliteClient): SqliteStatements {
@@ -129,6 +172,7 @@ export class SqliteConnection {
   ): Promise<T> {
     return retryingWhileLocked(deadlineMs, () => {
       this.assertOpen()
+      this.#file?.assertNotLost()
       return work(this.#client as SqliteClient)
     }).catch((error) => {
       throw error instanceof HostTransactionError ? stillInTransaction(action) : storeError(action, error)
@@ -172,12 +216,13 @@ function checkFile(path: string, mode: Exclude<MigrateMode, 'off'>, adopt: boole
   }
 }
 
-function openFile(path: string, mode: MigrateMode): SqliteClient {
-  if (!isInMemory(path)) {
-    const missing = !existsSync(path)
-    if (missing && mode === 'auto') createFile(path)
-    else if (missing) throw schemaError(`There is no file ${path}: open it with migrate: 'auto' to make it`)
-  }
+function prepareFile(path: string, mode: MigrateMode): void {
+  const missing = !existsSync(path)
+  if (missing && mode === 'auto') createFile(path)
+  else if (missing) throw schemaError(`There is no file ${path}: open it with migrate: 'auto' to make it`)
+}
+
+function openFile(path: string): SqliteClient {
   const client = new Database(path, { timeout: 0 })
   try {
     client.pragma('secure_delete = ON')

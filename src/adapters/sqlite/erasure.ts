@@ -1,5 +1,5 @@
 /** Removes erased bytes from the files of a SQLite database. */
-import { stat } from 'node:fs/promises'
+import { fstatSync } from 'node:fs'
 import { storeError } from '../../drivers/driver-error.js'
 import type { SqliteClient } from '../../drivers/sqlite-client.js'
 import type { ErasureState } from '../../store.js'
@@ -71,10 +71,10 @@ export class SqliteErasure {
   }
 
   async #eraseFromFile(): Promise<Required<ErasureState>> {
-    const path = this.#connection.path ?? ''
     await this.#connection.outsideTransaction('empty the write-ahead log', truncateLog, this.#shredWaitMs)
-    if (!(await hasOldBytes(path))) return ERASED
-    const isSmall = (await stat(path)).size <= MAX_REWRITTEN_BYTES
+    const { fd } = this.#connection
+    if (fd !== null && !(await hasOldBytes(fd))) return ERASED
+    const isSmall = fd !== null && fstatSync(fd).size <= MAX_REWRITTEN_BYTES
     if (!isSmall || !(await this.#connection.withClient('look for other tables', hasOnlyOurTables)))
       return pendingErasure(`Unused space in the file still holds copies of rows: ${FINISH_ERASURE}`)
     await this.#connection.outsideTransaction('rewrite the file', rewrite, this.#shredWaitMs)

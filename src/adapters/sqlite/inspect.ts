@@ -70,8 +70,13 @@ function fileModeFindings({ place, path }: InspectedDatabase): StoreFinding[] {
   })
 }
 
-/** What `quick_check` found, or null. It names tables, pages and rowids, and quotes no value. */
+/**
+ * What `quick_check` found, or null. It names tables, pages and rowids, and quotes no value. A row that breaks a CHECK is no damage of the
+ * file: whoever reads all rows names it.
+ */
 function damageOf(client: SqliteClient): string | null {
+  const ignored = client.pragma('ignore_check_constraints', { simple: true })
+  client.pragma('ignore_check_constraints = ON')
   try {
     const found = client.pragma('quick_check(1)', { simple: true })
     return found === 'ok'
@@ -81,5 +86,7 @@ function damageOf(client: SqliteClient): string | null {
     const { code, description } = describeDriverError(error)
     if (!code?.startsWith('SQLITE_CORRUPT')) throw error
     return `The file is damaged: restore a backup (${description})`
+  } finally {
+    client.pragma(`ignore_check_constraints = ${ignored}`)
   }
 }
