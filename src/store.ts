@@ -66,8 +66,8 @@ export interface ShredOptions {
 /** What is wrong with a storage itself, beside its rows. */
 export interface StoreFinding {
   readonly severity: 'error' | 'warning'
-  readonly kind: 'schemaVersion' | 'fileMode' | 'setting' | 'damage'
-  /** What was found, and what to do. */
+  readonly kind: 'schemaVersion' | 'fileMode' | 'setting' | 'damage' | 'copies'
+  /** What was found, and what to do. `copies`: something may copy wrapped keys where no erasure reaches. */
   readonly reason: string
 }
 

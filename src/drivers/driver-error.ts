@@ -25,9 +25,21 @@ const TRANSIENT_SQLSTATES = new Set([
 ])
 /**
  * Codes after which the same call may succeed later, though another attempt at once is of no use: a server that is read-only until it
- * takes over (25006), a full disk (53100), no memory (53200).
+ * takes over (25006), a full disk (53100), no memory (53200). Of SQLite's I/O errors those of writing and locking, which a full quota or a
+ * network file system gives; one of reading means damage (sqlite.org/rescode.html).
  */
-const RETRYABLE_CODES = new Set(['25006', '53100', '53200', 'SQLITE_FULL'])
+const RETRYABLE_CODES = new Set([
+  '25006',
+  '53100',
+  '53200',
+  'SQLITE_FULL',
+  'SQLITE_NOMEM',
+  'SQLITE_PROTOCOL',
+  ...['NOMEM', 'BLOCKED', 'LOCK', 'UNLOCK', 'RDLOCK', 'CHECKRESERVEDLOCK', 'WRITE', 'FSYNC', 'TRUNCATE'].map(
+    (kind) => `SQLITE_IOERR_${kind}`,
+  ),
+  ...['OPEN', 'SIZE', 'LOCK', 'MAP'].map((kind) => `SQLITE_IOERR_SHM${kind}`),
+])
 const TRANSIENT_SYSTEM_CODES = new Set([
   'EAI_AGAIN',
   'ECONNREFUSED',

@@ -125,7 +125,7 @@ const ROW_CODES: ReadonlySet<string> = new Set([
  * Yields all rows, page by page, in the order of `list`. Reads the next page while the caller works on the current one.
  * Gives other tasks a turn between pages. Ends when `signal` is aborted.
  *
- * @param onUnreadable is called for each row that cannot be read; reading goes on after that row
+ * @param onUnreadable is called for each row that cannot be read, before the page is given that it stands on or before
  * @throws ERR_STORE if the store gives the same page again: nothing would ever end
  */
 export async function* pagesOf(
@@ -136,29 +136,36 @@ export async function* pagesOf(
 ): AsyncGenerator<readonly KeyRecord[], void, undefined> {
   let after: KeyRef | undefined
   for (let next = prefetch(); !signal?.aborted; await nextTurn()) {
-    const page = await next
+    const { page, unreadable } = await next
+    for (const row of unreadable) onUnreadable(row)
     if (page.length === 0) return
     next = prefetch()
     yield page
   }
 
-  function prefetch(): Promise<readonly KeyRecord[]> {
+  function prefetch(): Promise<ReadPage> {
     const page = read()
     // A caller that leaves the loop never awaits this page: its rejection must not be an unhandled one.
     page.catch(() => undefined)
     return page
   }
 
-  async function read(): Promise<readonly KeyRecord[]> {
+  async function read(): Promise<ReadPage> {
+    const unreadable: UnreadableRow[] = []
     for (let limit = batchSize; ; ) {
       try {
         const from = after === undefined ? {} : { after }
-        const page = await store.list({ ...filter, limit, ...from, onUnreadable })
+        const page = await store.list({
+          ...filter,
+          limit,
+          ...from,
+          onUnreadable: (row) => void unreadable.push(row),
+        })
         const last = page.at(-1)
         if (last !== undefined && after !== undefined && compareRefs(last, after) === 0)
           throw sameAgain(after)
         after = last ?? after
-        return page
+        return { page, unreadable }
       } catch (error) {
         // A store that does not know `onUnreadable`.
         const ref = unreadableRow(error, after)
@@ -166,13 +173,18 @@ export async function* pagesOf(
         // Halves the page until it holds the unreadable row alone, so that the rows before it are still returned.
         if (limit > 1) limit = Math.ceil(limit / 2)
         else {
-          onUnreadable({ ...ref, hasId: true, error: error as KeystoreError })
+          unreadable.push({ ...ref, hasId: true, error: error as KeystoreError })
           after = ref
           limit = batchSize
         }
       }
     }
   }
+}
+
+interface ReadPage {
+  readonly page: readonly KeyRecord[]
+  readonly unreadable: readonly UnreadableRow[]
 }
 
 function sameAgain({ userId, version }: KeyRef): StoreError {

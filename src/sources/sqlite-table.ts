@@ -1,11 +1,11 @@
 /** A table of the host application on better-sqlite3, as the sweep uses it. Imports no driver: the connection is given. */
 
-import { storeError } from '../drivers/driver-error.js'
 import { DEFAULT_DEADLINE_MS } from '../drivers/retry.js'
 import type { SqliteClient, SqliteStatement } from '../drivers/sqlite-client.js'
 import {
   assertNoHostTransaction,
   HostTransactionError,
+  lockError,
   retryingWhileLocked,
 } from '../drivers/sqlite-locks.js'
 import { bytesLiteral, isExactText } from '../drivers/sqlite-text.js'
@@ -100,7 +100,7 @@ export class SqliteTable implements SqlTable {
     return retryingWhileLocked(this.#deadlineMs, work).catch((error) => {
       throw error instanceof HostTransactionError
         ? stillInTransaction(what)
-        : storeError(what, error, 'The sweep')
+        : lockError(what, error, this.#deadlineMs, 'The sweep')
     })
   }
 }

@@ -4,7 +4,24 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { type CommandStore, commandStore } from '../support/command-store.js'
 import { dialects } from '../support/databases.js'
 import { withStore } from '../support/fresh-store.js'
+import { runSql } from '../support/raw-database.js'
 import { rowsOf, spoilTime } from '../support/rows.js'
+
+describe.runIf(dialects.includes('sqlite'))('on SQLite', () => {
+  it('a backup from before migration 0003 can be restored', async () => {
+    const store = await commandStore('sqlite')
+    await store.mint('alice')
+    expect(store.run(['backup', 'old.db']).status).toBe(0)
+    await runSql(
+      'sqlite',
+      join(store.folder, 'old.db'),
+      `drop trigger encryption_keys_user_id_insert; drop trigger encryption_keys_user_id_update;
+        delete from __drizzle_keystore_migrations where tag like '0003%'`,
+    )
+    expect(store.run(['restore', 'old.db', '--store', 'new.db'])).toMatchObject({ status: 0 })
+    await store.remove()
+  })
+})
 
 describe.each(dialects)('with one bad row on %s', (dialect) => {
   let store: CommandStore

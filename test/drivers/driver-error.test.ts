@@ -187,6 +187,25 @@ describe('describeDriverError', () => {
 })
 
 describe('storeError', () => {
+  it.each([
+    ['SQLITE_FULL', true],
+    ['SQLITE_NOMEM', true],
+    ['SQLITE_PROTOCOL', true],
+    ['SQLITE_IOERR_WRITE', true],
+    ['SQLITE_IOERR_FSYNC', true],
+    ['SQLITE_IOERR_LOCK', true],
+    ['SQLITE_IOERR_SHMSIZE', true],
+    ['SQLITE_IOERR_READ', false],
+    ['SQLITE_IOERR_SHORT_READ', false],
+    ['SQLITE_CORRUPT', false],
+    ['SQLITE_NOTADB', false],
+  ])('%s: the same call may succeed later: %s', (code, retryable) => {
+    expect(describeDriverError(withCode(code, 'as SQLite says'))).toMatchObject({
+      transient: false,
+      retryable,
+    })
+  })
+
   it('is an ERR_STORE that says what failed, and whether to try again', () => {
     const busy = storeError('write rows', withCode('SQLITE_BUSY', 'database is locked'))
     expect(busy).toMatchObject({ name: 'StoreError', code: 'ERR_STORE', retryable: true })

@@ -8,6 +8,7 @@ import { distinctUserIds, groupByUser, tombstonesFirst, winnersOf } from '../rec
 import { requireReadable, storedRow } from '../stored-rows.js'
 import { castTo, DIFFERS, EQUALS } from './catalog.js'
 import type { PostgresConnection } from './connection.js'
+import { copiersOf } from './copiers.js'
 import { finishPostgresErasure } from './erasure.js'
 import { type RunSql, schemaProblem } from './migrate.js'
 import { recordArrays, refArrays } from './statements/arrays.js'
@@ -49,6 +50,8 @@ export class PostgresMaintenance implements StoreMaintenance {
       const deadline = this.#connection.newDeadline()
       const run: RunSql = (query) => this.#connection.query('inspect the database', query, { deadline })
       const findings = await this.#settingFindings(run)
+      const copies = await copiersOf(run, this.#schema)
+      if (copies !== null) findings.push({ severity: 'warning', kind: 'copies', reason: copies })
       const problem = await schemaProblem(run, this.#schema, this.#connection.migrate)
       if (problem === null) return findings
       return [...findings, schemaFinding(problem)]

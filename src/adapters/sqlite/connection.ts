@@ -2,12 +2,14 @@
 import { closeSync, existsSync, mkdirSync, openSync, statSync } from 'node:fs'
 import { dirname } from 'node:path'
 import Database from 'better-sqlite3'
-import { describeDriverError, storeError } from '../../drivers/driver-error.js'
+import { describeDriverError } from '../../drivers/driver-error.js'
 import type { SqliteClient } from '../../drivers/sqlite-client.js'
 import {
   assertNoHostTransaction,
   HostTransactionError,
+  lockError,
   retryingWhileLocked,
+  withoutBusyTimeout,
 } from '../../drivers/sqlite-locks.js'
 import { invalidArgument, KeystoreError, StoreError, schemaError } from '../../errors.js'
 import { type MigrateMode, type MigrationReport, NOTHING_APPLIED } from '../migrator.js'
@@ -65,21 +67,15 @@ export class SqliteConnection {
 
   /** Runs work that needs none of our statements, which cannot be prepared while the table is missing. */
   async withClient<T>(action: string, work: (client: SqliteClient) => T): Promise<T> {
-    await this.ready()
-    return this.#retrying(action, work)
+    const remainingMs = await this.#whenReady(this.#options.deadlineMs)
+    return this.#retrying(action, work, remainingMs)
   }
 
   /** Runs our statements in one BEGIN IMMEDIATE. While the host's transaction is open it waits, as for a lock. */
-  async write<T>(action: string, work: SqliteWork<T>): Promise<T> {
-    await this.ready()
-    return this.#retrying(action, (client) => {
-      assertNoHostTransaction(client)
-      this.#file?.assertUnchanged()
-      const result = client.transaction(() => work(this.#preparedStatements(client))).immediate()
-      // Replaced meanwhile: nobody else has what was committed.
-      this.#file?.assertSame()
-      return result
-    })
+  write<T>(action: string, work: SqliteWork<T>): Promise<T> {
+    return this.outsideTransaction(action, (client) =>
+      client.transaction(() => work(this.#preparedStatements(client))).immediate(),
+    )
   }
 
   /** Runs work that cannot run inside a transaction. While the host's transaction is open it waits. */
@@ -88,18 +84,26 @@ export class SqliteConnection {
     work: (client: SqliteClient) => T,
     deadlineMs = this.#options.deadlineMs,
   ): Promise<T> {
-    await this.ready()
+    const remainingMs = await this.#whenReady(deadlineMs)
     return this.#retrying(
       action,
       (client) => {
         assertNoHostTransaction(client)
         this.#file?.assertUnchanged()
-        const result = work(client)
+        const result = this.place === 'host' ? withoutBusyTimeout(client, () => work(client)) : work(client)
+        // Replaced meanwhile: nobody else has what was committed.
         this.#file?.assertSame()
         return result
       },
-      deadlineMs,
+      remainingMs,
     )
+  }
+
+  /** Opens first, if need be. @returns how long the call may still take */
+  async #whenReady(deadlineMs: number): Promise<number> {
+    const start = performance.now()
+    await this.ready()
+    return Math.max(0, deadlineMs - (performance.now() - start))
   }
 
   async close(): Promise<void> {
@@ -116,21 +120,25 @@ export class SqliteConnection {
   }
 
   async #prepare(): Promise<MigrationReport> {
-    const { migrate, adopt, onReady } = this.#options
+    const { migrate, adopt, onReady, deadlineMs } = this.#options
+    const end = performance.now() + deadlineMs
+    // One deadline for all steps of opening.
+    const step = <T>(action: string, work: (client: SqliteClient) => T) =>
+      this.#retrying(action, work, Math.max(0, end - performance.now()))
     const path = this.path
     if (path !== null) {
       const action = `open ${path}`
-      if (migrate !== 'off') await this.#retrying(action, () => checkFile(path, migrate, adopt))
-      this.#client ??= await this.#retrying(action, () => this.#openFile(path, migrate))
+      if (migrate !== 'off') await step(action, () => checkFile(path, migrate, adopt))
+      this.#client ??= await step(action, () => this.#openFile(path, migrate))
     }
-    const report = await this.#retrying('migrate the database', (client) => {
+    const report = await step('migrate the database', (client) => {
       if (migrate === 'off') return NOTHING_APPLIED
       assertNoHostTransaction(client)
       return migrateSqlite(client, { mode: migrate, adopt })
     })
-    if (path !== null) await this.#retrying('set the journal mode', (client) => setJournalMode(client, path))
-    if (path === null) await this.#retrying('look at the file', (client) => this.#watchHostFile(client))
-    await this.#retrying('begin to read', (client) => {
+    if (path !== null) await step('set the journal mode', (client) => setJournalMode(client, path))
+    if (path === null) await step('look at the file', (client) => this.#watchHostFile(client))
+    await step('begin to read', (client) => {
       // Reading makes the write-ahead log, whose identity is then known.
       if (path !== null) client.prepare('select 1 from sqlite_master limit 1').all()
       this.#file?.assertUnchanged()
@@ -175,7 +183,9 @@ export class SqliteConnection {
       this.#file?.assertNotLost()
       return work(this.#client as SqliteClient)
     }).catch((error) => {
-      throw error instanceof HostTransactionError ? stillInTransaction(action) : storeError(action, error)
+      throw error instanceof HostTransactionError
+        ? stillInTransaction(action)
+        : lockError(action, error, Math.round(deadlineMs))
     })
   }
 
@@ -202,6 +212,7 @@ function checkFile(path: string, mode: Exclude<MigrateMode, 'off'>, adopt: boole
   let client: SqliteClient | undefined
   try {
     client = new Database(path, { readonly: true, fileMustExist: true, timeout: 0 })
+    client.pragma('trusted_schema = OFF')
     checkSqlite(client, { mode, adopt })
   } catch (error) {
     const { code } = describeDriverError(error)
@@ -225,6 +236,9 @@ function prepareFile(path: string, mode: MigrateMode): void {
 function openFile(path: string): SqliteClient {
   const client = new Database(path, { timeout: 0 })
   try {
+    // The file may be a restored one. Its schema must not call functions with side effects (sqlite.org/security.html). The driver has made
+    // the connection defensive already.
+    client.pragma('trusted_schema = OFF')
     client.pragma('secure_delete = ON')
     // better-sqlite3's build sets NORMAL on the second connection to a WAL file. With NORMAL a power cut can lose a key that
     // already encrypted data.

@@ -82,7 +82,7 @@ export class OpenedFile {
     const log = statOf(`${path}-wal`)
     // It is made by the first who reads or writes, and stays while anybody has the database open.
     if (this.#log === null) {
-      if (log !== null && this.#options.hasLog()) this.#log = log
+      this.#log = log
       return null
     }
     if (log !== null && isSame(log, this.#log)) return null
