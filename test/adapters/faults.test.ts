@@ -2,10 +2,12 @@
 import { describe, it } from 'vitest'
 import { memoryKeyStore } from '../../src/adapters/memory.js'
 import { openKeyStore } from '../../src/adapters/open.js'
+import type { KeyStore } from '../../src/index.js'
 import * as library from '../../src/index.js'
 import { testKeyStoreFaults } from '../../src/testing/index.js'
 import { dialects, freshDatabase, isChosen } from '../support/databases.js'
 import { slow } from '../support/slow.js'
+import { storeWithout } from '../support/store-doubles.js'
 
 const { FAULT_SEED } = process.env
 /** FAULT_SEED=… npx vitest run … repeats a run that failed. */
@@ -15,15 +17,17 @@ const optionsFor = (runs: number) => ({
 })
 
 describe.runIf(isChosen('memory'))('in memory', () => {
+  const subject = (name: string, wrapped = (store: KeyStore) => store) => ({
+    name,
+    async open() {
+      const store = memoryKeyStore()
+      return { store: wrapped(store), close: () => store.close() }
+    },
+  })
+  testKeyStoreFaults({ describe, it }, subject('memory'), library, optionsFor(3))
   testKeyStoreFaults(
     { describe, it },
-    {
-      name: 'memory',
-      async open() {
-        const store = memoryKeyStore()
-        return { store, close: () => store.close() }
-      },
-    },
+    subject('memory, which announces nothing', (store) => storeWithout(store, 'changes')),
     library,
     optionsFor(3),
   )
