@@ -1,5 +1,5 @@
 /** The service and the long operations on every store of the library, while its calls fail, come late, lose answers or happen twice. */
-import runner from 'vitest'
+import { describe, it } from 'vitest'
 import { memoryKeyStore } from '../../src/adapters/memory.js'
 import { openKeyStore } from '../../src/adapters/open.js'
 import type { KeyStore } from '../../src/index.js'
