@@ -100,7 +100,10 @@ export function faultyStore(
       withCopy(rows, (copy) => call('insertIfAbsent', () => inner.insertIfAbsent(copy))),
     replaceWrapped: (rows) =>
       withCopy(rows, (copy) => call('replaceWrapped', () => inner.replaceWrapped(copy))),
-    list: (page) => withCopy(page, (copy) => call('list', () => inner.list(copy))),
+    list: ({ onUnreadable, ...page }) =>
+      withCopy(page, (copy) =>
+        call('list', () => inner.list(onUnreadable === undefined ? copy : { ...copy, onUnreadable })),
+      ),
     shred: (userId, options) => withCopy(options, (copy) => call('shred', () => inner.shred(userId, copy))),
     remove: (refs) => withCopy(refs, (copy) => call('remove', () => inner.remove(copy))),
     sampleByKek: (limit) => call('sampleByKek', () => inner.sampleByKek(limit)),
