@@ -2,7 +2,7 @@
 import { Command } from 'commander'
 import { openKeyStore } from '../adapters/open.js'
 import { invalidArgument, isKeystoreError, printable } from '../errors.js'
-import { applyKeyLog } from '../key-log/erasures.js'
+import { applyKeyLog, findUnfinishedErasures } from '../key-log/erasures.js'
 import { findLostKeys, giveUpLostKeys, type LostKey, type LostKeys } from '../key-log/lost-keys.js'
 import { type Finding, type VerifyReport, verifyAll } from '../lifecycle/verify.js'
 import { masterKeyFileProblem } from '../master-keys/environment.js'
@@ -126,6 +126,8 @@ async function runChecks(
   const givenUp = lost.count > 0 ? await giveUp(store, lost, options) : undefined
   if (isUsable) found.push(...(await poolFindings(store)))
   if (givenUp === undefined) found.push(...lost.keys.map(lostKeyFinding))
+  if (isUsable && keyLog !== undefined)
+    found.push(...(await findUnfinishedErasures(store, keyLog)).map(unfinishedFinding))
   const unlisted = givenUp === undefined ? lost.count - lost.keys.length : 0
   const report = addFindings(keys, found, unlisted)
   const erasure = finishErasure && report.complete ? await maintenance.finishErasure() : undefined
@@ -138,6 +140,13 @@ async function runChecks(
 }
 
 const NOTHING_LOST: LostKeys = { count: 0, keys: [] }
+
+function unfinishedFinding(userId: string): Finding {
+  const reason =
+    'The key log says that its erasure was begun, and not that it was finished, and the user has live keys: run ' +
+    '`npx keystore shred-user` again, or go on with the user'
+  return { severity: 'warning', kind: 'unfinishedErasure', userId, reason }
+}
 
 const LOST_KEY = 'keyLost'
 

@@ -161,7 +161,7 @@ interface MadeKey {
 /** The keys that a log, or the end of one, says to be in the store: those that were made and have not ended. */
 class MadeKeys {
   readonly #keys = new Map<string, MadeKey[]>()
-  /** When each user's keys ended last, in milliseconds. */
+  /** Of users whose erasure was begun and not finished: when, in milliseconds. */
   readonly #endedAt = new Map<string, number>()
 
   get isEmpty(): boolean {
@@ -193,18 +193,21 @@ class MadeKeys {
             version === entry.version && createdAt.getTime() === entry.createdAt.getTime(),
         )
         break
+      case 'shredding':
       case 'shredded':
         // The pool ends for the operator alone, who can only forget it.
         if (userId === '' && !entry.forget) break
         this.#keys.delete(userId)
-        this.#endedAt.set(userId, entry.at.getTime())
+        // What is made after a finished erasure is another key, whatever the clock of its process says.
+        if (entry.event === 'shredded') this.#endedAt.delete(userId)
+        else this.#endedAt.set(userId, entry.at.getTime())
         break
     }
   }
 
   #made(userId: string, key: MadeKey): void {
     const time = key.createdAt.getTime()
-    // Another process wrote the line of the shred before this one.
+    // Another process made it before the erasure, and wrote its line after.
     if (time <= (this.#endedAt.get(userId) ?? Number.NEGATIVE_INFINITY)) return
     const keys = this.#keys.get(userId)
     if (keys === undefined) this.#keys.set(userId, [key])

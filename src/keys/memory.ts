@@ -71,6 +71,8 @@ export class KnownUser {
   /** The highest version that was read, and when it was made; 0 before any was read. */
   highest = 0
   highestCreatedAt: Date | null = null
+  /** The lowest version that was read first, and when it was made. */
+  lowest: Pick<KeyRow, 'version' | 'createdAt'> | null = null
   /** The open keys that are cached, by version; null if none is. */
   keys: Map<number, DataKey> | null = null
   /** Whether a cached key was used since the store last said that something may have changed. */
@@ -238,6 +240,8 @@ export class KeyMemory {
     if (top === undefined) return user.highest === 0 ? rows : { ...rows, ...this.#learnMissing(user) }
     const known = this.#isMintedAnew(user, records) ? this.#erase(user) : user
     this.raise(known, top, rows)
+    const [{ version, createdAt }] = records as readonly [KeyRecord]
+    known.lowest ??= { version, createdAt }
     this.#retain(known, records)
     return known === user ? rows : { ...rows, user: known, highest: known.highest }
   }
@@ -253,7 +257,7 @@ export class KeyMemory {
     // A change that names the user: it was forgotten.
     if (user.changes !== user.changesWhenFound) return { user: this.#erase(user), lostVersion: 0 }
     if (!this.changesAreAnnounced || this.#changes !== user.allChangesWhenFound)
-      return { user: this.#erase(user), lostVersion: highest }
+      return { user: this.#erase(user, true), lostVersion: highest }
     const lostVersion = user.keysLost ? 0 : highest
     user.keysLost = true
     this.#cached?.delete(user.userId)
@@ -396,9 +400,10 @@ export class KeyMemory {
   }
 
   /** Ends what is known of a user. @returns what is known of it from now on */
-  #erase(user: KnownUser): KnownUser {
+  #erase(user: KnownUser, keysLost = false): KnownUser {
     const { userId } = user
     user.ended = true
+    user.keysLost = keysLost
     this.#cached?.delete(userId)
     this.#leased.delete(userId)
     const next = new KnownUser(userId, user.changes)
@@ -413,11 +418,14 @@ export class KeyMemory {
 
   /** Whether the user was forgotten and minted anew since, though this process saw no moment without rows. */
   #isMintedAnew(user: KnownUser, records: readonly KeyRecord[]): boolean {
-    const { keys, leasedRows, highest, highestCreatedAt } = user
+    const { keys, leasedRows, highest, highestCreatedAt, lowest } = user
     const top = records.at(-1)
     if (top === undefined || highestCreatedAt === null) return false
+    const isLowestAnother = records.some(
+      (row) => row.version === lowest?.version && row.createdAt.getTime() !== lowest.createdAt.getTime(),
+    )
     return (
-      (top.version < highest && top.createdAt.getTime() > highestCreatedAt.getTime()) ||
+      (top.version < highest && (isLowestAnother || top.createdAt.getTime() > highestCreatedAt.getTime())) ||
       records.some(
         (row) => isAnother(row, keys?.get(row.version)) || isAnother(row, leasedRows?.get(row.version)),
       )

@@ -14,6 +14,7 @@ import {
 import { controlledStore } from '../support/controlled-store.js'
 import { errorOf } from '../support/errors.js'
 import { nextTurn } from '../support/gate.js'
+import { mintedRow } from '../support/rows.js'
 import { gatedMasterKey, overriding, storeWithout } from '../support/store-doubles.js'
 import { versionOf } from '../support/tokens.js'
 
@@ -65,6 +66,21 @@ describe('without an announcement', () => {
     await here.shredUser('alice', { forget: true })
     expect(await here.decrypt('alice', await here.encrypt('alice', 'y'))).toBe('y')
   })
+})
+
+it('a user who was forgotten and minted anew by a process whose clock is behind gets the new key, though a higher version was known', async () => {
+  const { store, bare, tell } = controlledStore()
+  const there = await open(bare)
+  await there.encrypt('alice', 'x')
+  await there.rotateUserKey('alice')
+  const here = await open(store)
+  expect(versionOf(await here.encrypt('alice', 'x'))).toBe(2)
+  await bare.shred('alice', { forget: true })
+  const createdAt = new Date(Date.now() - 3_600_000)
+  await bare.insertIfAbsent([await mintedRow(masterKeys, 'alice', { createdAt })])
+  await tell({ userIds: ['alice'] })
+  const token = await here.encrypt('alice', 'y')
+  expect(await (await open(bare)).decrypt('alice', token)).toBe('y')
 })
 
 it('a pruned version is dropped when anything may have changed', async () => {
