@@ -50,6 +50,11 @@ export interface KeyRef {
   readonly version: number
 }
 
+/** Which key it was among all that had its ref: a user who was forgotten and minted anew has another version 1. */
+export interface KeyIdentity extends KeyRef {
+  readonly createdAt: Date
+}
+
 /** Whether a row says that its user was shredded. */
 export function isTombstone({ shreddedAt }: Pick<KeyRecord, 'shreddedAt'>): boolean {
   return shreddedAt !== null

@@ -4,7 +4,7 @@ import type { MigrationReport } from '../adapters/migrator.js'
 import { type OpenedKeyStore, openKeyStore } from '../adapters/open.js'
 import { isKeystoreError, MasterKeyError, printable } from '../errors.js'
 import { eventEmitter } from '../events.js'
-import { refuseLostKeys } from '../key-log/lost-keys.js'
+import { refuseOlderCopy } from '../key-log/older-copy.js'
 import { checkMasterKeys } from '../master-keys/check.js'
 import type { MasterKeyring } from '../master-keys/keyring.js'
 import type { KeyStore } from '../store.js'
@@ -41,7 +41,7 @@ export async function openOrMakeStore(options: MadeStoreOptions): Promise<MadeSt
   const store = await openKeyStore(url, adopt ? { adopt } : {})
   try {
     // Where keys are lost, the right master key is somewhere else.
-    if (keyLog !== undefined) await refuseLostKeys(store, keyLog, emit)
+    if (keyLog !== undefined) await refuseOlderCopy(store, keyLog, emit)
     // Once more: a table that has just been migrated or adopted could not be read before.
     await refuseOtherMasterKeys(url, store, found?.masterKeys ?? null)
     return { store, migration: await store.ready(), ...(found ?? makeMasterKeys(options)) }

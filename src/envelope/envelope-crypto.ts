@@ -7,13 +7,15 @@ import { contextPieces, type EncryptionContext } from '../format/context.js'
 import { assertFingerprintArguments, type FingerprintOptions } from '../format/fingerprint.js'
 import type { Format } from '../format/formats.js'
 import { type Token, textOf } from '../format/token.js'
-import { refuseLostKeys } from '../key-log/lost-keys.js'
+import { hasEndedIn } from '../key-log/erasures.js'
+import { refuseOlderCopy } from '../key-log/older-copy.js'
 import { KeyCache, type Rotation } from '../keys/cache.js'
 import { type DataKey, openToken } from '../keys/data-key.js'
 import type { CacheStats } from '../keys/memory.js'
 import { checkMasterKeys } from '../master-keys/check.js'
 import { type ShredReceipt, type ShredUserOptions, shredIn } from '../shred.js'
 import type { KeyStore } from '../store.js'
+import type { KeyIdentity } from '../table.js'
 import { assertUserId, kindOf, ownOptions } from '../validate.js'
 import { type BulkJob, type ItemResult, inBulk } from './bulk.js'
 import { type EnvelopeCryptoOptions, type ResolvedOptions, resolveOptions } from './options.js'
@@ -71,6 +73,7 @@ export class EnvelopeCrypto {
     closeStore,
     emit,
     mints,
+    keyLogPath,
   }: ResolvedOptions) {
     this.#store = store
     this.format = format
@@ -78,7 +81,8 @@ export class EnvelopeCrypto {
     this.#policy = tokenPolicy
     this.#closeStore = closeStore
     this.#emit = emit
-    this.#keys = new KeyCache(store, keyring, { format, acceptKeys, mints }, cache, emit)
+    const hasEnded = keyLogPath === undefined ? null : (key: KeyIdentity) => hasEndedIn(keyLogPath, key)
+    this.#keys = new KeyCache(store, keyring, { format, acceptKeys, mints, hasEnded }, cache, emit)
     this.pool = new PoolCrypto(this.#keys, keyring.local, tokenPolicy, emit, () => this.#assertOpen())
   }
 
@@ -87,14 +91,14 @@ export class EnvelopeCrypto {
    * unless `closeStore` is false.
    *
    * @throws ERR_UNKNOWN_MASTER_KEY (names KEK ids and counts) · ERR_FORMAT_NOT_ACCEPTED (all keys are in format v2) ·
-   *   ERR_KEYS_LOST (the key log has keys that the store has not) · ERR_INVALID_ARGUMENT · ERR_STORE · ERR_SCHEMA
+   *   ERR_KEYS_LOST (by its key log, the store is an older copy) · ERR_INVALID_ARGUMENT · ERR_STORE · ERR_SCHEMA
    */
   static async open(options: EnvelopeCryptoOptions): Promise<EnvelopeCrypto> {
     try {
       const resolved = resolveOptions(options)
       const { store, keyring, keyLogPath, emit } = resolved
       await checkMasterKeys(store, keyring, resolved)
-      if (keyLogPath !== undefined) await refuseLostKeys(store, keyLogPath, emit)
+      if (keyLogPath !== undefined) await refuseOlderCopy(store, keyLogPath, emit)
       if (resolved.plaintext === 'pass-through') emit({ type: 'plaintextPassThrough' })
       return new EnvelopeCrypto(resolved)
     } catch (error) {

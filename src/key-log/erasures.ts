@@ -1,9 +1,9 @@
 /** The shredded users of a key log, and their erasure in a store to which an older copy of the table has brought them back. */
 import type { KeyStore } from '../store.js'
-import { isTombstone, type KeyRecord } from '../table.js'
+import { isTombstone, type KeyIdentity, type KeyRecord } from '../table.js'
 import { ownOptions } from '../validate.js'
-import { assertKeyLogPath } from './entry.js'
-import { readEntries } from './file.js'
+import { assertKeyLogPath, type KeyLogEntry, type MadeEntry } from './entry.js'
+import { assertWrittenByOwnerOnly, readEntries } from './file.js'
 import { readableRows } from './readable-rows.js'
 
 /** What a key log says last of the erasure of one user. */
@@ -21,21 +21,36 @@ export type Erasures = ReadonlyMap<string, Erasure>
 /** The pool is left out: a line of the log must not erase a key that all users share. */
 const POOL_USER_ID = ''
 
-/** @throws ERR_INVALID_ARGUMENT · ERR_STORE naming the line that cannot be read, or the file */
+/** @throws ERR_INVALID_ARGUMENT · ERR_STORE naming the line that cannot be read, or the file; others than its owner may write it */
 export async function readErasures(keyLog: string): Promise<Erasures> {
   assertKeyLogPath(keyLog)
-  const erasures = new Map<string, Erasure & { readonly madeSince: Set<string> }>()
-  for await (const entries of readEntries(keyLog)) {
-    for (const entry of entries) {
-      const { event, userId, at } = entry
-      if (userId === POOL_USER_ID) continue
-      if (event === 'shredded')
-        erasures.set(userId, { userId, at, forget: entry.forget, madeSince: new Set() })
-      else if (event === 'minted' || event === 'rotated')
-        erasures.get(userId)?.madeSince.add(nameOf(entry.version, at))
-    }
-  }
+  await assertWrittenByOwnerOnly(keyLog)
+  const erasures: ErasuresSoFar = new Map()
+  for await (const entries of readEntries(keyLog)) addErasures(erasures, entries)
   return erasures
+}
+
+type ErasuresSoFar = Map<string, Erasure & { readonly madeSince: Set<string> }>
+
+function addErasures(erasures: ErasuresSoFar, entries: readonly KeyLogEntry[]): void {
+  for (const entry of entries) {
+    const { userId, at } = entry
+    if (userId === POOL_USER_ID) continue
+    if (entry.event === 'shredded')
+      erasures.set(userId, { userId, at, forget: entry.forget, madeSince: new Set() })
+    else if (isMade(entry)) erasures.get(userId)?.madeSince.add(nameOf(entry.version, at))
+  }
+}
+
+/** {@link readErasures} for entries from the end of a log. */
+export function erasuresOf(entries: readonly KeyLogEntry[]): Erasures {
+  const erasures: ErasuresSoFar = new Map()
+  addErasures(erasures, entries)
+  return erasures
+}
+
+function isMade(entry: KeyLogEntry): entry is MadeEntry {
+  return entry.event === 'minted' || entry.event === 'rotated'
 }
 
 function nameOf(version: number, createdAt: Date): string {
@@ -63,6 +78,29 @@ export async function findUnfinishedErasures(store: KeyStore, keyLog: string): P
     }
   }
   return unfinished
+}
+
+/**
+ * Whether a key log says that a key has ended though its user may have another: the user was forgotten, or the key was given up. The pool too
+ * may be forgotten. A forget that was only begun counts, because whoever asks has found no row.
+ *
+ * @throws ERR_STORE naming the line that cannot be read, or the file
+ */
+export async function hasEndedIn(
+  keyLog: string,
+  { userId, version, createdAt }: KeyIdentity,
+): Promise<boolean> {
+  const name = nameOf(version, createdAt)
+  let ended = false
+  for await (const entries of readEntries(keyLog)) {
+    for (const entry of entries) {
+      if (entry.userId !== userId) continue
+      if (entry.event === 'shredding' || entry.event === 'shredded') ended = entry.forget
+      else if (entry.event === 'lost') ended ||= nameOf(entry.version, entry.createdAt) === name
+      else if (isMade(entry) && nameOf(entry.version, entry.at) === name) ended = false
+    }
+  }
+  return ended
 }
 
 /** A row as the erasures leave it: erased, gone (null), or unchanged if its user was minted anew after being forgotten. */

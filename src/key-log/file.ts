@@ -1,5 +1,5 @@
 /** The file of a key log: appended durably by any number of processes, and read from its begin or from its end. */
-import { type FileHandle, open } from 'node:fs/promises'
+import { type FileHandle, open, stat } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { StoreError } from '../errors.js'
 import { syncFolder } from '../sync-folder.js'
@@ -25,9 +25,18 @@ export class KeyLogFile {
     this.#path = path
   }
 
-  /** Opens the file for writing, and makes it if it is missing. Most reasons why an append fails show here. */
-  async probe(): Promise<void> {
-    await (await open(this.#path, 'a', 0o600)).close()
+  /**
+   * Opens the file for writing, and makes it if it is missing. Most reasons why an append fails show here.
+   *
+   * @returns its size in bytes
+   */
+  async probe(): Promise<number> {
+    const file = await open(this.#path, 'a', 0o600)
+    try {
+      return (await file.stat()).size
+    } finally {
+      await file.close()
+    }
   }
 
   /** Appends a line for each entry. They are durable when the promise resolves. */
@@ -102,9 +111,30 @@ export async function* readEntries(path: string): AsyncGenerator<readonly KeyLog
   }
 }
 
+/** Group and others may write. */
+const OTHERS_MAY_WRITE = 0o022
+
+/**
+ * Refuses a file that others may write: its lines erase keys for good.
+ *
+ * @throws ERR_STORE
+ */
+export async function assertWrittenByOwnerOnly(path: string): Promise<void> {
+  // Windows has no such mode.
+  if (process.platform === 'win32') return
+  const { mode } = await stat(path).catch((error: unknown) => {
+    throw cannotBeRead(path, reasonOf(error))
+  })
+  if ((mode & OTHERS_MAY_WRITE) === 0) return
+  throw new StoreError(
+    `The key log ${path} may be written by others than its owner (mode ${(mode & 0o777).toString(8).padStart(4, '0')}), and what it says of ` +
+      `shredded users erases keys for good: nothing was done by it. Look through its lines, and run: chmod go-w ${path}`,
+  )
+}
+
 /** The end of a file that {@link readLastEntries} reads at most. */
 const MOST_TAIL_BYTES = 4 * 1024 * 1024
-const FIRST_TAIL_BYTES = 256 * 1024
+const FIRST_TAIL_BYTES = 16 * 1024
 
 /**
  * The last entries of a file, as many as are about `users` users; fewer if these lines are longer than 4 MB.
@@ -119,15 +149,42 @@ export async function readLastEntries(path: string, users: number): Promise<read
     const { size } = await file.stat()
     for (let length = FIRST_TAIL_BYTES; ; length *= 4) {
       const begin = Math.max(0, size - length)
-      const bytes = await readAt(file, begin, size - begin)
-      const whole = begin === 0 ? bytes : bytes.subarray(bytes.indexOf(LINE_END) + 1)
-      const entries = entriesOf(whole, () => unreadable(path, 'A line'))
+      const entries = await entriesFrom(file, path, begin, size)
       const first = beginOfLastUsers(entries, users)
       if (first > 0 || begin === 0 || length >= MOST_TAIL_BYTES) return entries.slice(first)
     }
   } finally {
     await file.close()
   }
+}
+
+/**
+ * The entries whose lines begin at a position or after it.
+ *
+ * @returns null if there is no such file
+ * @throws ERR_STORE if the file or one of these lines cannot be read
+ */
+export async function readEntriesFrom(path: string, begin: number): Promise<readonly KeyLogEntry[] | null> {
+  const file = await openToRead(path)
+  if (file === null) return null
+  try {
+    return await entriesFrom(file, path, begin, (await file.stat()).size)
+  } finally {
+    await file.close()
+  }
+}
+
+async function entriesFrom(
+  file: FileHandle,
+  path: string,
+  begin: number,
+  end: number,
+): Promise<KeyLogEntry[]> {
+  // From the byte before, which is a line end if a line begins here.
+  const from = Math.max(0, begin - 1)
+  const bytes = await readAt(file, from, Math.max(0, end - from))
+  const whole = begin === 0 ? bytes : bytes.subarray(bytes.indexOf(LINE_END) + 1)
+  return entriesOf(whole, () => unreadable(path, 'A line'))
 }
 
 /** Where the entries of the last users begin; 0 if there are no more users than these. */

@@ -2,7 +2,9 @@
 import { isKeystoreError, type StoreError } from '../errors.js'
 import type { KeyStore, ShredOptions, ShredResult } from '../store.js'
 import { isTombstone, type KeyRecord, type KeyRef, refKey } from '../table.js'
-import { assertKeyLog, type KeyLog, type KeyLogEntry, type MadeEntry } from './entry.js'
+import { assertKeyLog, type KeyLog, type KeyLogEntry, type LostEntry, type MadeEntry } from './entry.js'
+import { readEntriesFrom } from './file.js'
+import { refuseWithoutNewestKey } from './older-copy.js'
 import { KeyLogWriter } from './writer.js'
 
 /**
@@ -56,16 +58,20 @@ interface UnrecordedKey {
 class Recorder {
   readonly #store: KeyStore
   readonly #log: KeyLogWriter
+  /** Null if a function stores the entries: then nothing can be read. */
+  readonly #path: string | null
   readonly #unrecorded = new Map<string, UnrecordedKey>()
 
   constructor(store: KeyStore, keyLog: KeyLog) {
     this.#store = store
     this.#log = new KeyLogWriter(keyLog)
+    this.#path = typeof keyLog === 'string' ? keyLog : null
   }
 
   async insertIfAbsent(records: readonly KeyRecord[]): Promise<KeyRecord[]> {
     if (this.#store.transactional) return this.#store.insertIfAbsent(records)
-    await this.#log.prepare('no key was made')
+    const begin = await this.#log.prepare('no key was made')
+    if (this.#path !== null) await refuseWithoutNewestKey(this.#store, this.#path)
     const failed = [...this.#unrecorded.values()].filter(({ writing }) => writing === null)
     if (failed.length > 0) await this.#record(entriesOf(failed), 'no key was made')
     const winners = await this.#store.insertIfAbsent(records)
@@ -74,8 +80,28 @@ class Recorder {
       const winner = stored.get(refKey(record))
       return winner !== undefined && Buffer.compare(winner.encryptedKey, record.encryptedKey) === 0
     })
-    if (ours.length > 0) await this.#record(ours.map(madeEntry), NOT_GIVEN_OUT)
+    if (ours.length === 0) return winners
+    await this.#record(ours.map(madeEntry), NOT_GIVEN_OUT)
+    if (this.#path !== null) await this.#endErased(this.#path, begin, ours)
     return winners
+  }
+
+  /** Another process may have erased a key, and written its line, before the key had its own, which would then name a lost key. */
+  async #endErased(path: string, begin: number, made: readonly KeyRecord[]): Promise<void> {
+    const entries = (await readEntriesFrom(path, begin)) ?? []
+    const erased = new Set(entries.flatMap(({ event, userId }) => (event === 'shredded' ? userId : [])))
+    const suspect = made.filter(({ userId }) => erased.has(userId))
+    if (suspect.length === 0) return
+    const rows = await this.#rowsOf([...new Set(suspect.map(({ userId }) => userId))])
+    if (rows === null) return
+    const present = new Set(rows.map((row) => identityOf(row)))
+    const at = new Date()
+    const ended = suspect
+      .filter((record) => !present.has(identityOf(record)))
+      .map(({ userId, version, kekId, createdAt }): LostEntry => {
+        return { event: 'lost', userId, version, kekId, createdAt, at }
+      })
+    await this.#log.write(ended, 'the key was erased meanwhile')
   }
 
   /** Waits until the keys of these users are in the log. Those that could not be recorded when they were made are recorded now. */
@@ -141,6 +167,10 @@ class Recorder {
 }
 
 const NOT_GIVEN_OUT = 'the key is stored, and is given to nobody until it is in the log'
+
+function identityOf(record: KeyRecord): string {
+  return `${refKey(record)} ${record.createdAt.getTime()}`
+}
 
 function entriesOf(keys: readonly UnrecordedKey[]): MadeEntry[] {
   return keys.map(({ entry }) => entry)

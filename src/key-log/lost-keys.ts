@@ -1,11 +1,10 @@
 /** Compares a key log with a store. A store that lacks keys of the log is an older copy, or another store. */
-import { isKeystoreError, KeystoreError, quoted, type StoreError } from '../errors.js'
-import type { EmitEvent } from '../events.js'
 import type { KeyStore } from '../store.js'
 import { isTombstone, type KeyRef } from '../table.js'
 import { ownOptions } from '../validate.js'
-import { assertKeyLogPath, type KeyLogEntry, type LostEntry } from './entry.js'
-import { readEntries, readLastEntries } from './file.js'
+import { assertKeyLogPath, type LostEntry } from './entry.js'
+import { readEntries } from './file.js'
+import { MadeKeys } from './made-keys.js'
 import { readableRows } from './readable-rows.js'
 import { KeyLogWriter } from './writer.js'
 
@@ -64,55 +63,7 @@ export async function giveUpLostKeys(options: {
   return count
 }
 
-/** The number of users, from the end of the log, whose keys `open` looks for. */
-const LAST_USERS = 1000
-const MAX_NAMED = 10
-
-/**
- * Refuses a store that lacks keys of the log, because minting there would make second first keys. Compares the last thousand users of the log
- * only, so that its cost does not grow with log or store. If the store is empty, it reads the whole log.
- *
- * @throws ERR_KEYS_LOST · ERR_STORE · ERR_CLOSED
- */
-export async function refuseLostKeys(store: KeyStore, keyLog: string, emit: EmitEvent): Promise<void> {
-  const last = await readLastEntries(keyLog, LAST_USERS)
-  if (last === null) return
-  const isEmpty = await hasNoRow(store)
-  const made = new MadeKeys()
-  made.addAll(last)
-  // The last users may have ended all, and earlier ones not.
-  const { count, keys } =
-    isEmpty && made.isEmpty ? await compareAll({ store, keyLog }) : await compare(store, made)
-  if (count === 0) return
-  const named = keys.slice(0, MAX_NAMED).map(({ userId, version }) => ({ userId, version }))
-  emit({ type: 'keysLost', users: named, count })
-  throw keysLost(keyLog, isEmpty, named, count)
-}
-
-function keysLost(keyLog: string, isEmpty: boolean, named: readonly KeyRef[], count: number): KeystoreError {
-  const names = named.map(({ userId, version }) => `${quoted(userId)}, version ${version}`).join('; ')
-  const more = count > named.length ? '; …' : ''
-  const what = isEmpty
-    ? 'The store is empty, though the key log names keys that were made and neither pruned nor shredded'
-    : 'The store lacks keys that its key log names, and that were neither pruned nor shredded: it is an older copy, or another store'
-  return new KeystoreError(
-    'ERR_KEYS_LOST',
-    `${what} (${count === 1 ? '1 key' : `${count} keys`} of the last users in ${keyLog}: ${names}${more}). Is it the right store? If it is, ` +
-      'restore a backup that has them (npx keystore restore FILE --key-log LOG). npx keystore doctor --key-log LOG names all of them, and with ' +
-      '--give-up-lost-keys records that they are given up',
-  )
-}
-
-async function hasNoRow(store: KeyStore): Promise<boolean> {
-  try {
-    return (await store.list({ limit: 1 })).length === 0
-  } catch (error) {
-    if (unreadableUser(error) !== null) return false
-    throw error
-  }
-}
-
-async function compareAll({
+export async function compareAll({
   store,
   keyLog,
 }: {
@@ -125,7 +76,8 @@ async function compareAll({
   return compare(store, made)
 }
 
-async function compare(store: KeyStore, made: MadeKeys): Promise<LostKeys> {
+/** The keys of a log that are not in the store. */
+export async function compare(store: KeyStore, made: MadeKeys): Promise<LostKeys> {
   const keys: LostKey[] = []
   const users = [...made.users()]
   for (let i = 0; i < users.length; i += USERS) {
@@ -146,78 +98,4 @@ async function compare(store: KeyStore, made: MadeKeys): Promise<LostKeys> {
     }
   }
   return { count: keys.length, keys }
-}
-
-function unreadableUser(error: unknown): string | null {
-  return isKeystoreError(error) ? ((error as StoreError).ref?.userId ?? null) : null
-}
-
-interface MadeKey {
-  readonly version: number
-  readonly kekId: string | null
-  readonly createdAt: Date
-}
-
-/** The keys that a log, or the end of one, says to be in the store: those that were made and have not ended. */
-class MadeKeys {
-  readonly #keys = new Map<string, MadeKey[]>()
-  /** Of users whose erasure was begun and not finished: when, in milliseconds. */
-  readonly #endedAt = new Map<string, number>()
-
-  get isEmpty(): boolean {
-    return this.#keys.size === 0
-  }
-
-  users(): IterableIterator<[string, readonly MadeKey[]]> {
-    return this.#keys.entries()
-  }
-
-  addAll(entries: readonly KeyLogEntry[]): void {
-    for (const entry of entries) this.#add(entry)
-  }
-
-  #add(entry: KeyLogEntry): void {
-    const { userId } = entry
-    switch (entry.event) {
-      case 'minted':
-      case 'rotated':
-        this.#made(userId, { version: entry.version, kekId: entry.kekId, createdAt: entry.at })
-        break
-      case 'pruned':
-        this.#end(userId, ({ version }) => version === entry.version)
-        break
-      case 'lost':
-        this.#end(
-          userId,
-          ({ version, createdAt }) =>
-            version === entry.version && createdAt.getTime() === entry.createdAt.getTime(),
-        )
-        break
-      case 'shredding':
-      case 'shredded':
-        // The pool ends for the operator alone, who can only forget it.
-        if (userId === '' && !entry.forget) break
-        this.#keys.delete(userId)
-        // What is made after a finished erasure is another key, whatever the clock of its process says.
-        if (entry.event === 'shredded') this.#endedAt.delete(userId)
-        else this.#endedAt.set(userId, entry.at.getTime())
-        break
-    }
-  }
-
-  #made(userId: string, key: MadeKey): void {
-    const time = key.createdAt.getTime()
-    // Another process made it before the erasure, and wrote its line after.
-    if (time <= (this.#endedAt.get(userId) ?? Number.NEGATIVE_INFINITY)) return
-    const keys = this.#keys.get(userId)
-    if (keys === undefined) this.#keys.set(userId, [key])
-    else if (!keys.some(({ version, createdAt }) => version === key.version && createdAt.getTime() === time))
-      keys.push(key)
-  }
-
-  #end(userId: string, isEnded: (key: MadeKey) => boolean): void {
-    const left = this.#keys.get(userId)?.filter((key) => !isEnded(key)) ?? []
-    if (left.length > 0) this.#keys.set(userId, left)
-    else this.#keys.delete(userId)
-  }
 }

@@ -20,10 +20,13 @@ export class KeyLogWriter {
     this.#append = typeof keyLog === 'string' ? (entries) => (file as KeyLogFile).append(entries) : keyLog
   }
 
-  /** @throws ERR_STORE if the file cannot be opened for writing */
-  async prepare(consequence: string): Promise<void> {
+  /**
+   * @returns the size of the file in bytes; 0 for a function
+   * @throws ERR_STORE if the file cannot be opened for writing
+   */
+  async prepare(consequence: string): Promise<number> {
     const file = this.#file
-    if (file !== null) await settled(() => file.probe(), consequence)
+    return file === null ? 0 : settled(() => file.probe(), consequence)
   }
 
   /** @throws ERR_STORE */
@@ -32,13 +35,13 @@ export class KeyLogWriter {
   }
 }
 
-async function settled(write: () => void | Promise<void>, consequence: string, ref?: KeyRef): Promise<void> {
+async function settled<T>(write: () => T | Promise<T>, consequence: string, ref?: KeyRef): Promise<T> {
   let timer: NodeJS.Timeout | undefined
   const late = new Promise<never>((_, reject) => {
     timer = setTimeout(reject, DEADLINE_MS, Object.assign(new Error('late'), { code: 'ETIMEDOUT' }))
   })
   try {
-    await Promise.race([write(), late])
+    return await Promise.race([write(), late])
   } catch (error) {
     const reason = reasonOf(error)
     throw new StoreError(`The key log could not be written (${reason}): ${consequence}`, {

@@ -9,7 +9,14 @@ import type { Format } from '../format/formats.js'
 import { describeRef, newDataKey } from '../master-keys/key-wrap.js'
 import type { MasterKeyring } from '../master-keys/keyring.js'
 import type { KeyStore } from '../store.js'
-import { isTombstone, type KeyRecord, type KeyRef, MAX_KEY_VERSION, refKey } from '../table.js'
+import {
+  isTombstone,
+  type KeyIdentity,
+  type KeyRecord,
+  type KeyRef,
+  MAX_KEY_VERSION,
+  refKey,
+} from '../table.js'
 import { Batch, SingleFlight } from './batch.js'
 import { DataKey } from './data-key.js'
 import {
@@ -30,6 +37,8 @@ interface KeyPolicy {
   readonly acceptKeys: readonly Format[]
   /** False: no user gets a first key. */
   readonly mints: boolean
+  /** Looks into the key log, if there is one that can be read: was a key that is gone from the store forgotten or given up? */
+  readonly hasEnded: ((key: KeyIdentity) => Promise<boolean>) | null
 }
 
 interface Made {
@@ -48,6 +57,7 @@ export type FoundKeys = (key: WantedKey) => DataKey | Error | undefined
 
 /** For `isTurnDueInLoop`: unwrapping a key, or making and wrapping one, takes as long as so many tokens. */
 const UNWRAP_WEIGHT = 8
+const LOOK_AGAIN_AFTER_MS = 1000
 
 /** All live versions of a user's key, for a handle. A version that does not open has its error instead. */
 export interface UserKeys {
@@ -118,7 +128,7 @@ export class KeyCache {
         if (this.#memory.isOutdated(rows)) continue
         const key =
           rows.records.length === 0
-            ? (await this.#mint(rows)).key
+            ? await this.#mint(rows)
             : await this.#opener.open(this.#activeOf(rows), rows)
         // Another call may have seen the user erased, or a higher version, while the key was being opened or made.
         if (!rows.user.ended && !this.#memory.isBelowSeen(rows.user, key.version)) return key
@@ -189,7 +199,7 @@ export class KeyCache {
       return version === undefined ? this.forWriting(userId) : this.get({ userId, version })
     if (version !== undefined) return this.#opener.open(this.#recordOf(rows, { userId, version }), rows)
     if (rows.records.length > 0) return this.#opener.open(this.#activeOf(rows), rows)
-    return (await this.#mint(rows, beforeInsert)).key
+    return this.#mint(rows, beforeInsert)
   }
 
   /**
@@ -318,12 +328,27 @@ export class KeyCache {
   }
 
   /** @throws ERR_KEY_NOT_FOUND (`mint: 'never'`; the user had keys, and lost them) · like {@link #make} */
-  async #mint(rows: UserRows, beforeInsert?: Promise<void>): Promise<Made> {
+  async #mint(rows: UserRows, beforeInsert?: Promise<void>): Promise<DataKey> {
     const { userId, keysLost: areLost } = rows.user
     if (!this.#policy.mints)
       throw notFound(`There is no key of user ${quoted(userId)}, and mint is 'never'`, false)
-    if (areLost) throw keysLost(userId)
-    return this.#make({ userId, version: 1 }, 'minted', rows, beforeInsert)
+    if (!areLost) return (await this.#make({ userId, version: 1 }, 'minted', rows, beforeInsert)).key
+    if (!(await this.#hasEnded(rows.user))) throw keysLost(userId)
+    this.#memory.erase(userId, false)
+    const found = await this.#reader.read(userId)
+    return found.records.length === 0
+      ? this.#mint(found, beforeInsert)
+      : this.#opener.open(this.#activeOf(found), found)
+  }
+
+  /** Reads the key log at most once a second for each user: it may be long. */
+  async #hasEnded(user: KnownUser): Promise<boolean> {
+    const { userId, highest: version, highestCreatedAt: createdAt, lookedForAt } = user
+    const { hasEnded } = this.#policy
+    const now = performance.now()
+    if (hasEnded === null || createdAt === null || now - lookedForAt < LOOK_AGAIN_AFTER_MS) return false
+    user.lookedForAt = now
+    return hasEnded({ userId, version, createdAt })
   }
 
   /** Inserts a new version. Every rival goes on with the winner's key. The key is cached only after the insert is durable. */
@@ -375,7 +400,8 @@ function noSuchVersion(ref: KeyRef): KeystoreError {
 function keysLost(userId: string): KeystoreError {
   return notFound(
     `The keys of user ${quoted(userId)}, which this process has used, are not in the store, and nobody is known to have erased ` +
-      'them: nothing is minted in their place. Restore the newest backup, or open the service anew if they were erased on purpose',
+      'them: nothing is minted in their place. Restore the newest backup. If the user was forgotten on purpose, forget the user here too ' +
+      '(shredUser with forget), or open the service anew; with a key log the service finds it out by itself',
     false,
   )
 }

@@ -15,9 +15,8 @@
  *   a snapshot: it goes on writing under the version that was the highest when it was made.
  * - **Rewrap**: changes no data key, so cached keys and handles go on. A key is unwrapped again when its row is read with other bytes.
  * - **An announced change**: what was read before it is not kept; what is cached is dropped or read again, handles included.
- * - **Lost keys**: keys that this process has used and whose rows are gone, though no change was announced, are neither used nor replaced:
- *   nothing is minted for their user. If a change was announced that names no user, or the store announces none, they may have been
- *   forgotten, and a new key may be minted. Either way an event says so.
+ * - **Lost keys**: keys that this process has used and whose rows are gone, though no change that names their user was announced, are neither
+ *   used nor replaced: nothing is minted for the user until the rows are back, or the user is known to have been forgotten. An event says so.
  * - **A lost announcement** (the store says that anything may have changed): the same for all users.
  * - **Mint**: a key is kept once its insert is durable, and never one that a caller's transaction may still roll back.
  * - **Bounds**: open keys of `maxEntries` users are kept for `ttlMs`. Facts without keys are kept for 100,000 further users. An evicted user is
@@ -60,14 +59,14 @@ export class KnownUser {
   readonly userId: string
   /** The keys were erased, or the user evicted: whoever has this object in hand reads the rows again. */
   ended = false
-  /** All rows are gone, and no change was announced: an older copy of the store, or a deletion past this library. */
+  /** All rows are gone, and no change of them was announced: an older copy of the store, or a deletion that nobody has told of. */
   keysLost = false
+  /** When they were last looked for in the key log, in milliseconds of `performance.now()`. */
+  lookedForAt = Number.NEGATIVE_INFINITY
   /** How often a change of the user's rows was announced. */
   changes: number
   /** {@link changes} when rows of the user were last found. */
   changesWhenFound = 0
-  /** How often a change of anybody's rows had been announced then. */
-  allChangesWhenFound = 0
   /** The highest version that was read, and when it was made; 0 before any was read. */
   highest = 0
   highestCreatedAt: Date | null = null
@@ -135,8 +134,6 @@ export class KeyMemory {
   /** By {@link refKey}: a version that is missing, and the rows that its user has. */
   readonly #missing = new LRUCache<string, { readonly rows: UserRows; readonly highest: number }>(JUST_FOUND)
   readonly #onlyFirstVersion: boolean
-  /** Whether the store announces changes now: without that nothing follows from the lack of an announcement. */
-  changesAreAnnounced = false
   /** How often a change of anybody's rows was announced. */
   #changes = 0
   #hits = 0
@@ -256,8 +253,6 @@ export class KeyMemory {
     const { highest } = user
     // A change that names the user: it was forgotten.
     if (user.changes !== user.changesWhenFound) return { user: this.#erase(user), lostVersion: 0 }
-    if (!this.changesAreAnnounced || this.#changes !== user.allChangesWhenFound)
-      return { user: this.#erase(user, true), lostVersion: highest }
     const lostVersion = user.keysLost ? 0 : highest
     user.keysLost = true
     this.#cached?.delete(user.userId)
@@ -291,11 +286,10 @@ export class KeyMemory {
   raise(
     user: KnownUser,
     { version, createdAt }: Pick<KeyRow, 'version' | 'createdAt'>,
-    { userChanges, allChanges }: Omit<Read, 'user' | 'highest'>,
+    { userChanges }: Pick<Read, 'userChanges'>,
   ): void {
     user.keysLost = false
     user.changesWhenFound = userChanges
-    user.allChangesWhenFound = allChanges
     if (version <= user.highest) return
     user.highest = version
     user.highestCreatedAt = createdAt
@@ -400,10 +394,10 @@ export class KeyMemory {
   }
 
   /** Ends what is known of a user. @returns what is known of it from now on */
-  #erase(user: KnownUser, keysLost = false): KnownUser {
+  #erase(user: KnownUser): KnownUser {
     const { userId } = user
     user.ended = true
-    user.keysLost = keysLost
+    user.keysLost = false
     this.#cached?.delete(userId)
     this.#leased.delete(userId)
     const next = new KnownUser(userId, user.changes)

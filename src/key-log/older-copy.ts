@@ -1,0 +1,109 @@
+/** Holds a store against its key log: minting in an older copy would make second first keys, and in it shredded users live again. */
+import { isKeystoreError, KeystoreError, quoted, type StoreError } from '../errors.js'
+import type { EmitEvent } from '../events.js'
+import type { KeyStore } from '../store.js'
+import { isTombstone, type KeyIdentity, type KeyRef } from '../table.js'
+import { eraseAgain, erasuresOf } from './erasures.js'
+import { readLastEntries } from './file.js'
+import { compare, compareAll } from './lost-keys.js'
+import { MadeKeys } from './made-keys.js'
+import { readableRows } from './readable-rows.js'
+
+/** The number of users, from the end of the log, whom `open` looks for. */
+const LAST_USERS = 1000
+const MAX_NAMED = 10
+
+/**
+ * Refuses a store that lacks keys of the log, or in which shredded users of the log have keys. Compares the last thousand users of the log
+ * only, so that its cost does not grow with log or store. If the store is empty, it reads the whole log.
+ *
+ * @throws ERR_KEYS_LOST · ERR_STORE · ERR_CLOSED
+ */
+export async function refuseOlderCopy(store: KeyStore, keyLog: string, emit: EmitEvent): Promise<void> {
+  const last = await readLastEntries(keyLog, LAST_USERS)
+  if (last === null) return
+  const isEmpty = await hasNoRow(store)
+  const made = madeKeys(last)
+  // The last users may have ended all, and earlier ones not.
+  const { count, keys } =
+    isEmpty && made.isEmpty ? await compareAll({ store, keyLog }) : await compare(store, made)
+  if (count > 0) {
+    const named = keys.slice(0, MAX_NAMED).map(({ userId, version }) => ({ userId, version }))
+    emit({ type: 'keysLost', users: named, count })
+    throw keysLost(keyLog, isEmpty, named, count)
+  }
+  const back = await eraseAgain(store, erasuresOf(last), { dryRun: true })
+  if (back.length > 0) throw shreddedAreBack(keyLog, back)
+}
+
+/** Users among whose keys the newest is looked for: those of the last ones may have ended. */
+const NEWEST_USERS = 20
+
+/**
+ * Refuses a store that lacks the newest key of the log, as each copy does that is older than this key. Costs one query, so that it can be
+ * done before every insert: an older copy may come back while a service is running.
+ *
+ * @throws ERR_KEYS_LOST · ERR_STORE · ERR_CLOSED
+ */
+export async function refuseWithoutNewestKey(store: KeyStore, keyLog: string): Promise<void> {
+  const newest = await missingNewestKey(store, keyLog)
+  // Whoever removes a key writes its line first: if the key was removed in between, the log says so by now.
+  if (newest === null || (await missingNewestKey(store, keyLog)) === null) return
+  throw keysLost(keyLog, false, [newest], 1)
+}
+
+async function missingNewestKey(store: KeyStore, keyLog: string): Promise<KeyIdentity | null> {
+  const last = (await readLastEntries(keyLog, NEWEST_USERS)) ?? []
+  const newest = madeKeys(last).newest
+  if (newest === null) return null
+  const rows = (await readableRows(store, [newest.userId])).get(newest.userId) ?? []
+  // A row that cannot be read is a finding of doctor.
+  if (rows instanceof Error || rows.some(isTombstone)) return null
+  const time = newest.createdAt.getTime()
+  const isThere = rows.some((row) => row.version === newest.version && row.createdAt.getTime() === time)
+  return isThere ? null : newest
+}
+
+function madeKeys(entries: Parameters<MadeKeys['addAll']>[0]): MadeKeys {
+  const made = new MadeKeys()
+  made.addAll(entries)
+  return made
+}
+
+const IS_IT_RIGHT = 'Is it the right store? If it is, '
+
+function keysLost(keyLog: string, isEmpty: boolean, named: readonly KeyRef[], count: number): KeystoreError {
+  const names = named.map(({ userId, version }) => `${quoted(userId)}, version ${version}`).join('; ')
+  const more = count > named.length ? '; …' : ''
+  const what = isEmpty
+    ? 'The store is empty, though the key log names keys that were made and neither pruned nor shredded'
+    : 'The store lacks keys that its key log names, and that were neither pruned nor shredded: it is an older copy, or another store'
+  return new KeystoreError(
+    'ERR_KEYS_LOST',
+    `${what} (${count === 1 ? '1 key' : `${count} keys`} of the last users in ${keyLog}: ${names}${more}). ${IS_IT_RIGHT}` +
+      'restore a backup that has them (npx keystore restore FILE --key-log LOG). npx keystore doctor --key-log LOG names all of them, and with ' +
+      '--give-up-lost-keys records that they are given up',
+  )
+}
+
+function shreddedAreBack(keyLog: string, users: readonly string[]): KeystoreError {
+  const names = users.slice(0, MAX_NAMED).map(quoted).join('; ')
+  return new KeystoreError(
+    'ERR_KEYS_LOST',
+    `The store has keys of users whom its key log names as shredded: it is an older copy, or another store (${users.length} of the last users ` +
+      `in ${keyLog}: ${names}${users.length > MAX_NAMED ? '; …' : ''}). ${IS_IT_RIGHT}erase them again: npx keystore doctor --key-log LOG`,
+  )
+}
+
+async function hasNoRow(store: KeyStore): Promise<boolean> {
+  try {
+    return (await store.list({ limit: 1 })).length === 0
+  } catch (error) {
+    if (unreadableUser(error) !== null) return false
+    throw error
+  }
+}
+
+function unreadableUser(error: unknown): string | null {
+  return isKeystoreError(error) ? ((error as StoreError).ref?.userId ?? null) : null
+}

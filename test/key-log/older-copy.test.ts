@@ -1,0 +1,189 @@
+/** An older copy of the store comes back, before a service is opened or while it runs, and the key log shows it. */
+import { chmodSync } from 'node:fs'
+import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { memoryKeyStore } from '../../src/adapters/memory.js'
+import {
+  applyKeyLog,
+  copyKeys,
+  generateMasterKey,
+  type KeyRecord,
+  type KeyStore,
+  localMasterKey,
+  loggedStore,
+} from '../../src/index.js'
+import { errorOf } from '../support/errors.js'
+import { backends, freshStore, type TestStore } from '../support/fresh-store.js'
+import { freshKeyLog, type KeyLogFile, madeLine, shredLine } from '../support/key-log-file.js'
+import { mintedRow, rowsOf, rowsOfUser } from '../support/rows.js'
+import { overriding } from '../support/store-doubles.js'
+import { userIds } from '../support/users.js'
+
+const masterKeys = localMasterKey(generateMasterKey())
+
+let log: KeyLogFile
+let keyLog: string
+beforeEach(() => {
+  log = freshKeyLog()
+  keyLog = log.path
+})
+afterEach(() => log.remove())
+
+describe.each(backends)('on %s', (backend) => {
+  let test: TestStore
+  let store: KeyStore
+  beforeEach(async () => {
+    test = await freshStore(backend, { masterKeys })
+    store = test.store
+  })
+  afterEach(() => test.remove())
+
+  /** Puts rows in the place of all that there are. */
+  async function putBack(rows: readonly KeyRecord[]): Promise<void> {
+    const present = await rowsOf(store)
+    if (present.length > 0) await store.remove(present)
+    await store.maintenance?.restore(rows)
+  }
+
+  describe('a store in which shredded users live again', () => {
+    it.each([false, true])('is refused by open, until they are erased again (forget: %s)', async (forget) => {
+      const envelope = await test.open({ keyLog })
+      await envelope.encrypt('alice', 'x')
+      await envelope.encrypt('bob', 'x')
+      const older = await rowsOf(store)
+      await envelope.shredUser('alice', { forget })
+      await putBack(older)
+      const error = await errorOf(test.open({ keyLog }))
+      expect(error).toMatchObject({ code: 'ERR_KEYS_LOST', retryable: false })
+      expect(error.message).toContain('shredded')
+      expect(error.message).toContain('"alice"')
+      expect(error.message).not.toContain('"bob"')
+      expect(await rowsOf(store)).toEqual(older)
+      expect(await applyKeyLog({ store, keyLog })).toEqual(['alice'])
+      const again = await test.open({ keyLog })
+      expect(await again.decrypt('bob', await again.encrypt('bob', 'y'))).toBe('y')
+    })
+
+    it('is not one in which they were forgotten and minted anew', async () => {
+      const envelope = await test.open({ keyLog })
+      await envelope.encrypt('alice', 'x')
+      await envelope.shredUser('alice', { forget: true })
+      await envelope.encrypt('alice', 'y')
+      await envelope.rotateUserKey('alice')
+      await test.open({ keyLog })
+    })
+
+    it('names ten of many', async () => {
+      const at = new Date('2026-01-01')
+      const users = userIds(12)
+      await store.insertIfAbsent(await Promise.all(users.map((userId) => mintedRow(masterKeys, userId))))
+      log.write(users.map((userId) => madeLine(userId, at) + shredLine(userId, at)).join(''))
+      const { message } = await errorOf(test.open({ keyLog }))
+      expect(message).toContain('12 of the last users')
+      expect(message.match(/"user/g)).toHaveLength(10)
+    })
+  })
+
+  describe('an older copy that comes back while a service runs', () => {
+    it('gets no new key, also of users who were never seen, until the newer one is back', async () => {
+      const envelope = await test.open({ keyLog })
+      await envelope.encrypt('alice', 'x')
+      const older = await rowsOf(store)
+      // Made by another process, which this one does not know of.
+      const other = await test.open({ store: await test.another(), keyLog })
+      const token = await other.encrypt('bob', 'x')
+      const newer = await rowsOf(store)
+      await putBack(older)
+      for (const userId of ['bob', 'carol']) {
+        await expect(envelope.encrypt(userId, 'y')).rejects.toMatchObject({
+          code: 'ERR_KEYS_LOST',
+          message: expect.stringContaining('"bob", version 1'),
+        })
+      }
+      await expect(envelope.rotateUserKey('alice')).rejects.toMatchObject({ code: 'ERR_KEYS_LOST' })
+      expect(await rowsOf(store)).toEqual(older)
+      await putBack(newer)
+      expect(await envelope.decrypt('bob', token)).toBe('x')
+      expect(await envelope.decrypt('carol', await envelope.encrypt('carol', 'y'))).toBe('y')
+    })
+
+    it('is found by the newest key that has not ended', async () => {
+      const envelope = await test.open({ keyLog })
+      await envelope.encrypt('alice', 'x')
+      await envelope.encrypt('bob', 'x')
+      await envelope.rotateUserKey('bob')
+      await envelope.encrypt('carol', 'x')
+      await envelope.shredUser('carol', { forget: true })
+      const rows = await rowsOf(store)
+      await putBack(rows.filter(({ userId, version }) => userId !== 'bob' || version < 2))
+      await expect(envelope.encrypt('dave', 'y')).rejects.toMatchObject({
+        code: 'ERR_KEYS_LOST',
+        message: expect.stringContaining('"bob", version 2'),
+      })
+    })
+
+    it('is not one whose newest key is removed between two looks', async () => {
+      const logged = loggedStore(store, keyLog)
+      await logged.insertIfAbsent([await mintedRow(masterKeys, 'alice')])
+      let removed = false
+      const removing = overriding(store, {
+        async getAll(ids) {
+          if (!removed) {
+            removed = true
+            await logged.shred('alice', { forget: true })
+          }
+          return store.getAll(ids)
+        },
+      })
+      const [row] = await loggedStore(removing, keyLog).insertIfAbsent([await mintedRow(masterKeys, 'bob')])
+      expect(row?.userId).toBe('bob')
+      expect(removed).toBe(true)
+    })
+  })
+
+  it('a key that was erased before it had its line is no lost key', async () => {
+    const rival = loggedStore(store, keyLog)
+    const slow = overriding(store, {
+      async insertIfAbsent(records) {
+        const winners = await store.insertIfAbsent(records)
+        await rival.shred('alice', { forget: true })
+        return winners
+      },
+    })
+    await loggedStore(slow, keyLog).insertIfAbsent([
+      await mintedRow(masterKeys, 'alice'),
+      await mintedRow(masterKeys, 'bob'),
+    ])
+    expect(log.entries().map(({ event, userId }) => `${event} ${userId}`)).toEqual([
+      'shredding alice',
+      'shredded alice',
+      'minted alice',
+      'minted bob',
+      'lost alice',
+    ])
+    const envelope = await test.open({ keyLog })
+    expect(await envelope.encrypt('alice', 'x')).toContain('v3:')
+    expect(await rowsOfUser(store, 'alice')).toHaveLength(1)
+    await test.open({ keyLog })
+  })
+
+  it('a log that others may write erases nothing', async () => {
+    const envelope = await test.open({ keyLog })
+    await envelope.encrypt('alice', 'x')
+    const rows = await rowsOf(store)
+    log.append(shredLine('alice', new Date(Date.now() + 1000)))
+    for (const mode of [0o620, 0o602, 0o666]) {
+      chmodSync(keyLog, mode)
+      for (const call of [
+        () => applyKeyLog({ store, keyLog }),
+        () => copyKeys({ from: memoryKeyStore(), to: store, keyLog }),
+      ])
+        expect(await errorOf(call())).toMatchObject({
+          code: 'ERR_STORE',
+          message: expect.stringContaining(`chmod go-w ${keyLog}`),
+        })
+      expect(await rowsOf(store)).toEqual(rows)
+    }
+    chmodSync(keyLog, 0o640)
+    expect(await applyKeyLog({ store, keyLog })).toEqual(['alice'])
+  })
+})
