@@ -51,7 +51,8 @@ export type KeystoreEvent =
     }
   /**
    * Keys that this process has used, or that the key log names, are not in the store, and nobody pruned or shredded them: an older copy of
-   * the store was put in its place, perhaps. `count` keys are missing; `users` has up to 10 of them.
+   * the store was put in its place, perhaps. `count` keys are missing; `users` has up to 10 of them. Also emitted, for one key, when a token
+   * was given to a store that has no key at all.
    */
   | { readonly type: 'keysLost'; readonly users: readonly KeyRef[]; readonly count: number }
   /** Rows need master keys that were not given, and `open` went on because of `allowUnknownMasterKeys`. */

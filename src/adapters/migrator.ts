@@ -4,7 +4,7 @@
  * This replaces Drizzle's migrator, which fails when several processes start on a fresh database at once, shares one ledger with
  * the host application, and reads a folder at run time, which bundlers break.
  */
-import { printable, StoreError, schemaError } from '../errors.js'
+import { invalidArgument, printable, StoreError, schemaError } from '../errors.js'
 import type { Migration } from './generated/migrations.js'
 
 /** Our ledger table, not shared with the host application: one row for each applied migration, with its tag and the SHA-256 of its SQL. */
@@ -18,6 +18,12 @@ export const LEDGER = '__drizzle_keystore_migrations'
  * - `off`: checks nothing; your own migrations make the table
  */
 export type MigrateMode = 'auto' | 'check' | 'off'
+
+/** @throws ERR_INVALID_ARGUMENT unless one of the three, or undefined */
+export function assertMigrateMode(mode: unknown): void {
+  if (mode !== undefined && mode !== 'auto' && mode !== 'check' && mode !== 'off')
+    throw invalidArgument("migrate must be 'auto', 'check' or 'off'")
+}
 
 export interface LedgerRow {
   readonly tag: string

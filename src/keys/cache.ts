@@ -83,6 +83,7 @@ export class KeyCache {
   readonly #opener: KeyOpener
   readonly #writing = new SingleFlight<DataKey>()
   readonly #rotating = new SingleFlight<Rotation>()
+  #askedIfEmptyAt = Number.NEGATIVE_INFINITY
   readonly #insert = new Batch<KeyRecord, KeyRecord>((records) => insertRecords(this.#store, records))
 
   constructor(
@@ -146,7 +147,7 @@ export class KeyCache {
       if (this.#memory.isMissing(ref)) throw noSuchVersion(ref)
       const rows = await this.#reader.read(ref.userId)
       if (this.#memory.isOutdated(rows)) continue
-      const key = await this.#opener.open(this.#recordOf(rows, ref), rows)
+      const key = await this.#openVersion(rows, ref)
       if (!rows.user.ended) return key
     }
   }
@@ -197,7 +198,7 @@ export class KeyCache {
   ): Promise<DataKey> {
     if (this.#memory.isOutdated(rows))
       return version === undefined ? this.forWriting(userId) : this.get({ userId, version })
-    if (version !== undefined) return this.#opener.open(this.#recordOf(rows, { userId, version }), rows)
+    if (version !== undefined) return this.#openVersion(rows, { userId, version })
     if (rows.records.length > 0) return this.#opener.open(this.#activeOf(rows), rows)
     return this.#mint(rows, beforeInsert)
   }
@@ -299,12 +300,32 @@ export class KeyCache {
     this.#memory.close()
   }
 
-  /** @throws ERR_KEY_NOT_FOUND */
-  #recordOf(rows: UserRows, ref: KeyRef): KeyRecord {
+  /** @throws ERR_KEY_NOT_FOUND · what unwrapping throws */
+  async #openVersion(rows: UserRows, ref: KeyRef): Promise<DataKey> {
     const record = rows.records.find(({ version }) => version === ref.version)
-    if (record !== undefined) return record
+    if (record !== undefined) return this.#opener.open(record, rows)
     this.#memory.learnMissingVersion(ref, rows)
-    throw noSuchVersion(ref)
+    if (rows.records.length > 0 || !(await this.#isStoreEmpty())) throw noSuchVersion(ref)
+    // Whoever has a token had a key.
+    this.#emit({ type: 'keysLost', users: [ref], count: 1 })
+    throw notFound(
+      `There is no key of ${describeRef(ref)}, and no other key in the store either: another store, or its table was made anew (drizzle-kit ` +
+        'push drops tables that the schema does not list, unless tablesFilter leaves them out). Restore a backup',
+      false,
+    )
+  }
+
+  /** Asks the store at most once a second. */
+  async #isStoreEmpty(): Promise<boolean> {
+    const now = performance.now()
+    if (now - this.#askedIfEmptyAt < LOOK_AGAIN_AFTER_MS) return false
+    this.#askedIfEmptyAt = now
+    try {
+      return (await this.#store.list({ limit: 1 })).length === 0
+    } catch {
+      // A row that cannot be read is a row. That the version is missing is known already.
+      return false
+    }
   }
 
   /** Which row a user's writes use. */

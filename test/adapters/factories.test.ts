@@ -12,6 +12,10 @@ describe.runIf(isChosen('sqlite'))('sqliteKeyStore', () => {
     const folder = temporaryFolder()
     const path = join(folder.path, 'keystore.db')
     await expect(sqliteKeyStore({ path, migrate: 'check' }).ready()).rejects.toMatchObject(missing)
+    // @ts-expect-error not a mode
+    expect(() => sqliteKeyStore({ path, migrate: 'never' })).toThrow(
+      "migrate must be 'auto', 'check' or 'off'",
+    )
     await expect(sqliteKeyStore({ path }, { migrate: 'check' }).ready()).rejects.toMatchObject(missing)
     const store = sqliteKeyStore({ path, migrate: 'check' }, { migrate: 'auto' })
     expect((await store.ready()).applied).toHaveLength(4)
@@ -26,6 +30,10 @@ describe.runIf(isChosen('postgres'))('postgresKeyStore', () => {
     const { url } = database
     const apart = postgresKeyStore({ url, schema: 'apart' })
     expect((await apart.ready()).applied).toHaveLength(4)
+    // @ts-expect-error not a mode
+    expect(() => postgresKeyStore({ url, migrate: 'never' })).toThrow(
+      "migrate must be 'auto', 'check' or 'off'",
+    )
     const checked = postgresKeyStore({ url }, { schema: 'apart', migrate: 'check' })
     expect((await checked.ready()).applied).toEqual([])
     const plain = postgresKeyStore({ url, migrate: 'check' })

@@ -16,7 +16,7 @@ import type {
 import { type KeyRecord, type KeyRef, refKey } from '../../table.js'
 import { ownOptions } from '../../validate.js'
 import { FINISH_ERASURE, pendingErasure } from '../erasure.js'
-import type { MigrationReport } from '../migrator.js'
+import { assertMigrateMode, type MigrationReport } from '../migrator.js'
 import type { PostgresKeyStoreOptions } from '../options.js'
 import {
   distinctUserIds,
@@ -77,6 +77,7 @@ export class PostgresKeyStore implements KeyStore {
 
   constructor(source: PostgresSource, options: PostgresKeyStoreOptions) {
     const { schema = 'public', namedStatements = false, migrate, deadlineMs = DEFAULT_DEADLINE_MS } = options
+    assertMigrateMode(migrate)
     if (typeof schema !== 'string' || schema === '')
       throw invalidArgument('schema must be a non-empty string')
     const connection = new PostgresConnection(source, { schema, migrate, deadlineMs })

@@ -15,7 +15,7 @@ import type {
 } from '../../store.js'
 import type { KeyRecord, KeyRef } from '../../table.js'
 import { ownOptions } from '../../validate.js'
-import type { MigrationReport } from '../migrator.js'
+import { assertMigrateMode, type MigrationReport } from '../migrator.js'
 import type { SqliteKeyStoreOptions } from '../options.js'
 import {
   distinctUserIds,
@@ -81,6 +81,7 @@ export class SqliteKeyStore implements KeyStore {
       deadlineMs = DEFAULT_DEADLINE_MS,
       pollMs = DEFAULT_POLL_MS,
     } = options
+    assertMigrateMode(migrate)
     this.#changes = new SqliteChanges(pollMs)
     const onReady = (client: SqliteClient, file: OpenedFile | null) => this.#changes.attach(client, file)
     this.#connection = new SqliteConnection(clientOf(source), { migrate, adopt, deadlineMs, onReady })
