@@ -1,5 +1,7 @@
 /** `keystore init`: makes a master key and an empty store, and says how to use them. */
+import { existsSync } from 'node:fs'
 import { Command } from 'commander'
+import { LEDGER } from '../adapters/migrator.js'
 import { ownCommand, repeatedOptions, shellWord, withoutPasswords } from './command-line.js'
 import { areTogether, ignoreInGit, storeFile } from './git-ignore.js'
 import { openOrMakeStore } from './made-store.js'
@@ -27,10 +29,15 @@ export function initCommand(): Command {
         console.log(said)
         console.log(`Key store:  ${describeMigration(migration)}`)
         printFileAdvice(file, storeFile(options.store))
+        if (existsSync('drizzle.config.ts') || existsSync('drizzle.config.js')) console.log(KIT_ADVICE)
       })
       console.log(nextSteps(file, command))
     })
 }
+
+const KIT_ADVICE =
+  `drizzle-kit: tablesFilter: ['!encryption_keys', '!${LEDGER}'] belongs in its config, if it manages the same database: \`drizzle-kit ` +
+  'push` drops tables that your schema does not list'
 
 /** Both files are null where they are none: a key in the environment, a store on Postgres. */
 function printFileAdvice(keyFile: string | null, databaseFile: string | null): void {

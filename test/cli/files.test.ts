@@ -51,6 +51,13 @@ describe('init', () => {
     expect(seen).toBe('?? data/.gitignore\n')
   })
 
+  it('says what drizzle-kit must leave alone, where there is one', () => {
+    expect(runKeystore(folder.path, ['init']).stdout).not.toContain('drizzle-kit')
+    writeFileSync(at('drizzle.config.ts'), '')
+    const { stdout } = runKeystore(folder.path, ['init'])
+    expect(stdout).toContain("tablesFilter: ['!encryption_keys', '!__drizzle_keystore_migrations']")
+  })
+
   it('adds to a .gitignore that is there, in each of two folders, and names files that git would read as patterns', () => {
     writeFileSync(at('.gitignore'), 'node_modules')
     const options = ['--store', 'my [new] store.db', '--master-key-file', 'keys/!a.key']
