@@ -79,8 +79,18 @@ const CLOSURES = [
   {
     from: 'adapters/postgres/store',
     dynamic: true,
-    without: ['better-sqlite3', 'drizzle-orm/better-sqlite3', 'drizzle-orm/sqlite-core'],
+    without: [
+      'better-sqlite3',
+      'drizzle-orm/better-sqlite3',
+      'drizzle-orm/sqlite-core',
+      'drizzle-orm/node-postgres',
+      'postgres',
+      '@electric-sql/pglite',
+      '@neondatabase/serverless',
+    ],
   },
+  // It loads pg only to make a connection: the host's db may be on another driver.
+  { from: 'adapters/postgres/store', dynamic: false, without: ['pg'] },
   { from: 'drizzle/sqlite', dynamic: true, without: [...DRIVERS, 'drizzle-orm/pg-core'] },
   { from: 'drizzle/postgres', dynamic: true, without: [...DRIVERS, 'drizzle-orm/sqlite-core'] },
   { from: 'adapters/memory', dynamic: true, without: ['drizzle-orm', ...DRIVERS] },

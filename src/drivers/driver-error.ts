@@ -37,6 +37,8 @@ const TRANSIENT_SYSTEM_CODES = new Set([
   'EPIPE',
   'ETIMEDOUT',
 ])
+/** Codes of postgres-js (postgresjs.org, "Error handling"), but for CONNECTION_ENDED: the host has ended the client. */
+const TRANSIENT_POSTGRES_JS_CODES = new Set(['CONNECTION_CLOSED', 'CONNECTION_DESTROYED', 'CONNECT_TIMEOUT'])
 /** Messages of errors that pg throws without a code. */
 const TRANSIENT_MESSAGES = [
   'Connection terminated unexpectedly',
@@ -76,17 +78,24 @@ export function describeDriverError(error: unknown): DriverFailure {
     }
     if (/^[0-9A-Z]{5}$/.test(code) && 'severity' in current) {
       const transient = TRANSIENT_SQLSTATES.has(code) || code.startsWith('08')
-      const constraint =
-        'constraint' in current && typeof current.constraint === 'string'
-          ? ` (constraint ${current.constraint})`
-          : ''
-      const text = MESSAGE_WITHOUT_VALUES.test(code) ? `: ${current.message}` : constraint
+      const text = MESSAGE_WITHOUT_VALUES.test(code) ? `: ${current.message}` : constraintOf(current)
       return failure(code, `SQLSTATE ${code}${text}`, transient)
     }
     const description = 'syscall' in current ? current.message || code : code
-    return failure(code, description, TRANSIENT_SYSTEM_CODES.has(code))
+    return failure(
+      code,
+      description,
+      TRANSIENT_SYSTEM_CODES.has(code) || TRANSIENT_POSTGRES_JS_CODES.has(code),
+    )
   }
   return failure(null, error instanceof Error ? error.name : typeof error, false)
+}
+
+/** postgres-js has another property for it than pg. */
+function constraintOf(error: Error): string {
+  const names = [Reflect.get(error, 'constraint'), Reflect.get(error, 'constraint_name')]
+  const name = names.find((name) => typeof name === 'string' && name !== '')
+  return name === undefined ? '' : ` (constraint ${name})`
 }
 
 function failure(code: string | null, description: string, transient: boolean): DriverFailure {
@@ -112,7 +121,9 @@ export function isBusyCode(code: string): boolean {
  * @param action what `who` was doing, to follow "could not"
  */
 export function storeError(action: string, error: unknown, who = 'The key store'): KeystoreError {
-  if (error instanceof KeystoreError) return error
+  // Drizzle wraps what a connection throws.
+  for (let current = error; current instanceof Error; current = current.cause)
+    if (current instanceof KeystoreError) return current
   const { code, description, retryable } = describeDriverError(error)
   const reason = printable(description, SHOWN_CHARACTERS)
   const cause = Object.assign(new Error(reason), {

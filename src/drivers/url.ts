@@ -43,10 +43,15 @@ export async function loadDriver<T>(driver: string, load: () => Promise<T>): Pro
   try {
     return await load()
   } catch (error) {
-    const code = error instanceof Error && 'code' in error ? error.code : null
-    if (code !== 'ERR_MODULE_NOT_FOUND' && code !== 'MODULE_NOT_FOUND') throw error
-    // The message quotes the missing package. It also names the file that imports it, unquoted, which is often one of drizzle-orm's.
-    const missing = error instanceof Error && error.message.includes("'drizzle-orm") ? 'drizzle-orm' : driver
-    throw new StoreError(`This needs the package ${missing}, which is not installed: npm install ${missing}`)
+    throw driverMissing(driver, error)
   }
+}
+
+/** What to throw when importing a driver has failed: ERR_STORE with what to install, if it is not installed, else the error itself. */
+export function driverMissing(driver: string, error: unknown): unknown {
+  const code = error instanceof Error && 'code' in error ? error.code : null
+  if (code !== 'ERR_MODULE_NOT_FOUND' && code !== 'MODULE_NOT_FOUND') return error
+  // The message quotes the missing package. It also names the file that imports it, unquoted, which is often one of drizzle-orm's.
+  const missing = error instanceof Error && error.message.includes("'drizzle-orm") ? 'drizzle-orm' : driver
+  return new StoreError(`This needs the package ${missing}, which is not installed: npm install ${missing}`)
 }

@@ -1,5 +1,6 @@
 /** The SQLite store, on better-sqlite3. Exported as `drizzle-keystore/sqlite`. */
 
+import { assertDrizzleDb } from '../../drivers/drizzle-db.js'
 import { DEFAULT_DEADLINE_MS } from '../../drivers/retry.js'
 import type { SqliteClient } from '../../drivers/sqlite-client.js'
 import { invalidArgument } from '../../errors.js'
@@ -192,7 +193,8 @@ function clientOf(source: SqliteSource): string | SqliteClient {
   if (typeof source !== 'object' || source === null)
     throw invalidArgument('source must be { path } or { db }')
   if ('db' in source) {
-    if (typeof source.db?.$client?.prepare !== 'function') {
+    assertDrizzleDb(source.db, 'sqlite')
+    if (typeof source.db.$client?.prepare !== 'function') {
       throw invalidArgument(
         'db must be a drizzle db on better-sqlite3; for a transaction, mint before you begin it',
       )
