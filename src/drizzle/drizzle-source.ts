@@ -9,7 +9,7 @@ import { kindOf, ownOptions } from '../validate.js'
 import { columnName, type DrizzleColumn, type DrizzleTable, tablePartsOf } from './drizzle-table.js'
 import { markOf } from './encrypted-column.js'
 
-/** The host's drizzle db, on better-sqlite3 or node-postgres. */
+/** The host's drizzle db, on a driver that the stores take. No transaction. */
 export interface DrizzleDb {
   readonly $client: unknown
 }

@@ -1,6 +1,7 @@
 /** Tables without a Drizzle schema as sources, through a connection of our own. Exported with `drizzle-keystore/reencrypt`. */
 
 import { storeError } from '../drivers/driver-error.js'
+import { newPool } from '../drivers/postgres-pool.js'
 import { assertUrl, isPostgresUrl, loadDriver, sqlitePath } from '../drivers/url.js'
 import { invalidArgument } from '../errors.js'
 import type { ContextOf } from '../format/context.js'
@@ -96,7 +97,6 @@ export interface HostDatabase {
 export async function openHostDatabase(url: string): Promise<HostDatabase> {
   assertUrl(url)
   if (isPostgresUrl(url)) {
-    const { newPool } = await loadDriver('pg', () => import('../drivers/postgres-pool.js'))
     // One connection reads ahead while the other writes.
     const { pool, close } = newPool({ url, maxConnections: 2 })
     return { client: pool, close }
