@@ -16,6 +16,7 @@ import type { KeyStore } from '../../src/store.js'
 import { type RawRow, testKeyStore } from '../../src/testing/index.js'
 import { breaks, memorySubject, runSuite } from '../support/broken-stores.js'
 import { asAdmin, type FreshDatabase, freshDatabase, isChosen } from '../support/databases.js'
+import { type DriverDatabase, freshDriverDatabase, postgresDrivers } from '../support/postgres-drivers.js'
 
 const runner = { describe, it, beforeEach, afterEach }
 const RAW_ROWS = 'select user_id as "userId", version, encrypted_key as "encryptedKey" from'
@@ -132,6 +133,38 @@ describe.runIf(isChosen('postgres'))('on Postgres', () => {
   testPostgres('the host’s drizzle db', () => ({ db: drizzlePostgres({ client: hostPool }) }))
   testPostgres('a schema of its own', () => ({ pool: hostPool }), {
     schema: 'Mine, "quoted"'.replaceAll('"', ''),
+  })
+})
+
+describe.each(postgresDrivers)('on %s', (driver) => {
+  let host: DriverDatabase
+  beforeAll(async () => {
+    host = await freshDriverDatabase(driver)
+  })
+  afterAll(() => host.remove())
+
+  testKeyStore(runner, {
+    name: driver,
+    async open() {
+      const open = async () => {
+        const store = postgresKeyStore({ db: host.another() }, { deadlineMs: 60_000 })
+        await store.ready()
+        return store
+      }
+      const store = await open()
+      return {
+        store,
+        reopen: open,
+        rawRows: () => host.query(`${RAW_ROWS} encryption_keys`) as Promise<never[]>,
+        breakDown: async () =>
+          void (await host.query('drop table encryption_keys, __drizzle_keystore_migrations')),
+        async close() {
+          await store.close()
+          await host.query(`do $$ begin
+            if to_regclass('encryption_keys') is not null then delete from encryption_keys; end if; end $$`)
+        },
+      }
+    },
   })
 })
 
