@@ -69,6 +69,8 @@ export function describeDriverError(error: unknown): DriverFailure {
   for (let current = error; current instanceof Error; current = current.cause) {
     if (current instanceof DeadlineError || TRANSIENT_MESSAGES.includes(current.message))
       return failure(null, current.message, true)
+    const notBuilt = nativeModuleFailure(current)
+    if (notBuilt !== null) return notBuilt
     const code = 'code' in current && typeof current.code === 'string' ? current.code : null
     if (code === null) continue
     if (code.startsWith('SQLITE_')) {
@@ -90,6 +92,25 @@ export function describeDriverError(error: unknown): DriverFailure {
   }
   return failure(null, error instanceof Error ? error.name : typeof error, false)
 }
+
+/** Why better-sqlite3's native module could not be loaded. Node's own message names only its path and versions. */
+function nativeModuleFailure(error: Error): DriverFailure | null {
+  const code = 'code' in error && error.code === 'ERR_DLOPEN_FAILED' ? error.code : null
+  if (code !== null && /better.sqlite3/.test(error.message)) {
+    const [built, needed] = error.message.match(/(?<=NODE_MODULE_VERSION )\d+/g) ?? []
+    const versions = needed === undefined ? '' : ` (module version ${built}, this one needs ${needed})`
+    return failure(
+      code,
+      `${code}: better-sqlite3 was built for another Node.js${versions}: ${REBUILD}`,
+      false,
+    )
+  }
+  if (error.message.startsWith('Could not locate the bindings file'))
+    return failure(null, `better-sqlite3 was installed without its native module: ${REBUILD}`, false)
+  return null
+}
+
+const REBUILD = 'npm rebuild better-sqlite3'
 
 /** postgres-js has another property for it than pg. */
 function constraintOf(error: Error): string {

@@ -142,8 +142,9 @@ function isAfterCursor(keys: readonly KeyColumn[]): string {
 
 /** A column as it is selected. */
 function readAs(name: string, { datesAsText = false }: TableShape, { columns }: Catalog): string {
-  const isDate = columns.some((column) => column.name === name && DATES.test(column.type))
-  return datesAsText && isDate ? `${quoteIdentifier(name)}::pg_catalog.text` : quoteIdentifier(name)
+  const type = columns.find((column) => column.name === name)?.type ?? ''
+  if (!datesAsText || !DATES.test(type)) return quoteIdentifier(name)
+  return `${quoteIdentifier(name)}::pg_catalog.text${type.endsWith('[]') ? '[]' : ''}`
 }
 
 /** @param prefix of the table, with its dot */

@@ -1,5 +1,6 @@
 /** Tables without a Drizzle schema as sources, through a connection of our own. Exported with `drizzle-keystore/reencrypt`. */
 
+import { assertBetterSqlite3Runs } from '../drivers/better-sqlite3.js'
 import { storeError } from '../drivers/driver-error.js'
 import { newPool } from '../drivers/postgres-pool.js'
 import { assertUrl, isPostgresUrl, loadDriver, sqlitePath } from '../drivers/url.js'
@@ -103,6 +104,7 @@ export async function openHostDatabase(url: string): Promise<HostDatabase> {
   }
   const path = sqlitePath(url)
   const { default: Database } = await loadDriver('better-sqlite3', () => import('better-sqlite3'))
+  assertBetterSqlite3Runs()
   try {
     const client = new Database(path, { fileMustExist: true, timeout: 0 })
     // Overwrites the plaintexts that tokens replace.

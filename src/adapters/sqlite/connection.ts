@@ -2,6 +2,7 @@
 import { closeSync, existsSync, mkdirSync, openSync, statSync } from 'node:fs'
 import { dirname } from 'node:path'
 import Database from 'better-sqlite3'
+import { assertBetterSqlite3Runs } from '../../drivers/better-sqlite3.js'
 import { describeDriverError, storeError } from '../../drivers/driver-error.js'
 import type { SqliteClient } from '../../drivers/sqlite-client.js'
 import {
@@ -104,6 +105,7 @@ export class SqliteConnection {
     const path = this.path
     if (path !== null) {
       const action = `open ${path}`
+      assertBetterSqlite3Runs()
       if (migrate !== 'off') await this.#retrying(action, () => checkFile(path, migrate, adopt))
       this.#client ??= await this.#retrying(action, () => openFile(path, migrate))
     }

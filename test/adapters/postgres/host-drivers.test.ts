@@ -1,8 +1,4 @@
 /** Which drizzle databases the stores take, and which they refuse by name; pg is loaded only where the library makes a connection. */
-import { execFile } from 'node:child_process'
-import { cpSync, mkdirSync, symlinkSync, writeFileSync } from 'node:fs'
-import { dirname, join } from 'node:path'
-import { promisify } from 'node:util'
 import { Pool as NeonPool, neon } from '@neondatabase/serverless'
 import Database from 'better-sqlite3'
 import { drizzle as drizzleSqlite } from 'drizzle-orm/better-sqlite3'
@@ -16,12 +12,11 @@ import { drizzle as drizzleSqliteProxy } from 'drizzle-orm/sqlite-proxy'
 import { describe, expect, it } from 'vitest'
 import { postgresKeyStore } from '../../../src/adapters/postgres/store.js'
 import { sqliteKeyStore } from '../../../src/adapters/sqlite/store.js'
+import { runInApplication } from '../../support/bare-application.js'
 import { cleanUpAfterEach } from '../../support/cleanups.js'
 import { isChosen } from '../../support/databases.js'
 import { errorOf } from '../../support/errors.js'
-import { root } from '../../support/root.js'
 
-const run = promisify(execFile)
 const noRows = async () => ({ rows: [] })
 const pgProxy = drizzlePgProxy(noRows)
 const sqlite = drizzleSqlite({ client: new Database(':memory:') })
@@ -127,23 +122,8 @@ describe('postgresKeyStore takes', () => {
 describe('pg is not installed', () => {
   const cleanups = cleanUpAfterEach()
 
-  /** An application with some packages installed, and this one. @returns what it prints */
-  async function runWith(packages: readonly string[], code: string): Promise<string> {
-    const folder = cleanups.folder()
-    for (const name of ['drizzle-orm', 'lru-cache', ...packages]) {
-      const to = join(folder, 'node_modules', name)
-      mkdirSync(dirname(to), { recursive: true })
-      symlinkSync(join(root, 'node_modules', name), to)
-    }
-    const own = join(folder, 'node_modules', 'drizzle-keystore')
-    mkdirSync(own)
-    for (const part of ['package.json', 'dist'])
-      cpSync(join(root, part), join(own, part), { recursive: true })
-    writeFileSync(join(folder, 'main.mjs'), code)
-    const flags = ['--preserve-symlinks', '--preserve-symlinks-main']
-    const { stdout } = await run(process.execPath, [...flags, 'main.mjs'], { cwd: folder })
-    return stdout
-  }
+  const runWith = (packages: readonly string[], code: string) =>
+    runInApplication(cleanups.folder(), packages, code)
   const ROUND = `
     import { EnvelopeCrypto, generateMasterKey, localMasterKey } from 'drizzle-keystore'
     import { postgresKeyStore } from 'drizzle-keystore/postgres'
