@@ -30,7 +30,7 @@ const notReached = readFileSync(new URL('not-reached.md', import.meta.url), 'utf
 
 const head = `# Benchmarks
 
-\`npm run bench\` writes this page; do not edit it. [bench/README.md](../bench/README.md) says how it measures.
+\`npm run bench\` writes this page; do not edit it. \`bench/README.md\` in the repository says how it measures.
 
 Compare ratios, not times: times differ from machine to machine, and on this machine from minute to minute. Each ratio comes from one run. The candidates
 ran in turn, a few milliseconds each, round by round. The tables show the median of the rounds' ratios and, in brackets, their tenth and ninetieth percentile.

@@ -65,6 +65,17 @@ export const WINGS = {
   ],
 }
 
+/** The packages that a wing may import, subpaths included. Node's own modules are free to all, but for those below. */
+const PACKAGES = {
+  keys: ['lru-cache'],
+  drivers: ['pg'],
+  'adapters/sqlite': ['better-sqlite3', 'drizzle-orm'],
+  'adapters/postgres': ['pg', 'drizzle-orm'],
+  sources: ['better-sqlite3'],
+  drizzle: ['drizzle-orm'],
+  cli: ['commander', 'cli-progress', 'cli-table3', 'better-sqlite3', 'drizzle-orm'],
+}
+
 const DRIVERS = ['better-sqlite3', 'pg', 'drizzle-orm/better-sqlite3', 'drizzle-orm/node-postgres']
 
 // Packages (a package's subpaths included) that must not be reachable from a file: who uses SQLite never loads pg.
@@ -101,12 +112,14 @@ const CLOSURES = [
 
 const CRYPTO = ['crypto', 'node:crypto']
 const CRYPTO_FILE = 'format/aead'
+/** What loads modules past `import`, so that this script would not see it. */
+const HIDDEN_LOADERS = ['require', 'createRequire', 'getBuiltinModule']
 // It imports what a user names on the command line.
 const COMPUTED_IMPORT_FILE = 'cli/schema-file'
 const TOP_LEVEL_AWAIT = 'has a top-level await, so that require() of the package would fail'
 
-// What files hold, by name and text: the tests check many copies of our sources that differ in one file.
-const seen = new Map()
+// The parsed files, by name and text: the tests check many copies of our sources that differ in one file.
+const parsed = new Map()
 
 if (process.argv[1] !== undefined && realpathSync(process.argv[1]) === fileURLToPath(import.meta.url)) {
   const { values } = parseArgs({ options: { root: { type: 'string' } } })
@@ -128,8 +141,8 @@ export function checkLayers(root) {
   for (const name of names.filter((name) => /\.[cm]?[jt]sx?$/.test(name)).sort()) {
     const text = readFileSync(join(src, name), 'utf8')
     const id = `${name}\0${text}`
-    if (!seen.has(id)) seen.set(id, read(name, text))
-    files.set(name.replace(/\.ts$/, ''), seen.get(id))
+    if (!parsed.has(id)) parsed.set(id, read(name, text))
+    files.set(name.replace(/\.ts$/, ''), parsed.get(id))
   }
   for (const [file, { imports, faults }] of files) checkFile(file, imports, faults)
   for (const closure of CLOSURES) checkClosure(closure)
@@ -148,7 +161,13 @@ export function checkLayers(root) {
       if (CRYPTO.includes(specifier) && file !== CRYPTO_FILE) {
         problems.push(`src/${file}.ts: imports ${specifier}: only src/${CRYPTO_FILE}.ts does`)
       }
-      if (target === null) continue
+      if (target === null) {
+        if (!isAllowedPackage(wing, specifier))
+          problems.push(
+            `src/${file}.ts: imports the package ${specifier}, which ${wing === '*' ? 'the top' : wing} may not`,
+          )
+        continue
+      }
       if (!existsSync(join(src, `${target}.ts`))) {
         problems.push(`src/${file}.ts: imports ${specifier}, which is no file of src/`)
       } else if (!allowed.includes(target) && !allowed.includes(wingOf(target))) {
@@ -172,6 +191,13 @@ export function checkLayers(root) {
           problems.push(`src/${from}.ts: reaches ${specifier} (${road} → ${specifier})`)
       }
     }
+  }
+
+  function isAllowedPackage(wing, specifier) {
+    if (CRYPTO.includes(specifier)) return true
+    if (specifier.startsWith('node:')) return specifier !== 'node:module'
+    const packages = PACKAGES[wing] ?? []
+    return packages.some((name) => specifier === name || specifier.startsWith(`${name}/`))
   }
 
   /** @returns the name of the rule, '*' for the top */
@@ -231,13 +257,26 @@ function read(name, text) {
       return
     }
     if (typeof node !== 'object' || node === null || typeof node.type !== 'string') return
-    look(node, inFunction)
+    inspect(node, inFunction)
     const inside = inFunction || /Function/.test(node.type)
     for (const value of Object.values(node)) visit(value, inside)
   }
 
-  function look(node, inFunction) {
+  function inspect(node, inFunction) {
     switch (node.type) {
+      case 'Identifier':
+        if (HIDDEN_LOADERS.includes(node.name))
+          faults.push(`has ${node.name}, which loads what cannot be checked: use import`)
+        break
+      case 'MemberExpression': {
+        const { object, property } = node
+        const isGlobal = object.type === 'Identifier' && object.name === 'crypto'
+        const isOfGlobalThis =
+          object.type === 'Identifier' && object.name === 'globalThis' && property.name === 'crypto'
+        if ((isGlobal || isOfGlobalThis) && name !== `${CRYPTO_FILE}.ts`)
+          faults.push(`uses the global crypto: only src/${CRYPTO_FILE}.ts has cryptography`)
+        break
+      }
       case 'ImportDeclaration':
       case 'TSImportType':
         add(node.source)

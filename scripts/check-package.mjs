@@ -25,10 +25,12 @@ import { formatMessage } from 'publint/utils'
 
 /** Everything that may be published. A test, a database, a key file or a note to ourselves matches nothing here. */
 const PUBLISHED = [
-  /^(package\.json|README\.md|LICENSE)$/,
+  /^(package\.json|README\.md|(?:CHANGELOG|SECURITY)\.md|LICENSE)$/,
   /^dist\/([a-z0-9-]+\/)*[a-z0-9-]+\.(js|js\.map|d\.ts)$/,
   /^migrations\/(sqlite|postgres)\/(\d{4}_[a-z0-9_]+\.sql|meta\/(\d{4}_snapshot|_journal)\.json)$/,
-  /^docs\/([A-Za-z0-9-]+\/)*[A-Za-z0-9-]+\.(md|json)$/,
+  /^docs\/([A-Za-z0-9-]+\/)*[A-Za-z0-9-]+\.md$/,
+  /^docs\/benchmarks\/node-\d+-[a-z-]+\.svg$/,
+  /^examples\/([a-z-]+\/)?[a-z-]+\.ts$/,
 ]
 const REQUIRED = [
   'LICENSE',

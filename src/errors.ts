@@ -149,7 +149,7 @@ export function printable(text: string, most = SHOWN_CHARACTERS): string {
   return escaped(start) + rest
 }
 
-/** {@link printable} in double quotes, with those in the text escaped as in JSON: where the id ends is then plain. */
+/** {@link printable} in double quotes, with those in the text escaped as in JSON, so that the reader sees where the id ends. */
 export function quoted(text: string): string {
   const { start, rest } = cut(text, SHOWN_CHARACTERS)
   return escaped(JSON.stringify(start)) + rest

@@ -75,7 +75,7 @@ export function eventEmitter({ onEvent }: EventOptions): EmitEvent {
   if (onEvent !== undefined && typeof onEvent !== 'function')
     throw invalidArgument(`onEvent must be a function, got ${kindOf(onEvent)}`)
   return (event) => {
-    const published = channelOf(event.type)
+    const published = diagnosticsChannel(event.type)
     if (published.hasSubscribers) published.publish(event)
     if (onEvent === undefined) return
     try {
@@ -88,7 +88,7 @@ export function eventEmitter({ onEvent }: EventOptions): EmitEvent {
   }
 }
 
-function channelOf(type: KeystoreEvent['type']): Channel {
+function diagnosticsChannel(type: KeystoreEvent['type']): Channel {
   let found = channels.get(type)
   if (found === undefined) {
     found = channel(`drizzle-keystore:${type}`)

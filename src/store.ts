@@ -4,6 +4,7 @@
  * Words, here and everywhere: a **data key** (DEK) encrypts a user's data and is stored **wrapped** under a **master
  * key** (KEK). A row is one version of one user's data key. A **tombstone** is a row whose wrapped key was erased.
  */
+import type { KeystoreError } from './errors.js'
 import type { KeyRecord, KeyRef } from './table.js'
 
 /** One compare-and-set: the row changes only while it is live and still holds exactly `from`, or already `encryptedKey`. */
@@ -48,7 +49,7 @@ export interface ShredResult extends ErasureState {
 export interface StoreChange {
   /** The users whose rows were changed. Absent: it may be any user. */
   readonly userIds?: readonly string[]
-  /** With `userIds` absent: something was written, most likely no change of this kind. Read again what is in use. */
+  /** With `userIds` absent: something was written, and probably changed no cached key. Read again what is in use. */
   readonly unspecific?: boolean
   /** The reason why no change will be announced until the next call without this property. No row is known to have changed. */
   readonly silent?: string
@@ -65,8 +66,8 @@ export interface ShredOptions {
 /** What is wrong with a storage itself, beside its rows. */
 export interface StoreFinding {
   readonly severity: 'error' | 'warning'
-  readonly kind: 'schemaVersion' | 'fileMode' | 'setting' | 'damage'
-  /** What was found, and what to do. */
+  readonly kind: 'schemaVersion' | 'fileMode' | 'setting' | 'damage' | 'copies'
+  /** What was found, and what to do. `copies`: something may copy wrapped keys where no erasure reaches. */
   readonly reason: string
 }
 
@@ -93,6 +94,14 @@ export interface StoreMaintenance {
   datedCensus(): Promise<DatedCensusRow[]>
 }
 
+/** A stored row that is no {@link KeyRecord}: somebody has written it past all stores, or the storage is damaged. */
+export interface UnreadableRow extends KeyRef {
+  /** Whether `userId` is the stored id. If not, it is what can be shown of it, such as `x'ff80'`, and nothing can be asked by it. */
+  readonly hasId: boolean
+  /** ERR_STORE, which says what is wrong with the row, and has it as `ref`. */
+  readonly error: KeystoreError
+}
+
 /** Where {@link KeyStore.list} goes on, and how far. */
 export interface KeyPage {
   /** The last ref of the page before. */
@@ -101,6 +110,11 @@ export interface KeyPage {
   readonly limit: number
   /** Only live rows whose KEK id is another one; null counts as another. */
   readonly notKekId?: string
+  /**
+   * Called once for each row on the way that is no record; the page then goes on after it. Absent: the first such row is ERR_STORE with
+   * its `ref`.
+   */
+  readonly onUnreadable?: (row: UnreadableRow) => void
 }
 
 /**
@@ -146,7 +160,10 @@ export interface KeyStore {
    */
   replaceWrapped(changes: readonly WrapChange[]): Promise<KeyRef[]>
 
-  /** One page in the order of the user id's UTF-8 bytes, then version; an empty page is the end. */
+  /**
+   * One page in the order of the user id's UTF-8 bytes, then version; an empty page is the end. Goes on by the stored bytes: a row that is
+   * no record cannot keep it from reaching the end.
+   */
   list(page: KeyPage): Promise<KeyRecord[]>
 
   /**

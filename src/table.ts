@@ -22,6 +22,7 @@ export const encryptionKeysDeclaration = {
   /** Live rows by master key: what `open`, `census` and `rewrapAll` read. */
   kekIndex: { name: 'encryption_keys_kek_id_idx', column: 'kekId', whereNull: 'shreddedAt' },
   versionCheck: 'encryption_keys_version_check',
+  userIdCheck: 'encryption_keys_user_id_check',
 } as const
 
 type Columns = typeof encryptionKeysDeclaration.columns

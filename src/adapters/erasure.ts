@@ -4,7 +4,15 @@ import type { ErasureState } from '../store.js'
 export const ERASED: Required<ErasureState> = { erased: 'file', pending: null }
 
 /** How an operator completes an erasure: the command that calls `StoreMaintenance.finishErasure`. */
-export const FINISH_ERASURE = 'run `keystore doctor --finish-erasure`'
+export const FINISH_ERASURE = 'run `npx keystore doctor --finish-erasure`'
+
+/** Why erased keys may still be elsewhere. @param copiers what of the database's may copy rows: `trigger audit` */
+export function copiedBy(copiers: readonly string[]): string {
+  return (
+    `Rows of the table may be copied elsewhere, where an erasure does not reach them, by ${copiers.join(', ')}: erase wrapped keys there ` +
+    'too, and leave our table out of it'
+  )
+}
 
 /** @param reason why bytes remain, and what to do */
 export function pendingErasure(reason: string): Required<ErasureState> {

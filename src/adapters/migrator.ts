@@ -4,7 +4,7 @@
  * This replaces Drizzle's migrator, which fails when several processes start on a fresh database at once, shares one ledger with
  * the host application, and reads a folder at run time, which bundlers break.
  */
-import { printable, schemaError } from '../errors.js'
+import { printable, StoreError, schemaError } from '../errors.js'
 import type { Migration } from './generated/migrations.js'
 
 /** Our ledger table, not shared with the host application: one row for each applied migration, with its tag and the SHA-256 of its SQL. */
@@ -70,13 +70,26 @@ export function pendingMigrations(
   return pending
 }
 
+/** The end of a message, which the command line leaves out: it has no such option. */
+export const OR_MIGRATE_AUTO = ", or open it with migrate: 'auto'"
+
+/** ERR_SCHEMA of a database that lacks migrations. */
+export class PendingMigrationsError extends StoreError {
+  readonly tags: readonly string[]
+
+  constructor(pending: readonly Migration[]) {
+    const tags = pending.map(({ tag }) => tag)
+    super(
+      `The database lacks migrations (${tags.join(', ')}): run \`npx keystore migrate\`${OR_MIGRATE_AUTO}`,
+      { code: 'ERR_SCHEMA' },
+    )
+    this.tags = tags
+  }
+}
+
 /** @throws ERR_SCHEMA in mode `check` if a migration is pending */
 export function refuseInCheckMode(mode: MigrateMode, pending: readonly Migration[]): void {
-  if (mode !== 'check' || pending.length === 0) return
-  const tags = pending.map(({ tag }) => tag).join(', ')
-  throw schemaError(
-    `The database lacks migrations (${tags}): run \`keystore migrate\`, or open it with migrate: 'auto'`,
-  )
+  if (mode === 'check' && pending.length > 0) throw new PendingMigrationsError(pending)
 }
 
 /**
@@ -87,7 +100,7 @@ export function refuseInCheckMode(mode: MigrateMode, pending: readonly Migration
 export function tableWithoutLedger(found: string): Error {
   return schemaError(
     `The database has a table encryption_keys, but not ${LEDGER}, and the table is not the Python reference's (${found}). ` +
-      "If your own migrations made it from drizzle-keystore's schema, open the store with migrate: 'off'; " +
-      'if it is of another program, use another database or, on Postgres, another schema. Nothing was changed',
+      "If your own migrations made it from drizzle-keystore's schema, it must have all columns, and the application opens it with migrate: " +
+      "'off'; if it is of another program, use another database or, on Postgres, another schema. Nothing was changed",
   )
 }

@@ -1,9 +1,8 @@
 /** What all adapters do with rows before and after their statements. */
-import { quoted, StoreError } from '../errors.js'
 import { compareRefs, isTombstone, type KeyRecord, type KeyRef } from '../table.js'
 
-/** Sorts before every ref: where the first page of `list` begins. */
-export const BEFORE_ALL_REFS: KeyRef = { userId: '', version: 0 }
+/** Sorts before every ref that a Postgres `integer` can hold: where the first page of `list` begins. */
+export const BEFORE_ALL_REFS: KeyRef = { userId: '', version: -2_147_483_648 }
 
 /**
  * The active row of one user: a tombstone if there is any, else the highest version.
@@ -11,7 +10,7 @@ export const BEFORE_ALL_REFS: KeyRef = { userId: '', version: 0 }
  * @param rows of one user, in ascending order
  * @returns one row, or none if the user has none
  */
-export function activeOf(rows: readonly KeyRecord[]): KeyRecord[] {
+export function activeOf<Row extends Pick<KeyRecord, 'shreddedAt'>>(rows: readonly Row[]): Row[] {
   const active = rows.findLast(isTombstone) ?? rows.at(-1)
   return active === undefined ? [] : [active]
 }
@@ -92,23 +91,4 @@ export function winnersOf(
     const winner = versions.find(({ version }) => version === input.version) ?? versions.find(isTombstone)
     return winner ?? []
   })
-}
-
-/** Returns the row. @throws ERR_STORE, which names the ref, if one of its times could not be parsed */
-export function requireValidTimes(record: KeyRecord): KeyRecord {
-  if (hasValidTimes(record)) return record
-  const { userId, version } = record
-  throw new StoreError(
-    `The row of user ${quoted(userId)}, version ${version}, has a time that cannot be read: ` +
-      'repair created_at, wrapped_at or shredded_at',
-    { ref: { userId, version } },
-  )
-}
-
-export function hasValidTimes({ createdAt, wrappedAt, shreddedAt }: KeyRecord): boolean {
-  return isValidTime(createdAt) && isValidTime(wrappedAt) && isValidTime(shreddedAt)
-}
-
-function isValidTime(time: Date | null): boolean {
-  return time === null || !Number.isNaN(time.getTime())
 }

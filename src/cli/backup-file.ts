@@ -67,6 +67,7 @@ async function leaveWriteAheadLog(path: string): Promise<void> {
   const { default: Database } = await import('better-sqlite3')
   const client = new Database(path, { fileMustExist: true })
   try {
+    client.pragma('trusted_schema = OFF')
     client.pragma('journal_mode = DELETE')
   } catch (error) {
     const reason = error instanceof Error && 'code' in error ? String(error.code) : 'unknown'
@@ -84,12 +85,18 @@ export async function openBackup(file: string): Promise<OpenedBackup> {
   if (!statSync(file, { throwIfNoEntry: false })?.isFile()) throw new Error(`There is no file ${file}`)
   const { default: Database } = await import('better-sqlite3')
   const { sqliteKeyStore } = await import('../adapters/sqlite/store.js')
+  const { lacksOnlyRules } = await import('../adapters/sqlite/migrate.js')
   const client = new Database(file, { readonly: true })
   // A file from elsewhere may have a schema that calls functions: https://www.sqlite.org/security.html
   client.pragma('trusted_schema = OFF')
-  const store = sqliteKeyStore({ db: { $client: client } }, { migrate: 'check' })
+  let store = sqliteKeyStore({ db: { $client: client } }, { migrate: 'check' })
   try {
-    await store.ready()
+    await store.ready().catch((error) => {
+      // A backup from before a migration that only adds rules for new rows has all that is read.
+      if (!isKeystoreError(error) || error.code !== 'ERR_SCHEMA' || !lacksOnlyRules(client)) throw error
+      store = sqliteKeyStore({ db: { $client: client } }, { migrate: 'off' })
+      return store.ready()
+    })
   } catch (error) {
     client.close()
     throw isKeystoreError(error) ? notRestorable(file, error) : error
@@ -106,9 +113,9 @@ export async function openBackup(file: string): Promise<OpenedBackup> {
 function notRestorable(file: string, { code, message }: KeystoreError): StoreError {
   const advice =
     code === 'ERR_SCHEMA'
-      ? `${file} was not changed. To bring it up to date work on a copy: keystore migrate --store COPY (with --adopt for a file of the ` +
-        'Python reference), then keystore restore COPY'
-      : 'Is it a file that `keystore backup` made?'
+      ? `${file} was not changed. To bring it up to date work on a copy: npx keystore migrate --store COPY (with --adopt for a file of the ` +
+        'Python reference), then npx keystore restore COPY'
+      : 'Is it a file that `npx keystore backup` made?'
   return new StoreError(`${file} cannot be restored from. ${message}. ${advice}`, {
     code: code === 'ERR_SCHEMA' ? code : 'ERR_STORE',
   })

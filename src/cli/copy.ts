@@ -1,6 +1,6 @@
 /** `keystore copy`, `backup` and `restore`: each copies one store into another. None needs a master key. */
 import { Command } from 'commander'
-import { type OpenedKeyStore, openKeyStore } from '../adapters/open.js'
+import { openKeyStore } from '../adapters/open.js'
 import { invalidArgument, isKeystoreError, type KeystoreError, StoreError } from '../errors.js'
 import { findLostKeys, type LostKeys } from '../key-log/lost-keys.js'
 import { totalCount } from '../lifecycle/census.js'
@@ -8,6 +8,7 @@ import { type ConflictingRow, type CopyConflict, type CopyReport, copyKeys } fro
 import type { KeyStore } from '../store.js'
 import { openBackup, startBackup } from './backup-file.js'
 import { assertCanAsk, type ConfirmOptions, isTyped } from './confirm.js'
+import { assertNoFolder, openExistingStore, withExistingStore } from './existing-store.js'
 import { runLongCommand } from './long-command.js'
 import {
   type ChangeOptions,
@@ -18,7 +19,6 @@ import {
   type StoreOptions,
   storeOption,
   withDryRun,
-  withExistingStore,
   withJson,
   withKeyLog,
   withStore,
@@ -34,6 +34,7 @@ import {
   thousands,
 } from './output.js'
 import { printableSentence } from './printable.js'
+import { printFailures } from './rewrap.js'
 
 interface CopyCommandOptions extends ChangeOptions, ConfirmOptions, KeyLogOptions {
   readonly applyErasures?: boolean
@@ -65,7 +66,10 @@ export function copyCommand(): Command {
     )
     .addOption(storeOption('from', 'KEYSTORE_URL', 'the source: ').default(DEFAULT_STORE))
     .addOption(storeOption('to', 'KEYSTORE_TO_URL', 'the target: ').makeOptionMandatory())
-    .addHelpText('after', '\nExample:\n  KEYSTORE_TO_URL=postgres://… keystore copy --from data/keystore.db')
+    .addHelpText(
+      'after',
+      '\nExample:\n  KEYSTORE_TO_URL=postgres://… npx keystore copy --from data/keystore.db',
+    )
     .action(
       ({ from, to, ...options }: CopyCommandOptions & { readonly from: string; readonly to: string }) => {
         if (from === to) throw invalidArgument('--from and --to name the same store')
@@ -77,10 +81,10 @@ export function copyCommand(): Command {
 export function restoreCommand(): Command {
   return withCopyOptions(withStore(new Command('restore')))
     .description('Copy a backup, or any SQLite key store, into the store. The file is only read.')
-    .argument('<file>', 'a file that `keystore backup` made')
+    .argument('<file>', 'a file that `npx keystore backup` made')
     .addHelpText(
       'after',
-      '\nExample:\n  keystore restore backups/monday.db --store drill.db --key-log keys.jsonl',
+      '\nExample:\n  npx keystore restore backups/monday.db --store drill.db --key-log keys.jsonl',
     )
     .action(async (file: string, { store, ...options }: StoreOptions & CopyCommandOptions) =>
       closeAfter(await openBackup(file), (backup) => copyInto(store, backup.store, options)),
@@ -94,7 +98,7 @@ export function backupCommand(): Command {
         'The backup does not hold the master key.',
     )
     .argument('<file>', 'the file to make; an existing file is never overwritten')
-    .addHelpText('after', '\nExample:\n  keystore backup "backups/$(date +%F).db"')
+    .addHelpText('after', '\nExample:\n  npx keystore backup "backups/$(date +%F).db"')
     .action((file: string, options: StoreOptions & ReportOptions) =>
       withExistingStore(options, async (source) =>
         closeAfter(await startBackup(file), (backup) =>
@@ -121,7 +125,7 @@ export function backupCommand(): Command {
                     : printableSentence(unfinishedAdvice(report, backup.partial)),
                 )
               }
-              setExitCode(report.finished)
+              setExitCode(report.finished && report.failedCount === 0)
             },
           ),
         ),
@@ -132,8 +136,9 @@ export function backupCommand(): Command {
 /** Says what to do if a row has changed since an interrupted run copied it: it was rewrapped, or forgotten and minted anew. */
 function conflictInPartial(error: KeystoreError, partial: string): KeystoreError {
   const { ref } = error as StoreError
-  if (ref === undefined) return error
+  if (ref === undefined || error.code !== 'ERR_CONFLICT') return error
   return new StoreError(`${error.message}. If the store is right, remove ${partial} and run this again`, {
+    code: 'ERR_CONFLICT',
     ref,
   })
 }
@@ -148,7 +153,8 @@ async function copyInto(url: string, from: KeyStore, options: CopyCommandOptions
   const { dryRun = false, json, keyLog, applyErasures = false } = options
   const asks = applyErasures && !dryRun && options.yes !== true
   if (asks) assertCanAsk(options, 'erase what the source says')
-  const target: OpenedKeyStore = await openKeyStore(url, { migrate: dryRun ? 'check' : 'auto' })
+  assertNoFolder(url)
+  const target = dryRun ? await openExistingStore({ store: url }) : await openKeyStore(url)
   await closeAfter(target, async (to) => {
     const stores = { from, to, ...(keyLog === undefined ? {} : { keyLog }) }
     const erasures = asks
@@ -171,7 +177,16 @@ async function copyInto(url: string, from: KeyStore, options: CopyCommandOptions
 }
 
 /** Extra rows at the target are no failure. Without any, unequal stores mean that rows are missing or have changed meanwhile. */
-function isInOrder({ dryRun, equal, extra, refused, conflictCount, lost }: CopyCommandReport): boolean {
+function isInOrder({
+  dryRun,
+  equal,
+  extra,
+  refused,
+  conflictCount,
+  failedCount,
+  lost,
+}: CopyCommandReport): boolean {
+  if (failedCount > 0) return false
   if (dryRun) return refused.length === 0 && conflictCount === 0
   return (equal || extra > 0) && (lost?.count ?? 0) === 0
 }
@@ -203,6 +218,10 @@ function printCopyReport(report: CopyCommandReport): void {
     printSome(shredded.map(ownerName), shredded.length)
   }
   printRefusals(report)
+  if (report.failedCount > 0) {
+    console.log(`${counted(report.failedCount, 'row')} not copied, because of what is wrong with them:`)
+    printFailures(report.failed, report.failedCount)
+  }
   const table = plainTable(['', 'rows', 'SHA-256 of all records'])
   for (const side of ['from', 'to'] as const)
     table.push([
@@ -214,7 +233,7 @@ function printCopyReport(report: CopyCommandReport): void {
   if (extra > 0)
     console.log(`The target has ${counted(extra, 'row')} that the source has not. They stay as they are.`)
   if (equal) console.log('Both hold the same records.')
-  else if (complete && !dryRun && extra === 0) console.log(WRITTEN_MEANWHILE)
+  else if (complete && !dryRun && extra === 0 && report.failedCount === 0) console.log(WRITTEN_MEANWHILE)
   if (lost !== undefined && lost.count > 0) printLostKeys(lost)
 }
 
@@ -252,7 +271,7 @@ function rowText({ kekId, createdAt, wrappedAt, shreddedAt }: ConflictingRow): s
 const WHOSE_TOKENS =
   'Rows made at the same time hold the same key: rewrap both sides to the same master key, or copy into an empty store. Rows made at ' +
   'different times hold different keys, and each token of that user and version opens under one of them only. To find out which, decrypt ' +
-  'it on either side: `keystore decrypt --user ID --store URL < token`, for a backup on a copy of the file. docs/OPERATIONS.md, "Keys ' +
+  'it on either side: `npx keystore decrypt --user ID --store URL < token`, for a backup on a copy of the file. docs/OPERATIONS.md, "Keys ' +
   'were lost", says how to keep both.'
 
 function printLostKeys({ count, keys }: LostKeys): void {

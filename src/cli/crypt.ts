@@ -1,7 +1,9 @@
 /** `keystore encrypt` and `keystore decrypt`. They read standard input and write standard output, so that no secret is an argument. */
 import { buffer } from 'node:stream/consumers'
 import { Command } from 'commander'
+import { invalidArgument } from '../errors.js'
 import type { EncryptionContext } from '../format/context.js'
+import { isToken } from '../format/token.js'
 import { withEnvelope } from './envelope.js'
 import { type EnvelopeOptions, withEnvelopeOptions, withUserAndContext } from './options.js'
 
@@ -10,12 +12,20 @@ interface CryptCommandOptions extends EnvelopeOptions {
   readonly context: EncryptionContext
 }
 
+interface EncryptCommandOptions extends CryptCommandOptions {
+  readonly allowToken?: boolean
+  readonly allowEmpty?: boolean
+}
+
 export function encryptCommand(): Command {
   return withEnvelopeOptions(withUserAndContext(new Command('encrypt')))
     .description('Encrypt all of standard input for a user, and print the token.')
-    .addHelpText('after', '\nExample:\n  printf %s "$SECRET" | keystore encrypt --user alice')
-    .action(async (options: CryptCommandOptions) => {
+    .option('--allow-token', 'encrypt what is already a token once more')
+    .option('--allow-empty', 'encrypt an empty text')
+    .addHelpText('after', '\nExample:\n  printf %s "$SECRET" | npx keystore encrypt --user alice')
+    .action(async (options: EncryptCommandOptions) => {
       const plaintext = await readStandardInput('the secret')
+      refuseMistakes(plaintext, options)
       const token = await withEnvelope(options, (envelope) =>
         envelope.encryptBytes(options.user, plaintext, options.context),
       )
@@ -28,7 +38,7 @@ export function decryptCommand(): Command {
     .description(
       'Decrypt the token on standard input for a user, and print the plaintext without adding a line end.',
     )
-    .addHelpText('after', '\nExample:\n  keystore decrypt --user alice < token.txt')
+    .addHelpText('after', '\nExample:\n  npx keystore decrypt --user alice < token.txt')
     .action(async (options: CryptCommandOptions) => {
       const token = (await readStandardInput('the token')).toString('utf8').trim()
       const plaintext = await withEnvelope(options, (envelope) =>
@@ -36,6 +46,20 @@ export function decryptCommand(): Command {
       )
       process.stdout.write(plaintext)
     })
+}
+
+/** @throws ERR_INVALID_ARGUMENT for what is hardly ever meant: a token, as in the library, or nothing, as from a command that failed */
+function refuseMistakes(
+  plaintext: Buffer,
+  { allowToken = false, allowEmpty = false }: EncryptCommandOptions,
+): void {
+  if (plaintext.length === 0 && !allowEmpty)
+    throw invalidArgument(
+      'Standard input was empty, so nothing was encrypted: --allow-empty encrypts an empty text',
+    )
+  // A token is ASCII. `decrypt` does not mind white space around it either.
+  if (isToken(plaintext.toString('latin1').trim()) && !allowToken)
+    throw invalidArgument('Standard input is a token already: --allow-token encrypts it once more')
 }
 
 function readStandardInput(what: string): Promise<Buffer> {

@@ -1,7 +1,8 @@
 /** `keystore doctor`: checks a key store, and the encrypted columns of an application. */
 import { Command } from 'commander'
+import { openKeyStore } from '../adapters/open.js'
 import { invalidArgument, isKeystoreError, printable } from '../errors.js'
-import { applyKeyLog } from '../key-log/erasures.js'
+import { applyKeyLog, findUnfinishedErasures } from '../key-log/erasures.js'
 import { findLostKeys, giveUpLostKeys, type LostKey, type LostKeys } from '../key-log/lost-keys.js'
 import { type Finding, type VerifyReport, verifyAll } from '../lifecycle/verify.js'
 import { masterKeyFileProblem } from '../master-keys/environment.js'
@@ -10,6 +11,7 @@ import type { MasterKeyring } from '../master-keys/keyring.js'
 import { type ColumnFinding, sampleColumns } from '../sources/sample.js'
 import type { ErasureState, KeyStore } from '../store.js'
 import { assertCanAsk, type ConfirmOptions, isTyped } from './confirm.js'
+import { assertStoreExists, withoutLibraryAdvice } from './existing-store.js'
 import { type LongWorkControls, runLongCommand } from './long-command.js'
 import { printMasterKeys } from './master-key-table.js'
 import { findMasterKeys, type MasterKeyOptions, masterKeyFiles, withMasterKeys } from './master-keys.js'
@@ -19,7 +21,6 @@ import {
   closeAfter,
   type KeyLogOptions,
   maintenanceOf,
-  openStore,
   type ReportOptions,
   type StoreOptions,
   withAcceptV2,
@@ -30,6 +31,7 @@ import {
 import { counted, printableId, printJson, printSome, setExitCode } from './output.js'
 import { printableSentence } from './printable.js'
 import {
+  assertSchemaFile,
   type SchemaOptions,
   schemaTables,
   type UnregisteredTable,
@@ -64,7 +66,7 @@ export function doctorCommand(): Command {
   )
   return withSchema(
     command,
-    'also check some rows of each table for plaintext and unregistered columns, by the registry that',
+    'also look for plaintext and for unregistered columns, in some rows of each table',
   )
     .description(
       'Unwrap every key and check the store itself; name each thing that is wrong and what to do. Exit code 1 if any is an error. ' +
@@ -84,9 +86,11 @@ export function doctorCommand(): Command {
         if (options.keyLog === undefined) throw invalidArgument('--give-up-lost-keys needs --key-log')
         assertCanAsk(options, 'give up keys')
       }
+      assertSchemaFile(options)
+      assertStoreExists(options.store)
       const masterKeys = findMasterKeys(options)
       // An old schema is a finding: doctor does not migrate it.
-      await closeAfter(await openStore(options, 'off'), (store) =>
+      await closeAfter(await openKeyStore(options.store, { migrate: 'off' }), (store) =>
         runLongCommand(
           options,
           (controls) => runChecks(store, masterKeys, options, controls),
@@ -122,6 +126,8 @@ async function runChecks(
   const givenUp = lost.count > 0 ? await giveUp(store, lost, options) : undefined
   if (isUsable) found.push(...(await poolFindings(store)))
   if (givenUp === undefined) found.push(...lost.keys.map(lostKeyFinding))
+  if (isUsable && keyLog !== undefined)
+    found.push(...(await findUnfinishedErasures(store, keyLog)).map(unfinishedFinding))
   const unlisted = givenUp === undefined ? lost.count - lost.keys.length : 0
   const report = addFindings(keys, found, unlisted)
   const erasure = finishErasure && report.complete ? await maintenance.finishErasure() : undefined
@@ -134,6 +140,13 @@ async function runChecks(
 }
 
 const NOTHING_LOST: LostKeys = { count: 0, keys: [] }
+
+function unfinishedFinding(userId: string): Finding {
+  const reason =
+    'The key log says that its erasure was begun, and not that it was finished, and the user has live keys: run ' +
+    '`npx keystore shred-user` again, or go on with the user'
+  return { severity: 'warning', kind: 'unfinishedErasure', userId, reason }
+}
 
 const LOST_KEY = 'keyLost'
 
@@ -164,7 +177,7 @@ async function poolFindings(store: KeyStore): Promise<Finding[]> {
   const pool = (await store.getActive([''])).get('')
   if (pool === undefined || pool.shreddedAt === null) return []
   const reason =
-    'The pool was shredded, by another store or by hand: every use of it fails. To make it a new key: keystore shred-user --pool --forget'
+    'The pool was shredded, by another store or by hand: every use of it fails. To make it a new key: npx keystore shred-user --pool --forget'
   return [{ severity: 'error', kind: 'poolShredded', userId: '', version: pool.version, reason }]
 }
 
@@ -248,7 +261,7 @@ function printDoctorReport(
     const severity = ofKind[0]?.severity ?? 'error'
     totals[severity] += count
     console.log(`${severity}: ${kind} (${count})`)
-    printSome(ofKind.map(findingLine), count)
+    printFindings(ofKind, count)
   }
   if (
     !options.acceptV2 &&
@@ -268,10 +281,49 @@ function printDoctorReport(
 
 const V2_IS_AN_ERROR =
   'Keys in format v2 are errors here, because an application that does not accept v2 cannot read them. If the store was taken over from the ' +
-  'Python reference, `keystore rewrap --accept-v2` upgrades them, and with --accept-v2 doctor reports them as warnings. If it was not, ' +
+  'Python reference, `npx keystore rewrap --accept-v2` upgrades them, and with --accept-v2 doctor reports them as warnings. If it was not, ' +
   'somebody has put them there.'
 
-function findingLine({ userId, version, reason }: Finding): string {
-  const said = printableSentence(reason)
-  return userId === undefined ? said : `${printableId(userId)}, version ${version ?? '?'}: ${said}`
+/** Prints one line for many rows that have the same reason, and else one for each finding. @param count findings of the kind, listed or not */
+function printFindings(ofKind: readonly Finding[], count: number): void {
+  const groups = new Map<string, Finding[]>()
+  for (const finding of ofKind) {
+    const reason = reasonOf(finding)
+    const group = groups.get(reason)
+    if (group === undefined) groups.set(reason, [finding])
+    else group.push(finding)
+  }
+  let unlisted = count - ofKind.length
+  const lines: string[] = []
+  for (const [reason, group] of groups) {
+    if (group.length <= NAMED_ROWS || group[0]?.userId === undefined) {
+      lines.push(...group.map(findingLine))
+      continue
+    }
+    // Findings that are not listed are most likely like those that are, if these have one reason.
+    const rows = groups.size === 1 ? count : group.length
+    if (groups.size === 1) unlisted = 0
+    lines.push(
+      `${counted(rows, 'row')}, such as ${group.slice(0, NAMED_ROWS).map(rowName).join('; ')}: ${reason}`,
+    )
+  }
+  printSome(lines, lines.length + unlisted)
+}
+
+/** So many rows with one reason are named. */
+const NAMED_ROWS = 3
+
+function findingLine(finding: Finding): string {
+  return finding.userId === undefined ? reasonOf(finding) : `${rowName(finding)}: ${reasonOf(finding)}`
+}
+
+function rowName({ userId = '', version }: Finding): string {
+  return `${printableId(userId)}, version ${version ?? '?'}`
+}
+
+/** What is wrong, without the row's name, which stands before it or is one of many. */
+function reasonOf(finding: Finding): string {
+  const reason = withoutLibraryAdvice(finding.reason)
+  const name = ` of user ${rowName(finding)}`
+  return printableSentence(finding.userId === undefined ? reason : reason.replace(name, () => ''))
 }

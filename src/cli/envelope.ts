@@ -2,18 +2,17 @@
 import { EnvelopeCrypto } from '../envelope/envelope-crypto.js'
 import type { MasterKeyring } from '../master-keys/keyring.js'
 import type { KeyStore } from '../store.js'
+import { withExistingStore } from './existing-store.js'
 import { findMasterKeys } from './master-keys.js'
-import { acceptedBesides, closeAfter, type EnvelopeOptions, openStore } from './options.js'
+import { acceptedBesides, type EnvelopeOptions } from './options.js'
 
-/** Opens a store and a service on it, uses the service and closes both. */
+/** Opens a store, which must exist, and a service on it, uses the service and closes both. */
 export async function withEnvelope<T>(
   options: EnvelopeOptions,
   use: (envelope: EnvelopeCrypto) => Promise<T>,
 ): Promise<T> {
   const masterKeys = findMasterKeys(options)
-  return closeAfter(await openStore(options), async (store) =>
-    use(await openEnvelope(store, masterKeys, options)),
-  )
+  return withExistingStore(options, async (store) => use(await openEnvelope(store, masterKeys, options)))
 }
 
 export function openEnvelope(

@@ -1,6 +1,6 @@
 /** What `keystore quickstart` encrypts when no file is given: the kinds of secrets that applications hold, none of them real. */
 
-export type Secret = Record<'user' | 'name' | 'secret', string>
+export type ExampleSecret = Record<'user' | 'name' | 'secret', string>
 
 /** As long as a real one, and so plainly made up that no scanner of secrets takes it for one. */
 function fake(text: string, length: number): string {
@@ -55,7 +55,7 @@ const SECRETS: readonly (readonly [user: string, name: string, secret: string])[
   ],
 ]
 
-export const EXAMPLE_SECRETS: readonly Secret[] = SECRETS.map(([user, name, secret]) => ({
+export const EXAMPLE_SECRETS: readonly ExampleSecret[] = SECRETS.map(([user, name, secret]) => ({
   user,
   name,
   secret,

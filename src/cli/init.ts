@@ -1,16 +1,14 @@
 /** `keystore init`: makes a master key and an empty store, and says how to use them. */
 import { Command } from 'commander'
-import { eventEmitter } from '../events.js'
-import { refuseLostKeys } from '../key-log/lost-keys.js'
-import { ownCommand } from './command-line.js'
+import { ownCommand, repeatedOptions, shellWord, withoutPasswords } from './command-line.js'
 import { areTogether, ignoreInGit, storeFile } from './git-ignore.js'
-import { findOrMakeMasterKeys, type MasterKeyOptions, withMasterKey } from './master-keys.js'
+import { openOrMakeStore } from './made-store.js'
+import { type MasterKeyOptions, withMasterKeys } from './master-keys.js'
 import { describeMigration } from './migrate.js'
 import {
   type AdoptOptions,
   closeAfter,
   type KeyLogOptions,
-  openStore,
   withAdoptableStore,
   withKeyLog,
 } from './options.js'
@@ -19,21 +17,18 @@ type InitOptions = AdoptOptions & MasterKeyOptions & KeyLogOptions
 
 export function initCommand(): Command {
   return withKeyLog(
-    withMasterKey(withAdoptableStore(new Command('init'))),
+    withMasterKeys(withAdoptableStore(new Command('init'))),
     'a key log: a store that lacks keys of it is refused',
   )
     .description('Make the store, and a master key if there is none. Say how to use them.')
-    .action(async (options: InitOptions) => {
-      const { keyLog } = options
-      await closeAfter(await openStore(options), async (store) => {
-        // Before a master key is made: where keys are lost, the right one is somewhere else.
-        if (keyLog !== undefined) await refuseLostKeys(store, keyLog, eventEmitter({}))
-        const { said, file } = findOrMakeMasterKeys(options)
+    .action(async (options: InitOptions, command: Command) => {
+      const { store, said, file, migration } = await openOrMakeStore(options)
+      await closeAfter(store, async () => {
         console.log(said)
-        console.log(`Key store:  ${describeMigration(await store.ready())}`)
+        console.log(`Key store:  ${describeMigration(migration)}`)
         printFileAdvice(file, storeFile(options.store))
       })
-      console.log(nextSteps())
+      console.log(nextSteps(file, command))
     })
 }
 
@@ -49,11 +44,27 @@ function printFileAdvice(keyFile: string | null, databaseFile: string | null): v
   )
 }
 
-function nextSteps(): string {
-  return `
-Next, in your application:
+/** @param keyFile null if the environment of this process has the key already */
+function nextSteps(keyFile: string | null, command: Command): string {
+  const url: unknown = command.getOptionValue('store')
+  // A URL of the environment may hold a password, and the application has it already.
+  const isNamed = command.getOptionValueSource('store') === 'cli'
+  const variables = [
+    ...(keyFile === null ? [] : [`export API_KEY_MASTER_KEY_FILE=${shellWord(keyFile)}`]),
+    ...(isNamed ? [`export KEYSTORE_URL=${shellWord(withoutPasswords(String(url)))}`] : []),
+  ]
+  const environment =
+    variables.length === 0
+      ? ''
+      : `
+Next, for your application and for commands (a relative path counts from where they run):
+${variables.map((line) => `  ${line}`).join('\n')}
+`
+  const options = repeatedOptions(command, ['store', 'masterKeyFile', 'previousKeyFile', 'keyLog'])
+  return `${environment}
+In the application:
   import { EnvelopeCrypto, masterKeysFromEnv } from 'drizzle-keystore'
   import { openKeyStore } from 'drizzle-keystore/open'
-with API_KEY_MASTER_KEY_FILE and KEYSTORE_URL in its environment. Or try:
-  printf %s "a secret" | ${ownCommand()} encrypt --user alice`
+Or try:
+  printf %s "a secret" | ${ownCommand()} encrypt --user alice${options}`
 }

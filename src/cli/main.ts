@@ -36,11 +36,11 @@ run(process.argv).then((code) => {
 
 async function run(argv: readonly string[]): Promise<number> {
   const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8'))
-  const program = new Command('keystore')
+  const program = new Command('npx keystore')
     .description('Keys for per-user envelope encryption, in SQLite or Postgres.')
     .version(version)
-    .showHelpAfterError('(keystore COMMAND --help explains it)')
-    .addHelpText('after', '\nBegin with: keystore quickstart')
+    .showHelpAfterError('(npx keystore COMMAND --help explains it)')
+    .addHelpText('after', '\nBegin with: npx keystore quickstart')
     // Commander quotes an argument that it does not know, and that may be a URL.
     .configureOutput({ outputError: (text, write) => write(printableLines(withoutPasswords(text))) })
     .exitOverride()
@@ -53,16 +53,23 @@ async function run(argv: readonly string[]): Promise<number> {
     await program.parseAsync(argv)
     return process.exitCode === undefined ? 0 : Number(process.exitCode)
   } catch (error) {
-    return reportError(error)
+    return await reportError(error, name)
   }
 }
 
 /** @returns the exit code */
-function reportError(error: unknown): number {
+async function reportError(error: unknown, command: string): Promise<number> {
   // Commander has printed the help or its own error already.
   if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : WRONG_USAGE
   if (error instanceof KeystoreError) {
-    process.stderr.write(`keystore: ${printableSentence(error.message)} [${error.code}]\n`)
+    const [{ adviceFor }, { withoutLibraryAdvice }] = await Promise.all([
+      import('./advice.js'),
+      import('./existing-store.js'),
+    ])
+    const said = printableSentence(withoutLibraryAdvice(error.message))
+    process.stderr.write(`keystore: ${said} [${error.code}]\n`)
+    const advice = adviceFor(error.code, command)
+    if (advice !== null) process.stderr.write(`${advice}\n`)
     return error.code === 'ERR_INVALID_ARGUMENT' ? WRONG_USAGE : FAILED
   }
   const text = error instanceof Error ? error.message : String(error)

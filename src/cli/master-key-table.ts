@@ -5,11 +5,11 @@ import { kekName, plainTable, thousands } from './output.js'
 
 /** Prints the retirement warnings too, if there is a previous key that no row needs. */
 export function printMasterKeys(uses: readonly MasterKeyUse[], keyring: MasterKeyring): void {
-  const table = plainTable(['master key', 'role', 'rows', 'no row needs it'])
+  const table = plainTable(['master key', 'role', 'rows', 'needed by rows'])
   for (const { kekId, primary, rows, noRowNeedsIt } of uses) {
     const given = kekId !== null && keyring.find(kekId) !== null
     const role = primary ? 'primary' : given ? 'previous' : 'not given'
-    table.push([kekName(kekId), role, thousands(rows), noRowNeedsIt ? 'yes' : 'no'])
+    table.push([kekName(kekId), role, thousands(rows), noRowNeedsIt ? 'no' : 'yes'])
   }
   console.log(table.toString())
   if (!uses.some(({ primary, noRowNeedsIt }) => !primary && noRowNeedsIt)) return

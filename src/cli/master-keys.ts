@@ -7,14 +7,14 @@ import { type MasterKeyring, masterKeyring } from '../master-keys/keyring.js'
 import { generateMasterKey } from '../master-keys/local.js'
 import { syncFolder } from '../sync-folder.js'
 
-const DEFAULT_MASTER_KEY_FILE = 'data/master.key'
+export const DEFAULT_MASTER_KEY_FILE = 'data/master.key'
 
 export interface MasterKeyOptions {
   readonly masterKeyFile?: string
   readonly previousKeyFile?: readonly string[]
 }
 
-export function withMasterKey(command: Command): Command {
+function withMasterKey(command: Command): Command {
   return command.option(
     '--master-key-file <path>',
     `the file with the master key (default: $API_KEY_MASTER_KEY, $API_KEY_MASTER_KEY_FILE or ${DEFAULT_MASTER_KEY_FILE})`,
@@ -48,26 +48,41 @@ export function masterKeyFiles({ masterKeyFile, previousKeyFile = [] }: MasterKe
 }
 
 /** Master keys that were found or made. */
-interface FoundMasterKeys {
+export interface FoundMasterKeys {
   readonly masterKeys: MasterKeyring
   /** A line that says where the key is. */
   readonly said: string
-  /** The primary's file; null if it is from the environment. */
+  /** The primary's file; null if the environment gives the key. */
   readonly file: string | null
 }
 
-/** Like {@link findMasterKeys}, but makes the file if there is no master key. */
-export function findOrMakeMasterKeys(options: MasterKeyOptions): FoundMasterKeys {
-  const { masterKeyFile: path = DEFAULT_MASTER_KEY_FILE, previousKeyFile } = options
-  if (options.masterKeyFile === undefined && isGivenByEnvironment()) {
+/** Like {@link findMasterKeys}, but returns null if there is no key, or not yet the file that is named for it. */
+export function masterKeysOrNull(options: MasterKeyOptions): FoundMasterKeys | null {
+  const { masterKeyFile, previousKeyFile } = options
+  const file = newKeyFile(options)
+  if (masterKeyFile === undefined && isGivenByEnvironment() && (file === null || existsSync(file))) {
     const said = 'Master key: from the environment'
     return { masterKeys: loadKeyring(undefined, previousKeyFile), said, file: null }
   }
-  const made = makeMasterKeyFile(path)
-  const said = made
-    ? `Master key: made ${path} (mode 0600). Back it up: without it nothing can be decrypted`
-    : `Master key: ${path} (reused)`
-  return { masterKeys: loadKeyring(path, previousKeyFile), said, file: path }
+  if (file === null || !existsSync(file)) return null
+  return { masterKeys: loadKeyring(file, previousKeyFile), said: `Master key: ${file} (reused)`, file }
+}
+
+/** Makes the file that {@link masterKeysOrNull} lacks. */
+export function makeMasterKeys(options: MasterKeyOptions): FoundMasterKeys {
+  const file = newKeyFile(options) ?? DEFAULT_MASTER_KEY_FILE
+  const said = makeMasterKeyFile(file)
+    ? `Master key: made ${file} (mode 0600). Back it up: without it nothing can be decrypted`
+    : `Master key: ${file} (reused)`
+  return { masterKeys: loadKeyring(file, options.previousKeyFile), said, file }
+}
+
+/** Where the master key is, or is made if it is not there. Null if $API_KEY_MASTER_KEY holds it. */
+function newKeyFile({ masterKeyFile }: MasterKeyOptions): string | null {
+  const { API_KEY_MASTER_KEY = '', API_KEY_MASTER_KEY_FILE = '' } = process.env
+  if (masterKeyFile !== undefined) return masterKeyFile
+  if (API_KEY_MASTER_KEY.trim() !== '') return null
+  return API_KEY_MASTER_KEY_FILE.trim() === '' ? DEFAULT_MASTER_KEY_FILE : API_KEY_MASTER_KEY_FILE
 }
 
 /** @param file the primary's file; undefined: the primary of the environment. Previous keys of the environment count in both cases */

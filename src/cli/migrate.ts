@@ -1,19 +1,26 @@
 /** `keystore migrate`: brings the table up to date, or with --check tells whether it is. */
 import { Command } from 'commander'
 import type { MigrationReport } from '../adapters/migrator.js'
-import { type AdoptOptions, openStore, withAdoptableStore } from './options.js'
+import { openKeyStore } from '../adapters/open.js'
+import { assertStoreExists } from './existing-store.js'
+import { type AdoptOptions, closeAfter, withAdoptableStore } from './options.js'
+
+interface MigrateOptions extends AdoptOptions {
+  readonly check?: boolean
+}
 
 export function migrateCommand(): Command {
   return withAdoptableStore(new Command('migrate'))
     .description('Apply the migrations that the store lacks.')
     .option('--check', 'change nothing; exit code 1 if any is missing')
-    .action(async ({ check, ...options }: AdoptOptions & { readonly check?: boolean }) => {
-      const store = await openStore(options, check ? 'check' : 'auto')
-      try {
-        console.log(describeMigration(await store.ready()))
-      } finally {
-        await store.close()
-      }
+    .action(async ({ check = false, store: url, adopt = false }: MigrateOptions) => {
+      // A file is made by init alone. In a database of Postgres, which is there, the one who may make tables makes the first too.
+      assertStoreExists(url)
+      const store = await openKeyStore(url, {
+        migrate: check ? 'check' : 'auto',
+        ...(adopt ? { adopt } : {}),
+      })
+      await closeAfter(store, async () => console.log(describeMigration(await store.ready())))
     })
 }
 

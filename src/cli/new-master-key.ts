@@ -9,7 +9,7 @@ export function newMasterKeyCommand(): Command {
     .argument('[file]', 'where to write it; an existing file is never overwritten')
     .addHelpText(
       'after',
-      '\nExamples:\n  keystore new-master-key keys/2027.key\n  keystore new-master-key | vault kv put -mount=secret keystore master_key=-',
+      '\nExamples:\n  npx keystore new-master-key keys/2027.key\n  npx keystore new-master-key | vault kv put -mount=secret keystore master_key=-',
     )
     .action((file: string | undefined) => {
       if (file === undefined) process.stdout.write(`${generateMasterKey()}\n`)
@@ -23,6 +23,6 @@ const NEXT_STEPS = `Back the key up, separately from the database: without it no
 To make it the master key without downtime (docs/OPERATIONS.md has the reasons):
   1. Give it to every process as a previous key (API_KEY_MASTER_KEY_PREVIOUS), so that all of them can unwrap keys under it.
   2. Make it the primary (API_KEY_MASTER_KEY or API_KEY_MASTER_KEY_FILE) and the old one a previous key, and restart every process.
-  3. keystore rewrap
-  4. keystore doctor
-  5. Remove the old one when "no row needs it" says yes, and no backup and no v2 pool token needs it either.`
+  3. npx keystore rewrap
+  4. npx keystore doctor
+  5. Remove the old one when "needed by rows" says no for it, and no backup and no v2 pool token needs it either.`

@@ -1,7 +1,5 @@
 /** The options that several commands share, and how stores are opened from them. */
 import { type Command, InvalidArgumentError, Option } from 'commander'
-import type { MigrateMode } from '../adapters/migrator.js'
-import { type OpenedKeyStore, openKeyStore } from '../adapters/open.js'
 import { StoreError } from '../errors.js'
 import type { EncryptionContext } from '../format/context.js'
 import type { Format } from '../format/formats.js'
@@ -50,7 +48,10 @@ export function withStore(command: Command): Command {
 
 /** The store of a command that may migrate it. */
 export function withAdoptableStore(command: Command): Command {
-  return withStore(command).option('--adopt', 'take over a SQLite file of the Python reference')
+  return withStore(command).option(
+    '--adopt',
+    'once, for a SQLite file that the Python reference made: rebuild its table for this library; make a backup first',
+  )
 }
 
 export function withEnvelopeOptions(command: Command): Command {
@@ -69,7 +70,7 @@ export function withFormat(command: Command): Command {
 export function withAcceptV2(command: Command): Command {
   return command.option(
     '--accept-v2',
-    "also read the Python reference's keys and tokens, which are bound to no user",
+    "also read keys and tokens in the Python reference's format v2, which binds them to no user",
   )
 }
 
@@ -121,28 +122,16 @@ export function withUserAndContext(command: Command): Command {
 function collectPair(pair: string, pairs: EncryptionContext): EncryptionContext {
   const at = pair.indexOf('=')
   if (at < 1) throw new InvalidArgumentError('It must be name=value.')
-  return { ...pairs, [pair.slice(0, at)]: pair.slice(at + 1) }
+  const name = pair.slice(0, at)
+  if (Object.hasOwn(pairs, name))
+    throw new InvalidArgumentError('The name was given twice: a context has one value for each name.')
+  return { ...pairs, [name]: pair.slice(at + 1) }
 }
 
 /** Parses an option that is a count. The library refuses counts that are too large. */
 export function wholeNumber(text: string): number {
   if (!/^\d{1,15}$/.test(text)) throw new InvalidArgumentError('It must be a whole number.')
   return Number(text)
-}
-
-export function openStore(options: AdoptOptions, migrate: MigrateMode = 'auto'): Promise<OpenedKeyStore> {
-  return openKeyStore(options.store, { migrate, ...(options.adopt ? { adopt: true } : {}) })
-}
-
-/**
- * Opens a store that must exist, uses it and closes it. Neither creates nor migrates it: after a mistyped name a command must not
- * report that an empty store is in order.
- */
-export async function withExistingStore<T>(
-  options: StoreOptions,
-  use: (store: OpenedKeyStore) => Promise<T>,
-): Promise<T> {
-  return closeAfter(await openStore(options, 'check'), use)
 }
 
 /** Uses something that was opened, and closes it, also when `use` throws. */

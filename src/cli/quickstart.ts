@@ -3,24 +3,30 @@ import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from '
 import { dirname, join } from 'node:path'
 import { Command } from 'commander'
 import type { EnvelopeCrypto } from '../envelope/envelope-crypto.js'
+import { invalidArgument, isKeystoreError, KeystoreError } from '../errors.js'
 import { ownCommand, packageFile, repeatedOptions, shellWord } from './command-line.js'
 import { openEnvelope } from './envelope.js'
-import { EXAMPLE_SECRETS, type Secret } from './example-secrets.js'
+import { EXAMPLE_SECRETS, type ExampleSecret } from './example-secrets.js'
 import { ignoreInGit, storeFile } from './git-ignore.js'
-import { findOrMakeMasterKeys } from './master-keys.js'
+import { openOrMakeStore } from './made-store.js'
 import { describeMigration } from './migrate.js'
-import { type EnvelopeOptions, openStore, withEnvelopeOptions } from './options.js'
+import { type EnvelopeOptions, withEnvelopeOptions } from './options.js'
 import { counted, plainTable } from './output.js'
 
 interface QuickstartOptions extends EnvelopeOptions {
   readonly out: string
+  readonly force?: boolean
 }
+
+/** A secret of the file, and where it stands, for messages. */
+type SecretLine = ExampleSecret & { readonly place: string }
 
 export function quickstartCommand(): Command {
   return withEnvelopeOptions(new Command('quickstart'))
     .description('Encrypt secrets into a file of tokens, read them back, decrypt and compare.')
     .argument('[file]', 'lines of {"user": "…", "name": "…", "secret": "…"} (default: 20 made-up secrets)')
     .option('--out <path>', 'where the tokens go', 'data/sealed.jsonl')
+    .option('--force', 'replace the file of --out, whatever it holds')
     .action(quickstart)
 }
 
@@ -29,12 +35,12 @@ async function quickstart(
   options: QuickstartOptions,
   command: Command,
 ): Promise<void> {
-  const secrets = file === undefined ? EXAMPLE_SECRETS : readLines(file, ['user', 'name', 'secret'])
-  const { masterKeys, said, file: keyFile } = findOrMakeMasterKeys(options)
-  console.log(said)
-  const store = await openStore(options)
+  const secrets = file === undefined ? EXAMPLES : readLines(file, ['user', 'name', 'secret'])
+  if (!options.force) refuseToReplace(options.out)
+  const { store, masterKeys, said, file: keyFile, migration } = await openOrMakeStore(options)
   try {
-    console.log(`Key store:  ${describeMigration(await store.ready())}`)
+    console.log(said)
+    console.log(`Key store:  ${describeMigration(migration)}`)
     ignoreInGit([keyFile, storeFile(options.store)].filter((path) => path !== null))
     const envelope = await openEnvelope(store, masterKeys, options)
     await seal(envelope, secrets, options.out)
@@ -53,11 +59,36 @@ async function quickstart(
   }
 }
 
-async function seal(envelope: EnvelopeCrypto, secrets: readonly Secret[], out: string): Promise<void> {
+const EXAMPLES: readonly SecretLine[] = EXAMPLE_SECRETS.map((secret, index) => ({
+  ...secret,
+  place: `example ${index + 1}`,
+}))
+
+/** Tokens of the made-up secrets may be replaced. Others may be the only copy that somebody has. */
+function refuseToReplace(out: string): void {
+  if (!existsSync(out) || isExample(out)) return
+  throw invalidArgument(
+    `${out} is there already, with tokens that are not those of the made-up secrets: --force replaces it, or choose another name with --out`,
+  )
+}
+
+function isExample(out: string): boolean {
+  const ownerOf = ({ user, name }: Record<'user' | 'name', string>) => JSON.stringify([user, name])
+  try {
+    const sealed = readLines(out, ['user', 'name', 'token']).map(ownerOf)
+    return sealed.join() === EXAMPLE_SECRETS.map(ownerOf).join()
+  } catch {
+    return false
+  }
+}
+
+async function seal(envelope: EnvelopeCrypto, secrets: readonly SecretLine[], out: string): Promise<void> {
   let lines = ''
-  for (const { user, name, secret } of secrets) {
-    const sealed = { user, name, token: await envelope.encrypt(user, secret, { name }) }
-    lines += `${JSON.stringify(sealed)}\n`
+  for (const { user, name, secret, place } of secrets) {
+    const token = await envelope.encrypt(user, secret, { name }).catch((error) => {
+      throw isKeystoreError(error) ? new KeystoreError(error.code, `${place}: ${error.message}`) : error
+    })
+    lines += `${JSON.stringify({ user, name, token })}\n`
   }
   mkdirSync(dirname(out), { recursive: true, mode: 0o700 })
   // Whole or not at all: the file of an earlier run is replaced in one step.
@@ -66,7 +97,11 @@ async function seal(envelope: EnvelopeCrypto, secrets: readonly Secret[], out: s
 }
 
 /** @returns how many secrets are not what they were */
-async function verify(envelope: EnvelopeCrypto, secrets: readonly Secret[], out: string): Promise<number> {
+async function verify(
+  envelope: EnvelopeCrypto,
+  secrets: readonly ExampleSecret[],
+  out: string,
+): Promise<number> {
   const table = plainTable(['user', 'name', 'secret', 'token', 'ok'])
   let failed = 0
   const sealed = readLines(out, ['user', 'name', 'token'])
@@ -86,25 +121,45 @@ async function verify(envelope: EnvelopeCrypto, secrets: readonly Secret[], out:
   return failed + Math.abs(secrets.length - sealed.length)
 }
 
-/** JSON Lines with these string fields. Messages name the line, never what stands in it. */
-function readLines<Field extends string>(file: string, fields: readonly Field[]): Record<Field, string>[] {
+/** JSON Lines with these string fields. Messages name the line and the field, never what stands in it. */
+function readLines<Field extends string>(
+  file: string,
+  fields: readonly Field[],
+): (Record<Field, string> & { readonly place: string })[] {
   if (!existsSync(file)) throw new Error(`There is no file ${file}`)
   const lines = readFileSync(file, 'utf8').split(/\r?\n/)
-  return lines.flatMap((line, index) => {
+  const values = lines.flatMap((line, index) => {
     if (line.trim() === '') return []
+    const place = `${file}, line ${index + 1}`
     const value = parsed(line)
-    if (fields.every((field) => typeof value?.[field] === 'string')) return [value as Record<Field, string>]
+    const problem = problemOf(value, fields)
+    if (problem === null) return [{ ...(value as Record<Field, string>), place }]
     const wanted = fields.map((field) => `"${field}": "…"`).join(', ')
-    throw new Error(`${file}, line ${index + 1}, is not {${wanted}}`)
+    throw new Error(`${place}: ${problem}. Each line must be {${wanted}}`)
   })
+  if (values.length === 0) throw new Error(`${file} has no lines`)
+  return values
 }
 
-function parsed(line: string): Record<string, unknown> | null {
+/** @returns undefined if it is not JSON, which has no such value */
+function parsed(line: string): unknown {
   try {
     return JSON.parse(line)
   } catch {
-    return null
+    return undefined
   }
+}
+
+/** @returns null if it is an object with these texts */
+function problemOf(value: unknown, fields: readonly string[]): string | null {
+  if (value === undefined) return 'it is not valid JSON'
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) return 'it is not a JSON object'
+  const found = new Map<string, unknown>(Object.entries(value))
+  for (const field of fields) {
+    if (!found.has(field)) return `it has no "${field}"`
+    if (typeof found.get(field) !== 'string') return `"${field}" is not a string`
+  }
+  return null
 }
 
 /** The first three characters of a long secret and its length; of a short one the length only. */
@@ -125,7 +180,7 @@ function visible(text: string): string {
 }
 
 /** Commands to try on the same store. */
-function nextSteps(secrets: readonly Secret[], { out }: QuickstartOptions, command: Command): string {
+function nextSteps(secrets: readonly ExampleSecret[], { out }: QuickstartOptions, command: Command): string {
   const keystore = ownCommand()
   const store = repeatedOptions(command, ['store'])
   const all = repeatedOptions(command, [

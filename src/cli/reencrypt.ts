@@ -6,6 +6,7 @@ import { type ReencryptOptions, type ReencryptReport, reencrypt } from '../reenc
 import { type SqlSourceOptions, sqlSource } from '../sources/sql.js'
 import type { ValueKey, ValueSource } from '../sources/value-source.js'
 import { openEnvelope } from './envelope.js'
+import { withExistingStore } from './existing-store.js'
 import { type LongWorkControls, runLongCommand } from './long-command.js'
 import { findMasterKeys, type MasterKeyOptions, withMasterKeys } from './master-keys.js'
 import {
@@ -17,7 +18,6 @@ import {
   wholeNumber,
   withAcceptV2,
   withDryRun,
-  withExistingStore,
   withKeyLog,
   withStore,
 } from './options.js'
@@ -53,13 +53,16 @@ interface SweepReport {
 
 export function reencryptCommand(): Command {
   const command = withKeyLog(withDryRun(withAcceptV2(withMasterKeys(withStore(new Command('reencrypt'))))))
-  return withSchema(command, 'sweep every table of the registry that')
+  return withSchema(command, 'sweep all of its tables')
     .description(
       "Re-encrypt the values in an application's tables: in format v3, under the newest version of their owners' keys and the wanted " +
         'context. Replaces a value only if nobody else has changed it meanwhile. Safe to repeat and to interrupt. Exit code 1 if values ' +
         'in an old state are left.',
     )
-    .option('--table <name>', 'instead of a registry: sweep this table')
+    .option(
+      '--table <name>',
+      'instead of --schema: sweep this one table; it needs --key, --column, --context, and --owner or --pool',
+    )
     .option('--db-schema <name>', "Postgres: the table's schema")
     .option('--key <column>', 'a column of its primary key; may be repeated', collect)
     .option('--owner <column>', "the column with the user's id")
@@ -70,12 +73,12 @@ export function reencryptCommand(): Command {
     .option('--column <name>', 'a column with values; may be repeated', collect)
     .option(
       '--context <context>',
-      'the wanted context: a string, as in encryptedText, a JSON object, or an empty string for none',
+      'with --table: the context that the values shall have. Text is short for {"column": text}, as in encryptedText; text that begins with { is a JSON object; \'\' is no context',
       parseContext,
     )
     .option(
       '--previous-context <context>',
-      'an earlier context that values may still have; may be repeated',
+      'a context that values may have until now, in the same form; may be repeated',
       (text: string, contexts: readonly ColumnContext[] = []) => [...contexts, parseContext(text)],
     )
     .option(
@@ -86,8 +89,8 @@ export function reencryptCommand(): Command {
     .addHelpText(
       'after',
       '\nExamples:\n' +
-        '  keystore reencrypt --db app.db --schema dist/schema.js --dry-run\n' +
-        '  keystore reencrypt --db app.db --table credentials --key id --owner user_id --column api_key --context credentials.api_key',
+        '  npx keystore reencrypt --db app.db --schema dist/schema.js --dry-run\n' +
+        '  npx keystore reencrypt --db app.db --table credentials --key id --owner user_id --column api_key --context credentials.api_key',
     )
     .action((options: ReencryptCommandOptions) => {
       const masterKeys = findMasterKeys(options)

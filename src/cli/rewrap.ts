@@ -6,6 +6,7 @@ import type { RowFailure } from '../lifecycle/long-work.js'
 import { type RewrapReport, rewrapAll } from '../lifecycle/rewrap.js'
 import { formatOfKekId } from '../master-keys/kek-id.js'
 import type { MasterKeyring } from '../master-keys/keyring.js'
+import { withExistingStore } from './existing-store.js'
 import { runLongCommand } from './long-command.js'
 import { printMasterKeys } from './master-key-table.js'
 import { findMasterKeys, type MasterKeyOptions, withMasterKeys } from './master-keys.js'
@@ -17,7 +18,6 @@ import {
   wholeNumber,
   withAcceptV2,
   withDryRun,
-  withExistingStore,
   withFormat,
   withStore,
 } from './options.js'
@@ -47,7 +47,7 @@ export function rewrapCommand(): Command {
     .option('--batch-size <rows>', 'rows a transaction, 1 to 5,000 (default: 1,000)', wholeNumber)
     .addHelpText(
       'after',
-      '\nExample:\n  keystore rewrap --master-key-file keys/new.key --previous-key-file keys/old.key --dry-run',
+      '\nExample:\n  npx keystore rewrap --master-key-file keys/new.key --previous-key-file keys/old.key --dry-run',
     )
     .action((options: RewrapCommandOptions) => {
       const masterKeys = findMasterKeys(options)

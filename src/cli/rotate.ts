@@ -6,6 +6,7 @@ import { pruneRetired, type RotateReport, rotateWhere } from '../lifecycle/rotat
 import type { KeyStore } from '../store.js'
 import { assertUserId } from '../validate.js'
 import { openEnvelope } from './envelope.js'
+import { withExistingStore } from './existing-store.js'
 import { runLongCommand } from './long-command.js'
 import { findMasterKeys, type MasterKeyOptions, withMasterKeys } from './master-keys.js'
 import {
@@ -17,7 +18,6 @@ import {
   wholeNumber,
   withAcceptV2,
   withDryRun,
-  withExistingStore,
   withKeyLog,
   withStore,
 } from './options.js'
@@ -47,7 +47,7 @@ export function rotateUserCommand(): Command {
     )
     .addHelpText(
       'after',
-      '\nExamples:\n  keystore rotate-user alice\n  keystore rotate-user --older-than 365d --dry-run',
+      '\nExamples:\n  npx keystore rotate-user alice\n  npx keystore rotate-user --older-than 365d --dry-run',
     )
     .action((userId: string | undefined, options: RotateCommandOptions) => {
       const { olderThan } = options
@@ -83,7 +83,7 @@ async function nextVersion(store: KeyStore, userId: string): Promise<Rotation> {
 }
 
 const OLD_TOKENS =
-  'Tokens of earlier versions still decrypt. Re-encrypt them (`keystore reencrypt`, or decrypt and encrypt again), then prune the old versions.'
+  'Tokens of earlier versions still decrypt. Re-encrypt them (`npx keystore reencrypt`, or decrypt and encrypt again), then prune the old versions.'
 
 async function rotateAll(olderThanMs: number, options: RotateCommandOptions): Promise<void> {
   const masterKeys = findMasterKeys(options)
@@ -160,7 +160,7 @@ export function pruneCommand(): Command {
     .option('--include-first', 'remove version 1 too, which all v2 tokens and fingerprints of the user need')
     .addHelpText(
       'after',
-      '\nExample:\n  keystore prune alice --before-version 3 --tokens-reencrypted --dry-run',
+      '\nExample:\n  npx keystore prune alice --before-version 3 --tokens-reencrypted --dry-run',
     )
     .action((userId: string, options: PruneCommandOptions) =>
       withExistingStore(options, async (store) => {

@@ -1,4 +1,5 @@
 /** The registry of encrypted columns that a schema file exports, and the application's database. */
+import { existsSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { type Command, Option } from 'commander'
@@ -31,7 +32,7 @@ interface RegisteredTable {
 
 export function withSchema(command: Command, what: string): Command {
   return command
-    .option('--schema <file>', `${what} the ES module FILE exports, made by defineEncrypted`)
+    .option('--schema <file>', `the ES module that exports the registry (defineEncrypted): ${what}`)
     .addOption(
       new Option(
         '--db <url>',
@@ -51,6 +52,14 @@ export function databaseUrl({ db }: SchemaOptions): string {
   if (db === undefined)
     throw invalidArgument('Name the database of the application: --db URL, or $DATABASE_URL')
   return db
+}
+
+/** Finds out at once what would only fail after long work. @throws ERR_INVALID_ARGUMENT if there is no such file, or no database is named */
+export function assertSchemaFile(options: SchemaOptions): void {
+  const { schema } = options
+  if (schema === undefined) return
+  if (!existsSync(schema)) throw invalidArgument(`There is no schema file ${schema}`)
+  databaseUrl(options)
 }
 
 /** Opens the application's database, uses it and closes it. */
@@ -124,7 +133,7 @@ async function importFile(file: string): Promise<object> {
     const code = error instanceof Error && 'code' in error ? String(error.code) : null
     if (code === 'ERR_UNKNOWN_FILE_EXTENSION' || /\.[cm]?tsx?$/.test(file)) {
       throw invalidArgument(
-        `Node.js cannot import ${file} as it is: give the compiled file, or load TypeScript with NODE_OPTIONS='--import tsx' keystore … ` +
+        `Node.js cannot import ${file} as it is: give the compiled file, or load TypeScript with NODE_OPTIONS='--import tsx' npx keystore … ` +
           '(npm install --save-dev tsx)',
       )
     }

@@ -4,13 +4,13 @@ import { invalidArgument } from '../errors.js'
 import { type ShredReceipt, shredIn } from '../shred.js'
 import { assertUserId } from '../validate.js'
 import { assertCanAsk, type ConfirmOptions, isTyped } from './confirm.js'
+import { withExistingStore } from './existing-store.js'
 import {
   type ChangeOptions,
   type KeyLogOptions,
   recordingStore,
   type StoreOptions,
   withDryRun,
-  withExistingStore,
   withKeyLog,
   withStore,
 } from './options.js'
@@ -39,7 +39,7 @@ export function shredUserCommand(): Command {
     .option('--yes', 'do not ask')
     .addHelpText(
       'after',
-      '\nExamples:\n  keystore shred-user alice --key-log keys.jsonl\n  keystore shred-user --yes -- --an-id-like-an-option',
+      '\nExamples:\n  npx keystore shred-user alice --key-log keys.jsonl\n  npx keystore shred-user --yes -- --an-id-like-an-option',
     )
     .action(shred)
 }

@@ -3,14 +3,8 @@ import { Command } from 'commander'
 import { compareCensusRows, totalCount } from '../lifecycle/census.js'
 import { formatOfKekId } from '../master-keys/kek-id.js'
 import type { DatedCensusRow } from '../store.js'
-import {
-  maintenanceOf,
-  type ReportOptions,
-  type StoreOptions,
-  withExistingStore,
-  withJson,
-  withStore,
-} from './options.js'
+import { withExistingStore } from './existing-store.js'
+import { maintenanceOf, type ReportOptions, type StoreOptions, withJson, withStore } from './options.js'
 import { counted, kekName, plainTable, printJson, thousands } from './output.js'
 
 export function statusCommand(): Command {

@@ -1,5 +1,5 @@
 /** Whether the installed better-sqlite3 runs on this Node.js. Does not import it. */
-import { createRequire } from 'node:module'
+import { readFileSync } from 'node:fs'
 import { StoreError } from '../errors.js'
 
 /**
@@ -27,7 +27,7 @@ interface Package {
 /** @returns null where it cannot be found, as in a bundle: then its engines are not known */
 function installedPackage(): Package | null {
   try {
-    return createRequire(import.meta.url)('better-sqlite3/package.json')
+    return JSON.parse(readFileSync(new URL(import.meta.resolve('better-sqlite3/package.json')), 'utf8'))
   } catch {
     return null
   }

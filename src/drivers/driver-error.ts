@@ -25,9 +25,21 @@ const TRANSIENT_SQLSTATES = new Set([
 ])
 /**
  * Codes after which the same call may succeed later, though another attempt at once is of no use: a server that is read-only until it
- * takes over (25006), a full disk (53100), no memory (53200).
+ * takes over (25006), a full disk (53100), no memory (53200). Of SQLite's I/O errors those of writing and locking, which a full quota or a
+ * network file system gives; one of reading means damage (sqlite.org/rescode.html).
  */
-const RETRYABLE_CODES = new Set(['25006', '53100', '53200', 'SQLITE_FULL'])
+const RETRYABLE_CODES = new Set([
+  '25006',
+  '53100',
+  '53200',
+  'SQLITE_FULL',
+  'SQLITE_NOMEM',
+  'SQLITE_PROTOCOL',
+  ...['NOMEM', 'BLOCKED', 'LOCK', 'UNLOCK', 'RDLOCK', 'CHECKRESERVEDLOCK', 'WRITE', 'FSYNC', 'TRUNCATE'].map(
+    (kind) => `SQLITE_IOERR_${kind}`,
+  ),
+  ...['OPEN', 'SIZE', 'LOCK', 'MAP'].map((kind) => `SQLITE_IOERR_SHM${kind}`),
+])
 const TRANSIENT_SYSTEM_CODES = new Set([
   'EAI_AGAIN',
   'ECONNREFUSED',
@@ -126,6 +138,27 @@ function failure(code: string | null, description: string, transient: boolean): 
     transient,
     retryable: transient || (code !== null && RETRYABLE_CODES.has(code)),
   }
+}
+
+/** SQLSTATEs of a server that does not take a connection: classes 08 and 28, an unknown database, too many clients, still starting. */
+const CONNECT_SQLSTATE = /^(08\w{3}|28\w{3}|3D000|53300|57P03)$/
+/** What Node.js was doing, by the names that its errors give it. */
+const CONNECT_SYSCALLS: ReadonlySet<unknown> = new Set(['connect', 'getaddrinfo'])
+const CONNECT_MESSAGES = [
+  'Connection terminated due to connection timeout',
+  'timeout exceeded when trying to connect',
+]
+
+/** Whether the server could not be reached, or did not let us in. */
+export function isConnectFailure(error: unknown): boolean {
+  for (let current = error; current instanceof Error; current = current.cause) {
+    if (CONNECT_MESSAGES.includes(current.message)) return true
+    if ('syscall' in current && CONNECT_SYSCALLS.has(current.syscall)) return true
+    // Node.js tries each address of a name, and throws one error of them all.
+    if (current instanceof AggregateError && current.errors.some(isConnectFailure)) return true
+    if ('severity' in current && 'code' in current && CONNECT_SQLSTATE.test(String(current.code))) return true
+  }
+  return false
 }
 
 /** Tables, constraints and roles of the host's have whatever names their owners like. */

@@ -13,6 +13,12 @@ export function isPostgresUrl(url: string): boolean {
   return /^postgres(ql)?:/i.test(url)
 }
 
+/** The server and database of a Postgres URL, `host:port/database`, without user and password. @returns null if it cannot be read */
+export function serverOf(url: unknown): string | null {
+  const { host = '', pathname = '' } = typeof url === 'string' && URL.canParse(url) ? new URL(url) : {}
+  return host === '' ? null : `${/:\d+$/.test(host) ? host : `${host}:5432`}${pathname}`
+}
+
 /**
  * The path in `sqlite:…`, `file:…` or a bare path.
  *

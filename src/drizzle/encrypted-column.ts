@@ -6,7 +6,7 @@
 import { currentHandle } from '../envelope/scope.js'
 import { invalidArgument, KeystoreError } from '../errors.js'
 import { contextMap, type EncryptionContext } from '../format/context.js'
-import type { Format } from '../format/formats.js'
+import { assertFormats, type Format } from '../format/formats.js'
 import { isEncrypted, isToken, type Token } from '../format/token.js'
 import { kindOf, ownOptions } from '../validate.js'
 
@@ -165,10 +165,9 @@ const SHAPES: Readonly<Record<Format, TokenShape>> = {
 /** @throws ERR_INVALID_ARGUMENT */
 export function tokenShapes(options: TokenCheckOptions): TokenShape[] {
   const { formats = ['v3'] } = ownOptions(options)
-  const shapes = Array.isArray(formats) ? formats.map((format) => SHAPES[format as Format]) : []
-  if (shapes.length === 0 || shapes.includes(undefined as never))
-    throw invalidArgument("formats must be an array of 'v3' and 'v2'")
-  return shapes
+  assertFormats('formats', formats)
+  if (formats.length === 0) throw invalidArgument('formats must name at least one format')
+  return formats.map((format) => SHAPES[format])
 }
 
 export function tokenCheckName(column: string): string {

@@ -128,8 +128,8 @@ export class UserHandle {
 
   #assertUsable(): void {
     this.#assertOpen()
-    if (this.#keys.lease.ended) throw keyShredded(this.userId)
-    if (this.#keys.lease.lost)
+    if (this.#keys.lease.ended && !this.#keys.lease.keysLost) throw keyShredded(this.userId)
+    if (this.#keys.lease.keysLost)
       throw new KeystoreError('ERR_KEY_NOT_FOUND', `The keys of user ${quoted(this.userId)} were lost`)
   }
 

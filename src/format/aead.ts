@@ -30,6 +30,11 @@ export const GCM_TAG_BYTES = 16
 export const XAES_NONCE_BYTES = 24
 export const XAES_COMMITMENT_BYTES = 32
 
+/** A name that nobody else makes: 16 random bytes in hexadecimal digits. */
+export function randomId(): string {
+  return randomBytes(16).toString('hex')
+}
+
 /** A KeyObject: on Node 24 a cipher made from a Buffer costs several times as much. The caller may wipe `bytes` afterwards. */
 export function importKey(bytes: Uint8Array): KeyObject {
   return createSecretKey(bytes)

@@ -98,7 +98,7 @@ export function decodeUtf8(bytes: Buffer): string | null {
  * PASETO's pre-authentication encoding: LE64 count of pieces, then LE64 length and bytes of each. Injective, so that no
  * two lists of pieces share an encoding (paseto.io, Common.md, "PAE Definition").
  *
- * @returns short-lived bytes: they lie in the pool of Buffer.allocUnsafe, all of which they would keep
+ * @returns bytes that must not be kept: such a slice keeps the whole pool of Buffer.allocUnsafe in memory
  */
 export function preAuthEncode(pieces: readonly (string | Uint8Array)[]): Buffer {
   const out = Buffer.allocUnsafe(LENGTH_BYTES + encodedBytes(pieces))
@@ -108,9 +108,9 @@ export function preAuthEncode(pieces: readonly (string | Uint8Array)[]): Buffer 
 }
 
 /**
- * {@link preAuthEncode} of pieces of which the first are encoded already: only the count in front changes, and the others follow.
+ * Extends an encoding by further pieces. Only the count in front changes.
  *
- * @returns short-lived bytes, likewise
+ * @returns bytes that must not be kept, as of {@link preAuthEncode}
  */
 export function preAuthExtend(encoded: Buffer, pieces: readonly (string | Uint8Array)[]): Buffer {
   const out = Buffer.allocUnsafe(encoded.length + encodedBytes(pieces))

@@ -20,8 +20,12 @@ export function acceptedFormats(
   written: Format,
 ): readonly Format[] {
   if (formats === undefined) return [written]
-  if (!Array.isArray(formats) || !formats.every(isFormat)) {
-    throw invalidArgument(`${name} must be an array of 'v3' and 'v2'`)
-  }
+  assertFormats(name, formats)
   return [...new Set([written, ...formats])].sort()
+}
+
+/** @throws ERR_INVALID_ARGUMENT */
+export function assertFormats(name: string, formats: unknown): asserts formats is readonly Format[] {
+  if (!Array.isArray(formats) || !formats.every(isFormat))
+    throw invalidArgument(`${name} must be an array of 'v3' and 'v2'`)
 }

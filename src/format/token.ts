@@ -240,6 +240,7 @@ export function encryptWithKey(plaintext: string, key: Uint8Array): Token {
 export function decryptWithKey(token: string, key: Uint8Array): string {
   assertBytes('key', key, 32)
   if (typeof token !== 'string') throw invalidArgument(`token must be a string, got ${kindOf(token)}`)
+  if (token.length > DEFAULT_MAX_TOKEN_BYTES) throw malformed('v2')
   const sealed = decodeV2(token.startsWith(V2_PREFIX) ? token.slice(V2_PREFIX.length) : token)
   if (sealed === null) throw malformed('v2')
   return textOf(openV2(importKey(key), sealed))

@@ -23,9 +23,9 @@ export interface PrunedEntry extends KeyRef {
   readonly at: Date
 }
 
-/** All keys of a user are about to be erased, or with `forget` removed. */
+/** `shredding`: all keys of a user are about to be erased, or with `forget` removed. `shredded`: they are. */
 export interface ShreddedEntry {
-  readonly event: 'shredded'
+  readonly event: 'shredding' | 'shredded'
   /** Empty for the pool. */
   readonly userId: string
   /** The live versions, ascending. Empty if the user has none, or if they cannot be read. */
@@ -84,7 +84,7 @@ export function parseEntry(line: string): KeyLogEntry | null {
   const { event, userId, version, kekId, at: atText, ...rest } = parsed as Record<string, unknown>
   const at = timeOf(atText)
   if (!isUserId(userId) || at === null) return null
-  if (event === 'shredded') {
+  if (event === 'shredding' || event === 'shredded') {
     const { versions, kekIds, forget } = rest
     if (typeof forget !== 'boolean' || !isListOf(versions, isVersion) || !isListOf(kekIds, isKekId))
       return null

@@ -1,15 +1,18 @@
 /** The shredded users of a key log, and their erasure in a store to which an older copy of the table has brought them back. */
 import type { KeyStore } from '../store.js'
-import type { KeyRecord } from '../table.js'
+import { isTombstone, type KeyRecord } from '../table.js'
 import { ownOptions } from '../validate.js'
 import { assertKeyLogPath } from './entry.js'
 import { readEntries } from './file.js'
+import { readableRows } from './readable-rows.js'
 
 /** What a key log says last of the erasure of one user. */
 export interface Erasure {
   readonly userId: string
   readonly at: Date
   readonly forget: boolean
+  /** The keys that the log has after it, by {@link nameOf}: whatever the clocks said, they are others. */
+  readonly madeSince: ReadonlySet<string>
 }
 
 /** By user id. */
@@ -21,22 +24,55 @@ const POOL_USER_ID = ''
 /** @throws ERR_INVALID_ARGUMENT · ERR_STORE naming the line that cannot be read, or the file */
 export async function readErasures(keyLog: string): Promise<Erasures> {
   assertKeyLogPath(keyLog)
-  const erasures = new Map<string, Erasure>()
+  const erasures = new Map<string, Erasure & { readonly madeSince: Set<string> }>()
   for await (const entries of readEntries(keyLog)) {
     for (const entry of entries) {
-      if (entry.event !== 'shredded' || entry.userId === POOL_USER_ID) continue
-      const { userId, at, forget } = entry
-      erasures.set(userId, { userId, at, forget })
+      const { event, userId, at } = entry
+      if (userId === POOL_USER_ID) continue
+      if (event === 'shredded')
+        erasures.set(userId, { userId, at, forget: entry.forget, madeSince: new Set() })
+      else if (event === 'minted' || event === 'rotated')
+        erasures.get(userId)?.madeSince.add(nameOf(entry.version, at))
     }
   }
   return erasures
+}
+
+function nameOf(version: number, createdAt: Date): string {
+  return `${version} ${createdAt.getTime()}`
+}
+
+/** Users whose erasure was begun and not finished, as far as the log says, and who have live rows. */
+export async function findUnfinishedErasures(store: KeyStore, keyLog: string): Promise<readonly string[]> {
+  assertKeyLogPath(keyLog)
+  const begun = new Set<string>()
+  for await (const entries of readEntries(keyLog)) {
+    for (const { event, userId } of entries) {
+      if (event === 'shredding') begun.add(userId)
+      else if (event === 'shredded') begun.delete(userId)
+    }
+  }
+  const users = [...begun]
+  const unfinished: string[] = []
+  for (let i = 0; i < users.length; i += USERS) {
+    const some = users.slice(i, i + USERS)
+    const found = await readableRows(store, some)
+    for (const userId of some) {
+      const rows = found.get(userId)
+      if (!(rows instanceof Error) && rows?.some((row) => !isTombstone(row))) unfinished.push(userId)
+    }
+  }
+  return unfinished
 }
 
 /** A row as the erasures leave it: erased, gone (null), or unchanged if its user was minted anew after being forgotten. */
 export function afterErasures(record: KeyRecord, erasures: Erasures): KeyRecord | null {
   const erasure = erasures.get(record.userId)
   if (erasure === undefined) return record
-  if (erasure.forget) return record.createdAt.getTime() <= erasure.at.getTime() ? null : record
+  if (erasure.forget) {
+    const isAnother = erasure.madeSince.has(nameOf(record.version, record.createdAt))
+    return isAnother || record.createdAt.getTime() > erasure.at.getTime() ? record : null
+  }
   if (record.shreddedAt !== null) return record
   return { ...record, encryptedKey: new Uint8Array(0), shreddedAt: erasure.at }
 }
@@ -71,9 +107,19 @@ export async function eraseAgain(
   const erased: string[] = []
   for (let i = 0; i < everybody.length; i += USERS) {
     const some = everybody.slice(i, i + USERS)
-    const found = await store.getAll(some.map(({ userId }) => userId))
+    const found = await readableRows(
+      store,
+      some.map(({ userId }) => userId),
+    )
     for (const { userId, at, forget } of some) {
       const rows = found.get(userId) ?? []
+      if (rows instanceof Error) {
+        // Which rows were made after the user was forgotten, cannot be known: doctor names the one that cannot be read.
+        if (forget) continue
+        erased.push(userId)
+        if (!dryRun) await store.shred(userId, { forget, at })
+        continue
+      }
       const stale = rows.filter((row) => afterErasures(row, erasures) !== row)
       if (stale.length === 0) continue
       erased.push(userId)

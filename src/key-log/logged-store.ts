@@ -12,7 +12,9 @@ import { KeyLogWriter } from './writer.js'
  * - **Minted, rotated**: recorded after the row is durable, and before the call returns it. If that fails, the insert fails (ERR_STORE). The
  *   row stays, and no call returns it before it is in the log. A crash in between leaves a key that the log does not know, which is no alarm.
  *   In a caller's transaction nothing is recorded, because it may be rolled back.
- * - **Pruned, shredded**: recorded before anything is erased. If that fails, nothing is.
+ * - **Pruned**: recorded before anything is removed. If that fails, nothing is.
+ * - **Shredded**: recorded as begun before anything is erased, and as done once it is. What was only begun is erased again by nobody: the call
+ *   may have failed. If the second line cannot be written, the call fails, and is to be repeated.
  *
  * @throws ERR_INVALID_ARGUMENT
  * @example
@@ -93,11 +95,11 @@ class Recorder {
     const live = ((await this.#rowsOf([userId])) ?? []).filter((row) => !isTombstone(row))
     const versions = live.map(({ version }) => version)
     const kekIds = [...new Set(live.map(({ kekId }) => kekId))]
-    await this.#log.write(
-      [{ event: 'shredded', userId, versions, kekIds, forget, at }],
-      'nothing was shredded',
-    )
-    return this.#store.shred(userId, { forget, at })
+    const entry = { userId, versions, kekIds, forget, at }
+    await this.#log.write([{ event: 'shredding', ...entry }], 'nothing was shredded')
+    const result = await this.#store.shred(userId, { forget, at })
+    await this.#log.write([{ event: 'shredded', ...entry }], 'the keys are erased: shred again to record it')
+    return result
   }
 
   async remove(refs: readonly KeyRef[]): Promise<number> {

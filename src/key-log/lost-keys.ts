@@ -2,10 +2,11 @@
 import { isKeystoreError, KeystoreError, quoted, type StoreError } from '../errors.js'
 import type { EmitEvent } from '../events.js'
 import type { KeyStore } from '../store.js'
-import { isTombstone, type KeyRecord, type KeyRef } from '../table.js'
+import { isTombstone, type KeyRef } from '../table.js'
 import { ownOptions } from '../validate.js'
 import { assertKeyLogPath, type KeyLogEntry, type LostEntry } from './entry.js'
 import { readEntries, readLastEntries } from './file.js'
+import { readableRows } from './readable-rows.js'
 import { KeyLogWriter } from './writer.js'
 
 /** A key that was made, and neither pruned nor shredded, and is not in the store. */
@@ -97,7 +98,7 @@ function keysLost(keyLog: string, isEmpty: boolean, named: readonly KeyRef[], co
   return new KeystoreError(
     'ERR_KEYS_LOST',
     `${what} (${count === 1 ? '1 key' : `${count} keys`} of the last users in ${keyLog}: ${names}${more}). Is it the right store? If it is, ` +
-      'restore a backup that has them (keystore restore FILE --key-log LOG). keystore doctor --key-log LOG names all of them, and with ' +
+      'restore a backup that has them (npx keystore restore FILE --key-log LOG). npx keystore doctor --key-log LOG names all of them, and with ' +
       '--give-up-lost-keys records that they are given up',
   )
 }
@@ -136,7 +137,7 @@ async function compare(store: KeyStore, made: MadeKeys): Promise<LostKeys> {
     for (const [userId, ofUser] of some) {
       const rows = found.get(userId)
       // A row that cannot be read is another finding of doctor.
-      if (rows === null || rows?.some(isTombstone)) continue
+      if (rows instanceof Error || rows?.some(isTombstone)) continue
       for (const { version, kekId, createdAt } of ofUser) {
         const row = rows?.find((row) => row.version === version)
         if (row?.createdAt.getTime() === createdAt.getTime()) continue
@@ -147,26 +148,8 @@ async function compare(store: KeyStore, made: MadeKeys): Promise<LostKeys> {
   return { count: keys.length, keys }
 }
 
-/** @returns by user; null for a user with a row that cannot be read */
-async function readableRows(
-  store: KeyStore,
-  userIds: readonly string[],
-): Promise<Map<string, readonly KeyRecord[] | null>> {
-  const unreadable = new Map<string, null>()
-  for (;;) {
-    try {
-      const found = await store.getAll(userIds.filter((userId) => !unreadable.has(userId)))
-      return new Map<string, readonly KeyRecord[] | null>([...found, ...unreadable])
-    } catch (error) {
-      const userId = unreadableUser(error)
-      if (userId === null || unreadable.has(userId)) throw error
-      unreadable.set(userId, null)
-    }
-  }
-}
-
 function unreadableUser(error: unknown): string | null {
-  return (isKeystoreError(error) && (error as StoreError).ref?.userId) || null
+  return isKeystoreError(error) ? ((error as StoreError).ref?.userId ?? null) : null
 }
 
 interface MadeKey {
@@ -178,7 +161,7 @@ interface MadeKey {
 /** The keys that a log, or the end of one, says to be in the store: those that were made and have not ended. */
 class MadeKeys {
   readonly #keys = new Map<string, MadeKey[]>()
-  /** When each user's keys ended last, in milliseconds. */
+  /** Of users whose erasure was begun and not finished: when, in milliseconds. */
   readonly #endedAt = new Map<string, number>()
 
   get isEmpty(): boolean {
@@ -210,18 +193,21 @@ class MadeKeys {
             version === entry.version && createdAt.getTime() === entry.createdAt.getTime(),
         )
         break
+      case 'shredding':
       case 'shredded':
         // The pool ends for the operator alone, who can only forget it.
         if (userId === '' && !entry.forget) break
         this.#keys.delete(userId)
-        this.#endedAt.set(userId, entry.at.getTime())
+        // What is made after a finished erasure is another key, whatever the clock of its process says.
+        if (entry.event === 'shredded') this.#endedAt.delete(userId)
+        else this.#endedAt.set(userId, entry.at.getTime())
         break
     }
   }
 
   #made(userId: string, key: MadeKey): void {
     const time = key.createdAt.getTime()
-    // Another process wrote the line of the shred before this one.
+    // Another process made it before the erasure, and wrote its line after.
     if (time <= (this.#endedAt.get(userId) ?? Number.NEGATIVE_INFINITY)) return
     const keys = this.#keys.get(userId)
     if (keys === undefined) this.#keys.set(userId, [key])

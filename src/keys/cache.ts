@@ -22,7 +22,7 @@ import {
 } from './memory.js'
 import { KeyOpener } from './opener.js'
 import { KeyReader } from './reader.js'
-import { insertRows } from './rows.js'
+import { insertRecords } from './rows.js'
 
 /** How keys are wrapped when minted, and which wraps are opened. */
 interface KeyPolicy {
@@ -73,7 +73,7 @@ export class KeyCache {
   readonly #opener: KeyOpener
   readonly #writing = new SingleFlight<DataKey>()
   readonly #rotating = new SingleFlight<Rotation>()
-  readonly #insert = new Batch<KeyRecord, KeyRecord>((records) => insertRows(this.#store, records))
+  readonly #insert = new Batch<KeyRecord, KeyRecord>((records) => insertRecords(this.#store, records))
 
   constructor(
     store: KeyStore,
@@ -115,6 +115,7 @@ export class KeyCache {
     return this.#writing.run(userId, async () => {
       for (;;) {
         const rows = await this.#reader.read(userId)
+        if (this.#memory.isOutdated(rows)) continue
         const key =
           rows.records.length === 0
             ? (await this.#mint(rows)).key
@@ -134,6 +135,7 @@ export class KeyCache {
     for (;;) {
       if (this.#memory.isMissing(ref)) throw noSuchVersion(ref)
       const rows = await this.#reader.read(ref.userId)
+      if (this.#memory.isOutdated(rows)) continue
       const key = await this.#opener.open(this.#recordOf(rows, ref), rows)
       if (!rows.user.ended) return key
     }
@@ -183,6 +185,8 @@ export class KeyCache {
     rows: UserRows,
     beforeInsert: Promise<void>,
   ): Promise<DataKey> {
+    if (this.#memory.isOutdated(rows))
+      return version === undefined ? this.forWriting(userId) : this.get({ userId, version })
     if (version !== undefined) return this.#opener.open(this.#recordOf(rows, { userId, version }), rows)
     if (rows.records.length > 0) return this.#opener.open(this.#activeOf(rows), rows)
     return (await this.#mint(rows, beforeInsert)).key
@@ -210,6 +214,7 @@ export class KeyCache {
     this.#reader.listen()
     for (;;) {
       const rows = await this.#reader.read(userId)
+      if (this.#memory.isOutdated(rows)) continue
       const keys = rows.records.length > 0 ? await this.#openAll(rows) : await this.#mintFor(rows, mint)
       if (keys !== null && !keys.lease.ended) return keys
     }
@@ -255,7 +260,8 @@ export class KeyCache {
     return this.#rotating.run(userId, async () => {
       if (this.#policy.format === 'v2') throw rotationNeedsV3()
       const known = this.#memory.cachedHighest(userId)
-      const rows = await this.#reader.read(userId)
+      let rows = await this.#reader.read(userId)
+      while (this.#memory.isOutdated(rows)) rows = await this.#reader.read(userId)
       if (rows.records.length === 0)
         throw notFound(`There is no key of user ${quoted(userId)} to rotate`, false)
       const { version } = this.#activeOf(rows)
@@ -313,10 +319,10 @@ export class KeyCache {
 
   /** @throws ERR_KEY_NOT_FOUND (`mint: 'never'`; the user had keys, and lost them) · like {@link #make} */
   async #mint(rows: UserRows, beforeInsert?: Promise<void>): Promise<Made> {
-    const { userId, lost } = rows.user
+    const { userId, keysLost: areLost } = rows.user
     if (!this.#policy.mints)
       throw notFound(`There is no key of user ${quoted(userId)}, and mint is 'never'`, false)
-    if (lost) throw keysLost(userId)
+    if (areLost) throw keysLost(userId)
     return this.#make({ userId, version: 1 }, 'minted', rows, beforeInsert)
   }
 

@@ -24,8 +24,9 @@ export type KeyRow = Pick<KeyRecord, 'userId' | 'version' | 'encryptedKey' | 'cr
 export class DataKey implements KeyRow {
   readonly userId: string
   readonly version: number
-  /** Of the row that it was opened from, and so is the next: both tell whether a row still holds this key. */
+  /** The wrapped key in the row that this key was opened from. With {@link createdAt} it tells whether a row still holds this key. */
   readonly encryptedKey: Uint8Array
+  /** When that row was made. */
   readonly createdAt: Date
   readonly #key: KeyObject
   /** Made at the first v3 token; holds the AES cipher that all of them need. */

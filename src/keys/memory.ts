@@ -7,10 +7,12 @@
  * What is promised in this process, and kept here and in the files beside:
  *
  * - **Shred**, by this process or seen in the rows: from then on no earlier key is used. Cached keys are dropped, handles throw, and a call
- *   that has earlier rows in hand reads them again. A user known to be shredded costs one query a second, however many calls ask.
+ *   that has earlier rows in hand reads them again. Calls for a user who was just found to be shredded cost one query a second, for 1,000 such
+ *   users at a time.
  * - **Forget**: the same, and nothing that was known of the earlier keys binds those that are minted anew. Rows that were minted anew are
  *   recognised by their time and bytes, even if nobody saw the moment without rows.
- * - **Rotation**: once a version was seen, nothing is written under a lower one; also not by a call that read the rows before.
+ * - **Rotation**: once a version was seen, no call of the service writes under a lower one; also not one that read the rows before. A handle is
+ *   a snapshot: it goes on writing under the version that was the highest when it was made.
  * - **Rewrap**: changes no data key, so cached keys and handles go on. A key is unwrapped again when its row is read with other bytes.
  * - **An announced change**: what was read before it is not kept; what is cached is dropped or read again, handles included.
  * - **Lost keys**: keys that this process has used and whose rows are gone, though no change was announced, are neither used nor replaced:
@@ -18,7 +20,8 @@
  *   forgotten, and a new key may be minted. Either way an event says so.
  * - **A lost announcement** (the store says that anything may have changed): the same for all users.
  * - **Mint**: a key is kept once its insert is durable, and never one that a caller's transaction may still roll back.
- * - **Bounds**: open keys of `maxEntries` users for `ttlMs`, and the other facts of so many more users. An evicted user is read again.
+ * - **Bounds**: open keys of `maxEntries` users are kept for `ttlMs`. Facts without keys are kept for 100,000 further users. An evicted user is
+ *   read again.
  */
 import { LRUCache } from 'lru-cache'
 import { isTombstone, type KeyRecord, type KeyRef, refKey } from '../table.js'
@@ -58,14 +61,18 @@ export class KnownUser {
   /** The keys were erased, or the user evicted: whoever has this object in hand reads the rows again. */
   ended = false
   /** All rows are gone, and no change was announced: an older copy of the store, or a deletion past this library. */
-  lost = false
-  /** How often a change of the user's rows was announced, and both counts of announced changes when rows were last found. */
+  keysLost = false
+  /** How often a change of the user's rows was announced. */
   changes: number
+  /** {@link changes} when rows of the user were last found. */
   changesWhenFound = 0
+  /** How often a change of anybody's rows had been announced then. */
   allChangesWhenFound = 0
   /** The highest version that was read, and when it was made; 0 before any was read. */
   highest = 0
   highestCreatedAt: Date | null = null
+  /** The lowest version that was read first, and when it was made. */
+  lowest: Pick<KeyRow, 'version' | 'createdAt'> | null = null
   /** The open keys that are cached, by version; null if none is. */
   keys: Map<number, DataKey> | null = null
   /** Whether a cached key was used since the store last said that something may have changed. */
@@ -90,10 +97,12 @@ interface Read {
 }
 
 /** A user's live rows, ascending, as one read found them. */
-export interface UserRows extends Omit<Read, 'highest'> {
+export interface UserRows extends Read {
   readonly records: readonly KeyRecord[]
-  /** How many of the user's keys this read found missing, that nobody is known to have erased. */
-  readonly lost: number
+  /** The highest version that this read found missing, though nobody is known to have erased it; 0 for none. */
+  readonly lostVersion: number
+  /** The highest version that was known when the rows had been read. */
+  readonly highest: number
 }
 
 /** The right of a handle to use a user's keys, until they are erased. */
@@ -110,8 +119,8 @@ export class Lease {
   }
 
   /** Whether the keys are gone from the store, though nobody is known to have erased them. */
-  get lost(): boolean {
-    return this.#user.lost
+  get keysLost(): boolean {
+    return this.#user.keysLost
   }
 }
 
@@ -225,26 +234,34 @@ export class KeyMemory {
     const top = records.at(-1)
     // Minted or rotated meanwhile, perhaps after the rows were read.
     if (user.highest > Math.max(highest, top?.version ?? 0)) return null
-    const rows = { user, userChanges, allChanges, records, lost: 0 }
+    const latest = Math.max(user.highest, top?.version ?? 0)
+    const rows = { user, userChanges, allChanges, records, lostVersion: 0, highest: latest }
     if (records.some(isTombstone)) return { ...rows, user: this.#learnShredded(user) }
     if (top === undefined) return user.highest === 0 ? rows : { ...rows, ...this.#learnMissing(user) }
     const known = this.#isMintedAnew(user, records) ? this.#erase(user) : user
     this.raise(known, top, rows)
+    const [{ version, createdAt }] = records as readonly [KeyRecord]
+    known.lowest ??= { version, createdAt }
     this.#retain(known, records)
-    return known === user ? rows : { ...rows, user: known }
+    return known === user ? rows : { ...rows, user: known, highest: known.highest }
+  }
+
+  /** Whether a higher version became known since the rows were read: they are to be read again before anything is said to be missing. */
+  isOutdated({ user, highest }: UserRows): boolean {
+    return user.highest > highest
   }
 
   /** All rows of a user are gone that this process has used. */
-  #learnMissing(user: KnownUser): { readonly user: KnownUser; readonly lost: number } {
+  #learnMissing(user: KnownUser): Pick<UserRows, 'user' | 'lostVersion'> {
     const { highest } = user
     // A change that names the user: it was forgotten.
-    if (user.changes !== user.changesWhenFound) return { user: this.#erase(user), lost: 0 }
+    if (user.changes !== user.changesWhenFound) return { user: this.#erase(user), lostVersion: 0 }
     if (!this.changesAreAnnounced || this.#changes !== user.allChangesWhenFound)
-      return { user: this.#erase(user), lost: highest }
-    const lost = user.lost ? 0 : highest
-    user.lost = true
+      return { user: this.#erase(user, true), lostVersion: highest }
+    const lostVersion = user.keysLost ? 0 : highest
+    user.keysLost = true
     this.#cached?.delete(user.userId)
-    return { user, lost }
+    return { user, lostVersion }
   }
 
   /** Whether nothing is known to have happened to the rows since they were read. */
@@ -276,7 +293,7 @@ export class KeyMemory {
     { version, createdAt }: Pick<KeyRow, 'version' | 'createdAt'>,
     { userChanges, allChanges }: Omit<Read, 'user' | 'highest'>,
   ): void {
-    user.lost = false
+    user.keysLost = false
     user.changesWhenFound = userChanges
     user.allChangesWhenFound = allChanges
     if (version <= user.highest) return
@@ -298,7 +315,7 @@ export class KeyMemory {
   }
 
   /** Whether the user was known to be shredded a moment ago. */
-  isShredded(userId: string): boolean {
+  wasJustShredded(userId: string): boolean {
     return this.#shredded.has(userId)
   }
 
@@ -383,9 +400,10 @@ export class KeyMemory {
   }
 
   /** Ends what is known of a user. @returns what is known of it from now on */
-  #erase(user: KnownUser): KnownUser {
+  #erase(user: KnownUser, keysLost = false): KnownUser {
     const { userId } = user
     user.ended = true
+    user.keysLost = keysLost
     this.#cached?.delete(userId)
     this.#leased.delete(userId)
     const next = new KnownUser(userId, user.changes)
@@ -400,11 +418,14 @@ export class KeyMemory {
 
   /** Whether the user was forgotten and minted anew since, though this process saw no moment without rows. */
   #isMintedAnew(user: KnownUser, records: readonly KeyRecord[]): boolean {
-    const { keys, leasedRows, highest, highestCreatedAt } = user
+    const { keys, leasedRows, highest, highestCreatedAt, lowest } = user
     const top = records.at(-1)
     if (top === undefined || highestCreatedAt === null) return false
+    const isLowestAnother = records.some(
+      (row) => row.version === lowest?.version && row.createdAt.getTime() !== lowest.createdAt.getTime(),
+    )
     return (
-      (top.version < highest && top.createdAt.getTime() > highestCreatedAt.getTime()) ||
+      (top.version < highest && (isLowestAnother || top.createdAt.getTime() > highestCreatedAt.getTime())) ||
       records.some(
         (row) => isAnother(row, keys?.get(row.version)) || isAnother(row, leasedRows?.get(row.version)),
       )

@@ -43,7 +43,7 @@ export class KeyReader {
   async read(userId: string): Promise<UserRows> {
     if (this.#memory.cachesKeys) this.listen()
     for (;;) {
-      if (this.#memory.isShredded(userId)) throw keyShredded(userId)
+      if (this.#memory.wasJustShredded(userId)) throw keyShredded(userId)
       const rows = await this.#load.get(userId)
       if (rows === null) continue
       if (rows.records.some(isTombstone)) throw keyShredded(userId)
@@ -77,15 +77,17 @@ export class KeyReader {
   async #loadAll(userIds: readonly string[]): Promise<(UserRows | null | Error)[]> {
     const reads = userIds.map((userId) => this.#memory.beginRead(userId))
     const found = await loadRows(this.#store, userIds)
-    const lost: KeyRef[] = []
+    const lostKeys: KeyRef[] = []
     const results = reads.map((read, index) => {
       const records = found[index] ?? []
       if (records instanceof Error) return records
       const rows = this.#memory.endRead(read, records)
-      if (rows !== null && rows.lost > 0) lost.push({ userId: rows.user.userId, version: rows.lost })
+      if (rows !== null && rows.lostVersion > 0)
+        lostKeys.push({ userId: rows.user.userId, version: rows.lostVersion })
       return rows
     })
-    if (lost.length > 0) this.#emit({ type: 'keysLost', users: lost.slice(0, MAX_NAMED), count: lost.length })
+    if (lostKeys.length > 0)
+      this.#emit({ type: 'keysLost', users: lostKeys.slice(0, MAX_NAMED), count: lostKeys.length })
     return results
   }
 

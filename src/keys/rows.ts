@@ -20,7 +20,10 @@ export function loadRows(
 }
 
 /** Inserts records. Returns for each the row that is stored, the tombstone that forbade it, or the reason why there is none. */
-export function insertRows(store: KeyStore, records: readonly KeyRecord[]): Promise<(KeyRecord | Error)[]> {
+export function insertRecords(
+  store: KeyStore,
+  records: readonly KeyRecord[],
+): Promise<(KeyRecord | Error)[]> {
   return withoutUnreadable(
     records,
     ({ userId }) => userId,

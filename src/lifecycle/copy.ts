@@ -1,17 +1,26 @@
 /** Copies a key store into another: for the move to production, backups and restores. Unwraps no key and needs no master key. */
 
-import { invalidArgument, type KeystoreError, quoted, StoreError } from '../errors.js'
+import { invalidArgument, quoted, StoreError } from '../errors.js'
 import { isTurnDueInLoop, nextTurn } from '../event-loop.js'
 import { incrementalSha256 } from '../format/aead.js'
 import { preAuthEncode } from '../format/encoding.js'
 import { afterErasures, applyKeyLog, type Erasures, eraseAgain, readErasures } from '../key-log/erasures.js'
 import { loggedStore } from '../key-log/logged-store.js'
+import { readableRows } from '../key-log/readable-rows.js'
 import { describeRef } from '../master-keys/key-wrap.js'
 import type { CensusRow, KeyStore, StoreMaintenance } from '../store.js'
 import { isTombstone, type KeyRecord, type KeyRef, refKey } from '../table.js'
 import { kindOf } from '../validate.js'
 import { census, totalCount } from './census.js'
-import { checkedOptions, type LongWorkOptions, ProgressMeter, pagesOf } from './long-work.js'
+import { CopyFailures, copyable, restoreEach, type Side } from './copy-failures.js'
+import {
+  checkedOptions,
+  groupPagesByUser,
+  type LongWorkOptions,
+  ProgressMeter,
+  pagesOf,
+  type RowFailure,
+} from './long-work.js'
 
 export interface CopyOptions extends LongWorkOptions {
   readonly from: KeyStore
@@ -40,15 +49,21 @@ export interface CopyReport {
   /** With `dryRun`: the first 1,000 rows for which the copy would be refused. */
   readonly conflicts: readonly CopyConflict[]
   readonly conflictCount: number
+  /**
+   * The first 1,000 rows that were not copied, or not compared, because of what is wrong with them: rows of either store that cannot be
+   * read, live rows of a user whom the source has shredded, and rows that the target does not take. All others were copied.
+   */
+  readonly failed: readonly RowFailure[]
+  readonly failedCount: number
   /** Rows that only the target has; 0 unless `complete`. */
   readonly extra: number
   readonly census: { readonly from: readonly CensusRow[]; readonly to: readonly CensusRow[] }
   /**
-   * SHA-256 over all records in order, as hexadecimal text: of the source with the key log applied, and of the target.
-   * Null unless `complete`.
+   * SHA-256 over all records in order, as hexadecimal text: of the source with the key log applied and without what is `failed`, and of the
+   * target. Null unless `complete`.
    */
   readonly digest: { readonly from: string | null; readonly to: string | null }
-  /** Whether both stores hold the same records: the digests are equal. */
+  /** Whether both stores hold the same records: the digests are equal, and no row failed. */
   readonly equal: boolean
 }
 
@@ -74,10 +89,11 @@ const COMPARISON_WEIGHT = 4
  * the end compares all rows of both stores.
  *
  * It is safe to repeat, also after it was killed. A further call copies what was minted meanwhile. If the target holds another
- * key under the same user and version, the copy names that row and refuses before it writes anything.
+ * key under the same user and version, the copy names that row and refuses before it writes anything. A row that cannot be copied is named
+ * in `failed` and stops no other.
  *
  * @throws ERR_INVALID_ARGUMENT · ERR_CONFLICT (with `ref`: the row that differs; or names the users whom the source has shredded, see
- *   `applyErasures`) · ERR_STORE (an outage; with `ref`: a row that cannot be read) · ERR_CLOSED
+ *   `applyErasures`) · ERR_STORE (an outage) · ERR_CLOSED
  * @example
  * const { equal } = await copyKeys({ from: await openKeyStore('data/keystore.db'), to: await openKeyStore('postgres://…') })
  */
@@ -89,7 +105,16 @@ export async function copyKeys(options: CopyOptions): Promise<CopyReport> {
   const mayErase = assertErasures(applyErasures)
   const erasures: Erasures = keyLog === undefined ? NO_ERASURES : await readErasures(keyLog)
   const logged = keyLog === undefined ? to : loggedStore(to, keyLog)
-  const job: CopyJob = { ...options, target, logged, erasures, mayErase, dryRun, shredded: new Set() }
+  const job: CopyJob = {
+    ...options,
+    target,
+    logged,
+    erasures,
+    mayErase,
+    dryRun,
+    shredded: new Set(),
+    failures: new CopyFailures(),
+  }
 
   const before = await compare(job)
   let copied = before.missing + before.erased
@@ -111,16 +136,16 @@ export async function copyKeys(options: CopyOptions): Promise<CopyReport> {
   const counted = { from: await census({ store: from }), to: await census({ store: to }) }
   const { refused, conflicts, conflictCount } = before
   const found = { shredded: [...job.shredded], refused, conflicts, conflictCount }
-  const report = { complete, dryRun, copied, ...found, census: counted }
-  if (!complete) return { ...report, extra: 0, digest: { from: null, to: null }, equal: false }
-  const digests = { from: await digestOf(job, from, erasures), to: await digestOf(job, to, NO_ERASURES) }
-  const shared = digests.from.rows - (dryRun ? before.missing : 0)
-  return {
-    ...report,
-    extra: Math.max(0, digests.to.rows - shared),
-    digest: { from: digests.from.sha256, to: digests.to.sha256 },
-    equal: digests.from.sha256 === digests.to.sha256,
+  const base = { complete, dryRun, copied, ...found, census: counted }
+  const reportOf = (digest: CopyReport['digest'], extra: number): CopyReport => {
+    const { listed: failed, count: failedCount } = job.failures
+    const equal = digest.from !== null && digest.from === digest.to && failedCount === 0
+    return { ...base, failed, failedCount, extra, digest, equal }
   }
+  if (!complete) return reportOf({ from: null, to: null }, 0)
+  const digests = { from: await digestOf(job, 'source'), to: await digestOf(job, 'target') }
+  const shared = digests.from.rows - (dryRun ? before.missing : 0)
+  return reportOf({ from: digests.from.sha256, to: digests.to.sha256 }, Math.max(0, digests.to.rows - shared))
 }
 
 /** Whether a user of the target may be erased because the source has a tombstone. */
@@ -149,6 +174,7 @@ interface CopyJob extends LongWorkOptions {
   readonly dryRun: boolean
   /** Collects the users who were erased at the target. */
   readonly shredded: Set<string>
+  readonly failures: CopyFailures
 }
 
 /** What a comparison has found, before anything is written. */
@@ -194,9 +220,13 @@ async function copyPass(job: CopyJob, pass: number): Promise<number> {
     }
     written += erased.length + missing.length
     if (missing.length === 0) continue
-    const stored = new Map((await job.target.restore(missing)).map((row) => [refKey(row), row]))
+    const stored = new Map((await restoreEach(job, missing)).map((row) => [refKey(row), row]))
     for (const record of missing) {
       if (isTurnDueInLoop(COMPARISON_WEIGHT)) await nextTurn()
+      if (job.failures.has('source', record)) {
+        written -= 1
+        continue
+      }
       const found = stored.get(refKey(record))
       if (found === undefined || !isSameRecord(record, found)) throw conflict(record, found)
     }
@@ -223,11 +253,12 @@ interface DifferingRows {
  * @throws ERR_CONFLICT naming a row that differs at the target, unless it is a dry run
  */
 async function* differingPages(job: CopyJob, phase: string): AsyncGenerator<DifferingRows, void, undefined> {
-  const { from, to, erasures } = job
+  const { from, to, erasures, failures } = job
   const progress = new ProgressMeter(phase, totalCount(await from.census()), job)
-  for await (const page of pagesOf(from, job, {}, refuseUnreadable)) {
-    const records = page.flatMap((record) => afterErasures(record, erasures) ?? [])
-    const stored = await to.getAll([...new Set(records.map(({ userId }) => userId))])
+  const pages = pagesOf(from, job, {}, ({ error, ...ref }) => failures.add('source', ref, error))
+  for await (const users of groupPagesByUser(pages, job)) {
+    const records = users.flatMap((versions) => copyable(job, versions, erasures))
+    const stored = await readableRows(to, [...new Set(records.map(({ userId }) => userId))])
     const differing: DifferingRows = {
       missing: [],
       erased: [],
@@ -237,10 +268,13 @@ async function* differingPages(job: CopyJob, phase: string): AsyncGenerator<Diff
     }
     for (const record of records) {
       if (isTurnDueInLoop(COMPARISON_WEIGHT)) await nextTurn()
-      compareRow(job, record, stored.get(record.userId) ?? [], differing)
+      if (failures.has('source', record)) continue
+      const versions = stored.get(record.userId) ?? []
+      if (versions instanceof Error) failures.add('target', record, versions)
+      else compareRow(job, record, versions, differing)
     }
     yield differing
-    progress.add(page.length)
+    progress.add(users.flat().length)
   }
 }
 
@@ -328,14 +362,20 @@ interface RecordsDigest {
 
 const NO_ERASURES: Erasures = new Map()
 
-async function digestOf(job: CopyJob, store: KeyStore, erasures: Erasures): Promise<RecordsDigest> {
+async function digestOf(job: CopyJob, side: Side): Promise<RecordsDigest> {
+  const store = side === 'source' ? job.from : job.to
+  const erasures = side === 'source' ? job.erasures : NO_ERASURES
   const hash = incrementalSha256()
   const progress = new ProgressMeter('comparing all records', totalCount(await store.census()), job)
   let rows = 0
-  for await (const page of pagesOf(store, { ...job, signal: undefined }, {}, refuseUnreadable)) {
+  const pages = pagesOf(store, { ...job, signal: undefined }, {}, ({ error, ...ref }) =>
+    job.failures.add(side, ref, error),
+  )
+  for await (const page of pages) {
     progress.add(page.length)
     for (const record of page) {
       if (isTurnDueInLoop(COMPARISON_WEIGHT)) await nextTurn()
+      if (job.failures.has(side, record)) continue
       const remaining = afterErasures(record, erasures)
       if (remaining === null) continue
       rows += 1
@@ -343,10 +383,6 @@ async function digestOf(job: CopyJob, store: KeyStore, erasures: Erasures): Prom
     }
   }
   return { sha256: hash.digest().toString('hex'), rows }
-}
-
-function refuseUnreadable(_ref: KeyRef, error: KeystoreError): never {
-  throw error
 }
 
 /** @param found the target's row; undefined if a tombstone of the user kept the record from being inserted */

@@ -1,8 +1,9 @@
 /** What all long operations share: options, pages of rows, progress, and stopping after the current page. */
-import { invalidArgument, isKeystoreError, type KeystoreError, type StoreError } from '../errors.js'
+import { invalidArgument, isKeystoreError, type KeystoreError, quoted, StoreError } from '../errors.js'
 import { isTurnDue, nextTurn } from '../event-loop.js'
 import type { EventOptions } from '../events.js'
-import type { KeyPage, KeyStore } from '../store.js'
+import { describeRef } from '../master-keys/key-wrap.js'
+import type { KeyPage, KeyStore, UnreadableRow } from '../store.js'
 import { compareRefs, type KeyRecord, type KeyRef } from '../table.js'
 import { kindOf, ownOptions } from '../validate.js'
 
@@ -106,6 +107,14 @@ export function isRowError(error: unknown): error is KeystoreError {
   return isKeystoreError(error) && ROW_CODES.has(error.code)
 }
 
+/** ERR_STORE for a live row of a user who was shredded. */
+export function liveBesideTombstone(ref: KeyRef): StoreError {
+  return new StoreError(
+    `The row of ${describeRef(ref)} is a live key of a user who was shredded, from a backup perhaps: shred the user again`,
+    { ref },
+  )
+}
+
 const ROW_CODES: ReadonlySet<string> = new Set([
   'ERR_UNWRAP_FAILED',
   'ERR_UNKNOWN_MASTER_KEY',
@@ -116,48 +125,73 @@ const ROW_CODES: ReadonlySet<string> = new Set([
  * Yields all rows, page by page, in the order of `list`. Reads the next page while the caller works on the current one.
  * Gives other tasks a turn between pages. Ends when `signal` is aborted.
  *
- * @param onUnreadable is called for each row whose times cannot be read; reading goes on after that row
+ * @param onUnreadable is called for each row that cannot be read, before the page is given that it stands on or before
+ * @throws ERR_STORE if the store gives the same page again: nothing would ever end
  */
 export async function* pagesOf(
   store: KeyStore,
   { batchSize = DEFAULT_BATCH_SIZE, signal }: LongWorkOptions,
   filter: Pick<KeyPage, 'notKekId'>,
-  onUnreadable: (ref: KeyRef, error: KeystoreError) => void,
+  onUnreadable: (row: UnreadableRow) => void,
 ): AsyncGenerator<readonly KeyRecord[], void, undefined> {
   let after: KeyRef | undefined
   for (let next = prefetch(); !signal?.aborted; await nextTurn()) {
-    const page = await next
+    const { page, unreadable } = await next
+    for (const row of unreadable) onUnreadable(row)
     if (page.length === 0) return
     next = prefetch()
     yield page
   }
 
-  function prefetch(): Promise<readonly KeyRecord[]> {
+  function prefetch(): Promise<ReadPage> {
     const page = read()
     // A caller that leaves the loop never awaits this page: its rejection must not be an unhandled one.
     page.catch(() => undefined)
     return page
   }
 
-  async function read(): Promise<readonly KeyRecord[]> {
+  async function read(): Promise<ReadPage> {
+    const unreadable: UnreadableRow[] = []
     for (let limit = batchSize; ; ) {
       try {
-        const page = await store.list({ ...filter, limit, ...(after === undefined ? {} : { after }) })
-        after = page.at(-1) ?? after
-        return page
+        const from = after === undefined ? {} : { after }
+        const page = await store.list({
+          ...filter,
+          limit,
+          ...from,
+          onUnreadable: (row) => void unreadable.push(row),
+        })
+        const last = page.at(-1)
+        if (last !== undefined && after !== undefined && compareRefs(last, after) === 0)
+          throw sameAgain(after)
+        after = last ?? after
+        return { page, unreadable }
       } catch (error) {
+        // A store that does not know `onUnreadable`.
         const ref = unreadableRow(error, after)
         if (ref === null) throw error
         // Halves the page until it holds the unreadable row alone, so that the rows before it are still returned.
         if (limit > 1) limit = Math.ceil(limit / 2)
         else {
-          onUnreadable(ref, error as KeystoreError)
+          unreadable.push({ ...ref, hasId: true, error: error as KeystoreError })
           after = ref
           limit = batchSize
         }
       }
     }
   }
+}
+
+interface ReadPage {
+  readonly page: readonly KeyRecord[]
+  readonly unreadable: readonly UnreadableRow[]
+}
+
+function sameAgain({ userId, version }: KeyRef): StoreError {
+  return new StoreError(
+    `The key store lists the row of user ${quoted(userId)}, version ${version}, again and again: its list() must go on after \`after\``,
+    { ref: { userId, version } },
+  )
 }
 
 function unreadableRow(error: unknown, after: KeyRef | undefined): KeyRef | null {

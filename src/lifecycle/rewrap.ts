@@ -172,8 +172,8 @@ async function rewrapPass(
 ): Promise<PassResult> {
   const pass = newPass()
   const progress = new ProgressMeter('rewrapping', total, job)
-  const pages = pagesOf(job.store, job, { notKekId: kekId }, (ref, error) =>
-    pass.failures.add({ ...ref, kekId: null }, error),
+  const pages = pagesOf(job.store, job, { notKekId: kekId }, ({ userId, version, error }) =>
+    pass.failures.add({ userId, version, kekId: null }, error),
   )
   // The database writes one page while the next is unwrapped and wrapped.
   let writing: Promise<void> = Promise.resolve()

@@ -5,7 +5,7 @@ import { newDataKey } from '../master-keys/key-wrap.js'
 import { keyringOf, type MasterKeyring } from '../master-keys/keyring.js'
 import type { MasterKey } from '../master-keys/master-key.js'
 import type { KeyStore } from '../store.js'
-import { type KeyRecord, MAX_KEY_VERSION, refKey } from '../table.js'
+import { isTombstone, type KeyRecord, MAX_KEY_VERSION, refKey } from '../table.js'
 import { assertUserId, kindOf } from '../validate.js'
 import { totalCount } from './census.js'
 import {
@@ -13,6 +13,7 @@ import {
   Failures,
   groupPagesByUser,
   type LongWorkOptions,
+  liveBesideTombstone,
   mapConcurrently,
   ProgressMeter,
   pagesOf,
@@ -68,9 +69,9 @@ export async function rotateWhere(options: RotateWhereOptions): Promise<RotateRe
   const counts = { rotated: 0, young: 0, skipped: 0, shredded: 0 }
   // Users with a row that cannot be read: their highest version is not known.
   const unreadable = new Set<string>()
-  const pages = pagesOf(store, options, {}, (ref, error) => {
-    unreadable.add(ref.userId)
-    failures.add({ ...ref, kekId: null }, error)
+  const pages = pagesOf(store, options, {}, ({ userId, version, hasId, error }) => {
+    if (hasId) unreadable.add(userId)
+    failures.add({ userId, version, kekId: null }, error)
   })
   for await (const users of groupPagesByUser(pages, options)) {
     const start = performance.now()
@@ -78,8 +79,10 @@ export async function rotateWhere(options: RotateWhereOptions): Promise<RotateRe
     for (const versions of users) {
       const newest = versions.at(-1) as KeyRecord
       if (unreadable.has(newest.userId)) continue
-      if (versions.some(({ shreddedAt }) => shreddedAt !== null)) counts.shredded += 1
-      else if (newest.createdAt.getTime() > before) counts.young += 1
+      if (versions.some(isTombstone)) {
+        counts.shredded += 1
+        for (const row of versions) if (!isTombstone(row)) failures.add(row, liveBesideTombstone(row))
+      } else if (newest.createdAt.getTime() > before) counts.young += 1
       else if (newest.version === MAX_KEY_VERSION) failures.add(newest, noVersionLeft())
       else due.push(newest)
     }

@@ -44,7 +44,7 @@ export interface Finding {
    * - `v2Wrap`: the wrap binds no key to its user
    * - `withoutFirstVersion`: version 1 was pruned
    * - `inTheFuture`: a time of the row is in the future
-   * - `unreadable`: a time of the row cannot be read
+   * - `unreadable`: the row is no record: its id, its version or a time cannot be read
    * - `nearLimit`: many keys are wrapped under one master key, or a key has many versions
    * - `schemaVersion`, `damage`: no row was checked because of it
    * - `fileMode`, `setting`, and what else the store reports about itself
@@ -99,9 +99,9 @@ export async function verifyAll(options: VerifyOptions): Promise<VerifyReport> {
   const progress = new ProgressMeter('verifying', totalCount(counted), options)
   const digests = new DataKeyDigests()
   const unreadable = new Set<string>()
-  const pages = pagesOf(store, options, {}, (ref, error) => {
-    unreadable.add(ref.userId)
-    findings.ofRow('error', 'unreadable', ref, error.message)
+  const pages = pagesOf(store, options, {}, ({ userId, version, hasId, error }) => {
+    if (hasId) unreadable.add(userId)
+    findings.ofRow('error', 'unreadable', { userId, version }, error.message)
   })
   let rows = 0
   for await (const users of groupPagesByUser(pages, options)) {
@@ -191,7 +191,7 @@ async function checkKey(
       'warning',
       'v2Wrap',
       record,
-      'Wrapped in format v2, which binds no key to its user: run `keystore rewrap --accept-v2`',
+      'Wrapped in format v2, which binds no key to its user: run `npx keystore rewrap --accept-v2`',
     )
 }
 

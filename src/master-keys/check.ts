@@ -24,9 +24,12 @@ const NAMED_KEK_IDS = 10
  *   never upgraded. Else the rows are damaged: nobody could read them anyway, and no row may talk an operator into accepting v2.
  * - No id, where format v2 is accepted: refuses if none of the samples opens. Such rows do not say which key they need.
  *
- * Who can write rows can still keep a service from opening: by a row with a KEK id of their own making, which looks like a missing master
- * key (the message names the id; `allowUnknown` opens); where v2 is accepted, by rows without an id that come before the others. They
- * can delete the rows as well. They cannot make a row open that no master key has wrapped.
+ * Someone who can write rows can still keep a service from opening, as they could by deleting the rows. There are two ways:
+ *
+ * - a row with a KEK id of their own making, which looks like a missing master key. The message names the id, and `allowUnknown` opens.
+ * - where v2 is accepted, rows without an id that come before the others.
+ *
+ * They cannot make a row open that no master key has wrapped.
  *
  * @throws MasterKeyError `ERR_UNKNOWN_MASTER_KEY` naming KEK ids and counts of rows, unless `allowUnknown` ·
  *   ERR_FORMAT_NOT_ACCEPTED when all rows are wrapped in a format that is not accepted
@@ -88,7 +91,7 @@ function v2NotAccepted(): KeystoreError {
     'ERR_FORMAT_NOT_ACCEPTED',
     "All keys of the store are wrapped in format v2, the Python reference's, which binds no key to its user. If the store is the " +
       "reference's, the README says how to take it over (“From the Python reference”): read them with accept: { keys: ['v2', 'v3'] }, " +
-      'or upgrade them first with `keystore rewrap --accept-v2`. If it is not, somebody has put them there',
+      'or upgrade them first with `npx keystore rewrap --accept-v2`. If it is not, somebody has put them there',
   )
 }
 

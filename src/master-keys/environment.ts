@@ -28,7 +28,11 @@ export function masterKeysFromEnv(env: Environment = process.env): MasterKeyring
   let primary: LocalMasterKey
   if (isSet(text)) primary = keyFromText(text, 'API_KEY_MASTER_KEY')
   else if (isSet(path)) primary = keyFromFile(path)
-  else throw unusable(`Neither API_KEY_MASTER_KEY nor API_KEY_MASTER_KEY_FILE is set: ${HOW_TO_MAKE_ONE}`)
+  else
+    throw unusable(
+      'Neither API_KEY_MASTER_KEY nor API_KEY_MASTER_KEY_FILE is set. `npx keystore init` makes a master key in data/master.key: then ' +
+        '`export API_KEY_MASTER_KEY_FILE=data/master.key`. Or set API_KEY_MASTER_KEY to what `openssl rand -base64 32` prints',
+    )
   const earlier = previous.split(/\s+/).filter((word) => word !== '')
   return masterKeyring({
     primary,

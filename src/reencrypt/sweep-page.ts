@@ -63,6 +63,7 @@ function sweptValue<Row>(job: SweepJob<Row>, cell: ValueCell<Row>): SweptValue<R
   const swept = { key, column, owner, value, row }
   if (!isPresent(swept)) return { ...swept, contexts: NO_CONTEXTS }
   if (cell.context === undefined && job.contextOf === null) throw contextRequired()
+  if (cell.defect !== undefined) return { ...swept, contexts: cell.defect }
   if (owner === null && !(job.pool && cell.owner === null))
     return { ...swept, contexts: ownerless(cell.owner === null) }
   try {

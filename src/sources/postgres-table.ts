@@ -25,6 +25,7 @@ import {
   nullKeyError,
   quoteIdentifier,
   type SqlTable,
+  samePageError,
   type TableRow,
   type TableShape,
   tableNotFound,
@@ -81,6 +82,9 @@ export class PostgresTable implements SqlTable {
       ahead.catch(() => undefined)
       yield page
       page = await ahead
+      const lastOfNext = page.at(-1)
+      if (lastOfNext !== undefined && String(lastOfNext.key) === String(last.key))
+        throw samePageError(this.shape)
     }
   }
 

@@ -34,7 +34,7 @@ const REGISTERED_CHECKS: readonly ColumnCheck[] = [
   {
     severity: 'error',
     kind: 'plaintext',
-    text: 'hold plaintext: find out who writes it, and run keystore reencrypt --plaintext',
+    text: 'hold plaintext: find out who writes it, and run npx keystore reencrypt --plaintext',
     shows: (value) => !isEncrypted(value),
   },
   {

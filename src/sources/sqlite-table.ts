@@ -1,15 +1,15 @@
 /** A table of the host application on better-sqlite3, as the sweep uses it. Imports no driver: the connection is given. */
 
-import { storeError } from '../drivers/driver-error.js'
 import { DEFAULT_DEADLINE_MS } from '../drivers/retry.js'
 import type { SqliteClient, SqliteStatement } from '../drivers/sqlite-client.js'
 import {
   assertNoHostTransaction,
   HostTransactionError,
+  lockError,
   retryingWhileLocked,
 } from '../drivers/sqlite-locks.js'
+import { bytesLiteral, isExactText } from '../drivers/sqlite-text.js'
 import { invalidArgument, printable, quoted, StoreError } from '../errors.js'
-import { kindOf } from '../validate.js'
 import {
   ALTERED_BY_TRIGGER,
   assertShape,
@@ -21,12 +21,13 @@ import {
   nullKeyError,
   quoteIdentifier,
   type SqlTable,
+  samePageError,
   selectedColumns,
   type TableRow,
   type TableShape,
   tableNotFound,
 } from './table.js'
-import type { ValueChange, ValueKey, ValueRef } from './value-source.js'
+import type { ValueChange, ValueRef } from './value-source.js'
 
 /** Names of the row id, which a table has unless it is WITHOUT ROWID (sqlite.org/rowidtable.html). */
 const ROW_IDS = ['rowid', '_rowid_', 'oid']
@@ -48,15 +49,16 @@ export class SqliteTable implements SqlTable {
   }
 
   async *pages(limit: number): AsyncGenerator<readonly TableRow[], void, undefined> {
-    let after: ValueKey | null = null
+    let after: Cursor | null = null
     for (;;) {
-      const rows: readonly TableRow[] = await this.#try('read', () => {
+      const rows: readonly StoredRow[] = await this.#try('read', () => {
         const { first, next, decodeRows } = this.#statements()
-        return decodeRows(after === null ? first.all(limit) : next.all(...keyParts(after), limit))
+        return decodeRows(after === null ? first.all(limit) : next(after, limit))
       })
       const last = rows.at(-1)
       if (last === undefined) return
-      after = last.key
+      if (after !== null && isSameCursor(after, last.cursor)) throw samePageError(this.shape)
+      after = last.cursor
       yield rows
     }
   }
@@ -98,12 +100,19 @@ export class SqliteTable implements SqlTable {
     return retryingWhileLocked(this.#deadlineMs, work).catch((error) => {
       throw error instanceof HostTransactionError
         ? stillInTransaction(what)
-        : storeError(what, error, 'The sweep')
+        : lockError(what, error, this.#deadlineMs, 'The sweep')
     })
   }
 }
 
 type TableStatements = ReturnType<typeof prepareTable>
+
+/** The parts of a key as they are stored. Text that is not UTF-8 is given as its bytes, since its characters are lost on reading. */
+type Cursor = readonly (string | number | bigint | Uint8Array | { readonly textBytes: Uint8Array })[]
+
+interface StoredRow extends TableRow {
+  readonly cursor: Cursor
+}
 
 /** @throws ERR_INVALID_ARGUMENT if the table is not as its shape says */
 function prepareTable(client: SqliteClient, shape: TableShape) {
@@ -114,19 +123,31 @@ function prepareTable(client: SqliteClient, shape: TableShape) {
   const table = quoteIdentifier(shape.table)
   const keys = shape.key.map(quoteIdentifier)
   const names = selectedColumns(shape, catalog)
-  const select = `select ${ownerText(shape)}, ${names.map(quoteIdentifier).join(', ')} from ${table}`
+  const bytes = [...(shape.owner === null ? ['null'] : [quoteIdentifier(shape.owner)]), ...keys]
+  const stored = bytes.map((name) => `cast(${name} as blob)`).join(', ')
+  const select = `select ${stored}, ${ownerText(shape)}, ${names.map(quoteIdentifier).join(', ')} from ${table}`
   const ordered = (direction: string) =>
     `order by ${keys.map((name) => `${name} ${direction}`).join(', ')} limit ?`
-  const after = `(${keys.join(', ')}) > (${keys.map(() => '?').join(', ')})`
   const prepare = (sql: string) => client.prepare(sql).raw().safeIntegers()
+  const prepareNext = (cursor: Cursor) => {
+    const parts = cursor.map((part) => (isTextBytes(part) ? 'cast(? as text)' : '?'))
+    return prepare(`${select} where (${keys.join(', ')}) > (${parts.join(', ')}) ${ordered('asc')}`)
+  }
+  const plainNext = prepareNext(keys)
+  const encoding = String(client.pragma('encoding', { simple: true }))
   return {
     catalog,
     first: prepare(`${select} ${ordered('asc')}`),
-    next: prepare(`${select} where ${after} ${ordered('asc')}`),
+    next: (cursor: Cursor, limit: number) =>
+      (cursor.some(isTextBytes) ? prepareNext(cursor) : plainNext).all(
+        ...cursor.map((part) => (isTextBytes(part) ? part.textBytes : part)),
+        limit,
+      ),
     last: prepare(`${select} ${ordered('desc')}`),
     count: client.prepare(`select count(*) from ${table}`).raw(),
     replace: replacerOf(client, shape),
-    decodeRows: (rows: readonly unknown[]) => rows.map((row) => decodeRow(shape, names, row as unknown[])),
+    decodeRows: (rows: readonly unknown[]) =>
+      rows.map((row) => decodeRow(shape, names, encoding, row as unknown[])),
   }
 }
 
@@ -168,21 +189,57 @@ function replacerOf(client: SqliteClient, shape: TableShape) {
 function decodeRow(
   { table, key }: TableShape,
   names: readonly string[],
-  [owner, ...row]: unknown[],
-): TableRow {
-  const values = Object.fromEntries(names.map((name, index) => [name, jsValue(row[index])]))
-  const parts = key.map((name) => {
-    const part = values[name]
-    if (typeof part === 'string' || typeof part === 'number' || typeof part === 'bigint') return part
-    throw invalidArgument(
-      `key ${quoted(name)} of table ${quoted(table)} must be text or a number, got ${kindOf(part)}`,
-    )
-  })
-  if (typeof owner !== 'string' && owner !== null)
-    throw invalidArgument(
-      `the owner in table ${quoted(table)} must be text or a number, got ${kindOf(owner)}`,
-    )
-  return { key: keyFromParts(parts), owner, values }
+  encoding: string,
+  row: readonly unknown[],
+): StoredRow {
+  const [ownerBytes, ...rest] = row
+  const keyBytes = rest.slice(0, key.length)
+  const [owner, ...columns] = rest.slice(key.length)
+  const values = Object.fromEntries(names.map((name, index) => [name, jsValue(columns[index])]))
+  const cursor = key.map((name, index) => cursorPart(values[name], keyBytes[index], encoding))
+  const wrongKey = key.filter((_, index) => !isKeyPart(cursor[index]))
+  const isOwner = owner === null || (typeof owner === 'string' && isExactText(owner, ownerBytes, encoding))
+  const whose = isOwner ? `key ${wrongKey.map(quoted).join(', ')}` : 'the owner'
+  const defect = invalidArgument(
+    `${whose} of the row in table ${quoted(table)} is neither UTF-8 text nor a number`,
+  )
+  return {
+    key: keyFromParts(cursor.map((part) => (isKeyPart(part) ? part : shown(part)))),
+    owner: isOwner ? (owner as string | null) : bytesLiteral(ownerBytes),
+    values,
+    cursor,
+    ...(isOwner && wrongKey.length === 0 ? {} : { defect }),
+  }
+}
+
+function cursorPart(value: unknown, bytes: unknown, encoding: string): Cursor[number] {
+  if (typeof value === 'string')
+    return isExactText(value, bytes, encoding) ? value : { textBytes: bytes as Uint8Array }
+  return value as number | bigint | Uint8Array
+}
+
+function isKeyPart(part: unknown): part is string | number | bigint {
+  return typeof part === 'string' || typeof part === 'number' || typeof part === 'bigint'
+}
+
+function isTextBytes(part: Cursor[number]): part is { readonly textBytes: Uint8Array } {
+  return typeof part === 'object' && 'textBytes' in part
+}
+
+function isSameCursor(a: Cursor, b: Cursor): boolean {
+  return a.every((part, index) => isSamePart(part, b[index]))
+}
+
+function isSamePart(a: Cursor[number], b: Cursor[number] | undefined): boolean {
+  if (isKeyPart(a) || b === undefined || isKeyPart(b)) return a === b
+  const bytesOf = (part: Exclude<Cursor[number], string | number | bigint>) =>
+    isTextBytes(part) ? part.textBytes : part
+  return isTextBytes(a) === isTextBytes(b) && Buffer.compare(bytesOf(a), bytesOf(b)) === 0
+}
+
+/** What can be shown of a part that is no key. */
+function shown(part: Cursor[number]): string {
+  return bytesLiteral(isTextBytes(part) ? part.textBytes : part)
 }
 
 function jsValue(value: unknown): unknown {

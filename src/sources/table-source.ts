@@ -43,7 +43,7 @@ export function tableSource<Row>(table: SqlTable, view: TableView<Row>): ValueSo
 }
 
 function cellsOf<Row>(
-  { key, owner, values }: TableRow,
+  { key, owner, values, defect }: TableRow,
   { columns, rowOf }: TableView<Row>,
 ): ValueCell<Row>[] {
   const row = rowOf(values)
@@ -54,5 +54,6 @@ function cellsOf<Row>(
     value: values[column] as ValueCell['value'],
     context,
     row,
+    defect,
   }))
 }

@@ -1,5 +1,5 @@
 /** One table of the host application as the sweep reads and changes it, in either dialect. */
-import { invalidArgument, printable, quoted } from '../errors.js'
+import { invalidArgument, type KeystoreError, printable, quoted, StoreError } from '../errors.js'
 import { kindOf } from '../validate.js'
 import type { ValueChange, ValueKey, ValueRef } from './value-source.js'
 
@@ -26,6 +26,8 @@ export interface TableRow {
   readonly owner: string | null
   /** By column, as the driver returns them. */
   readonly values: Readonly<Record<string, unknown>>
+  /** Why the row cannot be swept. Its key and owner are then what can be shown of them. */
+  readonly defect?: KeystoreError
 }
 
 export interface SqlTable {
@@ -133,6 +135,13 @@ export const ALTERED_BY_TRIGGER = 'a trigger alters what is written to it, so no
 export function nullKeyError({ table, key }: TableShape): Error {
   return invalidArgument(
     `table ${quoted(table)} has rows whose ${key.map(quoted).join(', ')} is null: give them a key first`,
+  )
+}
+
+/** The error for a page that ends with the row that the page before it ended with: the pages would never end. */
+export function samePageError({ table }: TableShape): Error {
+  return new StoreError(
+    `The sweep reads the same rows of table ${printable(table)} again and again: name another unique key`,
   )
 }
 

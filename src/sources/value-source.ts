@@ -1,6 +1,6 @@
 /** Where values are stored: a table, a file or anything else whose values the sweep reads and replaces. */
 
-import { invalidArgument } from '../errors.js'
+import { invalidArgument, type KeystoreError } from '../errors.js'
 import { type ContextOf, contextMaker } from '../format/context.js'
 import { kindOf } from '../validate.js'
 
@@ -19,6 +19,8 @@ export interface ValueCell<Row = unknown> {
   readonly context?: ContextOf<Row> | undefined
   /** What context functions and legacy readers are given. */
   readonly row?: Row
+  /** Why nothing can be done with it: its key or its owner cannot be read without loss. It is reported and left as it is. */
+  readonly defect?: KeystoreError | undefined
 }
 
 /** Names a value, with what its cell said. */

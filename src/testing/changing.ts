@@ -39,7 +39,7 @@ export function changeTests(test: DefineTest): void {
     }
   })
 
-  whereOffered('names no user whose rows were only minted or rewrapped', async ({ store }, recorder) => {
+  whereOffered('does not announce mints or rewraps', async ({ store }, recorder) => {
     const rows = [makeRecord('minted'), makeRecord('rewrapped')]
     await store.insertIfAbsent(rows)
     await store.replaceWrapped([makeChange(itemAt(rows, 1))])

@@ -15,6 +15,19 @@ import { readingTests } from './reading.js'
 import { replaceTests } from './replacing.js'
 import type { KeyStoreSubject, OpenedSubject, TestRunner } from './subject.js'
 
+export { type FaultSuiteOptions, testKeyStoreFaults } from './fault-suite.js'
+export type { TestedLibrary, TestedService } from './fault-world.js'
+export {
+  type FaultOptions,
+  type FaultSchedule,
+  type FaultyMethod,
+  type FaultyStore,
+  type FaultyStoreOptions,
+  faultyStore,
+  randomFaults,
+  STORE_FAULTS,
+  type StoreFault,
+} from './faulty-store.js'
 export type { KeyStoreSubject, OpenedSubject, RawRow, TestRunner } from './subject.js'
 
 /**

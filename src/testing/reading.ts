@@ -50,7 +50,7 @@ export function readingTests(test: DefineTest): void {
     assert.deepEqual(await store.census(), [])
   })
 
-  test('returns a user once whose id is given twice', async ({ store, rowsOf }) => {
+  test('returns a user once if the id is given twice', async ({ store, rowsOf }) => {
     await store.insertIfAbsent([makeRecord('a')])
     const rows = await rowsOf('a')
     assert.equal(rows.length, 1)

@@ -14,7 +14,7 @@ describe.runIf(isChosen('sqlite'))('sqliteKeyStore', () => {
     await expect(sqliteKeyStore({ path, migrate: 'check' }).ready()).rejects.toMatchObject(missing)
     await expect(sqliteKeyStore({ path }, { migrate: 'check' }).ready()).rejects.toMatchObject(missing)
     const store = sqliteKeyStore({ path, migrate: 'check' }, { migrate: 'auto' })
-    expect((await store.ready()).applied).toHaveLength(3)
+    expect((await store.ready()).applied).toHaveLength(4)
     await store.close()
     folder.remove()
   })
@@ -25,7 +25,7 @@ describe.runIf(isChosen('postgres'))('postgresKeyStore', () => {
     const database = await freshDatabase('postgres')
     const { url } = database
     const apart = postgresKeyStore({ url, schema: 'apart' })
-    expect((await apart.ready()).applied).toHaveLength(3)
+    expect((await apart.ready()).applied).toHaveLength(4)
     const checked = postgresKeyStore({ url }, { schema: 'apart', migrate: 'check' })
     expect((await checked.ready()).applied).toEqual([])
     const plain = postgresKeyStore({ url, migrate: 'check' })

@@ -30,7 +30,7 @@ describe.each(dialects)('inspect on %s: the schema', (dialect) => {
 
   it('is reported when it is behind, with the message of migrate: "check"', async () => {
     await (await openKeyStore(url)).close()
-    await run(`delete from ${LEDGER} where tag like '0002%'`)
+    await run(`delete from ${LEDGER} where tag like '0003%'`)
     const refused = await schemaErrorOf(cleanups.closing(storeWith('check')).ready())
     const finding = { severity: 'error', kind: 'schemaVersion', reason: refused }
     expect(errorsOf(await maintenanceOf(storeWith('off')).inspect())).toEqual([finding])

@@ -3,9 +3,8 @@
 //
 //   node read-only-open.mjs PATH USER
 import { accessSync, constants } from 'node:fs'
-import { openKeyStore } from '../../dist/adapters/open.js'
-import '../../dist/adapters/sqlite/store.js'
 import Database from 'better-sqlite3'
+import { sqliteKeyStore } from '../../dist/adapters/sqlite/store.js'
 
 const [, , path, userId] = process.argv
 // Loads the native module while this process may still read every folder.
@@ -22,7 +21,8 @@ try {
 } catch {
   writable = false
 }
-const store = await openKeyStore(path, { migrate: 'check' })
+// Not openKeyStore, which imports the store only now: the other user may not be able to reach our files.
+const store = sqliteKeyStore({ path }, { migrate: 'check' })
 const [record] = (await store.getAll([userId])).get(userId) ?? []
 await store.close()
 process.stdout.write(

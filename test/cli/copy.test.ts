@@ -51,7 +51,7 @@ describe.each(dialects)('from %s', (dialect) => {
       const early = store.run(['copy', '--dry-run'], { env: env() })
       expect(early.status).toBe(1)
       expect(early.stderr).toContain('[ERR_SCHEMA]')
-      store.run(['migrate'], { env: { KEYSTORE_URL: target.url } })
+      store.run(['init'], { env: { KEYSTORE_URL: target.url } })
       expect(store.json(['copy', '--dry-run'], { env: env() })).toMatchObject({
         status: 0,
         report: { dryRun: true, copied: 2, equal: false },
@@ -254,7 +254,7 @@ describe.each(dialects)('from %s', (dialect) => {
         `target: made ${now?.createdAt.toISOString()}, wrapped under ${now?.kekId}, rewrapped ${now?.wrappedAt?.toISOString()}\n`,
       )
       expect(stdout).toContain('"carol", version 1')
-      expect(stdout).toContain('`keystore decrypt --user ID --store URL < token`')
+      expect(stdout).toContain('`npx keystore decrypt --user ID --store URL < token`')
       const { report } = store.json(['restore', 'b.db', '--dry-run'], { env: NO_MASTER_KEY })
       expect(report).toMatchObject({
         copied: 1,

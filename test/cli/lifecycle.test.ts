@@ -76,8 +76,10 @@ describe.each(dialects)('on %s', (dialect) => {
       const done = store.run(['rewrap', ...BOTH_KEYS])
       expect(done.status).toBe(0)
       expect(done.stdout).toContain(`Rewrapped 2 keys under ${store.keys('b').primary.id}`)
-      expect(done.stdout).toMatch(/│ local:\S+ +│ previous +│ 0 +│ yes +│/)
-      expect(done.stdout).toContain('Pool tokens of format v2')
+      expect(done.stdout).toMatch(/│ local:\S+ +│ previous +│ 0 +│ no +│/)
+      expect(done.stdout).toContain(
+        'Pool tokens of format v2, which only an application has that ever used this format',
+      )
       expect(done.stderr).toContain('rewrapping: 2 of 2')
       expect(await store.decrypt('bob', tokens.bob ?? '', 'b')).toBe('secret of bob')
 
@@ -197,11 +199,38 @@ describe.each(dialects)('on %s', (dialect) => {
       })
       const refused = store.run(['doctor'])
       expect(refused.status).toBe(1)
-      expect(refused.stdout).toContain('`keystore rewrap --accept-v2` upgrades them')
+      expect(refused.stdout).toContain('`npx keystore rewrap --accept-v2` upgrades them')
       expect(store.json(['doctor', '--accept-v2'])).toMatchObject({
         status: 0,
         report: { ok: true, counts: { v2Wrap: 1 } },
       })
+    })
+
+    it('says once what is wrong with many rows, with their number and the first of them', async () => {
+      await store.mint('alice', 'bob', 'carol', 'dave')
+      const env = { API_KEY_MASTER_KEY_FILE: 'keys/b.key' }
+      const { status, stdout } = store.run(['doctor'], { env })
+      expect(status).toBe(1)
+      expect(stdout).toContain('error: unknownMasterKey (4)')
+      const lines = stdout.split('\n').filter((line) => line.includes(store.keys('a').primary.id))
+      expect(lines[0]).toContain(
+        '  4 rows, such as "alice", version 1; "bob", version 1; "carol", version 1: ',
+      )
+      // The other line is the master key's in the table.
+      expect(lines).toHaveLength(2)
+      const { report } = store.json<VerifyReport>(['doctor'], { env })
+      expect(report.findings.filter(isOurs)).toHaveLength(4)
+    })
+
+    it('finds out before the long work that there is no schema file, or no database is named', async () => {
+      await store.mint('alice')
+      const none = store.run(['doctor', '--schema', 'none.js', '--db', 'app.db'])
+      expect(none).toMatchObject({ status: 2, stdout: '' })
+      expect(none.stderr).toMatch(/^keystore: There is no schema file none\.js/)
+      writeFileSync(join(store.folder, 'schema.js'), '')
+      const unnamed = store.run(['doctor', '--schema', 'schema.js'], { env: { DATABASE_URL: undefined } })
+      expect(unnamed).toMatchObject({ status: 2, stdout: '' })
+      expect(unnamed.stderr).toMatch(/^keystore: Name the database of the application/)
     })
 
     it('reports a schema that is behind, and changes nothing', async () => {
@@ -320,7 +349,7 @@ describe('whatever the store', () => {
     const unknown = store.run(['rewrap', '--master-key-file', 'keys/b.key'])
     expect(unknown.status).toBe(1)
     expect(unknown.stdout).toContain('--previous-key-file')
-    expect(unknown.stdout).toMatch(/│ not given +│ 1 +│ no +│/)
+    expect(unknown.stdout).toMatch(/│ not given +│ 1 +│ yes +│/)
 
     const v2 = store.run(['rewrap', ...BOTH_KEYS])
     expect(v2.status).toBe(1)

@@ -15,6 +15,9 @@ const COMMANDS = [
   ...['reencrypt', 'rotate-user', 'prune', 'shred-user', 'copy', 'backup', 'restore'],
 ]
 
+/** A command to type that a shell finds only after a global installation. */
+const BARE_COMMAND = new RegExp(`(?<!npx )\\bkeystore (COMMAND|${COMMANDS.join('|')})\\b`)
+
 let folder: ReturnType<typeof temporaryFolder>
 beforeEach(() => {
   folder = temporaryFolder()
@@ -164,6 +167,7 @@ describe.each(dialects)('on %s', (dialect) => {
       sqlite: ['better-sqlite3', 'drizzle-orm/better-sqlite3', 'drizzle-orm/sqlite-core'],
       postgres: ['pg', 'drizzle-orm/node-postgres'],
     }
+    keystore(['init'], { env: { KEYSTORE_URL: database.url } })
     const loaded = [...loadedBy(['migrate'], { KEYSTORE_URL: database.url })]
     expect(loaded).toEqual(expect.arrayContaining(['dist/cli/migrate.js', ...drivers[dialect]]))
     const others = drivers[dialect === 'sqlite' ? 'postgres' : 'sqlite']
@@ -187,7 +191,8 @@ describe('usage', () => {
     for (const command of COMMANDS) {
       const { status, stdout } = keystore([command, '--help'])
       expect(status).toBe(0)
-      expect(stdout).toContain(`Usage: keystore ${command}`)
+      expect(stdout).toContain(`Usage: npx keystore ${command}`)
+      expect(stdout).not.toMatch(BARE_COMMAND)
       expect(all).toContain(`  ${command} `)
     }
   })
@@ -211,6 +216,18 @@ describe('usage', () => {
     expect(status).toBe(1)
     expect(stderr).toContain('keystore init')
     expect(stderr).not.toContain('hush')
+  })
+
+  it('no message of the library or of a command tells to type a command that is not on the path', () => {
+    const sources = readdirSync('src', { recursive: true, encoding: 'utf8' }).filter((name) =>
+      name.endsWith('.ts'),
+    )
+    expect(sources.length).toBeGreaterThan(100)
+    for (const name of sources) {
+      const code = readFileSync(join('src', name), 'utf8').replaceAll(/^ *(\/?\*|\/\/).*$/gm, '')
+      expect([name, BARE_COMMAND.exec(code)?.[0]]).toEqual([name, undefined])
+    }
+    expect(BARE_COMMAND.exec('run `keystore rewrap`')?.[1]).toBe('rewrap')
   })
 
   it('adopts a file of the reference only when asked to', () => {

@@ -50,7 +50,11 @@ describe.each(dialects)('on %s', (dialect) => {
     expect(new Date(String(report.at)).toISOString()).toBe(report.at)
     const path = join(store.folder, 'log.jsonl')
     expect(statSync(path).mode & 0o777).toBe(0o600)
-    expect(JSON.parse(readFileSync(path, 'utf8'))).toMatchObject({ userId: 'alice', versions: [1, 2] })
+    const lines = readFileSync(path, 'utf8').trim().split('\n')
+    expect(lines.map((line) => JSON.parse(line))).toMatchObject([
+      { event: 'shredding', userId: 'alice', versions: [1, 2] },
+      { event: 'shredded', userId: 'alice', versions: [1, 2] },
+    ])
     expect(await store.decrypt('alice', tokens.alice ?? '')).toBe('ERR_KEY_SHREDDED')
     expect(await store.decrypt('bob', tokens.bob ?? '')).toBe('secret of bob')
 

@@ -7,11 +7,16 @@ import { drizzle as drizzlePostgres } from 'drizzle-orm/node-postgres'
 import pg from 'pg'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { DeadlineError } from '../../src/drivers/deadline.js'
-import { describeDriverError, isBusyCode, storeError } from '../../src/drivers/driver-error.js'
+import {
+  describeDriverError,
+  isBusyCode,
+  isConnectFailure,
+  storeError,
+} from '../../src/drivers/driver-error.js'
 import { KeystoreError } from '../../src/errors.js'
 import { type FreshDatabase, freshDatabase, isChosen } from '../support/databases.js'
 import { errorOf } from '../support/errors.js'
-import { everythingOf, textForms } from '../support/leaks.js'
+import { everythingOf, expectWithout, textForms } from '../support/leaks.js'
 
 /** A value that is bound to statements. */
 const secret = `sk-planted-${randomBytes(12).toString('hex')}`
@@ -21,11 +26,6 @@ const withCode = (code: string, message = 'a message', more: object = {}) =>
 /** As the class DatabaseError of pg. */
 const postgresError = (code: string, message: string, more: object = {}) =>
   withCode(code, message, { severity: 'ERROR', detail: `Failing row contains (${secret})`, ...more })
-
-function expectNoSecret(value: unknown): void {
-  const shown = everythingOf(value)
-  expect(textForms(secret).filter((form) => shown.includes(form))).toEqual([])
-}
 
 describe('describeDriverError', () => {
   it.each([
@@ -187,6 +187,25 @@ describe('describeDriverError', () => {
 })
 
 describe('storeError', () => {
+  it.each([
+    ['SQLITE_FULL', true],
+    ['SQLITE_NOMEM', true],
+    ['SQLITE_PROTOCOL', true],
+    ['SQLITE_IOERR_WRITE', true],
+    ['SQLITE_IOERR_FSYNC', true],
+    ['SQLITE_IOERR_LOCK', true],
+    ['SQLITE_IOERR_SHMSIZE', true],
+    ['SQLITE_IOERR_READ', false],
+    ['SQLITE_IOERR_SHORT_READ', false],
+    ['SQLITE_CORRUPT', false],
+    ['SQLITE_NOTADB', false],
+  ])('%s: the same call may succeed later: %s', (code, retryable) => {
+    expect(describeDriverError(withCode(code, 'as SQLite says'))).toMatchObject({
+      transient: false,
+      retryable,
+    })
+  })
+
   it('is an ERR_STORE that says what failed, and whether to try again', () => {
     const busy = storeError('write rows', withCode('SQLITE_BUSY', 'database is locked'))
     expect(busy).toMatchObject({ name: 'StoreError', code: 'ERR_STORE', retryable: true })
@@ -202,12 +221,34 @@ describe('storeError', () => {
   it('keeps the code in its cause, and nothing else of the driver’s error', () => {
     const error = storeError('write rows', postgresError('23514', `violates ${secret}`, { where: secret }))
     expect(error.cause).toMatchObject({ name: 'DriverError', code: '23514', message: 'SQLSTATE 23514' })
-    expectNoSecret(error)
+    expectWithout(textForms(secret), error)
   })
 
   it('passes an error of the library on as it is', () => {
     const own = new KeystoreError('ERR_CLOSED', 'closed')
     expect(storeError('write rows', own)).toBe(own)
+  })
+})
+
+describe('isConnectFailure', () => {
+  it.each([
+    ['a refused connection', withCode('ECONNREFUSED', 'connect ECONNREFUSED', { syscall: 'connect' }), true],
+    ['an unknown host', withCode('ENOTFOUND', 'getaddrinfo ENOTFOUND', { syscall: 'getaddrinfo' }), true],
+    [
+      'every address of a host',
+      new AggregateError([withCode('ECONNREFUSED', '', { syscall: 'connect' })]),
+      true,
+    ],
+    ['a timeout', new Error('timeout exceeded when trying to connect'), true],
+    ['an error with such a cause', new Error('Failed query', { cause: postgresError('28P01', 'x') }), true],
+    ['an unknown database', postgresError('3D000', 'x'), true],
+    ['too many clients', postgresError('53300', 'x'), true],
+    ['a missing right', postgresError('42501', 'x'), false],
+    ['a lock', postgresError('55P03', 'x'), false],
+    ['a lost connection', withCode('ECONNRESET', 'read ECONNRESET', { syscall: 'read' }), false],
+    ['something else', 'ECONNREFUSED', false],
+  ])('of %s', (_, error, expected) => {
+    expect(isConnectFailure(error)).toBe(expected)
   })
 })
 
@@ -219,7 +260,7 @@ describe.runIf(isChosen('sqlite'))('an error of better-sqlite3 behind Drizzle', 
     const error = await errorOf(() => db.run(sql`insert into t (a) values (${secret})`))
     const shown = storeError('write rows', error)
     expect(shown.cause).toMatchObject({ code: 'SQLITE_CONSTRAINT_CHECK' })
-    expectNoSecret(shown)
+    expectWithout(textForms(secret), shown)
     client.close()
   })
 })
@@ -246,7 +287,7 @@ describe.runIf(isChosen('postgres'))('an error of pg behind Drizzle', () => {
     expect(everythingOf(error)).toContain(secret)
     const shown = storeError('write rows', error)
     expect(shown.cause).toMatchObject({ code })
-    expectNoSecret(shown)
+    expectWithout(textForms(secret), shown)
   })
 
   it('names the constraint', async () => {

@@ -1,11 +1,24 @@
 /** URLs of databases: the file that one names, which are for Postgres, and what is refused without being shown. */
 import { resolve } from 'node:path'
 import { describe, expect, it } from 'vitest'
-import { assertUrl, isPostgresUrl, loadDriver, sqlitePath } from '../../src/drivers/url.js'
+import { assertUrl, isPostgresUrl, loadDriver, serverOf, sqlitePath } from '../../src/drivers/url.js'
 import { StoreError } from '../../src/errors.js'
 import { errorOf, keystoreErrorOf } from '../support/errors.js'
 
 const INVALID = { code: 'ERR_INVALID_ARGUMENT' }
+
+describe('serverOf', () => {
+  it.each([
+    ['postgres://user:hunter2@db.example:6432/app?sslmode=require', 'db.example:6432/app'],
+    ['postgresql://user:hunter2@localhost/app', 'localhost:5432/app'],
+    ['postgres://[::1]/app', '[::1]:5432/app'],
+    ['postgres:///app?host=/var/run/postgresql', null],
+    ['postgres://user:hunter2@host:port/app', null],
+    [undefined, null],
+  ])('of %s is %s, without user and password', (url, server) => {
+    expect(serverOf(url)).toBe(server)
+  })
+})
 
 describe('sqlitePath', () => {
   it.each([

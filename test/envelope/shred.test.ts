@@ -235,6 +235,7 @@ describe.each(backends)('shredUser on %s', (backend) => {
     }
     expect(written).toMatchObject([
       { event: 'minted', userId: 'bob' },
+      { event: 'shredding', userId: 'bob', versions: [], forget: true },
       { event: 'shredded', userId: 'bob', versions: [], forget: true },
     ])
   })

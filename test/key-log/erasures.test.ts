@@ -8,12 +8,14 @@ import { openKeyStore } from '../../src/adapters/open.js'
 import {
   applyKeyLog,
   EnvelopeCrypto,
+  findLostKeys,
   type KeyLogEntry,
   type KeyStore,
   localMasterKey,
   loggedStore,
   StoreError,
 } from '../../src/index.js'
+import { findUnfinishedErasures } from '../../src/key-log/erasures.js'
 import { errorOf } from '../support/errors.js'
 import { backends, freshStore, type TestStore } from '../support/fresh-store.js'
 import { freshKeyLog, type KeyLogFile, shredLine } from '../support/key-log-file.js'
@@ -60,7 +62,7 @@ describe.each(backends)('on %s', (backend) => {
   }
 
   describe('shredUser', () => {
-    it('appends one line a shred, which only its owner can read', async () => {
+    it('appends a line when a shred is done, which only its owner can read', async () => {
       const envelope = await open()
       await envelope.encrypt('alice', 'x')
       await envelope.rotateUserKey('alice')
@@ -85,11 +87,51 @@ describe.each(backends)('on %s', (backend) => {
       const envelope = await open({ store: failing })
       await envelope.encrypt('alice', 'x')
       await expect(envelope.shredUser('alice')).rejects.toMatchObject({ code: 'ERR_STORE' })
-      expect(shreds()).toMatchObject([{ userId: 'alice', versions: [1], kekIds: [masterKeys.id] }])
+      expect(log.entries().at(-1)).toMatchObject({
+        event: 'shredding',
+        userId: 'alice',
+        versions: [1],
+        kekIds: [masterKeys.id],
+      })
       expect(await rowsOfUser('alice')).toMatchObject([{ shreddedAt: null }])
-      // Whoever has the line finishes it.
-      expect(await applyKeyLog({ store, keyLog })).toEqual(['alice'])
-      expect(await rowsOfUser('alice')).toMatchObject([{ shreddedAt: expect.any(Date) }])
+      // It has failed, so that nobody may finish it unasked: the user may go on.
+      expect(await applyKeyLog({ store, keyLog })).toEqual([])
+      expect(await envelope.encrypt('alice', 'x')).toContain('v3:')
+      expect(await findUnfinishedErasures(store, keyLog)).toEqual(['alice'])
+      await (await open()).shredUser('alice')
+      expect(await findUnfinishedErasures(store, keyLog)).toEqual([])
+      expect(shreds()).toMatchObject([{ userId: 'alice', versions: [1] }])
+    })
+
+    it('fails if the log does not take the line that it is done, and is recorded when it is repeated', async () => {
+      const written: KeyLogEntry[] = []
+      let isFull = true
+      const envelope = await open({
+        keyLog: (entries) => {
+          if (isFull && entries[0]?.event === 'shredded') throw new Error('full')
+          written.push(...entries)
+        },
+      })
+      await envelope.encrypt('alice', 'x')
+      const error = await errorOf(envelope.shredUser('alice'))
+      expect(error.message).toContain('the keys are erased: shred again to record it')
+      expect(await errorOf(envelope.encrypt('alice', 'x'))).toMatchObject({ code: 'ERR_KEY_SHREDDED' })
+      isFull = false
+      await envelope.shredUser('alice')
+      expect(written.map(({ event }) => event)).toEqual(['minted', 'shredding', 'shredding', 'shredded'])
+    })
+
+    it('leaves alone what is minted after a user was forgotten, by a clock that is an hour behind', async () => {
+      const envelope = await open()
+      await envelope.encrypt('alice', 'x')
+      const { at } = await envelope.shredUser('alice', { forget: true })
+      const hourBefore = new Date(at.getTime() - 3_600_000)
+      const behind = await mintedRow(masterKeys, 'alice', { createdAt: hourBefore })
+      await loggedStore(store, keyLog).insertIfAbsent([behind])
+      expect(await applyKeyLog({ store, keyLog })).toEqual([])
+      expect(await rowsOfUser('alice')).toMatchObject([{ shreddedAt: null }])
+      await store.remove([behind])
+      expect(await findLostKeys({ store, keyLog })).toMatchObject({ count: 1 })
     })
 
     it('shreds nothing when the log cannot be written', async () => {
@@ -123,15 +165,16 @@ describe.each(backends)('on %s', (backend) => {
       })
       await envelope.encrypt('alice', 'x')
       const { at } = await envelope.shredUser('alice')
-      expect(seen).toEqual([true, true])
+      expect(seen).toEqual([true, true, false])
       expect(written).toMatchObject([
         { event: 'minted', userId: 'alice' },
+        { event: 'shredding', userId: 'alice', versions: [1], at },
         { event: 'shredded', userId: 'alice', versions: [1], at },
       ])
 
       const refusing = await open({
         keyLog: ([entry]) => {
-          if (entry?.event === 'shredded') throw new Error('hush-hush')
+          if (entry?.event === 'shredding') throw new Error('hush-hush')
         },
       })
       await refusing.encrypt('bob', 'x')
@@ -159,7 +202,7 @@ describe.each(backends)('on %s', (backend) => {
     it('writes whole lines when many shred at once', async () => {
       const envelope = await open()
       await Promise.all(Array.from({ length: 50 }, (_, index) => envelope.shredUser(`user-${index}`)))
-      expect(log.lines()).toHaveLength(51)
+      expect(log.lines()).toHaveLength(101)
       expect(new Set(shreds().map(({ userId }) => userId)).size).toBe(50)
     })
   })

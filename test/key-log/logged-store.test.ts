@@ -94,7 +94,14 @@ describe.each(backends)('on %s', (backend) => {
       made('alice', 3),
       pruned(1),
       pruned(2),
-      { event: 'shredded', userId: 'alice', versions: [3], kekIds: [kekId], forget: true, at },
+      ...(['shredding', 'shredded'] as const).map((event) => ({
+        event,
+        userId: 'alice',
+        versions: [3],
+        kekIds: [kekId],
+        forget: true,
+        at,
+      })),
     ])
     const shown = everythingOf(log.lines())
     for (const { encryptedKey } of [...rows, ...all])

@@ -151,7 +151,10 @@ describe.each(backends)('on %s', (backend) => {
   it('believes a shred whose line has overtaken that of the mint', async () => {
     const at = new Date()
     log.write(
-      shredLine('alice', at, true) + madeLine('alice', new Date(at.getTime() - 5)) + madeLine('bob', at),
+      shredLine('alice', at, true, 'shredding') +
+        madeLine('alice', new Date(at.getTime() - 5)) +
+        shredLine('alice', at, true) +
+        madeLine('bob', at),
     )
     await fill(store, masterKeys, ['bob'], { createdAt: at })
     expect(await lost()).toEqual([])

@@ -11,10 +11,9 @@ import {
   localMasterKey,
   masterKeyring,
   rewrapAll,
-  type StoreChange,
   StoreError,
 } from '../../src/index.js'
-import { controlledStore } from '../support/controlled-store.js'
+import { CHANGES_OF_ALICE, controlledStore } from '../support/controlled-store.js'
 import { nextTurn } from '../support/gate.js'
 import { mintedRow } from '../support/rows.js'
 import { gatedMasterKey, overriding, remoteMasterKey } from '../support/store-doubles.js'
@@ -29,14 +28,7 @@ function open(store: KeyStore, options: Partial<EnvelopeCryptoOptions> = {}) {
   return EnvelopeCrypto.open({ store, masterKeys: plain, closeStore: false, ...options })
 }
 
-/** The ways in which a store reports a change that another process has made. */
-const WAYS: readonly [string, StoreChange][] = [
-  ['named', { userIds: ['alice'] }],
-  ['unspecific', { unspecific: true }],
-  ['of anybody', {}],
-]
-
-describe.each(WAYS)('a reported change: %s', (_, change) => {
+describe.each(CHANGES_OF_ALICE)('a reported change: %s', (_, change) => {
   it('of a shred ends cached keys and handles, even if they are not used', async () => {
     const { store, bare, tell } = controlledStore()
     const envelope = await open(store)

@@ -57,6 +57,77 @@ describe('the key cache', () => {
     expect(versionOf(await envelope.encrypt('bob', 'three'))).toBe(2)
   })
 
+  /** Whichever of two answers comes first, and by however few turns of the microtask queue. */
+  const OFFSETS = Array.from({ length: 81 }, (_, index) => index - 40)
+  const WRITES: Record<string, (envelope: EnvelopeCrypto) => Promise<string>> = {
+    encrypt: (envelope) => envelope.encrypt('alice', 'x'),
+    encryptMany: async (envelope) => {
+      const [result] = await envelope.encryptMany([{ userId: 'alice', plaintext: 'x' }])
+      if (result?.ok !== true) throw result?.error
+      return result.value
+    },
+    user: async (envelope) => (await envelope.user('alice')).encrypt('x'),
+  }
+
+  it.each(Object.entries(WRITES))(
+    'takes rows that a rotation has outdated for no lost version: %s',
+    async (_, write) => {
+      for (const offset of OFFSETS) {
+        const { store, reading, aboutToInsert, inserting } = controlledStore()
+        const envelope = await open(store, remote(), { cache: false })
+        await envelope.encrypt('alice', 'x')
+        for (const point of [aboutToInsert, inserting]) point.arm()
+        const rotating = envelope.rotateUserKey('alice')
+        await aboutToInsert.reached()
+        reading.arm()
+        const writing = write(envelope)
+        await reading.reached()
+        aboutToInsert.open()
+        await inserting.reached()
+        const [first, second] = offset < 0 ? [inserting, reading] : [reading, inserting]
+        first.open()
+        for (let turn = 0; turn < Math.abs(offset); turn += 1) await null
+        second.open()
+        expect(await rotating).toMatchObject({ version: 2, rotated: true })
+        const version = versionOf(await writing)
+        // The rotation is known to have ended before the write was made.
+        if (offset < 0) expect(version).toBe(2)
+      }
+    },
+  )
+
+  it('takes rows that an announced rotation has outdated for no lost version: rotateUserKey', async () => {
+    for (const offset of OFFSETS) {
+      const { store, bare, tell } = controlledStore()
+      const answers: (() => void)[] = []
+      let isHeld = false
+      const held = overriding(store, {
+        async getAll(ids) {
+          const found = await bare.getAll(ids)
+          if (isHeld) await new Promise<void>((resolve) => answers.push(resolve))
+          return found
+        },
+      })
+      const envelope = await open(held, remote())
+      const handle = await envelope.user('alice')
+      isHeld = true
+      const rotating = envelope.rotateUserKey('alice')
+      await tell({})
+      await bare.insertIfAbsent([await mintedRow(remote(), 'alice', { version: 2 })])
+      // The user has a handle, so the announcement reads the rows again, beside the read that is under way.
+      await tell({ userIds: ['alice'] })
+      isHeld = false
+      const inOrder = offset < 0 ? answers.toReversed() : answers
+      expect(inOrder.length).toBeGreaterThan(1)
+      for (const answer of inOrder) {
+        answer()
+        for (let turn = 0; turn < Math.abs(offset); turn += 1) await null
+      }
+      expect((await rotating).version).toBeGreaterThan(1)
+      expect(handle.encrypt('x')).toMatch(/^v3:/)
+    }
+  })
+
   it('drops the keys of a user whom it finds forgotten, so that nothing is written under them', async () => {
     const store = memoryKeyStore()
     const envelope = await open(store, remote())

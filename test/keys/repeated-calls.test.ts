@@ -2,8 +2,8 @@
 import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { describe, expect, it } from 'vitest'
-import { EnvelopeCrypto, type KeyStore, localMasterKey, type StoreChange } from '../../src/index.js'
-import { controlledStore } from '../support/controlled-store.js'
+import { EnvelopeCrypto, type KeyStore, localMasterKey } from '../../src/index.js'
+import { CHANGES_OF_ALICE, controlledStore } from '../support/controlled-store.js'
 import { versionOf } from '../support/tokens.js'
 
 const SHREDDED = { code: 'ERR_KEY_SHREDDED' }
@@ -12,13 +12,6 @@ const masterKeys = localMasterKey(randomBytes(32))
 function open(store: KeyStore) {
   return EnvelopeCrypto.open({ store, masterKeys, closeStore: false })
 }
-
-/** The ways in which a store reports a change that another process has made. */
-const WAYS: readonly [string, StoreChange][] = [
-  ['named', { userIds: ['alice'] }],
-  ['unspecific', { unspecific: true }],
-  ['of anybody', {}],
-]
 
 describe('the key cache', () => {
   it.each([true, false])(
@@ -41,7 +34,7 @@ describe('the key cache', () => {
       for (let i = 0; i < 10; i++) await call()
       expect(calls.length).toBeLessThanOrEqual(own ? 0 : 1)
       // After an announcement, or a second later, the store is asked again.
-      for (const [, change] of WAYS) {
+      for (const [, change] of CHANGES_OF_ALICE) {
         await tell(change)
         calls.length = 0
         await call()
@@ -67,7 +60,7 @@ describe('the key cache', () => {
     for (let i = 0; i < 10; i++) await missing()
     expect(calls).toEqual(['getAll 1'])
     expect(await envelope.decrypt('alice', first)).toBe('x')
-    for (const [, change] of WAYS) {
+    for (const [, change] of CHANGES_OF_ALICE) {
       await tell(change)
       calls.length = 0
       for (let i = 0; i < 3; i++) await missing()

@@ -14,7 +14,7 @@ import {
 import { ODD_IDS } from '../../src/testing/fixture.js'
 import { errorOf } from '../support/errors.js'
 import { type Backend, backends, freshStore, type TestStore } from '../support/fresh-store.js'
-import { fill, mintedRow, rowsOf, spoilTime, v2Row } from '../support/rows.js'
+import { fill, mintedRow, rowsOf, v2Row } from '../support/rows.js'
 import { overriding } from '../support/store-doubles.js'
 import { expectAllOpen, sealAll } from '../support/tokens.js'
 import { orderedUserIds } from '../support/users.js'
@@ -180,16 +180,17 @@ describe.each(chosen)('copyKeys from %s to %s', (source, target) => {
       ...stores,
       batchSize: 3,
       signal: signal.signal,
-      onProgress: ({ phase, done }) => phase === 'copying' && done === 6 && signal.abort(),
+      onProgress: ({ phase, done }) => phase === 'copying' && done >= 6 && signal.abort(),
     })
     expect(first).toMatchObject({
       complete: false,
-      copied: 6,
+      // The last user of a page waits for the next one, which may have more of their versions.
+      copied: 8,
       equal: false,
       digest: { from: null, to: null },
     })
-    expect(await rowsOf(to.store)).toHaveLength(6)
-    expect(await copyKeys(stores)).toMatchObject({ complete: true, copied: 14, equal: true })
+    expect(await rowsOf(to.store)).toHaveLength(8)
+    expect(await copyKeys(stores)).toMatchObject({ complete: true, copied: 12, equal: true })
 
     const early = await copyKeys({ ...stores, signal: AbortSignal.abort() })
     expect(early).toMatchObject({ complete: false, copied: 0, equal: false })
@@ -228,14 +229,9 @@ describe.each(chosen)('copyKeys from %s to %s', (source, target) => {
       await expectError(userId, message, false)
       expect(await rowsOf(to.store)).toEqual(before)
     }
-    async function expectError(
-      userId: string,
-      message: string,
-      dryRun: boolean,
-      code = 'ERR_CONFLICT',
-    ): Promise<void> {
+    async function expectError(userId: string, message: string, dryRun: boolean): Promise<void> {
       const error = await errorOf(copyKeys({ ...stores, dryRun, batchSize: 3 }))
-      expect(error).toMatchObject({ code, ref: { userId, version: 1 } })
+      expect(error).toMatchObject({ code: 'ERR_CONFLICT', ref: { userId, version: 1 } })
       expect(error.message).toContain(`user "${userId}", version 1`)
       expect(error.message).toContain(message)
     }
@@ -274,14 +270,6 @@ describe.each(chosen)('copyKeys from %s to %s', (source, target) => {
       await to.store.shred('user-000007', { forget: false })
       await from.store.shred('user-000007', { forget: false })
       await expectRefusal('user-000007', 'is another tombstone at the target')
-    })
-
-    it('a row of the source whose time cannot be read', async () => {
-      if (source === 'memory') return
-      await spoilTime(source, from.url ?? '', 'user-000005')
-      for (const dryRun of [true, false])
-        await expectError('user-000005', 'has a time that cannot be read', dryRun, 'ERR_STORE')
-      expect(await rowsOf(to.store)).toEqual([])
     })
 
     it('a user shredded at the target under a version that the source has not', async () => {

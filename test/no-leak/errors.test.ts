@@ -191,7 +191,7 @@ describe.each(dialects)('errors on %s', (dialect) => {
       () =>
         withChangedDatabase(
           dialect,
-          `update __drizzle_keystore_migrations set tag = '9999_x' where tag like '0002%'`,
+          `update __drizzle_keystore_migrations set tag = '9999_x' where tag like '0003%'`,
           open,
         ),
     ],

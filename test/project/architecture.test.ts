@@ -1,5 +1,5 @@
 /** ARCHITECTURE.md names every wing, exactly the arrows of scripts/check-layers.mjs, and only files that exist. */
-import { existsSync, readFileSync, statSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { describe, expect, it } from 'vitest'
@@ -134,6 +134,26 @@ describe('ARCHITECTURE.md', () => {
     ['a wing that is missing', '| `src/drivers/` ', '| `src/driver/` '],
   ])('would be found out by %s', (_what, from, to) => {
     expect(rulesOf(edited(from, to))).not.toEqual(rules)
+  })
+
+  it('names every file of src/cli, and beside each command the file that main.ts loads for it', () => {
+    const files = readdirSync(join(root, 'src', 'cli'))
+    expect(
+      files.filter((name) => !page.includes(`\`src/cli/${name}\``) && !page.includes(`(src/cli/${name})`)),
+    ).toEqual([])
+    const main = readFileSync(join(root, 'src', 'cli', 'main.ts'), 'utf8')
+    const commands = [
+      ...main.matchAll(/\['([a-z-]+)', async \(\) => \(await import\('\.\/([a-z-]+)\.js'\)\)/g),
+    ]
+    expect(commands.length).toBeGreaterThan(10)
+    const rows = page.split('\n').filter((line) => line.includes('](src/cli/'))
+    for (const [, command, file] of commands) {
+      const [row] = rows.filter((line) => line.split(' | ')[0]?.includes(`\`${command}\``))
+      expect([command, row?.split(' | ')[1]]).toEqual([
+        command,
+        expect.stringContaining(`(src/cli/${file}.ts)`),
+      ])
+    }
   })
 
   it('names only files that exist', () => {

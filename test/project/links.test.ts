@@ -1,4 +1,5 @@
 /** The links in our documents lead to files and headings that exist. */
+import { execFileSync } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { dirname, join, posix } from 'node:path'
 import { describe, expect, it } from 'vitest'
@@ -54,5 +55,34 @@ describe('the links of our documents', () => {
     const text =
       '# One\n[a](docs/GONE.md) [b](docs/FORMAT.md#gone) [c](#two) [d](#one) [e](docs/FORMAT.md#the-table) [f](https://x.y)'
     expect(brokenIn('README.md', text)).toEqual(['docs/GONE.md', 'docs/FORMAT.md#gone', '#two'])
+  })
+})
+
+describe('the links of the documents that are published', () => {
+  const [{ files }]: [{ files: { path: string }[] }] = JSON.parse(
+    execFileSync('npm', ['pack', '--dry-run', '--json', '--ignore-scripts'], {
+      cwd: root,
+      encoding: 'utf8',
+      stdio: ['ignore', 'pipe', 'ignore'],
+    }),
+  )
+  const published = files.map(({ path }) => path)
+  /** The package has no other files, and its manifest names no site that has them. */
+  const unpublishedIn = (document: string, text: string) =>
+    linksIn(text)
+      .map((link) => link.replace(/#.*$/, ''))
+      .filter((path) => path !== '')
+      .map((path) => posix.join(posix.dirname(document), path))
+      .filter((path) => !published.some((file) => file === path || file.startsWith(`${path}/`)))
+
+  it.each(published.filter((path) => path.endsWith('.md')))('lead to published files in %s', (document) => {
+    expect(unpublishedIn(document, textOf(document))).toEqual([])
+  })
+
+  it('are those of README.md and docs, and would be found out', () => {
+    expect(published).toEqual(expect.arrayContaining(['README.md', 'docs/OPERATIONS.md']))
+    expect(
+      unpublishedIn('docs/X.md', '[a](FORMAT.md#x) [b](../src/index.ts) [c](#x) [d](decisions)'),
+    ).toEqual(['src/index.ts'])
   })
 })

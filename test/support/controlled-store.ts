@@ -4,6 +4,13 @@ import type { StoreChange } from '../../src/index.js'
 import { gate, nextTurn } from './gate.js'
 import { overriding } from './store-doubles.js'
 
+/** The ways in which a store reports a change that another process has made of alice. */
+export const CHANGES_OF_ALICE: readonly [string, StoreChange][] = [
+  ['named', { userIds: ['alice'] }],
+  ['unspecific', { unspecific: true }],
+  ['of anybody', {}],
+]
+
 export function controlledStore() {
   const bare = memoryKeyStore()
   const listeners = new Set<(change: StoreChange) => void>()

@@ -3,7 +3,9 @@ export interface EmbeddedPostgres {
   readonly url: string
   readonly password: string
   stop(): Promise<void>
-  /** Starts it again on the same port, after {@link stop}. */
+  /** Kills all of its processes at once with SIGKILL, as a crash of the machine does. */
+  kill(): Promise<void>
+  /** Starts it again on the same port, after {@link stop} or {@link kill}. */
   start(): Promise<void>
   /** Suspends all of its processes: they keep their connections, and answer nothing. */
   freeze(): Promise<void>

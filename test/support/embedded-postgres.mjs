@@ -23,6 +23,7 @@ import { createRequire } from 'node:module'
 import { createServer } from 'node:net'
 import { constants as system, tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
 
 /** The same on every machine, whatever locales it has. */
@@ -91,18 +92,26 @@ async function startIn(folder, packaged, account, { initdbFlags = [], settings =
     stopped.kill('SIGINT')
     await ended
   }
+  /** All of its processes, of which the postmaster is suspended: it starts no other one. */
+  const processes = async () => {
+    if (server === null) throw new Error('the server is stopped')
+    process.kill(server.pid, 'SIGSTOP')
+    const children = (await livingProcesses()).filter(({ parent }) => parent === server.pid)
+    return [server.pid, ...children.map(({ pid }) => pid)]
+  }
   let frozen = []
   const freeze = async () => {
-    if (server === null) throw new Error('the server is stopped')
-    // The postmaster first, so that it starts no other process.
-    process.kill(server.pid, 'SIGSTOP')
-    const { stdout } = await promisify(execFile)('ps', ['-A', '-o', 'pid=,ppid='])
-    const processes = stdout
-      .trim()
-      .split('\n')
-      .map((line) => line.trim().split(/\s+/).map(Number))
-    frozen = [server.pid, ...processes.filter(([, parent]) => parent === server.pid).map(([pid]) => pid)]
+    frozen = await processes()
     for (const pid of frozen) signal(pid, 'SIGSTOP')
+  }
+  const kill = async () => {
+    const killed = await processes()
+    const ended = once(server, 'exit')
+    server = null
+    for (const pid of killed) signal(pid, 'SIGKILL')
+    await ended
+    // Until the last one has let go of the shared memory, no server starts on these data.
+    while ((await livingProcesses()).some(({ pid }) => killed.includes(pid))) await sleep(10)
   }
   const thaw = () => {
     for (const pid of frozen.splice(0)) signal(pid, 'SIGCONT')
@@ -121,6 +130,7 @@ async function startIn(folder, packaged, account, { initdbFlags = [], settings =
     password,
     start,
     stop,
+    kill,
     freeze,
     thaw,
     async remove() {
@@ -130,6 +140,16 @@ async function startIn(folder, packaged, account, { initdbFlags = [], settings =
       rmSync(folder, { recursive: true, force: true })
     },
   }
+}
+
+/** Without those that have ended and whose parent has not asked for it yet. */
+async function livingProcesses() {
+  const { stdout } = await promisify(execFile)('ps', ['-A', '-o', 'pid=,ppid=,stat='])
+  const lines = stdout.trim().split('\n')
+  return lines
+    .map((line) => line.trim().split(/\s+/))
+    .filter(([, , state]) => !state.startsWith('Z'))
+    .map(([pid, parent]) => ({ pid: Number(pid), parent: Number(parent) }))
 }
 
 function signal(pid, name) {

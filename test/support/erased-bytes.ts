@@ -1,6 +1,7 @@
 /** Whether bytes of wrapped keys are still in the files of a database, after the keys were erased. */
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { expect } from 'vitest'
 
 /** The contents of all files of a folder. */
 export function contentsOf(folder: string): Buffer[] {
@@ -22,3 +23,10 @@ export function countRemains(contents: readonly Buffer[], keys: readonly Uint8Ar
     .map((key) => Buffer.from(key))
     .filter((key) => isThere(key.subarray(8, 24)) || isThere(key.subarray(-16))).length
 }
+
+/** What a store answers when the bytes have left its file, and when they have not, for a reason. */
+export const ERASED = { erased: 'file', pending: null }
+export const pending = (reason: string) => ({ erased: 'pending', pending: expect.stringContaining(reason) })
+
+export const keysOf = (rows: readonly { readonly encryptedKey: Uint8Array }[]) =>
+  rows.map(({ encryptedKey }) => encryptedKey)

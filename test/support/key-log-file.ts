@@ -39,9 +39,9 @@ export function freshKeyLog(): KeyLogFile {
   }
 }
 
-/** The line of a shred, without what it found. */
-export const shredLine = (userId: string, at: Date, forget = false) =>
-  `${JSON.stringify({ event: 'shredded', userId, versions: [], kekIds: [], forget, at })}\n`
+/** The line of a shred that is done, or was only begun, without what it found. */
+export const shredLine = (userId: string, at: Date, forget = false, event = 'shredded') =>
+  `${JSON.stringify({ event, userId, versions: [], kekIds: [], forget, at })}\n`
 
 /** The line of a key that was made. */
 export const madeLine = (userId: string, at: Date, version = 1) =>

@@ -1,5 +1,6 @@
 /** Everything that a log could show of a value, and the forms in which a secret could be in it. */
 import { inspect } from 'node:util'
+import { expect } from 'vitest'
 
 /**
  * Everything that a log could print of a value: message, stack, JSON, own properties even if they are not enumerable, and
@@ -62,4 +63,10 @@ export function secretForms(bytes: Uint8Array): string[] {
 export function textForms(text: string): string[] {
   const forms = [text, JSON.stringify(text).slice(1, -1), encodeURIComponent(text)]
   return [...new Set([...forms, ...secretForms(Buffer.from(text))])]
+}
+
+/** Expects that nothing a log could print of the value has one of the forms of a secret. */
+export function expectWithout(forms: readonly string[], value: unknown): void {
+  const shown = everythingOf(value)
+  expect(forms.filter((form) => shown.includes(form))).toEqual([])
 }

@@ -11,6 +11,8 @@ export interface PostgresProxy {
   silence(): void
   /** {@link silence}, and while it is frozen, new connections are silent too. */
   freeze(frozen: boolean): void
+  /** Resets one of the connections that are open now. @param which from 0 up to 1: the oldest to the newest @returns whether there was one */
+  cutOne(which: number): boolean
   /**
    * Cuts the answer to the next statement whose text matches: the server has executed it when the connection is reset.
    *
@@ -93,6 +95,11 @@ export async function postgresProxy(databaseUrl: string): Promise<PostgresProxy>
     freeze(frozen) {
       isFrozen = frozen
       if (frozen) silence()
+    },
+    cutOne(which) {
+      const near = [...open][Math.floor(which * open.size)]
+      near?.resetAndDestroy()
+      return near !== undefined
     },
     cutAnswers(matching, times = 1) {
       statement = matching

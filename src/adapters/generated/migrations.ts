@@ -37,6 +37,14 @@ export const sqliteMigrations: readonly Migration[] = [
       "PRAGMA foreign_keys=ON;",
       "CREATE INDEX `encryption_keys_kek_id_idx` ON `encryption_keys` (`kek_id`) WHERE \"encryption_keys\".\"shredded_at\" is null;"
     ]
+  },
+  {
+    "tag": "0003_user_ids",
+    "sha256": "fcc91a134f6e1e8ee2a163556249b7a5024b83fd3a98cc9e3621c80dbb8a2690",
+    "statements": [
+      "-- By hand: a CHECK cannot find text that is not UTF-8, and adding one rebuilds the table, which loses the host's triggers and indexes on it.\n-- Rows that break the rule already stay. The condition compares each character with what its code point encodes to; SQLite reads U+FFFE and\n-- U+FFFF as U+FFFD.\nCREATE TRIGGER `encryption_keys_user_id_insert` BEFORE INSERT ON `encryption_keys`\nWHEN instr(NEW.user_id, char(0)) > 0 OR length(NEW.user_id) > 512 OR NEW.user_id GLOB '*[^' || char(1) || '-' || char(127) || ']*'\nBEGIN\n  SELECT raise(ABORT, 'user_id must be UTF-8 of at most 512 characters without NUL')\n  WHERE instr(NEW.user_id, char(0)) > 0 OR length(NEW.user_id) > 512 OR EXISTS (\n    SELECT 1 FROM json_each('[0' || replace(hex(zeroblob(length(NEW.user_id))), '00', ',0') || ']') AS at\n    WHERE at.key > 0 AND char(unicode(substr(NEW.user_id, at.key, 1))) <> substr(NEW.user_id, at.key, 1)\n      AND substr(NEW.user_id, at.key, 1) NOT IN (char(65534), char(65535)));\nEND;",
+      "CREATE TRIGGER `encryption_keys_user_id_update` BEFORE UPDATE OF `user_id` ON `encryption_keys`\nWHEN instr(NEW.user_id, char(0)) > 0 OR length(NEW.user_id) > 512 OR NEW.user_id GLOB '*[^' || char(1) || '-' || char(127) || ']*'\nBEGIN\n  SELECT raise(ABORT, 'user_id must be UTF-8 of at most 512 characters without NUL')\n  WHERE instr(NEW.user_id, char(0)) > 0 OR length(NEW.user_id) > 512 OR EXISTS (\n    SELECT 1 FROM json_each('[0' || replace(hex(zeroblob(length(NEW.user_id))), '00', ',0') || ']') AS at\n    WHERE at.key > 0 AND char(unicode(substr(NEW.user_id, at.key, 1))) <> substr(NEW.user_id, at.key, 1)\n      AND substr(NEW.user_id, at.key, 1) NOT IN (char(65534), char(65535)));\nEND;"
+    ]
   }
 ]
 
@@ -66,6 +74,13 @@ export const postgresMigrations: readonly Migration[] = [
       "ALTER TABLE \"encryption_keys\" DROP CONSTRAINT \"encryption_keys_pk\";",
       "ALTER TABLE \"encryption_keys\" ADD CONSTRAINT \"encryption_keys_pk\" PRIMARY KEY(\"user_id\",\"version\");",
       "ALTER TABLE \"encryption_keys\" ADD CONSTRAINT \"encryption_keys_version_check\" CHECK (\"encryption_keys\".\"version\" >= 1);"
+    ]
+  },
+  {
+    "tag": "0003_user_ids",
+    "sha256": "e804afd7656c1ec90446b2bc12af0f024cf3437981cd5065b28f10a784c3eaae",
+    "statements": [
+      "-- By hand: NOT VALID, so that rows which break the rule already keep their place. Rows that are written from now on are checked.\nALTER TABLE \"encryption_keys\" ADD CONSTRAINT \"encryption_keys_user_id_check\" CHECK (pg_catalog.octet_length(\"encryption_keys\".\"user_id\") <= 512) NOT VALID;"
     ]
   }
 ]

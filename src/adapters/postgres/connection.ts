@@ -1,10 +1,11 @@
 /** One Postgres database: migrates it, tries statements again, ends calls at their deadline, closes what was opened. */
 import type { SQL } from 'drizzle-orm'
 import { Deadline } from '../../drivers/deadline.js'
-import { storeError } from '../../drivers/driver-error.js'
+import { isConnectFailure, storeError } from '../../drivers/driver-error.js'
 import { type Listen, listenOnHost, listenOnPg } from '../../drivers/postgres-listen.js'
 import { clientConfig } from '../../drivers/postgres-pool.js'
 import { retryingPostgres } from '../../drivers/retry.js'
+import { serverOf } from '../../drivers/url.js'
 import { invalidArgument, KeystoreError } from '../../errors.js'
 import { type MigrateMode, type MigrationReport, NOTHING_APPLIED } from '../migrator.js'
 import type { PostgresKeyStoreOptions } from '../options.js'
@@ -36,6 +37,8 @@ export class PostgresConnection {
   /** What is under way. */
   readonly #running = new Set<{ readonly deadline: Deadline }>()
   #onIdle: () => void = () => undefined
+  /** Where the database is, for errors. */
+  readonly #server: string
   #ready: Promise<MigrationReport> | null = null
   #closing: Promise<void> | null = null
 
@@ -43,6 +46,7 @@ export class PostgresConnection {
     this.#schema = options.schema
     this.#deadlineMs = options.deadlineMs
     this.#access = accessTo(source, options.deadlineMs)
+    this.#server = ('url' in source ? serverOf(source.url) : null) ?? 'the database'
     this.transactional = this.#access.transactional
     this.migrate = options.migrate ?? (this.transactional ? 'off' : 'auto')
     if (this.transactional && this.migrate === 'auto') {
@@ -74,9 +78,9 @@ export class PostgresConnection {
     if (this.#ready === null) {
       const deadline = this.newDeadline()
       const unanswered: UnansweredMigration = { last: null }
-      this.#ready = this.#retrying('migrate the database', deadline, () =>
-        this.#prepare(deadline, unanswered),
-      )
+      const action = (error: unknown) =>
+        isConnectFailure(error) ? `connect to ${this.#server}` : 'migrate the database'
+      this.#ready = this.#retrying(action, deadline, () => this.#prepare(deadline, unanswered))
       this.#ready.catch(() => {
         this.#ready = null
       })
@@ -146,7 +150,12 @@ export class PostgresConnection {
     )
   }
 
-  #retrying<T>(action: string, deadline: Deadline, work: (failures: number) => Promise<T>): Promise<T> {
+  /** @param action what could not be done, for the error, or a function that says it of what the driver threw */
+  #retrying<T>(
+    action: string | ((error: unknown) => string),
+    deadline: Deadline,
+    work: (failures: number) => Promise<T>,
+  ): Promise<T> {
     const attempt = async (failures: number) => {
       this.assertOpen()
       return work(failures)
@@ -166,7 +175,7 @@ export class PostgresConnection {
       },
       (error: unknown) => {
         ended()
-        throw storeError(action, error)
+        throw storeError(typeof action === 'string' ? action : action(error), error)
       },
     )
   }

@@ -8,6 +8,7 @@ import { encryptionKeysDeclaration as declaration } from '../../table.js'
 import { ERASED, FINISH_ERASURE, pendingErasure } from '../erasure.js'
 import { DIFFERS, EQUALS, GREATER, MAKE_DURABLE } from './catalog.js'
 import type { PostgresConnection } from './connection.js'
+import { copiersOf } from './copiers.js'
 import { disableSampling, type RunSql, setLockTimeout } from './migrate.js'
 
 /** How long to wait for the table's lock. Whoever asks for the table later waits behind us. */
@@ -56,6 +57,11 @@ export async function finishPostgresErasure(
       and attname ${EQUALS} ${declaration.columns.encryptedKey.name}`,
     { deadline },
   )
+  const copies = await copiersOf(
+    (query) => connection.query('finish the erasure', query, { deadline }),
+    schema,
+  )
+  if (copies !== null) return pendingErasure(`${copies}. Then ${FINISH_ERASURE}`)
   if (samples === undefined) return ERASED
   return pendingErasure(
     `ANALYZE has copied some wrapped keys into pg_statistic. A superuser must \`delete from pg_statistic where starelid = ` +

@@ -2,6 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { DeadlineError } from '../../drivers/deadline.js'
 import type { Listen, Subscription } from '../../drivers/postgres-listen.js'
+import { randomId } from '../../format/aead.js'
 
 /** How long the probe may take to arrive. A notification usually takes about 2 ms. */
 const PROBE_TIMEOUT_MS = 2000
@@ -66,7 +67,7 @@ export class ListenConnection {
    * @returns whether it arrived
    */
   async probe(): Promise<boolean> {
-    const payload = JSON.stringify({ probe: crypto.randomUUID() })
+    const payload = JSON.stringify({ probe: randomId() })
     const arrived = new Promise<true>((resolve) => {
       this.#probe = { payload, arrived: () => resolve(true) }
     })

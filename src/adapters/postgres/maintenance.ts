@@ -4,9 +4,11 @@ import type { Deadline } from '../../drivers/deadline.js'
 import { isKeystoreError } from '../../errors.js'
 import type { DatedCensusRow, ErasureState, StoreFinding, StoreMaintenance } from '../../store.js'
 import { encryptionKeysDeclaration as declaration, isTombstone, type KeyRecord } from '../../table.js'
-import { distinctUserIds, groupByUser, requireValidTimes, tombstonesFirst, winnersOf } from '../records.js'
+import { distinctUserIds, groupByUser, tombstonesFirst, winnersOf } from '../records.js'
+import { requireReadable, storedRow } from '../stored-rows.js'
 import { castTo, DIFFERS, EQUALS } from './catalog.js'
 import type { PostgresConnection } from './connection.js'
+import { copiersOf } from './copiers.js'
 import { finishPostgresErasure } from './erasure.js'
 import { type RunSql, schemaProblem } from './migrate.js'
 import { recordArrays, refArrays } from './statements/arrays.js'
@@ -48,6 +50,8 @@ export class PostgresMaintenance implements StoreMaintenance {
       const deadline = this.#connection.newDeadline()
       const run: RunSql = (query) => this.#connection.query('inspect the database', query, { deadline })
       const findings = await this.#settingFindings(run)
+      const copies = await copiersOf(run, this.#schema)
+      if (copies !== null) findings.push({ severity: 'warning', kind: 'copies', reason: copies })
       const problem = await schemaProblem(run, this.#schema, this.#connection.migrate)
       if (problem === null) return findings
       return [...findings, schemaFinding(problem)]
@@ -87,7 +91,7 @@ export class PostgresMaintenance implements StoreMaintenance {
       () => selectVersions(this.#statements, distinctUserIds(records)),
       { deadline },
     )
-    return groupByUser(stored.map(requireValidTimes))
+    return groupByUser(stored.map(storedRow).map(requireReadable))
   }
 
   /** Not synchronous_commit, which the store's own writes do not depend on. */

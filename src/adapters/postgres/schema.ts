@@ -13,6 +13,7 @@ import {
   text,
 } from 'drizzle-orm/pg-core'
 import { encryptionKeysDeclaration as declaration } from '../../table.js'
+import { MAX_USER_ID_BYTES } from '../../validate.js'
 
 /** bytea. Copies what it reads: pg returns views into a buffer that rows share. */
 const bytes = customType<{ data: Uint8Array; driverData: Uint8Array }>({
@@ -53,6 +54,10 @@ const constraints = (table: Constrained): PgTableExtraConfigValue[] => [
   primaryKey({ name: declaration.primaryKey.name, columns: [table.userId, table.version] }),
   index(declaration.kekIndex.name).on(table.kekId).where(sql`${table.shreddedAt} is null`),
   check(declaration.versionCheck, sql`${table.version} >= 1`),
+  check(
+    declaration.userIdCheck,
+    sql`pg_catalog.octet_length(${table.userId}) <= ${sql.raw(String(MAX_USER_ID_BYTES))}`,
+  ),
 ]
 
 /**

@@ -19,21 +19,20 @@ import { FINISH_ERASURE, pendingErasure } from '../erasure.js'
 import type { MigrationReport } from '../migrator.js'
 import type { PostgresKeyStoreOptions } from '../options.js'
 import {
-  BEFORE_ALL_REFS,
   distinctUserIds,
   groupByUser,
-  hasValidTimes,
   inLockOrder,
   insertRounds,
   newTombstone,
-  requireValidTimes,
   winnersOf,
 } from '../records.js'
+import { isReadable, requireReadable, storedRow } from '../stored-rows.js'
 import type { PostgresSource } from './access.js'
 import { PostgresChanges } from './changes.js'
 import { listenTarget, PostgresConnection, type RunOptions } from './connection.js'
 import { PostgresMaintenance } from './maintenance.js'
 import { changeArrays, recordArrays, refArrays } from './statements/arrays.js'
+import { readPage } from './statements/pages.js'
 import { channelOf, type PostgresStatements, selectActive, selectVersions } from './statements/prepare.js'
 
 export type { MigrateMode, MigrationReport } from '../migrator.js'
@@ -97,7 +96,7 @@ export class PostgresKeyStore implements KeyStore {
 
   async getActive(userIds: readonly string[]): Promise<Map<string, KeyRecord>> {
     const records = await this.#run('read keys', (s) => selectActive(s, userIds))
-    return new Map(records.map((record) => [record.userId, requireValidTimes(record)]))
+    return new Map(records.map((record) => [record.userId, requireReadable(storedRow(record))]))
   }
 
   async getAll(userIds: readonly string[]): Promise<Map<string, KeyRecord[]>> {
@@ -130,17 +129,19 @@ export class PostgresKeyStore implements KeyStore {
     return this.#run('replace wrapped keys', (s) => s.replaceWrappedKeys.execute(columns))
   }
 
-  async list({ after = BEFORE_ALL_REFS, limit, notKekId }: KeyPage): Promise<KeyRecord[]> {
-    const records = await this.#run(
-      'list keys',
-      (s) =>
-        notKekId === undefined
-          ? s.selectPage.execute({ ...after, limit })
-          : s.selectPageNotUnderKek.execute({ ...after, limit, kekId: notKekId }),
-      // There may be any number of rows under this KEK id before the first that is not.
-      { mayTakeLong: notKekId !== undefined },
+  list(page: KeyPage): Promise<KeyRecord[]> {
+    const { notKekId } = page
+    return readPage(page, ({ after, limit }) =>
+      this.#run(
+        'list keys',
+        (s) =>
+          notKekId === undefined
+            ? s.selectPage.execute({ ...after, limit })
+            : s.selectPageNotUnderKek.execute({ ...after, limit, kekId: notKekId }),
+        // There may be any number of rows under this KEK id before the first that is not.
+        { mayTakeLong: notKekId !== undefined },
+      ),
     )
-    return records.map(requireValidTimes)
   }
 
   async shred(userId: string, { forget, at = new Date() }: ShredOptions): Promise<ShredResult> {
@@ -195,7 +196,7 @@ export class PostgresKeyStore implements KeyStore {
     const records = await this.#run('sample keys', (s) => s.selectSample.execute({ limit }), {
       mayTakeLong: true,
     })
-    return records.filter(hasValidTimes)
+    return records.filter((record) => isReadable(storedRow(record)))
   }
 
   async census(): Promise<CensusRow[]> {
@@ -220,7 +221,7 @@ export class PostgresKeyStore implements KeyStore {
 
   async #versionsOf(userIds: readonly string[], deadline: Deadline): Promise<Map<string, KeyRecord[]>> {
     const records = await this.#run('read keys', (s) => selectVersions(s, userIds), { deadline })
-    return groupByUser(records.map(requireValidTimes))
+    return groupByUser(records.map(storedRow).map(requireReadable))
   }
 
   #run<T>(

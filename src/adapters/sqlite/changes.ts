@@ -2,8 +2,9 @@
 
 import { describeDriverError, isBusyCode } from '../../drivers/driver-error.js'
 import type { SqliteClient } from '../../drivers/sqlite-client.js'
-import { invalidArgument } from '../../errors.js'
+import { invalidArgument, isKeystoreError } from '../../errors.js'
 import { type ChangeListener, Listeners } from '../listeners.js'
+import type { OpenedFile } from './opened-file.js'
 
 export const DEFAULT_POLL_MS = 1000
 
@@ -14,6 +15,7 @@ export class SqliteChanges {
   readonly #pollMs: number
   readonly #listeners = new Listeners({ start: () => this.#start(), stop: () => this.#stop() })
   #client: SqliteClient | null = null
+  #file: OpenedFile | null = null
   #timer: NodeJS.Timeout | null = null
   /** `data_version` at the last poll; null if it could not be read. */
   #lastVersion: unknown = null
@@ -32,8 +34,9 @@ export class SqliteChanges {
   }
 
   /** Gives the connection, once it is open and before anything is read through it: no later change is missed. */
-  attach(client: SqliteClient): void {
+  attach(client: SqliteClient, file: OpenedFile | null): void {
     this.#client = client
+    this.#file = file
     if (this.#listeners.size > 0) this.#register(client)
   }
 
@@ -75,6 +78,7 @@ export class SqliteChanges {
     // A transaction of the host's that has read nothing yet takes its snapshot at its first read, which must not be ours.
     if (this.#client === null || this.#client.inTransaction) return
     try {
+      this.#file?.assertUnchanged()
       const version = dataVersion(this.#client)
       if (!this.#silent && version === this.#lastVersion) return
       this.#lastVersion = version
@@ -84,7 +88,11 @@ export class SqliteChanges {
       const { code, description } = describeDriverError(error)
       if (this.#silent || (code !== null && isBusyCode(code))) return
       this.#silent = true
-      this.#listeners.publish({ silent: `The database cannot be asked for changes (${description})` })
+      // Whoever has keys of a file that is gone must not go on with them.
+      const isLost = isKeystoreError(error)
+      if (isLost) this.#listeners.publish({})
+      const reason = isLost ? error.message : `The database cannot be asked for changes (${description})`
+      this.#listeners.publish({ silent: reason })
     }
   }
 }

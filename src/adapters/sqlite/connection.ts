@@ -3,22 +3,25 @@ import { closeSync, existsSync, mkdirSync, openSync, statSync } from 'node:fs'
 import { dirname } from 'node:path'
 import Database from 'better-sqlite3'
 import { assertBetterSqlite3Runs } from '../../drivers/better-sqlite3.js'
-import { describeDriverError, storeError } from '../../drivers/driver-error.js'
+import { describeDriverError } from '../../drivers/driver-error.js'
 import type { SqliteClient } from '../../drivers/sqlite-client.js'
 import {
   assertNoHostTransaction,
   HostTransactionError,
+  lockError,
   retryingWhileLocked,
+  withoutBusyTimeout,
 } from '../../drivers/sqlite-locks.js'
 import { invalidArgument, KeystoreError, StoreError, schemaError } from '../../errors.js'
 import { type MigrateMode, type MigrationReport, NOTHING_APPLIED } from '../migrator.js'
 import type { SqliteKeyStoreOptions } from '../options.js'
 import { checkSqlite, migrateSqlite } from './migrate.js'
+import { OpenedFile } from './opened-file.js'
 import { prepareStatements, type SqliteStatements } from './statements/prepare.js'
 
 interface SqliteConnectionOptions extends Required<Omit<SqliteKeyStoreOptions, 'pollMs'>> {
   /** Called when the connection is open and migrated, before anything is read through it. */
-  onReady(client: SqliteClient): void
+  onReady(client: SqliteClient, file: OpenedFile | null): void
 }
 
 type SqliteWork<T> = (statements: SqliteStatements) => T
@@ -31,6 +34,8 @@ export class SqliteConnection {
   readonly migrate: MigrateMode
   readonly #options: SqliteConnectionOptions
   #client: SqliteClient | null
+  /** Null for a database in memory. */
+  #file: OpenedFile | null = null
   #statements: SqliteStatements | null = null
   #ready: Promise<MigrationReport> | null = null
   #closed = false
@@ -63,17 +68,15 @@ export class SqliteConnection {
 
   /** Runs work that needs none of our statements, which cannot be prepared while the table is missing. */
   async withClient<T>(action: string, work: (client: SqliteClient) => T): Promise<T> {
-    await this.ready()
-    return this.#retrying(action, work)
+    const remainingMs = await this.#whenReady(this.#options.deadlineMs)
+    return this.#retrying(action, work, remainingMs)
   }
 
   /** Runs our statements in one BEGIN IMMEDIATE. While the host's transaction is open it waits, as for a lock. */
-  async write<T>(action: string, work: SqliteWork<T>): Promise<T> {
-    await this.ready()
-    return this.#retrying(action, (client) => {
-      assertNoHostTransaction(client)
-      return client.transaction(() => work(this.#preparedStatements(client))).immediate()
-    })
+  write<T>(action: string, work: SqliteWork<T>): Promise<T> {
+    return this.outsideTransaction(action, (client) =>
+      client.transaction(() => work(this.#preparedStatements(client))).immediate(),
+    )
   }
 
   /** Runs work that cannot run inside a transaction. While the host's transaction is open it waits. */
@@ -82,15 +85,26 @@ export class SqliteConnection {
     work: (client: SqliteClient) => T,
     deadlineMs = this.#options.deadlineMs,
   ): Promise<T> {
-    await this.ready()
+    const remainingMs = await this.#whenReady(deadlineMs)
     return this.#retrying(
       action,
       (client) => {
         assertNoHostTransaction(client)
-        return work(client)
+        this.#file?.assertUnchanged()
+        const result = this.place === 'host' ? withoutBusyTimeout(client, () => work(client)) : work(client)
+        // Replaced meanwhile: nobody else has what was committed.
+        this.#file?.assertSame()
+        return result
       },
-      deadlineMs,
+      remainingMs,
     )
+  }
+
+  /** Opens first, if need be. @returns how long the call may still take */
+  async #whenReady(deadlineMs: number): Promise<number> {
+    const start = performance.now()
+    await this.ready()
+    return Math.max(0, deadlineMs - (performance.now() - start))
   }
 
   async close(): Promise<void> {
@@ -98,25 +112,62 @@ export class SqliteConnection {
     this.#closed = true
     await this.#ready?.catch(() => undefined)
     if (this.path !== null) this.#client?.close()
+    this.#file?.release()
+  }
+
+  /** The database file, to read its pages; null if it has no descriptor of ours. */
+  get fd(): number | null {
+    return this.#file?.fd ?? null
   }
 
   async #prepare(): Promise<MigrationReport> {
-    const { migrate, adopt, onReady } = this.#options
+    const { migrate, adopt, onReady, deadlineMs } = this.#options
+    const end = performance.now() + deadlineMs
+    // One deadline for all steps of opening.
+    const step = <T>(action: string, work: (client: SqliteClient) => T) =>
+      this.#retrying(action, work, Math.max(0, end - performance.now()))
     const path = this.path
     if (path !== null) {
       const action = `open ${path}`
       assertBetterSqlite3Runs()
-      if (migrate !== 'off') await this.#retrying(action, () => checkFile(path, migrate, adopt))
-      this.#client ??= await this.#retrying(action, () => openFile(path, migrate))
+      if (migrate !== 'off') await step(action, () => checkFile(path, migrate, adopt))
+      this.#client ??= await step(action, () => this.#openFile(path, migrate))
     }
-    const report = await this.#retrying('migrate the database', (client) => {
+    const report = await step('migrate the database', (client) => {
       if (migrate === 'off') return NOTHING_APPLIED
       assertNoHostTransaction(client)
       return migrateSqlite(client, { mode: migrate, adopt })
     })
-    if (path !== null) await this.#retrying('set the journal mode', (client) => setJournalMode(client, path))
-    await this.#retrying('begin to read', onReady)
+    if (path !== null) await step('set the journal mode', (client) => setJournalMode(client, path))
+    if (path === null) await step('look at the file', (client) => this.#watchHostFile(client))
+    await step('begin to read', (client) => {
+      // Reading makes the write-ahead log, whose identity is then known.
+      if (path !== null) client.prepare('select 1 from sqlite_master limit 1').all()
+      this.#file?.assertUnchanged()
+      onReady(client, this.#file)
+    })
     return report
+  }
+
+  #openFile(path: string, mode: MigrateMode): SqliteClient {
+    if (isInMemory(path)) return openFile(path)
+    prepareFile(path, mode)
+    const file = new OpenedFile({ path, own: true, hasLog: () => true })
+    try {
+      const client = openFile(path)
+      this.#file = file
+      return client
+    } catch (error) {
+      file.release()
+      throw error
+    }
+  }
+
+  #watchHostFile(client: SqliteClient): void {
+    const main = client.prepare("select file from pragma_database_list where name = 'main'").get()
+    const path = (main as { readonly file: string | null } | undefined)?.file ?? ''
+    const hasLog = () => client.pragma('journal_mode', { simple: true }) === 'wal'
+    this.#file ??= path === '' ? null : new OpenedFile({ path, own: false, hasLog })
   }
 
   #preparedStatements(client: SqliteClient): SqliteStatements {
@@ -131,9 +182,12 @@ export class SqliteConnection {
   ): Promise<T> {
     return retryingWhileLocked(deadlineMs, () => {
       this.assertOpen()
+      this.#file?.assertNotLost()
       return work(this.#client as SqliteClient)
     }).catch((error) => {
-      throw error instanceof HostTransactionError ? stillInTransaction(action) : storeError(action, error)
+      throw error instanceof HostTransactionError
+        ? stillInTransaction(action)
+        : lockError(action, error, Math.round(deadlineMs))
     })
   }
 
@@ -160,6 +214,7 @@ function checkFile(path: string, mode: Exclude<MigrateMode, 'off'>, adopt: boole
   let client: SqliteClient | undefined
   try {
     client = new Database(path, { readonly: true, fileMustExist: true, timeout: 0 })
+    client.pragma('trusted_schema = OFF')
     checkSqlite(client, { mode, adopt })
   } catch (error) {
     const { code } = describeDriverError(error)
@@ -174,14 +229,18 @@ function checkFile(path: string, mode: Exclude<MigrateMode, 'off'>, adopt: boole
   }
 }
 
-function openFile(path: string, mode: MigrateMode): SqliteClient {
-  if (!isInMemory(path)) {
-    const missing = !existsSync(path)
-    if (missing && mode === 'auto') createFile(path)
-    else if (missing) throw schemaError(`There is no file ${path}: open it with migrate: 'auto' to make it`)
-  }
+function prepareFile(path: string, mode: MigrateMode): void {
+  const missing = !existsSync(path)
+  if (missing && mode === 'auto') createFile(path)
+  else if (missing) throw schemaError(`There is no file ${path}: open it with migrate: 'auto' to make it`)
+}
+
+function openFile(path: string): SqliteClient {
   const client = new Database(path, { timeout: 0 })
   try {
+    // The file may be a restored one. Its schema must not call functions with side effects (sqlite.org/security.html). The driver has made
+    // the connection defensive already.
+    client.pragma('trusted_schema = OFF')
     client.pragma('secure_delete = ON')
     // better-sqlite3's build sets NORMAL on the second connection to a WAL file. With NORMAL a power cut can lose a key that
     // already encrypted data.

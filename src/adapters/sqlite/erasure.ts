@@ -1,5 +1,5 @@
 /** Removes erased bytes from the files of a SQLite database. */
-import { stat } from 'node:fs/promises'
+import { fstatSync } from 'node:fs'
 import { storeError } from '../../drivers/driver-error.js'
 import type { SqliteClient } from '../../drivers/sqlite-client.js'
 import type { ErasureState } from '../../store.js'
@@ -8,6 +8,7 @@ import { ERASED, FINISH_ERASURE, pendingErasure } from '../erasure.js'
 import { LEDGER } from '../migrator.js'
 import type { SqliteConnection } from './connection.js'
 import { hasOldBytes } from './old-bytes.js'
+import { triggersThatCopy } from './triggers.js'
 
 /** How long a shred waits for other connections that still read the write-ahead log. */
 const SHRED_WAIT_MS = 1000
@@ -26,9 +27,9 @@ export class SqliteErasure {
   /** Call it after a shred's commit: the erased bytes stay in the write-ahead log until that is truncated. Never throws. */
   afterShred(): Promise<Required<ErasureState>> {
     // One truncation for many shreds: else a thousand at once would wait for a thousand disk flushes.
-    this.#nextErasure ??= new Promise((resolve) => setImmediate(resolve)).then(() => {
+    this.#nextErasure ??= new Promise((resolve) => setImmediate(resolve)).then(async () => {
       this.#nextErasure = null
-      return this.#erase()
+      return this.#unlessCopied(await this.#erase())
     })
     return this.#nextErasure
   }
@@ -36,6 +37,10 @@ export class SqliteErasure {
   /** Rewrites the file without its free space, which holds the bytes that were erased without `secure_delete`. */
   async finish(): Promise<Required<ErasureState>> {
     await this.#connection.ready()
+    return this.#unlessCopied(await this.#finish())
+  }
+
+  async #finish(): Promise<Required<ErasureState>> {
     if (this.#connection.place === 'memory') return ERASED
     try {
       await this.#connection.outsideTransaction('rewrite the file', rewrite)
@@ -50,6 +55,17 @@ export class SqliteErasure {
       'The journal of a connection with journal_mode = PERSIST keeps old pages: use DELETE or WAL, ' +
         `remove the -journal file, and ${FINISH_ERASURE}`,
     )
+  }
+
+  /** Never throws. */
+  async #unlessCopied(state: Required<ErasureState>): Promise<Required<ErasureState>> {
+    try {
+      const reason = await this.#connection.withClient('look for triggers', triggersThatCopy)
+      if (reason === null) return state
+      return pendingErasure(state.pending === null ? reason : `${state.pending}. ${reason}`)
+    } catch (error) {
+      return state.pending === null ? stillPending(error) : state
+    }
   }
 
   async #erase(): Promise<Required<ErasureState>> {
@@ -71,10 +87,10 @@ export class SqliteErasure {
   }
 
   async #eraseFromFile(): Promise<Required<ErasureState>> {
-    const path = this.#connection.path ?? ''
     await this.#connection.outsideTransaction('empty the write-ahead log', truncateLog, this.#shredWaitMs)
-    if (!(await hasOldBytes(path))) return ERASED
-    const isSmall = (await stat(path)).size <= MAX_REWRITTEN_BYTES
+    const { fd } = this.#connection
+    if (fd !== null && !(await hasOldBytes(fd))) return ERASED
+    const isSmall = fd !== null && fstatSync(fd).size <= MAX_REWRITTEN_BYTES
     if (!isSmall || !(await this.#connection.withClient('look for other tables', hasOnlyOurTables)))
       return pendingErasure(`Unused space in the file still holds copies of rows: ${FINISH_ERASURE}`)
     await this.#connection.outsideTransaction('rewrite the file', rewrite, this.#shredWaitMs)

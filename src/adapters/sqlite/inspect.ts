@@ -6,6 +6,7 @@ import { printable } from '../../errors.js'
 import type { StoreFinding } from '../../store.js'
 import type { SqliteConnection } from './connection.js'
 import { schemaProblem } from './migrate.js'
+import { triggersThatCopy } from './triggers.js'
 
 type InspectedDatabase = Pick<SqliteConnection, 'place' | 'path' | 'migrate'>
 
@@ -15,6 +16,8 @@ export function inspectSqlite(client: SqliteClient, inspected: InspectedDatabase
   const damage = damageOf(client)
   // The schema of a damaged file cannot be trusted, and may not even be readable.
   if (damage !== null) return [...findings, { severity: 'error', kind: 'damage', reason: damage }]
+  const copies = triggersThatCopy(client)
+  if (copies !== null) findings.push({ severity: 'warning', kind: 'copies', reason: copies })
   const problem = schemaProblem(client, inspected.migrate)
   if (problem === null) return findings
   return [...findings, { severity: 'error', kind: 'schemaVersion', reason: problem }]
@@ -70,8 +73,13 @@ function fileModeFindings({ place, path }: InspectedDatabase): StoreFinding[] {
   })
 }
 
-/** What `quick_check` found, or null. It names tables, pages and rowids, and quotes no value. */
+/**
+ * What `quick_check` found, or null. It names tables, pages and rowids, and quotes no value. A row that breaks a CHECK is no damage of the
+ * file: whoever reads all rows names it.
+ */
 function damageOf(client: SqliteClient): string | null {
+  const ignored = client.pragma('ignore_check_constraints', { simple: true })
+  client.pragma('ignore_check_constraints = ON')
   try {
     const found = client.pragma('quick_check(1)', { simple: true })
     return found === 'ok'
@@ -81,5 +89,7 @@ function damageOf(client: SqliteClient): string | null {
     const { code, description } = describeDriverError(error)
     if (!code?.startsWith('SQLITE_CORRUPT')) throw error
     return `The file is damaged: restore a backup (${description})`
+  } finally {
+    client.pragma(`ignore_check_constraints = ${ignored}`)
   }
 }

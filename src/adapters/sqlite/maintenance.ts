@@ -2,18 +2,13 @@
 import { isKeystoreError } from '../../errors.js'
 import type { DatedCensusRow, ErasureState, StoreFinding, StoreMaintenance } from '../../store.js'
 import type { KeyRecord } from '../../table.js'
-import {
-  distinctUserIds,
-  groupByUser,
-  outdatesCaches,
-  requireValidTimes,
-  tombstonesFirst,
-  winnersOf,
-} from '../records.js'
+import { distinctUserIds, groupByUser, outdatesCaches, tombstonesFirst, winnersOf } from '../records.js'
+import { requireReadable } from '../stored-rows.js'
 import type { SqliteChanges } from './changes.js'
 import type { SqliteConnection } from './connection.js'
 import type { SqliteErasure } from './erasure.js'
 import { inspectSqlite } from './inspect.js'
+import { shownColumns } from './statements/decode.js'
 import { selectVersions } from './statements/prepare.js'
 
 export class SqliteMaintenance implements StoreMaintenance {
@@ -35,7 +30,7 @@ export class SqliteMaintenance implements StoreMaintenance {
       return { restored, stored: selectVersions(s, distinctUserIds(records)) }
     })
     this.#changes.publish(restored.filter(outdatesCaches).map(({ userId }) => userId))
-    return winnersOf(records, groupByUser(stored.map(requireValidTimes)))
+    return winnersOf(records, groupByUser(stored.map(requireReadable)))
   }
 
   async inspect(): Promise<StoreFinding[]> {
@@ -55,7 +50,7 @@ export class SqliteMaintenance implements StoreMaintenance {
 
   async datedCensus(): Promise<DatedCensusRow[]> {
     const rows = await this.#connection.read('count keys', (s) => s.countRowsWithAges.all())
-    return rows.map(({ oldestMs, newestMs, shredded, ...row }) => ({
+    return rows.map(shownColumns).map(({ oldestMs, newestMs, shredded, ...row }) => ({
       ...row,
       shredded: shredded === 1,
       oldest: new Date(oldestMs ?? Number.NaN),

@@ -1,6 +1,7 @@
 /** Migrates a SQLite database, and adopts files of the Python reference. Synchronous, because better-sqlite3 is. */
 
 import type { SqliteClient } from '../../drivers/sqlite-client.js'
+import { withoutBusyTimeout } from '../../drivers/sqlite-locks.js'
 import { isKeystoreError, schemaError } from '../../errors.js'
 import { encryptionKeysDeclaration } from '../../table.js'
 import { type Migration, sqliteMigrations } from '../generated/migrations.js'
@@ -38,7 +39,7 @@ export function migrateSqlite(client: SqliteClient, options: SqliteMigrationOpti
   const foreignKeys = client.pragma('foreign_keys', { simple: true })
   client.pragma('foreign_keys = OFF')
   try {
-    return client.transaction(() => apply(client, options)).immediate()
+    return withoutBusyTimeout(client, () => client.transaction(() => apply(client, options)).immediate())
   } finally {
     client.pragma(`foreign_keys = ${foreignKeys}`)
   }
@@ -63,6 +64,20 @@ export function schemaProblem(client: SqliteClient, mode: MigrateMode): string |
     throw error
   }
 }
+
+/** Whether the migrations that a database lacks, one or more, only add rules for new rows: its rows can be read as they are. */
+export function lacksOnlyRules(client: SqliteClient): boolean {
+  if (!tableExists(client, LEDGER)) return false
+  try {
+    const { pending } = plan(client, { mode: 'check', adopt: false })
+    return pending.length > 0 && pending.every(({ tag }) => RULES.has(tag))
+  } catch {
+    return false
+  }
+}
+
+/** Migrations that change no column and no row. */
+const RULES: ReadonlySet<string> = new Set(['0003_user_ids'])
 
 function hasEveryColumn(client: SqliteClient): boolean {
   const found = client.prepare('select name from pragma_table_info(?)').all(TABLE) as { name: string }[]

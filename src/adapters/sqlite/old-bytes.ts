@@ -1,5 +1,8 @@
 /** Searches the pages of a SQLite file for bytes of deleted rows (sqlite.org/fileformat2.html). */
-import { open } from 'node:fs/promises'
+import { read } from 'node:fs'
+import { promisify } from 'node:util'
+
+const readAt = promisify(read)
 
 const CHUNK_BYTES = 1 << 20
 /** The type byte of a page that holds rows of a table. */
@@ -9,25 +12,22 @@ const TABLE_LEAF = 0x0d
  * Whether unused space inside a page holds old bytes. `secure_delete` zeroes deleted rows. But when SQLite moves rows between
  * neighbouring pages, because one is full or nearly empty, it leaves copies of them behind (`rebuildPage` in btree.c), which
  * outlive the rows.
+ *
+ * @param fd of the file. It is not opened and closed here: that would drop SQLite's locks (see kept-files.ts)
  */
-export async function hasOldBytes(path: string): Promise<boolean> {
-  const file = await open(path, 'r')
-  try {
-    const chunk = Buffer.alloc(CHUNK_BYTES)
-    let pageBytes = 0
-    for (let position = 0; ; ) {
-      const { bytesRead } = await file.read(chunk, 0, CHUNK_BYTES, position)
-      if (position === 0) pageBytes = pageBytesOf(chunk)
-      // Not a SQLite file, or one that is encrypted as a whole: it may hold old bytes.
-      if (pageBytes < 512) return true
-      if (bytesRead < pageBytes) return false
-      for (let page = 0; page + pageBytes <= bytesRead; page += pageBytes, position += pageBytes) {
-        // The first page holds the file's header and the schema.
-        if (position > 0 && isGapDirty(chunk.subarray(page, page + pageBytes))) return true
-      }
+export async function hasOldBytes(fd: number): Promise<boolean> {
+  const chunk = Buffer.alloc(CHUNK_BYTES)
+  let pageBytes = 0
+  for (let position = 0; ; ) {
+    const { bytesRead } = await readAt(fd, chunk, 0, CHUNK_BYTES, position)
+    if (position === 0) pageBytes = pageBytesOf(chunk)
+    // Not a SQLite file, or one that is encrypted as a whole: it may hold old bytes.
+    if (pageBytes < 512) return true
+    if (bytesRead < pageBytes) return false
+    for (let page = 0; page + pageBytes <= bytesRead; page += pageBytes, position += pageBytes) {
+      // The first page holds the file's header and the schema.
+      if (position > 0 && isGapDirty(chunk.subarray(page, page + pageBytes))) return true
     }
-  } finally {
-    await file.close()
   }
 }
 

@@ -44,7 +44,7 @@ export const encryptionKeys = sqliteTable(
       declaration.versionCheck,
       sql`typeof(${table.version}) = 'integer' and ${table.version} between 1 and ${sql.raw(String(MAX_KEY_VERSION))}`,
     ),
-    check('encryption_keys_user_id_check', sql`typeof(${table.userId}) = 'text'`),
+    check(declaration.userIdCheck, sql`typeof(${table.userId}) = 'text'`),
     check('encryption_keys_encrypted_key_check', sql`typeof(${table.encryptedKey}) = 'blob'`),
     check('encryption_keys_kek_id_check', sql`typeof(${table.kekId}) in ('text', 'null')`),
     check('encryption_keys_created_at_check', sql`typeof(${table.createdAt}) = 'text'`),

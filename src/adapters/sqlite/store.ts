@@ -14,25 +14,26 @@ import type {
   StoreMaintenance,
   WrapChange,
 } from '../../store.js'
-import { isTombstone, type KeyRecord, type KeyRef } from '../../table.js'
+import type { KeyRecord, KeyRef } from '../../table.js'
 import { ownOptions } from '../../validate.js'
 import type { MigrationReport } from '../migrator.js'
 import type { SqliteKeyStoreOptions } from '../options.js'
 import {
-  BEFORE_ALL_REFS,
   distinctUserIds,
   groupByUser,
-  hasValidTimes,
   inLockOrder,
   insertRounds,
   newTombstone,
-  requireValidTimes,
   winnersOf,
 } from '../records.js'
+import { isReadable, requireReadable } from '../stored-rows.js'
 import { DEFAULT_POLL_MS, SqliteChanges } from './changes.js'
 import { assertSqlitePath, SqliteConnection } from './connection.js'
 import { SqliteErasure } from './erasure.js'
 import { SqliteMaintenance } from './maintenance.js'
+import type { OpenedFile } from './opened-file.js'
+import { shownColumns } from './statements/decode.js'
+import { readPage } from './statements/pages.js'
 import { selectActive, selectVersions } from './statements/prepare.js'
 
 export type { MigrateMode, MigrationReport } from '../migrator.js'
@@ -82,7 +83,7 @@ export class SqliteKeyStore implements KeyStore {
       pollMs = DEFAULT_POLL_MS,
     } = options
     this.#changes = new SqliteChanges(pollMs)
-    const onReady = (client: SqliteClient) => this.#changes.attach(client)
+    const onReady = (client: SqliteClient, file: OpenedFile | null) => this.#changes.attach(client, file)
     this.#connection = new SqliteConnection(clientOf(source), { migrate, adopt, deadlineMs, onReady })
     this.#erasure = new SqliteErasure(this.#connection, deadlineMs)
     this.maintenance = new SqliteMaintenance(this.#connection, this.#changes, this.#erasure)
@@ -95,12 +96,12 @@ export class SqliteKeyStore implements KeyStore {
 
   async getActive(userIds: readonly string[]): Promise<Map<string, KeyRecord>> {
     const records = await this.#connection.read('read keys', (s) => selectActive(s, userIds))
-    return new Map(records.map((record) => [record.userId, requireValidTimes(record)]))
+    return new Map(records.map(requireReadable).map((record) => [record.userId, record]))
   }
 
   async getAll(userIds: readonly string[]): Promise<Map<string, KeyRecord[]>> {
     const records = await this.#connection.read('read keys', (s) => selectVersions(s, userIds))
-    return groupByUser(records.map(requireValidTimes))
+    return groupByUser(records.map(requireReadable))
   }
 
   async insertIfAbsent(records: readonly KeyRecord[]): Promise<KeyRecord[]> {
@@ -115,7 +116,7 @@ export class SqliteKeyStore implements KeyStore {
       return { inserted, stored: selectVersions(s, distinctUserIds(others)) }
     })
     this.#changes.publish(distinctUserIds([...inserted].filter(({ version }) => version > 1)))
-    return winnersOf(records, groupByUser(stored.map(requireValidTimes)), inserted)
+    return winnersOf(records, groupByUser(stored.map(requireReadable)), inserted)
   }
 
   async replaceWrapped(changes: readonly WrapChange[]): Promise<KeyRef[]> {
@@ -127,28 +128,24 @@ export class SqliteKeyStore implements KeyStore {
     })
   }
 
-  async list({ after = BEFORE_ALL_REFS, limit, notKekId }: KeyPage): Promise<KeyRecord[]> {
-    const records = await this.#connection.read('list keys', (s) =>
-      notKekId === undefined
-        ? s.selectPage.all({ ...after, limit })
-        : s.selectPageNotUnderKek.all({ ...after, limit, kekId: notKekId }),
-    )
-    return records.map(requireValidTimes)
+  list(page: KeyPage): Promise<KeyRecord[]> {
+    return this.#connection.read('list keys', (s) => readPage(s.pages, page))
   }
 
   async shred(userId: string, { forget, at = new Date() }: ShredOptions): Promise<ShredResult> {
-    const { live, changed } = await this.#connection.write('shred keys', (s) => {
-      const rows = selectVersions(s, [userId])
-      const erased = s.shredRows.run({ userId, shreddedAt: at }).changes
+    const { erased, changed } = await this.#connection.write('shred keys', (s) => {
+      const erased = s.shredRows.all({ userId, shreddedAt: at })
       const other = forget
         ? s.removeRowsOfUser.run({ userId })
         : s.insertTombstone.run(newTombstone(userId, at))
-      return { live: rows.filter((row) => !isTombstone(row)), changed: erased + other.changes > 0 }
+      return { erased, changed: erased.length + other.changes > 0 }
     })
     if (changed) this.#changes.publish([userId])
-    const kekIds = [...new Set(live.map(({ kekId }) => kekId))]
+    const rows = erased.map(shownColumns)
+    const versions = rows.map(({ version }) => version).sort((a, b) => a - b)
+    const kekIds = [...new Set(rows.map(({ kekId }) => kekId))]
     const state = await this.#erasure.afterShred()
-    return { userId, versions: live.map(({ version }) => version), kekIds, at: new Date(at), ...state }
+    return { userId, versions, kekIds, at: new Date(at), ...state }
   }
 
   async remove(refs: readonly KeyRef[]): Promise<number> {
@@ -164,12 +161,12 @@ export class SqliteKeyStore implements KeyStore {
       const withId = s.selectKekIds.all().flatMap(({ kekId }) => s.selectSampleOfKek.all({ kekId, limit }))
       return [...withId, ...s.selectSampleWithoutKek.all({ limit })]
     })
-    return records.filter(hasValidTimes)
+    return records.filter(isReadable)
   }
 
   async census(): Promise<CensusRow[]> {
     const rows = await this.#connection.read('count keys', (s) => s.countRows.all())
-    return rows.map((row) => ({ ...row, shredded: row.shredded === 1 }))
+    return rows.map(shownColumns).map((row) => ({ ...row, shredded: Number(row.shredded) === 1 }))
   }
 
   /**

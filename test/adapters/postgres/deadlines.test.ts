@@ -188,7 +188,7 @@ describe.runIf(isChosen('postgres'))('deadlines on Postgres', () => {
     } finally {
       await end()
     }
-    expect((await store.ready()).applied).toHaveLength(3)
+    expect((await store.ready()).applied).toHaveLength(4)
   })
 
   it('changes reports that it cannot listen, when nothing answers', async () => {

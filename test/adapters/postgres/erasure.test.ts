@@ -9,13 +9,9 @@ import { type PostgresKeyStore, postgresKeyStore } from '../../../src/adapters/p
 import type { KeyRecord } from '../../../src/index.js'
 import { cleanUpAfterEach } from '../../support/cleanups.js'
 import { isChosen } from '../../support/databases.js'
-import { contentsOf, countRemains } from '../../support/erased-bytes.js'
+import { contentsOf, countRemains, ERASED, keysOf, pending } from '../../support/erased-bytes.js'
 import { freshRole } from '../../support/postgres-roles.js'
 import { randomRecord } from '../../support/rows.js'
-
-const ERASED = { erased: 'file', pending: null }
-const pending = (reason: string) => ({ erased: 'pending', pending: expect.stringContaining(reason) })
-const keysOf = (rows: readonly KeyRecord[]) => rows.map(({ encryptedKey }) => encryptedKey)
 
 describe.runIf(isChosen('postgres'))('Postgres', () => {
   const cleanups = cleanUpAfterEach()
@@ -59,7 +55,10 @@ describe.runIf(isChosen('postgres'))('Postgres', () => {
     await admin.query('analyze')
     for (const { userId } of shredded) {
       const receipt = await store.shred(userId, { forget: userId < 'V' })
-      expect(receipt).toMatchObject({ versions: [1], ...pending('run `keystore doctor --finish-erasure`') })
+      expect(receipt).toMatchObject({
+        versions: [1],
+        ...pending('run `npx keystore doctor --finish-erasure`'),
+      })
       expect(receipt).toMatchObject(pending('write-ahead log, replicas and backups'))
     }
     await admin.query('analyze')

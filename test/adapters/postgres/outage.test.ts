@@ -114,7 +114,7 @@ describe.runIf(isChosen('postgres'))('postgres', () => {
       await killWaiting(2)
       return async () => {
         const applied = (await reports).map((report) => report.applied.length)
-        expect(applied.sort()).toEqual([0, 3])
+        expect(applied.sort()).toEqual([0, 4])
       }
     })
   })

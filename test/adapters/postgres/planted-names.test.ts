@@ -58,7 +58,7 @@ describe.runIf(isChosen('postgres'))('names that another role has planted', () =
 
   it('are not run by the store, its migrator and its maintenance', async () => {
     const store = cleanups.closing(postgresKeyStore({ url: application.url }))
-    expect((await store.ready()).applied).toHaveLength(3)
+    expect((await store.ready()).applied).toHaveLength(4)
     const listener = listenTo(store)
     await listener.next(isAnything)
     const row = randomRecord('alice', { kekId: 'k' })

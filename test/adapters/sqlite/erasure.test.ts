@@ -8,18 +8,14 @@ import { type SqliteKeyStore, sqliteKeyStore } from '../../../src/adapters/sqlit
 import type { KeyRecord, KeyStore, WrapChange } from '../../../src/index.js'
 import { cleanUpAfterEach } from '../../support/cleanups.js'
 import { isChosen } from '../../support/databases.js'
-import { contentsOf, countRemains } from '../../support/erased-bytes.js'
+import { contentsOf, countRemains, ERASED, keysOf, pending } from '../../support/erased-bytes.js'
 import { withLongestStall } from '../../support/event-loop.js'
 import { REFERENCE_SQL, REFERENCE_TIME } from '../../support/reference-file.js'
 import { randomRecord } from '../../support/rows.js'
 
 const USERS = 3000
 const SHREDDED = 1000
-const FINISH = 'keystore doctor --finish-erasure'
-const ERASED = { erased: 'file', pending: null }
-const pending = (reason: string) => ({ erased: 'pending', pending: expect.stringContaining(reason) })
-const keysOf = (rows: readonly { readonly encryptedKey: Uint8Array }[]) =>
-  rows.map(({ encryptedKey }) => encryptedKey)
+const FINISH = 'npx keystore doctor --finish-erasure'
 
 function at<T>(items: readonly T[], index: number): T {
   const item = items[index]

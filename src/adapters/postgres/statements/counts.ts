@@ -5,7 +5,7 @@ import type { Fragments } from './fragments.js'
 /** Counts by KEK id, version and tombstone. */
 export function countRows({ db, keys }: Fragments) {
   return db
-    .select(counted(keys))
+    .select(countColumns(keys))
     .from(keys)
     .groupBy(...groups(keys))
 }
@@ -18,7 +18,7 @@ export function countRowsWithAges({ db, keys }: Fragments) {
     )
   const ages = { oldest: ofFinite(sql`pg_catalog.min`), newest: ofFinite(sql`pg_catalog.max`) }
   return db
-    .select({ ...counted(keys), ...ages })
+    .select({ ...countColumns(keys), ...ages })
     .from(keys)
     .groupBy(...groups(keys))
 }
@@ -29,7 +29,7 @@ function isTombstone({ shreddedAt }: KeysTable) {
   return sql<boolean>`${shreddedAt} is not null`
 }
 
-function counted(keys: KeysTable) {
+function countColumns(keys: KeysTable) {
   const { kekId, version } = keys
   return { kekId, version, shredded: isTombstone(keys), count: sql<number>`pg_catalog.count(*)::int` }
 }

@@ -42,7 +42,7 @@ export function insertTombstone({ db, keys, notify }: Fragments) {
     .returning({ notified: notify })
 }
 
-/** Replaces the wrapped keys of live rows that still hold theirs of `:from`, or already those of `:encryptedKeys`. */
+/** Replaces the wrapped keys of live rows whose bytes still equal those in `:from`, or already those in `:encryptedKeys`. */
 export function replaceWrappedKeys({ db, keys, isLive }: Fragments) {
   const changes = unnested(
     shortArrayOf('ids'),

@@ -20,7 +20,7 @@ export function selectKekIds(db: QueryBuilder) {
 /** Counts by KEK id, version and tombstone. */
 export function countRows(db: QueryBuilder) {
   return db
-    .select(counted)
+    .select(countColumns)
     .from(keys)
     .groupBy(...groups)
 }
@@ -32,13 +32,13 @@ export function countRowsWithAges(db: QueryBuilder) {
     newestMs: sql<number | null>`max(${createdMs})`,
   }
   return db
-    .select({ ...counted, ...ages })
+    .select({ ...countColumns, ...ages })
     .from(keys)
     .groupBy(...groups)
 }
 
 const isTombstone = sql<number>`${keys.shreddedAt} is not null`
-const counted = {
+const countColumns = {
   kekId: keys.kekId,
   version: keys.version,
   shredded: isTombstone,

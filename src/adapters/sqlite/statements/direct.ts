@@ -4,16 +4,16 @@
  */
 import { is, Param, Placeholder, type Query } from 'drizzle-orm'
 import type { SqliteClient } from '../../../drivers/sqlite-client.js'
-import type { KeyRecord } from '../../../table.js'
-import { encryptionKeys as keys } from '../schema.js'
+import type { StoredRow } from '../../stored-rows.js'
+import { decodeRow, type RawRow } from './decode.js'
 
 /** The values of a statement's placeholders, by name. */
-type PlaceholderValues = Readonly<Record<string, unknown>>
+export type PlaceholderValues = Readonly<Record<string, unknown>>
 
 export interface DirectStatement {
   run(values: PlaceholderValues): { readonly changes: number }
   /** The rows of a statement that selects all columns. */
-  all(values: PlaceholderValues): KeyRecord[]
+  all(values: PlaceholderValues): StoredRow[]
 }
 
 /** @param query built by Drizzle */
@@ -26,30 +26,14 @@ export function prepareDirect(client: SqliteClient, query: { toSQL(): Query }): 
   const encode = (values: PlaceholderValues) => encoders.map((encoder) => encoder(values))
   return {
     run: (values) => statement.run(...encode(values)),
-    all: (values) => (statement.all(...encode(values)) as Row[]).map(decodeRow),
+    all: (values) => (statement.all(...encode(values)) as RawRow[]).map(decodeRow),
   }
 }
 
 /** Makes the function that takes one parameter's value from the values of a run. */
-function encoderOf(param: unknown): (values: PlaceholderValues) => unknown {
+export function encoderOf(param: unknown): (values: PlaceholderValues) => unknown {
   if (is(param, Placeholder)) return (values) => values[param.name]
   if (!is(param, Param) || !is(param.value, Placeholder)) return () => param
   const { name } = param.value
   return (values) => param.encoder.mapToDriverValue(values[name])
-}
-
-/** The columns of a row, in their order in the table. */
-type Row = [string, number, Buffer, string | null, string, string | null, string | null]
-
-function decodeRow([userId, version, encryptedKey, kekId, createdAt, wrappedAt, shreddedAt]: Row): KeyRecord {
-  return {
-    userId,
-    version,
-    // The driver has already copied the bytes for us.
-    encryptedKey: new Uint8Array(encryptedKey.buffer, encryptedKey.byteOffset, encryptedKey.length),
-    kekId,
-    createdAt: keys.createdAt.mapFromDriverValue(createdAt) as Date,
-    wrappedAt: wrappedAt === null ? null : (keys.wrappedAt.mapFromDriverValue(wrappedAt) as Date),
-    shreddedAt: shreddedAt === null ? null : (keys.shreddedAt.mapFromDriverValue(shreddedAt) as Date),
-  }
 }

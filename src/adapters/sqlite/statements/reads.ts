@@ -1,5 +1,5 @@
 /** Builds the statements that select rows. `:name` stands for a placeholder. */
-import { type SQL, sql } from 'drizzle-orm'
+import { and, type SQL, sql } from 'drizzle-orm'
 import { encryptionKeys as keys } from '../schema.js'
 import { isLive, isOneOfUsers, isUser, type QueryBuilder } from './fragments.js'
 
@@ -22,15 +22,35 @@ export function selectActiveOfUsers(db: QueryBuilder) {
   )
 }
 
-/** Up to `:limit` rows after the ref of `:userId` and `:version`. */
-export function selectPage(db: QueryBuilder) {
-  return selectInOrder(db, isAfterRef).limit(sql.placeholder('limit'))
+interface PageOptions {
+  /** Whether it is the first page. Others begin after the ref of `:userId` and `:version`. */
+  readonly first: boolean
+  /** Only live rows that are not under `:kekId`. */
+  readonly notUnderKek: boolean
 }
 
-/** The same, of live rows that are not under `:kekId`. */
-export function selectPageNotUnderKek(db: QueryBuilder) {
+/** Up to `:limit` rows, by user and version. */
+export function selectPage(db: QueryBuilder, options: PageOptions) {
+  return selectInOrder(db, isOnPage(options)).limit(sql.placeholder('limit'))
+}
+
+/** All rows from a page on, each with the bytes of its user id and KEK id before its columns. */
+export function selectRowsWithBytes(db: QueryBuilder, options: PageOptions) {
+  const { userId, version, encryptedKey, kekId, createdAt, wrappedAt, shreddedAt } = keys
+  return db
+    .select({
+      userIdBytes: sql<Uint8Array>`cast(${userId} as blob)`.as('user_id_bytes'),
+      kekIdBytes: sql<Uint8Array | null>`cast(${kekId} as blob)`.as('kek_id_bytes'),
+      ...{ userId, version, encryptedKey, kekId, createdAt, wrappedAt, shreddedAt },
+    })
+    .from(keys)
+    .where(isOnPage(options))
+    .orderBy(userId, version)
+}
+
+function isOnPage({ first, notUnderKek }: PageOptions): SQL | undefined {
   const isUnderOther = sql`${isLive} and ${keys.kekId} is not ${sql.placeholder('kekId')}`
-  return selectInOrder(db, sql`${isAfterRef} and ${isUnderOther}`).limit(sql.placeholder('limit'))
+  return and(first ? undefined : isAfterRef, notUnderKek ? isUnderOther : undefined)
 }
 
 /** Up to `:limit` live rows under `:kekId`. */
@@ -46,10 +66,10 @@ export function selectSampleWithoutKek(db: QueryBuilder) {
 
 const isAfterRef = sql`(${keys.userId}, ${keys.version}) > (${sql.placeholder('userId')}, ${sql.placeholder('version')})`
 
-function select(db: QueryBuilder, where: SQL) {
+function select(db: QueryBuilder, where: SQL | undefined) {
   return db.select().from(keys).where(where)
 }
 
-function selectInOrder(db: QueryBuilder, where: SQL) {
+function selectInOrder(db: QueryBuilder, where: SQL | undefined) {
   return select(db, where).orderBy(keys.userId, keys.version)
 }

@@ -1,0 +1,76 @@
+/** Turns rows as better-sqlite3 gives them into records, or says why they are none. */
+import { bytesLiteral, isExactText } from '../../../drivers/sqlite-text.js'
+import type { KeyRecord } from '../../../table.js'
+import { columnDefect, type StoredRow, shownVersion, Unreadable, userIdDefect } from '../../stored-rows.js'
+import { encryptionKeys as keys } from '../schema.js'
+
+/** The columns of a row in their order in the table, of any type: SQLite stores what it is given. */
+export type RawRow = readonly [
+  userId: unknown,
+  version: unknown,
+  encryptedKey: unknown,
+  kekId: unknown,
+  createdAt: unknown,
+  wrappedAt: unknown,
+  shreddedAt: unknown,
+]
+
+/** Decodes a row whose id is known to be exact, since the row was found by it, or is decoded again by {@link decodeWithBytes}. */
+export function decodeRow(row: RawRow): StoredRow {
+  const [userId, version, encryptedKey, kekId] = row
+  const record = {
+    userId,
+    version,
+    // The driver has already copied the bytes for us.
+    encryptedKey:
+      encryptedKey instanceof Uint8Array
+        ? new Uint8Array(encryptedKey.buffer, encryptedKey.byteOffset, encryptedKey.length)
+        : encryptedKey,
+    kekId,
+    createdAt: time(row[4], 'createdAt'),
+    wrappedAt: row[5] === null ? null : time(row[5], 'wrappedAt'),
+    shreddedAt: row[6] === null ? null : time(row[6], 'shreddedAt'),
+  }
+  const idDefect = userIdDefect(userId)
+  const defect = idDefect ?? columnDefect(record)
+  if (defect === null) return record as KeyRecord
+  const ref = { userId: shownId(userId), version: shownVersion(version), shreddedAt: row[6] }
+  return new Unreadable(ref, idDefect === null, defect)
+}
+
+function time(value: unknown, column: 'createdAt' | 'wrappedAt' | 'shreddedAt'): unknown {
+  return typeof value === 'string' ? keys[column].mapFromDriverValue(value) : value
+}
+
+/** The texts of a row as they are stored. */
+export interface StoredTexts {
+  readonly userId: Uint8Array | null
+  readonly kekId: Uint8Array | null
+  /** Of the database, as `pragma encoding` says. */
+  readonly encoding: string
+}
+
+/** {@link decodeRow}, but compares the decoded texts with the stored bytes. */
+export function decodeWithBytes(row: RawRow, { userId, kekId, encoding }: StoredTexts): StoredRow {
+  const [id, version] = row
+  if (typeof id === 'string' && !isExactText(id, userId, encoding)) {
+    const ref = { userId: bytesLiteral(userId), version: shownVersion(version), shreddedAt: row[6] }
+    return new Unreadable(ref, false, 'has an id that is not UTF-8')
+  }
+  const record = decodeRow(row)
+  if (record instanceof Unreadable || record.kekId === null || isExactText(record.kekId, kekId, encoding))
+    return record
+  return new Unreadable(record, true, 'has a master key id that is not UTF-8')
+}
+
+/** What counts and receipts say of columns whose rows may be no records. */
+export function shownColumns<Row extends { readonly kekId: unknown; readonly version: unknown }>(row: Row) {
+  const { kekId, version } = row
+  const shown = kekId instanceof Uint8Array ? bytesLiteral(kekId) : kekId === null ? null : String(kekId)
+  return { ...row, kekId: shown, version: shownVersion(version) }
+}
+
+/** What can be shown of an id that is none. */
+function shownId(userId: unknown): string {
+  return userId instanceof Uint8Array ? bytesLiteral(userId) : String(userId)
+}

@@ -1,0 +1,21 @@
+/** What to do about an error, in the words of the command line: its options and files, which the library's messages do not know. */
+import type { KeystoreErrorCode } from '../errors.js'
+import { DEFAULT_MASTER_KEY_FILE } from './master-keys.js'
+
+const GIVE_A_MASTER_KEY = '--master-key-file FILE, API_KEY_MASTER_KEY_FILE or API_KEY_MASTER_KEY'
+
+const ADVICE: Partial<Record<KeystoreErrorCode, string>> = {
+  ERR_MASTER_KEY:
+    `Commands take the master key from ${GIVE_A_MASTER_KEY}; without any of them from ${DEFAULT_MASTER_KEY_FILE}, ` +
+    'which `npx keystore init` makes.',
+  ERR_UNKNOWN_MASTER_KEY:
+    'The keys are under another master key than the one given, if one was. Give the right one: ' +
+    `${GIVE_A_MASTER_KEY}. A former one goes beside the one in use now: --previous-key-file FILE.`,
+}
+
+/** @returns null if the message says it all */
+export function adviceFor(code: KeystoreErrorCode, command: string): string | null {
+  if (code === 'ERR_DECRYPTION_FAILED' && command === 'decrypt')
+    return 'Give the same --user and every --context name=value that the secret was encrypted with.'
+  return ADVICE[code] ?? null
+}

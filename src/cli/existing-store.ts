@@ -1,0 +1,91 @@
+/** Stores that must exist. After a mistyped name a command must neither make a store nor report that an empty one is in order. */
+import { existsSync, statSync } from 'node:fs'
+import { join } from 'node:path'
+import { OR_MIGRATE_AUTO, PendingMigrationsError } from '../adapters/migrator.js'
+import { type OpenedKeyStore, openKeyStore } from '../adapters/open.js'
+import { serverOf } from '../drivers/url.js'
+import { invalidArgument, isKeystoreError, schemaError } from '../errors.js'
+import { shellWord } from './command-line.js'
+import { storeFile } from './git-ignore.js'
+import { type AdoptOptions, closeAfter, DEFAULT_STORE, maintenanceOf } from './options.js'
+
+/** Opens a store that must exist, uses it and closes it. Migrates it only to adopt it. */
+export async function withExistingStore<T>(
+  options: AdoptOptions,
+  use: (store: OpenedKeyStore) => Promise<T>,
+): Promise<T> {
+  return closeAfter(await openExistingStore(options), use)
+}
+
+export async function openExistingStore({
+  store: url,
+  adopt = false,
+}: AdoptOptions): Promise<OpenedKeyStore> {
+  assertStoreExists(url)
+  try {
+    return await openKeyStore(url, adopt ? { adopt } : { migrate: 'check' })
+  } catch (error) {
+    if (!isKeystoreError(error) || error.code !== 'ERR_SCHEMA') throw error
+    if (error instanceof PendingMigrationsError) throw lacksMigrations(url, error.tags)
+    // The application's own migrations made the table, and it has no ledger of ours.
+    const store = await openWithOwnMigrations(url)
+    if (store === null) throw error
+    return store
+  }
+}
+
+/** @returns null if the table lacks columns, or there is none */
+async function openWithOwnMigrations(url: string): Promise<OpenedKeyStore | null> {
+  const store = await openKeyStore(url, { migrate: 'off' })
+  const findings = await maintenanceOf(store).inspect()
+  if (findings.every(({ kind }) => kind !== 'schemaVersion')) return store
+  await store.close()
+  return null
+}
+
+/** @throws ERR_SCHEMA if there is no such file · ERR_INVALID_ARGUMENT if it is a folder */
+export function assertStoreExists(url: string): void {
+  assertNoFolder(url)
+  const file = storeFile(url)
+  if (file !== null && !existsSync(file)) throw noStore(url)
+}
+
+/** @throws ERR_INVALID_ARGUMENT */
+export function assertNoFolder(url: string): void {
+  const file = storeFile(url)
+  if (file !== null && statSync(file, { throwIfNoEntry: false })?.isDirectory())
+    throw invalidArgument(
+      `${file} is a folder: name the file of the store, such as ${join(file, 'keystore.db')}`,
+    )
+}
+
+function lacksMigrations(url: string, tags: readonly string[]): Error {
+  // Without the first one there is no table.
+  if (tags.some((tag) => tag.startsWith('0000_'))) return noStore(url)
+  return schemaError(
+    `${storeName(url)} lacks migrations (${tags.join(', ')}): \`npx keystore migrate${storeArgument(url)}\` applies them`,
+  )
+}
+
+function noStore(url: string): Error {
+  return schemaError(
+    `There is no store at ${storeName(url)}: \`npx keystore init${storeArgument(url)}\` makes one`,
+  )
+}
+
+/** A store in a sentence, without user and password. */
+export function storeName(url: string): string {
+  return storeFile(url) ?? serverOf(url) ?? 'the given URL'
+}
+
+/** The option that names the store in a command to type. A URL of Postgres is left out, because it may hold a password. */
+function storeArgument(url: string): string {
+  if (url === DEFAULT_STORE) return ''
+  const file = storeFile(url)
+  return file === null ? '' : ` --store ${shellWord(file)}`
+}
+
+/** A message of the library without the advice that only an application can follow. */
+export function withoutLibraryAdvice(message: string): string {
+  return message.replace(OR_MIGRATE_AUTO, '')
+}

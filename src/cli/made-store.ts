@@ -1,0 +1,92 @@
+/** How `init` and `quickstart` open a store that may be there already, and make a store and a master key if they are not. */
+import { existsSync } from 'node:fs'
+import type { MigrationReport } from '../adapters/migrator.js'
+import { type OpenedKeyStore, openKeyStore } from '../adapters/open.js'
+import { isKeystoreError, MasterKeyError, printable } from '../errors.js'
+import { eventEmitter } from '../events.js'
+import { refuseLostKeys } from '../key-log/lost-keys.js'
+import { checkMasterKeys } from '../master-keys/check.js'
+import type { MasterKeyring } from '../master-keys/keyring.js'
+import type { KeyStore } from '../store.js'
+import { assertNoFolder, storeName } from './existing-store.js'
+import { storeFile } from './git-ignore.js'
+import {
+  type FoundMasterKeys,
+  type MasterKeyOptions,
+  makeMasterKeys,
+  masterKeysOrNull,
+} from './master-keys.js'
+import { type AdoptOptions, closeAfter, type KeyLogOptions } from './options.js'
+
+type MadeStoreOptions = AdoptOptions & MasterKeyOptions & KeyLogOptions
+
+/** A store that is open, and the master key that opens what is in it. */
+export interface MadeStore extends FoundMasterKeys {
+  readonly store: OpenedKeyStore
+  readonly migration: MigrationReport
+}
+
+/**
+ * Opens or makes a store, and finds or makes a master key. If the store has keys that the master key does not open, it refuses and
+ * writes nothing: a new master key, or another one, would look right until the first old token is read.
+ *
+ * @throws ERR_UNKNOWN_MASTER_KEY · ERR_KEYS_LOST · ERR_MASTER_KEY · ERR_SCHEMA · ERR_STORE · ERR_INVALID_ARGUMENT
+ */
+export async function openOrMakeStore(options: MadeStoreOptions): Promise<MadeStore> {
+  const { store: url, adopt = false, keyLog } = options
+  assertNoFolder(url)
+  const found = masterKeysOrNull(options)
+  if (adopt && found === null && existsSync(storeFile(url) ?? '')) throw noMasterKey(url, [])
+  await checkExisting(url, found?.masterKeys ?? null)
+  const store = await openKeyStore(url, adopt ? { adopt } : {})
+  try {
+    // Where keys are lost, the right master key is somewhere else.
+    if (keyLog !== undefined) await refuseLostKeys(store, keyLog, emit)
+    // Once more: a table that has just been migrated or adopted could not be read before.
+    await refuseOtherMasterKeys(url, store, found?.masterKeys ?? null)
+    return { store, migration: await store.ready(), ...(found ?? makeMasterKeys(options)) }
+  } catch (error) {
+    await store.close()
+    throw error
+  }
+}
+
+const emit = eventEmitter({})
+
+/** Checks the keys of a store that needs no migration, before anything is written. */
+async function checkExisting(url: string, masterKeys: MasterKeyring | null): Promise<void> {
+  let store: OpenedKeyStore
+  try {
+    store = await openKeyStore(url, { migrate: 'check' })
+  } catch (error) {
+    if (isKeystoreError(error) && error.code === 'ERR_SCHEMA') return
+    throw error
+  }
+  await closeAfter(store, () => refuseOtherMasterKeys(url, store, masterKeys))
+}
+
+/** @throws ERR_UNKNOWN_MASTER_KEY */
+async function refuseOtherMasterKeys(
+  url: string,
+  store: KeyStore,
+  masterKeys: MasterKeyring | null,
+): Promise<void> {
+  // Whether the application accepts format v2 is its own decision: here the question is whether the key is the right one.
+  if (masterKeys !== null)
+    return checkMasterKeys(store, masterKeys, { acceptKeys: ['v2', 'v3'], allowUnknown: false, emit })
+  const samples = await store.sampleByKek(1)
+  if (samples.length > 0)
+    throw noMasterKey(
+      url,
+      samples.map(({ kekId }) => kekId),
+    )
+}
+
+function noMasterKey(url: string, kekIds: readonly (string | null)[]): MasterKeyError {
+  const named = kekIds.filter((kekId) => kekId !== null).map((kekId) => printable(kekId))
+  const under = named.length === 0 ? '' : ` under ${named.join(', ')}`
+  return new MasterKeyError(
+    'ERR_UNKNOWN_MASTER_KEY',
+    `${storeName(url)} has keys already${under}, and no master key was given. A new one could not open them, so none was made`,
+  )
+}
