@@ -12,6 +12,9 @@ interface SharedOptions {
   readonly deadlineMs?: number
 }
 
+/** Options of a store on libsql or D1. */
+export interface AsyncSqliteKeyStoreOptions extends SharedOptions {}
+
 export interface SqliteKeyStoreOptions extends SharedOptions {
   /** Take over a SQLite file of the Python reference. Default false. */
   readonly adopt?: boolean

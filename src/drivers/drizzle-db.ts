@@ -44,18 +44,21 @@ const DRIVERS: Readonly<Record<DrizzleDialect, Readonly<Record<string, Driver>>>
   },
   sqlite: {
     BetterSQLite3Database: { name: 'better-sqlite3' },
+    NodeSQLiteDatabase: { name: 'node-sqlite' },
+    BunSQLiteDatabase: { name: 'bun-sqlite' },
+    SQLiteBunDatabase: { name: 'bun-sqlite' },
+    LibSQLDatabase: { name: 'libsql' },
+    D1Database: { name: 'd1' },
+    SqliteRemoteDatabase: {
+      name: 'sqlite-proxy',
+      refusal: `${NO_TRANSACTIONS}: use the driver that is behind the proxy`,
+    },
     ...unsupported({
-      BunSQLiteDatabase: 'bun-sqlite',
-      SQLiteBunDatabase: 'bun-sqlite',
-      D1Database: 'd1',
       DrizzleSqliteDODatabase: 'durable-sqlite',
       ExpoSQLiteDatabase: 'expo-sqlite',
-      LibSQLDatabase: 'libsql',
-      NodeSQLiteDatabase: 'node-sqlite',
       OPSQLiteDatabase: 'op-sqlite',
       SQLiteCloudDatabase: 'sqlite-cloud',
       SQLJsDatabase: 'sql-js',
-      SqliteRemoteDatabase: 'sqlite-proxy',
       TursoDatabaseDatabase: 'tursodatabase',
     }),
   },
@@ -142,7 +145,8 @@ function kindOf(object: unknown): string | null {
 }
 
 function unsupported(names: Readonly<Record<string, string>>): Readonly<Record<string, Driver>> {
-  const refusal = 'is not supported: use drizzle-orm/better-sqlite3, or { path }'
+  const refusal =
+    'is not supported: use drizzle-orm/better-sqlite3, drizzle-orm/libsql or drizzle-orm/d1, or { path }'
   return Object.fromEntries(Object.entries(names).map(([kind, name]) => [kind, { name, refusal }]))
 }
 

@@ -13,6 +13,11 @@ export function isPostgresUrl(url: string): boolean {
   return /^postgres(ql)?:/i.test(url)
 }
 
+/** Whether it names a server of libsql. A file that libsql opens is a `db` of the host's. */
+export function isLibsqlUrl(url: string): boolean {
+  return /^libsql:/i.test(url)
+}
+
 /** The server and database of a Postgres URL, `host:port/database`, without user and password. @returns null if it cannot be read */
 export function serverOf(url: unknown): string | null {
   const { host = '', pathname = '' } = typeof url === 'string' && URL.canParse(url) ? new URL(url) : {}
@@ -31,7 +36,7 @@ export function sqlitePath(url: string): string {
   const name = scheme.toLowerCase()
   if (name !== 'sqlite' && name !== 'file') {
     throw invalidArgument(
-      `The URL has the scheme ${name}: it must be a path, sqlite:…, file:… or postgres://…`,
+      `The URL has the scheme ${name}: it must be a path, sqlite:…, file:…, libsql://… or postgres://…`,
     )
   }
   if (/[?#]/.test(rest)) throw invalidArgument(`A ${name}: URL takes no parameters: pass options instead`)

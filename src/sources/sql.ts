@@ -1,9 +1,9 @@
 /** Tables without a Drizzle schema as sources, through a connection of our own. Exported with `drizzle-keystore/reencrypt`. */
 
-import { assertBetterSqlite3Runs } from '../drivers/better-sqlite3.js'
 import { storeError } from '../drivers/driver-error.js'
 import { newPool } from '../drivers/postgres-pool.js'
-import { assertUrl, isPostgresUrl, loadDriver, sqlitePath } from '../drivers/url.js'
+import { loadSqlite } from '../drivers/sqlite-open.js'
+import { assertUrl, isPostgresUrl, sqlitePath } from '../drivers/url.js'
 import { invalidArgument } from '../errors.js'
 import type { ContextOf } from '../format/context.js'
 import { ownOptions } from '../validate.js'
@@ -103,10 +103,9 @@ export async function openHostDatabase(url: string): Promise<HostDatabase> {
     return { client: pool, close }
   }
   const path = sqlitePath(url)
-  const { default: Database } = await loadDriver('better-sqlite3', () => import('better-sqlite3'))
-  assertBetterSqlite3Runs()
+  const open = await loadSqlite()
   try {
-    const client = new Database(path, { fileMustExist: true, timeout: 0 })
+    const client = open(path, { mustExist: true })
     // Overwrites the plaintexts that tokens replace.
     client.pragma('secure_delete = ON')
     return { client, close: async () => void client.close() }

@@ -1,6 +1,8 @@
 /** Every store of the library keeps the contract of KeyStore over every kind of source, and the suite fails stores that break it. */
+import { createClient, type Client as LibsqlClient } from '@libsql/client'
 import Database from 'better-sqlite3'
 import { drizzle as drizzleSqlite } from 'drizzle-orm/better-sqlite3'
+import { drizzle as drizzleLibsql } from 'drizzle-orm/libsql'
 import { drizzle as drizzlePostgres } from 'drizzle-orm/node-postgres'
 import pg from 'pg'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest'
@@ -72,6 +74,43 @@ describe.runIf(isChosen('sqlite'))('on SQLite', () => {
         async close() {
           await store.close()
           for (const connection of connections) connection.close()
+          await database.remove()
+        },
+      }
+    },
+  })
+})
+
+describe.runIf(isChosen('sqlite'))('on libsql', () => {
+  testKeyStore(runner, {
+    name: 'libsql, a file',
+    async open() {
+      const database = await freshDatabase('sqlite')
+      const clients: LibsqlClient[] = []
+      const open = () => {
+        const client = createClient({ url: `file:${database.url}` })
+        clients.push(client)
+        return sqliteKeyStore({ db: drizzleLibsql({ client }) })
+      }
+      const store = open()
+      await store.ready()
+      const past = createClient({ url: `file:${database.url}` })
+      clients.push(past)
+      return {
+        store,
+        reopen: async () => open(),
+        rawRows: async () => {
+          const { rows } = await past.execute(`${RAW_ROWS} encryption_keys`)
+          return rows.map((row) => ({
+            userId: String(row.userId),
+            version: Number(row.version),
+            encryptedKey: new Uint8Array(row.encryptedKey as ArrayBuffer),
+          }))
+        },
+        breakDown: async () => void (await past.execute('drop table encryption_keys')),
+        async close() {
+          await store.close()
+          for (const client of clients) client.close()
           await database.remove()
         },
       }
