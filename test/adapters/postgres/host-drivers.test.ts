@@ -73,6 +73,10 @@ describe('postgresKeyStore refuses by name', () => {
       () => postgresKeyStore({ db: sqlite }),
       // @ts-expect-error Postgres
       () => sqliteKeyStore({ db: pgProxy }),
+      // @ts-expect-error MySQL
+      () => sqliteKeyStore({ db: drizzleMysqlProxy(noRows) }),
+      // @ts-expect-error no client
+      () => sqliteKeyStore({ db: drizzleSqliteProxy(noRows) }),
     ]
     for (const attempt of attempts)
       expect(attempt).toThrow(expect.objectContaining({ code: 'ERR_INVALID_ARGUMENT' }))
@@ -84,7 +88,22 @@ describe('sqliteKeyStore refuses by name', () => {
     [
       'sqlite-proxy',
       drizzleSqliteProxy(noRows),
-      /sqlite-proxy, which is not supported: use drizzle-orm\/better-sqlite3/,
+      /sqlite-proxy, which has no transactions.*use the driver that is behind/,
+    ],
+    [
+      'durable-sqlite',
+      dbOfKind('DrizzleSqliteDODatabase', 'SQLiteSyncDialect'),
+      /durable-sqlite, which is not/,
+    ],
+    [
+      'sql-js',
+      dbOfKind('SQLJsDatabase', 'SQLiteSyncDialect'),
+      /sql-js, which is not supported: use .*libsql/,
+    ],
+    [
+      'a client that is none',
+      dbOfKind('LibSQLDatabase', 'SQLiteAsyncDialect'),
+      /on better-sqlite3, node:sqlite/,
     ],
     [
       'expo-sqlite',
