@@ -68,15 +68,22 @@ export const WINGS = {
 /** The packages that a wing may import, subpaths included. Node's own modules are free to all, but for those below. */
 const PACKAGES = {
   keys: ['lru-cache'],
-  drivers: ['pg'],
-  'adapters/sqlite': ['better-sqlite3', 'drizzle-orm'],
-  'adapters/postgres': ['pg', 'drizzle-orm'],
-  sources: ['better-sqlite3'],
+  drivers: ['pg', 'better-sqlite3', 'bun:sqlite', '@libsql/client'],
+  'adapters/sqlite': ['drizzle-orm'],
+  'adapters/postgres': ['drizzle-orm'],
   drizzle: ['drizzle-orm'],
   cli: ['commander', 'cli-progress', 'cli-table3', 'better-sqlite3', 'drizzle-orm'],
 }
 
-const DRIVERS = ['better-sqlite3', 'pg', 'drizzle-orm/better-sqlite3', 'drizzle-orm/node-postgres']
+const DRIVERS = [
+  'better-sqlite3',
+  '@libsql/client',
+  'bun:sqlite',
+  'node:sqlite',
+  'pg',
+  'drizzle-orm/better-sqlite3',
+  'drizzle-orm/node-postgres',
+]
 
 // Packages (a package's subpaths included) that must not be reachable from a file: who uses SQLite never loads pg.
 // `dynamic` says whether an `import()` counts as reaching.
@@ -85,13 +92,25 @@ const CLOSURES = [
   {
     from: 'adapters/sqlite/store',
     dynamic: true,
-    without: ['pg', 'drizzle-orm/node-postgres', 'drizzle-orm/pg-core'],
+    without: ['pg', 'drizzle-orm/node-postgres', 'drizzle-orm/pg-core', 'drizzle-orm/better-sqlite3'],
   },
+  // It loads a driver only to open a file: the host's db may be on another one, in a runtime that has no files.
+  { from: 'adapters/sqlite/store', dynamic: false, without: DRIVERS },
   {
     from: 'adapters/postgres/store',
     dynamic: true,
-    without: ['better-sqlite3', 'drizzle-orm/better-sqlite3', 'drizzle-orm/sqlite-core'],
+    without: [
+      'better-sqlite3',
+      'drizzle-orm/better-sqlite3',
+      'drizzle-orm/sqlite-core',
+      'drizzle-orm/node-postgres',
+      'postgres',
+      '@electric-sql/pglite',
+      '@neondatabase/serverless',
+    ],
   },
+  // It loads pg only to make a connection: the host's db may be on another driver.
+  { from: 'adapters/postgres/store', dynamic: false, without: ['pg'] },
   { from: 'drizzle/sqlite', dynamic: true, without: [...DRIVERS, 'drizzle-orm/pg-core'] },
   { from: 'drizzle/postgres', dynamic: true, without: [...DRIVERS, 'drizzle-orm/sqlite-core'] },
   { from: 'adapters/memory', dynamic: true, without: ['drizzle-orm', ...DRIVERS] },

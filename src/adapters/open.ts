@@ -1,6 +1,7 @@
 /** Opens the store that a URL names, and loads only its driver. Exported as `drizzle-keystore/open`. */
 
-import { assertUrl, isPostgresUrl, loadDriver, sqlitePath } from '../drivers/url.js'
+import { openLibsql } from '../drivers/libsql.js'
+import { assertUrl, isLibsqlUrl, isPostgresUrl, loadDriver, sqlitePath } from '../drivers/url.js'
 import { invalidArgument } from '../errors.js'
 import type { KeyStore } from '../store.js'
 import { ownOptions } from '../validate.js'
@@ -20,6 +21,7 @@ export type OpenedKeyStore = KeyStore & {
  * Opens and migrates the store that a URL names.
  *
  * - SQLite: a path, `sqlite:data/keystore.db`, `sqlite:///absolute/path`, `file:…`, `:memory:`
+ * - libsql: `libsql://…`, with its token as `?authToken=…`
  * - Postgres: `postgres://…`, `postgresql://…`
  *
  * @throws ERR_INVALID_ARGUMENT · ERR_SCHEMA · ERR_STORE (its driver is not installed; cannot be opened or reached)
@@ -49,10 +51,16 @@ async function storeFor(url: string, options: OpenKeyStoreOptions): Promise<Open
     const { postgresKeyStore } = await loadDriver('pg', () => import('./postgres/store.js'))
     return postgresKeyStore({ url }, options)
   }
-  const path = sqlitePath(url)
+  const isLibsql = isLibsqlUrl(url)
+  const path = isLibsql ? null : sqlitePath(url)
   if (schema !== undefined || namedStatements !== undefined || listenUrl !== undefined) {
     throw invalidArgument('schema, namedStatements and listenUrl are for Postgres')
   }
-  const { sqliteKeyStore } = await loadDriver('better-sqlite3', () => import('./sqlite/store.js'))
+  if (path === null) {
+    const db = await openLibsql(url)
+    const { AsyncSqliteKeyStore } = await loadDriver('drizzle-orm', () => import('./sqlite/async-store.js'))
+    return new AsyncSqliteKeyStore(db, options, true)
+  }
+  const { sqliteKeyStore } = await loadDriver('drizzle-orm', () => import('./sqlite/store.js'))
   return sqliteKeyStore({ path }, options)
 }

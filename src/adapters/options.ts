@@ -12,6 +12,9 @@ interface SharedOptions {
   readonly deadlineMs?: number
 }
 
+/** Options of a store on libsql or D1. */
+export interface AsyncSqliteKeyStoreOptions extends SharedOptions {}
+
 export interface SqliteKeyStoreOptions extends SharedOptions {
   /** Take over a SQLite file of the Python reference. Default false. */
   readonly adopt?: boolean
@@ -29,8 +32,8 @@ export interface PostgresKeyStoreOptions extends SharedOptions {
   readonly namedStatements?: boolean
   /**
    * Postgres only: where `changes` listens for notifications. Give the URL of a direct connection, without a pooler in
-   * transaction mode in between; `false` listens nowhere. Default: the URL of the store itself. A store on the host's pool or db
-   * has none, and listens nowhere.
+   * transaction mode in between; `false` listens nowhere. Default: the URL of the store itself. A store on the host's db listens
+   * through its postgres-js or PGlite; on any other pool or db it listens nowhere.
    */
   readonly listenUrl?: string | false
 }

@@ -141,7 +141,12 @@ async function importFile(file: string): Promise<object> {
   }
 }
 
+/** @throws ERR_INVALID_ARGUMENT with drizzle-orm 1.0, which has no such option: its tables know the names of their columns */
 async function casingOf(casing: 'snake_case' | 'camelCase'): Promise<object> {
   const { CasingCache } = await import('drizzle-orm/casing')
+  if (typeof CasingCache !== 'function')
+    throw invalidArgument(
+      '--casing is for drizzle-orm 0.45: leave it out, since from 1.0 tables know the names of their columns',
+    )
   return new CasingCache(casing)
 }

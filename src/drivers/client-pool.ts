@@ -17,15 +17,26 @@ const ANSWER = 'an answer of the server: it is out of reach, or another session 
 /** The part of a call's time after which the server is asked whether it still executes the call's statement. */
 const PATIENCE = 0.7
 
+/** A statement as node-postgres takes it. Nothing is optional: what is left out would be looked up in Object.prototype. */
+export interface PooledQuery {
+  readonly text: string
+  readonly name: string | undefined
+  /** `'array'`: each row as an array. Default: as an object. */
+  readonly rowMode: 'array' | undefined
+  /** How values are read: an object with `getTypeParser`. */
+  readonly types: object | undefined
+}
+
 /** A connection of a pool. Typed structurally, as is the pool: the host application may have another copy of pg's types. */
 export interface PooledClient {
   query(text: string, values?: unknown[]): Promise<{ readonly rows: Record<string, unknown>[] }>
+  query(query: PooledQuery, values?: unknown[]): Promise<{ readonly rows: unknown[] }>
   on(event: 'error', listener: () => void): unknown
   removeListener(event: 'error', listener: () => void): unknown
   release(destroy?: Error | boolean): void
 }
 
-/** A `Pool` of pg. */
+/** A `Pool` of pg, or of a driver that offers the same, such as Neon's. */
 export interface PostgresPool<Client extends PooledClient = PooledClient> {
   readonly totalCount: number
   readonly idleCount: number
@@ -34,6 +45,17 @@ export interface PostgresPool<Client extends PooledClient = PooledClient> {
     readonly connectionTimeoutMillis?: number | undefined
   }
   connect(): Promise<Client>
+}
+
+/** Whether a client is a pool, rather than one connection. */
+export function isPool(client: unknown): client is PostgresPool {
+  return (
+    typeof client === 'object' &&
+    client !== null &&
+    'connect' in client &&
+    'totalCount' in client &&
+    'idleCount' in client
+  )
 }
 
 /** One use of a connection. */

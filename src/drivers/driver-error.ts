@@ -5,6 +5,7 @@
  */
 import { KeystoreError, printable, StoreError } from '../errors.js'
 import { DeadlineError } from './deadline.js'
+import { sqliteCodeName } from './sqlite-codes.js'
 
 /**
  * SQLSTATE codes after which the same statement may succeed at once (postgresql.org/docs/current/errcodes-appendix.html). 25P03, 25P04,
@@ -49,6 +50,17 @@ const TRANSIENT_SYSTEM_CODES = new Set([
   'EPIPE',
   'ETIMEDOUT',
 ])
+/**
+ * Codes of postgres-js (postgresjs.org, "Error handling"), but for CONNECTION_ENDED: the host has ended the client. Of libsql those of a
+ * connection that was lost.
+ */
+const TRANSIENT_CLIENT_CODES = new Set([
+  'CONNECTION_CLOSED',
+  'CONNECTION_DESTROYED',
+  'CONNECT_TIMEOUT',
+  'HRANA_CLOSED_ERROR',
+  'HRANA_WEBSOCKET_ERROR',
+])
 /** Messages of errors that pg throws without a code. */
 const TRANSIENT_MESSAGES = [
   'Connection terminated unexpectedly',
@@ -79,26 +91,80 @@ export function describeDriverError(error: unknown): DriverFailure {
   for (let current = error; current instanceof Error; current = current.cause) {
     if (current instanceof DeadlineError || TRANSIENT_MESSAGES.includes(current.message))
       return failure(null, current.message, true)
-    const code = 'code' in current && typeof current.code === 'string' ? current.code : null
+    const notBuilt = nativeModuleFailure(current)
+    if (notBuilt !== null) return notBuilt
+    const onD1 = d1Failure(current)
+    if (onD1 !== null) return onD1
+    const code = codeOf(current)
     if (code === null) continue
     if (code.startsWith('SQLITE_')) {
-      // The host application's trigger words its own message, which may quote the row.
-      const text = code === 'SQLITE_CONSTRAINT_TRIGGER' ? '' : `: ${current.message}`
+      // The host application's trigger words its own message, which may quote the row. A bare code may be that of a trigger.
+      const text = /^SQLITE_CONSTRAINT(_TRIGGER)?$/.test(code) ? '' : `: ${current.message}`
       return failure(code, code + text, isBusyCode(code))
     }
     if (/^[0-9A-Z]{5}$/.test(code) && 'severity' in current) {
       const transient = TRANSIENT_SQLSTATES.has(code) || code.startsWith('08')
-      const constraint =
-        'constraint' in current && typeof current.constraint === 'string'
-          ? ` (constraint ${current.constraint})`
-          : ''
-      const text = MESSAGE_WITHOUT_VALUES.test(code) ? `: ${current.message}` : constraint
+      const text = MESSAGE_WITHOUT_VALUES.test(code) ? `: ${current.message}` : constraintOf(current)
       return failure(code, `SQLSTATE ${code}${text}`, transient)
     }
     const description = 'syscall' in current ? current.message || code : code
-    return failure(code, description, TRANSIENT_SYSTEM_CODES.has(code))
+    return failure(code, description, TRANSIENT_SYSTEM_CODES.has(code) || TRANSIENT_CLIENT_CODES.has(code))
   }
   return failure(null, error instanceof Error ? error.name : typeof error, false)
+}
+
+function codeOf(error: Error): string | null {
+  // node:sqlite gives SQLite's code as a number, libsql the extended one apart.
+  const [code, errcode, extendedCode] = ['code', 'errcode', 'extendedCode'].map((name): unknown =>
+    Reflect.get(error, name),
+  )
+  if (code === 'ERR_SQLITE_ERROR' && typeof errcode === 'number') return sqliteCodeName(errcode)
+  if (typeof extendedCode === 'string' && extendedCode.startsWith('SQLITE_')) return extendedCode
+  return typeof code === 'string' ? code : null
+}
+
+/** Errors of D1 have everything in their message, which may quote values. */
+function d1Failure({ message }: Error): DriverFailure | null {
+  if (!message.startsWith('D1_')) return null
+  const [kind = ''] = /^D1_[A-Z_]+/.exec(message) ?? []
+  const code = message.match(/SQLITE_[A-Z_]+/g)?.at(-1)
+  if (code !== undefined) return failure(code, `${kind}: ${code}`, isBusyCode(code))
+  const lost = TRANSIENT_D1_MESSAGES.find((text) => message.includes(text))
+  return failure(null, lost === undefined ? kind : `${kind}: ${lost}`, lost !== undefined)
+}
+
+/** Parts of messages (developers.cloudflare.com/d1/observability/debug-d1). */
+const TRANSIENT_D1_MESSAGES = [
+  'Network connection lost',
+  'object to be reset',
+  'reset because its code was updated',
+  'is overloaded',
+]
+
+/** Why better-sqlite3's native module could not be loaded. Node's own message names only its path and versions. */
+function nativeModuleFailure(error: Error): DriverFailure | null {
+  const code = 'code' in error && error.code === 'ERR_DLOPEN_FAILED' ? error.code : null
+  if (code !== null && /better.sqlite3/.test(error.message)) {
+    const [built, needed] = error.message.match(/(?<=NODE_MODULE_VERSION )\d+/g) ?? []
+    const versions = needed === undefined ? '' : ` (module version ${built}, this one needs ${needed})`
+    return failure(
+      code,
+      `${code}: better-sqlite3 was built for another Node.js${versions}: ${REBUILD}`,
+      false,
+    )
+  }
+  if (error.message.startsWith('Could not locate the bindings file'))
+    return failure(null, `better-sqlite3 was installed without its native module: ${REBUILD}`, false)
+  return null
+}
+
+const REBUILD = 'npm rebuild better-sqlite3'
+
+/** postgres-js has another property for it than pg. */
+function constraintOf(error: Error): string {
+  const names = [Reflect.get(error, 'constraint'), Reflect.get(error, 'constraint_name')]
+  const name = names.find((name) => typeof name === 'string' && name !== '')
+  return name === undefined ? '' : ` (constraint ${name})`
 }
 
 function failure(code: string | null, description: string, transient: boolean): DriverFailure {
@@ -145,7 +211,9 @@ export function isBusyCode(code: string): boolean {
  * @param action what `who` was doing, to follow "could not"
  */
 export function storeError(action: string, error: unknown, who = 'The key store'): KeystoreError {
-  if (error instanceof KeystoreError) return error
+  // Drizzle wraps what a connection throws.
+  for (let current = error; current instanceof Error; current = current.cause)
+    if (current instanceof KeystoreError) return current
   const { code, description, retryable } = describeDriverError(error)
   const reason = printable(description, SHOWN_CHARACTERS)
   const cause = Object.assign(new Error(reason), {

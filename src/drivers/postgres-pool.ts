@@ -1,8 +1,10 @@
 /** Makes node-postgres pools and the settings of node-postgres connections from a URL. */
-import pg from 'pg'
+import type { ConnectionOptions } from 'node:tls'
 import { invalidArgument } from '../errors.js'
+import type { PostgresPool } from './client-pool.js'
 import { destroySocket } from './client-socket.js'
 import { Deadline } from './deadline.js'
+import { loadPg, type PgClient, type PgPool } from './pg.js'
 import { DEFAULT_DEADLINE_MS } from './retry.js'
 import { isPostgresUrl } from './url.js'
 
@@ -19,26 +21,27 @@ export interface PostgresUrlSource {
   /** `postgres://…`. The store makes a pool for it and ends the pool in `close()`. */
   readonly url: string
   /** TLS options of node:tls. Cannot be combined with `sslmode=` in the URL, which would silently replace them. */
-  readonly ssl?: boolean | pg.ClientConfig['ssl']
+  readonly ssl?: boolean | ConnectionOptions
   /** The largest number of connections in the pool. Default 10. */
   readonly maxConnections?: number
   /** How long one attempt to connect may take, in milliseconds. Default 10,000. */
   readonly connectionTimeoutMs?: number
 }
 
-/** A pool of ours. */
+/** A pool of ours, which is made with the first connection: only then is node-postgres loaded. */
 export interface OwnPool {
-  readonly pool: pg.Pool
+  readonly pool: PostgresPool
   /** Closes all connections. Ends within 2 s, and leaves none open, whatever the server does. */
   close(): Promise<void>
 }
 
-/** @param deadlineMs how long the calls that use the pool wait: an attempt to connect takes hardly longer */
+/**
+ * @param deadlineMs how long the calls that use the pool wait: an attempt to connect takes hardly longer
+ * @throws ERR_INVALID_ARGUMENT
+ */
 export function newPool(source: PostgresUrlSource, deadlineMs = DEFAULT_DEADLINE_MS): OwnPool {
   const { maxConnections, connectionTimeoutMs = DEFAULT_CONNECTION_TIMEOUT_MS } = source
-  const open = new Set<pg.Client>()
-  let onEmpty: () => void = ignore
-  const pool = new pg.Pool({
+  const options = {
     ...clientConfig('url', source.url, {
       ...source,
       connectionTimeoutMs: Math.min(connectionTimeoutMs, Math.max(0, deadlineMs) + CONNECT_GRACE_MS),
@@ -46,28 +49,56 @@ export function newPool(source: PostgresUrlSource, deadlineMs = DEFAULT_DEADLINE
     ...(maxConnections === undefined ? {} : { max: maxConnections }),
     // A program that forgets to close the store is not kept alive by idle connections.
     allowExitOnIdle: true,
-    // The pool does not say which connections it is still making, nor which are still open after it has ended.
-    Client: class extends pg.Client {
-      constructor(config?: pg.ClientConfig) {
-        super(config)
-        open.add(this)
-        this.once('end', () => {
-          open.delete(this)
-          if (open.size === 0) onEmpty()
-        })
-      }
-    },
-  })
-  // An 'error' event without a listener ends the process. There is nothing to do when a connection is lost: a query that was
-  // running fails by itself, and the pool replaces the connection.
-  pool.on('error', ignore)
-  pool.on('connect', (client) => client.on('error', ignore))
+  }
+  const open = new Set<PgClient>()
+  let onEmpty: () => void = ignore
+  let made: PgPool | null = null
+  const make = async (): Promise<PgPool> => {
+    const pg = await loadPg()
+    made = new pg.Pool({
+      ...options,
+      // The pool does not say which connections it is still making, nor which are still open after it has ended.
+      Client: class extends pg.Client {
+        constructor(config?: object) {
+          super(config)
+          open.add(this)
+          this.once('end', () => {
+            open.delete(this)
+            if (open.size === 0) onEmpty()
+          })
+        }
+      },
+    })
+    // An 'error' event without a listener ends the process. There is nothing to do when a connection is lost: a query that was
+    // running fails by itself, and the pool replaces the connection.
+    made.on('error', ignore)
+    made.on('connect', (client) => client.on('error', ignore))
+    return made
+  }
+  let making: Promise<PgPool> | null = null
   return {
-    pool,
+    pool: {
+      options,
+      get totalCount() {
+        return made?.totalCount ?? 0
+      },
+      get idleCount() {
+        return made?.idleCount ?? 0
+      },
+      async connect() {
+        making ??= make().catch((error) => {
+          making = null
+          throw error
+        })
+        return (made ?? (await making)).connect()
+      },
+    },
     async close() {
       const allClosed = new Promise<void>((resolve) => {
         onEmpty = resolve
       })
+      const pool = made ?? (await making?.catch(() => null)) ?? null
+      if (pool === null) return
       await atMost(END_TIMEOUT_MS, pool.end())
       if (open.size > 0) await atMost(HANG_UP_TIMEOUT_MS, allClosed)
       for (const client of open) destroySocket(client)
@@ -84,6 +115,14 @@ async function atMost(ms: number, operation: Promise<void>): Promise<void> {
   await new Deadline(ms).wait(operation, () => '').catch(ignore)
 }
 
+/** Settings of a node-postgres connection. */
+export interface ConnectionConfig {
+  readonly connectionString: string
+  readonly connectionTimeoutMillis: number
+  readonly keepAlive: boolean
+  readonly ssl?: boolean | ConnectionOptions
+}
+
 /**
  * The settings of one connection.
  *
@@ -94,7 +133,7 @@ export function clientConfig(
   name: string,
   url: string,
   { ssl, connectionTimeoutMs = DEFAULT_CONNECTION_TIMEOUT_MS }: Partial<PostgresUrlSource>,
-): pg.ClientConfig {
+): ConnectionConfig {
   if (typeof url !== 'string' || !isPostgresUrl(url) || !url.includes('://')) {
     throw invalidArgument(`${name} must begin with postgres:// or postgresql://`)
   }

@@ -48,7 +48,7 @@ export function withoutBusyTimeout<T>(client: SqliteClient, work: () => T): T {
   }
 }
 
-function isLocked(error: unknown): boolean {
+export function isLocked(error: unknown): boolean {
   if (error instanceof HostTransactionError) return true
   const { code } = describeDriverError(error)
   return code !== null && isBusyCode(code)

@@ -13,6 +13,11 @@ export function isPostgresUrl(url: string): boolean {
   return /^postgres(ql)?:/i.test(url)
 }
 
+/** Whether it names a server of libsql. A file that libsql opens is a `db` of the host's. */
+export function isLibsqlUrl(url: string): boolean {
+  return /^libsql:/i.test(url)
+}
+
 /** The server and database of a Postgres URL, `host:port/database`, without user and password. @returns null if it cannot be read */
 export function serverOf(url: unknown): string | null {
   const { host = '', pathname = '' } = typeof url === 'string' && URL.canParse(url) ? new URL(url) : {}
@@ -31,7 +36,7 @@ export function sqlitePath(url: string): string {
   const name = scheme.toLowerCase()
   if (name !== 'sqlite' && name !== 'file') {
     throw invalidArgument(
-      `The URL has the scheme ${name}: it must be a path, sqlite:…, file:… or postgres://…`,
+      `The URL has the scheme ${name}: it must be a path, sqlite:…, file:…, libsql://… or postgres://…`,
     )
   }
   if (/[?#]/.test(rest)) throw invalidArgument(`A ${name}: URL takes no parameters: pass options instead`)
@@ -49,10 +54,15 @@ export async function loadDriver<T>(driver: string, load: () => Promise<T>): Pro
   try {
     return await load()
   } catch (error) {
-    const code = error instanceof Error && 'code' in error ? error.code : null
-    if (code !== 'ERR_MODULE_NOT_FOUND' && code !== 'MODULE_NOT_FOUND') throw error
-    // The message quotes the missing package. It also names the file that imports it, unquoted, which is often one of drizzle-orm's.
-    const missing = error instanceof Error && error.message.includes("'drizzle-orm") ? 'drizzle-orm' : driver
-    throw new StoreError(`This needs the package ${missing}, which is not installed: npm install ${missing}`)
+    throw driverMissing(driver, error)
   }
+}
+
+/** What to throw when importing a driver has failed: ERR_STORE with what to install, if it is not installed, else the error itself. */
+export function driverMissing(driver: string, error: unknown): unknown {
+  const code = error instanceof Error && 'code' in error ? error.code : null
+  if (code !== 'ERR_MODULE_NOT_FOUND' && code !== 'MODULE_NOT_FOUND') return error
+  // The message quotes the missing package. It also names the file that imports it, unquoted, which is often one of drizzle-orm's.
+  const missing = error instanceof Error && error.message.includes("'drizzle-orm") ? 'drizzle-orm' : driver
+  return new StoreError(`This needs the package ${missing}, which is not installed: npm install ${missing}`)
 }

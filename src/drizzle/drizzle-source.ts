@@ -6,10 +6,16 @@ import { tableOn } from '../sources/table-on.js'
 import { tableSource } from '../sources/table-source.js'
 import { contextsByColumn, type PoolOption, poolOf, type ValueSource } from '../sources/value-source.js'
 import { kindOf, ownOptions } from '../validate.js'
-import { columnName, type DrizzleColumn, type DrizzleTable, tablePartsOf } from './drizzle-table.js'
+import {
+  columnName,
+  type DrizzleColumn,
+  type DrizzleTable,
+  decodedValue,
+  tablePartsOf,
+} from './drizzle-table.js'
 import { markOf } from './encrypted-column.js'
 
-/** The host's drizzle db, on better-sqlite3 or node-postgres. */
+/** The host's drizzle db, on a driver that the stores take. No transaction. */
 export interface DrizzleDb {
   readonly $client: unknown
 }
@@ -54,7 +60,7 @@ export function drizzleSource<Table extends DrizzleTable>(
 /** What a source needs to know of a table, without a connection. */
 export type TablePlan<Row> = ReturnType<typeof tablePlan<Row>>
 
-/** @param db the drizzle db whose `casing` option applies; null: column names are as the table has them */
+/** @param db the drizzle db whose `casing` option and decoding apply; null: column names are as the table has them */
 export function tablePlan<Row>(table: unknown, options: DrizzleSourceOptions<Row>, db: unknown) {
   options = ownOptions(options)
   const { name, schema, columns } = tablePartsOf(table)
@@ -95,7 +101,7 @@ export function tablePlan<Row>(table: unknown, options: DrizzleSourceOptions<Row
   const rowOf = (values: Readonly<Record<string, unknown>>): Row => {
     const row = {}
     for (const { property, column, name } of properties) {
-      if (name in values) Object.defineProperty(row, property, decodedProperty(column, values[name]))
+      if (name in values) Object.defineProperty(row, property, decodedProperty(column, values[name], db))
     }
     return row as Row
   }
@@ -106,10 +112,10 @@ export function tablePlan<Row>(table: unknown, options: DrizzleSourceOptions<Row
  * A property of a row, decoded by its column. An encrypted column's value stays a token, because there is no scope to decrypt it in.
  * If the column cannot decode a value, reading the property throws; the column's own error is left out, since it may quote the value.
  */
-function decodedProperty(column: DrizzleColumn, value: unknown): PropertyDescriptor {
+function decodedProperty(column: DrizzleColumn, value: unknown, db: unknown): PropertyDescriptor {
   try {
     const isRaw = value === null || markOf(column) !== null
-    return { enumerable: true, value: isRaw ? value : column.mapFromDriverValue(value) }
+    return { enumerable: true, value: isRaw ? value : decodedValue(column, value, db) }
   } catch {
     return {
       enumerable: true,

@@ -61,6 +61,18 @@ export function columnName(column: DrizzleColumn, db: unknown): string {
   return typeof casing?.getColumnCasing === 'function' ? casing.getColumnCasing(column) : column.name
 }
 
+/** How drizzle-orm 1.0 decodes what the driver gives, before the column does. */
+interface Codecs {
+  apply(column: DrizzleColumn, type: 'normalize', value: unknown): unknown
+}
+
+/** Decodes a column's value as Drizzle does when it selects it. @param db the drizzle db whose driver has given the value */
+export function decodedValue(column: DrizzleColumn, value: unknown, db: unknown): unknown {
+  const codecs = property(property(db, 'dialect'), 'codecs') as Partial<Codecs> | undefined
+  const given = typeof codecs?.apply === 'function' ? codecs.apply(column, 'normalize', value) : value
+  return column.mapFromDriverValue(given)
+}
+
 function property(object: unknown, name: string): unknown {
   return typeof object === 'object' && object !== null ? Reflect.get(object, name) : undefined
 }

@@ -125,6 +125,9 @@ const ZEROS = Buffer.alloc(16)
 const BLOCKS = Buffer.alloc(48)
 const TAIL = Buffer.alloc(32)
 
+/** ECB has none. Cloudflare's workerd takes no null for it. */
+const NO_IV = Buffer.alloc(0)
+
 /**
  * A key for XAES-256-GCM (c2sp.org/XAES-256-GCM) with the key commitment of KC-XAES (eprint 2025/758, as in aws-lc).
  *
@@ -138,7 +141,7 @@ export class XaesKey {
 
   /** @param key 32 bytes; the caller may wipe them afterwards */
   constructor(key: Uint8Array) {
-    this.#ecb = createCipheriv('aes-256-ecb', forOneCipher(key), null).setAutoPadding(false)
+    this.#ecb = createCipheriv('aes-256-ecb', forOneCipher(key), NO_IV).setAutoPadding(false)
     this.#k1 = this.#ecb.update(ZEROS)
     double(this.#k1)
   }

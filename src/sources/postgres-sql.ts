@@ -58,11 +58,11 @@ export const COLUMNS_QUERY = `select a.attname::pg_catalog.text as name, pg_cata
       where c.opcdefault and c.opcintype ${EQUALS} base.oid) sorted on true
   where a.attrelid ${EQUALS} pg_catalog.to_regclass($1) and a.attnum operator(pg_catalog.>) 0 and not a.attisdropped`
 
-/** Unique indexes of all rows, and not on expressions. Columns after the first `indnkeyatts` are only included, and are not part of the key. */
-export const UNIQUE_KEYS_QUERY = `select array(
+/** As JSON, since drivers differ in which arrays they read. Unique indexes of all rows, and not on expressions. Columns after the first `indnkeyatts` are only included, and are not part of the key. */
+export const UNIQUE_KEYS_QUERY = `select pg_catalog.array_to_json(array(
     select a.attname::pg_catalog.text from pg_catalog.pg_attribute a where a.attrelid ${EQUALS} i.indrelid
       and a.attnum ${EQUALS} any (
-        (pg_catalog.string_to_array(i.indkey::pg_catalog.text, ' ')::pg_catalog.int2[])[1:i.indnkeyatts])) as names
+        (pg_catalog.string_to_array(i.indkey::pg_catalog.text, ' ')::pg_catalog.int2[])[1:i.indnkeyatts])))::pg_catalog.text as names
   from pg_catalog.pg_index i
   where i.indrelid ${EQUALS} pg_catalog.to_regclass($1) and i.indisunique and i.indisvalid and i.indpred is null
     and i.indexprs is null`
@@ -84,10 +84,10 @@ export function statementsFor(shape: TableShape, columns: readonly PostgresColum
   const keys = keyColumns(shape, columns)
   const names = selectedColumns(shape, catalog)
   const table = qualifiedName(shape)
-  const keyTexts = keys.map(({ name }) => `${name}::pg_catalog.text`).join(', ')
-  const select = `select array[${keyTexts}] as key, ${ownerText(shape, '')} as owner,
+  const keyTexts = keys.map(({ name }, index) => `${name}::pg_catalog.text as k${index}`).join(', ')
+  const select = `select ${keyTexts}, ${ownerText(shape, '')} as owner,
     ${names.map((name, index) => `${readAs(name, shape, catalog)} as c${index}`).join(', ')} from ${table} as t`
-  // With "t.", because a bare name means the result's column "key", "owner" or "c0" if the table has a column of that name.
+  // With "t.", because a bare name means the result's column "k0", "owner" or "c0" if the table has a column of that name.
   const ordered = (direction: string, limit: number) =>
     `order by ${keys.map(({ name }) => `t.${name} ${direction}`).join(', ')} limit $${limit}::int`
   return {
@@ -99,7 +99,7 @@ export function statementsFor(shape: TableShape, columns: readonly PostgresColum
     replace: (column: string) => replaceStatement(column, shape, keys),
     holding: (column: string) => holdingStatement(column, shape, keys),
     decodeRow: (row: Record<string, unknown>): TableRow => ({
-      key: keyFromParts((row.key as string[]).map((text, index) => keyPart(text, keys[index]?.type))),
+      key: keyFromParts(keyTextsOf(row, keys.length).map((text, index) => keyPart(text, keys[index]?.type))),
       owner: row.owner as string | null,
       values: Object.fromEntries(names.map((name, index) => [name, row[`c${index}`]])),
     }),
@@ -142,8 +142,9 @@ function isAfterCursor(keys: readonly KeyColumn[]): string {
 
 /** A column as it is selected. */
 function readAs(name: string, { datesAsText = false }: TableShape, { columns }: Catalog): string {
-  const isDate = columns.some((column) => column.name === name && DATES.test(column.type))
-  return datesAsText && isDate ? `${quoteIdentifier(name)}::pg_catalog.text` : quoteIdentifier(name)
+  const type = columns.find((column) => column.name === name)?.type ?? ''
+  if (!datesAsText || !DATES.test(type)) return quoteIdentifier(name)
+  return `${quoteIdentifier(name)}::pg_catalog.text${type.endsWith('[]') ? '[]' : ''}`
 }
 
 /** @param prefix of the table, with its dot */
@@ -211,9 +212,14 @@ function holdingStatement(column: string, shape: TableShape, keys: readonly KeyC
 }
 
 function keyOfInput(keys: readonly KeyColumn[]): string {
-  return `array[${keyInputs(keys)
+  return keyInputs(keys)
     .map((name) => `input.${name}`)
-    .join(', ')}] as key`
+    .join(', ')
+}
+
+/** The columns `k0`, `k1` … of a result. */
+export function keyTextsOf(row: Readonly<Record<string, unknown>>, length: number): string[] {
+  return Array.from({ length }, (_, index) => String(row[`k${index}`]))
 }
 
 /** A part of a key, from the text in which it is read. */

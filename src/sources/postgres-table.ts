@@ -1,12 +1,14 @@
-/** A table of the host application on node-postgres, as the sweep uses it. Imports no driver: the pool or client is given. */
+/** A table of the host application on Postgres, as the sweep uses it. Imports no driver: the pool or client is given. */
 
-import { ClientPool, type PooledClient, type PostgresPool } from '../drivers/client-pool.js'
+import { ClientPool, isPool, type PooledClient, type PostgresPool } from '../drivers/client-pool.js'
 import { Deadline } from '../drivers/deadline.js'
 import { describeDriverError, storeError } from '../drivers/driver-error.js'
+import { arrayLiteral } from '../drivers/postgres-array.js'
 import { DEFAULT_DEADLINE_MS, retryingPostgres } from '../drivers/retry.js'
 import { invalidArgument, printable } from '../errors.js'
 import {
   COLUMNS_QUERY,
+  keyTextsOf,
   type PostgresColumn,
   qualifiedName,
   type Statements,
@@ -30,7 +32,7 @@ import {
 } from './table.js'
 import type { ValueChange, ValueKey, ValueRef } from './value-source.js'
 
-/** A `Pool` or `Client` of pg. Typed structurally: the host application may have another copy of pg's types. */
+/** One connection, such as a `Client` of pg. Typed structurally: the host application may have another copy of pg's types. */
 export interface PostgresClient {
   query(text: string, values?: unknown[]): Promise<{ readonly rows: Record<string, unknown>[] }>
 }
@@ -51,16 +53,13 @@ interface QueryOptions {
 
 export class PostgresTable implements SqlTable {
   readonly shape: TableShape
-  readonly #client: PostgresClient
-  /** Null if the client is a single connection. */
-  readonly #pool: ClientPool<PooledClient> | null
+  readonly #client: PostgresClient | ClientPool<PooledClient>
   readonly #deadlineMs: number
   #statements: Promise<Statements> | null = null
 
-  constructor(client: PostgresClient, shape: TableShape, deadlineMs = DEFAULT_DEADLINE_MS) {
+  constructor(client: PostgresClient | PostgresPool, shape: TableShape, deadlineMs = DEFAULT_DEADLINE_MS) {
     this.shape = shape
-    this.#client = client
-    this.#pool = isPool(client) ? new ClientPool(client) : null
+    this.#client = isPool(client) ? new ClientPool(client) : client
     this.#deadlineMs = deadlineMs
   }
 
@@ -103,17 +102,19 @@ export class PostgresTable implements SqlTable {
     for (const [column, some] of groupByColumn(changes)) {
       const byKey = new Map(some.map((change) => [JSON.stringify(keyTexts(change.key)), change]))
       const parts = some.map(({ key }) => keyTexts(key))
-      const keys = this.shape.key.map((_, index) => parts.map((texts) => texts[index]))
-      const written = some.map(({ to }) => to)
-      const values = [...keys, some.map(({ owner }) => owner), some.map(({ from }) => from), written]
+      const keys = this.shape.key.map((_, index) => arrayLiteral(parts.map((texts) => texts[index] ?? null)))
+      const owners = arrayLiteral(some.map(({ owner }) => owner))
+      const stored = arrayLiteral(some.map(({ from }) => from))
+      const written = arrayLiteral(some.map(({ to }) => to))
+      const values = [...keys, owners, stored, written]
       const { rows, failures } = await this.#query('change', replace(column), values, { deadline })
       // What an attempt has replaced whose answer was lost, only the rows can tell.
       const found =
         failures === 0
           ? rows
           : (await this.#query('read', holding(column), [...keys, written], { deadline })).rows
-      for (const { key } of found) {
-        const change = byKey.get(JSON.stringify(key))
+      for (const row of found) {
+        const change = byKey.get(JSON.stringify(keyTextsOf(row, this.shape.key.length)))
         if (change !== undefined) replaced.push(change)
       }
     }
@@ -154,7 +155,9 @@ export class PostgresTable implements SqlTable {
         operatorSchema: String(operatorSchema),
       }),
     )
-    const uniqueKeys = (await look(UNIQUE_KEYS_QUERY)).map(({ names }) => names as string[])
+    const uniqueKeys = (await look(UNIQUE_KEYS_QUERY)).map(
+      ({ names }) => JSON.parse(String(names)) as string[],
+    )
     const catalog: Catalog = { columns, uniqueKeys }
     assertShape(shape, catalog)
     for (const name of shape.key.filter((key) => columns.some((c) => c.name === key && c.nullable))) {
@@ -184,8 +187,8 @@ export class PostgresTable implements SqlTable {
   }
 
   #run(text: string, values: unknown[], deadline: Deadline, mayTakeLong: boolean) {
-    if (this.#pool !== null)
-      return this.#pool.use(deadline, (client) => client.query(text, values), { mayTakeLong })
+    if (this.#client instanceof ClientPool)
+      return this.#client.use(deadline, (client) => client.query(text, values), { mayTakeLong })
     // The host application's connection: at the deadline the call ends, and the statement goes on.
     return deadline.wait(
       this.#client.query(text, values),
@@ -200,10 +203,6 @@ function rowsHiddenError(table: string): Error {
   return invalidArgument(
     `row-level security is in force for this role on table ${printable(table)}, and may hide rows: connect as the table's owner, or as a role with BYPASSRLS`,
   )
-}
-
-function isPool(client: PostgresClient): client is PostgresClient & PostgresPool {
-  return 'totalCount' in client && 'idleCount' in client
 }
 
 function keyTexts(key: ValueKey): string[] {

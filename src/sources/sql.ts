@@ -1,7 +1,9 @@
 /** Tables without a Drizzle schema as sources, through a connection of our own. Exported with `drizzle-keystore/reencrypt`. */
 
 import { storeError } from '../drivers/driver-error.js'
-import { assertUrl, isPostgresUrl, loadDriver, sqlitePath } from '../drivers/url.js'
+import { newPool } from '../drivers/postgres-pool.js'
+import { loadSqlite } from '../drivers/sqlite-open.js'
+import { assertUrl, isPostgresUrl, sqlitePath } from '../drivers/url.js'
 import { invalidArgument } from '../errors.js'
 import type { ContextOf } from '../format/context.js'
 import { ownOptions } from '../validate.js'
@@ -96,15 +98,14 @@ export interface HostDatabase {
 export async function openHostDatabase(url: string): Promise<HostDatabase> {
   assertUrl(url)
   if (isPostgresUrl(url)) {
-    const { newPool } = await loadDriver('pg', () => import('../drivers/postgres-pool.js'))
     // One connection reads ahead while the other writes.
     const { pool, close } = newPool({ url, maxConnections: 2 })
     return { client: pool, close }
   }
   const path = sqlitePath(url)
-  const { default: Database } = await loadDriver('better-sqlite3', () => import('better-sqlite3'))
+  const open = await loadSqlite()
   try {
-    const client = new Database(path, { fileMustExist: true, timeout: 0 })
+    const client = open(path, { mustExist: true })
     // Overwrites the plaintexts that tokens replace.
     client.pragma('secure_delete = ON')
     return { client, close: async () => void client.close() }

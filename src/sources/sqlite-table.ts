@@ -1,15 +1,11 @@
-/** A table of the host application on better-sqlite3, as the sweep uses it. Imports no driver: the connection is given. */
+/** A table of the host application on SQLite, as the sweep uses it. Imports no driver: the connection is given. */
 
+import type { BoundStatement } from '../drivers/async-sqlite.js'
 import { DEFAULT_DEADLINE_MS } from '../drivers/retry.js'
-import type { SqliteClient, SqliteStatement } from '../drivers/sqlite-client.js'
-import {
-  assertNoHostTransaction,
-  HostTransactionError,
-  lockError,
-  retryingWhileLocked,
-} from '../drivers/sqlite-locks.js'
+import { HostTransactionError, lockError } from '../drivers/sqlite-locks.js'
 import { bytesLiteral, isExactText } from '../drivers/sqlite-text.js'
 import { invalidArgument, printable, quoted, StoreError } from '../errors.js'
+import type { SqliteRunner } from './sqlite-runner.js'
 import {
   ALTERED_BY_TRIGGER,
   assertShape,
@@ -34,26 +30,26 @@ const ROW_IDS = ['rowid', '_rowid_', 'oid']
 
 export class SqliteTable implements SqlTable {
   readonly shape: TableShape
-  readonly #client: SqliteClient
+  readonly #runner: SqliteRunner
   readonly #deadlineMs: number
-  #prepared: TableStatements | null = null
+  #looked: TableStatements | null = null
 
-  constructor(client: SqliteClient, shape: TableShape, deadlineMs = DEFAULT_DEADLINE_MS) {
+  constructor(runner: SqliteRunner, shape: TableShape, deadlineMs = DEFAULT_DEADLINE_MS) {
     this.shape = shape
-    this.#client = client
+    this.#runner = runner
     this.#deadlineMs = deadlineMs
   }
 
   async check(): Promise<Catalog> {
-    return this.#try('look at', () => this.#statements().catalog)
+    return this.#try('look at', async () => (await this.#statements()).catalog)
   }
 
   async *pages(limit: number): AsyncGenerator<readonly TableRow[], void, undefined> {
     let after: Cursor | null = null
     for (;;) {
-      const rows: readonly StoredRow[] = await this.#try('read', () => {
-        const { first, next, decodeRows } = this.#statements()
-        return decodeRows(after === null ? first.all(limit) : next(after, limit))
+      const rows: readonly StoredRow[] = await this.#try('read', async () => {
+        const { first, next, decodeRows } = await this.#statements()
+        return decodeRows(await this.#runner.query(after === null ? first(limit) : next(after, limit)))
       })
       const last = rows.at(-1)
       if (last === undefined) return
@@ -64,40 +60,42 @@ export class SqliteTable implements SqlTable {
   }
 
   async lastRows(limit: number): Promise<readonly TableRow[]> {
-    return this.#try('read', () => {
-      const { last, decodeRows } = this.#statements()
-      return decodeRows(last.all(limit))
+    return this.#try('read', async () => {
+      const { last, decodeRows } = await this.#statements()
+      return decodeRows(await this.#runner.query(last(limit)))
     })
   }
 
   async replace(changes: readonly ValueChange[]): Promise<readonly ValueRef[]> {
-    return this.#try('change', () => {
-      const { replace } = this.#statements()
-      assertNoHostTransaction(this.#client)
-      const writeAll = () =>
-        [...groupByColumn(changes)].flatMap(([column, some]) => {
-          const write = replace(column)
-          return some.filter((change) => write(change))
-        })
-      return this.#client.transaction(writeAll).immediate()
+    return this.#try('change', async () => {
+      const { replace } = await this.#statements()
+      const ordered = [...groupByColumn(changes).values()].flat()
+      const statements = ordered.map(replace)
+      const counts = await this.#runner.write(statements.flat()).catch((error) => {
+        throw isAltered(error) ? alteredError(quoteIdentifier(this.shape.table)) : error
+      })
+      // The first statement of each change changes it.
+      const perChange = statements[0]?.length ?? 1
+      return ordered.filter((_, index) => counts[index * perChange] === 1)
     })
   }
 
   async countRows(): Promise<number> {
-    return this.#try('count the rows of', () => {
-      const [[count]] = this.#statements().count.all() as [[number | bigint]]
-      return Number(count)
+    return this.#try('count the rows of', async () => {
+      const { count } = await this.#statements()
+      const [[rows] = []] = await this.#runner.query(count)
+      return Number(rows)
     })
   }
 
-  #statements(): TableStatements {
-    this.#prepared ??= prepareTable(this.#client, this.shape)
-    return this.#prepared
+  async #statements(): Promise<TableStatements> {
+    this.#looked ??= await prepareTable(this.#runner, this.shape)
+    return this.#looked
   }
 
-  #try<T>(action: string, work: () => T): Promise<T> {
+  #try<T>(action: string, work: () => Promise<T>): Promise<T> {
     const what = `${action} table ${quoted(this.shape.table)}`
-    return retryingWhileLocked(this.#deadlineMs, work).catch((error) => {
+    return this.#runner.retrying(this.#deadlineMs, work).catch((error) => {
       throw error instanceof HostTransactionError
         ? stillInTransaction(what)
         : lockError(what, error, this.#deadlineMs, 'The sweep')
@@ -105,7 +103,7 @@ export class SqliteTable implements SqlTable {
   }
 }
 
-type TableStatements = ReturnType<typeof prepareTable>
+type TableStatements = Awaited<ReturnType<typeof prepareTable>>
 
 /** The parts of a key as they are stored. Text that is not UTF-8 is given as its bytes, since its characters are lost on reading. */
 type Cursor = readonly (string | number | bigint | Uint8Array | { readonly textBytes: Uint8Array })[]
@@ -115,39 +113,39 @@ interface StoredRow extends TableRow {
 }
 
 /** @throws ERR_INVALID_ARGUMENT if the table is not as its shape says */
-function prepareTable(client: SqliteClient, shape: TableShape) {
-  const catalog = catalogOf(client, shape)
+async function prepareTable(runner: SqliteRunner, shape: TableShape) {
+  const catalog = await catalogOf(runner, shape)
   assertShape(shape, catalog)
-  assertNoNullKey(client, shape, catalog)
+  await assertNoNullKey(runner, shape, catalog)
 
   const table = quoteIdentifier(shape.table)
   const keys = shape.key.map(quoteIdentifier)
   const names = selectedColumns(shape, catalog)
   const bytes = [...(shape.owner === null ? ['null'] : [quoteIdentifier(shape.owner)]), ...keys]
-  const stored = bytes.map((name) => `cast(${name} as blob)`).join(', ')
-  const select = `select ${stored}, ${ownerText(shape)}, ${names.map(quoteIdentifier).join(', ')} from ${table}`
+  const stored = bytes.map((name) => `cast(${name} as blob)`)
+  // Each has a name of its own, since D1 gives rows as objects.
+  const selected = [...stored, ownerText(shape), ...names.map(quoteIdentifier)]
+    .map((expression, index) => `${expression} as "__keystore_${index}"`)
+    .join(', ')
+  const select = `select ${selected} from ${table}`
   const ordered = (direction: string) =>
     `order by ${keys.map((name) => `${name} ${direction}`).join(', ')} limit ?`
-  const prepare = (sql: string) => client.prepare(sql).raw().safeIntegers()
-  const prepareNext = (cursor: Cursor) => {
-    const parts = cursor.map((part) => (isTextBytes(part) ? 'cast(? as text)' : '?'))
-    return prepare(`${select} where (${keys.join(', ')}) > (${parts.join(', ')}) ${ordered('asc')}`)
-  }
-  const plainNext = prepareNext(keys)
-  const encoding = String(client.pragma('encoding', { simple: true }))
+  const encoding = await runner.encoding()
   return {
     catalog,
-    first: prepare(`${select} ${ordered('asc')}`),
-    next: (cursor: Cursor, limit: number) =>
-      (cursor.some(isTextBytes) ? prepareNext(cursor) : plainNext).all(
-        ...cursor.map((part) => (isTextBytes(part) ? part.textBytes : part)),
-        limit,
-      ),
-    last: prepare(`${select} ${ordered('desc')}`),
-    count: client.prepare(`select count(*) from ${table}`).raw(),
-    replace: replacerOf(client, shape),
-    decodeRows: (rows: readonly unknown[]) =>
-      rows.map((row) => decodeRow(shape, names, encoding, row as unknown[])),
+    first: (limit: number) => ({ sql: `${select} ${ordered('asc')}`, params: [limit] }),
+    next(cursor: Cursor, limit: number) {
+      const parts = cursor.map((part) => (isTextBytes(part) ? 'cast(? as text)' : '?'))
+      return {
+        sql: `${select} where (${keys.join(', ')}) > (${parts.join(', ')}) ${ordered('asc')}`,
+        params: [...cursor.map((part) => (isTextBytes(part) ? part.textBytes : part)), limit],
+      }
+    },
+    last: (limit: number) => ({ sql: `${select} ${ordered('desc')}`, params: [limit] }),
+    count: { sql: `select count(*) from ${table}`, params: [] },
+    replace: await replacerOf(runner, shape),
+    decodeRows: (rows: readonly (readonly unknown[])[]) =>
+      rows.map((row) => decodeRow(shape, names, encoding, row)),
   }
 }
 
@@ -157,33 +155,37 @@ function ownerText({ owner }: TableShape): string {
   return `iif(typeof(${name}) = 'blob', ${name}, cast(${name} as text))`
 }
 
-/** @returns a function that takes a column and returns the function that applies one change to it; that returns whether it was applied */
-function replacerOf(client: SqliteClient, shape: TableShape) {
+/** @returns a function that makes the statements of one change; each change has as many. The first replaces the value */
+async function replacerOf(runner: SqliteRunner, shape: TableShape) {
   const table = quoteIdentifier(shape.table)
   const hasKey = shape.key.map((name) => `${quoteIdentifier(name)} = ?`).join(' and ')
-  const hasTriggers =
-    client
-      .prepare("select 1 from sqlite_schema where type = 'trigger' and tbl_name = ? collate nocase")
-      .all(shape.table).length > 0
-  const updates = new Map<string, SqliteStatement>()
-  return (column: string): ((change: ValueChange) => boolean) => {
+  const triggers = await runner.query({
+    sql: "select 1 from sqlite_master where type = 'trigger' and tbl_name = ? collate nocase",
+    params: [shape.table],
+  })
+  return ({ column, key, owner, from, to }: ValueChange): BoundStatement[] => {
     // Binary: tokens that differ only in case are different, whatever the column's collation.
     const hasValue = `${quoteIdentifier(column)} = ? collate binary`
-    const update =
-      updates.get(column) ??
-      client.prepare(
-        `update ${table} set ${quoteIdentifier(column)} = ? where ${hasKey} and ${hasValue} and ${ownerText(shape)} is ?`,
-      )
-    updates.set(column, update)
-    const stored = hasTriggers
-      ? client.prepare(`select 1 from ${table} where ${hasKey} and ${hasValue}`)
-      : null
-    return ({ key, owner, from, to }) => {
-      if (update.run(to, ...keyParts(key), from, owner).changes !== 1) return false
-      if (stored?.all(...keyParts(key), to).length === 0) throw alteredError(table)
-      return true
+    const update = {
+      sql: `update ${table} set ${quoteIdentifier(column)} = ? where ${hasKey} and ${hasValue} and ${ownerText(shape)} is ?`,
+      params: [to, ...keyParts(key), from, owner],
     }
+    if (triggers.length === 0) return [update]
+    // Fails, and so undoes the transaction, if a row was changed that does not hold the new value now.
+    const assertion = {
+      sql: `select case when changes() = 0 or exists (select 1 from ${table} where ${hasKey} and ${hasValue}) then 1
+        else json('${ALTERED}' || changes()) end`,
+      params: [...keyParts(key), to],
+    }
+    return [update, assertion]
   }
+}
+
+/** No JSON, so that reading it fails. It depends on a value, lest SQLite reads it beforehand. */
+const ALTERED = 'altered by a trigger '
+
+function isAltered(error: unknown): boolean {
+  return error instanceof Error && error.message.includes('malformed JSON')
 }
 
 function decodeRow(
@@ -246,68 +248,83 @@ function jsValue(value: unknown): unknown {
   return typeof value === 'bigint' ? exactNumber(value) : value
 }
 
-/** Runs a query with one parameter. @returns its rows */
-type Query = (sql: string, parameter: string) => Record<string, unknown>[]
-
-function catalogOf(client: SqliteClient, { table, key }: TableShape): Catalog {
-  const query: Query = (sql, parameter) => client.prepare(sql).all(parameter) as Record<string, unknown>[]
-  const [found] = query(
+async function catalogOf(runner: SqliteRunner, { table, key }: TableShape): Promise<Catalog> {
+  const query = (sql: string) => runner.query({ sql, params: [table] })
+  const [found] = await query(
     "select type, wr from pragma_table_list where schema = 'main' and name = ? collate nocase",
-    table,
   )
-  if (found === undefined || found.type !== 'table') throw tableNotFound(quoteIdentifier(table))
-  const columns = query(
-    'select name, type, "notnull", pk from pragma_table_xinfo(?) where hidden <> 1',
-    table,
-  )
-  const uniqueKeys = uniqueIndexes(client, query, table)
-  const primaryKey = columns.filter(({ pk }) => Number(pk) > 0).map(({ name }) => String(name))
+  const [type, withoutRowId] = found ?? []
+  if (type !== 'table') throw tableNotFound(quoteIdentifier(table))
+  const columns = (
+    await query('select name, type, "notnull", pk from pragma_table_xinfo(?) where hidden <> 1')
+  ).map(([name, type, notNull, pk]) => ({
+    name: String(name),
+    type: String(type),
+    nullable: Number(notNull) === 0,
+    isText: !/INT|REAL|FLOA|DOUB/i.test(String(type)),
+    isPrimary: Number(pk) > 0,
+  }))
+  const uniqueKeys = await uniqueIndexes(runner, table)
+  const primaryKey = columns.filter(({ isPrimary }) => isPrimary).map(({ name }) => name)
   if (primaryKey.length > 0) uniqueKeys.push(primaryKey)
-  const isColumn = (id: string) => columns.some(({ name }) => String(name).toLowerCase() === id)
-  const rowIds = ROW_IDS.filter((id) => key.includes(id) && Number(found.wr) === 0 && !isColumn(id))
+  const isColumn = (id: string) => columns.some(({ name }) => name.toLowerCase() === id)
+  const rowIds = ROW_IDS.filter((id) => key.includes(id) && Number(withoutRowId) === 0 && !isColumn(id))
   return {
     columns: [
       ...rowIds.map((name) => ({ name, type: 'INTEGER', nullable: false, isText: false })),
-      ...columns.map(({ name, type, notnull }) => ({
-        name: String(name),
-        type: String(type),
-        nullable: Number(notnull) === 0,
-        isText: !/INT|REAL|FLOA|DOUB/i.test(String(type)),
-      })),
+      ...columns,
     ],
     uniqueKeys: [...uniqueKeys, ...rowIds.map((name) => [name])],
   }
 }
 
 /** The columns of each unique index over whole rows that orders pages reliably. */
-function uniqueIndexes(client: SqliteClient, query: Query, table: string): string[][] {
-  return (
-    query('select name from pragma_index_list(?) where "unique" and not partial', table)
-      .map(({ name }) => query('select name, coll from pragma_index_xinfo(?) where "key"', String(name)))
-      // The name is null for an expression.
-      .filter((index) =>
-        index.every(({ name, coll }) => typeof name === 'string' && !isFolded(client, table, name, coll)),
-      )
-      .map((index) => index.map(({ name }) => String(name)))
-  )
+async function uniqueIndexes(runner: SqliteRunner, table: string): Promise<string[][]> {
+  const indexes = await runner.query({
+    sql: 'select name from pragma_index_list(?) where "unique" and not partial',
+    params: [table],
+  })
+  const unique: string[][] = []
+  for (const [index] of indexes) {
+    const sql = 'select name, coll from pragma_index_xinfo(?) where "key"'
+    const columns = await runner.query({ sql, params: [index] })
+    if (await isReliable(runner, table, columns)) unique.push(columns.map(([name]) => String(name)))
+  }
+  return unique
+}
+
+async function isReliable(
+  runner: SqliteRunner,
+  table: string,
+  columns: readonly (readonly unknown[])[],
+): Promise<boolean> {
+  for (const [name, collation] of columns) {
+    // The name is null for an expression.
+    if (typeof name !== 'string' || (await isFolded(runner, table, name, collation))) return false
+  }
+  return true
 }
 
 /** Whether a column's collation makes texts equal that the index tells apart: pages would skip all but one of those. */
-function isFolded(client: SqliteClient, table: string, column: string, indexCollation: unknown): boolean {
+async function isFolded(
+  runner: SqliteRunner,
+  table: string,
+  column: string,
+  indexCollation: unknown,
+): Promise<boolean> {
   const letter = `select ${quoteIdentifier(column)} as x from ${quoteIdentifier(table)} where 0 union all select 'a'`
-  const folds = client.prepare(`select x = 'A', x = 'a ' from (${letter})`).raw().all()[0] as unknown[]
+  const sql = `select x = 'A' as ignores_case, x = 'a ' as ignores_spaces from (${letter})`
+  const [folds = []] = await runner.query({ sql, params: [] })
   return ['NOCASE', 'RTRIM'].some(
     (collation, index) => Number(folds[index]) === 1 && String(indexCollation).toUpperCase() !== collation,
   )
 }
 
 /** SQLite allows nulls even in a primary key, unless it is declared NOT NULL (sqlite.org/lang_createtable.html). */
-function assertNoNullKey(client: SqliteClient, shape: TableShape, { columns }: Catalog): void {
+async function assertNoNullKey(runner: SqliteRunner, shape: TableShape, { columns }: Catalog): Promise<void> {
   for (const name of shape.key.filter((name) => columns.find((column) => column.name === name)?.nullable)) {
-    const found = client
-      .prepare(`select 1 from ${quoteIdentifier(shape.table)} where ${quoteIdentifier(name)} is null limit 1`)
-      .all()
-    if (found.length > 0) throw nullKeyError(shape)
+    const sql = `select 1 from ${quoteIdentifier(shape.table)} where ${quoteIdentifier(name)} is null limit 1`
+    if ((await runner.query({ sql, params: [] })).length > 0) throw nullKeyError(shape)
   }
 }
 

@@ -1,6 +1,8 @@
 /** Every store of the library keeps the contract of KeyStore over every kind of source, and the suite fails stores that break it. */
+import { createClient, type Client as LibsqlClient } from '@libsql/client'
 import Database from 'better-sqlite3'
 import { drizzle as drizzleSqlite } from 'drizzle-orm/better-sqlite3'
+import { drizzle as drizzleLibsql } from 'drizzle-orm/libsql'
 import { drizzle as drizzlePostgres } from 'drizzle-orm/node-postgres'
 import pg from 'pg'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest'
@@ -16,6 +18,7 @@ import type { KeyStore } from '../../src/store.js'
 import { type RawRow, testKeyStore } from '../../src/testing/index.js'
 import { breaks, memorySubject, runSuite } from '../support/broken-stores.js'
 import { asAdmin, type FreshDatabase, freshDatabase, isChosen } from '../support/databases.js'
+import { type DriverDatabase, freshDriverDatabase, postgresDrivers } from '../support/postgres-drivers.js'
 
 const runner = { describe, it, beforeEach, afterEach }
 const RAW_ROWS = 'select user_id as "userId", version, encrypted_key as "encryptedKey" from'
@@ -78,6 +81,43 @@ describe.runIf(isChosen('sqlite'))('on SQLite', () => {
   })
 })
 
+describe.runIf(isChosen('sqlite'))('on libsql', () => {
+  testKeyStore(runner, {
+    name: 'libsql, a file',
+    async open() {
+      const database = await freshDatabase('sqlite')
+      const clients: LibsqlClient[] = []
+      const open = () => {
+        const client = createClient({ url: `file:${database.url}` })
+        clients.push(client)
+        return sqliteKeyStore({ db: drizzleLibsql({ client }) })
+      }
+      const store = open()
+      await store.ready()
+      const past = createClient({ url: `file:${database.url}` })
+      clients.push(past)
+      return {
+        store,
+        reopen: async () => open(),
+        rawRows: async () => {
+          const { rows } = await past.execute(`${RAW_ROWS} encryption_keys`)
+          return rows.map((row) => ({
+            userId: String(row.userId),
+            version: Number(row.version),
+            encryptedKey: new Uint8Array(row.encryptedKey as ArrayBuffer),
+          }))
+        },
+        breakDown: async () => void (await past.execute('drop table encryption_keys')),
+        async close() {
+          await store.close()
+          for (const client of clients) client.close()
+          await database.remove()
+        },
+      }
+    },
+  })
+})
+
 describe.runIf(isChosen('postgres'))('on Postgres', () => {
   let database: FreshDatabase
   let hostPool: pg.Pool
@@ -132,6 +172,38 @@ describe.runIf(isChosen('postgres'))('on Postgres', () => {
   testPostgres('the host’s drizzle db', () => ({ db: drizzlePostgres({ client: hostPool }) }))
   testPostgres('a schema of its own', () => ({ pool: hostPool }), {
     schema: 'Mine, "quoted"'.replaceAll('"', ''),
+  })
+})
+
+describe.each(postgresDrivers)('on %s', (driver) => {
+  let host: DriverDatabase
+  beforeAll(async () => {
+    host = await freshDriverDatabase(driver)
+  })
+  afterAll(() => host.remove())
+
+  testKeyStore(runner, {
+    name: driver,
+    async open() {
+      const open = async () => {
+        const store = postgresKeyStore({ db: host.another() }, { deadlineMs: 60_000 })
+        await store.ready()
+        return store
+      }
+      const store = await open()
+      return {
+        store,
+        reopen: open,
+        rawRows: () => host.query(`${RAW_ROWS} encryption_keys`) as Promise<never[]>,
+        breakDown: async () =>
+          void (await host.query('drop table encryption_keys, __drizzle_keystore_migrations')),
+        async close() {
+          await store.close()
+          await host.query(`do $$ begin
+            if to_regclass('encryption_keys') is not null then delete from encryption_keys; end if; end $$`)
+        },
+      }
+    },
   })
 })
 

@@ -253,7 +253,7 @@ const violations: readonly (readonly [name: string, file: string, code: string, 
     'choosing a store by URL loads a driver before it is named',
     'src/adapters/open.ts',
     "import { sqliteKeyStore as eager } from './sqlite/store.js'",
-    'src/adapters/open.ts: reaches better-sqlite3 (',
+    'src/adapters/open.ts: reaches drizzle-orm (',
   ],
   [
     'a top-level await',

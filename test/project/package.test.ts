@@ -158,8 +158,11 @@ describe('the packed package', () => {
       expect.arrayContaining(['better-sqlite3', 'drizzle-orm', 'pg']),
     )
     expect(manifest.peerDependenciesMeta).toMatchObject({
+      '@electric-sql/pglite': { optional: true },
+      '@neondatabase/serverless': { optional: true },
       'better-sqlite3': { optional: true },
       pg: { optional: true },
+      postgres: { optional: true },
     })
     expect(Object.keys(manifest.dependencies ?? {})).not.toContain('pg')
   })

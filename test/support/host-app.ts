@@ -80,18 +80,21 @@ export function generateSql(dialect: Dialect, schemaFile: string): string[] {
   const folder = temporaryFolder()
   try {
     const kit = resolve('node_modules/drizzle-kit/bin.cjs')
-    const config = join(folder.path, 'drizzle.config.json')
+    // As JSON, drizzle-kit 1.0 cannot import it.
+    const config = join(folder.path, 'drizzle.config.ts')
     mkdirSync(join(folder.path, 'out'))
     writeFileSync(
       config,
-      JSON.stringify({
+      `export default ${JSON.stringify({
         dialect: dialect === 'sqlite' ? 'sqlite' : 'postgresql',
         schema: resolve(schemaFile),
         out: join(folder.path, 'out'),
-      }),
+      })}`,
     )
     const run = spawnSync(process.execPath, [kit, 'generate', '--config', config], { encoding: 'utf8' })
-    const files = readdirSync(join(folder.path, 'out')).filter((name) => name.endsWith('.sql'))
+    // drizzle-kit 1.0 makes a folder for each migration.
+    const names = readdirSync(join(folder.path, 'out'), { recursive: true, encoding: 'utf8' })
+    const files = names.filter((name) => name.endsWith('.sql'))
     const [file] = files
     if (file === undefined) throw new Error(`drizzle-kit generated nothing: ${run.stdout}${run.stderr}`)
     return readFileSync(join(folder.path, 'out', file), 'utf8').split('--> statement-breakpoint')

@@ -1,19 +1,25 @@
-/** How statements reach the server: through a node-postgres pool, ours or the host application's, or through the host's drizzle db. */
-import { entityKind, type SQL } from 'drizzle-orm'
-import { drizzle } from 'drizzle-orm/node-postgres'
+/**
+ * How statements reach the server: through a pool of node-postgres or of a driver that offers the same, ours or the host application's, or
+ * through the host's drizzle db. Imports no driver.
+ */
+import type { SQL } from 'drizzle-orm'
 import type { PgDatabase, PgQueryResultHKT } from 'drizzle-orm/pg-core'
-import type pg from 'pg'
-import { ClientPool } from '../../drivers/client-pool.js'
+import { drizzle } from 'drizzle-orm/pg-proxy'
+import { ClientPool, isPool, type PooledClient, type PostgresPool } from '../../drivers/client-pool.js'
 import { Deadline, DeadlineError } from '../../drivers/deadline.js'
+import { assertDrizzleDb, isTransaction } from '../../drivers/drizzle-db.js'
 import { newPool, type PostgresUrlSource } from '../../drivers/postgres-pool.js'
 import { invalidArgument } from '../../errors.js'
 import type { RunSql } from './migrate.js'
 import { quietDb } from './quiet-db.js'
 
-/** A drizzle db on any Postgres driver: node-postgres, postgres-js, pglite … */
+/** A drizzle db on any Postgres driver: node-postgres, postgres-js, PGlite … */
 export type AnyPostgresDb = PgDatabase<PgQueryResultHKT>
 
-/** The host application's drizzle db or transaction. Typed structurally: it may come from another copy of drizzle-orm. */
+/**
+ * The host application's drizzle db or transaction, on any driver that has transactions: node-postgres, postgres-js, PGlite, Neon's
+ * WebSocket driver. Typed structurally: it may come from another copy of drizzle-orm.
+ */
 export interface HostPostgresDb {
   select(...args: never[]): unknown
   insert(...args: never[]): unknown
@@ -21,15 +27,19 @@ export interface HostPostgresDb {
   delete(...args: never[]): unknown
   execute(...args: never[]): unknown
   transaction(...args: never[]): unknown
+  /** Tells it from a MySQL db. */
+  refreshMaterializedView(...args: never[]): unknown
+  /** Only neon-http has it, and no transactions. */
+  readonly batch?: never
 }
 
 /**
- * Where the store's database is. A `url`: the store has a pool of its own. A `pool` or `db`: the host application's, which the store
- * does not close.
+ * Where the store's database is. A `url`: the store has a pool of its own, for which it imports the package pg. A `pool` or `db`: the host
+ * application's, which the store does not close.
  */
 export type PostgresSource =
   | PostgresUrlSource
-  | { readonly pool: pg.Pool }
+  | { readonly pool: PostgresPool }
   | {
       readonly db: HostPostgresDb
       /** Whether `db` is a transaction of the caller's. A drizzle transaction is recognised as one in any case. Default false. */
@@ -47,6 +57,10 @@ export interface PostgresAccess {
   /** Builds and runs statements. */
   readonly db: AnyPostgresDb
   readonly transactional: boolean
+  /** The client of the host's db, if the store is on neither a pool nor a transaction. */
+  readonly hostClient: unknown
+  /** Has a statement of {@link db} prepared on the server under a name. Not where Drizzle itself does that. */
+  nameStatement?(text: string, name: string): void
   /**
    * Runs `work`, which runs one statement through {@link db}, and begins it before it awaits anything.
    *
@@ -78,35 +92,34 @@ export function accessTo(source: PostgresSource, deadlineMs: number): PostgresAc
     if (typeof source.pool?.connect !== 'function') throw invalidArgument('pool must be a Pool of pg')
     return poolAccess(source.pool, deadlineMs, HOST_USES_UP)
   }
-  if (!isPostgresDb(source.db)) throw invalidArgument('db must be a drizzle db or transaction on Postgres')
-  const db = quietDb(source.db)
-  const transactional = source.transactional === true || 'rollback' in db
-  const pool = transactional ? null : poolOf(db)
-  return pool === null ? dbAccess(db, transactional) : poolAccess(pool, deadlineMs, HOST_USES_UP)
+  assertDrizzleDb(source.db, 'postgres')
+  const transactional = source.transactional === true || isTransaction(source.db)
+  const db = quietDb(source.db as HostPostgresDb & AnyPostgresDb)
+  const client: unknown = Reflect.get(db, '$client')
+  return !transactional && isPool(client)
+    ? poolAccess(client, deadlineMs, HOST_USES_UP)
+    : dbAccess(db, transactional, client)
 }
 
 function poolAccess(
-  pool: pg.Pool,
+  pool: PostgresPool,
   deadlineMs: number,
   whenUsedUp: string,
   close: PostgresAccess['close'] = async () => undefined,
 ): PostgresAccess {
-  const clients = new ClientPool<pg.PoolClient>(pool, whenUsedUp)
+  const clients = new ClientPool<PooledClient>(pool, whenUsedUp)
+  const names = new Map<string, string>()
   /** Those of the statement that is being begun. */
   let limits: CallLimits | null = null
-  // Statements are prepared once, for this view of the pool, which lends each run a connection of its own. A version of Drizzle that
-  // does not begin a statement at once leaves it the store's deadline instead of the call's.
-  const view: pg.Pool = Object.create(pool, {
-    query: {
-      value: (config: pg.QueryConfig, values: unknown[]) => {
-        const { deadline, mayTakeLong = false } = limits ?? { deadline: new Deadline(deadlineMs) }
-        return clients.use(deadline, (client) => client.query(config, values), { mayTakeLong })
-      },
-    },
-  })
   return {
-    db: drizzle({ client: view }),
+    // Drizzle begins a statement before it awaits anything. A version that does not leaves it the store's deadline instead of the call's.
+    db: dbOn((query) => {
+      const { deadline, mayTakeLong = false } = limits ?? { deadline: new Deadline(deadlineMs) }
+      return clients.use(deadline, query, { mayTakeLong })
+    }, names),
     transactional: false,
+    hostClient: null,
+    nameStatement: (text, name) => void names.set(text, name),
     run(given, work) {
       limits = given
       try {
@@ -121,15 +134,42 @@ function poolAccess(
   }
 }
 
+type Rows = { readonly rows: unknown[] }
+
+/** Drizzle's db for node-postgres imports that driver, its pg-proxy none. */
+function dbOn(
+  run: (query: (client: PooledClient) => Promise<Rows>) => Promise<Rows>,
+  names?: ReadonlyMap<string, string>,
+): AnyPostgresDb {
+  return drizzle((text, values, method) =>
+    run((client) => {
+      const rowMode = method === 'all' ? 'array' : undefined
+      return client.query({ text, name: names?.get(text), rowMode, types: typesOf(client) }, values)
+    }),
+  )
+}
+
+/** The OID of timestamptz (pg_type.dat of PostgreSQL). */
+const TIMESTAMPTZ = 1184
+
+/** As the connection reads values, except for times: the host may have them made objects of some library. */
+function typesOf(client: object): object | undefined {
+  const parserOf: unknown = Reflect.get(client, 'getTypeParser')
+  if (typeof parserOf !== 'function') return undefined
+  const getTypeParser = (oid: number, format: string): unknown =>
+    oid === TIMESTAMPTZ ? String : parserOf.call(client, oid, format)
+  return { getTypeParser }
+}
+
 /** Drizzle's own `transaction` on a pool leaks the client when BEGIN itself fails. */
 async function inTransaction<T>(
-  client: pg.PoolClient,
+  client: PooledClient,
   deadline: Deadline,
   work: (run: RunSql) => Promise<T>,
 ): Promise<T> {
   await client.query('begin')
   try {
-    const result = await work(untilOver(deadline, sqlRunner(drizzle({ client }))))
+    const result = await work(untilOver(deadline, sqlRunner(dbOn((query) => query(client)))))
     await client.query('commit')
     return result
   } catch (error) {
@@ -139,14 +179,15 @@ async function inTransaction<T>(
 }
 
 /** The connection is not ours: at the deadline the call ends, and the statement goes on. */
-function dbAccess(db: AnyPostgresDb, transactional: boolean): PostgresAccess {
+function dbAccess(db: AnyPostgresDb, transactional: boolean, client: unknown): PostgresAccess {
   const waitedFor = () =>
     transactional
       ? "an answer on the transaction's connection: the server is out of reach, or another session has a lock"
-      : "the application's connection: for a free one, or for an answer of the server"
+      : `the application's connection: for an answer of the server, or for a free one. All may be in use${HOST_USES_UP}`
   return {
     db,
     transactional,
+    hostClient: transactional ? null : client,
     run: ({ deadline }, work) => deadline.wait(work(), waitedFor),
     transaction: ({ deadline }, work) =>
       deadline.wait(
@@ -171,28 +212,4 @@ export function sqlRunner(db: Pick<AnyPostgresDb, 'execute'>): RunSql {
     const result: unknown = await db.execute(query)
     return Array.isArray(result) ? result : (result as { rows: Record<string, unknown>[] }).rows
   }
-}
-
-function isPostgresDb(db: object): db is AnyPostgresDb {
-  if (typeof db !== 'object' || db === null) return false
-  return ['select', 'insert', 'update', 'delete', 'execute', 'transaction'].every(
-    (name) => name in db && typeof db[name as keyof typeof db] === 'function',
-  )
-}
-
-/** The pool of a drizzle db on node-postgres; null for a db on one client or on another driver. */
-function poolOf(db: AnyPostgresDb): pg.Pool | null {
-  const kind: unknown = Reflect.get(db.constructor, entityKind)
-  const client: unknown = Reflect.get(db, '$client')
-  return kind === 'NodePgDatabase' && isPool(client) ? client : null
-}
-
-function isPool(client: unknown): client is pg.Pool {
-  return (
-    typeof client === 'object' &&
-    client !== null &&
-    'connect' in client &&
-    'totalCount' in client &&
-    'idleCount' in client
-  )
 }

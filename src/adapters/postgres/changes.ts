@@ -1,16 +1,17 @@
-/** Publishes what stores write to a Postgres table. LISTENs on a connection of its own, and replaces it when it is lost. */
+/** Publishes what stores write to a Postgres table. LISTENs, and begins anew when the connection that listens is lost. */
 import { setTimeout as sleep } from 'node:timers/promises'
-import type pg from 'pg'
 import { describeDriverError } from '../../drivers/driver-error.js'
+import type { Listen } from '../../drivers/postgres-listen.js'
 import { Backoff, RECONNECT_BACKOFF } from '../../drivers/retry.js'
+import { isKeystoreError } from '../../errors.js'
 import type { StoreChange } from '../../store.js'
 import { type ChangeListener, Listeners } from '../listeners.js'
 import { isProbe, ListenConnection } from './listen-connection.js'
 
 interface PostgresChangesOptions {
   readonly channel: string
-  /** How to connect, or why the store cannot listen. */
-  readonly target: pg.ClientConfig | string
+  /** How to listen, or why the store cannot. */
+  readonly target: Listen | string
   /** How long connecting, and each answer, may take. */
   readonly timeoutMs: number
   /** Notifies the channel through another connection than the one that listens. */
@@ -54,19 +55,19 @@ export class PostgresChanges {
   }
 
   /** Listens until `signal` is aborted, on one connection after the other. Never rejects. */
-  async #run(config: pg.ClientConfig, signal: AbortSignal): Promise<void> {
+  async #run(listen: Listen, signal: AbortSignal): Promise<void> {
     let silent = false
     const backoff = new Backoff(RECONNECT_BACKOFF)
     while (!signal.aborted) {
       try {
-        await this.#listen(config, signal, () => {
+        await this.#listen(listen, signal, () => {
           silent = false
           backoff.reset()
         })
         return
       } catch (error) {
         if (signal.aborted) return
-        const { description } = describeDriverError(error)
+        const description = isKeystoreError(error) ? error.message : describeDriverError(error).description
         if (!silent)
           this.#listeners.publish({ silent: `The connection that listens is lost (${description})` })
         silent = true
@@ -81,10 +82,10 @@ export class PostgresChanges {
    * @param onListening called when the probe has arrived
    * @throws why the connection was lost
    */
-  async #listen(config: pg.ClientConfig, signal: AbortSignal, onListening: () => void): Promise<void> {
+  async #listen(listen: Listen, signal: AbortSignal, onListening: () => void): Promise<void> {
     const { channel, notify, timeoutMs } = this.#options
     const connection = new ListenConnection({
-      config,
+      listen,
       channel,
       timeoutMs,
       notify,
@@ -92,6 +93,8 @@ export class PostgresChanges {
         const change = changeFrom(payload)
         if (change !== null) this.#listeners.publish(change)
       },
+      // Anything may have changed while nobody listened.
+      onResumed: () => this.#listeners.publish({}),
     })
     signal.addEventListener('abort', connection.close, { once: true })
     try {

@@ -1,22 +1,17 @@
 /** One Postgres database: migrates it, tries statements again, ends calls at their deadline, closes what was opened. */
 import type { SQL } from 'drizzle-orm'
-import type pg from 'pg'
 import { Deadline } from '../../drivers/deadline.js'
 import { isConnectFailure, storeError } from '../../drivers/driver-error.js'
+import { type Listen, listenOnHost, listenOnPg } from '../../drivers/postgres-listen.js'
 import { clientConfig } from '../../drivers/postgres-pool.js'
 import { retryingPostgres } from '../../drivers/retry.js'
 import { serverOf } from '../../drivers/url.js'
 import { invalidArgument, KeystoreError } from '../../errors.js'
 import { type MigrateMode, type MigrationReport, NOTHING_APPLIED } from '../migrator.js'
 import type { PostgresKeyStoreOptions } from '../options.js'
-import {
-  type AnyPostgresDb,
-  accessTo,
-  type PostgresAccess,
-  type PostgresSource,
-  sqlRunner,
-} from './access.js'
+import { accessTo, type PostgresAccess, type PostgresSource, sqlRunner } from './access.js'
 import { migratePostgres, type RunSql, type UnansweredMigration } from './migrate.js'
+import { type PostgresStatements, prepareStatements } from './statements/prepare.js'
 
 /** How long `close` waits for calls that are under way. */
 const CLOSE_GRACE_MS = 2000
@@ -61,9 +56,15 @@ export class PostgresConnection {
     }
   }
 
-  /** Builds statements. To be run by {@link run}. */
-  get db(): AnyPostgresDb {
-    return this.#access.db
+  /** The store's statements. To be run by {@link run}. */
+  prepare(named: boolean): PostgresStatements {
+    const { db, nameStatement } = this.#access
+    return prepareStatements(db, this.#schema, named, nameStatement)
+  }
+
+  /** The client of the host's db, if the store is on neither a pool nor a transaction. */
+  get hostClient(): unknown {
+    return this.#access.hostClient
   }
 
   /** The time that one call of the store has. */
@@ -105,7 +106,7 @@ export class PostgresConnection {
 
   /** Runs one statement outside of any transaction. */
   query(action: string, statement: SQL, options?: RunOptions): Promise<readonly Record<string, unknown>[]> {
-    return this.run(action, () => sqlRunner(this.db)(statement), options)
+    return this.run(action, () => sqlRunner(this.#access.db)(statement), options)
   }
 
   /** Runs statements in one transaction. After a transient failure `work` runs again, in a new one. */
@@ -120,7 +121,7 @@ export class PostgresConnection {
 
   /** Runs one statement, though the database may not be migrated. @throws the driver's errors */
   queryUnprepared(statement: SQL): Promise<readonly Record<string, unknown>[]> {
-    return this.#access.run({ deadline: this.newDeadline() }, () => sqlRunner(this.db)(statement))
+    return this.#access.run({ deadline: this.newDeadline() }, () => sqlRunner(this.#access.db)(statement))
   }
 
   /** Waits a while for calls that are under way, then ends them. Ends within 4 s. */
@@ -143,7 +144,7 @@ export class PostgresConnection {
     if (this.migrate === 'off') return Promise.resolve(NOTHING_APPLIED)
     const access = this.#access
     return migratePostgres(
-      (query) => access.run({ deadline }, () => sqlRunner(this.db)(query)),
+      (query) => access.run({ deadline }, () => sqlRunner(this.#access.db)(query)),
       (work) => access.transaction({ deadline, mayTakeLong: true }, work),
       { schema: this.#schema, mode: this.migrate, lockTimeoutMs: () => deadline.remainingMs, unanswered },
     )
@@ -190,23 +191,24 @@ function closedError(): KeystoreError {
 }
 
 /**
- * How to connect to listen for changes, or why the store cannot.
+ * How to listen for changes, or why the store cannot.
  *
  * @throws ERR_INVALID_ARGUMENT
  */
 export function listenTarget(
   source: PostgresSource,
   listenUrl: string | false | undefined,
-  transactional: boolean,
-): pg.ClientConfig | string {
+  { transactional, hostClient }: PostgresConnection,
+): Listen | string {
   const ours = 'url' in source ? source : {}
   const url = listenUrl ?? ('url' in source ? source.url : undefined)
-  const target = url === undefined || url === false ? null : clientConfig('listenUrl', url, ours)
+  const target = url === undefined || url === false ? null : listenOnPg(clientConfig('listenUrl', url, ours))
   if (transactional)
     return 'The store is bound to a transaction, which sees no notifications: listen with another store'
   if (listenUrl === false) return 'Listening is switched off (listenUrl: false)'
   return (
     target ??
+    listenOnHost(hostClient) ??
     "The store has only the host's connections, none of its own to listen on: give listenUrl, a direct connection"
   )
 }

@@ -1,7 +1,7 @@
 /** A Postgres connection that listens to one channel. */
-import { Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
-import pg from 'pg'
+import { DeadlineError } from '../../drivers/deadline.js'
+import type { Listen, Subscription } from '../../drivers/postgres-listen.js'
 import { randomId } from '../../format/aead.js'
 
 /** How long the probe may take to arrive. A notification usually takes about 2 ms. */
@@ -13,7 +13,7 @@ const MAX_TIMEOUT_MS = 10_000
 const CLOSE_TIMEOUT_MS = 500
 
 interface ListenOptions {
-  readonly config: pg.ClientConfig
+  readonly listen: Listen
   readonly channel: string
   /** How long connecting, and each answer, may take. At most 10 s count. */
   readonly timeoutMs: number
@@ -21,16 +21,17 @@ interface ListenOptions {
   notify(payload: string): Promise<void>
   /** Called with each payload that arrives after a successful probe. */
   onNotification(payload: string): void
+  /** Called when notifications arrive again after some may have been lost. */
+  onResumed(): void
 }
 
-/** Used once: open, probe, wait until it is closed. It keeps no process alive. */
+/** Used once: open, probe, wait until it is closed. It keeps no process alive, unless a driver of the host's does. */
 export class ListenConnection {
   readonly #options: ListenOptions
   readonly #timeoutMs: number
-  readonly #probePayload = JSON.stringify({ probe: randomId() })
-  readonly #socket = new Socket()
-  readonly #client: pg.Client
-  readonly #probeArrived: Promise<void>
+  readonly #subscription: Subscription
+  /** The probe that is under way. */
+  #probe: { readonly payload: string; arrived(): void } | null = null
   #isProbed = false
   /** Why the connection cannot be used any more. */
   #failure: Error | null = null
@@ -38,30 +39,25 @@ export class ListenConnection {
   #rejectPending: (error: Error) => void = () => undefined
 
   constructor(options: ListenOptions) {
+    const { listen, channel } = options
     this.#options = options
     this.#timeoutMs = Math.min(options.timeoutMs, MAX_TIMEOUT_MS)
-    this.#client = new pg.Client({ ...options.config, stream: () => this.#socket })
-    this.#client.on('error', (error) => this.#fail(error))
-    this.#client.on('end', () => this.#fail(new Error('Connection terminated')))
-    this.#probeArrived = new Promise((resolve) => {
-      this.#client.on('notification', ({ channel, payload = '' }) => {
-        if (channel !== options.channel) return
-        if (payload === this.#probePayload) resolve()
+    this.#subscription = listen(channel, {
+      onPayload: (payload) => {
+        if (payload === this.#probe?.payload) this.#probe.arrived()
         // An earlier notification is not needed: once the probe has arrived, listeners are told that anything may have changed.
-        else if (this.#isProbed) options.onNotification(payload)
-      })
+        else if (this.#isProbed && this.#failure === null) options.onNotification(payload)
+      },
+      onResumed: () => {
+        if (this.#isProbed && this.#failure === null) options.onResumed()
+      },
+      onLost: (error) => this.#fail(error),
     })
   }
 
   /** Connects and listens. @throws the driver's error */
   async open(): Promise<void> {
-    const connecting = this.#client.connect()
-    // Only now does the socket have a handle to unref.
-    this.#socket.unref()
-    await this.#unlessFailed(withTimeout(this.#timeoutMs, connecting))
-    await this.#unlessFailed(
-      withTimeout(this.#timeoutMs, this.#client.query(`listen ${this.#options.channel}`)),
-    )
+    await this.#unlessFailed(withTimeout(this.#timeoutMs, this.#subscription.open()))
   }
 
   /**
@@ -71,34 +67,40 @@ export class ListenConnection {
    * @returns whether it arrived
    */
   async probe(): Promise<boolean> {
-    await this.#unlessFailed(withTimeout(this.#timeoutMs, this.#options.notify(this.#probePayload)))
-    const arrived = this.#probeArrived.then(() => true)
+    const payload = JSON.stringify({ probe: randomId() })
+    const arrived = new Promise<true>((resolve) => {
+      this.#probe = { payload, arrived: () => resolve(true) }
+    })
+    await this.#unlessFailed(withTimeout(this.#timeoutMs, this.#options.notify(payload)))
     // Two timers: if this process was suspended meanwhile, it reads what has arrived before the second one ends.
     const timedOut = pause(PROBE_TIMEOUT_MS)
       .then(() => pause(PROBE_GRACE_MS))
       .then(() => false)
     this.#isProbed = await this.#unlessFailed(Promise.race([arrived, timedOut]))
+    this.#probe = null
     return this.#isProbed
   }
 
   /**
-   * Waits until the connection is closed. Sends a query now and then: a frozen server, or a connection that is open at our end only,
-   * does not answer.
+   * Waits until the connection is closed. Checks it now and then: a frozen server, or a connection that is open at our end only, does not
+   * answer.
    *
    * @throws why it was closed
    */
   async closed(): Promise<never> {
+    const { check } = this.#subscription
     for (;;) {
       await this.#unlessFailed(pause(HEARTBEAT_INTERVAL_MS))
-      await this.#unlessFailed(withTimeout(this.#timeoutMs, this.#client.query('select 1')))
+      if (check !== undefined) await this.#unlessFailed(withTimeout(this.#timeoutMs, check()))
+      else if (!(await this.probe())) throw new DeadlineError('a notification did not arrive')
     }
   }
 
   /** Closes the connection; what is waiting fails. Never rejects. */
   readonly close = async (): Promise<void> => {
     this.#fail(new Error('Closed'))
-    await withTimeout(CLOSE_TIMEOUT_MS, this.#client.end(), true).catch(() => undefined)
-    this.#socket.destroy()
+    await withTimeout(CLOSE_TIMEOUT_MS, this.#subscription.close(), true).catch(() => undefined)
+    this.#subscription.destroy?.()
   }
 
   #fail(error: Error): void {

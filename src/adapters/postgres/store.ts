@@ -33,13 +33,7 @@ import { listenTarget, PostgresConnection, type RunOptions } from './connection.
 import { PostgresMaintenance } from './maintenance.js'
 import { changeArrays, recordArrays, refArrays } from './statements/arrays.js'
 import { readPage } from './statements/pages.js'
-import {
-  channelOf,
-  type PostgresStatements,
-  prepareStatements,
-  selectActive,
-  selectVersions,
-} from './statements/prepare.js'
+import { channelOf, type PostgresStatements, selectActive, selectVersions } from './statements/prepare.js'
 
 export type { MigrateMode, MigrationReport } from '../migrator.js'
 export type { PostgresKeyStoreOptions } from '../options.js'
@@ -84,10 +78,10 @@ export class PostgresKeyStore implements KeyStore {
     const channel = channelOf(schema)
     this.#connection = connection
     this.transactional = connection.transactional
-    this.#statements = prepareStatements(connection.db, schema, namedStatements)
+    this.#statements = connection.prepare(namedStatements)
     this.#changes = new PostgresChanges({
       channel,
-      target: listenTarget(source, options.listenUrl, connection.transactional),
+      target: listenTarget(source, options.listenUrl, connection),
       timeoutMs: deadlineMs,
       notify: async (payload) => {
         await connection.queryUnprepared(sql`select pg_catalog.pg_notify(${channel}, ${payload})`)
@@ -211,7 +205,8 @@ export class PostgresKeyStore implements KeyStore {
   }
 
   /**
-   * Listens on a connection of its own and reconnects after an outage. Where it cannot listen, the listener is called with `silent`.
+   * Listens on a connection of its own, or through the host's postgres-js or PGlite, and reconnects after an outage. Where it cannot
+   * listen, the listener is called with `silent`.
    *
    * @throws ERR_CLOSED
    */

@@ -1,8 +1,7 @@
-/** One better-sqlite3 connection, ours or the host application's: opens it, waits for locks without blocking, closes it. */
+/** One synchronous connection, ours or the host application's: opens it, waits for locks without blocking, closes it. */
 import { closeSync, existsSync, mkdirSync, openSync, statSync } from 'node:fs'
 import { dirname } from 'node:path'
-import Database from 'better-sqlite3'
-import { describeDriverError } from '../../drivers/driver-error.js'
+import { describeDriverError, storeError } from '../../drivers/driver-error.js'
 import type { SqliteClient } from '../../drivers/sqlite-client.js'
 import {
   assertNoHostTransaction,
@@ -11,6 +10,7 @@ import {
   retryingWhileLocked,
   withoutBusyTimeout,
 } from '../../drivers/sqlite-locks.js'
+import { loadSqlite, type OpenSqlite } from '../../drivers/sqlite-open.js'
 import { invalidArgument, KeystoreError, StoreError, schemaError } from '../../errors.js'
 import { type MigrateMode, type MigrationReport, NOTHING_APPLIED } from '../migrator.js'
 import type { SqliteKeyStoreOptions } from '../options.js'
@@ -128,8 +128,11 @@ export class SqliteConnection {
     const path = this.path
     if (path !== null) {
       const action = `open ${path}`
-      if (migrate !== 'off') await step(action, () => checkFile(path, migrate, adopt))
-      this.#client ??= await step(action, () => this.#openFile(path, migrate))
+      const open = await loadSqlite().catch((error) => {
+        throw storeError(action, error)
+      })
+      if (migrate !== 'off') await step(action, () => checkFile(open, path, migrate, adopt))
+      this.#client ??= await step(action, () => this.#openFile(open, path, migrate))
     }
     const report = await step('migrate the database', (client) => {
       if (migrate === 'off') return NOTHING_APPLIED
@@ -147,12 +150,12 @@ export class SqliteConnection {
     return report
   }
 
-  #openFile(path: string, mode: MigrateMode): SqliteClient {
-    if (isInMemory(path)) return openFile(path)
+  #openFile(open: OpenSqlite, path: string, mode: MigrateMode): SqliteClient {
+    if (isInMemory(path)) return openFile(open, path)
     prepareFile(path, mode)
     const file = new OpenedFile({ path, own: true, hasLog: () => true })
     try {
-      const client = openFile(path)
+      const client = openFile(open, path)
       this.#file = file
       return client
     } catch (error) {
@@ -207,11 +210,11 @@ function stillInTransaction(action: string): StoreError {
  * Throws what opening the file would throw. The connection is read-only, so that a refused file is not changed: closing one that
  * may write can write a WAL back into the file.
  */
-function checkFile(path: string, mode: Exclude<MigrateMode, 'off'>, adopt: boolean): void {
+function checkFile(open: OpenSqlite, path: string, mode: Exclude<MigrateMode, 'off'>, adopt: boolean): void {
   if (isInMemory(path) || !existsSync(path) || statSync(path).size === 0) return
   let client: SqliteClient | undefined
   try {
-    client = new Database(path, { readonly: true, fileMustExist: true, timeout: 0 })
+    client = open(path, { readonly: true })
     client.pragma('trusted_schema = OFF')
     checkSqlite(client, { mode, adopt })
   } catch (error) {
@@ -233,8 +236,8 @@ function prepareFile(path: string, mode: MigrateMode): void {
   else if (missing) throw schemaError(`There is no file ${path}: open it with migrate: 'auto' to make it`)
 }
 
-function openFile(path: string): SqliteClient {
-  const client = new Database(path, { timeout: 0 })
+function openFile(open: OpenSqlite, path: string): SqliteClient {
+  const client = open(path)
   try {
     // The file may be a restored one. Its schema must not call functions with side effects (sqlite.org/security.html). The driver has made
     // the connection defensive already.

@@ -8,7 +8,7 @@ import type { SqliteChanges } from './changes.js'
 import type { SqliteConnection } from './connection.js'
 import type { SqliteErasure } from './erasure.js'
 import { inspectSqlite } from './inspect.js'
-import { shownColumns } from './statements/decode.js'
+import { datedCensusOf } from './statements/decode.js'
 import { selectVersions } from './statements/prepare.js'
 
 export class SqliteMaintenance implements StoreMaintenance {
@@ -49,12 +49,6 @@ export class SqliteMaintenance implements StoreMaintenance {
   }
 
   async datedCensus(): Promise<DatedCensusRow[]> {
-    const rows = await this.#connection.read('count keys', (s) => s.countRowsWithAges.all())
-    return rows.map(shownColumns).map(({ oldestMs, newestMs, shredded, ...row }) => ({
-      ...row,
-      shredded: shredded === 1,
-      oldest: new Date(oldestMs ?? Number.NaN),
-      newest: new Date(newestMs ?? Number.NaN),
-    }))
+    return datedCensusOf(await this.#connection.read('count keys', (s) => s.countRowsWithAges.rows()))
   }
 }

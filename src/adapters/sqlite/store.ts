@@ -1,7 +1,10 @@
-/** The SQLite store, on better-sqlite3. Exported as `drizzle-keystore/sqlite`. */
+/** The SQLite store on synchronous drivers, and the factory for all. Exported as `drizzle-keystore/sqlite`. */
 
+import { type AsyncSqlite, type AsyncSqliteClient, asyncSqlite } from '../../drivers/async-sqlite.js'
+import { assertDrizzleDb, isTransaction } from '../../drivers/drizzle-db.js'
 import { DEFAULT_DEADLINE_MS } from '../../drivers/retry.js'
 import type { SqliteClient } from '../../drivers/sqlite-client.js'
+import { type SyncSqliteClient, syncSqlite } from '../../drivers/sync-sqlite.js'
 import { invalidArgument } from '../../errors.js'
 import type {
   CensusRow,
@@ -16,7 +19,7 @@ import type {
 import type { KeyRecord, KeyRef } from '../../table.js'
 import { ownOptions } from '../../validate.js'
 import { assertMigrateMode, type MigrationReport } from '../migrator.js'
-import type { SqliteKeyStoreOptions } from '../options.js'
+import type { AsyncSqliteKeyStoreOptions, SqliteKeyStoreOptions } from '../options.js'
 import {
   distinctUserIds,
   groupByUser,
@@ -26,24 +29,32 @@ import {
   winnersOf,
 } from '../records.js'
 import { isReadable, requireReadable } from '../stored-rows.js'
+import { AsyncSqliteKeyStore } from './async-store.js'
 import { DEFAULT_POLL_MS, SqliteChanges } from './changes.js'
 import { assertSqlitePath, SqliteConnection } from './connection.js'
 import { SqliteErasure } from './erasure.js'
 import { SqliteMaintenance } from './maintenance.js'
 import type { OpenedFile } from './opened-file.js'
-import { shownColumns } from './statements/decode.js'
+import { censusOf, erasedVersions } from './statements/decode.js'
 import { readPage } from './statements/pages.js'
 import { selectActive, selectVersions } from './statements/prepare.js'
 
 export type { MigrateMode, MigrationReport } from '../migrator.js'
-export type { SqliteKeyStoreOptions } from '../options.js'
+export type { AsyncSqliteKeyStoreOptions, SqliteKeyStoreOptions } from '../options.js'
+export type { AsyncSqliteKeyStore } from './async-store.js'
 export { encryptionKeys } from './schema.js'
 
 /**
  * Where the store's database is. A `path` (or `:memory:`): the store makes the file and its folders, and has a connection of its
- * own. A `db`: the host application's drizzle db on better-sqlite3, which the store does not close and no pragma of which it changes.
+ * own. A `db`: the host application's drizzle db on better-sqlite3, node:sqlite or bun:sqlite, which the store does not close and no pragma
+ * of which it changes.
  */
-export type SqliteSource = { readonly path: string } | { readonly db: { readonly $client: SqliteClient } }
+export type SqliteSource = { readonly path: string } | { readonly db: { readonly $client: SyncSqliteClient } }
+
+/** The host application's drizzle db on an asynchronous driver, libsql or D1, which the store does not close. */
+export interface AsyncSqliteSource {
+  readonly db: { readonly $client: AsyncSqliteClient }
+}
 
 /**
  * Makes a store on a SQLite database. It opens at first use; {@link SqliteKeyStore.ready} opens it at once. Options may be in
@@ -59,11 +70,31 @@ export type SqliteSource = { readonly path: string } | { readonly db: { readonly
  */
 export function sqliteKeyStore(
   source: SqliteSource & SqliteKeyStoreOptions,
+  options?: SqliteKeyStoreOptions,
+): SqliteKeyStore
+/**
+ * Makes a store on libsql or D1. Each write is one batch, which is one transaction. These drivers do not tell of changes by others: a cache
+ * keeps keys for a short time only. A shred is `erased: 'pending'`, and says what is left to do.
+ *
+ * @throws ERR_INVALID_ARGUMENT
+ * @example
+ * const store = sqliteKeyStore({ db: drizzle(env.DB) })
+ */
+export function sqliteKeyStore(
+  source: AsyncSqliteSource & AsyncSqliteKeyStoreOptions,
+  options?: AsyncSqliteKeyStoreOptions,
+): AsyncSqliteKeyStore
+export function sqliteKeyStore(
+  source: (SqliteSource | AsyncSqliteSource) & SqliteKeyStoreOptions,
   options: SqliteKeyStoreOptions = {},
-): SqliteKeyStore {
+): SqliteKeyStore | AsyncSqliteKeyStore {
   // An option beside the path counts too: ignoring it would silently mean its default.
   const own = ownOptions(source, 'source ({ path } or { db })')
-  return new SqliteKeyStore(own, ownOptions({ ...own, ...ownOptions(options) }))
+  const all = ownOptions({ ...own, ...ownOptions(options) })
+  const client = clientOf(own)
+  return typeof client === 'string' || !('kind' in client)
+    ? new SqliteKeyStore(client, all)
+    : new AsyncSqliteKeyStore(client, all)
 }
 
 export class SqliteKeyStore implements KeyStore {
@@ -74,7 +105,8 @@ export class SqliteKeyStore implements KeyStore {
   readonly #changes: SqliteChanges
   readonly #erasure: SqliteErasure
 
-  constructor(source: SqliteSource, options: SqliteKeyStoreOptions) {
+  /** @param source a path, or the host's connection */
+  constructor(source: string | SqliteClient, options: SqliteKeyStoreOptions) {
     const {
       migrate = 'auto',
       adopt = false,
@@ -84,7 +116,7 @@ export class SqliteKeyStore implements KeyStore {
     assertMigrateMode(migrate)
     this.#changes = new SqliteChanges(pollMs)
     const onReady = (client: SqliteClient, file: OpenedFile | null) => this.#changes.attach(client, file)
-    this.#connection = new SqliteConnection(clientOf(source), { migrate, adopt, deadlineMs, onReady })
+    this.#connection = new SqliteConnection(source, { migrate, adopt, deadlineMs, onReady })
     this.#erasure = new SqliteErasure(this.#connection, deadlineMs)
     this.maintenance = new SqliteMaintenance(this.#connection, this.#changes, this.#erasure)
   }
@@ -134,18 +166,15 @@ export class SqliteKeyStore implements KeyStore {
 
   async shred(userId: string, { forget, at = new Date() }: ShredOptions): Promise<ShredResult> {
     const { erased, changed } = await this.#connection.write('shred keys', (s) => {
-      const erased = s.shredRows.all({ userId, shreddedAt: at })
+      const erased = s.shredRows.rows({ userId, shreddedAt: at })
       const other = forget
         ? s.removeRowsOfUser.run({ userId })
-        : s.insertTombstone.run(newTombstone(userId, at))
+        : s.insertTombstone.run({ ...newTombstone(userId, at) })
       return { erased, changed: erased.length + other.changes > 0 }
     })
     if (changed) this.#changes.publish([userId])
-    const rows = erased.map(shownColumns)
-    const versions = rows.map(({ version }) => version).sort((a, b) => a - b)
-    const kekIds = [...new Set(rows.map(({ kekId }) => kekId))]
     const state = await this.#erasure.afterShred()
-    return { userId, versions, kekIds, at: new Date(at), ...state }
+    return { userId, ...erasedVersions(erased), at: new Date(at), ...state }
   }
 
   async remove(refs: readonly KeyRef[]): Promise<number> {
@@ -158,15 +187,14 @@ export class SqliteKeyStore implements KeyStore {
 
   async sampleByKek(limit: number): Promise<KeyRecord[]> {
     const records = await this.#connection.read('sample keys', (s) => {
-      const withId = s.selectKekIds.all().flatMap(({ kekId }) => s.selectSampleOfKek.all({ kekId, limit }))
+      const withId = s.selectKekIds.rows().flatMap(([kekId]) => s.selectSampleOfKek.all({ kekId, limit }))
       return [...withId, ...s.selectSampleWithoutKek.all({ limit })]
     })
     return records.filter(isReadable)
   }
 
   async census(): Promise<CensusRow[]> {
-    const rows = await this.#connection.read('count keys', (s) => s.countRows.all())
-    return rows.map(shownColumns).map((row) => ({ ...row, shredded: Number(row.shredded) === 1 }))
+    return censusOf(await this.#connection.read('count keys', (s) => s.countRows.rows()))
   }
 
   /**
@@ -186,17 +214,19 @@ export class SqliteKeyStore implements KeyStore {
   }
 }
 
-function clientOf(source: SqliteSource): string | SqliteClient {
+/** @throws ERR_INVALID_ARGUMENT */
+function clientOf(source: SqliteSource | AsyncSqliteSource): string | SqliteClient | AsyncSqlite {
   if (typeof source !== 'object' || source === null)
     throw invalidArgument('source must be { path } or { db }')
-  if ('db' in source) {
-    if (typeof source.db?.$client?.prepare !== 'function') {
-      throw invalidArgument(
-        'db must be a drizzle db on better-sqlite3; for a transaction, mint before you begin it',
-      )
-    }
-    return source.db.$client
+  if (!('db' in source)) {
+    assertSqlitePath(source.path)
+    return source.path
   }
-  assertSqlitePath(source.path)
-  return source.path
+  assertDrizzleDb(source.db, 'sqlite')
+  if (isTransaction(source.db))
+    throw invalidArgument('db must be no transaction: mint before you begin it, or give the db itself')
+  const client = syncSqlite(source.db.$client) ?? asyncSqlite(source.db.$client)
+  if (client === null)
+    throw invalidArgument('db must be a drizzle db on better-sqlite3, node:sqlite, bun:sqlite, libsql or D1')
+  return client
 }

@@ -5,6 +5,7 @@ import { drizzle } from 'drizzle-orm/better-sqlite3'
 import { beforeEach, describe, expect, it } from 'vitest'
 import { type OpenedKeyStore, openKeyStore } from '../../../src/adapters/open.js'
 import { sqliteKeyStore } from '../../../src/adapters/sqlite/store.js'
+import { syncRunner } from '../../../src/sources/sqlite-runner.js'
 import { SqliteTable } from '../../../src/sources/sqlite-table.js'
 import { cleanUpAfterEach } from '../../support/cleanups.js'
 import { isChosen } from '../../support/databases.js'
@@ -128,7 +129,7 @@ describe.runIf(isChosen('sqlite'))('SQLite calls while another connection has th
     other.exec('create table t (id integer primary key, user_id text, v text); begin exclusive')
     const client = cleanups.closing(new Database(path, { timeout: 0 }))
     const shape = { table: 't', key: ['id'], owner: 'user_id', columns: ['v'], wholeRows: false }
-    await expectInTime(() => new SqliteTable(client, shape, DEADLINE_MS).check())
+    await expectInTime(() => new SqliteTable(syncRunner(client), shape, DEADLINE_MS).check())
   })
 
   it('a full disk is retryable, and the same call succeeds when there is room', async () => {

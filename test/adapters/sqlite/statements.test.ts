@@ -42,7 +42,7 @@ describe.runIf(isChosen('sqlite'))('the statements of a SQLite store', () => {
   }
 
   it('list a page by an index, without a sort', async () => {
-    const store = sqliteKeyStore({ db: drizzle(client) })
+    const store = sqliteKeyStore({ db: drizzle({ client }) })
     await store.ready()
     fill(2000, `'local:x'`)
     sent.length = 0
@@ -57,7 +57,7 @@ describe.runIf(isChosen('sqlite'))('the statements of a SQLite store', () => {
   })
 
   it('read only a few of 1,000,000 rows when a service opens', async () => {
-    const store = sqliteKeyStore({ db: drizzle(client) })
+    const store = sqliteKeyStore({ db: drizzle({ client }) })
     await store.ready()
     fill(MILLION, `case when i = 777777 then '${masterKey.v2Id}' else null end`)
     sent.length = 0
@@ -88,7 +88,7 @@ describe.runIf(isChosen('sqlite'))('the statements of a SQLite store', () => {
     const values = () => pragmas.map((name) => [name, client.pragma(name, { simple: true })])
     const before = values()
     const envelope = await EnvelopeCrypto.open({
-      store: sqliteKeyStore({ db: drizzle(client) }),
+      store: sqliteKeyStore({ db: drizzle({ client }) }),
       masterKeys: masterKey,
     })
     await envelope.encrypt('alice', 'x')

@@ -1,32 +1,33 @@
 /** Turns rows into one array for each column, which the statements unnest. */
+import { arrayLiteral } from '../../../drivers/postgres-array.js'
 import type { WrapChange } from '../../../store.js'
 import type { KeyRecord, KeyRef } from '../../../table.js'
 
 export function refArrays(refs: readonly KeyRef[]) {
   return {
-    ids: refs.map(({ userId }) => userId),
-    versions: refs.map(({ version }) => version),
+    ids: arrayLiteral(refs.map(({ userId }) => userId)),
+    versions: arrayLiteral(refs.map(({ version }) => version)),
   }
 }
 
 export function recordArrays(records: readonly KeyRecord[]) {
   return {
     ...refArrays(records),
-    encryptedKeys: records.map(({ encryptedKey }) => hex(encryptedKey)),
-    kekIds: records.map(({ kekId }) => kekId),
-    createdAt: records.map(({ createdAt }) => createdAt.toISOString()),
-    wrappedAt: records.map(({ wrappedAt }) => wrappedAt?.toISOString() ?? null),
-    shreddedAt: records.map(({ shreddedAt }) => shreddedAt?.toISOString() ?? null),
+    encryptedKeys: arrayLiteral(records.map(({ encryptedKey }) => hex(encryptedKey))),
+    kekIds: arrayLiteral(records.map(({ kekId }) => kekId)),
+    createdAt: arrayLiteral(records.map(({ createdAt }) => createdAt.toISOString())),
+    wrappedAt: arrayLiteral(records.map(({ wrappedAt }) => wrappedAt?.toISOString() ?? null)),
+    shreddedAt: arrayLiteral(records.map(({ shreddedAt }) => shreddedAt?.toISOString() ?? null)),
   }
 }
 
 export function changeArrays(changes: readonly WrapChange[]) {
   return {
     ...refArrays(changes),
-    from: changes.map(({ from }) => hex(from)),
-    encryptedKeys: changes.map(({ encryptedKey }) => hex(encryptedKey)),
-    kekIds: changes.map(({ kekId }) => kekId),
-    wrappedAt: changes.map(({ wrappedAt }) => wrappedAt.toISOString()),
+    from: arrayLiteral(changes.map(({ from }) => hex(from))),
+    encryptedKeys: arrayLiteral(changes.map(({ encryptedKey }) => hex(encryptedKey))),
+    kekIds: arrayLiteral(changes.map(({ kekId }) => kekId)),
+    wrappedAt: arrayLiteral(changes.map(({ wrappedAt }) => wrappedAt.toISOString())),
   }
 }
 

@@ -1,4 +1,5 @@
 /** Prepares the statements of the Postgres store, once. */
+import { arrayLiteral } from '../../../drivers/postgres-array.js'
 import { sha256 } from '../../../format/aead.js'
 import type { KeyRecord } from '../../../table.js'
 import { activeOf } from '../../records.js'
@@ -28,12 +29,18 @@ import {
 
 export type PostgresStatements = ReturnType<typeof prepareStatements>
 
-export function prepareStatements(db: AnyPostgresDb, schema: string, named: boolean) {
+/** @param nameStatement called with each statement's text and name, if they are to have names */
+export function prepareStatements(
+  db: AnyPostgresDb,
+  schema: string,
+  named: boolean,
+  nameStatement: (text: string, name: string) => void = () => undefined,
+) {
   const fragments = fragmentsFor(db, schema, channelOf(schema))
   // The schema is part of the name: one pool may serve several schemas, and pg requires that a name always has the same text.
   const prefix = `keystore_${shortHash(schema)}`
   const name = (statement: string) => (named ? `${prefix}_${statement}` : '')
-  return {
+  const statements = {
     selectVersionsOfUser: selectVersionsOfUser(fragments).prepare(name('select_versions_of_user')),
     selectVersionsOfUsers: selectVersionsOfUsers(fragments).prepare(name('select_versions_of_users')),
     selectActiveOfUsers: selectActiveOfUsers(fragments).prepare(name('select_active_of_users')),
@@ -53,6 +60,10 @@ export function prepareStatements(db: AnyPostgresDb, schema: string, named: bool
     countRows: countRows(fragments).prepare(name('count_rows')),
     countRowsWithAges: countRowsWithAges(fragments).prepare(name('count_rows_with_ages')),
   }
+  if (named)
+    for (const [key, statement] of Object.entries(statements))
+      nameStatement(statement.getQuery().sql, `${prefix}_${key}`)
+  return statements
 }
 
 /** Every row of some users. For one user, the most frequent case, by a query that is simple to plan. */
@@ -62,7 +73,7 @@ export function selectVersions(
 ): Promise<KeyRecord[]> {
   const [userId] = userIds
   if (userIds.length === 1) return statements.selectVersionsOfUser.execute({ userId })
-  return statements.selectVersionsOfUsers.execute({ ids: [...new Set(userIds)] })
+  return statements.selectVersionsOfUsers.execute({ ids: arrayLiteral([...new Set(userIds)]) })
 }
 
 /** For each user the active row: a tombstone if there is any, else the highest version. */
@@ -71,7 +82,7 @@ export async function selectActive(
   userIds: readonly string[],
 ): Promise<KeyRecord[]> {
   if (userIds.length === 1) return activeOf(await selectVersions(statements, userIds))
-  return statements.selectActiveOfUsers.execute({ ids: [...new Set(userIds)] })
+  return statements.selectActiveOfUsers.execute({ ids: arrayLiteral([...new Set(userIds)]) })
 }
 
 /** The notification channel that all stores of one schema use. */

@@ -1,5 +1,6 @@
-/** Turns rows as better-sqlite3 gives them into records, or says why they are none. */
+/** Turns rows as a driver gives them into records, or says why they are none. */
 import { bytesLiteral, isExactText } from '../../../drivers/sqlite-text.js'
+import type { CensusRow, DatedCensusRow, ShredResult } from '../../../store.js'
 import type { KeyRecord } from '../../../table.js'
 import { columnDefect, type StoredRow, shownVersion, Unreadable, userIdDefect } from '../../stored-rows.js'
 import { encryptionKeys as keys } from '../schema.js'
@@ -73,4 +74,34 @@ export function shownColumns<Row extends { readonly kekId: unknown; readonly ver
 /** What can be shown of an id that is none. */
 function shownId(userId: unknown): string {
   return userId instanceof Uint8Array ? bytesLiteral(userId) : String(userId)
+}
+
+/** What a shred's receipt says of the rows that it erased. @param rows of `shredRows`: version and KEK id */
+export function erasedVersions(
+  rows: readonly (readonly unknown[])[],
+): Pick<ShredResult, 'versions' | 'kekIds'> {
+  const shown = rows.map(([version, kekId]) => shownColumns({ version, kekId }))
+  return {
+    versions: shown.map(({ version }) => version).sort((a, b) => a - b),
+    kekIds: [...new Set(shown.map(({ kekId }) => kekId))],
+  }
+}
+
+/** @param rows of `countRows` */
+export function censusOf(rows: readonly (readonly unknown[])[]): CensusRow[] {
+  return rows.map(([kekId, version, shredded, count]) => ({
+    ...shownColumns({ kekId, version }),
+    shredded: Number(shredded) === 1,
+    count: Number(count),
+  }))
+}
+
+/** @param rows of `countRowsWithAges` */
+export function datedCensusOf(rows: readonly (readonly unknown[])[]): DatedCensusRow[] {
+  const dateOf = (ms: unknown) => new Date(ms === null ? Number.NaN : Number(ms))
+  return censusOf(rows).map((row, index) => ({
+    ...row,
+    oldest: dateOf(rows[index]?.[4] ?? null),
+    newest: dateOf(rows[index]?.[5] ?? null),
+  }))
 }

@@ -1,14 +1,12 @@
 /** Pieces of SQL that several statements share. `:name` stands for a placeholder, to which each run gives a value. */
-import type { Database } from 'better-sqlite3'
 import { type SQL, sql } from 'drizzle-orm'
-import { drizzle } from 'drizzle-orm/better-sqlite3'
-import type { SqliteClient } from '../../../drivers/sqlite-client.js'
+import { drizzle } from 'drizzle-orm/sqlite-proxy'
 import type { KeyRecord } from '../../../table.js'
 import { encryptionKeys as keys } from '../schema.js'
 
-/** Builds statements. Not the host's db on the connection: its logger, if it has one, would print wrapped keys. */
-export function queryBuilder(client: SqliteClient) {
-  return drizzle({ client: client as Database })
+/** Builds statements and runs none. Of Drizzle's databases only the proxy imports no driver. */
+export function queryBuilder() {
+  return drizzle(async () => ({ rows: [] }))
 }
 
 export type QueryBuilder = ReturnType<typeof queryBuilder>

@@ -2,48 +2,32 @@
 import type { SqliteClient } from '../../../drivers/sqlite-client.js'
 import { activeOf } from '../../records.js'
 import type { StoredRow } from '../../stored-rows.js'
-import { encryptionKeys as keys } from '../schema.js'
-import { countRows, countRowsWithAges, selectKekIds } from './counts.js'
 import { prepareDirect } from './direct.js'
-import { queryBuilder } from './fragments.js'
 import { preparePages } from './pages.js'
-import {
-  selectActiveOfUsers,
-  selectSampleOfKek,
-  selectSampleWithoutKek,
-  selectVersionsOfUser,
-  selectVersionsOfUsers,
-} from './reads.js'
-import {
-  insertRow,
-  insertTombstone,
-  removeRow,
-  removeRowsOfUser,
-  replaceWrappedKey,
-  restoreRow,
-  shredRows,
-} from './writes.js'
+import { type SqliteQueries, sqliteQueries } from './queries.js'
 
 export type SqliteStatements = ReturnType<typeof prepareStatements>
 
 export function prepareStatements(client: SqliteClient) {
-  const db = queryBuilder(client)
+  const queries = sqliteQueries()
+  const prepare = (name: Exclude<keyof SqliteQueries, 'pages' | 'rows'>) =>
+    prepareDirect(client, queries[name])
   return {
-    selectVersionsOfUser: prepareDirect(client, selectVersionsOfUser(db)),
-    selectVersionsOfUsers: prepareDirect(client, selectVersionsOfUsers(db)),
-    selectActiveOfUsers: prepareDirect(client, selectActiveOfUsers(db)),
-    selectSampleOfKek: prepareDirect(client, selectSampleOfKek(db)),
-    selectSampleWithoutKek: prepareDirect(client, selectSampleWithoutKek(db)),
-    insertRow: prepareDirect(client, insertRow(db)),
-    restoreRow: prepareDirect(client, restoreRow(db)),
-    insertTombstone: insertTombstone(db).prepare(),
-    replaceWrappedKey: prepareDirect(client, replaceWrappedKey(db)),
-    shredRows: shredRows(db).returning({ version: keys.version, kekId: keys.kekId }).prepare(),
-    removeRow: removeRow(db).prepare(),
-    removeRowsOfUser: removeRowsOfUser(db).prepare(),
-    selectKekIds: selectKekIds(db).prepare(),
-    countRows: countRows(db).prepare(),
-    countRowsWithAges: countRowsWithAges(db).prepare(),
+    selectVersionsOfUser: prepare('selectVersionsOfUser'),
+    selectVersionsOfUsers: prepare('selectVersionsOfUsers'),
+    selectActiveOfUsers: prepare('selectActiveOfUsers'),
+    selectSampleOfKek: prepare('selectSampleOfKek'),
+    selectSampleWithoutKek: prepare('selectSampleWithoutKek'),
+    insertRow: prepare('insertRow'),
+    restoreRow: prepare('restoreRow'),
+    insertTombstone: prepare('insertTombstone'),
+    replaceWrappedKey: prepare('replaceWrappedKey'),
+    shredRows: prepare('shredRows'),
+    removeRow: prepare('removeRow'),
+    removeRowsOfUser: prepare('removeRowsOfUser'),
+    selectKekIds: prepare('selectKekIds'),
+    countRows: prepare('countRows'),
+    countRowsWithAges: prepare('countRowsWithAges'),
     pages: preparePages(client),
   }
 }

@@ -34,7 +34,7 @@ export function selectPage(db: QueryBuilder, options: PageOptions) {
   return selectInOrder(db, isOnPage(options)).limit(sql.placeholder('limit'))
 }
 
-/** All rows from a page on, each with the bytes of its user id and KEK id before its columns. */
+/** Up to `:limit` rows from a page on, each with the bytes of its user id and KEK id before its columns. No limit is -1. */
 export function selectRowsWithBytes(db: QueryBuilder, options: PageOptions) {
   const { userId, version, encryptedKey, kekId, createdAt, wrappedAt, shreddedAt } = keys
   return db
@@ -46,6 +46,7 @@ export function selectRowsWithBytes(db: QueryBuilder, options: PageOptions) {
     .from(keys)
     .where(isOnPage(options))
     .orderBy(userId, version)
+    .limit(sql.placeholder('limit'))
 }
 
 function isOnPage({ first, notUnderKek }: PageOptions): SQL | undefined {

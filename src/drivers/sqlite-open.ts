@@ -1,0 +1,70 @@
+/** Opens SQLite files of ours, with whichever synchronous driver there is. */
+import { existsSync } from 'node:fs'
+import { assertBetterSqlite3Runs } from './better-sqlite3.js'
+import type { SqliteClient } from './sqlite-client.js'
+import { syncSqlite } from './sync-sqlite.js'
+import { driverMissing } from './url.js'
+
+interface OpenOptions {
+  /** For reading only. Then the file must exist. */
+  readonly readonly?: boolean
+  /** Whether a missing file is an error. Otherwise it is made. */
+  readonly mustExist?: boolean
+}
+
+/** Opens a connection that does not wait for locks. @throws the driver's errors */
+export type OpenSqlite = (path: string, options?: OpenOptions) => SqliteClient
+
+/**
+ * Loads bun:sqlite in Bun, node:sqlite in Deno, and better-sqlite3 in Node.js, where node:sqlite takes its place if it is not installed.
+ *
+ * @throws ERR_STORE if there is none
+ */
+export async function loadSqlite(): Promise<OpenSqlite> {
+  if (process.versions.bun !== undefined) return loadBunSqlite()
+  if (process.versions.deno !== undefined) return loadNodeSqlite()
+  try {
+    // Inside of "try", so that bundlers take it for optional and leave it alone where it is not installed.
+    const { default: Database } = await import('better-sqlite3')
+    assertBetterSqlite3Runs()
+    return (path, { readonly = false, mustExist = readonly } = {}) =>
+      new Database(path, { readonly, fileMustExist: mustExist, timeout: 0 })
+  } catch (error) {
+    const missing = driverMissing('better-sqlite3', error)
+    if (missing === error) throw error
+    return await loadNodeSqlite().catch(() => {
+      throw missing
+    })
+  }
+}
+
+async function loadNodeSqlite(): Promise<OpenSqlite> {
+  const { DatabaseSync } = await import('node:sqlite')
+  return (path, { readonly = false, mustExist = readonly } = {}) => {
+    if (mustExist) assertExists(path)
+    return clientOn(new DatabaseSync(path, { readOnly: readonly, timeout: 0 }))
+  }
+}
+
+async function loadBunSqlite(): Promise<OpenSqlite> {
+  try {
+    const { Database } = await import('bun:sqlite')
+    return (path, { readonly = false, mustExist = readonly } = {}) => {
+      if (mustExist) assertExists(path)
+      return clientOn(new Database(path, readonly ? { readonly } : { create: true, readwrite: true }))
+    }
+  } catch (error) {
+    throw driverMissing('bun:sqlite', error)
+  }
+}
+
+function assertExists(path: string): void {
+  if (!existsSync(path))
+    throw Object.assign(new Error('unable to open database file'), { code: 'SQLITE_CANTOPEN' })
+}
+
+function clientOn(connection: object): SqliteClient {
+  const client = syncSqlite(connection)
+  if (client === null) throw new Error('SQLITE_MISUSE')
+  return client
+}
