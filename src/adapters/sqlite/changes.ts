@@ -37,6 +37,8 @@ export class SqliteChanges {
   attach(client: SqliteClient, file: OpenedFile | null): void {
     this.#client = client
     this.#file = file
+    // A write may find it out before the next poll.
+    if (file !== null) file.onLost = (error) => this.#fail(error)
     if (this.#listeners.size > 0) this.#register(client)
   }
 
@@ -85,15 +87,20 @@ export class SqliteChanges {
       this.#listeners.publish(this.#silent ? {} : { unspecific: true })
       this.#silent = false
     } catch (error) {
-      const { code, description } = describeDriverError(error)
-      if (this.#silent || (code !== null && isBusyCode(code))) return
-      this.#silent = true
-      // Whoever has keys of a file that is gone must not go on with them.
-      const isLost = isKeystoreError(error)
-      if (isLost) this.#listeners.publish({})
-      const reason = isLost ? error.message : `The database cannot be asked for changes (${description})`
-      this.#listeners.publish({ silent: reason })
+      const { code } = describeDriverError(error)
+      if (code === null || !isBusyCode(code)) this.#fail(error)
     }
+  }
+
+  #fail(error: unknown): void {
+    if (this.#silent || this.#listeners.size === 0) return
+    this.#silent = true
+    // Whoever has keys of a file that is gone must not go on with them.
+    const isLost = isKeystoreError(error)
+    if (isLost) this.#listeners.publish({})
+    const { description } = describeDriverError(error)
+    const reason = isLost ? error.message : `The database cannot be asked for changes (${description})`
+    this.#listeners.publish({ silent: reason })
   }
 }
 

@@ -153,7 +153,7 @@ export class SqliteConnection {
   #openFile(open: OpenSqlite, path: string, mode: MigrateMode): SqliteClient {
     if (isInMemory(path)) return openFile(open, path)
     prepareFile(path, mode)
-    const file = new OpenedFile({ path, own: true, hasLog: () => true })
+    const file = new OpenedFile({ path, own: true, hasLog: () => true, lock: () => undefined })
     try {
       const client = openFile(open, path)
       this.#file = file
@@ -168,7 +168,9 @@ export class SqliteConnection {
     const main = client.prepare("select file from pragma_database_list where name = 'main'").get()
     const path = (main as { readonly file: string | null } | undefined)?.file ?? ''
     const hasLog = () => client.pragma('journal_mode', { simple: true }) === 'wal'
-    this.#file ??= path === '' ? null : new OpenedFile({ path, own: false, hasLog })
+    // Reads the file, for which it takes the lock.
+    const lock = () => void client.pragma('data_version')
+    this.#file ??= path === '' ? null : new OpenedFile({ path, own: false, hasLog, lock })
   }
 
   #preparedStatements(client: SqliteClient): SqliteStatements {

@@ -1,7 +1,7 @@
 /** Notices that the file of a connection was deleted, replaced or overwritten: SQLite would go on with a file that nobody else sees. */
-import { type BigIntStats, readSync, statSync } from 'node:fs'
+import { type BigIntStats, statSync } from 'node:fs'
 import { printable, StoreError } from '../../errors.js'
-import { keepOpen, release } from './kept-files.js'
+import { bytesAt, keepOpen, keepOpenForHost, release } from './kept-files.js'
 
 /** How long an overwriting must show. A checkpoint of another process looks like one for a moment. */
 const SUSPICION_MS = 250
@@ -13,10 +13,12 @@ interface FileId {
 
 export interface OpenedFileOptions {
   readonly path: string
-  /** Whether the connection is ours. Only then its content is watched too. */
+  /** Whether the connection is ours, and not the host's. */
   readonly own: boolean
   /** Whether the connection uses a write-ahead log. */
   hasLog(): boolean
+  /** Reads through the connection, for which it needs the lock that nobody has while writing a file without such a log. */
+  lock(): void
 }
 
 export class OpenedFile {
@@ -28,8 +30,12 @@ export class OpenedFile {
   /** Of the index of the write-ahead log. */
   #indexFd: number | null = null
   #content: Content | null = null
+  /** The change counter of a file without a write-ahead log, as it was last seen. */
+  #counter: number | null = null
   #suspectSince: number | null = null
   #lost: string | null = null
+  /** Called once, when it turns out that the file is another one. */
+  onLost: (error: StoreError) => void = () => undefined
 
   /** To be made just before the connection opens the file. @throws the file system's errors */
   constructor(options: OpenedFileOptions) {
@@ -46,8 +52,15 @@ export class OpenedFile {
   /** Looks whether names still mean the files that the connection has open. @throws ERR_STORE, from then on always */
   assertSame(): void {
     this.assertNotLost()
-    this.#lost = this.#problem()
-    this.assertNotLost()
+    this.#lose(this.#problem())
+  }
+
+  #lose(problem: string | null): void {
+    this.#lost = problem
+    if (problem === null) return
+    const error = lostFile(this.#options.path, problem)
+    this.onLost(error)
+    throw error
   }
 
   /**
@@ -64,13 +77,12 @@ export class OpenedFile {
     this.#suspectSince ??= performance.now()
     if (performance.now() - this.#suspectSince < SUSPICION_MS)
       throw Object.assign(new Error('the file was changed just now'), { code: 'SQLITE_BUSY' })
-    this.#lost = 'its content was overwritten by another program than SQLite'
-    this.assertNotLost()
+    this.#lose('its content was overwritten by another program than SQLite')
   }
 
   /** To be called after the connection was closed. */
   release(): void {
-    for (const fd of [this.fd, this.#indexFd]) if (fd !== null) release(fd)
+    if (this.#options.own) for (const fd of [this.fd, this.#indexFd]) if (fd !== null) release(fd)
     this.#indexFd = null
   }
 
@@ -89,6 +101,8 @@ export class OpenedFile {
     // The host may have given up its write-ahead log.
     if (!this.#options.own && !this.#options.hasLog()) {
       this.#log = null
+      this.#indexFd = null
+      this.#content = null
       return null
     }
     return log === null
@@ -96,10 +110,33 @@ export class OpenedFile {
       : 'another file has the name of its write-ahead log'
   }
 
-  /** Whether the database was changed though there was no checkpoint, the only writer of it beside a write-ahead log. */
   #isOverwritten(): boolean {
-    const { path, own } = this.#options
-    if (!own || this.#log === null) return false
+    return this.#log === null ? this.#isCountedBack() : this.#isChangedBetweenCheckpoints()
+  }
+
+  /**
+   * Whether a file without a write-ahead log has fewer transactions than it had: SQLite counts them in its header (sqlite.org/fileformat2.html
+   * §1.3.7), so that a copy which is not older is the same.
+   */
+  #isCountedBack(): boolean {
+    if (this.#options.own) return false
+    const before = this.#changeCounter()
+    this.#options.lock()
+    const counter = this.#changeCounter()
+    // Else a transaction is being written, and might yet be rolled back.
+    if (counter === null || counter !== before) return false
+    if (this.#counter !== null && counter < this.#counter) return true
+    this.#counter = counter
+    return false
+  }
+
+  #changeCounter(): number | null {
+    return bytesAt(keepOpenForHost(this.#options.path), 24, 4)?.readUInt32BE() ?? null
+  }
+
+  /** Whether the database was changed though there was no checkpoint, the only writer of it beside a write-ahead log. */
+  #isChangedBetweenCheckpoints(): boolean {
+    const { path } = this.#options
     const main = statOf(path)
     const checkpoint = this.#checkpointState()
     if (main === null || checkpoint === null) return false
@@ -117,9 +154,10 @@ export class OpenedFile {
    */
   #checkpointState(): string | null {
     try {
-      this.#indexFd ??= keepOpen(`${this.#options.path}-shm`)
-      const header = Buffer.alloc(INDEX_HEADER_BYTES)
-      if (readSync(this.#indexFd, header, 0, header.length, 0) < header.length) return null
+      const { path, own } = this.#options
+      this.#indexFd ??= (own ? keepOpen : keepOpenForHost)(`${path}-shm`)
+      const header = bytesAt(this.#indexFd, 0, INDEX_HEADER_BYTES)
+      if (header === null) return null
       return CHECKPOINT_FIELDS.map(([from, to]) => header.toString('hex', from, to)).join()
     } catch {
       return null
