@@ -11,7 +11,7 @@ import type {
   StoreMaintenance,
   WrapChange,
 } from '../store.js'
-import { compareRefs, isTombstone, type KeyRecord, type KeyRef } from '../table.js'
+import { compareRefs, compareUtf8, isTombstone, type KeyRecord, type KeyRef } from '../table.js'
 import { ERASED } from './erasure.js'
 import { Listeners } from './listeners.js'
 import {
@@ -51,6 +51,8 @@ class MemoryKeyStore implements KeyStore {
   }
   /** By user id, then by version. */
   readonly #rows = new Map<string, Map<number, KeyRecord>>()
+  /** In the order of pages; null if users have come or gone since. */
+  #users: readonly string[] | null = null
   readonly #listeners = new Listeners({ start: () => undefined, stop: () => undefined })
   #closed = false
 
@@ -91,10 +93,22 @@ class MemoryKeyStore implements KeyStore {
   }
 
   async list({ after, limit, notKekId }: KeyPage): Promise<KeyRecord[]> {
-    return this.#sorted()
-      .filter((row) => after === undefined || compareRefs(row, after) > 0)
-      .filter((row) => notKekId === undefined || (!isTombstone(row) && row.kekId !== notKekId))
-      .slice(0, limit)
+    this.#assertOpen()
+    const page: KeyRecord[] = []
+    const users = this.#sortedUsers()
+    for (
+      let index = after === undefined ? 0 : firstFrom(users, after.userId);
+      index < users.length;
+      index++
+    ) {
+      for (const row of this.#versionsOf(users[index] as string)) {
+        if (page.length === limit) return page
+        const isAfter = after === undefined || compareRefs(row, after) > 0
+        if (isAfter && (notKekId === undefined || (!isTombstone(row) && row.kekId !== notKekId)))
+          page.push(row)
+      }
+    }
+    return page
   }
 
   async shred(userId: string, { forget, at = new Date() }: ShredOptions): Promise<ShredResult> {
@@ -102,7 +116,7 @@ class MemoryKeyStore implements KeyStore {
     const rows = this.#versionsOf(userId)
     const live = rows.filter((row) => !isTombstone(row))
     for (const row of live) this.#set({ ...row, encryptedKey: new Uint8Array(0), shreddedAt: at })
-    if (forget) this.#rows.delete(userId)
+    if (forget) this.#deleteUser(userId)
     else if (rows.length === 0) this.#insert(newTombstone(userId, at))
     const changed = forget ? rows.length > 0 : live.length > 0 || rows.length === 0
     if (changed) this.#publish([{ userId }])
@@ -112,7 +126,12 @@ class MemoryKeyStore implements KeyStore {
 
   async remove(refs: readonly KeyRef[]): Promise<number> {
     this.#assertOpen()
-    const removed = refs.filter(({ userId, version }) => this.#rows.get(userId)?.delete(version))
+    const removed = refs.filter(({ userId, version }) => {
+      const versions = this.#rows.get(userId)
+      const isRemoved = versions?.delete(version) === true
+      if (versions?.size === 0) this.#deleteUser(userId)
+      return isRemoved
+    })
     this.#publish(removed)
     return removed.length
   }
@@ -145,6 +164,7 @@ class MemoryKeyStore implements KeyStore {
   async close(): Promise<void> {
     this.#closed = true
     this.#rows.clear()
+    this.#users = null
     this.#listeners.clear()
   }
 
@@ -185,8 +205,13 @@ class MemoryKeyStore implements KeyStore {
   }
 
   #set(record: KeyRecord): void {
-    const versions = this.#rows.get(record.userId) ?? new Map<number, KeyRecord>()
-    this.#rows.set(record.userId, versions.set(record.version, copyOf(record)))
+    const { userId, version } = record
+    const versions = this.#rows.get(userId)
+    if (versions !== undefined) versions.set(version, copyOf(record))
+    else {
+      this.#rows.set(userId, new Map([[version, copyOf(record)]]))
+      this.#users = null
+    }
   }
 
   #publish(changed: readonly Pick<KeyRef, 'userId'>[]): void {
@@ -198,17 +223,35 @@ class MemoryKeyStore implements KeyStore {
     return [...(this.#rows.get(userId)?.values() ?? [])].sort(compareRefs).map(copyOf)
   }
 
+  #deleteUser(userId: string): void {
+    if (this.#rows.delete(userId)) this.#users = null
+  }
+
   #sorted(): KeyRecord[] {
     this.#assertOpen()
-    return [...this.#rows.values()]
-      .flatMap((versions) => [...versions.values()])
-      .sort(compareRefs)
-      .map(copyOf)
+    return this.#sortedUsers().flatMap((userId) => this.#versionsOf(userId))
+  }
+
+  #sortedUsers(): readonly string[] {
+    this.#users ??= [...this.#rows.keys()].sort(compareUtf8)
+    return this.#users
   }
 
   #assertOpen(): void {
     if (this.#closed) throw new KeystoreError('ERR_CLOSED', 'This key store was closed')
   }
+}
+
+/** The index of the first user id that is not below another. */
+function firstFrom(users: readonly string[], userId: string): number {
+  let low = 0
+  let high = users.length
+  while (low < high) {
+    const middle = (low + high) >>> 1
+    if (compareUtf8(users[middle] as string, userId) < 0) low = middle + 1
+    else high = middle
+  }
+  return low
 }
 
 /** A deep copy: the caller and the store share no bytes and no dates. */
