@@ -128,8 +128,9 @@ export class UserHandle {
 
   #assertUsable(): void {
     this.#assertOpen()
-    if (this.#keys.lease.ended && !this.#keys.lease.keysLost) throw keyShredded(this.userId)
-    if (this.#keys.lease.keysLost)
+    const { ended, keysLost } = this.#keys.lease
+    if (ended) throw keyShredded(this.userId)
+    if (keysLost)
       throw new KeystoreError('ERR_KEY_NOT_FOUND', `The keys of user ${quoted(this.userId)} were lost`)
   }
 
