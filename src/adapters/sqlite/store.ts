@@ -6,6 +6,7 @@ import { DEFAULT_DEADLINE_MS } from '../../drivers/retry.js'
 import type { SqliteClient } from '../../drivers/sqlite-client.js'
 import { type SyncSqliteClient, syncSqlite } from '../../drivers/sync-sqlite.js'
 import { invalidArgument } from '../../errors.js'
+import { CALLS, isTurnDueInLoop, nextTurn } from '../../event-loop.js'
 import type {
   CensusRow,
   KeyPage,
@@ -28,7 +29,7 @@ import {
   newTombstone,
   winnersOf,
 } from '../records.js'
-import { isReadable, requireReadable } from '../stored-rows.js'
+import { isReadable, requireReadable, type StoredRow } from '../stored-rows.js'
 import { AsyncSqliteKeyStore } from './async-store.js'
 import { DEFAULT_POLL_MS, SqliteChanges } from './changes.js'
 import { assertSqlitePath, SqliteConnection } from './connection.js'
@@ -37,7 +38,10 @@ import { SqliteMaintenance } from './maintenance.js'
 import type { OpenedFile } from './opened-file.js'
 import { censusOf, erasedVersions } from './statements/decode.js'
 import { readPage } from './statements/pages.js'
-import { selectActive, selectVersions } from './statements/prepare.js'
+import { type SqliteStatements, selectActive, selectVersions } from './statements/prepare.js'
+
+/** Users whose rows one query reads: it takes a few milliseconds. */
+const USERS_AT_ONCE = 1000
 
 export type { MigrateMode, MigrationReport } from '../migrator.js'
 export type { AsyncSqliteKeyStoreOptions, SqliteKeyStoreOptions } from '../options.js'
@@ -127,13 +131,28 @@ export class SqliteKeyStore implements KeyStore {
   }
 
   async getActive(userIds: readonly string[]): Promise<Map<string, KeyRecord>> {
-    const records = await this.#connection.read('read keys', (s) => selectActive(s, userIds))
-    return new Map(records.map(requireReadable).map((record) => [record.userId, record]))
+    const records = await this.#readParts(userIds, selectActive)
+    return new Map(records.map((record) => [record.userId, record]))
   }
 
   async getAll(userIds: readonly string[]): Promise<Map<string, KeyRecord[]>> {
-    const records = await this.#connection.read('read keys', (s) => selectVersions(s, userIds))
-    return groupByUser(records.map(requireReadable))
+    return groupByUser(await this.#readParts(userIds, selectVersions))
+  }
+
+  /** Reads the rows of some users at a time, so that the event loop can turn in between. */
+  async #readParts(
+    userIds: readonly string[],
+    select: (statements: SqliteStatements, userIds: readonly string[]) => StoredRow[],
+  ): Promise<KeyRecord[]> {
+    const records: KeyRecord[] = []
+    const users = [...new Set(userIds)]
+    for (let start = 0; start === 0 || start < users.length; start += USERS_AT_ONCE) {
+      if (start > 0 && isTurnDueInLoop(CALLS)) await nextTurn()
+      const some = users.slice(start, start + USERS_AT_ONCE)
+      const rows = await this.#connection.read('read keys', (s) => select(s, some))
+      records.push(...rows.map(requireReadable))
+    }
+    return records
   }
 
   async insertIfAbsent(records: readonly KeyRecord[]): Promise<KeyRecord[]> {
