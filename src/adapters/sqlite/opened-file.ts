@@ -1,6 +1,7 @@
 /** Notices that the file of a connection was deleted, replaced or overwritten: SQLite would go on with a file that nobody else sees. */
-import { type BigIntStats, readSync, statSync } from 'node:fs'
+import { type BigIntStats, fstatSync, readSync, statSync } from 'node:fs'
 import { printable, StoreError } from '../../errors.js'
+import { type FileHeader, headerOf, isAnotherHeader } from './file-header.js'
 import { keepOpen, release } from './kept-files.js'
 
 /** How long an overwriting must show. A checkpoint of another process looks like one for a moment. */
@@ -13,29 +14,39 @@ interface FileId {
 
 export interface OpenedFileOptions {
   readonly path: string
-  /** Whether the connection is ours. Only then its content is watched too. */
+  /** Whether the connection is ours. */
   readonly own: boolean
   /** Whether the connection uses a write-ahead log. */
   hasLog(): boolean
+  /** Runs work while the connection has a lock for reading: nobody writes into the file meanwhile. */
+  whileReading<T>(work: () => T): T
 }
 
 export class OpenedFile {
   readonly #options: OpenedFileOptions
   readonly #main: FileId
-  /** Of the database; null on the host's connection. */
-  readonly fd: number | null
+  /** Of the database. */
+  readonly fd: number
+  /** Called once, when it is found that the file is another one. */
+  onLost: ((reason: string) => void) | null = null
   #log: FileId | null = null
   /** Of the index of the write-ahead log. */
   #indexFd: number | null = null
   #content: Content | null = null
+  #header: FileHeader | null = null
   #suspectSince: number | null = null
   #lost: string | null = null
 
   /** To be made just before the connection opens the file. @throws the file system's errors */
   constructor(options: OpenedFileOptions) {
     this.#options = options
-    this.fd = options.own ? keepOpen(options.path) : null
+    this.fd = keepOpen(options.path)
     this.#main = statSync(options.path, { bigint: true })
+  }
+
+  /** Whether the file says that it is written past a write-ahead log. Asks the connection nothing. */
+  get hasLog(): boolean {
+    return headerOf(this.fd)?.hasLog ?? false
   }
 
   /** Throws if it is known that the file is another one. Looks at nothing. @throws ERR_STORE */
@@ -46,8 +57,8 @@ export class OpenedFile {
   /** Looks whether names still mean the files that the connection has open. @throws ERR_STORE, from then on always */
   assertSame(): void {
     this.assertNotLost()
-    this.#lost = this.#problem()
-    this.assertNotLost()
+    const problem = this.#problem()
+    if (problem !== null) this.#lose(problem)
   }
 
   /**
@@ -59,19 +70,44 @@ export class OpenedFile {
     this.assertSame()
     if (!this.#isOverwritten()) {
       this.#suspectSince = null
+      if (!this.#options.own && this.#isOtherContent()) this.#lose(OVERWRITTEN)
       return
     }
     this.#suspectSince ??= performance.now()
     if (performance.now() - this.#suspectSince < SUSPICION_MS)
       throw Object.assign(new Error('the file was changed just now'), { code: 'SQLITE_BUSY' })
-    this.#lost = 'its content was overwritten by another program than SQLite'
-    this.assertNotLost()
+    this.#lose(OVERWRITTEN)
+  }
+
+  /** {@link assertSame}, to be called after a commit of ours: a copy from before it is another content too. @throws ERR_STORE */
+  assertSameAfterCommit(): void {
+    this.assertSame()
+    if (this.#options.own) return
+    try {
+      this.#header = this.#options.whileReading(() => headerOf(this.fd))
+    } catch {
+      // The commit stands, so that its call must not fail because somebody else is writing now.
+      this.#header = null
+    }
   }
 
   /** To be called after the connection was closed. */
   release(): void {
-    for (const fd of [this.fd, this.#indexFd]) if (fd !== null) release(fd)
+    release(this.fd)
+    this.#releaseIndex()
+  }
+
+  #releaseIndex(): void {
+    if (this.#indexFd !== null) release(this.#indexFd)
     this.#indexFd = null
+  }
+
+  /** @throws ERR_STORE */
+  #lose(what: string): never {
+    this.#lost = what
+    const error = lostFile(this.#options.path, what)
+    this.onLost?.(error.message)
+    throw error
   }
 
   #problem(): string | null {
@@ -98,8 +134,11 @@ export class OpenedFile {
 
   /** Whether the database was changed though there was no checkpoint, the only writer of it beside a write-ahead log. */
   #isOverwritten(): boolean {
-    const { path, own } = this.#options
-    if (!own || this.#log === null) return false
+    const { path, own, hasLog } = this.#options
+    if (this.#log === null || (!own && !hasLog())) {
+      this.#content = null
+      return false
+    }
     const main = statOf(path)
     const checkpoint = this.#checkpointState()
     if (main === null || checkpoint === null) return false
@@ -112,20 +151,39 @@ export class OpenedFile {
   }
 
   /**
+   * Whether the file is an older copy, or one of another database. Without a write-ahead log any connection may write into the file, but
+   * each commit counts up in its header.
+   */
+  #isOtherContent(): boolean {
+    const before = this.#header
+    const header = this.#options.whileReading(() => headerOf(this.fd))
+    const isOther = before !== null && header !== null && isAnotherHeader(before, header)
+    this.#header = header
+    return isOther
+  }
+
+  /**
    * What each checkpoint changes in the index of the write-ahead log (sqlite.org/walformat.html §2): the salts, how many frames are
-   * written back, and how many are being written back. Null if it cannot be read.
+   * written back, and how many are being written back; and which file it is. Null if it cannot be read.
    */
   #checkpointState(): string | null {
     try {
-      this.#indexFd ??= keepOpen(`${this.#options.path}-shm`)
+      const path = `${this.#options.path}-shm`
+      const index = statSync(path, { bigint: true })
+      // The host may have given up its write-ahead log and begun another one.
+      if (this.#indexFd !== null && !isSame(index, fstatSync(this.#indexFd, { bigint: true })))
+        this.#releaseIndex()
+      this.#indexFd ??= keepOpen(path)
       const header = Buffer.alloc(INDEX_HEADER_BYTES)
       if (readSync(this.#indexFd, header, 0, header.length, 0) < header.length) return null
-      return CHECKPOINT_FIELDS.map(([from, to]) => header.toString('hex', from, to)).join()
+      return [index.ino, ...CHECKPOINT_FIELDS.map(([from, to]) => header.toString('hex', from, to))].join()
     } catch {
       return null
     }
   }
 }
+
+const OVERWRITTEN = 'its content was overwritten by another program than SQLite'
 
 interface Content {
   readonly mtimeNs: bigint
