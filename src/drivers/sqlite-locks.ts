@@ -48,6 +48,18 @@ export function withoutBusyTimeout<T>(client: SqliteClient, work: () => T): T {
   }
 }
 
+/** Runs work while the connection holds its lock for reading: without a write-ahead log nobody writes into the file meanwhile. */
+export function withReadLock<T>(client: SqliteClient, work: () => T): T {
+  // The lock is held from the first row until the statement is reset (sqlite.org/lockingv3.html).
+  const rows = client.prepare('select count(*) from sqlite_master').iterate()
+  try {
+    rows.next()
+    return work()
+  } finally {
+    rows.return?.()
+  }
+}
+
 export function isLocked(error: unknown): boolean {
   if (error instanceof HostTransactionError) return true
   const { code } = describeDriverError(error)

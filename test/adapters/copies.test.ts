@@ -33,6 +33,8 @@ const COPIERS: Readonly<Record<Dialect, readonly (readonly [string, readonly str
         'create trigger encryption_keys_user_id_insert after insert on Encryption_Keys begin insert into audit values (new.encrypted_key); end',
       ],
     ],
+    ['index sampled', ['create index sampled on encryption_keys (kek_id, encrypted_key)', 'analyze']],
+    ['index hashed', ['create index hashed on encryption_keys (hex(encrypted_key))']],
   ],
   postgres: [
     [
@@ -60,6 +62,30 @@ const COPIERS: Readonly<Record<Dialect, readonly (readonly [string, readonly str
       ],
     ],
     ['publication everything', ['create publication everything for all tables']],
+    ['materialized view kept', ['create materialized view kept as select * from encryption_keys']],
+    [
+      'materialized view hashed',
+      [
+        `create view live as select user_id as who, md5(encrypted_key) as hash, encrypted_key as bytes from encryption_keys k where k is not null`,
+        'create materialized view hashed as select who, bytes from live',
+      ],
+    ],
+    [
+      'materialized view second',
+      [
+        'create table more () inherits (encryption_keys)',
+        'create view row as select m as all_columns from more m',
+        'create materialized view second as select * from row',
+      ],
+    ],
+    [
+      'materialized view above',
+      [
+        'create table parent (encrypted_key bytea not null)',
+        'alter table encryption_keys inherit parent',
+        'create materialized view above as select * from parent',
+      ],
+    ],
   ],
 }
 
@@ -86,7 +112,17 @@ describe.each(dialects)('on %s', (dialect) => {
     })
   })
 
-  it('nothing is found in a store as we make it', async () => {
+  it('nothing is found in a store as we make it, nor in views of it, which are no copies', async () => {
+    const views = [
+      'create view copy as select * from encryption_keys',
+      ...(dialect === 'sqlite'
+        ? []
+        : [
+            'create materialized view counts as select kek_id, count(version) from encryption_keys group by 1',
+          ]),
+    ]
+    if (dialect === 'sqlite') for (const view of views) await runSql(dialect, url, view)
+    else await asAdmin(url, ...views)
     expect(await maintenanceOf(store).finishErasure()).toEqual({ erased: 'file', pending: null })
     expect((await maintenanceOf(store).inspect()).filter(({ kind }) => kind === 'copies')).toEqual([])
     if (dialect === 'sqlite')

@@ -8,9 +8,9 @@ import { requireReadable } from '../stored-rows.js'
 import type { AsyncSqliteConnection } from './async-connection.js'
 import { checkAsyncSqlite } from './async-migrate.js'
 import { boundTo, decodeRows, versionsOf } from './async-statements.js'
+import { copiedByTriggers, selectTriggers } from './copiers.js'
 import { datedCensusOf } from './statements/decode.js'
 import { sqliteQueries } from './statements/queries.js'
-import { copiedByTriggers, selectTriggers } from './triggers.js'
 
 /** Why a store on each driver is not told of what other processes change. */
 export const SILENT_DRIVERS = {

@@ -2,7 +2,8 @@
 
 import { describeDriverError, isBusyCode } from '../../drivers/driver-error.js'
 import type { SqliteClient } from '../../drivers/sqlite-client.js'
-import { invalidArgument, isKeystoreError } from '../../errors.js'
+import { withoutBusyTimeout } from '../../drivers/sqlite-locks.js'
+import { invalidArgument } from '../../errors.js'
 import { type ChangeListener, Listeners } from '../listeners.js'
 import type { OpenedFile } from './opened-file.js'
 
@@ -10,6 +11,8 @@ export const DEFAULT_POLL_MS = 1000
 
 /** Every instance with listeners on a connection. `data_version` does not show what a connection itself writes, and stores may share one. */
 const instancesOf = new WeakMap<SqliteClient, Set<SqliteChanges>>()
+/** Every instance with listeners. */
+const polling = new Set<SqliteChanges>()
 
 export class SqliteChanges {
   readonly #pollMs: number
@@ -37,8 +40,7 @@ export class SqliteChanges {
   attach(client: SqliteClient, file: OpenedFile | null): void {
     this.#client = client
     this.#file = file
-    // A write may find it out before the next poll.
-    if (file !== null) file.onLost = (error) => this.#fail(error)
+    if (file !== null) file.onLost = (reason) => this.#lost(reason)
     if (this.#listeners.size > 0) this.#register(client)
   }
 
@@ -55,11 +57,13 @@ export class SqliteChanges {
   }
 
   #start(): void {
+    polling.add(this)
     this.#timer = setInterval(() => this.#poll(), this.#pollMs).unref()
     if (this.#client !== null) this.#register(this.#client)
   }
 
   #stop(): void {
+    polling.delete(this)
     if (this.#timer !== null) clearInterval(this.#timer)
     this.#timer = null
     this.#silent = false
@@ -76,31 +80,33 @@ export class SqliteChanges {
     }
   }
 
+  /** Whoever has keys of a file that is gone must not go on with them. Other stores may have the file open too. */
+  #lost(reason: string): void {
+    this.#silent = true
+    this.#listeners.publish({})
+    this.#listeners.publish({ silent: reason })
+    for (const other of [...polling]) if (other !== this) other.#poll()
+  }
+
   #poll(): void {
+    const client = this.#client
     // A transaction of the host's that has read nothing yet takes its snapshot at its first read, which must not be ours.
-    if (this.#client === null || this.#client.inTransaction) return
+    if (client === null || client.inTransaction) return
     try {
-      this.#file?.assertUnchanged()
-      const version = dataVersion(this.#client)
+      const version = withoutBusyTimeout(client, () => {
+        this.#file?.assertUnchanged()
+        return dataVersion(client)
+      })
       if (!this.#silent && version === this.#lastVersion) return
       this.#lastVersion = version
       this.#listeners.publish(this.#silent ? {} : { unspecific: true })
       this.#silent = false
     } catch (error) {
-      const { code } = describeDriverError(error)
-      if (code === null || !isBusyCode(code)) this.#fail(error)
+      const { code, description } = describeDriverError(error)
+      if (this.#silent || (code !== null && isBusyCode(code))) return
+      this.#silent = true
+      this.#listeners.publish({ silent: `The database cannot be asked for changes (${description})` })
     }
-  }
-
-  #fail(error: unknown): void {
-    if (this.#silent || this.#listeners.size === 0) return
-    this.#silent = true
-    // Whoever has keys of a file that is gone must not go on with them.
-    const isLost = isKeystoreError(error)
-    if (isLost) this.#listeners.publish({})
-    const { description } = describeDriverError(error)
-    const reason = isLost ? error.message : `The database cannot be asked for changes (${description})`
-    this.#listeners.publish({ silent: reason })
   }
 }
 

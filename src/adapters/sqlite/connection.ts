@@ -9,6 +9,7 @@ import {
   lockError,
   retryingWhileLocked,
   withoutBusyTimeout,
+  withReadLock,
 } from '../../drivers/sqlite-locks.js'
 import { loadSqlite, type OpenSqlite } from '../../drivers/sqlite-open.js'
 import { invalidArgument, KeystoreError, StoreError, schemaError } from '../../errors.js'
@@ -92,7 +93,7 @@ export class SqliteConnection {
         this.#file?.assertUnchanged()
         const result = this.place === 'host' ? withoutBusyTimeout(client, () => work(client)) : work(client)
         // Replaced meanwhile: nobody else has what was committed.
-        this.#file?.assertSame()
+        this.#file?.assertSameAfterCommit()
         return result
       },
       remainingMs,
@@ -134,13 +135,13 @@ export class SqliteConnection {
       if (migrate !== 'off') await step(action, () => checkFile(open, path, migrate, adopt))
       this.#client ??= await step(action, () => this.#openFile(open, path, migrate))
     }
+    if (path === null) await step('look at the file', (client) => this.#watchHostFile(client))
     const report = await step('migrate the database', (client) => {
       if (migrate === 'off') return NOTHING_APPLIED
       assertNoHostTransaction(client)
       return migrateSqlite(client, { mode: migrate, adopt })
     })
     if (path !== null) await step('set the journal mode', (client) => setJournalMode(client, path))
-    if (path === null) await step('look at the file', (client) => this.#watchHostFile(client))
     await step('begin to read', (client) => {
       // Reading makes the write-ahead log, whose identity is then known.
       if (path !== null) client.prepare('select 1 from sqlite_master limit 1').all()
@@ -153,7 +154,7 @@ export class SqliteConnection {
   #openFile(open: OpenSqlite, path: string, mode: MigrateMode): SqliteClient {
     if (isInMemory(path)) return openFile(open, path)
     prepareFile(path, mode)
-    const file = new OpenedFile({ path, own: true, hasLog: () => true, lock: () => undefined })
+    const file = new OpenedFile({ path, own: true, hasLog: () => true, whileReading: (work) => work() })
     try {
       const client = openFile(open, path)
       this.#file = file
@@ -167,10 +168,15 @@ export class SqliteConnection {
   #watchHostFile(client: SqliteClient): void {
     const main = client.prepare("select file from pragma_database_list where name = 'main'").get()
     const path = (main as { readonly file: string | null } | undefined)?.file ?? ''
-    const hasLog = () => client.pragma('journal_mode', { simple: true }) === 'wal'
-    // Reads the file, for which it takes the lock.
-    const lock = () => void client.pragma('data_version')
-    this.#file ??= path === '' ? null : new OpenedFile({ path, own: false, hasLog, lock })
+    const journal = client.prepare("select 1 from pragma_journal_mode where journal_mode = 'wal'")
+    const hasLog = () => journal.get() !== undefined
+    const whileReading = <T>(work: () => T) => withReadLock(client, work)
+    this.#file ??= path === '' ? null : new OpenedFile({ path, own: false, hasLog, whileReading })
+  }
+
+  /** Whether the host's connection waits for locks when it only reads. With a write-ahead log readers wait for nobody. */
+  #waitsForWriters(): boolean {
+    return this.place === 'host' && this.#file !== null && !this.#file.hasLog
   }
 
   #preparedStatements(client: SqliteClient): SqliteStatements {
@@ -186,7 +192,8 @@ export class SqliteConnection {
     return retryingWhileLocked(deadlineMs, () => {
       this.assertOpen()
       this.#file?.assertNotLost()
-      return work(this.#client as SqliteClient)
+      const client = this.#client as SqliteClient
+      return this.#waitsForWriters() ? withoutBusyTimeout(client, () => work(client)) : work(client)
     }).catch((error) => {
       throw error instanceof HostTransactionError
         ? stillInTransaction(action)

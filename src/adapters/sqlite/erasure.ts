@@ -7,8 +7,8 @@ import { encryptionKeysDeclaration } from '../../table.js'
 import { ERASED, FINISH_ERASURE, pendingErasure } from '../erasure.js'
 import { LEDGER } from '../migrator.js'
 import type { SqliteConnection } from './connection.js'
+import { copiersOf } from './copiers.js'
 import { hasOldBytes } from './old-bytes.js'
-import { triggersThatCopy } from './triggers.js'
 
 /** How long a shred waits for other connections that still read the write-ahead log. */
 const SHRED_WAIT_MS = 1000
@@ -60,7 +60,7 @@ export class SqliteErasure {
   /** Never throws. */
   async #unlessCopied(state: Required<ErasureState>): Promise<Required<ErasureState>> {
     try {
-      const reason = await this.#connection.withClient('look for triggers', triggersThatCopy)
+      const reason = await this.#connection.withClient('look for triggers and indexes', copiersOf)
       if (reason === null) return state
       return pendingErasure(state.pending === null ? reason : `${state.pending}. ${reason}`)
     } catch (error) {

@@ -5,8 +5,8 @@ import type { SqliteClient } from '../../drivers/sqlite-client.js'
 import { printable } from '../../errors.js'
 import type { StoreFinding } from '../../store.js'
 import type { SqliteConnection } from './connection.js'
+import { copiersOf } from './copiers.js'
 import { schemaProblem } from './migrate.js'
-import { triggersThatCopy } from './triggers.js'
 
 type InspectedDatabase = Pick<SqliteConnection, 'place' | 'path' | 'migrate'>
 
@@ -16,7 +16,7 @@ export function inspectSqlite(client: SqliteClient, inspected: InspectedDatabase
   const damage = damageOf(client)
   // The schema of a damaged file cannot be trusted, and may not even be readable.
   if (damage !== null) return [...findings, { severity: 'error', kind: 'damage', reason: damage }]
-  const copies = triggersThatCopy(client)
+  const copies = copiersOf(client)
   if (copies !== null) findings.push({ severity: 'warning', kind: 'copies', reason: copies })
   const problem = schemaProblem(client, inspected.migrate)
   if (problem === null) return findings

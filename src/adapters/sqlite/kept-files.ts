@@ -2,7 +2,7 @@
  * Read-only descriptors of files that SQLite has open. POSIX drops all locks of a process on a file when the process closes any descriptor
  * of that file (sqlite.org/howtocorrupt.html §2.2). So none of them is closed while a connection of this process may have the file open.
  */
-import { closeSync, fstatSync, openSync, readSync, statSync } from 'node:fs'
+import { closeSync, fstatSync, openSync, statSync } from 'node:fs'
 
 /** Descriptors without a user, the oldest first. Others may still have the files open, so that some are kept. */
 const unused: number[] = []
@@ -23,12 +23,6 @@ export function keepOpenForHost(path: string): number {
   const fd = ofHosts.get(name) ?? keepOpen(path)
   ofHosts.set(name, fd)
   return fd
-}
-
-/** @returns null if the file is shorter */
-export function bytesAt(fd: number, position: number, length: number): Buffer | null {
-  const bytes = Buffer.alloc(length)
-  return readSync(fd, bytes, 0, length, position) < length ? null : bytes
 }
 
 /** Says that a descriptor is not needed any more. It is closed at once if the file has no name any more, and else some time later. */

@@ -1,7 +1,8 @@
 /** Notices that the file of a connection was deleted, replaced or overwritten: SQLite would go on with a file that nobody else sees. */
-import { type BigIntStats, statSync } from 'node:fs'
+import { type BigIntStats, fstatSync, readSync, statSync } from 'node:fs'
 import { printable, StoreError } from '../../errors.js'
-import { bytesAt, keepOpen, keepOpenForHost, release } from './kept-files.js'
+import { type FileHeader, headerOf, isAnotherHeader } from './file-header.js'
+import { keepOpen, keepOpenForHost, release } from './kept-files.js'
 
 /** How long an overwriting must show. A checkpoint of another process looks like one for a moment. */
 const SUSPICION_MS = 250
@@ -13,35 +14,39 @@ interface FileId {
 
 export interface OpenedFileOptions {
   readonly path: string
-  /** Whether the connection is ours, and not the host's. */
+  /** Whether the connection is ours. */
   readonly own: boolean
   /** Whether the connection uses a write-ahead log. */
   hasLog(): boolean
-  /** Reads through the connection, for which it needs the lock that nobody has while writing a file without such a log. */
-  lock(): void
+  /** Runs work while the connection has a lock for reading: nobody writes into the file meanwhile. */
+  whileReading<T>(work: () => T): T
 }
 
 export class OpenedFile {
   readonly #options: OpenedFileOptions
   readonly #main: FileId
-  /** Of the database; null on the host's connection. */
-  readonly fd: number | null
+  /** Of the database. */
+  readonly fd: number
+  /** Called once, when it is found that the file is another one. */
+  onLost: ((reason: string) => void) | null = null
   #log: FileId | null = null
   /** Of the index of the write-ahead log. */
   #indexFd: number | null = null
   #content: Content | null = null
-  /** The change counter of a file without a write-ahead log, as it was last seen. */
-  #counter: number | null = null
+  #header: FileHeader | null = null
   #suspectSince: number | null = null
   #lost: string | null = null
-  /** Called once, when it turns out that the file is another one. */
-  onLost: (error: StoreError) => void = () => undefined
 
   /** To be made just before the connection opens the file. @throws the file system's errors */
   constructor(options: OpenedFileOptions) {
     this.#options = options
-    this.fd = options.own ? keepOpen(options.path) : null
+    this.fd = this.#keep(options.path)
     this.#main = statSync(options.path, { bigint: true })
+  }
+
+  /** Whether the file says that it is written past a write-ahead log. Asks the connection nothing. */
+  get hasLog(): boolean {
+    return headerOf(this.fd)?.hasLog ?? false
   }
 
   /** Throws if it is known that the file is another one. Looks at nothing. @throws ERR_STORE */
@@ -52,15 +57,8 @@ export class OpenedFile {
   /** Looks whether names still mean the files that the connection has open. @throws ERR_STORE, from then on always */
   assertSame(): void {
     this.assertNotLost()
-    this.#lose(this.#problem())
-  }
-
-  #lose(problem: string | null): void {
-    this.#lost = problem
-    if (problem === null) return
-    const error = lostFile(this.#options.path, problem)
-    this.onLost(error)
-    throw error
+    const problem = this.#problem()
+    if (problem !== null) this.#lose(problem)
   }
 
   /**
@@ -72,18 +70,48 @@ export class OpenedFile {
     this.assertSame()
     if (!this.#isOverwritten()) {
       this.#suspectSince = null
+      if (!this.#options.own && this.#isOtherContent()) this.#lose(OVERWRITTEN)
       return
     }
     this.#suspectSince ??= performance.now()
     if (performance.now() - this.#suspectSince < SUSPICION_MS)
       throw Object.assign(new Error('the file was changed just now'), { code: 'SQLITE_BUSY' })
-    this.#lose('its content was overwritten by another program than SQLite')
+    this.#lose(OVERWRITTEN)
+  }
+
+  /** {@link assertSame}, to be called after a commit of ours: a copy from before it is another content too. @throws ERR_STORE */
+  assertSameAfterCommit(): void {
+    this.assertSame()
+    if (this.#options.own) return
+    try {
+      this.#header = this.#options.whileReading(() => headerOf(this.fd))
+    } catch {
+      // The commit stands, so that its call must not fail because somebody else is writing now.
+      this.#header = null
+    }
   }
 
   /** To be called after the connection was closed. */
   release(): void {
-    if (this.#options.own) for (const fd of [this.fd, this.#indexFd]) if (fd !== null) release(fd)
+    if (this.#options.own) release(this.fd)
+    this.#releaseIndex()
+  }
+
+  #keep(path: string): number {
+    return this.#options.own ? keepOpen(path) : keepOpenForHost(path)
+  }
+
+  #releaseIndex(): void {
+    if (this.#indexFd !== null && this.#options.own) release(this.#indexFd)
     this.#indexFd = null
+  }
+
+  /** @throws ERR_STORE */
+  #lose(what: string): never {
+    this.#lost = what
+    const error = lostFile(this.#options.path, what)
+    this.onLost?.(error.message)
+    throw error
   }
 
   #problem(): string | null {
@@ -101,8 +129,6 @@ export class OpenedFile {
     // The host may have given up its write-ahead log.
     if (!this.#options.own && !this.#options.hasLog()) {
       this.#log = null
-      this.#indexFd = null
-      this.#content = null
       return null
     }
     return log === null
@@ -110,33 +136,13 @@ export class OpenedFile {
       : 'another file has the name of its write-ahead log'
   }
 
-  #isOverwritten(): boolean {
-    return this.#log === null ? this.#isCountedBack() : this.#isChangedBetweenCheckpoints()
-  }
-
-  /**
-   * Whether a file without a write-ahead log has fewer transactions than it had: SQLite counts them in its header (sqlite.org/fileformat2.html
-   * §1.3.7), so that a copy which is not older is the same.
-   */
-  #isCountedBack(): boolean {
-    if (this.#options.own) return false
-    const before = this.#changeCounter()
-    this.#options.lock()
-    const counter = this.#changeCounter()
-    // Else a transaction is being written, and might yet be rolled back.
-    if (counter === null || counter !== before) return false
-    if (this.#counter !== null && counter < this.#counter) return true
-    this.#counter = counter
-    return false
-  }
-
-  #changeCounter(): number | null {
-    return bytesAt(keepOpenForHost(this.#options.path), 24, 4)?.readUInt32BE() ?? null
-  }
-
   /** Whether the database was changed though there was no checkpoint, the only writer of it beside a write-ahead log. */
-  #isChangedBetweenCheckpoints(): boolean {
-    const { path } = this.#options
+  #isOverwritten(): boolean {
+    const { path, own, hasLog } = this.#options
+    if (this.#log === null || (!own && !hasLog())) {
+      this.#content = null
+      return false
+    }
     const main = statOf(path)
     const checkpoint = this.#checkpointState()
     if (main === null || checkpoint === null) return false
@@ -149,21 +155,39 @@ export class OpenedFile {
   }
 
   /**
+   * Whether the file is an older copy, or one of another database. Without a write-ahead log any connection may write into the file, but
+   * each commit counts up in its header.
+   */
+  #isOtherContent(): boolean {
+    const before = this.#header
+    const header = this.#options.whileReading(() => headerOf(this.fd))
+    const isOther = before !== null && header !== null && isAnotherHeader(before, header)
+    this.#header = header
+    return isOther
+  }
+
+  /**
    * What each checkpoint changes in the index of the write-ahead log (sqlite.org/walformat.html §2): the salts, how many frames are
-   * written back, and how many are being written back. Null if it cannot be read.
+   * written back, and how many are being written back; and which file it is. Null if it cannot be read.
    */
   #checkpointState(): string | null {
     try {
-      const { path, own } = this.#options
-      this.#indexFd ??= (own ? keepOpen : keepOpenForHost)(`${path}-shm`)
-      const header = bytesAt(this.#indexFd, 0, INDEX_HEADER_BYTES)
-      if (header === null) return null
-      return CHECKPOINT_FIELDS.map(([from, to]) => header.toString('hex', from, to)).join()
+      const path = `${this.#options.path}-shm`
+      const index = statSync(path, { bigint: true })
+      // The host may have given up its write-ahead log and begun another one.
+      if (this.#indexFd !== null && !isSame(index, fstatSync(this.#indexFd, { bigint: true })))
+        this.#releaseIndex()
+      this.#indexFd ??= this.#keep(path)
+      const header = Buffer.alloc(INDEX_HEADER_BYTES)
+      if (readSync(this.#indexFd, header, 0, header.length, 0) < header.length) return null
+      return [index.ino, ...CHECKPOINT_FIELDS.map(([from, to]) => header.toString('hex', from, to))].join()
     } catch {
       return null
     }
   }
 }
+
+const OVERWRITTEN = 'its content was overwritten by another program than SQLite'
 
 interface Content {
   readonly mtimeNs: bigint

@@ -48,8 +48,11 @@ describe.runIf(isChosen('sqlite'))('the statements of a SQLite store', () => {
     sent.length = 0
     await store.list(page)
     await store.list({ ...page, notKekId: 'local:y' })
-    expect(sent).toHaveLength(2)
-    for (const statement of [...sent]) {
+    const lists = sentLike(/encryption_keys/)
+    expect(lists).toHaveLength(2)
+    // Reading does not stop the process while another one writes.
+    for (const other of sent) expect(lists.includes(other) || /busy_timeout/.test(other)).toBe(true)
+    for (const statement of lists) {
       const plan = planOf(statement).join('\n')
       expect(plan).toContain('SEARCH encryption_keys USING INDEX sqlite_autoindex_encryption_keys_1')
       expect(plan).not.toMatch(/TEMP B-TREE|^SCAN encryption_keys/m)
