@@ -1,5 +1,5 @@
 /** One better-sqlite3 connection, ours or the host application's: opens it, waits for locks without blocking, closes it. */
-import { closeSync, existsSync, mkdirSync, openSync, statSync } from 'node:fs'
+import { closeSync, existsSync, openSync, statSync } from 'node:fs'
 import { dirname } from 'node:path'
 import Database from 'better-sqlite3'
 import { describeDriverError } from '../../drivers/driver-error.js'
@@ -12,6 +12,7 @@ import {
   withoutBusyTimeout,
 } from '../../drivers/sqlite-locks.js'
 import { invalidArgument, KeystoreError, StoreError, schemaError } from '../../errors.js'
+import { assertFilePath, makeFolders } from '../../folders.js'
 import { type MigrateMode, type MigrationReport, NOTHING_APPLIED } from '../migrator.js'
 import type { SqliteKeyStoreOptions } from '../options.js'
 import { checkSqlite, migrateSqlite } from './migrate.js'
@@ -127,6 +128,7 @@ export class SqliteConnection {
       this.#retrying(action, work, Math.max(0, end - performance.now()))
     const path = this.path
     if (path !== null) {
+      assertFilePath(path)
       const action = `open ${path}`
       if (migrate !== 'off') await step(action, () => checkFile(path, migrate, adopt))
       this.#client ??= await step(action, () => this.#openFile(path, migrate))
@@ -255,7 +257,7 @@ function openFile(path: string): SqliteClient {
 
 /** Makes a file that only its owner may read, and its folders. SQLite gives the WAL the same mode. */
 function createFile(path: string): void {
-  mkdirSync(dirname(path), { recursive: true, mode: 0o700 })
+  makeFolders(dirname(path))
   closeSync(openSync(path, 'a', 0o600))
 }
 
