@@ -6,6 +6,7 @@ import { invalidArgument, isKeystoreError, type KeystoreError, StoreError } from
 import { assertFilePath, makeFolders } from '../folders.js'
 import type { KeyStore } from '../store.js'
 import { syncFolder } from '../sync-folder.js'
+import { keepOutOfGit } from './git-ignore.js'
 import { assertOwnIfPresent, assertSameFile, claimFile, type FileIdentity } from './own-file.js'
 
 /** A backup file, opened as a key store. */
@@ -29,6 +30,7 @@ export async function startBackup(file: string): Promise<StartedBackup> {
   const partial = `${file}.partial`
   makeFolders(dirname(partial))
   const claimed = claimFile(partial)
+  keepOutOfGit(file)
   // SQLite would believe a planted log or journal as it believes the file itself.
   for (const name of ['-wal', '-shm', '-journal']) assertOwnIfPresent(`${partial}${name}`)
   const store = await openClaimed(claimed)

@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs'
 import { OR_MIGRATE_AUTO, PendingMigrationsError } from '../adapters/migrator.js'
 import { type OpenedKeyStore, openKeyStore } from '../adapters/open.js'
 import { serverOf } from '../drivers/url.js'
-import { isKeystoreError, schemaError } from '../errors.js'
+import { isKeystoreError, KeystoreError, quoted, schemaError } from '../errors.js'
 import { assertFilePath } from '../folders.js'
 import { shellWord } from './command-line.js'
 import { storeFile } from './git-ignore.js'
@@ -68,6 +68,11 @@ function noStore(url: string): Error {
   return schemaError(
     `There is no store at ${storeName(url)}: \`npx keystore init${storeArgument(url)}\` makes one`,
   )
+}
+
+/** ERR_KEY_NOT_FOUND of a command that is given a user. @param rest what that means, and what to do */
+export function noSuchUser(userId: string, rest: string): KeystoreError {
+  return new KeystoreError('ERR_KEY_NOT_FOUND', `The store has no user ${quoted(userId)}: ${rest}`)
 }
 
 /** A store in a sentence, without user and password. */

@@ -12,7 +12,7 @@ import {
   symlinkSync,
   writeFileSync,
 } from 'node:fs'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { openKeyStore } from '../../src/adapters/open.js'
 import { assertSameFile, claimFile } from '../../src/cli/own-file.js'
@@ -68,6 +68,41 @@ describe('init', () => {
     expect(readdirSync(folder.path)).toEqual([])
   })
 
+  it.each([
+    ['new-master-key', 'keys/b.key', '/b.key*'],
+    ['backup', 'backups/monday.db', '/monday.db*'],
+    ['copy', 'copies/other.db', '/other.db*'],
+    ['restore', 'restored/other.db', '/other.db*'],
+  ])('%s keeps the file that it makes out of git too: %s', (command, file, pattern) => {
+    expect(runKeystore(folder.path, ['init', '--store', 's.db']).status).toBe(0)
+    expect(runKeystore(folder.path, ['backup', 'b.db', '--store', 's.db']).status).toBe(0)
+    const args =
+      command === 'copy'
+        ? ['copy', '--from', 's.db', '--to', file]
+        : command === 'restore'
+          ? ['restore', 'b.db', '--store', file]
+          : [command, file]
+    const { status, stderr } = runKeystore(folder.path, args, { env: { KEYSTORE_URL: 's.db' } })
+    expect(status).toBe(0)
+    const gitIgnore = join(dirname(file), '.gitignore')
+    expect(stderr).toContain(`${gitIgnore} keeps ${file} out of git.`)
+    expect(ignored(gitIgnore)).toEqual([pattern])
+    expect(existsSync(at(file))).toBe(true)
+  })
+
+  it('goes on where .gitignore cannot be written, as new-master-key and backup do, and says so', () => {
+    mkdirSync(at('.gitignore'))
+    for (const args of [
+      ['init', '--store', 's.db'],
+      ['new-master-key', 'b.key'],
+      ['backup', 'b.db', '--store', 's.db'],
+    ]) {
+      const { status, stderr } = runKeystore(folder.path, args)
+      expect(stderr).toContain('.gitignore could not be written (EISDIR)')
+      expect(status).toBe(0)
+    }
+  })
+
   it('run by many at once makes one key, and nobody reads half of it', async () => {
     for (let round = 0; round < 3; round++) {
       const keyFile = `keys/${round}.key`
@@ -106,7 +141,7 @@ it('a key file has its name only when it is complete', () => {
     const env = { NODE_OPTIONS: `--import=${hook}` }
     expect(runKeystore(folder.path, ['new-master-key', 'keys/a.key'], { env }).status).toBe(0)
     expect(readFileSync(join(folder.path, 'seen.txt'), 'utf8')).toMatch(/^no name yet\n/)
-    expect(readdirSync(join(folder.path, 'keys'))).toEqual(['a.key'])
+    expect(readdirSync(join(folder.path, 'keys')).sort()).toEqual(['.gitignore', 'a.key'])
     expect(statSync(join(folder.path, 'keys/a.key')).mode & 0o777).toBe(0o600)
     expect(runKeystore(folder.path, ['new-master-key', 'keys/a.key']).status).toBe(1)
   } finally {
