@@ -43,7 +43,22 @@ export { encryptionKeys } from './schema.js'
  * Where the store's database is. A `path` (or `:memory:`): the store makes the file and its folders, and has a connection of its
  * own. A `db`: the host application's drizzle db on better-sqlite3, which the store does not close and no pragma of which it changes.
  */
-export type SqliteSource = { readonly path: string } | { readonly db: { readonly $client: SqliteClient } }
+export type SqliteSource =
+  | { readonly path: string }
+  | { readonly db: HostSqliteDb | { readonly $client: SqliteClient } }
+
+/**
+ * The part of a synchronous drizzle db that tells it from others. Typed structurally, as the client is. `$client` is there in every db that
+ * `drizzle()` makes, but not in the type `BetterSQLite3Database`, which applications name.
+ */
+interface HostSqliteDb {
+  readonly $client?: SqliteClient
+  run(...args: never[]): { readonly changes: number }
+  all(...args: never[]): unknown
+  transaction(...args: never[]): unknown
+  /** What only a transaction has. */
+  readonly rollback?: never
+}
 
 /**
  * Makes a store on a SQLite database. It opens at first use; {@link SqliteKeyStore.ready} opens it at once. Options may be in
