@@ -51,6 +51,22 @@ describe('init', () => {
     expect(seen).toBe('?? data/.gitignore\n')
   })
 
+  it('puts both into one folder, and doctor warns of it too, until the key is moved', () => {
+    runKeystore(folder.path, ['init'])
+    const doctor = (env: NodeJS.ProcessEnv = {}) => {
+      const { status, stdout } = runKeystore(folder.path, ['doctor', '--json'], { env })
+      const { findings, ok } = JSON.parse(stdout) as VerifyReport
+      return { status, ok, found: findings.map(({ kind, severity, reason }) => [kind, severity, reason]) }
+    }
+    const reason = expect.stringMatching(
+      /^The master key file data\/master\.key and the database data\/keystore\.db are in one folder/,
+    )
+    expect(doctor()).toEqual({ status: 0, ok: true, found: [['keyBesideStore', 'warning', reason]] })
+    mkdirSync(at('keys'))
+    renameSync(at('data/master.key'), at('keys/master.key'))
+    expect(doctor({ API_KEY_MASTER_KEY_FILE: 'keys/master.key' })).toEqual({ status: 0, ok: true, found: [] })
+  })
+
   it('adds to a .gitignore that is there, in each of two folders, and names files that git would read as patterns', () => {
     writeFileSync(at('.gitignore'), 'node_modules')
     const options = ['--store', 'my [new] store.db', '--master-key-file', 'keys/!a.key']
