@@ -143,7 +143,7 @@ describe.each(dialects)('from %s', (dialect) => {
         report: { copied: 50, equal: true },
       })
       expect(fingerprint(path('backups/monday.db'))).toBe(before)
-      expect(readdirSync(path('backups'))).toEqual(['monday.db'])
+      expect(readdirSync(path('backups')).sort()).toEqual(['.gitignore', 'monday.db'])
       expect(await rowsAt(target.url)).toEqual(await store.rows())
       expect(
         store.run(['decrypt', '--user', 'user-7'], {
