@@ -10,7 +10,17 @@ import { parseArgs } from 'node:util'
 import { parseAst } from 'vitest/node'
 
 /** What stands at the top of src/, but for the entry: every wing may use it. */
-const TOP = ['errors', 'events', 'store', 'table', 'validate', 'shred', 'sync-folder', 'event-loop']
+const TOP = [
+  'errors',
+  'events',
+  'store',
+  'table',
+  'validate',
+  'shred',
+  'sync-folder',
+  'folders',
+  'event-loop',
+]
 
 /**
  * The wings, and what each may import beside itself: `name` is the folder src/name or the file src/name.ts. A file belongs to the rule
@@ -27,7 +37,17 @@ export const WINGS = {
   drivers: ['errors'],
   // They keep wrapped keys and never see an open one.
   adapters: ['errors', 'store', 'table', 'validate', 'format/aead', 'drivers'],
-  'adapters/sqlite': ['errors', 'store', 'table', 'validate', 'format/aead', 'drivers', 'adapters'],
+  'adapters/sqlite': [
+    'errors',
+    'event-loop',
+    'store',
+    'table',
+    'validate',
+    'folders',
+    'format/aead',
+    'drivers',
+    'adapters',
+  ],
   'adapters/postgres': ['errors', 'store', 'table', 'validate', 'format/aead', 'drivers', 'adapters'],
   // It chooses the dialect.
   'adapters/open': [

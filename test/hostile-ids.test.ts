@@ -96,6 +96,7 @@ const COMMANDS: readonly [title: string, args: readonly string[]][] = [
   ['shred-user --dry-run', ['shred-user', '--dry-run', '--', HOSTILE_ID]],
   ['shred-user', ['shred-user', '--yes', '--', HOSTILE_ID]],
   ['backup', ['backup', HOSTILE_ID]],
+  ['new-master-key', ['new-master-key', HOSTILE_ID]],
   ['an unknown command', [`no-command-${HOSTILE_ID}`]],
 ]
 

@@ -5,12 +5,10 @@ import { eq } from 'drizzle-orm'
 import { drizzle } from 'drizzle-orm/better-sqlite3'
 import { credentials, users } from './schema.js'
 
+const masterKeys = masterKeysFromEnv() // first: without a master key no database is made
 const url = process.env.APP_URL ?? 'app.db'
 const db = drizzle(url)
-const envelope = await EnvelopeCrypto.open({
-  store: await openKeyStore(url),
-  masterKeys: masterKeysFromEnv(),
-})
+const envelope = await EnvelopeCrypto.open({ store: await openKeyStore(url), masterKeys })
 
 async function addKey(userId: string, id: string, apiKey: string) {
   await envelope.scope(userId, (user) => {

@@ -24,6 +24,8 @@ export type OpenedKeyStore = KeyStore & {
  * - libsql: `libsql://…`, with its token as `?authToken=…`
  * - Postgres: `postgres://…`, `postgresql://…`
  *
+ * A file and a table that are not there are made, also for a mistyped URL. In production pass `migrate: 'check'`, which is ERR_SCHEMA then.
+ *
  * @throws ERR_INVALID_ARGUMENT · ERR_SCHEMA · ERR_STORE (its driver is not installed; cannot be opened or reached)
  * @example
  * const store = await openKeyStore(process.env.KEYSTORE_URL ?? 'sqlite:data/keystore.db')

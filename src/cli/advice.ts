@@ -5,6 +5,7 @@ import { DEFAULT_MASTER_KEY_FILE } from './master-keys.js'
 const GIVE_A_MASTER_KEY = '--master-key-file FILE, API_KEY_MASTER_KEY_FILE or API_KEY_MASTER_KEY'
 
 const ADVICE: Partial<Record<KeystoreErrorCode, string>> = {
+  ERR_KEY_NOT_FOUND: 'Is the id right, to the letter, and is --store the right store?',
   ERR_MASTER_KEY:
     `Commands take the master key from ${GIVE_A_MASTER_KEY}; without any of them from ${DEFAULT_MASTER_KEY_FILE}, ` +
     'which `npx keystore init` makes.',
@@ -17,5 +18,7 @@ const ADVICE: Partial<Record<KeystoreErrorCode, string>> = {
 export function adviceFor(code: KeystoreErrorCode, command: string): string | null {
   if (code === 'ERR_DECRYPTION_FAILED' && command === 'decrypt')
     return 'Give the same --user and every --context name=value that the secret was encrypted with.'
+  if (code === 'ERR_KEY_NOT_FOUND' && command === 'decrypt')
+    return 'Give the same --user that the secret was encrypted for, and the --store that has the keys of that user.'
   return ADVICE[code] ?? null
 }

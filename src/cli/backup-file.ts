@@ -1,10 +1,12 @@
 /** Backups in SQLite files. A backup is one file. It has a temporary name until it is complete, and is only read afterwards. */
-import { existsSync, mkdirSync, renameSync, statSync } from 'node:fs'
+import { existsSync, renameSync, statSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
 import { openKeyStore } from '../adapters/open.js'
 import { invalidArgument, isKeystoreError, type KeystoreError, StoreError } from '../errors.js'
+import { assertFilePath, makeFolders } from '../folders.js'
 import type { KeyStore } from '../store.js'
 import { syncFolder } from '../sync-folder.js'
+import { keepOutOfGit } from './git-ignore.js'
 import { assertOwnIfPresent, assertSameFile, claimFile, type FileIdentity } from './own-file.js'
 
 /** A backup file, opened as a key store. */
@@ -26,8 +28,9 @@ export async function startBackup(file: string): Promise<StartedBackup> {
   if (existsSync(file))
     throw new Error(`${file} is there already, and no backup is ever overwritten: choose another name`)
   const partial = `${file}.partial`
-  mkdirSync(dirname(partial), { recursive: true, mode: 0o700 })
+  makeFolders(dirname(partial))
   const claimed = claimFile(partial)
+  keepOutOfGit(file)
   // SQLite would believe a planted log or journal as it believes the file itself.
   for (const name of ['-wal', '-shm', '-journal']) assertOwnIfPresent(`${partial}${name}`)
   const store = await openClaimed(claimed)
@@ -124,4 +127,5 @@ function notRestorable(file: string, { code, message }: KeystoreError): StoreErr
 function assertPath(file: string): void {
   // A URL may hold a password, and messages show the name.
   if (/^[a-z][a-z0-9+.-]+:/i.test(file)) throw invalidArgument('FILE must be a path, not a URL')
+  assertFilePath(file, 'the backup', 'keystore.db')
 }

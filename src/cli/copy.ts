@@ -9,6 +9,7 @@ import type { KeyStore } from '../store.js'
 import { openBackup, startBackup } from './backup-file.js'
 import { assertCanAsk, type ConfirmOptions, isTyped } from './confirm.js'
 import { assertNoFolder, openExistingStore, withExistingStore } from './existing-store.js'
+import { keepNewStoreOutOfGit } from './git-ignore.js'
 import { runLongCommand } from './long-command.js'
 import {
   type ChangeOptions,
@@ -154,6 +155,7 @@ async function copyInto(url: string, from: KeyStore, options: CopyCommandOptions
   const asks = applyErasures && !dryRun && options.yes !== true
   if (asks) assertCanAsk(options, 'erase what the source says')
   assertNoFolder(url)
+  if (!dryRun) keepNewStoreOutOfGit(url)
   const target = dryRun ? await openExistingStore({ store: url }) : await openKeyStore(url)
   await closeAfter(target, async (to) => {
     const stores = { from, to, ...(keyLog === undefined ? {} : { keyLog }) }

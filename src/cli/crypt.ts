@@ -41,6 +41,7 @@ export function decryptCommand(): Command {
     .addHelpText('after', '\nExample:\n  npx keystore decrypt --user alice < token.txt')
     .action(async (options: CryptCommandOptions) => {
       const token = (await readStandardInput('the token')).toString('utf8').trim()
+      refuseNoToken(token)
       const plaintext = await withEnvelope(options, (envelope) =>
         envelope.decryptBytes(options.user, token, options.context),
       )
@@ -57,10 +58,36 @@ function refuseMistakes(
     throw invalidArgument(
       'Standard input was empty, so nothing was encrypted: --allow-empty encrypts an empty text',
     )
+  if (allowToken) return
   // A token is ASCII. `decrypt` does not mind white space around it either.
-  if (isToken(plaintext.toString('latin1').trim()) && !allowToken)
+  const text = plaintext.toString('latin1').trim()
+  if (isToken(text))
     throw invalidArgument('Standard input is a token already: --allow-token encrypts it once more')
+  const count = countTokens(text)
+  if (count > 1)
+    throw invalidArgument(
+      `Standard input is ${count} tokens, or what begins like them: --allow-token encrypts them once more, as one text`,
+    )
 }
+
+/** @throws ERR_INVALID_ARGUMENT where the mistake is not in the token */
+function refuseNoToken(text: string): void {
+  if (text === '')
+    throw invalidArgument(
+      'Standard input was empty: `decrypt` reads a token from it, as in `decrypt … < token.txt`',
+    )
+  const count = countTokens(text)
+  if (count > 1) throw invalidArgument(`Standard input is ${count} tokens: \`decrypt\` takes one at a time`)
+}
+
+/** How many words a text has that each begin like a token; 0 if any word is another. They may have been cut. */
+function countTokens(text: string): number {
+  if (!LIKE_A_TOKEN.test(text)) return 0
+  const words = text.split(/\s+/)
+  return words.every((word) => LIKE_A_TOKEN.test(word)) ? words.length : 0
+}
+
+const LIKE_A_TOKEN = /^v[23]:[\w-]/
 
 function readStandardInput(what: string): Promise<Buffer> {
   if (process.stdin.isTTY) process.stderr.write(`Type ${what}, then Ctrl-D:\n`)

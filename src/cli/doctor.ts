@@ -12,6 +12,7 @@ import { type ColumnFinding, sampleColumns } from '../sources/sample.js'
 import type { ErasureState, KeyStore } from '../store.js'
 import { assertCanAsk, type ConfirmOptions, isTyped } from './confirm.js'
 import { assertStoreExists, withoutLibraryAdvice } from './existing-store.js'
+import { areTogether, storeFile } from './git-ignore.js'
 import { type LongWorkControls, runLongCommand } from './long-command.js'
 import { printMasterKeys } from './master-key-table.js'
 import { findMasterKeys, type MasterKeyOptions, masterKeyFiles, withMasterKeys } from './master-keys.js'
@@ -181,12 +182,24 @@ async function poolFindings(store: KeyStore): Promise<Finding[]> {
   return [{ severity: 'error', kind: 'poolShredded', userId: '', version: pool.version, reason }]
 }
 
-/** Master key files that others can read. */
+/** Master key files that others can read, or that are beside the database. */
 function fileFindings(options: DoctorCommandOptions): Finding[] {
-  return masterKeyFiles(options).flatMap((path): Finding[] => {
+  const database = storeFile(options.store)
+  return masterKeyFiles(options).flatMap((path) => {
+    const findings: Finding[] = []
     const reason = masterKeyFileProblem(path)
-    return reason === null ? [] : [{ severity: 'warning', kind: 'keyFileMode', reason }]
+    if (reason !== null) findings.push({ severity: 'warning', kind: 'keyFileMode', reason })
+    if (database !== null && areTogether(path, database))
+      findings.push({ severity: 'warning', kind: 'keyBesideStore', reason: oneFolder(path, database) })
+    return findings
   })
+}
+
+function oneFolder(keyFile: string, database: string): string {
+  return (
+    `The master key file ${keyFile} and the database ${database} are in one folder, and so most likely in one backup: whoever has both can ` +
+    'decrypt everything. Move the master key, or leave it out of the backup'
+  )
 }
 
 /** @throws ERR_INVALID_ARGUMENT if the schema is not that of the database */

@@ -1,10 +1,10 @@
 /** Stores that must exist. After a mistyped name a command must neither make a store nor report that an empty one is in order. */
-import { existsSync, statSync } from 'node:fs'
-import { join } from 'node:path'
+import { existsSync } from 'node:fs'
 import { OR_MIGRATE_AUTO, PendingMigrationsError } from '../adapters/migrator.js'
 import { type OpenedKeyStore, openKeyStore } from '../adapters/open.js'
 import { serverOf } from '../drivers/url.js'
-import { invalidArgument, isKeystoreError, schemaError } from '../errors.js'
+import { isKeystoreError, KeystoreError, quoted, schemaError } from '../errors.js'
+import { assertFilePath } from '../folders.js'
 import { shellWord } from './command-line.js'
 import { storeFile } from './git-ignore.js'
 import { type AdoptOptions, closeAfter, DEFAULT_STORE, maintenanceOf } from './options.js'
@@ -53,10 +53,7 @@ export function assertStoreExists(url: string): void {
 /** @throws ERR_INVALID_ARGUMENT */
 export function assertNoFolder(url: string): void {
   const file = storeFile(url)
-  if (file !== null && statSync(file, { throwIfNoEntry: false })?.isDirectory())
-    throw invalidArgument(
-      `${file} is a folder: name the file of the store, such as ${join(file, 'keystore.db')}`,
-    )
+  if (file !== null) assertFilePath(file)
 }
 
 function lacksMigrations(url: string, tags: readonly string[]): Error {
@@ -71,6 +68,11 @@ function noStore(url: string): Error {
   return schemaError(
     `There is no store at ${storeName(url)}: \`npx keystore init${storeArgument(url)}\` makes one`,
   )
+}
+
+/** ERR_KEY_NOT_FOUND of a command that is given a user. @param rest what that means, and what to do */
+export function noSuchUser(userId: string, rest: string): KeystoreError {
+  return new KeystoreError('ERR_KEY_NOT_FOUND', `The store has no user ${quoted(userId)}: ${rest}`)
 }
 
 /** A store in a sentence, without user and password. */

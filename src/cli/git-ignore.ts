@@ -2,9 +2,12 @@
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { basename, dirname, join, resolve } from 'node:path'
 import { isPostgresUrl, sqlitePath } from '../drivers/url.js'
+import { makeFolders } from '../folders.js'
+import { printableSentence } from './printable.js'
 
 /**
- * Names files in the `.gitignore` of their folders: makes it, or adds the lines that it lacks.
+ * Names files in the `.gitignore` of their folders: makes it, or adds the lines that it lacks. Where it cannot be written, a line on
+ * standard error says so: the command goes on, because a key or a backup matters more.
  *
  * @returns the files that were written
  */
@@ -16,14 +19,42 @@ export function ignoreInGit(paths: readonly string[]): readonly string[] {
   }
   return [...folders].flatMap(([folder, patterns]) => {
     const file = join(folder, '.gitignore')
-    const text = existsSync(file) ? readFileSync(file, 'utf8') : ''
-    const present = new Set(text.split(/\r?\n/))
-    const missing = patterns.filter((pattern) => !present.has(pattern))
-    if (missing.length === 0) return []
-    const begin = text === '' || text.endsWith('\n') ? text : `${text}\n`
-    writeFileSync(file, `${begin}${missing.join('\n')}\n`)
-    return [file]
+    try {
+      return addLines(file, patterns) ? [file] : []
+    } catch (error) {
+      const reason = error instanceof Error && 'code' in error ? String(error.code) : 'unknown'
+      say(`${file} could not be written (${reason}): keep the files that this command makes out of git.`)
+      return []
+    }
   })
+}
+
+/** @returns false if it has them all */
+function addLines(file: string, lines: readonly string[]): boolean {
+  const text = existsSync(file) ? readFileSync(file, 'utf8') : ''
+  const present = new Set(text.split(/\r?\n/))
+  const missing = lines.filter((line) => !present.has(line))
+  if (missing.length === 0) return false
+  const begin = text === '' || text.endsWith('\n') ? text : `${text}\n`
+  writeFileSync(file, `${begin}${missing.join('\n')}\n`)
+  return true
+}
+
+/** {@link ignoreInGit} of a file that a command makes, which it says on standard error. */
+export function keepOutOfGit(path: string): void {
+  for (const file of ignoreInGit([path])) say(`${file} keeps ${path} out of git.`)
+}
+
+function say(text: string): void {
+  process.stderr.write(`${printableSentence(text)}\n`)
+}
+
+/** The same of a store, where opening it makes a file. */
+export function keepNewStoreOutOfGit(url: string): void {
+  const file = storeFile(url)
+  if (file === null || existsSync(file)) return
+  makeFolders(dirname(file))
+  keepOutOfGit(file)
 }
 
 /** This file, and those that SQLite makes beside it. */

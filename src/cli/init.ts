@@ -72,6 +72,7 @@ ${variables.map((line) => `  ${line}`).join('\n')}
 In the application:
   import { EnvelopeCrypto, masterKeysFromEnv } from 'drizzle-keystore'
   import { openKeyStore } from 'drizzle-keystore/open'
+In production openKeyStore(url, { migrate: 'check' }), so that a mistyped URL makes no empty store.
 Or try:
   printf %s "a secret" | ${ownCommand()} encrypt --user alice${options}`
 }

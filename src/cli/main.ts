@@ -2,7 +2,7 @@
 /** The command `keystore`. Only src/cli puts stores, master keys and the crypto service together. */
 import { readFileSync } from 'node:fs'
 import { Command, CommanderError } from 'commander'
-import { KeystoreError } from '../errors.js'
+import { invalidArgument, KeystoreError } from '../errors.js'
 import { withoutPasswords } from './command-line.js'
 import { printableLines, printableSentence } from './printable.js'
 
@@ -44,6 +44,7 @@ async function run(argv: readonly string[]): Promise<number> {
     // Commander quotes an argument that it does not know, and that may be a URL.
     .configureOutput({ outputError: (text, write) => write(printableLines(withoutPasswords(text))) })
     .exitOverride()
+    .hook('preAction', (_, command) => refuseEmpty(command))
   const [, , name = ''] = argv
   const requested = COMMANDS.get(name)
   // The help and the error about an unknown command need all of them.
@@ -75,4 +76,27 @@ async function reportError(error: unknown, command: string): Promise<number> {
   const text = error instanceof Error ? error.message : String(error)
   process.stderr.write(`keystore: ${printableLines(text)}\n`)
   return FAILED
+}
+
+/**
+ * Refuses an option or an argument that is empty, as `--store "$UNSET"` is: it names no store, no file and no user.
+ *
+ * @throws ERR_INVALID_ARGUMENT
+ */
+function refuseEmpty(command: Command): void {
+  for (const option of command.options) {
+    const name = option.attributeName()
+    const values: unknown[] = [command.getOptionValue(name)].flat()
+    if (!values.includes('')) continue
+    const source = command.getOptionValueSource(name)
+    // What withKeyLog says of an empty variable.
+    if (source === 'env' && name === 'keyLog') continue
+    const isVariable = source === 'env' && option.envVar !== undefined
+    const what = isVariable ? option.envVar : option.long
+    throw invalidArgument(`${what} is empty: give it a value, or ${isVariable ? 'unset it' : 'leave it out'}`)
+  }
+  const empty = command.args.indexOf('')
+  const argument = command.registeredArguments[empty]
+  if (argument !== undefined)
+    throw invalidArgument(`The argument ${argument.name()} is empty: give it a value`)
 }

@@ -1,7 +1,8 @@
 /** Where commands find master keys, and how they make one. A key is never a command line argument. */
-import { closeSync, existsSync, fsyncSync, linkSync, mkdirSync, openSync, rmSync, writeSync } from 'node:fs'
+import { closeSync, existsSync, fsyncSync, linkSync, openSync, rmSync, writeSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { type Command, Option } from 'commander'
+import { assertFilePath, makeFolders } from '../folders.js'
 import { masterKeysFromEnv, masterKeysFromFile } from '../master-keys/environment.js'
 import { type MasterKeyring, masterKeyring } from '../master-keys/keyring.js'
 import { generateMasterKey } from '../master-keys/local.js'
@@ -60,6 +61,7 @@ export interface FoundMasterKeys {
 export function masterKeysOrNull(options: MasterKeyOptions): FoundMasterKeys | null {
   const { masterKeyFile, previousKeyFile } = options
   const file = newKeyFile(options)
+  if (file !== null) assertFilePath(file, 'the master key', 'master.key')
   if (masterKeyFile === undefined && isGivenByEnvironment() && (file === null || existsSync(file))) {
     const said = 'Master key: from the environment'
     return { masterKeys: loadKeyring(undefined, previousKeyFile), said, file: null }
@@ -101,7 +103,8 @@ function loadKeyring(file: string | undefined, previousFiles: readonly string[] 
  * @returns false if the file exists: it is never overwritten
  */
 export function makeMasterKeyFile(path: string): boolean {
-  mkdirSync(dirname(path), { recursive: true, mode: 0o700 })
+  assertFilePath(path, 'the master key', 'master.key')
+  makeFolders(dirname(path))
   if (existsSync(path)) return false
   const complete = `${path}.${process.pid}-${performance.now()}.new`
   try {

@@ -1,7 +1,9 @@
 /** `keystore new-master-key`: the first step of a rotation of the master key. */
 import { Command } from 'commander'
 import { generateMasterKey } from '../master-keys/local.js'
+import { keepOutOfGit } from './git-ignore.js'
 import { makeMasterKeyFile } from './master-keys.js'
+import { printableSentence } from './printable.js'
 
 export function newMasterKeyCommand(): Command {
   return new Command('new-master-key')
@@ -15,7 +17,11 @@ export function newMasterKeyCommand(): Command {
       if (file === undefined) process.stdout.write(`${generateMasterKey()}\n`)
       else if (!makeMasterKeyFile(file))
         throw new Error(`${file} is there already, and no key file is ever overwritten: choose another name`)
-      process.stderr.write(`${file === undefined ? '' : `Made ${file} (mode 0600). `}${NEXT_STEPS}\n`)
+      if (file !== undefined) {
+        process.stderr.write(`Made ${printableSentence(file)} (mode 0600).\n`)
+        keepOutOfGit(file)
+      }
+      process.stderr.write(`${NEXT_STEPS}\n`)
     })
 }
 

@@ -1,9 +1,11 @@
 /** `keystore quickstart`: the whole road, from secrets to a file of tokens and back. */
-import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { Command } from 'commander'
 import type { EnvelopeCrypto } from '../envelope/envelope-crypto.js'
 import { invalidArgument, isKeystoreError, KeystoreError } from '../errors.js'
+import { assertFilePath, makeFolders } from '../folders.js'
+
 import { ownCommand, packageFile, repeatedOptions, shellWord } from './command-line.js'
 import { openEnvelope } from './envelope.js'
 import { EXAMPLE_SECRETS, type ExampleSecret } from './example-secrets.js'
@@ -36,6 +38,7 @@ async function quickstart(
   command: Command,
 ): Promise<void> {
   const secrets = file === undefined ? EXAMPLES : readLines(file, ['user', 'name', 'secret'])
+  assertFilePath(options.out, 'the tokens', 'sealed.jsonl')
   if (!options.force) refuseToReplace(options.out)
   const { store, masterKeys, said, file: keyFile, migration } = await openOrMakeStore(options)
   try {
@@ -90,7 +93,7 @@ async function seal(envelope: EnvelopeCrypto, secrets: readonly SecretLine[], ou
     })
     lines += `${JSON.stringify({ user, name, token })}\n`
   }
-  mkdirSync(dirname(out), { recursive: true, mode: 0o700 })
+  makeFolders(dirname(out))
   // Whole or not at all: the file of an earlier run is replaced in one step.
   writeFileSync(`${out}.new`, lines, { mode: 0o600 })
   renameSync(`${out}.new`, out)

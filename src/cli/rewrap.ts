@@ -84,7 +84,8 @@ function printRewrap(report: RewrapReport, keyring: MasterKeyring): void {
   )
   printFailures(report.failed, failedCount)
   const table = plainTable(['format', 'wrapped under', 'keys before', dryRun ? 'keys' : 'keys now'])
-  for (const id of new Set([...report.before, ...report.after].map((row) => row.kekId)))
+  const live = [...report.before, ...report.after].filter(({ shredded }) => !shredded)
+  for (const id of new Set(live.map(({ kekId }) => kekId)))
     table.push([
       formatOfKekId(id),
       kekName(id),

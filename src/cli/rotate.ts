@@ -1,12 +1,12 @@
 /** `keystore rotate-user` and `keystore prune`: make new versions of users' data keys, and remove old ones. */
 import { Command, InvalidArgumentError } from 'commander'
-import { invalidArgument, KeystoreError, keyShredded } from '../errors.js'
+import { invalidArgument, keyShredded } from '../errors.js'
 import type { Rotation } from '../keys/cache.js'
 import { pruneRetired, type RotateReport, rotateWhere } from '../lifecycle/rotate.js'
 import type { KeyStore } from '../store.js'
 import { assertUserId } from '../validate.js'
 import { openEnvelope } from './envelope.js'
-import { withExistingStore } from './existing-store.js'
+import { noSuchUser, withExistingStore } from './existing-store.js'
 import { runLongCommand } from './long-command.js'
 import { findMasterKeys, type MasterKeyOptions, withMasterKeys } from './master-keys.js'
 import {
@@ -76,8 +76,7 @@ async function rotateOne(userId: string, options: RotateCommandOptions): Promise
 async function nextVersion(store: KeyStore, userId: string): Promise<Rotation> {
   assertUserId(userId)
   const active = (await store.getActive([userId])).get(userId)
-  if (active === undefined)
-    throw new KeystoreError('ERR_KEY_NOT_FOUND', `There is no key of user ${printableId(userId)} to rotate`)
+  if (active === undefined) throw noSuchUser(userId, 'there is no key to rotate')
   if (active.shreddedAt !== null) throw keyShredded(userId)
   return { userId, version: active.version + 1, rotated: true }
 }
@@ -165,6 +164,8 @@ export function pruneCommand(): Command {
     .action((userId: string, options: PruneCommandOptions) =>
       withExistingStore(options, async (store) => {
         const { beforeVersion, tokensReencrypted, includeFirst = false, dryRun = false, json } = options
+        assertUserId(userId)
+        if (!(await store.getAll([userId])).has(userId)) throw noSuchUser(userId, 'nothing was removed')
         const choice = { beforeVersion, tokensReencrypted, includeFirst, dryRun }
         const { versions } = await pruneRetired({ ...choice, store: recordingStore(store, options), userId })
         if (json) return printJson({ userId, versions, dryRun })

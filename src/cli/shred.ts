@@ -1,10 +1,12 @@
 /** `keystore shred-user`: erases a user's keys, or makes room for a new key of the pool. Needs no master key. */
 import { Command } from 'commander'
-import { invalidArgument } from '../errors.js'
+import { invalidArgument, isKeystoreError } from '../errors.js'
 import { type ShredReceipt, shredIn } from '../shred.js'
+import type { KeyStore } from '../store.js'
+import type { KeyRecord } from '../table.js'
 import { assertUserId } from '../validate.js'
 import { assertCanAsk, type ConfirmOptions, isTyped } from './confirm.js'
-import { withExistingStore } from './existing-store.js'
+import { noSuchUser, withExistingStore } from './existing-store.js'
 import {
   type ChangeOptions,
   type KeyLogOptions,
@@ -20,6 +22,7 @@ import { printableSentence } from './printable.js'
 interface ShredCommandOptions extends StoreOptions, ChangeOptions, ConfirmOptions, KeyLogOptions {
   readonly forget?: boolean
   readonly pool?: boolean
+  readonly allowUnknown?: boolean
 }
 
 export function shredUserCommand(): Command {
@@ -36,6 +39,10 @@ export function shredUserCommand(): Command {
       'remove the rows too, so that the user can get a new key later; without it every later use is an error',
     )
     .option('--pool', 'instead of a user, and with --forget only: the key of the pool. ITS TOKENS ARE LOST')
+    .option(
+      '--allow-unknown',
+      'for a user who has no key: leave a tombstone all the same, so that none can be made; without it an unknown id is an error',
+    )
     .option('--yes', 'do not ask')
     .addHelpText(
       'after',
@@ -57,14 +64,22 @@ interface Owner {
 async function shred(user: string | undefined, options: ShredCommandOptions): Promise<void> {
   const owner = ownerOf(user, options)
   const { userId, name } = owner
-  const { forget = false, yes = false, keyLog, dryRun = false, json = false } = options
+  const { forget = false, yes = false, keyLog, dryRun = false, json = false, allowUnknown = false } = options
   if (!dryRun) assertCanAsk(options, 'shred')
   await withExistingStore(options, async (store) => {
+    const rows = await rowsOf(store, userId)
+    // A mistyped id would get a tombstone, and its owner's keys would stay.
+    if (rows?.length === 0 && userId !== '' && !allowUnknown)
+      throw noSuchUser(
+        userId,
+        `nothing was shredded. If there shall be a tombstone all the same: --allow-unknown`,
+      )
     if (dryRun || !yes) {
-      const rows = (await store.getAll([userId])).get(userId) ?? []
-      const versions = rows.filter(({ shreddedAt }) => shreddedAt === null).map(({ version }) => version)
+      const versions = (rows ?? [])
+        .filter(({ shreddedAt }) => shreddedAt === null)
+        .map(({ version }) => version)
       if (dryRun && json) return printJson({ userId, versions, forget, dryRun })
-      const found = `${name} has ${versions.length === 0 ? 'no live key' : versionsText(versions)}.`
+      const found = `${name} has ${rows === null ? 'rows that cannot be read' : versionsText(versions)}.`
       if (dryRun) return console.log(`${found} Would ${forget ? 'erase and forget' : 'erase'} what there is.`)
       process.stderr.write(`${found} ${owner.warning}\n`)
       if (!(await isTyped(`To shred ${name} type ${owner.word}: `, userId === '' ? 'pool' : userId)))
@@ -72,8 +87,18 @@ async function shred(user: string | undefined, options: ShredCommandOptions): Pr
     }
     const receipt = await shredIn(recordingStore(store, options), userId, { forget })
     if (json) printJson(receipt)
-    else printReceipt(receipt, name, keyLog)
+    else printReceipt(receipt, name, { keyLog, hadRows: rows?.length !== 0 })
   })
+}
+
+/** @returns null if a row cannot be read: what is damaged can be shredded too */
+async function rowsOf(store: KeyStore, userId: string): Promise<readonly KeyRecord[] | null> {
+  try {
+    return (await store.getAll([userId])).get(userId) ?? []
+  } catch (error) {
+    if (isKeystoreError(error) && 'ref' in error && error.ref !== undefined) return null
+    throw error
+  }
 }
 
 /** @throws ERR_INVALID_ARGUMENT */
@@ -95,18 +120,23 @@ const POOL_WARNING =
   'All v3 tokens of the pool are lost, whoever they belong to, and so is the meaning of its fingerprints. The next write makes a new key.'
 
 function versionsText(versions: readonly number[]): string {
+  if (versions.length === 0) return 'no live key'
   return `${versions.length === 1 ? 'version' : 'versions'} ${versions.join(', ')}`
 }
 
 function printReceipt(
   { versions, kekIds, at, erased, pending, forget }: ShredReceipt,
   name: string,
-  keyLog?: string,
+  { keyLog, hadRows }: { readonly keyLog: string | undefined; readonly hadRows: boolean },
 ): void {
   const what = versions.length === 0 ? 'no live key was there' : `${versionsText(versions)} erased`
   const after = forget ? 'forgotten, a new key may be made' : 'every later use is ERR_KEY_SHREDDED'
   console.log(`Shredded ${name} at ${at.toISOString()}: ${what}; ${after}.`)
   if (versions.length > 0) console.log(`Wrapped under: ${kekIds.map(kekName).join(', ')}`)
+  if (!hadRows) {
+    if (keyLog !== undefined) console.log(`Recorded in ${printableSentence(keyLog)}.`)
+    return
+  }
   if (erased === 'file') console.log('The wrapped keys are in no file of the database any more.')
   else console.log(`Pending: ${printableSentence(pending ?? 'unknown')}\n${PENDING}`)
   console.log(

@@ -31,9 +31,11 @@ function printCensus(rows: readonly DatedCensusRow[]): void {
   for (const { kekId, version, shredded, count, oldest, newest } of rows) {
     const state = shredded ? 'shredded' : 'live'
     const share = `${bar(count / all)} ${percent(count / all)}`
+    // A tombstone of a user who had no key was never wrapped.
+    const isWrapped = kekId !== null || !shredded
     table.push([
-      formatOfKekId(kekId),
-      kekName(kekId),
+      isWrapped ? formatOfKekId(kekId) : '–',
+      isWrapped ? kekName(kekId) : '–',
       version,
       state,
       thousands(count),

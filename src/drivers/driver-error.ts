@@ -72,6 +72,20 @@ const TRANSIENT_MESSAGES = [
   // The connection's query_timeout.
   'Query read timeout',
 ]
+/**
+ * Messages of pg's and pg-protocol's own errors about a server that does not take the connection. They have no code, and quote nothing of
+ * the server's but a byte.
+ */
+const CONNECT_REFUSALS = [
+  /^The server does not support SSL connections$/,
+  /^There was an error establishing an SSL connection$/,
+  /^SASL: Only mechanism\(s\) [\w ,-]+ are supported$/,
+  /^SASL: Mechanism SCRAM-SHA-256-PLUS requires a certificate$/,
+  /^SASL: SCRAM-SERVER-(FIRST|FINAL)-MESSAGE: [\w -]+$/,
+  /^received invalid response: [0-9a-f]{1,2}$/,
+]
+const isConnectRefusal = ({ message }: Error) => CONNECT_REFUSALS.some((refusal) => refusal.test(message))
+
 /** Classes of SQLSTATE whose messages name only objects, roles and hosts. Those of 22 and 23 quote values; P0 and others may. */
 const MESSAGE_WITHOUT_VALUES = /^(08|25|28|3D|3F|40|42|53|54|55|57|58)/
 
@@ -95,6 +109,7 @@ export function describeDriverError(error: unknown): DriverFailure {
     if (notBuilt !== null) return notBuilt
     const onD1 = d1Failure(current)
     if (onD1 !== null) return onD1
+    if (isConnectRefusal(current)) return failure(null, current.message, false)
     const code = codeOf(current)
     if (code === null) continue
     if (code.startsWith('SQLITE_')) {
@@ -178,8 +193,10 @@ function failure(code: string | null, description: string, transient: boolean): 
 
 /** SQLSTATEs of a server that does not take a connection: classes 08 and 28, an unknown database, too many clients, still starting. */
 const CONNECT_SQLSTATE = /^(08\w{3}|28\w{3}|3D000|53300|57P03)$/
-/** What Node.js was doing, by the names that its errors give it. */
-const CONNECT_SYSCALLS: ReadonlySet<unknown> = new Set(['connect', 'getaddrinfo'])
+/** What Node.js was doing, by the names that its errors give it. It opens the files with the certificates that a URL names. */
+const CONNECT_SYSCALLS: ReadonlySet<unknown> = new Set(['connect', 'getaddrinfo', 'open'])
+/** Node's and OpenSSL's codes of a TLS connection that is not made, such as for a certificate that nobody vouches for. */
+const TLS_CODE = /^(ERR_(TLS|SSL)_|CERT_|SELF_SIGNED_|DEPTH_ZERO_|UNABLE_TO_|HOSTNAME_MISMATCH$|EPROTO$)/
 const CONNECT_MESSAGES = [
   'Connection terminated due to connection timeout',
   'timeout exceeded when trying to connect',
@@ -188,7 +205,8 @@ const CONNECT_MESSAGES = [
 /** Whether the server could not be reached, or did not let us in. */
 export function isConnectFailure(error: unknown): boolean {
   for (let current = error; current instanceof Error; current = current.cause) {
-    if (CONNECT_MESSAGES.includes(current.message)) return true
+    if (CONNECT_MESSAGES.includes(current.message) || isConnectRefusal(current)) return true
+    if ('code' in current && TLS_CODE.test(String(current.code))) return true
     if ('syscall' in current && CONNECT_SYSCALLS.has(current.syscall)) return true
     // Node.js tries each address of a name, and throws one error of them all.
     if (current instanceof AggregateError && current.errors.some(isConnectFailure)) return true

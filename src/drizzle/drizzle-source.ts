@@ -16,9 +16,10 @@ import {
 import { markOf } from './encrypted-column.js'
 
 /** The host's drizzle db, on a driver that the stores take. No transaction. */
-export interface DrizzleDb {
-  readonly $client: unknown
-}
+export type DrizzleDb =
+  | { readonly $client: unknown }
+  // Drizzle's classes, such as BetterSQLite3Database, do not declare the client, which every db that `drizzle()` makes has.
+  | { readonly $client?: unknown; select(...args: never[]): unknown; transaction(...args: never[]): unknown }
 
 /** A table's row as Drizzle selects it, but with encrypted columns as they are stored: as tokens. */
 export type DrizzleRow<Table extends DrizzleTable> = Table['$inferSelect']

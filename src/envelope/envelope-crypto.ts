@@ -43,7 +43,8 @@ export interface DecryptItem {
  * Per-user envelope encryption.
  *
  * @example
- * const envelope = await EnvelopeCrypto.open({ store: await openKeyStore('data/keystore.db'), masterKeys: masterKeysFromEnv() })
+ * const masterKeys = masterKeysFromEnv() // first: without a master key no store is made
+ * const envelope = await EnvelopeCrypto.open({ store: await openKeyStore('data/keystore.db'), masterKeys })
  * const token = await envelope.encrypt('alice', 'sk-…', { provider: 'openai' })
  * const apiKey = await envelope.decrypt('alice', token, { provider: 'openai' })
  * await envelope.close()

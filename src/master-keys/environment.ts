@@ -90,7 +90,8 @@ function keyFromFile(path: string): LocalMasterKey {
       throw unusable('The path of the master key file is a master key itself: set API_KEY_MASTER_KEY to it')
     }
     const reason = error instanceof Error && 'code' in error ? String(error.code) : 'unreadable'
-    throw unusable(`The master key file ${path} cannot be read (${reason}): ${HOW_TO_MAKE_ONE}`)
+    const advice = reason === 'EISDIR' ? 'it is a folder, so name the file in it' : HOW_TO_MAKE_ONE
+    throw unusable(`The master key file ${path} cannot be read (${reason}): ${advice}`)
   }
   if (problem !== null) warn(problem)
   return keyFromText(text, `The master key file ${path}`)

@@ -130,7 +130,7 @@ describe.each(dialects)('from %s', (dialect) => {
       const made = store.run(['backup', 'backups/monday.db'], { env: NO_MASTER_KEY })
       expect(made.status).toBe(0)
       expect(made.stdout).toContain('The backup is backups/monday.db.')
-      expect(readdirSync(path('backups'))).toEqual(['monday.db'])
+      expect(readdirSync(path('backups')).sort()).toEqual(['.gitignore', 'monday.db'])
       expect(statSync(path('backups/monday.db')).mode & 0o777).toBe(0o600)
       const again = store.run(['backup', 'backups/monday.db'])
       expect(again.status).toBe(1)
@@ -143,7 +143,7 @@ describe.each(dialects)('from %s', (dialect) => {
         report: { copied: 50, equal: true },
       })
       expect(fingerprint(path('backups/monday.db'))).toBe(before)
-      expect(readdirSync(path('backups'))).toEqual(['monday.db'])
+      expect(readdirSync(path('backups')).sort()).toEqual(['.gitignore', 'monday.db'])
       expect(await rowsAt(target.url)).toEqual(await store.rows())
       expect(
         store.run(['decrypt', '--user', 'user-7'], {
@@ -280,7 +280,7 @@ describe.each(dialects)('from %s', (dialect) => {
         status: 0,
         report: { copied: 6, equal: true, finished: true },
       })
-      expect(readdirSync(path('backups'))).toEqual(['b.db'])
+      expect(readdirSync(path('backups')).sort()).toEqual(['.gitignore', 'b.db'])
     })
 
     it('does not finish a backup with rows that the store no longer has', async () => {

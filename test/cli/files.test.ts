@@ -12,7 +12,7 @@ import {
   symlinkSync,
   writeFileSync,
 } from 'node:fs'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { openKeyStore } from '../../src/adapters/open.js'
 import { assertSameFile, claimFile } from '../../src/cli/own-file.js'
@@ -58,6 +58,22 @@ describe('init', () => {
     expect(stdout).toContain("tablesFilter: ['!encryption_keys', '!__drizzle_keystore_migrations']")
   })
 
+  it('puts both into one folder, and doctor warns of it too, until the key is moved', () => {
+    runKeystore(folder.path, ['init'])
+    const doctor = (env: NodeJS.ProcessEnv = {}) => {
+      const { status, stdout } = runKeystore(folder.path, ['doctor', '--json'], { env })
+      const { findings, ok } = JSON.parse(stdout) as VerifyReport
+      return { status, ok, found: findings.map(({ kind, severity, reason }) => [kind, severity, reason]) }
+    }
+    const reason = expect.stringMatching(
+      /^The master key file data\/master\.key and the database data\/keystore\.db are in one folder/,
+    )
+    expect(doctor()).toEqual({ status: 0, ok: true, found: [['keyBesideStore', 'warning', reason]] })
+    mkdirSync(at('keys'))
+    renameSync(at('data/master.key'), at('keys/master.key'))
+    expect(doctor({ API_KEY_MASTER_KEY_FILE: 'keys/master.key' })).toEqual({ status: 0, ok: true, found: [] })
+  })
+
   it('adds to a .gitignore that is there, in each of two folders, and names files that git would read as patterns', () => {
     writeFileSync(at('.gitignore'), 'node_modules')
     const options = ['--store', 'my [new] store.db', '--master-key-file', 'keys/!a.key']
@@ -73,6 +89,41 @@ describe('init', () => {
     const { stdout } = runKeystore(folder.path, ['init', '--store', ':memory:'], { env })
     expect(stdout).not.toContain('Backups:')
     expect(readdirSync(folder.path)).toEqual([])
+  })
+
+  it.each([
+    ['new-master-key', 'keys/b.key', '/b.key*'],
+    ['backup', 'backups/monday.db', '/monday.db*'],
+    ['copy', 'copies/other.db', '/other.db*'],
+    ['restore', 'restored/other.db', '/other.db*'],
+  ])('%s keeps the file that it makes out of git too: %s', (command, file, pattern) => {
+    expect(runKeystore(folder.path, ['init', '--store', 's.db']).status).toBe(0)
+    expect(runKeystore(folder.path, ['backup', 'b.db', '--store', 's.db']).status).toBe(0)
+    const args =
+      command === 'copy'
+        ? ['copy', '--from', 's.db', '--to', file]
+        : command === 'restore'
+          ? ['restore', 'b.db', '--store', file]
+          : [command, file]
+    const { status, stderr } = runKeystore(folder.path, args, { env: { KEYSTORE_URL: 's.db' } })
+    expect(status).toBe(0)
+    const gitIgnore = join(dirname(file), '.gitignore')
+    expect(stderr).toContain(`${gitIgnore} keeps ${file} out of git.`)
+    expect(ignored(gitIgnore)).toEqual([pattern])
+    expect(existsSync(at(file))).toBe(true)
+  })
+
+  it('goes on where .gitignore cannot be written, as new-master-key and backup do, and says so', () => {
+    mkdirSync(at('.gitignore'))
+    for (const args of [
+      ['init', '--store', 's.db'],
+      ['new-master-key', 'b.key'],
+      ['backup', 'b.db', '--store', 's.db'],
+    ]) {
+      const { status, stderr } = runKeystore(folder.path, args)
+      expect(stderr).toContain('.gitignore could not be written (EISDIR)')
+      expect(status).toBe(0)
+    }
   })
 
   it('run by many at once makes one key, and nobody reads half of it', async () => {
@@ -113,7 +164,7 @@ it('a key file has its name only when it is complete', () => {
     const env = { NODE_OPTIONS: `--import=${hook}` }
     expect(runKeystore(folder.path, ['new-master-key', 'keys/a.key'], { env }).status).toBe(0)
     expect(readFileSync(join(folder.path, 'seen.txt'), 'utf8')).toMatch(/^no name yet\n/)
-    expect(readdirSync(join(folder.path, 'keys'))).toEqual(['a.key'])
+    expect(readdirSync(join(folder.path, 'keys')).sort()).toEqual(['.gitignore', 'a.key'])
     expect(statSync(join(folder.path, 'keys/a.key')).mode & 0o777).toBe(0o600)
     expect(runKeystore(folder.path, ['new-master-key', 'keys/a.key']).status).toBe(1)
   } finally {

@@ -236,6 +236,39 @@ describe('in a fresh folder', () => {
     expect(keystore(['encrypt', '--user', 'bob'], { input: `v3: ${token}` }).status).toBe(0)
   })
 
+  it('encrypts several tokens, whole or cut, only when asked to, and decrypts one at a time', () => {
+    keystore(['init'])
+    const token = keystore(['encrypt', '--user', 'alice'], { input: 'x' }).stdout.trim()
+    for (const input of [
+      `${token}\n${token}`,
+      `${token}\r\n\r\n${token}\n`,
+      `${token} v2:abc`,
+      `v3:ab\n${token}`,
+    ]) {
+      const { status, stdout, stderr } = keystore(['encrypt', '--user', 'bob'], { input })
+      expect({ status, stdout }).toEqual({ status: 2, stdout: '' })
+      expect(stderr).toContain('Standard input is 2 tokens')
+      const decrypted = keystore(['decrypt', '--user', 'alice'], { input })
+      expect(decrypted).toMatchObject({ status: 2, stdout: '' })
+      expect(decrypted.stderr).toContain('takes one at a time')
+    }
+    expect(keystore(['status']).stdout).toContain('1 live key,')
+    const both = `${token}\n${token}`
+    const twice = keystore(['encrypt', '--user', 'bob', '--allow-token'], { input: both }).stdout
+    expect(keystore(['decrypt', '--user', 'bob'], { input: twice }).stdout).toBe(both)
+    for (const input of [`${token}\nmy notes`, 'v2: a\nv3: b'])
+      expect(keystore(['encrypt', '--user', 'bob'], { input }).status).toBe(0)
+  })
+
+  it('decrypt says that nothing came on standard input', () => {
+    keystore(['init'])
+    for (const input of ['', ' \n']) {
+      const { status, stdout, stderr } = keystore(['decrypt', '--user', 'alice'], { input })
+      expect({ status, stdout }).toEqual({ status: 2, stdout: '' })
+      expect(stderr).toContain('Standard input was empty: `decrypt` reads a token from it')
+    }
+  })
+
   it('encrypts nothing at all only when asked to', () => {
     keystore(['init'])
     const { status, stdout, stderr } = keystore(['encrypt', '--user', 'alice'])

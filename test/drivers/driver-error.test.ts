@@ -230,6 +230,29 @@ describe('storeError', () => {
   })
 })
 
+describe('an error of pg without a code', () => {
+  it.each([
+    'The server does not support SSL connections',
+    'There was an error establishing an SSL connection',
+    'SASL: SCRAM-SERVER-FIRST-MESSAGE: client password must be a non-empty string',
+    'SASL: Only mechanism(s) SCRAM-SHA-256 are supported',
+    'received invalid response: 48',
+  ])('is shown where it quotes nothing: %s', (message) => {
+    expect(storeError('connect', new Error(message))).toMatchObject({
+      message: `The key store could not connect (${message})`,
+      retryable: false,
+    })
+  })
+
+  it.each([
+    `The server does not support SSL connections ${secret}`,
+    `SASL: SCRAM-SERVER-FINAL-MESSAGE: server returned error: "${secret}"`,
+    `received invalid response: ${secret}`,
+  ])('is not shown where it does: %#', (message) => {
+    expectWithout(textForms(secret), storeError('connect', new Error(message)))
+  })
+})
+
 describe('isConnectFailure', () => {
   it.each([
     ['a refused connection', withCode('ECONNREFUSED', 'connect ECONNREFUSED', { syscall: 'connect' }), true],
@@ -243,6 +266,10 @@ describe('isConnectFailure', () => {
     ['an error with such a cause', new Error('Failed query', { cause: postgresError('28P01', 'x') }), true],
     ['an unknown database', postgresError('3D000', 'x'), true],
     ['too many clients', postgresError('53300', 'x'), true],
+    ['no TLS', new Error('The server does not support SSL connections'), true],
+    ['a certificate that nobody vouches for', withCode('SELF_SIGNED_CERT_IN_CHAIN', 'x'), true],
+    ['a certificate of another host', withCode('ERR_TLS_CERT_ALTNAME_INVALID', 'x'), true],
+    ['another protocol', new Error('received invalid response: 48'), true],
     ['a missing right', postgresError('42501', 'x'), false],
     ['a lock', postgresError('55P03', 'x'), false],
     ['a lost connection', withCode('ECONNRESET', 'read ECONNRESET', { syscall: 'read' }), false],

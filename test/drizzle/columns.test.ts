@@ -1,4 +1,5 @@
 /** Encrypted columns in a host application's tables: what is stored, who can read it, and what is refused. */
+import { readFileSync } from 'node:fs'
 import { and, eq, getTableColumns, inArray, isNull, ne, sql } from 'drizzle-orm'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import type { Token } from '../../src/index.js'
@@ -137,6 +138,23 @@ describe.each(dialects)('encrypted columns on %s', (dialect) => {
     expect(await columnErrorOf(() => envelope.scope('bob', read))).toMatchObject(FAILED)
     // node-postgres encodes when it executes, better-sqlite3 when it prepares: both are refused.
     expect(await columnErrorOf(async () => await prepare(2).execute())).toMatchObject(NO_SCOPE)
+  })
+
+  it('store a row of Bob’s that is inserted in Alice’s scope under her key, as docs/COLUMNS.md warns', async () => {
+    const { db, schema, envelope } = app
+    await envelope.scope('alice', () =>
+      db.insert(schema.secrets).values({ id: 1, ownerId: 'bob', note: 'of bob' }),
+    )
+    const read = () => db.select().from(schema.secrets).where(eq(schema.secrets.ownerId, 'bob'))
+    expect(await columnErrorOf(() => envelope.scope('bob', read))).toMatchObject(FAILED)
+    expect(await envelope.scope('alice', read)).toMatchObject([{ note: 'of bob' }])
+    const guide = readFileSync('docs/COLUMNS.md', 'utf8')
+    const [mistakes = ''] = /^Three mistakes cannot be detected:\n(.*?)^## /ms.exec(guide)?.slice(1) ?? []
+    expect(mistakes.match(/^- \*\*[^*]+\*\*/gm)).toEqual([
+      '- **A comparison with a placeholder**',
+      '- **A constant in a prepared statement**',
+      '- **A row of another user**',
+    ])
   })
 
   it('refuse every comparison, which would match nothing', async () => {

@@ -203,7 +203,9 @@ describe('API_KEY_MASTER_KEY_FILE and masterKeysFromFile', () => {
   it('says so if the path is a folder', () => {
     const path = join(folder.path, 'a-folder')
     mkdirSync(path, { recursive: true })
-    expect(refusal(() => masterKeysFromFile(path)).message).toContain('EISDIR')
+    expect(refusal(() => masterKeysFromFile(path)).message).toContain(
+      '(EISDIR): it is a folder, so name the file in it',
+    )
   })
 
   it.each([

@@ -234,7 +234,7 @@ describe.each(dialects)('errors on %s', (dialect) => {
         },
       ],
       ['a file that does not exist', 'ERR_SCHEMA', () => open(file('none.db'), { migrate: 'check' })],
-      ['a path that is a folder', 'ERR_STORE', () => open(folder.path)],
+      ['a path that is a folder', 'ERR_INVALID_ARGUMENT', () => open(folder.path)],
       [
         "the reference's file without adopt",
         'ERR_SCHEMA',

@@ -1,12 +1,16 @@
 /** The README's examples are run as they stand there, and its commands are those of package.json and CI. */
-import { execFileSync } from 'node:child_process'
-import { readFileSync, writeFileSync } from 'node:fs'
+import { execFileSync, spawnSync } from 'node:child_process'
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest'
+import { openKeyStore } from '../../src/adapters/open.js'
+import { EnvelopeCrypto, generateMasterKey, localMasterKey } from '../../src/index.js'
 import { cleanEnvironment, runKeystore } from '../support/command.js'
 import { dialects, type FreshDatabase, freshDatabase, temporaryFolder } from '../support/databases.js'
 import { codeBlocks } from '../support/documents.js'
-import { linkPackages } from '../support/host-project.js'
+import { keystoreErrorOf } from '../support/errors.js'
+import { hostProject, linkPackages } from '../support/host-project.js'
+import { runSql } from '../support/raw-database.js'
 
 const readme = readFileSync('README.md', 'utf8')
 const blocks = (language: string) => codeBlocks(readme, language)
@@ -47,7 +51,101 @@ describe.each(dialects)('the example on %s', (dialect) => {
     expect(token).toMatch(/^v3:/)
     expect(apiKey).toBe('sk-proj-…')
   })
+
+  it('makes nothing while there is no master key', async () => {
+    linkPackages(folder.path)
+    writeFileSync(join(folder.path, 'example.mjs'), blocks('ts')[0] ?? '')
+    const { status, stderr } = spawnSync(process.execPath, ['example.mjs'], {
+      cwd: folder.path,
+      env: cleanEnvironment({ KEYSTORE_URL: database.url }),
+      encoding: 'utf8',
+    })
+    expect(status).toBe(1)
+    expect(stderr).toContain('ERR_MASTER_KEY')
+    const check = openKeyStore(database.url, { migrate: 'check' })
+    expect(await keystoreErrorOf(check)).toMatchObject({ code: 'ERR_SCHEMA' })
+    expect(dialect === 'sqlite' && existsSync(database.url)).toBe(false)
+  })
+
+  it('and the advice for production: a mistyped URL is an error, and makes nothing', async () => {
+    const [advice = ''] = readme.match(/^- \*\*In production\*\*.*?(?=^- )/ms) ?? []
+    for (const words of ["`migrate: 'check'`", '(`keyLog`)', '`ERR_SCHEMA`', '`ERR_KEYS_LOST`'])
+      expect(advice).toContain(words)
+    const keyLog = join(folder.path, 'keys.jsonl')
+    const masterKeys = localMasterKey(generateMasterKey())
+    const open = async (url: string, migrate: 'auto' | 'check') => {
+      const store = await openKeyStore(url, { migrate })
+      return EnvelopeCrypto.open({ store, masterKeys, keyLog }).finally(() => store.close())
+    }
+    const mistyped = await freshDatabase(dialect)
+    try {
+      const store = await openKeyStore(database.url)
+      const envelope = await EnvelopeCrypto.open({ store, masterKeys, keyLog })
+      await envelope.encrypt('alice', 'x')
+      await envelope.close()
+      expect(await keystoreErrorOf(open(mistyped.url, 'check'))).toMatchObject({ code: 'ERR_SCHEMA' })
+      expect(dialect === 'sqlite' && existsSync(mistyped.url)).toBe(false)
+      if (dialect === 'postgres')
+        await expect(runSql(dialect, mistyped.url, 'table encryption_keys')).rejects.toThrow()
+      // Another store, which is there.
+      expect(await keystoreErrorOf(open(mistyped.url, 'auto'))).toMatchObject({ code: 'ERR_KEYS_LOST' })
+    } finally {
+      await mistyped.remove()
+    }
+  })
 })
+
+/** What the reader of the README has, in the words of its blocks. */
+const READERS_OWN = `
+  declare const [url, context]: [string, Record<string, string>]
+  declare const work: (alice: import('drizzle-keystore').UserHandle) => Promise<void>
+  declare const [from, to]: import('drizzle-keystore').KeyStore[]
+  declare const pool: import('pg').Pool
+  declare const sqliteDb: import('drizzle-orm/better-sqlite3').BetterSQLite3Database
+  declare const postgresDb: import('drizzle-orm/node-postgres').NodePgDatabase
+  declare const tx: typeof postgresDb
+`
+
+it('all blocks of code compile in one file, as a reader may put them there', () => {
+  const close = 'await envelope.close()'
+  const [first = '', stores, calls, tables, keys, ...others] = blocks('ts')
+  expect(others).toEqual([])
+  expect(first).toContain(close)
+  // The tables declare a user, whom the calls take from the reader.
+  const joined = [first.replace(close, ''), tables, calls, stores, keys, close].join('\n')
+  hostProject({ 'all.ts': `${joined}\n${READERS_OWN}` }).remove()
+})
+
+/** Where the key is missing, a store that was opened first would be made, and stay empty. */
+it.each([
+  'README.md',
+  'ARCHITECTURE.md',
+  'docs/COLUMNS.md',
+  'docs/REENCRYPT.md',
+  'docs/POSTGRES.md',
+  'docs/OPERATIONS.md',
+])('the master key comes before the store in %s', (document) => {
+  expect(storeBeforeKey(codeBlocks(readFileSync(document, 'utf8'), 'ts'))).toEqual([])
+})
+
+it('the master key comes before the store in the examples and in the examples of docstrings', () => {
+  const files = ['src', 'examples'].flatMap((folder) =>
+    readdirSync(folder, { recursive: true, encoding: 'utf8' }).map((name) => join(folder, name)),
+  )
+  const examples = files
+    .filter((file) => file.endsWith('.ts'))
+    .flatMap((file) => {
+      const text = readFileSync(file, 'utf8')
+      return file.startsWith('src') ? (text.match(/@example.*?\*\//gs) ?? []) : [text]
+    })
+  expect(examples.filter((text) => text.includes('masterKeysFromEnv()')).length).toBeGreaterThan(2)
+  expect(storeBeforeKey(examples)).toEqual([])
+  expect(storeBeforeKey(['await openKeyStore(url)\nmasterKeysFromEnv()'])).toHaveLength(1)
+})
+
+function storeBeforeKey(blocks: readonly string[]): string[] {
+  return blocks.filter((text) => /\b(openKeyStore|drizzle)\(.*masterKeysFromEnv\(\)/s.test(text))
+}
 
 /** What stands around each further block, found by words in it: what it takes from the page or from the reader, and what must come out. */
 const BLOCKS: Record<string, { readonly before: string; readonly after: string }> = {
@@ -77,7 +175,7 @@ const BLOCKS: Record<string, { readonly before: string; readonly after: string }
       await envelope.scope(bob, () => db.insert(credentials).values({ id: 'b', userId: bob, apiKey: 'of bob' }))
       const again = await envelope.scope(userId, () => ofAlice)
       const { tokens } = db.get(sql\`select count(*) as tokens from credentials where api_key like 'v3:%'\`)
-      console.log(rows[0].apiKey === apiKey && again.length === 1 && tokens === 2 ? 'ok' : { rows, again, tokens })`,
+      console.log(rows[0].apiKey === plaintext && again.length === 1 && tokens === 2 ? 'ok' : { rows, again, tokens })`,
   },
   'rewrapAll({': {
     before: `

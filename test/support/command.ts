@@ -15,6 +15,8 @@ export interface Ran {
 export interface CommandOptions {
   readonly input?: string | Buffer
   readonly env?: NodeJS.ProcessEnv
+  /** After so long a command that does not end is killed: its status is null. Default: never. */
+  readonly timeoutMs?: number
 }
 
 /** Runs a command to its end. */
@@ -23,6 +25,7 @@ export function runKeystore(folder: string, args: readonly string[], options: Co
     cwd: folder,
     env: cleanEnvironment(options.env),
     input: options.input ?? '',
+    timeout: options.timeoutMs,
   })
   return { status: run.status, stdout: String(run.stdout), stderr: String(run.stderr), bytes: run.stdout }
 }

@@ -1,5 +1,5 @@
 /** One synchronous connection, ours or the host application's: opens it, waits for locks without blocking, closes it. */
-import { closeSync, existsSync, mkdirSync, openSync, statSync } from 'node:fs'
+import { closeSync, existsSync, openSync, statSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { describeDriverError, storeError } from '../../drivers/driver-error.js'
 import type { SqliteClient } from '../../drivers/sqlite-client.js'
@@ -13,6 +13,7 @@ import {
 } from '../../drivers/sqlite-locks.js'
 import { loadSqlite, type OpenSqlite } from '../../drivers/sqlite-open.js'
 import { invalidArgument, KeystoreError, StoreError, schemaError } from '../../errors.js'
+import { assertFilePath, makeFolders } from '../../folders.js'
 import { type MigrateMode, type MigrationReport, NOTHING_APPLIED } from '../migrator.js'
 import type { SqliteKeyStoreOptions } from '../options.js'
 import { checkSqlite, migrateSqlite } from './migrate.js'
@@ -128,6 +129,7 @@ export class SqliteConnection {
       this.#retrying(action, work, Math.max(0, end - performance.now()))
     const path = this.path
     if (path !== null) {
+      assertFilePath(path)
       const action = `open ${path}`
       const open = await loadSqlite().catch((error) => {
         throw storeError(action, error)
@@ -267,7 +269,7 @@ function openFile(open: OpenSqlite, path: string): SqliteClient {
 
 /** Makes a file that only its owner may read, and its folders. SQLite gives the WAL the same mode. */
 function createFile(path: string): void {
-  mkdirSync(dirname(path), { recursive: true, mode: 0o700 })
+  makeFolders(dirname(path))
   closeSync(openSync(path, 'a', 0o600))
 }
 

@@ -53,11 +53,37 @@ export { encryptionKeys } from './schema.js'
  * own. A `db`: the host application's drizzle db on better-sqlite3, node:sqlite or bun:sqlite, which the store does not close and no pragma
  * of which it changes.
  */
-export type SqliteSource = { readonly path: string } | { readonly db: { readonly $client: SyncSqliteClient } }
+export type SqliteSource =
+  | { readonly path: string }
+  | { readonly db: HostSqliteDb | { readonly $client: SyncSqliteClient } }
 
 /** The host application's drizzle db on an asynchronous driver, libsql or D1, which the store does not close. */
 export interface AsyncSqliteSource {
-  readonly db: { readonly $client: AsyncSqliteClient }
+  readonly db: AsyncHostSqliteDb | { readonly $client: AsyncSqliteClient }
+}
+
+/**
+ * The part of a synchronous drizzle db that tells it from others. Typed structurally, as the client is. `$client` is there in every db that
+ * `drizzle()` makes, but not in the type `BetterSQLite3Database`, which applications name.
+ */
+interface HostSqliteDb {
+  readonly $client?: SyncSqliteClient
+  run(...args: never[]): { readonly changes: number }
+  all(...args: never[]): unknown
+  transaction(...args: never[]): unknown
+  /** What only a transaction has. */
+  readonly rollback?: never
+}
+
+/** The same of a db on libsql or D1, which are told from others by what they return. */
+interface AsyncHostSqliteDb {
+  readonly $client?: AsyncSqliteClient
+  run(
+    ...args: never[]
+  ): PromiseLike<{ readonly rowsAffected: number } | { readonly meta: { readonly changes: number } }>
+  all(...args: never[]): unknown
+  transaction(...args: never[]): unknown
+  readonly rollback?: never
 }
 
 /**

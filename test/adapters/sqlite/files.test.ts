@@ -87,6 +87,24 @@ describe.runIf(isChosen('sqlite'))('SQLite files', () => {
     })
   })
 
+  describe('that are folders', () => {
+    it.each(['auto', 'check', 'off'] as const)(
+      'are refused with migrate %j: the message says so, and what to give',
+      async (migrate) => {
+        const made = join(folder, 'made')
+        mkdirSync(made)
+        for (const path of [made, `${made}/`, join(folder, 'missing/')]) {
+          const { code, message } = await keystoreErrorOf(open(path, { migrate }))
+          const advice = `${path} is a folder: name the file of the store, such as ${join(path, 'keystore.db')}`
+          expect({ code, message }).toEqual({ code: 'ERR_INVALID_ARGUMENT', message: advice })
+        }
+        const lazy = cleanups.closing(sqliteKeyStore({ path: made }, { migrate }))
+        await expect(lazy.getAll(['alice'])).rejects.toMatchObject({ code: 'ERR_INVALID_ARGUMENT' })
+        expect([readdirSync(folder), readdirSync(made)]).toEqual([['made'], []])
+      },
+    )
+  })
+
   describe('with a time that cannot be read', () => {
     it.each(['', 'yesterday', '2026-11-22T20:24:02.735', '2026-13-41T00:00:00Z'])(
       '%j is ERR_STORE naming the user and version, while other users’ rows work',
