@@ -78,7 +78,7 @@ function has(client: unknown, ...methods: readonly string[]): client is object {
   )
 }
 
-function onLibsql(client: LibsqlClient): AsyncSqlite {
+export function onLibsql(client: LibsqlClient): AsyncSqlite {
   const given = ({ sql, params }: BoundStatement) => ({ sql, args: params as never[] })
   const resultOf = ({ rows, columns, rowsAffected }: LibsqlResult): StatementResult => ({
     // A row is array-like: it has its columns by index, and by name.
