@@ -1,5 +1,6 @@
 /** Opens the store that a URL names, and loads only its driver. Exported as `drizzle-keystore/open`. */
 
+import { onLibsql } from '../drivers/async-sqlite.js'
 import { openLibsql } from '../drivers/libsql.js'
 import { assertUrl, isLibsqlUrl, isPostgresUrl, loadDriver, sqlitePath } from '../drivers/url.js'
 import { invalidArgument } from '../errors.js'
@@ -59,9 +60,8 @@ async function storeFor(url: string, options: OpenKeyStoreOptions): Promise<Open
     throw invalidArgument('schema, namedStatements and listenUrl are for Postgres')
   }
   if (path === null) {
-    const db = await openLibsql(url)
     const { AsyncSqliteKeyStore } = await loadDriver('drizzle-orm', () => import('./sqlite/async-store.js'))
-    return new AsyncSqliteKeyStore(db, options, true)
+    return new AsyncSqliteKeyStore(onLibsql(await openLibsql(url)), options, true)
   }
   const { sqliteKeyStore } = await loadDriver('drizzle-orm', () => import('./sqlite/store.js'))
   return sqliteKeyStore({ path }, options)

@@ -1,7 +1,7 @@
 /** Keeps master key and database out of git. */
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { basename, dirname, join, resolve } from 'node:path'
-import { isPostgresUrl, sqlitePath } from '../drivers/url.js'
+import { isLibsqlUrl, isPostgresUrl, sqlitePath } from '../drivers/url.js'
 import { makeFolders } from '../folders.js'
 import { printableSentence } from './printable.js'
 
@@ -64,7 +64,7 @@ function patternOf(name: string): string {
 
 /** The file of a store; null if it is on Postgres, or in memory. */
 export function storeFile(url: string): string | null {
-  if (isPostgresUrl(url)) return null
+  if (isPostgresUrl(url) || isLibsqlUrl(url)) return null
   const path = sqlitePath(url)
   return path === ':memory:' ? null : path
 }

@@ -38,7 +38,7 @@ export interface ChangeOptions extends ReportOptions {
 export function storeOption(flag: string, variable: string, what = ''): Option {
   return new Option(
     `--${flag} <url>`,
-    `${what}a path, sqlite:… or postgres://…; put a URL with a password into the environment variable`,
+    `${what}a path, sqlite:…, libsql://… or postgres://…; put a URL with a password into the environment variable`,
   ).env(variable)
 }
 

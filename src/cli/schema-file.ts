@@ -36,7 +36,7 @@ export function withSchema(command: Command, what: string): Command {
     .addOption(
       new Option(
         '--db <url>',
-        "the application's database: a path, sqlite:… or postgres://…; put a URL with a password into the environment variable",
+        "the application's database: a path, sqlite:…, libsql://… or postgres://…; put a URL with a password into the environment variable",
       ).env('DATABASE_URL'),
     )
     .addOption(

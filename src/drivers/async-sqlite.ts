@@ -7,7 +7,7 @@ export interface BoundStatement {
 }
 
 export interface StatementResult {
-  /** Each row as an array, bytes as a Uint8Array, integers as numbers where these are exact. */
+  /** Each row as an array, bytes as a Buffer, integers as numbers where these are exact. */
   readonly rows: readonly (readonly unknown[])[]
   /** How many rows it inserted, changed or removed. */
   readonly changes: number
@@ -78,7 +78,7 @@ function has(client: unknown, ...methods: readonly string[]): client is object {
   )
 }
 
-function onLibsql(client: LibsqlClient): AsyncSqlite {
+export function onLibsql(client: LibsqlClient): AsyncSqlite {
   const given = ({ sql, params }: BoundStatement) => ({ sql, args: params as never[] })
   const resultOf = ({ rows, columns, rowsAffected }: LibsqlResult): StatementResult => ({
     // A row is array-like: it has its columns by index, and by name.
@@ -117,10 +117,10 @@ function onD1(client: D1Client): AsyncSqlite {
   }
 }
 
-/** libsql gives bytes as an ArrayBuffer, D1 as an array of numbers. */
+/** libsql gives bytes as an ArrayBuffer, D1 as an array of numbers. As a Buffer columns of Drizzle can decode them. */
 function plain(value: unknown): unknown {
-  if (value instanceof ArrayBuffer) return new Uint8Array(value)
-  if (Array.isArray(value)) return Uint8Array.from(value)
+  if (value instanceof ArrayBuffer) return Buffer.from(value)
+  if (Array.isArray(value)) return Buffer.from(Uint8Array.from(value).buffer)
   if (typeof value !== 'bigint') return value
   return Number.isSafeInteger(Number(value)) ? Number(value) : value
 }

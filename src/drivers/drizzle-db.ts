@@ -16,7 +16,7 @@ interface Driver {
 
 const NO_TRANSACTIONS = 'has no transactions, which migrations need'
 
-/** Drizzle's databases, by the name of their class. Add a driver here once the conformance suite has passed on it. */
+/** Drizzle's databases, by the name of their class. Add a driver here once the conformance suite has passed on it. BunSQLiteDatabase is bun-sql in 1.0, whose client a store refuses. */
 const DRIVERS: Readonly<Record<DrizzleDialect, Readonly<Record<string, Driver>>>> = {
   postgres: {
     NodePgDatabase: { name: 'node-postgres' },
@@ -60,6 +60,8 @@ const DRIVERS: Readonly<Record<DrizzleDialect, Readonly<Record<string, Driver>>>
       SQLiteCloudDatabase: 'sqlite-cloud',
       SQLJsDatabase: 'sql-js',
       TursoDatabaseDatabase: 'tursodatabase',
+      TursoDatabaseServerlessDatabase: 'tursodatabase-serverless',
+      TursoDatabaseSyncDatabase: 'tursodatabase-sync',
     }),
   },
 }

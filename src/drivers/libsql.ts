@@ -1,13 +1,13 @@
 /** Connects to a server of libsql. Nothing else imports its client. */
-import { type AsyncSqlite, asyncSqlite } from './async-sqlite.js'
+import type { LibsqlClient } from './async-sqlite.js'
 import { storeError } from './driver-error.js'
 import { driverMissing } from './url.js'
 
 /** @param url `libsql://…`, with its token as `?authToken=…` @throws ERR_STORE */
-export async function openLibsql(url: string): Promise<AsyncSqlite> {
+export async function openLibsql(url: string): Promise<LibsqlClient> {
   const { createClient } = await loadLibsql()
   try {
-    return asyncSqlite(createClient({ url })) as AsyncSqlite
+    return createClient({ url })
   } catch (error) {
     throw storeError('connect to the libsql server', error)
   }

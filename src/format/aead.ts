@@ -69,9 +69,12 @@ export function gcmSeal(key: KeyObject, plaintext: Uint8Array | string): Buffer 
   return Buffer.concat(gcmEncrypt(key, plaintext))
 }
 
+/** In Cloudflare's workerd (2026-07) `final` fails after an update with no bytes. So there is none for an empty text. */
 function encrypted(cipher: Cipher, plaintext: Uint8Array | string): Buffer {
-  const ciphertext =
-    typeof plaintext === 'string' ? cipher.update(plaintext, 'utf8') : cipher.update(plaintext)
+  let ciphertext: Buffer
+  if (plaintext.length === 0) ciphertext = Buffer.alloc(0)
+  else if (typeof plaintext === 'string') ciphertext = cipher.update(plaintext, 'utf8')
+  else ciphertext = cipher.update(plaintext)
   cipher.final()
   return ciphertext
 }
@@ -106,7 +109,8 @@ function gcmDecrypt(
   const decipher = createDecipheriv('aes-256-gcm', key, nonce, WHOLE_TAG)
   if (aad) decipher.setAAD(aad)
   decipher.setAuthTag(tag)
-  const plaintext = decipher.update(ciphertext)
+  // As in `encrypted`: no update with no bytes.
+  const plaintext = ciphertext.length === 0 ? Buffer.alloc(0) : decipher.update(ciphertext)
   try {
     decipher.final()
   } catch {

@@ -1,9 +1,10 @@
 /** Tables without a Drizzle schema as sources, through a connection of our own. Exported with `drizzle-keystore/reencrypt`. */
 
 import { storeError } from '../drivers/driver-error.js'
+import { openLibsql } from '../drivers/libsql.js'
 import { newPool } from '../drivers/postgres-pool.js'
 import { loadSqlite } from '../drivers/sqlite-open.js'
-import { assertUrl, isPostgresUrl, sqlitePath } from '../drivers/url.js'
+import { assertUrl, isLibsqlUrl, isPostgresUrl, sqlitePath } from '../drivers/url.js'
 import { invalidArgument } from '../errors.js'
 import type { ContextOf } from '../format/context.js'
 import { ownOptions } from '../validate.js'
@@ -101,6 +102,10 @@ export async function openHostDatabase(url: string): Promise<HostDatabase> {
     // One connection reads ahead while the other writes.
     const { pool, close } = newPool({ url, maxConnections: 2 })
     return { client: pool, close }
+  }
+  if (isLibsqlUrl(url)) {
+    const client = await openLibsql(url)
+    return { client, close: async () => client.close() }
   }
   const path = sqlitePath(url)
   const open = await loadSqlite()

@@ -71,6 +71,7 @@ export class AsyncSqliteMaintenance implements StoreMaintenance {
 
   /** Rewrites a file without its free space. A server's files are out of reach. */
   async finishErasure(): Promise<Required<ErasureState>> {
+    await this.#connection.ready()
     if (this.#connection.place !== 'file') return this.afterShred()
     const [busy] = await this.#connection.use('rewrite the file', async (db) => {
       await db.run({ sql: 'vacuum', params: [] })
