@@ -1,6 +1,7 @@
 /** `keystore shred-user`: erases a user's keys, or makes room for a new key of the pool. Needs no master key. */
 import { Command } from 'commander'
 import { invalidArgument, isKeystoreError } from '../errors.js'
+import { isNamedIn } from '../key-log/erasures.js'
 import { type ShredReceipt, shredIn } from '../shred.js'
 import type { KeyStore } from '../store.js'
 import type { KeyRecord } from '../table.js'
@@ -69,7 +70,9 @@ async function shred(user: string | undefined, options: ShredCommandOptions): Pr
   await withExistingStore(options, async (store) => {
     const rows = await rowsOf(store, userId)
     // A mistyped id would get a tombstone, and its owner's keys would stay.
-    if (rows?.length === 0 && userId !== '' && !allowUnknown)
+    const isUnknown = rows?.length === 0 && userId !== '' && !allowUnknown
+    // Whoever is in the log had keys: a forget may have been interrupted before its last line.
+    if (isUnknown && (keyLog === undefined || !(await isNamedIn(keyLog, userId))))
       throw noSuchUser(
         userId,
         `nothing was shredded. If there shall be a tombstone all the same: --allow-unknown`,

@@ -3,7 +3,7 @@ import type { KeyStore } from '../store.js'
 import { isTombstone, type KeyIdentity, type KeyRecord } from '../table.js'
 import { ownOptions } from '../validate.js'
 import { assertKeyLogPath, type KeyLogEntry, type MadeEntry } from './entry.js'
-import { assertWrittenByOwnerOnly, readEntries } from './file.js'
+import { assertWrittenByOwnerOnly, readEntries, readLastEntries } from './file.js'
 import { readableRows } from './readable-rows.js'
 
 /** What a key log says last of the erasure of one user. */
@@ -101,6 +101,14 @@ export async function hasEndedIn(
     }
   }
   return ended
+}
+
+/** Whether a key log has a line of a user. Where there is no file yet, it has none. */
+export async function isNamedIn(keyLog: string, userId: string): Promise<boolean> {
+  if ((await readLastEntries(keyLog, 1)) === null) return false
+  for await (const entries of readEntries(keyLog))
+    if (entries.some((entry) => entry.userId === userId)) return true
+  return false
 }
 
 /** A row as the erasures leave it: erased, gone (null), or unchanged if its user was minted anew after being forgotten. */

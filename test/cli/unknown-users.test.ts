@@ -1,5 +1,5 @@
 /** Ids of users who have no key, as a typo is one: commands say so, change nothing, and exit with 1. */
-import { readFileSync } from 'node:fs'
+import { appendFileSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { type CommandStore, commandStore } from '../support/command-store.js'
@@ -62,6 +62,23 @@ describe.each(dialects)('on %s', (dialect) => {
     )
     expect(store.run(['encrypt', '--user', 'alcie'], { input: 'x' }).stderr).toContain('[ERR_KEY_SHREDDED]')
     expect(await store.decrypt('alice', tokens.alice ?? '')).toBe('secret of alice')
+  })
+
+  it('a user whom the key log names is known: a forget that was interrupted is finished', () => {
+    const log = join(store.folder, 'log.jsonl')
+    const line = {
+      event: 'shredding',
+      userId: 'gone',
+      versions: [1],
+      kekIds: [],
+      forget: true,
+      at: new Date(),
+    }
+    appendFileSync(log, `${JSON.stringify(line)}\n`)
+    const forget = ['shred-user', 'gone', '--forget', '--yes', '--key-log', 'log.jsonl']
+    expect(store.run(forget)).toMatchObject({ status: 0 })
+    expect(readFileSync(log, 'utf8')).toContain('"event":"shredded","userId":"gone"')
+    expect(store.run(forget.map((word) => (word === 'gone' ? 'went' : word)))).toMatchObject({ status: 1 })
   })
 
   it('a user who was shredded before is known: shredding again is done', async () => {
