@@ -32,7 +32,7 @@ export interface CacheOptions {
   /**
    * How long a user's keys are used, in milliseconds. It bounds how long a rotation or shred by another process goes unnoticed if the
    * store cannot announce it. Expired keys leave the memory when they are next asked for, or when others need their place.
-   * Default 5 minutes.
+   * Default 5 minutes; 1 minute while the store does not announce changes.
    */
   readonly ttlMs?: number
 }
@@ -49,6 +49,7 @@ export interface CacheStats {
 
 const DEFAULT_MAX_ENTRIES = 10_000
 const DEFAULT_TTL_MS = 5 * 60 * 1000
+const UNANNOUNCED_TTL_MS = 60 * 1000
 /** Users whose facts are remembered beyond those whose keys are kept. */
 const MAX_REMEMBERED_USERS = 100_000
 /** The store is not asked again within a second for users who were just found to be shredded, or for versions that were just missing. */
@@ -134,6 +135,10 @@ export class KeyMemory {
   /** By {@link refKey}: a version that is missing, and the rows that its user has. */
   readonly #missing = new LRUCache<string, { readonly rows: UserRows; readonly highest: number }>(JUST_FOUND)
   readonly #onlyFirstVersion: boolean
+  /** For keys that are cached while no changes are announced. */
+  readonly #unannounced: { readonly ttl?: number }
+  /** Whether the store announces changes now. */
+  changesAreAnnounced = false
   /** How often a change of anybody's rows was announced. */
   #changes = 0
   #hits = 0
@@ -143,6 +148,7 @@ export class KeyMemory {
   /** @param onlyFirstVersion format v2: writes use version 1, whichever others there are */
   constructor(cache: CacheOptions | false, onlyFirstVersion: boolean) {
     const { maxEntries = DEFAULT_MAX_ENTRIES, ttlMs = DEFAULT_TTL_MS } = cache === false ? {} : cache
+    this.#unannounced = cache !== false && cache.ttlMs === undefined ? { ttl: UNANNOUNCED_TTL_MS } : {}
     const dispose = (user: KnownUser) => {
       user.keys = null
     }
@@ -273,7 +279,7 @@ export class KeyMemory {
     if (this.#cached.has(key.userId)) user.keys?.set(key.version, key)
     else {
       user.keys = new Map([[key.version, key]])
-      this.#cached.set(key.userId, user)
+      this.#cached.set(key.userId, user, this.changesAreAnnounced ? {} : this.#unannounced)
     }
     user.isUsed = true
   }

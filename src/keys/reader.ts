@@ -55,6 +55,7 @@ export class KeyReader {
   listen(): void {
     if (this.#unsubscribe !== null || this.#store.transactional) return
     this.#unsubscribe = this.#store.changes?.((change) => this.#announced(change)) ?? null
+    this.#memory.changesAreAnnounced = this.#unsubscribe !== null
   }
 
   /** A user's rows may have changed. */
@@ -91,6 +92,7 @@ export class KeyReader {
   }
 
   #announced({ userIds, unspecific, silent }: StoreChange): void {
+    this.#memory.changesAreAnnounced = silent === undefined
     if (silent !== undefined) {
       this.#emit({ type: 'changesSilent', reason: silent })
     } else if (userIds !== undefined) {

@@ -84,6 +84,38 @@ describe('describeDriverError', () => {
     },
   )
 
+  it.each<[string, object, string, boolean]>([
+    ['node:sqlite', { code: 'ERR_SQLITE_ERROR', errcode: 5 }, 'SQLITE_BUSY', true],
+    ['node:sqlite', { code: 'ERR_SQLITE_ERROR', errcode: 275 }, 'SQLITE_CONSTRAINT_CHECK', false],
+    ['node:sqlite', { code: 'ERR_SQLITE_ERROR', errcode: 778 }, 'SQLITE_IOERR_WRITE', false],
+    ['libsql', { code: 'SQLITE_BUSY', extendedCode: 'SQLITE_BUSY_SNAPSHOT' }, 'SQLITE_BUSY_SNAPSHOT', true],
+    ['libsql', { code: 'HRANA_CLOSED_ERROR' }, 'HRANA_CLOSED_ERROR', true],
+    ['D1', { message: `D1_ERROR: UNIQUE constraint failed: SQLITE_CONSTRAINT` }, 'SQLITE_CONSTRAINT', false],
+  ])('names the code of %s %o', (_, properties, code, transient) => {
+    const failure = describeDriverError(Object.assign(new Error('as SQLite says'), properties))
+    expect(failure).toMatchObject({ code, transient })
+  })
+
+  it.each(['Network connection lost', 'D1 DB is overloaded. Too many requests queued.'])(
+    'takes D1’s "%s" for transient',
+    (message) => {
+      expect(describeDriverError(new Error(`D1_ERROR: ${message}`)).transient).toBe(true)
+    },
+  )
+
+  it('shows no message of a trigger, on libsql and D1 neither', () => {
+    const errors = [
+      { code: 'SQLITE_CONSTRAINT', extendedCode: 'SQLITE_CONSTRAINT_TRIGGER' },
+      { code: 'SQLITE_CONSTRAINT' },
+      { message: `D1_ERROR: ${secret}: SQLITE_CONSTRAINT (extended: SQLITE_CONSTRAINT_TRIGGER)` },
+    ]
+    for (const properties of errors) {
+      const { description } = describeDriverError(Object.assign(new Error(secret), properties))
+      expect(description).toContain('SQLITE_CONSTRAINT')
+      expect(description).not.toContain(secret)
+    }
+  })
+
   it.each([
     ['SQLITE_BUSY', true],
     ['SQLITE_BUSY_SNAPSHOT', true],

@@ -161,6 +161,27 @@ describe.each(dialects)('on %s', (dialect) => {
     })
   })
 
+  it.each<[string, CacheOptions, number, boolean]>([
+    ['not yet', {}, 50, false],
+    ['after a minute', {}, 61, true],
+    ['not then if ttlMs is longer', { ttlMs: 300_000 }, 61, false],
+  ])('reads the key again where changes are not announced: %s', async (_, cache, seconds, isReadAgain) => {
+    const [token = ''] = await minted(1)
+    const { envelope, calls } = await service(cache)
+    await envelope.decrypt('user-0', token)
+    const before = calls.getAll ?? 0
+    const now = performance.now.bind(performance)
+    const clock = vi.spyOn(performance, 'now').mockImplementation(() => now() + seconds * 1000)
+    try {
+      // The cache looks at the clock once in a millisecond.
+      await sleep(5)
+      await envelope.decrypt('user-0', token)
+    } finally {
+      clock.mockRestore()
+    }
+    expect(calls.getAll).toBe(before + (isReadAgain ? 1 : 0))
+  })
+
   it('uses the keys of a user for ttlMs from the first of them, which a further version does not lengthen', async () => {
     const { envelope: filling } = await service()
     const first = await filling.encrypt('alice', 'one')

@@ -8,6 +8,9 @@ import { KeystoreError } from '../../errors.js'
 import { type MigrateMode, type MigrationReport, NOTHING_APPLIED } from '../migrator.js'
 import { migrateAsyncSqlite } from './async-migrate.js'
 
+/** How long `close` waits for migrations that are under way. */
+const CLOSE_GRACE_MS = 2000
+
 interface AsyncConnectionOptions {
   readonly migrate: MigrateMode
   readonly deadlineMs: number
@@ -77,10 +80,13 @@ export class AsyncSqliteConnection {
     return this.#retrying(action, deadline, () => work(this.#db))
   }
 
+  /** Ends within 2 s. */
   async close(): Promise<void> {
     if (this.#closed) return
     this.#closed = true
-    await this.#ready?.catch(() => undefined)
+    const opened = this.#ready?.catch(() => undefined)
+    // A server may not answer.
+    if (opened) await new Deadline(CLOSE_GRACE_MS).wait(opened, () => 'migrations').catch(() => undefined)
     if (this.#options.own) this.#db.close()
   }
 

@@ -157,6 +157,49 @@ describe.runIf(isChosen('sqlite'))('on libsql', () => {
     expect(countRemains(files(), keysOf(rows))).toBe(0)
   })
 
+  it('looks up what a write has done whose answer was lost', async () => {
+    /** The next batch is committed, and its answer lost. */
+    let isLost = false
+    const flaky = new Proxy(client, {
+      get(target, name) {
+        const value: unknown = Reflect.get(target, name, target)
+        if (name !== 'batch') return typeof value === 'function' ? value.bind(target) : value
+        return async (...args: Parameters<Client['batch']>) => {
+          const results = await target.batch(...args)
+          if (!isLost) return results
+          isLost = false
+          throw Object.assign(new Error('the connection was closed'), { code: 'HRANA_CLOSED_ERROR' })
+        }
+      },
+    })
+    const store = cleanups.closing(sqliteKeyStore({ db: drizzle({ client: flaky }) }, { deadlineMs: 60_000 }))
+    await store.ready()
+    const losing = async <T>(work: () => Promise<T>) => {
+      isLost = true
+      const result = await work()
+      expect(isLost).toBe(false)
+      return result
+    }
+    const rows = ['alice', 'bob', 'carol'].map((userId) => randomRecord(userId))
+    expect(await losing(() => store.insertIfAbsent(rows))).toEqual(rows)
+    const second = randomRecord('alice', { version: 2, kekId: 'other' })
+    expect(await losing(() => store.insertIfAbsent([second]))).toEqual([second])
+    const { userId, version, encryptedKey: from } = second
+    const change = {
+      userId,
+      version,
+      from,
+      encryptedKey: new Uint8Array(105),
+      kekId: 'k',
+      wrappedAt: new Date(),
+    }
+    expect(await losing(() => store.replaceWrapped([change]))).toEqual([{ userId, version }])
+    expect(await losing(() => store.shred('alice', { forget: true }))).toMatchObject({ versions: [1, 2] })
+    expect(await losing(() => store.shred('bob', { forget: false }))).toMatchObject({ versions: [1] })
+    expect(await losing(() => store.remove(rows))).toBe(2)
+    expect(await rowsOf(store)).toEqual([])
+  })
+
   it('waits for the host’s transaction, and ends the call at its deadline', async () => {
     const store = storeOn({ deadlineMs: 300 })
     await store.ready()
