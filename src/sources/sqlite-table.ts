@@ -1,5 +1,6 @@
 /** A table of the host application on better-sqlite3, as the sweep uses it. Imports no driver: the connection is given. */
 
+import { bytesLiteral } from '../drivers/bytes-literal.js'
 import { DEFAULT_DEADLINE_MS } from '../drivers/retry.js'
 import type { SqliteClient, SqliteStatement } from '../drivers/sqlite-client.js'
 import {
@@ -8,7 +9,7 @@ import {
   lockError,
   retryingWhileLocked,
 } from '../drivers/sqlite-locks.js'
-import { bytesLiteral, isExactText } from '../drivers/sqlite-text.js'
+import { isExactText } from '../drivers/sqlite-text.js'
 import { invalidArgument, printable, quoted, StoreError } from '../errors.js'
 import {
   ALTERED_BY_TRIGGER,

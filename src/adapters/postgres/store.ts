@@ -19,6 +19,7 @@ import { FINISH_ERASURE, pendingErasure } from '../erasure.js'
 import type { MigrationReport } from '../migrator.js'
 import type { PostgresKeyStoreOptions } from '../options.js'
 import {
+  activeOf,
   distinctUserIds,
   groupByUser,
   inLockOrder,
@@ -26,12 +27,13 @@ import {
   newTombstone,
   winnersOf,
 } from '../records.js'
-import { isReadable, requireReadable, storedRow } from '../stored-rows.js'
+import { isReadable, requireReadable, type StoredRow, storedRow } from '../stored-rows.js'
 import type { PostgresSource } from './access.js'
 import { PostgresChanges } from './changes.js'
 import { listenTarget, PostgresConnection, type RunOptions } from './connection.js'
 import { PostgresMaintenance } from './maintenance.js'
 import { changeArrays, recordArrays, refArrays } from './statements/arrays.js'
+import { decodeRow, isTextRefused, type RowWithBytes } from './statements/decode.js'
 import { readPage } from './statements/pages.js'
 import {
   channelOf,
@@ -101,8 +103,13 @@ export class PostgresKeyStore implements KeyStore {
   }
 
   async getActive(userIds: readonly string[]): Promise<Map<string, KeyRecord>> {
-    const records = await this.#run('read keys', (s) => selectActive(s, userIds))
-    return new Map(records.map((record) => [record.userId, requireReadable(storedRow(record))]))
+    const rows = await this.#read(
+      'read keys',
+      (s) => selectActive(s, userIds),
+      (s) => s.selectVersionsWithBytes.execute({ ids: [...new Set(userIds)] }),
+    )
+    const versions = groupByUser(rows.map(requireReadable))
+    return new Map([...versions].flatMap(([userId, all]) => activeOf(all).map((active) => [userId, active])))
   }
 
   async getAll(userIds: readonly string[]): Promise<Map<string, KeyRecord[]>> {
@@ -138,12 +145,16 @@ export class PostgresKeyStore implements KeyStore {
   list(page: KeyPage): Promise<KeyRecord[]> {
     const { notKekId } = page
     return readPage(page, ({ after, limit }) =>
-      this.#run(
+      this.#read(
         'list keys',
         (s) =>
           notKekId === undefined
             ? s.selectPage.execute({ ...after, limit })
             : s.selectPageNotUnderKek.execute({ ...after, limit, kekId: notKekId }),
+        (s) =>
+          notKekId === undefined
+            ? s.selectPageWithBytes.execute({ ...after, limit })
+            : s.selectPageNotUnderKekWithBytes.execute({ ...after, limit, kekId: notKekId }),
         // There may be any number of rows under this KEK id before the first that is not.
         { mayTakeLong: notKekId !== undefined },
       ),
@@ -199,10 +210,13 @@ export class PostgresKeyStore implements KeyStore {
   }
 
   async sampleByKek(limit: number): Promise<KeyRecord[]> {
-    const records = await this.#run('sample keys', (s) => s.selectSample.execute({ limit }), {
-      mayTakeLong: true,
-    })
-    return records.filter((record) => isReadable(storedRow(record)))
+    const rows = await this.#read(
+      'sample keys',
+      (s) => s.selectSample.execute({ limit }),
+      (s) => s.selectSampleWithBytes.execute({ limit }),
+      { mayTakeLong: true },
+    )
+    return rows.filter(isReadable)
   }
 
   async census(): Promise<CensusRow[]> {
@@ -225,8 +239,28 @@ export class PostgresKeyStore implements KeyStore {
   }
 
   async #versionsOf(userIds: readonly string[], deadline: Deadline): Promise<Map<string, KeyRecord[]>> {
-    const records = await this.#run('read keys', (s) => selectVersions(s, userIds), { deadline })
-    return groupByUser(records.map(storedRow).map(requireReadable))
+    const rows = await this.#read(
+      'read keys',
+      (s) => selectVersions(s, userIds),
+      (s) => s.selectVersionsWithBytes.execute({ ids: [...new Set(userIds)] }),
+      { deadline },
+    )
+    return groupByUser(rows.map(requireReadable))
+  }
+
+  /** Reads rows. If Postgres refuses to send a text of them, or a version is not exact as a number, reads them again as bytes. */
+  async #read(
+    action: string,
+    read: (statements: PostgresStatements) => Promise<KeyRecord[]>,
+    readBytes: (statements: PostgresStatements) => Promise<RowWithBytes[]>,
+    options?: RunOptions,
+  ): Promise<StoredRow[]> {
+    const records = await this.#run(action, read, options).catch((error) => {
+      if (isTextRefused(error)) return null
+      throw error
+    })
+    if (records?.every(({ version }) => Number.isSafeInteger(version))) return records.map(storedRow)
+    return (await this.#run(action, readBytes, options)).map(decodeRow)
   }
 
   #run<T>(
