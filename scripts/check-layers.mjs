@@ -26,7 +26,7 @@ export const WINGS = {
   lifecycle: [...TOP, 'format', 'master-keys', 'key-log'],
   drivers: ['errors'],
   // They keep wrapped keys and never see an open one.
-  adapters: ['errors', 'store', 'table', 'validate', 'format/aead', 'drivers'],
+  adapters: ['errors', 'event-loop', 'store', 'table', 'validate', 'format/aead', 'drivers'],
   'adapters/sqlite': ['errors', 'store', 'table', 'validate', 'format/aead', 'drivers', 'adapters'],
   'adapters/postgres': ['errors', 'store', 'table', 'validate', 'format/aead', 'drivers', 'adapters'],
   // It chooses the dialect.

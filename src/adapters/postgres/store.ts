@@ -16,6 +16,7 @@ import type {
 import { type KeyRecord, type KeyRef, refKey } from '../../table.js'
 import { ownOptions } from '../../validate.js'
 import { FINISH_ERASURE, pendingErasure } from '../erasure.js'
+import { inTurns } from '../in-turns.js'
 import type { MigrationReport } from '../migrator.js'
 import type { PostgresKeyStoreOptions } from '../options.js'
 import {
@@ -103,12 +104,9 @@ export class PostgresKeyStore implements KeyStore {
   }
 
   async getActive(userIds: readonly string[]): Promise<Map<string, KeyRecord>> {
-    const rows = await this.#read(
-      'read keys',
-      (s) => selectActive(s, userIds),
-      (s) => s.selectVersionsWithBytes.execute({ ids: [...new Set(userIds)] }),
-    )
-    const versions = groupByUser(rows.map(requireReadable))
+    const deadline = this.#connection.newDeadline()
+    const records = await this.#readInTurns(userIds, selectActive, deadline)
+    const versions = groupByUser(records)
     return new Map([...versions].flatMap(([userId, all]) => activeOf(all).map((active) => [userId, active])))
   }
 
@@ -122,10 +120,12 @@ export class PostgresKeyStore implements KeyStore {
     for (const round of insertRounds(records)) {
       // Nobody need be notified of a first version: no cache has an older one.
       const mints = round.every(({ version }) => version === 1)
-      const rows: KeyRef[] = await this.#run(
-        'insert keys',
-        (s) => (mints ? s.insertRows : s.insertRowsAndNotify).execute(recordArrays(round)),
-        { deadline },
+      const rows = await inTurns<KeyRecord, KeyRef>(round, (part) =>
+        this.#run(
+          'insert keys',
+          (s) => (mints ? s.insertRows : s.insertRowsAndNotify).execute(recordArrays(part)),
+          { deadline },
+        ),
       )
       const refs = new Set(rows.map(refKey))
       for (const record of round) if (refs.has(refKey(record))) inserted.add(record)
@@ -239,13 +239,24 @@ export class PostgresKeyStore implements KeyStore {
   }
 
   async #versionsOf(userIds: readonly string[], deadline: Deadline): Promise<Map<string, KeyRecord[]>> {
-    const rows = await this.#read(
-      'read keys',
-      (s) => selectVersions(s, userIds),
-      (s) => s.selectVersionsWithBytes.execute({ ids: [...new Set(userIds)] }),
-      { deadline },
-    )
-    return groupByUser(rows.map(requireReadable))
+    return groupByUser(await this.#readInTurns(userIds, selectVersions, deadline))
+  }
+
+  /** All rows of one user are of one snapshot. */
+  #readInTurns(
+    userIds: readonly string[],
+    select: (statements: PostgresStatements, userIds: readonly string[]) => Promise<KeyRecord[]>,
+    deadline: Deadline,
+  ): Promise<KeyRecord[]> {
+    return inTurns([...new Set(userIds)], async (ids) => {
+      const rows = await this.#read(
+        'read keys',
+        (s) => select(s, ids),
+        (s) => s.selectVersionsWithBytes.execute({ ids: [...ids] }),
+        { deadline },
+      )
+      return rows.map(requireReadable)
+    })
   }
 
   /** Reads rows. If Postgres refuses to send a text of them, or a version is not exact as a number, reads them again as bytes. */

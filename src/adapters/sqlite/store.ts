@@ -15,6 +15,7 @@ import type {
 } from '../../store.js'
 import type { KeyRecord, KeyRef } from '../../table.js'
 import { ownOptions } from '../../validate.js'
+import { inTurns } from '../in-turns.js'
 import type { MigrationReport } from '../migrator.js'
 import type { SqliteKeyStoreOptions } from '../options.js'
 import {
@@ -25,7 +26,7 @@ import {
   newTombstone,
   winnersOf,
 } from '../records.js'
-import { isReadable, requireReadable } from '../stored-rows.js'
+import { isReadable, requireReadable, type StoredRow } from '../stored-rows.js'
 import { DEFAULT_POLL_MS, SqliteChanges } from './changes.js'
 import { assertSqlitePath, SqliteConnection } from './connection.js'
 import { SqliteErasure } from './erasure.js'
@@ -33,7 +34,7 @@ import { SqliteMaintenance } from './maintenance.js'
 import type { OpenedFile } from './opened-file.js'
 import { shownColumns } from './statements/decode.js'
 import { readPage } from './statements/pages.js'
-import { selectActive, selectVersions } from './statements/prepare.js'
+import { type SqliteStatements, selectActive, selectVersions } from './statements/prepare.js'
 
 export type { MigrateMode, MigrationReport } from '../migrator.js'
 export type { SqliteKeyStoreOptions } from '../options.js'
@@ -94,28 +95,48 @@ export class SqliteKeyStore implements KeyStore {
   }
 
   async getActive(userIds: readonly string[]): Promise<Map<string, KeyRecord>> {
-    const records = await this.#connection.read('read keys', (s) => selectActive(s, userIds))
-    return new Map(records.map(requireReadable).map((record) => [record.userId, record]))
+    const records = await this.#readInTurns(userIds, selectActive)
+    return new Map(records.map((record) => [record.userId, record]))
   }
 
   async getAll(userIds: readonly string[]): Promise<Map<string, KeyRecord[]>> {
-    const records = await this.#connection.read('read keys', (s) => selectVersions(s, userIds))
-    return groupByUser(records.map(requireReadable))
+    return groupByUser(await this.#readInTurns(userIds, selectVersions))
+  }
+
+  /** All rows of one user are of one snapshot. */
+  #readInTurns(
+    userIds: readonly string[],
+    select: (statements: SqliteStatements, userIds: readonly string[]) => StoredRow[],
+    remainingMs = this.#connection.newDeadline(),
+  ): Promise<KeyRecord[]> {
+    return inTurns([...new Set(userIds)], async (part) => {
+      const rows = await this.#connection.read('read keys', (s) => select(s, part), remainingMs())
+      return rows.map(requireReadable)
+    })
   }
 
   async insertIfAbsent(records: readonly KeyRecord[]): Promise<KeyRecord[]> {
-    const { inserted, stored } = await this.#connection.write('insert keys', (s) => {
-      const inserted = new Set(
-        insertRounds(records)
-          .flat()
-          .filter((record) => s.insertRow.run({ ...record }).changes === 1),
+    const remainingMs = this.#connection.newDeadline()
+    const parts = await inTurns(insertRounds(records).flat(), async (part) => {
+      const { inserted, stored } = await this.#connection.write(
+        'insert keys',
+        (s) => {
+          const inserted = new Set(part.filter((record) => s.insertRow.run({ ...record }).changes === 1))
+          // An inserted row is its own winner. Only the others have one that must be read.
+          const others = part.filter((record) => !inserted.has(record))
+          return { inserted, stored: selectVersions(s, distinctUserIds(others)) }
+        },
+        remainingMs(),
       )
-      // An inserted row is its own winner. Only the others have one that must be read.
-      const others = records.filter((record) => !inserted.has(record))
-      return { inserted, stored: selectVersions(s, distinctUserIds(others)) }
+      this.#changes.publish(distinctUserIds([...inserted].filter(({ version }) => version > 1)))
+      return [{ inserted, stored: stored.map(requireReadable) }]
     })
-    this.#changes.publish(distinctUserIds([...inserted].filter(({ version }) => version > 1)))
-    return winnersOf(records, groupByUser(stored.map(requireReadable)), inserted)
+    const inserted = new Set(parts.flatMap((part) => [...part.inserted]))
+    const stored = groupByUser(parts.flatMap((part) => part.stored))
+    // A ref may be among the inputs twice: its row was inserted for one of them.
+    const twice = records.filter((record) => !inserted.has(record) && !stored.has(record.userId))
+    const more = await this.#readInTurns(distinctUserIds(twice), selectVersions, remainingMs)
+    return winnersOf(records, new Map([...stored, ...groupByUser(more)]), inserted)
   }
 
   async replaceWrapped(changes: readonly WrapChange[]): Promise<KeyRef[]> {
