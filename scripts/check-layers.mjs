@@ -36,10 +36,9 @@ export const WINGS = {
   lifecycle: [...TOP, 'format', 'master-keys', 'key-log'],
   drivers: ['errors'],
   // They keep wrapped keys and never see an open one.
-  adapters: ['errors', 'store', 'table', 'validate', 'format/aead', 'drivers'],
+  adapters: ['errors', 'event-loop', 'store', 'table', 'validate', 'format/aead', 'drivers'],
   'adapters/sqlite': [
     'errors',
-    'event-loop',
     'store',
     'table',
     'validate',

@@ -74,6 +74,14 @@ export class KeystoreError extends Error {
   }
 }
 
+/** Which row an error is about. */
+interface RowRef {
+  readonly userId: string
+  readonly version: number
+  /** The stored version as text, where it is a whole number that `version` rounds. Such a row is no record. */
+  readonly exactVersion?: string
+}
+
 /**
  * A store failed (`ERR_STORE`), disagrees with another one (`ERR_CONFLICT`), or its schema is not what is needed (`ERR_SCHEMA`). Absent is
  * never an error of a store.
@@ -81,13 +89,13 @@ export class KeystoreError extends Error {
 export class StoreError extends KeystoreError {
   override readonly name = 'StoreError'
   /** The row at fault, where it is a single one. */
-  readonly ref: { readonly userId: string; readonly version: number } | undefined
+  readonly ref: RowRef | undefined
 
   constructor(
     message: string,
     options: KeystoreErrorOptions & {
       readonly code?: 'ERR_STORE' | 'ERR_CONFLICT' | 'ERR_SCHEMA'
-      readonly ref?: { readonly userId: string; readonly version: number }
+      readonly ref?: RowRef
     } = {},
   ) {
     super(options.code ?? 'ERR_STORE', message, options)

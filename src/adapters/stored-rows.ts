@@ -1,7 +1,7 @@
 /** Rows as they are stored, which anybody with access to the database can have written, and what keeps some of them from being records. */
 import { type KeystoreError, printable, quoted, StoreError } from '../errors.js'
 import type { UnreadableRow } from '../store.js'
-import { type KeyRecord, type KeyRef, MAX_KEY_VERSION } from '../table.js'
+import { type KeyRecord, MAX_KEY_VERSION } from '../table.js'
 import { MAX_USER_ID_BYTES } from '../validate.js'
 
 export type StoredRow = KeyRecord | Unreadable
@@ -17,18 +17,21 @@ export class Unreadable implements UnreadableRow {
 
   /** @param hasId whether `userId` is the stored id, and not only what can be shown of it */
   constructor(
-    { userId, version, shreddedAt }: KeyRef & { readonly shreddedAt: unknown },
+    row: { readonly userId: string; readonly version: unknown; readonly shreddedAt: unknown },
     hasId: boolean,
     defect: string,
   ) {
+    const { userId, shreddedAt } = row
+    const version = shownVersion(row.version)
+    const text = exactText(row.version)
     const shown = hasId ? userId : shortened(userId)
     this.userId = shown
     this.version = version
     this.hasId = hasId
     this.shreddedAt = shreddedAt === null ? null : new Date(Number.NaN)
     const user = hasId ? quoted(shown) : printable(shown)
-    this.error = new StoreError(`The row of user ${user}, version ${version}, ${defect}`, {
-      ref: { userId: shown, version },
+    this.error = new StoreError(`The row of user ${user}, version ${text ?? version}, ${defect}`, {
+      ref: { userId: shown, version, ...(text === null ? {} : { exactVersion: text }) },
     })
   }
 }
@@ -59,13 +62,15 @@ export function userIdDefect(userId: unknown): string | null {
   return isShort ? null : `has an id of more than ${MAX_USER_ID_BYTES} bytes`
 }
 
+export const NOT_A_VERSION = `has a version that is none: versions are whole numbers from 1 to ${MAX_KEY_VERSION}`
+
 /** What is wrong with the other columns of a row, or null. Times are Dates already, invalid ones if they could not be read. */
 export function columnDefect(
   row: Readonly<Record<Exclude<keyof KeyRecord, 'userId'>, unknown>>,
 ): string | null {
   const { version, encryptedKey, kekId, createdAt, wrappedAt, shreddedAt } = row
   if (typeof version !== 'number' || !Number.isInteger(version) || version < 1 || version > MAX_KEY_VERSION)
-    return `has a version that is none: versions are whole numbers from 1 to ${MAX_KEY_VERSION}`
+    return NOT_A_VERSION
   if (!(encryptedKey instanceof Uint8Array)) return 'has a wrapped key that is not bytes'
   if (kekId !== null && (typeof kekId !== 'string' || kekId.includes('\0')))
     return 'has a master key id that is not text'
@@ -96,5 +101,14 @@ export function storedRow(record: KeyRecord): StoredRow {
 
 /** A number to name a row with, whatever stands in its column; 0 for what is no number. */
 export function shownVersion(version: unknown): number {
+  if (typeof version === 'string') return INTEGER.test(version) ? Number(version) : 0
   return typeof version === 'number' || typeof version === 'bigint' ? Number(version) : 0
+}
+
+const INTEGER = /^-?\d+$/
+
+/** A whole number, as text, that {@link shownVersion} rounds; null if it does not. Such integers come as bigints or as text. */
+function exactText(version: unknown): string | null {
+  const isExact = typeof version === 'bigint' || (typeof version === 'string' && INTEGER.test(version))
+  return isExact && !Number.isSafeInteger(Number(version)) ? String(version) : null
 }

@@ -330,8 +330,8 @@ function findingLine(finding: Finding): string {
   return finding.userId === undefined ? reasonOf(finding) : `${rowName(finding)}: ${reasonOf(finding)}`
 }
 
-function rowName({ userId = '', version }: Finding): string {
-  return `${printableId(userId)}, version ${version ?? '?'}`
+function rowName({ userId = '', version, exactVersion }: Finding): string {
+  return `${printableId(userId)}, version ${exactVersion ?? version ?? '?'}`
 }
 
 /** What is wrong, without the row's name, which stands before it or is one of many. */

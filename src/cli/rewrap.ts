@@ -104,8 +104,8 @@ export function printFailures(failed: readonly RowFailure[], count: number): voi
   if (count === 0) return
   printSome(
     failed.map(
-      ({ userId, version, code, reason }) =>
-        `${printableId(userId)}, version ${version}: ${printableSentence(reason)} [${code}]`,
+      ({ userId, version, exactVersion, code, reason }) =>
+        `${printableId(userId)}, version ${exactVersion ?? version}: ${printableSentence(reason)} [${code}]`,
     ),
     count,
   )

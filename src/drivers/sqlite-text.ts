@@ -22,12 +22,3 @@ export function isExactText(text: string, stored: unknown, encoding: string): bo
   const units = Buffer.from(text, 'utf16le')
   return Buffer.compare(encoding === 'UTF-16be' ? units.swap16() : units, stored) === 0
 }
-
-const SHOWN_BYTES = 32
-
-/** Bytes as SQL writes them, `x'ff80'`, cut after 32. */
-export function bytesLiteral(bytes: unknown): string {
-  if (!(bytes instanceof Uint8Array)) return "x''"
-  const shown = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('hex', 0, SHOWN_BYTES)
-  return `x'${shown}${bytes.length > SHOWN_BYTES ? '…' : ''}'`
-}

@@ -26,13 +26,18 @@ export class CopyFailures {
     if (this.#known.has(key)) return
     this.#known.add(key)
     const { userId, version, kekId = null } = row
-    const shown = side === 'source' ? error : new StoreError(`${error.message} (at the target)`)
+    const shown = side === 'source' ? error : atTarget(error)
     this.#failures.add({ userId, version, kekId }, shown)
   }
 
   has(side: Side, ref: KeyRef): boolean {
     return this.#known.size > 0 && this.#known.has(`${side} ${refKey(ref)}`)
   }
+}
+
+function atTarget(error: KeystoreError): StoreError {
+  const { ref } = error as StoreError
+  return new StoreError(`${error.message} (at the target)`, ref === undefined ? {} : { ref })
 }
 
 /** What the parts below need of a copy. */

@@ -29,7 +29,9 @@ export function limitFindings(census: readonly CensusRow[]): LimitFinding[] {
     if (count >= MOST_WRAPS[format] * NEAR_WRAPS)
       findings.push(near(kekId, tooManyWraps(kekId, format, count)))
   }
-  const highest = census.reduce((version, row) => Math.max(version, row.version), 0)
+  // A row with a version beyond the last is no record: it is reported as unreadable, and nobody has rotated it.
+  const versions = census.map(({ version }) => version).filter((version) => version <= MAX_KEY_VERSION)
+  const highest = versions.reduce((high, version) => Math.max(high, version), 0)
   if (highest >= MAX_KEY_VERSION * NEAR_VERSIONS)
     findings.push({ severity: 'warning', kind: 'nearLimit', reason: tooManyVersions(highest) })
   return findings

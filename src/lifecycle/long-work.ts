@@ -31,6 +31,8 @@ export interface LongWorkOptions extends EventOptions {
 
 /** A row that could not be processed. */
 export interface RowFailure extends KeyRef {
+  /** The version as text, where it is a whole number that `version` rounds. */
+  readonly exactVersion?: string
   readonly kekId: string | null
   /** A `code` of KeystoreError. */
   readonly code: string
@@ -86,8 +88,14 @@ export class Failures {
   add({ userId, version, kekId }: Pick<KeyRecord, 'userId' | 'version' | 'kekId'>, error: unknown): void {
     this.count += 1
     if (this.listed.length < MAX_LISTED_FAILURES)
-      this.listed.push({ userId, version, kekId, ...describeFailure(error) })
+      this.listed.push({ userId, version, ...exactVersionOf(error), kekId, ...describeFailure(error) })
   }
+}
+
+/** The property of a report on a row whose version is not exact as a number. */
+export function exactVersionOf(error: unknown): { readonly exactVersion?: string } {
+  const exactVersion = isKeystoreError(error) ? (error as StoreError).ref?.exactVersion : undefined
+  return exactVersion === undefined ? {} : { exactVersion }
 }
 
 /** An error as a report shows it. */

@@ -11,6 +11,7 @@ import { census, type MasterKeyUse, masterKeyUses, totalCount } from './census.j
 import { limitFindings } from './limits.js'
 import {
   checkedOptions,
+  exactVersionOf,
   groupPagesByUser,
   isRowError,
   type LongWorkOptions,
@@ -52,6 +53,8 @@ export interface Finding {
   readonly kind: string
   readonly userId?: string
   readonly version?: number
+  /** The version as text, where it is a whole number that `version` rounds. */
+  readonly exactVersion?: string
   readonly kekId?: string | null
   /** What is wrong and what to do. Never holds a key. */
   readonly reason: string
@@ -101,7 +104,8 @@ export async function verifyAll(options: VerifyOptions): Promise<VerifyReport> {
   const unreadable = new Set<string>()
   const pages = pagesOf(store, options, {}, ({ userId, version, hasId, error }) => {
     if (hasId) unreadable.add(userId)
-    findings.ofRow('error', 'unreadable', { userId, version }, error.message)
+    const ref = { userId, version, ...exactVersionOf(error) }
+    findings.add({ severity: 'error', kind: 'unreadable', ...ref, reason: error.message })
   })
   let rows = 0
   for await (const users of groupPagesByUser(pages, options)) {

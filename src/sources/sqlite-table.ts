@@ -1,9 +1,10 @@
 /** A table of the host application on SQLite, as the sweep uses it. Imports no driver: the connection is given. */
 
 import type { BoundStatement } from '../drivers/async-sqlite.js'
+import { bytesLiteral } from '../drivers/bytes-literal.js'
 import { DEFAULT_DEADLINE_MS } from '../drivers/retry.js'
 import { HostTransactionError, lockError } from '../drivers/sqlite-locks.js'
-import { bytesLiteral, isExactText } from '../drivers/sqlite-text.js'
+import { isExactText } from '../drivers/sqlite-text.js'
 import { invalidArgument, printable, quoted, StoreError } from '../errors.js'
 import type { SqliteRunner } from './sqlite-runner.js'
 import {

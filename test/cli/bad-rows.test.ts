@@ -1,6 +1,7 @@
 /** One bad row stops no command that goes over all rows: it is named, the rest is done, and the exit code says it. */
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { badRowsOf, plantBad } from '../support/bad-rows.js'
 import { type CommandStore, commandStore } from '../support/command-store.js'
 import { dialects } from '../support/databases.js'
 import { withStore } from '../support/fresh-store.js'
@@ -45,5 +46,27 @@ describe.each(dialects)('with one bad row on %s', (dialect) => {
     if (made === undefined) return
     const users = await withStore(join(store.folder, made), rowsOf)
     expect(users.map(({ userId }) => userId)).toEqual(['alice', 'zoe'])
+  })
+})
+
+describe.each(dialects)('with a row of version 2^53+1 on %s', (dialect) => {
+  it('doctor and copy print it exactly, and nobody is told to look for rotations', async () => {
+    const store = await commandStore(dialect)
+    try {
+      await store.mint('alice')
+      const big = badRowsOf(dialect).filter(({ name }) => name === 'version 2^53+1')
+      await plantBad(dialect, store.url, big)
+      for (const args of [['doctor'], ['copy', '--to', 'copy.db']]) {
+        const { status, stdout } = store.run(args)
+        expect(status).toBe(1)
+        expect(stdout).toContain('"big", version 9007199254740993: ')
+        expect(stdout).not.toMatch(/9007199254740992|rotates|nearLimit/)
+      }
+      expect(JSON.parse(store.run(['doctor', '--json']).stdout).findings).toContainEqual(
+        expect.objectContaining({ kind: 'unreadable', userId: 'big', exactVersion: '9007199254740993' }),
+      )
+    } finally {
+      await store.remove()
+    }
   })
 })

@@ -12,8 +12,10 @@ import {
   masterKeyring,
   rewrapAll,
   rotateWhere,
+  type StoreError,
   verifyAll,
 } from '../../src/index.js'
+import type { UnreadableRow } from '../../src/store.js'
 import { badRowsOf, plantBad } from '../support/bad-rows.js'
 import { cleanUpAfterEach } from '../support/cleanups.js'
 import { type Dialect, dialects } from '../support/databases.js'
@@ -70,25 +72,25 @@ describe.each(tables)('bad rows on %s in a table that is %s', (dialect, whose) =
     })
   }
 
-  const named = (rows: readonly { readonly userId?: string; readonly version?: number }[]) =>
-    rows.map(({ userId, version }) => `${userId} ${version}`).sort()
+  const named = (
+    rows: readonly { readonly userId?: string; readonly version?: number; readonly exactVersion?: string }[],
+  ) => rows.map(({ userId, version, exactVersion }) => `${userId} ${exactVersion ?? version}`).sort()
 
   it.each(SIZES)(
     'list gives all good rows in order, and names each bad one once, %d a page',
     async (limit) => {
       const found: string[] = []
       const unreadable: { userId: string; version: number }[] = []
-      for (
-        let page = await store.list({ limit, onUnreadable: (row) => unreadable.push(row) });
-        page.length > 0;
-      ) {
+      const onUnreadable = ({ error, ...row }: UnreadableRow) =>
+        unreadable.push({ ...row, ...(error as StoreError).ref })
+      for (let page = await store.list({ limit, onUnreadable }); page.length > 0; ) {
         expect(page.length).toBeLessThanOrEqual(limit)
         found.push(...page.map(({ userId }) => userId))
         const after = page.at(-1)
         page = await store.list({
           limit,
           ...(after === undefined ? {} : { after }),
-          onUnreadable: (row) => unreadable.push(row),
+          onUnreadable,
         })
       }
       expect(found).toEqual(GOOD)
@@ -110,6 +112,8 @@ describe.each(tables)('bad rows on %s in a table that is %s', (dialect, whose) =
     expect(report).toMatchObject({ complete: true, ok: false, rows: GOOD.length })
     expect(named(report.findings.filter(({ kind }) => kind === 'unreadable'))).toEqual(expected)
     expect(report.findings.filter(({ severity }) => severity === 'error')).toHaveLength(bad.length)
+    // Nobody has rotated the rows whose version is none.
+    expect(report.counts.nearLimit).toBeUndefined()
   })
 
   it.each(SIZES)('rewrapAll, %d a page', async (batchSize) => {

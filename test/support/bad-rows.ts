@@ -17,7 +17,7 @@ const BIG_VERSION = '9007199254740993'
 
 const everywhere: readonly BadRow[] = [
   { name: 'an id of 2,000 bytes', id: `'${'long'.repeat(500)}'`, shown: `${'long'.repeat(16)}… 1` },
-  { name: 'version 2^53+1', id: `'big'`, version: BIG_VERSION, shown: 'big 9007199254740992' },
+  { name: 'version 2^53+1', id: `'big'`, version: BIG_VERSION, shown: 'big 9007199254740993' },
   { name: 'version 0', id: `'zero'`, version: '0', shown: 'zero 0' },
   { name: 'version -1 of the pool', id: `''`, version: '-1', shown: ' -1' },
 ]

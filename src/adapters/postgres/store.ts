@@ -16,9 +16,11 @@ import type {
 import { type KeyRecord, type KeyRef, refKey } from '../../table.js'
 import { ownOptions } from '../../validate.js'
 import { FINISH_ERASURE, pendingErasure } from '../erasure.js'
+import { inTurns } from '../in-turns.js'
 import { assertMigrateMode, type MigrationReport } from '../migrator.js'
 import type { PostgresKeyStoreOptions } from '../options.js'
 import {
+  activeOf,
   distinctUserIds,
   groupByUser,
   inLockOrder,
@@ -26,12 +28,13 @@ import {
   newTombstone,
   winnersOf,
 } from '../records.js'
-import { isReadable, requireReadable, storedRow } from '../stored-rows.js'
+import { isReadable, requireReadable, type StoredRow, storedRow } from '../stored-rows.js'
 import type { PostgresSource } from './access.js'
 import { PostgresChanges } from './changes.js'
 import { listenTarget, PostgresConnection, type RunOptions } from './connection.js'
 import { PostgresMaintenance } from './maintenance.js'
 import { changeArrays, recordArrays, refArrays } from './statements/arrays.js'
+import { decodeRow, isTextRefused, type RowWithBytes } from './statements/decode.js'
 import { readPage } from './statements/pages.js'
 import { channelOf, type PostgresStatements, selectActive, selectVersions } from './statements/prepare.js'
 
@@ -96,8 +99,10 @@ export class PostgresKeyStore implements KeyStore {
   }
 
   async getActive(userIds: readonly string[]): Promise<Map<string, KeyRecord>> {
-    const records = await this.#run('read keys', (s) => selectActive(s, userIds))
-    return new Map(records.map((record) => [record.userId, requireReadable(storedRow(record))]))
+    const deadline = this.#connection.newDeadline()
+    const records = await this.#readInTurns(userIds, selectActive, deadline)
+    const versions = groupByUser(records)
+    return new Map([...versions].flatMap(([userId, all]) => activeOf(all).map((active) => [userId, active])))
   }
 
   async getAll(userIds: readonly string[]): Promise<Map<string, KeyRecord[]>> {
@@ -110,10 +115,12 @@ export class PostgresKeyStore implements KeyStore {
     for (const round of insertRounds(records)) {
       // Nobody need be notified of a first version: no cache has an older one.
       const mints = round.every(({ version }) => version === 1)
-      const rows: KeyRef[] = await this.#run(
-        'insert keys',
-        (s) => (mints ? s.insertRows : s.insertRowsAndNotify).execute(recordArrays(round)),
-        { deadline },
+      const rows = await inTurns<KeyRecord, KeyRef>(round, (part) =>
+        this.#run(
+          'insert keys',
+          (s) => (mints ? s.insertRows : s.insertRowsAndNotify).execute(recordArrays(part)),
+          { deadline },
+        ),
       )
       const refs = new Set(rows.map(refKey))
       for (const record of round) if (refs.has(refKey(record))) inserted.add(record)
@@ -133,12 +140,16 @@ export class PostgresKeyStore implements KeyStore {
   list(page: KeyPage): Promise<KeyRecord[]> {
     const { notKekId } = page
     return readPage(page, ({ after, limit }) =>
-      this.#run(
+      this.#read(
         'list keys',
         (s) =>
           notKekId === undefined
             ? s.selectPage.execute({ ...after, limit })
             : s.selectPageNotUnderKek.execute({ ...after, limit, kekId: notKekId }),
+        (s) =>
+          notKekId === undefined
+            ? s.selectPageWithBytes.execute({ ...after, limit })
+            : s.selectPageNotUnderKekWithBytes.execute({ ...after, limit, kekId: notKekId }),
         // There may be any number of rows under this KEK id before the first that is not.
         { mayTakeLong: notKekId !== undefined },
       ),
@@ -194,10 +205,13 @@ export class PostgresKeyStore implements KeyStore {
   }
 
   async sampleByKek(limit: number): Promise<KeyRecord[]> {
-    const records = await this.#run('sample keys', (s) => s.selectSample.execute({ limit }), {
-      mayTakeLong: true,
-    })
-    return records.filter((record) => isReadable(storedRow(record)))
+    const rows = await this.#read(
+      'sample keys',
+      (s) => s.selectSample.execute({ limit }),
+      (s) => s.selectSampleWithBytes.execute({ limit }),
+      { mayTakeLong: true },
+    )
+    return rows.filter(isReadable)
   }
 
   async census(): Promise<CensusRow[]> {
@@ -221,8 +235,39 @@ export class PostgresKeyStore implements KeyStore {
   }
 
   async #versionsOf(userIds: readonly string[], deadline: Deadline): Promise<Map<string, KeyRecord[]>> {
-    const records = await this.#run('read keys', (s) => selectVersions(s, userIds), { deadline })
-    return groupByUser(records.map(storedRow).map(requireReadable))
+    return groupByUser(await this.#readInTurns(userIds, selectVersions, deadline))
+  }
+
+  /** All rows of one user are of one snapshot. */
+  #readInTurns(
+    userIds: readonly string[],
+    select: (statements: PostgresStatements, userIds: readonly string[]) => Promise<KeyRecord[]>,
+    deadline: Deadline,
+  ): Promise<KeyRecord[]> {
+    return inTurns([...new Set(userIds)], async (ids) => {
+      const rows = await this.#read(
+        'read keys',
+        (s) => select(s, ids),
+        (s) => s.selectVersionsWithBytes.execute({ ids: [...ids] }),
+        { deadline },
+      )
+      return rows.map(requireReadable)
+    })
+  }
+
+  /** Reads rows. If Postgres refuses to send a text of them, or a version is not exact as a number, reads them again as bytes. */
+  async #read(
+    action: string,
+    read: (statements: PostgresStatements) => Promise<KeyRecord[]>,
+    readBytes: (statements: PostgresStatements) => Promise<RowWithBytes[]>,
+    options?: RunOptions,
+  ): Promise<StoredRow[]> {
+    const records = await this.#run(action, read, options).catch((error) => {
+      if (isTextRefused(error)) return null
+      throw error
+    })
+    if (records?.every(({ version }) => Number.isSafeInteger(version))) return records.map(storedRow)
+    return (await this.#run(action, readBytes, options)).map(decodeRow)
   }
 
   #run<T>(

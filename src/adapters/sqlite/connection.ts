@@ -63,21 +63,31 @@ export class SqliteConnection {
   }
 
   /** Runs our statements outside of a transaction. */
-  read<T>(action: string, work: SqliteWork<T>): Promise<T> {
-    return this.withClient(action, (client) => work(this.#preparedStatements(client)))
+  read<T>(action: string, work: SqliteWork<T>, deadlineMs?: number): Promise<T> {
+    return this.withClient(action, (client) => work(this.#preparedStatements(client)), deadlineMs)
   }
 
   /** Runs work that needs none of our statements, which cannot be prepared while the table is missing. */
-  async withClient<T>(action: string, work: (client: SqliteClient) => T): Promise<T> {
-    const remainingMs = await this.#whenReady(this.#options.deadlineMs)
+  async withClient<T>(
+    action: string,
+    work: (client: SqliteClient) => T,
+    deadlineMs = this.#options.deadlineMs,
+  ): Promise<T> {
+    const remainingMs = await this.#whenReady(deadlineMs)
     return this.#retrying(action, work, remainingMs)
   }
 
   /** Runs our statements in one BEGIN IMMEDIATE. While the host's transaction is open it waits, as for a lock. */
-  write<T>(action: string, work: SqliteWork<T>): Promise<T> {
-    return this.outsideTransaction(action, (client) =>
-      client.transaction(() => work(this.#preparedStatements(client))).immediate(),
-    )
+  write<T>(action: string, work: SqliteWork<T>, deadlineMs?: number): Promise<T> {
+    const inTransaction = (client: SqliteClient) =>
+      client.transaction(() => work(this.#preparedStatements(client))).immediate()
+    return this.outsideTransaction(action, inTransaction, deadlineMs)
+  }
+
+  /** A deadline for several calls: it gives how long the next of them may still take. */
+  newDeadline(): () => number {
+    const end = performance.now() + this.#options.deadlineMs
+    return () => Math.max(0, end - performance.now())
   }
 
   /** Runs work that cannot run inside a transaction. While the host's transaction is open it waits. */

@@ -6,7 +6,6 @@ import { DEFAULT_DEADLINE_MS } from '../../drivers/retry.js'
 import type { SqliteClient } from '../../drivers/sqlite-client.js'
 import { type SyncSqliteClient, syncSqlite } from '../../drivers/sync-sqlite.js'
 import { invalidArgument } from '../../errors.js'
-import { CALLS, isTurnDueInLoop, nextTurn } from '../../event-loop.js'
 import type {
   CensusRow,
   KeyPage,
@@ -19,6 +18,7 @@ import type {
 } from '../../store.js'
 import type { KeyRecord, KeyRef } from '../../table.js'
 import { ownOptions } from '../../validate.js'
+import { inTurns } from '../in-turns.js'
 import { assertMigrateMode, type MigrationReport } from '../migrator.js'
 import type { AsyncSqliteKeyStoreOptions, SqliteKeyStoreOptions } from '../options.js'
 import {
@@ -39,9 +39,6 @@ import type { OpenedFile } from './opened-file.js'
 import { censusOf, erasedVersions } from './statements/decode.js'
 import { readPage } from './statements/pages.js'
 import { type SqliteStatements, selectActive, selectVersions } from './statements/prepare.js'
-
-/** Users whose rows one query reads: it takes a few milliseconds. */
-const USERS_AT_ONCE = 1000
 
 export type { MigrateMode, MigrationReport } from '../migrator.js'
 export type { AsyncSqliteKeyStoreOptions, SqliteKeyStoreOptions } from '../options.js'
@@ -157,43 +154,48 @@ export class SqliteKeyStore implements KeyStore {
   }
 
   async getActive(userIds: readonly string[]): Promise<Map<string, KeyRecord>> {
-    const records = await this.#readParts(userIds, selectActive)
+    const records = await this.#readInTurns(userIds, selectActive)
     return new Map(records.map((record) => [record.userId, record]))
   }
 
   async getAll(userIds: readonly string[]): Promise<Map<string, KeyRecord[]>> {
-    return groupByUser(await this.#readParts(userIds, selectVersions))
+    return groupByUser(await this.#readInTurns(userIds, selectVersions))
   }
 
-  /** Reads the rows of some users at a time, so that the event loop can turn in between. */
-  async #readParts(
+  /** All rows of one user are of one snapshot. */
+  #readInTurns(
     userIds: readonly string[],
     select: (statements: SqliteStatements, userIds: readonly string[]) => StoredRow[],
+    remainingMs = this.#connection.newDeadline(),
   ): Promise<KeyRecord[]> {
-    const records: KeyRecord[] = []
-    const users = [...new Set(userIds)]
-    for (let start = 0; start === 0 || start < users.length; start += USERS_AT_ONCE) {
-      if (start > 0 && isTurnDueInLoop(CALLS)) await nextTurn()
-      const some = users.slice(start, start + USERS_AT_ONCE)
-      const rows = await this.#connection.read('read keys', (s) => select(s, some))
-      records.push(...rows.map(requireReadable))
-    }
-    return records
+    return inTurns([...new Set(userIds)], async (part) => {
+      const rows = await this.#connection.read('read keys', (s) => select(s, part), remainingMs())
+      return rows.map(requireReadable)
+    })
   }
 
   async insertIfAbsent(records: readonly KeyRecord[]): Promise<KeyRecord[]> {
-    const { inserted, stored } = await this.#connection.write('insert keys', (s) => {
-      const inserted = new Set(
-        insertRounds(records)
-          .flat()
-          .filter((record) => s.insertRow.run({ ...record }).changes === 1),
+    const remainingMs = this.#connection.newDeadline()
+    const parts = await inTurns(insertRounds(records).flat(), async (part) => {
+      const { inserted, stored } = await this.#connection.write(
+        'insert keys',
+        (s) => {
+          const inserted = new Set(part.filter((record) => s.insertRow.run({ ...record }).changes === 1))
+          // An inserted row is its own winner. Only the others have one that must be read.
+          const others = part.filter((record) => !inserted.has(record))
+          return { inserted, stored: selectVersions(s, distinctUserIds(others)) }
+        },
+        remainingMs(),
       )
-      // An inserted row is its own winner. Only the others have one that must be read.
-      const others = records.filter((record) => !inserted.has(record))
-      return { inserted, stored: selectVersions(s, distinctUserIds(others)) }
+      this.#changes.publish(distinctUserIds([...inserted].filter(({ version }) => version > 1)))
+      return [{ inserted, stored: stored.map(requireReadable) }]
     })
-    this.#changes.publish(distinctUserIds([...inserted].filter(({ version }) => version > 1)))
-    return winnersOf(records, groupByUser(stored.map(requireReadable)), inserted)
+    const inserted = new Set(parts.flatMap((part) => [...part.inserted]))
+    const stored = groupByUser(parts.flatMap((part) => part.stored))
+    // A ref may be among the inputs twice: its row was inserted for one of them.
+    const twice = records.filter((record) => !inserted.has(record) && !stored.has(record.userId))
+    const more = await this.#readInTurns(distinctUserIds(twice), selectVersions, remainingMs)
+    return winnersOf(records, new Map([...stored, ...groupByUser(more)]), inserted)
   }
 
   async replaceWrapped(changes: readonly WrapChange[]): Promise<KeyRef[]> {

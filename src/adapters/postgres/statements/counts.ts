@@ -1,5 +1,6 @@
 /** Builds the statements that count rows. */
 import { type SQL, sql } from 'drizzle-orm'
+import { shownText } from './decode.js'
 import type { Fragments } from './fragments.js'
 
 /** Counts by KEK id, version and tombstone. */
@@ -31,7 +32,12 @@ function isTombstone({ shreddedAt }: KeysTable) {
 
 function countColumns(keys: KeysTable) {
   const { kekId, version } = keys
-  return { kekId, version, shredded: isTombstone(keys), count: sql<number>`pg_catalog.count(*)::int` }
+  return {
+    kekId: shownText(kekId),
+    version,
+    shredded: isTombstone(keys),
+    count: sql<number>`pg_catalog.count(*)::int`,
+  }
 }
 
 function groups(keys: KeysTable) {

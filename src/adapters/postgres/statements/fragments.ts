@@ -2,7 +2,7 @@
  * What the statements on one schema share: the table, and pieces of SQL. `:name` stands for a placeholder, to which each run gives
  * a value.
  */
-import { type SQL, sql } from 'drizzle-orm'
+import { type SQL, type SQLWrapper, sql } from 'drizzle-orm'
 import type { KeyRecord } from '../../../table.js'
 import type { AnyPostgresDb } from '../access.js'
 import { castTo, EQUALS } from '../catalog.js'
@@ -28,6 +28,30 @@ export function fragmentsFor(db: AnyPostgresDb, schema: string, channel: string)
     notifyIf: (condition: SQL) => sql<string | null>`case when ${condition} then ${notify} end`,
     /** Selects whole rows from a subquery. Drizzle itself selects columns only of tables that it knows to be in the query. */
     selectFrom: (subquery: SQL) => db.select(wholeRow(keys)).from(subquery),
+    /** {@link selectFrom} with the stored bytes, for a table or a subquery. */
+    selectBytesFrom: (source: SQL) => db.select(wholeRowWithBytes(keys)).from(source),
+  }
+}
+
+/**
+ * A text's bytes. In a database with the encoding SQL_ASCII a text may be any bytes, and as text Postgres sends only those that are UTF-8:
+ * with others it refuses the whole answer (22021). It converts nothing there.
+ */
+export function bytesOf(text: SQLWrapper): SQL<Uint8Array> {
+  const encoding = sql`case when pg_catalog.getdatabaseencoding()${castTo('text')} ${EQUALS} 'SQL_ASCII'${castTo('text')}
+    then 'SQL_ASCII' else 'UTF8' end`
+  return sql<Uint8Array>`pg_catalog.convert_to(${text}, (${encoding})::pg_catalog.name)`
+}
+
+/** The columns of a row, with texts as bytes and the version as text: nothing of them is refused or rounded. */
+function wholeRowWithBytes(keys: ReturnType<typeof encryptionKeysIn>) {
+  const { encryptedKey, createdAt, wrappedAt, shreddedAt } = wholeRow(keys)
+  const column = (name: 'userId' | 'version' | 'kekId') => sql`${sql.identifier(keys[name].name)}`
+  return {
+    userId: bytesOf(column('userId')).as('user_id_bytes'),
+    version: sql<string>`${column('version')}${castTo('text')}`.as('version_text'),
+    kekId: sql<Uint8Array | null>`${bytesOf(column('kekId'))}`.as('kek_id_bytes'),
+    ...{ encryptedKey, createdAt, wrappedAt, shreddedAt },
   }
 }
 

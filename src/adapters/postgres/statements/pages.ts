@@ -2,9 +2,9 @@
 import type { KeyPage } from '../../../store.js'
 import type { KeyRecord, KeyRef } from '../../../table.js'
 import { BEFORE_ALL_REFS } from '../../records.js'
-import { isReadable, requireReadable, storedRow } from '../../stored-rows.js'
+import { isReadable, requireReadable, type StoredRow } from '../../stored-rows.js'
 
-type ReadRows = (page: { readonly after: KeyRef; readonly limit: number }) => Promise<KeyRecord[]>
+type ReadRows = (page: { readonly after: KeyRef; readonly limit: number }) => Promise<StoredRow[]>
 
 /**
  * Like `KeyStore.list`. Where a page has no record at all, it is read again with twice as many rows.
@@ -16,7 +16,7 @@ export async function readPage(
   readRows: ReadRows,
 ): Promise<KeyRecord[]> {
   for (let wanted = limit; ; wanted *= 2) {
-    const rows = (await readRows({ after, limit: wanted })).map(storedRow)
+    const rows = await readRows({ after, limit: wanted })
     if (onUnreadable === undefined) return rows.map(requireReadable)
     const records = rows.filter(isReadable).slice(0, limit)
     const last = records.at(-1)

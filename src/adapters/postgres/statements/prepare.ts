@@ -11,10 +11,14 @@ import {
   selectHasLiveRow,
   selectPage,
   selectPageNotUnderKek,
+  selectPageNotUnderKekWithBytes,
+  selectPageWithBytes,
   selectRefs,
   selectSample,
+  selectSampleWithBytes,
   selectVersionsOfUser,
   selectVersionsOfUsers,
+  selectVersionsWithBytes,
 } from './reads.js'
 import {
   insertRows,
@@ -47,6 +51,12 @@ export function prepareStatements(
     selectPage: selectPage(fragments).prepare(name('select_page')),
     selectPageNotUnderKek: selectPageNotUnderKek(fragments).prepare(name('select_page_not_under_kek')),
     selectSample: selectSample(fragments).prepare(name('select_sample')),
+    selectVersionsWithBytes: selectVersionsWithBytes(fragments).prepare(name('select_versions_with_bytes')),
+    selectPageWithBytes: selectPageWithBytes(fragments).prepare(name('select_page_with_bytes')),
+    selectPageNotUnderKekWithBytes: selectPageNotUnderKekWithBytes(fragments).prepare(
+      name('select_page_not_under_kek_with_bytes'),
+    ),
+    selectSampleWithBytes: selectSampleWithBytes(fragments).prepare(name('select_sample_with_bytes')),
     selectHasLiveRow: selectHasLiveRow(fragments).prepare(name('select_has_live_row')),
     selectRefs: selectRefs(fragments).prepare(name('select_refs')),
     insertRows: insertRows(fragments).prepare(name('insert_rows')),

@@ -7,6 +7,7 @@
  */
 import { type SQL, sql } from 'drizzle-orm'
 import { castTo, EQUALS, GREATER, IS_DURABLE, MINUS } from '../catalog.js'
+import { shownText } from './decode.js'
 import { arrayOf, type Fragments, shortArrayOf, shortUserIds, unnested } from './fragments.js'
 
 /**
@@ -88,7 +89,7 @@ export function shredRows({ db, keys, isUser, isLive, notify }: Fragments) {
     .where(
       sql`${isUser} and ${keys.version} ${EQUALS} any (${lockedVersions}) and ${isLive} and ${IS_DURABLE}`,
     )
-    .returning({ version: keys.version, kekId: keys.kekId, notified: notify })
+    .returning({ version: keys.version, kekId: shownText(keys.kekId), notified: notify })
 }
 
 /** Removes the rows of the refs in `:ids` and `:versions`. */

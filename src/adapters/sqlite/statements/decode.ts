@@ -1,5 +1,6 @@
 /** Turns rows as a driver gives them into records, or says why they are none. */
-import { bytesLiteral, isExactText } from '../../../drivers/sqlite-text.js'
+import { bytesLiteral } from '../../../drivers/bytes-literal.js'
+import { isExactText } from '../../../drivers/sqlite-text.js'
 import type { CensusRow, DatedCensusRow, ShredResult } from '../../../store.js'
 import type { KeyRecord } from '../../../table.js'
 import { columnDefect, type StoredRow, shownVersion, Unreadable, userIdDefect } from '../../stored-rows.js'
@@ -35,7 +36,7 @@ export function decodeRow(row: RawRow): StoredRow {
   const idDefect = userIdDefect(userId)
   const defect = idDefect ?? columnDefect(record)
   if (defect === null) return record as KeyRecord
-  const ref = { userId: shownId(userId), version: shownVersion(version), shreddedAt: row[6] }
+  const ref = { userId: shownId(userId), version, shreddedAt: row[6] }
   return new Unreadable(ref, idDefect === null, defect)
 }
 
@@ -55,7 +56,7 @@ export interface StoredTexts {
 export function decodeWithBytes(row: RawRow, { userId, kekId, encoding }: StoredTexts): StoredRow {
   const [id, version] = row
   if (typeof id === 'string' && !isExactText(id, userId, encoding)) {
-    const ref = { userId: bytesLiteral(userId), version: shownVersion(version), shreddedAt: row[6] }
+    const ref = { userId: bytesLiteral(userId), version, shreddedAt: row[6] }
     return new Unreadable(ref, false, 'has an id that is not UTF-8')
   }
   const record = decodeRow(row)
