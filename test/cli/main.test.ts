@@ -164,8 +164,8 @@ describe.each(dialects)('on %s', (dialect) => {
   it('loads the driver of the store and no other, and the file of one command only', () => {
     // pg-core is not in the list: Drizzle's relations.js loads it on SQLite too.
     const drivers = {
-      sqlite: ['better-sqlite3', 'drizzle-orm/better-sqlite3', 'drizzle-orm/sqlite-core'],
-      postgres: ['pg', 'drizzle-orm/node-postgres'],
+      sqlite: ['better-sqlite3', 'drizzle-orm/sqlite-proxy', 'drizzle-orm/sqlite-core'],
+      postgres: ['pg', 'drizzle-orm/pg-proxy'],
     }
     keystore(['init'], { env: { KEYSTORE_URL: database.url } })
     const loaded = [...loadedBy(['migrate'], { KEYSTORE_URL: database.url })]

@@ -167,15 +167,20 @@ describe('the packed package', () => {
     const code = `
       import { KeystoreError } from '${PACKAGE}'
       import { encryptedText } from '${PACKAGE}/drizzle/sqlite'
-      import { memoryKeyStore } from '${PACKAGE}/memory'
       import { openKeyStore } from '${PACKAGE}/open'
       import { postgresKeyStore } from '${PACKAGE}/postgres'
       import { sqlSource } from '${PACKAGE}/reencrypt'
       import { sqliteKeyStore } from '${PACKAGE}/sqlite'
-      const calls = [encryptedText, memoryKeyStore, openKeyStore, postgresKeyStore, sqlSource, sqliteKeyStore]
-      for (const call of calls) {
-        const error = await new Promise((resolve) => resolve(call(1, 2))).catch((reason) => reason)
-        if (!(error instanceof KeystoreError)) console.log(call.name, error)
+      const wrong = [
+        () => encryptedText('name', {}),
+        () => openKeyStore(1),
+        () => postgresKeyStore(1),
+        () => sqlSource(1),
+        () => sqliteKeyStore(1),
+      ]
+      for (const call of wrong) {
+        const error = await new Promise((resolve) => resolve(call())).catch((reason) => reason)
+        if (!(error instanceof KeystoreError)) console.log(String(call), error)
       }`
     expect(await run('one-class', code)).toEqual({ status: 0, output: '' })
   })
