@@ -26,7 +26,7 @@ import { formatMessage } from 'publint/utils'
 /** Everything that may be published. A test, a database, a key file or a note to ourselves matches nothing here. */
 const PUBLISHED = [
   /^(package\.json|README\.md|(?:CHANGELOG|SECURITY)\.md|LICENSE)$/,
-  /^dist\/([a-z0-9-]+\/)*[a-z0-9-]+\.(js|js\.map|d\.ts)$/,
+  /^dist\/([a-z0-9-]+\/)*[a-z0-9-]+\.(js|d\.ts)$/,
   /^migrations\/(sqlite|postgres)\/(\d{4}_[a-z0-9_]+\.sql|meta\/(\d{4}_snapshot|_journal)\.json)$/,
   /^docs\/([A-Za-z0-9-]+\/)*[A-Za-z0-9-]+\.md$/,
   /^docs\/benchmarks\/node-\d+-[a-z-]+\.svg$/,
@@ -102,18 +102,8 @@ function checkFiles(pkg, files) {
     if (!PUBLISHED.some((pattern) => pattern.test(file))) problems.push(`${file}: must not be published`)
     const text = readFileSync(join(pkg, file), 'utf8')
     if (text.includes(root)) problems.push(`${file}: names a folder of the machine that built it`)
-    if (file.endsWith('.map')) checkSourceMap(file, JSON.parse(text), files)
   }
   for (const file of REQUIRED) if (!files.includes(file)) problems.push(`${file}: is missing`)
-}
-
-/** A map whose sources are not there makes bundlers and debuggers complain about files that nobody can have. */
-function checkSourceMap(file, { sourceRoot = '', sources, sourcesContent = [] }, files) {
-  for (const [index, source] of sources.entries()) {
-    const path = posix.join(posix.dirname(file), sourceRoot, source)
-    const isThere = typeof sourcesContent[index] === 'string' || files.includes(path)
-    if (!isThere) problems.push(`${file}: its source ${source} is neither in it nor published`)
-  }
 }
 
 /** Every entry can be imported and required, and both give the same instance. */

@@ -2,10 +2,12 @@
 // unwrap the key. "The adapter" is the store alone, without the service and its cache.
 import { randomBytes } from 'node:crypto'
 import { openKeyStore } from '../../dist/adapters/open.js'
-import { preAuthEncode } from '../../dist/format/encoding.js'
 import { EnvelopeCrypto, localMasterKey } from '../../dist/index.js'
 import { DIALECTS, freshDatabase, keep } from '../databases.mjs'
 import { race } from '../race.mjs'
+import { importSource } from '../source.mjs'
+
+const { preAuthEncode } = await importSource('format/encoding.ts')
 
 export const title = 'Look-ups'
 export const about =

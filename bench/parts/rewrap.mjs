@@ -5,10 +5,12 @@
 import { randomBytes } from 'node:crypto'
 import { openKeyStore } from '../../dist/adapters/open.js'
 import { localMasterKey, masterKeyring, rewrapAll } from '../../dist/index.js'
-import { newDataKey, unwrapDataKey, wrapDataKey } from '../../dist/master-keys/key-wrap.js'
 import { DIALECTS, freshDatabase, keep } from '../databases.mjs'
 import { growth, measureSizes } from '../long-work.mjs'
 import { millis } from '../race.mjs'
+import { importSource } from '../source.mjs'
+
+const { newDataKey, unwrapDataKey, wrapDataKey } = await importSource('master-keys/key-wrap.ts')
 
 export const title = 'Rewrap'
 export const about =

@@ -3,16 +3,20 @@ import { basename, dirname, relative, sep } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Command } from 'commander'
 
+/** The names of this command. The second is that of the package, for `npx` outside of a project. */
+const NAMES = ['keystore', 'drizzle-keystore']
+
 /** How this command is called in the folder that the process runs in: `npx keystore`, `keystore`, or `node` and the script's path. */
 export function ownCommand(): string {
   const [, script = ''] = process.argv
   const folder = relative(process.cwd(), dirname(script)).split(sep)
   const isDependency = folder.slice(-2).join('/') === 'node_modules/.bin'
-  if (basename(script) === 'keystore') {
+  const name = basename(script)
+  if (NAMES.includes(name)) {
     // npx looks into this folder and those above it; elsewhere it would ask the registry for another package of that name.
-    if (isDependency && folder.slice(0, -2).every((part) => part === '..')) return 'npx keystore'
+    if (isDependency && folder.slice(0, -2).every((part) => part === '..')) return `npx ${name}`
     // The link that a global installation puts on the PATH.
-    if (!isDependency) return 'keystore'
+    if (!isDependency) return name
   }
   return `node ${shellWord(shortPath(script))}`
 }

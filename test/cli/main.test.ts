@@ -174,7 +174,7 @@ describe.each(dialects)('on %s', (dialect) => {
     const others = drivers[dialect === 'sqlite' ? 'postgres' : 'sqlite']
     expect(loaded.filter((part) => [...others, ...unused].includes(part))).toEqual([])
     expect(loaded).not.toContain('dist/cli/rewrap.js')
-    expect(loaded).not.toContain('dist/envelope/envelope-crypto.js')
+    expect(loaded).not.toContain('dist/chunks/envelope.js')
   })
 })
 

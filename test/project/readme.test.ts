@@ -28,7 +28,16 @@ describe.each(dialects)('the example on %s', (dialect) => {
   })
 
   it('runs as it stands there and gives the secret back', () => {
-    const [example = ''] = blocks('ts')
+    const [onSqlite = ''] = blocks('ts')
+    // What the page says of the other dialect.
+    const onPostgres = 'postgresKeyStore({ url: process.env.DATABASE_URL })'
+    expect(readme).toContain(`\`${onPostgres}\` from \`drizzle-keystore/postgres\``)
+    const example =
+      dialect === 'sqlite'
+        ? onSqlite
+        : onSqlite
+            .replace(/sqliteKeyStore\(.*\)/, onPostgres)
+            .replace(/sqliteKeyStore(.*)sqlite/, 'postgresKeyStore$1postgres')
     expect(example.split('\n').filter((line) => line.trim() !== '').length).toBeLessThanOrEqual(10)
     linkPackages(folder.path)
     writeFileSync(
@@ -36,12 +45,13 @@ describe.each(dialects)('the example on %s', (dialect) => {
       `${example}\nconsole.log(JSON.stringify({ token, apiKey }))\n`,
     )
     // As a newcomer does it: init, and the line that it prints, which stands in the README too.
-    const KEYSTORE_URL = database.url
-    const said = runKeystore(folder.path, ['init'], { env: { KEYSTORE_URL } }).stdout
+    const DATABASE_URL = database.url
+    const atStore = dialect === 'sqlite' ? [] : ['--store', DATABASE_URL]
+    const said = runKeystore(folder.path, ['init', ...atStore]).stdout
     const [, line = '', API_KEY_MASTER_KEY_FILE] =
       /^ {2}(export API_KEY_MASTER_KEY_FILE=(.+))$/m.exec(said) ?? []
     expect(blocks('sh').join('')).toMatch(new RegExp(`^${line} `, 'm'))
-    const env = cleanEnvironment({ KEYSTORE_URL, API_KEY_MASTER_KEY_FILE })
+    const env = cleanEnvironment({ DATABASE_URL, API_KEY_MASTER_KEY_FILE })
     const output = execFileSync(process.execPath, ['example.mjs'], {
       cwd: folder.path,
       env,
@@ -213,7 +223,9 @@ describe('every further block of code', () => {
 
   it.each(Object.entries(BLOCKS))('runs as it stands there: %s', (words, { before, after }) => {
     const block = others.find((text) => text.includes(words)) ?? ''
-    const script = `${opened}\n${before}\n${block}\n${after}\nawait envelope.close()\n`
+    // It may import again what the first block imports.
+    const lines = opened.split('\n').filter((line) => !line.startsWith('import') || !block.includes(line))
+    const script = `${lines.join('\n')}\n${before}\n${block}\n${after}\nawait envelope.close()\n`
     writeFileSync(join(folder.path, 'block.mjs'), script)
     const env = cleanEnvironment({ POSTGRES_URL: postgres.url, API_KEY_MASTER_KEY_FILE: 'data/master.key' })
     const output = execFileSync(process.execPath, ['block.mjs'], { cwd: folder.path, env, encoding: 'utf8' })
