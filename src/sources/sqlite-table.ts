@@ -8,6 +8,7 @@ import {
   HostTransactionError,
   lockError,
   retryingWhileLocked,
+  withoutBusyTimeout,
 } from '../drivers/sqlite-locks.js'
 import { isExactText } from '../drivers/sqlite-text.js'
 import { invalidArgument, printable, quoted, StoreError } from '../errors.js'
@@ -98,7 +99,8 @@ export class SqliteTable implements SqlTable {
 
   #try<T>(action: string, work: () => T): Promise<T> {
     const what = `${action} table ${quoted(this.shape.table)}`
-    return retryingWhileLocked(this.#deadlineMs, work).catch((error) => {
+    const attempt = () => withoutBusyTimeout(this.#client, work)
+    return retryingWhileLocked(this.#deadlineMs, attempt).catch((error) => {
       throw error instanceof HostTransactionError
         ? stillInTransaction(what)
         : lockError(what, error, this.#deadlineMs, 'The sweep')
