@@ -24,6 +24,7 @@ import {
   tombstonesFirst,
   winnersOf,
 } from './records.js'
+import { SortedIds } from './sorted-ids.js'
 
 /**
  * A store in the memory of this process: its keys are gone when it is closed.
@@ -51,6 +52,7 @@ class MemoryKeyStore implements KeyStore {
   }
   /** By user id, then by version. */
   readonly #rows = new Map<string, Map<number, KeyRecord>>()
+  readonly #userIds = new SortedIds()
   readonly #listeners = new Listeners({ start: () => undefined, stop: () => undefined })
   #closed = false
 
@@ -91,10 +93,17 @@ class MemoryKeyStore implements KeyStore {
   }
 
   async list({ after, limit, notKekId }: KeyPage): Promise<KeyRecord[]> {
-    return this.#sorted()
-      .filter((row) => after === undefined || compareRefs(row, after) > 0)
-      .filter((row) => notKekId === undefined || (!isTombstone(row) && row.kekId !== notKekId))
-      .slice(0, limit)
+    this.#assertOpen()
+    const page: KeyRecord[] = []
+    for (const userId of this.#userIds.from(after?.userId ?? '')) {
+      for (const row of this.#storedVersionsOf(userId)) {
+        if (after !== undefined && compareRefs(row, after) <= 0) continue
+        if (notKekId !== undefined && (isTombstone(row) || row.kekId === notKekId)) continue
+        page.push(copyOf(row))
+        if (page.length === limit) return page
+      }
+    }
+    return page
   }
 
   async shred(userId: string, { forget, at = new Date() }: ShredOptions): Promise<ShredResult> {
@@ -102,7 +111,7 @@ class MemoryKeyStore implements KeyStore {
     const rows = this.#versionsOf(userId)
     const live = rows.filter((row) => !isTombstone(row))
     for (const row of live) this.#set({ ...row, encryptedKey: new Uint8Array(0), shreddedAt: at })
-    if (forget) this.#rows.delete(userId)
+    if (forget) this.#delete(userId)
     else if (rows.length === 0) this.#insert(newTombstone(userId, at))
     const changed = forget ? rows.length > 0 : live.length > 0 || rows.length === 0
     if (changed) this.#publish([{ userId }])
@@ -113,18 +122,21 @@ class MemoryKeyStore implements KeyStore {
   async remove(refs: readonly KeyRef[]): Promise<number> {
     this.#assertOpen()
     const removed = refs.filter(({ userId, version }) => this.#rows.get(userId)?.delete(version))
+    for (const { userId } of removed) if (this.#rows.get(userId)?.size === 0) this.#delete(userId)
     this.#publish(removed)
     return removed.length
   }
 
   async sampleByKek(limit: number): Promise<KeyRecord[]> {
     const taken = new Map<string | null, number>()
-    return this.#sorted().filter((row) => {
+    const sample: KeyRecord[] = []
+    for (const row of this.#sorted()) {
       const count = taken.get(row.kekId) ?? 0
-      if (isTombstone(row) || count >= limit) return false
+      if (isTombstone(row) || count >= limit) continue
       taken.set(row.kekId, count + 1)
-      return true
-    })
+      sample.push(copyOf(row))
+    }
+    return sample
   }
 
   async census(): Promise<CensusRow[]> {
@@ -145,6 +157,7 @@ class MemoryKeyStore implements KeyStore {
   async close(): Promise<void> {
     this.#closed = true
     this.#rows.clear()
+    this.#userIds.clear()
     this.#listeners.clear()
   }
 
@@ -158,7 +171,7 @@ class MemoryKeyStore implements KeyStore {
   }
 
   async #datedCensus(): Promise<DatedCensusRow[]> {
-    const rows = this.#sorted()
+    const rows = [...this.#sorted()]
     return (await this.census()).map((counted) => {
       const times = rows
         .filter((row) => row.kekId === counted.kekId && row.version === counted.version)
@@ -185,8 +198,18 @@ class MemoryKeyStore implements KeyStore {
   }
 
   #set(record: KeyRecord): void {
-    const versions = this.#rows.get(record.userId) ?? new Map<number, KeyRecord>()
-    this.#rows.set(record.userId, versions.set(record.version, copyOf(record)))
+    let versions = this.#rows.get(record.userId)
+    if (versions === undefined) {
+      versions = new Map()
+      this.#rows.set(record.userId, versions)
+      this.#userIds.add(record.userId)
+    }
+    versions.set(record.version, copyOf(record))
+  }
+
+  #delete(userId: string): void {
+    this.#rows.delete(userId)
+    this.#userIds.delete(userId)
   }
 
   #publish(changed: readonly Pick<KeyRef, 'userId'>[]): void {
@@ -195,15 +218,17 @@ class MemoryKeyStore implements KeyStore {
   }
 
   #versionsOf(userId: string): KeyRecord[] {
-    return [...(this.#rows.get(userId)?.values() ?? [])].sort(compareRefs).map(copyOf)
+    return this.#storedVersionsOf(userId).map(copyOf)
   }
 
-  #sorted(): KeyRecord[] {
+  #storedVersionsOf(userId: string): KeyRecord[] {
+    return [...(this.#rows.get(userId)?.values() ?? [])].sort(compareRefs)
+  }
+
+  /** All rows in the order of `list`, not copied. */
+  *#sorted(): Generator<KeyRecord, void, undefined> {
     this.#assertOpen()
-    return [...this.#rows.values()]
-      .flatMap((versions) => [...versions.values()])
-      .sort(compareRefs)
-      .map(copyOf)
+    for (const userId of this.#userIds.from('')) yield* this.#storedVersionsOf(userId)
   }
 
   #assertOpen(): void {
