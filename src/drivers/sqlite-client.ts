@@ -1,6 +1,8 @@
 /** The part of a better-sqlite3 connection that we use. Typed structurally: the host application may have another copy of its types. */
 export interface SqliteClient {
   readonly inTransaction: boolean
+  /** What was given to open it: a path, most often. */
+  readonly name?: string
   prepare(source: string): SqliteStatement
   exec(source: string): unknown
   pragma(source: string, options?: { simple?: boolean }): unknown

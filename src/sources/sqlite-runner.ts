@@ -4,7 +4,7 @@ import { Deadline } from '../drivers/deadline.js'
 import { describeDriverError } from '../drivers/driver-error.js'
 import { retrying, SQLITE_LOCK_BACKOFF } from '../drivers/retry.js'
 import type { SqliteClient, SqliteStatement } from '../drivers/sqlite-client.js'
-import { assertNoHostTransaction, isLocked } from '../drivers/sqlite-locks.js'
+import { assertNoHostTransaction, isLocked, withoutBusyTimeout } from '../drivers/sqlite-locks.js'
 
 export interface SqliteRunner {
   /** @returns rows as arrays; integers that are not exact as numbers are bigints, where the driver has them */
@@ -17,7 +17,7 @@ export interface SqliteRunner {
   retrying<T>(deadlineMs: number, work: () => Promise<T>): Promise<T>
 }
 
-/** While the host's transaction is open on the connection, a write waits as for a lock. */
+/** While the host's transaction is open on the connection, a write waits as for a lock. No wait blocks this process. */
 export function syncRunner(client: SqliteClient): SqliteRunner {
   const prepared = new Map<string, SqliteStatement>()
   const prepare = (sql: string): SqliteStatement => {
@@ -33,10 +33,11 @@ export function syncRunner(client: SqliteClient): SqliteRunner {
     return 0
   }
   return {
-    query: async ({ sql, params }) => prepare(sql).all(...params) as unknown[][],
+    query: async ({ sql, params }) =>
+      withoutBusyTimeout(client, () => prepare(sql).all(...params) as unknown[][]),
     async write(statements) {
       assertNoHostTransaction(client)
-      return client.transaction(() => statements.map(run)).immediate()
+      return withoutBusyTimeout(client, () => client.transaction(() => statements.map(run)).immediate())
     },
     encoding: async () => String(client.pragma('encoding', { simple: true })),
     retrying: (deadlineMs, work) =>

@@ -16,6 +16,7 @@ import { invalidArgument, KeystoreError, StoreError, schemaError } from '../../e
 import { assertFilePath, makeFolders } from '../../folders.js'
 import { type MigrateMode, type MigrationReport, NOTHING_APPLIED } from '../migrator.js'
 import type { SqliteKeyStoreOptions } from '../options.js'
+import { isWrittenPastLog } from './file-header.js'
 import { checkSqlite, migrateSqlite } from './migrate.js'
 import { OpenedFile } from './opened-file.js'
 import { prepareStatements, type SqliteStatements } from './statements/prepare.js'
@@ -178,7 +179,9 @@ export class SqliteConnection {
   }
 
   #watchHostFile(client: SqliteClient): void {
-    const main = client.prepare("select file from pragma_database_list where name = 'main'").get()
+    const query = () => client.prepare("select file from pragma_database_list where name = 'main'").get()
+    // The first statement of a connection reads the schema, for which it may have to wait.
+    const main = isWrittenPastLog(client.name) ? query() : withoutBusyTimeout(client, query)
     const path = (main as { readonly file: string | null } | undefined)?.file ?? ''
     const journal = client.prepare("select 1 from pragma_journal_mode where journal_mode = 'wal'")
     const hasLog = () => journal.get() !== undefined

@@ -1,5 +1,6 @@
 /** Reads the header of a database file, in which commits are counted (sqlite.org/fileformat2.html §1.3). */
-import { readSync } from 'node:fs'
+import { readSync, statSync } from 'node:fs'
+import { keepOpen, release } from './kept-files.js'
 
 export interface FileHeader {
   /** Whether the file is written past a write-ahead log. */
@@ -18,6 +19,17 @@ export function headerOf(fd: number): FileHeader | null {
 }
 
 const HEADER_BYTES = 100
+
+/** Whether a name is that of a file which is written past a write-ahead log. */
+export function isWrittenPastLog(name: string | undefined): boolean {
+  if (name === undefined || !(statSync(name, { throwIfNoEntry: false })?.isFile() ?? false)) return false
+  const fd = keepOpen(name)
+  try {
+    return headerOf(fd)?.hasLog ?? false
+  } finally {
+    release(fd)
+  }
+}
 
 /**
  * Whether no commit leads from one header to a later one. A copy of another database may have a higher count, and is not recognised.
