@@ -133,11 +133,11 @@ export interface KeyStore {
 
   /**
    * For each user with any row: the tombstone if any version is one, else the highest version. Users without a row are
-   * absent from the map. One round trip for any number of ids.
+   * absent from the map. One round trip for up to 1000 ids; further ones follow.
    */
   getActive(userIds: readonly string[]): Promise<Map<string, KeyRecord>>
 
-  /** Every version of each user, ascending; users without a row are absent. One round trip for any number of ids. */
+  /** Every version of each user, ascending; users without a row are absent. One round trip for up to 1000 ids; further ones follow. */
   getAll(userIds: readonly string[]): Promise<Map<string, KeyRecord[]>>
 
   /**
