@@ -137,17 +137,17 @@ export async function applyKeyLog(options: {
   readonly keyLog: string
 }): Promise<readonly string[]> {
   const { store, keyLog } = ownOptions(options)
-  return eraseAgain(store, await readErasures(keyLog), { dryRun: false })
+  return eraseAgain(store, await readErasures(keyLog), { dryRun: false, restoreTombstones: true })
 }
 
 /** Users that are read in one query. */
 const USERS = 1000
 
-/** {@link applyKeyLog} with what was read of it; with `dryRun` it only names the users. */
+/** {@link applyKeyLog} with what was read of it; with `dryRun` it only names the users. `restoreTombstones`: of users without rows too. */
 export async function eraseAgain(
   store: KeyStore,
   erasures: Erasures,
-  { dryRun }: { readonly dryRun: boolean },
+  { dryRun, restoreTombstones = false }: { readonly dryRun: boolean; readonly restoreTombstones?: boolean },
 ): Promise<readonly string[]> {
   const everybody = [...erasures.values()]
   const erased: string[] = []
@@ -167,7 +167,9 @@ export async function eraseAgain(
         continue
       }
       const stale = rows.filter((row) => afterErasures(row, erasures) !== row)
-      if (stale.length === 0) continue
+      // An older copy may lack the user's tombstone, without which a new key would be made.
+      const isTombstoneLost = restoreTombstones && !forget && rows.length === 0
+      if (stale.length === 0 && !isTombstoneLost) continue
       erased.push(userId)
       if (dryRun) continue
       if (forget && stale.length < rows.length) await store.remove(stale)

@@ -13,10 +13,12 @@ import { KeyLogWriter } from './writer.js'
  *
  * - **Minted, rotated**: recorded after the row is durable, and before the call returns it. If that fails, the insert fails (ERR_STORE). The
  *   row stays, and no call returns it before it is in the log. A crash in between leaves a key that the log does not know, which is no alarm.
- *   In a caller's transaction nothing is recorded, because it may be rolled back.
  * - **Pruned**: recorded before anything is removed. If that fails, nothing is.
  * - **Shredded**: recorded as begun before anything is erased, and as done once it is. What was only begun is erased again by nobody: the call
  *   may have failed. If the second line cannot be written, the call fails, and is to be repeated.
+ *
+ * **In a caller's transaction nothing is recorded**, because it may be rolled back. Shred outside of transactions: an erasure that the log does
+ * not know is undone by a restored backup.
  *
  * @throws ERR_INVALID_ARGUMENT
  * @example
@@ -118,6 +120,7 @@ class Recorder {
 
   /** With the time that the log has: a shred that is applied again then leaves the same row. */
   async shred(userId: string, { forget, at = new Date() }: ShredOptions): Promise<ShredResult> {
+    if (this.#store.transactional) return this.#store.shred(userId, { forget, at })
     const live = ((await this.#rowsOf([userId])) ?? []).filter((row) => !isTombstone(row))
     const versions = live.map(({ version }) => version)
     const kekIds = [...new Set(live.map(({ kekId }) => kekId))]
@@ -129,6 +132,7 @@ class Recorder {
   }
 
   async remove(refs: readonly KeyRef[]): Promise<number> {
+    if (this.#store.transactional) return this.#store.remove(refs)
     const at = new Date()
     const rows = await this.#rowsOf([...new Set(refs.map(({ userId }) => userId))])
     const known = rows === null ? null : new Map(rows.map((row) => [refKey(row), row]))

@@ -32,7 +32,7 @@ export async function refuseOlderCopy(store: KeyStore, keyLog: string, emit: Emi
     emit({ type: 'keysLost', users: named, count })
     throw keysLost(keyLog, isEmpty, named, count)
   }
-  const back = await eraseAgain(store, erasuresOf(last), { dryRun: true })
+  const back = await eraseAgain(store, erasuresOf(last), { dryRun: true, restoreTombstones: true })
   if (back.length > 0) throw shreddedAreBack(keyLog, back)
 }
 

@@ -98,7 +98,11 @@ export class KeyCache {
     this.#policy = policy
     this.#emit = emit
     // What is read or minted inside a caller's transaction may be rolled back.
-    this.#memory = new KeyMemory(store.transactional ? false : cache, policy.format === 'v2')
+    this.#memory = new KeyMemory(
+      store.transactional ? false : cache,
+      policy.format === 'v2',
+      policy.hasEnded !== null,
+    )
     this.#reader = new KeyReader(store, this.#memory, emit)
     this.#opener = new KeyOpener(keyring, policy.acceptKeys, this.#memory, emit)
   }
@@ -280,6 +284,8 @@ export class KeyCache {
       if (version === MAX_KEY_VERSION)
         throw invalidArgument(`user ${quoted(userId)} has used up all versions`)
       const { key, isOurs } = await this.#make({ userId, version: version + 1 }, 'rotated', rows)
+      // The rotation was announced, and a later loss of the rows must not be taken for what was announced.
+      this.#reader.reread([userId])
       return { userId, version: key.version, rotated: isOurs }
     })
   }
@@ -364,12 +370,15 @@ export class KeyCache {
 
   /** Reads the key log at most once a second for each user: it may be long. */
   async #hasEnded(user: KnownUser): Promise<boolean> {
-    const { userId, highest: version, highestCreatedAt: createdAt, lookedForAt } = user
+    const { userId, highest: version, highestCreatedAt: createdAt } = user
     const { hasEnded } = this.#policy
+    if (hasEnded === null || createdAt === null) return false
     const now = performance.now()
-    if (hasEnded === null || createdAt === null || now - lookedForAt < LOOK_AGAIN_AFTER_MS) return false
-    user.lookedForAt = now
-    return hasEnded({ userId, version, createdAt })
+    if (user.lookedFor === null || now - user.lookedForAt >= LOOK_AGAIN_AFTER_MS) {
+      user.lookedForAt = now
+      user.lookedFor = hasEnded({ userId, version, createdAt })
+    }
+    return user.lookedFor
   }
 
   /** Inserts a new version. Every rival goes on with the winner's key. The key is cached only after the insert is durable. */

@@ -16,7 +16,8 @@
  * - **Rewrap**: changes no data key, so cached keys and handles go on. A key is unwrapped again when its row is read with other bytes.
  * - **An announced change**: what was read before it is not kept; what is cached is dropped or read again, handles included.
  * - **Lost keys**: keys that this process has used and whose rows are gone, though no change that names their user was announced, are neither
- *   used nor replaced: nothing is minted for the user until the rows are back, or the user is known to have been forgotten. An event says so.
+ *   used nor replaced: nothing is minted for the user until the rows are back, or the user is known to have been forgotten. An event says so. With neither a
+ *   cache nor a key log a service is told of no forget: it only emits the event.
  * - **A lost announcement** (the store says that anything may have changed): the same for all users.
  * - **Mint**: a key is kept once its insert is durable, and never one that a caller's transaction may still roll back.
  * - **Bounds**: open keys of `maxEntries` users are kept for `ttlMs`. Facts without keys are kept for 100,000 further users. An evicted user is
@@ -62,8 +63,9 @@ export class KnownUser {
   ended = false
   /** All rows are gone, and no change of them was announced: an older copy of the store, or a deletion that nobody has told of. */
   keysLost = false
-  /** When they were last looked for in the key log, in milliseconds of `performance.now()`. */
-  lookedForAt = Number.NEGATIVE_INFINITY
+  /** When they were last looked for in the key log, in milliseconds of `performance.now()`, and whether they have ended. */
+  lookedForAt = 0
+  lookedFor: Promise<boolean> | null = null
   /** How often a change of the user's rows was announced. */
   changes: number
   /** {@link changes} when rows of the user were last found. */
@@ -135,6 +137,7 @@ export class KeyMemory {
   /** By {@link refKey}: a version that is missing, and the rows that its user has. */
   readonly #missing = new LRUCache<string, { readonly rows: UserRows; readonly highest: number }>(JUST_FOUND)
   readonly #onlyFirstVersion: boolean
+  readonly #refusesLost: boolean
   /** For keys that are cached while no changes are announced. */
   readonly #unannounced: { readonly ttl?: number }
   /** Whether the store announces changes now. */
@@ -145,8 +148,12 @@ export class KeyMemory {
   #misses = 0
   #closed = false
 
-  /** @param onlyFirstVersion format v2: writes use version 1, whichever others there are */
-  constructor(cache: CacheOptions | false, onlyFirstVersion: boolean) {
+  /**
+   * @param onlyFirstVersion format v2: writes use version 1, whichever others there are
+   * @param hasKeyLog whether it can be looked up who was forgotten
+   */
+  constructor(cache: CacheOptions | false, onlyFirstVersion: boolean, hasKeyLog = false) {
+    this.#refusesLost = cache !== false || hasKeyLog
     const { maxEntries = DEFAULT_MAX_ENTRIES, ttlMs = DEFAULT_TTL_MS } = cache === false ? {} : cache
     this.#unannounced = cache !== false && cache.ttlMs === undefined ? { ttl: UNANNOUNCED_TTL_MS } : {}
     const dispose = (user: KnownUser) => {
@@ -259,6 +266,7 @@ export class KeyMemory {
     const { highest } = user
     // A change that names the user: it was forgotten.
     if (user.changes !== user.changesWhenFound) return { user: this.#erase(user), lostVersion: 0 }
+    if (!this.#refusesLost) return { user: this.#erase(user), lostVersion: highest }
     const lostVersion = user.keysLost ? 0 : highest
     user.keysLost = true
     this.#cached?.delete(user.userId)

@@ -4,7 +4,7 @@ import { invalidArgument, quoted, StoreError } from '../errors.js'
 import { isTurnDueInLoop, nextTurn } from '../event-loop.js'
 import { incrementalSha256 } from '../format/aead.js'
 import { preAuthEncode } from '../format/encoding.js'
-import { afterErasures, applyKeyLog, type Erasures, eraseAgain, readErasures } from '../key-log/erasures.js'
+import { afterErasures, type Erasures, eraseAgain, readErasures } from '../key-log/erasures.js'
 import { loggedStore } from '../key-log/logged-store.js'
 import { readableRows } from '../key-log/readable-rows.js'
 import { describeRef } from '../master-keys/key-wrap.js'
@@ -130,7 +130,8 @@ export async function copyKeys(options: CopyOptions): Promise<CopyReport> {
     }
     // Read again, because lines may have been added meanwhile.
     if (keyLog !== undefined && !signal?.aborted)
-      for (const userId of await applyKeyLog({ store: to, keyLog })) job.shredded.add(userId)
+      for (const userId of await eraseAgain(to, await readErasures(keyLog), { dryRun }))
+        job.shredded.add(userId)
   }
   const complete = !signal?.aborted
   const counted = { from: await census({ store: from }), to: await census({ store: to }) }

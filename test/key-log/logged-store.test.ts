@@ -1,6 +1,6 @@
 /** What is recorded in a key log, and when: after a key is stored and before anybody has it; before anything is erased. */
 import { randomBytes } from 'node:crypto'
-import { chmodSync, mkdirSync, rmdirSync } from 'node:fs'
+import { chmodSync, existsSync, mkdirSync, rmdirSync } from 'node:fs'
 import { open } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
@@ -20,7 +20,7 @@ import { backends, freshService, freshStore, type TestStore } from '../support/f
 import { gate, nextTurn } from '../support/gate.js'
 import { freshKeyLog, type KeyLogFile as LogFile } from '../support/key-log-file.js'
 import { everythingOf, secretForms } from '../support/leaks.js'
-import { rowsOf, rowsOfUser } from '../support/rows.js'
+import { mintedRow, rowsOf, rowsOfUser } from '../support/rows.js'
 import { overriding } from '../support/store-doubles.js'
 import { userIds } from '../support/users.js'
 
@@ -216,6 +216,15 @@ describe.each(backends)('on %s', (backend) => {
       await Promise.all(services.map((envelope) => envelope.encrypt(userId, 'x')))
     const logged = log.entries().map(({ userId }) => userId)
     expect(logged.sort()).toEqual(userIds(20).sort())
+  })
+
+  it('does not record a shred or a prune in a transaction, which may be rolled back', async () => {
+    const rows = [await mintedRow(masterKeys, 'alice'), await mintedRow(masterKeys, 'bob')]
+    await store.insertIfAbsent(rows)
+    const inTransaction = loggedStore(overriding(store, { transactional: true }), log.path)
+    await inTransaction.shred('alice', { forget: false })
+    await inTransaction.remove([{ userId: 'bob', version: 1 }])
+    expect(existsSync(log.path)).toBe(false)
   })
 
   it('does not record what a caller may roll back', async () => {

@@ -63,6 +63,22 @@ describe.each(backends)('on %s', (backend) => {
       expect(await again.decrypt('bob', await again.encrypt('bob', 'y'))).toBe('y')
     })
 
+    it('or are not known to be shredded, because it is older than their keys', async () => {
+      const envelope = await test.open({ keyLog })
+      await envelope.encrypt('alice', 'x')
+      const older = await rowsOf(store)
+      await envelope.encrypt('bob', 'x')
+      await envelope.shredUser('bob')
+      await putBack(older)
+      expect(await errorOf(test.open({ keyLog }))).toMatchObject({
+        code: 'ERR_KEYS_LOST',
+        message: expect.stringContaining('"bob"'),
+      })
+      expect(await applyKeyLog({ store, keyLog })).toEqual(['bob'])
+      const again = await test.open({ keyLog })
+      await expect(again.encrypt('bob', 'y')).rejects.toMatchObject({ code: 'ERR_KEY_SHREDDED' })
+    })
+
     it('is not one in which they were forgotten and minted anew', async () => {
       const envelope = await test.open({ keyLog })
       await envelope.encrypt('alice', 'x')

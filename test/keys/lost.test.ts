@@ -87,9 +87,23 @@ describe('keys that are gone after an announcement', () => {
     },
   )
 
-  it('are lost without a cache, too', async () => {
+  it('are only an event where neither a cache nor a key log could tell that they were forgotten', async () => {
     const { envelope, lost } = await afterLoss(undefined, { cache: false })
-    await expect(envelope.encrypt('alice', 'y')).rejects.toMatchObject(LOST)
+    expect(await envelope.decrypt('alice', await envelope.encrypt('alice', 'y'))).toBe('y')
     expect(lost()).toHaveLength(1)
+  })
+
+  it('are lost though this service has rotated them before', async () => {
+    const { store, bare, tell } = controlledStore()
+    const events: KeystoreEvent[] = []
+    const onEvent = (event: KeystoreEvent) => events.push(event)
+    const envelope = await EnvelopeCrypto.open({ store, masterKeys, onEvent, closeStore: false })
+    await envelope.encrypt('alice', 'x')
+    await envelope.rotateUserKey('alice')
+    await tell({ userIds: ['alice'] })
+    await bare.remove((await bare.getAll(['alice'])).get('alice') ?? [])
+    await tell({ unspecific: true })
+    await expect(envelope.encrypt('alice', 'y')).rejects.toMatchObject(LOST)
+    expect(events.filter(({ type }) => type === 'keysLost')).toHaveLength(1)
   })
 })

@@ -168,7 +168,7 @@ export class OpenedFile {
 
   /**
    * What each checkpoint changes in the index of the write-ahead log (sqlite.org/walformat.html §2): the salts, how many frames are
-   * written back, and how many are being written back; and which file it is. Null if it cannot be read.
+   * written back, and how many are being written back; and which file it is. Null if it cannot be read, or a checkpoint is under way.
    */
   #checkpointState(): string | null {
     try {
@@ -180,6 +180,8 @@ export class OpenedFile {
       this.#indexFd ??= this.#keep(path)
       const header = Buffer.alloc(INDEX_HEADER_BYTES)
       if (readSync(this.#indexFd, header, 0, header.length, 0) < header.length) return null
+      // Under way, or killed: pages are written after the number of attempted frames, and synced before that of finished ones.
+      if (!header.subarray(96, 100).equals(header.subarray(128, 132))) return null
       return [index.ino, ...CHECKPOINT_FIELDS.map(([from, to]) => header.toString('hex', from, to))].join()
     } catch {
       return null
