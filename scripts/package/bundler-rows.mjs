@@ -30,18 +30,28 @@ function bundlerRow(row, tools, build) {
 }
 
 export const bundlerRows = [
-  bundlerRow('esbuild, one file, `--external:better-sqlite3`', ['esbuild@0.28'], (project, entry, dialect) => {
-    const esbuild = (format, file, ...flags) => {
-      const args = [`${entry}.mjs`, '--bundle', '--platform=node', `--format=${format}`, `--outfile=${file}`]
-      project.run(project.bin('esbuild'), [...args, '--log-level=warning', ...flags])
-      return file
-    }
-    const external = '--external:better-sqlite3'
-    return [
-      esbuild('cjs', `out/${entry}.cjs`, external),
-      esbuild('esm', `out/${entry}.mjs`, dialect === 'sqlite' ? external : '--external:pg'),
-    ]
-  }),
+  bundlerRow(
+    'esbuild, one file, `--external:better-sqlite3`',
+    ['esbuild@0.28'],
+    (project, entry, dialect) => {
+      const esbuild = (format, file, ...flags) => {
+        const args = [
+          `${entry}.mjs`,
+          '--bundle',
+          '--platform=node',
+          `--format=${format}`,
+          `--outfile=${file}`,
+        ]
+        project.run(project.bin('esbuild'), [...args, '--log-level=warning', ...flags])
+        return file
+      }
+      const external = '--external:better-sqlite3'
+      return [
+        esbuild('cjs', `out/${entry}.cjs`, external),
+        esbuild('esm', `out/${entry}.mjs`, dialect === 'sqlite' ? external : '--external:pg'),
+      ]
+    },
+  ),
   bundlerRow('rolldown, `external: better-sqlite3`', ['rolldown@1'], (project, entry) => {
     const args = ['--platform', 'node', '--format', 'esm', '--external', 'better-sqlite3']
     project.run(project.bin('rolldown'), [`${entry}.mjs`, ...args, '-d', `out/${entry}`])
