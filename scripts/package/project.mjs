@@ -27,7 +27,10 @@ export const DRIVERS = {
 export class Project {
   #postgresUrl
 
-  constructor({ tarball, postgresUrl }) {
+  /** @param context what a further project of the same row is made of */
+  constructor(context) {
+    this.context = context
+    const { tarball, postgresUrl } = context
     /** The packed package, as `npm install` takes it. */
     this.tarballSpec = `file:${tarball}`
     this.#postgresUrl = postgresUrl

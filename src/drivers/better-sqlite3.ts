@@ -9,7 +9,7 @@ import { StoreError } from '../errors.js'
  * @throws ERR_STORE
  */
 export function assertBetterSqlite3Runs(): void {
-  const installed = installedPackage()
+  const installed = installedPackage('better-sqlite3')
   const [, least] = /^\s*>=\s*(\d+)/.exec(installed?.engines?.node ?? '') ?? []
   const major = Number.parseInt(process.versions.node, 10)
   if (least === undefined || major >= Number(least)) return
@@ -24,10 +24,13 @@ interface Package {
   readonly engines?: { readonly node?: string }
 }
 
-/** @returns null where it cannot be found, as in a bundle: then its engines are not known */
-function installedPackage(): Package | null {
+/**
+ * @param name not a literal below: webpack looks for what a literal names, and fails where it is not installed
+ * @returns null where it cannot be found, as in a bundle: then its engines are not known
+ */
+function installedPackage(name: string): Package | null {
   try {
-    return JSON.parse(readFileSync(new URL(import.meta.resolve('better-sqlite3/package.json')), 'utf8'))
+    return JSON.parse(readFileSync(new URL(import.meta.resolve(`${name}/package.json`)), 'utf8'))
   } catch {
     return null
   }

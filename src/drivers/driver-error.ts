@@ -105,7 +105,7 @@ export function describeDriverError(error: unknown): DriverFailure {
   for (let current = error; current instanceof Error; current = current.cause) {
     if (current instanceof DeadlineError || TRANSIENT_MESSAGES.includes(current.message))
       return failure(null, current.message, true)
-    const notBuilt = nativeModuleFailure(current)
+    const notBuilt = loadFailure(current)
     if (notBuilt !== null) return notBuilt
     const onD1 = d1Failure(current)
     if (onD1 !== null) return onD1
@@ -156,8 +156,8 @@ const TRANSIENT_D1_MESSAGES = [
   'is overloaded',
 ]
 
-/** Why better-sqlite3's native module could not be loaded. Node's own message names only its path and versions. */
-function nativeModuleFailure(error: Error): DriverFailure | null {
+/** Why a driver could not be loaded, above all better-sqlite3's native module. Node's own message names only its path and versions. */
+function loadFailure(error: Error): DriverFailure | null {
   const code = 'code' in error && error.code === 'ERR_DLOPEN_FAILED' ? error.code : null
   if (code !== null && /better.sqlite3/.test(error.message)) {
     const [built, needed] = error.message.match(/(?<=NODE_MODULE_VERSION )\d+/g) ?? []
@@ -168,8 +168,13 @@ function nativeModuleFailure(error: Error): DriverFailure | null {
       false,
     )
   }
-  if (error.message.startsWith('Could not locate the bindings file'))
-    return failure(null, `better-sqlite3 was installed without its native module: ${REBUILD}`, false)
+  if (error.message.startsWith('Could not locate the bindings file')) {
+    const description = `better-sqlite3 is without its native module: in a bundle, mark it as external; if it is installed, ${REBUILD}`
+    return failure(null, description, false)
+  }
+  // esbuild's, where an ES module has CommonJS in it. It names a module of Node.js.
+  if (error.message.startsWith('Dynamic require of '))
+    return failure(null, `${error.message}: bundle as CommonJS, or mark the driver as external`, false)
   return null
 }
 

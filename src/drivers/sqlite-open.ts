@@ -24,8 +24,9 @@ export async function loadSqlite(): Promise<OpenSqlite> {
   if (process.versions.bun !== undefined) return loadBunSqlite()
   if (process.versions.deno !== undefined) return loadNodeSqlite()
   try {
-    // Inside of "try", so that bundlers take it for optional and leave it alone where it is not installed.
-    const { default: Database } = await import('better-sqlite3')
+    // Inside of "try", so that bundlers take it for optional and leave it alone where it is not installed. webpack leaves it alone anyway: a
+    // native module cannot be bundled.
+    const { default: Database } = await import(/* webpackIgnore: true */ 'better-sqlite3')
     assertBetterSqlite3Runs()
     return (path, { readonly = false, mustExist = readonly } = {}) =>
       new Database(path, { readonly, fileMustExist: mustExist, timeout: 0 })
@@ -48,7 +49,8 @@ async function loadNodeSqlite(): Promise<OpenSqlite> {
 
 async function loadBunSqlite(): Promise<OpenSqlite> {
   try {
-    const { Database } = await import('bun:sqlite')
+    // webpack knows no such scheme, inside of "try" either.
+    const { Database } = await import(/* webpackIgnore: true */ 'bun:sqlite')
     return (path, { readonly = false, mustExist = readonly } = {}) => {
       if (mustExist) assertExists(path)
       return clientOn(new Database(path, readonly ? { readonly } : { create: true, readwrite: true }))
