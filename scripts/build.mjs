@@ -81,8 +81,11 @@ function declare(outDir) {
     const text = readFileSync(file, 'utf8')
     for (const [, path] of text.matchAll(/(?:from |import\()["'](\.[^"']+)\.js["']/g))
       reached.add(posix.join(posix.dirname(name), path))
+    // TypeScript below 5.7 does not know the parameter, whose default this is.
+    const plain = text.replaceAll('Uint8Array<ArrayBufferLike>', 'Uint8Array')
+    if (plain !== text) writeFileSync(file, plain)
     // An application whose tsconfig has no `types`, as is TypeScript 7's default, would know neither Buffer nor node:crypto otherwise.
-    if (entries.includes(name)) writeFileSync(file, `/// <reference types="node" />\n${text}`)
+    if (entries.includes(name)) writeFileSync(file, `/// <reference types="node" />\n${plain}`)
   }
   for (const file of readdirSync(outDir, { recursive: true, encoding: 'utf8' })) {
     if (file.endsWith('.d.ts') && !reached.has(nameOf(file))) rmSync(join(outDir, file))

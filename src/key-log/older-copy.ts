@@ -24,7 +24,6 @@ export async function refuseOlderCopy(store: KeyStore, keyLog: string, emit: Emi
   if (last === null) return
   const isEmpty = await hasNoRow(store)
   const made = madeKeys(last)
-  // The last users may have ended all, and earlier ones not.
   const { count, keys } =
     isEmpty && made.isEmpty ? await compareAll({ store, keyLog }) : await compare(store, made)
   if (count > 0) {
@@ -32,12 +31,18 @@ export async function refuseOlderCopy(store: KeyStore, keyLog: string, emit: Emi
     emit({ type: 'keysLost', users: named, count })
     throw keysLost(keyLog, isEmpty, named, count)
   }
+  // The last thousand users may have ended all, and earlier ones not.
+  const newest = made.isEmpty ? await missingNewestKey(store, keyLog) : null
+  if (newest !== null) {
+    emit({ type: 'keysLost', users: [{ userId: newest.userId, version: newest.version }], count: 1 })
+    throw keysLost(keyLog, isEmpty, [newest], 1)
+  }
   const back = await eraseAgain(store, erasuresOf(last), { dryRun: true, restoreTombstones: true })
   if (back.length > 0) throw shreddedAreBack(keyLog, back)
 }
 
-/** Users among whose keys the newest is looked for: those of the last ones may have ended. */
-const NEWEST_USERS = 20
+/** Users among whose keys the newest is looked for, one after another: those of the last ones may have ended. */
+const NEWEST_USERS = [20, 1000, 100_000]
 
 /**
  * Refuses a store that lacks the newest key of the log, as each copy does that is older than this key. Costs one query, so that it can be
@@ -53,8 +58,7 @@ export async function refuseWithoutNewestKey(store: KeyStore, keyLog: string): P
 }
 
 async function missingNewestKey(store: KeyStore, keyLog: string): Promise<KeyIdentity | null> {
-  const last = (await readLastEntries(keyLog, NEWEST_USERS)) ?? []
-  const newest = madeKeys(last).newest
+  const newest = await newestKey(keyLog)
   if (newest === null) return null
   const rows = (await readableRows(store, [newest.userId])).get(newest.userId) ?? []
   // A row that cannot be read is a finding of doctor.
@@ -62,6 +66,18 @@ async function missingNewestKey(store: KeyStore, keyLog: string): Promise<KeyIde
   const time = newest.createdAt.getTime()
   const isThere = rows.some((row) => row.version === newest.version && row.createdAt.getTime() === time)
   return isThere ? null : newest
+}
+
+/** The newest key of the log that has not ended; null if there is none in its last 4 MB. */
+async function newestKey(keyLog: string): Promise<KeyIdentity | null> {
+  let length = 0
+  for (const users of NEWEST_USERS) {
+    const last = (await readLastEntries(keyLog, users)) ?? []
+    const { newest } = madeKeys(last)
+    if (newest !== null || last.length === length) return newest
+    length = last.length
+  }
+  return null
 }
 
 function madeKeys(entries: Parameters<MadeKeys['addAll']>[0]): MadeKeys {

@@ -137,6 +137,26 @@ describe.each(backends)('on %s', (backend) => {
       })
     })
 
+    it('is found though keys of many users have ended since', async () => {
+      const envelope = await test.open({ keyLog })
+      await envelope.encrypt('bob', 'x')
+      const older = await rowsOf(store)
+      await envelope.encrypt('alice', 'x')
+      const at = new Date()
+      // Others that this test need not make: they were, and were forgotten.
+      log.append(
+        userIds(1100)
+          .map((userId) => madeLine(userId, at) + shredLine(userId, at, true))
+          .join(''),
+      )
+      await putBack(older)
+      await expect(envelope.encrypt('carol', 'y')).rejects.toMatchObject({
+        code: 'ERR_KEYS_LOST',
+        message: expect.stringContaining('"alice", version 1'),
+      })
+      expect(await errorOf(test.open({ keyLog }))).toMatchObject({ code: 'ERR_KEYS_LOST' })
+    })
+
     it('is not one whose newest key is removed between two looks', async () => {
       const logged = loggedStore(store, keyLog)
       await logged.insertIfAbsent([await mintedRow(masterKeys, 'alice')])
