@@ -7,7 +7,7 @@ import { contextPieces, type EncryptionContext } from '../format/context.js'
 import { assertFingerprintArguments, type FingerprintOptions } from '../format/fingerprint.js'
 import type { Format } from '../format/formats.js'
 import { type Token, textOf } from '../format/token.js'
-import { hasEndedIn } from '../key-log/erasures.js'
+import { endedKeysIn } from '../key-log/ended-keys.js'
 import { refuseOlderCopy } from '../key-log/older-copy.js'
 import { KeyCache, type Rotation } from '../keys/cache.js'
 import { type DataKey, openToken } from '../keys/data-key.js'
@@ -15,7 +15,6 @@ import type { CacheStats } from '../keys/memory.js'
 import { checkMasterKeys } from '../master-keys/check.js'
 import { type ShredReceipt, type ShredUserOptions, shredIn } from '../shred.js'
 import type { KeyStore } from '../store.js'
-import type { KeyIdentity } from '../table.js'
 import { assertUserId, kindOf, ownOptions } from '../validate.js'
 import { type BulkJob, type ItemResult, inBulk } from './bulk.js'
 import { type EnvelopeCryptoOptions, type ResolvedOptions, resolveOptions } from './options.js'
@@ -82,7 +81,7 @@ export class EnvelopeCrypto {
     this.#policy = tokenPolicy
     this.#closeStore = closeStore
     this.#emit = emit
-    const hasEnded = keyLogPath === undefined ? null : (key: KeyIdentity) => hasEndedIn(keyLogPath, key)
+    const hasEnded = keyLogPath === undefined ? null : endedKeysIn(keyLogPath)
     this.#keys = new KeyCache(store, keyring, { format, acceptKeys, mints, hasEnded }, cache, emit)
     this.pool = new PoolCrypto(this.#keys, keyring.local, tokenPolicy, emit, () => this.#assertOpen())
   }

@@ -1,6 +1,6 @@
 /** The shredded users of a key log, and their erasure in a store to which an older copy of the table has brought them back. */
 import type { KeyStore } from '../store.js'
-import { isTombstone, type KeyIdentity, type KeyRecord } from '../table.js'
+import { isTombstone, type KeyRecord } from '../table.js'
 import { ownOptions } from '../validate.js'
 import { assertKeyLogPath, type KeyLogEntry, type MadeEntry } from './entry.js'
 import { assertWrittenByOwnerOnly, readEntries, readLastEntries } from './file.js'
@@ -49,11 +49,12 @@ export function erasuresOf(entries: readonly KeyLogEntry[]): Erasures {
   return erasures
 }
 
-function isMade(entry: KeyLogEntry): entry is MadeEntry {
+/** Whether an entry made a key. */
+export function isMade(entry: KeyLogEntry): entry is MadeEntry {
   return entry.event === 'minted' || entry.event === 'rotated'
 }
 
-function nameOf(version: number, createdAt: Date): string {
+export function nameOf(version: number, createdAt: Date): string {
   return `${version} ${createdAt.getTime()}`
 }
 
@@ -78,29 +79,6 @@ export async function findUnfinishedErasures(store: KeyStore, keyLog: string): P
     }
   }
   return unfinished
-}
-
-/**
- * Whether a key log says that a key has ended though its user may have another: the user was forgotten, or the key was given up. The pool too
- * may be forgotten. A forget that was only begun counts, because whoever asks has found no row.
- *
- * @throws ERR_STORE naming the line that cannot be read, or the file
- */
-export async function hasEndedIn(
-  keyLog: string,
-  { userId, version, createdAt }: KeyIdentity,
-): Promise<boolean> {
-  const name = nameOf(version, createdAt)
-  let ended = false
-  for await (const entries of readEntries(keyLog)) {
-    for (const entry of entries) {
-      if (entry.userId !== userId) continue
-      if (entry.event === 'shredding' || entry.event === 'shredded') ended = entry.forget
-      else if (entry.event === 'lost') ended ||= nameOf(entry.version, entry.createdAt) === name
-      else if (isMade(entry) && nameOf(entry.version, entry.at) === name) ended = false
-    }
-  }
-  return ended
 }
 
 /** Whether a key log has a line of a user. Where there is no file yet, it has none. */

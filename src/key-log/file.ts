@@ -1,7 +1,7 @@
 /** The file of a key log: appended durably by any number of processes, and read from its begin or from its end. */
 import { type FileHandle, open, stat } from 'node:fs/promises'
 import { dirname } from 'node:path'
-import { StoreError } from '../errors.js'
+import { isKeystoreError, StoreError } from '../errors.js'
 import { syncFolder } from '../sync-folder.js'
 import { type KeyLogEntry, linesOf, parseEntry } from './entry.js'
 
@@ -67,7 +67,7 @@ async function appendDurably(path: string, lines: string): Promise<void> {
   const file = await open(path, 'a+', 0o600)
   try {
     const { size } = await file.stat()
-    const [last] = size === 0 ? [LINE_END] : await readAt(file, size - 1, 1)
+    const [last] = size === 0 ? [LINE_END] : await readAt(file, path, size - 1, 1)
     // One write: lines of other processes come before it or after it.
     const bytes = Buffer.from(`${last === LINE_END ? '' : CUT_OFF}${lines}`)
     const { bytesWritten } = await file.write(bytes)
@@ -94,7 +94,7 @@ export async function* readEntries(path: string): AsyncGenerator<readonly KeyLog
     let rest = Buffer.alloc(0)
     let line = 0
     for (let at = 0; ; ) {
-      const chunk = await readAt(file, at, CHUNK_BYTES)
+      const chunk = await readAt(file, path, at, CHUNK_BYTES)
       at += chunk.length
       const bytes = Buffer.concat([rest, chunk])
       const end = chunk.length === 0 ? bytes.length : bytes.lastIndexOf(LINE_END) + 1
@@ -182,7 +182,7 @@ async function entriesFrom(
 ): Promise<KeyLogEntry[]> {
   // From the byte before, which is a line end if a line begins here.
   const from = Math.max(0, begin - 1)
-  const bytes = await readAt(file, from, Math.max(0, end - from))
+  const bytes = await readAt(file, path, from, Math.max(0, end - from))
   const whole = begin === 0 ? bytes : bytes.subarray(bytes.indexOf(LINE_END) + 1)
   return entriesOf(whole, () => unreadable(path, 'A line'))
 }
@@ -216,7 +216,7 @@ function entriesOf(bytes: Buffer, errorOf: (index: number) => StoreError): KeyLo
 /** @returns null if there is no such file */
 async function openToRead(path: string): Promise<FileHandle | null> {
   try {
-    const file = await open(path, 'r')
+    const file = await inTime(path, open(path, 'r'))
     // A folder can be opened, but not read.
     if ((await file.stat()).isDirectory()) {
       await file.close()
@@ -224,21 +224,37 @@ async function openToRead(path: string): Promise<FileHandle | null> {
     }
     return file
   } catch (error) {
+    if (isKeystoreError(error)) throw error
     const reason = reasonOf(error)
     if (reason === 'ENOENT') return null
     throw cannotBeRead(path, reason)
   }
 }
 
-function cannotBeRead(path: string, reason: string): StoreError {
-  return new StoreError(`The key log ${path} cannot be read (${reason})`)
+function cannotBeRead(path: string, reason: string, retryable = false): StoreError {
+  return new StoreError(`The key log ${path} cannot be read (${reason})`, { retryable })
 }
 
-async function readAt(file: FileHandle, position: number, length: number): Promise<Buffer> {
+/** A file on a disk of the network, or a pipe, may never answer. */
+const DEADLINE_MS = 10_000
+
+async function inTime<T>(path: string, work: Promise<T>): Promise<T> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(cannotBeRead(path, 'ETIMEDOUT', true)), DEADLINE_MS)
+  })
+  try {
+    return await Promise.race([work, late])
+  } finally {
+    clearTimeout(timer)
+  }
+}
+
+async function readAt(file: FileHandle, path: string, position: number, length: number): Promise<Buffer> {
   const bytes = Buffer.alloc(length)
   let filled = 0
   while (filled < length) {
-    const { bytesRead } = await file.read(bytes, filled, length - filled, position + filled)
+    const { bytesRead } = await inTime(path, file.read(bytes, filled, length - filled, position + filled))
     if (bytesRead === 0) break
     filled += bytesRead
   }

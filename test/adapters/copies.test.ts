@@ -62,6 +62,12 @@ const COPIERS: Readonly<Record<Dialect, readonly (readonly [string, readonly str
       ],
     ],
     ['publication everything', ['create publication everything for all tables']],
+    ['index by_hex', [`create index by_hex on encryption_keys (encode(encrypted_key, 'hex'))`]],
+    ['index live_only', [`create index live_only on encryption_keys (user_id) where encrypted_key <> ''`]],
+    [
+      'statistics together',
+      ['create statistics together (mcv) on encrypted_key, user_id from encryption_keys'],
+    ],
     ['materialized view kept', ['create materialized view kept as select * from encryption_keys']],
     [
       'materialized view hashed',

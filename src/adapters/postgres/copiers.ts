@@ -1,4 +1,7 @@
-/** Finds what may copy wrapped keys out of our table, where an erasure does not reach: triggers, rules, materialized views, publications. */
+/**
+ * Finds what may copy wrapped keys out of our table, where an erasure does not reach: triggers, rules, materialized views, publications,
+ * indexes, and statistics of which ANALYZE keeps samples.
+ */
 import { sql } from 'drizzle-orm'
 import { printable } from '../../errors.js'
 import { encryptionKeysDeclaration } from '../../table.js'
@@ -35,7 +38,12 @@ export async function copiersOf(run: RunSql, schema: string): Promise<string | n
         join pg_catalog.pg_attribute a on a.attrelid ${EQUALS} s.oid and a.attname ${EQUALS} ${columns.encryptedKey.name}
         where r.refcolumn ${EQUALS} 0 or r.refcolumn ${EQUALS} a.attnum
       union
-      select r.oid from views v join reading r on r.refoid ${EQUALS} v.oid)
+      select r.oid from views v join reading r on r.refoid ${EQUALS} v.oid),
+    readers(catalog, oid) as (
+      select d.classid, d.objid from family f
+        join pg_catalog.pg_attribute a on a.attrelid ${EQUALS} f.oid and a.attname ${EQUALS} ${columns.encryptedKey.name}
+        join pg_catalog.pg_depend d on d.refobjid ${EQUALS} f.oid and d.refobjsubid ${EQUALS} a.attnum
+        where d.refclassid ${EQUALS} 'pg_catalog.pg_class'::pg_catalog.regclass)
     select pg_catalog.concat('trigger ', t.tgname) as copier from pg_catalog.pg_trigger t join family f on t.tgrelid ${EQUALS} f.oid
       where not t.tgisinternal
     union all
@@ -44,6 +52,12 @@ export async function copiersOf(run: RunSql, schema: string): Promise<string | n
     union all
     select pg_catalog.concat('materialized view ', c.relname) from views v join pg_catalog.pg_class c on c.oid ${EQUALS} v.oid
       where c.relkind ${EQUALS} 'm'
+    union all
+    select pg_catalog.concat('index ', c.relname) from readers r join pg_catalog.pg_class c on c.oid ${EQUALS} r.oid
+      where r.catalog ${EQUALS} 'pg_catalog.pg_class'::pg_catalog.regclass and c.relkind ${EQUALS} any (array['i', 'I']::pg_catalog."char"[])
+    union all
+    select pg_catalog.concat('statistics ', s.stxname) from readers r join pg_catalog.pg_statistic_ext s on s.oid ${EQUALS} r.oid
+      where r.catalog ${EQUALS} 'pg_catalog.pg_statistic_ext'::pg_catalog.regclass
     union all
     select pg_catalog.concat('publication ', p.pubname) from sources s join pg_catalog.pg_class c on c.oid ${EQUALS} s.oid
       join pg_catalog.pg_namespace n on n.oid ${EQUALS} c.relnamespace

@@ -206,7 +206,7 @@ export class SqliteConnection {
   ): Promise<T> {
     return retryingWhileLocked(deadlineMs, () => {
       this.assertOpen()
-      this.#file?.assertNotLost()
+      this.#file?.assertSameNowAndThen()
       const client = this.#client as SqliteClient
       return this.#waitsForWriters() ? withoutBusyTimeout(client, () => work(client)) : work(client)
     }).catch((error) => {

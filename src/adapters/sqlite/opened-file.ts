@@ -4,6 +4,7 @@ import { printable, StoreError } from '../../errors.js'
 import { type FileHeader, headerOf, isAnotherHeader } from './file-header.js'
 import { keepOpen, keepOpenForHost, release } from './kept-files.js'
 
+const LOOK_AGAIN_AFTER_MS = 1000
 /** How long an overwriting must show. A checkpoint of another process looks like one for a moment. */
 const SUSPICION_MS = 250
 
@@ -34,6 +35,7 @@ export class OpenedFile {
   #indexFd: number | null = null
   #content: Content | null = null
   #header: FileHeader | null = null
+  #lookedAt = Number.NEGATIVE_INFINITY
   #suspectSince: number | null = null
   #lost: string | null = null
 
@@ -54,9 +56,16 @@ export class OpenedFile {
     if (this.#lost !== null) throw lostFile(this.#options.path, this.#lost)
   }
 
+  /** {@link assertSame} if it was not looked for a second: whoever only reads, and listens to no changes, must notice too. @throws ERR_STORE */
+  assertSameNowAndThen(): void {
+    this.assertNotLost()
+    if (performance.now() - this.#lookedAt >= LOOK_AGAIN_AFTER_MS) this.assertSame()
+  }
+
   /** Looks whether names still mean the files that the connection has open. @throws ERR_STORE, from then on always */
   assertSame(): void {
     this.assertNotLost()
+    this.#lookedAt = performance.now()
     const problem = this.#problem()
     if (problem !== null) this.#lose(problem)
   }

@@ -91,6 +91,13 @@ describe.runIf(isChosen('sqlite'))('a SQLite file under an open store', () => {
     })
   })
 
+  it('is noticed within a second by a store that only reads, and that nobody listens to', async () => {
+    await store.getAll(['alice'])
+    execute(`mv ${folder}/older.db ${path}`)
+    await new Promise((resolve) => setTimeout(resolve, 1100))
+    await expect(store.getAll(['alice'])).rejects.toMatchObject(LOST)
+  })
+
   it('that others write, checkpoint and vacuum is the same file', async () => {
     const other = cleanups.closing(new Database(path))
     for (let i = 0; i < 20; i++) {
