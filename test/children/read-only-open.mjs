@@ -3,12 +3,13 @@
 //
 //   node read-only-open.mjs PATH USER
 import { accessSync, constants } from 'node:fs'
-import Database from 'better-sqlite3'
 import { sqliteKeyStore } from '../../dist/adapters/sqlite/store.js'
 
 const [, , path, userId] = process.argv
-// Loads the native module while this process may still read every folder.
-new Database(':memory:').close()
+// Loads the driver, as the store does, while this process may still read every folder.
+const first = sqliteKeyStore({ path: ':memory:' })
+await first.ready()
+await first.close()
 // root may write any file: becomes another user.
 if (process.getuid() === 0) {
   process.setgroups([])
