@@ -48,7 +48,11 @@ export const checkRows = [
       project.install('knip@6')
       // It loads drizzle.config.ts, which wants a dialect.
       const env = { DIALECT: 'sqlite' }
-      project.run(project.bin('knip'), ['--directory', root, '--no-progress', '--treat-config-hints-as-errors'], env)
+      project.run(
+        project.bin('knip'),
+        ['--directory', root, '--no-progress', '--treat-config-hints-as-errors'],
+        env,
+      )
       return [project.version('knip')]
     },
   },
