@@ -12,6 +12,8 @@ export const root = join(dirname(fileURLToPath(import.meta.url)), '..', '..')
 export const PACKAGE = 'drizzle-keystore'
 
 const TIME_LIMIT_MS = 5 * 60_000
+/** Of an npm install, which is tried once more: a registry that gives no answer holds it up for ever. */
+const INSTALL_LIMIT_MS = 90_000
 
 /** The version of one of our own devDependencies, so that projects have what the tests have. */
 function ownVersion(name) {
@@ -57,7 +59,12 @@ export class Project {
 
   #npm(command, ...args) {
     const flags = ['--prefer-offline', '--no-audit', '--no-fund', '--ignore-scripts', '--loglevel=error']
-    this.run('npm', [command, ...flags, ...args])
+    const install = (timeout) => this.run('npm', [command, ...flags, ...args], {}, timeout)
+    try {
+      install(INSTALL_LIMIT_MS)
+    } catch {
+      install(TIME_LIMIT_MS)
+    }
   }
 
   /** The program of an installed package. */
@@ -72,14 +79,15 @@ export class Project {
   }
 
   /** @returns what the program printed @throws Error with its output unless it ends with 0 */
-  run(program, args, env = {}) {
+  run(program, args, env = {}, timeout = TIME_LIMIT_MS) {
     try {
       return execFileSync(program, args, {
         cwd: this.path,
         env: { ...process.env, ...env },
         encoding: 'utf8',
         stdio: ['ignore', 'pipe', 'pipe'],
-        timeout: TIME_LIMIT_MS,
+        timeout,
+        killSignal: 'SIGKILL',
         maxBuffer: 64 * 2 ** 20,
       })
     } catch (error) {
