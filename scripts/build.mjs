@@ -78,14 +78,12 @@ function declare(outDir) {
   const reached = new Set(entries)
   for (const name of reached) {
     const file = join(outDir, `${name}.d.ts`)
-    const text = readFileSync(file, 'utf8')
+    // The type's default, spelled out by tsc where a type is inferred. TypeScript before 5.7 knows no parameter of it.
+    const text = readFileSync(file, 'utf8').replaceAll('Uint8Array<ArrayBufferLike>', 'Uint8Array')
     for (const [, path] of text.matchAll(/(?:from |import\()["'](\.[^"']+)\.js["']/g))
       reached.add(posix.join(posix.dirname(name), path))
-    // TypeScript below 5.7 does not know the parameter, whose default this is.
-    const plain = text.replaceAll('Uint8Array<ArrayBufferLike>', 'Uint8Array')
-    if (plain !== text) writeFileSync(file, plain)
     // An application whose tsconfig has no `types`, as is TypeScript 7's default, would know neither Buffer nor node:crypto otherwise.
-    if (entries.includes(name)) writeFileSync(file, `/// <reference types="node" />\n${plain}`)
+    writeFileSync(file, entries.includes(name) ? `/// <reference types="node" />\n${text}` : text)
   }
   for (const file of readdirSync(outDir, { recursive: true, encoding: 'utf8' })) {
     if (file.endsWith('.d.ts') && !reached.has(nameOf(file))) rmSync(join(outDir, file))

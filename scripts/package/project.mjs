@@ -91,7 +91,9 @@ export class Project {
         maxBuffer: 64 * 2 ** 20,
       })
     } catch (error) {
-      throw new Error(`${program} ${args.join(' ')}\n${error.stdout ?? ''}${error.stderr ?? error.message}`)
+      const { signal, status, stdout = '', stderr = error.message } = error
+      const ended = signal ? `was ended by ${signal}` : `ended with ${status}`
+      throw new Error(`${program} ${args.join(' ')} ${ended}\n${stdout}${stderr}`)
     }
   }
 

@@ -173,7 +173,7 @@ function loadFailure(error: Error): DriverFailure | null {
     return failure(null, description, false)
   }
   // esbuild's, where an ES module has CommonJS in it. It names a module of Node.js.
-  if (error.message.startsWith('Dynamic require of '))
+  if (/^Dynamic require of "[\w:/.-]+" is not supported$/.test(error.message))
     return failure(null, `${error.message}: bundle as CommonJS, or mark the driver as external`, false)
   return null
 }

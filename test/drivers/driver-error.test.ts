@@ -199,6 +199,19 @@ describe('describeDriverError', () => {
     })
   })
 
+  it('says what to do where a bundle broke a driver', () => {
+    const missing = new Error('Could not locate the bindings file. Tried: /app/build/better_sqlite3.node')
+    expect(describeDriverError(missing)).toMatchObject({
+      description: expect.stringMatching(/in a bundle, mark it as external; .*npm rebuild better-sqlite3$/),
+      retryable: false,
+    })
+    const required = new Error('Dynamic require of "node:events" is not supported')
+    const { description } = describeDriverError(required)
+    expect(description).toBe(`${required.message}: bundle as CommonJS, or mark the driver as external`)
+    const other = new Error(`Dynamic require of "${secret} x" is not supported`)
+    expectWithout(textForms(secret), describeDriverError(other))
+  })
+
   it('shows of any other code the code, and of anything else its name or type', () => {
     const unknown = { code: null, transient: false, retryable: false }
     expect(describeDriverError(withCode('ERR_SOMETHING', secret))).toEqual({
