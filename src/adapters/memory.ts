@@ -11,7 +11,7 @@ import type {
   StoreMaintenance,
   WrapChange,
 } from '../store.js'
-import { compareRefs, compareUtf8, isTombstone, type KeyRecord, type KeyRef } from '../table.js'
+import { compareRefs, isTombstone, type KeyRecord, type KeyRef } from '../table.js'
 import { ERASED } from './erasure.js'
 import { Listeners } from './listeners.js'
 import {
@@ -24,6 +24,7 @@ import {
   tombstonesFirst,
   winnersOf,
 } from './records.js'
+import { SortedIds } from './sorted-ids.js'
 
 /**
  * A store in the memory of this process: its keys are gone when it is closed.
@@ -51,8 +52,7 @@ class MemoryKeyStore implements KeyStore {
   }
   /** By user id, then by version. */
   readonly #rows = new Map<string, Map<number, KeyRecord>>()
-  /** In the order of pages; null if users have come or gone since. */
-  #users: readonly string[] | null = null
+  readonly #userIds = new SortedIds()
   readonly #listeners = new Listeners({ start: () => undefined, stop: () => undefined })
   #closed = false
 
@@ -95,17 +95,12 @@ class MemoryKeyStore implements KeyStore {
   async list({ after, limit, notKekId }: KeyPage): Promise<KeyRecord[]> {
     this.#assertOpen()
     const page: KeyRecord[] = []
-    const users = this.#sortedUsers()
-    for (
-      let index = after === undefined ? 0 : firstFrom(users, after.userId);
-      index < users.length;
-      index++
-    ) {
-      for (const row of this.#versionsOf(users[index] as string)) {
+    for (const userId of this.#userIds.from(after?.userId ?? '')) {
+      for (const row of this.#storedVersionsOf(userId)) {
+        if (after !== undefined && compareRefs(row, after) <= 0) continue
+        if (notKekId !== undefined && (isTombstone(row) || row.kekId === notKekId)) continue
+        page.push(copyOf(row))
         if (page.length === limit) return page
-        const isAfter = after === undefined || compareRefs(row, after) > 0
-        if (isAfter && (notKekId === undefined || (!isTombstone(row) && row.kekId !== notKekId)))
-          page.push(row)
       }
     }
     return page
@@ -116,7 +111,7 @@ class MemoryKeyStore implements KeyStore {
     const rows = this.#versionsOf(userId)
     const live = rows.filter((row) => !isTombstone(row))
     for (const row of live) this.#set({ ...row, encryptedKey: new Uint8Array(0), shreddedAt: at })
-    if (forget) this.#deleteUser(userId)
+    if (forget) this.#delete(userId)
     else if (rows.length === 0) this.#insert(newTombstone(userId, at))
     const changed = forget ? rows.length > 0 : live.length > 0 || rows.length === 0
     if (changed) this.#publish([{ userId }])
@@ -126,24 +121,22 @@ class MemoryKeyStore implements KeyStore {
 
   async remove(refs: readonly KeyRef[]): Promise<number> {
     this.#assertOpen()
-    const removed = refs.filter(({ userId, version }) => {
-      const versions = this.#rows.get(userId)
-      const isRemoved = versions?.delete(version) === true
-      if (versions?.size === 0) this.#deleteUser(userId)
-      return isRemoved
-    })
+    const removed = refs.filter(({ userId, version }) => this.#rows.get(userId)?.delete(version))
+    for (const { userId } of removed) if (this.#rows.get(userId)?.size === 0) this.#delete(userId)
     this.#publish(removed)
     return removed.length
   }
 
   async sampleByKek(limit: number): Promise<KeyRecord[]> {
     const taken = new Map<string | null, number>()
-    return this.#sorted().filter((row) => {
+    const sample: KeyRecord[] = []
+    for (const row of this.#sorted()) {
       const count = taken.get(row.kekId) ?? 0
-      if (isTombstone(row) || count >= limit) return false
+      if (isTombstone(row) || count >= limit) continue
       taken.set(row.kekId, count + 1)
-      return true
-    })
+      sample.push(copyOf(row))
+    }
+    return sample
   }
 
   async census(): Promise<CensusRow[]> {
@@ -164,7 +157,7 @@ class MemoryKeyStore implements KeyStore {
   async close(): Promise<void> {
     this.#closed = true
     this.#rows.clear()
-    this.#users = null
+    this.#userIds.clear()
     this.#listeners.clear()
   }
 
@@ -178,7 +171,7 @@ class MemoryKeyStore implements KeyStore {
   }
 
   async #datedCensus(): Promise<DatedCensusRow[]> {
-    const rows = this.#sorted()
+    const rows = [...this.#sorted()]
     return (await this.census()).map((counted) => {
       const times = rows
         .filter((row) => row.kekId === counted.kekId && row.version === counted.version)
@@ -205,13 +198,18 @@ class MemoryKeyStore implements KeyStore {
   }
 
   #set(record: KeyRecord): void {
-    const { userId, version } = record
-    const versions = this.#rows.get(userId)
-    if (versions !== undefined) versions.set(version, copyOf(record))
-    else {
-      this.#rows.set(userId, new Map([[version, copyOf(record)]]))
-      this.#users = null
+    let versions = this.#rows.get(record.userId)
+    if (versions === undefined) {
+      versions = new Map()
+      this.#rows.set(record.userId, versions)
+      this.#userIds.add(record.userId)
     }
+    versions.set(record.version, copyOf(record))
+  }
+
+  #delete(userId: string): void {
+    this.#rows.delete(userId)
+    this.#userIds.delete(userId)
   }
 
   #publish(changed: readonly Pick<KeyRef, 'userId'>[]): void {
@@ -220,38 +218,22 @@ class MemoryKeyStore implements KeyStore {
   }
 
   #versionsOf(userId: string): KeyRecord[] {
-    return [...(this.#rows.get(userId)?.values() ?? [])].sort(compareRefs).map(copyOf)
+    return this.#storedVersionsOf(userId).map(copyOf)
   }
 
-  #deleteUser(userId: string): void {
-    if (this.#rows.delete(userId)) this.#users = null
+  #storedVersionsOf(userId: string): KeyRecord[] {
+    return [...(this.#rows.get(userId)?.values() ?? [])].sort(compareRefs)
   }
 
-  #sorted(): KeyRecord[] {
+  /** All rows in the order of `list`, not copied. */
+  *#sorted(): Generator<KeyRecord, void, undefined> {
     this.#assertOpen()
-    return this.#sortedUsers().flatMap((userId) => this.#versionsOf(userId))
-  }
-
-  #sortedUsers(): readonly string[] {
-    this.#users ??= [...this.#rows.keys()].sort(compareUtf8)
-    return this.#users
+    for (const userId of this.#userIds.from('')) yield* this.#storedVersionsOf(userId)
   }
 
   #assertOpen(): void {
     if (this.#closed) throw new KeystoreError('ERR_CLOSED', 'This key store was closed')
   }
-}
-
-/** The index of the first user id that is not below another. */
-function firstFrom(users: readonly string[], userId: string): number {
-  let low = 0
-  let high = users.length
-  while (low < high) {
-    const middle = (low + high) >>> 1
-    if (compareUtf8(users[middle] as string, userId) < 0) low = middle + 1
-    else high = middle
-  }
-  return low
 }
 
 /** A deep copy: the caller and the store share no bytes and no dates. */

@@ -1,7 +1,7 @@
 /** The file of a key log: appended durably by any number of processes, and read from its begin or from its end. */
 import { type FileHandle, open, stat } from 'node:fs/promises'
 import { dirname } from 'node:path'
-import { isKeystoreError, StoreError } from '../errors.js'
+import { StoreError } from '../errors.js'
 import { syncFolder } from '../sync-folder.js'
 import { type KeyLogEntry, linesOf, parseEntry } from './entry.js'
 
@@ -67,7 +67,7 @@ async function appendDurably(path: string, lines: string): Promise<void> {
   const file = await open(path, 'a+', 0o600)
   try {
     const { size } = await file.stat()
-    const [last] = size === 0 ? [LINE_END] : await readAt(file, path, size - 1, 1)
+    const [last] = size === 0 ? [LINE_END] : await readAt(file, size - 1, 1)
     // One write: lines of other processes come before it or after it.
     const bytes = Buffer.from(`${last === LINE_END ? '' : CUT_OFF}${lines}`)
     const { bytesWritten } = await file.write(bytes)
@@ -94,7 +94,7 @@ export async function* readEntries(path: string): AsyncGenerator<readonly KeyLog
     let rest = Buffer.alloc(0)
     let line = 0
     for (let at = 0; ; ) {
-      const chunk = await readAt(file, path, at, CHUNK_BYTES)
+      const chunk = await readLog(file, path, at, CHUNK_BYTES)
       at += chunk.length
       const bytes = Buffer.concat([rest, chunk])
       const end = chunk.length === 0 ? bytes.length : bytes.lastIndexOf(LINE_END) + 1
@@ -107,7 +107,7 @@ export async function* readEntries(path: string): AsyncGenerator<readonly KeyLog
       if (chunk.length === 0) return
     }
   } finally {
-    await file.close()
+    closeSoon(file)
   }
 }
 
@@ -154,7 +154,7 @@ export async function readLastEntries(path: string, users: number): Promise<read
       if (first > 0 || begin === 0 || length >= MOST_TAIL_BYTES) return entries.slice(first)
     }
   } finally {
-    await file.close()
+    closeSoon(file)
   }
 }
 
@@ -170,7 +170,7 @@ export async function readEntriesFrom(path: string, begin: number): Promise<read
   try {
     return await entriesFrom(file, path, begin, (await file.stat()).size)
   } finally {
-    await file.close()
+    closeSoon(file)
   }
 }
 
@@ -182,7 +182,7 @@ async function entriesFrom(
 ): Promise<KeyLogEntry[]> {
   // From the byte before, which is a line end if a line begins here.
   const from = Math.max(0, begin - 1)
-  const bytes = await readAt(file, path, from, Math.max(0, end - from))
+  const bytes = await readLog(file, path, from, Math.max(0, end - from))
   const whole = begin === 0 ? bytes : bytes.subarray(bytes.indexOf(LINE_END) + 1)
   return entriesOf(whole, () => unreadable(path, 'A line'))
 }
@@ -216,7 +216,12 @@ function entriesOf(bytes: Buffer, errorOf: (index: number) => StoreError): KeyLo
 /** @returns null if there is no such file */
 async function openToRead(path: string): Promise<FileHandle | null> {
   try {
-    const file = await inTime(path, open(path, 'r'))
+    const opening = open(path, 'r')
+    const file = await inTime(opening).catch((error: unknown) => {
+      // It may yet be opened.
+      opening.then(closeSoon, () => undefined)
+      throw error
+    })
     // A folder can be opened, but not read.
     if ((await file.stat()).isDirectory()) {
       await file.close()
@@ -224,24 +229,24 @@ async function openToRead(path: string): Promise<FileHandle | null> {
     }
     return file
   } catch (error) {
-    if (isKeystoreError(error)) throw error
     const reason = reasonOf(error)
     if (reason === 'ENOENT') return null
     throw cannotBeRead(path, reason)
   }
 }
 
-function cannotBeRead(path: string, reason: string, retryable = false): StoreError {
-  return new StoreError(`The key log ${path} cannot be read (${reason})`, { retryable })
+function cannotBeRead(path: string, reason: string): StoreError {
+  return new StoreError(`The key log ${path} cannot be read (${reason})`, { retryable: reason === LATE })
 }
 
-/** A file on a disk of the network, or a pipe, may never answer. */
+/** Calls of a file or a function end after this, as those of a store do: a disk of the network, or a pipe, may never answer. */
 const DEADLINE_MS = 10_000
 
-async function inTime<T>(path: string, work: Promise<T>): Promise<T> {
+/** @throws at the deadline an error with the code ETIMEDOUT */
+export async function inTime<T>(work: T | Promise<T>): Promise<T> {
   let timer: NodeJS.Timeout | undefined
   const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(cannotBeRead(path, 'ETIMEDOUT', true)), DEADLINE_MS)
+    timer = setTimeout(reject, DEADLINE_MS, Object.assign(new Error('late'), { code: LATE }))
   })
   try {
     return await Promise.race([work, late])
@@ -250,15 +255,29 @@ async function inTime<T>(path: string, work: Promise<T>): Promise<T> {
   }
 }
 
-async function readAt(file: FileHandle, path: string, position: number, length: number): Promise<Buffer> {
+const LATE = 'ETIMEDOUT'
+
+/** {@link readAt} for readers. @throws ERR_STORE */
+function readLog(file: FileHandle, path: string, position: number, length: number): Promise<Buffer> {
+  return readAt(file, position, length).catch((error: unknown) => {
+    throw cannotBeRead(path, reasonOf(error))
+  })
+}
+
+async function readAt(file: FileHandle, position: number, length: number): Promise<Buffer> {
   const bytes = Buffer.alloc(length)
   let filled = 0
   while (filled < length) {
-    const { bytesRead } = await inTime(path, file.read(bytes, filled, length - filled, position + filled))
+    const { bytesRead } = await inTime(file.read(bytes, filled, length - filled, position + filled))
     if (bytesRead === 0) break
     filled += bytesRead
   }
   return bytes.subarray(0, filled)
+}
+
+/** Does not wait: closing ends only after a read that may never end. */
+function closeSoon(file: FileHandle): void {
+  file.close().catch(() => undefined)
 }
 
 function countOf(bytes: Buffer, byte: number): number {

@@ -2,10 +2,8 @@
 import { StoreError } from '../errors.js'
 import type { KeyRef } from '../table.js'
 import type { KeyLog, KeyLogEntry } from './entry.js'
-import { KeyLogFile, reasonOf } from './file.js'
+import { inTime, KeyLogFile, reasonOf } from './file.js'
 
-/** A write ends after this, as calls of a store do. */
-const DEADLINE_MS = 10_000
 /** Reasons that may pass: a full disk, too many open files, a function of the host that was late. */
 const RETRYABLE: ReadonlySet<string> = new Set(['ENOSPC', 'EDQUOT', 'EMFILE', 'ENFILE', 'ETIMEDOUT'])
 
@@ -36,19 +34,13 @@ export class KeyLogWriter {
 }
 
 async function settled<T>(write: () => T | Promise<T>, consequence: string, ref?: KeyRef): Promise<T> {
-  let timer: NodeJS.Timeout | undefined
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(reject, DEADLINE_MS, Object.assign(new Error('late'), { code: 'ETIMEDOUT' }))
-  })
   try {
-    return await Promise.race([write(), late])
+    return await inTime(write())
   } catch (error) {
     const reason = reasonOf(error)
     throw new StoreError(`The key log could not be written (${reason}): ${consequence}`, {
       retryable: RETRYABLE.has(reason),
       ...(ref === undefined ? {} : { ref: { userId: ref.userId, version: ref.version } }),
     })
-  } finally {
-    clearTimeout(timer)
   }
 }

@@ -19,14 +19,8 @@ import {
 } from '../table.js'
 import { Batch, SingleFlight } from './batch.js'
 import { DataKey } from './data-key.js'
-import {
-  type CacheOptions,
-  type CacheStats,
-  KeyMemory,
-  type KnownUser,
-  type Lease,
-  type UserRows,
-} from './memory.js'
+import type { KnownUser, Lease } from './known-user.js'
+import { type CacheOptions, type CacheStats, KeyMemory, type UserRows } from './memory.js'
 import { KeyOpener } from './opener.js'
 import { KeyReader } from './reader.js'
 import { insertRecords } from './rows.js'

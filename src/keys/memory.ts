@@ -16,8 +16,8 @@
  * - **Rewrap**: changes no data key, so cached keys and handles go on. A key is unwrapped again when its row is read with other bytes.
  * - **An announced change**: what was read before it is not kept; what is cached is dropped or read again, handles included.
  * - **Lost keys**: keys that this process has used and whose rows are gone, though no change that names their user was announced, are neither
- *   used nor replaced: nothing is minted for the user until the rows are back, or the user is known to have been forgotten. An event says so. With neither a
- *   cache nor a key log a service is told of no forget: it only emits the event.
+ *   used nor replaced: nothing is minted for the user until the rows are back, or the user is known to have been forgotten. An event says so.
+ *   With neither a cache nor a key log a service is told of no forget: it only emits the event.
  * - **A lost announcement** (the store says that anything may have changed): the same for all users.
  * - **Mint**: a key is kept once its insert is durable, and never one that a caller's transaction may still roll back.
  * - **Bounds**: open keys of `maxEntries` users are kept for `ttlMs`. Facts without keys are kept for 100,000 further users. An evicted user is
@@ -26,6 +26,7 @@
 import { LRUCache } from 'lru-cache'
 import { isTombstone, type KeyRecord, type KeyRef, refKey } from '../table.js'
 import type { DataKey, KeyRow } from './data-key.js'
+import { KnownUser, Lease } from './known-user.js'
 
 export interface CacheOptions {
   /** The number of users whose keys are kept, at about a kilobyte a key. Default 10,000. */
@@ -56,39 +57,6 @@ const MAX_REMEMBERED_USERS = 100_000
 /** The store is not asked again within a second for users who were just found to be shredded, or for versions that were just missing. */
 const JUST_FOUND = { max: 1000, ttl: 1000 }
 
-/** What is known of one user's keys until they are erased. Only this file changes it. */
-export class KnownUser {
-  readonly userId: string
-  /** The keys were erased, or the user evicted: whoever has this object in hand reads the rows again. */
-  ended = false
-  /** All rows are gone, and no change of them was announced: an older copy of the store, or a deletion that nobody has told of. */
-  keysLost = false
-  /** When they were last looked for in the key log, in milliseconds of `performance.now()`, and whether they have ended. */
-  lookedForAt = 0
-  lookedFor: Promise<boolean> | null = null
-  /** How often a change of the user's rows was announced. */
-  changes: number
-  /** {@link changes} when rows of the user were last found. */
-  changesWhenFound = 0
-  /** The highest version that was read, and when it was made; 0 before any was read. */
-  highest = 0
-  highestCreatedAt: Date | null = null
-  /** The lowest version that was read first, and when it was made. */
-  lowest: Pick<KeyRow, 'version' | 'createdAt'> | null = null
-  /** The open keys that are cached, by version; null if none is. */
-  keys: Map<number, DataKey> | null = null
-  /** Whether a cached key was used since the store last said that something may have changed. */
-  isUsed = false
-  leases = 0
-  /** The rows of leased keys by version, as they were last read. */
-  leasedRows: Map<number, KeyRow> | null = null
-
-  constructor(userId: string, changes: number) {
-    this.userId = userId
-    this.changes = changes
-  }
-}
-
 /** A read of a user's rows that is under way, and what was known before it. */
 interface Read {
   readonly user: KnownUser
@@ -105,25 +73,6 @@ export interface UserRows extends Read {
   readonly lostVersion: number
   /** The highest version that was known when the rows had been read. */
   readonly highest: number
-}
-
-/** The right of a handle to use a user's keys, until they are erased. */
-export class Lease {
-  readonly #user: KnownUser
-
-  constructor(user: KnownUser) {
-    this.#user = user
-  }
-
-  /** Whether the keys were erased, as far as this process knows. */
-  get ended(): boolean {
-    return this.#user.ended
-  }
-
-  /** Whether the keys are gone from the store, though nobody is known to have erased them. */
-  get keysLost(): boolean {
-    return this.#user.keysLost
-  }
 }
 
 export class KeyMemory {

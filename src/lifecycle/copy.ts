@@ -130,7 +130,7 @@ export async function copyKeys(options: CopyOptions): Promise<CopyReport> {
     }
     // Read again, because lines may have been added meanwhile.
     if (keyLog !== undefined && !signal?.aborted)
-      for (const userId of await eraseAgain(to, await readErasures(keyLog), { dryRun }))
+      for (const userId of await eraseAgain(to, await readErasures(keyLog), { dryRun: false }))
         job.shredded.add(userId)
   }
   const complete = !signal?.aborted

@@ -1,28 +1,74 @@
-/** What the memory store does beyond the contract, which the conformance suite checks. */
-import { describe, expect, it } from 'vitest'
+/** The store in memory reads a page without looking at all rows. */
+import { randomBytes } from 'node:crypto'
+import { expect, it } from 'vitest'
 import { memoryKeyStore } from '../../src/adapters/memory.js'
-import type { KeyRecord, KeyRef } from '../../src/index.js'
-import { randomRecord } from '../support/rows.js'
-import { userIds } from '../support/users.js'
+import { SortedIds } from '../../src/adapters/sorted-ids.js'
+import { copyKeys, type KeyStore } from '../../src/index.js'
+import { compareUtf8 } from '../../src/table.js'
+import { randomRecord, rowsOf } from '../support/rows.js'
 
-describe('pages of the memory store', () => {
-  it('do not sort all rows each time', async () => {
-    const store = memoryKeyStore()
-    await store.insertIfAbsent(userIds(20_000).map((userId) => randomRecord(userId)))
-    const timed = async (limit: number) => {
-      const rows: KeyRecord[] = []
-      const start = performance.now()
-      for (let after: KeyRef | undefined; ; ) {
-        const page = await store.list(after === undefined ? { limit } : { limit, after })
-        rows.push(...page)
-        after = page.at(-1)
-        if (page.length < limit) return { rows, ms: performance.now() - start }
-      }
-    }
-    const whole = await timed(100_000)
-    const paged = await timed(50)
-    expect(paged.rows).toEqual(whole.rows)
-    // 400 pages: with a sort for each it was 400 times.
-    expect(paged.ms / whole.ms).toBeLessThan(40)
-  })
+async function filled(users: number): Promise<KeyStore> {
+  const store = memoryKeyStore()
+  await store.insertIfAbsent(
+    Array.from({ length: users }, () => randomRecord(randomBytes(8).toString('hex'))),
+  )
+  return store
+}
+
+/** Counts the characters that are compared to put ids in order. */
+async function comparedIn(work: () => Promise<unknown>): Promise<number> {
+  const original = String.prototype.charCodeAt
+  let calls = 0
+  String.prototype.charCodeAt = function (this: string, index: number) {
+    calls += 1
+    return original.call(this, index)
+  }
+  try {
+    await work()
+  } finally {
+    String.prototype.charCodeAt = original
+  }
+  return calls
+}
+
+it('a page costs as much as it has rows, wherever it begins', async () => {
+  const store = await filled(5000)
+  for (const userId of ['', '8', 'f'])
+    expect(await comparedIn(() => store.list({ after: { userId, version: 1 }, limit: 10 }))).toBeLessThan(500)
+})
+
+it('a copy of twice as many rows costs about twice as much', async () => {
+  const costOf = async (users: number) => {
+    const from = await filled(users)
+    return comparedIn(() => copyKeys({ from, to: memoryKeyStore(), batchSize: 20 }))
+  }
+  expect((await costOf(2000)) / (await costOf(1000))).toBeLessThan(3)
+})
+
+it('rows that are removed leave the pages, and come back in order', async () => {
+  const store = await filled(3000)
+  const before = await rowsOf(store)
+  const gone = before.filter((_, index) => index % 3 !== 0)
+  expect(await store.remove(gone.slice(1))).toBe(gone.length - 1)
+  await store.shred(gone[0]?.userId ?? '', { forget: true })
+  expect(await rowsOf(store)).toEqual(before.filter((_, index) => index % 3 === 0))
+  await store.insertIfAbsent(gone.toReversed())
+  expect(await rowsOf(store)).toEqual(before)
+})
+
+it('ids are in the order of their UTF-8 bytes', () => {
+  const ids = new SortedIds()
+  const all = Array.from({ length: 2000 }, () =>
+    String.fromCodePoint(0xd000 + (randomBytes(2).readUInt16BE() % 2048)),
+  )
+    .concat('', '\uffff', '\u{10ffff}', '\u{10000}')
+    .filter((id, index, all) => all.indexOf(id) === index && id.isWellFormed())
+  for (const id of all) ids.add(id)
+  expect([...ids.from('')]).toEqual(all.toSorted(compareUtf8))
+  const [middle] = all as [string]
+  expect([...ids.from(middle)]).toEqual(
+    all.toSorted(compareUtf8).filter((id) => compareUtf8(id, middle) >= 0),
+  )
+  for (const id of all) ids.delete(id)
+  expect([...ids.from('')]).toEqual([])
 })

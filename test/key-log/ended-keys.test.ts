@@ -1,10 +1,10 @@
 /** Which keys that are gone a key log says to have ended. */
 import { execFileSync } from 'node:child_process'
+import { closeSync, openSync } from 'node:fs'
 import { open } from 'node:fs/promises'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import { endedKeysIn } from '../../src/key-log/ended-keys.js'
-import { readLastEntries } from '../../src/key-log/file.js'
 import { errorOf } from '../support/errors.js'
 import { freshKeyLog, type KeyLogFile, madeLine, shredLine } from '../support/key-log-file.js'
 import { userIds } from '../support/users.js'
@@ -76,15 +76,32 @@ describe('endedKeysIn', () => {
     expect(await hasEnded(keyOf('alice'))).toBe(true)
   })
 
-  it('a log that never answers is ERR_STORE', async () => {
-    const pipe = join(log.folder, 'pipe.jsonl')
-    execFileSync('mkfifo', [pipe])
-    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] })
-    const reading = errorOf(readLastEntries(pipe, 1))
-    await vi.advanceTimersByTimeAsync(10_000)
-    vi.useRealTimers()
-    expect(await reading).toMatchObject({ code: 'ERR_STORE', retryable: true })
-    // Lets the thread go that waits for a writer.
-    await (await open(pipe, 'w')).close()
-  })
+  it.each(['that nobody opens to write', 'of a writer who is silent'])(
+    'a log that is a pipe %s is ERR_STORE at the deadline',
+    async (kind) => {
+      const pipe = join(log.folder, 'pipe.jsonl')
+      execFileSync('mkfifo', [pipe])
+      // Opening both ends at once waits for nobody.
+      const writer = kind.startsWith('of') ? openSync(pipe, 'r+') : null
+      vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] })
+      let isOver = false
+      const failing = errorOf(endedKeysIn(pipe)(keyOf('alice'))).finally(() => {
+        isOver = true
+      })
+      // Opening and reading have a deadline each.
+      for (let tries = 0; tries < 200 && !isOver; tries++) {
+        await vi.advanceTimersByTimeAsync(500)
+        await new Promise((resolve) => setImmediate(resolve))
+      }
+      vi.useRealTimers()
+      expect(await failing).toMatchObject({
+        code: 'ERR_STORE',
+        retryable: true,
+        message: expect.stringContaining('ETIMEDOUT'),
+      })
+      // Lets the thread go that waits.
+      if (writer === null) await (await open(pipe, 'w')).close()
+      else closeSync(writer)
+    },
+  )
 })

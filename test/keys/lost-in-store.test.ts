@@ -66,25 +66,6 @@ describe.each(dialects)('on %s', (dialect) => {
     },
   )
 
-  it('a handle of them says that they are lost, and works again once they are back', async () => {
-    const envelope = await service()
-    const handle = await envelope.user('alice')
-    const token = handle.encrypt('x')
-    const rows = await rowsOfUser(test.store, 'alice')
-    await deleteAlice()
-    const wasLost = expect.objectContaining({
-      code: 'ERR_KEY_NOT_FOUND',
-      message: expect.stringMatching(/lost|not in the store/),
-    })
-    // Nobody asks for alice: the handle's rows are read again when SQLite is polled. Postgres announces nothing here.
-    if (dialect === 'postgres') await envelope.user('alice', { mint: false }).catch(() => undefined)
-    await vi.waitFor(() => expect(() => handle.encrypt('y')).toThrow(wasLost), { timeout: 15_000 })
-    expect(() => handle.decrypt(token)).toThrow(wasLost)
-    await test.store.maintenance?.restore(rows)
-    expect(await envelope.decrypt('alice', token)).toBe('x')
-    expect(handle.decrypt(token)).toBe('x')
-  })
-
   it('a user whom another process forgets gets a new key: by name on Postgres, by the key log on both', async () => {
     const log = freshKeyLog()
     const envelope = await service({ keyLog: log.path })

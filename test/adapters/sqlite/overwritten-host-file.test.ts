@@ -118,6 +118,27 @@ describe.runIf(isChosen('sqlite')).each(['wal', 'delete', 'truncate', 'persist']
   },
 )
 
+it.runIf(isChosen('sqlite'))(
+  'a host’s file whose transaction is rolled back after a crash is the same file',
+  async () => {
+    const path = join(cleanups.folder(), 'app.db')
+    const client = cleanups.closing(new Database(path))
+    const store = cleanups.closing(sqliteKeyStore({ db: drizzle({ client }) }, { pollMs: NEVER_MS }))
+    await store.insertIfAbsent([fixedRecord('alice')])
+    // Writes pages into the file, with a counter that is not yet committed, and dies.
+    const script = `
+    const db = new (require('better-sqlite3'))(process.argv[1])
+    db.pragma('cache_size = 2')
+    db.exec('begin immediate; create table big (x)')
+    const insert = db.prepare('insert into big values (randomblob(3000))')
+    for (let i = 0; i < 500; i++) insert.run()
+    process.kill(process.pid, 'SIGKILL')`
+    expect(() => execFileSync(process.execPath, ['-e', script, path], { stdio: 'ignore' })).toThrow()
+    await store.insertIfAbsent([fixedRecord('bob')])
+    expect(await rowsOf(store)).toHaveLength(2)
+  },
+)
+
 describe.runIf(isChosen('sqlite'))('once one call has found that the file is another', () => {
   const stores: Readonly<Record<string, (path: string) => Promise<readonly [KeyStore, KeyStore]>>> = {
     'the same store': async (path) => {
