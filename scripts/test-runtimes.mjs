@@ -16,9 +16,10 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { dirname, join } from 'node:path'
+import { dirname, isAbsolute, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
+import { rolldown } from 'rolldown'
 import { startEmbeddedPostgres } from '../test/support/embedded-postgres.mjs'
 
 /** The programs, and what bundles and serves Workers. */
@@ -44,8 +45,8 @@ let server
 try {
   execFileSync(process.execPath, [join(root, 'scripts', 'build.mjs')], { stdio: 'inherit' })
   install()
-  const application = makeApplication(PACKAGES)
-  const worker = makeApplication(WORKER_PACKAGES)
+  const application = await makeApplication(PACKAGES)
+  const worker = await makeApplication(WORKER_PACKAGES)
   const program = (name) => join(programs, 'node_modules', '.bin', name)
   const runtimes = [
     { name: 'Node.js', sqlite: 'node:sqlite', command: [program('node')] },
@@ -95,12 +96,21 @@ function install() {
   writeFileSync(file, wanted)
 }
 
-/** @returns its folder */
-function makeApplication(packages) {
+/** Has the published files, the tests, and the internals that they need. @returns its folder */
+async function makeApplication(packages) {
   const application = mkdtempSync(join(tmpdir(), 'keystore-application-'))
   folders.push(application)
   for (const name of ['dist', 'package.json', 'test/runtimes', 'test/vectors', 'examples/worker'])
     cpSync(join(root, name), join(application, name), { recursive: true })
+  const tests = join(application, 'test', 'runtimes')
+  const internals = await rolldown({
+    input: join(root, 'test', 'runtimes', 'internals.ts'),
+    platform: 'node',
+    tsconfig: false,
+    external: (id) => !id.startsWith('.') && !isAbsolute(id),
+  })
+  await internals.write({ file: join(tests, 'internals.mjs'), format: 'esm', codeSplitting: false })
+  await internals.close()
   const modules = join(application, 'node_modules')
   for (const name of packages) link(join(root, 'node_modules', name), join(modules, name))
   link(join(programs, 'node_modules', 'hono'), join(modules, 'hono'))

@@ -1,15 +1,9 @@
-/** What the tests of the runtimes use of the library: its compiled files, some of them internal. A Worker has no other way to load them. */
+/** What the tests of the runtimes use of the package: its published files. A Worker has no other way to load them. */
 export { memoryKeyStore } from '../../dist/adapters/memory.js'
 export { openKeyStore } from '../../dist/adapters/open.js'
 export { postgresKeyStore } from '../../dist/adapters/postgres/store.js'
 export { sqliteKeyStore } from '../../dist/adapters/sqlite/store.js'
 export { encryptedText } from '../../dist/drizzle/sqlite.js'
-export { hmacSha256, importKey, XaesKey } from '../../dist/format/aead.js'
-export { contextPieces } from '../../dist/format/context.js'
-export { preAuthEncode, preAuthExtend } from '../../dist/format/encoding.js'
-export { parseToken, tokenAad } from '../../dist/format/token.js'
 export * from '../../dist/index.js'
-export { DataKey } from '../../dist/keys/data-key.js'
-export { unwrapDataKey } from '../../dist/master-keys/key-wrap.js'
 export { drizzleSource, reencrypt } from '../../dist/reencrypt/index.js'
 export { testKeyStore } from '../../dist/testing/index.js'

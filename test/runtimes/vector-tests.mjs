@@ -18,7 +18,7 @@ import {
   tokenAad,
   unwrapDataKey,
   XaesKey,
-} from './library.mjs'
+} from './internals.mjs'
 
 const fromHex = (hex) => Buffer.from(hex, 'hex')
 
