@@ -49,6 +49,8 @@ export interface ShredResult extends ErasureState {
 export interface StoreChange {
   /** The users whose rows were changed. Absent: it may be any user. */
   readonly userIds?: readonly string[]
+  /** With `userIds`: they were forgotten, so that their rows are missing on purpose. */
+  readonly forgotten?: boolean
   /** With `userIds` absent: something was written, and probably changed no cached key. Read again what is in use. */
   readonly unspecific?: boolean
   /** The reason why no change will be announced until the next call without this property. No row is known to have changed. */

@@ -114,7 +114,7 @@ class MemoryKeyStore implements KeyStore {
     if (forget) this.#delete(userId)
     else if (rows.length === 0) this.#insert(newTombstone(userId, at))
     const changed = forget ? rows.length > 0 : live.length > 0 || rows.length === 0
-    if (changed) this.#publish([{ userId }])
+    if (changed) this.#publish([{ userId }], forget)
     const kekIds = [...new Set(live.map(({ kekId }) => kekId))]
     return { userId, versions: live.map(({ version }) => version), kekIds, at: new Date(at), ...ERASED }
   }
@@ -212,9 +212,9 @@ class MemoryKeyStore implements KeyStore {
     this.#userIds.delete(userId)
   }
 
-  #publish(changed: readonly Pick<KeyRef, 'userId'>[]): void {
+  #publish(changed: readonly Pick<KeyRef, 'userId'>[], forgotten = false): void {
     if (changed.length === 0) return
-    this.#listeners.publish({ userIds: distinctUserIds(changed) })
+    this.#listeners.publish({ userIds: distinctUserIds(changed), ...(forgotten ? { forgotten } : {}) })
   }
 
   #versionsOf(userId: string): KeyRecord[] {

@@ -12,9 +12,14 @@ interface Question {
 }
 
 /**
+ * A forget that was begun is under way for so long, in milliseconds: its line comes before the rows go, and whoever asks has found no row.
+ * If its line is older and it was not finished, it has failed, and the rows may have gone for another reason.
+ */
+const UNDER_WAY_MS = 60_000
+
+/**
  * Makes a function that says whether a key has ended though its user may have another: the user was forgotten, or the key was given up. The
- * pool too may be forgotten. A forget that was only begun counts, because whoever asks has found no row. The log is read once for all keys
- * that are asked for in a turn of the event loop, or during the reading before.
+ * pool too may be forgotten. The log is read once for all keys that are asked for in a turn of the event loop, or during the reading before.
  *
  * The function throws ERR_STORE, which names the line that cannot be read, or the file.
  */
@@ -59,7 +64,9 @@ async function endedOf(keyLog: string, keys: readonly KeyIdentity[]): Promise<Re
 
 function apply(entry: KeyLogEntry, key: KeyIdentity, ended: Set<string>): void {
   const name = nameOf(key.version, key.createdAt)
-  if (entry.event === 'shredding' || entry.event === 'shredded') {
+  if (entry.event === 'shredding') {
+    if (entry.forget && Date.now() - entry.at.getTime() < UNDER_WAY_MS) ended.add(fullName(key))
+  } else if (entry.event === 'shredded') {
     if (entry.forget) ended.add(fullName(key))
     else ended.delete(fullName(key))
   } else if (entry.event === 'lost') {

@@ -115,16 +115,23 @@ export async function* readEntries(path: string): AsyncGenerator<readonly KeyLog
 const OTHERS_MAY_WRITE = 0o022
 
 /**
- * Refuses a file that others may write: its lines erase keys for good.
+ * Refuses a file that others may write: its lines erase keys for good. It belongs to this process's user, or to root; for root, who tends the
+ * services of other users, it may be anybody's.
  *
  * @throws ERR_STORE
  */
 export async function assertWrittenByOwnerOnly(path: string): Promise<void> {
-  // Windows has no such mode.
-  if (process.platform === 'win32') return
-  const { mode } = await stat(path).catch((error: unknown) => {
+  // Windows has neither such a mode nor such an owner.
+  if (process.getuid === undefined) return
+  const { mode, uid } = await stat(path).catch((error: unknown) => {
     throw cannotBeRead(path, reasonOf(error))
   })
+  const us = process.getuid()
+  if (us !== 0 && uid !== 0 && uid !== us)
+    throw new StoreError(
+      `The key log ${path} belongs to another user (uid ${uid}), and what it says of shredded users erases keys for good: nothing was done by ` +
+        'it. Run as its owner, or look through its lines and make it yours (chown)',
+    )
   if ((mode & OTHERS_MAY_WRITE) === 0) return
   throw new StoreError(
     `The key log ${path} may be written by others than its owner (mode ${(mode & 0o777).toString(8).padStart(4, '0')}), and what it says of ` +

@@ -12,7 +12,8 @@ import { KeyLogWriter } from './writer.js'
  * `EnvelopeCrypto.open({ keyLog })` makes one by itself.
  *
  * - **Minted, rotated**: recorded after the row is durable, and before the call returns it. If that fails, the insert fails (ERR_STORE). The
- *   row stays, and no call returns it before it is in the log. A crash in between leaves a key that the log does not know, which is no alarm.
+ *   row stays, and no call returns it before it is in the log. A row whose insert has failed, and which is there all the same because the
+ *   answer was lost, is recorded when it is read. A crash in between leaves a key that the log does not know, which is no alarm.
  * - **Pruned**: recorded before anything is removed. If that fails, nothing is.
  * - **Shredded**: recorded as begun before anything is erased, and as done once it is. What was only begun is erased again by nobody: the call
  *   may have failed. If the second line cannot be written, the call fails, and is to be repeated.
@@ -30,11 +31,15 @@ export function loggedStore<Store extends KeyStore>(store: Store, keyLog: KeyLog
   const logged: Pick<KeyStore, 'getActive' | 'getAll' | 'insertIfAbsent' | 'shred' | 'remove'> = {
     getActive: async (userIds) => {
       await recorder.finishFor(userIds)
-      return store.getActive(userIds)
+      const found = await store.getActive(userIds)
+      await recorder.recordFound([...found.values()])
+      return found
     },
     getAll: async (userIds) => {
       await recorder.finishFor(userIds)
-      return store.getAll(userIds)
+      const found = await store.getAll(userIds)
+      await recorder.recordFound([...found.values()].flat())
+      return found
     },
     insertIfAbsent: (records) => recorder.insertIfAbsent(records),
     shred: (userId, options) => recorder.shred(userId, options),
@@ -63,6 +68,8 @@ class Recorder {
   /** Null if a function stores the entries: then nothing can be read. */
   readonly #path: string | null
   readonly #unrecorded = new Map<string, UnrecordedKey>()
+  /** Records whose insert has failed. They may be stored all the same. The oldest first. */
+  readonly #uncertain = new Map<string, KeyRecord>()
 
   constructor(store: KeyStore, keyLog: KeyLog) {
     this.#store = store
@@ -76,11 +83,15 @@ class Recorder {
     if (this.#path !== null) await refuseWithoutNewestKey(this.#store, this.#path)
     const failed = [...this.#unrecorded.values()].filter(({ writing }) => writing === null)
     if (failed.length > 0) await this.#record(entriesOf(failed), 'no key was made')
-    const winners = await this.#store.insertIfAbsent(records)
+    const winners = await this.#store.insertIfAbsent(records).catch((error: unknown) => {
+      this.#addUncertain(records)
+      throw error
+    })
+    await this.recordFound(winners)
     const stored = new Map(winners.map((winner) => [refKey(winner), winner]))
     const ours = records.filter((record) => {
       const winner = stored.get(refKey(record))
-      return winner !== undefined && Buffer.compare(winner.encryptedKey, record.encryptedKey) === 0
+      return winner !== undefined && isSameKey(winner, record)
     })
     if (ours.length === 0) return winners
     await this.#record(ours.map(madeEntry), NOT_GIVEN_OUT)
@@ -104,6 +115,23 @@ class Recorder {
         return { event: 'lost', userId, version, kekId, createdAt, at }
       })
     await this.#log.write(ended, 'the key was erased meanwhile')
+  }
+
+  #addUncertain(records: readonly KeyRecord[]): void {
+    for (const record of records) this.#uncertain.set(refKey(record), record)
+    for (const name of this.#uncertain.keys()) {
+      if (this.#uncertain.size <= MOST_UNCERTAIN) break
+      this.#uncertain.delete(name)
+    }
+  }
+
+  /** Records rows whose insert had failed. */
+  async recordFound(rows: readonly KeyRecord[]): Promise<void> {
+    if (this.#uncertain.size === 0) return
+    const found = rows.filter((row) => this.#uncertain.has(refKey(row)))
+    const ours = found.filter((row) => isSameKey(row, this.#uncertain.get(refKey(row))))
+    for (const row of found) this.#uncertain.delete(refKey(row))
+    if (ours.length > 0) await this.#record(ours.map(madeEntry), NOT_GIVEN_OUT)
   }
 
   /** Waits until the keys of these users are in the log. Those that could not be recorded when they were made are recorded now. */
@@ -171,6 +199,13 @@ class Recorder {
 }
 
 const NOT_GIVEN_OUT = 'the key is stored, and is given to nobody until it is in the log'
+
+/** Users whose inserts have failed during an outage. */
+const MOST_UNCERTAIN = 10_000
+
+function isSameKey(row: KeyRecord, record: KeyRecord | undefined): boolean {
+  return record !== undefined && Buffer.compare(row.encryptedKey, record.encryptedKey) === 0
+}
 
 function identityOf(record: KeyRecord): string {
   return `${refKey(record)} ${record.createdAt.getTime()}`

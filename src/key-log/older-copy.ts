@@ -1,4 +1,5 @@
 /** Holds a store against its key log: minting in an older copy would make second first keys, and in it shredded users live again. */
+import { setTimeout as sleep } from 'node:timers/promises'
 import { isKeystoreError, KeystoreError, quoted, type StoreError } from '../errors.js'
 import type { EmitEvent } from '../events.js'
 import type { KeyStore } from '../store.js'
@@ -51,10 +52,26 @@ const NEWEST_USERS = [20, 1000, 100_000]
  * @throws ERR_KEYS_LOST · ERR_STORE · ERR_CLOSED
  */
 export async function refuseWithoutNewestKey(store: KeyStore, keyLog: string): Promise<void> {
-  const newest = await missingNewestKey(store, keyLog)
-  // Whoever removes a key writes its line first: if the key was removed in between, the log says so by now.
-  if (newest === null || (await missingNewestKey(store, keyLog)) === null) return
-  throw keysLost(keyLog, false, [newest], 1)
+  let missing = await missingNewestKey(store, keyLog)
+  // Whoever removes a key writes its line first. But a key that another process removes just after it was inserted has its lines, that it was
+  // made and that it has ended, a moment later. While keys come and go, the newest one is always another.
+  for (let looks = 0, same = 0; missing !== null && same < SAME_LOOKS && looks < MOST_LOOKS; looks++) {
+    await sleep(LOOK_AGAIN_AFTER_MS)
+    const newest = await missingNewestKey(store, keyLog)
+    same = newest !== null && isSameKey(newest, missing) ? same + 1 : 0
+    missing = newest
+  }
+  if (missing !== null) throw keysLost(keyLog, false, [missing], 1)
+}
+
+/** A key is lost if this many looks in a row find it missing. */
+const SAME_LOOKS = 4
+const MOST_LOOKS = 20
+const LOOK_AGAIN_AFTER_MS = 50
+
+function isSameKey(one: KeyIdentity, other: KeyIdentity): boolean {
+  const isSameTime = one.createdAt.getTime() === other.createdAt.getTime()
+  return isSameTime && one.version === other.version && one.userId === other.userId
 }
 
 async function missingNewestKey(store: KeyStore, keyLog: string): Promise<KeyIdentity | null> {

@@ -9,20 +9,13 @@ import type { Format } from '../format/formats.js'
 import { describeRef, newDataKey } from '../master-keys/key-wrap.js'
 import type { MasterKeyring } from '../master-keys/keyring.js'
 import type { KeyStore } from '../store.js'
-import {
-  isTombstone,
-  type KeyIdentity,
-  type KeyRecord,
-  type KeyRef,
-  MAX_KEY_VERSION,
-  refKey,
-} from '../table.js'
+import { isTombstone, type KeyRecord, type KeyRef, MAX_KEY_VERSION, refKey } from '../table.js'
 import { Batch, SingleFlight } from './batch.js'
 import { DataKey } from './data-key.js'
 import type { KnownUser, Lease } from './known-user.js'
 import { type CacheOptions, type CacheStats, KeyMemory, type UserRows } from './memory.js'
 import { KeyOpener } from './opener.js'
-import { KeyReader } from './reader.js'
+import { type HasEnded, KeyReader } from './reader.js'
 import { insertRecords } from './rows.js'
 
 /** How keys are wrapped when minted, and which wraps are opened. */
@@ -31,8 +24,8 @@ interface KeyPolicy {
   readonly acceptKeys: readonly Format[]
   /** False: no user gets a first key. */
   readonly mints: boolean
-  /** Looks into the key log, if there is one that can be read: was a key that is gone from the store forgotten or given up? */
-  readonly hasEnded: ((key: KeyIdentity) => Promise<boolean>) | null
+  /** Null: there is no key log that can be read. */
+  readonly hasEnded: HasEnded | null
 }
 
 interface Made {
@@ -97,7 +90,7 @@ export class KeyCache {
       policy.format === 'v2',
       policy.hasEnded !== null,
     )
-    this.#reader = new KeyReader(store, this.#memory, emit)
+    this.#reader = new KeyReader(store, this.#memory, emit, policy.hasEnded)
     this.#opener = new KeyOpener(keyring, policy.acceptKeys, this.#memory, emit)
   }
 
@@ -123,8 +116,7 @@ export class KeyCache {
   forWriting(userId: string): Promise<DataKey> {
     return this.#writing.run(userId, async () => {
       for (;;) {
-        const rows = await this.#reader.read(userId)
-        if (this.#memory.isOutdated(rows)) continue
+        const rows = await this.#read(userId)
         const key =
           rows.records.length === 0
             ? await this.#mint(rows)
@@ -143,8 +135,7 @@ export class KeyCache {
   async get(ref: KeyRef): Promise<DataKey> {
     for (;;) {
       if (this.#memory.isMissing(ref)) throw noSuchVersion(ref)
-      const rows = await this.#reader.read(ref.userId)
-      if (this.#memory.isOutdated(rows)) continue
+      const rows = await this.#read(ref.userId)
       const key = await this.#openVersion(rows, ref)
       if (!rows.user.ended) return key
     }
@@ -194,7 +185,7 @@ export class KeyCache {
     rows: UserRows,
     beforeInsert: Promise<void>,
   ): Promise<DataKey> {
-    if (this.#memory.isOutdated(rows))
+    if (this.#memory.isOutdated(rows) || rows.user.keysLost)
       return version === undefined ? this.forWriting(userId) : this.get({ userId, version })
     if (version !== undefined) return this.#openVersion(rows, { userId, version })
     if (rows.records.length > 0) return this.#opener.open(this.#activeOf(rows), rows)
@@ -222,8 +213,7 @@ export class KeyCache {
   async all(userId: string, mint: boolean): Promise<UserKeys> {
     this.#reader.listen()
     for (;;) {
-      const rows = await this.#reader.read(userId)
-      if (this.#memory.isOutdated(rows)) continue
+      const rows = await this.#read(userId)
       const keys = rows.records.length > 0 ? await this.#openAll(rows) : await this.#mintFor(rows, mint)
       if (keys !== null && !keys.lease.ended) return keys
     }
@@ -269,8 +259,7 @@ export class KeyCache {
     return this.#rotating.run(userId, async () => {
       if (this.#policy.format === 'v2') throw rotationNeedsV3()
       const known = this.#memory.cachedHighest(userId)
-      let rows = await this.#reader.read(userId)
-      while (this.#memory.isOutdated(rows)) rows = await this.#reader.read(userId)
+      const rows = await this.#read(userId)
       if (rows.records.length === 0)
         throw notFound(`There is no key of user ${quoted(userId)} to rotate`, false)
       const { version } = this.#activeOf(rows)
@@ -278,8 +267,6 @@ export class KeyCache {
       if (version === MAX_KEY_VERSION)
         throw invalidArgument(`user ${quoted(userId)} has used up all versions`)
       const { key, isOurs } = await this.#make({ userId, version: version + 1 }, 'rotated', rows)
-      // The rotation was announced, and a later loss of the rows must not be taken for what was announced.
-      this.#reader.reread([userId])
       return { userId, version: key.version, rotated: isOurs }
     })
   }
@@ -298,6 +285,16 @@ export class KeyCache {
   close(): void {
     this.#reader.close()
     this.#memory.close()
+  }
+
+  /** A user's rows as they are now. Lost keys of which the key log says that they have ended are not known any more. */
+  async #read(userId: string): Promise<UserRows> {
+    for (;;) {
+      const rows = await this.#reader.read(userId)
+      if (this.#memory.isOutdated(rows)) continue
+      if (!rows.user.keysLost || !(await this.#reader.hasEnded(rows.user))) return rows
+      this.#memory.erase(userId, false)
+    }
   }
 
   /** @throws ERR_KEY_NOT_FOUND · what unwrapping throws */
@@ -341,8 +338,8 @@ export class KeyCache {
     if (this.#memory.isBelowSeen(user, active.version)) {
       const ref = describeRef({ userId, version: user.highest })
       throw notFound(
-        `The key of ${ref}, which this process has used, is not in the store: nothing is written under a lower one`,
-        true,
+        `The key of ${ref}, which this process has used, is not in the store: nothing is written under a lower one. ${RESTORE}`,
+        false,
       )
     }
     return active
@@ -353,26 +350,8 @@ export class KeyCache {
     const { userId, keysLost: areLost } = rows.user
     if (!this.#policy.mints)
       throw notFound(`There is no key of user ${quoted(userId)}, and mint is 'never'`, false)
-    if (!areLost) return (await this.#make({ userId, version: 1 }, 'minted', rows, beforeInsert)).key
-    if (!(await this.#hasEnded(rows.user))) throw keysLost(userId)
-    this.#memory.erase(userId, false)
-    const found = await this.#reader.read(userId)
-    return found.records.length === 0
-      ? this.#mint(found, beforeInsert)
-      : this.#opener.open(this.#activeOf(found), found)
-  }
-
-  /** Reads the key log at most once a second for each user: it may be long. */
-  async #hasEnded(user: KnownUser): Promise<boolean> {
-    const { userId, highest: version, highestCreatedAt: createdAt } = user
-    const { hasEnded } = this.#policy
-    if (hasEnded === null || createdAt === null) return false
-    const now = performance.now()
-    if (user.lookedFor === null || now - user.lookedForAt >= LOOK_AGAIN_AFTER_MS) {
-      user.lookedForAt = now
-      user.lookedFor = hasEnded({ userId, version, createdAt })
-    }
-    return user.lookedFor
+    if (areLost) throw keysLost(userId)
+    return (await this.#make({ userId, version: 1 }, 'minted', rows, beforeInsert)).key
   }
 
   /** Inserts a new version. Every rival goes on with the winner's key. The key is cached only after the insert is durable. */
@@ -424,11 +403,14 @@ function noSuchVersion(ref: KeyRef): KeystoreError {
 function keysLost(userId: string): KeystoreError {
   return notFound(
     `The keys of user ${quoted(userId)}, which this process has used, are not in the store, and nobody is known to have erased ` +
-      'them: nothing is minted in their place. Restore the newest backup. If the user was forgotten on purpose, forget the user here too ' +
-      '(shredUser with forget), or open the service anew; with a key log the service finds it out by itself',
+      `them: nothing is minted in their place. ${RESTORE}`,
     false,
   )
 }
+
+const RESTORE =
+  'Restore the newest backup. If the user was forgotten on purpose, forget the user here too (shredUser with forget), or open the service ' +
+  'anew; with a key log the service finds it out by itself'
 
 function notFound(message: string, retryable: boolean): KeystoreError {
   return new KeystoreError('ERR_KEY_NOT_FOUND', message, { retryable })

@@ -6,15 +6,18 @@ export class KnownUser {
   readonly userId: string
   /** The keys were erased, or the user evicted: whoever has this object in hand reads the rows again. */
   ended = false
-  /** All rows are gone, and no change of them was announced: an older copy of the store, or a deletion that nobody has told of. */
+  /** The row of the highest version is gone, and the user was not forgotten: an older copy of the store, or a deletion past the library. */
   keysLost = false
   /** When they were last looked for in the key log, in milliseconds of `performance.now()`, and whether they have ended. */
   lookedForAt = 0
   lookedFor: Promise<boolean> | null = null
   /** How often a change of the user's rows was announced. */
   changes: number
-  /** {@link changes} when rows of the user were last found. */
+  /** {@link changes} when rows of the user were last found, and when it was last announced that the user was forgotten. */
   changesWhenFound = 0
+  changesWhenForgotten = 0
+  /** A key that was erased when the user was shredded. */
+  shreddedKey: Pick<KeyRow, 'version' | 'createdAt'> | null = null
   /** The highest version that was read, and when it was made; 0 before any was read. */
   highest = 0
   highestCreatedAt: Date | null = null

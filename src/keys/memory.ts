@@ -15,9 +15,11 @@
  *   a snapshot: it goes on writing under the version that was the highest when it was made.
  * - **Rewrap**: changes no data key, so cached keys and handles go on. A key is unwrapped again when its row is read with other bytes.
  * - **An announced change**: what was read before it is not kept; what is cached is dropped or read again, handles included.
- * - **Lost keys**: keys that this process has used and whose rows are gone, though no change that names their user was announced, are neither
- *   used nor replaced: nothing is minted for the user until the rows are back, or the user is known to have been forgotten. An event says so.
- *   With neither a cache nor a key log a service is told of no forget: it only emits the event.
+ * - **Lost keys**: keys that this process has used and whose rows are gone, though nobody has announced that their user was forgotten, are
+ *   neither used nor replaced: nothing is minted or written for the user until the rows are back, or the user is known to have been forgotten.
+ *   It is enough that the highest version is gone. An event says so. With neither a cache nor a key log a service is told of no forget: where
+ *   all rows are gone, it only emits the event.
+ * - **Rows that are back**: live rows of a user whom this process knows to be shredded are those of an older copy, and the user stays shredded.
  * - **A lost announcement** (the store says that anything may have changed): the same for all users.
  * - **Mint**: a key is kept once its insert is durable, and never one that a caller's transaction may still roll back.
  * - **Bounds**: open keys of `maxEntries` users are kept for `ttlMs`. Facts without keys are kept for 100,000 further users. An evicted user is
@@ -71,6 +73,7 @@ export interface UserRows extends Read {
   readonly records: readonly KeyRecord[]
   /** The highest version that this read found missing, though nobody is known to have erased it; 0 for none. */
   readonly lostVersion: number
+  readonly isShredded: boolean
   /** The highest version that was known when the rows had been read. */
   readonly highest: number
 }
@@ -194,15 +197,17 @@ export class KeyMemory {
     // Minted or rotated meanwhile, perhaps after the rows were read.
     if (user.highest > Math.max(highest, top?.version ?? 0)) return null
     const latest = Math.max(user.highest, top?.version ?? 0)
-    const rows = { user, userChanges, allChanges, records, lostVersion: 0, highest: latest }
-    if (records.some(isTombstone)) return { ...rows, user: this.#learnShredded(user) }
+    const isShredded = records.some((row) => isTombstone(row) || isSame(row, user.shreddedKey))
+    const rows = { user, userChanges, allChanges, records, lostVersion: 0, isShredded, highest: latest }
+    if (isShredded) return { ...rows, user: this.#learnShredded(user) }
     if (top === undefined) return user.highest === 0 ? rows : { ...rows, ...this.#learnMissing(user) }
     const known = this.#isMintedAnew(user, records) ? this.#erase(user) : user
     this.raise(known, top, rows)
     const [{ version, createdAt }] = records as readonly [KeyRecord]
     known.lowest ??= { version, createdAt }
     this.#retain(known, records)
-    return known === user ? rows : { ...rows, user: known, highest: known.highest }
+    const lostVersion = this.isBelowSeen(known, top.version) ? this.#learnLost(known) : 0
+    return { ...rows, user: known, lostVersion, highest: known === user ? latest : known.highest }
   }
 
   /** Whether a higher version became known since the rows were read: they are to be read again before anything is said to be missing. */
@@ -213,13 +218,17 @@ export class KeyMemory {
   /** All rows of a user are gone that this process has used. */
   #learnMissing(user: KnownUser): Pick<UserRows, 'user' | 'lostVersion'> {
     const { highest } = user
-    // A change that names the user: it was forgotten.
-    if (user.changes !== user.changesWhenFound) return { user: this.#erase(user), lostVersion: 0 }
+    if (user.changesWhenForgotten > user.changesWhenFound) return { user: this.#erase(user), lostVersion: 0 }
     if (!this.#refusesLost) return { user: this.#erase(user), lostVersion: highest }
-    const lostVersion = user.keysLost ? 0 : highest
+    return { user, lostVersion: this.#learnLost(user) }
+  }
+
+  /** The row of the highest version is gone. @returns the version if this was not known; 0 if it was */
+  #learnLost(user: KnownUser): number {
+    const lostVersion = user.keysLost ? 0 : user.highest
     user.keysLost = true
     this.#cached?.delete(user.userId)
-    return { user, lostVersion }
+    return lostVersion
   }
 
   /** Whether nothing is known to have happened to the rows since they were read. */
@@ -251,8 +260,8 @@ export class KeyMemory {
     { version, createdAt }: Pick<KeyRow, 'version' | 'createdAt'>,
     { userChanges }: Pick<Read, 'userChanges'>,
   ): void {
-    user.keysLost = false
     user.changesWhenFound = userChanges
+    if (version >= user.highest) user.keysLost = false
     if (version <= user.highest) return
     user.highest = version
     user.highestCreatedAt = createdAt
@@ -266,7 +275,7 @@ export class KeyMemory {
   /** The user's keys were erased; `shredded`: and no others may be minted. */
   erase(userId: string, shredded: boolean): void {
     const user = this.#find(userId)
-    if (user !== undefined) this.#erase(user)
+    if (user !== undefined) this.#erase(user, shredded)
     if (shredded) this.#shredded.set(userId, true)
     else this.#shredded.delete(userId)
   }
@@ -308,7 +317,9 @@ export class KeyMemory {
   /** Whether a change of the user's rows has to be read at once, because the next use of its keys would not find it out. */
   outlastsKeys(userId: string): boolean {
     const user = this.#find(userId)
-    return user !== undefined && (user.leases > 0 || user.highest > 1)
+    if (user === undefined) return false
+    const isJustForgotten = user.highest > 0 && user.changesWhenForgotten > user.changesWhenFound
+    return user.leases > 0 || user.highest > 1 || isJustForgotten
   }
 
   isLeased(userId: string): boolean {
@@ -319,10 +330,11 @@ export class KeyMemory {
     return [...this.#leased.keys()]
   }
 
-  /** The user's rows may have changed: drops its open keys. What was learnt of the user stands. */
-  change(userId: string): void {
+  /** The user's rows may have changed: drops its open keys. What was learnt of the user stands. @param forgotten and their absence is meant */
+  change(userId: string, forgotten = false): void {
     const user = this.#find(userId)
     if (user !== undefined) user.changes += 1
+    if (user !== undefined && forgotten) user.changesWhenForgotten = user.changes
     this.#cached?.delete(userId)
     this.#shredded.delete(userId)
   }
@@ -357,32 +369,35 @@ export class KeyMemory {
   }
 
   /** Ends what is known of a user. @returns what is known of it from now on */
-  #erase(user: KnownUser): KnownUser {
-    const { userId } = user
+  #erase(user: KnownUser, shredded = false): KnownUser {
+    const { userId, highest: version, highestCreatedAt: createdAt } = user
     user.ended = true
     user.keysLost = false
     this.#cached?.delete(userId)
     this.#leased.delete(userId)
     const next = new KnownUser(userId, user.changes)
+    if (shredded) next.shreddedKey = createdAt === null ? user.shreddedKey : { version, createdAt }
     this.#users.set(userId, next)
     return next
   }
 
   #learnShredded(user: KnownUser): KnownUser {
     this.#shredded.set(user.userId, true)
-    return this.#erase(user)
+    return this.#erase(user, true)
   }
 
   /** Whether the user was forgotten and minted anew since, though this process saw no moment without rows. */
   #isMintedAnew(user: KnownUser, records: readonly KeyRecord[]): boolean {
     const { keys, leasedRows, highest, highestCreatedAt, lowest } = user
+    const isForgotten = user.changesWhenForgotten > user.changesWhenFound
     const top = records.at(-1)
     if (top === undefined || highestCreatedAt === null) return false
     const isLowestAnother = records.some(
       (row) => row.version === lowest?.version && row.createdAt.getTime() !== lowest.createdAt.getTime(),
     )
     return (
-      (top.version < highest && (isLowestAnother || top.createdAt.getTime() > highestCreatedAt.getTime())) ||
+      (top.version < highest &&
+        (isForgotten || isLowestAnother || top.createdAt.getTime() > highestCreatedAt.getTime())) ||
       records.some(
         (row) => isAnother(row, keys?.get(row.version)) || isAnother(row, leasedRows?.get(row.version)),
       )
@@ -401,6 +416,10 @@ export class KeyMemory {
     this.#cached?.delete(userId)
     if (user.leases === 0) user.ended = true
   }
+}
+
+function isSame({ version, createdAt }: KeyRow, key: KnownUser['shreddedKey']): boolean {
+  return version === key?.version && createdAt.getTime() === key.createdAt.getTime()
 }
 
 /** Whether a row of the same ref was made anew. A rewrap changes the bytes too, but leaves the time at which it was made. */

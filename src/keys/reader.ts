@@ -6,8 +6,9 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { isKeystoreError, keyShredded } from '../errors.js'
 import type { EmitEvent } from '../events.js'
 import type { KeyStore, StoreChange } from '../store.js'
-import { isTombstone, type KeyRef } from '../table.js'
+import type { KeyIdentity, KeyRef } from '../table.js'
 import { KeyedBatch } from './batch.js'
+import type { KnownUser } from './known-user.js'
 import type { KeyMemory, UserRows } from './memory.js'
 import { loadRows } from './rows.js'
 
@@ -17,11 +18,17 @@ const MAX_NAMED = 10
 const REREAD_USERS = 1000
 /** Handles go on without asking the store: a failed read of their users is repeated after this. */
 const REREAD_AFTER_MS = 1000
+/** The key log may be long. */
+const LOOK_IN_LOG_AFTER_MS = 1000
+
+/** Looks into the key log: was a key that is gone from the store forgotten or given up? */
+export type HasEnded = (key: KeyIdentity) => Promise<boolean>
 
 export class KeyReader {
   readonly #store: KeyStore
   readonly #memory: KeyMemory
   readonly #emit: EmitEvent
+  readonly #hasEnded: HasEnded | null
   readonly #load = new KeyedBatch<UserRows | null>((userIds) => this.#loadAll(userIds))
   /** Users whose rows may have changed. */
   readonly #outdated = new Set<string>()
@@ -29,10 +36,12 @@ export class KeyReader {
   #unsubscribe: (() => void) | null = null
   #closed = false
 
-  constructor(store: KeyStore, memory: KeyMemory, emit: EmitEvent) {
+  /** @param hasEnded null: there is no key log that can be read */
+  constructor(store: KeyStore, memory: KeyMemory, emit: EmitEvent, hasEnded: HasEnded | null) {
     this.#store = store
     this.#memory = memory
     this.#emit = emit
+    this.#hasEnded = hasEnded
   }
 
   /**
@@ -46,9 +55,21 @@ export class KeyReader {
       if (this.#memory.wasJustShredded(userId)) throw keyShredded(userId)
       const rows = await this.#load.get(userId)
       if (rows === null) continue
-      if (rows.records.some(isTombstone)) throw keyShredded(userId)
+      if (rows.isShredded) throw keyShredded(userId)
       return rows
     }
+  }
+
+  /** Whether the key log says that a user's lost keys have ended. Reads it at most once a second for each user. */
+  async hasEnded(user: KnownUser): Promise<boolean> {
+    const { userId, highest: version, highestCreatedAt: createdAt } = user
+    if (this.#hasEnded === null || createdAt === null) return false
+    const now = performance.now()
+    if (user.lookedFor === null || now - user.lookedForAt >= LOOK_IN_LOG_AFTER_MS) {
+      user.lookedForAt = now
+      user.lookedFor = this.#hasEnded({ userId, version, createdAt })
+    }
+    return user.lookedFor
   }
 
   /** Subscribes to changes, before the first read whose result is kept. Some stores need a connection of its own for it. */
@@ -77,26 +98,41 @@ export class KeyReader {
   async #loadAll(userIds: readonly string[]): Promise<(UserRows | null | Error)[]> {
     const reads = userIds.map((userId) => this.#memory.beginRead(userId))
     const found = await loadRows(this.#store, userIds)
-    const lostKeys: KeyRef[] = []
+    const lost: KnownUser[] = []
     const results = reads.map((read, index) => {
       const records = found[index] ?? []
       if (records instanceof Error) return records
       const rows = this.#memory.endRead(read, records)
-      if (rows !== null && rows.lostVersion > 0)
-        lostKeys.push({ userId: rows.user.userId, version: rows.lostVersion })
+      if (rows !== null && rows.lostVersion > 0) lost.push(read.user)
       return rows
     })
-    if (lostKeys.length > 0)
-      this.#emit({ type: 'keysLost', users: lostKeys.slice(0, MAX_NAMED), count: lostKeys.length })
+    if (lost.length > 0) {
+      if (this.#hasEnded === null) this.#emitLost(lost)
+      else void this.#emitUnlessEnded(lost)
+    }
     return results
   }
 
-  #announced({ userIds, unspecific, silent }: StoreChange): void {
+  #emitLost(lost: readonly KnownUser[]): void {
+    if (lost.length === 0) return
+    const users = lost
+      .slice(0, MAX_NAMED)
+      .map(({ userId, highest }): KeyRef => ({ userId, version: highest }))
+    this.#emit({ type: 'keysLost', users, count: lost.length })
+  }
+
+  async #emitUnlessEnded(lost: readonly KnownUser[]): Promise<void> {
+    // A log that cannot be read says of no key that it has ended.
+    const ended = await Promise.all(lost.map((user) => this.hasEnded(user).catch(() => false)))
+    this.#emitLost(lost.filter((_, index) => !ended[index]))
+  }
+
+  #announced({ userIds, forgotten, unspecific, silent }: StoreChange): void {
     this.#memory.changesAreAnnounced = silent === undefined
     if (silent !== undefined) {
       this.#emit({ type: 'changesSilent', reason: silent })
     } else if (userIds !== undefined) {
-      for (const userId of userIds) this.#memory.change(userId)
+      for (const userId of userIds) this.#memory.change(userId, forgotten)
       this.reread(userIds.filter((userId) => this.#memory.outlastsKeys(userId)))
     } else if (unspecific === true) {
       this.reread([...this.#memory.takeUsed(), ...this.#memory.leasedUsers()])

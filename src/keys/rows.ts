@@ -56,7 +56,9 @@ async function withoutUnreadable<Item, Result>(
 }
 
 function noWinner({ userId, version }: KeyRef): Error {
-  if (version === 1) return new StoreError('The key store inserted a key and does not have it')
+  // The user was forgotten in between.
+  if (version === 1)
+    return new StoreError('The key store inserted a key and does not have it', { retryable: true })
   const before = describeRef({ userId, version: version - 1 })
   return new KeystoreError('ERR_KEY_NOT_FOUND', `The key of ${before} is gone`, { retryable: true })
 }

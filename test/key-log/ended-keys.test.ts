@@ -48,19 +48,24 @@ describe('endedKeysIn', () => {
         shredLine('bob', later, false) +
         madeLine('carol', at) +
         shredLine('carol', later, true, 'shredding') +
+        madeLine('frank', at) +
+        shredLine('frank', new Date(), true, 'shredding') +
         madeLine('eve', at) +
         `${JSON.stringify(given)}\n` +
         madeLine('', at) +
         shredLine('', later, true),
     )
     const hasEnded = endedKeysIn(log.path)
-    const asked = ['alice', 'bob', 'carol', 'dave', 'eve', ''].map((userId) => keyOf(userId))
+    const asked = ['alice', 'bob', 'carol', 'dave', 'eve', '', 'frank'].map((userId) => keyOf(userId))
     expect(await Promise.all([...asked, keyOf('alice', later)].map(hasEnded))).toEqual([
       true,
       false,
-      true,
+      // Begun long ago, and not finished: it has failed.
+      false,
       false,
       true,
+      true,
+      // Under way.
       true,
       false,
     ])

@@ -15,6 +15,7 @@ import {
   rotateWhere,
 } from '../../src/index.js'
 import { KeyLogFile } from '../../src/key-log/file.js'
+import { type FaultyMethod, faultyStore } from '../../src/testing/faulty-store.js'
 import { errorOf } from '../support/errors.js'
 import { backends, freshService, freshStore, type TestStore } from '../support/fresh-store.js'
 import { gate, nextTurn } from '../support/gate.js'
@@ -54,6 +55,30 @@ describe.each(backends)('on %s', (backend) => {
   afterEach(() => test.remove())
   const open = (options: Partial<EnvelopeCryptoOptions> = {}) =>
     test.open({ masterKeys, keyLog: log.path, ...options })
+
+  it('has a line for a key whose insert lost its answer, before anybody has it', async () => {
+    const lost: FaultyMethod[] = ['insertIfAbsent', 'insertIfAbsent']
+    const faulty = faultyStore(store, (method) =>
+      method === lost[0] && lost.shift() !== undefined ? 'lost' : null,
+    )
+    const envelope = await open({ store: faulty.store })
+    for (const userId of ['alice', 'bob'])
+      expect(await errorOf(envelope.encrypt(userId, 'x'))).toMatchObject({
+        code: 'ERR_STORE',
+        retryable: true,
+      })
+    expect(log.entries()).toEqual([])
+    expect(await envelope.encrypt('alice', 'x')).toContain('v3:')
+    const [alice] = await rowsOfUser(store, 'alice')
+    expect(log.entries()).toEqual([
+      { event: 'minted', userId: 'alice', version: 1, kekId, at: alice?.createdAt.toISOString() },
+    ])
+    // Another process's key in the place of one whose insert has failed is recorded by that process.
+    await store.shred('bob', { forget: true })
+    await (await test.open({ masterKeys, store: await test.another() })).encrypt('bob', 'x')
+    await envelope.encrypt('bob', 'x')
+    expect(log.entries()).toHaveLength(1)
+  })
 
   it('has a line for each key that was made, pruned or shredded, and no secret in it', async () => {
     const envelope = await open()

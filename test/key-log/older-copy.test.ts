@@ -1,6 +1,7 @@
 /** An older copy of the store comes back, before a service is opened or while it runs, and the key log shows it. */
-import { chmodSync } from 'node:fs'
-import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { chmodSync, chownSync, statSync } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import { memoryKeyStore } from '../../src/adapters/memory.js'
 import {
   applyKeyLog,
@@ -221,5 +222,43 @@ describe.each(backends)('on %s', (backend) => {
     }
     chmodSync(keyLog, 0o640)
     expect(await applyKeyLog({ store, keyLog })).toEqual(['alice'])
+  })
+
+  it("a log of another user erases nothing, unless root's process is told to use it", async () => {
+    const envelope = await test.open({ keyLog })
+    await envelope.encrypt('alice', 'x')
+    log.append(shredLine('alice', new Date(Date.now() + 1000)))
+    const { uid } = statSync(keyLog)
+    const getuid = vi.spyOn(process as { getuid(): number }, 'getuid')
+    getuid.mockReturnValue(uid + 1000)
+    if (uid !== 0)
+      expect(await errorOf(applyKeyLog({ store, keyLog }))).toMatchObject({
+        code: 'ERR_STORE',
+        message: expect.stringContaining(`belongs to another user (uid ${uid})`),
+      })
+    if (uid === 0) {
+      chownSync(keyLog, 1234, 1234)
+      const refused = await errorOf(applyKeyLog({ store, keyLog }))
+      expect(refused).toMatchObject({ message: expect.stringContaining('another user (uid 1234)') })
+    }
+    expect((await rowsOfUser(store, 'alice'))[0]?.shreddedAt).toBeNull()
+    getuid.mockReturnValue(0)
+    expect(await applyKeyLog({ store, keyLog })).toEqual(['alice'])
+    getuid.mockRestore()
+  })
+
+  it('a missing newest key is looked for again, since its end is logged a moment after its beginning', async () => {
+    const envelope = await test.open({ keyLog })
+    await envelope.encrypt('alice', 'x')
+    const createdAt = new Date()
+    const made = { event: 'minted', userId: 'bob', version: 1, kekId: null, at: createdAt }
+    log.append(`${JSON.stringify(made)}\n`)
+    const minting = envelope.encrypt('carol', 'x')
+    await sleep(60)
+    const ended = { event: 'lost', userId: 'bob', version: 1, kekId: null, createdAt, at: createdAt }
+    log.append(`${JSON.stringify(ended)}\n`)
+    expect(await minting).toContain('v3:')
+    log.append(`${JSON.stringify({ ...made, userId: 'dave' })}\n`)
+    expect(await errorOf(envelope.encrypt('erin', 'x'))).toMatchObject({ code: 'ERR_KEYS_LOST' })
   })
 })

@@ -1,4 +1,5 @@
 /** Rows that leave a real store past the library, or with an older copy of it: no second first key is made in their place. */
+import { setTimeout as sleep } from 'node:timers/promises'
 import Database from 'better-sqlite3'
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import type { EnvelopeCrypto, EnvelopeCryptoOptions, KeystoreEvent } from '../../src/index.js'
@@ -14,6 +15,8 @@ const LOST = {
   message: expect.stringContaining('which this process has used'),
 }
 
+const PATIENT = { timeout: 15_000, interval: 50 }
+
 let test: TestStore
 let events: KeystoreEvent[]
 afterEach(() => test.remove())
@@ -27,13 +30,10 @@ const lost = () => events.filter(({ type }) => type === 'keysLost')
 
 /** Waits until the service has read the rows of alice that are gone. A version that is not cached makes it read. */
 async function noticed(envelope: EnvelopeCrypto): Promise<void> {
-  await vi.waitFor(
-    async () => {
-      await envelope.user('alice', { mint: false }).catch(() => undefined)
-      expect(lost()).toHaveLength(1)
-    },
-    { timeout: 15_000, interval: 50 },
-  )
+  await vi.waitFor(async () => {
+    await envelope.user('alice', { mint: false }).catch(() => undefined)
+    expect(lost()).toHaveLength(1)
+  }, PATIENT)
 }
 
 describe.each(dialects)('on %s', (dialect) => {
@@ -66,22 +66,72 @@ describe.each(dialects)('on %s', (dialect) => {
     },
   )
 
+  it('a deleted higher version is an event, and nothing is written under a lower one', async () => {
+    const log = freshKeyLog()
+    const envelope = await service({ keyLog: log.path })
+    const token = await envelope.encrypt('alice', 'x')
+    await envelope.rotateUserKey('alice')
+    const handle = await envelope.user('alice')
+    const rows = await rowsOfUser(test.store, 'alice')
+    const deleteSecond = `delete from encryption_keys where user_id = 'alice' and version = 2`
+    await runSql(dialect, url(), deleteSecond)
+    await noticed(envelope)
+    expect(lost()).toEqual([{ type: 'keysLost', users: [{ userId: 'alice', version: 2 }], count: 1 }])
+    for (let i = 0; i < 2; i++) await expect(envelope.encrypt('alice', 'y')).rejects.toMatchObject(LOST)
+    await expect(envelope.rotateUserKey('alice')).rejects.toMatchObject(LOST)
+    const [bulk] = await envelope.encryptMany([{ userId: 'alice', plaintext: 'y' }])
+    expect(bulk).toMatchObject({ ok: false, error: LOST })
+    expect(() => handle.encrypt('y')).toThrow('were lost')
+    expect(await envelope.decrypt('alice', token)).toBe('x')
+    expect(lost()).toHaveLength(1)
+
+    await test.store.maintenance?.restore(rows)
+    expect(await envelope.decrypt('alice', await envelope.encrypt('alice', 'y'))).toBe('y')
+
+    await runSql(dialect, url(), deleteSecond)
+    await vi.waitFor(() => expect(envelope.encrypt('alice', 'y')).rejects.toMatchObject(LOST), PATIENT)
+    const createdAt = rows[1]?.createdAt
+    const given = { event: 'lost', userId: 'alice', version: 2, kekId: null, createdAt, at: new Date() }
+    log.append(`${JSON.stringify(given)}\n`)
+    const next = await vi.waitFor(() => envelope.encrypt('alice', 'y'), PATIENT)
+    expect(next).toMatch(/^v3:1:/)
+    log.remove()
+  })
+
+  it('rows of a user who was shredded here, which an older copy brings back, stay unused', async () => {
+    const envelope = await service({ cache: { ttlMs: 50 } })
+    const token = await envelope.encrypt('alice', 'x')
+    const rows = await rowsOfUser(test.store, 'alice')
+    await envelope.shredUser('alice')
+    const other = await test.another()
+    await other.shred('alice', { forget: true })
+    await other.maintenance?.restore(rows)
+    // Longer than the second for which shredded users are not asked for.
+    await sleep(1200)
+    for (let i = 0; i < 2; i++) {
+      await expect(envelope.decrypt('alice', token)).rejects.toMatchObject({ code: 'ERR_KEY_SHREDDED' })
+      await expect(envelope.encrypt('alice', 'y')).rejects.toMatchObject({ code: 'ERR_KEY_SHREDDED' })
+      await sleep(1200)
+    }
+    await other.shred('alice', { forget: true })
+    await vi.waitFor(() => envelope.encrypt('alice', 'y'), PATIENT)
+  })
+
   it('a user whom another process forgets gets a new key: by name on Postgres, by the key log on both', async () => {
     const log = freshKeyLog()
     const envelope = await service({ keyLog: log.path })
     await envelope.encrypt('alice', 'x')
     const other = await test.open({ store: await test.another(), keyLog: log.path })
     await other.shredUser('alice', { forget: true })
-    const token = await vi.waitFor(
-      async () => {
-        await envelope.user('alice', { mint: false }).catch(() => undefined)
-        const token = await envelope.encrypt('alice', 'y')
-        expect(await rowsOfUser(test.store, 'alice')).toHaveLength(1)
-        return token
-      },
-      { timeout: 15_000, interval: 50 },
-    )
+    const token = await vi.waitFor(async () => {
+      await envelope.user('alice', { mint: false }).catch(() => undefined)
+      const token = await envelope.encrypt('alice', 'y')
+      expect(await rowsOfUser(test.store, 'alice')).toHaveLength(1)
+      return token
+    }, PATIENT)
     expect(await other.decrypt('alice', token)).toBe('y')
+    // The log says that she was forgotten.
+    expect(lost()).toEqual([])
     log.remove()
   })
 
@@ -98,7 +148,7 @@ describe.each(dialects)('on %s', (dialect) => {
       `${JSON.stringify({ event: 'lost', userId: 'alice', version: 1, kekId: null, createdAt, at })}\n`,
     )
     // The log is read once a second at most.
-    await vi.waitFor(() => envelope.encrypt('alice', 'y'), { timeout: 15_000, interval: 100 })
+    await vi.waitFor(() => envelope.encrypt('alice', 'y'), PATIENT)
     log.remove()
   })
 })
@@ -122,6 +172,20 @@ describe.runIf(isChosen('postgres'))('on postgres', () => {
     await runSql('postgres', test.url as string, `delete from encryption_keys where user_id = 'alice'`)
     await noticed(envelope)
     await expect(envelope.encrypt('alice', 'y')).rejects.toMatchObject(LOST)
+  })
+
+  it("rows of a user whom another process has rotated are lost: the rotation's announcement forgets nobody", async () => {
+    const envelope = await service()
+    await envelope.encrypt('alice', 'x')
+    const other = await test.open({ store: await test.another() })
+    await other.rotateUserKey('alice')
+    // Announced after the rotation: who has heard of this has heard of that.
+    await envelope.encrypt('bob', 'x')
+    await other.rotateUserKey('bob')
+    await vi.waitFor(async () => expect(await envelope.encrypt('bob', 'x')).toMatch(/^v3:2:/), PATIENT)
+    await runSql('postgres', test.url as string, `delete from encryption_keys where user_id = 'alice'`)
+    await expect(envelope.encrypt('alice', 'y')).rejects.toMatchObject(LOST)
+    expect(lost()).toHaveLength(1)
   })
 
   it('rows that went with a truncated table are not replaced', async () => {

@@ -27,7 +27,7 @@ async function afterLoss(announced?: StoreChange, options: Partial<EnvelopeCrypt
   const lost = () => events.filter(({ type }) => type === 'keysLost')
   // A version that is not cached makes the service read the rows.
   const read = () => envelope.user('alice', { mint: false }).catch((error: unknown) => error)
-  return { envelope, token, handle, rows, bare, lost, read }
+  return { envelope, token, handle, rows, bare, tell, lost, read }
 }
 
 describe('keys that are gone, though no change was announced', () => {
@@ -69,14 +69,14 @@ describe('keys that are gone, though no change was announced', () => {
 })
 
 describe('keys that are gone after an announcement', () => {
-  it('that names their user were forgotten: a new key is minted, and nothing was lost', async () => {
-    const { envelope, lost } = await afterLoss({ userIds: ['alice'] })
+  it('that their user was forgotten: a new key is minted, and nothing was lost', async () => {
+    const { envelope, lost } = await afterLoss({ userIds: ['alice'], forgotten: true })
     expect(await envelope.decrypt('alice', await envelope.encrypt('alice', 'y'))).toBe('y')
     expect(lost()).toEqual([])
   })
 
-  it.each<StoreChange>([{ unspecific: true }, {}, { silent: 'planned' }])(
-    'that names nobody are lost all the same, until they are forgotten here (%j)',
+  it.each<StoreChange>([{ userIds: ['alice'] }, { unspecific: true }, {}, { silent: 'planned' }])(
+    'of anything else are lost all the same, until they are forgotten here (%j)',
     async (announced) => {
       const { envelope, lost, read } = await afterLoss(announced)
       await read()
@@ -86,6 +86,20 @@ describe('keys that are gone after an announcement', () => {
       expect(await envelope.decrypt('alice', await envelope.encrypt('alice', 'y'))).toBe('y')
     },
   )
+
+  it('that their user was forgotten, and of which rows were found since, are lost', async () => {
+    const { envelope, rows, bare, tell, lost, read } = await afterLoss({
+      userIds: ['alice'],
+      forgotten: true,
+    })
+    await bare.maintenance?.restore(rows)
+    await tell({ userIds: ['alice'] })
+    await read()
+    await bare.remove([{ userId: 'alice', version: 1 }])
+    await tell({ unspecific: true })
+    await expect(envelope.encrypt('alice', 'y')).rejects.toMatchObject(LOST)
+    expect(lost()).toHaveLength(1)
+  })
 
   it('are only an event where neither a cache nor a key log could tell that they were forgotten', async () => {
     const { envelope, lost } = await afterLoss(undefined, { cache: false })

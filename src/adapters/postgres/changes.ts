@@ -124,9 +124,15 @@ const NOT_DELIVERED =
  */
 function changeFrom(payload: string): StoreChange | null {
   const content = parseJson(payload)
-  if (Array.isArray(content) && content.length > 0 && content.every((userId) => typeof userId === 'string'))
-    return { userIds: content }
+  if (isUserIds(content)) return { userIds: content }
+  const forgotten =
+    typeof content === 'object' && content !== null && 'forgotten' in content && content.forgotten
+  if (isUserIds(forgotten)) return { userIds: forgotten, forgotten: true }
   return isProbe(content) ? null : {}
+}
+
+function isUserIds(content: unknown): content is string[] {
+  return Array.isArray(content) && content.length > 0 && content.every((userId) => typeof userId === 'string')
 }
 
 function parseJson(payload: string): unknown {

@@ -7,6 +7,7 @@ import { lockError } from '../../drivers/sqlite-locks.js'
 import { KeystoreError } from '../../errors.js'
 import { type MigrateMode, type MigrationReport, NOTHING_APPLIED } from '../migrator.js'
 import { migrateAsyncSqlite } from './async-migrate.js'
+import { lostFile } from './opened-file.js'
 
 /** How long `close` waits for migrations that are under way. */
 const CLOSE_GRACE_MS = 2000
@@ -102,6 +103,9 @@ export class AsyncSqliteConnection {
       this.assertOpen()
       return deadline.wait(work(), () => 'an answer of the database')
     }).catch((error) => {
+      // SQLite itself finds it out, when it writes.
+      if (describeDriverError(error).code === 'SQLITE_READONLY_DBMOVED')
+        throw lostFile("The store's file", 'it was deleted, renamed or replaced')
       const failed = isConnectFailure(error) ? 'connect to the database' : action
       throw lockError(failed, error, Math.round(this.#options.deadlineMs))
     })

@@ -45,9 +45,9 @@ export class SqliteChanges {
   }
 
   /** Publishes a committed write of ours to every store on this connection. */
-  publish(userIds: readonly string[]): void {
+  publish(userIds: readonly string[], forgotten = false): void {
     if (this.#client === null || userIds.length === 0) return
-    const change = { userIds: [...new Set(userIds)] }
+    const change = { userIds: [...new Set(userIds)], ...(forgotten ? { forgotten } : {}) }
     for (const instance of [...(instancesOf.get(this.#client) ?? [])]) instance.#listeners.publish(change)
   }
 

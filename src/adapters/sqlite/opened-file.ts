@@ -53,7 +53,7 @@ export class OpenedFile {
 
   /** Throws if it is known that the file is another one. Looks at nothing. @throws ERR_STORE */
   assertNotLost(): void {
-    if (this.#lost !== null) throw lostFile(this.#options.path, this.#lost)
+    if (this.#lost !== null) throw this.#lostFile(this.#lost)
   }
 
   /** {@link assertSame} if it was not looked for a second: whoever only reads, and listens to no changes, must notice too. @throws ERR_STORE */
@@ -115,10 +115,14 @@ export class OpenedFile {
     this.#indexFd = null
   }
 
+  #lostFile(what: string): StoreError {
+    return lostFile(`The store's file ${printable(this.#options.path, 1000)}`, what)
+  }
+
   /** @throws ERR_STORE */
   #lose(what: string): never {
     this.#lost = what
-    const error = lostFile(this.#options.path, what)
+    const error = this.#lostFile(what)
     this.onLost?.(error.message)
     throw error
   }
@@ -222,9 +226,10 @@ function isSame(a: FileId, b: FileId): boolean {
   return a.dev === b.dev && a.ino === b.ino
 }
 
-function lostFile(path: string, what: string): StoreError {
+/** @param file how a message names the file */
+export function lostFile(file: string, what: string): StoreError {
   return new StoreError(
-    `The store's file ${printable(path, 1000)} is not the one any more that it has open: ${what}. Close the store and open it again; ` +
+    `${file} is not the one any more that it has open: ${what}. Close the store and open it again; ` +
       'nothing is read or written until then',
   )
 }

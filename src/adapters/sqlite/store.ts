@@ -219,7 +219,7 @@ export class SqliteKeyStore implements KeyStore {
         : s.insertTombstone.run({ ...newTombstone(userId, at) })
       return { erased, changed: erased.length + other.changes > 0 }
     })
-    if (changed) this.#changes.publish([userId])
+    if (changed) this.#changes.publish([userId], forget)
     const state = await this.#erasure.afterShred()
     return { userId, ...erasedVersions(erased), at: new Date(at), ...state }
   }

@@ -16,8 +16,10 @@ export function fragmentsFor(db: AnyPostgresDb, schema: string, channel: string)
    * Notifies the listeners of a row's user. Part of the statement that changes the row, so that Postgres sends it when that
    * commits, and not at all if it is rolled back.
    */
-  const notify = sql<string>`pg_catalog.pg_notify(${sql.raw(`'${channel}'`)},
-    pg_catalog.json_build_array(${keys.userId})${castTo('text')})`
+  const notifyWith = (payload: SQL) =>
+    sql<string>`pg_catalog.pg_notify(${sql.raw(`'${channel}'`)}, ${payload}${castTo('text')})`
+  const userIds = sql`pg_catalog.json_build_array(${keys.userId})`
+  const notify = notifyWith(userIds)
   return {
     db,
     keys,
@@ -25,6 +27,8 @@ export function fragmentsFor(db: AnyPostgresDb, schema: string, channel: string)
     /** The rows of `:userId`. */
     isUser: sql`${keys.userId} ${EQUALS} ${sql.placeholder('userId')}`,
     notify,
+    /** {@link notify} for a user who is forgotten. */
+    notifyForgotten: notifyWith(sql`pg_catalog.json_build_object('forgotten'${castTo('text')}, ${userIds})`),
     notifyIf: (condition: SQL) => sql<string | null>`case when ${condition} then ${notify} end`,
     /** Selects whole rows from a subquery. Drizzle itself selects columns only of tables that it knows to be in the query. */
     selectFrom: (subquery: SQL) => db.select(wholeRow(keys)).from(subquery),

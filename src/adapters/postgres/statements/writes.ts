@@ -104,12 +104,12 @@ export function removeRows({ db, keys, notify }: Fragments) {
     .returning({ userId: keys.userId, version: keys.version, notified: notify })
 }
 
-/** Removes the tombstones of `:userId`. */
-export function removeTombstones({ db, keys, isUser, isLive, notify }: Fragments) {
+/** Removes the tombstones of `:userId`, the last step of forgetting. */
+export function removeTombstones({ db, keys, isUser, isLive, notifyForgotten }: Fragments) {
   return db
     .delete(keys)
     .where(sql`${isUser} and not ${isLive} and ${IS_DURABLE}`)
-    .returning({ notified: notify })
+    .returning({ notified: notifyForgotten })
 }
 
 /** The rows to insert, from the arrays of `recordArrays`. */
