@@ -117,6 +117,7 @@ export class KeyCache {
     return this.#writing.run(userId, async () => {
       for (;;) {
         const rows = await this.#read(userId)
+        if (this.#memory.isOutdated(rows)) continue
         const key =
           rows.records.length === 0
             ? await this.#mint(rows)
@@ -136,6 +137,7 @@ export class KeyCache {
     for (;;) {
       if (this.#memory.isMissing(ref)) throw noSuchVersion(ref)
       const rows = await this.#read(ref.userId)
+      if (this.#memory.isOutdated(rows)) continue
       const key = await this.#openVersion(rows, ref)
       if (!rows.user.ended) return key
     }
@@ -214,6 +216,7 @@ export class KeyCache {
     this.#reader.listen()
     for (;;) {
       const rows = await this.#read(userId)
+      if (this.#memory.isOutdated(rows)) continue
       const keys = rows.records.length > 0 ? await this.#openAll(rows) : await this.#mintFor(rows, mint)
       if (keys !== null && !keys.lease.ended) return keys
     }
@@ -259,7 +262,8 @@ export class KeyCache {
     return this.#rotating.run(userId, async () => {
       if (this.#policy.format === 'v2') throw rotationNeedsV3()
       const known = this.#memory.cachedHighest(userId)
-      const rows = await this.#read(userId)
+      let rows = await this.#read(userId)
+      while (this.#memory.isOutdated(rows)) rows = await this.#read(userId)
       if (rows.records.length === 0)
         throw notFound(`There is no key of user ${quoted(userId)} to rotate`, false)
       const { version } = this.#activeOf(rows)
@@ -287,11 +291,10 @@ export class KeyCache {
     this.#memory.close()
   }
 
-  /** A user's rows as they are now. Lost keys of which the key log says that they have ended are not known any more. */
+  /** A user's rows. Lost keys of which the key log says that they have ended are not known any more. */
   async #read(userId: string): Promise<UserRows> {
     for (;;) {
       const rows = await this.#reader.read(userId)
-      if (this.#memory.isOutdated(rows)) continue
       if (!rows.user.keysLost || !(await this.#reader.hasEnded(rows.user))) return rows
       this.#memory.erase(userId, false)
     }

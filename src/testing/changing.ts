@@ -73,6 +73,7 @@ async function expectEachChange(store: KeyStore, recorder: ChangeRecorder): Prom
     recorder.reset()
     await change()
     await recorder.waitFor(userId)
+    if (userId === 'forgotten') await recorder.waitForForgotten(userId)
   }
 }
 
@@ -80,6 +81,8 @@ interface ChangeRecorder {
   readonly changes: readonly StoreChange[]
   /** Waits until a change after the last reset says that rows of this user may have changed. */
   waitFor(userId: string): Promise<void>
+  /** Waits, where a change names this user, until one says that the user was forgotten. */
+  waitForForgotten(userId: string): Promise<void>
   reset(): void
   end(): void
 }
@@ -102,6 +105,11 @@ async function recordChanges(store: KeyStore): Promise<ChangeRecorder | null> {
           .slice(from)
           .some(({ userIds, silent }) => silent === undefined && (userIds?.includes(userId) ?? true))
       assert.ok(await isTrueInTime(isNotified), `no change was notified for ${userId}`)
+    },
+    async waitForForgotten(userId) {
+      const naming = () => changes.slice(from).filter(({ userIds }) => userIds?.includes(userId))
+      const isTold = () => naming().length === 0 || naming().some(({ forgotten }) => forgotten === true)
+      assert.ok(await isTrueInTime(isTold), `no change says that ${userId} was forgotten`)
     },
   }
   // A store may notify once when it begins to listen. That must not count for the first change of a test.

@@ -65,7 +65,9 @@ describe.each(dialects)('%s', (dialect) => {
     expect(new Set(told)).toEqual(new Set(['alice', 'bob', 'carol', 'dave']))
     // The removal of a tombstone is a change too.
     await store.shred('dave', { forget: true })
-    await listener.next(isOf('dave'))
+    await listener.next((change) => isOf('dave')(change) && change.forgotten === true)
+    const forgotten = listener.changes.filter((change) => change.forgotten)
+    expect(new Set(forgotten.flatMap(({ userIds }) => userIds ?? []))).toEqual(new Set(['carol', 'dave']))
     for (const change of listener.changes.slice(dialect === 'postgres' ? 1 : 0))
       expect(change.userIds).toBeDefined()
   })

@@ -71,7 +71,7 @@ describe.each(backends)('on %s', (backend) => {
     expect(await envelope.encrypt('alice', 'x')).toContain('v3:')
     const [alice] = await rowsOfUser(store, 'alice')
     expect(log.entries()).toEqual([
-      { event: 'minted', userId: 'alice', version: 1, kekId, at: alice?.createdAt.toISOString() },
+      { event: 'minted', userId: 'alice', version: 1, kekId, at: alice?.createdAt },
     ])
     // Another process's key in the place of one whose insert has failed is recorded by that process.
     await store.shred('bob', { forget: true })

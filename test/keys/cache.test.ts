@@ -255,7 +255,7 @@ describe.each(dialects)('on %s', (dialect) => {
     await vi.waitFor(() =>
       expect(envelope.encrypt('alice', 'three')).rejects.toMatchObject({
         code: 'ERR_KEY_NOT_FOUND',
-        retryable: true,
+        retryable: false,
       }),
     )
   })

@@ -8,6 +8,7 @@ import { freshStore, type TestStore } from '../support/fresh-store.js'
 import { freshKeyLog } from '../support/key-log-file.js'
 import { runSql } from '../support/raw-database.js'
 import { rowsOfUser } from '../support/rows.js'
+import { versionOf } from '../support/tokens.js'
 
 const LOST = {
   code: 'ERR_KEY_NOT_FOUND',
@@ -89,12 +90,15 @@ describe.each(dialects)('on %s', (dialect) => {
     expect(await envelope.decrypt('alice', await envelope.encrypt('alice', 'y'))).toBe('y')
 
     await runSql(dialect, url(), deleteSecond)
-    await vi.waitFor(() => expect(envelope.encrypt('alice', 'y')).rejects.toMatchObject(LOST), PATIENT)
+    await vi.waitFor(async () => {
+      await envelope.user('alice', { mint: false }).catch(() => undefined)
+      await expect(envelope.encrypt('alice', 'y')).rejects.toMatchObject(LOST)
+    }, PATIENT)
     const createdAt = rows[1]?.createdAt
     const given = { event: 'lost', userId: 'alice', version: 2, kekId: null, createdAt, at: new Date() }
     log.append(`${JSON.stringify(given)}\n`)
     const next = await vi.waitFor(() => envelope.encrypt('alice', 'y'), PATIENT)
-    expect(next).toMatch(/^v3:1:/)
+    expect(versionOf(next)).toBe(1)
     log.remove()
   })
 
@@ -182,7 +186,7 @@ describe.runIf(isChosen('postgres'))('on postgres', () => {
     // Announced after the rotation: who has heard of this has heard of that.
     await envelope.encrypt('bob', 'x')
     await other.rotateUserKey('bob')
-    await vi.waitFor(async () => expect(await envelope.encrypt('bob', 'x')).toMatch(/^v3:2:/), PATIENT)
+    await vi.waitFor(async () => expect(versionOf(await envelope.encrypt('bob', 'x'))).toBe(2), PATIENT)
     await runSql('postgres', test.url as string, `delete from encryption_keys where user_id = 'alice'`)
     await expect(envelope.encrypt('alice', 'y')).rejects.toMatchObject(LOST)
     expect(lost()).toHaveLength(1)

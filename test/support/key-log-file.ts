@@ -27,7 +27,8 @@ export function freshKeyLog(): KeyLogFile {
     lines,
     entries: () =>
       lines()
-        .filter((line) => line !== '')
+        // A writer that has read another's half-written line marks it as cut off, and by then it is whole.
+        .filter((line) => line !== '' && line !== '\t(cut off)')
         .map((line) => {
           const entry = parseEntry(line)
           if (entry === null) throw new Error(`no entry: ${line}`)

@@ -1,4 +1,5 @@
 /** The service, encrypted columns and sweeps on libsql, and what a store on it says of what the driver cannot do. The conformance suite runs on it too. */
+import { copyFileSync, renameSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { type Client, createClient } from '@libsql/client'
 import { eq } from 'drizzle-orm'
@@ -281,6 +282,19 @@ describe.runIf(isChosen('sqlite'))('on libsql', () => {
     expect(read).toMatchObject([{ apiKey: 'key of alice', settings: { port: 22 } }])
     expect(await reencrypt({ envelope, source })).toMatchObject({ changed: 0, failedCount: 0, left: 0 })
     await envelope.close()
+  })
+
+  it('writes nothing into a file that was replaced, and says that the store is to be opened anew', async () => {
+    const store = storeOn()
+    await store.insertIfAbsent([randomRecord('alice')])
+    await client.execute('pragma wal_checkpoint(truncate)')
+    copyFileSync(url, `${url}.older`)
+    renameSync(`${url}.older`, url)
+    expect(await errorOf(store.shred('alice', { forget: false }))).toMatchObject({
+      code: 'ERR_STORE',
+      retryable: false,
+      message: expect.stringMatching(/deleted, renamed or replaced. Close the store and open it again/),
+    })
   })
 
   it('undoes a page of a sweep that a trigger alters', async () => {
