@@ -97,7 +97,11 @@ describe.each(dialects)('on %s', (dialect) => {
     const createdAt = rows[1]?.createdAt
     const given = { event: 'lost', userId: 'alice', version: 2, kekId: null, createdAt, at: new Date() }
     log.append(`${JSON.stringify(given)}\n`)
-    const next = await vi.waitFor(() => envelope.encrypt('alice', 'y'), PATIENT)
+    const next = await vi.waitFor(async () => {
+      const [result] = await envelope.encryptMany([{ userId: 'alice', plaintext: 'y' }])
+      if (result?.ok !== true) throw result?.error
+      return result.value
+    }, PATIENT)
     expect(versionOf(next)).toBe(1)
     log.remove()
   })
