@@ -2,9 +2,10 @@
 import { isKeystoreError, type StoreError } from '../errors.js'
 import type { KeyStore, ShredOptions, ShredResult } from '../store.js'
 import { isTombstone, type KeyRecord, type KeyRef, refKey } from '../table.js'
-import { assertKeyLog, type KeyLog, type KeyLogEntry, type LostEntry, type MadeEntry } from './entry.js'
+import { assertKeyLog, type KeyLog, type KeyLogEntry, type MadeEntry } from './entry.js'
 import { readEntriesFrom } from './file.js'
 import { refuseWithoutNewestKey } from './older-copy.js'
+import { endRemoved, madeEntry } from './row-entries.js'
 import { KeyLogWriter } from './writer.js'
 
 /**
@@ -93,17 +94,7 @@ class Recorder {
     const entries = (await readEntriesFrom(path, begin)) ?? []
     const erased = new Set(entries.flatMap(({ event, userId }) => (event === 'shredded' ? userId : [])))
     const suspect = made.filter(({ userId }) => erased.has(userId))
-    if (suspect.length === 0) return
-    const rows = await this.#rowsOf([...new Set(suspect.map(({ userId }) => userId))])
-    if (rows === null) return
-    const present = new Set(rows.map((row) => identityOf(row)))
-    const at = new Date()
-    const ended = suspect
-      .filter((record) => !present.has(identityOf(record)))
-      .map(({ userId, version, kekId, createdAt }): LostEntry => {
-        return { event: 'lost', userId, version, kekId, createdAt, at }
-      })
-    await this.#log.write(ended, 'the key was erased meanwhile')
+    if (suspect.length > 0) await endRemoved(this.#store, this.#log, suspect)
   }
 
   /** Waits until the keys of these users are in the log. Those that could not be recorded when they were made are recorded now. */
@@ -172,14 +163,6 @@ class Recorder {
 
 const NOT_GIVEN_OUT = 'the key is stored, and is given to nobody until it is in the log'
 
-function identityOf(record: KeyRecord): string {
-  return `${refKey(record)} ${record.createdAt.getTime()}`
-}
-
 function entriesOf(keys: readonly UnrecordedKey[]): MadeEntry[] {
   return keys.map(({ entry }) => entry)
-}
-
-function madeEntry({ userId, version, kekId, createdAt }: KeyRecord): MadeEntry {
-  return { event: version === 1 ? 'minted' : 'rotated', userId, version, kekId, at: createdAt }
 }
