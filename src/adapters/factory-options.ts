@@ -1,0 +1,87 @@
+/** Checks what the factories of stores are given: where the database is, and the options. Each message says what to write instead. */
+import { type DrizzleDialect, FACTORIES } from '../drivers/drizzle-db.js'
+import { A_DRIZZLE_DB, misplaced } from '../drivers/misplaced.js'
+import { invalidArgument, quoted } from '../errors.js'
+import { ownOptions } from '../validate.js'
+
+/** Where the database is, and what may stand beside it. */
+const SOURCES: Readonly<Record<DrizzleDialect, Readonly<Record<string, readonly string[]>>>> = {
+  sqlite: { path: [], db: [] },
+  postgres: { url: ['ssl', 'maxConnections', 'connectionTimeoutMs'], pool: [], db: ['transactional'] },
+}
+const SHARED = ['migrate', 'deadlineMs']
+const OPTIONS: Readonly<Record<DrizzleDialect, readonly string[]>> = {
+  sqlite: ['adopt', 'pollMs'],
+  postgres: ['schema', 'namedStatements', 'listenUrl'],
+}
+
+/**
+ * The arguments of a factory, as objects that inherit nothing.
+ *
+ * @returns the source, and the options of both arguments
+ * @throws ERR_INVALID_ARGUMENT
+ */
+export function factoryOptions<Source extends object, Options extends object>(
+  dialect: DrizzleDialect,
+  source: Source,
+  options: Options,
+): { readonly source: Source; readonly options: Source & Options } {
+  const names = Object.keys(SOURCES[dialect])
+  refuseMisplaced(dialect, 'source', source)
+  const own = ownOptions(source, `source (${names.map((name) => `{ ${name} }`).join(' or ')})`)
+  // An option beside the source counts too: ignoring it would silently mean its default.
+  const all = ownOptions({ ...own, ...ownOptions(options) })
+  const given = sourceName(dialect, names, own)
+  refuseMisplaced(dialect, given, Reflect.get(own, given))
+  for (const [name, value] of Object.entries(all))
+    if (value !== undefined) assertKnown(dialect, given, name, value)
+  return { source: own, options: all }
+}
+
+/** The name of the one property that says where the database is. */
+function sourceName(dialect: DrizzleDialect, names: readonly string[], source: object): string {
+  const present = names.filter((name) => name in source)
+  const [given, second] = present.filter((name) => Reflect.get(source, name) !== undefined)
+  if (second !== undefined)
+    throw invalidArgument(`${given} and ${second} were both given: ${FACTORIES[dialect]} takes one of them`)
+  if (given !== undefined) return given
+  const [unset] = present
+  if (unset === undefined)
+    throw invalidArgument(
+      `${FACTORIES[dialect]} needs ${names.map((name) => `{ ${name} }`).join(' or ')}, got ${namesOf(source)}`,
+    )
+  throw invalidArgument(
+    `${unset} is undefined${unset === 'db' || unset === 'pool' ? '' : ': is the environment variable set that it comes from, such as DATABASE_URL?'}`,
+  )
+}
+
+function namesOf(source: object): string {
+  const names = Object.keys(source)
+  return names.length === 0 ? 'none of them' : names.slice(0, 5).map(quoted).join(', ')
+}
+
+/** A drizzle db that is given as one is left to the store, which knows more of it. */
+function refuseMisplaced(dialect: DrizzleDialect, place: string, value: unknown): void {
+  const found =
+    typeof value === 'string' && place !== 'path' && place !== 'url'
+      ? { what: 'a string', write: `${FACTORIES[dialect]}({ ${dialect === 'sqlite' ? 'path' : 'url'} })` }
+      : misplaced(value)
+  const isOfPlace = found?.write === `${FACTORIES[dialect]}({ ${place} })`
+  if (found === null || isOfPlace || (place === 'db' && found.what === A_DRIZZLE_DB)) return
+  throw invalidArgument(`${place} is ${found.what}: write ${found.write}`)
+}
+
+function assertKnown(dialect: DrizzleDialect, source: string, name: string, value: unknown): void {
+  const beside = SOURCES[dialect][source] ?? []
+  if (name === source || [...SHARED, ...OPTIONS[dialect], ...beside].includes(name)) return
+  const other = dialect === 'sqlite' ? 'postgres' : 'sqlite'
+  // openKeyStore and its callers pass the options of both.
+  if (OPTIONS[other].includes(name) && value === false) return
+  const place = Object.entries(SOURCES[dialect]).find(([, names]) => names.includes(name))?.[0]
+  if (place !== undefined)
+    throw invalidArgument(`${name} goes with { ${place} }, and was given beside { ${source} }`)
+  if (OPTIONS[other].includes(name)) throw invalidArgument(`${name} is an option of ${FACTORIES[other]}`)
+  throw invalidArgument(
+    `${quoted(name)} is no option of ${FACTORIES[dialect]}: beside { ${source} } it takes ${[...beside, ...SHARED, ...OPTIONS[dialect]].join(', ')}`,
+  )
+}
