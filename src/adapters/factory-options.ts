@@ -32,6 +32,7 @@ export function factoryOptions<Source extends object, Options extends object>(
   // An option beside the source counts too: ignoring it would silently mean its default.
   const all = ownOptions({ ...own, ...ownOptions(options) })
   const given = sourceName(dialect, names, own)
+  for (const name of names) if (name !== given) Reflect.deleteProperty(own, name)
   refuseMisplaced(dialect, given, Reflect.get(own, given))
   for (const [name, value] of Object.entries(all))
     if (value !== undefined) assertKnown(dialect, given, name, value)
@@ -41,7 +42,7 @@ export function factoryOptions<Source extends object, Options extends object>(
 /** The name of the one property that says where the database is. */
 function sourceName(dialect: DrizzleDialect, names: readonly string[], source: object): string {
   const present = names.filter((name) => name in source)
-  const [given, second] = present.filter((name) => Reflect.get(source, name) !== undefined)
+  const [given, second] = present.filter((name) => !isUnset(name, source))
   if (second !== undefined)
     throw invalidArgument(`${given} and ${second} were both given: ${FACTORIES[dialect]} takes one of them`)
   if (given !== undefined) return given
@@ -50,9 +51,17 @@ function sourceName(dialect: DrizzleDialect, names: readonly string[], source: o
     throw invalidArgument(
       `${FACTORIES[dialect]} needs ${names.map((name) => `{ ${name} }`).join(' or ')}, got ${namesOf(source)}`,
     )
-  throw invalidArgument(
-    `${unset} is undefined${unset === 'db' || unset === 'pool' ? '' : ': is the environment variable set that it comes from, such as DATABASE_URL?'}`,
-  )
+  const what = Reflect.get(source, unset) === '' ? 'empty' : 'undefined'
+  const advice = unset === 'db' || unset === 'pool' ? '' : WHERE_FROM
+  throw invalidArgument(`${unset} is ${what}${advice}`)
+}
+
+const WHERE_FROM = ': is the environment variable set that it comes from, such as DATABASE_URL?'
+
+/** `process.env.DATABASE_URL ?? ''` is an empty string. */
+function isUnset(name: string, source: object): boolean {
+  const value: unknown = Reflect.get(source, name)
+  return value === undefined || (name === 'url' && value === '')
 }
 
 function namesOf(source: object): string {

@@ -14,12 +14,16 @@ export interface HostProject {
  * Makes a project of these files, and compiles them against the published types.
  *
  * @param files their texts, by path
+ * @param drivers the packages of databases that it has
  * @throws with the compiler's complaints
  */
-export function hostProject(files: Readonly<Record<string, string>>): HostProject {
+export function hostProject(
+  files: Readonly<Record<string, string>>,
+  drivers: readonly string[] = ['better-sqlite3', 'pg'],
+): HostProject {
   const folder = temporaryFolder()
   try {
-    linkPackages(folder.path, 'drizzle-orm', 'better-sqlite3', 'pg', 'redis', '@types')
+    linkPackages(folder.path, 'drizzle-orm', 'redis', '@types', ...drivers)
     writeFileSync(join(folder.path, 'package.json'), '{ "type": "module" }')
     for (const [path, text] of Object.entries(files)) {
       mkdirSync(dirname(join(folder.path, path)), { recursive: true })
@@ -38,7 +42,14 @@ export function linkPackages(folder: string, ...names: readonly string[]): void 
   const modules = join(folder, 'node_modules')
   mkdirSync(modules)
   symlinkSync(resolve('.'), join(modules, 'drizzle-keystore'))
-  for (const name of names) symlinkSync(resolve('node_modules', name), join(modules, name))
+  for (const name of names) linkPackage(folder, name)
+}
+
+/** Gives the node_modules of a folder one more package. */
+export function linkPackage(folder: string, name: string): void {
+  const link = join(folder, 'node_modules', name)
+  mkdirSync(dirname(link), { recursive: true })
+  symlinkSync(resolve('node_modules', name), link)
 }
 
 function compile(folder: string, files: readonly string[]): void {
