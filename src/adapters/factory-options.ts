@@ -3,16 +3,28 @@ import { type DrizzleDialect, FACTORIES } from '../drivers/drizzle-db.js'
 import { A_DRIZZLE_DB, misplaced } from '../drivers/misplaced.js'
 import { invalidArgument, quoted } from '../errors.js'
 import { ownOptions } from '../validate.js'
+import type { AsyncSqliteKeyStoreOptions, PostgresKeyStoreOptions, SqliteKeyStoreOptions } from './options.js'
 
 /** Where the database is, and what may stand beside it. */
 const SOURCES: Readonly<Record<DrizzleDialect, Readonly<Record<string, readonly string[]>>>> = {
   sqlite: { path: [], db: [] },
   postgres: { url: ['ssl', 'maxConnections', 'connectionTimeoutMs'], pool: [], db: ['transactional'] },
 }
-const SHARED = ['migrate', 'deadlineMs']
+/** Typed by the options, so that none can be missing here. */
+const SHARED = { migrate: true, deadlineMs: true } satisfies Record<keyof AsyncSqliteKeyStoreOptions, true>
+const OPTIONS_OF_SQLITE = { ...SHARED, adopt: true, pollMs: true } satisfies Record<
+  keyof SqliteKeyStoreOptions,
+  true
+>
+const OPTIONS_OF_POSTGRES = {
+  ...SHARED,
+  schema: true,
+  namedStatements: true,
+  listenUrl: true,
+} satisfies Record<keyof PostgresKeyStoreOptions, true>
 const OPTIONS: Readonly<Record<DrizzleDialect, readonly string[]>> = {
-  sqlite: ['adopt', 'pollMs'],
-  postgres: ['schema', 'namedStatements', 'listenUrl'],
+  sqlite: Object.keys(OPTIONS_OF_SQLITE),
+  postgres: Object.keys(OPTIONS_OF_POSTGRES),
 }
 
 /**
@@ -29,11 +41,11 @@ export function factoryOptions<Source extends object, Options extends object>(
   const names = Object.keys(SOURCES[dialect])
   refuseMisplaced(dialect, 'source', source)
   const own = ownOptions(source, `source (${names.map((name) => `{ ${name} }`).join(' or ')})`)
-  // An option beside the source counts too: ignoring it would silently mean its default.
-  const all = ownOptions({ ...own, ...ownOptions(options) })
   const given = sourceName(dialect, names, own)
   for (const name of names) if (name !== given) Reflect.deleteProperty(own, name)
   refuseMisplaced(dialect, given, Reflect.get(own, given))
+  // An option beside the source counts too: ignoring it would silently mean its default.
+  const all = ownOptions({ ...own, ...ownOptions(options) })
   for (const [name, value] of Object.entries(all))
     if (value !== undefined) assertKnown(dialect, given, name, value)
   return { source: own, options: all }
@@ -82,15 +94,15 @@ function refuseMisplaced(dialect: DrizzleDialect, place: string, value: unknown)
 
 function assertKnown(dialect: DrizzleDialect, source: string, name: string, value: unknown): void {
   const beside = SOURCES[dialect][source] ?? []
-  if (name === source || [...SHARED, ...OPTIONS[dialect], ...beside].includes(name)) return
+  if (name === source || [...OPTIONS[dialect], ...beside].includes(name)) return
   const other = dialect === 'sqlite' ? 'postgres' : 'sqlite'
-  // openKeyStore and its callers pass the options of both.
-  if (OPTIONS[other].includes(name) && value === false) return
   const place = Object.entries(SOURCES[dialect]).find(([, names]) => names.includes(name))?.[0]
+  // What is turned off may be off here too: openKeyStore and its callers pass the options of both dialects.
+  if (value === false && (place !== undefined || OPTIONS[other].includes(name))) return
   if (place !== undefined)
     throw invalidArgument(`${name} goes with { ${place} }, and was given beside { ${source} }`)
   if (OPTIONS[other].includes(name)) throw invalidArgument(`${name} is an option of ${FACTORIES[other]}`)
   throw invalidArgument(
-    `${quoted(name)} is no option of ${FACTORIES[dialect]}: beside { ${source} } it takes ${[...beside, ...SHARED, ...OPTIONS[dialect]].join(', ')}`,
+    `${quoted(name)} is no option of ${FACTORIES[dialect]}: beside { ${source} } it takes ${[...beside, ...OPTIONS[dialect]].join(', ')}`,
   )
 }

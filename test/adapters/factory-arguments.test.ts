@@ -110,7 +110,7 @@ describe('postgresKeyStore', () => {
       'url is undefined: is the environment variable set that it comes from, such as DATABASE_URL?',
     )
     expect(await messageOf('postgresKeyStore', { url: '' })).toContain('url is empty: is the environment')
-    await postgresKeyStore({ url: undefined, pool } as never).close()
+    for (const url of [undefined, '']) await postgresKeyStore({ url, pool, ssl: false } as never).close()
     expect(await messageOf('postgresKeyStore', { pool, maxConnections: 2 })).toBe(
       'maxConnections goes with { url }, and was given beside { pool }',
     )

@@ -117,10 +117,8 @@ describe('with your own db', () => {
       `row-${index}.ts`,
       `/// <reference path="own.d.ts" />\n${code}`,
     ])
-    hostProject(
-      { ...READERS_OWN, ...Object.fromEntries(files) },
-      rows.flatMap(({ packages }) => packages),
-    ).remove()
+    const drivers = rows.flatMap(({ packages }) => packages)
+    hostProject({ ...READERS_OWN, ...Object.fromEntries(files) }, { drivers }).remove()
   })
 
   const [major = 0, minor = 0] = process.versions.node.split('.').map(Number)

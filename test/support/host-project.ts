@@ -10,16 +10,22 @@ export interface HostProject {
   remove(): void
 }
 
+export interface HostOptions {
+  /** The packages of databases that it has. */
+  readonly drivers?: readonly string[]
+  /** What its imports are compiled for: the option of the compiler. */
+  readonly module?: string
+}
+
 /**
  * Makes a project of these files, and compiles them against the published types.
  *
  * @param files their texts, by path
- * @param drivers the packages of databases that it has
  * @throws with the compiler's complaints
  */
 export function hostProject(
   files: Readonly<Record<string, string>>,
-  drivers: readonly string[] = ['better-sqlite3', 'pg'],
+  { drivers = ['better-sqlite3', 'pg'], module = 'nodenext' }: HostOptions = {},
 ): HostProject {
   const folder = temporaryFolder()
   try {
@@ -29,7 +35,7 @@ export function hostProject(
       mkdirSync(dirname(join(folder.path, path)), { recursive: true })
       writeFileSync(join(folder.path, path), text)
     }
-    compile(folder.path, Object.keys(files))
+    compile(folder.path, Object.keys(files), module)
     return folder
   } catch (error) {
     folder.remove()
@@ -52,11 +58,11 @@ export function linkPackage(folder: string, name: string): void {
   symlinkSync(resolve('node_modules', name), link)
 }
 
-function compile(folder: string, files: readonly string[]): void {
+function compile(folder: string, files: readonly string[], module: string): void {
   const tsc = resolve('node_modules/typescript/bin/tsc')
   const options = [
     '--module',
-    'nodenext',
+    module,
     '--target',
     'es2023',
     '--lib',
