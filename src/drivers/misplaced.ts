@@ -41,7 +41,11 @@ function recognise(value: unknown): Misplaced | null {
   const sync = syncSqlite(value)
   if (sync === value) return drizzled('a Database of better-sqlite3', 'sqlite', 'better-sqlite3')
   if (sync !== null && 'isTransaction' in value)
-    return drizzled('a DatabaseSync of node:sqlite', 'sqlite', 'node-sqlite')
+    // drizzle-orm 0.45 has no database for it.
+    return {
+      what: 'a DatabaseSync of node:sqlite',
+      write: `${FACTORIES.sqlite}({ db: { $client: database } })`,
+    }
   if (sync !== null) return drizzled('a Database of bun:sqlite', 'sqlite', 'bun-sqlite')
   if (isPgClient(value))
     return { what: 'a single connection of pg', write: 'postgresKeyStore({ pool }), with a Pool of pg' }

@@ -27,7 +27,7 @@ const CLIENTS: readonly [string, unknown, RegExp][] = [
     /sqliteKeyStore\({ db: drizzle.*\/libsql'/,
   ],
   ['a D1 database', d1, /sqliteKeyStore\({ db: drizzle.*\/d1'/],
-  ['a DatabaseSync of node:sqlite', nodeSqlite, /sqliteKeyStore\({ db: drizzle.*\/node-sqlite'/],
+  ['a DatabaseSync of node:sqlite', nodeSqlite, /sqliteKeyStore\({ db: { \$client: database } }\)$/],
   ['a Pool of pg', pool, /postgresKeyStore\({ pool }\)$/],
   [
     'a single connection of pg',
