@@ -31,6 +31,7 @@ import {
 } from './options.js'
 import { counted, printableId, printJson, printSome, setExitCode } from './output.js'
 import { printableSentence } from './printable.js'
+import { makeKeyLog, printRecording, type RecordingReport, recordOrCount } from './record-keys.js'
 import {
   assertSchemaFile,
   type SchemaOptions,
@@ -50,9 +51,10 @@ interface DoctorCommandOptions
     SchemaOptions {
   readonly finishErasure?: boolean
   readonly giveUpLostKeys?: boolean
+  readonly recordKeys?: boolean
 }
 
-interface DoctorReport extends VerifyReport {
+interface DoctorReport extends VerifyReport, RecordingReport {
   /** Users who were erased again because the key log names them. */
   readonly erasedAgain?: readonly string[]
   /** How many lost keys were given up. */
@@ -81,8 +83,14 @@ export function doctorCommand(): Command {
       '--give-up-lost-keys',
       'record in the key log that the keys it names and the store lacks are given up, so that applications open again; asks you to confirm it',
     )
+    .option(
+      '--record-keys',
+      'record in the key log the keys and the erasures that the store has and the log lacks: once, when an application gets a key log',
+    )
     .option('--yes', 'do not ask')
     .action(async (options: DoctorCommandOptions) => {
+      if (options.recordKeys && options.keyLog === undefined)
+        throw invalidArgument('--record-keys needs --key-log')
       if (options.giveUpLostKeys) {
         if (options.keyLog === undefined) throw invalidArgument('--give-up-lost-keys needs --key-log')
         assertCanAsk(options, 'give up keys')
@@ -115,6 +123,7 @@ async function runChecks(
   const maintenance = maintenanceOf(store)
   // A table of an unknown schema cannot be written. verifyAll reports it.
   const isUsable = (await maintenance.inspect()).every(({ kind }) => kind !== 'schemaVersion')
+  if (isUsable) await makeKeyLog(options)
   const erasedAgain = isUsable && keyLog !== undefined ? await applyKeyLog({ store, keyLog }) : undefined
   const keys = await verifyAll({
     ...controls,
@@ -125,6 +134,9 @@ async function runChecks(
   const found = [...fileFindings(options), ...(await columnFindings(options))]
   const lost = isUsable && keyLog !== undefined ? await findLostKeys({ store, keyLog }) : NOTHING_LOST
   const givenUp = lost.count > 0 ? await giveUp(store, lost, options) : undefined
+  // Of a store that lacks keys nothing is recorded: it may be another one.
+  const isWhole = isUsable && (lost.count === 0 || givenUp !== undefined)
+  const recording = isWhole ? await recordOrCount(store, options, controls) : {}
   if (isUsable) found.push(...(await poolFindings(store)))
   if (givenUp === undefined) found.push(...lost.keys.map(lostKeyFinding))
   if (isUsable && keyLog !== undefined)
@@ -134,6 +146,8 @@ async function runChecks(
   const erasure = finishErasure && report.complete ? await maintenance.finishErasure() : undefined
   return {
     ...report,
+    ...recording,
+    complete: report.complete && recording.recorded?.complete !== false,
     ...(erasedAgain === undefined ? {} : { erasedAgain }),
     ...(givenUp === undefined ? {} : { givenUp }),
     ...(erasure === undefined ? {} : { erasure }),
@@ -267,6 +281,7 @@ function printDoctorReport(
     console.log(
       `Recorded that ${counted(report.givenUp, 'lost key')} ${report.givenUp === 1 ? 'is' : 'are'} given up.`,
     )
+  printRecording(report, options)
 
   const totals = { error: 0, warning: 0 }
   for (const [kind, count] of Object.entries(counts)) {

@@ -77,7 +77,7 @@ const DIALECTS: readonly [RegExp, DrizzleDialect | string][] = [
   [/^MsSql/, 'SQL Server'],
 ]
 const DIALECT_NAMES: Readonly<Record<DrizzleDialect, string>> = { sqlite: 'SQLite', postgres: 'Postgres' }
-const FACTORIES: Readonly<Record<DrizzleDialect, string>> = {
+export const FACTORIES: Readonly<Record<DrizzleDialect, string>> = {
   sqlite: 'sqliteKeyStore',
   postgres: 'postgresKeyStore',
 }
@@ -120,6 +120,12 @@ export function assertDrizzleDb(db: unknown, dialect: DrizzleDialect): asserts d
       `db must be a drizzle db on ${wanted}, such as drizzle makes for ${supported(dialect)}`,
     )
   }
+}
+
+/** The dialect of a drizzle db. @returns null if it is none, or on a dialect that no store is on */
+export function dialectOfDb(db: unknown): DrizzleDialect | null {
+  const dialect = dialectOf(primaryOf(db))
+  return dialect === 'sqlite' || dialect === 'postgres' ? dialect : null
 }
 
 /** Whether it is a transaction of Drizzle's. */

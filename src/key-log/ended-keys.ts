@@ -2,7 +2,7 @@
 import { nextTurn } from '../event-loop.js'
 import type { KeyIdentity } from '../table.js'
 import type { KeyLogEntry } from './entry.js'
-import { isMade, nameOf } from './erasures.js'
+import { fullName, isMade, nameOf } from './erasures.js'
 import { readEntries } from './file.js'
 
 interface Question {
@@ -72,8 +72,4 @@ function apply(entry: KeyLogEntry, key: KeyIdentity, ended: Set<string>): void {
   } else if (entry.event === 'lost') {
     if (nameOf(entry.version, entry.createdAt) === name) ended.add(fullName(key))
   } else if (isMade(entry) && nameOf(entry.version, entry.at) === name) ended.delete(fullName(key))
-}
-
-function fullName({ userId, version, createdAt }: KeyIdentity): string {
-  return `${nameOf(version, createdAt)} ${userId}`
 }

@@ -1,6 +1,6 @@
 /** The shredded users of a key log, and their erasure in a store to which an older copy of the table has brought them back. */
 import type { KeyStore } from '../store.js'
-import { isTombstone, type KeyRecord } from '../table.js'
+import { isTombstone, type KeyIdentity, type KeyRecord } from '../table.js'
 import { ownOptions } from '../validate.js'
 import { assertKeyLogPath, type KeyLogEntry, type MadeEntry } from './entry.js'
 import { assertWrittenByOwnerOnly, readEntries, readLastEntries } from './file.js'
@@ -39,6 +39,9 @@ function addErasures(erasures: ErasuresSoFar, entries: readonly KeyLogEntry[]): 
     if (entry.event === 'shredded')
       erasures.set(userId, { userId, at, forget: entry.forget, madeSince: new Set() })
     else if (isMade(entry)) erasures.get(userId)?.madeSince.add(nameOf(entry.version, at))
+    // Its line may have come after the erasure that had ended it.
+    else if (entry.event === 'lost')
+      erasures.get(userId)?.madeSince.delete(nameOf(entry.version, entry.createdAt))
   }
 }
 
@@ -56,6 +59,11 @@ export function isMade(entry: KeyLogEntry): entry is MadeEntry {
 
 export function nameOf(version: number, createdAt: Date): string {
   return `${version} ${createdAt.getTime()}`
+}
+
+/** {@link nameOf} among the keys of all users. */
+export function fullName({ userId, version, createdAt }: KeyIdentity): string {
+  return `${nameOf(version, createdAt)} ${userId}`
 }
 
 /** Users whose erasure was begun and not finished, as far as the log says, and who have live rows. */

@@ -2,9 +2,10 @@
 import { isKeystoreError, type StoreError } from '../errors.js'
 import type { KeyStore, ShredOptions, ShredResult } from '../store.js'
 import { isTombstone, type KeyRecord, type KeyRef, refKey } from '../table.js'
-import { assertKeyLog, type KeyLog, type KeyLogEntry, type LostEntry, type MadeEntry } from './entry.js'
+import { assertKeyLog, type KeyLog, type KeyLogEntry, type MadeEntry } from './entry.js'
 import { readEntriesFrom } from './file.js'
 import { refuseWithoutNewestKey } from './older-copy.js'
+import { endRemoved, madeEntry } from './row-entries.js'
 import { KeyLogWriter } from './writer.js'
 
 /**
@@ -104,17 +105,7 @@ class Recorder {
     const entries = (await readEntriesFrom(path, begin)) ?? []
     const erased = new Set(entries.flatMap(({ event, userId }) => (event === 'shredded' ? userId : [])))
     const suspect = made.filter(({ userId }) => erased.has(userId))
-    if (suspect.length === 0) return
-    const rows = await this.#rowsOf([...new Set(suspect.map(({ userId }) => userId))])
-    if (rows === null) return
-    const present = new Set(rows.map((row) => identityOf(row)))
-    const at = new Date()
-    const ended = suspect
-      .filter((record) => !present.has(identityOf(record)))
-      .map(({ userId, version, kekId, createdAt }): LostEntry => {
-        return { event: 'lost', userId, version, kekId, createdAt, at }
-      })
-    await this.#log.write(ended, 'the key was erased meanwhile')
+    if (suspect.length > 0) await endRemoved(this.#store, this.#log, suspect)
   }
 
   #addUncertain(records: readonly KeyRecord[]): void {
@@ -207,14 +198,6 @@ function isSameKey(row: KeyRecord, record: KeyRecord | undefined): boolean {
   return record !== undefined && Buffer.compare(row.encryptedKey, record.encryptedKey) === 0
 }
 
-function identityOf(record: KeyRecord): string {
-  return `${refKey(record)} ${record.createdAt.getTime()}`
-}
-
 function entriesOf(keys: readonly UnrecordedKey[]): MadeEntry[] {
   return keys.map(({ entry }) => entry)
-}
-
-function madeEntry({ userId, version, kekId, createdAt }: KeyRecord): MadeEntry {
-  return { event: version === 1 ? 'minted' : 'rotated', userId, version, kekId, at: createdAt }
 }

@@ -2,10 +2,11 @@
 import type { KeyStore } from '../store.js'
 import { isTombstone, type KeyRef } from '../table.js'
 import { ownOptions } from '../validate.js'
-import { assertKeyLogPath, type LostEntry } from './entry.js'
+import { assertKeyLogPath } from './entry.js'
 import { readEntries } from './file.js'
 import { MadeKeys } from './made-keys.js'
 import { readableRows } from './readable-rows.js'
+import { lostEntry } from './row-entries.js'
 import { KeyLogWriter } from './writer.js'
 
 /** A key that was made, and neither pruned nor shredded, and is not in the store. */
@@ -49,16 +50,7 @@ export async function giveUpLostKeys(options: {
   const { store, keyLog } = ownOptions(options)
   const { keys, count } = await compareAll({ store, keyLog })
   const at = new Date()
-  const entries = keys.map(
-    ({ userId, version, kekId, createdAt }): LostEntry => ({
-      event: 'lost',
-      userId,
-      version,
-      kekId,
-      createdAt,
-      at,
-    }),
-  )
+  const entries = keys.map((key) => lostEntry(key, at))
   await new KeyLogWriter(keyLog).write(entries, 'no key was given up')
   return count
 }

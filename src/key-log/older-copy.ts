@@ -4,7 +4,7 @@ import { isKeystoreError, KeystoreError, quoted, type StoreError } from '../erro
 import type { EmitEvent } from '../events.js'
 import type { KeyStore } from '../store.js'
 import { isTombstone, type KeyIdentity, type KeyRef } from '../table.js'
-import { eraseAgain, erasuresOf } from './erasures.js'
+import { eraseAgain, erasuresOf, readErasures } from './erasures.js'
 import { readLastEntries } from './file.js'
 import { compare, compareAll } from './lost-keys.js'
 import { MadeKeys } from './made-keys.js'
@@ -40,6 +40,18 @@ export async function refuseOlderCopy(store: KeyStore, keyLog: string, emit: Emi
   }
   const back = await eraseAgain(store, erasuresOf(last), { dryRun: true, restoreTombstones: true })
   if (back.length > 0) throw shreddedAreBack(keyLog, back)
+}
+
+/**
+ * Refuses a store that lacks any key of the log, or in which any shredded user of the log has keys. Reads the whole log.
+ *
+ * @throws ERR_KEYS_LOST · ERR_STORE · ERR_CLOSED
+ */
+export async function refuseOtherStore(store: KeyStore, keyLog: string): Promise<void> {
+  const { count, keys } = await compareAll({ store, keyLog })
+  if (count > 0) throw keysLost(keyLog, await hasNoRow(store), keys.slice(0, MAX_NAMED), count, OF_ALL)
+  const back = await eraseAgain(store, await readErasures(keyLog), { dryRun: true, restoreTombstones: true })
+  if (back.length > 0) throw shreddedAreBack(keyLog, back, OF_ALL)
 }
 
 /** Users among whose keys the newest is looked for, one after another: those of the last ones may have ended. */
@@ -103,9 +115,17 @@ function madeKeys(entries: Parameters<MadeKeys['addAll']>[0]): MadeKeys {
   return made
 }
 
+const OF_LAST = ' of the last users in'
+const OF_ALL = ' of all users in'
 const IS_IT_RIGHT = 'Is it the right store? If it is, '
 
-function keysLost(keyLog: string, isEmpty: boolean, named: readonly KeyRef[], count: number): KeystoreError {
+function keysLost(
+  keyLog: string,
+  isEmpty: boolean,
+  named: readonly KeyRef[],
+  count: number,
+  where = OF_LAST,
+): KeystoreError {
   const names = named.map(({ userId, version }) => `${quoted(userId)}, version ${version}`).join('; ')
   const more = count > named.length ? '; …' : ''
   const what = isEmpty
@@ -113,18 +133,18 @@ function keysLost(keyLog: string, isEmpty: boolean, named: readonly KeyRef[], co
     : 'The store lacks keys that its key log names, and that were neither pruned nor shredded: it is an older copy, or another store'
   return new KeystoreError(
     'ERR_KEYS_LOST',
-    `${what} (${count === 1 ? '1 key' : `${count} keys`} of the last users in ${keyLog}: ${names}${more}). ${IS_IT_RIGHT}` +
+    `${what} (${count === 1 ? '1 key' : `${count} keys`}${where} ${keyLog}: ${names}${more}). ${IS_IT_RIGHT}` +
       'restore a backup that has them (npx keystore restore FILE --key-log LOG). npx keystore doctor --key-log LOG names all of them, and with ' +
       '--give-up-lost-keys records that they are given up',
   )
 }
 
-function shreddedAreBack(keyLog: string, users: readonly string[]): KeystoreError {
+function shreddedAreBack(keyLog: string, users: readonly string[], where = OF_LAST): KeystoreError {
   const names = users.slice(0, MAX_NAMED).map(quoted).join('; ')
   return new KeystoreError(
     'ERR_KEYS_LOST',
-    `The store has keys of users whom its key log names as shredded: it is an older copy, or another store (${users.length} of the last users ` +
-      `in ${keyLog}: ${names}${users.length > MAX_NAMED ? '; …' : ''}). ${IS_IT_RIGHT}erase them again: npx keystore doctor --key-log LOG`,
+    `The store has keys of users whom its key log names as shredded: it is an older copy, or another store (${users.length}${where} ` +
+      `${keyLog}: ${names}${users.length > MAX_NAMED ? '; …' : ''}). ${IS_IT_RIGHT}erase them again: npx keystore doctor --key-log LOG`,
   )
 }
 

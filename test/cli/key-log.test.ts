@@ -101,6 +101,39 @@ describe.each(dialects)('on %s', (dialect) => {
     expect(encrypt('dave').status).toBe(0)
     expect(encrypt('carol').status).toBe(0)
   })
+
+  it('is told by doctor which keys the log lacks, and has them recorded', async () => {
+    store.run(['init'])
+    encrypt('alice', {})
+    encrypt('bob', {})
+    store.run(['shred-user', 'bob', '--yes'])
+    expect(store.run(['doctor'], { env })).toMatchObject({ status: 1 })
+    expect(store.run(['doctor', '--record-keys'])).toMatchObject({ status: 2 })
+    log.write('')
+    const lacking = store.run(['doctor'], { env })
+    expect(lacking.stdout).toContain('The key log lacks 1 live key, 1 erasure of the store')
+    expect(lacking.status).toBe(0)
+    expect(store.json(['doctor'], { env }).report).toMatchObject({ unrecorded: { keys: 1, shredded: 1 } })
+    expect(log.lines()).toEqual([''])
+
+    log.remove()
+    log = freshKeyLog()
+    env = { KEYSTORE_KEY_LOG: log.path }
+    const recorded = store.run(['doctor', '--record-keys'], { env })
+    expect(recorded.stdout).toContain(`Recorded in ${log.path}: 1 live key, 1 erasure.`)
+    expect(recorded.status).toBe(0)
+    expect(log.entries().map(({ event, userId }) => `${event} ${userId}`)).toEqual([
+      'minted alice',
+      'shredded bob',
+      'minted alice',
+    ])
+    expect(store.run(['doctor'], { env }).stdout).not.toContain('The key log lacks')
+
+    await store.use((keys) => keys.remove([{ userId: 'alice', version: 1 }]))
+    const lost = store.run(['doctor', '--record-keys'], { env })
+    expect(lost.stdout).toContain('Nothing was recorded in the key log')
+    expect(lost.status).toBe(1)
+  })
 })
 
 describe('whatever the dialect', () => {

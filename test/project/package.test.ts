@@ -45,6 +45,7 @@ const CORE_NAMES = [
   'masterKeysFromEnv',
   'masterKeysFromFile',
   'pruneRetired',
+  'recordKeys',
   'reseed',
   'resolveMasterKey',
   'rewrapAll',

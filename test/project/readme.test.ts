@@ -15,6 +15,15 @@ import { runSql } from '../support/raw-database.js'
 const readme = readFileSync('README.md', 'utf8')
 const blocks = (language: string) => codeBlocks(readme, language)
 
+/** What the page says of the other dialect. */
+const ON_POSTGRES = "postgresKeyStore({ url: process.env.DATABASE_URL ?? '' })"
+
+function forPostgres(example: string): string {
+  return example
+    .replace(/sqliteKeyStore\(.*\)/, ON_POSTGRES)
+    .replace(/sqliteKeyStore(.*)sqlite/, 'postgresKeyStore$1postgres')
+}
+
 describe.each(dialects)('the example on %s', (dialect) => {
   let folder: ReturnType<typeof temporaryFolder>
   let database: FreshDatabase
@@ -29,15 +38,8 @@ describe.each(dialects)('the example on %s', (dialect) => {
 
   it('runs as it stands there and gives the secret back', () => {
     const [onSqlite = ''] = blocks('ts')
-    // What the page says of the other dialect.
-    const onPostgres = 'postgresKeyStore({ url: process.env.DATABASE_URL })'
-    expect(readme).toContain(`\`${onPostgres}\` from \`drizzle-keystore/postgres\``)
-    const example =
-      dialect === 'sqlite'
-        ? onSqlite
-        : onSqlite
-            .replace(/sqliteKeyStore\(.*\)/, onPostgres)
-            .replace(/sqliteKeyStore(.*)sqlite/, 'postgresKeyStore$1postgres')
+    expect(readme).toContain(`\`${ON_POSTGRES}\` from \`drizzle-keystore/postgres\``)
+    const example = dialect === 'sqlite' ? onSqlite : forPostgres(onSqlite)
     expect(example.split('\n').filter((line) => line.trim() !== '').length).toBeLessThanOrEqual(10)
     linkPackages(folder.path)
     writeFileSync(
@@ -116,6 +118,18 @@ const READERS_OWN = `
   declare const tx: typeof postgresDb
 `
 
+/** The same for docs/POSTGRES.md. */
+const READERS_OF_POSTGRES = `
+  import { EnvelopeCrypto, type MasterKey } from 'drizzle-keystore'
+  import { postgresKeyStore } from 'drizzle-keystore/postgres'
+  import { pgTable, text } from 'drizzle-orm/pg-core'
+  declare const [url, id]: [string, string]
+  declare const db: import('drizzle-orm/node-postgres').NodePgDatabase
+  declare const envelope: EnvelopeCrypto
+  declare const masterKeys: MasterKey
+  const credentials = pgTable('credentials', { id: text('id').primaryKey(), apiKey: text('api_key').notNull() })
+`
+
 it('all blocks of code compile in one file, as a reader may put them there', () => {
   const close = 'await envelope.close()'
   const [first = '', stores, calls, tables, keys, ...others] = blocks('ts')
@@ -123,7 +137,11 @@ it('all blocks of code compile in one file, as a reader may put them there', () 
   expect(first).toContain(close)
   // The tables declare a user, whom the calls take from the reader.
   const joined = [first.replace(close, ''), tables, calls, stores, keys, close].join('\n')
-  hostProject({ 'all.ts': `${joined}\n${READERS_OWN}` }).remove()
+  hostProject({
+    'all.ts': `${joined}\n${READERS_OWN}`,
+    'postgres.ts': forPostgres(first),
+    'guide.ts': `${READERS_OF_POSTGRES}\n${codeBlocks(readFileSync('docs/POSTGRES.md', 'utf8'), 'ts').join('\n')}`,
+  }).remove()
 })
 
 /** Where the key is missing, a store that was opened first would be made, and stay empty. */

@@ -10,22 +10,32 @@ export interface HostProject {
   remove(): void
 }
 
+export interface HostOptions {
+  /** The packages of databases that it has. */
+  readonly drivers?: readonly string[]
+  /** What its imports are compiled for: the option of the compiler. */
+  readonly module?: string
+}
+
 /**
  * Makes a project of these files, and compiles them against the published types.
  *
  * @param files their texts, by path
  * @throws with the compiler's complaints
  */
-export function hostProject(files: Readonly<Record<string, string>>): HostProject {
+export function hostProject(
+  files: Readonly<Record<string, string>>,
+  { drivers = ['better-sqlite3', 'pg'], module = 'nodenext' }: HostOptions = {},
+): HostProject {
   const folder = temporaryFolder()
   try {
-    linkPackages(folder.path, 'drizzle-orm', 'better-sqlite3', 'pg', 'redis', '@types')
+    linkPackages(folder.path, 'drizzle-orm', 'redis', '@types', ...drivers)
     writeFileSync(join(folder.path, 'package.json'), '{ "type": "module" }')
     for (const [path, text] of Object.entries(files)) {
       mkdirSync(dirname(join(folder.path, path)), { recursive: true })
       writeFileSync(join(folder.path, path), text)
     }
-    compile(folder.path, Object.keys(files))
+    compile(folder.path, Object.keys(files), module)
     return folder
   } catch (error) {
     folder.remove()
@@ -38,14 +48,21 @@ export function linkPackages(folder: string, ...names: readonly string[]): void 
   const modules = join(folder, 'node_modules')
   mkdirSync(modules)
   symlinkSync(resolve('.'), join(modules, 'drizzle-keystore'))
-  for (const name of names) symlinkSync(resolve('node_modules', name), join(modules, name))
+  for (const name of names) linkPackage(folder, name)
 }
 
-function compile(folder: string, files: readonly string[]): void {
+/** Gives the node_modules of a folder one more package. */
+export function linkPackage(folder: string, name: string): void {
+  const link = join(folder, 'node_modules', name)
+  mkdirSync(dirname(link), { recursive: true })
+  symlinkSync(resolve('node_modules', name), link)
+}
+
+function compile(folder: string, files: readonly string[], module: string): void {
   const tsc = resolve('node_modules/typescript/bin/tsc')
   const options = [
     '--module',
-    'nodenext',
+    module,
     '--target',
     'es2023',
     '--lib',

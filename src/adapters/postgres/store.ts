@@ -14,8 +14,8 @@ import type {
   WrapChange,
 } from '../../store.js'
 import { type KeyRecord, type KeyRef, refKey } from '../../table.js'
-import { ownOptions } from '../../validate.js'
 import { FINISH_ERASURE, pendingErasure } from '../erasure.js'
+import { factoryOptions } from '../factory-options.js'
 import { inTurns } from '../in-turns.js'
 import { assertMigrateMode, type MigrationReport } from '../migrator.js'
 import type { PostgresKeyStoreOptions } from '../options.js'
@@ -58,9 +58,8 @@ export function postgresKeyStore(
   source: PostgresSource & PostgresKeyStoreOptions,
   options: PostgresKeyStoreOptions = {},
 ): PostgresKeyStore {
-  // An option beside the url counts too: ignoring it would silently mean its default.
-  const own = ownOptions(source, 'source ({ url }, { pool } or { db })')
-  return new PostgresKeyStore(own, ownOptions({ ...own, ...ownOptions(options) }))
+  const own = factoryOptions('postgres', source, options)
+  return new PostgresKeyStore(own.source, own.options)
 }
 
 const NO_ROWS: ReadonlyMap<string, readonly KeyRecord[]> = new Map()

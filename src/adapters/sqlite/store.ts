@@ -17,7 +17,7 @@ import type {
   WrapChange,
 } from '../../store.js'
 import type { KeyRecord, KeyRef } from '../../table.js'
-import { ownOptions } from '../../validate.js'
+import { factoryOptions } from '../factory-options.js'
 import { inTurns } from '../in-turns.js'
 import { assertMigrateMode, type MigrationReport } from '../migrator.js'
 import type { AsyncSqliteKeyStoreOptions, SqliteKeyStoreOptions } from '../options.js'
@@ -115,9 +115,7 @@ export function sqliteKeyStore(
   source: (SqliteSource | AsyncSqliteSource) & SqliteKeyStoreOptions,
   options: SqliteKeyStoreOptions = {},
 ): SqliteKeyStore | AsyncSqliteKeyStore {
-  // An option beside the path counts too: ignoring it would silently mean its default.
-  const own = ownOptions(source, 'source ({ path } or { db })')
-  const all = ownOptions({ ...own, ...ownOptions(options) })
+  const { source: own, options: all } = factoryOptions('sqlite', source, options)
   const client = clientOf(own)
   return typeof client === 'string' || !('kind' in client)
     ? new SqliteKeyStore(client, all)

@@ -55,7 +55,7 @@ describe('postgresKeyStore refuses by name', () => {
     ['a replica set of pg-proxy', withReplicas(pgProxy, [pgProxy]), /pg-proxy/],
     ['no db', {}, /node-postgres, postgres-js, pglite, neon-serverless/],
     ['null', null, /must be a drizzle db/],
-    ['a URL', NEON_URL, /must be a drizzle db/],
+    ['a URL', NEON_URL, /db is a string: write postgresKeyStore\(\{ url \}\)/],
   ])('%s', async (_, db, message) => {
     const error = await errorOf(async () => postgresKeyStore({ db } as never))
     expect(error).toMatchObject({ code: 'ERR_INVALID_ARGUMENT' })
@@ -112,7 +112,7 @@ describe('sqliteKeyStore refuses by name', () => {
     ],
     ['Postgres', drizzlePostgres(NEON_URL), /on Postgres: give it to postgresKeyStore/],
     ['MySQL', drizzleMysqlProxy(noRows), /on MySQL: it must be one on SQLite/],
-    ['a connection', new Database(':memory:'), /must be a drizzle db on better-sqlite3/],
+    ['a connection', new Database(':memory:'), /db is a Database of better-sqlite3: write sqliteKeyStore/],
     ['null', null, /must be a drizzle db/],
   ])('%s', async (_, db, message) => {
     const error = await errorOf(async () => sqliteKeyStore({ db } as never))
