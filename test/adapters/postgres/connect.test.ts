@@ -1,10 +1,20 @@
 /** A server that does not take the connection: the error says that, and why, instead of what was to be done on it. */
 import { createServer, type Server } from 'node:net'
+import { Pool as NeonPool } from '@neondatabase/serverless'
+import { drizzle as drizzleNeon } from 'drizzle-orm/neon-serverless'
+import { drizzle as drizzlePg } from 'drizzle-orm/node-postgres'
+import { drizzle as drizzlePostgresJs } from 'drizzle-orm/postgres-js'
+import pg from 'pg'
+import postgres from 'postgres'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { openKeyStore } from '../../../src/adapters/open.js'
+import { postgresKeyStore } from '../../../src/adapters/postgres/store.js'
+import { sqlSource } from '../../../src/reencrypt/index.js'
+import { cleanUpAfterEach } from '../../support/cleanups.js'
 import { type FreshDatabase, freshDatabase, isChosen } from '../../support/databases.js'
 import { keystoreErrorOf } from '../../support/errors.js'
 import { everythingOf } from '../../support/leaks.js'
+import { freePort } from '../../support/postgres-server.js'
 
 describe.runIf(isChosen('postgres'))('openKeyStore on Postgres', () => {
   let database: FreshDatabase
@@ -70,4 +80,83 @@ describe.runIf(isChosen('postgres'))('openKeyStore on Postgres', () => {
     for (const password of [new URL(database.url).password, 'wr0ng'])
       expect(everythingOf(error)).not.toContain(password)
   })
+})
+
+/** A short one: a refused connection is tried again until it is over. */
+const DEADLINE = { deadlineMs: 700 }
+
+describe.runIf(isChosen('postgres')).each(['pool', 'node-postgres', 'postgres-js'])(
+  'a connection of the host’s that cannot be made: %s',
+  (driver) => {
+    const cleanups = cleanUpAfterEach()
+
+    function sourceOn(url: string) {
+      if (driver === 'postgres-js') {
+        const client = postgres(url, { onnotice: () => undefined })
+        cleanups.add(() => client.end({ timeout: 0 }))
+        return { db: drizzlePostgresJs({ client }) }
+      }
+      const pool = new pg.Pool({ connectionString: url })
+      cleanups.add(() => pool.end())
+      return driver === 'pool' ? { pool } : { db: drizzlePg({ client: pool }) }
+    }
+
+    it.each<[string, (url: URL) => Promise<unknown> | unknown, RegExp, boolean | null]>([
+      [
+        'a closed port',
+        async (url) => Object.assign(url, { hostname: '127.0.0.1', port: String(await freePort()) }),
+        /\(connect ECONNREFUSED 127\.0\.0\.1:\d+\)$/,
+        true,
+      ],
+      // The look-up may itself have no answer.
+      [
+        'an unknown host',
+        (url) => Object.assign(url, { hostname: 'none.invalid' }),
+        /ENOTFOUND|EAI_AGAIN/,
+        null,
+      ],
+      ['a wrong password', (url) => Object.assign(url, { password: 'wr0ng' }), /\(SQLSTATE 28P01: /, false],
+    ])('%s', async (_, change, reason, retryable) => {
+      const url = new URL(await cleanups.database('postgres'))
+      const { password } = url
+      await change(url)
+      for (const migrate of ['auto', 'off'] as const) {
+        const store = cleanups.closing(postgresKeyStore(sourceOn(url.href), { ...DEADLINE, migrate }))
+        const error = await keystoreErrorOf(store.getAll(['alice']))
+        expect(error).toMatchObject({ code: 'ERR_STORE' })
+        expect(error.message).toMatch(/^The key store could not connect to the database \(/)
+        expect(error.message).toMatch(reason)
+        if (retryable !== null) expect(error.retryable).toBe(retryable)
+        for (const secret of [password, 'wr0ng']) expect(everythingOf(error)).not.toContain(secret)
+      }
+    })
+  },
+)
+
+describe.runIf(isChosen('postgres'))('a connection that cannot be made', () => {
+  const cleanups = cleanUpAfterEach()
+
+  it('is what a sweep reports too', async () => {
+    const url = new URL(await cleanups.database('postgres'))
+    url.password = 'wr0ng'
+    const options = { table: 't', key: 'id', owner: null, column: 'c' }
+    const error = await keystoreErrorOf(sqlSource(url.href, options))
+    expect(error.message).toMatch(/^The sweep could not connect to the database \(SQLSTATE 28P01: /)
+    expect(everythingOf(error)).not.toContain('wr0ng')
+  })
+
+  // From version 22 Node.js has a WebSocket of its own.
+  it.skipIf(typeof WebSocket !== 'undefined')(
+    'on Neon’s Pool without a WebSocket names the setting',
+    async () => {
+      const pool = new NeonPool({ connectionString: 'postgres://u:hunter2@none.invalid/app' })
+      const store = cleanups.closing(postgresKeyStore({ db: drizzleNeon({ client: pool }) }, DEADLINE))
+      const error = await keystoreErrorOf(store.getAll(['alice']))
+      expect(error).toMatchObject({ code: 'ERR_STORE', retryable: false })
+      expect(error.message).toMatch(
+        /could not connect to the database \(.*neonConfig\.webSocketConstructor = ws/,
+      )
+      expect(everythingOf(error)).not.toContain('hunter2')
+    },
+  )
 })
