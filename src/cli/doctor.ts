@@ -1,6 +1,5 @@
 /** `keystore doctor`: checks a key store, and the encrypted columns of an application. */
 import { Command } from 'commander'
-import { openKeyStore } from '../adapters/open.js'
 import { invalidArgument, isKeystoreError, printable } from '../errors.js'
 import { applyKeyLog, findUnfinishedErasures } from '../key-log/erasures.js'
 import { findLostKeys, giveUpLostKeys, type LostKey, type LostKeys } from '../key-log/lost-keys.js'
@@ -16,6 +15,7 @@ import { areTogether, storeFile } from './git-ignore.js'
 import { type LongWorkControls, runLongCommand } from './long-command.js'
 import { printMasterKeys } from './master-key-table.js'
 import { findMasterKeys, type MasterKeyOptions, masterKeyFiles, withMasterKeys } from './master-keys.js'
+import { openStore } from './open-store.js'
 import {
   type AcceptOptions,
   acceptedBesides,
@@ -91,7 +91,7 @@ export function doctorCommand(): Command {
       assertStoreExists(options.store)
       const masterKeys = findMasterKeys(options)
       // An old schema is a finding: doctor does not migrate it.
-      await closeAfter(await openKeyStore(options.store, { migrate: 'off' }), (store) =>
+      await closeAfter(await openStore(options.store, { migrate: 'off' }), (store) =>
         runLongCommand(
           options,
           (controls) => runChecks(store, masterKeys, options, controls),
@@ -131,7 +131,11 @@ async function runChecks(
     found.push(...(await findUnfinishedErasures(store, keyLog)).map(unfinishedFinding))
   const unlisted = givenUp === undefined ? lost.count - lost.keys.length : 0
   const report = addFindings(keys, found, unlisted)
-  const erasure = finishErasure && report.complete ? await maintenance.finishErasure() : undefined
+  const finished = finishErasure && report.complete ? await maintenance.finishErasure() : undefined
+  const erasure =
+    finished?.erased === 'pending'
+      ? { ...finished, pending: withoutLibraryAdvice(finished.pending ?? 'unknown') }
+      : finished
   return {
     ...report,
     ...(erasedAgain === undefined ? {} : { erasedAgain }),

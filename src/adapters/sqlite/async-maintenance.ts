@@ -66,7 +66,8 @@ export class AsyncSqliteMaintenance implements StoreMaintenance {
   async afterShred(): Promise<Required<ErasureState>> {
     const { pending } = this.#whatRemains()
     const copies = await this.#copies().catch(() => null)
-    return pendingErasure([pending, copies].filter((reason) => reason !== null).join('. '))
+    const reasons = [pending, copies].filter((reason) => reason !== null)
+    return reasons.length === 0 ? ERASED : pendingErasure(reasons.join('. '))
   }
 
   /** Rewrites a file without its free space. A server's files are out of reach. */
@@ -93,6 +94,7 @@ export class AsyncSqliteMaintenance implements StoreMaintenance {
 
   #whatRemains(): Required<ErasureState> {
     const { kind, place } = this.#connection
+    if (place === 'memory') return ERASED
     return pendingErasure(
       place === 'file'
         ? `The driver's connections leave erased keys in free space of the file and in its write-ahead log: ${FINISH_ERASURE}`
