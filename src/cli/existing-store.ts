@@ -1,10 +1,10 @@
 /** Stores that must exist. After a mistyped name a command must neither make a store nor report that an empty one is in order. */
 import { existsSync } from 'node:fs'
 import { CALL_FINISH_ERASURE } from '../adapters/erasure.js'
-import { OR_MIGRATE_AUTO, PendingMigrationsError } from '../adapters/migrator.js'
+import { lacksTable, OR_MIGRATE_AUTO, PendingMigrationsError } from '../adapters/migrator.js'
 import type { OpenedKeyStore } from '../adapters/open.js'
 import { serverOf } from '../drivers/url.js'
-import { isKeystoreError, KeystoreError, quoted, schemaError } from '../errors.js'
+import { isKeystoreError, KeystoreError, quoted, StoreError, schemaError } from '../errors.js'
 import { assertFilePath } from '../folders.js'
 import { shellWord } from './command-line.js'
 import { storeFile } from './git-ignore.js'
@@ -59,17 +59,25 @@ export function assertNoFolder(url: string): void {
 }
 
 function lacksMigrations(url: string, tags: readonly string[]): Error {
-  // Without the first one there is no table.
-  if (tags.some((tag) => tag.startsWith('0000_'))) return noStore(url)
+  if (lacksTable(tags)) return new NoTableError(url)
   return schemaError(
     `${storeName(url)} lacks migrations (${tags.join(', ')}): \`npx keystore migrate${storeArgument(url)}\` applies them`,
   )
 }
 
 function noStore(url: string): Error {
-  return schemaError(
-    `There is no store at ${storeName(url)}: \`npx keystore init${storeArgument(url)}\` makes one`,
-  )
+  return schemaError(noStoreAt(url))
+}
+
+function noStoreAt(url: string): string {
+  return `There is no store at ${storeName(url)}: \`npx keystore init${storeArgument(url)}\` makes one`
+}
+
+/** The database is there, and has no table of ours. */
+export class NoTableError extends StoreError {
+  constructor(url: string) {
+    super(noStoreAt(url), { code: 'ERR_SCHEMA' })
+  }
 }
 
 /** ERR_KEY_NOT_FOUND of a command that is given a user. @param rest what that means, and what to do */
