@@ -251,7 +251,7 @@ function addFindings(
   for (const { kind } of more) counts[kind] = (counts[kind] ?? 0) + 1
   return {
     ...report,
-    ok: report.ok && more.every(({ severity }) => severity === 'warning'),
+    ok: report.ok && more.every(({ severity }) => severity !== 'error'),
     findings: [...report.findings, ...more],
     counts,
   }
@@ -272,13 +272,20 @@ function printDoctorReport(
       `Recorded that ${counted(report.givenUp, 'lost key')} ${report.givenUp === 1 ? 'is' : 'are'} given up.`,
     )
 
-  const totals = { error: 0, warning: 0 }
+  const totals = { error: 0, warning: 0, note: 0 }
   for (const [kind, count] of Object.entries(counts)) {
     const ofKind = findings.filter((finding) => finding.kind === kind)
-    const severity = ofKind[0]?.severity ?? 'error'
-    totals[severity] += count
-    console.log(`${severity}: ${kind} (${count})`)
-    printFindings(ofKind, count)
+    const severities = new Set(ofKind.map(({ severity }) => severity))
+    // Findings that are not listed are most likely like the first.
+    let unlisted = count - ofKind.length
+    for (const severity of severities.size === 0 ? (['error'] as const) : severities) {
+      const some = ofKind.filter((finding) => finding.severity === severity)
+      const all = some.length + unlisted
+      unlisted = 0
+      totals[severity] += all
+      console.log(`${severity}: ${kind} (${all})`)
+      printFindings(some, all)
+    }
   }
   if (
     !options.acceptV2 &&

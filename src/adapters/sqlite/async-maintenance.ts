@@ -47,10 +47,10 @@ export class AsyncSqliteMaintenance implements StoreMaintenance {
 
   async inspect(): Promise<StoreFinding[]> {
     const { kind, migrate } = this.#connection
-    const findings: StoreFinding[] = [
-      { severity: 'warning', kind: 'setting', reason: SILENT_DRIVERS[kind] },
-      { severity: 'warning', kind: 'setting', reason: this.#whatRemains().pending ?? '' },
-    ]
+    // Of the drivers: nobody can change it.
+    const findings = [SILENT_DRIVERS[kind], this.#whatRemains().pending].flatMap((reason): StoreFinding[] =>
+      reason === null ? [] : [{ severity: 'note', kind: 'setting', reason }],
+    )
     try {
       const copies = await this.#copies()
       if (copies !== null) findings.push({ severity: 'warning', kind: 'copies', reason: copies })

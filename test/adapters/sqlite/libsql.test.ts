@@ -121,6 +121,8 @@ describe.runIf(isChosen('sqlite'))('on libsql', () => {
     expect((await errorOf(storeOn().ready())).message).toContain(
       'open the file once with sqliteKeyStore({ path })',
     )
+    await client.execute('drop table encryption_keys')
+    expect((await errorOf(storeOn().ready())).message).toContain('it was dropped')
   })
 
   it('says that changes are not announced, and doctor finds what the driver cannot do', async () => {
@@ -135,8 +137,8 @@ describe.runIf(isChosen('sqlite'))('on libsql', () => {
     await envelope.close()
     const findings = await store.maintenance.inspect()
     expect(findings.map(({ severity, kind }) => `${severity} ${kind}`)).toEqual([
-      'warning setting',
-      'warning setting',
+      'note setting',
+      'note setting',
     ])
     await client.execute(`create trigger audit after update on encryption_keys begin select 1; end`)
     await client.execute(`insert into __drizzle_keystore_migrations values ('9999_later', 'x', 'x')`)
