@@ -10,8 +10,9 @@ import { isChosen } from '../support/databases.js'
 
 /** Later versions of Node.js bring a SQLite of their own. */
 const hasOwnSqlite = Number.parseInt(process.versions.node, 10) >= 22
+const whereLibsqlIsNeeded = it.skipIf(hasOwnSqlite)
 
-describe.runIf(isChosen('sqlite') && !hasOwnSqlite)('without better-sqlite3', () => {
+describe.runIf(isChosen('sqlite'))('without better-sqlite3', () => {
   const cleanups = cleanUpAfterEach()
   let folder: string
   beforeEach(() => {
@@ -19,8 +20,8 @@ describe.runIf(isChosen('sqlite') && !hasOwnSqlite)('without better-sqlite3', ()
   })
   const read = (name: string) => readFileSync(join(folder, name), 'utf8')
 
-  it('commands open a file with @libsql/client', () => {
-    const keystore = commandInApplication(folder, LIBSQL)
+  it('commands open a file with the SQLite of Node.js, or else with @libsql/client', () => {
+    const keystore = commandInApplication(folder, hasOwnSqlite ? [] : LIBSQL)
     const said = (...args: string[]) => {
       const { status, stdout, stderr } = keystore(args, { input: 'hush' })
       expect([args[0], status, stderr]).toEqual([args[0], 0, expect.not.stringContaining('ERR_')])
@@ -39,8 +40,10 @@ describe.runIf(isChosen('sqlite') && !hasOwnSqlite)('without better-sqlite3', ()
     said('rotate-user', 'alice', ...both)
     // What the driver cannot do is nothing to mend.
     const found = said('doctor', ...both)
-    expect(found).toMatch(/^note: setting \(2\)$/m)
-    expect(found).toContain('`npx keystore doctor --finish-erasure`')
+    if (!hasOwnSqlite) {
+      expect(found).toMatch(/^note: setting \(2\)$/m)
+      expect(found).toContain('`npx keystore doctor --finish-erasure`')
+    }
     expect(found).not.toMatch(/warning: setting|store\.maintenance/)
     expect(said('status')).toContain('2 live keys')
     said('backup', 'backups/monday.db')
@@ -52,7 +55,7 @@ describe.runIf(isChosen('sqlite') && !hasOwnSqlite)('without better-sqlite3', ()
     expect(existsSync(join(folder, 'backups/monday.db-wal'))).toBe(false)
   })
 
-  it('a sweep opens the file of the application with it', async () => {
+  whereLibsqlIsNeeded('a sweep opens the file of the application with it', async () => {
     const client = createClient({ url: `file:${join(folder, 'app.db')}` })
     await client.executeMultiple(
       `create table t (id text primary key, owner text, secret text); insert into t values ('1', 'alice', 'hush')`,
@@ -84,7 +87,7 @@ describe.runIf(isChosen('sqlite') && !hasOwnSqlite)('without better-sqlite3', ()
     expect({ status, stdout }).toMatchObject({ status: 0, stdout: expect.stringContaining('1') })
   })
 
-  it('an option that libsql cannot keep is refused', () => {
+  whereLibsqlIsNeeded('an option that libsql cannot keep is refused', () => {
     const keystore = commandInApplication(folder, LIBSQL)
     const { status, stderr } = keystore(['init', '--adopt', '--store', 'new.db'])
     expect(status).toBe(2)
@@ -92,27 +95,33 @@ describe.runIf(isChosen('sqlite') && !hasOwnSqlite)('without better-sqlite3', ()
     expect(existsSync(join(folder, 'new.db'))).toBe(false)
   })
 
-  it('init makes the master key without any driver, and says what to do about the store', () => {
-    const keystore = commandInApplication(folder, [])
-    const { status, stdout, stderr } = keystore(['init', '--store', 'data/app.db'])
-    expect(status).toBe(1)
-    expect(stderr).toMatch(
-      /npm install better-sqlite3, or use Node\.js 22\.16.*Or: npm install @libsql\/client \[ERR_STORE\]/,
-    )
-    expect(stdout).toContain('Master key: made data/master.key (mode 0600)')
-    expect(stdout).toContain('Key store:  not made')
-    expect(stdout).toContain('export API_KEY_MASTER_KEY_FILE=data/master.key')
-    expect(stdout).toContain('sqliteKeyStore({ db })')
-    expect(read('data/.gitignore').split('\n')).toContain('/master.key*')
-    const key = read('data/master.key')
-    const postgres = keystore(['init'], { env: { KEYSTORE_URL: 'postgres://u:hunter2@127.0.0.1:1/x' } })
-    expect(postgres).toMatchObject({ status: 1, stdout: expect.stringContaining('postgresKeyStore({ db })') })
-    expect(postgres.stderr).toContain('npm install pg')
-    expect(postgres.stdout + postgres.stderr).not.toContain('hunter2')
-    expect(read('data/master.key')).toBe(key)
-  })
+  whereLibsqlIsNeeded(
+    'init makes the master key without any driver, and says what to do about the store',
+    () => {
+      const keystore = commandInApplication(folder, [])
+      const { status, stdout, stderr } = keystore(['init', '--store', 'data/app.db'])
+      expect(status).toBe(1)
+      expect(stderr).toMatch(
+        /npm install better-sqlite3, or use Node\.js 22\.16.*Or: npm install @libsql\/client \[ERR_STORE\]/,
+      )
+      expect(stdout).toContain('Master key: made data/master.key (mode 0600)')
+      expect(stdout).toContain('Key store:  not made')
+      expect(stdout).toContain('export API_KEY_MASTER_KEY_FILE=data/master.key')
+      expect(stdout).toContain('sqliteKeyStore({ db })')
+      expect(read('data/.gitignore').split('\n')).toContain('/master.key*')
+      const key = read('data/master.key')
+      const postgres = keystore(['init'], { env: { KEYSTORE_URL: 'postgres://u:hunter2@127.0.0.1:1/x' } })
+      expect(postgres).toMatchObject({
+        status: 1,
+        stdout: expect.stringContaining('postgresKeyStore({ db })'),
+      })
+      expect(postgres.stderr).toContain('npm install pg')
+      expect(postgres.stdout + postgres.stderr).not.toContain('hunter2')
+      expect(read('data/master.key')).toBe(key)
+    },
+  )
 
-  it('a path given to sqliteKeyStore names what opens it otherwise', async () => {
+  whereLibsqlIsNeeded('a path given to sqliteKeyStore names what opens it otherwise', async () => {
     const printed = await runInApplication(
       folder,
       LIBSQL,
@@ -122,11 +131,13 @@ describe.runIf(isChosen('sqlite') && !hasOwnSqlite)('without better-sqlite3', ()
     expect(printed).toMatch(/^ERR_STORE .*npm install better-sqlite3.*openKeyStore.*\{ db \}/)
   })
 
-  it('openKeyStore keeps keys in memory with it, and leaves a file that it does not make in its journal mode', async () => {
-    const printed = await runInApplication(
-      folder,
-      LIBSQL,
-      `import { createClient } from '@libsql/client'
+  whereLibsqlIsNeeded(
+    'openKeyStore keeps keys in memory with it, and leaves a file that it does not make in its journal mode',
+    async () => {
+      const printed = await runInApplication(
+        folder,
+        LIBSQL,
+        `import { createClient } from '@libsql/client'
       import { openKeyStore } from 'drizzle-keystore/open'
       const memory = await openKeyStore(':memory:')
       console.log((await memory.shred('alice', { forget: false })).erased)
@@ -145,10 +156,11 @@ describe.runIf(isChosen('sqlite') && !hasOwnSqlite)('without better-sqlite3', ()
       await (await openKeyStore('app.db')).close()
       console.log(await mode())
       await openKeyStore('none.db', { migrate: 'check' }).catch(({ code }) => console.log(code))`,
-    )
-    expect(printed.trim().split('\n')).toEqual(['file', 'delete', 'wal', 'ERR_SCHEMA'])
-    expect(existsSync(join(folder, 'none.db'))).toBe(false)
-  })
+      )
+      expect(printed.trim().split('\n')).toEqual(['file', 'delete', 'wal', 'ERR_SCHEMA'])
+      expect(existsSync(join(folder, 'none.db'))).toBe(false)
+    },
+  )
 })
 
 describe('the data folder of a Postgres database', () => {
