@@ -65,7 +65,7 @@ export interface ShredOptions {
 
 /** What is wrong with a storage itself, beside its rows. */
 export interface StoreFinding {
-  /** `note`: nothing is wrong, and nothing can be done about it: the driver is so. */
+  /** A note says what nobody can change: the driver is so. */
   readonly severity: 'error' | 'warning' | 'note'
   readonly kind: 'schemaVersion' | 'fileMode' | 'setting' | 'damage' | 'copies'
   /** What was found, and what to do. `copies`: something may copy wrapped keys where no erasure reaches. */

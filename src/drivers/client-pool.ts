@@ -5,7 +5,7 @@
  * use for ever, and with it whoever waits.
  */
 import { cancelExecution, destroySocket } from './client-socket.js'
-import { ANSWER_OF_SERVER, Deadline, DeadlineError } from './deadline.js'
+import { ANSWER_OF_SERVER, CONNECTION_TO_SERVER, Deadline, DeadlineError } from './deadline.js'
 
 /** What pg-pool says when it ends the waiting, because of its `connectionTimeoutMillis`. */
 const POOL_TIMEOUT = 'timeout exceeded when trying to connect'
@@ -141,7 +141,7 @@ export class ClientPool<Client extends PooledClient> {
   }
 
   #missing(): string {
-    if (!this.#isUsedUp()) return 'a connection to the server'
+    if (!this.#isUsedUp()) return CONNECTION_TO_SERVER
     return `a connection of the pool: all ${this.#pool.totalCount} are in use${this.#whenUsedUp}`
   }
 

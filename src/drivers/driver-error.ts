@@ -4,7 +4,7 @@
  * leaves one only where it is known to hold no value.
  */
 import { KeystoreError, printable, StoreError } from '../errors.js'
-import { DeadlineError } from './deadline.js'
+import { CONNECTION_TO_SERVER, DeadlineError } from './deadline.js'
 import { sqliteCodeName } from './sqlite-codes.js'
 
 /**
@@ -284,6 +284,7 @@ const CONNECT_MESSAGES = [
 export function isConnectFailure(error: unknown): boolean {
   for (const current of errorsOf(error)) {
     if (CONNECT_MESSAGES.includes(current.message) || isConnectRefusal(current)) return true
+    if (current instanceof DeadlineError && current.message.includes(CONNECTION_TO_SERVER)) return true
     if (unreachableFailure(current) !== null) return true
     if ('code' in current && (TLS_CODE.test(String(current.code)) || CONNECT_CODES.has(current.code)))
       return true

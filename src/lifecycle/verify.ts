@@ -36,7 +36,7 @@ export interface VerifyOptions extends LongWorkOptions {
 
 /** One thing that is wrong, with a row or with the store. */
 export interface Finding {
-  /** `note`: nothing is wrong, and nothing can be done about it, such as what a driver cannot do. */
+  /** A note says what nobody can change, such as what a driver cannot do. */
   readonly severity: 'error' | 'warning' | 'note'
   /**
    * - `undecryptable`, `unknownMasterKey`: the wrapped key does not unwrap, so its user cannot read data encrypted under it

@@ -6,11 +6,12 @@ import { beforeEach, describe, expect, it } from 'vitest'
 import { generateMasterKey } from '../../src/index.js'
 import { commandInApplication, LIBSQL, runInApplication } from '../support/bare-application.js'
 import { cleanUpAfterEach } from '../support/cleanups.js'
+import { itIf } from '../support/conditional.js'
 import { isChosen } from '../support/databases.js'
 
 /** Later versions of Node.js bring a SQLite of their own. */
 const hasOwnSqlite = Number.parseInt(process.versions.node, 10) >= 22
-const whereLibsqlIsNeeded = it.skipIf(hasOwnSqlite)
+const whereLibsqlIsNeeded = itIf(!hasOwnSqlite, 'this Node.js has a SQLite of its own')
 
 describe.runIf(isChosen('sqlite'))('without better-sqlite3', () => {
   const cleanups = cleanUpAfterEach()

@@ -176,12 +176,16 @@ export class SqliteConnection {
   #openFile(open: OpenSqlite, path: string, mode: MigrateMode): SqliteClient {
     if (isInMemory(path)) return openFile(open, path)
     prepareFile(path, mode)
+    let query: (() => boolean) | undefined
     const file = new OpenedFile({
       path,
       own: true,
       fixedLog: this.journalMode === 'wal',
-      hasLog: () => usesLog(this.#client as SqliteClient),
-      // Asked for only once the connection is open.
+      // Both are asked for only once the connection is open.
+      hasLog: () => {
+        query ??= logQuery(this.#client as SqliteClient)
+        return query()
+      },
       whileReading: (work) => withReadLock(this.#client as SqliteClient, work),
     })
     try {
@@ -199,7 +203,7 @@ export class SqliteConnection {
     // The first statement of a connection reads the schema, for which it may have to wait.
     const main = isWrittenPastLog(client.name) ? query() : withoutBusyTimeout(client, query)
     const path = (main as { readonly file: string | null } | undefined)?.file ?? ''
-    const hasLog = () => usesLog(client)
+    const hasLog = logQuery(client)
     const whileReading = <T>(work: () => T) => withReadLock(client, work)
     this.#file ??=
       path === '' ? null : new OpenedFile({ path, own: false, fixedLog: false, hasLog, whileReading })
@@ -246,9 +250,10 @@ function stillInTransaction(action: string): StoreError {
   )
 }
 
-function usesLog(client: SqliteClient): boolean {
-  const mode = client.prepare('select journal_mode from pragma_journal_mode').get()
-  return (mode as { readonly journal_mode: string }).journal_mode === 'wal'
+/** Asks whether the connection uses a write-ahead log. */
+function logQuery(client: SqliteClient): () => boolean {
+  const journal = client.prepare("select 1 from pragma_journal_mode where journal_mode = 'wal'")
+  return () => journal.get() !== undefined
 }
 
 /**

@@ -1,5 +1,5 @@
 /** A server that does not take the connection: the error says that, and why, instead of what was to be done on it. */
-import { createServer, type Server } from 'node:net'
+import { createServer, type Server, type Socket } from 'node:net'
 import { Pool as NeonPool } from '@neondatabase/serverless'
 import { drizzle as drizzleNeon } from 'drizzle-orm/neon-serverless'
 import { drizzle as drizzlePg } from 'drizzle-orm/node-postgres'
@@ -11,6 +11,7 @@ import { openKeyStore } from '../../../src/adapters/open.js'
 import { postgresKeyStore } from '../../../src/adapters/postgres/store.js'
 import { sqlSource } from '../../../src/reencrypt/index.js'
 import { cleanUpAfterEach } from '../../support/cleanups.js'
+import { itIf } from '../../support/conditional.js'
 import { type FreshDatabase, freshDatabase, isChosen } from '../../support/databases.js'
 import { keystoreErrorOf } from '../../support/errors.js'
 import { everythingOf } from '../../support/leaks.js'
@@ -136,6 +137,25 @@ describe.runIf(isChosen('postgres')).each(['pool', 'node-postgres', 'postgres-js
 describe.runIf(isChosen('postgres'))('a connection that cannot be made', () => {
   const cleanups = cleanUpAfterEach()
 
+  it('is one that a server does not answer for as long as the call may take', async () => {
+    const sockets: Socket[] = []
+    const silent = createServer((socket) => void sockets.push(socket.on('error', () => undefined)))
+    await new Promise<void>((resolve) => silent.listen(0, '127.0.0.1', resolve))
+    cleanups.add(async () => {
+      for (const socket of sockets) socket.destroy()
+      await new Promise((resolve) => silent.close(resolve))
+    })
+    const address = silent.address()
+    const port = typeof address === 'object' ? address?.port : undefined
+    const pool = new pg.Pool({ connectionString: `postgres://u:hunter2@127.0.0.1:${port}/app` })
+    const store = cleanups.closing(postgresKeyStore({ pool }, { deadlineMs: 200 }))
+    const error = await keystoreErrorOf(store.getAll(['alice']))
+    expect(error).toMatchObject({ code: 'ERR_STORE' })
+    expect(error.message).toMatch(
+      /could not connect to the database \(waited 200 ms for a connection to the server\)$/,
+    )
+  })
+
   it('is what a sweep reports too', async () => {
     const url = new URL(await cleanups.database('postgres'))
     url.password = 'wr0ng'
@@ -146,7 +166,7 @@ describe.runIf(isChosen('postgres'))('a connection that cannot be made', () => {
   })
 
   // From version 22 Node.js has a WebSocket of its own.
-  it.skipIf(typeof WebSocket !== 'undefined')(
+  itIf(typeof WebSocket === 'undefined', 'this Node.js has a WebSocket of its own')(
     'on Neon’s Pool without a WebSocket names the setting',
     async () => {
       const pool = new NeonPool({ connectionString: 'postgres://u:hunter2@none.invalid/app' })
