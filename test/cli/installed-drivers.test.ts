@@ -21,39 +21,50 @@ describe.runIf(isChosen('sqlite'))('without better-sqlite3', () => {
   })
   const read = (name: string) => readFileSync(join(folder, name), 'utf8')
 
-  it('commands open a file with the SQLite of Node.js, or else with @libsql/client', () => {
-    const keystore = commandInApplication(folder, hasOwnSqlite ? [] : LIBSQL)
-    const said = (...args: string[]) => {
+  describe('commands open a file with the SQLite of Node.js, or else with @libsql/client', () => {
+    let keystore: ReturnType<typeof commandInApplication>
+    let token: string
+    beforeEach(() => {
+      keystore = commandInApplication(folder, hasOwnSqlite ? [] : LIBSQL)
+      expect(said('init')).toContain('Key store:  applied 0000')
+      token = said('encrypt', '--user', 'alice')
+    })
+    function said(...args: string[]): string {
       const { status, stdout, stderr } = keystore(args, { input: 'hush' })
       expect([args[0], status, stderr]).toEqual([args[0], 0, expect.not.stringContaining('ERR_')])
       return stdout
     }
-    expect(said('init')).toContain('Key store:  applied 0000')
-    expect(statSync(join(folder, 'data/keystore.db')).mode & 0o777).toBe(0o600)
-    const token = said('encrypt', '--user', 'alice')
-    expect(keystore(['decrypt', '--user', 'alice'], { input: token })).toMatchObject({
-      status: 0,
-      stdout: 'hush',
+
+    it('which is made for its owner alone, and whose keys are read, rewrapped and looked at', () => {
+      expect(statSync(join(folder, 'data/keystore.db')).mode & 0o777).toBe(0o600)
+      const decrypted = keystore(['decrypt', '--user', 'alice'], { input: token })
+      expect(decrypted).toMatchObject({ status: 0, stdout: 'hush' })
+      said('new-master-key', 'keys/b.key')
+      const both = ['--master-key-file', 'keys/b.key', '--previous-key-file', 'data/master.key']
+      expect(said('rewrap', ...both)).toContain('Rewrapped 1 key')
+      // What the driver cannot do is nothing to mend.
+      const found = said('doctor', ...both)
+      if (!hasOwnSqlite) {
+        expect(found).toMatch(/^note: setting \(2\)$/m)
+        expect(found).toContain('`npx keystore doctor --finish-erasure`')
+      }
+      expect(found).not.toMatch(/warning: setting|store\.maintenance/)
     })
-    said('new-master-key', 'keys/b.key')
-    const both = ['--master-key-file', 'keys/b.key', '--previous-key-file', 'data/master.key']
-    expect(said('rewrap', ...both)).toContain('Rewrapped 1 key')
-    said('rotate-user', 'alice', ...both)
-    // What the driver cannot do is nothing to mend.
-    const found = said('doctor', ...both)
-    if (!hasOwnSqlite) {
-      expect(found).toMatch(/^note: setting \(2\)$/m)
-      expect(found).toContain('`npx keystore doctor --finish-erasure`')
-    }
-    expect(found).not.toMatch(/warning: setting|store\.maintenance/)
-    expect(said('status')).toContain('2 live keys')
-    said('backup', 'backups/monday.db')
-    expect(said('shred-user', 'alice', '--yes')).toContain('versions 1, 2 erased')
-    said('doctor', '--finish-erasure', ...both)
-    said('restore', 'backups/monday.db', '--store', 'drill.db')
-    expect(said('status', '--store', 'drill.db')).toContain('2 live keys')
-    // None of them left a file beside the backup.
-    expect(existsSync(join(folder, 'backups/monday.db-wal'))).toBe(false)
+
+    it('into a backup and out of it', () => {
+      said('rotate-user', 'alice')
+      said('backup', 'backups/monday.db')
+      said('restore', 'backups/monday.db', '--store', 'drill.db')
+      expect(said('status', '--store', 'drill.db')).toContain('2 live keys')
+      // None of them left a file beside the backup.
+      expect(existsSync(join(folder, 'backups/monday.db-wal'))).toBe(false)
+    })
+
+    it('to erase keys in it', () => {
+      expect(said('shred-user', 'alice', '--yes')).toContain('version 1 erased')
+      said('doctor', '--finish-erasure')
+      expect(said('status')).toContain('0 live keys, 1 shredded')
+    })
   })
 
   whereLibsqlIsNeeded('a sweep opens the file of the application with it', async () => {
