@@ -33,9 +33,17 @@ export function makeFolders(path: string): void {
  * @throws ERR_INVALID_ARGUMENT
  */
 export function assertFilePath(path: string, what = 'the store', example = 'keystore.db'): void {
+  if (existsSync(join(path, 'PG_VERSION'))) throw invalidArgument(`${path} ${POSTGRES_FOLDER}`)
   if (path.endsWith('/') || path.endsWith(sep) || isFolder(path))
     throw invalidArgument(`${path} is a folder: name the file of ${what}, such as ${join(path, example)}`)
 }
+
+/** PGlite keeps its data as a Postgres server does: with a file PG_VERSION. */
+const POSTGRES_FOLDER =
+  'is the data folder of a Postgres database (PGlite, or a server), which only the program that runs it can open. An application with PGlite ' +
+  'gives its own drizzle db to postgresKeyStore({ db }), and does what commands do with the library: store.maintenance (inspect, ' +
+  'finishErasure), census, verifyAll, rewrapAll, rotateWhere, pruneRetired, shredUser, copyKeys. `npx keystore new-master-key FILE` makes a ' +
+  'master key for it. A server is opened by its URL, postgres://…'
 
 /** What cannot be looked at is none: whoever opens it then has the reason. */
 function isFolder(path: string): boolean {

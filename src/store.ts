@@ -67,7 +67,8 @@ export interface ShredOptions {
 
 /** What is wrong with a storage itself, beside its rows. */
 export interface StoreFinding {
-  readonly severity: 'error' | 'warning'
+  /** A note says what nobody can change: the driver is so. */
+  readonly severity: 'error' | 'warning' | 'note'
   readonly kind: 'schemaVersion' | 'fileMode' | 'setting' | 'damage' | 'copies'
   /** What was found, and what to do. `copies`: something may copy wrapped keys where no erasure reaches. */
   readonly reason: string

@@ -12,7 +12,7 @@ const SOURCES: Readonly<Record<DrizzleDialect, Readonly<Record<string, readonly 
 }
 /** Typed by the options, so that none can be missing here. */
 const SHARED = { migrate: true, deadlineMs: true } satisfies Record<keyof AsyncSqliteKeyStoreOptions, true>
-const OPTIONS_OF_SQLITE = { ...SHARED, adopt: true, pollMs: true } satisfies Record<
+const OPTIONS_OF_SQLITE = { ...SHARED, adopt: true, pollMs: true, journalMode: true } satisfies Record<
   keyof SqliteKeyStoreOptions,
   true
 >

@@ -79,14 +79,33 @@ export function pendingMigrations(
 /** The end of a message, which the command line leaves out: it has no such option. */
 export const OR_MIGRATE_AUTO = ", or open it with migrate: 'auto'"
 
+/** Whether our table is missing, because its first migration is. @param tags of the pending migrations */
+export function lacksTable(tags: readonly string[]): boolean {
+  return tags.some((tag) => tag.startsWith('0000_'))
+}
+
+/** What else a missing table may mean. */
+export const IF_TABLES_WERE_DROPPED =
+  'If the store had keys, its tables were dropped, as `drizzle-kit push` does with tables that neither the schema nor tablesFilter names: ' +
+  'then restore a backup, because a migration would make an empty table, and no token could be decrypted'
+
+/** The error for a database whose ledger says that our table was made, and which has no such table. */
+export function tableDropped(): Error {
+  return schemaError(
+    `The database has ${LEDGER}, but no table encryption_keys any more: it was dropped, as \`drizzle-kit push\` does with tables that neither ` +
+      `the schema nor tablesFilter names. Restore a backup. Only if the store had no keys: drop ${LEDGER} too, and migrate anew`,
+  )
+}
+
 /** ERR_SCHEMA of a database that lacks migrations. */
 export class PendingMigrationsError extends StoreError {
   readonly tags: readonly string[]
 
   constructor(pending: readonly Migration[]) {
     const tags = pending.map(({ tag }) => tag)
+    const lost = lacksTable(tags) ? `. ${IF_TABLES_WERE_DROPPED}` : ''
     super(
-      `The database lacks migrations (${tags.join(', ')}): run \`npx keystore migrate\`${OR_MIGRATE_AUTO}`,
+      `The database lacks migrations (${tags.join(', ')}): run \`npx keystore migrate\`${OR_MIGRATE_AUTO}${lost}`,
       { code: 'ERR_SCHEMA' },
     )
     this.tags = tags

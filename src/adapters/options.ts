@@ -20,6 +20,11 @@ export interface SqliteKeyStoreOptions extends SharedOptions {
   readonly adopt?: boolean
   /** SQLite only: how often to look for changes while somebody listens, in milliseconds. Default 1000. */
   readonly pollMs?: number
+  /**
+   * SQLite files that the store opens: `'wal'` switches the file to a write-ahead log, which stays set in it; `'keep'` leaves a file that is
+   * there in its journal mode, and only a file that opening makes has the log. Default `'wal'`.
+   */
+  readonly journalMode?: 'wal' | 'keep'
 }
 
 export interface PostgresKeyStoreOptions extends SharedOptions {

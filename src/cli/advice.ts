@@ -1,5 +1,7 @@
 /** What to do about an error, in the words of the command line: its options and files, which the library's messages do not know. */
-import type { KeystoreErrorCode } from '../errors.js'
+import { IF_TABLES_WERE_DROPPED } from '../adapters/migrator.js'
+import type { KeystoreError, KeystoreErrorCode } from '../errors.js'
+import { NoTableError } from './existing-store.js'
 import { DEFAULT_MASTER_KEY_FILE } from './master-keys.js'
 
 const GIVE_A_MASTER_KEY = '--master-key-file FILE, API_KEY_MASTER_KEY_FILE or API_KEY_MASTER_KEY'
@@ -15,7 +17,9 @@ const ADVICE: Partial<Record<KeystoreErrorCode, string>> = {
 }
 
 /** @returns null if the message says it all */
-export function adviceFor(code: KeystoreErrorCode, command: string): string | null {
+export function adviceFor(error: KeystoreError, command: string): string | null {
+  const { code } = error
+  if (error instanceof NoTableError) return `${IF_TABLES_WERE_DROPPED}.`
   if (code === 'ERR_DECRYPTION_FAILED' && command === 'decrypt')
     return 'Give the same --user and every --context name=value that the secret was encrypted with.'
   if (code === 'ERR_KEY_NOT_FOUND' && command === 'decrypt')

@@ -1,7 +1,11 @@
 /** Backups in SQLite files. A backup is one file. It has a temporary name until it is complete, and is only read afterwards. */
 import { existsSync, renameSync, statSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
+import type { MigrateMode } from '../adapters/migrator.js'
 import { openKeyStore } from '../adapters/open.js'
+import { describeDriverError } from '../drivers/driver-error.js'
+import { loadLibsqlForFiles, type OpenLibsqlFile } from '../drivers/libsql.js'
+import { loadSqlite } from '../drivers/sqlite-open.js'
 import { invalidArgument, isKeystoreError, type KeystoreError, StoreError } from '../errors.js'
 import { assertFilePath, makeFolders } from '../folders.js'
 import type { KeyStore } from '../store.js'
@@ -33,15 +37,20 @@ export async function startBackup(file: string): Promise<StartedBackup> {
   keepOutOfGit(file)
   // SQLite would believe a planted log or journal as it believes the file itself.
   for (const name of ['-wal', '-shm', '-journal']) assertOwnIfPresent(`${partial}${name}`)
-  const store = await openClaimed(claimed)
+  const libsql = await loadLibsqlForFiles()
+  // libsql lets go of a closed file some time later: so it never begins a write-ahead log, which nobody could leave meanwhile.
+  const opened = await (libsql === null
+    ? openClaimed(claimed)
+    : openWithLibsql(libsql, partial, LEAVE_LOG, 'auto'))
+  assertSameFile(claimed)
   return {
-    store,
+    store: opened.store,
     partial,
-    close: () => store.close(),
+    close: () => opened.close(),
     async finish() {
-      await store.close()
+      await opened.close()
       assertSameFile(claimed)
-      await leaveWriteAheadLog(partial)
+      if (libsql === null) await leaveWriteAheadLog(partial)
       assertSameFile(claimed)
       renameSync(partial, file)
       syncFolder(dirname(resolve(file)))
@@ -50,30 +59,55 @@ export async function startBackup(file: string): Promise<StartedBackup> {
 }
 
 /** SQLite opens by name: checked again, the name has meant the same file. */
-async function openClaimed(claimed: FileIdentity): Promise<KeyStore> {
+async function openClaimed(claimed: FileIdentity): Promise<OpenedBackup> {
   // openKeyStore cannot take an absolute path for a URL.
   const store = await openKeyStore(resolve(claimed.path))
   try {
     assertSameFile(claimed)
-    return store
+    return { store, close: () => store.close() }
   } catch (error) {
     await store.close()
     throw error
   }
 }
 
+/** Opens a store with libsql. Its connection has a pragma more, which is set before anything is read. */
+async function openWithLibsql(
+  open: OpenLibsqlFile,
+  path: string,
+  pragma: string,
+  migrate: MigrateMode,
+): Promise<OpenedBackup> {
+  const { sqliteKeyStore } = await import('../adapters/sqlite/store.js')
+  const client = await open(path, { mustExist: true })
+  const store = sqliteKeyStore({ db: { $client: client } }, { migrate })
+  const close = async () => {
+    await store.close()
+    client.close()
+  }
+  try {
+    await client.execute({ sql: `pragma ${pragma}`, args: [] })
+    await store.ready()
+    return { store, close }
+  } catch (error) {
+    await close()
+    throw error
+  }
+}
+
+const LEAVE_LOG = 'journal_mode = DELETE'
+
 /**
  * Takes a file out of WAL mode, so that reading it later makes no second and third file next to it. SQLite refuses while another process
  * has the file open: so it is not renamed while another process writes it.
  */
 async function leaveWriteAheadLog(path: string): Promise<void> {
-  const { default: Database } = await import('better-sqlite3')
-  const client = new Database(path, { fileMustExist: true })
+  const client = (await loadSqlite())(path, { mustExist: true })
   try {
     client.pragma('trusted_schema = OFF')
-    client.pragma('journal_mode = DELETE')
+    client.pragma(LEAVE_LOG)
   } catch (error) {
-    const reason = error instanceof Error && 'code' in error ? String(error.code) : 'unknown'
+    const reason = describeDriverError(error).code ?? 'unknown'
     throw new StoreError(
       `${path} could not be finished (${reason}): does another process write the same backup? Run this again`,
     )
@@ -86,10 +120,17 @@ async function leaveWriteAheadLog(path: string): Promise<void> {
 export async function openBackup(file: string): Promise<OpenedBackup> {
   assertPath(file)
   if (!statSync(file, { throwIfNoEntry: false })?.isFile()) throw new Error(`There is no file ${file}`)
-  const { default: Database } = await import('better-sqlite3')
+  const libsql = await loadLibsqlForFiles()
+  const opening = libsql === null ? readOnly(file) : openWithLibsql(libsql, file, 'query_only = ON', 'check')
+  return opening.catch((error) => {
+    throw isKeystoreError(error) ? notRestorable(file, error) : error
+  })
+}
+
+async function readOnly(file: string): Promise<OpenedBackup> {
   const { sqliteKeyStore } = await import('../adapters/sqlite/store.js')
   const { lacksOnlyRules } = await import('../adapters/sqlite/migrate.js')
-  const client = new Database(file, { readonly: true })
+  const client = (await loadSqlite())(file, { readonly: true })
   // A file from elsewhere may have a schema that calls functions: https://www.sqlite.org/security.html
   client.pragma('trusted_schema = OFF')
   let store = sqliteKeyStore({ db: { $client: client } }, { migrate: 'check' })
@@ -102,7 +143,7 @@ export async function openBackup(file: string): Promise<OpenedBackup> {
     })
   } catch (error) {
     client.close()
-    throw isKeystoreError(error) ? notRestorable(file, error) : error
+    throw error
   }
   return {
     store,

@@ -1,6 +1,5 @@
 /** `keystore copy`, `backup` and `restore`: each copies one store into another. None needs a master key. */
 import { Command } from 'commander'
-import { openKeyStore } from '../adapters/open.js'
 import { invalidArgument, isKeystoreError, type KeystoreError, StoreError } from '../errors.js'
 import { findLostKeys, type LostKeys } from '../key-log/lost-keys.js'
 import { totalCount } from '../lifecycle/census.js'
@@ -11,6 +10,7 @@ import { assertCanAsk, type ConfirmOptions, isTyped } from './confirm.js'
 import { assertNoFolder, openExistingStore, withExistingStore } from './existing-store.js'
 import { keepNewStoreOutOfGit } from './git-ignore.js'
 import { runLongCommand } from './long-command.js'
+import { openStore } from './open-store.js'
 import {
   type ChangeOptions,
   closeAfter,
@@ -156,7 +156,7 @@ async function copyInto(url: string, from: KeyStore, options: CopyCommandOptions
   if (asks) assertCanAsk(options, 'erase what the source says')
   assertNoFolder(url)
   if (!dryRun) keepNewStoreOutOfGit(url)
-  const target = dryRun ? await openExistingStore({ store: url }) : await openKeyStore(url)
+  const target = dryRun ? await openExistingStore({ store: url }) : await openStore(url)
   await closeAfter(target, async (to) => {
     const stores = { from, to, ...(keyLog === undefined ? {} : { keyLog }) }
     const erasures = asks

@@ -1,6 +1,5 @@
 /** `keystore doctor`: checks a key store, and the encrypted columns of an application. */
 import { Command } from 'commander'
-import { openKeyStore } from '../adapters/open.js'
 import { invalidArgument, isKeystoreError, printable } from '../errors.js'
 import { applyKeyLog, findUnfinishedErasures } from '../key-log/erasures.js'
 import { findLostKeys, giveUpLostKeys, type LostKey, type LostKeys } from '../key-log/lost-keys.js'
@@ -16,6 +15,7 @@ import { areTogether, storeFile } from './git-ignore.js'
 import { type LongWorkControls, runLongCommand } from './long-command.js'
 import { printMasterKeys } from './master-key-table.js'
 import { findMasterKeys, type MasterKeyOptions, masterKeyFiles, withMasterKeys } from './master-keys.js'
+import { openStore } from './open-store.js'
 import {
   type AcceptOptions,
   acceptedBesides,
@@ -99,7 +99,7 @@ export function doctorCommand(): Command {
       assertStoreExists(options.store)
       const masterKeys = findMasterKeys(options)
       // An old schema is a finding: doctor does not migrate it.
-      await closeAfter(await openKeyStore(options.store, { migrate: 'off' }), (store) =>
+      await closeAfter(await openStore(options.store, { migrate: 'off' }), (store) =>
         runLongCommand(
           options,
           (controls) => runChecks(store, masterKeys, options, controls),
@@ -143,7 +143,11 @@ async function runChecks(
     found.push(...(await findUnfinishedErasures(store, keyLog)).map(unfinishedFinding))
   const unlisted = givenUp === undefined ? lost.count - lost.keys.length : 0
   const report = addFindings(keys, found, unlisted)
-  const erasure = finishErasure && report.complete ? await maintenance.finishErasure() : undefined
+  const finished = finishErasure && report.complete ? await maintenance.finishErasure() : undefined
+  const erasure =
+    finished?.erased === 'pending'
+      ? { ...finished, pending: withoutLibraryAdvice(finished.pending ?? 'unknown') }
+      : finished
   return {
     ...report,
     ...recording,
@@ -261,7 +265,7 @@ function addFindings(
   for (const { kind } of more) counts[kind] = (counts[kind] ?? 0) + 1
   return {
     ...report,
-    ok: report.ok && more.every(({ severity }) => severity === 'warning'),
+    ok: report.ok && more.every(({ severity }) => severity !== 'error'),
     findings: [...report.findings, ...more],
     counts,
   }
@@ -283,13 +287,20 @@ function printDoctorReport(
     )
   printRecording(report, options)
 
-  const totals = { error: 0, warning: 0 }
+  const totals = { error: 0, warning: 0, note: 0 }
   for (const [kind, count] of Object.entries(counts)) {
     const ofKind = findings.filter((finding) => finding.kind === kind)
-    const severity = ofKind[0]?.severity ?? 'error'
-    totals[severity] += count
-    console.log(`${severity}: ${kind} (${count})`)
-    printFindings(ofKind, count)
+    const severities = new Set(ofKind.map(({ severity }) => severity))
+    // Findings that are not listed are most likely like the first.
+    let unlisted = count - ofKind.length
+    for (const severity of severities.size === 0 ? (['error'] as const) : severities) {
+      const some = ofKind.filter((finding) => finding.severity === severity)
+      const all = some.length + unlisted
+      unlisted = 0
+      totals[severity] += all
+      console.log(`${severity}: ${kind} (${all})`)
+      printFindings(some, all)
+    }
   }
   if (
     !options.acceptV2 &&

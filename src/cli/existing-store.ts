@@ -1,12 +1,14 @@
 /** Stores that must exist. After a mistyped name a command must neither make a store nor report that an empty one is in order. */
 import { existsSync } from 'node:fs'
-import { OR_MIGRATE_AUTO, PendingMigrationsError } from '../adapters/migrator.js'
-import { type OpenedKeyStore, openKeyStore } from '../adapters/open.js'
+import { CALL_FINISH_ERASURE } from '../adapters/erasure.js'
+import { lacksTable, OR_MIGRATE_AUTO, PendingMigrationsError } from '../adapters/migrator.js'
+import type { OpenedKeyStore } from '../adapters/open.js'
 import { serverOf } from '../drivers/url.js'
-import { isKeystoreError, KeystoreError, quoted, schemaError } from '../errors.js'
+import { isKeystoreError, KeystoreError, quoted, StoreError, schemaError } from '../errors.js'
 import { assertFilePath } from '../folders.js'
 import { shellWord } from './command-line.js'
 import { storeFile } from './git-ignore.js'
+import { openStore } from './open-store.js'
 import { type AdoptOptions, closeAfter, DEFAULT_STORE, maintenanceOf } from './options.js'
 
 /** Opens a store that must exist, uses it and closes it. Migrates it only to adopt it. */
@@ -23,7 +25,7 @@ export async function openExistingStore({
 }: AdoptOptions): Promise<OpenedKeyStore> {
   assertStoreExists(url)
   try {
-    return await openKeyStore(url, adopt ? { adopt } : { migrate: 'check' })
+    return await openStore(url, adopt ? { adopt } : { migrate: 'check' })
   } catch (error) {
     if (!isKeystoreError(error) || error.code !== 'ERR_SCHEMA') throw error
     if (error instanceof PendingMigrationsError) throw lacksMigrations(url, error.tags)
@@ -36,7 +38,7 @@ export async function openExistingStore({
 
 /** @returns null if the table lacks columns, or there is none */
 async function openWithOwnMigrations(url: string): Promise<OpenedKeyStore | null> {
-  const store = await openKeyStore(url, { migrate: 'off' })
+  const store = await openStore(url, { migrate: 'off' })
   const findings = await maintenanceOf(store).inspect()
   if (findings.every(({ kind }) => kind !== 'schemaVersion')) return store
   await store.close()
@@ -57,17 +59,25 @@ export function assertNoFolder(url: string): void {
 }
 
 function lacksMigrations(url: string, tags: readonly string[]): Error {
-  // Without the first one there is no table.
-  if (tags.some((tag) => tag.startsWith('0000_'))) return noStore(url)
+  if (lacksTable(tags)) return new NoTableError(url)
   return schemaError(
     `${storeName(url)} lacks migrations (${tags.join(', ')}): \`npx keystore migrate${storeArgument(url)}\` applies them`,
   )
 }
 
 function noStore(url: string): Error {
-  return schemaError(
-    `There is no store at ${storeName(url)}: \`npx keystore init${storeArgument(url)}\` makes one`,
-  )
+  return schemaError(noStoreAt(url))
+}
+
+function noStoreAt(url: string): string {
+  return `There is no store at ${storeName(url)}: \`npx keystore init${storeArgument(url)}\` makes one`
+}
+
+/** The database is there, and has no table of ours. */
+export class NoTableError extends StoreError {
+  constructor(url: string) {
+    super(noStoreAt(url), { code: 'ERR_SCHEMA' })
+  }
 }
 
 /** ERR_KEY_NOT_FOUND of a command that is given a user. @param rest what that means, and what to do */
@@ -89,5 +99,5 @@ function storeArgument(url: string): string {
 
 /** A message of the library without the advice that only an application can follow. */
 export function withoutLibraryAdvice(message: string): string {
-  return message.replace(OR_MIGRATE_AUTO, '')
+  return message.replaceAll(OR_MIGRATE_AUTO, '').replaceAll(CALL_FINISH_ERASURE, '')
 }

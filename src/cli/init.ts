@@ -2,10 +2,11 @@
 import { existsSync } from 'node:fs'
 import { Command } from 'commander'
 import { LEDGER } from '../adapters/migrator.js'
+import { DriverMissingError, isPostgresUrl } from '../drivers/url.js'
 import { ownCommand, repeatedOptions, shellWord, withoutPasswords } from './command-line.js'
 import { areTogether, ignoreInGit, storeFile } from './git-ignore.js'
 import { openOrMakeStore } from './made-store.js'
-import { type MasterKeyOptions, withMasterKeys } from './master-keys.js'
+import { type MasterKeyOptions, makeMasterKeys, masterKeysOrNull, withMasterKeys } from './master-keys.js'
 import { describeMigration } from './migrate.js'
 import {
   type AdoptOptions,
@@ -24,7 +25,10 @@ export function initCommand(): Command {
   )
     .description('Make the store, and a master key if there is none. Say how to use them.')
     .action(async (options: InitOptions, command: Command) => {
-      const { store, said, file, migration } = await openOrMakeStore(options)
+      const { store, said, file, migration } = await openOrMakeStore(options).catch((error) => {
+        if (error instanceof DriverMissingError) makeKeyAlone(options, command)
+        throw error
+      })
       await closeAfter(store, async () => {
         console.log(said)
         console.log(`Key store:  ${describeMigration(migration)}`)
@@ -33,6 +37,15 @@ export function initCommand(): Command {
       })
       console.log(nextSteps(file, command))
     })
+}
+
+/** The store cannot be made, nor looked into: the error, which is thrown afterwards, says what to install. */
+function makeKeyAlone(options: InitOptions, command: Command): void {
+  const { said, file } = masterKeysOrNull(options) ?? makeMasterKeys(options)
+  console.log(said)
+  console.log('Key store:  not made, since no driver for it is installed here')
+  printFileAdvice(file, storeFile(options.store))
+  console.log(nextStepsWithoutStore(file, command, isPostgresUrl(options.store)))
 }
 
 const KIT_ADVICE =
@@ -53,6 +66,28 @@ function printFileAdvice(keyFile: string | null, databaseFile: string | null): v
 
 /** @param keyFile null if the environment of this process has the key already */
 function nextSteps(keyFile: string | null, command: Command): string {
+  const options = repeatedOptions(command, ['store', 'masterKeyFile', 'previousKeyFile', 'keyLog'])
+  return `${environmentSteps(keyFile, command)}
+In the application:
+  import { EnvelopeCrypto, masterKeysFromEnv } from 'drizzle-keystore'
+  import { openKeyStore } from 'drizzle-keystore/open'
+In production openKeyStore(url, { migrate: 'check' }), so that a mistyped URL makes no empty store.
+Or try:
+  printf %s "a secret" | ${ownCommand()} encrypt --user alice${options}`
+}
+
+function nextStepsWithoutStore(keyFile: string | null, command: Command, isPostgres: boolean): string {
+  const dialect = isPostgres ? 'postgres' : 'sqlite'
+  return `${environmentSteps(keyFile, command)}
+The table is made by the application, with its own drizzle db, when it opens the store for the first time:
+  import { EnvelopeCrypto, masterKeysFromEnv } from 'drizzle-keystore'
+  import { ${dialect}KeyStore } from 'drizzle-keystore/${dialect}'
+  const envelope = await EnvelopeCrypto.open({ store: ${dialect}KeyStore({ db }), masterKeys: masterKeysFromEnv() })
+Or install a driver, and run init again. If the database has keys already, they stay under the master key that they have.
+`
+}
+
+function environmentSteps(keyFile: string | null, command: Command): string {
   const url: unknown = command.getOptionValue('store')
   // A URL of the environment may hold a password, and the application has it already.
   const isNamed = command.getOptionValueSource('store') === 'cli'
@@ -60,19 +95,9 @@ function nextSteps(keyFile: string | null, command: Command): string {
     ...(keyFile === null ? [] : [`export API_KEY_MASTER_KEY_FILE=${shellWord(keyFile)}`]),
     ...(isNamed ? [`export KEYSTORE_URL=${shellWord(withoutPasswords(String(url)))}`] : []),
   ]
-  const environment =
-    variables.length === 0
-      ? ''
-      : `
+  if (variables.length === 0) return ''
+  return `
 Next, for your application and for commands (a relative path counts from where they run):
 ${variables.map((line) => `  ${line}`).join('\n')}
 `
-  const options = repeatedOptions(command, ['store', 'masterKeyFile', 'previousKeyFile', 'keyLog'])
-  return `${environment}
-In the application:
-  import { EnvelopeCrypto, masterKeysFromEnv } from 'drizzle-keystore'
-  import { openKeyStore } from 'drizzle-keystore/open'
-In production openKeyStore(url, { migrate: 'check' }), so that a mistyped URL makes no empty store.
-Or try:
-  printf %s "a secret" | ${ownCommand()} encrypt --user alice${options}`
 }

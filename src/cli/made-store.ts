@@ -1,7 +1,7 @@
 /** How `init` and `quickstart` open a store that may be there already, and make a store and a master key if they are not. */
 import { existsSync } from 'node:fs'
 import type { MigrationReport } from '../adapters/migrator.js'
-import { type OpenedKeyStore, openKeyStore } from '../adapters/open.js'
+import type { OpenedKeyStore } from '../adapters/open.js'
 import { isKeystoreError, MasterKeyError, printable } from '../errors.js'
 import { eventEmitter } from '../events.js'
 import { refuseOlderCopy } from '../key-log/older-copy.js'
@@ -16,6 +16,7 @@ import {
   makeMasterKeys,
   masterKeysOrNull,
 } from './master-keys.js'
+import { openStore } from './open-store.js'
 import { type AdoptOptions, closeAfter, type KeyLogOptions } from './options.js'
 
 type MadeStoreOptions = AdoptOptions & MasterKeyOptions & KeyLogOptions
@@ -38,7 +39,7 @@ export async function openOrMakeStore(options: MadeStoreOptions): Promise<MadeSt
   const found = masterKeysOrNull(options)
   if (adopt && found === null && existsSync(storeFile(url) ?? '')) throw noMasterKey(url, [])
   await checkExisting(url, found?.masterKeys ?? null)
-  const store = await openKeyStore(url, adopt ? { adopt } : {})
+  const store = await openStore(url, adopt ? { adopt } : {})
   try {
     // Where keys are lost, the right master key is somewhere else.
     if (keyLog !== undefined) await refuseOlderCopy(store, keyLog, emit)
@@ -57,7 +58,7 @@ const emit = eventEmitter({})
 async function checkExisting(url: string, masterKeys: MasterKeyring | null): Promise<void> {
   let store: OpenedKeyStore
   try {
-    store = await openKeyStore(url, { migrate: 'check' })
+    store = await openStore(url, { migrate: 'check' })
   } catch (error) {
     if (isKeystoreError(error) && error.code === 'ERR_SCHEMA') return
     throw error

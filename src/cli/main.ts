@@ -69,7 +69,7 @@ async function reportError(error: unknown, command: string): Promise<number> {
     ])
     const said = printableSentence(withoutLibraryAdvice(error.message))
     process.stderr.write(`keystore: ${said} [${error.code}]\n`)
-    const advice = adviceFor(error.code, command)
+    const advice = adviceFor(error, command)
     if (advice !== null) process.stderr.write(`${advice}\n`)
     return error.code === 'ERR_INVALID_ARGUMENT' ? WRONG_USAGE : FAILED
   }

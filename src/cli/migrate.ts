@@ -1,8 +1,8 @@
 /** `keystore migrate`: brings the table up to date, or with --check tells whether it is. */
 import { Command } from 'commander'
 import type { MigrationReport } from '../adapters/migrator.js'
-import { openKeyStore } from '../adapters/open.js'
 import { assertStoreExists } from './existing-store.js'
+import { openStore } from './open-store.js'
 import { type AdoptOptions, closeAfter, withAdoptableStore } from './options.js'
 
 interface MigrateOptions extends AdoptOptions {
@@ -16,7 +16,7 @@ export function migrateCommand(): Command {
     .action(async ({ check = false, store: url, adopt = false }: MigrateOptions) => {
       // A file is made by init alone. In a database of Postgres, which is there, the one who may make tables makes the first too.
       assertStoreExists(url)
-      const store = await openKeyStore(url, {
+      const store = await openStore(url, {
         migrate: check ? 'check' : 'auto',
         ...(adopt ? { adopt } : {}),
       })

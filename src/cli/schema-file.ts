@@ -8,11 +8,13 @@ import { columnName, tablePartsOrNull } from '../drizzle/drizzle-table.js'
 import { markOf } from '../drizzle/encrypted-column.js'
 import { type EncryptedTable, isRegistry } from '../drizzle/registry.js'
 import { invalidArgument } from '../errors.js'
+import { assertFilePath } from '../folders.js'
 import { type HostDatabase, openHostDatabase } from '../sources/sql.js'
 import type { SqlTable } from '../sources/table.js'
 import { tableOn } from '../sources/table-on.js'
 import { tableSource } from '../sources/table-source.js'
 import type { ValueSource } from '../sources/value-source.js'
+import { storeFile } from './git-ignore.js'
 import { closeAfter } from './options.js'
 
 export interface SchemaOptions {
@@ -51,6 +53,8 @@ export function withSchema(command: Command, what: string): Command {
 export function databaseUrl({ db }: SchemaOptions): string {
   if (db === undefined)
     throw invalidArgument('Name the database of the application: --db URL, or $DATABASE_URL')
+  const file = storeFile(db)
+  if (file !== null) assertFilePath(file, 'the database', 'app.db')
   return db
 }
 

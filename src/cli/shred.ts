@@ -7,7 +7,7 @@ import type { KeyStore } from '../store.js'
 import type { KeyRecord } from '../table.js'
 import { assertUserId } from '../validate.js'
 import { assertCanAsk, type ConfirmOptions, isTyped } from './confirm.js'
-import { noSuchUser, withExistingStore } from './existing-store.js'
+import { noSuchUser, withExistingStore, withoutLibraryAdvice } from './existing-store.js'
 import {
   type ChangeOptions,
   type KeyLogOptions,
@@ -88,7 +88,8 @@ async function shred(user: string | undefined, options: ShredCommandOptions): Pr
       if (!(await isTyped(`To shred ${name} type ${owner.word}: `, userId === '' ? 'pool' : userId)))
         throw new Error(`What was typed is not ${owner.word}: nothing was shredded`)
     }
-    const receipt = await shredIn(recordingStore(store, options), userId, { forget })
+    const { pending, ...rest } = await shredIn(recordingStore(store, options), userId, { forget })
+    const receipt = { ...rest, pending: pending === null ? null : withoutLibraryAdvice(pending) }
     if (json) printJson(receipt)
     else printReceipt(receipt, name, { keyLog, hadRows: rows?.length !== 0 })
   })

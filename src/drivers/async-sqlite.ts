@@ -78,7 +78,11 @@ function has(client: unknown, ...methods: readonly string[]): client is object {
   )
 }
 
-export function onLibsql(client: LibsqlClient): AsyncSqlite {
+/** @param place where the data is; the client itself does not tell a database in memory from a file */
+export function onLibsql(
+  client: LibsqlClient,
+  place: AsyncSqlite['place'] = client.protocol === 'file' ? 'file' : 'server',
+): AsyncSqlite {
   const given = ({ sql, params }: BoundStatement) => ({ sql, args: params as never[] })
   const resultOf = ({ rows, columns, rowsAffected }: LibsqlResult): StatementResult => ({
     // A row is array-like: it has its columns by index, and by name.
@@ -87,7 +91,7 @@ export function onLibsql(client: LibsqlClient): AsyncSqlite {
   })
   return {
     kind: 'libsql',
-    place: client.protocol === 'file' ? 'file' : 'server',
+    place,
     run: async (statement) => resultOf(await client.execute(given(statement))),
     // BEGIN IMMEDIATE: a transaction that reads first could not get the lock later (sqlite.org/lang_transaction.html).
     batch: async (statements) => (await client.batch(statements.map(given), 'write')).map(resultOf),

@@ -5,7 +5,7 @@
  * use for ever, and with it whoever waits.
  */
 import { cancelExecution, destroySocket } from './client-socket.js'
-import { Deadline, DeadlineError } from './deadline.js'
+import { ANSWER_OF_SERVER, CONNECTION_TO_SERVER, Deadline, DeadlineError } from './deadline.js'
 
 /** What pg-pool says when it ends the waiting, because of its `connectionTimeoutMillis`. */
 const POOL_TIMEOUT = 'timeout exceeded when trying to connect'
@@ -13,7 +13,6 @@ const POOL_TIMEOUT = 'timeout exceeded when trying to connect'
 const DEFAULT_MAX = 10
 /** How long an idle connection has to answer, after another one did not. */
 const CHECK_TIMEOUT_MS = 1000
-const ANSWER = 'an answer of the server: it is out of reach, or another session has a lock'
 /** The part of a call's time after which the server is asked whether it still executes the call's statement. */
 const PATIENCE = 0.7
 
@@ -92,7 +91,7 @@ export class ClientPool<Client extends PooledClient> {
   ): Promise<T> {
     const loan: Loan<Client> = { client: null, isOver: false }
     const onBegun = mayTakeLong ? (client: Client) => this.#watch(client, deadline, loan) : null
-    const waitedFor = () => (loan.client === null ? this.#missing() : ANSWER)
+    const waitedFor = () => (loan.client === null ? this.#missing() : ANSWER_OF_SERVER)
     return deadline.wait(this.#lend(loan, work, onBegun), waitedFor, () => {
       loan.isOver = true
       if (loan.client !== null) void this.#destroy(loan.client)
@@ -142,7 +141,7 @@ export class ClientPool<Client extends PooledClient> {
   }
 
   #missing(): string {
-    if (!this.#isUsedUp()) return 'a connection to the server'
+    if (!this.#isUsedUp()) return CONNECTION_TO_SERVER
     return `a connection of the pool: all ${this.#pool.totalCount} are in use${this.#whenUsedUp}`
   }
 
@@ -164,7 +163,7 @@ export class ClientPool<Client extends PooledClient> {
       client.on('error', ignore)
       const deadline = new Deadline(CHECK_TIMEOUT_MS)
       const answers = await deadline
-        .wait(client.query('select 1'), () => ANSWER)
+        .wait(client.query('select 1'), () => ANSWER_OF_SERVER)
         .then(
           () => true,
           () => false,

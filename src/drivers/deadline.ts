@@ -3,6 +3,12 @@
 /** The longest time that a timer of Node's takes. */
 const MAX_TIMER_MS = 2 ** 31 - 1
 
+/** What a call waits for that has a connection for certain. */
+export const ANSWER_OF_SERVER = 'an answer of the server: it is out of reach, or another session has a lock'
+
+/** What a call waits for that has none yet, though the pool may make one. */
+export const CONNECTION_TO_SERVER = 'a connection to the server'
+
 /** A call's time was up. The message says what it waited for, and may be shown. */
 export class DeadlineError extends Error {
   override readonly name = 'DeadlineError'

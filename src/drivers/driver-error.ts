@@ -4,7 +4,7 @@
  * leaves one only where it is known to hold no value.
  */
 import { KeystoreError, printable, StoreError } from '../errors.js'
-import { DeadlineError } from './deadline.js'
+import { CONNECTION_TO_SERVER, DeadlineError } from './deadline.js'
 import { sqliteCodeName } from './sqlite-codes.js'
 
 /**
@@ -60,7 +60,17 @@ const TRANSIENT_CLIENT_CODES = new Set([
   'CONNECT_TIMEOUT',
   'HRANA_CLOSED_ERROR',
   'HRANA_WEBSOCKET_ERROR',
+  // Of fetch, in Node.js (undici) and in Bun.
+  'UND_ERR_CONNECT_TIMEOUT',
+  'UND_ERR_SOCKET',
+  'UND_ERR_HEADERS_TIMEOUT',
+  'UND_ERR_BODY_TIMEOUT',
+  'ConnectionRefused',
+  'ConnectionClosed',
+  'FailedToOpenSocket',
 ])
+/** What is said of the event that a WebSocket has failed: browsers, Workers and Node.js give no reason with it. */
+const WEBSOCKET_FAILED = 'the WebSocket could not be opened, or was lost'
 /** Messages of errors that pg throws without a code. */
 const TRANSIENT_MESSAGES = [
   'Connection terminated unexpectedly',
@@ -71,6 +81,7 @@ const TRANSIENT_MESSAGES = [
   'Client has encountered a connection error and is not queryable',
   // The connection's query_timeout.
   'Query read timeout',
+  WEBSOCKET_FAILED,
 ]
 /**
  * Messages of pg's and pg-protocol's own errors about a server that does not take the connection. They have no code, and quote nothing of
@@ -83,6 +94,8 @@ const CONNECT_REFUSALS = [
   /^SASL: Mechanism SCRAM-SHA-256-PLUS requires a certificate$/,
   /^SASL: SCRAM-SERVER-(FIRST|FINAL)-MESSAGE: [\w -]+$/,
   /^received invalid response: [0-9a-f]{1,2}$/,
+  // Of the package ws.
+  /^Unexpected server response: \d{3}$/,
 ]
 const isConnectRefusal = ({ message }: Error) => CONNECT_REFUSALS.some((refusal) => refusal.test(message))
 
@@ -102,7 +115,7 @@ interface DriverFailure {
 
 /** Reads the first error in the chain of causes that has a code, or a message that needs none. */
 export function describeDriverError(error: unknown): DriverFailure {
-  for (let current = error; current instanceof Error; current = current.cause) {
+  for (const current of errorsOf(error)) {
     if (current instanceof DeadlineError || TRANSIENT_MESSAGES.includes(current.message))
       return failure(null, current.message, true)
     const notBuilt = loadFailure(current)
@@ -110,6 +123,8 @@ export function describeDriverError(error: unknown): DriverFailure {
     const onD1 = d1Failure(current)
     if (onD1 !== null) return onD1
     if (isConnectRefusal(current)) return failure(null, current.message, false)
+    const unreachable = unreachableFailure(current)
+    if (unreachable !== null) return unreachable
     const code = codeOf(current)
     if (code === null) continue
     if (code.startsWith('SQLITE_')) {
@@ -126,6 +141,56 @@ export function describeDriverError(error: unknown): DriverFailure {
     return failure(code, description, TRANSIENT_SYSTEM_CODES.has(code) || TRANSIENT_CLIENT_CODES.has(code))
   }
   return failure(null, error instanceof Error ? error.name : typeof error, false)
+}
+
+/**
+ * The errors of a chain of causes, the outermost first. A driver on WebSockets may reject with the event of one, which has its error, if any,
+ * as a property.
+ */
+function* errorsOf(error: unknown): Generator<Error> {
+  let current = error
+  for (; current instanceof Error; current = current.cause) yield current
+  if (typeof current !== 'object' || current === null || Reflect.get(current, 'type') !== 'error') return
+  yield* errorsOf(Reflect.get(current, 'error'))
+  yield new Error(WEBSOCKET_FAILED)
+}
+
+/** Errors of a server that cannot be reached which have no code, or no code that says so. */
+function unreachableFailure(error: Error): DriverFailure | null {
+  const { message, cause } = error
+  if (NO_WEBSOCKET.test(message)) return failure(null, SET_WEBSOCKET, false)
+  const status = httpStatus(error)
+  if (status !== null) {
+    const advice = status === 401 || status === 403 ? ': is the authToken the right one?' : ''
+    return failure(null, `HTTP status ${status}${advice}`, status >= 500 || status === 429)
+  }
+  // libsql repeats what the WebSocket said. It names a system call, a code and an address.
+  const [, reason] = error.name === 'LibsqlError' ? (SOCKET_REASON.exec(message) ?? []) : []
+  if (reason !== undefined)
+    return failure(reason.split(' ')[1] ?? null, reason, /(REFUSED|AGAIN|TIMEDOUT|UNREACH)/.test(reason))
+  if (!isFetchFailure(error)) return null
+  const why = cause instanceof Error && /^[a-z ]+$/.test(cause.message) ? `: ${cause.message}` : ''
+  return failure(null, `fetch failed${why}`, false)
+}
+
+/** Of @neondatabase/serverless. */
+const NO_WEBSOCKET = /^All attempts to open a WebSocket to connect to the database failed/
+const SET_WEBSOCKET =
+  'no WebSocket: Node.js has one of its own from version 22; before that, npm install ws and set neonConfig.webSocketConstructor = ws'
+const SOCKET_REASON = /\b((?:connect|getaddrinfo) E[A-Z_]+(?: [\w.:[\]-]+)?)$/
+
+/** Of a server of libsql that does not answer as one. */
+function httpStatus({ name, message }: Error): number | null {
+  const [, status] =
+    name === 'LibsqlError' ? (/^SERVER_ERROR: Server returned HTTP status (\d{3})\b/.exec(message) ?? []) : []
+  return status === undefined ? null : Number(status)
+}
+
+/** Whether fetch says no more than that it has failed. Deno's error has the URL in it. */
+function isFetchFailure(error: Error): boolean {
+  if (!(error instanceof TypeError) || !/^(fetch failed|error sending request)\b/.test(error.message))
+    return false
+  return !(error.cause instanceof Error) || codeOf(error.cause) === null
 }
 
 function codeOf(error: Error): string | null {
@@ -202,22 +267,38 @@ const CONNECT_SQLSTATE = /^(08\w{3}|28\w{3}|3D000|53300|57P03)$/
 const CONNECT_SYSCALLS: ReadonlySet<unknown> = new Set(['connect', 'getaddrinfo', 'open'])
 /** Node's and OpenSSL's codes of a TLS connection that is not made, such as for a certificate that nobody vouches for. */
 const TLS_CODE = /^(ERR_(TLS|SSL)_|CERT_|SELF_SIGNED_|DEPTH_ZERO_|UNABLE_TO_|HOSTNAME_MISMATCH$|EPROTO$)/
+/** Codes of drivers, and of fetch, for a connection that is not made. */
+const CONNECT_CODES: ReadonlySet<unknown> = new Set([
+  'CONNECT_TIMEOUT',
+  'UND_ERR_CONNECT_TIMEOUT',
+  'ConnectionRefused',
+  'FailedToOpenSocket',
+])
 const CONNECT_MESSAGES = [
+  WEBSOCKET_FAILED,
   'Connection terminated due to connection timeout',
   'timeout exceeded when trying to connect',
 ]
 
 /** Whether the server could not be reached, or did not let us in. */
 export function isConnectFailure(error: unknown): boolean {
-  for (let current = error; current instanceof Error; current = current.cause) {
+  for (const current of errorsOf(error)) {
     if (CONNECT_MESSAGES.includes(current.message) || isConnectRefusal(current)) return true
-    if ('code' in current && TLS_CODE.test(String(current.code))) return true
+    if (current instanceof DeadlineError && current.message.includes(CONNECTION_TO_SERVER)) return true
+    if (unreachableFailure(current) !== null) return true
+    if ('code' in current && (TLS_CODE.test(String(current.code)) || CONNECT_CODES.has(current.code)))
+      return true
     if ('syscall' in current && CONNECT_SYSCALLS.has(current.syscall)) return true
     // Node.js tries each address of a name, and throws one error of them all.
     if (current instanceof AggregateError && current.errors.some(isConnectFailure)) return true
     if ('severity' in current && 'code' in current && CONNECT_SQLSTATE.test(String(current.code))) return true
   }
   return false
+}
+
+/** What has failed: making the connection, or else what was to be done on it. */
+export function failedAction(action: string, error: unknown, server = 'the database'): string {
+  return isConnectFailure(error) ? `connect to ${server}` : action
 }
 
 /** Tables, constraints and roles of the host's have whatever names their owners like. */

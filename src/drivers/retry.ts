@@ -1,7 +1,7 @@
 /** Tries an operation again after transient failures, until a deadline. The waits in between never block the event loop. */
 import { setTimeout as sleep } from 'node:timers/promises'
-import { type Deadline, DeadlineError } from './deadline.js'
-import { describeDriverError } from './driver-error.js'
+import { ANSWER_OF_SERVER, type Deadline, DeadlineError } from './deadline.js'
+import { describeDriverError, isConnectFailure } from './driver-error.js'
 
 /** How long a store goes on trying, unless its options say otherwise. */
 export const DEFAULT_DEADLINE_MS = 10_000
@@ -78,12 +78,16 @@ export async function retrying<T>(
   }
 }
 
-/** The last attempt may have begun just before the deadline, which cut it off: why the one before it failed says more. */
+/**
+ * The last attempt may have begun just before the deadline, which cut it off: why the one before it failed says more. If that could not
+ * connect, and nothing says that the last one could, it is the reason.
+ */
 function withReasonBefore(error: unknown, before: unknown): unknown {
   // Drizzle wraps what a connection throws.
   for (let current = error; current instanceof Error; current = current.cause) {
-    if (current instanceof DeadlineError)
-      return new DeadlineError(`${current.message}; before that: ${describeDriverError(before).description}`)
+    if (!(current instanceof DeadlineError)) continue
+    if (isConnectFailure(before) && !current.message.includes(ANSWER_OF_SERVER)) return before
+    return new DeadlineError(`${current.message}; before that: ${describeDriverError(before).description}`)
   }
   return error
 }

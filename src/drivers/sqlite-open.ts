@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs'
 import { assertBetterSqlite3Runs } from './better-sqlite3.js'
 import type { SqliteClient } from './sqlite-client.js'
 import { syncSqlite } from './sync-sqlite.js'
-import { driverMissing } from './url.js'
+import { DriverMissingError, driverMissing } from './url.js'
 
 interface OpenOptions {
   /** For reading only. Then the file must exist. */
@@ -21,6 +21,32 @@ export type OpenSqlite = (path: string, options?: OpenOptions) => SqliteClient
  * @throws ERR_STORE if there is none
  */
 export async function loadSqlite(): Promise<OpenSqlite> {
+  const open = await loadSqliteOrNull()
+  if (open === null)
+    throw noSqliteDriver(
+      'With @libsql/client openKeyStore opens the file, and sqliteKeyStore takes its drizzle db ({ db })',
+    )
+  return open
+}
+
+/** What to throw where no driver can open a file. @param others what else to do about it */
+export function noSqliteDriver(others: string): DriverMissingError {
+  return new DriverMissingError(
+    'This needs the package better-sqlite3, which is not installed: npm install better-sqlite3, or use Node.js 22.16 or newer, which has a ' +
+      `SQLite of its own. ${others}`,
+  )
+}
+
+/** Whether a file can be opened without libsql. True also if a driver is there and does not run: opening the file says why. */
+export async function hasSqlite(): Promise<boolean> {
+  return loadSqliteOrNull().then(
+    (open) => open !== null,
+    () => true,
+  )
+}
+
+/** @returns null if there is none @throws what a driver throws that is there and does not run */
+async function loadSqliteOrNull(): Promise<OpenSqlite | null> {
   if (process.versions.bun !== undefined) return loadBunSqlite()
   if (process.versions.deno !== undefined) return loadNodeSqlite()
   try {
@@ -33,9 +59,18 @@ export async function loadSqlite(): Promise<OpenSqlite> {
   } catch (error) {
     const missing = driverMissing('better-sqlite3', error)
     if (missing === error) throw error
-    return await loadNodeSqlite().catch(() => {
-      throw missing
-    })
+    return loadNodeSqliteOrNull()
+  }
+}
+
+/** @returns null on Node.js 20, which has none, and before 22.16, whose own lacks what is needed */
+async function loadNodeSqliteOrNull(): Promise<OpenSqlite | null> {
+  try {
+    const open = await loadNodeSqlite()
+    open(':memory:').close()
+    return open
+  } catch {
+    return null
   }
 }
 
@@ -60,7 +95,8 @@ async function loadBunSqlite(): Promise<OpenSqlite> {
   }
 }
 
-function assertExists(path: string): void {
+/** For drivers that would make the file. @throws an error with the code SQLITE_CANTOPEN */
+export function assertExists(path: string): void {
   if (!existsSync(path))
     throw Object.assign(new Error('unable to open database file'), { code: 'SQLITE_CANTOPEN' })
 }

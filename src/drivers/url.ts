@@ -2,11 +2,16 @@
 import { fileURLToPath } from 'node:url'
 import { invalidArgument, StoreError } from '../errors.js'
 
-/** @throws ERR_INVALID_ARGUMENT */
-export function assertUrl(url: unknown): asserts url is string {
-  if (typeof url !== 'string' || url === '') throw invalidArgument('url must be a non-empty string')
+/** @param name of the parameter, for the error @throws ERR_INVALID_ARGUMENT */
+export function assertUrl(url: unknown, name = 'url'): asserts url is string {
+  if (url === undefined || url === null || url === '')
+    throw invalidArgument(
+      `${name} is ${url === '' ? 'empty' : 'missing'}: the environment variable that it is read from, such as process.env.DATABASE_URL, is ` +
+        'probably not set in this process',
+    )
+  if (typeof url !== 'string') throw invalidArgument(`${name} must be a string`)
   // A URL read from a file may end with a line break. SQLite would make a file of that name.
-  if (url !== url.trim()) throw invalidArgument('url must not begin or end with white space')
+  if (url !== url.trim()) throw invalidArgument(`${name} must not begin or end with white space`)
 }
 
 export function isPostgresUrl(url: string): boolean {
@@ -49,6 +54,9 @@ export function sqlitePath(url: string): string {
   }
 }
 
+/** ERR_STORE: a package that is needed is not installed. */
+export class DriverMissingError extends StoreError {}
+
 /** Imports a driver. @throws ERR_STORE if it is not installed */
 export async function loadDriver<T>(driver: string, load: () => Promise<T>): Promise<T> {
   try {
@@ -64,5 +72,7 @@ export function driverMissing(driver: string, error: unknown): unknown {
   if (code !== 'ERR_MODULE_NOT_FOUND' && code !== 'MODULE_NOT_FOUND') return error
   // The message quotes the missing package. It also names the file that imports it, unquoted, which is often one of drizzle-orm's.
   const missing = error instanceof Error && error.message.includes("'drizzle-orm") ? 'drizzle-orm' : driver
-  return new StoreError(`This needs the package ${missing}, which is not installed: npm install ${missing}`)
+  return new DriverMissingError(
+    `This needs the package ${missing}, which is not installed: npm install ${missing}`,
+  )
 }

@@ -36,7 +36,8 @@ export interface VerifyOptions extends LongWorkOptions {
 
 /** One thing that is wrong, with a row or with the store. */
 export interface Finding {
-  readonly severity: 'error' | 'warning'
+  /** A note says what nobody can change, such as what a driver cannot do. */
+  readonly severity: 'error' | 'warning' | 'note'
   /**
    * - `undecryptable`, `unknownMasterKey`: the wrapped key does not unwrap, so its user cannot read data encrypted under it
    * - `sharedKey`: several rows hold one data key

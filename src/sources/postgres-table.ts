@@ -2,7 +2,7 @@
 
 import { ClientPool, isPool, type PooledClient, type PostgresPool } from '../drivers/client-pool.js'
 import { Deadline } from '../drivers/deadline.js'
-import { describeDriverError, storeError } from '../drivers/driver-error.js'
+import { describeDriverError, failedAction, storeError } from '../drivers/driver-error.js'
 import { arrayLiteral } from '../drivers/postgres-array.js'
 import { DEFAULT_DEADLINE_MS, retryingPostgres } from '../drivers/retry.js'
 import { invalidArgument, printable } from '../errors.js'
@@ -182,7 +182,11 @@ export class PostgresTable implements SqlTable {
     return retryingPostgres(deadline, attempt).catch((error) => {
       const hint = HINTS[describeDriverError(error).code ?? '']
       const what = `${action} table ${qualifiedName(this.shape)}`
-      throw storeError(hint === undefined ? what : `${what}: ${hint}`, error, 'The sweep')
+      throw storeError(
+        failedAction(hint === undefined ? what : `${what}: ${hint}`, error),
+        error,
+        'The sweep',
+      )
     })
   }
 

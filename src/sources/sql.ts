@@ -1,7 +1,7 @@
 /** Tables without a Drizzle schema as sources, through a connection of our own. Exported with `drizzle-keystore/reencrypt`. */
 
 import { storeError } from '../drivers/driver-error.js'
-import { openLibsql } from '../drivers/libsql.js'
+import { loadLibsqlForFiles, openLibsql } from '../drivers/libsql.js'
 import { newPool } from '../drivers/postgres-pool.js'
 import { loadSqlite } from '../drivers/sqlite-open.js'
 import { assertUrl, isLibsqlUrl, isPostgresUrl, sqlitePath } from '../drivers/url.js'
@@ -108,8 +108,13 @@ export async function openHostDatabase(url: string): Promise<HostDatabase> {
     return { client, close: async () => client.close() }
   }
   const path = sqlitePath(url)
-  const open = await loadSqlite()
+  const libsql = await loadLibsqlForFiles()
   try {
+    if (libsql !== null) {
+      const client = await libsql(path, { mustExist: true })
+      return { client, close: async () => client.close() }
+    }
+    const open = await loadSqlite()
     const client = open(path, { mustExist: true })
     // Overwrites the plaintexts that tokens replace.
     client.pragma('secure_delete = ON')

@@ -2,6 +2,7 @@
 
 import type { BoundStatement } from '../drivers/async-sqlite.js'
 import { bytesLiteral } from '../drivers/bytes-literal.js'
+import { failedAction } from '../drivers/driver-error.js'
 import { DEFAULT_DEADLINE_MS } from '../drivers/retry.js'
 import { HostTransactionError, lockError } from '../drivers/sqlite-locks.js'
 import { isExactText } from '../drivers/sqlite-text.js'
@@ -99,7 +100,7 @@ export class SqliteTable implements SqlTable {
     return this.#runner.retrying(this.#deadlineMs, work).catch((error) => {
       throw error instanceof HostTransactionError
         ? stillInTransaction(what)
-        : lockError(what, error, this.#deadlineMs, 'The sweep')
+        : lockError(failedAction(what, error), error, this.#deadlineMs, 'The sweep')
     })
   }
 }

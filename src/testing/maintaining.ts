@@ -158,7 +158,7 @@ function restoreTests(whereOffered: DefineMaintenanceTest): void {
 function inspectionTests(whereOffered: DefineMaintenanceTest): void {
   whereOffered('inspect finds no error in an intact store', async (maintenance) => {
     for (const { severity, kind, reason } of await maintenance.inspect()) {
-      assert.equal(severity, 'warning', reason)
+      assert.notEqual(severity, 'error', reason)
       assert.ok(['schemaVersion', 'fileMode', 'setting', 'damage'].includes(kind))
       assert.ok(reason.length > 10)
     }

@@ -60,6 +60,32 @@ describe.each(dialects)('the migrator on %s', (dialect) => {
     return url
   }
 
+  it('check says what missing tables mean if the store had keys', async () => {
+    const url = await migrated()
+    await runSql(dialect, url, `drop table encryption_keys; drop table ${LEDGER}`)
+    const message = await schemaErrorOf(open(url, { migrate: 'check' }))
+    expect(message).toMatch(/lacks migrations \(0000_.*If the store had keys, its tables were dropped/)
+    expect(message).toMatch(/drizzle-kit push.*tablesFilter.*restore a backup/)
+    const older = await schemaErrorOf(open(await migratedUpTo(tags.length - 1), { migrate: 'check' }))
+    expect(older).not.toContain('dropped')
+  })
+
+  it.each(['check', 'auto'] as const)(
+    '%s refuses a database whose ledger is there and whose table was dropped',
+    async (migrate) => {
+      const url = await migrated()
+      await runSql(dialect, url, 'drop table encryption_keys')
+      const before = await contentsOf(url)
+      const message = await schemaErrorOf(open(url, { migrate }))
+      expect(message).toMatch(/no table encryption_keys any more: it was dropped.*Restore a backup/)
+      expect(await contentsOf(url)).toEqual(before)
+      const off = await open(url, { migrate: 'off' })
+      expect(await off.maintenance?.inspect()).toContainEqual(
+        expect.objectContaining({ kind: 'schemaVersion', reason: message }),
+      )
+    },
+  )
+
   it('applies everything to a fresh database, and records tags and hashes', async () => {
     const url = await fresh()
     const store = await open(url)

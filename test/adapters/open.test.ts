@@ -4,6 +4,8 @@ import { join } from 'node:path'
 import { inspect } from 'node:util'
 import { beforeEach, describe, expect, it } from 'vitest'
 import { openKeyStore } from '../../src/adapters/open.js'
+import { postgresKeyStore } from '../../src/adapters/postgres/store.js'
+import { sqlSource } from '../../src/reencrypt/index.js'
 import { cleanUpAfterEach } from '../support/cleanups.js'
 import { isChosen } from '../support/databases.js'
 import { keystoreErrorOf } from '../support/errors.js'
@@ -87,6 +89,21 @@ describe.runIf(isChosen('sqlite'))('openKeyStore', () => {
       expect(inspect(error, { depth: null, showHidden: true })).not.toContain('hunter2')
     },
   )
+
+  it.each([undefined, null, ''])('says of %j that a variable is probably not set', async (url) => {
+    const unset = /^url is (missing|empty): .*process\.env\.DATABASE_URL.*not set/
+    const source = { table: 't', key: 'id', owner: null, column: 'c' }
+    for (const opening of [
+      () => openKeyStore(url as never),
+      async () => postgresKeyStore({ url: url as never }),
+      () => sqlSource(url as never, source),
+    ])
+      await expect(opening()).rejects.toMatchObject({
+        code: 'ERR_INVALID_ARGUMENT',
+        message: expect.stringMatching(unset),
+      })
+    await expect(openKeyStore(5 as never)).rejects.toMatchObject({ message: 'url must be a string' })
+  })
 
   it('refuses options of the other dialect', async () => {
     const path = join(folder, 'keystore.db')

@@ -95,6 +95,19 @@ describe.each(dialects)('on %s', (dialect) => {
     if (dialect === 'sqlite') expect(existsSync(store.url)).toBe(false)
   })
 
+  it('says what a missing table means if the store had keys', async () => {
+    await store.mint('alice')
+    await runSql(dialect, store.url, 'drop table encryption_keys; drop table __drizzle_keystore_migrations')
+    for (const args of [['status'], ['decrypt', '--user', 'alice']]) {
+      const { status, stderr } = store.run(args, { input: 'x' })
+      expect(status).toBe(1)
+      expect(stderr).toMatch(
+        /There is no store at .*\n.*its tables were dropped.*tablesFilter.*restore a backup/,
+      )
+    }
+    expect(store.run(['doctor']).stdout).toContain('restore a backup')
+  })
+
   it('says which migrations an old store lacks, and the command that applies them', async () => {
     await store.mint('alice')
     await runSql(dialect, store.url, "delete from __drizzle_keystore_migrations where tag like '0003%'")

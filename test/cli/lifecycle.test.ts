@@ -2,11 +2,14 @@
 import { readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { memoryKeyStore } from '../../src/adapters/memory.js'
 import {
   type DatedCensusRow,
+  EnvelopeCrypto,
   type Finding,
   generateMasterKey,
   localMasterKey,
+  masterKeysFromEnv,
   type VerifyReport,
 } from '../../src/index.js'
 import { type CommandStore, commandStore } from '../support/command-store.js'
@@ -287,6 +290,28 @@ describe('new-master-key', () => {
     await store.mint('alice')
     const keys = ['--master-key-file', 'fresh/new.key', '--previous-key-file', 'keys/a.key']
     expect(store.run(['rewrap', ...keys]).status).toBe(0)
+  })
+
+  it('says how the application is given its first one, with the line to type', async () => {
+    const inFile = store.run(['new-master-key', 'my keys/m.key']).stderr
+    expect(inFile).toContain("\n  export API_KEY_MASTER_KEY_FILE='my keys/m.key'\n")
+    const printed = store.run(['new-master-key']).stderr
+    expect(printed).toContain('API_KEY_MASTER_KEY=… in the environment of the application')
+    for (const said of [inFile, printed])
+      expect(said).toMatch(
+        /first master key.*masterKeysFromEnv\(\).*localMasterKey\(.*KeyStore\(\{ db \}\).*a master key already/s,
+      )
+    // The lines of the application work as they stand.
+    const env = { API_KEY_MASTER_KEY_FILE: join(store.folder, 'my keys/m.key') }
+    const envelope = await EnvelopeCrypto.open({
+      store: memoryKeyStore(),
+      masterKeys: masterKeysFromEnv(env),
+    })
+    expect(await envelope.decrypt('alice', await envelope.encrypt('alice', 'x'))).toBe('x')
+    await envelope.close()
+    expect(store.run(['new-master-key', '--help']).stdout.replace(/\s+/g, ' ')).toContain(
+      'The first one of an application, or the next one',
+    )
   })
 
   it('never overwrites one', () => {

@@ -64,6 +64,8 @@ describe.each(dialects)('on %s', (dialect) => {
     expect(said).toContain('Not recorded outside the database')
     if (dialect === 'sqlite') expect(said).toContain('in no file of the database')
     else expect(said).toMatch(/Pending: .*keystore doctor --finish-erasure/)
+    // The command has no store to call.
+    expect(said + JSON.stringify(report)).not.toContain('store.maintenance')
   })
 
   it('with --forget lets a new key be made', async () => {

@@ -298,6 +298,50 @@ describe('an error of pg without a code', () => {
   })
 })
 
+const NO_WEBSOCKET =
+  'All attempts to open a WebSocket to connect to the database failed. Please refer to the documentation'
+
+describe('an error of a server that is reached by fetch or by a WebSocket', () => {
+  const libsql = (message: string, code: string) =>
+    Object.assign(withCode(code, `${code}: ${message}`), { name: 'LibsqlError' })
+
+  it.each<[unknown, string, boolean]>([
+    [
+      {
+        type: 'error',
+        error: withCode('ECONNREFUSED', 'connect ECONNREFUSED ::1:80', { syscall: 'connect' }),
+      },
+      'connect ECONNREFUSED ::1:80',
+      true,
+    ],
+    [{ type: 'error', error: new TypeError(secret) }, 'the WebSocket could not be opened, or was lost', true],
+    [{ type: 'error', message: secret }, 'the WebSocket could not be opened, or was lost', true],
+    [
+      { type: 'error', error: new Error('Unexpected server response: 404') },
+      'Unexpected server response: 404',
+      false,
+    ],
+    [new Error(NO_WEBSOCKET), 'no WebSocket: ', false],
+    [
+      libsql('connect ECONNREFUSED 127.0.0.1:80', 'HRANA_WEBSOCKET_ERROR'),
+      'connect ECONNREFUSED 127.0.0.1:80',
+      true,
+    ],
+    [libsql('Server returned HTTP status 401', 'SERVER_ERROR'), 'HTTP status 401: is the authToken', false],
+    [libsql(`Server returned HTTP status 503 ${secret}`, 'SERVER_ERROR'), 'HTTP status 503', true],
+    [new TypeError('fetch failed', { cause: new Error('bad port') }), 'fetch failed: bad port', false],
+    [new TypeError(`error sending request for url (http://${secret})`), 'fetch failed', false],
+  ])('says why: %#', (thrown, reason, transient) => {
+    const error = new Error('Failed query', { cause: thrown })
+    expect(describeDriverError(error)).toMatchObject({
+      description: expect.stringContaining(reason),
+      transient,
+    })
+    expect(isConnectFailure(error)).toBe(true)
+    expectWithout(textForms(secret), storeError('connect', error))
+  })
+})
+
 describe('isConnectFailure', () => {
   it.each([
     ['a refused connection', withCode('ECONNREFUSED', 'connect ECONNREFUSED', { syscall: 'connect' }), true],
@@ -315,6 +359,15 @@ describe('isConnectFailure', () => {
     ['a certificate that nobody vouches for', withCode('SELF_SIGNED_CERT_IN_CHAIN', 'x'), true],
     ['a certificate of another host', withCode('ERR_TLS_CERT_ALTNAME_INVALID', 'x'), true],
     ['another protocol', new Error('received invalid response: 48'), true],
+    ['a driver’s own time-out', withCode('CONNECT_TIMEOUT', 'write CONNECT_TIMEOUT'), true],
+    ['fetch', new TypeError('fetch failed', { cause: new Error('bad port') }), true],
+    ['a WebSocket', new Error('Failed query', { cause: { type: 'error' } }), true],
+    ['no WebSocket', new Error(NO_WEBSOCKET), true],
+    [
+      'a fetch that was answered',
+      new TypeError('fetch failed', { cause: withCode('UND_ERR_SOCKET', 'x') }),
+      false,
+    ],
     ['a missing right', postgresError('42501', 'x'), false],
     ['a lock', postgresError('55P03', 'x'), false],
     ['a lost connection', withCode('ECONNRESET', 'read ECONNRESET', { syscall: 'read' }), false],

@@ -256,14 +256,14 @@ describe('without a driver', () => {
     console.log(error === undefined ? 'opened' : error.code + ' ' + error.retryable + ' ' + error.message)`
 
   it.each([
-    ['better-sqlite3', ':memory:'],
-    ['pg', 'postgres://u:hidden@127.0.0.1:1/x'],
-    ['drizzle-orm', ':memory:'],
-    ['drizzle-orm', 'postgres://u:hidden@127.0.0.1:1/x'],
+    [['better-sqlite3', '@libsql'], ':memory:'],
+    [['pg'], 'postgres://u:hidden@127.0.0.1:1/x'],
+    [['drizzle-orm'], ':memory:'],
+    [['drizzle-orm'], 'postgres://u:hidden@127.0.0.1:1/x'],
   ])('%s: openKeyStore says what to install', async (missing, url) => {
-    const { output } = await runWithout([missing], open(url))
+    const { output } = await runWithout(missing, open(url))
     expect(output).toMatch(/^ERR_STORE false /)
-    expect(output).toMatch(new RegExp(`: npm install ${missing}\\n$`))
+    expect(output).toMatch(new RegExp(`: npm install ${missing[0]}(, or .* npm install @libsql/client)?\\n$`))
     expect(output).not.toContain('hidden')
   })
 

@@ -1,7 +1,7 @@
 /** One Postgres database: migrates it, tries statements again, ends calls at their deadline, closes what was opened. */
 import type { SQL } from 'drizzle-orm'
 import { Deadline } from '../../drivers/deadline.js'
-import { isConnectFailure, storeError } from '../../drivers/driver-error.js'
+import { failedAction, storeError } from '../../drivers/driver-error.js'
 import { type Listen, listenOnHost, listenOnPg } from '../../drivers/postgres-listen.js'
 import { clientConfig } from '../../drivers/postgres-pool.js'
 import { retryingPostgres } from '../../drivers/retry.js'
@@ -78,9 +78,9 @@ export class PostgresConnection {
     if (this.#ready === null) {
       const deadline = this.newDeadline()
       const unanswered: UnansweredMigration = { last: null }
-      const action = (error: unknown) =>
-        isConnectFailure(error) ? `connect to ${this.#server}` : 'migrate the database'
-      this.#ready = this.#retrying(action, deadline, () => this.#prepare(deadline, unanswered))
+      this.#ready = this.#retrying('migrate the database', deadline, () =>
+        this.#prepare(deadline, unanswered),
+      )
       this.#ready.catch(() => {
         this.#ready = null
       })
@@ -150,12 +150,8 @@ export class PostgresConnection {
     )
   }
 
-  /** @param action what could not be done, for the error, or a function that says it of what the driver threw */
-  #retrying<T>(
-    action: string | ((error: unknown) => string),
-    deadline: Deadline,
-    work: (failures: number) => Promise<T>,
-  ): Promise<T> {
+  /** @param action what could not be done, for the error */
+  #retrying<T>(action: string, deadline: Deadline, work: (failures: number) => Promise<T>): Promise<T> {
     const attempt = async (failures: number) => {
       this.assertOpen()
       return work(failures)
@@ -175,7 +171,7 @@ export class PostgresConnection {
       },
       (error: unknown) => {
         ended()
-        throw storeError(typeof action === 'string' ? action : action(error), error)
+        throw storeError(failedAction(action, error, this.#server), error)
       },
     )
   }

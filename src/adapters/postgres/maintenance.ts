@@ -107,11 +107,14 @@ export class PostgresMaintenance implements StoreMaintenance {
             and a.attname ${EQUALS} ${encryptedKey.name} and (a.attstattarget is null or a.attstattarget ${DIFFERS} 0)
         order by 1`,
     )
-    return rows.map(({ name }) => ({
-      severity: 'warning',
-      kind: 'setting',
-      reason: name === 'statistics' ? samplesAreTaken(this.#schema) : `${name} is off: a crash can lose keys`,
-    }))
+    const [server] = await run(sql`select pg_catalog.version() as version`)
+    const isPglite = String(server?.version).includes('Emscripten')
+    return rows.map(({ name }): StoreFinding => {
+      if (name === 'statistics')
+        return { severity: 'warning', kind: 'setting', reason: samplesAreTaken(this.#schema) }
+      if (isPglite) return { severity: 'note', kind: 'setting', reason: offInPglite(String(name)) }
+      return { severity: 'warning', kind: 'setting', reason: `${name} is off: a crash can lose keys` }
+    })
   }
 }
 
@@ -128,6 +131,13 @@ function isBesideTombstone(record: KeyRecord, stored: readonly KeyRecord[]): boo
 
 function schemaFinding(reason: string): StoreFinding {
   return { severity: 'error', kind: 'schemaVersion', reason }
+}
+
+function offInPglite(setting: string): string {
+  return (
+    `${setting} is off, as PGlite has it: a power cut can lose the last keys, and with them what was encrypted under them. A key log outside ` +
+    'the database (keyLog) shows which'
+  )
 }
 
 function samplesAreTaken(schema: string): string {

@@ -11,6 +11,7 @@ import {
   NOTHING_APPLIED,
   pendingMigrations,
   refuseInCheckMode,
+  tableDropped,
   tableWithoutLedger,
 } from '../migrator.js'
 import { castTo, EQUALS, MAKE_DURABLE } from './catalog.js'
@@ -137,7 +138,9 @@ async function plan(run: RunSql, schema: string) {
     sql`select tag, sha256 from ${sql.identifier(schema)}.${sql.identifier(LEDGER)} order by tag`,
   )
   const rows: LedgerRow[] = ledger.map(({ tag, sha256 }) => ({ tag: String(tag), sha256: String(sha256) }))
-  return pendingMigrations(rows, postgresMigrations)
+  const pending = pendingMigrations(rows, postgresMigrations)
+  if (pending.length < postgresMigrations.length && found.table !== true) throw tableDropped()
+  return pending
 }
 
 /** Runs under the lock. Plans again: another process may have migrated before we got the lock. */

@@ -1,7 +1,7 @@
 /** One SQLite database behind an asynchronous driver: migrates it, tries statements again, ends calls at their deadline. */
 import type { AsyncSqlite, BoundStatement, StatementResult } from '../../drivers/async-sqlite.js'
 import { Deadline } from '../../drivers/deadline.js'
-import { describeDriverError, isConnectFailure } from '../../drivers/driver-error.js'
+import { describeDriverError, failedAction } from '../../drivers/driver-error.js'
 import { retrying, SQLITE_LOCK_BACKOFF } from '../../drivers/retry.js'
 import { lockError } from '../../drivers/sqlite-locks.js'
 import { KeystoreError } from '../../errors.js'
@@ -106,8 +106,7 @@ export class AsyncSqliteConnection {
       // SQLite itself finds it out, when it writes.
       if (describeDriverError(error).code === 'SQLITE_READONLY_DBMOVED')
         throw lostFile("The store's file", 'it was deleted, renamed or replaced')
-      const failed = isConnectFailure(error) ? 'connect to the database' : action
-      throw lockError(failed, error, Math.round(this.#options.deadlineMs))
+      throw lockError(failedAction(action, error), error, Math.round(this.#options.deadlineMs))
     })
   }
 }

@@ -47,10 +47,10 @@ export class AsyncSqliteMaintenance implements StoreMaintenance {
 
   async inspect(): Promise<StoreFinding[]> {
     const { kind, migrate } = this.#connection
-    const findings: StoreFinding[] = [
-      { severity: 'warning', kind: 'setting', reason: SILENT_DRIVERS[kind] },
-      { severity: 'warning', kind: 'setting', reason: this.#whatRemains().pending ?? '' },
-    ]
+    // Of the drivers: nobody can change it.
+    const findings = [SILENT_DRIVERS[kind], this.#whatRemains().pending].flatMap((reason): StoreFinding[] =>
+      reason === null ? [] : [{ severity: 'note', kind: 'setting', reason }],
+    )
     try {
       const copies = await this.#copies()
       if (copies !== null) findings.push({ severity: 'warning', kind: 'copies', reason: copies })
@@ -66,7 +66,8 @@ export class AsyncSqliteMaintenance implements StoreMaintenance {
   async afterShred(): Promise<Required<ErasureState>> {
     const { pending } = this.#whatRemains()
     const copies = await this.#copies().catch(() => null)
-    return pendingErasure([pending, copies].filter((reason) => reason !== null).join('. '))
+    const reasons = [pending, copies].filter((reason) => reason !== null)
+    return reasons.length === 0 ? ERASED : pendingErasure(reasons.join('. '))
   }
 
   /** Rewrites a file without its free space. A server's files are out of reach. */
@@ -93,6 +94,7 @@ export class AsyncSqliteMaintenance implements StoreMaintenance {
 
   #whatRemains(): Required<ErasureState> {
     const { kind, place } = this.#connection
+    if (place === 'memory') return ERASED
     return pendingErasure(
       place === 'file'
         ? `The driver's connections leave erased keys in free space of the file and in its write-ahead log: ${FINISH_ERASURE}`

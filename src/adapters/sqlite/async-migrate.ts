@@ -14,6 +14,7 @@ import {
   NOTHING_APPLIED,
   pendingMigrations,
   refuseInCheckMode,
+  tableDropped,
   tableWithoutLedger,
 } from '../migrator.js'
 import { RULES } from './migrate.js'
@@ -57,6 +58,8 @@ async function pendingOn(db: AsyncSqlite): Promise<readonly Migration[]> {
   const { rows } = await db.run({ sql: `select tag, sha256 from ${LEDGER} order by tag`, params: [] })
   const ledger = rows.map(([tag, sha256]): LedgerRow => ({ tag: String(tag), sha256: String(sha256) }))
   const pending = pendingMigrations(ledger, sqliteMigrations)
+  if (pending.length < sqliteMigrations.length && !tables.has(TABLE) && !(await tablesOf(db)).has(TABLE))
+    throw tableDropped()
   // They rebuild the table, for which foreign keys must be off. Asynchronous drivers cannot turn them off for one transaction.
   if (!pending.every(({ tag }) => RULES.has(tag))) {
     throw schemaError(

@@ -36,6 +36,10 @@ import { sqliteQueries } from './statements/queries.js'
 /** Statements in one batch. D1 counts each as a query, of which an invocation of a Worker has 1,000. */
 const BATCH_STATEMENTS = 500
 
+/** Of the option `journalMode`, where the store has not opened the file. */
+export const NOT_OUR_JOURNAL =
+  "journalMode is for files that the store opens: the host's connection sets its own"
+
 export class AsyncSqliteKeyStore implements KeyStore {
   /** A batch is a transaction of its own: no caller can have one open around it. */
   readonly transactional = false
@@ -46,12 +50,13 @@ export class AsyncSqliteKeyStore implements KeyStore {
 
   /** @param own whether `close` closes the database @throws ERR_INVALID_ARGUMENT */
   constructor(db: AsyncSqlite, options: SqliteKeyStoreOptions, own = false) {
-    const { migrate = 'auto', adopt, pollMs, deadlineMs = DEFAULT_DEADLINE_MS } = options
+    const { migrate = 'auto', adopt, pollMs, journalMode, deadlineMs = DEFAULT_DEADLINE_MS } = options
     if (adopt === true)
       throw invalidArgument(
         'adopt is for files: adopt the file with sqliteKeyStore({ path, adopt: true }) first',
       )
     if (pollMs !== undefined) throw invalidArgument(`pollMs is for files: ${SILENT_DRIVERS[db.kind]}`)
+    if (journalMode !== undefined) throw invalidArgument(NOT_OUR_JOURNAL)
     this.#connection = new AsyncSqliteConnection(db, { migrate, deadlineMs, own })
     this.#maintenance = new AsyncSqliteMaintenance(this.#connection)
     this.maintenance = this.#maintenance

@@ -1,6 +1,5 @@
 /** One synchronous connection, ours or the host application's: opens it, waits for locks without blocking, closes it. */
-import { closeSync, existsSync, openSync, statSync } from 'node:fs'
-import { dirname } from 'node:path'
+import { existsSync, statSync } from 'node:fs'
 import { describeDriverError, storeError } from '../../drivers/driver-error.js'
 import type { SqliteClient } from '../../drivers/sqlite-client.js'
 import {
@@ -13,13 +12,14 @@ import {
 } from '../../drivers/sqlite-locks.js'
 import { loadSqlite, type OpenSqlite } from '../../drivers/sqlite-open.js'
 import { invalidArgument, KeystoreError, StoreError, schemaError } from '../../errors.js'
-import { assertFilePath, makeFolders } from '../../folders.js'
+import { assertFilePath } from '../../folders.js'
 import { type MigrateMode, type MigrationReport, NOTHING_APPLIED } from '../migrator.js'
 import type { SqliteKeyStoreOptions } from '../options.js'
 import { isWrittenPastLog } from './file-header.js'
 import { checkSqlite, migrateSqlite } from './migrate.js'
 import { OpenedFile } from './opened-file.js'
 import { prepareStatements, type SqliteStatements } from './statements/prepare.js'
+import { assertLogged, isInMemory, isNewFile, type JournalMode, prepareFile } from './store-file.js'
 
 interface SqliteConnectionOptions extends Required<Omit<SqliteKeyStoreOptions, 'pollMs'>> {
   /** Called when the connection is open and migrated, before anything is read through it. */
@@ -34,10 +34,14 @@ export class SqliteConnection {
   /** Null on the host's connection. */
   readonly path: string | null
   readonly migrate: MigrateMode
+  /** Of a file of ours. */
+  readonly journalMode: JournalMode
   readonly #options: SqliteConnectionOptions
   #client: SqliteClient | null
   /** Null for a database in memory. */
   #file: OpenedFile | null = null
+  /** Whether there was no database in the file when this began to open it. */
+  #isNew = false
   #statements: SqliteStatements | null = null
   #ready: Promise<MigrationReport> | null = null
   #closed = false
@@ -47,6 +51,7 @@ export class SqliteConnection {
     this.path = typeof source === 'string' ? source : null
     this.place = this.path === null ? 'host' : isInMemory(this.path) ? 'memory' : 'file'
     this.migrate = options.migrate
+    this.journalMode = options.journalMode
     this.#client = typeof source === 'string' ? null : source
     this.#options = options
   }
@@ -141,6 +146,7 @@ export class SqliteConnection {
     const path = this.path
     if (path !== null) {
       assertFilePath(path)
+      this.#isNew ||= isNewFile(path)
       const action = `open ${path}`
       const open = await loadSqlite().catch((error) => {
         throw storeError(action, error)
@@ -154,7 +160,10 @@ export class SqliteConnection {
       assertNoHostTransaction(client)
       return migrateSqlite(client, { mode: migrate, adopt })
     })
-    if (path !== null) await step('set the journal mode', (client) => setJournalMode(client, path))
+    if (path !== null && (this.#isNew || this.journalMode === 'wal'))
+      await step('set the journal mode', (client) =>
+        assertLogged(path, client.pragma('journal_mode = WAL', { simple: true })),
+      )
     await step('begin to read', (client) => {
       // Reading makes the write-ahead log, whose identity is then known.
       if (path !== null) client.prepare('select 1 from sqlite_master limit 1').all()
@@ -167,7 +176,18 @@ export class SqliteConnection {
   #openFile(open: OpenSqlite, path: string, mode: MigrateMode): SqliteClient {
     if (isInMemory(path)) return openFile(open, path)
     prepareFile(path, mode)
-    const file = new OpenedFile({ path, own: true, hasLog: () => true, whileReading: (work) => work() })
+    let query: (() => boolean) | undefined
+    const file = new OpenedFile({
+      path,
+      own: true,
+      fixedLog: this.journalMode === 'wal',
+      // Both are asked for only once the connection is open.
+      hasLog: () => {
+        query ??= logQuery(this.#client as SqliteClient)
+        return query()
+      },
+      whileReading: (work) => withReadLock(this.#client as SqliteClient, work),
+    })
     try {
       const client = openFile(open, path)
       this.#file = file
@@ -183,10 +203,10 @@ export class SqliteConnection {
     // The first statement of a connection reads the schema, for which it may have to wait.
     const main = isWrittenPastLog(client.name) ? query() : withoutBusyTimeout(client, query)
     const path = (main as { readonly file: string | null } | undefined)?.file ?? ''
-    const journal = client.prepare("select 1 from pragma_journal_mode where journal_mode = 'wal'")
-    const hasLog = () => journal.get() !== undefined
+    const hasLog = logQuery(client)
     const whileReading = <T>(work: () => T) => withReadLock(client, work)
-    this.#file ??= path === '' ? null : new OpenedFile({ path, own: false, hasLog, whileReading })
+    this.#file ??=
+      path === '' ? null : new OpenedFile({ path, own: false, fixedLog: false, hasLog, whileReading })
   }
 
   /** Whether the host's connection waits for locks when it only reads. With a write-ahead log readers wait for nobody. */
@@ -230,6 +250,12 @@ function stillInTransaction(action: string): StoreError {
   )
 }
 
+/** Asks whether the connection uses a write-ahead log. */
+function logQuery(client: SqliteClient): () => boolean {
+  const journal = client.prepare("select 1 from pragma_journal_mode where journal_mode = 'wal'")
+  return () => journal.get() !== undefined
+}
+
 /**
  * Throws what opening the file would throw. The connection is read-only, so that a refused file is not changed: closing one that
  * may write can write a WAL back into the file.
@@ -254,12 +280,6 @@ function checkFile(open: OpenSqlite, path: string, mode: Exclude<MigrateMode, 'o
   }
 }
 
-function prepareFile(path: string, mode: MigrateMode): void {
-  const missing = !existsSync(path)
-  if (missing && mode === 'auto') createFile(path)
-  else if (missing) throw schemaError(`There is no file ${path}: open it with migrate: 'auto' to make it`)
-}
-
 function openFile(open: OpenSqlite, path: string): SqliteClient {
   const client = open(path)
   try {
@@ -278,25 +298,6 @@ function openFile(open: OpenSqlite, path: string): SqliteClient {
     client.close()
     throw error
   }
-}
-
-/** Makes a file that only its owner may read, and its folders. SQLite gives the WAL the same mode. */
-function createFile(path: string): void {
-  makeFolders(dirname(path))
-  closeSync(openSync(path, 'a', 0o600))
-}
-
-function setJournalMode(client: SqliteClient, path: string): void {
-  const mode = client.pragma('journal_mode = WAL', { simple: true })
-  if (mode !== 'wal' && !isInMemory(path)) {
-    throw new StoreError(
-      `${path} cannot be switched to a write-ahead log (journal mode ${mode}): use a local disk`,
-    )
-  }
-}
-
-function isInMemory(path: string): boolean {
-  return path === ':memory:'
 }
 
 /** @throws ERR_INVALID_ARGUMENT */

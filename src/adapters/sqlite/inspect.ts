@@ -8,7 +8,7 @@ import type { SqliteConnection } from './connection.js'
 import { copiersOf } from './copiers.js'
 import { schemaProblem } from './migrate.js'
 
-type InspectedDatabase = Pick<SqliteConnection, 'place' | 'path' | 'migrate'>
+type InspectedDatabase = Pick<SqliteConnection, 'place' | 'path' | 'migrate' | 'journalMode'>
 
 /** Reads the whole database. Synchronous, so that it blocks the event loop for as long. */
 export function inspectSqlite(client: SqliteClient, inspected: InspectedDatabase): StoreFinding[] {
@@ -23,28 +23,27 @@ export function inspectSqlite(client: SqliteClient, inspected: InspectedDatabase
   return [...findings, { severity: 'error', kind: 'schemaVersion', reason: problem }]
 }
 
-function settingFindings(client: SqliteClient, { place }: InspectedDatabase): StoreFinding[] {
-  const reasons: string[] = []
+function settingFindings(client: SqliteClient, { place, journalMode }: InspectedDatabase): StoreFinding[] {
+  if (!isOnDisk(client)) return []
+  const findings: StoreFinding[] = []
+  const add = (isOurs: boolean, reason: string) =>
+    findings.push({ severity: isOurs ? 'error' : 'warning', kind: 'setting', reason })
   const value = (pragma: string) => client.pragma(pragma, { simple: true })
-  if (isOnDisk(client)) {
-    const journal = value('journal_mode')
-    if (journal !== 'wal')
-      reasons.push(
-        `journal_mode is ${journal}, so that readers and writers wait for each other: set journal_mode = WAL`,
-      )
-    if (Number(value('synchronous')) < FULL)
-      reasons.push(
-        'synchronous is less than FULL: a power cut can lose a key that already encrypted data: set synchronous = FULL',
-      )
-    // FAST (2) does not clear pages that become free.
-    if (value('secure_delete') !== 1)
-      reasons.push('secure_delete is not ON: erased keys stay in the file: set secure_delete = ON')
-  }
-  return reasons.map((reason) => ({
-    severity: place === 'host' ? 'warning' : 'error',
-    kind: 'setting',
-    reason,
-  }))
+  const journal = value('journal_mode')
+  if (journal !== 'wal')
+    add(
+      place !== 'host' && journalMode === 'wal',
+      `journal_mode is ${journal}, so that readers and writers wait for each other: set journal_mode = WAL`,
+    )
+  if (Number(value('synchronous')) < FULL)
+    add(
+      place !== 'host',
+      'synchronous is less than FULL: a power cut can lose a key that already encrypted data: set synchronous = FULL',
+    )
+  // FAST (2) does not clear pages that become free.
+  if (value('secure_delete') !== 1)
+    add(place !== 'host', 'secure_delete is not ON: erased keys stay in the file: set secure_delete = ON')
+  return findings
 }
 
 /** A value of `PRAGMA synchronous`. */

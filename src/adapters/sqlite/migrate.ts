@@ -13,6 +13,7 @@ import {
   NOTHING_APPLIED,
   pendingMigrations,
   refuseInCheckMode,
+  tableDropped,
   tableWithoutLedger,
 } from '../migrator.js'
 import type { SqliteKeyStoreOptions } from '../options.js'
@@ -93,7 +94,9 @@ interface Plan {
 function plan(client: SqliteClient, options: SqliteMigrationOptions): Plan {
   if (tableExists(client, LEDGER)) {
     const ledger = client.prepare(`select tag, sha256 from ${LEDGER} order by tag`).all() as LedgerRow[]
-    return { pending: pendingMigrations(ledger, sqliteMigrations), adopting: false }
+    const pending = pendingMigrations(ledger, sqliteMigrations)
+    if (pending.length < sqliteMigrations.length && !tableExists(client, TABLE)) throw tableDropped()
+    return { pending, adopting: false }
   }
   try {
     return planWithoutLedger(client, options)

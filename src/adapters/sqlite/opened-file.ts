@@ -17,6 +17,8 @@ export interface OpenedFileOptions {
   readonly path: string
   /** Whether the connection is ours. */
   readonly own: boolean
+  /** Whether the connection uses a write-ahead log for certain, and goes on using it. */
+  readonly fixedLog: boolean
   /** Whether the connection uses a write-ahead log. */
   hasLog(): boolean
   /** Runs work while the connection has a lock for reading: nobody writes into the file meanwhile. */
@@ -79,7 +81,7 @@ export class OpenedFile {
     this.assertSame()
     if (!this.#isOverwritten()) {
       this.#suspectSince = null
-      if (!this.#options.own && this.#isOtherContent()) this.#lose(OVERWRITTEN)
+      if (!this.#options.fixedLog && this.#isOtherContent()) this.#lose(OVERWRITTEN)
       return
     }
     this.#suspectSince ??= performance.now()
@@ -91,7 +93,7 @@ export class OpenedFile {
   /** {@link assertSame}, to be called after a commit of ours: a copy from before it is another content too. @throws ERR_STORE */
   assertSameAfterCommit(): void {
     this.assertSame()
-    if (this.#options.own) return
+    if (this.#options.fixedLog) return
     try {
       this.#header = this.#options.whileReading(() => headerOf(this.fd))
     } catch {
@@ -140,7 +142,7 @@ export class OpenedFile {
     }
     if (log !== null && isSame(log, this.#log)) return null
     // The host may have given up its write-ahead log.
-    if (!this.#options.own && !this.#options.hasLog()) {
+    if (!this.#options.fixedLog && !this.#options.hasLog()) {
       this.#log = null
       return null
     }
@@ -151,8 +153,8 @@ export class OpenedFile {
 
   /** Whether the database was changed though there was no checkpoint, the only writer of it beside a write-ahead log. */
   #isOverwritten(): boolean {
-    const { path, own, hasLog } = this.#options
-    if (this.#log === null || (!own && !hasLog())) {
+    const { path, fixedLog, hasLog } = this.#options
+    if (this.#log === null || (!fixedLog && !hasLog())) {
       this.#content = null
       return false
     }

@@ -30,7 +30,7 @@ import {
   winnersOf,
 } from '../records.js'
 import { isReadable, requireReadable, type StoredRow } from '../stored-rows.js'
-import { AsyncSqliteKeyStore } from './async-store.js'
+import { AsyncSqliteKeyStore, NOT_OUR_JOURNAL } from './async-store.js'
 import { DEFAULT_POLL_MS, SqliteChanges } from './changes.js'
 import { assertSqlitePath, SqliteConnection } from './connection.js'
 import { SqliteErasure } from './erasure.js'
@@ -39,6 +39,7 @@ import type { OpenedFile } from './opened-file.js'
 import { censusOf, erasedVersions } from './statements/decode.js'
 import { readPage } from './statements/pages.js'
 import { type SqliteStatements, selectActive, selectVersions } from './statements/prepare.js'
+import { assertJournalMode } from './store-file.js'
 
 export type { MigrateMode, MigrationReport } from '../migrator.js'
 export type { AsyncSqliteKeyStoreOptions, SqliteKeyStoreOptions } from '../options.js'
@@ -137,11 +138,15 @@ export class SqliteKeyStore implements KeyStore {
       adopt = false,
       deadlineMs = DEFAULT_DEADLINE_MS,
       pollMs = DEFAULT_POLL_MS,
+      journalMode,
     } = options
     assertMigrateMode(migrate)
+    assertJournalMode(journalMode)
+    if (typeof source !== 'string' && journalMode !== undefined) throw invalidArgument(NOT_OUR_JOURNAL)
     this.#changes = new SqliteChanges(pollMs)
     const onReady = (client: SqliteClient, file: OpenedFile | null) => this.#changes.attach(client, file)
-    this.#connection = new SqliteConnection(source, { migrate, adopt, deadlineMs, onReady })
+    const opening = { migrate, adopt, deadlineMs, journalMode: journalMode ?? 'wal', onReady }
+    this.#connection = new SqliteConnection(source, opening)
     this.#erasure = new SqliteErasure(this.#connection, deadlineMs)
     this.maintenance = new SqliteMaintenance(this.#connection, this.#changes, this.#erasure)
   }

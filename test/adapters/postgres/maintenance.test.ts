@@ -1,13 +1,16 @@
 /** `maintenance` on Postgres: findings in settings, ages, and restores beside shreds. */
 import { setTimeout as sleep } from 'node:timers/promises'
+import type { PGlite } from '@electric-sql/pglite'
+import { drizzle as drizzlePglite } from 'drizzle-orm/pglite'
 import pg from 'pg'
 import { beforeEach, describe, expect, it } from 'vitest'
 import { openKeyStore } from '../../../src/adapters/open.js'
 import { postgresKeyStore } from '../../../src/adapters/postgres/store.js'
-import type { KeyStore } from '../../../src/index.js'
+import { generateMasterKey, type KeyStore, localMasterKey, verifyAll } from '../../../src/index.js'
 import { cleanUpAfterEach } from '../../support/cleanups.js'
 import { asAdmin, isChosen, queryPostgres } from '../../support/databases.js'
 import { storeMaintenance } from '../../support/maintenance.js'
+import { freshDriverDatabase } from '../../support/postgres-drivers.js'
 import { randomRecord } from '../../support/rows.js'
 
 describe.runIf(isChosen('postgres'))('the maintenance of a Postgres store', () => {
@@ -35,6 +38,32 @@ describe.runIf(isChosen('postgres'))('the maintenance of a Postgres store', () =
         reason: `${name} is off: a crash can lose keys`,
       })),
     )
+  })
+
+  it('explains a setting that PGlite itself has turned off, and does not warn of it', async () => {
+    const database = await freshDriverDatabase('pglite')
+    cleanups.add(() => database.remove())
+    const pglite = database.db.$client as PGlite
+    await postgresKeyStore({ db: database.db }).ready()
+    /** As versions of PGlite are that run without fsync. */
+    const client = new Proxy(pglite, {
+      get(target, name) {
+        const value: unknown = Reflect.get(target, name, target)
+        if (typeof value !== 'function') return value
+        if (name !== 'query') return value.bind(target)
+        return async (text: string, ...rest: never[]) => {
+          const answer = await target.query(text, ...rest)
+          return text.includes('pg_settings')
+            ? { ...answer, rows: [{ name: 'fsync', setting: 'off' }] }
+            : answer
+        }
+      },
+    })
+    const store = postgresKeyStore({ db: drizzlePglite({ client }) })
+    const reason = expect.stringMatching(/^fsync is off, as PGlite has it: .*keyLog/)
+    expect(await maintenanceOf(store).inspect()).toEqual([{ severity: 'note', kind: 'setting', reason }])
+    const masterKeys = localMasterKey(generateMasterKey())
+    expect(await verifyAll({ store, masterKeys })).toMatchObject({ ok: true, counts: { setting: 1 } })
   })
 
   it('gives ages without the times that cannot be read', async () => {

@@ -1,5 +1,6 @@
 /** The service, encrypted columns and sweeps on libsql, and what a store on it says of what the driver cannot do. The conformance suite runs on it too. */
 import { copyFileSync, renameSync } from 'node:fs'
+import { createServer } from 'node:http'
 import { dirname } from 'node:path'
 import { type Client, createClient } from '@libsql/client'
 import { eq } from 'drizzle-orm'
@@ -27,6 +28,8 @@ import { cleanUpAfterEach } from '../../support/cleanups.js'
 import { isChosen } from '../../support/databases.js'
 import { contentsOf, countRemains, ERASED, keysOf, pending } from '../../support/erased-bytes.js'
 import { errorOf } from '../../support/errors.js'
+import { everythingOf } from '../../support/leaks.js'
+import { freePort } from '../../support/postgres-server.js'
 import { randomRecord, rowsOf } from '../../support/rows.js'
 
 const masterKey = localMasterKey(generateMasterKey())
@@ -119,6 +122,8 @@ describe.runIf(isChosen('sqlite'))('on libsql', () => {
     expect((await errorOf(storeOn().ready())).message).toContain(
       'open the file once with sqliteKeyStore({ path })',
     )
+    await client.execute('drop table encryption_keys')
+    expect((await errorOf(storeOn().ready())).message).toContain('it was dropped')
   })
 
   it('says that changes are not announced, and doctor finds what the driver cannot do', async () => {
@@ -133,8 +138,8 @@ describe.runIf(isChosen('sqlite'))('on libsql', () => {
     await envelope.close()
     const findings = await store.maintenance.inspect()
     expect(findings.map(({ severity, kind }) => `${severity} ${kind}`)).toEqual([
-      'warning setting',
-      'warning setting',
+      'note setting',
+      'note setting',
     ])
     await client.execute(`create trigger audit after update on encryption_keys begin select 1; end`)
     await client.execute(`insert into __drizzle_keystore_migrations values ('9999_later', 'x', 'x')`)
@@ -151,7 +156,9 @@ describe.runIf(isChosen('sqlite'))('on libsql', () => {
     const rows = Array.from({ length: 50 }, (_, index) => randomRecord(`user ${index}`))
     await store.insertIfAbsent(rows)
     for (const { userId } of rows)
-      expect(await store.shred(userId, { forget: true })).toMatchObject(pending('--finish-erasure'))
+      expect(await store.shred(userId, { forget: true })).toMatchObject(
+        pending('call `store.maintenance.finishErasure()`, or run `npx keystore doctor --finish-erasure`'),
+      )
     const files = () => contentsOf(dirname(url))
     expect(countRemains(files(), keysOf(rows))).toBeGreaterThan(0)
     expect(await store.maintenance.finishErasure()).toEqual(ERASED)
@@ -337,14 +344,46 @@ describe.runIf(isChosen('sqlite'))('on libsql', () => {
 })
 
 describe('a URL of libsql', () => {
+  const cleanups = cleanUpAfterEach()
+
   it('is opened by openKeyStore, whose errors do not show its token', async () => {
     const error = await errorOf(
       openKeyStore('libsql://127.0.0.1:1?tls=0&authToken=hunter2', { deadlineMs: 200 }),
     )
     expect(error).toMatchObject({ code: 'ERR_STORE' })
     expect(`${error.message}${error.cause}`).not.toContain('hunter2')
+    expect(error.message).toContain('could not connect to the database (')
     await expect(openKeyStore('libsql://x', { schema: 'x' })).rejects.toMatchObject({
       code: 'ERR_INVALID_ARGUMENT',
     })
+  })
+
+  it.each<[string, (port: number) => string, RegExp]>([
+    ['a closed port', (port) => `libsql://127.0.0.1:${port}?tls=0`, /connect ECONNREFUSED 127\.0\.0\.1/],
+    [
+      'a closed port, by a WebSocket',
+      (port) => `ws://127.0.0.1:${port}`,
+      /connect ECONNREFUSED 127\.0\.0\.1/,
+    ],
+    ['an unknown host', () => 'libsql://none.invalid', /ENOTFOUND|EAI_AGAIN/],
+  ])('says that it could not connect, and why: %s', async (_, urlOf, reason) => {
+    const url = urlOf(await freePort())
+    const client = cleanups.closing(createClient({ url, authToken: 'hunter2' }))
+    const store = cleanups.closing(sqliteKeyStore({ db: drizzle({ client }) }, { deadlineMs: 1500 }))
+    const error = await errorOf(store.getAll(['alice']))
+    expect(error.message).toMatch(/^The key store could not connect to the database \(/)
+    expect(error.message).toMatch(reason)
+    expect(everythingOf(error)).not.toContain('hunter2')
+  })
+
+  it('says that the server does not take the token', async () => {
+    const server = createServer((_, response) => response.writeHead(401).end())
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+    cleanups.add(() => new Promise((resolve) => server.close(resolve)))
+    const address = server.address()
+    const port = typeof address === 'object' ? address?.port : undefined
+    const error = await errorOf(openKeyStore(`libsql://127.0.0.1:${port}?tls=0&authToken=hunter2`))
+    expect(error).toMatchObject({ code: 'ERR_STORE', retryable: false })
+    expect(error.message).toContain('could not connect to the database (HTTP status 401: is the authToken')
   })
 })
