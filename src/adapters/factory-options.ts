@@ -1,6 +1,7 @@
 /** Checks what the factories of stores are given: where the database is, and the options. Each message says what to write instead. */
 import { type DrizzleDialect, FACTORIES } from '../drivers/drizzle-db.js'
 import { A_DRIZZLE_DB, misplaced } from '../drivers/misplaced.js'
+import { assertUrl } from '../drivers/url.js'
 import { invalidArgument, quoted } from '../errors.js'
 import { ownOptions } from '../validate.js'
 import type { AsyncSqliteKeyStoreOptions, PostgresKeyStoreOptions, SqliteKeyStoreOptions } from './options.js'
@@ -63,12 +64,9 @@ function sourceName(dialect: DrizzleDialect, names: readonly string[], source: o
     throw invalidArgument(
       `${FACTORIES[dialect]} needs ${names.map((name) => `{ ${name} }`).join(' or ')}, got ${namesOf(source)}`,
     )
-  const what = Reflect.get(source, unset) === '' ? 'empty' : 'undefined'
-  const advice = unset === 'db' || unset === 'pool' ? '' : WHERE_FROM
-  throw invalidArgument(`${unset} is ${what}${advice}`)
+  if (unset === 'url' || unset === 'path') assertUrl(Reflect.get(source, unset), unset)
+  throw invalidArgument(`${unset} is undefined`)
 }
-
-const WHERE_FROM = ': is the environment variable set that it comes from, such as DATABASE_URL?'
 
 /** `process.env.DATABASE_URL ?? ''` is an empty string. */
 function isUnset(name: string, source: object): boolean {

@@ -192,7 +192,7 @@ describe.runIf(isChosen('postgres'))('the migrator on Postgres', () => {
       expect(queries[1]).toContain(LEDGER)
 
       // To show that the lock held is the right one: a schema that is behind waits for it, up to the deadline.
-      const behind = storeOn({ pool }, { schema: 'behind', deadlineMs: 500 })
+      const behind = storeOn({ pool }, { schema: 'behind', deadlineMs: 2000 })
       const error = await keystoreErrorOf(behind.ready())
       expect([error.code, error.retryable]).toEqual(['ERR_STORE', true])
       expect(queries).toContain('begin')

@@ -33,7 +33,7 @@ describe.runIf(isChosen('postgres'))('postgres', () => {
   })
 
   it('stopped: calls fail with a retryable ERR_STORE within the deadline, and work again after the restart', async () => {
-    const child = startChild('mint-on-command.mjs', [url, '500'], {
+    const child = startChild('mint-on-command.mjs', [url, '2000'], {
       API_KEY_MASTER_KEY: randomBytes(32).toString('base64url'),
     })
     const mint = async (user: string): Promise<unknown> => {
