@@ -103,16 +103,45 @@ export class StoreError extends KeystoreError {
   }
 }
 
+/**
+ * Why a master key in a key service did not do its work (`ERR_MASTER_KEY`).
+ *
+ * - `denied`: the service refuses this caller, or the key is disabled; not retryable
+ * - `unavailable`: no answer, or none that says anything about the key: an outage; retryable
+ * - `throttled`: asked too often; retryable
+ * - `notFound`: there is no such key, or no longer; not retryable
+ * - `wrongKey`: the service answered for another key, or with what is no key; not retryable
+ */
+export type MasterKeyReason = 'denied' | 'unavailable' | 'throttled' | 'notFound' | 'wrongKey'
+
+/** The last argument of {@link MasterKeyError}. */
+export interface MasterKeyErrorOptions extends KeystoreErrorOptions {
+  readonly reason?: MasterKeyReason
+  /** The service's own code, such as `AccessDeniedException`. */
+  readonly providerCode?: string
+  /** What the service's support asks for. */
+  readonly requestId?: string
+}
+
 /** A master key is unusable, unknown, or does not open what is wrapped under it. */
 export class MasterKeyError extends KeystoreError {
   override readonly name = 'MasterKeyError'
+  /** Undefined unless a key service failed. */
+  readonly reason: MasterKeyReason | undefined
+  readonly providerCode: string | undefined
+  readonly requestId: string | undefined
 
+  /** `retryable` is by default what `reason` says. */
   constructor(
     code: 'ERR_MASTER_KEY' | 'ERR_UNKNOWN_MASTER_KEY' | 'ERR_UNWRAP_FAILED',
     message: string,
-    options: KeystoreErrorOptions = {},
+    options: MasterKeyErrorOptions = {},
   ) {
-    super(code, message, options)
+    const { reason, providerCode, requestId } = options
+    super(code, message, { retryable: reason === 'unavailable' || reason === 'throttled', ...options })
+    this.reason = reason
+    this.providerCode = providerCode
+    this.requestId = requestId
   }
 }
 

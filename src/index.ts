@@ -24,6 +24,8 @@ export {
   type KeystoreErrorCode,
   type KeystoreErrorOptions,
   MasterKeyError,
+  type MasterKeyErrorOptions,
+  type MasterKeyReason,
   StoreError,
 } from './errors.js'
 export type { KeystoreEvent } from './events.js'
@@ -72,7 +74,7 @@ export {
 } from './master-keys/environment.js'
 export { type MasterKeyring, masterKeyring } from './master-keys/keyring.js'
 export { derivePoolKey, generateMasterKey, type LocalMasterKey, localMasterKey } from './master-keys/local.js'
-export type { MasterKey } from './master-keys/master-key.js'
+export type { KeyOwner, MasterKey } from './master-keys/master-key.js'
 export type { ShredReceipt, ShredUserOptions } from './shred.js'
 export type {
   CensusRow,

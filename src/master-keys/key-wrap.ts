@@ -7,7 +7,7 @@ import type { Format } from '../format/formats.js'
 import type { KeyRecord, KeyRef } from '../table.js'
 import type { MasterKeyring } from './keyring.js'
 import { isLocal, isV2Wrap, isV3Wrap, type LocalMasterKey } from './local.js'
-import type { MasterKey } from './master-key.js'
+import type { KeyOwner, MasterKey } from './master-key.js'
 
 const WRAP_LABEL = 'drizzle-keystore/wrap/v3'
 
@@ -35,7 +35,7 @@ export function wrapDataKey(
 async function wrapBy(primary: MasterKey, ref: KeyRef, dataKey: Uint8Array): Promise<Wrapped> {
   let encryptedKey: Uint8Array
   try {
-    encryptedKey = await answerOf(primary, primary.wrap(dataKey, wrapAad(ref, primary.id)))
+    encryptedKey = await answerOf(primary, primary.wrap(dataKey, wrapAad(ref, primary.id), ownerOf(ref)))
   } catch (error) {
     throw isKeystoreError(error) ? error : masterKeyFailed(primary.id)
   }
@@ -137,7 +137,7 @@ export function unwrapLocally(
 /** {@link unwrapDataKey} by the master key that {@link unwrapLocally} named. */
 export async function unwrapBy(key: MasterKey, record: KeyRecord): Promise<Uint8Array> {
   try {
-    const asked = key.unwrap(record.encryptedKey, wrapAad(record, record.kekId ?? ''))
+    const asked = key.unwrap(record.encryptedKey, wrapAad(record, record.kekId ?? ''), ownerOf(record))
     const dataKey = await answerOf(key, asked)
     if (isDataKey(dataKey)) return dataKey
   } catch (error) {
@@ -204,6 +204,11 @@ function isDataKey(dataKey: unknown): dataKey is Uint8Array {
 /** Binds a wrapped key of format v3 to its row and its master key. */
 function wrapAad({ userId, version }: KeyRef, kekId: string): Buffer {
   return preAuthEncode([WRAP_LABEL, userId, String(version), kekId])
+}
+
+/** Tenants' own keys come with the hierarchy. */
+function ownerOf({ userId, version }: KeyRef): KeyOwner {
+  return { userId, version, tenantId: null }
 }
 
 /** No cause: what a key service's client throws may hold the request, and with it a key. */

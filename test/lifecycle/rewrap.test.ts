@@ -198,7 +198,8 @@ describe.each(backends)('rewrapAll on %s', (backend) => {
       'another key',
       (() => {
         const honest = remoteMasterKey({ id: 'liar' })
-        return { ...honest, wrap: (_key: Uint8Array, aad: Uint8Array) => honest.wrap(randomBytes(32), aad) }
+        const wrap: MasterKey['wrap'] = (_key, aad, owner) => honest.wrap(randomBytes(32), aad, owner)
+        return { ...honest, wrap }
       })(),
     ],
   ])('writes no wrap that does not open to the same key again: %s', async (_, liar) => {
