@@ -139,7 +139,10 @@ export class MasterKeyError extends KeystoreError {
   ) {
     const { reason } = options
     const { providerCode, requestId } = serviceDetails(options)
-    const details = [providerCode, requestId && `request id ${requestId}`].filter(Boolean)
+    // Not twice where the message is made of that of another error.
+    const details = [providerCode, requestId && `request id ${requestId}`].filter(
+      (detail) => detail && !message.includes(detail),
+    )
     super(code, details.length === 0 ? message : `${message} (${details.join(', ')})`, {
       retryable: reason === 'unavailable' || reason === 'throttled',
       ...options,

@@ -9,11 +9,11 @@ import {
   type KeystoreError,
   MasterKeyError,
   type MasterKeyErrorOptions,
-  type MasterKeyReason,
   printable,
 } from '../errors.js'
 import { KEY_BYTES } from '../format/aead.js'
 import { kindOf } from '../validate.js'
+import { isOutage, reasonOf } from './failure.js'
 import type { KeyOwner, MasterKey } from './master-key.js'
 
 /** The time that a service has for one call, unless its key says otherwise. A call waits no longer than that for its turn, either. */
@@ -81,18 +81,6 @@ export async function unwrapByService(
   // Perhaps the memory of an array that was wiped.
   if (dataKey.every((byte) => byte === 0)) throw wrongAnswer(key, 'unwrap', 'zeros')
   return dataKey
-}
-
-/** Whether an error says that a service could not be asked, and nothing about a key: an outage, which may be over soon. */
-export function isOutage(error: unknown): error is MasterKeyError {
-  const reason = reasonOf(error)
-  return reason === 'unavailable' || reason === 'throttled'
-}
-
-/** Why a master key failed, where it says so. A retryable ERR_MASTER_KEY without a reason is an outage. */
-export function reasonOf(error: unknown): MasterKeyReason | undefined {
-  if (!isKeystoreError(error) || error.code !== 'ERR_MASTER_KEY') return undefined
-  return (error as MasterKeyError).reason ?? (error.retryable ? 'unavailable' : undefined)
 }
 
 /** The same memory, with Buffer's methods. */
