@@ -60,6 +60,8 @@ function sourceName(dialect: DrizzleDialect, names: readonly string[], source: o
     throw invalidArgument(`${given} and ${second} were both given: ${FACTORIES[dialect]} takes one of them`)
   if (given !== undefined) return given
   const [unset] = present
+  if (unset === undefined && '$client' in source)
+    throw invalidArgument(`source is a drizzle db: write ${FACTORIES[dialect]}({ db: { $client } })`)
   if (unset === undefined)
     throw invalidArgument(
       `${FACTORIES[dialect]} needs ${names.map((name) => `{ ${name} }`).join(' or ')}, got ${namesOf(source)}`,

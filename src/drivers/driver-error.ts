@@ -5,6 +5,7 @@
  */
 import { KeystoreError, printable, StoreError } from '../errors.js'
 import { CONNECTION_TO_SERVER, DeadlineError } from './deadline.js'
+import { closedClient } from './host-client.js'
 import { sqliteCodeName } from './sqlite-codes.js'
 
 /**
@@ -118,6 +119,8 @@ export function describeDriverError(error: unknown): DriverFailure {
   for (const current of errorsOf(error)) {
     if (current instanceof DeadlineError || TRANSIENT_MESSAGES.includes(current.message))
       return failure(null, current.message, true)
+    const closed = closedClient(current)
+    if (closed !== null) return failure(null, closed, false)
     const notBuilt = loadFailure(current)
     if (notBuilt !== null) return notBuilt
     const onD1 = d1Failure(current)

@@ -10,7 +10,7 @@ import { primaryKekId } from '../master-keys/key-wrap.js'
 import { keyringOf, type MasterKeyring } from '../master-keys/keyring.js'
 import type { MasterKey } from '../master-keys/master-key.js'
 import type { KeyStore } from '../store.js'
-import { kindOf, ownOptions } from '../validate.js'
+import { kindOf, ownOptions, refuseUnknownOptions } from '../validate.js'
 import { type PlaintextPolicy, TokenPolicy } from './token-policy.js'
 
 export interface EnvelopeCryptoOptions extends EventOptions {
@@ -75,9 +75,31 @@ export interface ResolvedOptions {
   readonly keyLogPath: string | undefined
 }
 
+/** Typed by the options, so that none can be missing here. */
+const OPTIONS: Readonly<Record<keyof EnvelopeCryptoOptions, true>> = {
+  store: true,
+  masterKeys: true,
+  format: true,
+  accept: true,
+  plaintext: true,
+  maxTokenBytes: true,
+  cache: true,
+  allowUnknownMasterKeys: true,
+  mint: true,
+  keyLog: true,
+  closeStore: true,
+  onEvent: true,
+}
+const ACCEPT_OPTIONS = { keys: true, tokens: true } satisfies Record<
+  keyof NonNullable<EnvelopeCryptoOptions['accept']>,
+  true
+>
+const CACHE_OPTIONS = { maxEntries: true, ttlMs: true } satisfies Record<keyof CacheOptions, true>
+
 /** @throws ERR_INVALID_ARGUMENT */
 export function resolveOptions(options: EnvelopeCryptoOptions): ResolvedOptions {
   const own = ownOptions(options)
+  refuseUnknownOptions(own, OPTIONS, 'EnvelopeCrypto.open')
   const {
     store,
     masterKeys,
@@ -88,6 +110,7 @@ export function resolveOptions(options: EnvelopeCryptoOptions): ResolvedOptions 
     keyLog,
   } = own
   const accept = ownOptions(own.accept ?? {}, 'accept')
+  refuseUnknownOptions(accept, ACCEPT_OPTIONS, 'accept')
   if (typeof store?.getAll !== 'function')
     throw invalidArgument('store must be a KeyStore, such as openKeyStore gives')
   assertFormat(format)
@@ -141,7 +164,8 @@ function checkedCache(cache: CacheOptions | false): CacheOptions | false {
   if (typeof cache !== 'object' || cache === null)
     throw invalidArgument(`cache must be an object or false, got ${kindOf(cache)}`)
   const own = ownOptions(cache, 'cache')
-  for (const name of ['maxEntries', 'ttlMs'] as const) {
+  refuseUnknownOptions(own, CACHE_OPTIONS, 'cache')
+  for (const name of Object.keys(CACHE_OPTIONS) as (keyof CacheOptions)[]) {
     const value = own[name]
     if (value !== undefined && !(Number.isInteger(value) && value > 0 && value <= MOST[name])) {
       throw invalidArgument(`cache.${name} must be a positive whole number, at most ${MOST[name]}`)

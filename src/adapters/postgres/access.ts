@@ -8,6 +8,7 @@ import { drizzle } from 'drizzle-orm/pg-proxy'
 import { ClientPool, isPool, type PooledClient, type PostgresPool } from '../../drivers/client-pool.js'
 import { Deadline, DeadlineError } from '../../drivers/deadline.js'
 import { assertDrizzleDb, isTransaction } from '../../drivers/drizzle-db.js'
+import { assertConnecting, assertUsableClient, startOf } from '../../drivers/host-client.js'
 import { newPool, type PostgresUrlSource } from '../../drivers/postgres-pool.js'
 import { invalidArgument } from '../../errors.js'
 import type { RunSql } from './migrate.js'
@@ -90,12 +91,14 @@ export function accessTo(source: PostgresSource, deadlineMs: number): PostgresAc
   }
   if ('pool' in source) {
     if (typeof source.pool?.connect !== 'function') throw invalidArgument('pool must be a Pool of pg')
+    assertUsableClient('pool', source.pool)
     return poolAccess(source.pool, deadlineMs, HOST_USES_UP)
   }
   assertDrizzleDb(source.db, 'postgres')
   const transactional = source.transactional === true || isTransaction(source.db)
   const db = quietDb(source.db as HostPostgresDb & AnyPostgresDb)
   const client: unknown = Reflect.get(db, '$client')
+  if (!transactional && '$client' in db) assertUsableClient('db', client)
   return !transactional && isPool(client)
     ? poolAccess(client, deadlineMs, HOST_USES_UP)
     : dbAccess(db, transactional, client)
@@ -183,17 +186,23 @@ function dbAccess(db: AnyPostgresDb, transactional: boolean, client: unknown): P
   const waitedFor = () =>
     transactional
       ? "an answer on the transaction's connection: the server is out of reach, or another session has a lock"
-      : `the application's connection: for an answer of the server, or for a free one. All may be in use${HOST_USES_UP}`
+      : (startOf(client) ??
+        `the application's connection: for an answer of the server, or for a free one. All may be in use${HOST_USES_UP}`)
   return {
     db,
     transactional,
     hostClient: transactional ? null : client,
-    run: ({ deadline }, work) => deadline.wait(work(), waitedFor),
-    transaction: ({ deadline }, work) =>
-      deadline.wait(
+    run: async ({ deadline }, work) => {
+      assertConnecting(client)
+      return deadline.wait(work(), waitedFor)
+    },
+    transaction: async ({ deadline }, work) => {
+      assertConnecting(client)
+      return deadline.wait(
         db.transaction((tx) => work(untilOver(deadline, sqlRunner(tx)))),
         waitedFor,
-      ),
+      )
+    },
     close: async () => undefined,
   }
 }

@@ -302,8 +302,10 @@ function openFile(open: OpenSqlite, path: string): SqliteClient {
 
 /** @throws ERR_INVALID_ARGUMENT */
 export function assertSqlitePath(path: unknown): asserts path is string {
-  if (typeof path !== 'string' || path === '') throw invalidArgument('path must be a non-empty string')
+  if (typeof path !== 'string' || path.trim() === '') throw invalidArgument('path must be a non-empty string')
   // Else a mistyped URL (in quotes, after a space) would become a file name, and messages would show its password.
   if (path.includes('://'))
     throw invalidArgument('path must be the path of a file, got what looks like a URL')
+  if (/^(sqlite|file|libsql|postgres(ql)?):/i.test(path))
+    throw invalidArgument('path must be the path of a file, got a URL: openKeyStore(url) takes those')
 }
