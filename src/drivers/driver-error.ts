@@ -7,6 +7,7 @@ import { KeystoreError, printable, StoreError } from '../errors.js'
 import { CONNECTION_TO_SERVER, DeadlineError } from './deadline.js'
 import { closedClient } from './host-client.js'
 import { sqliteCodeName } from './sqlite-codes.js'
+import { UNREADABLE } from './url.js'
 
 /**
  * SQLSTATE codes after which the same statement may succeed at once (postgresql.org/docs/current/errcodes-appendix.html). 25P03, 25P04,
@@ -140,7 +141,12 @@ export function describeDriverError(error: unknown): DriverFailure {
       const text = MESSAGE_WITHOUT_VALUES.test(code) ? `: ${current.message}` : constraintOf(current)
       return failure(code, `SQLSTATE ${code}${text}`, transient)
     }
-    const description = 'syscall' in current ? current.message || code : code
+    const description =
+      'syscall' in current
+        ? current.message || code
+        : code === 'ERR_INVALID_URL'
+          ? `the URL ${UNREADABLE}`
+          : code
     return failure(code, description, TRANSIENT_SYSTEM_CODES.has(code) || TRANSIENT_CLIENT_CODES.has(code))
   }
   return failure(null, error instanceof Error ? error.name : typeof error, false)

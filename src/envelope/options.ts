@@ -111,8 +111,9 @@ export function resolveOptions(options: EnvelopeCryptoOptions): ResolvedOptions 
   } = own
   const accept = ownOptions(own.accept ?? {}, 'accept')
   refuseUnknownOptions(accept, ACCEPT_OPTIONS, 'accept')
+  if (store instanceof Promise) throw invalidArgument('store is a promise: write `await openKeyStore(…)`')
   if (typeof store?.getAll !== 'function')
-    throw invalidArgument('store must be a KeyStore, such as openKeyStore gives')
+    throw invalidArgument(`store must be a KeyStore, such as \`await openKeyStore(…)\`, got ${kindOf(store)}`)
   assertFormat(format)
   if (plaintext !== 'reject' && plaintext !== 'pass-through') {
     throw invalidArgument("plaintext must be 'reject' or 'pass-through'")

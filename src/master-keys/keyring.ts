@@ -48,6 +48,10 @@ export function masterKeyring(keys: {
 
 /** What `EnvelopeCrypto.open` takes, as a keyring. @throws ERR_INVALID_ARGUMENT */
 export function keyringOf(keys: MasterKeyring | MasterKey): MasterKeyring {
+  if (keys === undefined || keys === null || typeof keys === 'string')
+    throw invalidArgument(
+      `masterKeys is ${keys ? 'a string' : 'missing'}: masterKeysFromEnv() reads master keys, and localMasterKey(bytes) makes one of 32 bytes`,
+    )
   if (!hasPrimary(keys)) return masterKeyring({ primary: keys })
   // By shape, not by class: an application may hold two copies of this package.
   return isPlainObject(keys) ? masterKeyring(keys) : keys

@@ -1,6 +1,7 @@
 /** Options that there are not: a mistyped one would silently mean the default of the one that was meant. */
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { memoryKeyStore } from '../../src/adapters/memory.js'
+import { openKeyStore } from '../../src/adapters/open.js'
 import { EnvelopeCrypto, generateMasterKey, type KeyStore, localMasterKey } from '../../src/index.js'
 import { errorOf } from '../support/errors.js'
 
@@ -30,6 +31,18 @@ describe('EnvelopeCrypto.open', () => {
     const error = await errorOf(open(options))
     expect(error).toMatchObject({ code: 'ERR_INVALID_ARGUMENT' })
     expect(error.message).toContain(message)
+  })
+
+  it('says what is wrong with the store and the master keys', async () => {
+    const messageOf = async (options: object) => (await errorOf(open(options))).message
+    expect(await messageOf({ store: openKeyStore(':memory:') })).toBe(
+      'store is a promise: write `await openKeyStore(…)`',
+    )
+    expect(await messageOf({ store: undefined })).toContain('such as `await openKeyStore(…)`, got undefined')
+    expect(await messageOf({ masterKeys: undefined })).toContain('masterKeys is missing: masterKeysFromEnv()')
+    const text = await messageOf({ masterKeys: 'hunter2' })
+    expect(text).toContain('masterKeys is a string: masterKeysFromEnv()')
+    expect(text).not.toContain('hunter2')
   })
 
   it('takes what is undefined for absent', async () => {
