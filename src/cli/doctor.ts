@@ -10,7 +10,7 @@ import type { MasterKeyring } from '../master-keys/keyring.js'
 import { type ColumnFinding, sampleColumns } from '../sources/sample.js'
 import type { ErasureState, KeyStore } from '../store.js'
 import { assertCanAsk, type ConfirmOptions, isTyped } from './confirm.js'
-import { assertStoreExists, withoutLibraryAdvice } from './existing-store.js'
+import { assertStoreExists, storeName, withoutLibraryAdvice } from './existing-store.js'
 import { areTogether, storeFile } from './git-ignore.js'
 import { type LongWorkControls, runLongCommand } from './long-command.js'
 import { printMasterKeys } from './master-key-table.js'
@@ -314,7 +314,7 @@ function printDoctorReport(
     console.log(`The erasure is not finished: ${printableSentence(erasure.pending ?? 'unknown')}`)
   const wrong = `${counted(totals.error, 'error')}, ${counted(totals.warning, 'warning')}`
   console.log(
-    `${counted(report.rows, 'row')} looked at: ${totals.error + totals.warning === 0 ? 'nothing is wrong' : wrong}.`,
+    `${storeName(options.store)}: ${counted(report.rows, 'row')} looked at: ${totals.error + totals.warning === 0 ? 'nothing is wrong' : wrong}.`,
   )
 }
 

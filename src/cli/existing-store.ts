@@ -70,7 +70,11 @@ function noStore(url: string): Error {
 }
 
 function noStoreAt(url: string): string {
-  return `There is no store at ${storeName(url)}: \`npx keystore init${storeArgument(url)}\` makes one`
+  const other =
+    url === DEFAULT_STORE
+      ? '. If the application gives its own db, --store or KEYSTORE_URL names its database'
+      : ''
+  return `There is no store at ${storeName(url)}: \`npx keystore init${storeArgument(url)}\` makes one${other}`
 }
 
 /** The database is there, and has no table of ours. */

@@ -43,10 +43,12 @@ export function isLibsqlUrl(url: string): boolean {
   return /^libsql:/i.test(url)
 }
 
-/** The server and database of a Postgres URL, `host:port/database`, without user and password. @returns null if it cannot be read */
+/** The server and database of a URL, `host:port/database`, without user and password. @returns null if it cannot be read */
 export function serverOf(url: unknown): string | null {
   const { host = '', pathname = '' } = typeof url === 'string' && URL.canParse(url) ? new URL(url) : {}
-  return host === '' ? null : `${/:\d+$/.test(host) ? host : `${host}:5432`}${pathname}`
+  if (host === '') return null
+  const port = /:\d+$/.test(host) || !isPostgresUrl(String(url)) ? '' : ':5432'
+  return `${host}${port}${pathname}`
 }
 
 /**

@@ -77,7 +77,7 @@ export interface PostgresAccess {
 /** Why all connections of the host's pool may be in use, and what to do. */
 const HOST_USES_UP =
   ', perhaps by transactions of the application that wait for this very call. Mint before the transaction, with ' +
-  '`await envelope.user(id)`, or use a store on it: postgresKeyStore({ db: tx, transactional: true })'
+  '`await envelope.user(id)`, and begin scopes outside it, envelope.scope(id, () => db.transaction(…)); or use a store on it: postgresKeyStore({ db: tx, transactional: true })'
 const CALLS_USE_UP = ': give the store more of them (maxConnections)'
 
 /** @throws ERR_INVALID_ARGUMENT */
