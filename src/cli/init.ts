@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs'
 import { Command } from 'commander'
 import { LEDGER } from '../adapters/migrator.js'
 import { DriverMissingError, isPostgresUrl } from '../drivers/url.js'
-import { ownCommand, repeatedOptions, shellWord, withoutPasswords } from './command-line.js'
+import { inThisRuntime, ownCommand, repeatedOptions, shellWord, withoutPasswords } from './command-line.js'
 import { storeName } from './existing-store.js'
 import { areTogether, ignoreInGit, storeFile } from './git-ignore.js'
 import { openOrMakeStore } from './made-store.js'
@@ -46,7 +46,7 @@ function makeKeyAlone(options: InitOptions, command: Command): void {
   console.log(said)
   console.log('Key store:  not made, since no driver for it is installed here')
   printFileAdvice(file, null)
-  console.log(nextStepsWithoutStore(file, command, isPostgresUrl(options.store)))
+  console.log(inThisRuntime(nextStepsWithoutStore(file, command, isPostgresUrl(options.store))))
 }
 
 const KIT_ADVICE =

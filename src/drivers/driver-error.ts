@@ -134,7 +134,8 @@ export function describeDriverError(error: unknown): DriverFailure {
     if (code.startsWith('SQLITE_')) {
       // The host application's trigger words its own message, which may quote the row. A bare code may be that of a trigger.
       const text = /^SQLITE_CONSTRAINT(_TRIGGER)?$/.test(code) ? '' : `: ${current.message}`
-      return failure(code, code + text, isBusyCode(code))
+      // libsql's message begins with the code.
+      return failure(code, text.startsWith(`: ${code}`) ? text.slice(2) : code + text, isBusyCode(code))
     }
     if (/^[0-9A-Z]{5}$/.test(code) && 'severity' in current) {
       const transient = TRANSIENT_SQLSTATES.has(code) || code.startsWith('08')

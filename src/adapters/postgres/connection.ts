@@ -7,7 +7,7 @@ import { clientConfig } from '../../drivers/postgres-pool.js'
 import { retryingPostgres } from '../../drivers/retry.js'
 import { serverOf } from '../../drivers/url.js'
 import { invalidArgument, KeystoreError } from '../../errors.js'
-import { type MigrateMode, type MigrationReport, NOTHING_APPLIED } from '../migrator.js'
+import { type MigrateMode, type MigrationReport, missingTable, NOTHING_APPLIED } from '../migrator.js'
 import type { PostgresKeyStoreOptions } from '../options.js'
 import { accessTo, type PostgresAccess, type PostgresSource, sqlRunner } from './access.js'
 import { migratePostgres, type RunSql, type UnansweredMigration } from './migrate.js'
@@ -171,7 +171,7 @@ export class PostgresConnection {
       },
       (error: unknown) => {
         ended()
-        throw storeError(failedAction(action, error, this.#server), error)
+        throw missingTable(storeError(failedAction(action, error, this.#server), error))
       },
     )
   }

@@ -5,10 +5,13 @@ import { describeDriverError, failedAction } from '../../drivers/driver-error.js
 import { retrying, SQLITE_LOCK_BACKOFF } from '../../drivers/retry.js'
 import { lockError } from '../../drivers/sqlite-locks.js'
 import { KeystoreError } from '../../errors.js'
-import { type MigrateMode, type MigrationReport, NOTHING_APPLIED } from '../migrator.js'
+import { type MigrateMode, type MigrationReport, missingTable, NOTHING_APPLIED } from '../migrator.js'
 import { migrateAsyncSqlite } from './async-migrate.js'
 import { lostFile } from './opened-file.js'
 
+/** The host's transactions are asynchronous: one of them may await a call of the store. */
+const HOST_MAY_HOLD_IT =
+  ', perhaps a transaction of the application that waits for this very call: `await envelope.user(id)` before it begins'
 /** How long `close` waits for migrations that are under way. */
 const CLOSE_GRACE_MS = 2000
 
@@ -106,7 +109,10 @@ export class AsyncSqliteConnection {
       // SQLite itself finds it out, when it writes.
       if (describeDriverError(error).code === 'SQLITE_READONLY_DBMOVED')
         throw lostFile("The store's file", 'it was deleted, renamed or replaced')
-      throw lockError(failedAction(action, error), error, Math.round(this.#options.deadlineMs))
+      const holder = this.#options.own ? '' : HOST_MAY_HOLD_IT
+      throw missingTable(
+        lockError(failedAction(action, error), error, Math.round(this.#options.deadlineMs), { holder }),
+      )
     })
   }
 }

@@ -13,7 +13,7 @@ import {
 import { loadSqlite, type OpenSqlite } from '../../drivers/sqlite-open.js'
 import { invalidArgument, KeystoreError, StoreError, schemaError } from '../../errors.js'
 import { assertFilePath } from '../../folders.js'
-import { type MigrateMode, type MigrationReport, NOTHING_APPLIED } from '../migrator.js'
+import { type MigrateMode, type MigrationReport, missingTable, NOTHING_APPLIED } from '../migrator.js'
 import type { SqliteKeyStoreOptions } from '../options.js'
 import { isWrittenPastLog } from './file-header.js'
 import { checkSqlite, migrateSqlite } from './migrate.js'
@@ -232,7 +232,7 @@ export class SqliteConnection {
     }).catch((error) => {
       throw error instanceof HostTransactionError
         ? stillInTransaction(action)
-        : lockError(action, error, Math.round(deadlineMs))
+        : missingTable(lockError(action, error, Math.round(deadlineMs)))
     })
   }
 
