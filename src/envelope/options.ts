@@ -53,7 +53,7 @@ export interface EnvelopeCryptoOptions extends EventOptions {
    *
    * @example 'keys.jsonl'
    */
-  readonly keyLog?: KeyLog
+  readonly keyLog?: KeyLog | undefined
   /** Whether `close()` closes the store too, and `open` when it rejects. Default true. */
   readonly closeStore?: boolean
 }

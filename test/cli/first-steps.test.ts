@@ -322,7 +322,9 @@ describe('in a fresh folder', () => {
     expect(sealed()).toBe(mine)
     expect(keystore(['quickstart', 'mine.jsonl', '--force']).status).toBe(0)
     expect(sealed()).not.toBe(mine)
-    expect(keystore(['quickstart', '--out', 'data/beside.jsonl']).status).toBe(0)
+    const beside = keystore(['quickstart', '--out', 'data/beside.jsonl'])
+    expect(beside.status).toBe(0)
+    expect(beside.stdout).toContain('Key store:  data/keystore.db: up to date')
     expect(sealed()).toMatch(/^\{"user":"me"/)
   })
 

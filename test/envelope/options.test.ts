@@ -45,6 +45,19 @@ describe('EnvelopeCrypto.open', () => {
     expect(text).not.toContain('hunter2')
   })
 
+  it('and its calls name what is wrong: the entry of a context, and who has closed the store', async () => {
+    const [one, other] = [await open({}), await open({})]
+    const context = { table: 't', row: 7 } as never
+    expect((await errorOf(one.encrypt('alice', 'x', context))).message).toBe(
+      'context values must be strings, and that of "row" is number',
+    )
+    await one.close()
+    const error = await errorOf(other.encrypt('alice', 'x'))
+    expect(error).toMatchObject({ code: 'ERR_CLOSED' })
+    expect(error.message).toContain('unless closeStore is false')
+    await other.close()
+  })
+
   it('takes what is undefined for absent', async () => {
     await (await open({ keylog: undefined, cache: { ttl: undefined } })).close()
   })

@@ -6,7 +6,7 @@ import { type Listen, listenOnHost, listenOnPg } from '../../drivers/postgres-li
 import { clientConfig } from '../../drivers/postgres-pool.js'
 import { retryingPostgres } from '../../drivers/retry.js'
 import { serverOf } from '../../drivers/url.js'
-import { invalidArgument, KeystoreError } from '../../errors.js'
+import { invalidArgument, storeClosed } from '../../errors.js'
 import { type MigrateMode, type MigrationReport, missingTable, NOTHING_APPLIED } from '../migrator.js'
 import type { PostgresKeyStoreOptions } from '../options.js'
 import { accessTo, type PostgresAccess, type PostgresSource, sqlRunner } from './access.js'
@@ -136,7 +136,7 @@ export class PostgresConnection {
     })
     if (this.#running.size > 0)
       await new Deadline(CLOSE_GRACE_MS).wait(idle, () => 'calls').catch(() => undefined)
-    for (const { deadline } of this.#running) deadline.abort(closedError())
+    for (const { deadline } of this.#running) deadline.abort(storeClosed())
     await this.#access.close()
   }
 
@@ -178,12 +178,8 @@ export class PostgresConnection {
 
   /** @throws ERR_CLOSED */
   assertOpen(): void {
-    if (this.#closing !== null) throw closedError()
+    if (this.#closing !== null) throw storeClosed()
   }
-}
-
-function closedError(): KeystoreError {
-  return new KeystoreError('ERR_CLOSED', 'This key store was closed')
 }
 
 /**

@@ -4,7 +4,7 @@ import { Deadline } from '../../drivers/deadline.js'
 import { describeDriverError, failedAction } from '../../drivers/driver-error.js'
 import { retrying, SQLITE_LOCK_BACKOFF } from '../../drivers/retry.js'
 import { lockError } from '../../drivers/sqlite-locks.js'
-import { KeystoreError } from '../../errors.js'
+import { storeClosed } from '../../errors.js'
 import { type MigrateMode, type MigrationReport, missingTable, NOTHING_APPLIED } from '../migrator.js'
 import { migrateAsyncSqlite } from './async-migrate.js'
 import { lostFile } from './opened-file.js'
@@ -96,7 +96,7 @@ export class AsyncSqliteConnection {
 
   /** @throws ERR_CLOSED */
   assertOpen(): void {
-    if (this.#closed) throw new KeystoreError('ERR_CLOSED', 'This key store was closed')
+    if (this.#closed) throw storeClosed()
   }
 
   #retrying<T>(action: string, deadline: Deadline, work: () => Promise<T>): Promise<T> {

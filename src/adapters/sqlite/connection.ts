@@ -11,7 +11,7 @@ import {
   withReadLock,
 } from '../../drivers/sqlite-locks.js'
 import { loadSqlite, type OpenSqlite } from '../../drivers/sqlite-open.js'
-import { invalidArgument, KeystoreError, StoreError, schemaError } from '../../errors.js'
+import { invalidArgument, StoreError, schemaError, storeClosed } from '../../errors.js'
 import { assertFilePath } from '../../folders.js'
 import { type MigrateMode, type MigrationReport, missingTable, NOTHING_APPLIED } from '../migrator.js'
 import type { SqliteKeyStoreOptions } from '../options.js'
@@ -238,7 +238,7 @@ export class SqliteConnection {
 
   /** @throws ERR_CLOSED */
   assertOpen(): void {
-    if (this.#closed) throw new KeystoreError('ERR_CLOSED', 'This key store was closed')
+    if (this.#closed) throw storeClosed()
   }
 }
 
