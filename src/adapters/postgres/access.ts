@@ -9,43 +9,14 @@ import { ClientPool, isPool, type PooledClient, type PostgresPool } from '../../
 import { Deadline, DeadlineError } from '../../drivers/deadline.js'
 import { assertDrizzleDb, isTransaction } from '../../drivers/drizzle-db.js'
 import { assertConnecting, assertUsableClient, startOf } from '../../drivers/host-client.js'
-import { newPool, type PostgresUrlSource } from '../../drivers/postgres-pool.js'
+import { newPool } from '../../drivers/postgres-pool.js'
 import { invalidArgument } from '../../errors.js'
 import type { RunSql } from './migrate.js'
 import { quietDb } from './quiet-db.js'
+import type { HostPostgresDb, PostgresSource } from './source.js'
 
 /** A drizzle db on any Postgres driver: node-postgres, postgres-js, PGlite … */
 export type AnyPostgresDb = PgDatabase<PgQueryResultHKT>
-
-/**
- * The host application's drizzle db or transaction, on any driver that has transactions: node-postgres, postgres-js, PGlite, Neon's
- * WebSocket driver. Typed structurally: it may come from another copy of drizzle-orm.
- */
-export interface HostPostgresDb {
-  select(...args: never[]): unknown
-  insert(...args: never[]): unknown
-  update(...args: never[]): unknown
-  delete(...args: never[]): unknown
-  execute(...args: never[]): unknown
-  transaction(...args: never[]): unknown
-  /** Tells it from a MySQL db. */
-  refreshMaterializedView(...args: never[]): unknown
-  /** Only neon-http has it, and no transactions. */
-  readonly batch?: never
-}
-
-/**
- * Where the store's database is. A `url`: the store has a pool of its own, for which it imports the package pg. A `pool` or `db`: the host
- * application's, which the store does not close.
- */
-export type PostgresSource =
-  | PostgresUrlSource
-  | { readonly pool: PostgresPool }
-  | {
-      readonly db: HostPostgresDb
-      /** Whether `db` is a transaction of the caller's. A drizzle transaction is recognised as one in any case. Default false. */
-      readonly transactional?: boolean
-    }
 
 /** How long the statements of one call may take. */
 export interface CallLimits {

@@ -9,8 +9,9 @@ import { serverOf } from '../../drivers/url.js'
 import { invalidArgument, storeClosed } from '../../errors.js'
 import { type MigrateMode, type MigrationReport, missingTable, NOTHING_APPLIED } from '../migrator.js'
 import type { PostgresKeyStoreOptions } from '../options.js'
-import { accessTo, type PostgresAccess, type PostgresSource, sqlRunner } from './access.js'
+import { accessTo, type PostgresAccess, sqlRunner } from './access.js'
 import { migratePostgres, type RunSql, type UnansweredMigration } from './migrate.js'
+import type { PostgresSource } from './source.js'
 import { type PostgresStatements, prepareStatements } from './statements/prepare.js'
 
 /** How long `close` waits for calls that are under way. */
