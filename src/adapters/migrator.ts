@@ -109,12 +109,13 @@ export class PendingMigrationsError extends StoreError {
   }
 }
 
-/** A statement of ours failed because the table is not there, as with `migrate: 'off'` before the application's migrations have run. */
+/** The same ERR_STORE, which says what to do if a statement failed because the table is not there, as with `migrate: 'off'` before the application's migrations have run. */
 export function missingTable(error: KeystoreError): KeystoreError {
   if (error.code !== 'ERR_STORE' || !NO_TABLE.test(error.message)) return error
-  return schemaError(
+  return new StoreError(
     `${error.message}. With migrate: 'off' the application's own migrations make the table; else run \`npx keystore migrate\`${OR_MIGRATE_AUTO}. ` +
       IF_TABLES_WERE_DROPPED,
+    { cause: error.cause },
   )
 }
 

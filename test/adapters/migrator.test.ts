@@ -78,7 +78,9 @@ describe.each(dialects)('the migrator on %s', (dialect) => {
     const running = await open(url, { migrate: 'off' })
     expect(await running.getAll(['alice'])).toEqual(new Map())
     await runSql(dialect, url, 'drop table encryption_keys')
-    expect(await schemaErrorOf(running.getAll(['alice']))).toMatch(MISSING)
+    const error = await keystoreErrorOf(running.getAll(['alice']))
+    expect(error).toMatchObject({ code: 'ERR_STORE', retryable: false })
+    expect(error.message).toMatch(MISSING)
     await running.close()
   })
 
@@ -182,7 +184,7 @@ describe.each(dialects)('the migrator on %s', (dialect) => {
       } else {
         const store = await open(url, { migrate: 'off' })
         const error = await keystoreErrorOf(store.getActive(['alice']))
-        expect([error.code, error.retryable]).toEqual(['ERR_SCHEMA', false])
+        expect([error.code, error.retryable]).toEqual(['ERR_STORE', false])
         expect(error.message).toMatch(/encryption_keys.*own migrations make the table/)
       }
     })
