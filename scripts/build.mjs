@@ -29,7 +29,7 @@ const CHUNKS = {
   // Files of an application's tables load no more of the service than this.
   scope: /^envelope\/scope$/,
   envelope: /^envelope\//,
-  drivers: /^drivers\/(deadline|driver-error|drizzle-db|retry|sqlite-codes|url)$/,
+  drivers: /^drivers\/(deadline|driver-error|drizzle-db|host-client|retry|sqlite-codes|url)$/,
   'drivers-sqlite': /^drivers\/(.*sqlite.*|libsql)$/,
   'drivers-postgres': /^drivers\//,
   adapters: /^adapters\/(generated\/)?[a-z-]+$/,

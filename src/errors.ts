@@ -177,6 +177,14 @@ export function keyShredded(userId: string): KeystoreError {
   return new KeystoreError('ERR_KEY_SHREDDED', `The keys of user ${quoted(userId)} were shredded`)
 }
 
+/** `ERR_CLOSED` of a store. */
+export function storeClosed(): KeystoreError {
+  return new KeystoreError(
+    'ERR_CLOSED',
+    'This key store was closed. The close() of an EnvelopeCrypto closes its store, unless closeStore is false: give each a store of its own',
+  )
+}
+
 /** `ERR_SCHEMA`: the message must say what to do next. */
 export function schemaError(message: string): StoreError {
   return new StoreError(message, { code: 'ERR_SCHEMA' })

@@ -85,3 +85,10 @@ function utf8Rank(unit: number): number {
 export function refKey({ userId, version }: KeyRef): string {
   return `${version}:${userId}`
 }
+
+/**
+ * What methods of Drizzle's column builders return. Types of the tables and of encrypted columns are written with Drizzle's own functions
+ * and with these: inferred, the compiler would publish them as those of drizzle-orm 0.45, which 1.0 does not take.
+ */
+export type NotNull<Builder extends { notNull(): unknown }> = ReturnType<Builder['notNull']>
+export type WithDefault<Builder extends { default(value: never): unknown }> = ReturnType<Builder['default']>

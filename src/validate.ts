@@ -1,5 +1,5 @@
 /** Checks of what callers pass. Each message names the argument, what was expected and the kind of thing that arrived, never its value. */
-import { invalidArgument } from './errors.js'
+import { invalidArgument, quoted } from './errors.js'
 
 /** The longest user id, in UTF-8 bytes: a Postgres index entry cannot hold much more. */
 export const MAX_USER_ID_BYTES = 512
@@ -79,4 +79,45 @@ export function ownOptions<T extends object>(options: T, name = 'options'): T {
     // A getter's own error may hold what the option holds.
     throw invalidArgument(`${name} cannot be read: a getter of it threw`)
   }
+}
+
+/**
+ * Refuses an option that there is not: ignoring it would silently mean the default of the one that was meant.
+ *
+ * @param of what takes the options, such as `EnvelopeCrypto.open`
+ * @throws ERR_INVALID_ARGUMENT, which names the known option with the most similar name, or all of them
+ */
+export function refuseUnknownOptions(
+  options: object,
+  known: Readonly<Record<string, true>>,
+  of: string,
+): void {
+  for (const [name, value] of Object.entries(options)) {
+    if (value === undefined || Object.hasOwn(known, name)) continue
+    const names = Object.keys(known)
+    const [nearest] = names
+      .map((other) => ({ other, distance: editDistance(name.toLowerCase(), other.toLowerCase()) }))
+      .filter(({ other, distance }) => distance <= other.length / 3)
+      .sort((a, b) => a.distance - b.distance)
+    const advice = nearest === undefined ? `it takes ${names.join(', ')}` : `did you mean ${nearest.other}?`
+    throw invalidArgument(`${quoted(name)} is no option of ${of}: ${advice}`)
+  }
+}
+
+/** The longest name whose spelling is compared. */
+const MAX_COMPARED = 50
+
+/** How many characters are to be inserted, removed or replaced (Levenshtein). */
+function editDistance(a: string, b: string): number {
+  if (a.length > MAX_COMPARED) return MAX_COMPARED
+  let row = [...b, ''].map((_, index) => index)
+  for (let i = 0; i < a.length; i += 1) {
+    const next = [i + 1]
+    for (let j = 0; j < b.length; j += 1) {
+      const replaced = (row[j] ?? 0) + (a[i] === b[j] ? 0 : 1)
+      next.push(Math.min(replaced, (row[j + 1] ?? 0) + 1, (next[j] ?? 0) + 1))
+    }
+    row = next
+  }
+  return row.at(-1) ?? 0
 }

@@ -1,5 +1,5 @@
 /** A store in the memory of this process, for tests and examples. Exported as `drizzle-keystore/memory`. */
-import { KeystoreError } from '../errors.js'
+import { storeClosed } from '../errors.js'
 import type {
   CensusRow,
   DatedCensusRow,
@@ -232,7 +232,7 @@ class MemoryKeyStore implements KeyStore {
   }
 
   #assertOpen(): void {
-    if (this.#closed) throw new KeystoreError('ERR_CLOSED', 'This key store was closed')
+    if (this.#closed) throw storeClosed()
   }
 }
 

@@ -1,4 +1,5 @@
 /** `keystore copy`, `backup` and `restore`: each copies one store into another. None needs a master key. */
+
 import { Command } from 'commander'
 import { invalidArgument, isKeystoreError, type KeystoreError, StoreError } from '../errors.js'
 import { findLostKeys, type LostKeys } from '../key-log/lost-keys.js'
@@ -6,6 +7,7 @@ import { totalCount } from '../lifecycle/census.js'
 import { type ConflictingRow, type CopyConflict, type CopyReport, copyKeys } from '../lifecycle/copy.js'
 import type { KeyStore } from '../store.js'
 import { openBackup, startBackup } from './backup-file.js'
+import { inThisRuntime } from './command-line.js'
 import { assertCanAsk, type ConfirmOptions, isTyped } from './confirm.js'
 import { assertNoFolder, openExistingStore, withExistingStore } from './existing-store.js'
 import { keepNewStoreOutOfGit } from './git-ignore.js'
@@ -123,7 +125,7 @@ export function backupCommand(): Command {
                 console.log(
                   report.finished
                     ? `The backup is ${printableSentence(file)}.`
-                    : printableSentence(unfinishedAdvice(report, backup.partial)),
+                    : inThisRuntime(printableSentence(unfinishedAdvice(report, backup.partial))),
                 )
               }
               setExitCode(report.finished && report.failedCount === 0)
@@ -252,7 +254,7 @@ function printRefusals({ refused, conflicts, conflictCount }: CopyReport): void 
     `Refused: ${counted(conflictCount, 'row')} of the source ${conflictCount === 1 ? 'differs' : 'differ'} at the target:`,
   )
   printSome(conflicts.map(conflictLine), conflictCount)
-  console.log(WHOSE_TOKENS)
+  console.log(inThisRuntime(WHOSE_TOKENS))
 }
 
 function conflictLine({ userId, version, reason, from, to }: CopyConflict): string {

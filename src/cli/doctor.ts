@@ -9,8 +9,9 @@ import { formatOfKekId } from '../master-keys/kek-id.js'
 import type { MasterKeyring } from '../master-keys/keyring.js'
 import { type ColumnFinding, sampleColumns } from '../sources/sample.js'
 import type { ErasureState, KeyStore } from '../store.js'
+import { inThisRuntime } from './command-line.js'
 import { assertCanAsk, type ConfirmOptions, isTyped } from './confirm.js'
-import { assertStoreExists, withoutLibraryAdvice } from './existing-store.js'
+import { assertStoreExists, storeName, withoutLibraryAdvice } from './existing-store.js'
 import { areTogether, storeFile } from './git-ignore.js'
 import { type LongWorkControls, runLongCommand } from './long-command.js'
 import { printMasterKeys } from './master-key-table.js'
@@ -306,7 +307,7 @@ function printDoctorReport(
     !options.acceptV2 &&
     report.census.some(({ kekId, shredded }) => !shredded && formatOfKekId(kekId) === 'v2')
   )
-    console.log(V2_IS_AN_ERROR)
+    console.log(inThisRuntime(V2_IS_AN_ERROR))
   if (report.masterKeys.length > 0) printMasterKeys(report.masterKeys, keyring)
   if (erasure?.erased === 'file')
     console.log('The erasure is finished: erased keys are in no file of the database any more.')
@@ -314,7 +315,7 @@ function printDoctorReport(
     console.log(`The erasure is not finished: ${printableSentence(erasure.pending ?? 'unknown')}`)
   const wrong = `${counted(totals.error, 'error')}, ${counted(totals.warning, 'warning')}`
   console.log(
-    `${counted(report.rows, 'row')} looked at: ${totals.error + totals.warning === 0 ? 'nothing is wrong' : wrong}.`,
+    `${storeName(options.store)}: ${counted(report.rows, 'row')} looked at: ${totals.error + totals.warning === 0 ? 'nothing is wrong' : wrong}.`,
   )
 }
 

@@ -1,10 +1,12 @@
 /** `keystore rotate-user` and `keystore prune`: make new versions of users' data keys, and remove old ones. */
+
 import { Command, InvalidArgumentError } from 'commander'
 import { invalidArgument, keyShredded } from '../errors.js'
 import type { Rotation } from '../keys/cache.js'
 import { pruneRetired, type RotateReport, rotateWhere } from '../lifecycle/rotate.js'
 import type { KeyStore } from '../store.js'
 import { assertUserId } from '../validate.js'
+import { inThisRuntime } from './command-line.js'
 import { openEnvelope } from './envelope.js'
 import { noSuchUser, withExistingStore } from './existing-store.js'
 import { runLongCommand } from './long-command.js'
@@ -81,8 +83,9 @@ async function nextVersion(store: KeyStore, userId: string): Promise<Rotation> {
   return { userId, version: active.version + 1, rotated: true }
 }
 
-const OLD_TOKENS =
-  'Tokens of earlier versions still decrypt. Re-encrypt them (`npx keystore reencrypt`, or decrypt and encrypt again), then prune the old versions.'
+const OLD_TOKENS = inThisRuntime(
+  'Tokens of earlier versions still decrypt. Re-encrypt them (`npx keystore reencrypt`, or decrypt and encrypt again), then prune the old versions.',
+)
 
 async function rotateAll(olderThanMs: number, options: RotateCommandOptions): Promise<void> {
   const masterKeys = findMasterKeys(options)

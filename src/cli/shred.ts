@@ -1,4 +1,5 @@
 /** `keystore shred-user`: erases a user's keys, or makes room for a new key of the pool. Needs no master key. */
+
 import { Command } from 'commander'
 import { invalidArgument, isKeystoreError } from '../errors.js'
 import { isNamedIn } from '../key-log/erasures.js'
@@ -6,6 +7,7 @@ import { type ShredReceipt, shredIn } from '../shred.js'
 import type { KeyStore } from '../store.js'
 import type { KeyRecord } from '../table.js'
 import { assertUserId } from '../validate.js'
+import { inThisRuntime } from './command-line.js'
 import { assertCanAsk, type ConfirmOptions, isTyped } from './confirm.js'
 import { noSuchUser, withExistingStore, withoutLibraryAdvice } from './existing-store.js'
 import {
@@ -142,7 +144,7 @@ function printReceipt(
     return
   }
   if (erased === 'file') console.log('The wrapped keys are in no file of the database any more.')
-  else console.log(`Pending: ${printableSentence(pending ?? 'unknown')}\n${PENDING}`)
+  else console.log(inThisRuntime(`Pending: ${printableSentence(pending ?? 'unknown')}\n${PENDING}`))
   console.log(
     keyLog === undefined ? `${COPIES}\n${NO_LOG}` : `${COPIES}\nRecorded in ${printableSentence(keyLog)}.`,
   )

@@ -3,7 +3,7 @@ import { Command } from 'commander'
 import { compareCensusRows, totalCount } from '../lifecycle/census.js'
 import { formatOfKekId } from '../master-keys/kek-id.js'
 import type { DatedCensusRow } from '../store.js'
-import { withExistingStore } from './existing-store.js'
+import { storeName, withExistingStore } from './existing-store.js'
 import { maintenanceOf, type ReportOptions, type StoreOptions, withJson, withStore } from './options.js'
 import { counted, kekName, plainTable, printJson, thousands } from './output.js'
 
@@ -14,14 +14,14 @@ export function statusCommand(): Command {
       withExistingStore(options, async (store) => {
         const rows = (await maintenanceOf(store).datedCensus()).sort(compareCensusRows)
         if (options.json) printJson(rows)
-        else printCensus(rows)
+        else printCensus(rows, storeName(options.store))
       }),
     )
 }
 
-function printCensus(rows: readonly DatedCensusRow[]): void {
+function printCensus(rows: readonly DatedCensusRow[], name: string): void {
   if (rows.length === 0) {
-    console.log('The store has no keys yet.')
+    console.log(`${name} has no keys yet. --store or KEYSTORE_URL names another store.`)
     return
   }
   const all = totalCount(rows)
@@ -45,7 +45,7 @@ function printCensus(rows: readonly DatedCensusRow[]): void {
     ])
   }
   console.log(table.toString())
-  console.log(`${counted(live, 'live key')}, ${thousands(all - live)} shredded`)
+  console.log(`${counted(live, 'live key')}, ${thousands(all - live)} shredded, in ${name}`)
 }
 
 const BAR_WIDTH = 20

@@ -297,8 +297,9 @@ export class EnvelopeCrypto {
 
   /**
    * Erases all of a user's keys in the live database. Nothing that was encrypted under them can be decrypted any more: in this process at
-   * once, in other processes within 2 s. Every later use is ERR_KEY_SHREDDED. The erasure is final once every copy (backup, write-ahead
-   * log, replica, snapshot) has expired, or every master key that the receipt names is destroyed.
+   * once, in other processes within 2 s if the store announces changes, else within `cache.ttlMs`. Every later use is ERR_KEY_SHREDDED. The
+   * erasure is final once every copy (backup, write-ahead log, replica, snapshot) has expired, or every master key that the receipt names is
+   * destroyed.
    *
    * @param options `forget: true` removes the rows too, so that the user may be minted anew
    * @throws ERR_INVALID_ARGUMENT · ERR_STORE (call again: what was begun is finished) · ERR_CLOSED

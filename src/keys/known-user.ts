@@ -35,6 +35,11 @@ export class KnownUser {
     this.userId = userId
     this.changes = changes
   }
+
+  /** Whether it was announced that the user was forgotten, and no rows were found since: their absence, or other ones, are meant. */
+  get isForgotten(): boolean {
+    return this.changesWhenForgotten > this.changesWhenFound
+  }
 }
 
 /** The right of a handle to use a user's keys, until they are erased. */

@@ -218,7 +218,7 @@ export class KeyMemory {
   /** All rows of a user are gone that this process has used. */
   #learnMissing(user: KnownUser): Pick<UserRows, 'user' | 'lostVersion'> {
     const { highest } = user
-    if (user.changesWhenForgotten > user.changesWhenFound) return { user: this.#erase(user), lostVersion: 0 }
+    if (user.isForgotten) return { user: this.#erase(user), lostVersion: 0 }
     if (!this.#refusesLost) return { user: this.#erase(user), lostVersion: highest }
     return { user, lostVersion: this.#learnLost(user) }
   }
@@ -318,8 +318,7 @@ export class KeyMemory {
   outlastsKeys(userId: string): boolean {
     const user = this.#find(userId)
     if (user === undefined) return false
-    const isJustForgotten = user.highest > 0 && user.changesWhenForgotten > user.changesWhenFound
-    return user.leases > 0 || user.highest > 1 || isJustForgotten
+    return user.leases > 0 || user.highest > 1 || (user.highest > 0 && user.isForgotten)
   }
 
   isLeased(userId: string): boolean {
@@ -388,8 +387,7 @@ export class KeyMemory {
 
   /** Whether the user was forgotten and minted anew since, though this process saw no moment without rows. */
   #isMintedAnew(user: KnownUser, records: readonly KeyRecord[]): boolean {
-    const { keys, leasedRows, highest, highestCreatedAt, lowest } = user
-    const isForgotten = user.changesWhenForgotten > user.changesWhenFound
+    const { keys, leasedRows, highest, highestCreatedAt, lowest, isForgotten } = user
     const top = records.at(-1)
     if (top === undefined || highestCreatedAt === null) return false
     const isLowestAnother = records.some(

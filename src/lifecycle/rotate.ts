@@ -49,8 +49,9 @@ export interface RotateReport {
 
 /**
  * Makes a new version of the data key of every user whose highest version is older than a given age: `rotateUserKey` for many users.
- * All processes write under the new version within 2 s. Tokens of earlier versions still decrypt, until you re-encrypt them and prune
- * the versions. It is safe to run in several processes, and to run again. Users whose new key the primary does not wrap are `failed`.
+ * All processes write under the new version within 2 s if the store announces changes, else within `cache.ttlMs`. Tokens of earlier versions
+ * still decrypt, until you re-encrypt them and prune the versions. It is safe to run in several processes, and to run again. Users whose new
+ * key the primary does not wrap are `failed`.
  *
  * @throws ERR_INVALID_ARGUMENT · ERR_STORE · ERR_CLOSED
  * @example

@@ -1,5 +1,6 @@
 /** Master keys from the environment and from files. */
 import { closeSync, fstatSync, openSync, readFileSync, statSync } from 'node:fs'
+import { isAbsolute, resolve } from 'node:path'
 import { invalidArgument, MasterKeyError } from '../errors.js'
 import { kindOf } from '../validate.js'
 import { type MasterKeyring, masterKeyring } from './keyring.js'
@@ -90,11 +91,20 @@ function keyFromFile(path: string): LocalMasterKey {
       throw unusable('The path of the master key file is a master key itself: set API_KEY_MASTER_KEY to it')
     }
     const reason = error instanceof Error && 'code' in error ? String(error.code) : 'unreadable'
-    const advice = reason === 'EISDIR' ? 'it is a folder, so name the file in it' : HOW_TO_MAKE_ONE
-    throw unusable(`The master key file ${path} cannot be read (${reason}): ${advice}`)
+    const where = isAbsolute(path) ? path : `${path}, which is ${resolve(path)} here,`
+    throw unusable(`The master key file ${where} cannot be read (${reason}): ${adviceFor(reason, path)}`)
   }
   if (problem !== null) warn(problem)
   return keyFromText(text, `The master key file ${path}`)
+}
+
+function adviceFor(reason: string, path: string): string {
+  if (reason === 'EISDIR') return 'it is a folder, so name the file in it'
+  if (reason !== 'ENOENT') return 'give it to the user that this process runs as'
+  if (path.startsWith('~'))
+    return 'a shell replaces ~ only where it is not in quotes, so write the whole path'
+  const relative = isAbsolute(path) ? '' : 'a relative path counts from the folder that the process runs in. '
+  return `${relative}If there is a master key already, name its file; only if there is none, ${HOW_TO_MAKE_ONE}`
 }
 
 /** What is wrong with the mode of a master key file, and what to do. @returns null if nothing is, or if there is no such file */

@@ -187,6 +187,15 @@ describe('API_KEY_MASTER_KEY_FILE and masterKeysFromFile', () => {
     expect(idsOf(masterKeysFromEnv(env))).toEqual([idOf(key), idOf(old)])
   })
 
+  it('says where a relative path was looked for, and that a quoted ~ is none', () => {
+    const { message } = refusal(() => masterKeysFromFile('data/none.key'))
+    expect(message).toContain(`data/none.key, which is ${join(process.cwd(), 'data/none.key')} here,`)
+    expect(message).toMatch(
+      /counts from the folder .*\. If there is a master key already, name its file; only if/,
+    )
+    expect(refusal(() => masterKeysFromFile('~/data/none.key')).message).toContain('a shell replaces ~ only')
+  })
+
   it('says which file is missing, why, and how to make one', () => {
     const path = join(folder.path, 'missing.key')
     for (const work of [

@@ -29,10 +29,10 @@ import {
   winnersOf,
 } from '../records.js'
 import { isReadable, requireReadable, type StoredRow, storedRow } from '../stored-rows.js'
-import type { PostgresSource } from './access.js'
 import { PostgresChanges } from './changes.js'
 import { listenTarget, PostgresConnection, type RunOptions } from './connection.js'
 import { PostgresMaintenance } from './maintenance.js'
+import type { PostgresSource } from './source.js'
 import { changeArrays, recordArrays, refArrays } from './statements/arrays.js'
 import { decodeRow, isTextRefused, type RowWithBytes } from './statements/decode.js'
 import { readPage } from './statements/pages.js'
@@ -40,8 +40,8 @@ import { channelOf, type PostgresStatements, selectActive, selectVersions } from
 
 export type { MigrateMode, MigrationReport } from '../migrator.js'
 export type { PostgresKeyStoreOptions } from '../options.js'
-export type { HostPostgresDb, PostgresSource } from './access.js'
 export { encryptionKeys, encryptionKeysIn } from './schema.js'
+export type { HostPostgresDb, PostgresSource } from './source.js'
 
 /**
  * Makes a store on a Postgres database. It connects at first use; {@link PostgresKeyStore.ready} connects at once. Options may be in

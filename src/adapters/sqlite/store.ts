@@ -2,6 +2,7 @@
 
 import { type AsyncSqlite, type AsyncSqliteClient, asyncSqlite } from '../../drivers/async-sqlite.js'
 import { assertDrizzleDb, isTransaction } from '../../drivers/drizzle-db.js'
+import { assertUsableClient } from '../../drivers/host-client.js'
 import { DEFAULT_DEADLINE_MS } from '../../drivers/retry.js'
 import type { SqliteClient } from '../../drivers/sqlite-client.js'
 import { type SyncSqliteClient, syncSqlite } from '../../drivers/sync-sqlite.js'
@@ -275,6 +276,7 @@ function clientOf(source: SqliteSource | AsyncSqliteSource): string | SqliteClie
   assertDrizzleDb(source.db, 'sqlite')
   if (isTransaction(source.db))
     throw invalidArgument('db must be no transaction: mint before you begin it, or give the db itself')
+  assertUsableClient('db', source.db.$client)
   const client = syncSqlite(source.db.$client) ?? asyncSqlite(source.db.$client)
   if (client === null)
     throw invalidArgument('db must be a drizzle db on better-sqlite3, node:sqlite, bun:sqlite, libsql or D1')

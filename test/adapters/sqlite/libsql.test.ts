@@ -214,7 +214,10 @@ describe.runIf(isChosen('sqlite'))('on libsql', () => {
     const transaction = await client.transaction('write')
     const error = await errorOf(store.shred('alice', { forget: false }))
     expect(error).toMatchObject({ code: 'ERR_STORE', retryable: true })
-    expect(error.message).toContain('another connection has the lock')
+    expect(error.message).toMatch(
+      /another connection has the lock, perhaps a transaction.*`await envelope.user/,
+    )
+    expect(error.message).toMatch(/\(SQLITE_BUSY: database is locked\)$/)
     await transaction.rollback()
     await store.shred('alice', { forget: false })
     await expect(db.transaction(async (tx) => sqliteKeyStore({ db: tx } as never))).rejects.toMatchObject({
