@@ -30,6 +30,8 @@ export const WINGS = {
   '*': TOP,
   format: TOP,
   'master-keys': [...TOP, 'format'],
+  // Each is an entry of its own, and the core loads none.
+  'master-keys/kms': ['errors', 'validate', 'format/aead', 'master-keys/master-key'],
   keys: [...TOP, 'format', 'master-keys'],
   'key-log': TOP,
   envelope: [...TOP, 'format', 'master-keys', 'keys', 'key-log'],
@@ -62,7 +64,7 @@ export const WINGS = {
   sources: ['errors', 'validate', 'sync-folder', 'format', 'drivers'],
   drizzle: [...TOP, 'format', 'envelope', 'sources'],
   reencrypt: [...TOP, 'format', 'envelope', 'lifecycle', 'sources', 'drizzle'],
-  testing: ['errors', 'store', 'table'],
+  testing: ['errors', 'store', 'table', 'master-keys/master-key'],
   index: [...TOP, 'format', 'master-keys', 'keys', 'key-log', 'envelope', 'lifecycle'],
   // The composition root: it may import everything, and nothing may import it.
   cli: [
@@ -87,6 +89,7 @@ export const WINGS = {
 /** The packages that a wing may import, subpaths included. Node's own modules are free to all, but for those below. */
 const PACKAGES = {
   keys: ['lru-cache'],
+  'master-keys/kms': ['pkcs11js'],
   drivers: ['pg', 'better-sqlite3', 'bun:sqlite', '@libsql/client'],
   'adapters/sqlite': ['drizzle-orm'],
   'adapters/postgres': ['drizzle-orm'],
