@@ -47,7 +47,7 @@ export { loggedStore } from './key-log/logged-store.js'
 export { findLostKeys, type LostKey, type LostKeys } from './key-log/lost-keys.js'
 export { type RecordKeysOptions, type RecordKeysReport, recordKeys } from './key-log/record-keys.js'
 export type { Rotation } from './keys/cache.js'
-export type { CacheOptions, CacheStats } from './keys/memory.js'
+export type { CacheOptions, CacheStats } from './keys/cache-options.js'
 export { census, type MasterKeyUse } from './lifecycle/census.js'
 export {
   type ConflictingRow,

@@ -5,7 +5,7 @@ import { acceptedFormats, assertFormat, type Format } from '../format/formats.js
 import { DEFAULT_MAX_TOKEN_BYTES } from '../format/token.js'
 import { assertKeyLog, type KeyLog } from '../key-log/entry.js'
 import { loggedStore } from '../key-log/logged-store.js'
-import type { CacheOptions } from '../keys/memory.js'
+import type { CacheOptions } from '../keys/cache-options.js'
 import { primaryKekId } from '../master-keys/key-wrap.js'
 import { keyringOf, type MasterKeyring } from '../master-keys/keyring.js'
 import type { MasterKey } from '../master-keys/master-key.js'

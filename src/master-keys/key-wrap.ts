@@ -247,7 +247,7 @@ function masterKeyFailed(id: string): MasterKeyError {
 
 /** A ref for messages. */
 export function describeRef({ userId, version }: KeyRef): string {
-  return `user ${quoted(userId)}, version ${version}`
+  return `${describeUser(userId)}, version ${version}`
 }
 
 function unwrapFailed(record: KeyRecord): MasterKeyError {
