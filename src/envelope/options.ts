@@ -100,6 +100,8 @@ export function resolveOptions(options: EnvelopeCryptoOptions): ResolvedOptions 
   const keyring = keyringOf(masterKeys)
   // Format v2 needs a local primary: better said now than at the first mint.
   primaryKekId(keyring, format)
+  if (format === 'v2' && keyring.tenantOf !== null)
+    throw invalidArgument("format 'v2' has no keys of tenants: open with format 'v3', or without tenantOf")
   return {
     store: keyLog === undefined ? store : loggedStore(store, keyLog),
     keyring,

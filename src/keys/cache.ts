@@ -6,6 +6,7 @@ import { describeUser, invalidArgument, keyShredded } from '../errors.js'
 import { isTurnDueInLoop, nextTurn } from '../event-loop.js'
 import { durationSince, type EmitEvent } from '../events.js'
 import type { Format } from '../format/formats.js'
+import { unavailableEvent } from '../master-keys/failure.js'
 import { describeRef, newDataKey } from '../master-keys/key-wrap.js'
 import type { MasterKeyring } from '../master-keys/keyring.js'
 import type { KeyStore } from '../store.js'
@@ -16,7 +17,14 @@ import { DataKey, type Right } from './data-key.js'
 import { type Kek, type Keks, masterKeyOf, rightOf } from './keks.js'
 import type { KnownUser } from './known-user.js'
 import { KeyMemory, type UserRows } from './memory.js'
-import { highestLost, keysLostError, noSuchVersion, notFound, rotationNeedsV3, storeIsEmpty } from './missing.js'
+import {
+  highestLost,
+  keysLostError,
+  noSuchVersion,
+  notFound,
+  rotationNeedsV3,
+  storeIsEmpty,
+} from './missing.js'
 import { type KeepKey, KeyOpener } from './opener.js'
 import { type HasEnded, KeyReader } from './reader.js'
 import { insertRecords } from './rows.js'
@@ -397,7 +405,14 @@ export class KeyCache {
   ): Promise<Made> {
     const start = performance.now()
     const kek = await this.#keks.forNew(ref, rows.records.at(-1))
-    const { record, dataKey } = await newDataKey(this.#keyring, ref, this.#policy.format, masterKeyOf(kek))
+    const { format } = this.#policy
+    const { record, dataKey } = await newDataKey(this.#keyring, ref, format, masterKeyOf(kek)).catch(
+      (error) => {
+        const unavailable = unavailableEvent(masterKeyOf(kek).id, error)
+        if (unavailable !== null) this.#emit(unavailable)
+        throw error
+      },
+    )
     try {
       if (beforeInsert !== undefined) await beforeInsert
       const winner = await this.#insert.add(record)

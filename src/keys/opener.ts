@@ -2,6 +2,7 @@
 import { isKeystoreError } from '../errors.js'
 import { durationSince, type EmitEvent } from '../events.js'
 import type { Format } from '../format/formats.js'
+import { unavailableEvent } from '../master-keys/failure.js'
 import { unwrapBy, unwrapLocally } from '../master-keys/key-wrap.js'
 import type { MasterKeyring } from '../master-keys/keyring.js'
 import type { MasterKey } from '../master-keys/master-key.js'
@@ -55,12 +56,7 @@ export class KeyOpener {
     return this.#openUnder(kek, record, start, rows)
   }
 
-  #openUnder(
-    kek: Kek | null,
-    record: KeyRecord,
-    start: number,
-    rows: UserRows,
-  ): DataKey | Promise<DataKey> {
+  #openUnder(kek: Kek | null, record: KeyRecord, start: number, rows: UserRows): DataKey | Promise<DataKey> {
     try {
       const opened = unwrapLocally(this.#keyring, record, this.#accept, kek && masterKeyOf(kek))
       if (opened instanceof Uint8Array) return this.#opened(record, opened, kek, start, rows)
@@ -83,13 +79,7 @@ export class KeyOpener {
     })
   }
 
-  #opened(
-    record: KeyRecord,
-    bytes: Uint8Array,
-    kek: Kek | null,
-    start: number,
-    rows: UserRows,
-  ): DataKey {
+  #opened(record: KeyRecord, bytes: Uint8Array, kek: Kek | null, start: number, rows: UserRows): DataKey {
     const { userId, version, kekId } = record
     this.#emit({ type: 'unwrapped', userId, version, kekId, durationMs: durationSince(start) })
     const key = new DataKey(record, bytes, rightOf(kek))
@@ -100,6 +90,8 @@ export class KeyOpener {
   #failed({ userId, version, kekId }: KeyRecord, error: unknown): unknown {
     if (isKeystoreError(error) && error.code === 'ERR_UNWRAP_FAILED')
       this.#emit({ type: 'damagedKey', userId, version, kekId })
+    const unavailable = kekId === null ? null : unavailableEvent(kekId, error)
+    if (unavailable !== null) this.#emit(unavailable)
     return error
   }
 }

@@ -5,8 +5,16 @@
  * A root that fails is asked again after a second, for its own tenant alone. No other key takes its place.
  */
 import { LRUCache } from 'lru-cache'
-import { describeUser, isKeystoreError, KeystoreError, keyShredded, MasterKeyError, StoreError } from '../errors.js'
+import {
+  describeUser,
+  isKeystoreError,
+  KeystoreError,
+  keyShredded,
+  MasterKeyError,
+  StoreError,
+} from '../errors.js'
 import { durationSince, type EmitEvent } from '../events.js'
+import { reasonOf } from '../master-keys/failure.js'
 import type { MasterKeyring } from '../master-keys/keyring.js'
 import type { MasterKey } from '../master-keys/master-key.js'
 import { rewrapped } from '../master-keys/rewrapped.js'
@@ -21,11 +29,20 @@ import {
 import type { KeyStore, WrapChange } from '../store.js'
 import { isTombstone, type KeyRecord, type KeyRef, refKey, tenantIdOf, tenantUserId } from '../table.js'
 import { SingleFlight } from './batch.js'
-import { KeyCache, type KeyPolicy, type Rotation } from './cache.js'
+import { KeyCache, type KeyPolicy } from './cache.js'
 import type { CacheOptions } from './cache-options.js'
 import { DataKey } from './data-key.js'
 import type { Kek, Keks } from './keks.js'
 import { notFound } from './missing.js'
+
+/** What rotating a tenant's key came to. */
+export interface TenantRotation {
+  readonly tenantId: string
+  /** The version that wraps new keys of the tenant's users now. */
+  readonly version: number
+  /** False if another process made this version since this one last read the tenant's rows. */
+  readonly rotated: boolean
+}
 
 /** What moving a tenant came to. */
 export interface TenantMove {
@@ -147,7 +164,10 @@ export class TenantKeys implements Keks {
   /** The key that wraps users now, minted if there is none. */
   #current(tenantId: string): DataKey | Promise<DataKey> {
     const userId = tenantUserId(tenantId)
-    return this.#keys.cachedForWriting(userId) ?? this.#asked({ userId, version: 0 }, () => this.#keys.forWriting(userId))
+    return (
+      this.#keys.cachedForWriting(userId) ??
+      this.#asked({ userId, version: 0 }, () => this.#keys.forWriting(userId))
+    )
   }
 
   #find(tenant: TenantKeyRef): DataKey | Promise<DataKey> {
@@ -172,18 +192,19 @@ export class TenantKeys implements Keks {
   }
 
   /** Makes the next version of a tenant's key. @throws like `KeyCache.rotate` */
-  rotate(tenantId: string): Promise<Rotation> {
-    return this.#keys.rotate(tenantUserId(tenantId))
+  async rotate(tenantId: string): Promise<TenantRotation> {
+    const { version, rotated } = await this.#keys.rotate(tenantUserId(tenantId))
+    return { tenantId, version, rotated }
   }
 
-  /** A shred has erased the tenant's key. */
-  shredded(tenantId: string, forget: boolean): void {
-    this.#keys.shredded(tenantUserId(tenantId), forget)
+  /** A shred has erased a tenant's key. @param userId of the tenant's own rows */
+  shredded(userId: string, forget: boolean): void {
+    this.#keys.shredded(userId, forget)
   }
 
-  /** It is unknown whether the tenant's rows were changed. */
-  mayHaveChanged(tenantId: string): void {
-    this.#keys.mayHaveChanged(tenantUserId(tenantId))
+  /** It is unknown whether a tenant's rows were changed. @param userId of the tenant's own rows */
+  mayHaveChanged(userId: string): void {
+    this.#keys.mayHaveChanged(userId)
   }
 
   /**
@@ -223,7 +244,11 @@ export class TenantKeys implements Keks {
         const made = changes.flatMap((change) => (change.status === 'fulfilled' ? change.value : []))
         for (const { version } of await this.#store.replaceWrapped(made)) moved.add(version)
         const failure = changes.find((change) => change.status === 'rejected')
-        if (failure !== undefined) throw notMoved(left.filter(({ version }) => !moved.has(version)), failure.reason)
+        if (failure !== undefined)
+          throw notMoved(
+            left.filter(({ version }) => !moved.has(version)),
+            failure.reason,
+          )
       }
     } finally {
       // Also what was written before an error.
@@ -264,10 +289,13 @@ function changedAgain(): StoreError {
   return new StoreError('other processes changed them again and again', { retryable: true })
 }
 
-/** @returns the same kind of error as `reason` */
+/** @returns an error of the same code as `reason` */
 function notMoved(left: readonly KeyRecord[], reason: unknown): unknown {
   if (!isKeystoreError(reason)) return reason
   const versions = left.map(({ version }) => version).join(', ')
-  const message = `Of the tenant's key, not moved: version ${versions}, where they were they still open. ${reason.message}`
-  return Object.assign(new KeystoreError(reason.code, message, { retryable: reason.retryable, cause: reason }), reason)
+  const message = `Not all versions of the tenant's key were moved (left where they were, and still open there: ${versions}): ${reason.message}`
+  const { code, retryable } = reason
+  if (code === 'ERR_MASTER_KEY' || code === 'ERR_UNKNOWN_MASTER_KEY' || code === 'ERR_UNWRAP_FAILED')
+    return new MasterKeyError(code, message, { reason: reasonOf(reason), retryable, cause: reason })
+  return new KeystoreError(code, message, { retryable, cause: reason })
 }
