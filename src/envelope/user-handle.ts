@@ -136,7 +136,7 @@ export class UserHandle {
   }
 
   #revoked(): KeystoreError {
-    const message = `This handle of user ${quoted(this.userId)} has ended: its tenant's key was moved or evicted. Get a new one`
+    const message = `This handle of user ${quoted(this.userId)} has ended: the user or the tenant was moved, or the tenant evicted. Get a new one`
     return new KeystoreError('ERR_KEY_NOT_FOUND', message, { retryable: true })
   }
 

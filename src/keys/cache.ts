@@ -15,8 +15,8 @@ import { Batch, SingleFlight } from './batch.js'
 import type { CacheOptions, CacheStats } from './cache-options.js'
 import { DataKey, type Right } from './data-key.js'
 import { type Kek, type Keks, masterKeyOf, rightOf } from './keks.js'
-import type { KnownUser } from './known-user.js'
-import { KeyMemory, type UserRows } from './memory.js'
+import type { KnownUser, UserRows } from './known-user.js'
+import { KeyMemory } from './memory.js'
 import {
   highestLost,
   keysLostError,

@@ -20,7 +20,7 @@ import { TenantKey } from '../master-keys/tenant-keys.js'
 import { type KeyRecord, tenantIdOf } from '../table.js'
 
 /** Which row, and which data key it holds. */
-export type KeyRow = Pick<KeyRecord, 'userId' | 'version' | 'encryptedKey' | 'createdAt' | 'wrappedAt'>
+export type KeyRow = Omit<KeyRecord, 'shreddedAt'>
 
 /** The right to use what a row holds, and what is wrapped under it. */
 export interface Right {
@@ -38,6 +38,7 @@ export class DataKey implements KeyRow {
   readonly version: number
   /** The wrapped key in the row that this key was opened from. With {@link createdAt} it tells whether a row still holds this key. */
   readonly encryptedKey: Uint8Array
+  readonly kekId: string | null
   /** When that row was made. */
   readonly createdAt: Date
   readonly wrappedAt: Date | null
@@ -54,10 +55,11 @@ export class DataKey implements KeyRow {
 
   /** @param bytes the 32 bytes of the key; they are wiped */
   constructor(row: KeyRow, bytes: Uint8Array, tenant: Right | null = null) {
-    const { userId, version, encryptedKey, createdAt, wrappedAt } = row
+    const { userId, version, encryptedKey, kekId, createdAt, wrappedAt } = row
     this.userId = userId
     this.version = version
     this.encryptedKey = encryptedKey
+    this.kekId = kekId
     this.createdAt = createdAt
     this.wrappedAt = wrappedAt
     this.tenant = tenant

@@ -1,4 +1,5 @@
 /** What a process knows of one user, and what a handle holds of it. Only memory.ts changes it. */
+import { parseTenantKekId } from '../master-keys/tenant-keys.js'
 import type { KeyRecord } from '../table.js'
 import type { DataKey, KeyRow, Right } from './data-key.js'
 
@@ -52,6 +53,25 @@ export class KnownUser {
   }
 }
 
+/** A read of a user's rows that is under way, and what was known before it. */
+export interface Read {
+  readonly user: KnownUser
+  /** The counts of announced changes: of this user's rows and of all. */
+  readonly userChanges: number
+  readonly allChanges: number
+  readonly highest: number
+}
+
+/** A user's live rows, ascending, as one read found them. */
+export interface UserRows extends Read {
+  readonly records: readonly KeyRecord[]
+  /** The highest version that this read found missing, though nobody is known to have erased it; 0 for none. */
+  readonly lostVersion: number
+  readonly isShredded: boolean
+  /** The highest version that was known when the rows had been read. */
+  readonly highest: number
+}
+
 /** The right of a handle to use a user's keys, or of users to use their tenant's, until they are erased or revoked. */
 export class Lease implements Right {
   readonly #user: KnownUser
@@ -99,14 +119,33 @@ export function isMintedAnew(user: KnownUser, records: readonly KeyRecord[]): bo
 
 /** Whether a leased row was rewrapped, or written again. It tells a tenant's users that the tenant's root is to be asked again. */
 export function isRewrapped({ leasedRows }: KnownUser, records: readonly KeyRecord[]): boolean {
-  return records.some(({ version, wrappedAt, encryptedKey }) => {
-    const known = leasedRows?.get(version)
-    return (
-      known !== undefined &&
-      (wrappedAt?.getTime() !== known.wrappedAt?.getTime() ||
-        Buffer.compare(encryptedKey, known.encryptedKey) !== 0)
-    )
+  return records.some((record) => {
+    const known = leasedRows?.get(record.version)
+    return known !== undefined && isRewritten(record, known)
   })
+}
+
+/** Whether a row of cached or leased keys is under another tenant's key than it was, or under none any more, or under one only now. */
+export function hasOtherTenant({ keys, leasedRows }: KnownUser, records: readonly KeyRecord[]): boolean {
+  const isOther = ({ kekId }: KeyRow, known: KeyRow | undefined) =>
+    known !== undefined && known.kekId !== kekId && tenantIn(known.kekId) !== tenantIn(kekId)
+  return records.some(
+    (row) => isOther(row, keys?.get(row.version)) || isOther(row, leasedRows?.get(row.version)),
+  )
+}
+
+function tenantIn(kekId: string | null): string | null {
+  return parseTenantKekId(kekId)?.tenantId ?? null
+}
+
+/** Whether a row is not exactly what it was. */
+export function isRewritten(row: KeyRow, known: KeyRow): boolean {
+  const isSameTime = (a: Date | null, b: Date | null) => a?.getTime() === b?.getTime()
+  return (
+    !isSameTime(row.createdAt, known.createdAt) ||
+    !isSameTime(row.wrappedAt, known.wrappedAt) ||
+    Buffer.compare(row.encryptedKey, known.encryptedKey) !== 0
+  )
 }
 
 /** Whether a row is that of a key that was erased. */

@@ -23,7 +23,8 @@
  * - **A lost announcement** (the store says that anything may have changed): the same for all users.
  * - **Tenants** are users here, with a memory of their own. Every opened key of a tenant has a lease. If a leased row was written again (moved,
  *   evicted), the tenant's keys are *revoked*: its root is asked again. A user's key is cached only while its tenant's key is, and never
- *   longer. When a tenant's keys change, its users' cached keys are dropped, and when they end, its users' handles end.
+ *   longer. When a tenant's keys change, its users' cached keys are dropped, and when they end, its users' handles end. So a user's keys are
+ *   revoked too when its rows come under a tenant's key, or under another tenant's.
  * - **Mint**: a key is kept once its insert is durable, and never one that a caller's transaction may still roll back.
  * - **Bounds**: open keys of `maxEntries` users are kept for `ttlMs`. Facts without keys are kept for 100,000 further users. An evicted user is
  *   read again.
@@ -38,32 +39,23 @@ import {
   UNANNOUNCED_TTL_MS,
 } from './cache-options.js'
 import type { DataKey, KeyRow } from './data-key.js'
-import { isMintedAnew, isRewrapped, isSame, KnownUser, Lease } from './known-user.js'
+import {
+  hasOtherTenant,
+  isMintedAnew,
+  isRewrapped,
+  isSame,
+  KnownUser,
+  Lease,
+  type Read,
+  type UserRows,
+} from './known-user.js'
+import { SetAsideKeys } from './set-aside.js'
 import { UsersOfTenants } from './users-of-tenants.js'
 
 /** Users whose facts are remembered beyond those whose keys are kept. */
 const MAX_REMEMBERED_USERS = 100_000
 /** The store is not asked again within a second for users who were just found to be shredded, or for versions that were just missing. */
 const JUST_FOUND = { max: 1000, ttl: 1000 }
-
-/** A read of a user's rows that is under way, and what was known before it. */
-interface Read {
-  readonly user: KnownUser
-  /** The counts of announced changes: of this user's rows and of all. */
-  readonly userChanges: number
-  readonly allChanges: number
-  readonly highest: number
-}
-
-/** A user's live rows, ascending, as one read found them. */
-export interface UserRows extends Read {
-  readonly records: readonly KeyRecord[]
-  /** The highest version that this read found missing, though nobody is known to have erased it; 0 for none. */
-  readonly lostVersion: number
-  readonly isShredded: boolean
-  /** The highest version that was known when the rows had been read. */
-  readonly highest: number
-}
 
 export class KeyMemory {
   /** Users whose open keys are cached; each of them is in #users too. Null: nothing is cached. */
@@ -79,6 +71,7 @@ export class KeyMemory {
   readonly #onlyFirstVersion: boolean
   readonly #refusesLost: boolean
   readonly #ofTenants: boolean
+  readonly #setAside: SetAsideKeys | null
   /** For keys that are cached while no changes are announced. */
   readonly #unannounced: { readonly ttl?: number }
   /** Whether the store announces changes now. */
@@ -100,6 +93,7 @@ export class KeyMemory {
     this.#ofTenants = ofTenants
     this.#refusesLost = cache !== false || hasKeyLog
     const { maxEntries = DEFAULT_MAX_ENTRIES, ttlMs = DEFAULT_TTL_MS } = cache === false ? {} : cache
+    this.#setAside = ofTenants && cache !== false ? new SetAsideKeys(maxEntries, ttlMs) : null
     this.#unannounced = cache !== false && cache.ttlMs === undefined ? { ttl: UNANNOUNCED_TTL_MS } : {}
     const dispose = (user: KnownUser) => {
       user.keys = null
@@ -239,8 +233,9 @@ export class KeyMemory {
    * @param leftMs how long at most, because the tenant's key that wraps it is kept no longer
    */
   cache(key: DataKey, rows: UserRows, leftMs = Number.POSITIVE_INFINITY): void {
-    if (this.#cached === null || !this.isCurrent(rows) || leftMs <= 0) return
     const { user } = rows
+    if (this.#setAside !== null && !user.ended) leftMs = this.#setAside.add(key)
+    if (this.#cached === null || !this.isCurrent(rows) || leftMs <= 0) return
     // A further version does not lengthen the life of the entry.
     if (this.#cached.has(key.userId)) user.keys?.set(key.version, key)
     else {
@@ -251,6 +246,11 @@ export class KeyMemory {
       this.#cached.set(key.userId, user, { ttl: Math.ceil(leftMs) })
     if (key.tenant !== null) this.#usersOfTenants.add(key.tenant.userId, user)
     user.isUsed = true
+  }
+
+  /** The open key of a tenant's row, though it was dropped: the row is as it was. */
+  setAside(record: KeyRecord): DataKey | undefined {
+    return this.#setAside?.find(record)
   }
 
   /** How long a key is still kept, in milliseconds; 0 if it is not, or another one is. */
@@ -376,6 +376,7 @@ export class KeyMemory {
   close(): void {
     this.#closed = true
     this.dropAll()
+    this.#setAside?.clear()
   }
 
   #find(userId: string): KnownUser | undefined {
@@ -411,6 +412,8 @@ export class KeyMemory {
     user.ended = true
     user.keysLost = false
     this.#cached?.delete(user.userId)
+    for (const version of user.leasedRows?.keys() ?? [])
+      this.#setAside?.delete({ userId: user.userId, version })
     this.#leased.delete(user.userId)
     this.onChange?.(user.userId)
   }
@@ -418,7 +421,8 @@ export class KeyMemory {
   /** @returns what is known of a user from now on, given these rows */
   #ended(user: KnownUser, records: readonly KeyRecord[]): KnownUser {
     if (isMintedAnew(user, records)) return this.#erase(user)
-    return this.#ofTenants && isRewrapped(user, records) ? this.#revoke(user) : user
+    const isRevoked = this.#ofTenants ? isRewrapped(user, records) : hasOtherTenant(user, records)
+    return isRevoked ? this.#revoke(user) : user
   }
 
   #learnShredded(user: KnownUser): KnownUser {

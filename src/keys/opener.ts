@@ -10,7 +10,8 @@ import { type KeyRecord, refKey } from '../table.js'
 import { SingleFlight } from './batch.js'
 import { DataKey } from './data-key.js'
 import { type Kek, type Keks, masterKeyOf, rightOf } from './keks.js'
-import type { KeyMemory, UserRows } from './memory.js'
+import type { UserRows } from './known-user.js'
+import type { KeyMemory } from './memory.js'
 
 /** @param rows among which the row of the key was. @param kek what wraps it */
 export type KeepKey = (key: DataKey, rows: UserRows, kek: Kek | null) => void
@@ -50,6 +51,11 @@ export class KeyOpener {
     const cached = this.#memory.peek(record)
     // A rewrap changes the bytes as well: then it is opened once more.
     if (cached !== undefined && Buffer.compare(cached.encryptedKey, record.encryptedKey) === 0) return cached
+    const setAside = this.#memory.setAside(record)
+    if (setAside !== undefined) {
+      this.#keep(setAside, rows, null)
+      return setAside
+    }
     const start = performance.now()
     const kek = this.#keks.of(record)
     if (kek instanceof Promise) return kek.then((found) => this.#openUnder(found, record, start, rows))
