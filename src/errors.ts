@@ -17,7 +17,7 @@ import { tenantIdOf } from './table.js'
  * - `ERR_DECRYPTION_FAILED`: wrong key, context or user, or tampered with: one message for all of them
  * - `ERR_KEY_NOT_FOUND`: the user, or that version of the user's key, has no row
  * - `ERR_KEY_SHREDDED`: the user's keys were erased on purpose
- * - `ERR_MASTER_KEY`: a master key is unset or unusable
+ * - `ERR_MASTER_KEY`: a master key is unset or unusable, or its key service failed; see `reason` of MasterKeyError
  * - `ERR_UNKNOWN_MASTER_KEY`: rows are wrapped under a master key that was not given; names KEK ids and counts
  * - `ERR_UNWRAP_FAILED`: a wrapped key does not open under its master key
  * - `ERR_STORE`: the store failed; see `retryable`
