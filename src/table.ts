@@ -7,6 +7,25 @@
 /** 2³¹ − 1: the largest value of a Postgres `integer`, so of a key's version. */
 export const MAX_KEY_VERSION = 2_147_483_647
 
+/**
+ * Between which user ids, in the order of their bytes, the rows of the keystore itself stand: from the first on, and below the second. These
+ * are the tenants' own rows. No user's id begins with U+0001; `''`, the pool's, sorts before them.
+ */
+export const TENANT_ROWS = { from: '\u0001', below: '\u0002' } as const
+
+/** Whether a row is a tenant's own key, not a user's. */
+export function isTenantRow({ userId }: Pick<KeyRecord, 'userId'>): boolean {
+  return userId.startsWith(TENANT_ROWS.from)
+}
+
+/** Between which KEK ids, in the order of their bytes, those of tenants' keys stand, under which users' rows are: `tenant:version:id`. */
+export const TENANT_KEK_IDS = { from: 'tenant:', below: 'tenant;' } as const
+
+/** Whether a KEK id names a tenant's key. */
+export function isTenantKekId(kekId: string | null): kekId is string {
+  return kekId?.startsWith(TENANT_KEK_IDS.from) ?? false
+}
+
 export const encryptionKeysDeclaration = {
   name: 'encryption_keys',
   columns: {
@@ -19,8 +38,12 @@ export const encryptionKeysDeclaration = {
     shreddedAt: { name: 'shredded_at', type: 'instant', nullable: true },
   },
   primaryKey: { name: 'encryption_keys_pk', columns: ['userId', 'version'] },
-  /** Live rows by master key: what `open`, `census` and `rewrapAll` read. */
-  kekIndex: { name: 'encryption_keys_kek_id_idx', column: 'kekId', whereNull: 'shreddedAt' },
+  /** Users' live rows by master key: what `open` and `rewrapAll` read. Tenants' own rows are left out: each may have another master key. */
+  kekIndex: {
+    name: 'encryption_keys_kek_id_idx',
+    columns: ['kekId', 'userId', 'version'],
+    whereNull: 'shreddedAt',
+  },
   versionCheck: 'encryption_keys_version_check',
   userIdCheck: 'encryption_keys_user_id_check',
 } as const

@@ -43,8 +43,11 @@ export function insertTombstone({ db, keys, notify }: Fragments) {
     .returning({ notified: notify })
 }
 
-/** Replaces the wrapped keys of live rows whose bytes still equal those in `:from`, or already those in `:encryptedKeys`. */
-export function replaceWrappedKeys({ db, keys, isLive }: Fragments) {
+/**
+ * Replaces the wrapped keys of live rows whose bytes still equal those in `:from`, or already those in `:encryptedKeys`. Notifies of tenants'
+ * own rows alone.
+ */
+export function replaceWrappedKeys({ db, keys, isLive, isOfUser, notifyIf }: Fragments) {
   const changes = unnested(
     shortArrayOf('ids'),
     shortArrayOf('versions', 'integer[]'),
@@ -73,7 +76,7 @@ export function replaceWrappedKeys({ db, keys, isLive }: Fragments) {
         and ${keys.encryptedKey} ${EQUALS} any (array[pg_catalog.decode(input.old_key, 'hex'), pg_catalog.decode(input.encrypted_key, 'hex')])
         and ${isLive} and ${IS_DURABLE}`,
     )
-    .returning({ userId: keys.userId, version: keys.version })
+    .returning({ userId: keys.userId, version: keys.version, notified: notifyIf(sql`not ${isOfUser}`) })
 }
 
 /** Makes tombstones of the live rows of `:userId`. */
