@@ -72,7 +72,13 @@ export {
   masterKeysFromFile,
   resolveMasterKey,
 } from './master-keys/environment.js'
-export { type MasterKeyring, masterKeyring } from './master-keys/keyring.js'
+export {
+  type MasterKeyring,
+  type MasterKeyringOptions,
+  masterKeyring,
+  type TenantOf,
+  type TenantRoot,
+} from './master-keys/keyring.js'
 export { derivePoolKey, generateMasterKey, type LocalMasterKey, localMasterKey } from './master-keys/local.js'
 export type { KeyOwner, MasterKey } from './master-keys/master-key.js'
 export type { ShredReceipt, ShredUserOptions } from './shred.js'

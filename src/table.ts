@@ -59,7 +59,7 @@ type KeyRecordOf<C extends Record<string, { type: keyof Stored; nullable: boolea
 /**
  * One version of one user's wrapped data key.
  *
- * - `userId`: 1–512 UTF-8 bytes, well formed, no NUL; `''` owns the shared pool's key
+ * - `userId`: 1–512 UTF-8 bytes, well formed, no NUL; `''` owns the shared pool's key, and U+0001 `tenant:` ‖ id that of a tenant
  * - `version`: 1 … 2³¹−1
  * - `encryptedKey`: the wrapped data key; length 0 once shredded
  * - `kekId`: the master key and wrap format; null for a row of the Python reference
@@ -102,6 +102,23 @@ export function compareUtf8(a: string, b: string): number {
 function utf8Rank(unit: number): number {
   if (unit < 0xd800) return unit
   return unit < 0xe000 ? unit + 0x2000 : unit - 0x800
+}
+
+/** No user's id begins with it: the keystore's own keys have such ids. */
+export const RESERVED_USER_ID_PREFIX = '\u0001'
+/** The beginning of the user ids of tenants' own keys. */
+export const TENANT_USER_ID_PREFIX = `${RESERVED_USER_ID_PREFIX}tenant:`
+/** The beginning of the KEK ids of keys that are wrapped under a tenant's key. */
+export const TENANT_KEK_ID_PREFIX = 'tenant:'
+
+/** The user id of the rows that hold a tenant's own key. */
+export function tenantUserId(tenantId: string): string {
+  return TENANT_USER_ID_PREFIX + tenantId
+}
+
+/** The tenant whose own key a user id names, or null. */
+export function tenantIdOf(userId: string): string | null {
+  return userId.startsWith(TENANT_USER_ID_PREFIX) ? userId.slice(TENANT_USER_ID_PREFIX.length) : null
 }
 
 /** A map key for a ref. */
