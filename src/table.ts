@@ -7,25 +7,6 @@
 /** 2³¹ − 1: the largest value of a Postgres `integer`, so of a key's version. */
 export const MAX_KEY_VERSION = 2_147_483_647
 
-/**
- * Between which user ids, in the order of their bytes, the rows of the keystore itself stand: from the first on, and below the second. These
- * are the tenants' own rows. No user's id begins with U+0001; `''`, the pool's, sorts before them.
- */
-export const TENANT_ROWS = { from: '\u0001', below: '\u0002' } as const
-
-/** Whether a row is a tenant's own key, not a user's. */
-export function isTenantRow({ userId }: Pick<KeyRecord, 'userId'>): boolean {
-  return userId.startsWith(TENANT_ROWS.from)
-}
-
-/** Between which KEK ids, in the order of their bytes, those of tenants' keys stand, under which users' rows are: `tenant:version:id`. */
-export const TENANT_KEK_IDS = { from: 'tenant:', below: 'tenant;' } as const
-
-/** Whether a KEK id names a tenant's key. */
-export function isTenantKekId(kekId: string | null): kekId is string {
-  return kekId?.startsWith(TENANT_KEK_IDS.from) ?? false
-}
-
 export const encryptionKeysDeclaration = {
   name: 'encryption_keys',
   columns: {
@@ -110,6 +91,8 @@ export const RESERVED_USER_ID_PREFIX = '\u0001'
 export const TENANT_USER_ID_PREFIX = `${RESERVED_USER_ID_PREFIX}tenant:`
 /** The beginning of the KEK ids of keys that are wrapped under a tenant's key. */
 export const TENANT_KEK_ID_PREFIX = 'tenant:'
+/** Between which KEK ids, in the order of their bytes, all of these stand. */
+export const TENANT_KEK_IDS = { from: TENANT_KEK_ID_PREFIX, below: 'tenant;' } as const
 
 /** The user id of the rows that hold a tenant's own key. */
 export function tenantUserId(tenantId: string): string {
@@ -119,6 +102,16 @@ export function tenantUserId(tenantId: string): string {
 /** The tenant whose own key a user id names, or null. */
 export function tenantIdOf(userId: string): string | null {
   return userId.startsWith(TENANT_USER_ID_PREFIX) ? userId.slice(TENANT_USER_ID_PREFIX.length) : null
+}
+
+/** Whether a row is a tenant's own key, not a user's. In the order of `list` these stand after the pool's and before all users'. */
+export function isTenantRow({ userId }: Pick<KeyRecord, 'userId'>): boolean {
+  return userId.startsWith(RESERVED_USER_ID_PREFIX)
+}
+
+/** Whether a KEK id names a tenant's key. */
+export function isTenantKekId(kekId: string | null): kekId is string {
+  return kekId?.startsWith(TENANT_KEK_ID_PREFIX) ?? false
 }
 
 /** A map key for a ref. */
