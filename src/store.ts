@@ -14,6 +14,11 @@ export interface WrapChange extends KeyRef {
   readonly encryptedKey: Uint8Array
   readonly kekId: string | null
   readonly wrappedAt: Date
+  /**
+   * Only while this row is live too, in one transaction with the change: a tenant's own row, if a user leaves the tenant. A tenant that is
+   * being shredded then takes the user along, whichever of the two comes first, and wherever either of them is killed.
+   */
+  readonly whileLive?: KeyRef | undefined
 }
 
 /**
@@ -182,7 +187,7 @@ export interface KeyStore {
 
   /**
    * Compare-and-set: replaces wrapped key, KEK id and `wrappedAt` of each live row that still holds `from`, or already holds
-   * `encryptedKey`: a change may be made again, because the answer to the first time was lost. `encryptedKey` may equal `from`: then the
+   * `encryptedKey`, unless the row of `whileLive` is missing or a tombstone: a change may be made again, because the answer to the first time was lost. `encryptedKey` may equal `from`: then the
    * row changes by its `wrappedAt`, which announces it to whoever has a tenant's key.
    *
    * @returns the refs of rows that hold `encryptedKey` now; the others lost to another writer, and nothing of them was written

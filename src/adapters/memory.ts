@@ -96,11 +96,13 @@ class MemoryKeyStore implements KeyStore {
 
   async replaceWrapped(changes: readonly WrapChange[]): Promise<KeyRef[]> {
     this.#assertOpen()
-    const changed = changes.filter(({ from, ...change }) => {
+    const changed = changes.filter(({ from, whileLive, ...change }) => {
       const row = this.#row(change)
       if (row === undefined || isTombstone(row)) return false
       if (![from, change.encryptedKey].some((bytes) => Buffer.compare(row.encryptedKey, bytes) === 0))
         return false
+      const other = whileLive === undefined ? row : this.#row(whileLive)
+      if (other === undefined || isTombstone(other)) return false
       this.#set({ ...row, ...change })
       return true
     })

@@ -408,6 +408,13 @@ export const breaks: Record<string, Break> = {
         if (userIds === undefined || userIds.length > 0) listener({ ...change, ...(userIds && { userIds }) })
       }) ?? (() => undefined),
   }),
+  'a change is made though the row that must be live is not': (intact) => ({
+    replaceWrapped: (changes) => intact.replaceWrapped(changes.map(({ whileLive, ...change }) => change)),
+  }),
+  'a change is never made while another row must be live': (intact) => ({
+    replaceWrapped: (changes) =>
+      intact.replaceWrapped(changes.filter(({ whileLive }) => whileLive === undefined)),
+  }),
   'samples ignore the limit': (intact) => ({ sampleByKek: () => intact.sampleByKek(1000) }),
   'samples contain tombstones': (intact) => ({
     sampleByKek: async (limit) => [

@@ -34,7 +34,13 @@ import type { PostgresSource } from './access.js'
 import { PostgresChanges } from './changes.js'
 import { listenTarget, PostgresConnection, type RunOptions } from './connection.js'
 import { PostgresMaintenance } from './maintenance.js'
-import { changeArrays, namedKekIds, recordArrays, refArrays } from './statements/arrays.js'
+import {
+  changeArrays,
+  conditionalChangeArrays,
+  namedKekIds,
+  recordArrays,
+  refArrays,
+} from './statements/arrays.js'
 import { censusRow, decodeRow, isTextRefused, type RowWithBytes } from './statements/decode.js'
 import { readPage } from './statements/pages.js'
 import { channelOf, type PostgresStatements, selectActive, selectVersions } from './statements/prepare.js'
@@ -133,8 +139,13 @@ export class PostgresKeyStore implements KeyStore {
   }
 
   async replaceWrapped(changes: readonly WrapChange[]): Promise<KeyRef[]> {
-    const columns = changeArrays(inLockOrder(changes))
-    const changed = await this.#run('replace wrapped keys', (s) => s.replaceWrappedKeys.execute(columns))
+    const ordered = inLockOrder(changes)
+    const isConditional = ordered.some(({ whileLive }) => whileLive !== undefined)
+    const changed = await this.#run('replace wrapped keys', (s) =>
+      isConditional
+        ? s.replaceWrappedKeysWhileLive.execute(conditionalChangeArrays(ordered))
+        : s.replaceWrappedKeys.execute(changeArrays(ordered)),
+    )
     return changed.map(({ userId, version }) => ({ userId, version }))
   }
 

@@ -33,6 +33,7 @@ import { boundTo, decodeRows, readAsyncPage, versionsOf } from './async-statemen
 import { instantToText } from './instant.js'
 import { censusOf, erasedVersions, namedKekIds } from './statements/decode.js'
 import { sqliteQueries } from './statements/queries.js'
+import { changeValues } from './statements/writes.js'
 
 /** Statements in one batch. D1 counts each as a query, of which an invocation of a Worker has 1,000. */
 const BATCH_STATEMENTS = 500
@@ -105,7 +106,7 @@ export class AsyncSqliteKeyStore implements KeyStore {
   async replaceWrapped(changes: readonly WrapChange[]): Promise<KeyRef[]> {
     const { replaceWrappedKey } = sqliteQueries()
     const ordered = inLockOrder(changes)
-    const updates = ordered.map((change) => boundTo(replaceWrappedKey, { ...change }))
+    const updates = ordered.map((change) => boundTo(replaceWrappedKey, changeValues(change)))
     const { changed } = await this.#inBatches('replace wrapped keys', updates)
     return ordered
       .filter((_, index) => changed[index] === 1)

@@ -40,6 +40,7 @@ import type { OpenedFile } from './opened-file.js'
 import { censusOf, erasedVersions, namedKekIds } from './statements/decode.js'
 import { readPage } from './statements/pages.js'
 import { type SqliteStatements, selectActive, selectVersions } from './statements/prepare.js'
+import { changeValues } from './statements/writes.js'
 import { assertJournalMode } from './store-file.js'
 
 export type { MigrateMode, MigrationReport } from '../migrator.js'
@@ -204,7 +205,7 @@ export class SqliteKeyStore implements KeyStore {
 
   async replaceWrapped(changes: readonly WrapChange[]): Promise<KeyRef[]> {
     const changed = await this.#connection.write('replace wrapped keys', (s) =>
-      inLockOrder(changes).filter((change) => s.replaceWrappedKey.run({ ...change }).changes === 1),
+      inLockOrder(changes).filter((change) => s.replaceWrappedKey.run(changeValues(change)).changes === 1),
     )
     this.#changes.publish(changed.filter(isTenantRow).map(({ userId }) => userId))
     return changed.map(({ userId, version }) => ({ userId, version }))

@@ -31,6 +31,15 @@ export function changeArrays(changes: readonly WrapChange[]) {
   }
 }
 
+/** {@link changeArrays} with those of `whileLive`. */
+export function conditionalChangeArrays(changes: readonly WrapChange[]) {
+  return {
+    ...changeArrays(changes),
+    liveIds: arrayLiteral(changes.map(({ whileLive }) => whileLive?.userId ?? null)),
+    liveVersions: arrayLiteral(changes.map(({ whileLive }) => whileLive?.version ?? null)),
+  }
+}
+
 /** The placeholder `:named` of `countRows`. */
 export function namedKekIds({ rootIds = [] }: CensusOptions): string {
   return arrayLiteral(rootIds)

@@ -31,6 +31,7 @@ import {
   removeRows,
   removeTombstones,
   replaceWrappedKeys,
+  replaceWrappedKeysWhileLive,
   restoreRows,
   shredRows,
 } from './writes.js'
@@ -76,6 +77,9 @@ export function prepareStatements(
     restoreRows: restoreRows(fragments).prepare(name('restore_rows')),
     insertTombstone: insertTombstone(fragments).prepare(name('insert_tombstone')),
     replaceWrappedKeys: replaceWrappedKeys(fragments).prepare(name('replace_wrapped_keys')),
+    replaceWrappedKeysWhileLive: replaceWrappedKeysWhileLive(fragments).prepare(
+      name('replace_wrapped_keys_while_live'),
+    ),
     shredRows: shredRows(fragments).prepare(name('shred_rows')),
     removeRows: removeRows(fragments).prepare(name('remove_rows')),
     removeTombstones: removeTombstones(fragments).prepare(name('remove_tombstones')),
