@@ -116,11 +116,11 @@ export type MasterKeyReason = 'denied' | 'unavailable' | 'throttled' | 'notFound
 
 /** The last argument of {@link MasterKeyError}. */
 export interface MasterKeyErrorOptions extends KeystoreErrorOptions {
-  readonly reason?: MasterKeyReason
-  /** The service's own code, such as `AccessDeniedException`. */
-  readonly providerCode?: string
-  /** What the service's support asks for. */
-  readonly requestId?: string
+  readonly reason?: MasterKeyReason | undefined
+  /** The service's own code, such as `AccessDeniedException`. At most 128 characters of it are kept. */
+  readonly providerCode?: string | undefined
+  /** What the service's support asks for. At most 128 characters of it are kept. */
+  readonly requestId?: string | undefined
 }
 
 /** A master key is unusable, unknown, or does not open what is wrapped under it. */
@@ -131,17 +131,39 @@ export class MasterKeyError extends KeystoreError {
   readonly providerCode: string | undefined
   readonly requestId: string | undefined
 
-  /** `retryable` is by default what `reason` says. */
+  /** `retryable` is by default what `reason` says. The provider's code and the request id follow the message. */
   constructor(
     code: 'ERR_MASTER_KEY' | 'ERR_UNKNOWN_MASTER_KEY' | 'ERR_UNWRAP_FAILED',
     message: string,
     options: MasterKeyErrorOptions = {},
   ) {
-    const { reason, providerCode, requestId } = options
-    super(code, message, { retryable: reason === 'unavailable' || reason === 'throttled', ...options })
+    const { reason } = options
+    const { providerCode, requestId } = serviceDetails(options)
+    // Not twice where the message is made of that of another error.
+    const details = [providerCode, requestId && `request id ${requestId}`].filter(
+      (detail) => detail && !message.includes(detail),
+    )
+    super(code, details.length === 0 ? message : `${message} (${details.join(', ')})`, {
+      retryable: reason === 'unavailable' || reason === 'throttled',
+      ...options,
+    })
     this.reason = reason
     this.providerCode = providerCode
     this.requestId = requestId
+  }
+}
+
+/** The provider's code and the request id of an error, printable and bounded, as options of another one. */
+export function serviceDetails({
+  providerCode,
+  requestId,
+}: Pick<MasterKeyErrorOptions, 'providerCode' | 'requestId'> = {}): {
+  readonly providerCode?: string
+  readonly requestId?: string
+} {
+  return {
+    ...(typeof providerCode === 'string' ? { providerCode: printable(providerCode) } : {}),
+    ...(typeof requestId === 'string' ? { requestId: printable(requestId) } : {}),
   }
 }
 

@@ -63,18 +63,12 @@ export class EnvelopeCrypto {
   #closed = false
   #closing: Promise<void> | undefined
 
-  private constructor({
-    store,
-    keyring,
-    format,
-    acceptKeys,
-    tokenPolicy,
-    cache,
-    closeStore,
-    emit,
-    mints,
-    keyLogPath,
-  }: ResolvedOptions) {
+  private constructor(resolved: ResolvedOptions) {
+    // TypeScript refuses it, JavaScript does not: the master keys would then be checked by nobody.
+    if (resolved?.tokenPolicy === undefined)
+      throw invalidArgument('Use await EnvelopeCrypto.open({ store, masterKeys }), not new EnvelopeCrypto()')
+    const { store, keyring, format, acceptKeys, tokenPolicy, cache, closeStore, emit, mints, keyLogPath } =
+      resolved
     this.#store = store
     this.format = format
     this.maxTokenBytes = tokenPolicy.maxTokenBytes
@@ -88,9 +82,11 @@ export class EnvelopeCrypto {
 
   /**
    * Checks that the master keys open what is stored, and writes nothing: a read-only role can open. If it rejects, it has closed the store,
-   * unless `closeStore` is false.
+   * unless `closeStore` is false. A key service that cannot be reached, or refuses, is the event `masterKeyUnavailable`: users of other
+   * master keys are not to suffer from it.
    *
    * @throws ERR_UNKNOWN_MASTER_KEY (names KEK ids and counts) · ERR_FORMAT_NOT_ACCEPTED (all keys are in format v2) ·
+   *   ERR_MASTER_KEY (a wrong one, or one that cannot do its work from the beginning) ·
    *   ERR_KEYS_LOST (by its key log, the store is an older copy) · ERR_INVALID_ARGUMENT · ERR_STORE · ERR_SCHEMA
    */
   static async open(options: EnvelopeCryptoOptions): Promise<EnvelopeCrypto> {

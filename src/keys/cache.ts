@@ -6,6 +6,7 @@ import { invalidArgument, KeystoreError, keyShredded, quoted } from '../errors.j
 import { isTurnDueInLoop, nextTurn } from '../event-loop.js'
 import { durationSince, type EmitEvent } from '../events.js'
 import type { Format } from '../format/formats.js'
+import { unavailableEvent } from '../master-keys/failure.js'
 import { describeRef, newDataKey } from '../master-keys/key-wrap.js'
 import type { MasterKeyring } from '../master-keys/keyring.js'
 import type { KeyStore } from '../store.js'
@@ -365,7 +366,11 @@ export class KeyCache {
     beforeInsert?: Promise<void>,
   ): Promise<Made> {
     const start = performance.now()
-    const { record, dataKey } = await newDataKey(this.#keyring, ref, this.#policy.format)
+    const { record, dataKey } = await newDataKey(this.#keyring, ref, this.#policy.format).catch((error) => {
+      const unavailable = unavailableEvent(this.#keyring.primary.id, error)
+      if (unavailable !== null) this.#emit(unavailable)
+      throw error
+    })
     try {
       if (beforeInsert !== undefined) await beforeInsert
       const winner = await this.#insert.add(record)

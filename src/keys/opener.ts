@@ -2,6 +2,7 @@
 import { isKeystoreError } from '../errors.js'
 import { durationSince, type EmitEvent } from '../events.js'
 import type { Format } from '../format/formats.js'
+import { unavailableEvent } from '../master-keys/failure.js'
 import { unwrapBy, unwrapLocally } from '../master-keys/key-wrap.js'
 import type { MasterKeyring } from '../master-keys/keyring.js'
 import type { MasterKey } from '../master-keys/master-key.js'
@@ -68,6 +69,8 @@ export class KeyOpener {
   #failed({ userId, version, kekId }: KeyRecord, error: unknown): unknown {
     if (isKeystoreError(error) && error.code === 'ERR_UNWRAP_FAILED')
       this.#emit({ type: 'damagedKey', userId, version, kekId })
+    const unavailable = kekId === null ? null : unavailableEvent(kekId, error)
+    if (unavailable !== null) this.#emit(unavailable)
     return error
   }
 }

@@ -4,10 +4,11 @@ import { MasterKeyError } from '../errors.js'
 import { durationSince, type EmitEvent, eventEmitter } from '../events.js'
 import { equalBytes } from '../format/aead.js'
 import { acceptedFormats, assertFormat, type Format } from '../format/formats.js'
+import { isMasterKeyFailure } from '../master-keys/failure.js'
 import { formatOfKekId } from '../master-keys/kek-id.js'
 import { describeRef, primaryKekId, unwrapDataKey, wrapDataKey } from '../master-keys/key-wrap.js'
 import { keyringOf, type MasterKeyring } from '../master-keys/keyring.js'
-import { isV2Wrap } from '../master-keys/local.js'
+import { isLocal, isV2Wrap } from '../master-keys/local.js'
 import type { MasterKey } from '../master-keys/master-key.js'
 import type { CensusRow, KeyStore, WrapChange } from '../store.js'
 import { type KeyRecord, type KeyRef, refKey } from '../table.js'
@@ -51,7 +52,10 @@ export interface RewrapOptions extends LongWorkOptions {
 }
 
 export interface RewrapReport {
-  /** False if `signal` stopped the rewrap, or if the store refused every write of several passes: run it again. */
+  /**
+   * False if `signal` stopped the rewrap, if the store refused every write of several passes, or if a key service could not be asked for some
+   * of the rows: run it again.
+   */
   readonly complete: boolean
   readonly dryRun: boolean
   /** The KEK id of the rows that were rewrapped. */
@@ -86,10 +90,10 @@ const MAX_REMEMBERED = 1000
  * Several processes may run it at once, and it is safe to run again after it was killed. It ends after a pass that found nothing
  * to do, so it also rewraps keys that a process with the old primary mints meanwhile.
  *
- * A row that does not unwrap is reported, and the others go on. Rows in format v2 that hold the same data key as another row are
+ * A row that does not unwrap is reported, and the others go on. So are the rows of a master key that fails, each with the reason. Rows in format v2 that hold the same data key as another row are
  * reported and not upgraded.
  *
- * @throws ERR_INVALID_ARGUMENT · ERR_MASTER_KEY (a key service fails) · ERR_STORE · ERR_CLOSED
+ * @throws ERR_INVALID_ARGUMENT · ERR_STORE · ERR_CLOSED
  * @example
  * const report = await rewrapAll({ store, masterKeys: masterKeysFromEnv() })
  * const retired = report.masterKeys.filter(({ noRowNeedsIt }) => noRowNeedsIt)
@@ -109,8 +113,8 @@ export async function rewrapAll(options: RewrapOptions): Promise<RewrapReport> {
   let skipped = 0
   let after = before
   let left = liveCount(before, (row) => row.kekId !== kekId)
-  let complete = left === 0
-  for (let refused = 0; !complete && refused < MAX_REFUSED_PASSES && !signal?.aborted; ) {
+  let done = left === 0
+  for (let refused = 0; !done && refused < MAX_REFUSED_PASSES && !signal?.aborted; ) {
     const shared = await sharedKeys(job, after)
     // An aborted comparison may have missed a copy.
     if (signal?.aborted) break
@@ -123,10 +127,10 @@ export async function rewrapAll(options: RewrapOptions): Promise<RewrapReport> {
     after = await census({ store })
     left = liveCount(after, (row) => row.kekId !== kekId)
     const foundNothing = pass.changed + pass.skipped === 0
-    complete = left === 0 || (!signal?.aborted && (dryRun || foundNothing))
+    done = left === 0 || (!signal?.aborted && (dryRun || foundNothing))
   }
   return {
-    complete,
+    complete: done && (left === 0 || pass.failures.outages === 0),
     dryRun,
     kekId,
     before,
@@ -210,15 +214,16 @@ async function rewrapPage(
 async function rewrapRecord(job: RewrapJob, record: KeyRecord, shared: SharedKeys): Promise<WrapChange> {
   const { keyring, format, accept } = job
   if (isV2WrapUnderV3Id(keyring, record)) throw new MasterKeyError('ERR_UNWRAP_FAILED', V2_WRAP_UNDER_V3_ID)
-  const group = shared.get(refKey(record))
+  const group = shared.groups.get(refKey(record))
   if (group !== undefined && isV2Wrap(record.encryptedKey)) throw sharedKey(record, group)
+  if (shared.failure !== null && isV2Row(keyring, record)) throw notCompared(record, shared.failure)
   const dataKey = await unwrapDataKey(keyring, record, accept)
   let again: Uint8Array | undefined
   try {
     const { encryptedKey, kekId } = await wrapDataKey(keyring, record, dataKey, format)
     // Check the new wrap before it replaces the old one: a fault of memory or of a key service must not cost a user their data.
     again = await unwrapDataKey(keyring, { ...record, encryptedKey, kekId }, [format]).catch((error) => {
-      throw isRowError(error) ? wrongWrap(record) : error
+      throw isRowError(error) && !isMasterKeyFailure(error) ? wrongWrap(record) : error
     })
     if (!equalBytes(dataKey, again)) throw wrongWrap(record)
     const { userId, version } = record
@@ -260,6 +265,21 @@ function sharedKey(ref: KeyRef, group: readonly KeyRef[]): MasterKeyError {
     'ERR_UNWRAP_FAILED',
     `The key of ${describeRef(ref)} is also the key of ${describeOtherRows(group, ref)}: one of them was copied, and none is ` +
       'upgraded. Find out whose key it is, shred or restore the others, and run this again',
+  )
+}
+
+function isV2Row(keyring: MasterKeyring, { kekId, encryptedKey }: KeyRecord): boolean {
+  const masterKey = kekId === null ? null : keyring.find(kekId)
+  return isV2Wrap(encryptedKey) && (masterKey === null || isLocal(masterKey))
+}
+
+/** Of the failed master key, but for the row of another one. */
+function notCompared(ref: KeyRef, { message, reason, retryable }: MasterKeyError): MasterKeyError {
+  return new MasterKeyError(
+    'ERR_MASTER_KEY',
+    `The key of ${describeRef(ref)} is not upgraded from format v2, because it could not be compared with all others: it may be a copy of one ` +
+      `of them. ${message}`,
+    { reason, retryable },
   )
 }
 

@@ -12,6 +12,7 @@ import {
   checkedOptions,
   Failures,
   groupPagesByUser,
+  isRowError,
   type LongWorkOptions,
   liveBesideTombstone,
   mapConcurrently,
@@ -30,6 +31,7 @@ export interface RotateWhereOptions extends LongWorkOptions {
 }
 
 export interface RotateReport {
+  /** False if `signal` stopped the rotation, or if a key service could not be asked for some of the users: run it again. */
   readonly complete: boolean
   readonly dryRun: boolean
   /** Users who got a new version, or with `dryRun` would get one. */
@@ -48,9 +50,9 @@ export interface RotateReport {
 /**
  * Makes a new version of the data key of every user whose highest version is older than a given age: `rotateUserKey` for many users.
  * All processes write under the new version within 2 s. Tokens of earlier versions still decrypt, until you re-encrypt them and prune
- * the versions. It is safe to run in several processes, and to run again.
+ * the versions. It is safe to run in several processes, and to run again. Users whose new key the primary does not wrap are `failed`.
  *
- * @throws ERR_INVALID_ARGUMENT · ERR_MASTER_KEY · ERR_STORE · ERR_CLOSED
+ * @throws ERR_INVALID_ARGUMENT · ERR_STORE · ERR_CLOSED
  * @example
  * await rotateWhere({ store, masterKeys, olderThanMs: 365 * 24 * 60 * 60 * 1000 })
  */
@@ -86,7 +88,14 @@ export async function rotateWhere(options: RotateWhereOptions): Promise<RotateRe
       else if (newest.version === MAX_KEY_VERSION) failures.add(newest, noVersionLeft())
       else due.push(newest)
     }
-    const next = await mapConcurrently(due, (newest) => nextVersionOf(keyring, newest))
+    const versions = await mapConcurrently(due, (newest) =>
+      nextVersionOf(keyring, newest).catch((error) => {
+        if (!isRowError(error)) throw error
+        failures.add(newest, error)
+        return null
+      }),
+    )
+    const next = versions.filter((version) => version !== null)
     const made = dryRun ? next : await insertNew(store, next)
     counts.rotated += made.length
     counts.skipped += next.length - made.length
@@ -95,7 +104,7 @@ export async function rotateWhere(options: RotateWhereOptions): Promise<RotateRe
     progress.add(users.reduce((sum, versions) => sum + versions.length, 0))
   }
   const failed = { failed: failures.listed, failedCount: failures.count }
-  return { complete: !signal?.aborted, dryRun, ...counts, ...failed }
+  return { complete: !signal?.aborted && failures.outages === 0, dryRun, ...counts, ...failed }
 }
 
 /** The row of a user's next version. Its data key is wiped at once: nothing is encrypted here. */

@@ -1,5 +1,6 @@
 /** The checks of a key store that `keystore doctor` reports. */
 
+import type { KeystoreErrorCode } from '../errors.js'
 import type { Format } from '../format/formats.js'
 import { unwrapDataKey } from '../master-keys/key-wrap.js'
 import { keyringOf, type MasterKeyring } from '../master-keys/keyring.js'
@@ -40,6 +41,7 @@ export interface Finding {
   readonly severity: 'error' | 'warning' | 'note'
   /**
    * - `undecryptable`, `unknownMasterKey`: the wrapped key does not unwrap, so its user cannot read data encrypted under it
+   * - `masterKeyFailed`: the row's master key did not do its work: it says nothing about the row, which was not checked
    * - `sharedKey`: several rows hold one data key
    * - `liveAfterShred`: a shredded user has a live row
    * - `shreddedButNotErased`: a tombstone still holds a wrapped key
@@ -84,7 +86,7 @@ const CLOCK_TOLERANCE_MS = 5 * 60 * 1000
 /**
  * Unwraps the key of every row, and checks the rows and the store itself. Changes nothing.
  *
- * @throws ERR_INVALID_ARGUMENT · ERR_MASTER_KEY (a key service fails) · ERR_STORE (an outage) · ERR_CLOSED
+ * @throws ERR_INVALID_ARGUMENT · ERR_STORE (an outage) · ERR_CLOSED
  * @example
  * const { ok, findings } = await verifyAll({ store, masterKeys: masterKeysFromEnv() })
  */
@@ -182,8 +184,7 @@ async function checkKey(
     dataKey.fill(0)
   } catch (error) {
     if (!isRowError(error)) throw error
-    const kind = error.code === 'ERR_UNKNOWN_MASTER_KEY' ? 'unknownMasterKey' : 'undecryptable'
-    findings.ofRow('error', kind, record, error.message)
+    findings.ofRow('error', FINDING_KINDS[error.code] ?? 'undecryptable', record, error.message)
     return
   }
   const masterKey = record.kekId === null ? null : keyring.find(record.kekId)
@@ -200,6 +201,11 @@ async function checkKey(
     )
 }
 
+const FINDING_KINDS: Partial<Record<KeystoreErrorCode, string>> = {
+  ERR_UNKNOWN_MASTER_KEY: 'unknownMasterKey',
+  ERR_MASTER_KEY: 'masterKeyFailed',
+}
+
 async function checkSharedKeys(
   findings: Findings,
   options: VerifyOptions,
@@ -209,11 +215,16 @@ async function checkSharedKeys(
 ): Promise<void> {
   const shared = await findRowsOfRepeatedKeys(options.store, keyring, accept, digests, options)
   // The map has an entry for each row of a group: the set has each group once.
-  for (const group of new Set(shared.values())) {
+  for (const group of new Set(shared.groups.values())) {
     for (const ref of group) {
       const reason = `The same data key stands in other rows (${describeOtherRows(group, ref)}): one was copied`
       findings.ofRow('error', 'sharedKey', ref, reason)
     }
+  }
+  // Rows that failed before have a finding each.
+  if (shared.failure !== null && !findings.has('masterKeyFailed')) {
+    const reason = `Rows that share a data key could not all be found. ${shared.failure.message}`
+    findings.add({ severity: 'error', kind: 'masterKeyFailed', reason })
   }
 }
 

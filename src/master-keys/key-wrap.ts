@@ -7,6 +7,7 @@ import {
   MasterKeyError,
   printable,
   quoted,
+  serviceDetails,
 } from '../errors.js'
 import { generateKey, KEY_BYTES } from '../format/aead.js'
 import { preAuthEncode } from '../format/encoding.js'
@@ -16,6 +17,7 @@ import { type KeyRecord, type KeyRef, tenantIdOf } from '../table.js'
 import type { MasterKeyring } from './keyring.js'
 import { isLocal, isV2Wrap, type LocalMasterKey } from './local.js'
 import type { KeyOwner, MasterKey } from './master-key.js'
+import { unwrapByService, wrapByService } from './service-calls.js'
 import { TenantKey } from './tenant-keys.js'
 
 const WRAP_LABEL = 'drizzle-keystore/wrap/v3'
@@ -48,13 +50,7 @@ export function wrapDataKey(
 }
 
 async function wrapBy(primary: MasterKey, ref: KeyRef, dataKey: Uint8Array): Promise<Wrapped> {
-  let encryptedKey: Uint8Array
-  try {
-    encryptedKey = await answerOf(primary, primary.wrap(dataKey, wrapAad(ref, primary.id), ownerOf(ref)))
-  } catch (error) {
-    throw isKeystoreError(error) ? error : masterKeyFailed(primary.id)
-  }
-  if (!(encryptedKey instanceof Uint8Array) || encryptedKey.length === 0) throw masterKeyFailed(primary.id)
+  const encryptedKey = await wrapByService(primary, dataKey, wrapAad(ref, primary.id), ownerOf(ref))
   return { encryptedKey, kekId: primary.id }
 }
 
@@ -161,50 +157,11 @@ export function unwrapLocally(
 /** {@link unwrapDataKey} by the master key that {@link unwrapLocally} named. */
 export async function unwrapBy(key: MasterKey, record: KeyRecord): Promise<Uint8Array> {
   try {
-    const asked = key.unwrap(record.encryptedKey, wrapAad(record, record.kekId ?? ''), ownerOf(record))
-    const dataKey = await answerOf(key, asked)
-    if (isDataKey(dataKey)) return dataKey
+    return await unwrapByService(key, record.encryptedKey, wrapAad(record, key.id), ownerOf(record))
   } catch (error) {
-    // An outage of a key service must not look like a damaged key.
-    if (!isKeystoreError(error)) throw masterKeyFailed(key.id)
-    if (error.code !== 'ERR_UNWRAP_FAILED') throw error
-  }
-  throw unwrapFailed(record)
-}
-
-/** The time in milliseconds that a key service has for one call. */
-const TIME_LIMIT_MS = 5000
-
-/** Waits for a key service. Wipes an answer that comes too late. @throws ERR_MASTER_KEY if there is none within its time */
-async function answerOf(
-  { id, timeLimitMs = TIME_LIMIT_MS }: MasterKey,
-  asked: Promise<Uint8Array> | Uint8Array,
-): Promise<Uint8Array> {
-  if (asked instanceof Uint8Array) return asked
-  let timer: NodeJS.Timeout | undefined
-  let isOver = false
-  const limit = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => {
-      isOver = true
-      reject(
-        new MasterKeyError(
-          'ERR_MASTER_KEY',
-          `Master key ${printable(id)} gave no answer within ${timeLimitMs} ms`,
-          {
-            retryable: true,
-          },
-        ),
-      )
-    }, timeLimitMs)
-  })
-  const answer = Promise.resolve(asked).then((bytes) => {
-    if (isOver && bytes instanceof Uint8Array) bytes.fill(0)
-    return bytes
-  })
-  try {
-    return await Promise.race([answer, limit])
-  } finally {
-    clearTimeout(timer)
+    // Of another code it is an outage, say, and must not look like a damaged key.
+    if (!isKeystoreError(error) || error.code !== 'ERR_UNWRAP_FAILED') throw error
+    throw unwrapFailed(record, error as MasterKeyError)
   }
 }
 
@@ -220,9 +177,9 @@ function assertAccepted(record: KeyRecord, format: Format, accept: readonly Form
   )
 }
 
-/** Zeros are an array that was wiped already: the master key gave it out before, and must give a new one each time. */
-function isDataKey(dataKey: unknown): dataKey is Uint8Array {
-  return dataKey instanceof Uint8Array && dataKey.length === KEY_BYTES && dataKey.some((byte) => byte !== 0)
+/** No writer wraps zeros: they would be no key. */
+function isDataKey(dataKey: Uint8Array): boolean {
+  return dataKey.length === KEY_BYTES && dataKey.some((byte) => byte !== 0)
 }
 
 /** Binds a wrapped key of format v3 to its row and its master key. */
@@ -234,27 +191,18 @@ function ownerOf({ userId, version }: KeyRef): KeyOwner {
   return { userId, version, tenantId: tenantIdOf(userId) }
 }
 
-/** No cause: what a key service's client throws may hold the request, and with it a key. */
-function masterKeyFailed(id: string): MasterKeyError {
-  return new MasterKeyError(
-    'ERR_MASTER_KEY',
-    `Master key ${printable(id)} failed with an error of its own, which is not shown because it may hold a key`,
-    {
-      retryable: true,
-    },
-  )
-}
-
 /** A ref for messages. */
 export function describeRef({ userId, version }: KeyRef): string {
   return `user ${quoted(userId)}, version ${version}`
 }
 
-function unwrapFailed(record: KeyRecord): MasterKeyError {
+/** @param answer the error of a key service */
+function unwrapFailed(record: KeyRecord, answer?: MasterKeyError): MasterKeyError {
   const under = record.kekId === null ? 'any local master key' : `master key ${printable(record.kekId)}`
   return new MasterKeyError(
     'ERR_UNWRAP_FAILED',
     `The wrapped key of ${describeRef(record)} does not open under ${under}`,
+    serviceDetails(answer),
   )
 }
 

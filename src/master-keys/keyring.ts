@@ -73,7 +73,8 @@ export class MasterKeyring {
 export function masterKeyring(keys: MasterKeyringOptions): MasterKeyring {
   const { primary, previous = [], tenantOf = null, tenantRoot = null } = ownOptions(keys, 'keys')
   if (!Array.isArray(previous)) throw invalidArgument(`previous must be an array, got ${kindOf(previous)}`)
-  for (const key of [primary, ...previous]) assertMasterKey(key)
+  assertMasterKey('primary', primary)
+  for (const key of previous) assertMasterKey('each of previous', key)
   for (const [name, value] of Object.entries({ tenantOf, tenantRoot }))
     if (value !== null && typeof value !== 'function')
       throw invalidArgument(`${name} must be a function, got ${kindOf(value)}`)
@@ -82,7 +83,10 @@ export function masterKeyring(keys: MasterKeyringOptions): MasterKeyring {
 
 /** What `EnvelopeCrypto.open` takes, as a keyring. @throws ERR_INVALID_ARGUMENT */
 export function keyringOf(keys: MasterKeyring | MasterKey): MasterKeyring {
-  if (!hasPrimary(keys)) return masterKeyring({ primary: keys })
+  if (!hasPrimary(keys)) {
+    assertMasterKey('masterKeys', keys)
+    return masterKeyring({ primary: keys })
+  }
   // By shape, not by class: an application may hold two copies of this package.
   return isPlainObject(keys) ? masterKeyring(keys) : keys
 }
@@ -95,18 +99,43 @@ function hasPrimary(keys: MasterKeyring | MasterKey): keys is MasterKeyring {
 /** The longest time that a timer of Node's takes. */
 const LONGEST_TIME_LIMIT_MS = 2 ** 31 - 1
 
-/** @param what for the message @throws ERR_INVALID_ARGUMENT */
-export function assertMasterKey(key: unknown, what = 'A master key'): asserts key is MasterKey {
-  const isObject = typeof key === 'object' && key !== null
-  if (!isObject || !('id' in key) || typeof key.id !== 'string' || !('wrap' in key) || !('unwrap' in key))
-    throw invalidArgument(`${what} must be made with localMasterKey(), got ${kindOf(key)}`)
+/** @param name of the argument @throws ERR_INVALID_ARGUMENT */
+export function assertMasterKey(name: string, key: unknown): asserts key is MasterKey {
+  if (typeof key !== 'object' || key === null || !('wrap' in key) || !('unwrap' in key) || !('id' in key))
+    throw invalidArgument(`${name} must be ${MASTER_KEYS}, got ${kindOf(key)}${adviceOn(key)}`)
+  if (typeof key.wrap !== 'function' || typeof key.unwrap !== 'function')
+    throw invalidArgument(
+      `wrap and unwrap of a master key must be functions, got ${kindOf(key.wrap)} and ${kindOf(key.unwrap)}`,
+    )
+  // Rows carry it, and one without an id would look like the Python reference's.
+  if (typeof key.id !== 'string' || key.id === '')
+    throw invalidArgument(
+      `id of a master key must be a string, and not empty, got ${key.id === '' ? 'an empty one' : kindOf(key.id)}`,
+    )
+  if (!key.id.isWellFormed() || key.id.includes('\0'))
+    throw invalidArgument(
+      'id of a master key must be well-formed Unicode without NUL: a database would not keep it',
+    )
   if (key.id.startsWith(TENANT_KEK_ID_PREFIX))
     throw invalidArgument(
-      `the id of a master key must not begin with ${TENANT_KEK_ID_PREFIX}, as the ids of tenants' keys do`,
+      `id of a master key must not begin with ${TENANT_KEK_ID_PREFIX}, as the ids of tenants' keys do`,
     )
   const limit = 'timeLimitMs' in key ? key.timeLimitMs : undefined
   if (limit !== undefined && !(typeof limit === 'number' && limit > 0 && limit <= LONGEST_TIME_LIMIT_MS))
     throw invalidArgument(
       `timeLimitMs of a master key must be a number of milliseconds above 0, got ${kindOf(limit)}`,
     )
+}
+
+const MASTER_KEYS =
+  'what masterKeysFromEnv(), masterKeyring() or localMasterKey() gives, or another MasterKey'
+
+/** What most likely went wrong. Shows nothing of the value. */
+function adviceOn(key: unknown): string {
+  if (typeof key === 'string')
+    return ': if it is a key, put it into API_KEY_MASTER_KEY and call masterKeysFromEnv(), or pass localMasterKey(key)'
+  if (key instanceof Uint8Array) return ': pass localMasterKey(bytes)'
+  if (typeof key === 'function') return ': call it, and pass what it returns'
+  if (typeof key === 'object' && key !== null && 'then' in key) return ', a promise: await it first'
+  return ''
 }
