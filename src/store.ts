@@ -63,8 +63,9 @@ export interface ShredResult extends ErasureState {
 
 /**
  * Announces that rows which a cache may hold were changed: users rotated, shredded, forgotten or pruned. Mints are not announced, since no
- * cache has missed one; rewraps neither, since they change no data key. But a rewrap of a tenant's own row is announced, by its user id: the
- * tenant was moved, or evicted, and whoever has its key has to ask its root again.
+ * cache has missed one; rewraps neither, since they change no data key. But rewraps are announced of tenants' own rows, since whoever has
+ * the tenant's key has to ask its root again, and of users who come under a tenant's key or leave it (`whileLive`), since a cache has to know
+ * which tenant can end a key.
  */
 export interface StoreChange {
   /** The users whose rows were changed. Absent: it may be any user. */

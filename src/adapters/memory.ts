@@ -25,6 +25,7 @@ import { ERASED } from './erasure.js'
 import { Listeners } from './listeners.js'
 import {
   activeOf,
+  concernsTenant,
   distinctUserIds,
   groupByUser,
   insertRounds,
@@ -106,7 +107,7 @@ class MemoryKeyStore implements KeyStore {
       this.#set({ ...row, ...change })
       return true
     })
-    this.#publish(changed.filter(isTenantRow))
+    this.#publish(changed.filter(concernsTenant))
     return changed.map(({ userId, version }) => ({ userId, version }))
   }
 

@@ -196,4 +196,23 @@ export function tenantTests(test: DefineTest): void {
       await other?.close()
     }
   })
+
+  test('announces the rewrap of a user who comes under a tenant’s key, or leaves it', async ({ store }) => {
+    const recorder = await recordChanges(store)
+    if (recorder === null) return
+    try {
+      const user = makeRecord('u')
+      await store.insertIfAbsent([user, tenantRow('a')])
+      const joins = makeChange(user, { kekId: 'tenant:1:a' })
+      const whileLive = { userId: '\u0001tenant:a', version: 1 }
+      const leaves = makeChange({ ...user, encryptedKey: joins.encryptedKey }, { kekId: 'k', whileLive })
+      for (const change of [joins, leaves]) {
+        recorder.reset()
+        assert.equal((await store.replaceWrapped([change])).length, 1)
+        await recorder.waitFor('u')
+      }
+    } finally {
+      recorder.end()
+    }
+  })
 }

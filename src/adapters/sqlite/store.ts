@@ -17,12 +17,13 @@ import type {
   StoreMaintenance,
   WrapChange,
 } from '../../store.js'
-import { isTenantRow, type KeyRecord, type KeyRef } from '../../table.js'
+import type { KeyRecord, KeyRef } from '../../table.js'
 import { factoryOptions } from '../factory-options.js'
 import { inTurns } from '../in-turns.js'
 import { assertMigrateMode, type MigrationReport } from '../migrator.js'
 import type { AsyncSqliteKeyStoreOptions, SqliteKeyStoreOptions } from '../options.js'
 import {
+  concernsTenant,
   distinctUserIds,
   groupByUser,
   inLockOrder,
@@ -207,7 +208,7 @@ export class SqliteKeyStore implements KeyStore {
     const changed = await this.#connection.write('replace wrapped keys', (s) =>
       inLockOrder(changes).filter((change) => s.replaceWrappedKey.run(changeValues(change)).changes === 1),
     )
-    this.#changes.publish(changed.filter(isTenantRow).map(({ userId }) => userId))
+    this.#changes.publish(changed.filter(concernsTenant).map(({ userId }) => userId))
     return changed.map(({ userId, version }) => ({ userId, version }))
   }
 

@@ -44,11 +44,17 @@ export function insertTombstone({ db, keys, notify }: Fragments) {
 }
 
 /**
- * Replaces the wrapped keys of live rows whose bytes still equal those in `:from`, or already those in `:encryptedKeys`. Notifies of tenants'
- * own rows alone.
+ * Replaces the wrapped keys of live rows whose bytes still equal those in `:from`, or already those in `:encryptedKeys`. Notifies of those
+ * that `concernsTenant` of records.ts names.
  */
 export function replaceWrappedKeys(fragments: Fragments) {
-  return replaceIf(fragments, { columns: sql``, arrays: [], locks: sql``, condition: sql`true` })
+  return replaceIf(fragments, {
+    columns: sql``,
+    arrays: [],
+    locks: sql``,
+    condition: sql`true`,
+    leaves: sql`false`,
+  })
 }
 
 /**
@@ -68,6 +74,7 @@ export function replaceWrappedKeysWhileLive(fragments: Fragments) {
           order by k.user_id, k.version for share of k),`,
     condition: sql`(input.live_user_id is null or exists (select 1 from living l where l.user_id ${EQUALS} input.live_user_id
           and l.version ${EQUALS} input.live_version and l.shredded_at is null))`,
+    leaves: sql`input.live_user_id is not null`,
   })
 }
 
@@ -78,11 +85,13 @@ interface Replacing {
   /** Locks that are taken first: a common table expression. */
   readonly locks: SQL
   readonly condition: SQL
+  /** Whether a row leaves its tenant's key. */
+  readonly leaves: SQL
 }
 
 function replaceIf(
-  { db, keys, isLive, isOfUser, notifyIf }: Fragments,
-  { columns, arrays, locks, condition }: Replacing,
+  { db, keys, isLive, isOfUser, isUnderTenant, notifyIf }: Fragments,
+  { columns, arrays, locks, condition, leaves }: Replacing,
 ) {
   const changes = unnested(
     shortArrayOf('ids'),
@@ -114,7 +123,11 @@ function replaceIf(
         and ${keys.encryptedKey} ${EQUALS} any (array[pg_catalog.decode(input.old_key, 'hex'), pg_catalog.decode(input.encrypted_key, 'hex')])
         and ${isLive} and ${IS_DURABLE}`,
     )
-    .returning({ userId: keys.userId, version: keys.version, notified: notifyIf(sql`not ${isOfUser}`) })
+    .returning({
+      userId: keys.userId,
+      version: keys.version,
+      notified: notifyIf(sql`not ${isOfUser} or ${isUnderTenant} or ${leaves}`),
+    })
 }
 
 /** Makes tombstones of the live rows of `:userId`. */
