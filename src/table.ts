@@ -19,8 +19,12 @@ export const encryptionKeysDeclaration = {
     shreddedAt: { name: 'shredded_at', type: 'instant', nullable: true },
   },
   primaryKey: { name: 'encryption_keys_pk', columns: ['userId', 'version'] },
-  /** Live rows by master key: what `open`, `census` and `rewrapAll` read. */
-  kekIndex: { name: 'encryption_keys_kek_id_idx', column: 'kekId', whereNull: 'shreddedAt' },
+  /** Users' live rows by master key: what `open` and `rewrapAll` read. Tenants' own rows are left out: each may have another master key. */
+  kekIndex: {
+    name: 'encryption_keys_kek_id_idx',
+    columns: ['kekId', 'userId', 'version'],
+    whereNull: 'shreddedAt',
+  },
   versionCheck: 'encryption_keys_version_check',
   userIdCheck: 'encryption_keys_user_id_check',
 } as const
@@ -87,6 +91,8 @@ export const RESERVED_USER_ID_PREFIX = '\u0001'
 export const TENANT_USER_ID_PREFIX = `${RESERVED_USER_ID_PREFIX}tenant:`
 /** The beginning of the KEK ids of keys that are wrapped under a tenant's key. */
 export const TENANT_KEK_ID_PREFIX = 'tenant:'
+/** Between which KEK ids, in the order of their bytes, all of these stand. */
+export const TENANT_KEK_IDS = { from: TENANT_KEK_ID_PREFIX, below: 'tenant;' } as const
 
 /** The user id of the rows that hold a tenant's own key. */
 export function tenantUserId(tenantId: string): string {
@@ -96,6 +102,16 @@ export function tenantUserId(tenantId: string): string {
 /** The tenant whose own key a user id names, or null. */
 export function tenantIdOf(userId: string): string | null {
   return userId.startsWith(TENANT_USER_ID_PREFIX) ? userId.slice(TENANT_USER_ID_PREFIX.length) : null
+}
+
+/** Whether a row is a tenant's own key, not a user's. In the order of `list` these stand after the pool's and before all users'. */
+export function isTenantRow({ userId }: Pick<KeyRecord, 'userId'>): boolean {
+  return userId.startsWith(RESERVED_USER_ID_PREFIX)
+}
+
+/** Whether a KEK id names a tenant's key. */
+export function isTenantKekId(kekId: string | null): kekId is string {
+  return kekId?.startsWith(TENANT_KEK_ID_PREFIX) ?? false
 }
 
 /** A map key for a ref. */

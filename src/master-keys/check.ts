@@ -48,9 +48,10 @@ export async function checkMasterKeys(
 ): Promise<void> {
   const { acceptKeys, allowUnknown, emit } = options
   const samples = (await store.sampleByKek(SAMPLES_PER_KEK)).filter(isUnderMasterKey)
-  const groups = groupByKek([...samples, ...(await tenantSamples(store, keyring))])
+  const tenants = await firstTenants(store)
+  const groups = groupByKek([...samples, ...tenants.filter((row) => needsKeyring(keyring, row))])
   const acceptsV2 = acceptKeys.includes('v2')
-  const isUpgraded = [...groups.keys()].some((kekId) => formatOfKekId(kekId) === 'v3')
+  const isUpgraded = tenants.length > 0 || [...groups.keys()].some((kekId) => formatOfKekId(kekId) === 'v3')
   const known = [...groups].filter(([kekId]) => kekId === null || keyring.find(kekId) !== null)
   if (known.length > 0 && !acceptsV2 && !isUpgraded) throw v2NotAccepted()
   const checked = known.map(async ([kekId, samples]) => {
@@ -78,14 +79,17 @@ function isUnderMasterKey({ userId, kekId }: KeyRecord): boolean {
   return tenantIdOf(userId) === null && parseTenantKekId(kekId) === null
 }
 
-/** Rows of tenants' own keys that need a master key of the keyring. No tenant's own root is asked. */
-async function tenantSamples(store: KeyStore, keyring: MasterKeyring): Promise<KeyRecord[]> {
+async function firstTenants(store: KeyStore): Promise<KeyRecord[]> {
   const after = { userId: TENANT_USER_ID_PREFIX, version: 1 }
   const rows = await store.list({ after, limit: SAMPLES_PER_KEK, onUnreadable: () => undefined })
-  return rows.filter(({ userId, kekId, shreddedAt }) => {
-    const isLive = tenantIdOf(userId) !== null && shreddedAt === null && kekId !== null
-    return isLive && (keyring.tenantRoot === null || keyring.find(kekId) !== null)
-  })
+  return rows.filter(({ userId }) => tenantIdOf(userId) !== null)
+}
+
+/** Whether a tenant's row needs a master key of the keyring. No tenant's own root is asked. */
+function needsKeyring(keyring: MasterKeyring, { kekId, shreddedAt }: KeyRecord): boolean {
+  return (
+    shreddedAt === null && kekId !== null && (keyring.tenantRoot === null || keyring.find(kekId) !== null)
+  )
 }
 
 interface CheckOptions {
