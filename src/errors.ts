@@ -4,6 +4,7 @@
  *
  * No message, property or cause ever holds plaintext, a key, a wrapped key, a token or a connection password.
  */
+import { tenantIdOf } from './table.js'
 
 /**
  * The stable codes.
@@ -172,9 +173,15 @@ export function invalidArgument(message: string): KeystoreError {
   return new KeystoreError('ERR_INVALID_ARGUMENT', message)
 }
 
-/** `ERR_KEY_SHREDDED`: the user's keys were erased on purpose. */
+/** `ERR_KEY_SHREDDED`: the user's keys, or the tenant's, were erased on purpose. */
 export function keyShredded(userId: string): KeystoreError {
-  return new KeystoreError('ERR_KEY_SHREDDED', `The keys of user ${quoted(userId)} were shredded`)
+  return new KeystoreError('ERR_KEY_SHREDDED', `The keys of ${describeUser(userId)} were shredded`)
+}
+
+/** Whose key it is, for messages: a user's, or a tenant's own. */
+export function describeUser(userId: string): string {
+  const tenantId = tenantIdOf(userId)
+  return tenantId === null ? `user ${quoted(userId)}` : `tenant ${quoted(tenantId)}`
 }
 
 /** `ERR_CLOSED` of a store. */

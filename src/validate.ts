@@ -1,23 +1,38 @@
 /** Checks of what callers pass. Each message names the argument, what was expected and the kind of thing that arrived, never its value. */
 import { invalidArgument, quoted } from './errors.js'
+import { RESERVED_USER_ID_PREFIX, TENANT_USER_ID_PREFIX } from './table.js'
 
 /** The longest user id, in UTF-8 bytes: a Postgres index entry cannot hold much more. */
 export const MAX_USER_ID_BYTES = 512
 
+/** The longest tenant id: with its prefix it is the user id of the tenant's own key. */
+export const MAX_TENANT_ID_BYTES = MAX_USER_ID_BYTES - TENANT_USER_ID_PREFIX.length
+
 /**
  * @throws ERR_INVALID_ARGUMENT unless 1–512 UTF-8 bytes, well formed (both databases would turn different lone
- *   surrogates into one U+FFFD, so two users would share a key) and without NUL (which Postgres does not store)
+ *   surrogates into one U+FFFD, so two users would share a key), without NUL (which Postgres does not store), and not
+ *   beginning with U+0001 (the keystore's own keys have such ids)
  */
 export function assertUserId(userId: unknown): asserts userId is string {
-  if (typeof userId !== 'string') throw invalidArgument(`userId must be a string, got ${kindOf(userId)}`)
-  if (userId === '') throw invalidArgument('userId must not be empty')
-  if (!userId.isWellFormed())
-    throw invalidArgument('userId must be well-formed Unicode, it has a lone surrogate')
-  if (userId.includes('\0')) throw invalidArgument('userId must not contain a NUL character')
-  const bytes = Buffer.byteLength(userId)
-  if (bytes > MAX_USER_ID_BYTES) {
-    throw invalidArgument(`userId must be at most ${MAX_USER_ID_BYTES} UTF-8 bytes, got ${bytes}`)
-  }
+  assertId('userId', userId, MAX_USER_ID_BYTES)
+  if (userId.startsWith(RESERVED_USER_ID_PREFIX))
+    throw invalidArgument('userId must not begin with U+0001, which is kept for keys of tenants')
+}
+
+/** @throws ERR_INVALID_ARGUMENT unless 1–504 UTF-8 bytes, well formed, without NUL */
+export function assertTenantId(tenantId: unknown, name = 'tenantId'): asserts tenantId is string {
+  assertId(name, tenantId, MAX_TENANT_ID_BYTES)
+}
+
+function assertId(name: string, id: unknown, mostBytes: number): asserts id is string {
+  if (typeof id !== 'string') throw invalidArgument(`${name} must be a string, got ${kindOf(id)}`)
+  if (id === '') throw invalidArgument(`${name} must not be empty`)
+  if (!id.isWellFormed())
+    throw invalidArgument(`${name} must be well-formed Unicode, it has a lone surrogate`)
+  if (id.includes('\0')) throw invalidArgument(`${name} must not contain a NUL character`)
+  const bytes = Buffer.byteLength(id)
+  if (bytes > mostBytes)
+    throw invalidArgument(`${name} must be at most ${mostBytes} UTF-8 bytes, got ${bytes}`)
 }
 
 /** @throws ERR_INVALID_ARGUMENT unless a well-formed string: a lone surrogate would come back as U+FFFD */

@@ -1,21 +1,24 @@
 /** Data keys in rows: which master key and which format a row's wrapped key has, and what it is bound to. */
 
 import {
+  describeUser,
+  invalidArgument,
   isKeystoreError,
   KeystoreError,
   MasterKeyError,
   printable,
-  quoted,
   serviceDetails,
 } from '../errors.js'
 import { generateKey, KEY_BYTES } from '../format/aead.js'
 import { preAuthEncode } from '../format/encoding.js'
 import type { Format } from '../format/formats.js'
-import type { KeyRecord, KeyRef } from '../table.js'
+import { isV3Wrap } from '../format/wrapped-key.js'
+import { type KeyRecord, type KeyRef, tenantIdOf } from '../table.js'
 import type { MasterKeyring } from './keyring.js'
-import { isLocal, isV2Wrap, isV3Wrap, type LocalMasterKey } from './local.js'
+import { isLocal, isV2Wrap, type LocalMasterKey } from './local.js'
 import type { KeyOwner, MasterKey } from './master-key.js'
 import { unwrapByService, wrapByService } from './service-calls.js'
+import { TenantKey } from './tenant-keys.js'
 
 const WRAP_LABEL = 'drizzle-keystore/wrap/v3'
 
@@ -23,21 +26,27 @@ const WRAP_LABEL = 'drizzle-keystore/wrap/v3'
 type Wrapped = Pick<KeyRecord, 'encryptedKey' | 'kekId'>
 
 /**
- * Wraps a data key under the keyring's primary. Returns no promise unless a key service has to be asked.
+ * Wraps a data key, or a tenant's. Returns no promise unless a key service has to be asked.
  *
- * @throws MasterKeyError · ERR_INVALID_ARGUMENT (format v2 with a primary that is no local key)
+ * @param kek default the keyring's primary. Format v2 has no other: it does not bind a key to its row
+ * @throws MasterKeyError · ERR_INVALID_ARGUMENT (format v2 with a key that is no local one)
  */
 export function wrapDataKey(
   keyring: MasterKeyring,
   ref: KeyRef,
   dataKey: Uint8Array,
   format: Format,
+  kek: MasterKey = keyring.primary,
 ): Wrapped | Promise<Wrapped> {
-  const { primary } = keyring
-  const kekId = primaryKekId(keyring, format)
-  if (format === 'v2') return { encryptedKey: requireLocal(keyring).wrapV2(dataKey), kekId }
-  if (isLocal(primary)) return { encryptedKey: primary.wrap(dataKey, wrapAad(ref, kekId)), kekId }
-  return wrapBy(primary, ref, dataKey)
+  if (format === 'v2') {
+    const kekId = primaryKekId(keyring, format)
+    if (kek !== keyring.primary) throw invalidArgument("format 'v2' wraps under the primary only")
+    return { encryptedKey: requireLocal(keyring).wrapV2(dataKey), kekId }
+  }
+  const { id } = kek
+  if (isLocal(kek) || kek instanceof TenantKey)
+    return { encryptedKey: kek.wrap(dataKey, wrapAad(ref, id)), kekId: id }
+  return wrapBy(kek, ref, dataKey)
 }
 
 async function wrapBy(primary: MasterKey, ref: KeyRef, dataKey: Uint8Array): Promise<Wrapped> {
@@ -55,10 +64,11 @@ export async function newDataKey(
   keyring: MasterKeyring,
   ref: KeyRef,
   format: Format,
+  kek: MasterKey = keyring.primary,
 ): Promise<{ readonly record: KeyRecord; readonly dataKey: Buffer }> {
   const dataKey = generateKey()
   try {
-    const wrapping = wrapDataKey(keyring, ref, dataKey, format)
+    const wrapping = wrapDataKey(keyring, ref, dataKey, format, kek)
     const wrapped = wrapping instanceof Promise ? await wrapping : wrapping
     const { userId, version } = ref
     const { encryptedKey, kekId } = wrapped
@@ -88,6 +98,7 @@ function requireLocal({ primary }: MasterKeyring): LocalMasterKey {
  * accepts v2 accepts that somebody who can write to the database exchanges two users' keys.
  *
  * @param accept the wrap formats to open
+ * @param kek the key that the row's KEK id names, from `kekOf`; null if it was not given. Default: the keyring's, which has no tenants' keys
  * @returns 32 bytes
  * @throws ERR_UNKNOWN_MASTER_KEY · ERR_FORMAT_NOT_ACCEPTED · ERR_UNWRAP_FAILED · what the master key throws
  */
@@ -95,13 +106,14 @@ export async function unwrapDataKey(
   keyring: MasterKeyring,
   record: KeyRecord,
   accept: readonly Format[],
+  kek?: MasterKey | null,
 ): Promise<Uint8Array> {
-  const opened = unwrapLocally(keyring, record, accept)
+  const opened = unwrapLocally(keyring, record, accept, kek)
   return opened instanceof Uint8Array ? opened : unwrapBy(opened, record)
 }
 
 /**
- * {@link unwrapDataKey} without waiting, if it is under a local master key: a tenth less for each key that is not in memory.
+ * {@link unwrapDataKey} without waiting, if it is under a local master key or a tenant's: a tenth less for each key that is not in memory.
  *
  * @returns 32 bytes, or the master key that has to be asked
  * @throws ERR_UNKNOWN_MASTER_KEY · ERR_FORMAT_NOT_ACCEPTED · ERR_UNWRAP_FAILED
@@ -110,22 +122,28 @@ export function unwrapLocally(
   keyring: MasterKeyring,
   record: KeyRecord,
   accept: readonly Format[],
+  kek?: MasterKey | null,
 ): Uint8Array | MasterKey {
   const { encryptedKey, kekId } = record
-  const key = kekId === null ? null : keyring.find(kekId)
+  const key = kekId === null ? null : kek === undefined ? keyring.find(kekId) : kek
   if (kekId !== null && key === null) throw unknownMasterKey(record, kekId)
-
-  if (key !== null && !isLocal(key)) {
+  // A tenant's key is of format v3, whatever is accepted of users.
+  if (tenantIdOf(record.userId) !== null) {
+    if (kekId === null) throw unwrapFailed(record)
+    accept = ['v3']
+  }
+  if (key !== null && !isLocal(key) && !(key instanceof TenantKey)) {
     assertAccepted(record, 'v3', accept)
     return key
   }
-  const format = isV3Wrap(encryptedKey) ? 'v3' : isV2Wrap(encryptedKey) ? 'v2' : null
+  const mayBeV2 = key === null || isLocal(key)
+  const format = isV3Wrap(encryptedKey) ? 'v3' : mayBeV2 && isV2Wrap(encryptedKey) ? 'v2' : null
   if (format === null || (format === 'v3' && kekId === null)) throw unwrapFailed(record)
   assertAccepted(record, format, accept)
   for (const candidate of key === null ? keyring.local : [key]) {
     try {
       const dataKey =
-        format === 'v2'
+        format === 'v2' && isLocal(candidate)
           ? candidate.unwrapV2(encryptedKey)
           : candidate.unwrap(encryptedKey, wrapAad(record, kekId ?? ''))
       if (isDataKey(dataKey)) return dataKey
@@ -169,14 +187,13 @@ function wrapAad({ userId, version }: KeyRef, kekId: string): Buffer {
   return preAuthEncode([WRAP_LABEL, userId, String(version), kekId])
 }
 
-/** Tenants' own keys come with the hierarchy. */
 function ownerOf({ userId, version }: KeyRef): KeyOwner {
-  return { userId, version, tenantId: null }
+  return { userId, version, tenantId: tenantIdOf(userId) }
 }
 
 /** A ref for messages. */
 export function describeRef({ userId, version }: KeyRef): string {
-  return `user ${quoted(userId)}, version ${version}`
+  return `${describeUser(userId)}, version ${version}`
 }
 
 /** @param answer the error of a key service */

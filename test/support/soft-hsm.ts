@@ -2,8 +2,8 @@
 import { execFileSync, spawnSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { existsSync, mkdirSync, readdirSync, renameSync, writeFileSync } from 'node:fs'
+import { createRequire } from 'node:module'
 import { join } from 'node:path'
-import pkcs11 from 'pkcs11js'
 import { temporaryFolder } from './databases.js'
 
 const MODULES = [
@@ -14,7 +14,18 @@ const MODULES = [
 ]
 
 export const softHsmModule = MODULES.find(existsSync) ?? ''
-export const hasSoftHsm = softHsmModule !== '' && spawnSync('softhsm2-util', ['--version']).status === 0
+/** pkcs11js has to be compiled, so `npm ci` does not install it. */
+const pkcs11 = installed('pkcs11js')
+export const hasSoftHsm =
+  softHsmModule !== '' && pkcs11 !== null && spawnSync('softhsm2-util', ['--version']).status === 0
+
+function installed(name: string) {
+  try {
+    return createRequire(import.meta.url)(name)
+  } catch {
+    return null
+  }
+}
 
 export const SOFT_HSM_PIN = 'user-pin-of-the-test'
 
@@ -87,11 +98,8 @@ export function startSoftHsm(): SoftHsm {
       try {
         const slot = library
           .C_GetSlotList(true)
-          .find((one) => library.C_GetTokenInfo(one).label.trim() === token)
-        const session = library.C_OpenSession(
-          slot as Buffer,
-          pkcs11.CKF_SERIAL_SESSION | pkcs11.CKF_RW_SESSION,
-        )
+          .find((one: Buffer) => library.C_GetTokenInfo(one).label.trim() === token)
+        const session = library.C_OpenSession(slot, pkcs11.CKF_SERIAL_SESSION | pkcs11.CKF_RW_SESSION)
         library.C_Login(session, pkcs11.CKU_USER, SOFT_HSM_PIN)
         library.C_GenerateKey(session, { mechanism: pkcs11.CKM_AES_KEY_GEN }, [
           { type: pkcs11.CKA_TOKEN, value: true },

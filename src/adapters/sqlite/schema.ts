@@ -1,5 +1,5 @@
 /** The SQLite table, derived from table.ts. Exported as `drizzle-keystore/schema/sqlite`. */
-import { sql } from 'drizzle-orm'
+import { type SQL, type SQLWrapper, sql } from 'drizzle-orm'
 import { check, customType, index, integer, primaryKey, sqliteTable } from 'drizzle-orm/sqlite-core'
 import {
   encryptionKeysDeclaration as declaration,
@@ -41,6 +41,11 @@ type ColumnBuilders = {
 
 const { columns } = declaration
 
+/** Whether a row is a user's or the pool's, and not a tenant's own. The same text in the index and in statements that are to use it. */
+export function isOfUser(userId: SQLWrapper): SQL {
+  return sql`(${userId} < char(1) or ${userId} >= char(2))`
+}
+
 /**
  * The table `encryption_keys` for SQLite. List it in your own drizzle schema only if your own migrations make the table; then
  * open the store with `migrate: 'off'`.
@@ -59,7 +64,9 @@ export const encryptionKeys: ReturnType<typeof sqliteTable<typeof declaration.na
     },
     (table) => [
       primaryKey({ name: declaration.primaryKey.name, columns: [table.userId, table.version] }),
-      index(declaration.kekIndex.name).on(table.kekId).where(sql`${table.shreddedAt} is null`),
+      index(declaration.kekIndex.name)
+        .on(table.kekId, table.userId, table.version)
+        .where(sql`${table.shreddedAt} is null and ${isOfUser(table.userId)}`),
       // SQLite stores any type in any column; these checks allow only ours (sqlite.org/flextypegood.html).
       check(
         declaration.versionCheck,

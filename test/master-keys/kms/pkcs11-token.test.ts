@@ -22,7 +22,7 @@ const AAD = Buffer.from('aad')
 const USERS = ['alice', 'bob', 'e\u0301\u{1f600}']
 const DATA_KEY = Uint8Array.from({ length: 32 }, (_, i) => i + 1)
 
-describeIf(hasSoftHsm, 'softhsm2 is not installed')('tokens of SoftHSM2', () => {
+describeIf(hasSoftHsm, 'softhsm2 or pkcs11js is not installed')('tokens of SoftHSM2', () => {
   const cleanups = cleanUpAfterEach()
   let hsm: SoftHsm
   let keyOfAcme: Uint8Array
