@@ -22,6 +22,8 @@ const manifest = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
 const CHUNKS = {
   shared: /^[a-z-]+$/,
   format: /^format\//,
+  // Providers load no more of the service than this.
+  kms: /^master-keys\/kms\//,
   'master-keys': /^master-keys\//,
   keys: /^keys\//,
   'key-log': /^key-log\//,

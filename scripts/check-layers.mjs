@@ -29,7 +29,9 @@ const TOP = [
 export const WINGS = {
   '*': TOP,
   format: TOP,
-  'master-keys': [...TOP, 'format'],
+  'master-keys': [...TOP, 'format', 'master-keys/kms'],
+  // Each provider is a file of its own: it knows its service's SDK, the interface and errors.
+  'master-keys/kms': ['errors', 'validate', 'format/aead', 'format/encoding', 'master-keys/master-key'],
   keys: [...TOP, 'format', 'master-keys'],
   'key-log': TOP,
   envelope: [...TOP, 'format', 'master-keys', 'keys', 'key-log'],
@@ -84,8 +86,12 @@ export const WINGS = {
   ],
 }
 
+/** The SDKs of key services. */
+const KEY_SERVICES = ['@aws-sdk/client-kms', '@azure/keyvault-keys', '@azure/identity', '@google-cloud/kms']
+
 /** The packages that a wing may import, subpaths included. Node's own modules are free to all, but for those below. */
 const PACKAGES = {
+  'master-keys/kms': KEY_SERVICES,
   keys: ['lru-cache'],
   drivers: ['pg', 'better-sqlite3', 'bun:sqlite', '@libsql/client'],
   'adapters/sqlite': ['drizzle-orm'],
@@ -108,6 +114,13 @@ const DRIVERS = [
 // `dynamic` says whether an `import()` counts as reaching.
 const CLOSURES = [
   { from: 'index', dynamic: true, without: ['drizzle-orm', ...DRIVERS] },
+  // A key service's SDK is loaded when the environment names the service, or at the provider's first call.
+  { from: 'index', dynamic: false, without: KEY_SERVICES },
+  ...['aws', 'azure', 'gcp', 'vault'].map((name) => ({
+    from: `master-keys/kms/${name}`,
+    dynamic: false,
+    without: KEY_SERVICES,
+  })),
   {
     from: 'adapters/sqlite/store',
     dynamic: true,

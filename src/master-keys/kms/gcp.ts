@@ -1,0 +1,189 @@
+/** Master keys in Google Cloud KMS: `drizzle-keystore/kms/gcp`. */
+import { invalidArgument } from '../../errors.js'
+import { sha256 } from '../../format/aead.js'
+import { kindOf, ownOptions } from '../../validate.js'
+import type { MasterKey } from '../master-key.js'
+import { crc32c } from './crc32c.js'
+import { gcpKeyName } from './key-names.js'
+import { asked, type Failure, loadSdk, propertyOf, REQUEST_LIMIT_MS, serviceError } from './service-error.js'
+import { singleFlight } from './single-flight.js'
+
+interface Checksum {
+  readonly value?: unknown
+}
+
+interface CallOptions {
+  timeout: number
+  /** No repetition by the SDK: the core decides when a call is repeated. */
+  retry: null
+}
+
+/** What is used of a `KeyManagementServiceClient` of @google-cloud/kms, over gRPC or HTTP. */
+export interface GcpKmsClient {
+  encrypt(
+    request: {
+      name: string
+      plaintext: Uint8Array
+      plaintextCrc32c: { value: number }
+      additionalAuthenticatedData: Uint8Array
+      additionalAuthenticatedDataCrc32c: { value: number }
+    },
+    options: CallOptions,
+  ): Promise<
+    readonly [
+      {
+        readonly name?: string | null
+        readonly ciphertext?: Uint8Array | string | null
+        readonly ciphertextCrc32c?: Checksum | null
+        readonly verifiedPlaintextCrc32c?: boolean | null
+        readonly verifiedAdditionalAuthenticatedDataCrc32c?: boolean | null
+      },
+      ...unknown[],
+    ]
+  >
+  decrypt(
+    request: {
+      name: string
+      ciphertext: Uint8Array
+      ciphertextCrc32c: { value: number }
+      additionalAuthenticatedData: Uint8Array
+      additionalAuthenticatedDataCrc32c: { value: number }
+    },
+    options: CallOptions,
+  ): Promise<
+    readonly [
+      { readonly plaintext?: Uint8Array | string | null; readonly plaintextCrc32c?: Checksum | null },
+      ...unknown[],
+    ]
+  >
+}
+
+export interface GcpMasterKeyOptions {
+  /** The resource name of a symmetric key, without a version: `projects/…/locations/…/keyRings/…/cryptoKeys/…`. */
+  readonly keyName: string
+  /** Default: `new KeyManagementServiceClient()` of @google-cloud/kms, with the application's default credentials. */
+  readonly client?: GcpKmsClient
+  /** The longest time in milliseconds that one call may take. Default 5000. */
+  readonly timeLimitMs?: number
+}
+
+const SERVICE = 'Google Cloud KMS'
+const SDK = '@google-cloud/kms'
+
+/**
+ * A master key in Google Cloud KMS. Needs `cloudkms.cryptoKeyVersions.useToEncrypt` and `useToDecrypt`. The additional authenticated data is
+ * SHA-256(AAD), so that KMS learns no user. Plaintext, ciphertext and AAD travel with their CRC-32C, and the answer's are verified.
+ *
+ * @throws ERR_INVALID_ARGUMENT
+ * @example
+ * const masterKeys = gcpMasterKey({ keyName: 'projects/example/locations/europe-west3/keyRings/apps/cryptoKeys/keystore' })
+ */
+export function gcpMasterKey(options: GcpMasterKeyOptions): MasterKey {
+  const { keyName, client, timeLimitMs } = ownOptions(options)
+  const { id, name } = gcpKeyName(keyName)
+  if (
+    client !== undefined &&
+    !(typeof client?.encrypt === 'function' && typeof client.decrypt === 'function')
+  )
+    throw invalidArgument(`client must be a KeyManagementServiceClient of ${SDK}, got ${kindOf(client)}`)
+  const connected = singleFlight(async () => client ?? (await connect(id)))
+  const callOptions = { timeout: timeLimitMs ?? REQUEST_LIMIT_MS, retry: null }
+  const failed = (reason: Failure['reason'], providerCode?: string) =>
+    serviceError(id, SERVICE, { reason, providerCode })
+  const checked = (
+    answered: Uint8Array | string | null | undefined,
+    checksum: Checksum | null | undefined,
+  ): Uint8Array => {
+    const bytes = typeof answered === 'string' ? Buffer.from(answered, 'base64') : answered
+    if (!(bytes instanceof Uint8Array) || bytes.length === 0) throw failed('wrongKey')
+    if (Number(String(checksum?.value)) === crc32c(bytes)) return bytes
+    bytes.fill(0)
+    throw failed('unavailable', BROKEN)
+  }
+  return {
+    id,
+    ...(timeLimitMs === undefined ? {} : { timeLimitMs }),
+    async wrap(dataKey, aad) {
+      const kms = await connected()
+      const request = {
+        name,
+        plaintext: dataKey,
+        plaintextCrc32c: { value: crc32c(dataKey) },
+        ...bindingOf(aad),
+      }
+      const [answer] = await asked(
+        id,
+        SERVICE,
+        (error) => failureOf(error, 'denied'),
+        () => kms.encrypt(request, callOptions),
+      )
+      if (!answer?.name?.startsWith(`${name}/cryptoKeyVersions/`)) throw failed('wrongKey')
+      if (
+        answer.verifiedPlaintextCrc32c !== true ||
+        answer.verifiedAdditionalAuthenticatedDataCrc32c !== true
+      )
+        throw failed('unavailable', BROKEN)
+      return checked(answer.ciphertext, answer.ciphertextCrc32c)
+    },
+    async unwrap(wrapped, aad) {
+      const kms = await connected()
+      const request = {
+        name,
+        ciphertext: wrapped,
+        ciphertextCrc32c: { value: crc32c(wrapped) },
+        ...bindingOf(aad),
+      }
+      const [answer] = await asked(
+        id,
+        SERVICE,
+        (error) => failureOf(error, 'notOpened'),
+        () => kms.decrypt(request, callOptions),
+      )
+      return checked(answer?.plaintext, answer?.plaintextCrc32c)
+    },
+  }
+}
+
+/** The code of an answer that broke in transit: it may be asked for again. */
+const BROKEN = 'CRC_MISMATCH'
+
+function bindingOf(aad: Uint8Array) {
+  const hash = sha256([aad])
+  return { additionalAuthenticatedData: hash, additionalAuthenticatedDataCrc32c: { value: crc32c(hash) } }
+}
+
+async function connect(id: string): Promise<GcpKmsClient> {
+  // Not for bundlers to follow: an application that uses another service has no such package.
+  const { KeyManagementServiceClient } = await loadSdk(
+    id,
+    SDK,
+    () => import(/* webpackIgnore: true */ /* @vite-ignore */ '@google-cloud/kms'),
+  )
+  return new KeyManagementServiceClient()
+}
+
+/** google.rpc.Code, by number; the client has the same for HTTP. The rest says nothing about the key. */
+const STATUS: Readonly<Record<number, readonly [name: string, reason: Failure['reason']]>> = {
+  5: ['NOT_FOUND', 'notFound'],
+  7: ['PERMISSION_DENIED', 'denied'],
+  8: ['RESOURCE_EXHAUSTED', 'throttled'],
+  // A key version that is disabled or destroyed.
+  9: ['FAILED_PRECONDITION', 'denied'],
+  16: ['UNAUTHENTICATED', 'denied'],
+}
+const INVALID_ARGUMENT = 3
+/** What google-auth-library throws, without a code, where there are no credentials at all. */
+const NO_CREDENTIALS = /Could not load the default credentials/
+
+/** @param invalid what INVALID_ARGUMENT means: KMS answers it where a ciphertext does not open */
+function failureOf(error: unknown, invalid: 'denied' | 'notOpened'): Failure {
+  const code = propertyOf(error, 'code')
+  if (code === INVALID_ARGUMENT) return { reason: invalid, providerCode: 'INVALID_ARGUMENT' }
+  if (NO_CREDENTIALS.test(String(propertyOf(error, 'message'))))
+    return { reason: 'denied', providerCode: 'NO_CREDENTIALS' }
+  const [name, reason] = (typeof code === 'number' ? STATUS[code] : undefined) ?? [
+    String(code),
+    'unavailable',
+  ]
+  return { reason, providerCode: name }
+}
