@@ -64,7 +64,7 @@ export const WINGS = {
   sources: ['errors', 'validate', 'sync-folder', 'format', 'drivers'],
   drizzle: [...TOP, 'format', 'envelope', 'sources'],
   reencrypt: [...TOP, 'format', 'envelope', 'lifecycle', 'sources', 'drizzle'],
-  testing: ['errors', 'store', 'table'],
+  testing: ['errors', 'store', 'table', 'master-keys/master-key'],
   index: [...TOP, 'format', 'master-keys', 'keys', 'key-log', 'envelope', 'lifecycle'],
   // The composition root: it may import everything, and nothing may import it.
   cli: [

@@ -28,6 +28,12 @@ export {
   STORE_FAULTS,
   type StoreFault,
 } from './faulty-store.js'
+export {
+  type MasterKeyFailures,
+  type MasterKeySubject,
+  type OpenedMasterKey,
+  testMasterKey,
+} from './master-key-suite.js'
 export type { KeyStoreSubject, OpenedSubject, RawRow, TestRunner } from './subject.js'
 
 /**
