@@ -1,6 +1,6 @@
 /** Master keys in AWS KMS: `drizzle-keystore/kms/aws`. */
 import { invalidArgument } from '../../errors.js'
-import { sha256 } from '../../format/aead.js'
+import { KEY_BYTES, sha256 } from '../../format/aead.js'
 import { kindOf, ownOptions } from '../../validate.js'
 import type { MasterKey } from '../master-key.js'
 import { awsKeyName } from './key-names.js'
@@ -60,9 +60,10 @@ export function awsMasterKey(options: AwsMasterKeyOptions): MasterKey {
   }
   const connected = singleFlight(async () => client ?? (await connect(id, region)))
   const abortSignal = () => ({ abortSignal: AbortSignal.timeout(timeLimitMs ?? REQUEST_LIMIT_MS) })
+  const wrongKey = () => serviceError(id, SERVICE, { reason: 'wrongKey' })
   const checked = (bytes: Uint8Array | undefined, answeredFor: string | undefined): Uint8Array => {
     if (answeredFor === arn && bytes instanceof Uint8Array && bytes.length > 0) return bytes
-    throw serviceError(id, SERVICE, { reason: 'wrongKey' })
+    throw wrongKey()
   }
   return {
     id,
@@ -74,10 +75,14 @@ export function awsMasterKey(options: AwsMasterKeyOptions): MasterKey {
       return checked(answer?.CiphertextBlob, answer?.KeyId)
     },
     async unwrap(wrapped, aad) {
+      if (wrapped.length === 0) throw serviceError(id, SERVICE, { reason: 'notOpened' })
       const kms = await connected()
       const input = { KeyId: arn, CiphertextBlob: wrapped, EncryptionContext: contextOf(aad) }
       const answer = await asked(id, SERVICE, failureOf, () => kms.decrypt(input, abortSignal()))
-      return checked(answer?.Plaintext, answer?.KeyId)
+      const dataKey = checked(answer?.Plaintext, answer?.KeyId)
+      if (dataKey.length === KEY_BYTES) return dataKey
+      dataKey.fill(0)
+      throw wrongKey()
     },
   }
 }

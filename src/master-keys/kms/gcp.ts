@@ -1,11 +1,19 @@
 /** Master keys in Google Cloud KMS: `drizzle-keystore/kms/gcp`. */
 import { invalidArgument } from '../../errors.js'
-import { sha256 } from '../../format/aead.js'
+import { KEY_BYTES, sha256 } from '../../format/aead.js'
 import { kindOf, ownOptions } from '../../validate.js'
 import type { MasterKey } from '../master-key.js'
 import { crc32c } from './crc32c.js'
 import { gcpKeyName } from './key-names.js'
-import { asked, type Failure, loadSdk, propertyOf, REQUEST_LIMIT_MS, serviceError } from './service-error.js'
+import {
+  asked,
+  type Failure,
+  loadSdk,
+  propertyOf,
+  REQUEST_LIMIT_MS,
+  reasonOfStatus,
+  serviceError,
+} from './service-error.js'
 import { singleFlight } from './single-flight.js'
 
 interface Checksum {
@@ -107,7 +115,7 @@ export function gcpMasterKey(options: GcpMasterKeyOptions): MasterKey {
       const kms = await connected()
       const request = {
         name,
-        plaintext: dataKey,
+        plaintext: asBuffer(dataKey),
         plaintextCrc32c: { value: crc32c(dataKey) },
         ...bindingOf(aad),
       }
@@ -126,10 +134,11 @@ export function gcpMasterKey(options: GcpMasterKeyOptions): MasterKey {
       return checked(answer.ciphertext, answer.ciphertextCrc32c)
     },
     async unwrap(wrapped, aad) {
+      if (wrapped.length === 0) throw failed('notOpened')
       const kms = await connected()
       const request = {
         name,
-        ciphertext: wrapped,
+        ciphertext: asBuffer(wrapped),
         ciphertextCrc32c: { value: crc32c(wrapped) },
         ...bindingOf(aad),
       }
@@ -139,9 +148,20 @@ export function gcpMasterKey(options: GcpMasterKeyOptions): MasterKey {
         (error) => failureOf(error, 'notOpened'),
         () => kms.decrypt(request, callOptions),
       )
-      return checked(answer?.plaintext, answer?.plaintextCrc32c)
+      const dataKey = checked(answer?.plaintext, answer?.plaintextCrc32c)
+      if (dataKey.length === KEY_BYTES) return dataKey
+      dataKey.fill(0)
+      throw failed('wrongKey')
     },
   }
+}
+
+/**
+ * The same memory. Of another Uint8Array the client would send over HTTP what stands at the beginning of the memory that it is a part of
+ * (proto3-json-serializer 3.0.3, bytesToProto3JSON).
+ */
+function asBuffer({ buffer, byteOffset, byteLength }: Uint8Array): Buffer {
+  return Buffer.from(buffer, byteOffset, byteLength)
 }
 
 /** The code of an answer that broke in transit: it may be asked for again. */
@@ -162,28 +182,42 @@ async function connect(id: string): Promise<GcpKmsClient> {
   return new KeyManagementServiceClient()
 }
 
-/** google.rpc.Code, by number; the client has the same for HTTP. The rest says nothing about the key. */
-const STATUS: Readonly<Record<number, readonly [name: string, reason: Failure['reason']]>> = {
-  5: ['NOT_FOUND', 'notFound'],
-  7: ['PERMISSION_DENIED', 'denied'],
-  8: ['RESOURCE_EXHAUSTED', 'throttled'],
-  // A key version that is disabled or destroyed.
-  9: ['FAILED_PRECONDITION', 'denied'],
-  16: ['UNAUTHENTICATED', 'denied'],
+/** google.rpc.Code by number, as gRPC has it. */
+const CODES: Readonly<Record<number, string>> = {
+  3: 'INVALID_ARGUMENT',
+  4: 'DEADLINE_EXCEEDED',
+  5: 'NOT_FOUND',
+  7: 'PERMISSION_DENIED',
+  8: 'RESOURCE_EXHAUSTED',
+  9: 'FAILED_PRECONDITION',
+  13: 'INTERNAL',
+  14: 'UNAVAILABLE',
+  16: 'UNAUTHENTICATED',
 }
-const INVALID_ARGUMENT = 3
-/** What google-auth-library throws, without a code, where there are no credentials at all. */
-const NO_CREDENTIALS = /Could not load the default credentials/
+/** The rest says nothing about the key. */
+const REASONS: Readonly<Record<string, Failure['reason']>> = {
+  NOT_FOUND: 'notFound',
+  PERMISSION_DENIED: 'denied',
+  RESOURCE_EXHAUSTED: 'throttled',
+  // A key version that is disabled or destroyed.
+  FAILED_PRECONDITION: 'denied',
+  UNAUTHENTICATED: 'denied',
+  NO_CREDENTIALS: 'denied',
+}
 
 /** @param invalid what INVALID_ARGUMENT means: KMS answers it where a ciphertext does not open */
 function failureOf(error: unknown, invalid: 'denied' | 'notOpened'): Failure {
   const code = propertyOf(error, 'code')
-  if (code === INVALID_ARGUMENT) return { reason: invalid, providerCode: 'INVALID_ARGUMENT' }
-  if (NO_CREDENTIALS.test(String(propertyOf(error, 'message'))))
-    return { reason: 'denied', providerCode: 'NO_CREDENTIALS' }
-  const [name, reason] = (typeof code === 'number' ? STATUS[code] : undefined) ?? [
-    String(code),
-    'unavailable',
-  ]
-  return { reason, providerCode: name }
+  const name = codeOf(code, String(propertyOf(error, 'message')))
+  if (name === 'INVALID_ARGUMENT') return { reason: invalid, providerCode: name }
+  const status = typeof code === 'number' && code >= 100 ? reasonOfStatus(code) : 'unavailable'
+  return { reason: (Object.hasOwn(REASONS, name) && REASONS[name]) || status, providerCode: name }
+}
+
+function codeOf(code: unknown, message: string): string {
+  // What google-auth-library throws, without a code, where there are no credentials at all.
+  if (message.startsWith('Could not load the default credentials')) return 'NO_CREDENTIALS'
+  if (typeof code !== 'number') return String(code)
+  // Over HTTP the code is the HTTP status, and the message the whole answer (gaxios 7).
+  return CODES[code] ?? /"status":\s*"([A-Z_]+)"/.exec(message)?.[1] ?? `HTTP ${code}`
 }

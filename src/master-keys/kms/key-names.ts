@@ -82,7 +82,8 @@ export interface VaultKeyName {
   readonly key: string
 }
 
-const VAULT_NAME = /^[\w.-]+$/
+/** No path of dots, which a URL resolves. */
+const VAULT_NAME = /^(?!\.+$)[\w.-]+$/
 
 /**
  * @param parts `namespace` is a part of the id: another namespace's key of the same name is another key
@@ -116,7 +117,7 @@ export function parseVaultUrl(url: string): VaultKeyName {
 /** A path of names, without slashes around it. */
 function pathOf(name: string, value: unknown): string {
   const path = textOf(name, value).replace(/^\/+|\/+$/g, '')
-  if (path.split('/').every((part) => VAULT_NAME.test(part) && !/^\.+$/.test(part))) return path
+  if (path.split('/').every((part) => VAULT_NAME.test(part))) return path
   throw invalidArgument(`${name} must be a path of names, such as “transit”`)
 }
 
