@@ -29,8 +29,9 @@ const TOP = [
 export const WINGS = {
   '*': TOP,
   format: TOP,
+  // It names keys in services, and imports a provider when the environment names its service.
   'master-keys': [...TOP, 'format', 'master-keys/kms'],
-  // Each provider is a file of its own: it knows its service's SDK, the interface and errors.
+  // Each provider is an entry of its own, and the core loads none.
   'master-keys/kms': ['errors', 'validate', 'format/aead', 'format/encoding', 'master-keys/master-key'],
   keys: [...TOP, 'format', 'master-keys'],
   'key-log': TOP,
@@ -87,7 +88,13 @@ export const WINGS = {
 }
 
 /** The SDKs of key services. */
-const KEY_SERVICES = ['@aws-sdk/client-kms', '@azure/keyvault-keys', '@azure/identity', '@google-cloud/kms']
+const KEY_SERVICES = [
+  '@aws-sdk/client-kms',
+  '@azure/keyvault-keys',
+  '@azure/identity',
+  '@google-cloud/kms',
+  'pkcs11js',
+]
 
 /** The packages that a wing may import, subpaths included. Node's own modules are free to all, but for those below. */
 const PACKAGES = {
@@ -116,7 +123,7 @@ const CLOSURES = [
   { from: 'index', dynamic: true, without: ['drizzle-orm', ...DRIVERS] },
   // A key service's SDK is loaded when the environment names the service, or at the provider's first call.
   { from: 'index', dynamic: false, without: KEY_SERVICES },
-  ...['aws', 'azure', 'gcp', 'vault'].map((name) => ({
+  ...['aws', 'azure', 'gcp', 'pkcs11', 'vault'].map((name) => ({
     from: `master-keys/kms/${name}`,
     dynamic: false,
     without: KEY_SERVICES,

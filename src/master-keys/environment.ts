@@ -15,7 +15,7 @@ const HOW_TO_MAKE_ONE = 'make one with `npx keystore init`, or with `openssl ran
  * (earlier ones, separated by white space; they only unwrap).
  *
  * Each is base64 or base64url of exactly 32 bytes, or names a key in a key service: `aws-kms:<ARN>`, `azure-kv:https://…/keys/<name>/<version>`,
- * `gcp-kms:projects/…/cryptoKeys/<key>`, `vault:https://<host>/transit/keys/<key>` (docs/MASTER-KEYS.md). The service is asked, and its SDK
+ * `gcp-kms:projects/…/cryptoKeys/<key>`, `vault:https://<host>/transit/keys/<key>`, `pkcs11:token=…;object=…` (docs/MASTER-KEYS.md). The service is asked, and its SDK
  * loaded, at the first call.
  *
  * @throws MasterKeyError `ERR_MASTER_KEY` if unset, unusable, 32 equal bytes, or given in both ways; warns of 32

@@ -2,6 +2,7 @@
 import { readFile } from 'node:fs/promises'
 import { isKeystoreError, MasterKeyError } from '../errors.js'
 import { awsKeyName, azureKeyName, gcpKeyName, parseVaultUrl, vaultKeyName } from './kms/key-names.js'
+import { parsePkcs11Uri, pkcs11Id } from './kms/pkcs11-uri.js'
 import { singleFlight } from './kms/single-flight.js'
 import type { MasterKey } from './master-key.js'
 import { type Environment, variable } from './variables.js'
@@ -16,11 +17,12 @@ const MAKERS: Readonly<Record<string, Maker>> = {
   'gcp-kms:': (keyName) =>
     lazily(gcpKeyName(keyName).id, async () => (await import('./kms/gcp.js')).gcpMasterKey({ keyName })),
   'vault:': vaultKey,
+  'pkcs11:': pkcs11Key,
 }
 
 /**
  * The master key that a text names: `aws-kms:` and the ARN, `azure-kv:` and the identifier of a version, `gcp-kms:` and the resource name,
- * `vault:https://<host>/<mount>/keys/<key>`.
+ * `vault:https://<host>/<mount>/keys/<key>`, or a `pkcs11:` URI (RFC 7512).
  *
  * @param source what the text came from, for messages
  * @returns null if the text begins with none of these: it is a key itself
@@ -48,6 +50,33 @@ function lazily(id: string, load: () => Promise<MasterKey>): MasterKey {
     wrap: async (dataKey, aad, owner) => (await key()).wrap(dataKey, aad, owner),
     unwrap: async (wrapped, aad, owner) => (await key()).unwrap(wrapped, aad, owner),
   }
+}
+
+/** `PKCS11_MODULE` where the URI names no module. `PKCS11_PIN_FILE` or `PKCS11_PIN` where it names no file with the PIN. */
+function pkcs11Key(attributes: string, env: Environment): MasterKey {
+  const named = parsePkcs11Uri(`pkcs11:${attributes}`)
+  const id = pkcs11Id(named)
+  const module = named.module ?? variable(env, 'PKCS11_MODULE')?.trim()
+  if (module === undefined) {
+    throw new MasterKeyError(
+      'ERR_MASTER_KEY',
+      `Master key ${id} needs a module: set PKCS11_MODULE to the path of the library that speaks with the token`,
+    )
+  }
+  const [pin, file] = [variable(env, 'PKCS11_PIN'), variable(env, 'PKCS11_PIN_FILE')?.trim()]
+  const pinFile = named.pinFile ?? file
+  if (pin !== undefined && pinFile !== undefined)
+    throw new MasterKeyError(
+      'ERR_MASTER_KEY',
+      'PKCS11_PIN and a file with the PIN are both given: unset one of them',
+    )
+  const options = {
+    ...named,
+    module,
+    ...(pin === undefined ? {} : { pin }),
+    ...(pinFile === undefined ? {} : { pinFile }),
+  }
+  return lazily(id, async () => (await import('./kms/pkcs11.js')).pkcs11MasterKey(options))
 }
 
 /**

@@ -129,6 +129,7 @@ describe('the packed package', () => {
         './drizzle/sqlite',
         './drizzle/postgres',
         './reencrypt',
+        './kms/pkcs11',
         './testing',
         './package.json',
       ]),
