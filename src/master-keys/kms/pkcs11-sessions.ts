@@ -40,6 +40,8 @@ export interface Session {
 
 const AES_KEY_BYTES = 32
 const OUTAGE_MS = 200
+/** Said of this PIN, and not of the token's state. */
+const WRONG_PIN: ReadonlySet<string> = new Set(['CKR_PIN_INCORRECT', 'CKR_PIN_INVALID', 'CKR_PIN_LEN_RANGE'])
 /** The state of a session of a user who is logged in (CKS_RO_USER_FUNCTIONS). */
 const LOGGED_IN = 1
 
@@ -236,7 +238,7 @@ export class Pkcs11Sessions {
     } catch (error) {
       const ckr = ckrOf(error)
       if (ckr === 'CKR_USER_ALREADY_LOGGED_IN') return
-      if (ckr?.startsWith('CKR_PIN_')) module.refusedPins.set(serial, pin)
+      if (ckr !== null && WRONG_PIN.has(ckr)) module.refusedPins.set(serial, pin)
       throw error
     }
   }

@@ -4,13 +4,14 @@ import { writeFileSync } from 'node:fs'
 import { setTimeout as delay } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { openKeyStore } from '../../../src/adapters/open.js'
-import { EnvelopeCrypto, masterKeyring } from '../../../src/index.js'
+import { EnvelopeCrypto, masterKeyring, rewrapAll } from '../../../src/index.js'
 import {
   type Pkcs11MasterKey,
   type Pkcs11MasterKeyOptions,
   pkcs11MasterKey,
 } from '../../../src/master-keys/kms/pkcs11.js'
 import { testMasterKey } from '../../../src/testing/index.js'
+import { reportOf, startChild } from '../../support/child-process.js'
 import { cleanUpAfterEach } from '../../support/cleanups.js'
 import { describeIf } from '../../support/conditional.js'
 import { dialects } from '../../support/databases.js'
@@ -18,6 +19,7 @@ import { hasSoftHsm, SOFT_HSM_PIN, type SoftHsm, startSoftHsm } from '../../supp
 
 const OWNER = { userId: 'alice', version: 1, tenantId: null }
 const AAD = Buffer.from('aad')
+const USERS = ['alice', 'bob', 'e\u0301\u{1f600}']
 const DATA_KEY = Uint8Array.from({ length: 32 }, (_, i) => i + 1)
 
 describeIf(hasSoftHsm, 'softhsm2 is not installed')('tokens of SoftHSM2', () => {
@@ -188,37 +190,44 @@ describeIf(hasSoftHsm, 'softhsm2 is not installed')('tokens of SoftHSM2', () => 
   })
 
   describe.each(dialects)('on %s', (dialect) => {
-    it('keeps what users encrypted over a restart, a rewrap from one token to another, and an outage', async () => {
+    it('keeps what users encrypted over a restart of the process', async () => {
       const url = await cleanups.database(dialect)
-      const open = async (primary: Pkcs11MasterKey, ...previous: Pkcs11MasterKey[]) =>
-        EnvelopeCrypto.open({
-          store: await openKeyStore(url),
-          masterKeys: masterKeyring({ primary, previous }),
-        })
-      const first = openKey()
-      const envelope = await open(first)
-      const users = ['alice', 'bob', 'e\u0301\u{1f600}']
-      const tokens = await Promise.all(users.map((user) => envelope.encrypt(user, `secret of ${user}`)))
-      const poolToken = await envelope.pool.encrypt('of all')
-      await envelope.close()
-      await first.close()
+      const child = (command: string, text: string) => {
+        const args = [url, hsm.module, command, 'e\u0301\u{1f600}', text]
+        return reportOf<string>(startChild('token-crypt.mjs', args, { TEST_PIN: SOFT_HSM_PIN }))
+      }
+      const token = await child('encrypt', 'a secret')
+      expect(token).toMatch(/^v3:/)
+      expect(await child('decrypt', token)).toBe('a secret')
+    })
 
+    it('moves from one token to another, and outlives an outage', async () => {
+      const url = await cleanups.database(dialect)
       const [acme, umbrella] = [openKey(), openKey({ token: 'umbrella' })]
-      const again = await open(umbrella, acme)
-      cleanups.add(() => again.close())
-      for (const [i, user] of users.entries())
-        expect(await again.decrypt(user, tokens[i] as string)).toBe(`secret of ${user}`)
-      expect(await again.pool.decrypt(poolToken)).toBe('of all')
+      const open = async (primary: Pkcs11MasterKey, ...previous: Pkcs11MasterKey[]) => {
+        const masterKeys = masterKeyring({ primary, previous })
+        return cleanups.closing(await EnvelopeCrypto.open({ store: await openKeyStore(url), masterKeys }))
+      }
+      const first = await open(acme)
+      const tokens = await Promise.all(USERS.map((user) => first.encrypt(user, `secret of ${user}`)))
+      const poolToken = await first.pool.encrypt('of all')
+
+      const store = cleanups.closing(await openKeyStore(url))
+      const masterKeys = masterKeyring({ primary: umbrella, previous: [acme] })
+      expect(await rewrapAll({ store, masterKeys })).toMatchObject({ changed: USERS.length + 1 })
+      const second = await open(umbrella)
+      for (const [i, user] of USERS.entries())
+        expect(await second.decrypt(user, tokens[i] as string)).toBe(`secret of ${user}`)
+      expect(await second.pool.decrypt(poolToken)).toBe('of all')
 
       const putBack = hsm.takeAway('umbrella')
-      await expect(again.encrypt('carol', 'x')).rejects.toMatchObject({
+      await expect(second.encrypt('carol', 'x')).rejects.toMatchObject({
         code: 'ERR_MASTER_KEY',
         retryable: true,
       })
       putBack()
       await eventually(umbrella)
-      const token = await again.encrypt('carol', 'x')
-      expect(await again.decrypt('carol', token)).toBe('x')
+      expect(await second.decrypt('carol', await second.encrypt('carol', 'x'))).toBe('x')
     })
   })
 })
