@@ -32,7 +32,7 @@ export const WINGS = {
   // It names keys in services, and imports a provider when the environment names its service.
   'master-keys': [...TOP, 'format', 'master-keys/kms'],
   // Each provider is an entry of its own, and the core loads none.
-  'master-keys/kms': ['errors', 'validate', 'format/aead', 'format/encoding', 'master-keys/master-key'],
+  'master-keys/kms': ['errors', 'validate', 'format/aead', 'master-keys/master-key'],
   keys: [...TOP, 'format', 'master-keys'],
   'key-log': TOP,
   envelope: [...TOP, 'format', 'master-keys', 'keys', 'key-log'],

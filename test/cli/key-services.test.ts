@@ -5,10 +5,10 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { startKeystore } from '../support/command.js'
 import { type CommandStore, commandStore } from '../support/command-store.js'
 import { dialects } from '../support/databases.js'
-import { AWS_KEY, startAwsKms } from '../support/key-services/aws-kms.js'
-import type { KeyServer } from '../support/key-services/key-server.js'
-import { AWS_SECRET } from '../support/key-services/providers.js'
-import { startVault, VAULT_TOKEN } from '../support/key-services/vault.js'
+import { AWS_KEY, startAwsKms } from '../support/kms-aws.js'
+import { AWS_SECRET } from '../support/kms-providers.js'
+import type { KeyServer } from '../support/kms-server.js'
+import { startVault, VAULT_TOKEN } from '../support/kms-vault.js'
 
 /** The services that a URL of loopback can stand for. The others take the same road: src/master-keys/service-keys.ts. */
 const services = {
@@ -36,21 +36,18 @@ const cases = [
 describe.each(cases)('with a master key in %s, on %s', (name, dialect) => {
   const service = services[name]
   let server: KeyServer
-  beforeEach(async () => {
-    server = await service.start()
-  })
-  afterEach(async () => {
-    await server.close()
-    expect(server.problems).toEqual([])
-  })
-
   let store: CommandStore
   let env: Record<string, string>
   beforeEach(async () => {
+    server = await service.start()
     store = await commandStore(dialect)
     env = { KEYSTORE_URL: store.url, ...service.env(server) }
   })
-  afterEach(() => store.remove())
+  afterEach(async () => {
+    await store.remove()
+    await server.close()
+    expect(server.problems).toEqual([])
+  })
 
   /** Not runKeystore: the server answers in this process. */
   async function keystore(

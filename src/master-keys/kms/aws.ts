@@ -7,7 +7,7 @@ import { awsKeyName } from './key-names.js'
 import {
   asked,
   type Failure,
-  loadSdk,
+  notLoaded,
   propertyOf,
   REQUEST_LIMIT_MS,
   reasonOfStatus,
@@ -89,11 +89,8 @@ export function awsMasterKey(options: AwsMasterKeyOptions): MasterKey {
 
 /** The core decides when a call is repeated, so the SDK must not: its three attempts would each count against the time limit. */
 async function connect(id: string, region: string): Promise<AwsKmsClient> {
-  // Not for bundlers to follow: an application that uses another service has no such package.
-  const { KMS } = await loadSdk(
-    id,
-    SDK,
-    () => import(/* webpackIgnore: true */ /* @vite-ignore */ '@aws-sdk/client-kms'),
+  const { KMS } = await import(/* webpackIgnore: true */ /* @vite-ignore */ '@aws-sdk/client-kms').catch(
+    notLoaded(id, SDK),
   )
   return new KMS({ region, maxAttempts: 1 })
 }

@@ -7,7 +7,7 @@ import { azureKeyName } from './key-names.js'
 import {
   asked,
   type Failure,
-  loadSdk,
+  notLoaded,
   propertyOf,
   REQUEST_LIMIT_MS,
   reasonOfStatus,
@@ -132,11 +132,8 @@ async function connect(
   url: string,
   credential: AzureCredential | undefined,
 ): Promise<AzureCryptographyClient> {
-  // Not for bundlers to follow: an application that uses another service has no such packages.
-  const keys = await loadSdk(
-    id,
-    SDK,
-    () => import(/* webpackIgnore: true */ /* @vite-ignore */ '@azure/keyvault-keys'),
+  const keys = await import(/* webpackIgnore: true */ /* @vite-ignore */ '@azure/keyvault-keys').catch(
+    notLoaded(id, SDK),
   )
   // The core decides when a call is repeated.
   return new keys.CryptographyClient(url, credential ?? (await defaultCredential(id)), {
@@ -145,10 +142,8 @@ async function connect(
 }
 
 async function defaultCredential(id: string) {
-  const identity = await loadSdk(
-    id,
-    '@azure/identity',
-    () => import(/* webpackIgnore: true */ /* @vite-ignore */ '@azure/identity'),
+  const identity = await import(/* webpackIgnore: true */ /* @vite-ignore */ '@azure/identity').catch(
+    notLoaded(id, '@azure/identity'),
   )
   return new identity.DefaultAzureCredential()
 }

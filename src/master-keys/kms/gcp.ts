@@ -8,7 +8,7 @@ import { gcpKeyName } from './key-names.js'
 import {
   asked,
   type Failure,
-  loadSdk,
+  notLoaded,
   propertyOf,
   REQUEST_LIMIT_MS,
   reasonOfStatus,
@@ -173,12 +173,9 @@ function bindingOf(aad: Uint8Array) {
 }
 
 async function connect(id: string): Promise<GcpKmsClient> {
-  // Not for bundlers to follow: an application that uses another service has no such package.
-  const { KeyManagementServiceClient } = await loadSdk(
-    id,
-    SDK,
-    () => import(/* webpackIgnore: true */ /* @vite-ignore */ '@google-cloud/kms'),
-  )
+  const { KeyManagementServiceClient } = await import(
+    /* webpackIgnore: true */ /* @vite-ignore */ '@google-cloud/kms'
+  ).catch(notLoaded(id, SDK))
   return new KeyManagementServiceClient()
 }
 

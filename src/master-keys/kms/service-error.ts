@@ -63,11 +63,14 @@ export async function asked<T>(
   }
 }
 
-/** Loads an SDK, which the application installs. @throws MasterKeyError `ERR_MASTER_KEY` that says how, if it has not */
-export async function loadSdk<T>(id: string, name: string, load: () => Promise<T>): Promise<T> {
-  try {
-    return await load()
-  } catch (error) {
+/**
+ * For `.catch` of the import of an SDK, which the application installs. It stands at the import itself: esbuild then bundles what is not
+ * installed without an error, and the comments in the import keep webpack and Vite from following it.
+ *
+ * @returns throws MasterKeyError `ERR_MASTER_KEY` that says what to install
+ */
+export function notLoaded(id: string, name: string): (error: unknown) => never {
+  return (error) => {
     const isMissing = /MODULE_NOT_FOUND$/.test(String(propertyOf(error, 'code')))
     const problem = isMissing ? 'which is not installed here' : 'which is installed here but cannot be loaded'
     throw new MasterKeyError(

@@ -1,7 +1,6 @@
 /** Master keys in the Transit engine of HashiCorp Vault or OpenBao, over HTTP: `drizzle-keystore/kms/vault`. */
 import { invalidArgument, MasterKeyError } from '../../errors.js'
 import { KEY_BYTES, sha256 } from '../../format/aead.js'
-import { decodeBase64 } from '../../format/encoding.js'
 import { kindOf, ownOptions } from '../../validate.js'
 import type { MasterKey } from '../master-key.js'
 import { vaultKeyName } from './key-names.js'
@@ -131,7 +130,7 @@ export function vaultMasterKey(options: VaultMasterKeyOptions): MasterKey {
         await ask('decrypt', { ciphertext, associated_data: bindingOf(aad) }),
         'plaintext',
       )
-      const dataKey = typeof plaintext === 'string' ? decodeBase64(plaintext) : null
+      const dataKey = typeof plaintext === 'string' ? Buffer.from(plaintext, 'base64') : null
       if (dataKey?.length === KEY_BYTES) return dataKey
       dataKey?.fill(0)
       throw wrongKey()

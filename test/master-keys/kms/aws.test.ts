@@ -4,9 +4,9 @@ import { KMSClient } from '@aws-sdk/client-kms'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { type AwsKmsClient, awsMasterKey } from '../../../src/master-keys/kms/aws.js'
 import { keystoreErrorOf } from '../../support/errors.js'
-import { AWS_KEY, AWS_REPLICAS, error, startAwsKms } from '../../support/key-services/aws-kms.js'
-import { type KeyServer, startKeyServer } from '../../support/key-services/key-server.js'
-import { awsClient } from '../../support/key-services/providers.js'
+import { AWS_KEY, AWS_REPLICAS, error, startAwsKms } from '../../support/kms-aws.js'
+import { awsClient } from '../../support/kms-providers.js'
+import { type KeyServer, startKeyServer } from '../../support/kms-server.js'
 
 const OWNER = { userId: 'alice', version: 1, tenantId: null }
 const AAD = Buffer.from('the AAD of alice')

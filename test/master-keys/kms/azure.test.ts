@@ -4,8 +4,8 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { XaesKey } from '../../../src/format/aead.js'
 import { azureMasterKey } from '../../../src/master-keys/kms/azure.js'
 import { keystoreErrorOf } from '../../support/errors.js'
-import { AZURE_NAMES, azureClient, startAzureVault } from '../../support/key-services/azure-vault.js'
-import type { KeyServer } from '../../support/key-services/key-server.js'
+import { AZURE_NAMES, azureClient, startAzureVault } from '../../support/kms-azure.js'
+import type { KeyServer } from '../../support/kms-server.js'
 
 const OWNER = { userId: 'alice', version: 1, tenantId: null }
 const AAD = Buffer.from('the AAD of alice')

@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { gcpMasterKey } from '../../../src/master-keys/kms/gcp.js'
 import { keystoreErrorOf } from '../../support/errors.js'
-import { GCP_KEY, gcpClient, startGcpKms, startGcpKmsOverGrpc } from '../../support/key-services/gcp-kms.js'
+import { GCP_KEY, gcpClient, startGcpKms, startGcpKmsOverGrpc } from '../../support/kms-gcp.js'
 
 const OWNER = { userId: 'alice', version: 1, tenantId: null }
 const AAD = Buffer.from('the AAD of alice')

@@ -4,8 +4,8 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { testMasterKey } from '../../../src/testing/index.js'
 import { itIf } from '../../support/conditional.js'
 import { keystoreErrorOf } from '../../support/errors.js'
-import type { Fault } from '../../support/key-services/key-server.js'
-import { providers, type StartedProvider } from '../../support/key-services/providers.js'
+import { providers, type StartedProvider } from '../../support/kms-providers.js'
+import type { Fault } from '../../support/kms-server.js'
 import { expectWithout, secretForms, textForms } from '../../support/leaks.js'
 
 const OWNER = { userId: 'alice-whom-no-provider-may-know', version: 1, tenantId: null }

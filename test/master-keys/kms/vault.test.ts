@@ -5,8 +5,8 @@ import type { AddressInfo } from 'node:net'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { type VaultMasterKeyOptions, vaultMasterKey } from '../../../src/master-keys/kms/vault.js'
 import { keystoreErrorOf } from '../../support/errors.js'
-import { type KeyServer, startKeyServer } from '../../support/key-services/key-server.js'
-import { startVault, VAULT_TOKEN } from '../../support/key-services/vault.js'
+import { type KeyServer, startKeyServer } from '../../support/kms-server.js'
+import { startVault, VAULT_TOKEN } from '../../support/kms-vault.js'
 import { expectWithout, textForms } from '../../support/leaks.js'
 
 const OWNER = { userId: 'alice', version: 1, tenantId: null }

@@ -1,6 +1,6 @@
 /** AWS KMS as far as Encrypt and Decrypt go: docs.aws.amazon.com/kms/latest/APIReference. */
 import { createHash, randomBytes, randomUUID } from 'node:crypto'
-import { type Answer, type Fault, type KeyServer, seal, startKeyServer, unseal } from './key-server.js'
+import { type Answer, type Fault, type KeyServer, seal, startKeyServer, unseal } from './kms-server.js'
 
 export const AWS_KEY = 'arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab'
 export const AWS_OTHER_KEY = 'arn:aws:kms:eu-central-1:111122223333:key/ffffabcd-12ab-34cd-56ef-1234567890ab'

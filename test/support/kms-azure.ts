@@ -8,8 +8,8 @@ import {
   randomUUID,
 } from 'node:crypto'
 import { CryptographyClient } from '@azure/keyvault-keys'
-import type { AzureCredential } from '../../../src/master-keys/kms/azure.js'
-import { type Answer, type Fault, type KeyServer, startKeyServer } from './key-server.js'
+import type { AzureCredential } from '../../src/master-keys/kms/azure.js'
+import { type Answer, type Fault, type KeyServer, startKeyServer } from './kms-server.js'
 
 export const AZURE_TOKEN = 'an-access-token-of-entra-id'
 export const AZURE_NAMES = ['first', 'other'].map((name) => `/keys/${name}/0123456789abcdef0123456789abcdef`)

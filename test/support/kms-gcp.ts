@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto'
 import { KeyManagementServiceClient, protos } from '@google-cloud/kms'
 import { OAuth2Client, type UserRefreshClient } from 'google-auth-library'
 import { grpc } from 'google-gax'
-import { type Answer, type Fault, type KeyServer, seal, startKeyServer, unseal } from './key-server.js'
+import { type Answer, type Fault, type KeyServer, seal, startKeyServer, unseal } from './kms-server.js'
 
 const RING = 'projects/example/locations/europe-west3/keyRings/apps/cryptoKeys'
 export const GCP_KEY = `${RING}/first`

@@ -1,6 +1,6 @@
 /** The Transit engine of Vault as far as encrypt and decrypt go: developer.hashicorp.com/vault/api-docs/secret/transit. */
 import { randomBytes, randomUUID } from 'node:crypto'
-import { type Answer, type Fault, type KeyServer, seal, startKeyServer, unseal } from './key-server.js'
+import { type Answer, type Fault, type KeyServer, seal, startKeyServer, unseal } from './kms-server.js'
 
 export const VAULT_TOKEN = 'hvs.a-token-that-nobody-may-see'
 
