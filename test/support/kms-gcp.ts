@@ -13,8 +13,11 @@ export const GCP_TOKEN = 'ya29.a-token-that-nobody-may-see'
 /** What a server does wrong on purpose, besides the faults of all: it breaks bytes in transit, or does not verify what it got. */
 export interface GcpMistakes {
   breakAnswer: boolean
-  unverified: boolean
+  unverifiedPlaintext: boolean
+  unverifiedAad: boolean
 }
+
+const NO_MISTAKES: GcpMistakes = { breakAnswer: false, unverifiedPlaintext: false, unverifiedAad: false }
 
 /** Google's own table-driven CRC-32C would be the same: `crc32c.test.ts` has the vectors of RFC 3720. */
 export function slowCrc32c(bytes: Uint8Array): number {
@@ -65,12 +68,17 @@ function keyEngine(mistakes: GcpMistakes) {
     if (bytes === null) throw new GcpError(400, 3, 'INVALID_ARGUMENT')
     const crc = slowCrc32c(bytes)
     if (mistakes.breakAnswer) bytes[0] = (bytes[0] ?? 0) ^ 1
-    return { name: `${name}/cryptoKeyVersions/1`, bytes, crc, verified: !mistakes.unverified }
+    return {
+      name: `${name}/cryptoKeyVersions/1`,
+      bytes,
+      crc,
+      verified: [!mistakes.unverifiedPlaintext, !mistakes.unverifiedAad] as const,
+    }
   }
 }
 
 export async function startGcpKms(): Promise<KeyServer & { readonly mistakes: GcpMistakes }> {
-  const mistakes = { breakAnswer: false, unverified: false }
+  const mistakes = { ...NO_MISTAKES }
   const engine = keyEngine(mistakes)
   const server = await startKeyServer((request, fault, problems): Answer => {
     if (request.headers.authorization !== `Bearer ${GCP_TOKEN}`) problems.push('no bearer token')
@@ -93,8 +101,8 @@ export async function startGcpKms(): Promise<KeyServer & { readonly mistakes: Gc
             name: version,
             ciphertext: text,
             ciphertextCrc32c: String(crc),
-            verifiedPlaintextCrc32c: verified,
-            verifiedAdditionalAuthenticatedDataCrc32c: verified,
+            verifiedPlaintextCrc32c: verified[0],
+            verifiedAdditionalAuthenticatedDataCrc32c: verified[1],
           }
         : { plaintext: text, plaintextCrc32c: String(crc), usedPrimary: true }
       return { status: 200, body }
@@ -134,7 +142,7 @@ type DecryptRequest = protos.google.cloud.kms.v1.DecryptRequest
 /** The same over gRPC, which the client speaks by default. Without TLS, so without credentials: gRPC sends none in the clear. */
 export async function startGcpKmsOverGrpc() {
   const { EncryptRequest, EncryptResponse, DecryptRequest, DecryptResponse } = protos.google.cloud.kms.v1
-  const engine = keyEngine({ breakAnswer: false, unverified: false })
+  const engine = keyEngine(NO_MISTAKES)
   const problems: string[] = []
   const control: { fault: Fault | null } = { fault: null }
   const answering =
@@ -191,8 +199,8 @@ export async function startGcpKmsOverGrpc() {
           name,
           ciphertext: bytes,
           ciphertextCrc32c: { value: crc },
-          verifiedPlaintextCrc32c: verified,
-          verifiedAdditionalAuthenticatedDataCrc32c: verified,
+          verifiedPlaintextCrc32c: verified[0],
+          verifiedAdditionalAuthenticatedDataCrc32c: verified[1],
         }),
       ),
       Decrypt: answering(

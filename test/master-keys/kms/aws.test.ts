@@ -1,7 +1,7 @@
 /** AWS KMS: names of keys, multi-region keys, the context, and each error code. */
 import { createHash, randomBytes } from 'node:crypto'
 import { KMSClient } from '@aws-sdk/client-kms'
-import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import { type AwsKmsClient, awsMasterKey } from '../../../src/master-keys/kms/aws.js'
 import { keystoreErrorOf } from '../../support/errors.js'
 import { AWS_KEY, AWS_REPLICAS, error, startAwsKms } from '../../support/kms-aws.js'
@@ -62,6 +62,27 @@ describe('awsMasterKey', () => {
     expect(Buffer.from((await second?.unwrap(wrapped ?? dataKey, AAD, OWNER)) ?? '').equals(dataKey)).toBe(
       true,
     )
+  })
+
+  it('makes a client of its own, for the region of the ARN, that asks once', async () => {
+    const variables = {
+      AWS_ENDPOINT_URL_KMS: server.url,
+      AWS_ACCESS_KEY_ID: 'AKIDTEST',
+      AWS_SECRET_ACCESS_KEY: 'x',
+    }
+    for (const [variable, value] of Object.entries(variables)) vi.stubEnv(variable, value)
+    try {
+      const key = awsMasterKey({ keyId: AWS_KEY })
+      await key.wrap(dataKey, AAD, OWNER)
+      expect(server.requests[0]?.headers.authorization).toContain('/eu-central-1/kms/aws4_request')
+      server.fault = 'throttle'
+      expect(await keystoreErrorOf(async () => key.wrap(dataKey, AAD, OWNER))).toMatchObject({
+        reason: 'throttled',
+      })
+      expect(server.requests).toHaveLength(2)
+    } finally {
+      vi.unstubAllEnvs()
+    }
   })
 
   it('refuses a client without encrypt and decrypt, as KMSClient', () => {

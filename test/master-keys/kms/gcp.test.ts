@@ -19,7 +19,7 @@ describe('gcpMasterKey', () => {
     expect(server.problems).toEqual([])
   })
 
-  it.each(['breakAnswer', 'unverified'] as const)(
+  it.each(['breakAnswer', 'unverifiedPlaintext', 'unverifiedAad'] as const)(
     'uses nothing that broke in transit: %s',
     async (mistake) => {
       const key = gcpMasterKey({ keyName: GCP_KEY, client: gcpClient(server.port) })
