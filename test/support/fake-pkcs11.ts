@@ -148,6 +148,7 @@ export class FakeToken {
         called('C_Finalize')
         this.isInitialized = false
         this.reset()
+        this.#opened = 0
       },
       C_GetSlotList: () => {
         called('C_GetSlotList')

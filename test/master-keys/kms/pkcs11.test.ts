@@ -276,9 +276,37 @@ describe('the module', () => {
     for (let i = 0; i < 50; i += 1) await thrownBy(() => key.unwrapped(wrapped))
     expect(token.count('C_Initialize')).toBe(2)
     expect(token.count('C_GetSlotList')).toBeLessThan(10)
+    for (const end = Date.now() + 1200; Date.now() < end; await delay(50))
+      await thrownBy(() => key.unwrapped(wrapped))
+    const initialized = token.count('C_Initialize')
+    expect(initialized).toBeLessThan(5)
     token.isPresent = true
     await expect.poll(() => key.unwrapped(wrapped).catch(() => null), { timeout: 5000 }).toEqual(DATA_KEY)
-    expect(token.count('C_Initialize')).toBe(3)
+    expect(token.count('C_Initialize')).toBe(initialized + 1)
+  })
+
+  it('that was initialized anew is given no handle of before, which may be another session by now', async () => {
+    const token = new FakeToken()
+    token.needsInitialization = true
+    const [first, second] = [openKey(token), openKey(token)]
+    await Promise.all([first.wrapped(), second.wrapped()])
+    token.takeAway()
+    await thrownBy(first.wrapped)
+    token.isPresent = true
+    await expect
+      .poll(
+        () =>
+          Promise.all([first.wrapped(), first.wrapped()]).then(
+            () => 'works',
+            () => null,
+          ),
+        { timeout: 5000 },
+      )
+      .toBe('works')
+    const opened = token.count('C_OpenSession')
+    const wrapped = await second.wrapped()
+    expect(token.count('C_OpenSession')).toBe(opened + 1)
+    expect(await first.unwrapped(wrapped)).toEqual(DATA_KEY)
   })
 
   it('is loaded with the first call only', async () => {
