@@ -22,8 +22,9 @@ const manifest = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
 const CHUNKS = {
   shared: /^[a-z-]+$/,
   format: /^format\//,
-  // Of a key service: its entry loads it, the core does not.
+  // Of key services: their entries load these, the core does not.
   pkcs11: /^master-keys\/kms\/pkcs11-(?!uri$)/,
+  kms: /^master-keys\/kms\/(service-error|crc32c)$/,
   'master-keys': /^master-keys\//,
   keys: /^keys\//,
   'key-log': /^key-log\//,

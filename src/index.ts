@@ -64,7 +64,6 @@ export {
 } from './lifecycle/rotate.js'
 export { type Finding, type VerifyOptions, type VerifyReport, verifyAll } from './lifecycle/verify.js'
 export {
-  type Environment,
   masterKeysFromEnv,
   masterKeysFromFile,
   resolveMasterKey,
@@ -78,6 +77,7 @@ export {
 } from './master-keys/keyring.js'
 export { derivePoolKey, generateMasterKey, type LocalMasterKey, localMasterKey } from './master-keys/local.js'
 export type { KeyOwner, MasterKey } from './master-keys/master-key.js'
+export type { Environment } from './master-keys/variables.js'
 export type { ShredReceipt, ShredUserOptions } from './shred.js'
 export type {
   CensusRow,

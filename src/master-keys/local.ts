@@ -102,7 +102,10 @@ export function localMasterKey(key: Uint8Array | string): LocalMasterKey {
   const decoded = typeof key === 'string' ? decodeKey(key.trim()) : null
   const bytes = decoded ?? key
   try {
-    if (typeof bytes === 'string') throw invalidArgument('master key must be base64 of exactly 32 bytes')
+    if (typeof bytes === 'string') {
+      const problem = isHexadecimal(bytes.trim()) ? HEXADECIMAL : 'must be base64 of exactly 32 bytes'
+      throw invalidArgument(`master key ${problem}`)
+    }
     assertBytes('master key', bytes, KEY_BYTES)
     if (isOneByteRepeated(bytes))
       throw invalidArgument('master key must be 32 random bytes, got one byte repeated 32 times')
@@ -110,6 +113,14 @@ export function localMasterKey(key: Uint8Array | string): LocalMasterKey {
   } finally {
     decoded?.fill(0)
   }
+}
+
+/** What is said of 32 bytes in hexadecimal digits: nothing is guessed about a key. */
+export const HEXADECIMAL =
+  'is hexadecimal, and base64 is wanted: convert it with `… | xxd -r -p | base64`, where … prints the digits'
+
+export function isHexadecimal(text: string): boolean {
+  return /^(0x)?[0-9a-f]{64}$/i.test(text)
 }
 
 /** Whether anybody could guess the key. */

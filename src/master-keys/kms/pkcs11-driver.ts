@@ -79,7 +79,8 @@ export const CKA_VALUE_LEN = 0x161
 /** @throws MasterKeyError `ERR_MASTER_KEY` if it is not installed or does not run */
 export async function loadDriver(): Promise<Pkcs11Driver> {
   try {
-    const { default: driver } = await import('pkcs11js')
+    // Not for bundlers to follow: an application that uses another service has no such package.
+    const { default: driver } = await import(/* webpackIgnore: true */ /* @vite-ignore */ 'pkcs11js')
     return driver
   } catch {
     throw new MasterKeyError(

@@ -88,6 +88,15 @@ export function percentEncoded(value: string | Uint8Array): string {
     )
 }
 
+/** The KEK id of what a URI names, which is no secret and no path. */
+export function pkcs11Id({ token, serial, object, id }: Pkcs11Uri): string {
+  const parts = Object.entries({ token, serial, object, id })
+  const named = parts.flatMap(([name, value]) =>
+    value === undefined ? [] : [`${name}=${percentEncoded(value)}`],
+  )
+  return SCHEME + named.join(';')
+}
+
 function pairs(part: string, separator: string): Map<string, string> {
   const found = new Map<string, string>()
   for (const pair of part === '' ? [] : part.split(separator)) {

@@ -7,7 +7,7 @@ import type { MasterKey } from '../master-key.js'
 import { CKM_AES_GCM, loadDriver, type Pkcs11Driver } from './pkcs11-driver.js'
 import { ckrOf, isRefusal, isUnclear, keyError } from './pkcs11-error.js'
 import { Pkcs11Sessions, type Session } from './pkcs11-sessions.js'
-import { percentEncoded } from './pkcs11-uri.js'
+import { pkcs11Id } from './pkcs11-uri.js'
 
 export type { Pkcs11Driver, Pkcs11Library } from './pkcs11-driver.js'
 export { type Pkcs11Uri, parsePkcs11Uri } from './pkcs11-uri.js'
@@ -85,7 +85,7 @@ const OPTIONS = [
  */
 export function pkcs11MasterKey(options: Pkcs11MasterKeyOptions): Pkcs11MasterKey {
   const { module, token, serial, object, id, pin, pinFile, sessions, timeLimitMs, driver } = checked(options)
-  const kekId = kekIdOf(options)
+  const kekId = pkcs11Id(options)
   const place = { modulePath: module, token, serial, object, objectId: id && Uint8Array.from(id) }
   return new TokenMasterKey(
     kekId,
@@ -237,14 +237,6 @@ function copyOf(bytes: Uint8Array): Buffer {
   const copy = Buffer.alloc(bytes.length)
   copy.set(bytes)
   return copy
-}
-
-function kekIdOf({ token, serial, object, id }: Pkcs11MasterKeyOptions): string {
-  const parts = Object.entries({ token, serial, object, id })
-  const named = parts.flatMap(([name, value]) =>
-    value === undefined ? [] : [`${name}=${percentEncoded(value)}`],
-  )
-  return `pkcs11:${named.join(';')}`
 }
 
 async function pinOf(
