@@ -4,6 +4,7 @@
  *
  * No message, property or cause ever holds plaintext, a key, a wrapped key, a token or a connection password.
  */
+import { tenantIdOf } from './table.js'
 
 /**
  * The stable codes.
@@ -16,7 +17,7 @@
  * - `ERR_DECRYPTION_FAILED`: wrong key, context or user, or tampered with: one message for all of them
  * - `ERR_KEY_NOT_FOUND`: the user, or that version of the user's key, has no row
  * - `ERR_KEY_SHREDDED`: the user's keys were erased on purpose
- * - `ERR_MASTER_KEY`: a master key is unset or unusable
+ * - `ERR_MASTER_KEY`: a master key is unset or unusable, or its key service failed; see `reason` of MasterKeyError
  * - `ERR_UNKNOWN_MASTER_KEY`: rows are wrapped under a master key that was not given; names KEK ids and counts
  * - `ERR_UNWRAP_FAILED`: a wrapped key does not open under its master key
  * - `ERR_STORE`: the store failed; see `retryable`
@@ -172,9 +173,15 @@ export function invalidArgument(message: string): KeystoreError {
   return new KeystoreError('ERR_INVALID_ARGUMENT', message)
 }
 
-/** `ERR_KEY_SHREDDED`: the user's keys were erased on purpose. */
+/** `ERR_KEY_SHREDDED`: the user's keys, or the tenant's, were erased on purpose. */
 export function keyShredded(userId: string): KeystoreError {
-  return new KeystoreError('ERR_KEY_SHREDDED', `The keys of user ${quoted(userId)} were shredded`)
+  return new KeystoreError('ERR_KEY_SHREDDED', `The keys of ${describeUser(userId)} were shredded`)
+}
+
+/** Whose key it is, for messages: a user's, or a tenant's own. */
+export function describeUser(userId: string): string {
+  const tenantId = tenantIdOf(userId)
+  return tenantId === null ? `user ${quoted(userId)}` : `tenant ${quoted(tenantId)}`
 }
 
 /** `ERR_SCHEMA`: the message must say what to do next. */

@@ -1,11 +1,7 @@
 /** drizzle-keystore: the crypto service, master keys and the lifecycle of keys. It loads no adapter, driver or Drizzle. */
 
-export type { ItemResult } from './envelope/bulk.js'
-export {
-  type DecryptItem,
-  type EncryptItem,
-  EnvelopeCrypto,
-} from './envelope/envelope-crypto.js'
+export type { DecryptItem, EncryptItem, ItemResult } from './envelope/bulk.js'
+export { EnvelopeCrypto } from './envelope/envelope-crypto.js'
 export type { EnvelopeCryptoOptions } from './envelope/options.js'
 export type { PoolCrypto } from './envelope/pool-crypto.js'
 export {
@@ -47,7 +43,8 @@ export { loggedStore } from './key-log/logged-store.js'
 export { findLostKeys, type LostKey, type LostKeys } from './key-log/lost-keys.js'
 export { type RecordKeysOptions, type RecordKeysReport, recordKeys } from './key-log/record-keys.js'
 export type { Rotation } from './keys/cache.js'
-export type { CacheOptions, CacheStats } from './keys/memory.js'
+export type { CacheOptions, CacheStats } from './keys/cache-options.js'
+export type { TenantMove, TenantRotation } from './keys/tenants.js'
 export { census, type MasterKeyUse } from './lifecycle/census.js'
 export {
   type ConflictingRow,

@@ -116,4 +116,6 @@ export function printFailures(failed: readonly RowFailure[], count: number): voi
     console.log(
       '  Give the master keys that these rows name with --previous-key-file or API_KEY_MASTER_KEY_PREVIOUS.',
     )
+  if (failed.some(({ masterKeyReason: reason }) => reason === 'unavailable' || reason === 'throttled'))
+    console.log('  Run the same command again when the master key answers: what is done stays done.')
 }

@@ -5,7 +5,7 @@ import { acceptedFormats, assertFormat, type Format } from '../format/formats.js
 import { DEFAULT_MAX_TOKEN_BYTES } from '../format/token.js'
 import { assertKeyLog, type KeyLog } from '../key-log/entry.js'
 import { loggedStore } from '../key-log/logged-store.js'
-import type { CacheOptions } from '../keys/memory.js'
+import type { CacheOptions } from '../keys/cache-options.js'
 import { primaryKekId } from '../master-keys/key-wrap.js'
 import { keyringOf, type MasterKeyring } from '../master-keys/keyring.js'
 import type { MasterKey } from '../master-keys/master-key.js'
@@ -100,6 +100,8 @@ export function resolveOptions(options: EnvelopeCryptoOptions): ResolvedOptions 
   const keyring = keyringOf(masterKeys)
   // Format v2 needs a local primary: better said now than at the first mint.
   primaryKekId(keyring, format)
+  if (format === 'v2' && keyring.tenantOf !== null)
+    throw invalidArgument("format 'v2' has no keys of tenants: open with format 'v3', or without tenantOf")
   return {
     store: keyLog === undefined ? store : loggedStore(store, keyLog),
     keyring,

@@ -8,8 +8,8 @@ import type { EmitEvent } from '../events.js'
 import type { KeyStore, StoreChange } from '../store.js'
 import type { KeyIdentity, KeyRef } from '../table.js'
 import { KeyedBatch } from './batch.js'
-import type { KnownUser } from './known-user.js'
-import type { KeyMemory, UserRows } from './memory.js'
+import type { KnownUser, UserRows } from './known-user.js'
+import type { KeyMemory } from './memory.js'
 import { loadRows } from './rows.js'
 
 /** Users whom an event names. */

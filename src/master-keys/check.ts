@@ -3,13 +3,14 @@ import { isKeystoreError, KeystoreError, MasterKeyError, printable } from '../er
 import type { EmitEvent } from '../events.js'
 import type { Format } from '../format/formats.js'
 import type { KeyStore } from '../store.js'
-import type { KeyRecord } from '../table.js'
+import { type KeyRecord, TENANT_USER_ID_PREFIX, tenantIdOf } from '../table.js'
 import { isMasterKeyFailure, isOutage, reasonOf, unavailableEvent } from './failure.js'
 import { tryWrapping } from './first-wrap.js'
 import { formatOfKekId } from './kek-id.js'
 import { unwrapDataKey } from './key-wrap.js'
 import type { MasterKeyring } from './keyring.js'
 import { isLocal } from './local.js'
+import { parseTenantKekId } from './tenant-keys.js'
 
 /** A damaged row must not keep a store from opening, so one that opens is enough. */
 const SAMPLES_PER_KEK = 3
@@ -46,9 +47,11 @@ export async function checkMasterKeys(
   options: CheckOptions,
 ): Promise<void> {
   const { acceptKeys, allowUnknown, emit } = options
-  const groups = groupByKek(await store.sampleByKek(SAMPLES_PER_KEK))
+  const samples = (await store.sampleByKek(SAMPLES_PER_KEK)).filter(isUnderMasterKey)
+  const tenants = await firstTenants(store)
+  const groups = groupByKek([...samples, ...tenants.filter((row) => needsKeyring(keyring, row))])
   const acceptsV2 = acceptKeys.includes('v2')
-  const isUpgraded = [...groups.keys()].some((kekId) => formatOfKekId(kekId) === 'v3')
+  const isUpgraded = tenants.length > 0 || [...groups.keys()].some((kekId) => formatOfKekId(kekId) === 'v3')
   const known = [...groups].filter(([kekId]) => kekId === null || keyring.find(kekId) !== null)
   if (known.length > 0 && !acceptsV2 && !isUpgraded) throw v2NotAccepted()
   const checked = known.map(async ([kekId, samples]) => {
@@ -69,6 +72,24 @@ export async function checkMasterKeys(
   // The census reads the whole table: only for the message.
   if (!allowUnknown) throw await unknownMasterKeys(store, unknown)
   emit({ type: 'unknownMasterKey', kekIds: unknown })
+}
+
+/** What is under tenants' keys says nothing of a master key. Tenants' own rows are looked at apart: there may be a root for each. */
+function isUnderMasterKey({ userId, kekId }: KeyRecord): boolean {
+  return tenantIdOf(userId) === null && parseTenantKekId(kekId) === null
+}
+
+async function firstTenants(store: KeyStore): Promise<KeyRecord[]> {
+  const after = { userId: TENANT_USER_ID_PREFIX, version: 1 }
+  const rows = await store.list({ after, limit: SAMPLES_PER_KEK, onUnreadable: () => undefined })
+  return rows.filter(({ userId }) => tenantIdOf(userId) !== null)
+}
+
+/** Whether a tenant's row needs a master key of the keyring. No tenant's own root is asked. */
+function needsKeyring(keyring: MasterKeyring, { kekId, shreddedAt }: KeyRecord): boolean {
+  return (
+    shreddedAt === null && kekId !== null && (keyring.tenantRoot === null || keyring.find(kekId) !== null)
+  )
 }
 
 interface CheckOptions {

@@ -1,12 +1,12 @@
 /** Data keys in rows: which master key and which format a row's wrapped key has, and what it is bound to. */
 
 import {
+  describeUser,
   invalidArgument,
   isKeystoreError,
   KeystoreError,
   MasterKeyError,
   printable,
-  quoted,
   serviceDetails,
 } from '../errors.js'
 import { generateKey, KEY_BYTES } from '../format/aead.js'
@@ -193,7 +193,7 @@ function ownerOf({ userId, version }: KeyRef): KeyOwner {
 
 /** A ref for messages. */
 export function describeRef({ userId, version }: KeyRef): string {
-  return `user ${quoted(userId)}, version ${version}`
+  return `${describeUser(userId)}, version ${version}`
 }
 
 /** @param answer the error of a key service */

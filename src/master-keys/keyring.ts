@@ -68,7 +68,7 @@ export class MasterKeyring {
  * @example
  * masterKeyring({ primary: localMasterKey(newBytes), previous: [localMasterKey(oldBytes)] })
  * @example
- * masterKeyring({ primary, tenantOf: (userId) => userId.split('/')[0], tenantRoot: async (tenantId) => customersKey(tenantId) })
+ * masterKeyring({ primary, tenantOf: (userId) => tenantsByUser.get(userId) ?? null })
  */
 export function masterKeyring(keys: MasterKeyringOptions): MasterKeyring {
   const { primary, previous = [], tenantOf = null, tenantRoot = null } = ownOptions(keys, 'keys')
@@ -112,13 +112,13 @@ export function assertMasterKey(name: string, key: unknown): asserts key is Mast
     throw invalidArgument(
       `id of a master key must be a string, and not empty, got ${key.id === '' ? 'an empty one' : kindOf(key.id)}`,
     )
+  if (key.id.startsWith(TENANT_KEK_ID_PREFIX))
+    throw invalidArgument(
+      `id of a master key must not begin with ${TENANT_KEK_ID_PREFIX}, as the KEK ids of tenants' keys do`,
+    )
   if (!key.id.isWellFormed() || key.id.includes('\0'))
     throw invalidArgument(
       'id of a master key must be well-formed Unicode without NUL: a database would not keep it',
-    )
-  if (key.id.startsWith(TENANT_KEK_ID_PREFIX))
-    throw invalidArgument(
-      `id of a master key must not begin with ${TENANT_KEK_ID_PREFIX}, as the ids of tenants' keys do`,
     )
   const limit = 'timeLimitMs' in key ? key.timeLimitMs : undefined
   if (limit !== undefined && !(typeof limit === 'number' && limit > 0 && limit <= LONGEST_TIME_LIMIT_MS))

@@ -19,12 +19,16 @@ export interface KeyOwner {
 export interface MasterKey {
   /** Permanent, not empty, and recorded as `kek_id` in each row it wrapped. */
   readonly id: string
-  /** The longest time in milliseconds that one call may take. After it the caller gets ERR_MASTER_KEY, retryable. Default 5000. */
+  /**
+   * The longest time in milliseconds that one call may take. After it the caller gets ERR_MASTER_KEY, retryable. A call waits at most as long
+   * for its turn: 16 calls of a key are under way at once. Default 5000.
+   */
   readonly timeLimitMs?: number
   /**
-   * @param dataKey 32 bytes
+   * @param dataKey 32 bytes, a copy that is wiped after the call
    * @param aad binds the result to its row; unwrap needs the same bytes
    * @param owner whose key it is
+   * @returns a new array each time, not empty and without the data key in it
    * @throws MasterKeyError
    */
   wrap(dataKey: Uint8Array, aad: Uint8Array, owner: KeyOwner): Promise<Uint8Array> | Uint8Array

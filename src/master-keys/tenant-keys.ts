@@ -114,8 +114,9 @@ export async function rootToWrap(keyring: MasterKeyring, tenantId: string): Prom
 
 async function ownRootOf({ tenantRoot }: MasterKeyring, tenantId: string): Promise<MasterKey | null> {
   if (tenantRoot === null) return null
-  const root = await answered(() => tenantRoot(tenantId), `tenantRoot of tenant ${quoted(tenantId)}`)
-  if (root !== null) assertMasterKey(`tenantRoot of tenant ${quoted(tenantId)}`, root)
+  const what = `tenantRoot of tenant ${quoted(tenantId)}`
+  const root = await answered(() => tenantRoot(tenantId), what)
+  if (root !== null) assertMasterKey(what, root)
   return root
 }
 

@@ -129,6 +129,34 @@ describe.each(backends)('open with key services on %s', (backend) => {
     expect(service.given.at(-1)?.every((byte) => byte === 0)).toBe(true)
   })
 
+  it('tells a service whose key it wraps and opens', async () => {
+    const told: unknown[] = []
+    const { wrap, unwrap } = service.masterKey
+    const masterKeys: MasterKey = {
+      ...service.masterKey,
+      wrap: (key, aad, owner) => {
+        told.push(['wrap', owner])
+        return wrap(key, aad, owner)
+      },
+      unwrap: (wrapped, aad, owner) => {
+        told.push(['unwrap', owner])
+        return unwrap(wrapped, aad, owner)
+      },
+    }
+    const envelope = await fresh.open({ masterKeys })
+    const nobody = { userId: '', version: 1, tenantId: null }
+    expect(told.splice(0)).toEqual([
+      ['wrap', nobody],
+      ['unwrap', nobody],
+    ])
+    await envelope.encrypt('alice', 'x')
+    await envelope.rotateUserKey('alice')
+    const owners = [1, 2].map((version) => ({ userId: 'alice', version, tenantId: null }))
+    expect(told.splice(0)).toEqual(owners.map((owner) => ['wrap', owner]))
+    await (await fresh.open({ masterKeys })).user('alice')
+    expect(told.slice(1)).toEqual(owners.map((owner) => ['unwrap', owner]))
+  })
+
   it('asks one that has wrapped rows to open one, and wraps nothing', async () => {
     await (await fresh.open({ masterKeys: service.masterKey })).encrypt('alice', 'x')
     service.reset()
