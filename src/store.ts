@@ -15,8 +15,9 @@ export interface WrapChange extends KeyRef {
   readonly kekId: string | null
   readonly wrappedAt: Date
   /**
-   * Only while this row is live too, in one transaction with the change: a tenant's own row, if a user leaves the tenant. A tenant that is
-   * being shredded then takes the user along, whichever of the two comes first, and wherever either of them is killed.
+   * Only while this row is live too, in one transaction with the change: a tenant's own row, if a user leaves the tenant's key or comes under
+   * it. A tenant that is being shredded then takes along who leaves, wherever either of the two is killed, and nobody comes under a key that
+   * is gone.
    */
   readonly whileLive?: KeyRef | undefined
 }

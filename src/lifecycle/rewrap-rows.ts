@@ -43,7 +43,7 @@ export interface RewrapTarget {
   readonly kek: MasterKey
   readonly kekId: string
   readonly format: Format
-  /** The row of the tenant's key that the user leaves: see {@link WrapChange}. */
+  /** The row of the tenant's key that the user leaves, or else joins: see {@link WrapChange}. */
   readonly whileLive?: KeyRef
 }
 
@@ -173,7 +173,11 @@ async function keyOf(job: RewrapRows, record: KeyRecord): Promise<RewrapTarget> 
   const tenantId =
     keyring.tenantOf === null ? (under?.tenantId ?? null) : await tenantOfUser(keyring, record.userId)
   if (under !== null && tenantId !== null && tenantId !== under.tenantId) throw otherTenant(record, tenantId)
-  if (tenantId !== null) return inV3(await job.tenants.current(tenantId, !job.dryRun))
+  if (tenantId !== null) {
+    const kek = await job.tenants.current(tenantId, !job.dryRun)
+    const joined = parseTenantKekId(kek.id)
+    return { ...inV3(kek), ...(joined !== null && { whileLive: tenantRow(joined) }) }
+  }
   const primary = { kek: keyring.primary, kekId: primaryKekId(keyring, format), format }
   return under === null ? primary : { ...primary, whileLive: tenantRow(under) }
 }
