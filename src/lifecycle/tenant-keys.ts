@@ -14,7 +14,7 @@ import {
   tenantRow,
 } from '../master-keys/tenant-keys.js'
 import type { KeyStore } from '../store.js'
-import { isTombstone, type KeyRecord, tenantIdOf, tenantUserId } from '../table.js'
+import { isTombstone, type KeyIdentity, type KeyRecord, tenantIdOf, tenantUserId } from '../table.js'
 
 /** Tenants whose open keys, about 2 KB each, are kept. A further one takes the place of the one that was asked for first. */
 const MOST_KEPT = 10_000
@@ -23,14 +23,21 @@ const ASK_AGAIN_MS = 1000
 
 const V3: readonly Format[] = ['v3']
 
+/** One version of a tenant's key, open, and the row that it is from. */
+export interface OpenTenantKey {
+  readonly key: TenantKey
+  readonly row: KeyIdentity
+}
+
 export class TenantKeys {
   readonly #store: KeyStore
   readonly #keyring: MasterKeyring
+  readonly #open = new Asked<OpenTenantKey>(Number.POSITIVE_INFINITY)
   /** By KEK id. */
-  readonly #open = new Asked<TenantKey>(Number.POSITIVE_INFINITY)
+  readonly #found = new Asked<OpenTenantKey>(Number.POSITIVE_INFINITY)
   /** By tenant id. Another process may rotate a tenant's key at any time: a rewrap brings along whoever came under an earlier version. */
   readonly #rows = new Asked<readonly KeyRecord[]>(ASK_AGAIN_MS)
-  readonly #current = new Asked<TenantKey>(ASK_AGAIN_MS)
+  readonly #current = new Asked<OpenTenantKey>(ASK_AGAIN_MS)
 
   constructor(store: KeyStore, keyring: MasterKeyring) {
     this.#store = store
@@ -43,7 +50,7 @@ export class TenantKeys {
    * @throws ERR_KEY_SHREDDED (the tenant) · ERR_KEY_NOT_FOUND (the tenant's row is missing) · what opens a tenant's row
    */
   kekOf(record: KeyRecord): MasterKey | null | Promise<MasterKey | null> {
-    return kekOf(this.#keyring, record, (ref) => this.find(ref))
+    return kekOf(this.#keyring, record, async (ref) => (await this.find(ref)).key)
   }
 
   /** Opens the wrapped key of any live row. @returns 32 bytes @throws like `unwrapDataKey` and {@link kekOf} */
@@ -52,14 +59,16 @@ export class TenantKeys {
     return unwrapDataKey(this.#keyring, record, accept, kek instanceof Promise ? await kek : kek)
   }
 
-  find(ref: TenantKeyRef): Promise<TenantKey> {
-    return this.#open.get(tenantKekId(ref), async () => this.#opened(ref, await this.#liveRow(ref)))
+  find(ref: TenantKeyRef): Promise<OpenTenantKey> {
+    return this.#found.get(tenantKekId(ref), async () => this.ofRow(await this.#liveRow(ref)))
   }
 
   /** The key that a tenant's own row holds. */
-  ofRow(record: KeyRecord): Promise<TenantKey> {
+  ofRow(record: KeyRecord): Promise<OpenTenantKey> {
     const ref = { tenantId: tenantIdOf(record.userId) ?? '', version: record.version }
-    return this.#open.get(tenantKekId(ref), () => this.#opened(ref, record))
+    // A tenant who was forgotten and made anew has another key of the same version.
+    const name = `${record.createdAt.getTime()} ${tenantKekId(ref)}`
+    return this.#open.get(name, () => this.#opened(ref, record))
   }
 
   /**
@@ -67,20 +76,19 @@ export class TenantKeys {
    *
    * @param isKept false: it is made, and not stored
    */
-  current(tenantId: string, isKept: boolean): Promise<TenantKey> {
+  current(tenantId: string, isKept: boolean): Promise<OpenTenantKey> {
     return this.#current.get(tenantId, () => this.#newestOrFirst(tenantId, isKept))
   }
 
-  async #newestOrFirst(tenantId: string, isKept: boolean): Promise<TenantKey> {
+  async #newestOrFirst(tenantId: string, isKept: boolean): Promise<OpenTenantKey> {
     const rows = await this.#liveRows(tenantId)
     const newest = rows.at(-1)
     if (newest !== undefined) return this.ofRow(newest)
     const ref = { tenantId, version: 1 }
     const made = await this.#made(ref)
-    const [winner] = isKept ? await this.#store.insertIfAbsent([made.record]) : [made.record]
+    const [winner] = isKept ? await this.#store.insertIfAbsent([made.row]) : [made.row]
     if (winner === undefined || isTombstone(winner)) throw tenantShredded(tenantId)
-    if (!equalBytes(winner.encryptedKey, made.record.encryptedKey)) return this.ofRow(winner)
-    return isKept ? this.#open.get(tenantKekId(ref), async () => made.key) : made.key
+    return equalBytes(winner.encryptedKey, made.row.encryptedKey) ? made : this.ofRow(winner)
   }
 
   /** The newest version of the tenant's key that a row names. @throws ERR_KEY_SHREDDED · ERR_KEY_NOT_FOUND · what opens the tenant's row */
@@ -89,10 +97,10 @@ export class TenantKeys {
     const newest = rows.at(-1)
     // Without the version that the row names the tenant may be another one of that id.
     if (newest === undefined || !rows.some(({ version }) => version === ref.version)) throw notStored(ref)
-    return this.ofRow(newest)
+    return (await this.ofRow(newest)).key
   }
 
-  async #made(ref: TenantKeyRef): Promise<{ readonly record: KeyRecord; readonly key: TenantKey }> {
+  async #made(ref: TenantKeyRef): Promise<OpenTenantKey & { readonly row: KeyRecord }> {
     const root = await rootToWrap(this.#keyring, ref.tenantId)
     const { record, dataKey } = await newDataKey(this.#keyring, tenantRow(ref), 'v3', root)
     try {
@@ -100,17 +108,18 @@ export class TenantKeys {
       const isSame = equalBytes(again, dataKey)
       again.fill(0)
       if (!isSame) throw wrongWrap(ref, root)
-      return { record, key: new TenantKey(ref, dataKey) }
+      return { row: record, key: new TenantKey(ref, dataKey) }
     } finally {
       dataKey.fill(0)
     }
   }
 
-  async #opened(ref: TenantKeyRef, record: KeyRecord): Promise<TenantKey> {
+  async #opened(ref: TenantKeyRef, record: KeyRecord): Promise<OpenTenantKey> {
     if (isTombstone(record)) throw tenantShredded(ref.tenantId)
     const key = await this.unwrap(record, V3)
     try {
-      return new TenantKey(ref, key)
+      const { userId, version, createdAt } = record
+      return { key: new TenantKey(ref, key), row: { userId, version, createdAt } }
     } finally {
       key.fill(0)
     }
