@@ -108,3 +108,8 @@ export function withTenants(
 ): MasterKeyring {
   return masterKeyring({ primary, tenantOf, ...options })
 }
+
+/** The tenant of a user in child processes with TENANTS=count: see test/children/test-keyring.mjs. */
+export function tenantByLastCharacter(userId: string, count: number): string {
+  return `t${userId.charCodeAt(userId.length - 1) % count}`
+}
