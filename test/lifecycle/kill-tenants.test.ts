@@ -24,7 +24,7 @@ import { cleanUpAfterEach } from '../support/cleanups.js'
 import { dialects } from '../support/databases.js'
 import { countDeadlocks } from '../support/deadlocks.js'
 import { withStore } from '../support/fresh-store.js'
-import { expectInPlace, tenantByLastCharacter } from '../support/tenants.js'
+import { expectInPlace, tenantByLastCharacter } from '../support/tenant-hierarchy.js'
 import { userIds } from '../support/users.js'
 
 const TENANTS = 8

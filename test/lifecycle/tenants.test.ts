@@ -26,10 +26,10 @@ import {
   expectInPlace,
   type Root,
   root,
-  tenantOf,
   usersOfTenants,
   withTenants,
-} from '../support/tenants.js'
+} from '../support/tenant-hierarchy.js'
+import { tenantOf } from '../support/tenants.js'
 import { expectAllOpen, type Sealed, sealAll } from '../support/tokens.js'
 
 const TENANTS = 6
