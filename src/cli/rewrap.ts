@@ -6,6 +6,7 @@ import type { RowFailure } from '../lifecycle/long-work.js'
 import { type RewrapReport, rewrapAll } from '../lifecycle/rewrap.js'
 import { formatOfKekId } from '../master-keys/kek-id.js'
 import type { MasterKeyring } from '../master-keys/keyring.js'
+import { MANY_TENANTS } from '../store.js'
 import { withExistingStore } from './existing-store.js'
 import { runLongCommand } from './long-command.js'
 import { printMasterKeys } from './master-key-table.js'
@@ -88,7 +89,7 @@ function printRewrap(report: RewrapReport, keyring: MasterKeyring): void {
   for (const id of new Set(live.map(({ kekId }) => kekId)))
     table.push([
       formatOfKekId(id),
-      kekName(id),
+      id === MANY_TENANTS ? "tenants' keys and roots" : kekName(id),
       ...[report.before, report.after].map((rows) => thousands(liveCount(rows, ({ kekId }) => kekId === id))),
     ])
   if (table.length > 0) console.log(table.toString())

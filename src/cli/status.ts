@@ -1,8 +1,8 @@
 /** `keystore status`: counts the keys by master key and version. Needs no master key. */
 import { Command } from 'commander'
-import { compareCensusRows, totalCount } from '../lifecycle/census.js'
+import { commonRootIds, compareCensusRows, totalCount } from '../lifecycle/census.js'
 import { formatOfKekId } from '../master-keys/kek-id.js'
-import type { DatedCensusRow } from '../store.js'
+import { type DatedCensusRow, MANY_TENANTS } from '../store.js'
 import { storeName, withExistingStore } from './existing-store.js'
 import { maintenanceOf, type ReportOptions, type StoreOptions, withJson, withStore } from './options.js'
 import { counted, kekName, plainTable, printJson, thousands } from './output.js'
@@ -12,7 +12,8 @@ export function statusCommand(): Command {
     .description('Count the keys in the store by master key, format, version and age.')
     .action((options: StoreOptions & ReportOptions) =>
       withExistingStore(options, async (store) => {
-        const rows = (await maintenanceOf(store).datedCensus()).sort(compareCensusRows)
+        const rootIds = await commonRootIds(store)
+        const rows = (await maintenanceOf(store).datedCensus({ rootIds })).sort(compareCensusRows)
         if (options.json) printJson(rows)
         else printCensus(rows, storeName(options.store))
       }),
@@ -28,14 +29,15 @@ function printCensus(rows: readonly DatedCensusRow[], name: string): void {
   const live = totalCount(rows.filter(({ shredded }) => !shredded))
   const head = ['format', 'master key', 'key version', 'state', 'keys', 'share', 'oldest', 'newest']
   const table = plainTable(head)
-  for (const { kekId, version, shredded, count, oldest, newest } of rows) {
+  for (const row of rows) {
+    const { kekId, version, shredded, count, oldest, newest } = row
     const state = shredded ? 'shredded' : 'live'
     const share = `${bar(count / all)} ${percent(count / all)}`
     // A tombstone of a user who had no key was never wrapped.
     const isWrapped = kekId !== null || !shredded
     table.push([
       isWrapped ? formatOfKekId(kekId) : '–',
-      isWrapped ? kekName(kekId) : '–',
+      isWrapped ? wrappedUnder(row) : '–',
       version,
       state,
       thousands(count),
@@ -46,6 +48,11 @@ function printCensus(rows: readonly DatedCensusRow[], name: string): void {
   }
   console.log(table.toString())
   console.log(`${counted(live, 'live key')}, ${thousands(all - live)} shredded, in ${name}`)
+}
+
+function wrappedUnder({ kekId, ofTenants }: DatedCensusRow): string {
+  if (ofTenants === true) return `${kekId === MANY_TENANTS ? 'other roots' : kekName(kekId)} (tenants' own)`
+  return kekId === MANY_TENANTS ? "tenants' keys" : kekName(kekId)
 }
 
 const BAR_WIDTH = 20

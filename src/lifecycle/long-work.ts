@@ -143,22 +143,28 @@ const ROW_CODES: ReadonlySet<string> = new Set([
   'ERR_UNKNOWN_MASTER_KEY',
   'ERR_FORMAT_NOT_ACCEPTED',
   'ERR_MASTER_KEY',
+  // Of the row's tenant: its key is erased, or missing.
+  'ERR_KEY_SHREDDED',
+  'ERR_KEY_NOT_FOUND',
+  // The row is under another tenant's key than tenantOf says.
+  'ERR_CONFLICT',
 ])
 
 /**
  * Yields all rows, page by page, in the order of `list`. Reads the next page while the caller works on the current one.
  * Gives other tasks a turn between pages. Ends when `signal` is aborted.
  *
+ * @param filter which rows; with `after` those behind it
  * @param onUnreadable is called for each row that cannot be read, before the page is given that it stands on or before
  * @throws ERR_STORE if the store gives the same page again: nothing would ever end
  */
 export async function* pagesOf(
   store: KeyStore,
   { batchSize = DEFAULT_BATCH_SIZE, signal }: LongWorkOptions,
-  filter: Pick<KeyPage, 'notKekId'>,
+  filter: Pick<KeyPage, 'notKekId' | 'kekId' | 'after'>,
   onUnreadable: (row: UnreadableRow) => void,
 ): AsyncGenerator<readonly KeyRecord[], void, undefined> {
-  let after: KeyRef | undefined
+  let { after } = filter
   for (let next = prefetch(); !signal?.aborted; await nextTurn()) {
     const { page, unreadable } = await next
     for (const row of unreadable) onUnreadable(row)

@@ -4,8 +4,9 @@ import { durationSince, eventEmitter } from '../events.js'
 import { newDataKey } from '../master-keys/key-wrap.js'
 import { keyringOf, type MasterKeyring } from '../master-keys/keyring.js'
 import type { MasterKey } from '../master-keys/master-key.js'
+import { parseTenantKekId } from '../master-keys/tenant-keys.js'
 import type { KeyStore } from '../store.js'
-import { isTombstone, type KeyRecord, MAX_KEY_VERSION, refKey } from '../table.js'
+import { isTenantRow, isTombstone, type KeyRecord, MAX_KEY_VERSION, refKey } from '../table.js'
 import { assertUserId, kindOf } from '../validate.js'
 import { totalCount } from './census.js'
 import {
@@ -20,10 +21,11 @@ import {
   pagesOf,
   type RowFailure,
 } from './long-work.js'
+import { TenantKeys } from './tenant-keys.js'
 
 export interface RotateWhereOptions extends LongWorkOptions {
   readonly store: KeyStore
-  /** The primary wraps the new versions. No key is unwrapped. */
+  /** The primary wraps the new versions, or the tenant's key that wraps the version before. No user's key is unwrapped. */
   readonly masterKeys: MasterKeyring | MasterKey
   /** Rotates users whose highest version is older than this, in milliseconds; 0 rotates all users. */
   readonly olderThanMs: number
@@ -64,6 +66,7 @@ export async function rotateWhere(options: RotateWhereOptions): Promise<RotateRe
     throw invalidArgument('olderThanMs must be a number of milliseconds, 0 or more')
   const keyring = keyringOf(options.masterKeys)
   const emit = eventEmitter(options)
+  const tenants = new TenantKeys(store, keyring)
   // Fixed now, so that a version made by this call is never rotated by it.
   const before = Date.now() - olderThanMs
   const total = totalCount(await store.census())
@@ -81,7 +84,8 @@ export async function rotateWhere(options: RotateWhereOptions): Promise<RotateRe
     const due: KeyRecord[] = []
     for (const versions of users) {
       const newest = versions.at(-1) as KeyRecord
-      if (unreadable.has(newest.userId)) continue
+      // Tenants' own keys wrap no data of the application: rotateTenantKey makes a new version of one.
+      if (isTenantRow(newest) || unreadable.has(newest.userId)) continue
       if (versions.some(isTombstone)) {
         counts.shredded += 1
         for (const row of versions) if (!isTombstone(row)) failures.add(row, liveBesideTombstone(row))
@@ -90,7 +94,7 @@ export async function rotateWhere(options: RotateWhereOptions): Promise<RotateRe
       else due.push(newest)
     }
     const versions = await mapConcurrently(due, (newest) =>
-      nextVersionOf(keyring, newest).catch((error) => {
+      nextVersionOf(keyring, tenants, newest).catch((error) => {
         if (!isRowError(error)) throw error
         failures.add(newest, error)
         return null
@@ -108,9 +112,15 @@ export async function rotateWhere(options: RotateWhereOptions): Promise<RotateRe
   return { complete: !signal?.aborted && failures.outages === 0, dryRun, ...counts, ...failed }
 }
 
-/** The row of a user's next version. Its data key is wiped at once: nothing is encrypted here. */
-async function nextVersionOf(keyring: MasterKeyring, { userId, version }: KeyRecord): Promise<KeyRecord> {
-  const { record, dataKey } = await newDataKey(keyring, { userId, version: version + 1 }, 'v3')
+/** The row of a user's next version, under the tenant's key if the user has one. Its data key is wiped at once: nothing is encrypted here. */
+async function nextVersionOf(
+  keyring: MasterKeyring,
+  tenants: TenantKeys,
+  { userId, version, kekId }: KeyRecord,
+): Promise<KeyRecord> {
+  const tenant = parseTenantKekId(kekId)
+  const kek = tenant === null ? keyring.primary : await tenants.newestOf(tenant)
+  const { record, dataKey } = await newDataKey(keyring, { userId, version: version + 1 }, 'v3', kek)
   dataKey.fill(0)
   return record
 }

@@ -6,12 +6,13 @@ import type { MasterKeyError } from '../errors.js'
 import { generateKey, hmacSha256 } from '../format/aead.js'
 import type { Format } from '../format/formats.js'
 import { isMasterKeyFailure } from '../master-keys/failure.js'
-import { describeRef, unwrapDataKey } from '../master-keys/key-wrap.js'
+import { describeRef } from '../master-keys/key-wrap.js'
 import type { MasterKeyring } from '../master-keys/keyring.js'
 import { isLocal, isV2Wrap } from '../master-keys/local.js'
 import type { KeyStore } from '../store.js'
-import { type KeyRecord, type KeyRef, refKey } from '../table.js'
+import { isTenantRow, isTombstone, type KeyRecord, type KeyRef, refKey } from '../table.js'
 import { isRowError, type LongWorkOptions, mapConcurrently, ProgressMeter, pagesOf } from './long-work.js'
+import type { TenantKeys } from './tenant-keys.js'
 
 export interface SharedKeys {
   /** For each row that shares its data key: all rows that hold the key, itself included. The map keys are made by {@link refKey}. */
@@ -57,7 +58,7 @@ export class DataKeyDigests {
 /** Unwraps every row to find the data keys that occur more than once. Unwraps all rows a second time only if there are any. */
 export async function findSharedKeys(
   store: KeyStore,
-  keyring: MasterKeyring,
+  tenants: TenantKeys,
   accept: readonly Format[],
   total: number,
   options: LongWorkOptions,
@@ -65,19 +66,19 @@ export async function findSharedKeys(
   const digests = new DataKeyDigests()
   const progress = new ProgressMeter('comparing data keys', total, options)
   let failure: MasterKeyError | null = null
-  for await (const page of unwrappedPages(store, keyring, accept, options)) {
+  for await (const page of unwrappedPages(store, tenants, accept, options)) {
     for (const { dataKey } of page.unwrapped) digests.add(dataKey)
     failure ??= page.failure
     progress.add(page.rows)
   }
-  const shared = await findRowsOfRepeatedKeys(store, keyring, accept, digests, options)
+  const shared = await findRowsOfRepeatedKeys(store, tenants, accept, digests, options)
   return { ...shared, failure: failure ?? shared.failure }
 }
 
 /** Unwraps every row, if any digest is repeated, to find the rows that hold the repeated keys. */
 export async function findRowsOfRepeatedKeys(
   store: KeyStore,
-  keyring: MasterKeyring,
+  tenants: TenantKeys,
   accept: readonly Format[],
   digests: DataKeyDigests,
   options: LongWorkOptions,
@@ -86,7 +87,7 @@ export async function findRowsOfRepeatedKeys(
   if (repeated.size === 0) return NO_SHARED_KEYS
   const groups = new Map<string, KeyRef[]>()
   let failure: MasterKeyError | null = null
-  for await (const { unwrapped, failure: failed } of unwrappedPages(store, keyring, accept, options)) {
+  for await (const { unwrapped, failure: failed } of unwrappedPages(store, tenants, accept, options)) {
     failure ??= failed
     for (const { record, dataKey } of unwrapped) {
       const digest = digests.digest(dataKey)
@@ -143,18 +144,19 @@ interface UnwrappedPage {
  */
 async function* unwrappedPages(
   store: KeyStore,
-  keyring: MasterKeyring,
+  tenants: TenantKeys,
   accept: readonly Format[],
   options: LongWorkOptions,
 ): AsyncGenerator<UnwrappedPage, void, undefined> {
   for await (const page of pagesOf(store, options, {}, () => undefined)) {
     const unwrapped: { record: KeyRecord; dataKey: Uint8Array }[] = []
-    const live = page.filter(({ shreddedAt }) => shreddedAt === null)
+    // A tenant's key is bound to its row.
+    const live = page.filter((row) => !isTombstone(row) && !isTenantRow(row))
     let failure: MasterKeyError | null = null
     try {
       await mapConcurrently(live, async (record) => {
         try {
-          unwrapped.push({ record, dataKey: await unwrapDataKey(keyring, record, accept) })
+          unwrapped.push({ record, dataKey: await tenants.unwrap(record, accept) })
         } catch (error) {
           // The rewrap or the verification itself reports rows that do not unwrap.
           if (!isRowError(error)) throw error

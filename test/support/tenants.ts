@@ -1,17 +1,12 @@
 /** Users `TENANT/NAME`, a keyring whose tenants have key services for roots, and tokens of many of their users. */
-import {
-  type KeyStore,
-  type MasterKey,
-  type MasterKeyring,
-  masterKeyring,
-  type TenantOf,
-} from '../../src/index.js'
+import { type KeyStore, type MasterKey, type MasterKeyring, masterKeyring } from '../../src/index.js'
 import { tenantUserId } from '../../src/table.js'
 import { type KeyService, keyService } from './key-service.js'
 import { rowsOf, rowsOfUser } from './rows.js'
 
 /** `acme/alice` belongs to `acme`, and `alice` to nobody. */
-export const tenantOf: TenantOf = (userId) => (userId.includes('/') ? (userId.split('/')[0] ?? null) : null)
+export const tenantOf = (userId: string): string | null =>
+  userId.includes('/') ? (userId.split('/')[0] ?? null) : null
 
 /** Users of a tenant. */
 export const usersOf = (tenantId: string, count: number) =>
