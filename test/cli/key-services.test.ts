@@ -111,13 +111,14 @@ describe.each(cases)('with a master key in %s, on %s', (name, dialect) => {
   })
 
   it.each([
-    ['deny', 'it refuses'],
-    ['outage', 'an outage'],
+    ['deny', /it refuses/],
+    // The core asks about once a second in an outage, and says so.
+    ['outage', /an outage|is unavailable/],
   ] as const)('says why the service failed: %s', async (fault, said) => {
     await ok(['init'])
     server.fault = fault
     const { status, stderr } = await keystore(['encrypt', '--user', 'alice'], { input: 'x' })
     expect(status).toBe(1)
-    expect(stderr).toContain(said)
+    expect(stderr).toMatch(said)
   })
 })
