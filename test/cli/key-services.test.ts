@@ -5,7 +5,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { startKeystore } from '../support/command.js'
 import { type CommandStore, commandStore } from '../support/command-store.js'
 import { dialects } from '../support/databases.js'
-import { AWS_KEY, startAwsKms } from '../support/kms-aws.js'
+import { AWS_KEY, AWS_OTHER_KEY, startAwsKms } from '../support/kms-aws.js'
 import { AWS_SECRET } from '../support/kms-providers.js'
 import type { KeyServer } from '../support/kms-server.js'
 import { startVault, VAULT_TOKEN } from '../support/kms-vault.js'
@@ -15,6 +15,7 @@ const services = {
   vault: {
     start: startVault,
     env: ({ url }: KeyServer) => ({ API_KEY_MASTER_KEY: `vault:${url}/transit/keys/first`, VAULT_TOKEN }),
+    other: ({ url }: KeyServer) => `vault:${url}/transit/keys/other`,
   },
   aws: {
     start: startAwsKms,
@@ -24,6 +25,7 @@ const services = {
       AWS_ACCESS_KEY_ID: 'AKIDTEST',
       AWS_SECRET_ACCESS_KEY: AWS_SECRET,
     }),
+    other: () => `aws-kms:${AWS_OTHER_KEY}`,
   },
 }
 
@@ -87,7 +89,7 @@ describe.each(cases)('with a master key in %s, on %s', (name, dialect) => {
     expect((await keystore(['decrypt', '--user', 'alice'], { input: newer })).stderr).toContain('shredded')
   })
 
-  it('rewrap moves keys from a file into the service, and back', async () => {
+  it('rewrap moves keys from a file into the service, to another key of it, and back', async () => {
     const { alice = '' } = await store.mint('alice', 'bob')
     const previous = ['--previous-key-file', 'keys/a.key']
     expect(await ok(['rewrap', ...previous])).toContain('primary')
@@ -95,7 +97,12 @@ describe.each(cases)('with a master key in %s, on %s', (name, dialect) => {
     const { API_KEY_MASTER_KEY = '' } = env
     const rows = await store.rows()
     expect(rows.map(({ kekId }) => kekId)).toEqual([API_KEY_MASTER_KEY, API_KEY_MASTER_KEY])
-    const more = { API_KEY_MASTER_KEY: '', API_KEY_MASTER_KEY_PREVIOUS: API_KEY_MASTER_KEY }
+    const other = service.other(server)
+    await ok(['rewrap'], {
+      more: { API_KEY_MASTER_KEY: other, API_KEY_MASTER_KEY_PREVIOUS: API_KEY_MASTER_KEY },
+    })
+    expect((await store.rows()).map(({ kekId }) => kekId)).toEqual([other, other])
+    const more = { API_KEY_MASTER_KEY: '', API_KEY_MASTER_KEY_PREVIOUS: other }
     await ok(['rewrap', '--master-key-file', 'keys/b.key'], { more })
     expect(await store.decrypt('alice', alice, 'b')).toBe('secret of alice')
   })
@@ -111,13 +118,14 @@ describe.each(cases)('with a master key in %s, on %s', (name, dialect) => {
   })
 
   it.each([
-    ['deny', 'it refuses'],
-    ['outage', 'an outage'],
+    ['deny', /it refuses/],
+    // The core asks about once a second in an outage, and says so.
+    ['outage', /an outage|is unavailable/],
   ] as const)('says why the service failed: %s', async (fault, said) => {
     await ok(['init'])
     server.fault = fault
     const { status, stderr } = await keystore(['encrypt', '--user', 'alice'], { input: 'x' })
     expect(status).toBe(1)
-    expect(stderr).toContain(said)
+    expect(stderr).toMatch(said)
   })
 })

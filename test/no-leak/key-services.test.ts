@@ -28,7 +28,7 @@ describe.each(providers)('$name', ({ start, secrets }) => {
     const open = () =>
       EnvelopeCrypto.open({
         store,
-        masterKeys: started.key(300),
+        masterKeys: started.key(2000),
         closeStore: false,
         onEvent: (event) => events.push(event),
       })

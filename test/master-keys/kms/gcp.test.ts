@@ -84,7 +84,7 @@ describe('gcpMasterKey over gRPC', () => {
     ['hang', 'unavailable', 'DEADLINE_EXCEEDED'],
     ['otherKey', 'wrongKey', undefined],
   ] as const)('says why: %s', async (fault, reason, providerCode) => {
-    const key = gcpMasterKey({ keyName: GCP_KEY, client: server.client, timeLimitMs: 300 })
+    const key = gcpMasterKey({ keyName: GCP_KEY, client: server.client, timeLimitMs: 1500 })
     await key.wrap(dataKey, AAD, OWNER)
     server.control.fault = fault
     const error = await keystoreErrorOf(async () => key.wrap(dataKey, AAD, OWNER))

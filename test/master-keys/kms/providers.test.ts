@@ -61,7 +61,7 @@ describe.each(providers)('$name', ({ name, start, secrets, tellsOtherKey }) => {
   const outages: readonly Fault[] = ['outage', 'cut', 'garbage', ...(isBounded ? (['hang'] as const) : [])]
   it.each(outages)('says that the service is unavailable: %s', async (fault) => {
     const { server, key } = started
-    const masterKey = key(300)
+    const masterKey = key(1500)
     const wrapped = await masterKey.wrap(dataKey, AAD, OWNER)
     server.fault = fault
     const before = server.requests.length
@@ -85,11 +85,11 @@ describe.each(providers)('$name', ({ name, start, secrets, tellsOtherKey }) => {
     'gives up a request that nobody waits for any more',
     async () => {
       const { server, key } = started
-      const masterKey = key(200)
+      const masterKey = key(1500)
       await masterKey.wrap(dataKey, AAD, OWNER)
       server.fault = 'hang'
       await keystoreErrorOf(async () => masterKey.wrap(dataKey, AAD, OWNER))
-      await expect.poll(() => server.hanging()).toBe(0)
+      await expect.poll(() => server.hanging(), { timeout: 10_000 }).toBe(0)
     },
   )
 
