@@ -41,7 +41,7 @@ createInterface({ input: process.stdin })
   })
 
 // Each tenant is at work by itself, as requests are: one that waits for its root must not keep the others waiting.
-await Promise.all(tenants.map((tenant) => encrypt(tenant, 'shared')))
+for (const tenant of tenants) await encrypt(tenant, 'shared')
 console.log('ready')
 await Promise.all(tenants.map(work))
 await envelope.close()

@@ -18,7 +18,7 @@ const PROCESSES = 4
 /** How long cached keys are used in the processes. */
 const TTL_MS = 2000
 /** A process that has to share two processors gets its turn late. */
-const MARGIN_MS = 3000
+const MARGIN_MS = 5000
 /** How long a tenant's calls are counted in each state of its root. */
 const COUNTED_MS = slow ? 5000 : 2000
 

@@ -27,11 +27,17 @@ export interface AwsKmsClient {
   ): Promise<{ readonly KeyId?: string | undefined; readonly Plaintext?: Uint8Array | undefined }>
 }
 
+/** What is used of a `KMSClient` of @aws-sdk/client-kms. */
+export interface AwsKmsSender {
+  // The SDK's own type has a parameter for each command, so only its shape can be named.
+  send(command: never, options?: { abortSignal?: AbortSignal }): Promise<unknown>
+}
+
 export interface AwsMasterKeyOptions {
   /** The ARN of a symmetric key. For a multi-region key the one of the region to ask. An alias is refused. */
   readonly keyId: string
-  /** Default: `new KMS({ region, maxAttempts: 1 })` of @aws-sdk/client-kms, with the region of the ARN and the SDK's own credentials. */
-  readonly client?: AwsKmsClient
+  /** A `KMS` or a `KMSClient`. Default: `new KMS({ region, maxAttempts: 1 })` of @aws-sdk/client-kms, with the region of the ARN and the SDK's own credentials. */
+  readonly client?: AwsKmsClient | AwsKmsSender
   /** The longest time in milliseconds that one call may take. Default 5000. */
   readonly timeLimitMs?: number
 }
@@ -50,15 +56,14 @@ const SDK = '@aws-sdk/client-kms'
 export function awsMasterKey(options: AwsMasterKeyOptions): MasterKey {
   const { keyId, client, timeLimitMs } = ownOptions(options)
   const { id, arn, region } = awsKeyName(keyId)
-  if (
-    client !== undefined &&
-    !(typeof client?.encrypt === 'function' && typeof client.decrypt === 'function')
-  ) {
+  if (client !== undefined && !isKms(client) && !isSender(client))
     throw invalidArgument(
-      `client must be a KMS of ${SDK} (new KMS({ … }), which has encrypt and decrypt), got ${kindOf(client)}`,
+      `client must be a KMS or KMSClient of ${SDK}, such as new KMS({ … }), got ${kindOf(client)}`,
     )
-  }
-  const connected = singleFlight(async () => client ?? (await connect(id, region)))
+  const connected = singleFlight(async () => {
+    if (client === undefined) return connect(id, region)
+    return isKms(client) ? client : withCommands(id, client)
+  })
   const abortSignal = () => ({ abortSignal: AbortSignal.timeout(timeLimitMs ?? REQUEST_LIMIT_MS) })
   const wrongKey = () => serviceError(id, SERVICE, { reason: 'wrongKey' })
   const checked = (bytes: Uint8Array | undefined, answeredFor: string | undefined): Uint8Array => {
@@ -87,12 +92,37 @@ export function awsMasterKey(options: AwsMasterKeyOptions): MasterKey {
   }
 }
 
+function isKms(client: unknown): client is AwsKmsClient {
+  return hasMethod(client, 'encrypt') && hasMethod(client, 'decrypt')
+}
+
+function isSender(client: unknown): client is AwsKmsSender {
+  return hasMethod(client, 'send')
+}
+
+function hasMethod(client: unknown, name: string): boolean {
+  return typeof client === 'object' && client !== null && typeof Reflect.get(client, name) === 'function'
+}
+
 /** The core decides when a call is repeated, so the SDK must not: its three attempts would each count against the time limit. */
 async function connect(id: string, region: string): Promise<AwsKmsClient> {
-  const { KMS } = await import(/* webpackIgnore: true */ /* @vite-ignore */ '@aws-sdk/client-kms').catch(
-    notLoaded(id, SDK),
-  )
+  const { KMS } = await loadSdk(id)
   return new KMS({ region, maxAttempts: 1 })
+}
+
+/** A `KMSClient` has no methods for single commands. */
+async function withCommands(id: string, client: AwsKmsSender): Promise<AwsKmsClient> {
+  const { EncryptCommand, DecryptCommand } = await loadSdk(id)
+  const send = (command: object, options?: { abortSignal?: AbortSignal }): Promise<object> =>
+    client.send(command as never, options) as Promise<object>
+  return {
+    encrypt: (input, options) => send(new EncryptCommand(input), options),
+    decrypt: (input, options) => send(new DecryptCommand(input), options),
+  }
+}
+
+function loadSdk(id: string) {
+  return import(/* webpackIgnore: true */ /* @vite-ignore */ '@aws-sdk/client-kms').catch(notLoaded(id, SDK))
 }
 
 function contextOf(aad: Uint8Array): Record<string, string> {

@@ -2,7 +2,7 @@
 import { createHash, randomBytes } from 'node:crypto'
 import { KMSClient } from '@aws-sdk/client-kms'
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
-import { type AwsKmsClient, awsMasterKey } from '../../../src/master-keys/kms/aws.js'
+import { awsMasterKey } from '../../../src/master-keys/kms/aws.js'
 import { keystoreErrorOf } from '../../support/errors.js'
 import { AWS_KEY, AWS_REPLICAS, error, startAwsKms } from '../../support/kms-aws.js'
 import { awsClient } from '../../support/kms-providers.js'
@@ -85,11 +85,24 @@ describe('awsMasterKey', () => {
     }
   })
 
-  it('refuses a client without encrypt and decrypt, as KMSClient', () => {
-    const client = new KMSClient({ region: 'eu-central-1' }) as unknown as AwsKmsClient
-    expect(() => awsMasterKey({ keyId: AWS_KEY, client })).toThrow(
-      'client must be a KMS of @aws-sdk/client-kms',
-    )
+  it('takes a KMSClient, and no other client', async () => {
+    const credentials = { accessKeyId: 'AKIDTEST', secretAccessKey: 'x' }
+    const client = new KMSClient({
+      region: 'eu-central-1',
+      endpoint: server.url,
+      credentials,
+      maxAttempts: 1,
+    })
+    const key = awsMasterKey({ keyId: AWS_KEY, client })
+    const opened = await key.unwrap(await key.wrap(dataKey, AAD, OWNER), AAD, OWNER)
+    expect(Buffer.from(opened).equals(dataKey)).toBe(true)
+    server.fault = 'deny'
+    expect(await keystoreErrorOf(async () => key.wrap(dataKey, AAD, OWNER))).toMatchObject({
+      reason: 'denied',
+      providerCode: 'AccessDeniedException',
+    })
+    for (const other of [{}, null, 'eu-central-1'])
+      expect(() => awsMasterKey({ keyId: AWS_KEY, client: other as never })).toThrow('client must be a KMS')
   })
 })
 
