@@ -1,6 +1,6 @@
 /** `keystore doctor`: checks a key store, and the encrypted columns of an application. */
 import { Command } from 'commander'
-import { invalidArgument, isKeystoreError, printable } from '../errors.js'
+import { describeUser, invalidArgument, isKeystoreError, printable } from '../errors.js'
 import { applyKeyLog, findUnfinishedErasures } from '../key-log/erasures.js'
 import { findLostKeys, giveUpLostKeys, type LostKey, type LostKeys } from '../key-log/lost-keys.js'
 import { type Finding, type VerifyReport, verifyAll } from '../lifecycle/verify.js'
@@ -29,7 +29,7 @@ import {
   withKeyLog,
   withStore,
 } from './options.js'
-import { counted, printableId, printJson, printSome, setExitCode } from './output.js'
+import { counted, countedOwners, ownerName, printJson, printSome, setExitCode } from './output.js'
 import { printableSentence } from './printable.js'
 import { makeKeyLog, printRecording, type RecordingReport, recordOrCount } from './record-keys.js'
 import {
@@ -277,10 +277,9 @@ function printDoctorReport(
   keyring: MasterKeyring,
 ): void {
   const { erasedAgain, erasure, findings, counts } = report
-  if (erasedAgain !== undefined)
-    console.log(`The key log erased ${counted(erasedAgain.length, 'user')} again.`)
+  if (erasedAgain !== undefined) console.log(`The key log erased ${countedOwners(erasedAgain)} again.`)
   else if (options.keyLog !== undefined) console.log('The key log was not applied: see schemaVersion.')
-  printSome((erasedAgain ?? []).map(printableId), erasedAgain?.length ?? 0)
+  printSome((erasedAgain ?? []).map(ownerName), erasedAgain?.length ?? 0)
   if (report.givenUp !== undefined)
     console.log(
       `Recorded that ${counted(report.givenUp, 'lost key')} ${report.givenUp === 1 ? 'is' : 'are'} given up.`,
@@ -356,13 +355,18 @@ function findingLine(finding: Finding): string {
   return finding.userId === undefined ? reasonOf(finding) : `${rowName(finding)}: ${reasonOf(finding)}`
 }
 
-function rowName({ userId = '', version, exactVersion }: Finding): string {
-  return `${printableId(userId)}, version ${exactVersion ?? version ?? '?'}`
+function rowName(finding: Finding): string {
+  return `${ownerName(finding.userId ?? '')}${versionText(finding)}`
+}
+
+function versionText({ version, exactVersion }: Pick<Finding, 'version' | 'exactVersion'>): string {
+  return `, version ${exactVersion ?? version ?? '?'}`
 }
 
 /** What is wrong, without the row's name, which stands before it or is one of many. */
 function reasonOf(finding: Finding): string {
   const reason = withoutLibraryAdvice(finding.reason)
-  const name = ` of user ${rowName(finding)}`
-  return printableSentence(finding.userId === undefined ? reason : reason.replace(name, () => ''))
+  if (finding.userId === undefined) return printableSentence(reason)
+  const name = ` of ${describeUser(finding.userId)}${versionText(finding)}`
+  return printableSentence(reason.replace(name, () => ''))
 }

@@ -24,8 +24,8 @@ import {
 import {
   counted,
   kekName,
+  ownerName,
   plainTable,
-  printableId,
   printJson,
   printSome,
   setExitCode,
@@ -105,7 +105,7 @@ export function printFailures(failed: readonly RowFailure[], count: number): voi
   printSome(
     failed.map(
       ({ userId, version, exactVersion, code, reason }) =>
-        `${printableId(userId)}, version ${exactVersion ?? version}: ${printableSentence(reason)} [${code}]`,
+        `${ownerName(userId)}, version ${exactVersion ?? version}: ${printableSentence(reason)} [${code}]`,
     ),
     count,
   )
