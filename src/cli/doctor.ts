@@ -9,6 +9,7 @@ import { formatOfKekId } from '../master-keys/kek-id.js'
 import type { MasterKeyring } from '../master-keys/keyring.js'
 import { type ColumnFinding, sampleColumns } from '../sources/sample.js'
 import type { ErasureState, KeyStore } from '../store.js'
+import { tenantIdOf } from '../table.js'
 import { assertCanAsk, type ConfirmOptions, isTyped } from './confirm.js'
 import { assertStoreExists, withoutLibraryAdvice } from './existing-store.js'
 import { areTogether, storeFile } from './git-ignore.js'
@@ -40,6 +41,7 @@ import {
   withHost,
   withSchema,
 } from './schema-file.js'
+import { tenantSummary } from './tenant-summary.js'
 
 interface DoctorCommandOptions
   extends StoreOptions,
@@ -306,15 +308,43 @@ function printDoctorReport(
     report.census.some(({ kekId, shredded }) => !shredded && formatOfKekId(kekId) === 'v2')
   )
     console.log(V2_IS_AN_ERROR)
+  for (const line of tenantAdvice(findings)) console.log(line)
   if (report.masterKeys.length > 0) printMasterKeys(report.masterKeys, keyring)
   if (erasure?.erased === 'file')
     console.log('The erasure is finished: erased keys are in no file of the database any more.')
   else if (erasure !== undefined)
     console.log(`The erasure is not finished: ${printableSentence(erasure.pending ?? 'unknown')}`)
+  const tenants = tenantSummary(report.census)
+  if (tenants !== null) console.log(`${tenants}.`)
   const wrong = `${counted(totals.error, 'error')}, ${counted(totals.warning, 'warning')}`
   console.log(
     `${counted(report.rows, 'row')} looked at: ${totals.error + totals.warning === 0 ? 'nothing is wrong' : wrong}.`,
   )
+}
+
+/** What to do about tenants whose keys cannot be used: that concerns all of their users, who are not listed. */
+function tenantAdvice(findings: readonly Finding[]): string[] {
+  const kinds = new Set(
+    findings.filter(({ userId = '' }) => tenantIdOf(userId) !== null).map(({ kind }) => kind),
+  )
+  return Object.entries(TENANT_ADVICE).flatMap(([kind, advice]) => (kinds.has(kind) ? advice : []))
+}
+
+const TENANT_ADVICE: Readonly<Record<string, string>> = {
+  undecryptable:
+    'A tenant whose key does not open cannot be used, and none of its users: bring its row back from a backup. docs/OPERATIONS.md, "Tenants", ' +
+    'says how.',
+  unknownMasterKey:
+    'To check a tenant, give the root that wraps its key: --previous-key-file FILE, or API_KEY_MASTER_KEY_PREVIOUS.',
+  tenantNotChecked:
+    'To check a tenant, give the root that wraps its key: --previous-key-file FILE, or API_KEY_MASTER_KEY_PREVIOUS. If that is for the customer ' +
+    "alone to do, run verifyAll with the application's tenantRoot.",
+  tenantMissing:
+    'Users under a missing key of a tenant open again when its row is back: npx keystore restore BACKUP. If the tenant was forgotten on purpose, ' +
+    'forget each of its users: npx keystore shred-user ID --forget',
+  tenantShredded:
+    'The rows of users of a shredded tenant are of no more use to anybody. Who shall get a new key has to be forgotten first: ' +
+    'npx keystore shred-user ID --forget',
 }
 
 const V2_IS_AN_ERROR =

@@ -51,10 +51,10 @@ export function kekName(kekId: string | null): string {
   return kekId === null ? 'none named (the Python reference)' : printable(kekId)
 }
 
-/** What rows of a census are under, for people. Many tenants are counted together. */
+/** What rows of a census are under, for people. Those of many tenants are counted together. */
 export function countedKekName({ kekId, ofTenants }: Pick<CensusRow, 'kekId' | 'ofTenants'>): string {
-  if (kekId !== MANY_TENANTS) return kekName(kekId)
-  return ofTenants ? 'other roots of tenants' : "tenants' keys"
+  if (kekId === MANY_TENANTS) return ofTenants ? 'other roots (keys of tenants)' : "tenants' keys"
+  return ofTenants ? `${kekName(kekId)} (keys of tenants)` : kekName(kekId)
 }
 
 /** Prints the first of many lines, and how many more there are. */

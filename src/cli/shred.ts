@@ -205,7 +205,7 @@ function printReceipt(
   { keyLog, hadRows }: { readonly keyLog: string | undefined; readonly hadRows: boolean },
 ): void {
   const what = versions.length === 0 ? 'no live key was there' : `${versionsText(versions)} erased`
-  const users = tenantId === undefined ? '' : ', of any of its users'
+  const users = tenantId === undefined ? '' : ' by any of its users'
   const after = forget ? 'forgotten, a new key may be made' : `every later use${users} is ERR_KEY_SHREDDED`
   console.log(`Shredded ${name} at ${at.toISOString()}: ${what}; ${after}.`)
   if (tenantId !== undefined && versions.length > 0) console.log(endedText({ keysOfUsers }, forget))

@@ -1,18 +1,20 @@
 /** `keystore status`: counts the keys by master key and version. Needs no master key. */
 import { Command } from 'commander'
-import { compareCensusRows, totalCount } from '../lifecycle/census.js'
+import { commonRootIds, compareCensusRows, totalCount } from '../lifecycle/census.js'
 import { formatOfKekId } from '../master-keys/kek-id.js'
 import type { DatedCensusRow } from '../store.js'
 import { withExistingStore } from './existing-store.js'
 import { maintenanceOf, type ReportOptions, type StoreOptions, withJson, withStore } from './options.js'
-import { counted, kekName, plainTable, printJson, thousands } from './output.js'
+import { counted, countedKekName, plainTable, printJson, thousands } from './output.js'
+import { tenantSummary } from './tenant-summary.js'
 
 export function statusCommand(): Command {
   return withJson(withStore(new Command('status')))
     .description('Count the keys in the store by master key, format, version and age.')
     .action((options: StoreOptions & ReportOptions) =>
       withExistingStore(options, async (store) => {
-        const rows = (await maintenanceOf(store).datedCensus()).sort(compareCensusRows)
+        const rootIds = await commonRootIds(store)
+        const rows = (await maintenanceOf(store).datedCensus({ rootIds })).sort(compareCensusRows)
         if (options.json) printJson(rows)
         else printCensus(rows)
       }),
@@ -28,14 +30,15 @@ function printCensus(rows: readonly DatedCensusRow[]): void {
   const live = totalCount(rows.filter(({ shredded }) => !shredded))
   const head = ['format', 'master key', 'key version', 'state', 'keys', 'share', 'oldest', 'newest']
   const table = plainTable(head)
-  for (const { kekId, version, shredded, count, oldest, newest } of rows) {
+  for (const row of rows) {
+    const { kekId, version, shredded, count, oldest, newest } = row
     const state = shredded ? 'shredded' : 'live'
     const share = `${bar(count / all)} ${percent(count / all)}`
     // A tombstone of a user who had no key was never wrapped.
     const isWrapped = kekId !== null || !shredded
     table.push([
       isWrapped ? formatOfKekId(kekId) : '–',
-      isWrapped ? kekName(kekId) : '–',
+      isWrapped ? countedKekName(row) : '–',
       version,
       state,
       thousands(count),
@@ -46,6 +49,8 @@ function printCensus(rows: readonly DatedCensusRow[]): void {
   }
   console.log(table.toString())
   console.log(`${counted(live, 'live key')}, ${thousands(all - live)} shredded`)
+  const tenants = tenantSummary(rows)
+  if (tenants !== null) console.log(tenants)
 }
 
 const BAR_WIDTH = 20

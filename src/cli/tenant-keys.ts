@@ -62,7 +62,7 @@ async function rotateTenant(tenantId: string, options: RotateTenantOptions): Pro
 const USERS_FOLLOW =
   'Keys of its users stay under the version that wraps them, which is kept: `npx keystore rewrap` brings them under the new one.'
 
-interface MoveTenantOptions extends StoreOptions, MasterKeyOptions, ChangeOptions, KeyLogOptions {
+interface MoveTenantOptions extends StoreOptions, MasterKeyOptions, ChangeOptions {
   readonly root?: string
   readonly rootFile?: string
 }
@@ -98,10 +98,7 @@ async function moveTenant(tenantId: string, options: MoveTenantOptions): Promise
     const { dryRun = false } = options
     const move: TenantMove = dryRun
       ? { tenantId, kekId: root.id, versions: left.map(({ version }) => version) }
-      : await (await openEnvelope(store, withRoot(keyring, tenantId, null), options)).moveTenant(
-          tenantId,
-          root,
-        )
+      : await (await openEnvelope(store, keyring, {})).moveTenant(tenantId, root)
     if (options.json) return printJson({ ...move, dryRun })
     if (move.versions.length === 0)
       return console.log(
@@ -161,12 +158,8 @@ function givenRoot(keyring: MasterKeyring, tenantId: string, { version, kekId }:
   )
 }
 
-/** A keyring that wraps the key of one tenant under its root, and leaves all other tenants alone: they may have roots of their own. */
-function withRoot(
-  { primary, previous }: MasterKeyring,
-  tenantId: string,
-  root: MasterKey | null,
-): MasterKeyring {
+/** A keyring that wraps the key of one tenant under its root. */
+function withRoot({ primary, previous }: MasterKeyring, tenantId: string, root: MasterKey): MasterKeyring {
   return masterKeyring({ primary, previous, tenantRoot: (id) => (id === tenantId ? root : null) })
 }
 
