@@ -163,9 +163,10 @@ async function runChecks(
 const NOTHING_LOST: LostKeys = { count: 0, keys: [] }
 
 function unfinishedFinding(userId: string): Finding {
+  const [who, command] = tenantIdOf(userId) === null ? ['user', 'shred-user'] : ['tenant', 'shred-tenant']
   const reason =
-    'The key log says that its erasure was begun, and not that it was finished, and the user has live keys: run ' +
-    '`npx keystore shred-user` again, or go on with the user'
+    `The key log says that its erasure was begun, and not that it was finished, and the ${who} has live keys: run ` +
+    `\`npx keystore ${command}\` again, or go on with the ${who}`
   return { severity: 'warning', kind: 'unfinishedErasure', userId, reason }
 }
 
@@ -398,5 +399,5 @@ function reasonOf(finding: Finding): string {
   const reason = withoutLibraryAdvice(finding.reason)
   if (finding.userId === undefined) return printableSentence(reason)
   const name = ` of ${describeUser(finding.userId)}${versionText(finding)}`
-  return printableSentence(reason.replace(name, () => ''))
+  return printableSentence(reason.replace(`${name}, is`, ' is').replace(name, () => ''))
 }

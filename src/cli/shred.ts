@@ -208,7 +208,7 @@ function printReceipt(
   const users = tenantId === undefined ? '' : ' by any of its users'
   const after = forget ? 'forgotten, a new key may be made' : `every later use${users} is ERR_KEY_SHREDDED`
   console.log(`Shredded ${name} at ${at.toISOString()}: ${what}; ${after}.`)
-  if (tenantId !== undefined && versions.length > 0) console.log(endedText({ keysOfUsers }, forget))
+  if (tenantId !== undefined) printUsers(keysOfUsers ?? null, versions.length > 0, forget)
   if (versions.length > 0) console.log(`Wrapped under: ${kekIds.map(kekName).join(', ')}`)
   if (!hadRows) {
     if (keyLog !== undefined) console.log(`Recorded in ${printableSentence(keyLog)}.`)
@@ -221,11 +221,14 @@ function printReceipt(
   )
 }
 
-function endedText({ keysOfUsers = null }: OfTenant, forget: boolean): string {
+function printUsers(keysOfUsers: number | null, haveEnded: boolean, forget: boolean): void {
+  if (keysOfUsers === 0) return
   const keys = keysOfUsers === null ? 'The keys' : counted(keysOfUsers, 'key')
-  const rows =
-    'Their rows stay, and nobody can open them. Before such a user can get a new key: npx keystore shred-user ID --forget'
-  return `${keys} of its users ended with it.${forget && keysOfUsers !== 0 ? ` ${rows}` : ''}`
+  if (haveEnded) console.log(`${keys} of its users ended with it.`)
+  if (forget)
+    console.log(
+      'The rows of its users stay, and nobody can open them. Before such a user can get a new key: npx keystore shred-user ID --forget',
+    )
 }
 
 const PENDING =

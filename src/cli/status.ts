@@ -8,12 +8,16 @@ import { maintenanceOf, type ReportOptions, type StoreOptions, withJson, withSto
 import { counted, countedKekName, plainTable, printJson, thousands } from './output.js'
 import { tenantSummary } from './tenant-summary.js'
 
+/** Of more roots than these the rows of tenants are counted together. */
+const NAMED_ROOTS = 20
+
 export function statusCommand(): Command {
   return withJson(withStore(new Command('status')))
     .description('Count the keys in the store by master key, format, version and age.')
     .action((options: StoreOptions & ReportOptions) =>
       withExistingStore(options, async (store) => {
-        const rootIds = await commonRootIds(store)
+        const found = await commonRootIds(store)
+        const rootIds = found.length > NAMED_ROOTS ? [] : found
         const rows = (await maintenanceOf(store).datedCensus({ rootIds })).sort(compareCensusRows)
         if (options.json) printJson(rows)
         else printCensus(rows)

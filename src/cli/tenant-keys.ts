@@ -175,7 +175,12 @@ function newRoot({ root: name, rootFile }: MoveTenantOptions): MasterKey | null 
       '--root must be the name of a key in a key service. If it is a key itself, others may have seen it: put a new one into a file, and give --root-file',
     )
   const { API_KEY_MASTER_KEY_FILE: _file, API_KEY_MASTER_KEY_PREVIOUS: _previous, ...env } = process.env
-  return masterKeysFromEnv({ ...env, API_KEY_MASTER_KEY: name }).primary
+  try {
+    return masterKeysFromEnv({ ...env, API_KEY_MASTER_KEY: name }).primary
+  } catch (error) {
+    if (!isKeystoreError(error)) throw error
+    throw invalidArgument(error.message.replaceAll('API_KEY_MASTER_KEY', '--root'))
+  }
 }
 
 function nameOf(tenantId: string): string {
