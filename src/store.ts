@@ -5,7 +5,7 @@
  * key** (KEK). A row is one version of one user's data key. A **tombstone** is a row whose wrapped key was erased.
  */
 import type { KeystoreError } from './errors.js'
-import { type KeyRecord, type KeyRef, TENANT_KEK_IDS } from './table.js'
+import { type KeyIdentity, type KeyRecord, type KeyRef, TENANT_KEK_IDS } from './table.js'
 
 /** One compare-and-set: the row changes only while it is live and still holds exactly `from`, or already `encryptedKey`. */
 export interface WrapChange extends KeyRef {
@@ -15,10 +15,11 @@ export interface WrapChange extends KeyRef {
   readonly kekId: string | null
   readonly wrappedAt: Date
   /**
-   * Only while this row is live too, in one transaction with the change: a tenant's own row, if a user leaves the tenant. A tenant that is
-   * being shredded then takes the user along, whichever of the two comes first, and wherever either of them is killed.
+   * Only while exactly this row is live too, in one transaction with the change: a tenant's own row, if a user leaves the tenant's key or comes under
+   * it. A tenant that is being shredded then takes along who leaves, wherever either of the two is killed, and nobody comes under a key that
+   * is gone.
    */
-  readonly whileLive?: KeyRef | undefined
+  readonly whileLive?: KeyIdentity | undefined
 }
 
 /**
@@ -188,7 +189,7 @@ export interface KeyStore {
 
   /**
    * Compare-and-set: replaces wrapped key, KEK id and `wrappedAt` of each live row that still holds `from`, or already holds
-   * `encryptedKey`, unless the row of `whileLive` is missing or a tombstone: a change may be made again, because the answer to the first time was lost. `encryptedKey` may equal `from`: then the
+   * `encryptedKey`, unless the row of `whileLive` is missing, another one or a tombstone: a change may be made again, because the answer to the first time was lost. `encryptedKey` may equal `from`: then the
    * row changes by its `wrappedAt`, which announces it to whoever has a tenant's key.
    *
    * @returns the refs of rows that hold `encryptedKey` now; the others lost to another writer, and nothing of them was written

@@ -104,6 +104,7 @@ class MemoryKeyStore implements KeyStore {
         return false
       const other = whileLive === undefined ? row : this.#row(whileLive)
       if (other === undefined || isTombstone(other)) return false
+      if (whileLive !== undefined && other.createdAt.getTime() !== whileLive.createdAt.getTime()) return false
       this.#set({ ...row, ...change })
       return true
     })

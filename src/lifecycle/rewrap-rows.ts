@@ -10,15 +10,14 @@ import {
   type TenantKeyRef,
   tenantKekId,
   tenantOfUser,
-  tenantRow,
 } from '../master-keys/tenant-keys.js'
 import { type CensusRow, type KeyPage, type KeyStore, MANY_TENANTS, type UnreadableRow } from '../store.js'
 import {
   isTenantKekId,
   isTenantRow,
   isTombstone,
+  type KeyIdentity,
   type KeyRecord,
-  type KeyRef,
   RESERVED_USER_ID_PREFIX,
   tenantIdOf,
 } from '../table.js'
@@ -43,8 +42,8 @@ export interface RewrapTarget {
   readonly kek: MasterKey
   readonly kekId: string
   readonly format: Format
-  /** The row of the tenant's key that the user leaves: see {@link WrapChange}. */
-  readonly whileLive?: KeyRef
+  /** The row of the tenant's key that the user leaves, or else joins: see {@link WrapChange}. */
+  readonly whileLive?: KeyIdentity
 }
 
 /**
@@ -173,9 +172,12 @@ async function keyOf(job: RewrapRows, record: KeyRecord): Promise<RewrapTarget> 
   const tenantId =
     keyring.tenantOf === null ? (under?.tenantId ?? null) : await tenantOfUser(keyring, record.userId)
   if (under !== null && tenantId !== null && tenantId !== under.tenantId) throw otherTenant(record, tenantId)
-  if (tenantId !== null) return inV3(await job.tenants.current(tenantId, !job.dryRun))
+  if (tenantId !== null) {
+    const { key, row } = await job.tenants.current(tenantId, !job.dryRun)
+    return { ...inV3(key), whileLive: row }
+  }
   const primary = { kek: keyring.primary, kekId: primaryKekId(keyring, format), format }
-  return under === null ? primary : { ...primary, whileLive: tenantRow(under) }
+  return under === null ? primary : { ...primary, whileLive: (await job.tenants.find(under)).row }
 }
 
 function inV3(kek: MasterKey): RewrapTarget {

@@ -1,8 +1,7 @@
 /** Tenants' keys in a long operation: each version is opened by one call of its root, and then opens the keys of the tenant's users. */
-import { isKeystoreError, KeystoreError, MasterKeyError, printable, quoted } from '../errors.js'
+import { KeystoreError, MasterKeyError, printable, quoted } from '../errors.js'
 import { equalBytes } from '../format/aead.js'
 import type { Format } from '../format/formats.js'
-import { isMasterKeyFailure } from '../master-keys/failure.js'
 import { newDataKey, unwrapDataKey } from '../master-keys/key-wrap.js'
 import type { MasterKeyring } from '../master-keys/keyring.js'
 import type { MasterKey } from '../master-keys/master-key.js'
@@ -15,19 +14,30 @@ import {
   tenantRow,
 } from '../master-keys/tenant-keys.js'
 import type { KeyStore } from '../store.js'
-import { isTombstone, type KeyRecord, tenantIdOf, tenantUserId } from '../table.js'
+import { isTombstone, type KeyIdentity, type KeyRecord, tenantIdOf, tenantUserId } from '../table.js'
 
-/** Open keys that are kept: about 2 KB each. A further one takes the place of the one that was opened first. */
-const MOST_OPEN = 10_000
+/** Tenants whose open keys, about 2 KB each, are kept. A further one takes the place of the one that was asked for first. */
+const MOST_KEPT = 10_000
 /** A root that failed is not asked again for the same tenant so soon. */
 const ASK_AGAIN_MS = 1000
 
 const V3: readonly Format[] = ['v3']
 
+/** One version of a tenant's key, open, and the row that it is from. */
+export interface OpenTenantKey {
+  readonly key: TenantKey
+  readonly row: KeyIdentity
+}
+
 export class TenantKeys {
   readonly #store: KeyStore
   readonly #keyring: MasterKeyring
-  readonly #open = new Map<string, Promise<TenantKey>>()
+  readonly #open = new Asked<OpenTenantKey>(Number.POSITIVE_INFINITY)
+  /** By KEK id. */
+  readonly #found = new Asked<OpenTenantKey>(Number.POSITIVE_INFINITY)
+  /** By tenant id. Another process may rotate a tenant's key at any time: a rewrap brings along whoever came under an earlier version. */
+  readonly #rows = new Asked<readonly KeyRecord[]>(ASK_AGAIN_MS)
+  readonly #current = new Asked<OpenTenantKey>(ASK_AGAIN_MS)
 
   constructor(store: KeyStore, keyring: MasterKeyring) {
     this.#store = store
@@ -40,7 +50,7 @@ export class TenantKeys {
    * @throws ERR_KEY_SHREDDED (the tenant) · ERR_KEY_NOT_FOUND (the tenant's row is missing) · what opens a tenant's row
    */
   kekOf(record: KeyRecord): MasterKey | null | Promise<MasterKey | null> {
-    return kekOf(this.#keyring, record, (ref) => this.find(ref))
+    return kekOf(this.#keyring, record, async (ref) => (await this.find(ref)).key)
   }
 
   /** Opens the wrapped key of any live row. @returns 32 bytes @throws like `unwrapDataKey` and {@link kekOf} */
@@ -49,14 +59,16 @@ export class TenantKeys {
     return unwrapDataKey(this.#keyring, record, accept, kek instanceof Promise ? await kek : kek)
   }
 
-  find(ref: TenantKeyRef): Promise<TenantKey> {
-    return this.#once(ref, async () => this.#opened(ref, await this.#liveRow(ref)))
+  find(ref: TenantKeyRef): Promise<OpenTenantKey> {
+    return this.#found.get(tenantKekId(ref), async () => this.ofRow(await this.#liveRow(ref)))
   }
 
   /** The key that a tenant's own row holds. */
-  ofRow(record: KeyRecord): Promise<TenantKey> {
+  ofRow(record: KeyRecord): Promise<OpenTenantKey> {
     const ref = { tenantId: tenantIdOf(record.userId) ?? '', version: record.version }
-    return this.#once(ref, () => this.#opened(ref, record))
+    // A tenant who was forgotten and made anew has another key of the same version.
+    const name = `${record.createdAt.getTime()} ${tenantKekId(ref)}`
+    return this.#open.get(name, () => this.#opened(ref, record))
   }
 
   /**
@@ -64,16 +76,19 @@ export class TenantKeys {
    *
    * @param isKept false: it is made, and not stored
    */
-  async current(tenantId: string, isKept: boolean): Promise<TenantKey> {
+  current(tenantId: string, isKept: boolean): Promise<OpenTenantKey> {
+    return this.#current.get(tenantId, () => this.#newestOrFirst(tenantId, isKept))
+  }
+
+  async #newestOrFirst(tenantId: string, isKept: boolean): Promise<OpenTenantKey> {
     const rows = await this.#liveRows(tenantId)
     const newest = rows.at(-1)
     if (newest !== undefined) return this.ofRow(newest)
     const ref = { tenantId, version: 1 }
     const made = await this.#made(ref)
-    const [winner] = isKept ? await this.#store.insertIfAbsent([made.record]) : [made.record]
+    const [winner] = isKept ? await this.#store.insertIfAbsent([made.row]) : [made.row]
     if (winner === undefined || isTombstone(winner)) throw tenantShredded(tenantId)
-    if (!equalBytes(winner.encryptedKey, made.record.encryptedKey)) return this.ofRow(winner)
-    return isKept ? this.#once(ref, async () => made.key) : made.key
+    return equalBytes(winner.encryptedKey, made.row.encryptedKey) ? made : this.ofRow(winner)
   }
 
   /** The newest version of the tenant's key that a row names. @throws ERR_KEY_SHREDDED · ERR_KEY_NOT_FOUND · what opens the tenant's row */
@@ -82,10 +97,10 @@ export class TenantKeys {
     const newest = rows.at(-1)
     // Without the version that the row names the tenant may be another one of that id.
     if (newest === undefined || !rows.some(({ version }) => version === ref.version)) throw notStored(ref)
-    return this.ofRow(newest)
+    return (await this.ofRow(newest)).key
   }
 
-  async #made(ref: TenantKeyRef): Promise<{ readonly record: KeyRecord; readonly key: TenantKey }> {
+  async #made(ref: TenantKeyRef): Promise<OpenTenantKey & { readonly row: KeyRecord }> {
     const root = await rootToWrap(this.#keyring, ref.tenantId)
     const { record, dataKey } = await newDataKey(this.#keyring, tenantRow(ref), 'v3', root)
     try {
@@ -93,23 +108,28 @@ export class TenantKeys {
       const isSame = equalBytes(again, dataKey)
       again.fill(0)
       if (!isSame) throw wrongWrap(ref, root)
-      return { record, key: new TenantKey(ref, dataKey) }
+      return { row: record, key: new TenantKey(ref, dataKey) }
     } finally {
       dataKey.fill(0)
     }
   }
 
-  async #opened(ref: TenantKeyRef, record: KeyRecord): Promise<TenantKey> {
+  async #opened(ref: TenantKeyRef, record: KeyRecord): Promise<OpenTenantKey> {
     if (isTombstone(record)) throw tenantShredded(ref.tenantId)
     const key = await this.unwrap(record, V3)
     try {
-      return new TenantKey(ref, key)
+      const { userId, version, createdAt } = record
+      return { key: new TenantKey(ref, key), row: { userId, version, createdAt } }
     } finally {
       key.fill(0)
     }
   }
 
-  async #liveRows(tenantId: string): Promise<readonly KeyRecord[]> {
+  #liveRows(tenantId: string): Promise<readonly KeyRecord[]> {
+    return this.#rows.get(tenantId, () => this.#readLiveRows(tenantId))
+  }
+
+  async #readLiveRows(tenantId: string): Promise<readonly KeyRecord[]> {
     const userId = tenantUserId(tenantId)
     const rows = (await this.#store.getAll([userId])).get(userId) ?? []
     if (rows.some(isTombstone)) throw tenantShredded(tenantId)
@@ -121,26 +141,34 @@ export class TenantKeys {
     if (row === undefined) throw notStored({ tenantId, version })
     return row
   }
+}
 
-  /** One call for all who want the same version at the same time, and none again for a second after it has failed. */
-  #once(ref: TenantKeyRef, open: () => Promise<TenantKey>): Promise<TenantKey> {
-    const id = tenantKekId(ref)
-    const known = this.#open.get(id)
-    if (known !== undefined) return known
-    const opening = open()
-    this.#open.set(id, opening)
-    const [oldest] = this.#open.keys()
-    if (this.#open.size > MOST_OPEN && oldest !== undefined) this.#open.delete(oldest)
-    opening.catch((error) => {
-      const forget = () => {
-        if (this.#open.get(id) === opening) this.#open.delete(id)
-      }
-      // An outage of the store is over when the next call succeeds.
-      if (isKeystoreError(error) && (isMasterKeyFailure(error) || error.code === 'ERR_UNWRAP_FAILED'))
-        setTimeout(forget, ASK_AGAIN_MS).unref()
-      else forget()
-    })
-    return opening
+/** What was asked for: once for all who ask at the same time, and kept for a while. What failed is not asked for again so soon. */
+class Asked<T> {
+  readonly #keptMs: number
+  readonly #answers = new Map<string, { readonly answer: Promise<T>; until: number }>()
+
+  constructor(keptMs: number) {
+    this.#keptMs = keptMs
+  }
+
+  get(name: string, ask: () => Promise<T>): Promise<T> {
+    const known = this.#answers.get(name)
+    if (known !== undefined && performance.now() < known.until) return known.answer
+    const entry = { answer: ask(), until: Number.POSITIVE_INFINITY }
+    this.#answers.delete(name)
+    this.#answers.set(name, entry)
+    const [oldest] = this.#answers.keys()
+    if (this.#answers.size > MOST_KEPT && oldest !== undefined) this.#answers.delete(oldest)
+    entry.answer.then(
+      () => {
+        entry.until = performance.now() + this.#keptMs
+      },
+      () => {
+        entry.until = performance.now() + ASK_AGAIN_MS
+      },
+    )
+    return entry.answer
   }
 }
 

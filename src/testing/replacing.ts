@@ -70,17 +70,19 @@ export function replaceTests(test: DefineTest): void {
       makeRecord(tenant('shredded')),
       makeRecord(tenant('gone')),
     ]
-    const users = ['a', 'b', 'c', 'd', 'e', 'f'].map((id) => makeRecord(id))
+    const users = ['a', 'b', 'c', 'd', 'e', 'f', 'g'].map((id) => makeRecord(id))
     await store.insertIfAbsent([...tenants, ...users])
     await store.shred(tenant('shredded'), { forget: false })
     await store.shred(tenant('gone'), { forget: true })
+    const { createdAt } = itemAt(tenants, 0)
     const whileLive = [
-      { userId: tenant('live'), version: 2 },
-      { userId: tenant('live'), version: 3 },
-      { userId: tenant('shredded'), version: 1 },
-      { userId: tenant('gone'), version: 1 },
+      { userId: tenant('live'), version: 2, createdAt },
+      { userId: tenant('live'), version: 3, createdAt },
+      { userId: tenant('shredded'), version: 1, createdAt },
+      { userId: tenant('gone'), version: 1, createdAt },
       undefined,
-      { userId: tenant('live'), version: 1 },
+      { userId: tenant('live'), version: 1, createdAt },
+      { userId: tenant('live'), version: 1, createdAt: new Date(createdAt.getTime() + 1) },
     ]
     const before = await everyRow()
     const changes = users.map((user, i) => makeChange(user, { whileLive: whileLive[i] }))
@@ -105,9 +107,9 @@ export function replaceTests(test: DefineTest): void {
     const stores = await severalStores()
     const userId = '\u0001tenant:a'
     for (let round = 0; round < 20; round++) {
-      const [tenant, ...users] = [makeRecord(userId), ...makeRecords(5, {}, `r${round}-`)]
+      const [tenant, users] = [makeRecord(userId), makeRecords(5, {}, `r${round}-`)]
       await store.insertIfAbsent([tenant, ...users])
-      const changes = users.map((user) => makeChange(user, { whileLive: { userId, version: 1 } }))
+      const changes = users.map((user) => makeChange(user, { whileLive: tenant }))
       let isShredded = false
       const shredding = itemAt(stores, 1)
         .shred(userId, { forget: round % 2 === 0 })

@@ -202,10 +202,13 @@ export function tenantTests(test: DefineTest): void {
     if (recorder === null) return
     try {
       const user = makeRecord('u')
-      await store.insertIfAbsent([user, tenantRow('a')])
+      const tenant = tenantRow('a')
+      await store.insertIfAbsent([user, tenant])
       const joins = makeChange(user, { kekId: 'tenant:1:a' })
-      const whileLive = { userId: '\u0001tenant:a', version: 1 }
-      const leaves = makeChange({ ...user, encryptedKey: joins.encryptedKey }, { kekId: 'k', whileLive })
+      const leaves = makeChange(
+        { ...user, encryptedKey: joins.encryptedKey },
+        { kekId: 'k', whileLive: tenant },
+      )
       for (const change of [joins, leaves]) {
         recorder.reset()
         assert.equal((await store.replaceWrapped([change])).length, 1)

@@ -37,6 +37,7 @@ export function conditionalChangeArrays(changes: readonly WrapChange[]) {
     ...changeArrays(changes),
     liveIds: arrayLiteral(changes.map(({ whileLive }) => whileLive?.userId ?? null)),
     liveVersions: arrayLiteral(changes.map(({ whileLive }) => whileLive?.version ?? null)),
+    liveCreatedAt: arrayLiteral(changes.map(({ whileLive }) => whileLive?.createdAt.toISOString() ?? null)),
   }
 }
 

@@ -58,22 +58,23 @@ export function replaceWrappedKeys(fragments: Fragments) {
 }
 
 /**
- * {@link replaceWrappedKeys}, each only while the row of its `:liveIds` and `:liveVersions` is live, if these are not null. Those rows are
+ * {@link replaceWrappedKeys}, each only while the row of its `:liveIds`, `:liveVersions` and `:liveCreatedAt` is live, if these are not null. Those rows are
  * locked, before the others: they are tenants' own, which sort before users'. So a shred of them waits for this, or this sees its tombstones.
  */
 export function replaceWrappedKeysWhileLive(fragments: Fragments) {
   const { keys } = fragments
   const [ids, versions] = [shortArrayOf('liveIds'), shortArrayOf('liveVersions', 'integer[]')]
+  const times = shortArrayOf('liveCreatedAt', 'timestamptz[]')
   return replaceIf(fragments, {
-    columns: sql`, live_user_id, live_version`,
-    arrays: [ids, versions],
+    columns: sql`, live_user_id, live_version, live_created_at`,
+    arrays: [ids, versions, times],
     locks: sql`living as materialized (
-          select k.user_id, k.version, k.shredded_at from ${keys} k
+          select k.user_id, k.version, k.created_at, k.shredded_at from ${keys} k
           join (select distinct user_id, version from ${unnested(ids, versions)} as ref(user_id, version)) ref
             on k.user_id ${EQUALS} ref.user_id and k.version ${EQUALS} ref.version
           order by k.user_id, k.version for share of k),`,
     condition: sql`(input.live_user_id is null or exists (select 1 from living l where l.user_id ${EQUALS} input.live_user_id
-          and l.version ${EQUALS} input.live_version and l.shredded_at is null))`,
+          and l.version ${EQUALS} input.live_version and l.created_at ${EQUALS} input.live_created_at and l.shredded_at is null))`,
     leaves: sql`input.live_user_id is not null`,
   })
 }

@@ -47,13 +47,15 @@ export function removeRowsOfUser(db: QueryBuilder) {
   return db.delete(keys).where(isUser)
 }
 
-/** Whether the row of `:liveUserId` and `:liveVersion` is live, if these are not null. */
+/** Whether the row of `:liveUserId`, `:liveVersion` and `:liveCreatedAt` is live, if these are not null. */
 const isOtherLive = sql`(${sql.placeholder('liveUserId')} is null or exists (select 1 from ${keys} k
-  where k.user_id = ${sql.placeholder('liveUserId')} and k.version = ${sql.placeholder('liveVersion')} and k.shredded_at is null))`
+  where k.user_id = ${sql.placeholder('liveUserId')} and k.version = ${sql.placeholder('liveVersion')}
+    and k.created_at = ${encoded('createdAt', 'liveCreatedAt')} and k.shredded_at is null))`
 
 /** The placeholders of {@link replaceWrappedKey}. */
 export function changeValues({ whileLive, ...change }: WrapChange) {
-  return { ...change, liveUserId: whileLive?.userId ?? null, liveVersion: whileLive?.version ?? null }
+  const { userId = null, version = null, createdAt = null } = whileLive ?? {}
+  return { ...change, liveUserId: userId, liveVersion: version, liveCreatedAt: createdAt }
 }
 
 const fromUser = sql`from ${keys} where ${isUser}`
