@@ -393,6 +393,20 @@ describe.each(dialects)('on %s', (dialect) => {
       })
     })
 
+    it('leaves nothing that a rotation of all users, a rewrap or a verification fails at', async () => {
+      await mint('alice@acme', 'bob@beta')
+      store.run(['rotate-tenant', 'acme'])
+      store.run(['shred-tenant', 'acme', '--yes'])
+      expect(store.json(['rotate-user', '--older-than', '0'])).toMatchObject({
+        status: 0,
+        report: { rotated: 1, shredded: 1, failedCount: 0 },
+      })
+      expect(
+        store.run(['rewrap', '--master-key-file', 'keys/b.key', '--previous-key-file', 'keys/a.key']).status,
+      ).toBe(0)
+      expect(store.run(['doctor', '--master-key-file', 'keys/b.key']).stdout).toContain('nothing is wrong')
+    })
+
     it('says what it did, and with --forget what is left', async () => {
       await mint('alice@acme', 'bob@beta')
       const shredded = store.run(['shred-tenant', 'acme', '--yes']).stdout
