@@ -344,8 +344,8 @@ const TENANT_ADVICE: Readonly<Record<string, string>> = {
     'Users under a missing key of a tenant open again when its row is back: npx keystore restore BACKUP. If the tenant was forgotten on purpose, ' +
     'forget each of its users: npx keystore shred-user ID --forget',
   tenantShredded:
-    'The rows of users of a shredded tenant are of no more use to anybody. Who shall get a new key has to be forgotten first: ' +
-    'npx keystore shred-user ID --forget',
+    'The rows of users of a shredded tenant are of no more use to anybody: npx keystore shred-tenant ID --with-users removes them. Who shall get ' +
+    'a new key has to be forgotten so, or alone: npx keystore shred-user ID --forget',
 }
 
 const V2_IS_AN_ERROR =

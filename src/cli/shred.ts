@@ -2,6 +2,7 @@
 import { Command } from 'commander'
 import { invalidArgument, isKeystoreError, type KeystoreError } from '../errors.js'
 import { isNamedIn } from '../key-log/erasures.js'
+import { type ForgottenUsers, forgetUsersOf } from '../lifecycle/tenant-users.js'
 import { tenantKekId } from '../master-keys/tenant-keys.js'
 import { type ShredReceipt, shredIn } from '../shred.js'
 import type { KeyStore } from '../store.js'
@@ -9,6 +10,7 @@ import { type KeyRecord, tenantUserId } from '../table.js'
 import { assertTenantId, assertUserId } from '../validate.js'
 import { assertCanAsk, type ConfirmOptions, isTyped } from './confirm.js'
 import { noSuchTenant, noSuchUser, withExistingStore, withoutLibraryAdvice } from './existing-store.js'
+import { runLongCommand } from './long-command.js'
 import {
   type ChangeOptions,
   type KeyLogOptions,
@@ -26,6 +28,7 @@ interface ShredCommandOptions extends StoreOptions, ChangeOptions, ConfirmOption
   readonly forget?: boolean
   readonly pool?: boolean
   readonly allowUnknown?: boolean
+  readonly withUsers?: boolean
 }
 
 /** The options that both have. */
@@ -71,6 +74,7 @@ export function shredTenantCommand(): Command {
       '--forget',
       "remove the tenant's rows too, so that the tenant can begin anew; the rows of its users stay, and nobody can open them",
     )
+    .option('--with-users', 'also forget the users of the tenant: remove their rows, and with them their ids')
     .option(
       '--allow-unknown',
       'for a tenant that has no key: leave a tombstone all the same, so that none can be made; without it an unknown id is an error',
@@ -97,7 +101,8 @@ interface Owner {
 
 async function shred(owner: Owner, options: ShredCommandOptions): Promise<void> {
   const { userId, name, tenantId } = owner
-  const { forget = false, yes = false, keyLog, dryRun = false, json = false, allowUnknown = false } = options
+  const { forget = false, yes = false, keyLog, dryRun = false, json = false } = options
+  const { allowUnknown = false, withUsers = false } = options
   if (!dryRun) assertCanAsk(options, 'shred')
   await withExistingStore(options, async (store) => {
     const rows = await rowsOf(store, userId)
@@ -118,14 +123,29 @@ async function shred(owner: Owner, options: ShredCommandOptions): Promise<void> 
       if (!(await isTyped(`To shred ${name} type ${owner.word}: `, owner.typed)))
         throw new Error(`What was typed is not ${owner.word}: nothing was shredded`)
     }
-    const { pending, ...rest } = await shredIn(recordingStore(store, options), userId, { forget })
+    const recording = recordingStore(store, options)
+    const { pending, ...rest } = await shredIn(recording, userId, { forget: forget && !withUsers })
     const receipt = {
       ...ofTenant,
       ...rest,
       pending: pending === null ? null : withoutLibraryAdvice(pending),
     }
-    if (json) printJson(receipt)
-    else printReceipt(receipt, name, { keyLog, hadRows: rows?.length !== 0 })
+    const print = (receipt: ShredReceipt & OfTenant) => {
+      if (json) printJson(receipt)
+      else printReceipt(receipt, name, { keyLog, hadRows: rows?.length !== 0 })
+    }
+    if (tenantId === undefined || !withUsers) return print(receipt)
+    await runLongCommand<ShredReceipt & OfTenant & Pick<ForgottenUsers, 'complete'>>(
+      options,
+      async (controls) => {
+        const { complete, ...users } = await forgetUsersOf({ ...controls, store: recording, tenantId })
+        // Only the rows of the tenant say which keys its users are under: they go last.
+        const isForgotten = forget && complete
+        if (isForgotten) await shredIn(recording, userId, { forget: true })
+        return { ...receipt, forget: isForgotten, users, complete }
+      },
+      print,
+    )
   })
 }
 
@@ -139,6 +159,8 @@ interface OfTenant {
   readonly tenantId?: string
   /** The keys of users that end with the tenant's; null: it is unknown, since a row of the tenant cannot be read. */
   readonly keysOfUsers?: number | null | undefined
+  /** With --with-users. */
+  readonly users?: Omit<ForgottenUsers, 'complete'>
 }
 
 /** @param rows of the tenant's own key; null if one cannot be read */
@@ -200,15 +222,15 @@ function versionsText(versions: readonly number[]): string {
 }
 
 function printReceipt(
-  { versions, kekIds, at, erased, pending, forget, tenantId, keysOfUsers }: ShredReceipt & OfTenant,
+  { versions, kekIds, at, erased, pending, forget, tenantId, keysOfUsers, users }: ShredReceipt & OfTenant,
   name: string,
   { keyLog, hadRows }: { readonly keyLog: string | undefined; readonly hadRows: boolean },
 ): void {
   const what = versions.length === 0 ? 'no live key was there' : `${versionsText(versions)} erased`
-  const users = tenantId === undefined ? '' : ' by any of its users'
-  const after = forget ? 'forgotten, a new key may be made' : `every later use${users} is ERR_KEY_SHREDDED`
+  const byUsers = tenantId === undefined ? '' : ' by any of its users'
+  const after = forget ? 'forgotten, a new key may be made' : `every later use${byUsers} is ERR_KEY_SHREDDED`
   console.log(`Shredded ${name} at ${at.toISOString()}: ${what}; ${after}.`)
-  if (tenantId !== undefined) printUsers(keysOfUsers ?? null, versions.length > 0, forget)
+  if (tenantId !== undefined) printUsers(keysOfUsers ?? null, versions.length > 0, { forget, users })
   if (versions.length > 0) console.log(`Wrapped under: ${kekIds.map(kekName).join(', ')}`)
   if (!hadRows) {
     if (keyLog !== undefined) console.log(`Recorded in ${printableSentence(keyLog)}.`)
@@ -221,15 +243,27 @@ function printReceipt(
   )
 }
 
-function printUsers(keysOfUsers: number | null, haveEnded: boolean, forget: boolean): void {
+function printUsers(
+  keysOfUsers: number | null,
+  haveEnded: boolean,
+  { forget, users }: { readonly forget: boolean; readonly users: OfTenant['users'] | undefined },
+): void {
   if (keysOfUsers === 0) return
   const keys = keysOfUsers === null ? 'The keys' : counted(keysOfUsers, 'key')
   if (haveEnded) console.log(`${keys} of its users ended with it.`)
-  if (forget)
+  if (users === undefined) {
+    if (forget) console.log(USERS_STAY)
+    return
+  }
+  console.log(`Forgot ${counted(users.forgotten, 'user')} of it.`)
+  if (users.kept > 0)
     console.log(
-      'The rows of its users stay, and nobody can open them. Before such a user can get a new key: npx keystore shred-user ID --forget',
+      `${counted(users.kept, 'user')} kept all rows, because of keys that are not under the tenant's, or rows that cannot be read: npx keystore doctor`,
     )
 }
+
+const USERS_STAY =
+  'The rows of its users stay, and nobody can open them. Before such a user can get a new key: npx keystore shred-user ID --forget'
 
 const PENDING =
   'That means: no query returns the wrapped keys any more, but their bytes may still be in the files of the database until this step is done.'
