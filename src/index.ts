@@ -62,6 +62,14 @@ export {
   type RotateWhereOptions,
   rotateWhere,
 } from './lifecycle/rotate.js'
+export {
+  findTenant,
+  listTenants,
+  type PruneTenantOptions,
+  pruneTenantKey,
+  type TenantKeyState,
+  type TenantState,
+} from './lifecycle/tenants.js'
 export { type Finding, type VerifyOptions, type VerifyReport, verifyAll } from './lifecycle/verify.js'
 export {
   type Environment,
@@ -80,6 +88,7 @@ export { derivePoolKey, generateMasterKey, type LocalMasterKey, localMasterKey }
 export type { KeyOwner, MasterKey } from './master-keys/master-key.js'
 export type { ShredReceipt, ShredUserOptions } from './shred.js'
 export type {
+  CensusOptions,
   CensusRow,
   DatedCensusRow,
   ErasureState,

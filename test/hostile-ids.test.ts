@@ -82,7 +82,13 @@ describe.each(backends)('messages on %s', (backend) => {
       throw new MasterKeyError('ERR_UNWRAP_FAILED', 'it is another key')
     }
     const service: MasterKey = { id: HOSTILE_ID, wrap: fails, unwrap }
-    const envelope = await EnvelopeCrypto.open({ store: fresh.store, masterKeys: service, closeStore: false })
+    const options = { store: fresh.store, closeStore: false }
+    const refused = await errorOf(EnvelopeCrypto.open({ ...options, masterKeys: service }))
+    expect(refused).toMatchObject({ code: 'ERR_MASTER_KEY' })
+    expectShort(refused)
+    // With a row under it, it need not wrap anything at once.
+    await fresh.store.insertIfAbsent([randomRecord('carol', { kekId: HOSTILE_ID })])
+    const envelope = await EnvelopeCrypto.open({ ...options, masterKeys: service })
     const failed = await errorOf(envelope.encrypt('alice', 'x'))
     expect(failed).toMatchObject({ code: 'ERR_MASTER_KEY' })
     expectShort(failed)

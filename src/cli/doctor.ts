@@ -62,6 +62,8 @@ interface DoctorReport extends VerifyReport, RecordingReport {
   /** How many lost keys were given up. */
   readonly givenUp?: number
   readonly erasure?: Required<ErasureState>
+  /** A line for people. Null if there are none; `census` counts them too. */
+  readonly tenants: string | null
 }
 
 export function doctorCommand(): Command {
@@ -106,7 +108,8 @@ export function doctorCommand(): Command {
           options,
           (controls) => runChecks(store, masterKeys, options, controls),
           (report) => {
-            if (options.json) printJson(report)
+            const { tenants, ...rest } = report
+            if (options.json) printJson(rest)
             else printDoctorReport(report, options, masterKeys)
             setExitCode(report.ok && report.erasure?.erased !== 'pending')
           },
@@ -153,6 +156,7 @@ async function runChecks(
   return {
     ...report,
     ...recording,
+    tenants: isUsable ? await tenantSummary(store, report.census) : null,
     complete: report.complete && recording.recorded?.complete !== false,
     ...(erasedAgain === undefined ? {} : { erasedAgain }),
     ...(givenUp === undefined ? {} : { givenUp }),
@@ -315,8 +319,7 @@ function printDoctorReport(
     console.log('The erasure is finished: erased keys are in no file of the database any more.')
   else if (erasure !== undefined)
     console.log(`The erasure is not finished: ${printableSentence(erasure.pending ?? 'unknown')}`)
-  const tenants = tenantSummary(report.census)
-  if (tenants !== null) console.log(`${tenants}.`)
+  if (report.tenants !== null) console.log(`${report.tenants}.`)
   const wrong = `${counted(totals.error, 'error')}, ${counted(totals.warning, 'warning')}`
   console.log(
     `${counted(report.rows, 'row')} looked at: ${totals.error + totals.warning === 0 ? 'nothing is wrong' : wrong}.`,

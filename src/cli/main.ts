@@ -27,6 +27,7 @@ const COMMANDS: ReadonlyMap<string, () => Promise<Command>> = new Map([
   ['shred-user', async () => (await import('./shred.js')).shredUserCommand()],
   ['tenants', async () => (await import('./tenants.js')).tenantsCommand()],
   ['rotate-tenant', async () => (await import('./tenant-keys.js')).rotateTenantCommand()],
+  ['prune-tenant', async () => (await import('./tenant-keys.js')).pruneTenantCommand()],
   ['move-tenant', async () => (await import('./tenant-keys.js')).moveTenantCommand()],
   ['evict-tenant', async () => (await import('./tenant-keys.js')).evictTenantCommand()],
   ['shred-tenant', async () => (await import('./shred.js')).shredTenantCommand()],

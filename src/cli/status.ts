@@ -19,8 +19,10 @@ export function statusCommand(): Command {
         const found = await commonRootIds(store)
         const rootIds = found.length > NAMED_ROOTS ? [] : found
         const rows = (await maintenanceOf(store).datedCensus({ rootIds })).sort(compareCensusRows)
-        if (options.json) printJson(rows)
-        else printCensus(rows)
+        if (options.json) return printJson(rows)
+        printCensus(rows)
+        const tenants = await tenantSummary(store, rows)
+        if (tenants !== null) console.log(tenants)
       }),
     )
 }
@@ -53,8 +55,6 @@ function printCensus(rows: readonly DatedCensusRow[]): void {
   }
   console.log(table.toString())
   console.log(`${counted(live, 'live key')}, ${thousands(all - live)} shredded`)
-  const tenants = tenantSummary(rows)
-  if (tenants !== null) console.log(tenants)
 }
 
 const BAR_WIDTH = 20

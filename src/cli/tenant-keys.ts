@@ -1,8 +1,9 @@
-/** `keystore rotate-tenant`, `move-tenant` and `evict-tenant`: what is done to the key of one tenant, and to none of its users. */
+/** `keystore rotate-tenant`, `prune-tenant`, `move-tenant` and `evict-tenant`: what is done to the key of one tenant, and to none of its users. */
 import { Command } from 'commander'
 import { invalidArgument, isKeystoreError, MasterKeyError, printable } from '../errors.js'
 import { evictTenantRows, liveTenantRows } from '../keys/tenant-rows.js'
 import type { TenantMove, TenantRotation } from '../keys/tenants.js'
+import { pruneTenantKey } from '../lifecycle/tenants.js'
 import { masterKeysFromEnv, masterKeysFromFile } from '../master-keys/environment.js'
 import { type MasterKeyring, masterKeyring } from '../master-keys/keyring.js'
 import type { MasterKey } from '../master-keys/master-key.js'
@@ -15,14 +16,16 @@ import { findMasterKeys, type MasterKeyOptions, withMasterKeys } from './master-
 import {
   type ChangeOptions,
   type KeyLogOptions,
+  parseDuration,
   type ReportOptions,
+  recordingStore,
   type StoreOptions,
   withDryRun,
   withJson,
   withKeyLog,
   withStore,
 } from './options.js'
-import { kekName, ownerName, printJson } from './output.js'
+import { counted, kekName, ownerName, printJson } from './output.js'
 
 interface RotateTenantOptions extends StoreOptions, MasterKeyOptions, ChangeOptions, KeyLogOptions {}
 
@@ -61,6 +64,45 @@ async function rotateTenant(tenantId: string, options: RotateTenantOptions): Pro
 
 const USERS_FOLLOW =
   'Keys of its users stay under the version that wraps them, which is kept: `npx keystore rewrap` brings them under the new one.'
+
+interface PruneTenantCommandOptions extends StoreOptions, ChangeOptions, KeyLogOptions {
+  readonly olderThan?: number
+}
+
+export function pruneTenantCommand(): Command {
+  return withKeyLog(withDryRun(withStore(new Command('prune-tenant'))))
+    .description(
+      'Remove earlier versions of the key of a tenant under which no user is any more. The newest is always kept, and so is what a user needs.',
+    )
+    .argument('<tenant>', 'the tenant')
+    .option(
+      '--older-than <duration>',
+      'only if the newest version is older, since a process that was suspended may still use an earlier one (default: 1d)',
+      parseDuration,
+    )
+    .addHelpText('after', '\nExample:\n  npx keystore rewrap && npx keystore prune-tenant acme --dry-run')
+    .action(async (tenantId: string, options: PruneTenantCommandOptions) => {
+      const { dryRun = false, json, olderThan } = options
+      assertTenantId(tenantId)
+      await withExistingStore(options, async (store) => {
+        await rowsOf(store, tenantId, 'nothing was removed')
+        const { versions } = await pruneTenantKey({
+          store: recordingStore(store, options),
+          tenantId,
+          dryRun,
+          ...(olderThan === undefined ? {} : { olderThanMs: olderThan }),
+        })
+        if (json) return printJson({ tenantId, versions, dryRun })
+        const what = `${dryRun ? 'Would remove' : 'Removed'} ${counted(versions.length, 'version')} of the key of ${nameOf(tenantId)}`
+        console.log(`${what}${versions.length > 0 ? `: ${versions.join(', ')}` : ''}.`)
+        if (versions.length === 0) console.log(KEPT)
+      })
+    })
+}
+
+const KEPT =
+  'Kept are the newest version, versions that users are under (`npx keystore rewrap` brings them along), and all versions while the newest is ' +
+  'younger than a day, or than --older-than.'
 
 interface MoveTenantOptions extends StoreOptions, MasterKeyOptions, ChangeOptions {
   readonly root?: string

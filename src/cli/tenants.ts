@@ -1,20 +1,13 @@
 /** `keystore tenants`: lists the tenants that have keys of their own. Needs no master key. */
 import { Command } from 'commander'
 import { escaped, invalidArgument } from '../errors.js'
-import { type ListedTenant, listTenants, type TenantPage } from '../lifecycle/tenant-list.js'
-import { tenantKekId } from '../master-keys/tenant-keys.js'
+import { type ListedTenant, type TenantPage, tenantPage } from '../lifecycle/tenant-list.js'
+import { type TenantState, withCounts } from '../lifecycle/tenants.js'
 import type { KeyStore } from '../store.js'
 import { assertTenantId } from '../validate.js'
 import { ownCommand, repeatedOptions, shellWord } from './command-line.js'
 import { withExistingStore } from './existing-store.js'
-import {
-  maintenanceOf,
-  type ReportOptions,
-  type StoreOptions,
-  wholeNumber,
-  withJson,
-  withStore,
-} from './options.js'
+import { type ReportOptions, type StoreOptions, wholeNumber, withJson, withStore } from './options.js'
 import { counted, kekName, plainTable, printableId, printJson, setExitCode, thousands } from './output.js'
 
 interface TenantsCommandOptions extends StoreOptions, ReportOptions {
@@ -23,14 +16,9 @@ interface TenantsCommandOptions extends StoreOptions, ReportOptions {
   readonly limit: number
 }
 
-/** A tenant as the report has it. */
-interface ReportedTenant extends ListedTenant {
-  /** With --count: live keys of users that are under the tenant's key. */
-  readonly keysOfUsers?: number
-}
-
 interface TenantsReport extends Omit<TenantPage, 'tenants' | 'unreadable'> {
-  readonly tenants: readonly ReportedTenant[]
+  /** With --count each version has the number of keys under it. */
+  readonly tenants: readonly (ListedTenant | TenantState)[]
   /** Rows of tenants that cannot be read. `doctor` names them. */
   readonly unreadable: number
 }
@@ -67,23 +55,12 @@ async function reportOf(
   store: KeyStore,
   { after, limit, count }: TenantsCommandOptions,
 ): Promise<TenantsReport> {
-  const { tenants, next, unreadable } = await listTenants(store, { after, limit })
+  const { tenants, next, unreadable } = await tenantPage(store, { after, limit })
   return {
     tenants: count ? await withCounts(store, tenants) : tenants,
     next,
     unreadable: unreadable.length,
   }
-}
-
-async function withCounts(store: KeyStore, tenants: readonly ListedTenant[]): Promise<ReportedTenant[]> {
-  const kekIds = tenants.map(({ tenantId, versions }) =>
-    versions.map((version) => tenantKekId({ tenantId, version })),
-  )
-  const counts = await maintenanceOf(store).countUnder(kekIds.flat())
-  return tenants.map((tenant, index) => ({
-    ...tenant,
-    keysOfUsers: (kekIds[index] ?? []).reduce((sum, kekId) => sum + (counts.get(kekId) ?? 0), 0),
-  }))
 }
 
 function printTenants(
@@ -112,14 +89,16 @@ function printTenants(
     ...(count ? ['keys of users'] : []),
   ])
   for (const tenant of tenants) {
-    const { tenantId, versions, kekIds, createdAt, keysOfUsers = 0 } = tenant
+    const [first] = tenant.versions
     table.push([
-      printableId(tenantId),
-      versionsText(versions),
-      kekIds.map((kekId) => (kekId === null ? '–' : kekName(kekId))).join('\n'),
-      createdAt.toISOString().slice(0, 10),
+      printableId(tenant.tenantId),
+      versionsText(tenant.versions.map(({ version }) => version)),
+      rootsOf(tenant)
+        .map((kekId) => (kekId === null ? '–' : kekName(kekId)))
+        .join('\n'),
+      first?.createdAt.toISOString().slice(0, 10) ?? '–',
       stateOf(tenant),
-      ...(count ? [thousands(keysOfUsers)] : []),
+      ...(count ? [thousands(keysOf(tenant))] : []),
     ])
   }
   console.log(table.toString())
@@ -131,13 +110,22 @@ function printTenants(
 const MOVE_AGAIN =
   'The versions of a tenant are under several roots while it is moved, and after a move that was interrupted: run move-tenant again.'
 
-function isUnderSeveralRoots({ shreddedAt, kekIds }: ListedTenant): boolean {
-  return shreddedAt === null && kekIds.length > 1
+function rootsOf({ versions }: ListedTenant): (string | null)[] {
+  return [...new Set(versions.map(({ kekId }) => kekId))]
+}
+
+function isUnderSeveralRoots(tenant: ListedTenant): boolean {
+  return !tenant.shredded && rootsOf(tenant).length > 1
 }
 
 function stateOf(tenant: ListedTenant): string {
-  if (tenant.shreddedAt !== null) return `shredded ${tenant.shreddedAt.toISOString().slice(0, 10)}`
+  const tombstone = tenant.versions.find(({ shreddedAt }) => shreddedAt !== null)
+  if (tombstone?.shreddedAt) return `shredded ${tombstone.shreddedAt.toISOString().slice(0, 10)}`
   return isUnderSeveralRoots(tenant) ? 'live, several roots' : 'live'
+}
+
+function keysOf({ versions }: ListedTenant | TenantState): number {
+  return versions.reduce((sum, version) => sum + ('keys' in version ? version.keys : 0), 0)
 }
 
 function versionsText(versions: readonly number[]): string {

@@ -1,17 +1,17 @@
-/** Lists tenants by their own rows. Needs no master key, and its cost is that of the rows listed, however many users there are. */
+/** Pages of tenants, by their own rows. Needs no master key, and costs what reading these rows costs, however many users there are. */
 import type { KeyStore, UnreadableRow } from '../store.js'
 import { isTombstone, type KeyRecord, MAX_KEY_VERSION, tenantIdOf, tenantUserId } from '../table.js'
 
-/** What the rows say of a tenant. */
+/** One version of a tenant's key. */
+export interface TenantVersion
+  extends Pick<KeyRecord, 'version' | 'kekId' | 'createdAt' | 'wrappedAt' | 'shreddedAt'> {}
+
 export interface ListedTenant {
   readonly tenantId: string
-  /** The versions of its key, ascending: of its tombstones if it was shredded. */
-  readonly versions: readonly number[]
-  /** The roots that wrap them. Several: a move was interrupted, or goes on. */
-  readonly kekIds: readonly (string | null)[]
-  /** When the lowest version was made. */
-  readonly createdAt: Date
-  readonly shreddedAt: Date | null
+  /** Whether the tenant was shredded, and its users with it. */
+  readonly shredded: boolean
+  /** Ascending. The last one wraps new keys of the tenant's users. */
+  readonly versions: readonly TenantVersion[]
 }
 
 /** One page, in the order of the ids' UTF-8 bytes. */
@@ -27,19 +27,23 @@ export interface TenantPage {
 const ROWS = 1000
 
 /** @param after a tenant's id; the page begins behind it @throws ERR_STORE · ERR_CLOSED */
-export async function listTenants(
+export async function tenantPage(
   store: KeyStore,
   { after = '', limit }: { readonly after?: string | undefined; readonly limit: number },
 ): Promise<TenantPage> {
   const unreadable: UnreadableRow[] = []
   const byTenant = new Map<string, KeyRecord[]>()
-  for await (const { tenantId, row } of tenantRowsOf(store, after, (row) => void unreadable.push(row))) {
-    const rows = byTenant.get(tenantId)
-    if (rows !== undefined) rows.push(row)
-    else if (byTenant.size === limit) return page(byTenant, unreadable, true)
-    else byTenant.set(tenantId, [row])
+  const isLast = async () => {
+    for await (const { tenantId, row } of tenantRowsOf(store, after, (row) => void unreadable.push(row))) {
+      const rows = byTenant.get(tenantId)
+      if (rows !== undefined) rows.push(row)
+      else if (byTenant.size === limit) return false
+      else byTenant.set(tenantId, [row])
+    }
+    return true
   }
-  return page(byTenant, unreadable, false)
+  const next = (await isLast()) ? null : ([...byTenant.keys()].at(-1) ?? null)
+  return { tenants: [...byTenant].map(([tenantId, rows]) => tenantOfRows(tenantId, rows)), next, unreadable }
 }
 
 /** Tenants' own rows are the first of the store but for the pool's. */
@@ -66,23 +70,13 @@ async function* tenantRowsOf(
   }
 }
 
-function page(
-  byTenant: ReadonlyMap<string, readonly KeyRecord[]>,
-  unreadable: readonly UnreadableRow[],
-  more: boolean,
-): TenantPage {
-  const tenants = [...byTenant].map(([tenantId, rows]) => listed(tenantId, rows))
-  return { tenants, next: more ? (tenants.at(-1)?.tenantId ?? null) : null, unreadable }
-}
-
-function listed(tenantId: string, rows: readonly KeyRecord[]): ListedTenant {
-  const tombstone = rows.find(isTombstone)
+/** @param rows of the tenant's own key, by version */
+export function tenantOfRows(tenantId: string, rows: readonly KeyRecord[]): ListedTenant {
   return {
     tenantId,
-    versions: rows.map(({ version }) => version),
-    kekIds: [...new Set(rows.map(({ kekId }) => kekId))],
-    // A tenant has a row, or it would not be here.
-    createdAt: (rows[0] as KeyRecord).createdAt,
-    shreddedAt: tombstone?.shreddedAt ?? null,
+    shredded: rows.some(isTombstone),
+    versions: rows.map(({ version, kekId, createdAt, wrappedAt, shreddedAt }) => {
+      return { version, kekId, createdAt, wrappedAt, shreddedAt }
+    }),
   }
 }

@@ -45,7 +45,7 @@ export interface Finding {
    * - `masterKeyFailed`: the row's master key did not do its work: it says nothing about the row, which was not checked
    * - `tenantShredded`: a tenant was shredded, and its users with it, whose rows are still there
    * - `tenantMissing`: users are under a tenant's key that is not in the store
-   * - `tenantNotChecked`: a tenant's root was not given, and the keyring does not say which roots tenants have
+   * - `tenantNotChecked`: a tenant's root was not given, and the keyring says nothing of tenants
    * - `sharedKey`: several rows hold one data key
    * - `liveAfterShred`: a shredded user has a live row
    * - `shreddedButNotErased`: a tombstone still holds a wrapped key

@@ -3,7 +3,7 @@ import { isKeystoreError, KeystoreError, MasterKeyError, printable } from '../er
 import type { EmitEvent } from '../events.js'
 import type { Format } from '../format/formats.js'
 import type { KeyStore } from '../store.js'
-import { type KeyRecord, TENANT_USER_ID_PREFIX, tenantIdOf } from '../table.js'
+import { isTombstone, type KeyRecord, TENANT_USER_ID_PREFIX, tenantIdOf } from '../table.js'
 import { isMasterKeyFailure, isOutage, reasonOf, unavailableEvent } from './failure.js'
 import { tryWrapping } from './first-wrap.js'
 import { formatOfKekId } from './kek-id.js'
@@ -49,7 +49,10 @@ export async function checkMasterKeys(
   const { acceptKeys, allowUnknown, emit } = options
   const samples = (await store.sampleByKek(SAMPLES_PER_KEK)).filter(isUnderMasterKey)
   const tenants = await firstTenants(store)
-  const groups = groupByKek([...samples, ...tenants.filter((row) => needsKeyring(keyring, row))])
+  const isKnown = ({ kekId }: KeyRecord) => keyring.find(kekId ?? '') !== null
+  // A root that the keyring lacks is a matter of its own tenant's. But where nothing at all is under the keyring's keys, they are the wrong ones.
+  const areWrong = keyring.tenantRoot === null && ![...samples, ...tenants].some(isKnown)
+  const groups = groupByKek([...samples, ...tenants.filter((row) => areWrong || isKnown(row))])
   const acceptsV2 = acceptKeys.includes('v2')
   const isUpgraded = tenants.length > 0 || [...groups.keys()].some((kekId) => formatOfKekId(kekId) === 'v3')
   const known = [...groups].filter(([kekId]) => kekId === null || keyring.find(kekId) !== null)
@@ -79,17 +82,11 @@ function isUnderMasterKey({ userId, kekId }: KeyRecord): boolean {
   return tenantIdOf(userId) === null && parseTenantKekId(kekId) === null
 }
 
+/** Live rows of the first tenants. */
 async function firstTenants(store: KeyStore): Promise<KeyRecord[]> {
   const after = { userId: TENANT_USER_ID_PREFIX, version: 1 }
   const rows = await store.list({ after, limit: SAMPLES_PER_KEK, onUnreadable: () => undefined })
-  return rows.filter(({ userId }) => tenantIdOf(userId) !== null)
-}
-
-/** Whether a tenant's row needs a master key of the keyring. No tenant's own root is asked. */
-function needsKeyring(keyring: MasterKeyring, { kekId, shreddedAt }: KeyRecord): boolean {
-  return (
-    shreddedAt === null && kekId !== null && (keyring.tenantRoot === null || keyring.find(kekId) !== null)
-  )
+  return rows.filter((row) => tenantIdOf(row.userId) !== null && !isTombstone(row) && row.kekId !== null)
 }
 
 interface CheckOptions {
@@ -186,7 +183,8 @@ async function unknownMasterKeys(
   kekIds: readonly (string | null)[],
 ): Promise<MasterKeyError> {
   const counts = new Map<string | null, number>()
-  for (const row of await store.census()) {
+  const rootIds = kekIds.filter((kekId) => kekId !== null)
+  for (const row of await store.census({ rootIds })) {
     if (!row.shredded) counts.set(row.kekId, (counts.get(row.kekId) ?? 0) + row.count)
   }
   const list = kekIds.slice(0, NAMED_KEK_IDS).map((kekId) => {

@@ -162,7 +162,11 @@ class Service {
           reject(error)
         },
       }
-      const timer = setTimeout(() => waiting.fail(this.#tooManyCalls(limitMs)), limitMs)
+      const giveUp = () => {
+        if (this.#waiting.has(waiting)) waiting.fail(this.#tooManyCalls(limitMs))
+      }
+      // After those under way: if they have hung as long, it is an outage.
+      const timer = setTimeout(() => setImmediate(giveUp), limitMs)
       this.#waiting.add(waiting)
     })
   }

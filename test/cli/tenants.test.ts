@@ -25,7 +25,7 @@ const CUSTOMERS_KEY = ['--previous-key-file', 'keys/customer.key']
 const tenantOf = (userId: string) => (userId.includes('@') ? userId.slice(userId.indexOf('@') + 1) : null)
 
 interface ListedTenants {
-  readonly tenants: readonly Record<string, unknown>[]
+  readonly tenants: readonly { readonly versions: readonly Record<string, unknown>[] }[]
   readonly next: string | null
 }
 
@@ -87,18 +87,18 @@ describe.each(dialects)('on %s', (dialect) => {
       expect(status).toBe(0)
       expect(report).toMatchObject({
         tenants: [
-          { tenantId: 'acme', versions: [1], kekIds: [idOf('a')], shreddedAt: null, keysOfUsers: 2 },
-          { tenantId: 'zeta', versions: [1], kekIds: [customer.id], shreddedAt: null, keysOfUsers: 1 },
+          { tenantId: 'acme', shredded: false, versions: [{ version: 1, kekId: idOf('a'), keys: 2 }] },
+          { tenantId: 'zeta', shredded: false, versions: [{ version: 1, kekId: customer.id, keys: 1 }] },
         ],
         next: null,
         unreadable: 0,
       })
       const [acme] = await rowsOfTenant('acme')
-      expect(report.tenants[0]?.createdAt).toBe(acme?.createdAt.toISOString())
+      expect(report.tenants[0]?.versions[0]?.createdAt).toBe(acme?.createdAt.toISOString())
 
       const first = list('--limit', '1').report
       expect(first).toMatchObject({ tenants: [{ tenantId: 'acme' }], next: 'acme' })
-      expect(first.tenants[0]).not.toHaveProperty('keysOfUsers')
+      expect(first.tenants[0]?.versions[0]).not.toHaveProperty('keys')
       expect(list('--after', 'acme', '--limit', '1').report).toMatchObject({
         tenants: [{ tenantId: 'zeta' }],
         next: null,
@@ -263,6 +263,24 @@ describe.each(dialects)('on %s', (dialect) => {
     })
   })
 
+  it('prune-tenant removes versions that no user is under, and status still counts the tenant', async () => {
+    const tokens = await mint('alice@acme', 'bob@beta')
+    store.run(['rotate-tenant', 'acme'])
+    const prune = (...args: string[]) => store.run(['prune-tenant', 'acme', ...args], { env: NO_MASTER_KEY })
+    expect(prune('--older-than', '0').stdout).toContain('Removed 0 versions')
+    store.run(['rewrap'])
+    expect(prune().stdout).toContain('Kept are the newest version')
+    expect(prune('--older-than', '0', '--dry-run').stdout).toContain('Would remove 1 version')
+    expect(await rootsOf('acme')).toHaveLength(2)
+    const { status, report } = store.json(['prune-tenant', 'acme', '--older-than', '0'])
+    expect([status, report]).toEqual([0, { tenantId: 'acme', versions: [1], dryRun: false }])
+    expect(await rowsOfTenant('acme')).toMatchObject([{ version: 2 }])
+    expect(await opened('alice@acme', tokens['alice@acme'])).toBe('secret of alice@acme')
+    expect(store.run(['status']).stdout).toContain('2 tenants under 1 root')
+    expect(store.run(['doctor']).stdout).not.toContain('withoutFirstVersion')
+    expect(store.run(['prune-tenant', 'Acme']).status).toBe(1)
+  })
+
   describe('move-tenant', () => {
     it('moves a tenant to a root of a file and back to the primary, and touches no user', async () => {
       const tokens = await mint('alice@acme', 'bob@beta', 'dave')
@@ -389,7 +407,7 @@ describe.each(dialects)('on %s', (dialect) => {
       const restored = store.run(drill, { env: log })
       expect(restored.status).toBe(0)
       expect(store.json(['tenants', '--store', 'drill.db']).report).toMatchObject({
-        tenants: [{ tenantId: 'acme', shreddedAt: report.at }, { tenantId: 'zeta' }],
+        tenants: [{ tenantId: 'acme', versions: [{ shreddedAt: report.at }] }, { tenantId: 'zeta' }],
       })
     })
 

@@ -315,9 +315,9 @@ describe.each(backends)('EnvelopeCrypto.open on %s', (backend) => {
     const { store, calls } = recordingCalls(fresh.store)
     const open = (masterKeys: MasterKey) => fresh.openV2({ store, masterKeys })
     await open(ours)
-    expect(calls).toEqual(['sampleByKek'])
+    expect(calls).toEqual(['sampleByKek', 'list'])
     await errorOf(open(theirs))
-    expect(calls).toEqual(['sampleByKek', 'sampleByKek', 'census'])
+    expect(calls.slice(2)).toEqual(['sampleByKek', 'list', 'census'])
   })
 
   it('refuses wrong master keys and formats with ERR_INVALID_ARGUMENT, before it asks the store', async () => {

@@ -1,4 +1,5 @@
 /** The frozen vectors of wraps under tenants' keys, which another implementation has made from docs/FORMAT.md. */
+import { readFileSync } from 'node:fs'
 import { describe, expect, it } from 'vitest'
 import { hmacSha256, XaesKey } from '../../src/format/aead.js'
 import { preAuthEncode } from '../../src/format/encoding.js'
@@ -69,6 +70,36 @@ describe('the vectors of tenants', () => {
     expect(bytes[0]).toBe(3)
     const opened = new XaesKey(fromHex(entry.wrap_key)).open(bytes.subarray(1), fromHex(entry.aad))
     expect(opened?.toString('hex')).toBe(entry.dek)
+  })
+})
+
+describe('docs/FORMAT.md', () => {
+  it('shows the bytes of the vectors in its worked example', () => {
+    const page = readFileSync('docs/FORMAT.md', 'utf8').replace(/\s+/g, '')
+    const [tenant] = vectors.tenants
+    const [user] = vectors.users
+    if (tenant === undefined || user === undefined) throw new Error('no vectors')
+    for (const value of [
+      vectors.master_key,
+      vectors.kek_id,
+      tenant.kek,
+      user.wrap_key,
+      user.dek,
+      user.kek_id,
+    ])
+      expect(page).toContain(value)
+    for (const { wrapped } of [tenant, user]) {
+      const bytes = fromHex(wrapped)
+      const pieces = [
+        bytes.subarray(1, 25),
+        bytes.subarray(25, 57),
+        bytes.subarray(57, 73),
+        bytes.subarray(73),
+      ]
+      for (const piece of pieces) expect(page).toContain(piece.toString('hex'))
+    }
+    expect(page).toContain('0d0000000000000074656e616e743a313a61636d65')
+    expect(page).toContain(user.kek_id)
   })
 })
 

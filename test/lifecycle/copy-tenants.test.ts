@@ -12,7 +12,8 @@ import { tenantUserId } from '../../src/table.js'
 import { type Backend, backends, freshStore, type TestStore } from '../support/fresh-store.js'
 import { freshKeyLog, type KeyLogFile } from '../support/key-log-file.js'
 import { rowsOf } from '../support/rows.js'
-import { expectInPlace, root, tenantOf, usersOfTenants, withTenants } from '../support/tenants.js'
+import { expectInPlace, root, usersOfTenants, withTenants } from '../support/tenant-hierarchy.js'
+import { tenantOf } from '../support/tenants.js'
 import { expectAllOpen, type Sealed, sealAll } from '../support/tokens.js'
 
 const ways: readonly (readonly [Backend, Backend])[] = [

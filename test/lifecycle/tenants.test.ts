@@ -3,13 +3,18 @@ import { randomBytes } from 'node:crypto'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import {
   type EnvelopeCrypto,
+  findTenant,
+  type KeyRecord,
   type KeyStore,
   type KeystoreEvent,
+  listTenants,
   localMasterKey,
   type MasterKeyring,
   masterKeyring,
+  pruneTenantKey,
   rewrapAll,
   rotateWhere,
+  type TenantState,
   verifyAll,
 } from '../../src/index.js'
 import { tenantUserId } from '../../src/table.js'
@@ -21,10 +26,10 @@ import {
   expectInPlace,
   type Root,
   root,
-  tenantOf,
   usersOfTenants,
   withTenants,
-} from '../support/tenants.js'
+} from '../support/tenant-hierarchy.js'
+import { tenantOf } from '../support/tenants.js'
 import { expectAllOpen, type Sealed, sealAll } from '../support/tokens.js'
 
 const TENANTS = 6
@@ -358,5 +363,60 @@ describe.each(backends)('tenants in long operations on %s', (backend) => {
     expect(new Set(rows.map(({ kekId }) => kekId))).toEqual(new Set(['tenant:2:t1']))
     await expectInPlace(store, keys)
     await expectAllOpen(await open(keys), sealed)
+  })
+
+  it('listTenants pages through tenants with the keys under each, findTenant finds one', async () => {
+    const keys = withTenants(primary)
+    await seal(keys)
+    const envelope = await open(keys)
+    await envelope.rotateTenantKey('t1')
+    await envelope.encrypt('t1/new', 'x')
+    await envelope.shredTenant('t4')
+    for (const limit of [1, 2, 100]) {
+      const found: TenantState[] = []
+      for (let page = await listTenants({ store, limit }); page.length > 0; ) {
+        found.push(...page)
+        page = await listTenants({ store, limit, after: page.at(-1)?.tenantId })
+      }
+      expect(found.map(({ tenantId }) => tenantId)).toEqual(['t0', 't1', 't2', 't3', 't4', 't5'])
+      const [t0, t1, , , t4] = found
+      expect(t0).toMatchObject({ shredded: false, versions: [{ version: 1, kekId: 'root-a', keys: 10 }] })
+      expect(t1?.versions.map(({ keys: count }) => count)).toEqual([10, 1])
+      expect(t4).toMatchObject({ shredded: true })
+      expect(await findTenant({ store, tenantId: 't1' })).toEqual(t1)
+    }
+    expect(await findTenant({ store, tenantId: 'unknown' })).toBeNull()
+    await expect(listTenants({ store, limit: 0 })).rejects.toMatchObject({ code: 'ERR_INVALID_ARGUMENT' })
+  })
+
+  it('pruneTenantKey removes versions without users, not too soon, and puts one back that a user came under', async () => {
+    const keys = withTenants(primary)
+    const sealed = await seal(keys)
+    const envelope = await open(keys)
+    await envelope.rotateTenantKey('t1')
+    const prune = (olderThanMs?: number, on: KeyStore = store) =>
+      pruneTenantKey({ store: on, tenantId: 't1', ...(olderThanMs === undefined ? {} : { olderThanMs }) })
+    expect((await prune(0)).versions).toEqual([])
+    await rewrapAll({ store, masterKeys: keys })
+    expect((await prune()).versions).toEqual([])
+    expect((await pruneTenantKey({ store, tenantId: 't1', olderThanMs: 0, dryRun: true })).versions).toEqual([
+      1,
+    ])
+    // A process that was suspended wraps under the earlier version, just as this is removed.
+    const [user] = (await store.getAll(['t1/user-000001'])).get('t1/user-000001') ?? []
+    const late = { ...(user as KeyRecord), userId: 't1/late', kekId: 'tenant:1:t1' }
+    const racing = overriding(store, {
+      async remove(refs) {
+        await store.insertIfAbsent([late])
+        return store.remove(refs)
+      },
+    })
+    await expect(prune(0, racing)).rejects.toMatchObject({ code: 'ERR_STORE', retryable: true })
+    expect((await findTenant({ store, tenantId: 't1' }))?.versions).toHaveLength(2)
+    await store.remove([late])
+    expect((await prune(0)).versions).toEqual([1])
+    expect((await findTenant({ store, tenantId: 't1' }))?.versions).toMatchObject([{ version: 2, keys: 10 }])
+    await expectAllOpen(await open(keys), sealed)
+    expect((await prune(0)).versions).toEqual([])
   })
 })

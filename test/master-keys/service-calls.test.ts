@@ -30,6 +30,7 @@ beforeEach(() => {
 
 describe('calls at once', () => {
   it('are 16 of one key; the others wait, and all get their own answer', async () => {
+    service = keyService()
     const { masterKey, calls } = service
     service.delay(2)
     const keys = Array.from({ length: 100 }, () => randomBytes(32))
