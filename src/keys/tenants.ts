@@ -10,7 +10,7 @@ import { durationSince, type EmitEvent } from '../events.js'
 import { reasonOf } from '../master-keys/failure.js'
 import type { MasterKeyring } from '../master-keys/keyring.js'
 import type { MasterKey } from '../master-keys/master-key.js'
-import { rewrapped } from '../master-keys/rewrapped.js'
+import { assertOpens, rewrapped } from '../master-keys/rewrapped.js'
 import {
   kekOf,
   parseTenantKekId,
@@ -65,6 +65,11 @@ class Roots implements Keks {
 
   of(record: KeyRecord): Promise<MasterKey | null> {
     return rootOf(this.#keyring, record)
+  }
+
+  /** `open` has seen that the primary opens what it wraps. Another root that does not would be found when there are users under its tenant. */
+  async check(record: KeyRecord, tenantKey: Uint8Array, root: MasterKey): Promise<void> {
+    if (root !== this.#keyring.primary) await assertOpens(this.#keyring, record, tenantKey, root, 'v3')
   }
 
   leftMs(): number {
