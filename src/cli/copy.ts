@@ -28,9 +28,10 @@ import {
 } from './options.js'
 import {
   counted,
+  countedOwners,
   kekName,
+  ownerName,
   plainTable,
-  printableId,
   printJson,
   printSome,
   setExitCode,
@@ -198,7 +199,7 @@ function isInOrder({
 /** Lists the users, and has it confirmed that they are erased at the target. @returns the users: whoever is shredded meanwhile is not asked for */
 async function confirmedErasures(users: readonly string[]): Promise<readonly string[]> {
   if (users.length === 0) return users
-  const expected = `erase ${counted(users.length, 'user')}`
+  const expected = `erase ${countedOwners(users)}`
   process.stderr.write(
     'The source says that these users were shredded. Their keys are live at the target, and what is encrypted under them can never be ' +
       `decrypted again:\n${users.map((userId) => `  ${ownerName(userId)}\n`).join('')}`,
@@ -206,10 +207,6 @@ async function confirmedErasures(users: readonly string[]): Promise<readonly str
   if (!(await isTyped(`To erase them at the target type "${expected}": `, expected)))
     throw new Error(`What was typed is not "${expected}": nothing was copied and nothing erased`)
   return users
-}
-
-function ownerName(userId: string): string {
-  return userId === '' ? 'the pool' : printableId(userId)
 }
 
 function printCopyReport(report: CopyCommandReport): void {

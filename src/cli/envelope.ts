@@ -1,6 +1,6 @@
 /** Opens the crypto service for the commands that encrypt or decrypt. Other commands do not load it. */
 import { EnvelopeCrypto } from '../envelope/envelope-crypto.js'
-import type { MasterKeyring } from '../master-keys/keyring.js'
+import { type MasterKeyring, masterKeyring } from '../master-keys/keyring.js'
 import type { KeyStore } from '../store.js'
 import { withExistingStore } from './existing-store.js'
 import { findMasterKeys } from './master-keys.js'
@@ -21,10 +21,13 @@ export function openEnvelope(
   options: Pick<EnvelopeOptions, 'format' | 'acceptV2' | 'keyLog'>,
 ): Promise<EnvelopeCrypto> {
   const { format, keyLog } = options
+  const { primary, previous } = masterKeys
+  // Without it, open refuses a store that has a customer's root which the command was not given. No command makes a tenant's first key.
+  const tenantRoot = masterKeys.tenantRoot ?? (() => null)
   const formats = acceptedBesides(options)
   return EnvelopeCrypto.open({
     store,
-    masterKeys,
+    masterKeys: masterKeyring({ primary, previous, tenantRoot }),
     ...(format === undefined ? {} : { format }),
     ...(keyLog === undefined ? {} : { keyLog }),
     accept: { keys: formats, tokens: formats },

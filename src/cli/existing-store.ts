@@ -89,6 +89,14 @@ export function noSuchUser(userId: string, rest: string): KeystoreError {
   return new KeystoreError('ERR_KEY_NOT_FOUND', `The store has no user ${quoted(userId)}: ${rest}`)
 }
 
+/** ERR_KEY_NOT_FOUND of a command that is given a tenant. @param rest what that means, and what to do */
+export function noSuchTenant(tenantId: string, rest: string): KeystoreError {
+  return new KeystoreError(
+    'ERR_KEY_NOT_FOUND',
+    `The store has no tenant ${quoted(tenantId)}: ${rest}. \`npx keystore tenants\` lists those that there are`,
+  )
+}
+
 /** A store in a sentence, without user and password. */
 export function storeName(url: string): string {
   return storeFile(url) ?? serverOf(url) ?? 'the given URL'

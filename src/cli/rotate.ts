@@ -1,6 +1,5 @@
 /** `keystore rotate-user` and `keystore prune`: make new versions of users' data keys, and remove old ones. */
-
-import { Command, InvalidArgumentError } from 'commander'
+import { Command } from 'commander'
 import { invalidArgument, keyShredded } from '../errors.js'
 import type { Rotation } from '../keys/cache.js'
 import { pruneRetired, type RotateReport, rotateWhere } from '../lifecycle/rotate.js'
@@ -15,6 +14,7 @@ import {
   type AcceptOptions,
   type ChangeOptions,
   type KeyLogOptions,
+  parseDuration,
   recordingStore,
   type StoreOptions,
   wholeNumber,
@@ -124,23 +124,6 @@ function printRotation({
   )
   printFailures(failed, failedCount)
   if (rotated > 0 && !dryRun) console.log(OLD_TOKENS)
-}
-
-const UNIT_MS: Readonly<Record<string, number>> = {
-  s: 1000,
-  m: 60_000,
-  h: 3_600_000,
-  d: 86_400_000,
-  w: 7 * 86_400_000,
-}
-
-/** @returns milliseconds */
-function parseDuration(text: string): number {
-  if (text === '0') return 0
-  const [, count, unit = ''] = /^(\d{1,6})([smhdw])$/.exec(text) ?? []
-  const unitMs = UNIT_MS[unit]
-  if (unitMs === undefined) throw new InvalidArgumentError('It must be like 90d, 12h, 30m, 45s, 2w, or 0.')
-  return Number(count) * unitMs
 }
 
 interface PruneCommandOptions extends StoreOptions, ChangeOptions, KeyLogOptions {

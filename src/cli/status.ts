@@ -2,20 +2,27 @@
 import { Command } from 'commander'
 import { commonRootIds, compareCensusRows, totalCount } from '../lifecycle/census.js'
 import { formatOfKekId } from '../master-keys/kek-id.js'
-import { type DatedCensusRow, MANY_TENANTS } from '../store.js'
+import type { DatedCensusRow } from '../store.js'
 import { storeName, withExistingStore } from './existing-store.js'
 import { maintenanceOf, type ReportOptions, type StoreOptions, withJson, withStore } from './options.js'
-import { counted, kekName, plainTable, printJson, thousands } from './output.js'
+import { counted, countedKekName, plainTable, printJson, thousands } from './output.js'
+import { tenantSummary } from './tenant-summary.js'
+
+/** Of more roots than these the rows of tenants are counted together. */
+const NAMED_ROOTS = 20
 
 export function statusCommand(): Command {
   return withJson(withStore(new Command('status')))
     .description('Count the keys in the store by master key, format, version and age.')
     .action((options: StoreOptions & ReportOptions) =>
       withExistingStore(options, async (store) => {
-        const rootIds = await commonRootIds(store)
+        const found = await commonRootIds(store)
+        const rootIds = found.length > NAMED_ROOTS ? [] : found
         const rows = (await maintenanceOf(store).datedCensus({ rootIds })).sort(compareCensusRows)
-        if (options.json) printJson(rows)
-        else printCensus(rows, storeName(options.store))
+        if (options.json) return printJson(rows)
+        printCensus(rows, storeName(options.store))
+        const tenants = await tenantSummary(store, rows)
+        if (tenants !== null) console.log(tenants)
       }),
     )
 }
@@ -37,7 +44,7 @@ function printCensus(rows: readonly DatedCensusRow[], name: string): void {
     const isWrapped = kekId !== null || !shredded
     table.push([
       isWrapped ? formatOfKekId(kekId) : '–',
-      isWrapped ? wrappedUnder(row) : '–',
+      isWrapped ? countedKekName(row) : '–',
       version,
       state,
       thousands(count),
@@ -48,11 +55,6 @@ function printCensus(rows: readonly DatedCensusRow[], name: string): void {
   }
   console.log(table.toString())
   console.log(`${counted(live, 'live key')}, ${thousands(all - live)} shredded, in ${name}`)
-}
-
-function wrappedUnder({ kekId, ofTenants }: DatedCensusRow): string {
-  if (ofTenants === true) return `${kekId === MANY_TENANTS ? 'other roots' : kekName(kekId)} (tenants' own)`
-  return kekId === MANY_TENANTS ? "tenants' keys" : kekName(kekId)
 }
 
 const BAR_WIDTH = 20

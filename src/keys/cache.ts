@@ -324,7 +324,6 @@ export class KeyCache {
 
   #keep(key: DataKey, rows: UserRows, kek: Kek | null): void {
     if (this.#policy.ofTenants === true) {
-      this.#reader.listen()
       key.right = this.#memory.lease(rows.user, [key])
       // What was announced while the key was being opened has not reached the lease.
       if (!this.#memory.isCurrent(rows)) this.#reader.reread([key.userId])
@@ -414,6 +413,7 @@ export class KeyCache {
       },
     )
     try {
+      await this.#keks.check?.(record, dataKey, kek)
       if (beforeInsert !== undefined) await beforeInsert
       const winner = await this.#insert.add(record)
       if (isTombstone(winner)) {

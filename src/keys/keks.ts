@@ -12,6 +12,8 @@ export interface Keks {
    * @param before the version before it; undefined: the user gets the first key
    */
   forNew(ref: KeyRef, before: KeyRecord | undefined): Kek | Promise<Kek>
+  /** Whether a new row can be opened again, before it is stored. @throws if not */
+  check?(record: KeyRecord, dataKey: Uint8Array, kek: Kek): Promise<void>
   /** The key that a row's KEK id names; null if it was not given. Returns no promise unless the key has to be asked for. */
   of(record: KeyRecord): Kek | null | Promise<Kek | null>
   /** How long at most what is under the key may be cached, in milliseconds. */

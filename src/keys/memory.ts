@@ -111,9 +111,9 @@ export class KeyMemory {
     this.#onlyFirstVersion = onlyFirstVersion
   }
 
-  /** Whether any key is ever cached. */
-  get cachesKeys(): boolean {
-    return this.#cached !== null
+  /** Whether any key is kept beyond the call that has read it. */
+  get keepsKeys(): boolean {
+    return this.#cached !== null || this.#ofTenants
   }
 
   get stats(): CacheStats {

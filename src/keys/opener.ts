@@ -49,8 +49,9 @@ export class KeyOpener {
    */
   open(record: KeyRecord, rows: UserRows): DataKey | Promise<DataKey> {
     const cached = this.#memory.peek(record)
+    const isUsable = cached !== undefined && !cached.tenant?.ended
     // A rewrap changes the bytes as well: then it is opened once more.
-    if (cached !== undefined && Buffer.compare(cached.encryptedKey, record.encryptedKey) === 0) return cached
+    if (isUsable && Buffer.compare(cached.encryptedKey, record.encryptedKey) === 0) return cached
     const setAside = this.#memory.setAside(record)
     if (setAside !== undefined) {
       this.#keep(setAside, rows, null)

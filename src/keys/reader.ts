@@ -50,7 +50,7 @@ export class KeyReader {
    * @throws ERR_KEY_SHREDDED · ERR_STORE
    */
   async read(userId: string): Promise<UserRows> {
-    if (this.#memory.cachesKeys) this.listen()
+    if (this.#memory.keepsKeys) this.listen()
     for (;;) {
       if (this.#memory.wasJustShredded(userId)) throw keyShredded(userId)
       const rows = await this.#load.get(userId)

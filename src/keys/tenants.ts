@@ -5,19 +5,12 @@
  * A root that fails is asked again after a second, for its own tenant alone. No other key takes its place.
  */
 import { LRUCache } from 'lru-cache'
-import {
-  describeUser,
-  isKeystoreError,
-  KeystoreError,
-  keyShredded,
-  MasterKeyError,
-  StoreError,
-} from '../errors.js'
+import { isKeystoreError, KeystoreError, MasterKeyError, StoreError } from '../errors.js'
 import { durationSince, type EmitEvent } from '../events.js'
 import { reasonOf } from '../master-keys/failure.js'
 import type { MasterKeyring } from '../master-keys/keyring.js'
 import type { MasterKey } from '../master-keys/master-key.js'
-import { rewrapped } from '../master-keys/rewrapped.js'
+import { assertOpens, rewrapped } from '../master-keys/rewrapped.js'
 import {
   kekOf,
   parseTenantKekId,
@@ -27,13 +20,13 @@ import {
   tenantRow,
 } from '../master-keys/tenant-keys.js'
 import type { KeyStore, WrapChange } from '../store.js'
-import { isTombstone, type KeyRecord, type KeyRef, refKey, tenantIdOf, tenantUserId } from '../table.js'
+import { type KeyRecord, type KeyRef, refKey, tenantIdOf, tenantUserId } from '../table.js'
 import { SingleFlight } from './batch.js'
 import { KeyCache, type KeyPolicy } from './cache.js'
 import type { CacheOptions } from './cache-options.js'
 import { DataKey } from './data-key.js'
 import type { Kek, Keks } from './keks.js'
-import { notFound } from './missing.js'
+import { evictTenantRows, liveTenantRows, timeAfter } from './tenant-rows.js'
 
 /** What rotating a tenant's key came to. */
 export interface TenantRotation {
@@ -72,6 +65,11 @@ class Roots implements Keks {
 
   of(record: KeyRecord): Promise<MasterKey | null> {
     return rootOf(this.#keyring, record)
+  }
+
+  /** `open` has seen that the primary opens what it wraps. Another root that does not would be found when there are users under its tenant. */
+  async check(record: KeyRecord, tenantKey: Uint8Array, root: MasterKey): Promise<void> {
+    if (root !== this.#keyring.primary) await assertOpens(this.#keyring, record, tenantKey, root, 'v3')
   }
 
   leftMs(): number {
@@ -215,11 +213,7 @@ export class TenantKeys implements Keks {
   async evict(tenantId: string): Promise<void> {
     const userId = tenantUserId(tenantId)
     try {
-      const rows = await this.#liveRows(tenantId)
-      // A row that somebody changes first is read again by everybody for that reason.
-      await this.#store.replaceWrapped(
-        rows.map((row) => ({ ...row, from: row.encryptedKey, wrappedAt: timeAfter(row) })),
-      )
+      await evictTenantRows(this.#store, tenantId)
     } finally {
       this.#failed.delete(userId)
       this.#keys.revoked(userId)
@@ -237,7 +231,7 @@ export class TenantKeys implements Keks {
     const moved = new Set<number>()
     try {
       for (let pass = 0; ; pass++) {
-        const left = (await this.#liveRows(tenantId)).filter(({ kekId }) => kekId !== root.id)
+        const left = (await liveTenantRows(this.#store, tenantId)).filter(({ kekId }) => kekId !== root.id)
         if (left.length === 0) break
         if (pass === MAX_PASSES) throw notMoved(left, changedAgain())
         const changes = await Promise.allSettled(left.map((row) => this.#moved(row, root)))
@@ -267,22 +261,9 @@ export class TenantKeys implements Keks {
     return { ...change, wrappedAt: timeAfter(row) }
   }
 
-  async #liveRows(tenantId: string): Promise<readonly KeyRecord[]> {
-    const userId = tenantUserId(tenantId)
-    const rows = (await this.#store.getAll([userId])).get(userId) ?? []
-    if (rows.some(isTombstone)) throw keyShredded(userId)
-    if (rows.length === 0) throw notFound(`There is no key of ${describeUser(userId)}`, false)
-    return rows
-  }
-
   close(): void {
     this.#made?.close()
   }
-}
-
-/** A time that tells the row from what it was, also after another process with a clock of its own has written it. */
-function timeAfter({ wrappedAt }: KeyRecord): Date {
-  return new Date(Math.max(Date.now(), (wrappedAt?.getTime() ?? 0) + 1))
 }
 
 function changedAgain(): StoreError {

@@ -42,7 +42,7 @@ export interface RotateReport {
   readonly young: number
   /** Users whom another writer rotated or shredded first. */
   readonly skipped: number
-  /** Users who are shredded. */
+  /** Users who are shredded, or whose tenant is. */
   readonly shredded: number
   /** The first 1,000 rows that could not be read or rotated, each with the reason. */
   readonly failed: readonly RowFailure[]
@@ -96,7 +96,9 @@ export async function rotateWhere(options: RotateWhereOptions): Promise<RotateRe
     const versions = await mapConcurrently(due, (newest) =>
       nextVersionOf(keyring, tenants, newest).catch((error) => {
         if (!isRowError(error)) throw error
-        failures.add(newest, error)
+        // With their tenant: there is nothing left to rotate.
+        if (error.code === 'ERR_KEY_SHREDDED') counts.shredded += 1
+        else failures.add(newest, error)
         return null
       }),
     )

@@ -2,28 +2,18 @@
 import { invalidArgument, quoted, StoreError } from '../errors.js'
 import { tenantKekId } from '../master-keys/tenant-keys.js'
 import type { KeyStore, StoreMaintenance } from '../store.js'
-import {
-  isTombstone,
-  type KeyRecord,
-  MAX_KEY_VERSION,
-  RESERVED_USER_ID_PREFIX,
-  tenantIdOf,
-  tenantUserId,
-} from '../table.js'
+import { isTombstone, type KeyRecord, tenantUserId } from '../table.js'
 import { assertTenantId, kindOf, ownOptions } from '../validate.js'
 import { checkedOptions } from './long-work.js'
+import { type ListedTenant, type TenantVersion, tenantOfRows, tenantPage } from './tenant-list.js'
 
-/** One version of a tenant's key. */
-export interface TenantKeyState
-  extends Pick<KeyRecord, 'version' | 'kekId' | 'createdAt' | 'wrappedAt' | 'shreddedAt'> {
+/** One version of a tenant's key, with what is under it. */
+export interface TenantKeyState extends TenantVersion {
   /** Live keys of users under it, each of their versions counted. */
   readonly keys: number
 }
 
-export interface TenantState {
-  readonly tenantId: string
-  /** Whether the tenant was shredded, and its users with it. */
-  readonly shredded: boolean
+export interface TenantState extends ListedTenant {
   /** Ascending. The last one wraps new keys of the tenant's users. */
   readonly versions: readonly TenantKeyState[]
 }
@@ -51,14 +41,7 @@ export async function listTenants(options: {
   if (after !== undefined) assertTenantId(after, 'after')
   if (!Number.isInteger(limit) || limit < 1 || limit > MAX_LIMIT)
     throw invalidArgument(`limit must be a whole number from 1 to ${MAX_LIMIT}`)
-  const from =
-    after === undefined
-      ? { userId: RESERVED_USER_ID_PREFIX, version: 0 }
-      : { userId: tenantUserId(after), version: MAX_KEY_VERSION }
-  // A row of each tenant may be all that there is, or a tenant may have more rows than the page.
-  const rows = await store.list({ after: from, limit, onUnreadable: () => undefined })
-  const ids = new Set(rows.flatMap(({ userId }) => tenantIdOf(userId) ?? []))
-  return statesOf(store, [...ids])
+  return withCounts(store, (await tenantPage(store, { after, limit })).tenants)
 }
 
 /**
@@ -72,27 +55,25 @@ export async function findTenant(options: {
 }): Promise<TenantState | null> {
   const { store, tenantId } = checkedOptions(options, 'store')
   assertTenantId(tenantId)
-  const [state] = await statesOf(store, [tenantId])
+  const rows = (await store.getAll([tenantUserId(tenantId)])).get(tenantUserId(tenantId))
+  if (rows === undefined) return null
+  const [state] = await withCounts(store, [tenantOfRows(tenantId, rows)])
   return state ?? null
 }
 
-async function statesOf(store: KeyStore, tenantIds: readonly string[]): Promise<TenantState[]> {
-  const found = await store.getAll(tenantIds.map(tenantUserId))
-  const tenants = tenantIds.map((tenantId) => ({ tenantId, rows: found.get(tenantUserId(tenantId)) ?? [] }))
-  const kekIds = tenants.flatMap(({ tenantId, rows }) =>
-    rows.map(({ version }) => tenantKekId({ tenantId, version })),
+/** The same tenants with the number of keys under each version: counted through the index, all of them in one query. */
+export async function withCounts(store: KeyStore, tenants: readonly ListedTenant[]): Promise<TenantState[]> {
+  const kekIds = tenants.flatMap(({ tenantId, versions }) =>
+    versions.map(({ version }) => tenantKekId({ tenantId, version })),
   )
   const counts = await maintenanceOf(store).countUnder(kekIds)
-  return tenants
-    .filter(({ rows }) => rows.length > 0)
-    .map(({ tenantId, rows }) => ({
-      tenantId,
-      shredded: rows.some(isTombstone),
-      versions: rows.map(({ version, kekId, createdAt, wrappedAt, shreddedAt }) => {
-        const keys = counts.get(tenantKekId({ tenantId, version })) ?? 0
-        return { version, kekId, createdAt, wrappedAt, shreddedAt, keys }
-      }),
-    }))
+  return tenants.map(({ tenantId, shredded, versions }) => ({
+    tenantId,
+    shredded,
+    versions: versions.map((version) => {
+      return { ...version, keys: counts.get(tenantKekId({ tenantId, version: version.version })) ?? 0 }
+    }),
+  }))
 }
 
 function maintenanceOf({ maintenance }: KeyStore): StoreMaintenance {

@@ -45,7 +45,7 @@ export interface Finding {
    * - `masterKeyFailed`: the row's master key did not do its work: it says nothing about the row, which was not checked
    * - `tenantShredded`: a tenant was shredded, and its users with it, whose rows are still there
    * - `tenantMissing`: users are under a tenant's key that is not in the store
-   * - `tenantNotChecked`: a tenant's root was not given, and the keyring has no `tenantRoot`
+   * - `tenantNotChecked`: a tenant's root was not given, and the keyring says nothing of tenants
    * - `sharedKey`: several rows hold one data key
    * - `liveAfterShred`: a shredded user has a live row
    * - `shreddedButNotErased`: a tombstone still holds a wrapped key
@@ -137,6 +137,7 @@ function checkVersions(
   unreadable: ReadonlySet<string>,
 ): void {
   const first = versions[0] as KeyRecord
+  const owner = isTenantRow(first) ? 'tenant' : 'user'
   const tombstones = versions.filter(({ shreddedAt }) => shreddedAt !== null)
   for (const row of tombstones) {
     if (row.encryptedKey.length > 0)
@@ -144,7 +145,7 @@ function checkVersions(
         'error',
         'shreddedButNotErased',
         row,
-        'The tombstone still holds a wrapped key: shred the user again',
+        `The tombstone still holds a wrapped key: shred the ${owner} again`,
       )
   }
   for (const row of tombstones.length === 0 ? [] : versions) {
@@ -153,9 +154,11 @@ function checkVersions(
         'error',
         'liveAfterShred',
         row,
-        'A shredded user has a live key, from a backup perhaps: shred the user again',
+        `A shredded ${owner} has a live key, from a backup perhaps: shred the ${owner} again`,
       )
   }
+  // Tenants' keys seal no tokens. Users under a version that is gone have a finding of their own.
+  if (isTenantRow(first)) return
   if (first.version !== 1 && tombstones.length === 0 && !unreadable.has(first.userId)) {
     const reason =
       'Version 1 was pruned: v2 tokens of the user cannot be opened, and fingerprints cannot be made'

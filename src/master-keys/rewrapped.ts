@@ -31,19 +31,35 @@ export async function rewrapped(
   { from, accept, to, format }: Rewrapping,
 ): Promise<WrapChange> {
   const dataKey = await unwrapDataKey(keyring, record, accept, from)
-  let again: Uint8Array | undefined
   try {
     const { encryptedKey, kekId } = await wrapDataKey(keyring, record, dataKey, format, to)
-    try {
-      again = await unwrapDataKey(keyring, { ...record, encryptedKey, kekId }, [format], to)
-    } catch (error) {
-      throw isKeystoreError(error) && error.code === 'ERR_UNWRAP_FAILED' ? wrongWrap(record) : error
-    }
-    if (!equalBytes(dataKey, again)) throw wrongWrap(record)
+    await assertOpens(keyring, { ...record, encryptedKey, kekId }, dataKey, to, format)
     const { userId, version } = record
     return { userId, version, from: record.encryptedKey, encryptedKey, kekId, wrappedAt: new Date() }
   } finally {
     dataKey.fill(0)
+  }
+}
+
+/**
+ * Opens a wrap that was just made.
+ *
+ * @throws ERR_UNWRAP_FAILED if it does not hold the key · what the KEK throws
+ */
+export async function assertOpens(
+  keyring: MasterKeyring,
+  record: KeyRecord,
+  dataKey: Uint8Array,
+  kek: MasterKey,
+  format: Format,
+): Promise<void> {
+  let again: Uint8Array | undefined
+  try {
+    again = await unwrapDataKey(keyring, record, [format], kek)
+    if (!equalBytes(dataKey, again)) throw wrongWrap(record)
+  } catch (error) {
+    throw isKeystoreError(error) && error.code === 'ERR_UNWRAP_FAILED' ? wrongWrap(record) : error
+  } finally {
     again?.fill(0)
   }
 }

@@ -124,11 +124,11 @@ describe.each(dialects)('on %s', (dialect) => {
 
   it('says which migrations an old store lacks, and the command that applies them', async () => {
     await store.mint('alice')
-    await runSql(dialect, store.url, "delete from __drizzle_keystore_migrations where tag like '0003%'")
+    await runSql(dialect, store.url, "delete from __drizzle_keystore_migrations where tag like '0004%'")
     const { status, stderr } = store.run(['status'])
     expect(status).toBe(1)
     expect(stderr).toMatch(
-      / lacks migrations \(0003_\w+\): `npx keystore migrate.*` applies them \[ERR_SCHEMA\]/,
+      / lacks migrations \(0004_\w+\): `npx keystore migrate.*` applies them \[ERR_SCHEMA\]/,
     )
     expect(stderr).not.toContain("'auto'")
   })

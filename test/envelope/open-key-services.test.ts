@@ -123,7 +123,7 @@ describe.each(backends)('open with key services on %s', (backend) => {
     const { store, calls } = recordingCalls(fresh.store)
     await fresh.open({ store, masterKeys: service.masterKey })
     expect(service.calls).toMatchObject({ wrap: 1, unwrap: 1 })
-    expect(calls).toEqual(['sampleByKek'])
+    expect(calls).toEqual(['sampleByKek', 'list'])
     expect(await rowsOf(fresh.store)).toEqual([])
     // The key was wiped.
     expect(service.given.at(-1)?.every((byte) => byte === 0)).toBe(true)

@@ -7,6 +7,7 @@ import {
   type EnvelopeCrypto,
   type KeystoreEvent,
   localMasterKey,
+  type MasterKey,
   masterKeyring,
   StoreError,
 } from '../../src/index.js'
@@ -97,6 +98,36 @@ describe('a root that fails', () => {
       expect(await errorOf(service.encrypt(`acme/${i}`, 'x'))).toMatchObject({ code: 'ERR_MASTER_KEY' })
     expect(roots.of('acme').calls.wrap).toBe(1)
     await service.encrypt('b/alice', 'x')
+    await service.close()
+  })
+
+  it('that does not open what it wraps gets no tenant: nothing is stored under it', async () => {
+    const shared = store()
+    const inner = localMasterKey(randomBytes(32))
+    const other = localMasterKey(randomBytes(32))
+    const roots: Record<string, MasterKey> = {
+      denied: {
+        id: 'denied',
+        wrap: (key, aad) => inner.wrap(key, aad),
+        unwrap: () => Promise.reject(serviceError('denied')),
+      },
+      garbage: { id: 'garbage', wrap: () => randomBytes(105), unwrap: () => randomBytes(32) },
+      swapped: {
+        id: 'swapped',
+        wrap: (key, aad) => inner.wrap(key, aad),
+        unwrap: (wrapped, aad) => other.unwrap(wrapped, aad),
+      },
+    }
+    const service = await freshService(shared, {
+      masterKeys: masterKeyring({ primary: inner, tenantOf, tenantRoot: (id) => roots[id] ?? null }),
+    })
+    for (const [id, code] of Object.entries({
+      denied: 'ERR_MASTER_KEY',
+      garbage: 'ERR_UNWRAP_FAILED',
+      swapped: 'ERR_UNWRAP_FAILED',
+    }))
+      expect(await errorOf(service.encrypt(`${id}/alice`, 'x'))).toMatchObject({ code })
+    expect(await rowsOf(shared)).toEqual([])
     await service.close()
   })
 

@@ -28,7 +28,8 @@ describe.each(backends)('tenants on %s', (backend) => {
     const first = await fresh.open()
     roots.reset()
     const sealed = await sealAll(first, users)
-    expect(roots.calls()).toEqual({ wraps: 10, unwraps: 0 })
+    // Five have roots of their own, which have to open what they have just wrapped.
+    expect(roots.calls()).toEqual({ wraps: 10, unwraps: 5 })
     roots.reset()
     const second = await fresh.open()
     await expectAllOpen(second, sealed)
@@ -393,6 +394,7 @@ describe('the time to live', () => {
     const envelope = await freshService(store, { masterKeys: roots.keyring, cache: { ttlMs: 300 } })
     const end = performance.now() + 450
     await envelope.encrypt('acme/alice', 'x')
+    roots.reset()
     while (performance.now() < end) {
       await tell({})
       await envelope.encrypt('acme/alice', 'x')

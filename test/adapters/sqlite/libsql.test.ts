@@ -104,7 +104,7 @@ describe.runIf(isChosen('sqlite'))('on libsql', () => {
     })
     const reports = await Promise.all(stores.map((store) => store.ready()))
     expect(reports.filter(({ applied }) => applied.length > 0)).toHaveLength(1)
-    expect(await query('select count(*) as n from __drizzle_keystore_migrations')).toMatchObject([{ n: 4 }])
+    expect(await query('select count(*) as n from __drizzle_keystore_migrations')).toMatchObject([{ n: 5 }])
     await expect(storeOn({ migrate: 'check' }).getAll(['a'])).resolves.toEqual(new Map())
   })
 
