@@ -353,13 +353,13 @@ export class KeyMemory {
     this.onChange?.(userId)
   }
 
-  /** Anybody's rows may have changed: drops all keys that were not used since the last call and are not leased. @returns whose are left */
+  /** Anybody's rows may have changed: drops all keys that were not used since the last call. @returns whose were */
   takeUsed(): string[] {
     this.#changes += 1
     this.#shredded.clear()
     const used: string[] = []
     for (const [userId, user] of [...(this.#cached?.entries() ?? [])]) {
-      if (user.isUsed || user.leases > 0) used.push(userId)
+      if (user.isUsed) used.push(userId)
       else this.#cached?.delete(userId)
       user.isUsed = false
     }

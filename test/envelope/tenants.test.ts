@@ -165,6 +165,27 @@ describe.each(backends)('on %s', (backend) => {
     expect(new Set(rows.map(({ kekId }) => kekId))).toEqual(new Set(['new-root']))
   })
 
+  it('moveTenant moves a version that another process makes meanwhile, too', async () => {
+    await sealAll(envelope, ['acme/alice'])
+    const other = await fresh.open({ store: await fresh.another() })
+    const inner = localMasterKey(randomBytes(32))
+    let rotated = false
+    const root: MasterKey = {
+      id: 'new-root',
+      async wrap(tenantKey, aad) {
+        if (!rotated) await other.rotateTenantKey('acme')
+        rotated = true
+        return inner.wrap(tenantKey, aad)
+      },
+      unwrap: (wrapped, aad) => inner.unwrap(wrapped, aad),
+    }
+    expect(await envelope.moveTenant('acme', root)).toMatchObject({ versions: [1, 2] })
+    expect((await tenantRowsOf(fresh.store, 'acme')).map(({ kekId }) => kekId)).toEqual([
+      'new-root',
+      'new-root',
+    ])
+  })
+
   it('moveTenant with a root that answers garbage replaces nothing, and says which versions are left', async () => {
     await sealAll(envelope, usersOf('acme', 2))
     await envelope.rotateTenantKey('acme')

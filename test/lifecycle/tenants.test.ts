@@ -19,7 +19,7 @@ import {
 } from '../../src/index.js'
 import { tenantUserId } from '../../src/table.js'
 import { backends, freshStore, type TestStore } from '../support/fresh-store.js'
-import { rowsOf } from '../support/rows.js'
+import { rowsOf, v2Row } from '../support/rows.js'
 import { overriding } from '../support/store-doubles.js'
 import {
   callsSince,
@@ -243,6 +243,21 @@ describe.each(backends)('tenants in long operations on %s', (backend) => {
       failedCount: 0,
     })
     expect(new Set(asked).size).toBe(250)
+  })
+
+  it('brings rows of the reference’s format under tenants’ keys, but no copied key', async () => {
+    const local = localMasterKey(randomBytes(32))
+    const rows = USERS.slice(0, 12).map((userId) => v2Row(local, { userId }, { kekId: null }))
+    const [copied] = rows
+    const copy = { ...(copied as KeyRecord), userId: 't5/copy' }
+    await store.insertIfAbsent([...rows, copy])
+    const keys = withTenants(local)
+    const report = await rewrapAll({ store, masterKeys: keys, accept: ['v2'] })
+    expect(report).toMatchObject({ changed: rows.length - 1, failedCount: 2 })
+    expect(new Set(report.failed.map(({ userId }) => userId))).toEqual(new Set([copied?.userId, 't5/copy']))
+    await store.remove([copy])
+    expect(await rewrapAll({ store, masterKeys: keys, accept: ['v2'] })).toMatchObject({ changed: 1 })
+    await expectInPlace(store, keys)
   })
 
   it('writes nothing in a dry run, and refuses tenants in format v2', async () => {

@@ -1,5 +1,5 @@
 /** Builds the statements that select rows. `:name` stands for a placeholder. */
-import { type SQL, type SQLWrapper, sql } from 'drizzle-orm'
+import { type SQL, sql } from 'drizzle-orm'
 import { TENANT_KEK_IDS } from '../../../table.js'
 import { BY_BYTES, castTo, DIFFERS, EQUALS, GREATER, LESS, NOT_GREATER, NOT_LESS } from '../catalog.js'
 import { arrayOf, type Fragments, shortArrayOf, shortUserIds, text, unnested } from './fragments.js'
@@ -45,12 +45,12 @@ export function selectPageNotUnderKek(fragments: Fragments) {
 
 /** The same, of users' live rows under `:kekId`. */
 export function selectPageUnderKek(fragments: Fragments) {
-  return pageOf(fragments, isAfterRefUnderKek(fragments), inKekOrder(fragments))
+  return fragments.selectFrom(pageOfKek(fragments, isAfterRefUnderKek(fragments))).orderBy(...refOrder)
 }
 
 /** The same, of users' live rows without a KEK id. */
 export function selectPageWithoutKek(fragments: Fragments) {
-  return pageOf(fragments, isAfterRefWithoutKek(fragments), inKekOrder(fragments))
+  return fragments.selectFrom(pageOfKek(fragments, isAfterRefWithoutKek(fragments))).orderBy(...refOrder)
 }
 
 /** {@link selectPage}, with the stored bytes. */
@@ -65,12 +65,12 @@ export function selectPageNotUnderKekWithBytes(fragments: Fragments) {
 
 /** {@link selectPageUnderKek}, with the stored bytes. */
 export function selectPageUnderKekWithBytes(fragments: Fragments) {
-  return pageWithBytesOf(fragments, isAfterRefUnderKek(fragments), inKekOrder(fragments))
+  return fragments.selectBytesFrom(pageOfKek(fragments, isAfterRefUnderKek(fragments))).orderBy(...refOrder)
 }
 
 /** {@link selectPageWithoutKek}, with the stored bytes. */
 export function selectPageWithoutKekWithBytes(fragments: Fragments) {
-  return pageWithBytesOf(fragments, isAfterRefWithoutKek(fragments), inKekOrder(fragments))
+  return fragments.selectBytesFrom(pageOfKek(fragments, isAfterRefWithoutKek(fragments))).orderBy(...refOrder)
 }
 
 /** Up to `:limit` users' live rows of each KEK id but those of tenants' keys, null included. */
@@ -150,30 +150,29 @@ function isAfterRefWithoutKek(fragments: Fragments): SQL {
   return sql`${fragments.isLiveOfUser} and ${fragments.keys.kekId} is null and ${isAfterRef(fragments)}`
 }
 
-function inRefOrder({ keys }: Fragments): Order {
-  return [keys.userId, keys.version]
+/**
+ * Up to `:limit` rows in the order of the index on KEK ids. A subquery hides the limit from the planner, which then wants the first rows soon.
+ * Else, with statistics that are out of date, it would read all rows under the KEK id and sort them for each page.
+ */
+function pageOfKek({ keys, kekIdByBytes }: Fragments, where: SQL): SQL {
+  return sql`(select * from ${keys} where ${where} order by ${kekIdByBytes}, ${keys.userId}, ${keys.version}
+    limit (select ${sql.placeholder('limit')}::int)) page`
 }
 
-/** The order of the index on KEK ids, so that the planner takes that index. Under one KEK id it is that of refs. */
-function inKekOrder(fragments: Fragments): Order {
-  return [fragments.kekIdByBytes, ...inRefOrder(fragments)]
-}
+const refOrder = [sql`user_id`, sql`version`] as const
 
-type Order = readonly SQLWrapper[]
-
-function pageWithBytesOf(fragments: Fragments, where: SQL, order = inRefOrder(fragments)) {
-  return fragments
-    .selectBytesFrom(sql`${fragments.keys}`)
+function pageWithBytesOf({ keys, selectBytesFrom }: Fragments, where: SQL) {
+  return selectBytesFrom(sql`${keys}`)
     .where(where)
-    .orderBy(...order.map((column) => sql`${column}`))
+    .orderBy(keys.userId, keys.version)
     .limit(sql.placeholder('limit'))
 }
 
-function pageOf(fragments: Fragments, where: SQL, order = inRefOrder(fragments)) {
-  return fragments.db
+function pageOf({ db, keys }: Fragments, where: SQL) {
+  return db
     .select()
-    .from(fragments.keys)
+    .from(keys)
     .where(where)
-    .orderBy(...order.map((column) => sql`${column}`))
+    .orderBy(keys.userId, keys.version)
     .limit(sql.placeholder('limit'))
 }
