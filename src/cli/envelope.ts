@@ -10,8 +10,10 @@ import { acceptedBesides, type EnvelopeOptions } from './options.js'
 export async function withEnvelope<T>(
   options: EnvelopeOptions,
   use: (envelope: EnvelopeCrypto) => Promise<T>,
+  { mints }: { readonly mints: boolean },
 ): Promise<T> {
-  const masterKeys = findMasterKeys(options)
+  const found = findMasterKeys(options)
+  const masterKeys = mints ? found : forStoredKeys(found)
   return withExistingStore(options, async (store) => use(await openEnvelope(store, masterKeys, options)))
 }
 
@@ -21,15 +23,20 @@ export function openEnvelope(
   options: Pick<EnvelopeOptions, 'format' | 'acceptV2' | 'keyLog'>,
 ): Promise<EnvelopeCrypto> {
   const { format, keyLog } = options
-  const { primary, previous } = masterKeys
-  // Without it, open refuses a store that has a customer's root which the command was not given. No command makes a tenant's first key.
-  const tenantRoot = masterKeys.tenantRoot ?? (() => null)
   const formats = acceptedBesides(options)
   return EnvelopeCrypto.open({
     store,
-    masterKeys: masterKeyring({ primary, previous, tenantRoot }),
+    masterKeys,
     ...(format === undefined ? {} : { format }),
     ...(keyLog === undefined ? {} : { keyLog }),
     accept: { keys: formats, tokens: formats },
   })
+}
+
+/**
+ * The keyring of a command that makes no first key. With another one, `open` takes a store all of whose tenants have roots of their own for one
+ * of other master keys, and refuses it before a key is made under the wrong one.
+ */
+export function forStoredKeys({ primary, previous }: MasterKeyring): MasterKeyring {
+  return masterKeyring({ primary, previous, tenantRoot: () => null })
 }

@@ -10,7 +10,7 @@ import type { MasterKey } from '../master-keys/master-key.js'
 import type { KeyStore } from '../store.js'
 import { type KeyRecord, tenantUserId } from '../table.js'
 import { assertTenantId } from '../validate.js'
-import { openEnvelope } from './envelope.js'
+import { forStoredKeys, openEnvelope } from './envelope.js'
 import { noSuchTenant, withExistingStore } from './existing-store.js'
 import { findMasterKeys, type MasterKeyOptions, withMasterKeys } from './master-keys.js'
 import {
@@ -140,7 +140,7 @@ async function moveTenant(tenantId: string, options: MoveTenantOptions): Promise
     const { dryRun = false } = options
     const move: TenantMove = dryRun
       ? { tenantId, kekId: root.id, versions: left.map(({ version }) => version) }
-      : await (await openEnvelope(store, keyring, {})).moveTenant(tenantId, root)
+      : await (await openEnvelope(store, forStoredKeys(keyring), {})).moveTenant(tenantId, root)
     if (options.json) return printJson({ ...move, dryRun })
     if (move.versions.length === 0)
       return console.log(

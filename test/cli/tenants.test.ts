@@ -1,7 +1,6 @@
 /** Tenants on the command line: what is listed, counted and checked, and what commands for all keys do with them. */
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { EnvelopeCrypto } from '../../src/index.js'
 import { tenantUserId } from '../../src/table.js'
 import type { CommandStore } from '../support/command-store.js'
 import {
@@ -141,20 +140,25 @@ describe.each(dialects)('on %s', (dialect) => {
     expect(stdout).not.toContain('root-')
   })
 
-  it('other commands work in a store with roots that they were not given', async () => {
-    const tokens = await app.mint('alice@acme', 'carol@alpha', 'dave')
-    await store.use((opened) =>
-      EnvelopeCrypto.open({ store: opened, masterKeys: app.application(), closeStore: false }).then(
-        (envelope) => envelope.moveTenant('alpha', app.customer),
-      ),
-    )
-    const decrypt = (userId: string, ...args: string[]) =>
+  it('other commands work in a store all of whose tenants have roots of their own, but make no first key there', async () => {
+    const tokens = await app.mint('a@alpha', 'b@beta', 'c@gamma', 'carol@zeta')
+    await app.withApplication(async (envelope) => {
+      for (const tenantId of ['alpha', 'beta', 'gamma'])
+        await envelope.moveTenant(tenantId, remoteMasterKey({ id: `root of ${tenantId}` }))
+    })
+    const decrypt = (userId: string, ...args: readonly string[]) =>
       store.run(['decrypt', '--user', userId, ...args], { input: tokens[userId] ?? '' })
-    expect(decrypt('dave').stdout).toBe('secret of dave')
-    expect(decrypt('alice@acme').stdout).toBe('secret of alice@acme')
-    expect(store.run(['rotate-user', 'alice@acme']).status).toBe(0)
-    expect(decrypt('carol@alpha').stderr).toContain('ERR_UNKNOWN_MASTER_KEY')
-    expect(decrypt('carol@alpha', ...CUSTOMERS_KEY).stdout).toBe('secret of carol@alpha')
+    expect(decrypt('carol@zeta', ...CUSTOMERS_KEY).stdout).toBe('secret of carol@zeta')
+    expect(decrypt('carol@zeta').stderr).toContain(app.customer.id)
+    expect(decrypt('a@alpha', ...CUSTOMERS_KEY).stderr).toContain('root of alpha')
+    expect(store.run(['rotate-user', 'carol@zeta', ...CUSTOMERS_KEY]).status).toBe(0)
+    expect(store.run(['rotate-tenant', 'zeta', ...CUSTOMERS_KEY]).status).toBe(0)
+    const before = await store.rows()
+    const refused = store.run(['encrypt', '--user', 'dave'], { input: 'secret' })
+    expect(refused.stderr).toContain('ERR_UNKNOWN_MASTER_KEY')
+    expect(await store.rows()).toEqual(before)
+    expect(store.run(['move-tenant', 'zeta', ...CUSTOMERS_KEY]).status).toBe(0)
+    expect(decrypt('carol@zeta').stdout).toBe('secret of carol@zeta')
   })
 
   describe('doctor', () => {
