@@ -1,7 +1,7 @@
 /** Keyrings: one primary master key, which wraps, and previous ones, which only unwrap. */
 import { invalidArgument } from '../errors.js'
 import { TENANT_KEK_ID_PREFIX } from '../table.js'
-import { isPlainObject, kindOf, ownOptions } from '../validate.js'
+import { isPlainObject, kindOf, ownOptions, refuseUnknownOptions } from '../validate.js'
 import { isLocal, type LocalMasterKey } from './local.js'
 import type { MasterKey } from './master-key.js'
 
@@ -60,6 +60,13 @@ export class MasterKeyring {
   }
 }
 
+const OPTIONS: Readonly<Record<keyof MasterKeyringOptions, true>> = {
+  primary: true,
+  previous: true,
+  tenantOf: true,
+  tenantRoot: true,
+}
+
 /**
  * Master keys, and with `tenantOf` a hierarchy: a tenant's key, which a root wraps, wraps the keys of the tenant's users. A key service is then
  * asked once for each tenant, and not for each user.
@@ -71,7 +78,9 @@ export class MasterKeyring {
  * masterKeyring({ primary, tenantOf: (userId) => tenantsByUser.get(userId) ?? null })
  */
 export function masterKeyring(keys: MasterKeyringOptions): MasterKeyring {
-  const { primary, previous = [], tenantOf = null, tenantRoot = null } = ownOptions(keys, 'keys')
+  const own = ownOptions(keys, 'keys')
+  refuseUnknownOptions(own, OPTIONS, 'masterKeyring')
+  const { primary, previous = [], tenantOf = null, tenantRoot = null } = own
   if (!Array.isArray(previous)) throw invalidArgument(`previous must be an array, got ${kindOf(previous)}`)
   assertMasterKey('primary', primary)
   for (const key of previous) assertMasterKey('each of previous', key)

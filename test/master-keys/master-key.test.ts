@@ -388,6 +388,13 @@ describe('masterKeyring', () => {
   ]
   const remote: MasterKey = { id: 'kms:1', wrap: (key) => key, unwrap: (key) => key }
 
+  it('refuses options that there are not: without tenantOf users would come under the primary', () => {
+    const keys = { primary: first, tenantof: () => 'acme' }
+    expect(() => masterKeyring(keys)).toThrow(
+      '"tenantof" is no option of masterKeyring: did you mean tenantOf?',
+    )
+  })
+
   it('has the primary first, and each key once', () => {
     const keyring = masterKeyring({ primary: first, previous: [second, first, remote, second] })
     expect(keyring.all).toEqual([first, second, remote])

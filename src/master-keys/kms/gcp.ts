@@ -28,6 +28,7 @@ interface CallOptions {
 
 /** What is used of a `KeyManagementServiceClient` of @google-cloud/kms, over gRPC or HTTP. */
 export interface GcpKmsClient {
+  initialize?(): Promise<unknown>
   encrypt(
     request: {
       name: string
@@ -94,7 +95,17 @@ export function gcpMasterKey(options: GcpMasterKeyOptions): MasterKey {
     !(typeof client?.encrypt === 'function' && typeof client.decrypt === 'function')
   )
     throw invalidArgument(`client must be a KeyManagementServiceClient of ${SDK}, got ${kindOf(client)}`)
-  const connected = singleFlight(async () => client ?? (await connect(id)))
+  const connected = singleFlight(async () => {
+    const kms = client ?? (await connect(id))
+    // Its methods begin with this too, and leave a failure, such as missing credentials, as an unhandled rejection that ends the process.
+    await asked(
+      id,
+      SERVICE,
+      (error) => failureOf(error, 'denied'),
+      async () => kms.initialize?.(),
+    )
+    return kms
+  })
   const callOptions = { timeout: timeLimitMs ?? REQUEST_LIMIT_MS, retry: null }
   const failed = (reason: Failure['reason'], providerCode?: string) =>
     serviceError(id, SERVICE, { reason, providerCode })

@@ -1,6 +1,7 @@
 /** Google Cloud KMS: checksums both ways, and the client's default transport, gRPC. */
 import { randomBytes } from 'node:crypto'
-import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { setImmediate } from 'node:timers/promises'
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import { gcpMasterKey } from '../../../src/master-keys/kms/gcp.js'
 import { keystoreErrorOf } from '../../support/errors.js'
 import { GCP_KEY, gcpClient, startGcpKms, startGcpKmsOverGrpc } from '../../support/kms-gcp.js'
@@ -43,6 +44,26 @@ describe('gcpMasterKey', () => {
     expect(await keystoreErrorOf(async () => key.wrap(dataKey, AAD, OWNER))).toMatchObject({
       reason: 'wrongKey',
     })
+  })
+
+  it('fails without credentials as any call does, and leaves no rejection behind that would end the process', async () => {
+    vi.stubEnv('GOOGLE_APPLICATION_CREDENTIALS', '/nonexistent/credentials.json')
+    const rejections: unknown[] = []
+    const notice = (error: unknown) => rejections.push(error)
+    process.on('unhandledRejection', notice)
+    try {
+      const key = gcpMasterKey({ keyName: GCP_KEY })
+      for (const _ of [1, 2]) {
+        const error = await keystoreErrorOf(async () => key.wrap(dataKey, AAD, OWNER))
+        expect(error).toMatchObject({ code: 'ERR_MASTER_KEY' })
+        expect(error.message).not.toContain('undefined')
+      }
+      await setImmediate()
+      expect(rejections).toEqual([])
+    } finally {
+      process.off('unhandledRejection', notice)
+      vi.unstubAllEnvs()
+    }
   })
 
   it('takes the name of a key, not of a version', () => {
