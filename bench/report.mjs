@@ -51,12 +51,15 @@ writeFileSync(
 function plotOf(name, part, { title, groups }) {
   const rows = groups.flatMap((group) => group.rows)
   const unit = rows.some(({ bytes }) => bytes !== undefined) ? 'bytes' : 'µs'
-  const plots = groups.map((group) => ({
-    title: group.group,
-    bars: group.rows
-      .filter(({ micros, bytes }) => (micros ?? bytes) !== undefined)
-      .map(({ name, micros, bytes }) => ({ name, value: micros ?? bytes, isOurs: isOurs(name) })),
-  }))
+  const plots = groups
+    .map((group) => ({
+      title: group.group,
+      bars: group.rows
+        .filter(({ micros, bytes }) => (micros ?? bytes) !== undefined)
+        .map(({ name, micros, bytes }) => ({ name, value: micros ?? bytes, isOurs: isOurs(name) })),
+    }))
+    // Counts stand in the table alone.
+    .filter(({ bars }) => bars.length > 0)
   const file = `${name}-${part}.svg`
   writeFileSync(new URL(file, folder), barPlots(plots, unit))
   return `![${title}](benchmarks/${file})`

@@ -22,6 +22,9 @@ const manifest = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
 const CHUNKS = {
   shared: /^[a-z-]+$/,
   format: /^format\//,
+  // Of key services: their entries load these, the core does not.
+  pkcs11: /^master-keys\/kms\/pkcs11-(?!uri$)/,
+  kms: /^master-keys\/kms\/(service-error|crc32c)$/,
   'master-keys': /^master-keys\//,
   keys: /^keys\//,
   'key-log': /^key-log\//,
@@ -29,7 +32,7 @@ const CHUNKS = {
   // Files of an application's tables load no more of the service than this.
   scope: /^envelope\/scope$/,
   envelope: /^envelope\//,
-  drivers: /^drivers\/(deadline|driver-error|drizzle-db|retry|sqlite-codes|url)$/,
+  drivers: /^drivers\/(deadline|driver-error|drizzle-db|host-client|retry|sqlite-codes|url)$/,
   'drivers-sqlite': /^drivers\/(.*sqlite.*|libsql)$/,
   'drivers-postgres': /^drivers\//,
   adapters: /^adapters\/(generated\/)?[a-z-]+$/,

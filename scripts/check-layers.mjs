@@ -29,7 +29,10 @@ const TOP = [
 export const WINGS = {
   '*': TOP,
   format: TOP,
-  'master-keys': [...TOP, 'format'],
+  // It names keys in services, and imports a provider when the environment names its service.
+  'master-keys': [...TOP, 'format', 'master-keys/kms'],
+  // Each provider is an entry of its own, and the core loads none.
+  'master-keys/kms': ['errors', 'validate', 'format/aead', 'master-keys/master-key'],
   keys: [...TOP, 'format', 'master-keys'],
   'key-log': TOP,
   envelope: [...TOP, 'format', 'master-keys', 'keys', 'key-log'],
@@ -62,7 +65,7 @@ export const WINGS = {
   sources: ['errors', 'validate', 'sync-folder', 'format', 'drivers'],
   drizzle: [...TOP, 'format', 'envelope', 'sources'],
   reencrypt: [...TOP, 'format', 'envelope', 'lifecycle', 'sources', 'drizzle'],
-  testing: ['errors', 'store', 'table'],
+  testing: ['errors', 'store', 'table', 'master-keys/master-key'],
   index: [...TOP, 'format', 'master-keys', 'keys', 'key-log', 'envelope', 'lifecycle'],
   // The composition root: it may import everything, and nothing may import it.
   cli: [
@@ -84,8 +87,18 @@ export const WINGS = {
   ],
 }
 
+/** The SDKs of key services. */
+const KEY_SERVICES = [
+  '@aws-sdk/client-kms',
+  '@azure/keyvault-keys',
+  '@azure/identity',
+  '@google-cloud/kms',
+  'pkcs11js',
+]
+
 /** The packages that a wing may import, subpaths included. Node's own modules are free to all, but for those below. */
 const PACKAGES = {
+  'master-keys/kms': KEY_SERVICES,
   keys: ['lru-cache'],
   drivers: ['pg', 'better-sqlite3', 'bun:sqlite', '@libsql/client'],
   'adapters/sqlite': ['drizzle-orm'],
@@ -108,6 +121,13 @@ const DRIVERS = [
 // `dynamic` says whether an `import()` counts as reaching.
 const CLOSURES = [
   { from: 'index', dynamic: true, without: ['drizzle-orm', ...DRIVERS] },
+  // A key service's SDK is loaded when the environment names the service, or at the provider's first call.
+  { from: 'index', dynamic: false, without: KEY_SERVICES },
+  ...['aws', 'azure', 'gcp', 'pkcs11', 'vault'].map((name) => ({
+    from: `master-keys/kms/${name}`,
+    dynamic: false,
+    without: KEY_SERVICES,
+  })),
   {
     from: 'adapters/sqlite/store',
     dynamic: true,

@@ -65,24 +65,41 @@ import { eq } from 'drizzle-orm'
 import { drizzle as onSqlite } from 'drizzle-orm/better-sqlite3'
 import { drizzle as onPg } from 'drizzle-orm/node-postgres'
 import { pgTable, text } from 'drizzle-orm/pg-core'
+import { sqliteTable, text as sqliteText } from 'drizzle-orm/sqlite-core'
 import { drizzle as onPglite } from 'drizzle-orm/pglite'
 import { drizzle as onPostgresJs } from 'drizzle-orm/postgres-js'
-import { encryptedText, tokenCheck } from '../dist/drizzle/postgres.js'
+import { encryptedJson, encryptedText, tokenCheck, tokenText } from '../dist/drizzle/postgres.js'
+import * as onSqliteColumns from '../dist/drizzle/sqlite.js'
 import { drizzleSource } from '../dist/reencrypt/index.js'
-import { encryptionKeys, postgresKeyStore } from '../dist/adapters/postgres/store.js'
-import { sqliteKeyStore } from '../dist/adapters/sqlite/store.js'
+import { encryptionKeys, encryptionKeysIn, postgresKeyStore } from '../dist/adapters/postgres/store.js'
+import { encryptionKeys as sqliteKeys, sqliteKeyStore } from '../dist/adapters/sqlite/store.js'
 const db = onPg('postgres://')
 for (const each of [db, onPglite(), onPostgresJs('postgres://')]) postgresKeyStore({ db: each })
-sqliteKeyStore({ db: onSqlite({ client: new Database(':memory:') }) })
+const sqlite = onSqlite({ client: new Database(':memory:') })
+sqliteKeyStore({ db: sqlite })
 await db.transaction(async (tx) => postgresKeyStore({ db: tx }))
 const credentials = pgTable('credentials', {
   id: text('id').primaryKey(),
   apiKey: encryptedText('api_key', { context: 'credentials.api_key' }).notNull(),
+  data: encryptedJson<{ n: number }>('data', { context: 'credentials.data' }),
+  token: tokenText('token'),
 }, (t) => [tokenCheck(t.apiKey)])
-const [row] = await db.select().from(credentials).where(eq(credentials.id, '1'))
-const apiKey: string | undefined = row?.apiKey
+const inSqlite = sqliteTable('credentials', {
+  id: sqliteText('id').primaryKey(),
+  apiKey: onSqliteColumns.encryptedText('api_key', { context: 'credentials.api_key' }).notNull(),
+  data: onSqliteColumns.encryptedJson<{ n: number }>('data', { context: 'credentials.data' }),
+  token: onSqliteColumns.tokenText('token'),
+}, (t) => [onSqliteColumns.tokenCheck(t.apiKey)])
+type Row = { id: string; apiKey: string; data: { n: number } | null; token: string | null }
+const rows: Row[] = await db.select().from(credentials).where(eq(credentials.id, '1'))
+rows.push(...sqlite.select().from(inSqlite).all())
+await db.insert(credentials).values({ id: '1', apiKey: 'x' })
+// @ts-expect-error a column that is not null
+await db.insert(credentials).values({ id: '1' })
 drizzleSource(db, credentials, { key: 'id', owner: 'id', columns: ['apiKey'] })
-console.log(apiKey, encryptionKeys)
+type KeyRow = { userId: string; version: number; encryptedKey: Uint8Array; kekId: string | null; createdAt: Date }
+const keys: KeyRow[] = await db.select().from(encryptionKeys)
+keys.push(...(await db.select().from(encryptionKeysIn('x'))), ...sqlite.select().from(sqliteKeys).all())
 `
 
 const { values, positionals } = parseArgs({
@@ -178,12 +195,23 @@ function typecheck() {
     '--target',
     'es2022',
     '--strict',
+    '--exactOptionalPropertyTypes',
     '--skipLibCheck',
     '--types',
     'node',
     '--ignoreConfig',
   ]
-  run('types', ['tsc', '--noEmit', ...options, join('application', 'main.ts')])
+  const tsc = ['tsc', '--noEmit', ...options, join('application', 'main.ts')]
+  run('types', tsc)
+  // Drizzle's own declarations have errors without the types of all drivers. Ours must have none.
+  const [program, ...args] = [join(folder, 'node_modules', '.bin', 'tsc'), ...tsc.slice(1)]
+  const { stdout } = spawnSync(program, [...args, '--skipLibCheck', 'false'], {
+    cwd: folder,
+    encoding: 'utf8',
+  })
+  const ours = stdout.split('\n').filter((line) => line.startsWith('dist/'))
+  console.log(ours.join('\n'))
+  report('declarations', stdout.includes('drizzle-orm') && ours.length === 0)
 }
 
 /**

@@ -4,6 +4,7 @@
  *
  * No message, property or cause ever holds plaintext, a key, a wrapped key, a token or a connection password.
  */
+import { tenantIdOf } from './table.js'
 
 /**
  * The stable codes.
@@ -16,7 +17,7 @@
  * - `ERR_DECRYPTION_FAILED`: wrong key, context or user, or tampered with: one message for all of them
  * - `ERR_KEY_NOT_FOUND`: the user, or that version of the user's key, has no row
  * - `ERR_KEY_SHREDDED`: the user's keys were erased on purpose
- * - `ERR_MASTER_KEY`: a master key is unset or unusable
+ * - `ERR_MASTER_KEY`: a master key is unset or unusable, or its key service failed; see `reason` of MasterKeyError
  * - `ERR_UNKNOWN_MASTER_KEY`: rows are wrapped under a master key that was not given; names KEK ids and counts
  * - `ERR_UNWRAP_FAILED`: a wrapped key does not open under its master key
  * - `ERR_STORE`: the store failed; see `retryable`
@@ -103,16 +104,67 @@ export class StoreError extends KeystoreError {
   }
 }
 
+/**
+ * Why a master key in a key service did not do its work (`ERR_MASTER_KEY`).
+ *
+ * - `denied`: the service refuses this caller, or the key is disabled; not retryable
+ * - `unavailable`: no answer, or none that says anything about the key: an outage; retryable
+ * - `throttled`: asked too often; retryable
+ * - `notFound`: there is no such key, or no longer; not retryable
+ * - `wrongKey`: the service answered for another key, or with what is no key; not retryable
+ */
+export type MasterKeyReason = 'denied' | 'unavailable' | 'throttled' | 'notFound' | 'wrongKey'
+
+/** The last argument of {@link MasterKeyError}. */
+export interface MasterKeyErrorOptions extends KeystoreErrorOptions {
+  readonly reason?: MasterKeyReason | undefined
+  /** The service's own code, such as `AccessDeniedException`. At most 128 characters of it are kept. */
+  readonly providerCode?: string | undefined
+  /** What the service's support asks for. At most 128 characters of it are kept. */
+  readonly requestId?: string | undefined
+}
+
 /** A master key is unusable, unknown, or does not open what is wrapped under it. */
 export class MasterKeyError extends KeystoreError {
   override readonly name = 'MasterKeyError'
+  /** Undefined unless a key service failed. */
+  readonly reason: MasterKeyReason | undefined
+  readonly providerCode: string | undefined
+  readonly requestId: string | undefined
 
+  /** `retryable` is by default what `reason` says. The provider's code and the request id follow the message. */
   constructor(
     code: 'ERR_MASTER_KEY' | 'ERR_UNKNOWN_MASTER_KEY' | 'ERR_UNWRAP_FAILED',
     message: string,
-    options: KeystoreErrorOptions = {},
+    options: MasterKeyErrorOptions = {},
   ) {
-    super(code, message, options)
+    const { reason } = options
+    const { providerCode, requestId } = serviceDetails(options)
+    // Not twice where the message is made of that of another error.
+    const details = [providerCode, requestId && `request id ${requestId}`].filter(
+      (detail) => detail && !message.includes(detail),
+    )
+    super(code, details.length === 0 ? message : `${message} (${details.join(', ')})`, {
+      retryable: reason === 'unavailable' || reason === 'throttled',
+      ...options,
+    })
+    this.reason = reason
+    this.providerCode = providerCode
+    this.requestId = requestId
+  }
+}
+
+/** The provider's code and the request id of an error, printable and bounded, as options of another one. */
+export function serviceDetails({
+  providerCode,
+  requestId,
+}: Pick<MasterKeyErrorOptions, 'providerCode' | 'requestId'> = {}): {
+  readonly providerCode?: string
+  readonly requestId?: string
+} {
+  return {
+    ...(typeof providerCode === 'string' ? { providerCode: printable(providerCode) } : {}),
+    ...(typeof requestId === 'string' ? { requestId: printable(requestId) } : {}),
   }
 }
 
@@ -121,9 +173,23 @@ export function invalidArgument(message: string): KeystoreError {
   return new KeystoreError('ERR_INVALID_ARGUMENT', message)
 }
 
-/** `ERR_KEY_SHREDDED`: the user's keys were erased on purpose. */
+/** `ERR_KEY_SHREDDED`: the user's keys, or the tenant's, were erased on purpose. */
 export function keyShredded(userId: string): KeystoreError {
-  return new KeystoreError('ERR_KEY_SHREDDED', `The keys of user ${quoted(userId)} were shredded`)
+  return new KeystoreError('ERR_KEY_SHREDDED', `The keys of ${describeUser(userId)} were shredded`)
+}
+
+/** Whose key it is, for messages: a user's, or a tenant's own. */
+export function describeUser(userId: string): string {
+  const tenantId = tenantIdOf(userId)
+  return tenantId === null ? `user ${quoted(userId)}` : `tenant ${quoted(tenantId)}`
+}
+
+/** `ERR_CLOSED` of a store. */
+export function storeClosed(): KeystoreError {
+  return new KeystoreError(
+    'ERR_CLOSED',
+    'This key store was closed. The close() of an EnvelopeCrypto closes its store, unless closeStore is false: give each a store of its own',
+  )
 }
 
 /** `ERR_SCHEMA`: the message must say what to do next. */

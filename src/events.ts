@@ -3,7 +3,7 @@
  * `drizzle-keystore:TYPE` of node:diagnostics_channel, and passed to `onEvent`.
  */
 import { type Channel, channel } from 'node:diagnostics_channel'
-import { invalidArgument } from './errors.js'
+import { invalidArgument, type MasterKeyReason } from './errors.js'
 import type { ShredReceipt } from './shred.js'
 import type { KeyRef } from './table.js'
 import { kindOf } from './validate.js'
@@ -57,6 +57,17 @@ export type KeystoreEvent =
   | { readonly type: 'keysLost'; readonly users: readonly KeyRef[]; readonly count: number }
   /** Rows need master keys that were not given, and `open` went on because of `allowUnknownMasterKeys`. */
   | { readonly type: 'unknownMasterKey'; readonly kekIds: readonly (string | null)[] }
+  /**
+   * A master key did not do its work, when the service was opened or later: calls of its users fail with the same reason, and all others go
+   * on. `providerCode` and `requestId` are the key service's, if it gave any.
+   */
+  | {
+      readonly type: 'masterKeyUnavailable'
+      readonly kekId: string
+      readonly reason: MasterKeyReason
+      readonly providerCode?: string
+      readonly requestId?: string
+    }
   /** The service was opened with `plaintext: 'pass-through'`, which gives up integrity. */
   | { readonly type: 'plaintextPassThrough' }
   /** The store cannot announce changes for now. Rotations and shreds by other processes are noticed when cached keys expire (`cache.ttlMs`). */

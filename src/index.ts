@@ -1,11 +1,7 @@
 /** drizzle-keystore: the crypto service, master keys and the lifecycle of keys. It loads no adapter, driver or Drizzle. */
 
-export type { ItemResult } from './envelope/bulk.js'
-export {
-  type DecryptItem,
-  type EncryptItem,
-  EnvelopeCrypto,
-} from './envelope/envelope-crypto.js'
+export type { DecryptItem, EncryptItem, ItemResult } from './envelope/bulk.js'
+export { EnvelopeCrypto } from './envelope/envelope-crypto.js'
 export type { EnvelopeCryptoOptions } from './envelope/options.js'
 export type { PoolCrypto } from './envelope/pool-crypto.js'
 export {
@@ -24,6 +20,8 @@ export {
   type KeystoreErrorCode,
   type KeystoreErrorOptions,
   MasterKeyError,
+  type MasterKeyErrorOptions,
+  type MasterKeyReason,
   StoreError,
 } from './errors.js'
 export type { KeystoreEvent } from './events.js'
@@ -45,7 +43,8 @@ export { loggedStore } from './key-log/logged-store.js'
 export { findLostKeys, type LostKey, type LostKeys } from './key-log/lost-keys.js'
 export { type RecordKeysOptions, type RecordKeysReport, recordKeys } from './key-log/record-keys.js'
 export type { Rotation } from './keys/cache.js'
-export type { CacheOptions, CacheStats } from './keys/memory.js'
+export type { CacheOptions, CacheStats } from './keys/cache-options.js'
+export type { TenantMove, TenantRotation } from './keys/tenants.js'
 export { census, type MasterKeyUse } from './lifecycle/census.js'
 export {
   type ConflictingRow,
@@ -63,18 +62,33 @@ export {
   type RotateWhereOptions,
   rotateWhere,
 } from './lifecycle/rotate.js'
+export {
+  findTenant,
+  listTenants,
+  type PruneTenantOptions,
+  pruneTenantKey,
+  type TenantKeyState,
+  type TenantState,
+} from './lifecycle/tenants.js'
 export { type Finding, type VerifyOptions, type VerifyReport, verifyAll } from './lifecycle/verify.js'
 export {
-  type Environment,
   masterKeysFromEnv,
   masterKeysFromFile,
   resolveMasterKey,
 } from './master-keys/environment.js'
-export { type MasterKeyring, masterKeyring } from './master-keys/keyring.js'
+export {
+  type MasterKeyring,
+  type MasterKeyringOptions,
+  masterKeyring,
+  type TenantOf,
+  type TenantRoot,
+} from './master-keys/keyring.js'
 export { derivePoolKey, generateMasterKey, type LocalMasterKey, localMasterKey } from './master-keys/local.js'
-export type { MasterKey } from './master-keys/master-key.js'
+export type { KeyOwner, MasterKey } from './master-keys/master-key.js'
+export type { Environment } from './master-keys/variables.js'
 export type { ShredReceipt, ShredUserOptions } from './shred.js'
 export type {
+  CensusOptions,
   CensusRow,
   DatedCensusRow,
   ErasureState,

@@ -5,7 +5,7 @@
  * key** (KEK). A row is one version of one user's data key. A **tombstone** is a row whose wrapped key was erased.
  */
 import type { KeystoreError } from './errors.js'
-import type { KeyRecord, KeyRef } from './table.js'
+import { type KeyIdentity, type KeyRecord, type KeyRef, TENANT_KEK_IDS } from './table.js'
 
 /** One compare-and-set: the row changes only while it is live and still holds exactly `from`, or already `encryptedKey`. */
 export interface WrapChange extends KeyRef {
@@ -14,14 +14,34 @@ export interface WrapChange extends KeyRef {
   readonly encryptedKey: Uint8Array
   readonly kekId: string | null
   readonly wrappedAt: Date
+  /**
+   * Only while exactly this row is live too, in one transaction with the change: a tenant's own row, if a user leaves the tenant's key or comes under
+   * it. A tenant that is being shredded then takes along who leaves, wherever either of the two is killed, and nobody comes under a key that
+   * is gone.
+   */
+  readonly whileLive?: KeyIdentity | undefined
 }
 
-/** How many rows one KEK id has at one key version; tombstones are counted apart, in rows of their own. */
+/**
+ * The KEK id of census rows that stand for many KEK ids, so that a census does not grow with the number of tenants: of users under tenants'
+ * keys, and of tenants' own rows under KEK ids that were not named. No row has it as its KEK id.
+ */
+export const MANY_TENANTS = TENANT_KEK_IDS.from
+
+/** How many rows one KEK id, or {@link MANY_TENANTS}, has at one key version; tombstones are counted apart, in rows of their own. */
 export interface CensusRow {
   readonly kekId: string | null
   readonly version: number
   readonly shredded: boolean
   readonly count: number
+  /** The rows are tenants' own keys. Absent: they are users' keys. */
+  readonly ofTenants?: true
+}
+
+/** What a census names. */
+export interface CensusOptions {
+  /** The KEK ids under which tenants' own rows are counted by themselves. Those under other ids are counted together. Default none. */
+  readonly rootIds?: readonly string[] | undefined
 }
 
 /** Whether erased bytes have left the storage. Absent counts as pending. */
@@ -44,7 +64,9 @@ export interface ShredResult extends ErasureState {
 
 /**
  * Announces that rows which a cache may hold were changed: users rotated, shredded, forgotten or pruned. Mints are not announced, since no
- * cache has missed one; rewraps neither, since they change no data key.
+ * cache has missed one; rewraps neither, since they change no data key. But rewraps are announced of tenants' own rows, since whoever has
+ * the tenant's key has to ask its root again, and of users who come under a tenant's key or leave it (`whileLive`), since a cache has to know
+ * which tenant can end a key.
  */
 export interface StoreChange {
   /** The users whose rows were changed. Absent: it may be any user. */
@@ -94,7 +116,12 @@ export interface StoreMaintenance {
   /** Takes the step that receipts with `erased: 'pending'` name. It may rewrite all rows, and blocks writers meanwhile. */
   finishErasure(): Promise<Required<ErasureState>>
   /** {@link KeyStore.census} with ages. Reads the whole table. */
-  datedCensus(): Promise<DatedCensusRow[]>
+  datedCensus(options?: CensusOptions): Promise<DatedCensusRow[]>
+  /**
+   * For each of the KEK ids how many live rows of users are under it, those of tenants' keys included; an id without any is left out. Counts
+   * through the index, so its cost does not grow with the rows under other ids.
+   */
+  countUnder(kekIds: readonly string[]): Promise<Map<string, number>>
 }
 
 /** A stored row that is no {@link KeyRecord}: somebody has written it past all stores, or the storage is damaged. */
@@ -113,6 +140,11 @@ export interface KeyPage {
   readonly limit: number
   /** Only live rows whose KEK id is another one; null counts as another. */
   readonly notKekId?: string
+  /**
+   * Only live rows of users whose KEK id is this one, or who have none, if null. They are found through the index, however many others there
+   * are. Without tenants' own rows. Not together with `notKekId`.
+   */
+  readonly kekId?: string | null
   /**
    * Called once for each row on the way that is no record; the page then goes on after it. Absent: the first such row is ERR_STORE with
    * its `ref`.
@@ -157,7 +189,8 @@ export interface KeyStore {
 
   /**
    * Compare-and-set: replaces wrapped key, KEK id and `wrappedAt` of each live row that still holds `from`, or already holds
-   * `encryptedKey`: a change may be made again, because the answer to the first time was lost.
+   * `encryptedKey`, unless the row of `whileLive` is missing, another one or a tombstone: a change may be made again, because the answer to the first time was lost. `encryptedKey` may equal `from`: then the
+   * row changes by its `wrappedAt`, which announces it to whoever has a tenant's key.
    *
    * @returns the refs of rows that hold `encryptedKey` now; the others lost to another writer, and nothing of them was written
    */
@@ -180,13 +213,17 @@ export interface KeyStore {
   remove(refs: readonly KeyRef[]): Promise<number>
 
   /**
-   * Up to `limit` live rows of each distinct KEK id, null included. Jumps through the index from one id to the next, so its cost grows with
-   * the number of KEK ids and not of rows.
+   * Up to `limit` live rows of each distinct KEK id, null included, without tenants: neither their own rows nor those under their keys. Jumps
+   * through the index from one id to the next and over all tenants at once, so its cost grows with the number of KEK ids, not with that of
+   * rows or tenants.
    */
   sampleByKek(limit: number): Promise<KeyRecord[]>
 
-  /** Counts by KEK id, version and tombstone. Reads the whole table. */
-  census(): Promise<CensusRow[]>
+  /**
+   * Counts by KEK id, version and tombstone, with tenants' own rows apart. Reads the whole table. Its length does not grow with the number of
+   * tenants: see {@link MANY_TENANTS}.
+   */
+  census(options?: CensusOptions): Promise<CensusRow[]>
 
   /**
    * Calls `listener` within 2 s after any process, this one included, may have changed rows that a cache holds; unless it has called it with

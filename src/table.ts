@@ -19,8 +19,12 @@ export const encryptionKeysDeclaration = {
     shreddedAt: { name: 'shredded_at', type: 'instant', nullable: true },
   },
   primaryKey: { name: 'encryption_keys_pk', columns: ['userId', 'version'] },
-  /** Live rows by master key: what `open`, `census` and `rewrapAll` read. */
-  kekIndex: { name: 'encryption_keys_kek_id_idx', column: 'kekId', whereNull: 'shreddedAt' },
+  /** Users' live rows by master key: what `open` and `rewrapAll` read. Tenants' own rows are left out: each may have another master key. */
+  kekIndex: {
+    name: 'encryption_keys_kek_id_idx',
+    columns: ['kekId', 'userId', 'version'],
+    whereNull: 'shreddedAt',
+  },
   versionCheck: 'encryption_keys_version_check',
   userIdCheck: 'encryption_keys_user_id_check',
 } as const
@@ -36,7 +40,7 @@ type KeyRecordOf<C extends Record<string, { type: keyof Stored; nullable: boolea
 /**
  * One version of one user's wrapped data key.
  *
- * - `userId`: 1–512 UTF-8 bytes, well formed, no NUL; `''` owns the shared pool's key
+ * - `userId`: 1–512 UTF-8 bytes, well formed, no NUL; `''` owns the shared pool's key, and U+0001 `tenant:` ‖ id that of a tenant
  * - `version`: 1 … 2³¹−1
  * - `encryptedKey`: the wrapped data key; length 0 once shredded
  * - `kekId`: the master key and wrap format; null for a row of the Python reference
@@ -81,7 +85,43 @@ function utf8Rank(unit: number): number {
   return unit < 0xe000 ? unit + 0x2000 : unit - 0x800
 }
 
+/** No user's id begins with it: the keystore's own keys have such ids. */
+export const RESERVED_USER_ID_PREFIX = '\u0001'
+/** The beginning of the user ids of tenants' own keys. */
+export const TENANT_USER_ID_PREFIX = `${RESERVED_USER_ID_PREFIX}tenant:`
+/** The beginning of the KEK ids of keys that are wrapped under a tenant's key. */
+export const TENANT_KEK_ID_PREFIX = 'tenant:'
+/** Between which KEK ids, in the order of their bytes, all of these stand. */
+export const TENANT_KEK_IDS = { from: TENANT_KEK_ID_PREFIX, below: 'tenant;' } as const
+
+/** The user id of the rows that hold a tenant's own key. */
+export function tenantUserId(tenantId: string): string {
+  return TENANT_USER_ID_PREFIX + tenantId
+}
+
+/** The tenant whose own key a user id names, or null. */
+export function tenantIdOf(userId: string): string | null {
+  return userId.startsWith(TENANT_USER_ID_PREFIX) ? userId.slice(TENANT_USER_ID_PREFIX.length) : null
+}
+
+/** Whether a row is a tenant's own key, not a user's. In the order of `list` these stand after the pool's and before all users'. */
+export function isTenantRow({ userId }: Pick<KeyRecord, 'userId'>): boolean {
+  return userId.startsWith(RESERVED_USER_ID_PREFIX)
+}
+
+/** Whether a KEK id names a tenant's key. */
+export function isTenantKekId(kekId: string | null): kekId is string {
+  return kekId?.startsWith(TENANT_KEK_ID_PREFIX) ?? false
+}
+
 /** A map key for a ref. */
 export function refKey({ userId, version }: KeyRef): string {
   return `${version}:${userId}`
 }
+
+/**
+ * What methods of Drizzle's column builders return. Types of the tables and of encrypted columns are written with Drizzle's own functions
+ * and with these: inferred, the compiler would publish them as those of drizzle-orm 0.45, which 1.0 does not take.
+ */
+export type NotNull<Builder extends { notNull(): unknown }> = ReturnType<Builder['notNull']>
+export type WithDefault<Builder extends { default(value: never): unknown }> = ReturnType<Builder['default']>

@@ -1,23 +1,38 @@
 /** Checks of what callers pass. Each message names the argument, what was expected and the kind of thing that arrived, never its value. */
-import { invalidArgument } from './errors.js'
+import { invalidArgument, quoted } from './errors.js'
+import { RESERVED_USER_ID_PREFIX, TENANT_USER_ID_PREFIX } from './table.js'
 
 /** The longest user id, in UTF-8 bytes: a Postgres index entry cannot hold much more. */
 export const MAX_USER_ID_BYTES = 512
 
+/** The longest tenant id: with its prefix it is the user id of the tenant's own key. */
+export const MAX_TENANT_ID_BYTES = MAX_USER_ID_BYTES - TENANT_USER_ID_PREFIX.length
+
 /**
  * @throws ERR_INVALID_ARGUMENT unless 1–512 UTF-8 bytes, well formed (both databases would turn different lone
- *   surrogates into one U+FFFD, so two users would share a key) and without NUL (which Postgres does not store)
+ *   surrogates into one U+FFFD, so two users would share a key), without NUL (which Postgres does not store), and not
+ *   beginning with U+0001 (the keystore's own keys have such ids)
  */
 export function assertUserId(userId: unknown): asserts userId is string {
-  if (typeof userId !== 'string') throw invalidArgument(`userId must be a string, got ${kindOf(userId)}`)
-  if (userId === '') throw invalidArgument('userId must not be empty')
-  if (!userId.isWellFormed())
-    throw invalidArgument('userId must be well-formed Unicode, it has a lone surrogate')
-  if (userId.includes('\0')) throw invalidArgument('userId must not contain a NUL character')
-  const bytes = Buffer.byteLength(userId)
-  if (bytes > MAX_USER_ID_BYTES) {
-    throw invalidArgument(`userId must be at most ${MAX_USER_ID_BYTES} UTF-8 bytes, got ${bytes}`)
-  }
+  assertId('userId', userId, MAX_USER_ID_BYTES)
+  if (userId.startsWith(RESERVED_USER_ID_PREFIX))
+    throw invalidArgument('userId must not begin with U+0001, which is kept for keys of tenants')
+}
+
+/** @throws ERR_INVALID_ARGUMENT unless 1–504 UTF-8 bytes, well formed, without NUL */
+export function assertTenantId(tenantId: unknown, name = 'tenantId'): asserts tenantId is string {
+  assertId(name, tenantId, MAX_TENANT_ID_BYTES)
+}
+
+function assertId(name: string, id: unknown, mostBytes: number): asserts id is string {
+  if (typeof id !== 'string') throw invalidArgument(`${name} must be a string, got ${kindOf(id)}`)
+  if (id === '') throw invalidArgument(`${name} must not be empty`)
+  if (!id.isWellFormed())
+    throw invalidArgument(`${name} must be well-formed Unicode, it has a lone surrogate`)
+  if (id.includes('\0')) throw invalidArgument(`${name} must not contain a NUL character`)
+  const bytes = Buffer.byteLength(id)
+  if (bytes > mostBytes)
+    throw invalidArgument(`${name} must be at most ${mostBytes} UTF-8 bytes, got ${bytes}`)
 }
 
 /** @throws ERR_INVALID_ARGUMENT unless a well-formed string: a lone surrogate would come back as U+FFFD */
@@ -79,4 +94,45 @@ export function ownOptions<T extends object>(options: T, name = 'options'): T {
     // A getter's own error may hold what the option holds.
     throw invalidArgument(`${name} cannot be read: a getter of it threw`)
   }
+}
+
+/**
+ * Refuses an option that there is not: ignoring it would silently mean the default of the one that was meant.
+ *
+ * @param of what takes the options, such as `EnvelopeCrypto.open`
+ * @throws ERR_INVALID_ARGUMENT, which names the known option with the most similar name, or all of them
+ */
+export function refuseUnknownOptions(
+  options: object,
+  known: Readonly<Record<string, true>>,
+  of: string,
+): void {
+  for (const [name, value] of Object.entries(options)) {
+    if (value === undefined || Object.hasOwn(known, name)) continue
+    const names = Object.keys(known)
+    const [nearest] = names
+      .map((other) => ({ other, distance: editDistance(name.toLowerCase(), other.toLowerCase()) }))
+      .filter(({ other, distance }) => distance <= other.length / 3)
+      .sort((a, b) => a.distance - b.distance)
+    const advice = nearest === undefined ? `it takes ${names.join(', ')}` : `did you mean ${nearest.other}?`
+    throw invalidArgument(`${quoted(name)} is no option of ${of}: ${advice}`)
+  }
+}
+
+/** The longest name whose spelling is compared. */
+const MAX_COMPARED = 50
+
+/** How many characters are to be inserted, removed or replaced (Levenshtein). */
+function editDistance(a: string, b: string): number {
+  if (a.length > MAX_COMPARED) return MAX_COMPARED
+  let row = [...b, ''].map((_, index) => index)
+  for (let i = 0; i < a.length; i += 1) {
+    const next = [i + 1]
+    for (let j = 0; j < b.length; j += 1) {
+      const replaced = (row[j] ?? 0) + (a[i] === b[j] ? 0 : 1)
+      next.push(Math.min(replaced, (row[j + 1] ?? 0) + 1, (next[j] ?? 0) + 1))
+    }
+    row = next
+  }
+  return row.at(-1) ?? 0
 }

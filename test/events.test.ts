@@ -8,6 +8,7 @@ import {
   type EnvelopeCryptoOptions,
   type KeystoreEvent,
   localMasterKey,
+  MasterKeyError,
   masterKeyring,
   rewrapAll,
   rotateWhere,
@@ -17,7 +18,7 @@ import { controlledStore } from './support/controlled-store.js'
 import { freshKeyLog, madeLine } from './support/key-log-file.js'
 import { everythingOf, secretForms, textForms } from './support/leaks.js'
 import { alterRow, corrupted, rowsOf, v2Row } from './support/rows.js'
-import { overriding } from './support/store-doubles.js'
+import { overriding, remoteMasterKey } from './support/store-doubles.js'
 
 // Compiles only if every type of event is listed.
 const ALL = {
@@ -30,6 +31,7 @@ const ALL = {
   damagedKey: true,
   keysLost: true,
   unknownMasterKey: true,
+  masterKeyUnavailable: true,
   plaintextPassThrough: true,
   changesSilent: true,
 } satisfies Record<KeystoreEvent['type'], true>
@@ -124,6 +126,13 @@ describe('each event', () => {
     expect(since()).toEqual([{ type: 'unknownMasterKey', kekIds: [next.id] }])
     await open({ store: memoryKeyStore(), plaintext: 'pass-through', onEvent })
     expect(since()).toEqual([{ type: 'plaintextPassThrough' }])
+
+    const options = { reason: 'unavailable', providerCode: 'Down', requestId: 'r-1' } as const
+    const wrap = () => Promise.reject(new MasterKeyError('ERR_MASTER_KEY', 'it is down', options))
+    const offline = await open({ store: memoryKeyStore(), masterKeys: remoteMasterKey({ wrap }), onEvent })
+    expect(since()).toEqual([{ type: 'masterKeyUnavailable', kekId: 'remote', ...options }])
+    await expect(offline.encrypt('alice', 'x')).rejects.toMatchObject({ code: 'ERR_MASTER_KEY', ...options })
+    expect(since()).toEqual([{ type: 'masterKeyUnavailable', kekId: 'remote', ...options }])
   })
 
   it('is emitted for v2 tokens that fail, of a user and of the pool', async () => {
@@ -193,6 +202,11 @@ describe('no event', () => {
     log.write(madeLine('alice', new Date()))
     await open({ store: memoryKeyStore(), keyLog: log.path, onEvent }).catch(() => undefined)
     log.remove()
+
+    const cause = Object.assign(new Error(plaintext), { masterBytes })
+    const wrap = () =>
+      Promise.reject(new MasterKeyError('ERR_MASTER_KEY', plaintext, { reason: 'throttled', cause }))
+    await open({ store: memoryKeyStore(), masterKeys: remoteMasterKey({ timeLimitMs: 1, wrap }), onEvent })
 
     // All but changesSilent.
     expect(new Set(told.map(({ type }) => type)).size).toBe(TYPES.length - 1)

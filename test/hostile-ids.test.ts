@@ -1,6 +1,12 @@
 /** Ids that somebody else chose, in what the library and its command say: they act on no terminal and no log, and fill neither. */
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { EnvelopeCrypto, generateMasterKey, localMasterKey, type MasterKey } from '../src/index.js'
+import {
+  EnvelopeCrypto,
+  generateMasterKey,
+  localMasterKey,
+  type MasterKey,
+  MasterKeyError,
+} from '../src/index.js'
 import { sqlSource } from '../src/sources/sql.js'
 import { type CommandStore, commandStore } from './support/command-store.js'
 import { dialects } from './support/databases.js'
@@ -72,8 +78,17 @@ describe.each(backends)('messages on %s', (backend) => {
     const fails = () => {
       throw new Error('the client’s own')
     }
-    const service: MasterKey = { id: HOSTILE_ID, wrap: fails, unwrap: () => new Uint8Array(5) }
-    const envelope = await EnvelopeCrypto.open({ store: fresh.store, masterKeys: service, closeStore: false })
+    const unwrap = () => {
+      throw new MasterKeyError('ERR_UNWRAP_FAILED', 'it is another key')
+    }
+    const service: MasterKey = { id: HOSTILE_ID, wrap: fails, unwrap }
+    const options = { store: fresh.store, closeStore: false }
+    const refused = await errorOf(EnvelopeCrypto.open({ ...options, masterKeys: service }))
+    expect(refused).toMatchObject({ code: 'ERR_MASTER_KEY' })
+    expectShort(refused)
+    // With a row under it, it need not wrap anything at once.
+    await fresh.store.insertIfAbsent([randomRecord('carol', { kekId: HOSTILE_ID })])
+    const envelope = await EnvelopeCrypto.open({ ...options, masterKeys: service })
     const failed = await errorOf(envelope.encrypt('alice', 'x'))
     expect(failed).toMatchObject({ code: 'ERR_MASTER_KEY' })
     expectShort(failed)

@@ -1,4 +1,5 @@
-// API keys of users, encrypted. For Postgres change the import of drizzle (to drizzle-orm/node-postgres) and APP_URL.
+// API keys of users, encrypted. Your migrations make the tables of schema.ts first: `drizzle-kit generate` and `migrate`, or `push` with
+// tablesFilter: ['!encryption_keys', '!__drizzle_keystore_migrations'] in its config. Then `npx tsx app.ts`. For Postgres change the import of drizzle (to drizzle-orm/node-postgres) and APP_URL.
 import { EnvelopeCrypto, masterKeysFromEnv } from 'drizzle-keystore'
 import { openKeyStore } from 'drizzle-keystore/open'
 import { eq } from 'drizzle-orm'
@@ -18,10 +19,13 @@ async function addKey(userId: string, id: string, apiKey: string) {
 }
 const keysOf = (userId: string) => db.select().from(credentials).where(eq(credentials.userId, userId))
 
-await db.insert(users).values([
-  { id: 'alice', name: 'Alice' },
-  { id: 'bob', name: 'Bob' },
-])
+await db
+  .insert(users)
+  .values([
+    { id: 'alice', name: 'Alice' },
+    { id: 'bob', name: 'Bob' },
+  ])
+  .onConflictDoNothing()
 await addKey('alice', 'a1', 'sk-alice')
 await addKey('alice', 'a2', 'sk-alice') // the same key once more: the unique index keeps it out
 await addKey('bob', 'b1', 'sk-bob')

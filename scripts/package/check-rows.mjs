@@ -4,23 +4,43 @@ import { join } from 'node:path'
 import { gzipSync } from 'node:zlib'
 import { PACKAGE, root } from './project.mjs'
 
-/** Of the core entry, minified and compressed, without lru-cache, in bytes. */
-const LARGEST_CORE = 30 * 1024
+/**
+ * The largest sizes of the core entry, minified by esbuild and compressed, in bytes. What an application bundles that opens a service with a
+ * master key of the environment, lru-cache included; and all that the entry exports, without lru-cache: nobody bundles that, but it shows what
+ * an addition costs.
+ */
+const LARGEST = { used: 30 * 1024, whole: 32 * 1024 }
+
+const CORE = {
+  used: {
+    code: `import { EnvelopeCrypto, masterKeysFromEnv } from '${PACKAGE}'\nglobalThis.used = [EnvelopeCrypto, masterKeysFromEnv]\n`,
+    options: [],
+    name: 'an application with `EnvelopeCrypto` and `masterKeysFromEnv`, lru-cache included',
+  },
+  whole: {
+    code: `export * from '${PACKAGE}'\n`,
+    options: ['--external:lru-cache'],
+    name: 'all exports, without lru-cache',
+  },
+}
 
 export const checkRows = [
   {
     row: 'size of the core entry',
     async run(project) {
       project.install('esbuild@0.28')
-      project.write('core.mjs', `export * from '${PACKAGE}'\n`)
-      const args = ['core.mjs', '--bundle', '--minify', '--platform=node', '--format=esm']
-      project.run(project.bin('esbuild'), [...args, '--external:lru-cache', '--outfile=out.mjs'])
-      const code = readFileSync(join(project.path, 'out.mjs'))
-      const [minified, compressed] = [code.length, gzipSync(code, { level: 9 }).length]
-      const sizes = `${kilobytes(minified)} minified, ${kilobytes(compressed)} with gzip`
-      if (compressed > LARGEST_CORE)
-        throw new Error(`${sizes}: more than the ${kilobytes(LARGEST_CORE)} allowed`)
-      return [sizes]
+      const sizes = Object.entries(CORE).map(([kind, { code, options, name }]) => {
+        project.write(`${kind}.mjs`, code)
+        const args = [`${kind}.mjs`, '--bundle', '--minify', '--platform=node', '--format=esm', ...options]
+        project.run(project.bin('esbuild'), [...args, '--outfile=out.mjs'])
+        const bundle = readFileSync(join(project.path, 'out.mjs'))
+        const compressed = gzipSync(bundle, { level: 9 }).length
+        const size = `${name}: ${kilobytes(bundle.length)} minified, ${kilobytes(compressed)} with gzip`
+        if (compressed > LARGEST[kind])
+          throw new Error(`${size}: more than the ${kilobytes(LARGEST[kind])} allowed`)
+        return size
+      })
+      return [sizes.join('; ')]
     },
   },
   {

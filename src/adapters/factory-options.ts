@@ -3,7 +3,7 @@ import { type DrizzleDialect, FACTORIES } from '../drivers/drizzle-db.js'
 import { A_DRIZZLE_DB, misplaced } from '../drivers/misplaced.js'
 import { assertUrl } from '../drivers/url.js'
 import { invalidArgument, quoted } from '../errors.js'
-import { ownOptions } from '../validate.js'
+import { kindOf, ownOptions } from '../validate.js'
 import type { AsyncSqliteKeyStoreOptions, PostgresKeyStoreOptions, SqliteKeyStoreOptions } from './options.js'
 
 /** Where the database is, and what may stand beside it. */
@@ -49,6 +49,9 @@ export function factoryOptions<Source extends object, Options extends object>(
   const all = ownOptions({ ...own, ...ownOptions(options) })
   for (const [name, value] of Object.entries(all))
     if (value !== undefined) assertKnown(dialect, given, name, value)
+  const deadlineMs: unknown = Reflect.get(all, 'deadlineMs')
+  if (deadlineMs !== undefined && (typeof deadlineMs !== 'number' || Number.isNaN(deadlineMs)))
+    throw invalidArgument(`deadlineMs must be a number of milliseconds, got ${kindOf(deadlineMs)}`)
   return { source: own, options: all }
 }
 
@@ -60,6 +63,8 @@ function sourceName(dialect: DrizzleDialect, names: readonly string[], source: o
     throw invalidArgument(`${given} and ${second} were both given: ${FACTORIES[dialect]} takes one of them`)
   if (given !== undefined) return given
   const [unset] = present
+  if (unset === undefined && '$client' in source)
+    throw invalidArgument(`source is a drizzle db: write ${FACTORIES[dialect]}({ db: { $client } })`)
   if (unset === undefined)
     throw invalidArgument(
       `${FACTORIES[dialect]} needs ${names.map((name) => `{ ${name} }`).join(' or ')}, got ${namesOf(source)}`,

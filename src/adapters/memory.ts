@@ -1,21 +1,31 @@
 /** A store in the memory of this process, for tests and examples. Exported as `drizzle-keystore/memory`. */
-import { KeystoreError } from '../errors.js'
-import type {
-  CensusRow,
-  DatedCensusRow,
-  KeyPage,
-  KeyStore,
-  ShredOptions,
-  ShredResult,
-  StoreChange,
-  StoreMaintenance,
-  WrapChange,
+import { storeClosed } from '../errors.js'
+import {
+  type CensusOptions,
+  type CensusRow,
+  type DatedCensusRow,
+  type KeyPage,
+  type KeyStore,
+  MANY_TENANTS,
+  type ShredOptions,
+  type ShredResult,
+  type StoreChange,
+  type StoreMaintenance,
+  type WrapChange,
 } from '../store.js'
-import { compareRefs, isTombstone, type KeyRecord, type KeyRef } from '../table.js'
+import {
+  compareRefs,
+  isTenantKekId,
+  isTenantRow,
+  isTombstone,
+  type KeyRecord,
+  type KeyRef,
+} from '../table.js'
 import { ERASED } from './erasure.js'
 import { Listeners } from './listeners.js'
 import {
   activeOf,
+  concernsTenant,
   distinctUserIds,
   groupByUser,
   insertRounds,
@@ -36,6 +46,11 @@ export function memoryKeyStore(): KeyStore {
   return new MemoryKeyStore()
 }
 
+interface CensusGroup {
+  readonly row: Omit<CensusRow, 'count'>
+  readonly times: number[]
+}
+
 class MemoryKeyStore implements KeyStore {
   readonly transactional = false
   readonly maintenance: StoreMaintenance = {
@@ -48,7 +63,8 @@ class MemoryKeyStore implements KeyStore {
       this.#assertOpen()
       return ERASED
     },
-    datedCensus: async () => this.#datedCensus(),
+    datedCensus: async (options) => this.#datedCensus(options),
+    countUnder: async (kekIds) => this.#countUnder(kekIds),
   }
   /** By user id, then by version. */
   readonly #rows = new Map<string, Map<number, KeyRecord>>()
@@ -81,24 +97,29 @@ class MemoryKeyStore implements KeyStore {
 
   async replaceWrapped(changes: readonly WrapChange[]): Promise<KeyRef[]> {
     this.#assertOpen()
-    const changed = changes.filter(({ from, ...change }) => {
+    const changed = changes.filter(({ from, whileLive, ...change }) => {
       const row = this.#row(change)
       if (row === undefined || isTombstone(row)) return false
       if (![from, change.encryptedKey].some((bytes) => Buffer.compare(row.encryptedKey, bytes) === 0))
         return false
+      const other = whileLive === undefined ? row : this.#row(whileLive)
+      if (other === undefined || isTombstone(other)) return false
+      if (whileLive !== undefined && other.createdAt.getTime() !== whileLive.createdAt.getTime()) return false
       this.#set({ ...row, ...change })
       return true
     })
+    this.#publish(changed.filter(concernsTenant))
     return changed.map(({ userId, version }) => ({ userId, version }))
   }
 
-  async list({ after, limit, notKekId }: KeyPage): Promise<KeyRecord[]> {
+  async list({ after, limit, notKekId, kekId }: KeyPage): Promise<KeyRecord[]> {
     this.#assertOpen()
     const page: KeyRecord[] = []
     for (const userId of this.#userIds.from(after?.userId ?? '')) {
       for (const row of this.#storedVersionsOf(userId)) {
         if (after !== undefined && compareRefs(row, after) <= 0) continue
         if (notKekId !== undefined && (isTombstone(row) || row.kekId === notKekId)) continue
+        if (kekId !== undefined && (isTombstone(row) || isTenantRow(row) || row.kekId !== kekId)) continue
         page.push(copyOf(row))
         if (page.length === limit) return page
       }
@@ -132,21 +153,15 @@ class MemoryKeyStore implements KeyStore {
     const sample: KeyRecord[] = []
     for (const row of this.#sorted()) {
       const count = taken.get(row.kekId) ?? 0
-      if (isTombstone(row) || count >= limit) continue
+      if (isTombstone(row) || isTenantRow(row) || isTenantKekId(row.kekId) || count >= limit) continue
       taken.set(row.kekId, count + 1)
       sample.push(copyOf(row))
     }
     return sample
   }
 
-  async census(): Promise<CensusRow[]> {
-    const counts = new Map<string, CensusRow>()
-    for (const row of this.#sorted()) {
-      const key = JSON.stringify([row.kekId, row.version, isTombstone(row)])
-      const count = (counts.get(key)?.count ?? 0) + 1
-      counts.set(key, { kekId: row.kekId, version: row.version, shredded: isTombstone(row), count })
-    }
-    return [...counts.values()]
+  async census(options?: CensusOptions): Promise<CensusRow[]> {
+    return this.#grouped(options).map(({ row, times }) => ({ ...row, count: times.length }))
   }
 
   changes(listener: (change: StoreChange) => void): () => void {
@@ -170,16 +185,38 @@ class MemoryKeyStore implements KeyStore {
     return winnersOf(records, await this.getAll(distinctUserIds(records)))
   }
 
-  async #datedCensus(): Promise<DatedCensusRow[]> {
-    const rows = [...this.#sorted()]
-    return (await this.census()).map((counted) => {
-      const times = rows
-        .filter((row) => row.kekId === counted.kekId && row.version === counted.version)
-        .filter((row) => isTombstone(row) === counted.shredded)
-        .map(({ createdAt }) => createdAt.getTime())
-        .sort((a, b) => a - b)
-      return { ...counted, oldest: new Date(times.at(0) ?? 0), newest: new Date(times.at(-1) ?? 0) }
+  async #datedCensus(options?: CensusOptions): Promise<DatedCensusRow[]> {
+    return this.#grouped(options).map(({ row, times }) => {
+      const sorted = times.sort((a, b) => a - b)
+      const [oldest, newest] = [new Date(sorted.at(0) ?? 0), new Date(sorted.at(-1) ?? 0)]
+      return { ...row, count: times.length, oldest, newest }
     })
+  }
+
+  /** The groups of a census, each with the times in milliseconds at which its rows were created. */
+  #grouped({ rootIds = [] }: CensusOptions = {}): CensusGroup[] {
+    const groups = new Map<string, CensusGroup>()
+    for (const record of this.#sorted()) {
+      const isNamed = isTenantRow(record)
+        ? record.kekId === null || rootIds.includes(record.kekId)
+        : !isTenantKekId(record.kekId)
+      const kekId = isNamed ? record.kekId : MANY_TENANTS
+      const state = { kekId, version: record.version, shredded: isTombstone(record) }
+      const row = isTenantRow(record) ? { ...state, ofTenants: true as const } : state
+      const group: CensusGroup = groups.get(JSON.stringify(row)) ?? { row, times: [] }
+      groups.set(JSON.stringify(row), group)
+      group.times.push(record.createdAt.getTime())
+    }
+    return [...groups.values()]
+  }
+
+  #countUnder(kekIds: readonly string[]): Map<string, number> {
+    const counts = new Map<string, number>()
+    for (const row of this.#sorted()) {
+      if (isTombstone(row) || isTenantRow(row) || row.kekId === null || !kekIds.includes(row.kekId)) continue
+      counts.set(row.kekId, (counts.get(row.kekId) ?? 0) + 1)
+    }
+    return counts
   }
 
   #isShredded(userId: string): boolean {
@@ -232,7 +269,7 @@ class MemoryKeyStore implements KeyStore {
   }
 
   #assertOpen(): void {
-    if (this.#closed) throw new KeystoreError('ERR_CLOSED', 'This key store was closed')
+    if (this.#closed) throw storeClosed()
   }
 }
 

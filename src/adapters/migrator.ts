@@ -4,7 +4,7 @@
  * This replaces Drizzle's migrator, which fails when several processes start on a fresh database at once, shares one ledger with
  * the host application, and reads a folder at run time, which bundlers break.
  */
-import { invalidArgument, printable, StoreError, schemaError } from '../errors.js'
+import { invalidArgument, type KeystoreError, printable, StoreError, schemaError } from '../errors.js'
 import type { Migration } from './generated/migrations.js'
 
 /** Our ledger table, not shared with the host application: one row for each applied migration, with its tag and the SHA-256 of its SQL. */
@@ -101,20 +101,30 @@ export function tableDropped(): Error {
 export class PendingMigrationsError extends StoreError {
   readonly tags: readonly string[]
 
-  constructor(pending: readonly Migration[]) {
+  constructor(pending: readonly Migration[], toDo = `run \`npx keystore migrate\`${OR_MIGRATE_AUTO}`) {
     const tags = pending.map(({ tag }) => tag)
     const lost = lacksTable(tags) ? `. ${IF_TABLES_WERE_DROPPED}` : ''
-    super(
-      `The database lacks migrations (${tags.join(', ')}): run \`npx keystore migrate\`${OR_MIGRATE_AUTO}${lost}`,
-      { code: 'ERR_SCHEMA' },
-    )
+    super(`The database lacks migrations (${tags.join(', ')}): ${toDo}${lost}`, { code: 'ERR_SCHEMA' })
     this.tags = tags
   }
 }
 
-/** @throws ERR_SCHEMA in mode `check` if a migration is pending */
-export function refuseInCheckMode(mode: MigrateMode, pending: readonly Migration[]): void {
-  if (mode === 'check' && pending.length > 0) throw new PendingMigrationsError(pending)
+/** The same ERR_STORE, which says what to do if a statement failed because the table is not there, as with `migrate: 'off'` before the application's migrations have run. */
+export function missingTable(error: KeystoreError): KeystoreError {
+  if (error.code !== 'ERR_STORE' || !NO_TABLE.test(error.message)) return error
+  return new StoreError(
+    `${error.message}. With migrate: 'off' the application's own migrations make the table; else run \`npx keystore migrate\`${OR_MIGRATE_AUTO}. ` +
+      IF_TABLES_WERE_DROPPED,
+    { cause: error.cause },
+  )
+}
+
+/** Of SQLite, and of Postgres (42P01: undefined_table). */
+const NO_TABLE = /no such table: (main\.)?encryption_keys\b|SQLSTATE 42P01: .*\bencryption_keys\b/
+
+/** @param toDo where the command cannot apply them @throws ERR_SCHEMA in mode `check` if a migration is pending */
+export function refuseInCheckMode(mode: MigrateMode, pending: readonly Migration[], toDo?: string): void {
+  if (mode === 'check' && pending.length > 0) throw new PendingMigrationsError(pending, toDo)
 }
 
 /**

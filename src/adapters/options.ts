@@ -40,5 +40,5 @@ export interface PostgresKeyStoreOptions extends SharedOptions {
    * transaction mode in between; `false` listens nowhere. Default: the URL of the store itself. A store on the host's db listens
    * through its postgres-js or PGlite; on any other pool or db it listens nowhere.
    */
-  readonly listenUrl?: string | false
+  readonly listenUrl?: string | false | undefined
 }

@@ -1,5 +1,13 @@
 /** What all adapters do with rows before and after their statements. */
-import { compareRefs, isTombstone, type KeyRecord, type KeyRef } from '../table.js'
+import type { WrapChange } from '../store.js'
+import {
+  compareRefs,
+  isTenantKekId,
+  isTenantRow,
+  isTombstone,
+  type KeyRecord,
+  type KeyRef,
+} from '../table.js'
 
 /** Sorts before every ref that a Postgres `integer` can hold: where the first page of `list` begins. */
 export const BEFORE_ALL_REFS: KeyRef = { userId: '', version: -2_147_483_648 }
@@ -58,6 +66,11 @@ export function tombstonesFirst(records: readonly KeyRecord[]): [KeyRecord[], Ke
 /** Whether a new row makes cached keys of its user out of date. A live first version does not: no cache has an older one. */
 export function outdatesCaches(record: KeyRecord): boolean {
   return record.version > 1 || isTombstone(record)
+}
+
+/** Whether a rewrap is announced: that of a tenant's own row, and of a user who comes under a tenant's key or leaves it. */
+export function concernsTenant({ userId, kekId, whileLive }: WrapChange): boolean {
+  return isTenantRow({ userId }) || isTenantKekId(kekId) || whileLive !== undefined
 }
 
 export function groupByUser(records: readonly KeyRecord[]): Map<string, KeyRecord[]> {

@@ -1,6 +1,6 @@
 /** What to do about an error, in the words of the command line: its options and files, which the library's messages do not know. */
 import { IF_TABLES_WERE_DROPPED } from '../adapters/migrator.js'
-import type { KeystoreError, KeystoreErrorCode } from '../errors.js'
+import type { KeystoreError, KeystoreErrorCode, MasterKeyError } from '../errors.js'
 import { NoTableError } from './existing-store.js'
 import { DEFAULT_MASTER_KEY_FILE } from './master-keys.js'
 
@@ -16,10 +16,15 @@ const ADVICE: Partial<Record<KeystoreErrorCode, string>> = {
     `${GIVE_A_MASTER_KEY}. A former one goes beside the one in use now: --previous-key-file FILE.`,
 }
 
+const WHEN_IT_ANSWERS = 'Run the same command again when the master key answers.'
+
 /** @returns null if the message says it all */
 export function adviceFor(error: KeystoreError, command: string): string | null {
   const { code } = error
   if (error instanceof NoTableError) return `${IF_TABLES_WERE_DROPPED}.`
+  // The master key was given, and its service failed: the message says why.
+  if (code === 'ERR_MASTER_KEY' && (error as MasterKeyError).reason !== undefined)
+    return error.retryable ? WHEN_IT_ANSWERS : null
   if (code === 'ERR_DECRYPTION_FAILED' && command === 'decrypt')
     return 'Give the same --user and every --context name=value that the secret was encrypted with.'
   if (code === 'ERR_KEY_NOT_FOUND' && command === 'decrypt')

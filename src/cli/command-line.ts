@@ -6,8 +6,26 @@ import type { Command } from 'commander'
 /** The names of this command. The second is that of the package, for `npx` outside of a project. */
 const NAMES = ['keystore', 'drizzle-keystore']
 
-/** How this command is called in the folder that the process runs in: `npx keystore`, `keystore`, or `node` and the script's path. */
+/**
+ * How the command is called where a text says `npx keystore`: in Bun and Deno npx would run it in Node.js, if that is there.
+ *
+ * @returns null in Node.js
+ */
+export function runtimeCommand(versions: object = process.versions): string | null {
+  if ('bun' in versions) return 'bunx --bun keystore'
+  return 'deno' in versions ? 'deno run -A npm:drizzle-keystore/keystore' : null
+}
+
+/** A text of the library or of ours, with the command as this runtime calls it. */
+export function inThisRuntime(text: string, versions?: object): string {
+  const command = runtimeCommand(versions)
+  return command === null ? text : text.replaceAll('npx keystore', command)
+}
+
+/** How this command is called in the folder that the process runs in: as its runtime does, `npx keystore`, `keystore`, or `node` and the script's path. */
 export function ownCommand(): string {
+  const ofRuntime = runtimeCommand()
+  if (ofRuntime !== null) return ofRuntime
   const [, script = ''] = process.argv
   const folder = relative(process.cwd(), dirname(script)).split(sep)
   const isDependency = folder.slice(-2).join('/') === 'node_modules/.bin'

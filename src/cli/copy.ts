@@ -1,4 +1,5 @@
 /** `keystore copy`, `backup` and `restore`: each copies one store into another. None needs a master key. */
+
 import { Command } from 'commander'
 import { invalidArgument, isKeystoreError, type KeystoreError, StoreError } from '../errors.js'
 import { findLostKeys, type LostKeys } from '../key-log/lost-keys.js'
@@ -6,6 +7,7 @@ import { totalCount } from '../lifecycle/census.js'
 import { type ConflictingRow, type CopyConflict, type CopyReport, copyKeys } from '../lifecycle/copy.js'
 import type { KeyStore } from '../store.js'
 import { openBackup, startBackup } from './backup-file.js'
+import { inThisRuntime } from './command-line.js'
 import { assertCanAsk, type ConfirmOptions, isTyped } from './confirm.js'
 import { assertNoFolder, openExistingStore, withExistingStore } from './existing-store.js'
 import { keepNewStoreOutOfGit } from './git-ignore.js'
@@ -26,9 +28,10 @@ import {
 } from './options.js'
 import {
   counted,
+  countedOwners,
   kekName,
+  ownerName,
   plainTable,
-  printableId,
   printJson,
   printSome,
   setExitCode,
@@ -123,7 +126,7 @@ export function backupCommand(): Command {
                 console.log(
                   report.finished
                     ? `The backup is ${printableSentence(file)}.`
-                    : printableSentence(unfinishedAdvice(report, backup.partial)),
+                    : inThisRuntime(printableSentence(unfinishedAdvice(report, backup.partial))),
                 )
               }
               setExitCode(report.finished && report.failedCount === 0)
@@ -196,7 +199,7 @@ function isInOrder({
 /** Lists the users, and has it confirmed that they are erased at the target. @returns the users: whoever is shredded meanwhile is not asked for */
 async function confirmedErasures(users: readonly string[]): Promise<readonly string[]> {
   if (users.length === 0) return users
-  const expected = `erase ${counted(users.length, 'user')}`
+  const expected = `erase ${countedOwners(users)}`
   process.stderr.write(
     'The source says that these users were shredded. Their keys are live at the target, and what is encrypted under them can never be ' +
       `decrypted again:\n${users.map((userId) => `  ${ownerName(userId)}\n`).join('')}`,
@@ -204,10 +207,6 @@ async function confirmedErasures(users: readonly string[]): Promise<readonly str
   if (!(await isTyped(`To erase them at the target type "${expected}": `, expected)))
     throw new Error(`What was typed is not "${expected}": nothing was copied and nothing erased`)
   return users
-}
-
-function ownerName(userId: string): string {
-  return userId === '' ? 'the pool' : printableId(userId)
 }
 
 function printCopyReport(report: CopyCommandReport): void {
@@ -252,7 +251,7 @@ function printRefusals({ refused, conflicts, conflictCount }: CopyReport): void 
     `Refused: ${counted(conflictCount, 'row')} of the source ${conflictCount === 1 ? 'differs' : 'differ'} at the target:`,
   )
   printSome(conflicts.map(conflictLine), conflictCount)
-  console.log(WHOSE_TOKENS)
+  console.log(inThisRuntime(WHOSE_TOKENS))
 }
 
 function conflictLine({ userId, version, reason, from, to }: CopyConflict): string {

@@ -26,8 +26,10 @@ export function encryptCommand(): Command {
     .action(async (options: EncryptCommandOptions) => {
       const plaintext = await readStandardInput('the secret')
       refuseMistakes(plaintext, options)
-      const token = await withEnvelope(options, (envelope) =>
-        envelope.encryptBytes(options.user, plaintext, options.context),
+      const token = await withEnvelope(
+        options,
+        (envelope) => envelope.encryptBytes(options.user, plaintext, options.context),
+        { mints: true },
       )
       process.stdout.write(`${token}\n`)
     })
@@ -42,8 +44,10 @@ export function decryptCommand(): Command {
     .action(async (options: CryptCommandOptions) => {
       const token = (await readStandardInput('the token')).toString('utf8').trim()
       refuseNoToken(token)
-      const plaintext = await withEnvelope(options, (envelope) =>
-        envelope.decryptBytes(options.user, token, options.context),
+      const plaintext = await withEnvelope(
+        options,
+        (envelope) => envelope.decryptBytes(options.user, token, options.context),
+        { mints: false },
       )
       process.stdout.write(plaintext)
     })

@@ -1,6 +1,6 @@
 /** `keystore doctor`: checks a key store, and the encrypted columns of an application. */
 import { Command } from 'commander'
-import { invalidArgument, isKeystoreError, printable } from '../errors.js'
+import { describeUser, invalidArgument, isKeystoreError, printable } from '../errors.js'
 import { applyKeyLog, findUnfinishedErasures } from '../key-log/erasures.js'
 import { findLostKeys, giveUpLostKeys, type LostKey, type LostKeys } from '../key-log/lost-keys.js'
 import { type Finding, type VerifyReport, verifyAll } from '../lifecycle/verify.js'
@@ -9,8 +9,10 @@ import { formatOfKekId } from '../master-keys/kek-id.js'
 import type { MasterKeyring } from '../master-keys/keyring.js'
 import { type ColumnFinding, sampleColumns } from '../sources/sample.js'
 import type { ErasureState, KeyStore } from '../store.js'
+import { tenantIdOf } from '../table.js'
+import { inThisRuntime } from './command-line.js'
 import { assertCanAsk, type ConfirmOptions, isTyped } from './confirm.js'
-import { assertStoreExists, withoutLibraryAdvice } from './existing-store.js'
+import { assertStoreExists, storeName, withoutLibraryAdvice } from './existing-store.js'
 import { areTogether, storeFile } from './git-ignore.js'
 import { type LongWorkControls, runLongCommand } from './long-command.js'
 import { printMasterKeys } from './master-key-table.js'
@@ -29,7 +31,7 @@ import {
   withKeyLog,
   withStore,
 } from './options.js'
-import { counted, printableId, printJson, printSome, setExitCode } from './output.js'
+import { counted, countedOwners, ownerName, printJson, printSome, setExitCode } from './output.js'
 import { printableSentence } from './printable.js'
 import { makeKeyLog, printRecording, type RecordingReport, recordOrCount } from './record-keys.js'
 import {
@@ -40,6 +42,7 @@ import {
   withHost,
   withSchema,
 } from './schema-file.js'
+import { tenantSummary } from './tenant-summary.js'
 
 interface DoctorCommandOptions
   extends StoreOptions,
@@ -60,6 +63,8 @@ interface DoctorReport extends VerifyReport, RecordingReport {
   /** How many lost keys were given up. */
   readonly givenUp?: number
   readonly erasure?: Required<ErasureState>
+  /** A line for people. Null if there are none; `census` counts them too. */
+  readonly tenants: string | null
 }
 
 export function doctorCommand(): Command {
@@ -104,7 +109,8 @@ export function doctorCommand(): Command {
           options,
           (controls) => runChecks(store, masterKeys, options, controls),
           (report) => {
-            if (options.json) printJson(report)
+            const { tenants, ...rest } = report
+            if (options.json) printJson(rest)
             else printDoctorReport(report, options, masterKeys)
             setExitCode(report.ok && report.erasure?.erased !== 'pending')
           },
@@ -151,6 +157,7 @@ async function runChecks(
   return {
     ...report,
     ...recording,
+    tenants: isUsable ? await tenantSummary(store, report.census) : null,
     complete: report.complete && recording.recorded?.complete !== false,
     ...(erasedAgain === undefined ? {} : { erasedAgain }),
     ...(givenUp === undefined ? {} : { givenUp }),
@@ -161,9 +168,10 @@ async function runChecks(
 const NOTHING_LOST: LostKeys = { count: 0, keys: [] }
 
 function unfinishedFinding(userId: string): Finding {
+  const [who, command] = tenantIdOf(userId) === null ? ['user', 'shred-user'] : ['tenant', 'shred-tenant']
   const reason =
-    'The key log says that its erasure was begun, and not that it was finished, and the user has live keys: run ' +
-    '`npx keystore shred-user` again, or go on with the user'
+    `The key log says that its erasure was begun, and not that it was finished, and the ${who} has live keys: run ` +
+    `\`npx keystore ${command}\` again, or go on with the ${who}`
   return { severity: 'warning', kind: 'unfinishedErasure', userId, reason }
 }
 
@@ -277,10 +285,9 @@ function printDoctorReport(
   keyring: MasterKeyring,
 ): void {
   const { erasedAgain, erasure, findings, counts } = report
-  if (erasedAgain !== undefined)
-    console.log(`The key log erased ${counted(erasedAgain.length, 'user')} again.`)
+  if (erasedAgain !== undefined) console.log(`The key log erased ${countedOwners(erasedAgain)} again.`)
   else if (options.keyLog !== undefined) console.log('The key log was not applied: see schemaVersion.')
-  printSome((erasedAgain ?? []).map(printableId), erasedAgain?.length ?? 0)
+  printSome((erasedAgain ?? []).map(ownerName), erasedAgain?.length ?? 0)
   if (report.givenUp !== undefined)
     console.log(
       `Recorded that ${counted(report.givenUp, 'lost key')} ${report.givenUp === 1 ? 'is' : 'are'} given up.`,
@@ -306,16 +313,43 @@ function printDoctorReport(
     !options.acceptV2 &&
     report.census.some(({ kekId, shredded }) => !shredded && formatOfKekId(kekId) === 'v2')
   )
-    console.log(V2_IS_AN_ERROR)
+    console.log(inThisRuntime(V2_IS_AN_ERROR))
+  for (const line of tenantAdvice(findings)) console.log(inThisRuntime(line))
   if (report.masterKeys.length > 0) printMasterKeys(report.masterKeys, keyring)
   if (erasure?.erased === 'file')
     console.log('The erasure is finished: erased keys are in no file of the database any more.')
   else if (erasure !== undefined)
     console.log(`The erasure is not finished: ${printableSentence(erasure.pending ?? 'unknown')}`)
+  if (report.tenants !== null) console.log(`${report.tenants}.`)
   const wrong = `${counted(totals.error, 'error')}, ${counted(totals.warning, 'warning')}`
   console.log(
-    `${counted(report.rows, 'row')} looked at: ${totals.error + totals.warning === 0 ? 'nothing is wrong' : wrong}.`,
+    `${storeName(options.store)}: ${counted(report.rows, 'row')} looked at: ${totals.error + totals.warning === 0 ? 'nothing is wrong' : wrong}.`,
   )
+}
+
+/** What to do about tenants whose keys cannot be used: that concerns all of their users, who are not listed. */
+function tenantAdvice(findings: readonly Finding[]): string[] {
+  const kinds = new Set(
+    findings.filter(({ userId = '' }) => tenantIdOf(userId) !== null).map(({ kind }) => kind),
+  )
+  return Object.entries(TENANT_ADVICE).flatMap(([kind, advice]) => (kinds.has(kind) ? advice : []))
+}
+
+const TENANT_ADVICE: Readonly<Record<string, string>> = {
+  undecryptable:
+    'A tenant whose key does not open cannot be used, and none of its users: bring its row back from a backup. docs/OPERATIONS.md, "Tenants", ' +
+    'says how.',
+  unknownMasterKey:
+    'To check a tenant, give the root that wraps its key: --previous-key-file FILE, or API_KEY_MASTER_KEY_PREVIOUS.',
+  tenantNotChecked:
+    'To check a tenant, give the root that wraps its key: --previous-key-file FILE, or API_KEY_MASTER_KEY_PREVIOUS. If that is for the customer ' +
+    "alone to do, run verifyAll with the application's tenantRoot.",
+  tenantMissing:
+    'Users under a missing key of a tenant open again when its row is back: npx keystore restore BACKUP. If the tenant was forgotten on purpose, ' +
+    'forget each of its users: npx keystore shred-user ID --forget',
+  tenantShredded:
+    'The rows of users of a shredded tenant are of no more use to anybody: npx keystore shred-tenant ID --with-users removes them. Who shall get ' +
+    'a new key has to be forgotten so, or alone: npx keystore shred-user ID --forget',
 }
 
 const V2_IS_AN_ERROR =
@@ -356,13 +390,18 @@ function findingLine(finding: Finding): string {
   return finding.userId === undefined ? reasonOf(finding) : `${rowName(finding)}: ${reasonOf(finding)}`
 }
 
-function rowName({ userId = '', version, exactVersion }: Finding): string {
-  return `${printableId(userId)}, version ${exactVersion ?? version ?? '?'}`
+function rowName(finding: Finding): string {
+  return `${ownerName(finding.userId ?? '')}${versionText(finding)}`
+}
+
+function versionText({ version, exactVersion }: Pick<Finding, 'version' | 'exactVersion'>): string {
+  return `, version ${exactVersion ?? version ?? '?'}`
 }
 
 /** What is wrong, without the row's name, which stands before it or is one of many. */
 function reasonOf(finding: Finding): string {
   const reason = withoutLibraryAdvice(finding.reason)
-  const name = ` of user ${rowName(finding)}`
-  return printableSentence(finding.userId === undefined ? reason : reason.replace(name, () => ''))
+  if (finding.userId === undefined) return printableSentence(reason)
+  const name = ` of ${describeUser(finding.userId)}${versionText(finding)}`
+  return printableSentence(reason.replace(`${name}, is`, ' is').replace(name, () => ''))
 }

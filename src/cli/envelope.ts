@@ -1,6 +1,6 @@
 /** Opens the crypto service for the commands that encrypt or decrypt. Other commands do not load it. */
 import { EnvelopeCrypto } from '../envelope/envelope-crypto.js'
-import type { MasterKeyring } from '../master-keys/keyring.js'
+import { type MasterKeyring, masterKeyring } from '../master-keys/keyring.js'
 import type { KeyStore } from '../store.js'
 import { withExistingStore } from './existing-store.js'
 import { findMasterKeys } from './master-keys.js'
@@ -10,8 +10,10 @@ import { acceptedBesides, type EnvelopeOptions } from './options.js'
 export async function withEnvelope<T>(
   options: EnvelopeOptions,
   use: (envelope: EnvelopeCrypto) => Promise<T>,
+  { mints }: { readonly mints: boolean },
 ): Promise<T> {
-  const masterKeys = findMasterKeys(options)
+  const found = findMasterKeys(options)
+  const masterKeys = mints ? found : forStoredKeys(found)
   return withExistingStore(options, async (store) => use(await openEnvelope(store, masterKeys, options)))
 }
 
@@ -29,4 +31,12 @@ export function openEnvelope(
     ...(keyLog === undefined ? {} : { keyLog }),
     accept: { keys: formats, tokens: formats },
   })
+}
+
+/**
+ * The keyring of a command that makes no first key. With another one, `open` takes a store all of whose tenants have roots of their own for one
+ * of other master keys, and refuses it before a key is made under the wrong one.
+ */
+export function forStoredKeys({ primary, previous }: MasterKeyring): MasterKeyring {
+  return masterKeyring({ primary, previous, tenantRoot: () => null })
 }

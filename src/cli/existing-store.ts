@@ -6,7 +6,7 @@ import type { OpenedKeyStore } from '../adapters/open.js'
 import { serverOf } from '../drivers/url.js'
 import { isKeystoreError, KeystoreError, quoted, StoreError, schemaError } from '../errors.js'
 import { assertFilePath } from '../folders.js'
-import { shellWord } from './command-line.js'
+import { inThisRuntime, shellWord } from './command-line.js'
 import { storeFile } from './git-ignore.js'
 import { openStore } from './open-store.js'
 import { type AdoptOptions, closeAfter, DEFAULT_STORE, maintenanceOf } from './options.js'
@@ -70,7 +70,11 @@ function noStore(url: string): Error {
 }
 
 function noStoreAt(url: string): string {
-  return `There is no store at ${storeName(url)}: \`npx keystore init${storeArgument(url)}\` makes one`
+  const other =
+    url === DEFAULT_STORE
+      ? '. If the application gives its own db, --store or KEYSTORE_URL names its database'
+      : ''
+  return `There is no store at ${storeName(url)}: \`npx keystore init${storeArgument(url)}\` makes one${other}`
 }
 
 /** The database is there, and has no table of ours. */
@@ -85,6 +89,14 @@ export function noSuchUser(userId: string, rest: string): KeystoreError {
   return new KeystoreError('ERR_KEY_NOT_FOUND', `The store has no user ${quoted(userId)}: ${rest}`)
 }
 
+/** ERR_KEY_NOT_FOUND of a command that is given a tenant. @param rest what that means, and what to do */
+export function noSuchTenant(tenantId: string, rest: string): KeystoreError {
+  return new KeystoreError(
+    'ERR_KEY_NOT_FOUND',
+    `The store has no tenant ${quoted(tenantId)}: ${rest}. \`npx keystore tenants\` lists those that there are`,
+  )
+}
+
 /** A store in a sentence, without user and password. */
 export function storeName(url: string): string {
   return storeFile(url) ?? serverOf(url) ?? 'the given URL'
@@ -97,7 +109,7 @@ function storeArgument(url: string): string {
   return file === null ? '' : ` --store ${shellWord(file)}`
 }
 
-/** A message of the library without the advice that only an application can follow. */
+/** A message of the library without the advice that only an application can follow, and with the command as this runtime calls it. */
 export function withoutLibraryAdvice(message: string): string {
-  return message.replaceAll(OR_MIGRATE_AUTO, '').replaceAll(CALL_FINISH_ERASURE, '')
+  return inThisRuntime(message.replaceAll(OR_MIGRATE_AUTO, '').replaceAll(CALL_FINISH_ERASURE, ''))
 }

@@ -3,7 +3,8 @@ import { existsSync } from 'node:fs'
 import { Command } from 'commander'
 import { LEDGER } from '../adapters/migrator.js'
 import { DriverMissingError, isPostgresUrl } from '../drivers/url.js'
-import { ownCommand, repeatedOptions, shellWord, withoutPasswords } from './command-line.js'
+import { inThisRuntime, ownCommand, repeatedOptions, shellWord, withoutPasswords } from './command-line.js'
+import { storeName } from './existing-store.js'
 import { areTogether, ignoreInGit, storeFile } from './git-ignore.js'
 import { openOrMakeStore } from './made-store.js'
 import { type MasterKeyOptions, makeMasterKeys, masterKeysOrNull, withMasterKeys } from './master-keys.js'
@@ -31,7 +32,7 @@ export function initCommand(): Command {
       })
       await closeAfter(store, async () => {
         console.log(said)
-        console.log(`Key store:  ${describeMigration(migration)}`)
+        console.log(`Key store:  ${storeName(options.store)}: ${describeMigration(migration)}`)
         printFileAdvice(file, storeFile(options.store))
         if (existsSync('drizzle.config.ts') || existsSync('drizzle.config.js')) console.log(KIT_ADVICE)
       })
@@ -44,8 +45,8 @@ function makeKeyAlone(options: InitOptions, command: Command): void {
   const { said, file } = masterKeysOrNull(options) ?? makeMasterKeys(options)
   console.log(said)
   console.log('Key store:  not made, since no driver for it is installed here')
-  printFileAdvice(file, storeFile(options.store))
-  console.log(nextStepsWithoutStore(file, command, isPostgresUrl(options.store)))
+  printFileAdvice(file, null)
+  console.log(inThisRuntime(nextStepsWithoutStore(file, command, isPostgresUrl(options.store))))
 }
 
 const KIT_ADVICE =
@@ -71,19 +72,24 @@ function nextSteps(keyFile: string | null, command: Command): string {
 In the application:
   import { EnvelopeCrypto, masterKeysFromEnv } from 'drizzle-keystore'
   import { openKeyStore } from 'drizzle-keystore/open'
-In production openKeyStore(url, { migrate: 'check' }), so that a mistyped URL makes no empty store.
+  const store = await openKeyStore(url, { migrate: 'check' }) // 'check': a mistyped URL makes no empty store
+If it gives its own drizzle db to sqliteKeyStore({ db }) or postgresKeyStore({ db }), the keys are in that database instead of this store:
+run init and the other commands with --store or KEYSTORE_URL for it, such as --store app.db, and delete this one.
 Or try:
   printf %s "a secret" | ${ownCommand()} encrypt --user alice${options}`
 }
 
 function nextStepsWithoutStore(keyFile: string | null, command: Command, isPostgres: boolean): string {
-  const dialect = isPostgres ? 'postgres' : 'sqlite'
+  const isChosen = command.getOptionValueSource('store') !== 'default'
+  const factories = isChosen ? [isPostgres ? 'postgres' : 'sqlite'] : ['sqlite', 'postgres']
+  const imports = factories.map((name) => `  import { ${name}KeyStore } from 'drizzle-keystore/${name}'`)
   return `${environmentSteps(keyFile, command)}
 The table is made by the application, with its own drizzle db, when it opens the store for the first time:
   import { EnvelopeCrypto, masterKeysFromEnv } from 'drizzle-keystore'
-  import { ${dialect}KeyStore } from 'drizzle-keystore/${dialect}'
-  const envelope = await EnvelopeCrypto.open({ store: ${dialect}KeyStore({ db }), masterKeys: masterKeysFromEnv() })
-Or install a driver, and run init again. If the database has keys already, they stay under the master key that they have.
+${imports.join(' // or\n')}
+  const store = ${factories.map((name) => `${name}KeyStore({ db })`).join(' // or ')}
+  const envelope = await EnvelopeCrypto.open({ store, masterKeys: masterKeysFromEnv() })
+Or install a driver, and run init again${isChosen ? '' : '; for Postgres as KEYSTORE_URL=postgres://… npx keystore init'}. If the database has keys already, they stay under the master key that they have.
 `
 }
 

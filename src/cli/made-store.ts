@@ -74,8 +74,15 @@ async function refuseOtherMasterKeys(
 ): Promise<void> {
   // Whether the application accepts format v2 is its own decision: here the question is whether the key is the right one.
   if (masterKeys !== null)
-    return checkMasterKeys(store, masterKeys, { acceptKeys: ['v2', 'v3'], allowUnknown: false, emit })
+    return checkMasterKeys(store, masterKeys, {
+      acceptKeys: ['v2', 'v3'],
+      allowUnknown: false,
+      mints: true,
+      emit,
+    })
   const samples = await store.sampleByKek(1)
+  // Of tenants there are no samples: a store may have nothing else.
+  if (samples.length === 0) samples.push(...(await store.list({ limit: 1, notKekId: '' })))
   if (samples.length > 0)
     throw noMasterKey(
       url,

@@ -3,7 +3,7 @@
 import { readFileSync } from 'node:fs'
 import { Command, CommanderError } from 'commander'
 import { invalidArgument, KeystoreError } from '../errors.js'
-import { withoutPasswords } from './command-line.js'
+import { inThisRuntime, withoutPasswords } from './command-line.js'
 import { printableLines, printableSentence } from './printable.js'
 
 /** 0: done · 1: failed · 2: the command line was wrong. */
@@ -25,6 +25,12 @@ const COMMANDS: ReadonlyMap<string, () => Promise<Command>> = new Map([
   ['rotate-user', async () => (await import('./rotate.js')).rotateUserCommand()],
   ['prune', async () => (await import('./rotate.js')).pruneCommand()],
   ['shred-user', async () => (await import('./shred.js')).shredUserCommand()],
+  ['tenants', async () => (await import('./tenants.js')).tenantsCommand()],
+  ['rotate-tenant', async () => (await import('./tenant-keys.js')).rotateTenantCommand()],
+  ['prune-tenant', async () => (await import('./tenant-keys.js')).pruneTenantCommand()],
+  ['move-tenant', async () => (await import('./tenant-keys.js')).moveTenantCommand()],
+  ['evict-tenant', async () => (await import('./tenant-keys.js')).evictTenantCommand()],
+  ['shred-tenant', async () => (await import('./shred.js')).shredTenantCommand()],
   ['copy', async () => (await import('./copy.js')).copyCommand()],
   ['backup', async () => (await import('./copy.js')).backupCommand()],
   ['restore', async () => (await import('./copy.js')).restoreCommand()],
@@ -36,13 +42,17 @@ run(process.argv).then((code) => {
 
 async function run(argv: readonly string[]): Promise<number> {
   const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8'))
-  const program = new Command('npx keystore')
+  const program = new Command(inThisRuntime('npx keystore'))
     .description('Keys for per-user envelope encryption, in SQLite or Postgres.')
     .version(version)
     .showHelpAfterError('(npx keystore COMMAND --help explains it)')
     .addHelpText('after', '\nBegin with: npx keystore quickstart')
     // Commander quotes an argument that it does not know, and that may be a URL.
-    .configureOutput({ outputError: (text, write) => write(printableLines(withoutPasswords(text))) })
+    .configureOutput({
+      writeOut: (text) => process.stdout.write(inThisRuntime(text)),
+      writeErr: (text) => process.stderr.write(inThisRuntime(text)),
+      outputError: (text, write) => write(printableLines(withoutPasswords(text))),
+    })
     .exitOverride()
     .hook('preAction', (_, command) => refuseEmpty(command))
   const [, , name = ''] = argv
@@ -70,7 +80,7 @@ async function reportError(error: unknown, command: string): Promise<number> {
     const said = printableSentence(withoutLibraryAdvice(error.message))
     process.stderr.write(`keystore: ${said} [${error.code}]\n`)
     const advice = adviceFor(error, command)
-    if (advice !== null) process.stderr.write(`${advice}\n`)
+    if (advice !== null) process.stderr.write(`${inThisRuntime(advice)}\n`)
     return error.code === 'ERR_INVALID_ARGUMENT' ? WRONG_USAGE : FAILED
   }
   const text = error instanceof Error ? error.message : String(error)

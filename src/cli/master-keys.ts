@@ -89,10 +89,9 @@ function newKeyFile({ masterKeyFile }: MasterKeyOptions): string | null {
 
 /** @param file the primary's file; undefined: the primary of the environment. Previous keys of the environment count in both cases */
 function loadKeyring(file: string | undefined, previousFiles: readonly string[] = []): MasterKeyring {
-  const { API_KEY_MASTER_KEY_PREVIOUS } = process.env
-  const { primary, previous } = masterKeysFromEnv(
-    file === undefined ? process.env : { API_KEY_MASTER_KEY_FILE: file, API_KEY_MASTER_KEY_PREVIOUS },
-  )
+  // All variables: what is in the file may name a key service, which needs others.
+  const named = file === undefined ? {} : { API_KEY_MASTER_KEY: undefined, API_KEY_MASTER_KEY_FILE: file }
+  const { primary, previous } = masterKeysFromEnv({ ...process.env, ...named })
   const more = previousFiles.map((path) => masterKeysFromFile(path).primary)
   return masterKeyring({ primary, previous: [...previous, ...more] })
 }

@@ -1,7 +1,7 @@
 /** `keystore new-master-key`: a first master key for whoever does not use `init`, and the first step of a rotation. */
 import { Command } from 'commander'
 import { generateMasterKey } from '../master-keys/local.js'
-import { shellWord } from './command-line.js'
+import { inThisRuntime, shellWord } from './command-line.js'
 import { keepOutOfGit } from './git-ignore.js'
 import { makeMasterKeyFile } from './master-keys.js'
 import { printableSentence } from './printable.js'
@@ -45,9 +45,10 @@ Where the key comes in another way, such as a secret of Cloudflare Workers: mast
 The store on your own database makes its table itself: sqliteKeyStore({ db }) or postgresKeyStore({ db }).`
 }
 
-const ROTATION = `If there is a master key already, this one takes its place without downtime (docs/OPERATIONS.md has the reasons):
+const ROTATION =
+  inThisRuntime(`If there is a master key already, this one takes its place without downtime (docs/OPERATIONS.md has the reasons):
   1. Give it to every process as a previous key (API_KEY_MASTER_KEY_PREVIOUS), so that all of them can unwrap keys under it.
   2. Make it the primary (API_KEY_MASTER_KEY or API_KEY_MASTER_KEY_FILE) and the old one a previous key, and restart every process.
   3. npx keystore rewrap, or rewrapAll of the library where only the application can open the database (PGlite, D1)
   4. npx keystore doctor, or verifyAll
-  5. Remove the old one when "needed by rows" says no for it, and no backup and no v2 pool token needs it either.`
+  5. Remove the old one when "needed by rows" says no for it, and no backup and no v2 pool token needs it either.`)

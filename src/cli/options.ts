@@ -134,6 +134,23 @@ export function wholeNumber(text: string): number {
   return Number(text)
 }
 
+const UNIT_MS: Readonly<Record<string, number>> = {
+  s: 1000,
+  m: 60_000,
+  h: 3_600_000,
+  d: 86_400_000,
+  w: 7 * 86_400_000,
+}
+
+/** Parses an option that is an age. @returns milliseconds */
+export function parseDuration(text: string): number {
+  if (text === '0') return 0
+  const [, count, unit = ''] = /^(\d{1,6})([smhdw])$/.exec(text) ?? []
+  const unitMs = UNIT_MS[unit]
+  if (unitMs === undefined) throw new InvalidArgumentError('It must be like 90d, 12h, 30m, 45s, 2w, or 0.')
+  return Number(count) * unitMs
+}
+
 /** Uses something that was opened, and closes it, also when `use` throws. */
 export async function closeAfter<Opened extends { close(): Promise<void> }, T>(
   opened: Opened,

@@ -1,6 +1,8 @@
 /** How commands print their reports on standard output: as text, or as one JSON document. */
 import Table from 'cli-table3'
 import { escaped, printable, quoted } from '../errors.js'
+import { type CensusRow, MANY_TENANTS } from '../store.js'
+import { tenantIdOf } from '../table.js'
 
 /** A table without colours, so that it is the same on a terminal, in a file and in a log. */
 export function plainTable(head: string[]): Table.Table {
@@ -27,9 +29,32 @@ export function counted(count: number, thing: string): string {
 /** A user id in a sentence: in quotes, on one line whatever characters it has, and cut if it is long. */
 export const printableId = quoted
 
+/** Whose key it is, in a sentence: a user's, a tenant's own, or the pool's. */
+export function ownerName(userId: string): string {
+  if (userId === '') return 'the pool'
+  const tenantId = tenantIdOf(userId)
+  return tenantId === null ? quoted(userId) : `tenant ${quoted(tenantId)}`
+}
+
+/** How many users, and how many tenants: who shreds a tenant ends all of its users. */
+export function countedOwners(userIds: readonly string[]): string {
+  const tenants = userIds.filter((userId) => tenantIdOf(userId) !== null).length
+  const users = counted(userIds.length - tenants, 'user')
+  if (tenants === 0) return users
+  return userIds.length === tenants
+    ? counted(tenants, 'tenant')
+    : `${users} and ${counted(tenants, 'tenant')}`
+}
+
 /** A KEK id for people. */
 export function kekName(kekId: string | null): string {
   return kekId === null ? 'none named (the Python reference)' : printable(kekId)
+}
+
+/** What rows of a census are under, for people. Those of many tenants are counted together. */
+export function countedKekName({ kekId, ofTenants }: Pick<CensusRow, 'kekId' | 'ofTenants'>): string {
+  if (kekId === MANY_TENANTS) return ofTenants ? 'other roots (keys of tenants)' : "tenants' keys"
+  return ofTenants ? `${kekName(kekId)} (keys of tenants)` : kekName(kekId)
 }
 
 /** Prints the first of many lines, and how many more there are. */

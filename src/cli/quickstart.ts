@@ -9,6 +9,7 @@ import { assertFilePath, makeFolders } from '../folders.js'
 import { ownCommand, packageFile, repeatedOptions, shellWord } from './command-line.js'
 import { openEnvelope } from './envelope.js'
 import { EXAMPLE_SECRETS, type ExampleSecret } from './example-secrets.js'
+import { storeName } from './existing-store.js'
 import { ignoreInGit, storeFile } from './git-ignore.js'
 import { openOrMakeStore } from './made-store.js'
 import { describeMigration } from './migrate.js'
@@ -43,7 +44,7 @@ async function quickstart(
   const { store, masterKeys, said, file: keyFile, migration } = await openOrMakeStore(options)
   try {
     console.log(said)
-    console.log(`Key store:  ${describeMigration(migration)}`)
+    console.log(`Key store:  ${storeName(options.store)}: ${describeMigration(migration)}`)
     ignoreInGit([keyFile, storeFile(options.store)].filter((path) => path !== null))
     const envelope = await openEnvelope(store, masterKeys, options)
     await seal(envelope, secrets, options.out)

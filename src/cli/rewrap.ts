@@ -6,6 +6,7 @@ import type { RowFailure } from '../lifecycle/long-work.js'
 import { type RewrapReport, rewrapAll } from '../lifecycle/rewrap.js'
 import { formatOfKekId } from '../master-keys/kek-id.js'
 import type { MasterKeyring } from '../master-keys/keyring.js'
+import type { CensusRow } from '../store.js'
 import { withExistingStore } from './existing-store.js'
 import { runLongCommand } from './long-command.js'
 import { printMasterKeys } from './master-key-table.js'
@@ -23,9 +24,10 @@ import {
 } from './options.js'
 import {
   counted,
+  countedKekName,
   kekName,
+  ownerName,
   plainTable,
-  printableId,
   printJson,
   printSome,
   setExitCode,
@@ -85,12 +87,16 @@ function printRewrap(report: RewrapReport, keyring: MasterKeyring): void {
   printFailures(report.failed, failedCount)
   const table = plainTable(['format', 'wrapped under', 'keys before', dryRun ? 'keys' : 'keys now'])
   const live = [...report.before, ...report.after].filter(({ shredded }) => !shredded)
-  for (const id of new Set(live.map(({ kekId }) => kekId)))
+  // Tenants' own keys have a line beside the users' under the same master key.
+  const lines = new Map(live.map((row) => [countedKekName(row), row]))
+  for (const [name, { kekId, ofTenants }] of lines) {
+    const isCounted = (row: CensusRow) => row.kekId === kekId && row.ofTenants === ofTenants
     table.push([
-      formatOfKekId(id),
-      kekName(id),
-      ...[report.before, report.after].map((rows) => thousands(liveCount(rows, ({ kekId }) => kekId === id))),
+      formatOfKekId(kekId),
+      name,
+      ...[report.before, report.after].map((rows) => thousands(liveCount(rows, isCounted))),
     ])
+  }
   if (table.length > 0) console.log(table.toString())
   printMasterKeys(report.masterKeys, keyring)
 }
@@ -105,7 +111,7 @@ export function printFailures(failed: readonly RowFailure[], count: number): voi
   printSome(
     failed.map(
       ({ userId, version, exactVersion, code, reason }) =>
-        `${printableId(userId)}, version ${exactVersion ?? version}: ${printableSentence(reason)} [${code}]`,
+        `${ownerName(userId)}, version ${exactVersion ?? version}: ${printableSentence(reason)} [${code}]`,
     ),
     count,
   )
@@ -116,4 +122,6 @@ export function printFailures(failed: readonly RowFailure[], count: number): voi
     console.log(
       '  Give the master keys that these rows name with --previous-key-file or API_KEY_MASTER_KEY_PREVIOUS.',
     )
+  if (failed.some(({ masterKeyReason: reason }) => reason === 'unavailable' || reason === 'throttled'))
+    console.log('  Run the same command again when the master key answers: what is done stays done.')
 }

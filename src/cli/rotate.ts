@@ -1,11 +1,12 @@
 /** `keystore rotate-user` and `keystore prune`: make new versions of users' data keys, and remove old ones. */
-import { Command, InvalidArgumentError } from 'commander'
+import { Command } from 'commander'
 import { invalidArgument, keyShredded } from '../errors.js'
 import type { Rotation } from '../keys/cache.js'
 import { pruneRetired, type RotateReport, rotateWhere } from '../lifecycle/rotate.js'
 import type { KeyStore } from '../store.js'
 import { assertUserId } from '../validate.js'
-import { openEnvelope } from './envelope.js'
+import { inThisRuntime } from './command-line.js'
+import { forStoredKeys, openEnvelope } from './envelope.js'
 import { noSuchUser, withExistingStore } from './existing-store.js'
 import { runLongCommand } from './long-command.js'
 import { findMasterKeys, type MasterKeyOptions, withMasterKeys } from './master-keys.js'
@@ -13,6 +14,7 @@ import {
   type AcceptOptions,
   type ChangeOptions,
   type KeyLogOptions,
+  parseDuration,
   recordingStore,
   type StoreOptions,
   wholeNumber,
@@ -60,7 +62,7 @@ export function rotateUserCommand(): Command {
 async function rotateOne(userId: string, options: RotateCommandOptions): Promise<void> {
   const masterKeys = findMasterKeys(options)
   await withExistingStore(options, async (store) => {
-    const envelope = await openEnvelope(store, masterKeys, options)
+    const envelope = await openEnvelope(store, forStoredKeys(masterKeys), options)
     const { dryRun = false } = options
     const rotation = dryRun ? await nextVersion(store, userId) : await envelope.rotateUserKey(userId)
     if (options.json) return printJson({ ...rotation, dryRun })
@@ -81,8 +83,9 @@ async function nextVersion(store: KeyStore, userId: string): Promise<Rotation> {
   return { userId, version: active.version + 1, rotated: true }
 }
 
-const OLD_TOKENS =
-  'Tokens of earlier versions still decrypt. Re-encrypt them (`npx keystore reencrypt`, or decrypt and encrypt again), then prune the old versions.'
+const OLD_TOKENS = inThisRuntime(
+  'Tokens of earlier versions still decrypt. Re-encrypt them (`npx keystore reencrypt`, or decrypt and encrypt again), then prune the old versions.',
+)
 
 async function rotateAll(olderThanMs: number, options: RotateCommandOptions): Promise<void> {
   const masterKeys = findMasterKeys(options)
@@ -121,23 +124,6 @@ function printRotation({
   )
   printFailures(failed, failedCount)
   if (rotated > 0 && !dryRun) console.log(OLD_TOKENS)
-}
-
-const UNIT_MS: Readonly<Record<string, number>> = {
-  s: 1000,
-  m: 60_000,
-  h: 3_600_000,
-  d: 86_400_000,
-  w: 7 * 86_400_000,
-}
-
-/** @returns milliseconds */
-function parseDuration(text: string): number {
-  if (text === '0') return 0
-  const [, count, unit = ''] = /^(\d{1,6})([smhdw])$/.exec(text) ?? []
-  const unitMs = UNIT_MS[unit]
-  if (unitMs === undefined) throw new InvalidArgumentError('It must be like 90d, 12h, 30m, 45s, 2w, or 0.')
-  return Number(count) * unitMs
 }
 
 interface PruneCommandOptions extends StoreOptions, ChangeOptions, KeyLogOptions {

@@ -1,36 +1,47 @@
-/** `keystore shred-user`: erases a user's keys, or makes room for a new key of the pool. Needs no master key. */
+/** `keystore shred-user` and `keystore shred-tenant`: erase a user's keys, a tenant's, or make room for a new key of the pool. They need no master key. */
 import { Command } from 'commander'
-import { invalidArgument, isKeystoreError } from '../errors.js'
+import { invalidArgument, isKeystoreError, type KeystoreError } from '../errors.js'
 import { isNamedIn } from '../key-log/erasures.js'
+import { type ForgottenUsers, forgetUsersOf } from '../lifecycle/tenant-users.js'
+import { tenantKekId } from '../master-keys/tenant-keys.js'
 import { type ShredReceipt, shredIn } from '../shred.js'
 import type { KeyStore } from '../store.js'
-import type { KeyRecord } from '../table.js'
-import { assertUserId } from '../validate.js'
+import { type KeyRecord, tenantUserId } from '../table.js'
+import { assertTenantId, assertUserId } from '../validate.js'
+import { inThisRuntime } from './command-line.js'
 import { assertCanAsk, type ConfirmOptions, isTyped } from './confirm.js'
-import { noSuchUser, withExistingStore, withoutLibraryAdvice } from './existing-store.js'
+import { noSuchTenant, noSuchUser, withExistingStore, withoutLibraryAdvice } from './existing-store.js'
+import { runLongCommand } from './long-command.js'
 import {
   type ChangeOptions,
   type KeyLogOptions,
+  maintenanceOf,
   recordingStore,
   type StoreOptions,
   withDryRun,
   withKeyLog,
   withStore,
 } from './options.js'
-import { kekName, printableId, printJson } from './output.js'
+import { counted, kekName, ownerName, printJson } from './output.js'
 import { printableSentence } from './printable.js'
 
 interface ShredCommandOptions extends StoreOptions, ChangeOptions, ConfirmOptions, KeyLogOptions {
   readonly forget?: boolean
   readonly pool?: boolean
   readonly allowUnknown?: boolean
+  readonly withUsers?: boolean
+}
+
+/** The options that both have. */
+function shredCommand(name: string): Command {
+  return withKeyLog(
+    withDryRun(withStore(new Command(name))),
+    'a file outside the database and its backups: the shred is recorded there first, and restore, copy and doctor apply it again',
+  ).option('--yes', 'do not ask')
 }
 
 export function shredUserCommand(): Command {
-  return withKeyLog(
-    withDryRun(withStore(new Command('shred-user'))),
-    'a file outside the database and its backups: the shred is recorded there first, and restore, copy and doctor apply it again',
-  )
+  return shredCommand('shred-user')
     .description(
       'Erase all versions of the key of a user: nothing encrypted under them can ever be decrypted again. Asks you to type the id.',
     )
@@ -44,55 +55,131 @@ export function shredUserCommand(): Command {
       '--allow-unknown',
       'for a user who has no key: leave a tombstone all the same, so that none can be made; without it an unknown id is an error',
     )
-    .option('--yes', 'do not ask')
     .addHelpText(
       'after',
       '\nExamples:\n  npx keystore shred-user alice --key-log keys.jsonl\n  npx keystore shred-user --yes -- --an-id-like-an-option',
     )
-    .action(shred)
+    .action((user: string | undefined, options: ShredCommandOptions) =>
+      shred(ownerOf(user, options), options),
+    )
+}
+
+export function shredTenantCommand(): Command {
+  return shredCommand('shred-tenant')
+    .description(
+      'Erase all versions of the key of a tenant, and with it the keys of ALL USERS of the tenant: nothing of them can ever be decrypted ' +
+        'again. Asks you to type the id.',
+    )
+    .argument('<tenant>', 'the tenant')
+    .option(
+      '--forget',
+      "remove the tenant's rows too, so that the tenant can begin anew; the rows of its users stay, and nobody can open them",
+    )
+    .option('--with-users', 'also forget the users of the tenant: remove their rows, and with them their ids')
+    .option(
+      '--allow-unknown',
+      'for a tenant that has no key: leave a tombstone all the same, so that none can be made; without it an unknown id is an error',
+    )
+    .addHelpText(
+      'after',
+      '\nExamples:\n  npx keystore shred-tenant acme --dry-run\n  npx keystore shred-tenant acme --key-log keys.jsonl',
+    )
+    .action((tenantId: string, options: ShredCommandOptions) => shred(tenantOwner(tenantId), options))
 }
 
 /** Whose keys are erased. */
 interface Owner {
   readonly userId: string
   readonly name: string
-  /** What has to be typed. */
+  /** What has to be typed, and what it is. */
+  readonly typed: string
   readonly word: string
   /** What is lost. */
   readonly warning: string
+  /** Absent: it is a user, or the pool. */
+  readonly tenantId?: string
 }
 
-async function shred(user: string | undefined, options: ShredCommandOptions): Promise<void> {
-  const owner = ownerOf(user, options)
-  const { userId, name } = owner
-  const { forget = false, yes = false, keyLog, dryRun = false, json = false, allowUnknown = false } = options
+async function shred(owner: Owner, options: ShredCommandOptions): Promise<void> {
+  const { userId, name, tenantId } = owner
+  const { forget = false, yes = false, keyLog, dryRun = false, json = false } = options
+  const { allowUnknown = false, withUsers = false } = options
   if (!dryRun) assertCanAsk(options, 'shred')
   await withExistingStore(options, async (store) => {
     const rows = await rowsOf(store, userId)
     // A mistyped id would get a tombstone, and its owner's keys would stay.
     const isUnknown = rows?.length === 0 && userId !== '' && !allowUnknown
     // Whoever is in the log had keys: a forget may have been interrupted before its last line.
-    if (isUnknown && (keyLog === undefined || !(await isNamedIn(keyLog, userId))))
-      throw noSuchUser(
-        userId,
-        `nothing was shredded. If there shall be a tombstone all the same: --allow-unknown`,
-      )
+    if (isUnknown && (keyLog === undefined || !(await isNamedIn(keyLog, userId)))) throw noSuchOwner(owner)
+    const ofTenant =
+      tenantId === undefined ? {} : { tenantId, keysOfUsers: await countKeys(store, tenantId, rows) }
     if (dryRun || !yes) {
       const versions = (rows ?? [])
         .filter(({ shreddedAt }) => shreddedAt === null)
         .map(({ version }) => version)
-      if (dryRun && json) return printJson({ userId, versions, forget, dryRun })
-      const found = `${name} has ${rows === null ? 'rows that cannot be read' : versionsText(versions)}.`
+      if (dryRun && json) return printJson({ ...ofTenant, userId, versions, forget, dryRun })
+      const found = `${name} has ${rows === null ? 'rows that cannot be read' : versionsText(versions)}${usersText(ofTenant)}.`
       if (dryRun) return console.log(`${found} Would ${forget ? 'erase and forget' : 'erase'} what there is.`)
       process.stderr.write(`${found} ${owner.warning}\n`)
-      if (!(await isTyped(`To shred ${name} type ${owner.word}: `, userId === '' ? 'pool' : userId)))
+      if (!(await isTyped(`To shred ${name} type ${owner.word}: `, owner.typed)))
         throw new Error(`What was typed is not ${owner.word}: nothing was shredded`)
     }
-    const { pending, ...rest } = await shredIn(recordingStore(store, options), userId, { forget })
-    const receipt = { ...rest, pending: pending === null ? null : withoutLibraryAdvice(pending) }
-    if (json) printJson(receipt)
-    else printReceipt(receipt, name, { keyLog, hadRows: rows?.length !== 0 })
+    const recording = recordingStore(store, options)
+    const { pending, ...rest } = await shredIn(recording, userId, { forget: forget && !withUsers })
+    const receipt = {
+      ...ofTenant,
+      ...rest,
+      pending: pending === null ? null : withoutLibraryAdvice(pending),
+    }
+    const print = (receipt: ShredReceipt & OfTenant) => {
+      if (json) printJson(receipt)
+      else printReceipt(receipt, name, { keyLog, hadRows: rows?.length !== 0 })
+    }
+    if (tenantId === undefined || !withUsers) return print(receipt)
+    await runLongCommand<ShredReceipt & OfTenant & Pick<ForgottenUsers, 'complete'>>(
+      options,
+      async (controls) => {
+        const { complete, ...users } = await forgetUsersOf({ ...controls, store: recording, tenantId })
+        // Only the rows of the tenant say which keys its users are under: they go last.
+        const isForgotten = forget && complete
+        if (isForgotten) await shredIn(recording, userId, { forget: true })
+        return { ...receipt, forget: isForgotten, users, complete }
+      },
+      print,
+    )
   })
+}
+
+function noSuchOwner({ userId, tenantId }: Owner): KeystoreError {
+  const rest = 'nothing was shredded. If there shall be a tombstone all the same: --allow-unknown'
+  return tenantId === undefined ? noSuchUser(userId, rest) : noSuchTenant(tenantId, rest)
+}
+
+/** What a shred of a tenant says besides. */
+interface OfTenant {
+  readonly tenantId?: string
+  /** The keys of users that end with the tenant's; null: it is unknown, since a row of the tenant cannot be read. */
+  readonly keysOfUsers?: number | null | undefined
+  /** With --with-users. */
+  readonly users?: Omit<ForgottenUsers, 'complete'>
+}
+
+/** @param rows of the tenant's own key; null if one cannot be read */
+async function countKeys(
+  store: KeyStore,
+  tenantId: string,
+  rows: readonly KeyRecord[] | null,
+): Promise<number | null> {
+  if (rows === null) return null
+  const kekIds = rows.map(({ version }) => tenantKekId({ tenantId, version }))
+  const counts = await maintenanceOf(store).countUnder(kekIds)
+  return [...counts.values()].reduce((sum, count) => sum + count, 0)
+}
+
+function usersText({ keysOfUsers }: OfTenant): string {
+  if (keysOfUsers === undefined) return ''
+  if (keysOfUsers === null) return ', and nobody can say how many keys of users are under them'
+  return `, and ${counted(keysOfUsers, 'key')} of its users ${keysOfUsers === 1 ? 'is' : 'are'} under it`
 }
 
 /** @returns null if a row cannot be read: what is damaged can be shredded too */
@@ -113,11 +200,18 @@ function ownerOf(user: string | undefined, { pool = false, forget = false }: Shr
       throw invalidArgument(
         'The key of the pool can only be forgotten, so that the next write makes a new one: give --forget too',
       )
-    return { userId: '', name: 'the pool', word: 'the word pool', warning: POOL_WARNING }
+    return { userId: '', name: 'the pool', typed: 'pool', word: 'the word pool', warning: POOL_WARNING }
   }
   assertUserId(user)
   const warning = 'What is encrypted under it can never be decrypted again.'
-  return { userId: user, name: printableId(user), word: 'the id', warning }
+  return { userId: user, name: ownerName(user), typed: user, word: 'the id', warning }
+}
+
+function tenantOwner(tenantId: string): Owner {
+  assertTenantId(tenantId)
+  const userId = tenantUserId(tenantId)
+  const warning = 'What is encrypted for any of its users can never be decrypted again.'
+  return { userId, tenantId, name: ownerName(userId), typed: tenantId, word: "the tenant's id", warning }
 }
 
 const POOL_WARNING =
@@ -129,24 +223,48 @@ function versionsText(versions: readonly number[]): string {
 }
 
 function printReceipt(
-  { versions, kekIds, at, erased, pending, forget }: ShredReceipt,
+  { versions, kekIds, at, erased, pending, forget, tenantId, keysOfUsers, users }: ShredReceipt & OfTenant,
   name: string,
   { keyLog, hadRows }: { readonly keyLog: string | undefined; readonly hadRows: boolean },
 ): void {
   const what = versions.length === 0 ? 'no live key was there' : `${versionsText(versions)} erased`
-  const after = forget ? 'forgotten, a new key may be made' : 'every later use is ERR_KEY_SHREDDED'
+  const byUsers = tenantId === undefined ? '' : ' by any of its users'
+  const after = forget ? 'forgotten, a new key may be made' : `every later use${byUsers} is ERR_KEY_SHREDDED`
   console.log(`Shredded ${name} at ${at.toISOString()}: ${what}; ${after}.`)
+  if (tenantId !== undefined) printUsers(keysOfUsers ?? null, versions.length > 0, { forget, users })
   if (versions.length > 0) console.log(`Wrapped under: ${kekIds.map(kekName).join(', ')}`)
   if (!hadRows) {
     if (keyLog !== undefined) console.log(`Recorded in ${printableSentence(keyLog)}.`)
     return
   }
   if (erased === 'file') console.log('The wrapped keys are in no file of the database any more.')
-  else console.log(`Pending: ${printableSentence(pending ?? 'unknown')}\n${PENDING}`)
+  else console.log(inThisRuntime(`Pending: ${printableSentence(pending ?? 'unknown')}\n${PENDING}`))
   console.log(
     keyLog === undefined ? `${COPIES}\n${NO_LOG}` : `${COPIES}\nRecorded in ${printableSentence(keyLog)}.`,
   )
 }
+
+function printUsers(
+  keysOfUsers: number | null,
+  haveEnded: boolean,
+  { forget, users }: { readonly forget: boolean; readonly users: OfTenant['users'] | undefined },
+): void {
+  if (keysOfUsers === 0) return
+  const keys = keysOfUsers === null ? 'The keys' : counted(keysOfUsers, 'key')
+  if (haveEnded) console.log(`${keys} of its users ended with it.`)
+  if (users === undefined) {
+    if (forget) console.log(USERS_STAY)
+    return
+  }
+  console.log(`Forgot ${counted(users.forgotten, 'user')} of it.`)
+  if (users.kept > 0)
+    console.log(
+      `${counted(users.kept, 'user')} kept all rows, because of keys that are not under the tenant's, or rows that cannot be read: npx keystore doctor`,
+    )
+}
+
+const USERS_STAY =
+  'The rows of its users stay, and nobody can open them. Before such a user can get a new key: npx keystore shred-user ID --forget'
 
 const PENDING =
   'That means: no query returns the wrapped keys any more, but their bytes may still be in the files of the database until this step is done.'

@@ -1,41 +1,50 @@
 /** `keystore status`: counts the keys by master key and version. Needs no master key. */
 import { Command } from 'commander'
-import { compareCensusRows, totalCount } from '../lifecycle/census.js'
+import { commonRootIds, compareCensusRows, totalCount } from '../lifecycle/census.js'
 import { formatOfKekId } from '../master-keys/kek-id.js'
 import type { DatedCensusRow } from '../store.js'
-import { withExistingStore } from './existing-store.js'
+import { storeName, withExistingStore } from './existing-store.js'
 import { maintenanceOf, type ReportOptions, type StoreOptions, withJson, withStore } from './options.js'
-import { counted, kekName, plainTable, printJson, thousands } from './output.js'
+import { counted, countedKekName, plainTable, printJson, thousands } from './output.js'
+import { tenantSummary } from './tenant-summary.js'
+
+/** Of more roots than these the rows of tenants are counted together. */
+const NAMED_ROOTS = 20
 
 export function statusCommand(): Command {
   return withJson(withStore(new Command('status')))
     .description('Count the keys in the store by master key, format, version and age.')
     .action((options: StoreOptions & ReportOptions) =>
       withExistingStore(options, async (store) => {
-        const rows = (await maintenanceOf(store).datedCensus()).sort(compareCensusRows)
-        if (options.json) printJson(rows)
-        else printCensus(rows)
+        const found = await commonRootIds(store)
+        const rootIds = found.length > NAMED_ROOTS ? [] : found
+        const rows = (await maintenanceOf(store).datedCensus({ rootIds })).sort(compareCensusRows)
+        if (options.json) return printJson(rows)
+        printCensus(rows, storeName(options.store))
+        const tenants = await tenantSummary(store, rows)
+        if (tenants !== null) console.log(tenants)
       }),
     )
 }
 
-function printCensus(rows: readonly DatedCensusRow[]): void {
+function printCensus(rows: readonly DatedCensusRow[], name: string): void {
   if (rows.length === 0) {
-    console.log('The store has no keys yet.')
+    console.log(`${name} has no keys yet. --store or KEYSTORE_URL names another store.`)
     return
   }
   const all = totalCount(rows)
   const live = totalCount(rows.filter(({ shredded }) => !shredded))
   const head = ['format', 'master key', 'key version', 'state', 'keys', 'share', 'oldest', 'newest']
   const table = plainTable(head)
-  for (const { kekId, version, shredded, count, oldest, newest } of rows) {
+  for (const row of rows) {
+    const { kekId, version, shredded, count, oldest, newest } = row
     const state = shredded ? 'shredded' : 'live'
     const share = `${bar(count / all)} ${percent(count / all)}`
     // A tombstone of a user who had no key was never wrapped.
     const isWrapped = kekId !== null || !shredded
     table.push([
       isWrapped ? formatOfKekId(kekId) : '–',
-      isWrapped ? kekName(kekId) : '–',
+      isWrapped ? countedKekName(row) : '–',
       version,
       state,
       thousands(count),
@@ -45,7 +54,7 @@ function printCensus(rows: readonly DatedCensusRow[]): void {
     ])
   }
   console.log(table.toString())
-  console.log(`${counted(live, 'live key')}, ${thousands(all - live)} shredded`)
+  console.log(`${counted(live, 'live key')}, ${thousands(all - live)} shredded, in ${name}`)
 }
 
 const BAR_WIDTH = 20

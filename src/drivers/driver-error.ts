@@ -5,7 +5,9 @@
  */
 import { KeystoreError, printable, StoreError } from '../errors.js'
 import { CONNECTION_TO_SERVER, DeadlineError } from './deadline.js'
+import { closedClient } from './host-client.js'
 import { sqliteCodeName } from './sqlite-codes.js'
+import { UNREADABLE } from './url.js'
 
 /**
  * SQLSTATE codes after which the same statement may succeed at once (postgresql.org/docs/current/errcodes-appendix.html). 25P03, 25P04,
@@ -118,6 +120,8 @@ export function describeDriverError(error: unknown): DriverFailure {
   for (const current of errorsOf(error)) {
     if (current instanceof DeadlineError || TRANSIENT_MESSAGES.includes(current.message))
       return failure(null, current.message, true)
+    const closed = closedClient(current)
+    if (closed !== null) return failure(null, closed, false)
     const notBuilt = loadFailure(current)
     if (notBuilt !== null) return notBuilt
     const onD1 = d1Failure(current)
@@ -130,14 +134,20 @@ export function describeDriverError(error: unknown): DriverFailure {
     if (code.startsWith('SQLITE_')) {
       // The host application's trigger words its own message, which may quote the row. A bare code may be that of a trigger.
       const text = /^SQLITE_CONSTRAINT(_TRIGGER)?$/.test(code) ? '' : `: ${current.message}`
-      return failure(code, code + text, isBusyCode(code))
+      // libsql's message begins with the code.
+      return failure(code, text.startsWith(`: ${code}`) ? text.slice(2) : code + text, isBusyCode(code))
     }
     if (/^[0-9A-Z]{5}$/.test(code) && 'severity' in current) {
       const transient = TRANSIENT_SQLSTATES.has(code) || code.startsWith('08')
       const text = MESSAGE_WITHOUT_VALUES.test(code) ? `: ${current.message}` : constraintOf(current)
       return failure(code, `SQLSTATE ${code}${text}`, transient)
     }
-    const description = 'syscall' in current ? current.message || code : code
+    const description =
+      'syscall' in current
+        ? current.message || code
+        : code === 'ERR_INVALID_URL'
+          ? `the URL ${UNREADABLE}`
+          : code
     return failure(code, description, TRANSIENT_SYSTEM_CODES.has(code) || TRANSIENT_CLIENT_CODES.has(code))
   }
   return failure(null, error instanceof Error ? error.name : typeof error, false)

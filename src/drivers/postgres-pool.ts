@@ -6,7 +6,7 @@ import { destroySocket } from './client-socket.js'
 import { Deadline } from './deadline.js'
 import { loadPg, type PgClient, type PgPool } from './pg.js'
 import { DEFAULT_DEADLINE_MS } from './retry.js'
-import { assertUrl, isPostgresUrl } from './url.js'
+import { assertPostgresUrl } from './url.js'
 
 /** Without this pg would wait for ever. */
 const DEFAULT_CONNECTION_TIMEOUT_MS = 10_000
@@ -134,10 +134,7 @@ export function clientConfig(
   url: string,
   { ssl, connectionTimeoutMs = DEFAULT_CONNECTION_TIMEOUT_MS }: Partial<PostgresUrlSource>,
 ): ConnectionConfig {
-  assertUrl(url, name)
-  if (!isPostgresUrl(url) || !url.includes('://')) {
-    throw invalidArgument(`${name} must begin with postgres:// or postgresql://`)
-  }
+  assertPostgresUrl(url, name)
   if (ssl !== undefined && /[?&]sslmode=/.test(url)) {
     throw invalidArgument(
       `Give either ssl or sslmode= in the ${name}: sslmode= would silently replace the ssl options`,

@@ -23,11 +23,16 @@ export function retryingWhileLocked<T>(deadlineMs: number, attempt: () => T): Pr
 }
 
 /** {@link storeError}, which for a lock says how long it was waited for. */
-export function lockError(action: string, error: unknown, deadlineMs: number, who?: string): KeystoreError {
+export function lockError(
+  action: string,
+  error: unknown,
+  deadlineMs: number,
+  { who, holder = '' }: { readonly who?: string; readonly holder?: string } = {},
+): KeystoreError {
   const { code } = describeDriverError(error)
   const isBusy = code !== null && isBusyCode(code)
   return storeError(
-    isBusy ? `${action} within ${deadlineMs} ms: another connection has the lock` : action,
+    isBusy ? `${action} within ${deadlineMs} ms: another connection has the lock${holder}` : action,
     error,
     who,
   )

@@ -18,15 +18,37 @@ export function isPostgresUrl(url: string): boolean {
   return /^postgres(ql)?:/i.test(url)
 }
 
+/**
+ * Refuses a Postgres URL that cannot be read, or that would be read with a part of its password as the host: `#`, `/` and `?` end what is
+ * before them, and errors name hosts.
+ *
+ * @param name of the parameter, for the error, which shows nothing of the URL
+ * @throws ERR_INVALID_ARGUMENT
+ */
+export function assertPostgresUrl(url: unknown, name: string): asserts url is string {
+  assertUrl(url, name)
+  const [, rest] = /^postgres(?:ql)?:\/\/(.*)$/is.exec(url) ?? []
+  if (rest === undefined) throw invalidArgument(`${name} must begin with postgres:// or postgresql://`)
+  const [, path = '', query = ''] = /^[^/?#]*([^?]*)\??(.*)$/s.exec(rest) ?? []
+  const isCut = rest.includes('#') || path.includes('@') || /^[^=]*@/.test(query)
+  // pg takes a user without a host, as for a socket; a URL by itself does not.
+  if (isCut || !URL.canParse(url.replace('@/', '@host/'))) throw invalidArgument(`${name} ${UNREADABLE}`)
+}
+
+export const UNREADABLE =
+  'cannot be read as a URL: a user name or password with characters such as # / ? @ : must be percent-encoded (encodeURIComponent)'
+
 /** Whether it names a server of libsql. A file that libsql opens is a `db` of the host's. */
 export function isLibsqlUrl(url: string): boolean {
   return /^libsql:/i.test(url)
 }
 
-/** The server and database of a Postgres URL, `host:port/database`, without user and password. @returns null if it cannot be read */
+/** The server and database of a URL, `host:port/database`, without user and password. @returns null if it cannot be read */
 export function serverOf(url: unknown): string | null {
   const { host = '', pathname = '' } = typeof url === 'string' && URL.canParse(url) ? new URL(url) : {}
-  return host === '' ? null : `${/:\d+$/.test(host) ? host : `${host}:5432`}${pathname}`
+  if (host === '') return null
+  const port = /:\d+$/.test(host) || !isPostgresUrl(String(url)) ? '' : ':5432'
+  return `${host}${port}${pathname}`
 }
 
 /**

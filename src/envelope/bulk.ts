@@ -1,9 +1,25 @@
 /** Bulk calls: one look-up of keys for many items, a result for each, and the event loop turns in between. */
 import { invalidArgument, isKeystoreError, type KeystoreError } from '../errors.js'
 import { isTurnDueInLoop, nextTurn, weightOf } from '../event-loop.js'
+import type { EncryptionContext } from '../format/context.js'
 import type { FoundKeys, WantedKey } from '../keys/cache.js'
 import type { DataKey } from '../keys/data-key.js'
 import { kindOf, ownOptions } from '../validate.js'
+import type { EncryptOptions } from './token-policy.js'
+
+/** One value for `EnvelopeCrypto.encryptMany`. */
+export interface EncryptItem extends EncryptOptions {
+  readonly userId: string
+  readonly plaintext: string
+  readonly context?: EncryptionContext
+}
+
+/** One value for `EnvelopeCrypto.decryptMany`. */
+export interface DecryptItem {
+  readonly userId: string
+  readonly token: string
+  readonly context?: EncryptionContext
+}
 
 export type ItemResult<Value> =
   | { readonly ok: true; readonly value: Value }

@@ -10,33 +10,23 @@ import { type Token, textOf } from '../format/token.js'
 import { endedKeysIn } from '../key-log/ended-keys.js'
 import { refuseOlderCopy } from '../key-log/older-copy.js'
 import { KeyCache, type Rotation } from '../keys/cache.js'
+import type { CacheStats } from '../keys/cache-options.js'
 import { type DataKey, openToken } from '../keys/data-key.js'
-import type { CacheStats } from '../keys/memory.js'
+import { TenantKeys, type TenantMove, type TenantRotation } from '../keys/tenants.js'
 import { checkMasterKeys } from '../master-keys/check.js'
+import { assertMasterKey } from '../master-keys/keyring.js'
+import type { MasterKey } from '../master-keys/master-key.js'
 import { type ShredReceipt, type ShredUserOptions, shredIn } from '../shred.js'
 import type { KeyStore } from '../store.js'
-import { assertUserId, kindOf, ownOptions } from '../validate.js'
-import { type BulkJob, type ItemResult, inBulk } from './bulk.js'
+import { tenantUserId } from '../table.js'
+import { assertTenantId, assertUserId, kindOf, ownOptions } from '../validate.js'
+import { type BulkJob, type DecryptItem, type EncryptItem, type ItemResult, inBulk } from './bulk.js'
 import { type EnvelopeCryptoOptions, type ResolvedOptions, resolveOptions } from './options.js'
 import { PoolCrypto } from './pool-crypto.js'
 import { runInScope } from './scope.js'
 import { Secret } from './secret.js'
 import { type EncryptOptions, refuseToken, type TokenPolicy } from './token-policy.js'
 import { UserHandle, type UserOptions } from './user-handle.js'
-
-/** One value for {@link EnvelopeCrypto.encryptMany}. */
-export interface EncryptItem extends EncryptOptions {
-  readonly userId: string
-  readonly plaintext: string
-  readonly context?: EncryptionContext
-}
-
-/** One value for {@link EnvelopeCrypto.decryptMany}. */
-export interface DecryptItem {
-  readonly userId: string
-  readonly token: string
-  readonly context?: EncryptionContext
-}
 
 /**
  * Per-user envelope encryption.
@@ -57,24 +47,19 @@ export class EnvelopeCrypto {
   readonly maxTokenBytes: number
   readonly #store: KeyStore
   readonly #keys: KeyCache
+  readonly #tenants: TenantKeys
   readonly #policy: TokenPolicy
   readonly #closeStore: boolean
   readonly #emit: EmitEvent
   #closed = false
   #closing: Promise<void> | undefined
 
-  private constructor({
-    store,
-    keyring,
-    format,
-    acceptKeys,
-    tokenPolicy,
-    cache,
-    closeStore,
-    emit,
-    mints,
-    keyLogPath,
-  }: ResolvedOptions) {
+  private constructor(resolved: ResolvedOptions) {
+    // TypeScript refuses it, JavaScript does not: the master keys would then be checked by nobody.
+    if (resolved?.tokenPolicy === undefined)
+      throw invalidArgument('Use await EnvelopeCrypto.open({ store, masterKeys }), not new EnvelopeCrypto()')
+    const { store, keyring, format, acceptKeys, tokenPolicy, cache, closeStore, emit, mints, keyLogPath } =
+      resolved
     this.#store = store
     this.format = format
     this.maxTokenBytes = tokenPolicy.maxTokenBytes
@@ -82,15 +67,19 @@ export class EnvelopeCrypto {
     this.#closeStore = closeStore
     this.#emit = emit
     const hasEnded = keyLogPath === undefined ? null : endedKeysIn(keyLogPath)
-    this.#keys = new KeyCache(store, keyring, { format, acceptKeys, mints, hasEnded }, cache, emit)
+    const policy = { format, acceptKeys, mints, hasEnded }
+    this.#tenants = new TenantKeys(store, keyring, policy, cache, emit)
+    this.#keys = new KeyCache(store, keyring, this.#tenants, policy, cache, emit)
     this.pool = new PoolCrypto(this.#keys, keyring.local, tokenPolicy, emit, () => this.#assertOpen())
   }
 
   /**
    * Checks that the master keys open what is stored, and writes nothing: a read-only role can open. If it rejects, it has closed the store,
-   * unless `closeStore` is false.
+   * unless `closeStore` is false. A key service that cannot be reached, or refuses, is the event `masterKeyUnavailable`: users of other
+   * master keys are not to suffer from it.
    *
    * @throws ERR_UNKNOWN_MASTER_KEY (names KEK ids and counts) · ERR_FORMAT_NOT_ACCEPTED (all keys are in format v2) ·
+   *   ERR_MASTER_KEY (a wrong one, or one that cannot do its work from the beginning) ·
    *   ERR_KEYS_LOST (by its key log, the store is an older copy) · ERR_INVALID_ARGUMENT · ERR_STORE · ERR_SCHEMA
    */
   static async open(options: EnvelopeCryptoOptions): Promise<EnvelopeCrypto> {
@@ -301,8 +290,9 @@ export class EnvelopeCrypto {
 
   /**
    * Erases all of a user's keys in the live database. Nothing that was encrypted under them can be decrypted any more: in this process at
-   * once, in other processes within 2 s. Every later use is ERR_KEY_SHREDDED. The erasure is final once every copy (backup, write-ahead
-   * log, replica, snapshot) has expired, or every master key that the receipt names is destroyed.
+   * once, in other processes within 2 s if the store announces changes, else within `cache.ttlMs`. Every later use is ERR_KEY_SHREDDED. The
+   * erasure is final once every copy (backup, write-ahead log, replica, snapshot) has expired, or every master key that the receipt names is
+   * destroyed.
    *
    * @param options `forget: true` removes the rows too, so that the user may be minted anew
    * @throws ERR_INVALID_ARGUMENT · ERR_STORE (call again: what was begun is finished) · ERR_CLOSED
@@ -312,18 +302,92 @@ export class EnvelopeCrypto {
     assertUserId(userId)
     const { forget } = ownOptions(options)
     if (isTurnDue()) await nextTurn()
+    return this.#shred(userId, forget, this.#keys)
+  }
+
+  async #shred(
+    userId: string,
+    forget: boolean | undefined,
+    keys: Pick<KeyCache, 'shredded' | 'mayHaveChanged'>,
+  ): Promise<ShredReceipt> {
     const start = performance.now()
     let receipt: ShredReceipt
     try {
       receipt = await shredIn(this.#store, userId, { forget })
     } catch (error) {
       // It may be done all the same: nothing more may be encrypted under what is in memory.
-      this.#keys.mayHaveChanged(userId)
+      keys.mayHaveChanged(userId)
       throw error
     }
-    this.#keys.shredded(userId, receipt.forget)
+    keys.shredded(userId, receipt.forget)
     this.#emit({ type: 'shredded', ...receipt, durationMs: durationSince(start) })
     return receipt
+  }
+
+  /**
+   * Makes a new version of a tenant's key. New keys of the tenant's users are wrapped under it; those that there are stay under the version
+   * that wraps them, until `rewrapAll` brings them along. Asks the tenant's root once.
+   *
+   * @throws ERR_INVALID_ARGUMENT · ERR_KEY_NOT_FOUND (the tenant has no key) · ERR_KEY_SHREDDED · ERR_MASTER_KEY · ERR_STORE · ERR_CLOSED
+   * @example
+   * const { version } = await envelope.rotateTenantKey('acme')
+   */
+  async rotateTenantKey(tenantId: string): Promise<TenantRotation> {
+    this.#assertOpen()
+    assertTenantId(tenantId)
+    return this.#tenants.rotate(tenantId)
+  }
+
+  /**
+   * Erases a tenant's key, and with it all that its users have: in this process at once, in others within 2 s, handles included. Every
+   * later use, also by new users of the tenant, is ERR_KEY_SHREDDED. It is as final as {@link shredUser}. Asks no root.
+   *
+   * @param options `forget: true` removes the tenant's rows too, so that the tenant may begin anew. Its users' rows stay: they are
+   *   ERR_KEY_NOT_FOUND, and ERR_UNWRAP_FAILED once the tenant has a new key, until each is forgotten (`shredUser` with `forget`)
+   * @returns `userId` is that of the tenant's own rows
+   * @throws ERR_INVALID_ARGUMENT · ERR_STORE (call again: what was begun is finished) · ERR_CLOSED
+   * @example
+   * const receipt = await envelope.shredTenant('acme')
+   */
+  async shredTenant(tenantId: string, options: ShredUserOptions = {}): Promise<ShredReceipt> {
+    this.#assertOpen()
+    assertTenantId(tenantId)
+    const { forget } = ownOptions(options)
+    return this.#shred(tenantUserId(tenantId), forget, this.#tenants)
+  }
+
+  /**
+   * Wraps a tenant's key under another root: all versions of it, and nothing of its users. Each new wrap is opened again before it is written.
+   * The old root has to be one that this service finds: what `tenantRoot` gives, or a key of the keyring.
+   *
+   * To keep the tenant working meanwhile, add the new root to `previous` of all processes first. After the call have `tenantRoot` give it.
+   *
+   * @throws ERR_INVALID_ARGUMENT · ERR_KEY_NOT_FOUND · ERR_KEY_SHREDDED · ERR_STORE · ERR_CLOSED · ERR_MASTER_KEY, ERR_UNKNOWN_MASTER_KEY,
+   *   ERR_UNWRAP_FAILED (of either root). The message says which versions are left where they were: call again
+   * @example
+   * await envelope.moveTenant('acme', customersKey)
+   */
+  async moveTenant(tenantId: string, root: MasterKey): Promise<TenantMove> {
+    this.#assertOpen()
+    assertTenantId(tenantId)
+    assertMasterKey('root', root)
+    return this.#tenants.move(tenantId, root)
+  }
+
+  /**
+   * Makes every process forget a tenant's key and the keys of its users: this one at once, others within 2 s. Handles of its users end
+   * (ERR_KEY_NOT_FOUND, `retryable`: get a new one). The next use asks the tenant's root again. Asks no root itself, so that it also works
+   * when the root refuses: what the customer has taken away is then out of use everywhere.
+   *
+   * @throws ERR_INVALID_ARGUMENT · ERR_KEY_NOT_FOUND (the tenant has no key) · ERR_KEY_SHREDDED · ERR_STORE (this process has forgotten; others
+   *   may not) · ERR_CLOSED
+   * @example
+   * await envelope.evictTenant('acme')
+   */
+  async evictTenant(tenantId: string): Promise<void> {
+    this.#assertOpen()
+    assertTenantId(tenantId)
+    await this.#tenants.evict(tenantId)
   }
 
   /** How often a key was in memory. */
@@ -336,6 +400,7 @@ export class EnvelopeCrypto {
     if (!this.#closed) {
       this.#closed = true
       this.#keys.close()
+      this.#tenants.close()
       this.pool.close()
       this.#closing = this.#closeStore ? this.#store.close() : Promise.resolve()
     }

@@ -5,12 +5,12 @@ import { acceptedFormats, assertFormat, type Format } from '../format/formats.js
 import { DEFAULT_MAX_TOKEN_BYTES } from '../format/token.js'
 import { assertKeyLog, type KeyLog } from '../key-log/entry.js'
 import { loggedStore } from '../key-log/logged-store.js'
-import type { CacheOptions } from '../keys/memory.js'
+import type { CacheOptions } from '../keys/cache-options.js'
 import { primaryKekId } from '../master-keys/key-wrap.js'
 import { keyringOf, type MasterKeyring } from '../master-keys/keyring.js'
 import type { MasterKey } from '../master-keys/master-key.js'
 import type { KeyStore } from '../store.js'
-import { kindOf, ownOptions } from '../validate.js'
+import { kindOf, ownOptions, refuseUnknownOptions } from '../validate.js'
 import { type PlaintextPolicy, TokenPolicy } from './token-policy.js'
 
 export interface EnvelopeCryptoOptions extends EventOptions {
@@ -53,7 +53,7 @@ export interface EnvelopeCryptoOptions extends EventOptions {
    *
    * @example 'keys.jsonl'
    */
-  readonly keyLog?: KeyLog
+  readonly keyLog?: KeyLog | undefined
   /** Whether `close()` closes the store too, and `open` when it rejects. Default true. */
   readonly closeStore?: boolean
 }
@@ -75,9 +75,31 @@ export interface ResolvedOptions {
   readonly keyLogPath: string | undefined
 }
 
+/** Typed by the options, so that none can be missing here. */
+const OPTIONS: Readonly<Record<keyof EnvelopeCryptoOptions, true>> = {
+  store: true,
+  masterKeys: true,
+  format: true,
+  accept: true,
+  plaintext: true,
+  maxTokenBytes: true,
+  cache: true,
+  allowUnknownMasterKeys: true,
+  mint: true,
+  keyLog: true,
+  closeStore: true,
+  onEvent: true,
+}
+const ACCEPT_OPTIONS = { keys: true, tokens: true } satisfies Record<
+  keyof NonNullable<EnvelopeCryptoOptions['accept']>,
+  true
+>
+const CACHE_OPTIONS = { maxEntries: true, ttlMs: true } satisfies Record<keyof CacheOptions, true>
+
 /** @throws ERR_INVALID_ARGUMENT */
 export function resolveOptions(options: EnvelopeCryptoOptions): ResolvedOptions {
   const own = ownOptions(options)
+  refuseUnknownOptions(own, OPTIONS, 'EnvelopeCrypto.open')
   const {
     store,
     masterKeys,
@@ -88,8 +110,10 @@ export function resolveOptions(options: EnvelopeCryptoOptions): ResolvedOptions 
     keyLog,
   } = own
   const accept = ownOptions(own.accept ?? {}, 'accept')
+  refuseUnknownOptions(accept, ACCEPT_OPTIONS, 'accept')
+  if (store instanceof Promise) throw invalidArgument('store is a promise: write `await openKeyStore(…)`')
   if (typeof store?.getAll !== 'function')
-    throw invalidArgument('store must be a KeyStore, such as openKeyStore gives')
+    throw invalidArgument(`store must be a KeyStore, such as \`await openKeyStore(…)\`, got ${kindOf(store)}`)
   assertFormat(format)
   if (plaintext !== 'reject' && plaintext !== 'pass-through') {
     throw invalidArgument("plaintext must be 'reject' or 'pass-through'")
@@ -100,6 +124,8 @@ export function resolveOptions(options: EnvelopeCryptoOptions): ResolvedOptions 
   const keyring = keyringOf(masterKeys)
   // Format v2 needs a local primary: better said now than at the first mint.
   primaryKekId(keyring, format)
+  if (format === 'v2' && keyring.tenantOf !== null)
+    throw invalidArgument("format 'v2' has no keys of tenants: open with format 'v3', or without tenantOf")
   return {
     store: keyLog === undefined ? store : loggedStore(store, keyLog),
     keyring,
@@ -141,7 +167,8 @@ function checkedCache(cache: CacheOptions | false): CacheOptions | false {
   if (typeof cache !== 'object' || cache === null)
     throw invalidArgument(`cache must be an object or false, got ${kindOf(cache)}`)
   const own = ownOptions(cache, 'cache')
-  for (const name of ['maxEntries', 'ttlMs'] as const) {
+  refuseUnknownOptions(own, CACHE_OPTIONS, 'cache')
+  for (const name of Object.keys(CACHE_OPTIONS) as (keyof CacheOptions)[]) {
     const value = own[name]
     if (value !== undefined && !(Number.isInteger(value) && value > 0 && value <= MOST[name])) {
       throw invalidArgument(`cache.${name} must be a positive whole number, at most ${MOST[name]}`)

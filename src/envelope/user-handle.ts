@@ -1,6 +1,6 @@
 /** One user's keys in hand: the same calls as EnvelopeCrypto's, synchronous. */
 
-import { isKeystoreError, KeystoreError, keyShredded, quoted } from '../errors.js'
+import { describeUser, isKeystoreError, KeystoreError, keyShredded, quoted } from '../errors.js'
 import type { EmitEvent } from '../events.js'
 import { contextPieces, type EncryptionContext } from '../format/context.js'
 import { assertFingerprintArguments, type FingerprintOptions } from '../format/fingerprint.js'
@@ -128,10 +128,16 @@ export class UserHandle {
 
   #assertUsable(): void {
     this.#assertOpen()
-    const { ended, keysLost } = this.#keys.lease
-    if (ended) throw keyShredded(this.userId)
-    if (keysLost)
-      throw new KeystoreError('ERR_KEY_NOT_FOUND', `The keys of user ${quoted(this.userId)} were lost`)
+    for (const right of this.#keys.rights) {
+      if (right.ended) throw right.revoked ? this.#revoked() : keyShredded(right.userId)
+      if (right.keysLost)
+        throw new KeystoreError('ERR_KEY_NOT_FOUND', `The keys of ${describeUser(right.userId)} were lost`)
+    }
+  }
+
+  #revoked(): KeystoreError {
+    const message = `This handle of user ${quoted(this.userId)} has ended: the user or the tenant was moved, or the tenant evicted. Get a new one`
+    return new KeystoreError('ERR_KEY_NOT_FOUND', message, { retryable: true })
   }
 
   #version(version: number): DataKey {

@@ -50,6 +50,13 @@ export function generateKey(): Buffer {
   return key
 }
 
+/** A fresh random 96-bit nonce, for a token that encrypts with AES-GCM itself and cannot be trusted to draw its own. 12 bytes, a copy. */
+export function gcmNonce(): Buffer {
+  const nonce = Buffer.alloc(GCM_NONCE_BYTES)
+  nonce.set(takeNonce(GCM_NONCE_BYTES))
+  return nonce
+}
+
 /**
  * AES-256-GCM (NIST SP 800-38D) under a fresh random 96-bit nonce.
  *

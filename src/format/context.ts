@@ -1,5 +1,5 @@
 /** Encryption contexts: what callers pass, the pieces that AADs are made of, and how a column's values come to theirs. */
-import { invalidArgument, isKeystoreError } from '../errors.js'
+import { invalidArgument, isKeystoreError, quoted } from '../errors.js'
 import { compareUtf8 } from '../table.js'
 import { isPlainObject, kindOf } from '../validate.js'
 
@@ -38,7 +38,7 @@ function piecesOf(context: unknown): readonly string[] {
   for (const name of names) {
     const value: unknown = (context as Record<string, unknown>)[name]
     if (typeof value !== 'string')
-      throw invalidArgument(`context values must be strings, got ${kindOf(value)}`)
+      throw invalidArgument(`context values must be strings, and that of ${quoted(name)} is ${kindOf(value)}`)
     if (!name.isWellFormed() || !value.isWellFormed()) {
       throw invalidArgument('context names and values must be well-formed Unicode, one has a lone surrogate')
     }

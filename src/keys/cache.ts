@@ -2,30 +2,43 @@
  * Users' data keys: found in the store, minted on first use, rotated, unwrapped, and cached for a while. memory.ts says what is promised
  * when keys change meanwhile.
  */
-import { invalidArgument, KeystoreError, keyShredded, quoted } from '../errors.js'
+import { describeUser, invalidArgument, keyShredded } from '../errors.js'
 import { isTurnDueInLoop, nextTurn } from '../event-loop.js'
 import { durationSince, type EmitEvent } from '../events.js'
 import type { Format } from '../format/formats.js'
+import { unavailableEvent } from '../master-keys/failure.js'
 import { describeRef, newDataKey } from '../master-keys/key-wrap.js'
 import type { MasterKeyring } from '../master-keys/keyring.js'
 import type { KeyStore } from '../store.js'
 import { isTombstone, type KeyRecord, type KeyRef, MAX_KEY_VERSION, refKey } from '../table.js'
 import { Batch, SingleFlight } from './batch.js'
-import { DataKey } from './data-key.js'
-import type { KnownUser, Lease } from './known-user.js'
-import { type CacheOptions, type CacheStats, KeyMemory, type UserRows } from './memory.js'
-import { KeyOpener } from './opener.js'
+import type { CacheOptions, CacheStats } from './cache-options.js'
+import { DataKey, type Right } from './data-key.js'
+import { type Kek, type Keks, masterKeyOf, rightOf } from './keks.js'
+import type { KnownUser, UserRows } from './known-user.js'
+import { KeyMemory } from './memory.js'
+import {
+  highestLost,
+  keysLostError,
+  noSuchVersion,
+  notFound,
+  rotationNeedsV3,
+  storeIsEmpty,
+} from './missing.js'
+import { type KeepKey, KeyOpener } from './opener.js'
 import { type HasEnded, KeyReader } from './reader.js'
 import { insertRecords } from './rows.js'
 
 /** How keys are wrapped when minted, and which wraps are opened. */
-interface KeyPolicy {
+export interface KeyPolicy {
   readonly format: Format
   readonly acceptKeys: readonly Format[]
   /** False: no user gets a first key. */
   readonly mints: boolean
   /** Null: there is no key log that can be read. */
   readonly hasEnded: HasEnded | null
+  /** The keys are tenants' own. */
+  readonly ofTenants?: boolean
 }
 
 interface Made {
@@ -50,8 +63,8 @@ const LOOK_AGAIN_AFTER_MS = 1000
 export interface UserKeys {
   readonly active: DataKey
   readonly versions: ReadonlyMap<number, DataKey | Error>
-  /** Once it has ended, the keys must not be used any more. */
-  readonly lease: Lease
+  /** The user's, and those of the tenants under whose keys they are. Once one has ended, the keys must not be used any more. */
+  readonly rights: readonly Right[]
 }
 
 /** What a rotation came to. */
@@ -63,6 +76,7 @@ export interface Rotation extends KeyRef {
 export class KeyCache {
   readonly #store: KeyStore
   readonly #keyring: MasterKeyring
+  readonly #keks: Keks
   readonly #policy: KeyPolicy
   readonly #emit: EmitEvent
   readonly #memory: KeyMemory
@@ -76,12 +90,14 @@ export class KeyCache {
   constructor(
     store: KeyStore,
     keyring: MasterKeyring,
+    keks: Keks,
     policy: KeyPolicy,
     cache: CacheOptions | false,
     emit: EmitEvent,
   ) {
     this.#store = store
     this.#keyring = keyring
+    this.#keks = keks
     this.#policy = policy
     this.#emit = emit
     // What is read or minted inside a caller's transaction may be rolled back.
@@ -89,9 +105,12 @@ export class KeyCache {
       store.transactional ? false : cache,
       policy.format === 'v2',
       policy.hasEnded !== null,
+      policy.ofTenants,
     )
+    keks.onChange((tenant) => this.#memory.changeUnder(tenant))
     this.#reader = new KeyReader(store, this.#memory, emit, policy.hasEnded)
-    this.#opener = new KeyOpener(keyring, policy.acceptKeys, this.#memory, emit)
+    const keep: KeepKey = (key, rows, kek) => this.#keep(key, rows, kek)
+    this.#opener = new KeyOpener(keyring, keks, policy.acceptKeys, this.#memory, keep, emit)
   }
 
   get stats(): CacheStats {
@@ -123,7 +142,8 @@ export class KeyCache {
             ? await this.#mint(rows)
             : await this.#opener.open(this.#activeOf(rows), rows)
         // Another call may have seen the user erased, or a higher version, while the key was being opened or made.
-        if (!rows.user.ended && !this.#memory.isBelowSeen(rows.user, key.version)) return key
+        if (!rows.user.ended && !key.tenant?.ended && !this.#memory.isBelowSeen(rows.user, key.version))
+          return key
       }
     })
   }
@@ -139,7 +159,7 @@ export class KeyCache {
       const rows = await this.#read(ref.userId)
       if (this.#memory.isOutdated(rows)) continue
       const key = await this.#openVersion(rows, ref)
-      if (!rows.user.ended) return key
+      if (!rows.user.ended && !key.tenant?.ended) return key
     }
   }
 
@@ -177,7 +197,7 @@ export class KeyCache {
       const { user, key } = found.get(nameOf(wantedKey)) ?? {}
       if (user === undefined || key === undefined || key instanceof Error) return key
       const isOutdated = wantedKey.version === undefined && this.#memory.isBelowSeen(user, key.version)
-      return user.ended || isOutdated ? undefined : key
+      return user.ended || isOutdated || key.tenant?.ended ? undefined : key
     }
   }
 
@@ -218,7 +238,7 @@ export class KeyCache {
       const rows = await this.#read(userId)
       if (this.#memory.isOutdated(rows)) continue
       const keys = rows.records.length > 0 ? await this.#openAll(rows) : await this.#mintFor(rows, mint)
-      if (keys !== null && !keys.lease.ended) return keys
+      if (keys !== null && !keys.rights.some(({ ended }) => ended)) return keys
     }
   }
 
@@ -238,18 +258,20 @@ export class KeyCache {
     }
     const keys = await Promise.all(rows.records.map(open))
     for (const [index, { version }] of rows.records.entries()) versions.set(version, keys[index] as DataKey)
-    return { active: versions.get(activeRecord.version) as DataKey, versions, lease }
+    const tenants = new Set(keys.flatMap((key) => (key instanceof DataKey ? (key.tenant ?? []) : [])))
+    return { active: versions.get(activeRecord.version) as DataKey, versions, rights: [lease, ...tenants] }
   }
 
   /** @returns null if the user has other rows by now */
   async #mintFor(rows: UserRows, mint: boolean): Promise<UserKeys | null> {
     const { userId } = rows.user
-    if (!mint) throw notFound(`There is no key of user ${quoted(userId)}`, false)
+    if (!mint) throw notFound(`There is no key of ${describeUser(userId)}`, false)
     const minted = await this.forWriting(userId)
     // Not by reading again: that may share a read that began before the insert.
     if (minted.version !== 1 || !this.#memory.isCurrent(rows)) return null
     const lease = this.#memory.lease(rows.user, [minted])
-    return { active: minted, versions: new Map([[1, minted]]), lease }
+    const rights = minted.tenant === null ? [lease] : [lease, minted.tenant]
+    return { active: minted, versions: new Map([[1, minted]]), rights }
   }
 
   /**
@@ -265,11 +287,11 @@ export class KeyCache {
       let rows = await this.#read(userId)
       while (this.#memory.isOutdated(rows)) rows = await this.#read(userId)
       if (rows.records.length === 0)
-        throw notFound(`There is no key of user ${quoted(userId)} to rotate`, false)
+        throw notFound(`There is no key of ${describeUser(userId)} to rotate`, false)
       const { version } = this.#activeOf(rows)
       if (known !== undefined && known < version) return { userId, version, rotated: false }
       if (version === MAX_KEY_VERSION)
-        throw invalidArgument(`user ${quoted(userId)} has used up all versions`)
+        throw invalidArgument(`${describeUser(userId)} has used up all versions`)
       const { key, isOurs } = await this.#make({ userId, version: version + 1 }, 'rotated', rows)
       return { userId, version: key.version, rotated: isOurs }
     })
@@ -280,9 +302,33 @@ export class KeyCache {
     this.#memory.erase(userId, !forget)
   }
 
+  /** The tenant's keys are to be opened by its root again. Handles of its users end. */
+  revoked(userId: string): void {
+    this.#memory.revoke(userId)
+  }
+
+  /** Calls `listener` when keys of a user may have changed, or have ended. */
+  onChange(listener: (userId: string) => void): void {
+    this.#memory.onChange = listener
+  }
+
+  /** How long a key is still kept, in milliseconds; 0 if it is not. */
+  leftMs(key: DataKey): number {
+    return this.#memory.leftMs(key)
+  }
+
   /** It is unknown whether a user's rows were changed. */
   mayHaveChanged(userId: string): void {
     this.#reader.announce(userId)
+  }
+
+  #keep(key: DataKey, rows: UserRows, kek: Kek | null): void {
+    if (this.#policy.ofTenants === true) {
+      key.right = this.#memory.lease(rows.user, [key])
+      // What was announced while the key was being opened has not reached the lease.
+      if (!this.#memory.isCurrent(rows)) this.#reader.reread([key.userId])
+    }
+    this.#memory.cache(key, rows, this.#keks.leftMs(kek))
   }
 
   /** Drops everything; what is still under way is not cached either. */
@@ -308,11 +354,7 @@ export class KeyCache {
     if (rows.records.length > 0 || !(await this.#isStoreEmpty())) throw noSuchVersion(ref)
     // Whoever has a token had a key.
     this.#emit({ type: 'keysLost', users: [ref], count: 1 })
-    throw notFound(
-      `There is no key of ${describeRef(ref)}, and no other key in the store either: another store, or its table was made anew (drizzle-kit ` +
-        'push drops tables that the schema does not list, unless tablesFilter leaves them out). Restore a backup',
-      false,
-    )
+    throw storeIsEmpty(ref)
   }
 
   /** Asks the store at most once a second. */
@@ -339,11 +381,7 @@ export class KeyCache {
     }
     const active = records.at(-1) as KeyRecord
     if (this.#memory.isBelowSeen(user, active.version)) {
-      const ref = describeRef({ userId, version: user.highest })
-      throw notFound(
-        `The key of ${ref}, which this process has used, is not in the store: nothing is written under a lower one. ${RESTORE}`,
-        false,
-      )
+      throw highestLost({ userId, version: user.highest })
     }
     return active
   }
@@ -352,8 +390,8 @@ export class KeyCache {
   async #mint(rows: UserRows, beforeInsert?: Promise<void>): Promise<DataKey> {
     const { userId, keysLost: areLost } = rows.user
     if (!this.#policy.mints)
-      throw notFound(`There is no key of user ${quoted(userId)}, and mint is 'never'`, false)
-    if (areLost) throw keysLost(userId)
+      throw notFound(`There is no key of ${describeUser(userId)}, and mint is 'never'`, false)
+    if (areLost) throw keysLostError(userId)
     return (await this.#make({ userId, version: 1 }, 'minted', rows, beforeInsert)).key
   }
 
@@ -365,8 +403,17 @@ export class KeyCache {
     beforeInsert?: Promise<void>,
   ): Promise<Made> {
     const start = performance.now()
-    const { record, dataKey } = await newDataKey(this.#keyring, ref, this.#policy.format)
+    const kek = await this.#keks.forNew(ref, rows.records.at(-1))
+    const { format } = this.#policy
+    const { record, dataKey } = await newDataKey(this.#keyring, ref, format, masterKeyOf(kek)).catch(
+      (error) => {
+        const unavailable = unavailableEvent(masterKeyOf(kek).id, error)
+        if (unavailable !== null) this.#emit(unavailable)
+        throw error
+      },
+    )
     try {
+      await this.#keks.check?.(record, dataKey, kek)
       if (beforeInsert !== undefined) await beforeInsert
       const winner = await this.#insert.add(record)
       if (isTombstone(winner)) {
@@ -377,8 +424,8 @@ export class KeyCache {
       if (Buffer.compare(winner.encryptedKey, record.encryptedKey) !== 0)
         return { key: await this.#opener.open(winner, rows), isOurs: false }
       this.#emit({ type, ...ref, kekId: record.kekId, durationMs: durationSince(start) })
-      const key = new DataKey(winner, dataKey)
-      this.#memory.cache(key, rows)
+      const key = new DataKey(winner, dataKey, rightOf(kek))
+      this.#keep(key, rows, kek)
       return { key, isOurs: true }
     } finally {
       dataKey.fill(0)
@@ -397,28 +444,4 @@ function gate(): { readonly opened: Promise<void>; open(): void } {
 
 function nameOf({ userId, version = 0 }: WantedKey): string {
   return refKey({ userId, version })
-}
-
-function noSuchVersion(ref: KeyRef): KeystoreError {
-  return notFound(`There is no key of ${describeRef(ref)}`, false)
-}
-
-function keysLost(userId: string): KeystoreError {
-  return notFound(
-    `The keys of user ${quoted(userId)}, which this process has used, are not in the store, and nobody is known to have erased ` +
-      `them: nothing is minted in their place. ${RESTORE}`,
-    false,
-  )
-}
-
-const RESTORE =
-  'Restore the newest backup. If the user was forgotten on purpose, forget the user here too (shredUser with forget), or open the service ' +
-  'anew; with a key log the service finds it out by itself'
-
-function notFound(message: string, retryable: boolean): KeystoreError {
-  return new KeystoreError('ERR_KEY_NOT_FOUND', message, { retryable })
-}
-
-function rotationNeedsV3(): KeystoreError {
-  return invalidArgument("format 'v2' has version 1 only: open with format 'v3' to rotate")
 }

@@ -16,30 +16,53 @@ import {
   type Token,
   tokenAad,
 } from '../format/token.js'
-import type { KeyRecord } from '../table.js'
+import { TenantKey } from '../master-keys/tenant-keys.js'
+import { type KeyRecord, tenantIdOf } from '../table.js'
 
 /** Which row, and which data key it holds. */
-export type KeyRow = Pick<KeyRecord, 'userId' | 'version' | 'encryptedKey' | 'createdAt'>
+export type KeyRow = Omit<KeyRecord, 'shreddedAt'>
+
+/** The right to use what a row holds, and what is wrapped under it. */
+export interface Right {
+  readonly userId: string
+  /** Whether it was erased, or revoked, as far as this process knows. */
+  readonly ended: boolean
+  /** With `ended`: the row is still there, and has to be opened again by who may. */
+  readonly revoked: boolean
+  /** Whether it is gone from the store, though nobody is known to have erased it. */
+  readonly keysLost: boolean
+}
 
 export class DataKey implements KeyRow {
   readonly userId: string
   readonly version: number
   /** The wrapped key in the row that this key was opened from. With {@link createdAt} it tells whether a row still holds this key. */
   readonly encryptedKey: Uint8Array
+  readonly kekId: string | null
   /** When that row was made. */
   readonly createdAt: Date
+  readonly wrappedAt: Date | null
+  /** Of the tenant's key that wraps this one; null if a master key does. */
+  readonly tenant: Right | null
+  /** If this is a tenant's key: the right to use it. */
+  right: Right | null = null
   readonly #key: KeyObject
+  #tenantKey: TenantKey | null = null
   /** Made at the first v3 token; holds the AES cipher that all of them need. */
   #tokenKey: XaesKey | null = null
   /** What all v3 tokens are bound to, made once; their contexts are added. */
   #aadWithoutContext: Buffer | null = null
 
   /** @param bytes the 32 bytes of the key; they are wiped */
-  constructor({ userId, version, encryptedKey, createdAt }: KeyRow, bytes: Uint8Array) {
+  constructor(row: KeyRow, bytes: Uint8Array, tenant: Right | null = null) {
+    const { userId, version, encryptedKey, kekId, createdAt, wrappedAt } = row
     this.userId = userId
     this.version = version
     this.encryptedKey = encryptedKey
+    this.kekId = kekId
     this.createdAt = createdAt
+    this.wrappedAt = wrappedAt
+    this.tenant = tenant
     this.#key = importKey(bytes)
     bytes.fill(0)
   }
@@ -60,6 +83,14 @@ export class DataKey implements KeyRow {
   /** Of version 1 only: a later version would give other fingerprints. */
   fingerprint(name: string, value: string): string {
     return fingerprintOf(this.#key, this.userId, name, value)
+  }
+
+  /** This key, which is a tenant's own, as the one that wraps the keys of the tenant's users. */
+  get tenantKey(): TenantKey {
+    const tenantId = tenantIdOf(this.userId)
+    if (tenantId === null) throw new TypeError('only the key of a tenant wraps keys')
+    this.#tenantKey ??= new TenantKey({ tenantId, version: this.version }, this.#key)
+    return this.#tenantKey
   }
 
   /** The raw 32 bytes, the caller's to wipe. */

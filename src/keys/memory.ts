@@ -21,62 +21,41 @@
  *   all rows are gone, it only emits the event.
  * - **Rows that are back**: live rows of a user whom this process knows to be shredded are those of an older copy, and the user stays shredded.
  * - **A lost announcement** (the store says that anything may have changed): the same for all users.
+ * - **Tenants** are users here, with a memory of their own. Every opened key of a tenant has a lease. If a leased row was written again (moved,
+ *   evicted), the tenant's keys are *revoked*: its root is asked again. A user's key is cached only while its tenant's key is, and never
+ *   longer. When a tenant's keys change, its users' cached keys are dropped, and when they end, its users' handles end. So a user's keys are
+ *   revoked too when its rows come under a tenant's key, or under another tenant's.
  * - **Mint**: a key is kept once its insert is durable, and never one that a caller's transaction may still roll back.
  * - **Bounds**: open keys of `maxEntries` users are kept for `ttlMs`. Facts without keys are kept for 100,000 further users. An evicted user is
  *   read again.
  */
 import { LRUCache } from 'lru-cache'
 import { isTombstone, type KeyRecord, type KeyRef, refKey } from '../table.js'
+import {
+  type CacheOptions,
+  type CacheStats,
+  DEFAULT_MAX_ENTRIES,
+  DEFAULT_TTL_MS,
+  UNANNOUNCED_TTL_MS,
+} from './cache-options.js'
 import type { DataKey, KeyRow } from './data-key.js'
-import { KnownUser, Lease } from './known-user.js'
+import {
+  hasOtherTenant,
+  isMintedAnew,
+  isRewrapped,
+  isSame,
+  KnownUser,
+  Lease,
+  type Read,
+  type UserRows,
+} from './known-user.js'
+import { SetAsideKeys } from './set-aside.js'
+import { UsersOfTenants } from './users-of-tenants.js'
 
-export interface CacheOptions {
-  /** The number of users whose keys are kept, at about a kilobyte a key. Default 10,000. */
-  readonly maxEntries?: number
-  /**
-   * How long a user's keys are used, in milliseconds. It bounds how long a rotation or shred by another process goes unnoticed if the
-   * store cannot announce it. Expired keys leave the memory when they are next asked for, or when others need their place.
-   * Default 5 minutes; 1 minute while the store does not announce changes.
-   */
-  readonly ttlMs?: number
-}
-
-/** Counted since the service was opened. */
-export interface CacheStats {
-  /** Calls whose key was in memory. */
-  readonly hits: number
-  /** Calls that had to ask the store, or to share another call's question. */
-  readonly misses: number
-  /** Users whose keys are in memory now. */
-  readonly users: number
-}
-
-const DEFAULT_MAX_ENTRIES = 10_000
-const DEFAULT_TTL_MS = 5 * 60 * 1000
-const UNANNOUNCED_TTL_MS = 60 * 1000
 /** Users whose facts are remembered beyond those whose keys are kept. */
 const MAX_REMEMBERED_USERS = 100_000
 /** The store is not asked again within a second for users who were just found to be shredded, or for versions that were just missing. */
 const JUST_FOUND = { max: 1000, ttl: 1000 }
-
-/** A read of a user's rows that is under way, and what was known before it. */
-interface Read {
-  readonly user: KnownUser
-  /** The counts of announced changes: of this user's rows and of all. */
-  readonly userChanges: number
-  readonly allChanges: number
-  readonly highest: number
-}
-
-/** A user's live rows, ascending, as one read found them. */
-export interface UserRows extends Read {
-  readonly records: readonly KeyRecord[]
-  /** The highest version that this read found missing, though nobody is known to have erased it; 0 for none. */
-  readonly lostVersion: number
-  readonly isShredded: boolean
-  /** The highest version that was known when the rows had been read. */
-  readonly highest: number
-}
 
 export class KeyMemory {
   /** Users whose open keys are cached; each of them is in #users too. Null: nothing is cached. */
@@ -88,12 +67,17 @@ export class KeyMemory {
   readonly #shredded = new LRUCache<string, true>(JUST_FOUND)
   /** By {@link refKey}: a version that is missing, and the rows that its user has. */
   readonly #missing = new LRUCache<string, { readonly rows: UserRows; readonly highest: number }>(JUST_FOUND)
+  readonly #usersOfTenants = new UsersOfTenants()
   readonly #onlyFirstVersion: boolean
   readonly #refusesLost: boolean
+  readonly #ofTenants: boolean
+  readonly #setAside: SetAsideKeys | null
   /** For keys that are cached while no changes are announced. */
   readonly #unannounced: { readonly ttl?: number }
   /** Whether the store announces changes now. */
   changesAreAnnounced = false
+  /** Called when keys of a user may have changed, or have ended, or are lost. */
+  onChange: ((userId: string) => void) | null = null
   /** How often a change of anybody's rows was announced. */
   #changes = 0
   #hits = 0
@@ -103,13 +87,17 @@ export class KeyMemory {
   /**
    * @param onlyFirstVersion format v2: writes use version 1, whichever others there are
    * @param hasKeyLog whether it can be looked up who was forgotten
+   * @param ofTenants the keys are tenants' own: a rewrap revokes them
    */
-  constructor(cache: CacheOptions | false, onlyFirstVersion: boolean, hasKeyLog = false) {
+  constructor(cache: CacheOptions | false, onlyFirstVersion: boolean, hasKeyLog = false, ofTenants = false) {
+    this.#ofTenants = ofTenants
     this.#refusesLost = cache !== false || hasKeyLog
     const { maxEntries = DEFAULT_MAX_ENTRIES, ttlMs = DEFAULT_TTL_MS } = cache === false ? {} : cache
+    this.#setAside = ofTenants && cache !== false ? new SetAsideKeys(maxEntries, ttlMs) : null
     this.#unannounced = cache !== false && cache.ttlMs === undefined ? { ttl: UNANNOUNCED_TTL_MS } : {}
     const dispose = (user: KnownUser) => {
       user.keys = null
+      if (user.tenants !== null) this.#usersOfTenants.remove(user)
     }
     this.#cached = cache === false ? null : new LRUCache({ max: maxEntries, ttl: ttlMs, dispose })
     this.#users = new LRUCache({
@@ -123,9 +111,9 @@ export class KeyMemory {
     this.#onlyFirstVersion = onlyFirstVersion
   }
 
-  /** Whether any key is ever cached. */
-  get cachesKeys(): boolean {
-    return this.#cached !== null
+  /** Whether any key is kept beyond the call that has read it. */
+  get keepsKeys(): boolean {
+    return this.#cached !== null || this.#ofTenants
   }
 
   get stats(): CacheStats {
@@ -201,7 +189,7 @@ export class KeyMemory {
     const rows = { user, userChanges, allChanges, records, lostVersion: 0, isShredded, highest: latest }
     if (isShredded) return { ...rows, user: this.#learnShredded(user) }
     if (top === undefined) return user.highest === 0 ? rows : { ...rows, ...this.#learnMissing(user) }
-    const known = this.#isMintedAnew(user, records) ? this.#erase(user) : user
+    const known = this.#ended(user, records)
     this.raise(known, top, rows)
     const [{ version, createdAt }] = records as readonly [KeyRecord]
     known.lowest ??= { version, createdAt }
@@ -218,7 +206,7 @@ export class KeyMemory {
   /** All rows of a user are gone that this process has used. */
   #learnMissing(user: KnownUser): Pick<UserRows, 'user' | 'lostVersion'> {
     const { highest } = user
-    if (user.changesWhenForgotten > user.changesWhenFound) return { user: this.#erase(user), lostVersion: 0 }
+    if (user.isForgotten) return { user: this.#erase(user), lostVersion: 0 }
     if (!this.#refusesLost) return { user: this.#erase(user), lostVersion: highest }
     return { user, lostVersion: this.#learnLost(user) }
   }
@@ -228,6 +216,7 @@ export class KeyMemory {
     const lostVersion = user.keysLost ? 0 : user.highest
     user.keysLost = true
     this.#cached?.delete(user.userId)
+    this.onChange?.(user.userId)
     return lostVersion
   }
 
@@ -237,17 +226,41 @@ export class KeyMemory {
     return !this.#closed && !user.ended && isUnchanged
   }
 
-  /** Caches a key. @param rows among which its row was, or to which it was added */
-  cache(key: DataKey, rows: UserRows): void {
-    if (this.#cached === null || !this.isCurrent(rows)) return
+  /**
+   * Caches a key.
+   *
+   * @param rows among which its row was, or to which it was added
+   * @param leftMs how long at most, because the tenant's key that wraps it is kept no longer
+   */
+  cache(key: DataKey, rows: UserRows, leftMs = Number.POSITIVE_INFINITY): void {
     const { user } = rows
+    if (this.#setAside !== null && !user.ended) leftMs = this.#setAside.add(key)
+    if (this.#cached === null || !this.isCurrent(rows) || leftMs <= 0) return
     // A further version does not lengthen the life of the entry.
     if (this.#cached.has(key.userId)) user.keys?.set(key.version, key)
     else {
       user.keys = new Map([[key.version, key]])
       this.#cached.set(key.userId, user, this.changesAreAnnounced ? {} : this.#unannounced)
     }
+    if (leftMs < this.#cached.getRemainingTTL(key.userId))
+      this.#cached.set(key.userId, user, { ttl: Math.ceil(leftMs) })
+    if (key.tenant !== null) this.#usersOfTenants.add(key.tenant.userId, user)
     user.isUsed = true
+  }
+
+  /** The open key of a tenant's row, though it was dropped: the row is as it was. */
+  setAside(record: KeyRecord): DataKey | undefined {
+    return this.#setAside?.find(record)
+  }
+
+  /** How long a key is still kept, in milliseconds; 0 if it is not, or another one is. */
+  leftMs(key: DataKey): number {
+    return this.peek(key) === key ? (this.#cached?.getRemainingTTL(key.userId) ?? 0) : 0
+  }
+
+  /** A tenant's keys may have changed: drops its users' open keys. @param tenant the user id of the tenant's own rows */
+  changeUnder(tenant: string): void {
+    for (const userId of this.#usersOfTenants.of(tenant)) this.change(userId)
   }
 
   /**
@@ -318,8 +331,7 @@ export class KeyMemory {
   outlastsKeys(userId: string): boolean {
     const user = this.#find(userId)
     if (user === undefined) return false
-    const isJustForgotten = user.highest > 0 && user.changesWhenForgotten > user.changesWhenFound
-    return user.leases > 0 || user.highest > 1 || isJustForgotten
+    return user.leases > 0 || user.highest > 1 || (user.highest > 0 && user.isForgotten)
   }
 
   isLeased(userId: string): boolean {
@@ -337,6 +349,7 @@ export class KeyMemory {
     if (user !== undefined && forgotten) user.changesWhenForgotten = user.changes
     this.#cached?.delete(userId)
     this.#shredded.delete(userId)
+    this.onChange?.(userId)
   }
 
   /** Anybody's rows may have changed: drops all keys that were not used since the last call. @returns whose were */
@@ -362,6 +375,7 @@ export class KeyMemory {
   close(): void {
     this.#closed = true
     this.dropAll()
+    this.#setAside?.clear()
   }
 
   #find(userId: string): KnownUser | undefined {
@@ -371,37 +385,48 @@ export class KeyMemory {
   /** Ends what is known of a user. @returns what is known of it from now on */
   #erase(user: KnownUser, shredded = false): KnownUser {
     const { userId, highest: version, highestCreatedAt: createdAt } = user
-    user.ended = true
-    user.keysLost = false
-    this.#cached?.delete(userId)
-    this.#leased.delete(userId)
+    this.#end(user)
     const next = new KnownUser(userId, user.changes)
     if (shredded) next.shreddedKey = createdAt === null ? user.shreddedKey : { version, createdAt }
     this.#users.set(userId, next)
     return next
   }
 
+  /** The tenant's keys are to be opened by its root again, by whoever is to use them. */
+  revoke(userId: string): void {
+    const user = this.#find(userId)
+    if (user !== undefined) this.#revoke(user)
+  }
+
+  /** Ends the keys, and forgets nothing of what is known of their rows. */
+  #revoke(user: KnownUser): KnownUser {
+    user.revoked = true
+    const next = user.successor()
+    this.#end(user)
+    this.#users.set(user.userId, next)
+    return next
+  }
+
+  #end(user: KnownUser): void {
+    user.ended = true
+    user.keysLost = false
+    this.#cached?.delete(user.userId)
+    for (const version of user.leasedRows?.keys() ?? [])
+      this.#setAside?.delete({ userId: user.userId, version })
+    this.#leased.delete(user.userId)
+    this.onChange?.(user.userId)
+  }
+
+  /** @returns what is known of a user from now on, given these rows */
+  #ended(user: KnownUser, records: readonly KeyRecord[]): KnownUser {
+    if (isMintedAnew(user, records)) return this.#erase(user)
+    const isRevoked = this.#ofTenants ? isRewrapped(user, records) : hasOtherTenant(user, records)
+    return isRevoked ? this.#revoke(user) : user
+  }
+
   #learnShredded(user: KnownUser): KnownUser {
     this.#shredded.set(user.userId, true)
     return this.#erase(user, true)
-  }
-
-  /** Whether the user was forgotten and minted anew since, though this process saw no moment without rows. */
-  #isMintedAnew(user: KnownUser, records: readonly KeyRecord[]): boolean {
-    const { keys, leasedRows, highest, highestCreatedAt, lowest } = user
-    const isForgotten = user.changesWhenForgotten > user.changesWhenFound
-    const top = records.at(-1)
-    if (top === undefined || highestCreatedAt === null) return false
-    const isLowestAnother = records.some(
-      (row) => row.version === lowest?.version && row.createdAt.getTime() !== lowest.createdAt.getTime(),
-    )
-    return (
-      (top.version < highest &&
-        (isForgotten || isLowestAnother || top.createdAt.getTime() > highestCreatedAt.getTime())) ||
-      records.some(
-        (row) => isAnother(row, keys?.get(row.version)) || isAnother(row, leasedRows?.get(row.version)),
-      )
-    )
   }
 
   /** Drops the versions of a user that have no row any more. */
@@ -416,14 +441,4 @@ export class KeyMemory {
     this.#cached?.delete(userId)
     if (user.leases === 0) user.ended = true
   }
-}
-
-function isSame({ version, createdAt }: KeyRow, key: KnownUser['shreddedKey']): boolean {
-  return version === key?.version && createdAt.getTime() === key.createdAt.getTime()
-}
-
-/** Whether a row of the same ref was made anew. A rewrap changes the bytes too, but leaves the time at which it was made. */
-function isAnother(row: KeyRow, known: KeyRow | undefined): boolean {
-  if (known === undefined || row.createdAt.getTime() === known.createdAt.getTime()) return false
-  return Buffer.compare(row.encryptedKey, known.encryptedKey) !== 0
 }

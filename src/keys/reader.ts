@@ -8,8 +8,8 @@ import type { EmitEvent } from '../events.js'
 import type { KeyStore, StoreChange } from '../store.js'
 import type { KeyIdentity, KeyRef } from '../table.js'
 import { KeyedBatch } from './batch.js'
-import type { KnownUser } from './known-user.js'
-import type { KeyMemory, UserRows } from './memory.js'
+import type { KnownUser, UserRows } from './known-user.js'
+import type { KeyMemory } from './memory.js'
 import { loadRows } from './rows.js'
 
 /** Users whom an event names. */
@@ -50,7 +50,7 @@ export class KeyReader {
    * @throws ERR_KEY_SHREDDED · ERR_STORE
    */
   async read(userId: string): Promise<UserRows> {
-    if (this.#memory.cachesKeys) this.listen()
+    if (this.#memory.keepsKeys) this.listen()
     for (;;) {
       if (this.#memory.wasJustShredded(userId)) throw keyShredded(userId)
       const rows = await this.#load.get(userId)

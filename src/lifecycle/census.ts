@@ -1,24 +1,57 @@
 /** Counts of rows, and which master keys they still need. */
 import type { MasterKeyring } from '../master-keys/keyring.js'
 import { isLocal } from '../master-keys/local.js'
-import type { CensusRow, KeyStore } from '../store.js'
+import { type CensusOptions, type CensusRow, type KeyStore, MANY_TENANTS } from '../store.js'
+import { isTenantRow, RESERVED_USER_ID_PREFIX } from '../table.js'
 import { checkedOptions } from './long-work.js'
 
 /**
  * Counts the rows by KEK id, key version and tombstone, sorted in that order. Needs no master key. Reads the whole table.
  *
+ * Its length does not grow with the number of tenants: users under tenants' keys are counted together, under the KEK id `tenant:`, and so are
+ * tenants' own rows (`ofTenants`), but for those under `rootIds`.
+ *
+ * @param options `rootIds`: the ids of master keys under which tenants' own rows are counted by themselves. Default: those of the first 1,000
+ *   rows of tenants, if they are at most 100
  * @throws ERR_INVALID_ARGUMENT · ERR_STORE · ERR_CLOSED
  * @example
  * for (const { kekId, version, shredded, count } of await census({ store })) console.log(kekId, version, shredded, count)
  */
-export async function census(options: { readonly store: KeyStore }): Promise<CensusRow[]> {
+export async function census(options: CensusOfStore): Promise<CensusRow[]> {
   options = checkedOptions(options, 'store')
-  return (await options.store.census()).sort(compareCensusRows)
+  const { store, rootIds = await commonRootIds(store) } = options
+  return (await store.census({ rootIds })).sort(compareCensusRows)
 }
 
-/** The order of a census: by KEK id, null first; then by version; then live rows before tombstones. */
+interface CensusOfStore extends CensusOptions {
+  readonly store: KeyStore
+}
+
+const LOOKED_AT = 1000
+const MOST_ROOTS = 100
+
+/** The KEK ids of tenants' own rows, if there are few. Customers' own roots are as many as tenants: then none. */
+export async function commonRootIds(store: KeyStore): Promise<string[]> {
+  const after = { userId: RESERVED_USER_ID_PREFIX, version: 0 }
+  const rows = await store.list({ after, limit: LOOKED_AT, onUnreadable: () => undefined })
+  const ids = new Set(rows.filter(isTenantRow).flatMap(({ kekId }) => kekId ?? []))
+  return ids.size > MOST_ROOTS ? [] : [...ids]
+}
+
+/** A census that names the master keys of a keyring where tenants' own rows are under them. */
+export async function censusFor(store: KeyStore, keyring: MasterKeyring): Promise<CensusRow[]> {
+  const rootIds = keyring.all.map(({ id }) => id)
+  return (await store.census({ rootIds })).sort(compareCensusRows)
+}
+
+/** The order of a census: by KEK id, null first; then users before tenants' own rows; then by version; then live rows before tombstones. */
 export function compareCensusRows(a: CensusRow, b: CensusRow): number {
-  return compareKekIds(a.kekId, b.kekId) || a.version - b.version || Number(a.shredded) - Number(b.shredded)
+  return (
+    compareKekIds(a.kekId, b.kekId) ||
+    Number(a.ofTenants ?? false) - Number(b.ofTenants ?? false) ||
+    a.version - b.version ||
+    Number(a.shredded) - Number(b.shredded)
+  )
 }
 
 function compareKekIds(a: string | null, b: string | null): number {
@@ -59,7 +92,12 @@ export const RETIREMENT_WARNINGS: readonly string[] = [
   'Backups made before the rewrap need the old master key: keep the key as long as you keep them, or destroy them first',
 ]
 
-/** One entry for each master key of the keyring, primary first, then one for each KEK id that rows name and no given key has. */
+/**
+ * One entry for each master key of the keyring, primary first, then one for each KEK id that rows name and no given key has; none for tenants'
+ * keys and tenants' own roots, which are no keys of the application.
+ *
+ * @param rows a census that names the keyring's ids: {@link censusFor}
+ */
 export function masterKeyUses(rows: readonly CensusRow[], keyring: MasterKeyring): MasterKeyUse[] {
   const live = new Map<string | null, number>()
   for (const { kekId, shredded, count } of rows)
@@ -73,6 +111,7 @@ export function masterKeyUses(rows: readonly CensusRow[], keyring: MasterKeyring
     return { kekId: key.id, primary: key === keyring.primary, rows: named, noRowNeedsIt: !needed }
   })
   for (const [kekId, count] of live) {
+    if (kekId === MANY_TENANTS) continue
     if (kekId === null || keyring.find(kekId) === null)
       uses.push({ kekId, primary: false, rows: count, noRowNeedsIt: false })
   }

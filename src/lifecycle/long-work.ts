@@ -1,7 +1,15 @@
 /** What all long operations share: options, pages of rows, progress, and stopping after the current page. */
-import { invalidArgument, isKeystoreError, type KeystoreError, quoted, StoreError } from '../errors.js'
+import {
+  invalidArgument,
+  isKeystoreError,
+  type KeystoreError,
+  type MasterKeyReason,
+  quoted,
+  StoreError,
+} from '../errors.js'
 import { isTurnDue, nextTurn } from '../event-loop.js'
 import type { EventOptions } from '../events.js'
+import { isOutage, reasonOf } from '../master-keys/failure.js'
 import { describeRef } from '../master-keys/key-wrap.js'
 import type { KeyPage, KeyStore, UnreadableRow } from '../store.js'
 import { compareRefs, type KeyRecord, type KeyRef } from '../table.js'
@@ -37,6 +45,8 @@ export interface RowFailure extends KeyRef {
   /** A `code` of KeystoreError. */
   readonly code: string
   readonly reason: string
+  /** Why its master key failed, with `ERR_MASTER_KEY`. Rows with `unavailable` or `throttled` may succeed another time. */
+  readonly masterKeyReason?: MasterKeyReason
 }
 
 export const DEFAULT_BATCH_SIZE = 1000
@@ -84,9 +94,12 @@ const NO_OPTIONS = {
 export class Failures {
   readonly listed: RowFailure[] = []
   count = 0
+  /** How many of them are due to an outage of a key service: another run may succeed. */
+  outages = 0
 
   add({ userId, version, kekId }: Pick<KeyRecord, 'userId' | 'version' | 'kekId'>, error: unknown): void {
     this.count += 1
+    if (isOutage(error)) this.outages += 1
     if (this.listed.length < MAX_LISTED_FAILURES)
       this.listed.push({ userId, version, ...exactVersionOf(error), kekId, ...describeFailure(error) })
   }
@@ -99,8 +112,10 @@ export function exactVersionOf(error: unknown): { readonly exactVersion?: string
 }
 
 /** An error as a report shows it. */
-export function describeFailure(error: unknown): { readonly code: string; readonly reason: string } {
-  if (isKeystoreError(error)) return { code: error.code, reason: error.message }
+export function describeFailure(error: unknown): Pick<RowFailure, 'code' | 'reason' | 'masterKeyReason'> {
+  const masterKeyReason = reasonOf(error)
+  if (isKeystoreError(error))
+    return { code: error.code, reason: error.message, ...(masterKeyReason && { masterKeyReason }) }
   return {
     code: 'ERR_STORE',
     reason: 'it failed with an error of another program, which is not shown because it may hold a key',
@@ -108,8 +123,8 @@ export function describeFailure(error: unknown): { readonly code: string; readon
 }
 
 /**
- * Whether an error is about a single row. All other errors end the operation: an outage of the store or of a key service
- * must not be reported as damage of every row.
+ * Whether an error is about a single row, or about those under one master key: the others go on. All other errors end the operation: an
+ * outage of the store must not be reported as damage of every row.
  */
 export function isRowError(error: unknown): error is KeystoreError {
   return isKeystoreError(error) && ROW_CODES.has(error.code)
@@ -127,22 +142,29 @@ const ROW_CODES: ReadonlySet<string> = new Set([
   'ERR_UNWRAP_FAILED',
   'ERR_UNKNOWN_MASTER_KEY',
   'ERR_FORMAT_NOT_ACCEPTED',
+  'ERR_MASTER_KEY',
+  // Of the row's tenant: its key is erased, or missing.
+  'ERR_KEY_SHREDDED',
+  'ERR_KEY_NOT_FOUND',
+  // The row is under another tenant's key than tenantOf says.
+  'ERR_CONFLICT',
 ])
 
 /**
  * Yields all rows, page by page, in the order of `list`. Reads the next page while the caller works on the current one.
  * Gives other tasks a turn between pages. Ends when `signal` is aborted.
  *
+ * @param filter which rows; with `after` those behind it
  * @param onUnreadable is called for each row that cannot be read, before the page is given that it stands on or before
  * @throws ERR_STORE if the store gives the same page again: nothing would ever end
  */
 export async function* pagesOf(
   store: KeyStore,
   { batchSize = DEFAULT_BATCH_SIZE, signal }: LongWorkOptions,
-  filter: Pick<KeyPage, 'notKekId'>,
+  filter: Pick<KeyPage, 'notKekId' | 'kekId' | 'after'>,
   onUnreadable: (row: UnreadableRow) => void,
 ): AsyncGenerator<readonly KeyRecord[], void, undefined> {
-  let after: KeyRef | undefined
+  let { after } = filter
   for (let next = prefetch(); !signal?.aborted; await nextTurn()) {
     const { page, unreadable } = await next
     for (const row of unreadable) onUnreadable(row)

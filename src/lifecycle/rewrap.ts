@@ -1,18 +1,18 @@
 /** Rotation of the master key: wraps every live row under the primary. Changes no data key and no token. */
 
-import { MasterKeyError } from '../errors.js'
+import { invalidArgument, MasterKeyError } from '../errors.js'
 import { durationSince, type EmitEvent, eventEmitter } from '../events.js'
-import { equalBytes } from '../format/aead.js'
 import { acceptedFormats, assertFormat, type Format } from '../format/formats.js'
 import { formatOfKekId } from '../master-keys/kek-id.js'
-import { describeRef, primaryKekId, unwrapDataKey, wrapDataKey } from '../master-keys/key-wrap.js'
+import { describeRef, primaryKekId } from '../master-keys/key-wrap.js'
 import { keyringOf, type MasterKeyring } from '../master-keys/keyring.js'
-import { isV2Wrap } from '../master-keys/local.js'
+import { isLocal, isV2Wrap } from '../master-keys/local.js'
 import type { MasterKey } from '../master-keys/master-key.js'
-import type { CensusRow, KeyStore, WrapChange } from '../store.js'
+import { rewrapped } from '../master-keys/rewrapped.js'
+import type { CensusRow, KeyStore, UnreadableRow, WrapChange } from '../store.js'
 import { type KeyRecord, type KeyRef, refKey } from '../table.js'
 import {
-  census,
+  censusFor,
   liveCount,
   type MasterKeyUse,
   masterKeyUses,
@@ -26,9 +26,9 @@ import {
   type LongWorkOptions,
   mapConcurrently,
   ProgressMeter,
-  pagesOf,
   type RowFailure,
 } from './long-work.js'
+import { hasTenants, kekIdsOfUsers, type RewrapRows, rowsToRewrap, targetOf } from './rewrap-rows.js'
 import {
   describeOtherRows,
   findSharedKeys,
@@ -37,6 +37,7 @@ import {
   type SharedKeys,
   V2_WRAP_UNDER_V3_ID,
 } from './shared-keys.js'
+import { TenantKeys } from './tenant-keys.js'
 
 export interface RewrapOptions extends LongWorkOptions {
   readonly store: KeyStore
@@ -48,13 +49,21 @@ export interface RewrapOptions extends LongWorkOptions {
   readonly accept?: readonly Format[]
   /** Go over all rows once and do everything but write. */
   readonly dryRun?: boolean
+  /**
+   * Ask `tenantOf` about every user who is under the newest version of a tenant's key. Default: about the first 100 of each tenant, and about
+   * the others only if one of these belongs elsewhere.
+   */
+  readonly allUsers?: boolean
 }
 
 export interface RewrapReport {
-  /** False if `signal` stopped the rewrap, or if the store refused every write of several passes: run it again. */
+  /**
+   * False if `signal` stopped the rewrap, if the store refused every write of several passes, or if a key service could not be asked for some
+   * of the rows: run it again.
+   */
   readonly complete: boolean
   readonly dryRun: boolean
-  /** The KEK id of the rows that were rewrapped. */
+  /** The KEK id of the primary, under which rows are that belong to no tenant. */
   readonly kekId: string
   readonly before: readonly CensusRow[]
   readonly after: readonly CensusRow[]
@@ -83,50 +92,63 @@ const MAX_REMEMBERED = 1000
  * Rewraps every live row that is not yet wrapped under the keyring's primary. Unwraps each new wrap as a check, then writes by
  * compare-and-set, one page in one transaction.
  *
+ * With `tenantOf` in the keyring, each user comes under the key of their tenant, which is made if there is none, or back under the primary if
+ * they have no tenant now. Tenants' own keys come under `tenantRoot`, or else the primary, and users of earlier versions of a tenant's key
+ * under its newest. Users who are under that already are not read: a root with a million users is one row for each tenant. Without `tenantOf`
+ * users stay under their tenants' keys, and tenants whose roots a keyring without `tenantRoot` does not have are left as they are.
+ *
+ * A key service is asked for each tenant's row: the old root to unwrap, the new one to wrap and to unwrap the result. Users of tenants are
+ * wrapped in this process.
+ *
  * Several processes may run it at once, and it is safe to run again after it was killed. It ends after a pass that found nothing
  * to do, so it also rewraps keys that a process with the old primary mints meanwhile.
  *
- * A row that does not unwrap is reported, and the others go on. Rows in format v2 that hold the same data key as another row are
- * reported and not upgraded.
+ * A row that does not unwrap is reported, and the others go on. So are the rows of a master key that fails, each with the reason, and users
+ * under the key of another tenant than `tenantOf` names. Rows in format v2 that hold the same data key as another row are reported and not
+ * upgraded.
  *
- * @throws ERR_INVALID_ARGUMENT · ERR_MASTER_KEY (a key service fails) · ERR_STORE · ERR_CLOSED
+ * @throws ERR_INVALID_ARGUMENT · ERR_STORE · ERR_CLOSED
  * @example
  * const report = await rewrapAll({ store, masterKeys: masterKeysFromEnv() })
  * const retired = report.masterKeys.filter(({ noRowNeedsIt }) => noRowNeedsIt)
  */
 export async function rewrapAll(options: RewrapOptions): Promise<RewrapReport> {
   options = checkedOptions(options, 'store')
-  const { store, dryRun = false, format = 'v3', signal } = options
+  const { store, dryRun = false, format = 'v3', allUsers = false, signal } = options
   assertFormat(format)
   const keyring = keyringOf(options.masterKeys)
+  if (format === 'v2' && keyring.tenantOf !== null)
+    throw invalidArgument("format 'v2' cannot bind a key to its row, so there are no tenants in it")
   const accept = acceptedFormats('accept', options.accept, format)
-  const job: RewrapJob = { ...options, keyring, format, accept, dryRun, emit: eventEmitter(options) }
+  const tenants = new TenantKeys(store, keyring)
+  const own = { keyring, tenants, format, accept, dryRun, allUsers, emit: eventEmitter(options) }
+  const job: RewrapJob = { ...options, ...own, onUnreadable: () => undefined }
   const kekId = primaryKekId(keyring, format)
-  const before = await census({ store })
+  const before = await censusFor(store, keyring)
 
   let pass: PassResult = newPass()
   let changed = 0
   let skipped = 0
   let after = before
-  let left = liveCount(before, (row) => row.kekId !== kekId)
-  let complete = left === 0
-  for (let refused = 0; !complete && refused < MAX_REFUSED_PASSES && !signal?.aborted; ) {
+  let left = leftBy(before, job)
+  let done = left === 0
+  for (let refused = 0; !done && refused < MAX_REFUSED_PASSES && !signal?.aborted; ) {
     const shared = await sharedKeys(job, after)
     // An aborted comparison may have missed a copy.
     if (signal?.aborted) break
     const { skippedRefs } = pass
-    pass = await rewrapPass(job, kekId, left, shared)
+    pass = await rewrapPass(job, after, shared)
     changed += pass.changed
     skipped += pass.skipped
     const isRefused = pass.changed === 0 && [...pass.skippedRefs].some((ref) => skippedRefs.has(ref))
     refused = isRefused ? refused + 1 : 0
-    after = await census({ store })
-    left = liveCount(after, (row) => row.kekId !== kekId)
+    after = await censusFor(store, keyring)
+    left = leftBy(after, job)
     const foundNothing = pass.changed + pass.skipped === 0
-    complete = left === 0 || (!signal?.aborted && (dryRun || foundNothing))
+    done = left === 0 || (!signal?.aborted && (dryRun || foundNothing))
   }
   return {
-    complete,
+    complete: done && (left === 0 || pass.failures.outages === 0),
     dryRun,
     kekId,
     before,
@@ -140,13 +162,16 @@ export async function rewrapAll(options: RewrapOptions): Promise<RewrapReport> {
   }
 }
 
+/** How many rows a census shows to be elsewhere than they belong. Null if that takes looking at them: there are tenants, or are to be. */
+function leftBy(counted: readonly CensusRow[], { keyring, format }: RewrapJob): number | null {
+  if (keyring.tenantOf !== null || hasTenants(counted)) return null
+  const kekId = primaryKekId(keyring, format)
+  return liveCount(counted, (row) => row.kekId !== kekId)
+}
+
 /** What one call of rewrapAll works with. */
-interface RewrapJob extends LongWorkOptions {
-  readonly store: KeyStore
-  readonly keyring: MasterKeyring
-  readonly format: Format
+interface RewrapJob extends RewrapRows {
   readonly accept: readonly Format[]
-  readonly dryRun: boolean
   readonly emit: EmitEvent
 }
 
@@ -163,26 +188,26 @@ function newPass(): PassResult {
   return { changed: 0, skipped: 0, skippedRefs: new Set(), failures: new Failures() }
 }
 
-/** Goes once over every row that does not have the target KEK id yet. */
+/** Goes once over every row that may be elsewhere than it belongs. */
 async function rewrapPass(
   job: RewrapJob,
-  kekId: string,
-  total: number,
+  counted: readonly CensusRow[],
   shared: SharedKeys,
 ): Promise<PassResult> {
   const pass = newPass()
+  const kekIds = kekIdsOfUsers(job, counted)
+  const total = liveCount(counted, ({ kekId, ofTenants }) => ofTenants === true || kekIds.has(kekId))
   const progress = new ProgressMeter('rewrapping', total, job)
-  const pages = pagesOf(job.store, job, { notKekId: kekId }, ({ userId, version, error }) =>
-    pass.failures.add({ userId, version, kekId: null }, error),
-  )
+  const onUnreadable = ({ userId, version, error }: UnreadableRow) =>
+    pass.failures.add({ userId, version, kekId: null }, error)
   // The database writes one page while the next is unwrapped and wrapped.
   let writing: Promise<void> = Promise.resolve()
   try {
-    for await (const page of pages) {
+    for await (const page of rowsToRewrap({ ...job, onUnreadable }, counted)) {
       const start = performance.now()
       const changes = await rewrapPage(job, page, shared, pass.failures)
       await writing
-      writing = writeChanges(job, pass, changes, kekId, start).then(() => progress.add(page.length))
+      writing = writeChanges(job, pass, changes, start).then(() => progress.add(page.length))
       writing.catch(() => undefined)
     }
   } finally {
@@ -207,52 +232,53 @@ async function rewrapPage(
   return changes.filter((change) => change !== null)
 }
 
-async function rewrapRecord(job: RewrapJob, record: KeyRecord, shared: SharedKeys): Promise<WrapChange> {
-  const { keyring, format, accept } = job
+/** @returns null if the row is where it belongs */
+async function rewrapRecord(
+  job: RewrapJob,
+  record: KeyRecord,
+  shared: SharedKeys,
+): Promise<WrapChange | null> {
+  const { keyring, accept, tenants } = job
+  const target = await targetOf(job, record)
+  if (target === null) return null
   if (isV2WrapUnderV3Id(keyring, record)) throw new MasterKeyError('ERR_UNWRAP_FAILED', V2_WRAP_UNDER_V3_ID)
-  const group = shared.get(refKey(record))
+  const group = shared.groups.get(refKey(record))
   if (group !== undefined && isV2Wrap(record.encryptedKey)) throw sharedKey(record, group)
-  const dataKey = await unwrapDataKey(keyring, record, accept)
-  let again: Uint8Array | undefined
-  try {
-    const { encryptedKey, kekId } = await wrapDataKey(keyring, record, dataKey, format)
-    // Check the new wrap before it replaces the old one: a fault of memory or of a key service must not cost a user their data.
-    again = await unwrapDataKey(keyring, { ...record, encryptedKey, kekId }, [format]).catch((error) => {
-      throw isRowError(error) ? wrongWrap(record) : error
-    })
-    if (!equalBytes(dataKey, again)) throw wrongWrap(record)
-    const { userId, version } = record
-    return { userId, version, from: record.encryptedKey, encryptedKey, kekId, wrappedAt: new Date() }
-  } finally {
-    dataKey.fill(0)
-    again?.fill(0)
-  }
+  if (shared.failure !== null && isV2Row(keyring, record)) throw notCompared(record, shared.failure)
+  const { kek: to, format, whileLive } = target
+  const from = await tenants.kekOf(record)
+  return { ...(await rewrapped(keyring, record, { from, accept, to, format })), whileLive }
 }
 
 async function writeChanges(
   { store, dryRun, emit }: RewrapJob,
   pass: PassResult,
   changes: readonly WrapChange[],
-  kekId: string,
   start: number,
 ): Promise<void> {
   const written: readonly KeyRef[] =
     dryRun || changes.length === 0 ? changes : await store.replaceWrapped(changes)
-  const count = written.length
-  pass.changed += count
-  pass.skipped += changes.length - count
+  pass.changed += written.length
+  pass.skipped += changes.length - written.length
   const refs = new Set(written.map(refKey))
-  for (const ref of changes.map(refKey))
-    if (!refs.has(ref) && pass.skippedRefs.size < MAX_REMEMBERED) pass.skippedRefs.add(ref)
-  if (count > 0 && !dryRun) emit({ type: 'rewrapped', kekId, count, durationMs: durationSince(start) })
+  const counts = new Map<string | null, number>()
+  for (const change of changes) {
+    const ref = refKey(change)
+    if (refs.has(ref)) counts.set(change.kekId, (counts.get(change.kekId) ?? 0) + 1)
+    else if (pass.skippedRefs.size < MAX_REMEMBERED) pass.skippedRefs.add(ref)
+  }
+  const durationMs = durationSince(start)
+  if (!dryRun)
+    for (const [kekId, count] of counts)
+      if (kekId !== null) emit({ type: 'rewrapped', kekId, count, durationMs })
 }
 
 /** Looks for shared keys only where v2 wraps are upgraded: nothing else can bind a copied key to the wrong user. */
 async function sharedKeys(job: RewrapJob, rows: readonly CensusRow[]): Promise<SharedKeys> {
-  const { store, keyring, format, accept } = job
+  const { store, tenants, format, accept } = job
   const v2Rows = liveCount(rows, ({ kekId }) => formatOfKekId(kekId) === 'v2')
   if (format === 'v2' || !accept.includes('v2') || v2Rows === 0) return NO_SHARED_KEYS
-  return findSharedKeys(store, keyring, accept, totalCount(rows), job)
+  return findSharedKeys(store, tenants, accept, totalCount(rows), job)
 }
 
 function sharedKey(ref: KeyRef, group: readonly KeyRef[]): MasterKeyError {
@@ -263,9 +289,17 @@ function sharedKey(ref: KeyRef, group: readonly KeyRef[]): MasterKeyError {
   )
 }
 
-function wrongWrap(record: KeyRecord): MasterKeyError {
+function isV2Row(keyring: MasterKeyring, { kekId, encryptedKey }: KeyRecord): boolean {
+  const masterKey = kekId === null ? null : keyring.find(kekId)
+  return isV2Wrap(encryptedKey) && (masterKey === null || isLocal(masterKey))
+}
+
+/** Of the failed master key, but for the row of another one. */
+function notCompared(ref: KeyRef, { message, reason, retryable }: MasterKeyError): MasterKeyError {
   return new MasterKeyError(
-    'ERR_UNWRAP_FAILED',
-    `The new wrap of the key of ${describeRef(record)} does not hold the same key: nothing was written`,
+    'ERR_MASTER_KEY',
+    `The key of ${describeRef(ref)} is not upgraded from format v2, because it could not be compared with all others: it may be a copy of one ` +
+      `of them. ${message}`,
+    { reason, retryable },
   )
 }

@@ -4,14 +4,16 @@ import { durationSince, eventEmitter } from '../events.js'
 import { newDataKey } from '../master-keys/key-wrap.js'
 import { keyringOf, type MasterKeyring } from '../master-keys/keyring.js'
 import type { MasterKey } from '../master-keys/master-key.js'
+import { parseTenantKekId } from '../master-keys/tenant-keys.js'
 import type { KeyStore } from '../store.js'
-import { isTombstone, type KeyRecord, MAX_KEY_VERSION, refKey } from '../table.js'
+import { isTenantRow, isTombstone, type KeyRecord, MAX_KEY_VERSION, refKey } from '../table.js'
 import { assertUserId, kindOf } from '../validate.js'
 import { totalCount } from './census.js'
 import {
   checkedOptions,
   Failures,
   groupPagesByUser,
+  isRowError,
   type LongWorkOptions,
   liveBesideTombstone,
   mapConcurrently,
@@ -19,10 +21,11 @@ import {
   pagesOf,
   type RowFailure,
 } from './long-work.js'
+import { TenantKeys } from './tenant-keys.js'
 
 export interface RotateWhereOptions extends LongWorkOptions {
   readonly store: KeyStore
-  /** The primary wraps the new versions. No key is unwrapped. */
+  /** The primary wraps the new versions, or the tenant's key that wraps the version before. No user's key is unwrapped. */
   readonly masterKeys: MasterKeyring | MasterKey
   /** Rotates users whose highest version is older than this, in milliseconds; 0 rotates all users. */
   readonly olderThanMs: number
@@ -30,6 +33,7 @@ export interface RotateWhereOptions extends LongWorkOptions {
 }
 
 export interface RotateReport {
+  /** False if `signal` stopped the rotation, or if a key service could not be asked for some of the users: run it again. */
   readonly complete: boolean
   readonly dryRun: boolean
   /** Users who got a new version, or with `dryRun` would get one. */
@@ -38,7 +42,7 @@ export interface RotateReport {
   readonly young: number
   /** Users whom another writer rotated or shredded first. */
   readonly skipped: number
-  /** Users who are shredded. */
+  /** Users who are shredded, or whose tenant is. */
   readonly shredded: number
   /** The first 1,000 rows that could not be read or rotated, each with the reason. */
   readonly failed: readonly RowFailure[]
@@ -47,10 +51,11 @@ export interface RotateReport {
 
 /**
  * Makes a new version of the data key of every user whose highest version is older than a given age: `rotateUserKey` for many users.
- * All processes write under the new version within 2 s. Tokens of earlier versions still decrypt, until you re-encrypt them and prune
- * the versions. It is safe to run in several processes, and to run again.
+ * All processes write under the new version within 2 s if the store announces changes, else within `cache.ttlMs`. Tokens of earlier versions
+ * still decrypt, until you re-encrypt them and prune the versions. It is safe to run in several processes, and to run again. Users whose new
+ * key the primary does not wrap are `failed`.
  *
- * @throws ERR_INVALID_ARGUMENT · ERR_MASTER_KEY · ERR_STORE · ERR_CLOSED
+ * @throws ERR_INVALID_ARGUMENT · ERR_STORE · ERR_CLOSED
  * @example
  * await rotateWhere({ store, masterKeys, olderThanMs: 365 * 24 * 60 * 60 * 1000 })
  */
@@ -61,6 +66,7 @@ export async function rotateWhere(options: RotateWhereOptions): Promise<RotateRe
     throw invalidArgument('olderThanMs must be a number of milliseconds, 0 or more')
   const keyring = keyringOf(options.masterKeys)
   const emit = eventEmitter(options)
+  const tenants = new TenantKeys(store, keyring)
   // Fixed now, so that a version made by this call is never rotated by it.
   const before = Date.now() - olderThanMs
   const total = totalCount(await store.census())
@@ -78,7 +84,8 @@ export async function rotateWhere(options: RotateWhereOptions): Promise<RotateRe
     const due: KeyRecord[] = []
     for (const versions of users) {
       const newest = versions.at(-1) as KeyRecord
-      if (unreadable.has(newest.userId)) continue
+      // Tenants' own keys wrap no data of the application: rotateTenantKey makes a new version of one.
+      if (isTenantRow(newest) || unreadable.has(newest.userId)) continue
       if (versions.some(isTombstone)) {
         counts.shredded += 1
         for (const row of versions) if (!isTombstone(row)) failures.add(row, liveBesideTombstone(row))
@@ -86,7 +93,16 @@ export async function rotateWhere(options: RotateWhereOptions): Promise<RotateRe
       else if (newest.version === MAX_KEY_VERSION) failures.add(newest, noVersionLeft())
       else due.push(newest)
     }
-    const next = await mapConcurrently(due, (newest) => nextVersionOf(keyring, newest))
+    const versions = await mapConcurrently(due, (newest) =>
+      nextVersionOf(keyring, tenants, newest).catch((error) => {
+        if (!isRowError(error)) throw error
+        // With their tenant: there is nothing left to rotate.
+        if (error.code === 'ERR_KEY_SHREDDED') counts.shredded += 1
+        else failures.add(newest, error)
+        return null
+      }),
+    )
+    const next = versions.filter((version) => version !== null)
     const made = dryRun ? next : await insertNew(store, next)
     counts.rotated += made.length
     counts.skipped += next.length - made.length
@@ -95,12 +111,18 @@ export async function rotateWhere(options: RotateWhereOptions): Promise<RotateRe
     progress.add(users.reduce((sum, versions) => sum + versions.length, 0))
   }
   const failed = { failed: failures.listed, failedCount: failures.count }
-  return { complete: !signal?.aborted, dryRun, ...counts, ...failed }
+  return { complete: !signal?.aborted && failures.outages === 0, dryRun, ...counts, ...failed }
 }
 
-/** The row of a user's next version. Its data key is wiped at once: nothing is encrypted here. */
-async function nextVersionOf(keyring: MasterKeyring, { userId, version }: KeyRecord): Promise<KeyRecord> {
-  const { record, dataKey } = await newDataKey(keyring, { userId, version: version + 1 }, 'v3')
+/** The row of a user's next version, under the tenant's key if the user has one. Its data key is wiped at once: nothing is encrypted here. */
+async function nextVersionOf(
+  keyring: MasterKeyring,
+  tenants: TenantKeys,
+  { userId, version, kekId }: KeyRecord,
+): Promise<KeyRecord> {
+  const tenant = parseTenantKekId(kekId)
+  const kek = tenant === null ? keyring.primary : await tenants.newestOf(tenant)
+  const { record, dataKey } = await newDataKey(keyring, { userId, version: version + 1 }, 'v3', kek)
   dataKey.fill(0)
   return record
 }

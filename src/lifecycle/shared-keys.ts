@@ -2,19 +2,26 @@
  * Finds data keys that several rows hold. A v2 wrap is bound to no row, so anybody who can write to the database may have copied
  * Alice's wrapped key into Bob's row. An upgrade to v3 would then bind the copy to Bob for good.
  */
+import type { MasterKeyError } from '../errors.js'
 import { generateKey, hmacSha256 } from '../format/aead.js'
 import type { Format } from '../format/formats.js'
-import { describeRef, unwrapDataKey } from '../master-keys/key-wrap.js'
+import { isMasterKeyFailure } from '../master-keys/failure.js'
+import { describeRef } from '../master-keys/key-wrap.js'
 import type { MasterKeyring } from '../master-keys/keyring.js'
 import { isLocal, isV2Wrap } from '../master-keys/local.js'
 import type { KeyStore } from '../store.js'
-import { type KeyRecord, type KeyRef, refKey } from '../table.js'
+import { isTenantRow, isTombstone, type KeyRecord, type KeyRef, refKey } from '../table.js'
 import { isRowError, type LongWorkOptions, mapConcurrently, ProgressMeter, pagesOf } from './long-work.js'
+import type { TenantKeys } from './tenant-keys.js'
 
-/** For each row that shares its data key: all rows that hold the key, itself included. The map keys are made by {@link refKey}. */
-export type SharedKeys = ReadonlyMap<string, readonly KeyRef[]>
+export interface SharedKeys {
+  /** For each row that shares its data key: all rows that hold the key, itself included. The map keys are made by {@link refKey}. */
+  readonly groups: ReadonlyMap<string, readonly KeyRef[]>
+  /** Why rows under some master key could not be compared, so that a copy may have been missed; null if all were. */
+  readonly failure: MasterKeyError | null
+}
 
-export const NO_SHARED_KEYS: SharedKeys = new Map()
+export const NO_SHARED_KEYS: SharedKeys = { groups: new Map(), failure: null }
 
 /**
  * The first 8 bytes of a keyed digest of each data key: 8 MB for a million rows. Among a million different keys two agree by
@@ -51,24 +58,27 @@ export class DataKeyDigests {
 /** Unwraps every row to find the data keys that occur more than once. Unwraps all rows a second time only if there are any. */
 export async function findSharedKeys(
   store: KeyStore,
-  keyring: MasterKeyring,
+  tenants: TenantKeys,
   accept: readonly Format[],
   total: number,
   options: LongWorkOptions,
 ): Promise<SharedKeys> {
   const digests = new DataKeyDigests()
   const progress = new ProgressMeter('comparing data keys', total, options)
-  for await (const page of unwrappedPages(store, keyring, accept, options)) {
+  let failure: MasterKeyError | null = null
+  for await (const page of unwrappedPages(store, tenants, accept, options)) {
     for (const { dataKey } of page.unwrapped) digests.add(dataKey)
+    failure ??= page.failure
     progress.add(page.rows)
   }
-  return findRowsOfRepeatedKeys(store, keyring, accept, digests, options)
+  const shared = await findRowsOfRepeatedKeys(store, tenants, accept, digests, options)
+  return { ...shared, failure: failure ?? shared.failure }
 }
 
 /** Unwraps every row, if any digest is repeated, to find the rows that hold the repeated keys. */
 export async function findRowsOfRepeatedKeys(
   store: KeyStore,
-  keyring: MasterKeyring,
+  tenants: TenantKeys,
   accept: readonly Format[],
   digests: DataKeyDigests,
   options: LongWorkOptions,
@@ -76,7 +86,9 @@ export async function findRowsOfRepeatedKeys(
   const repeated = digests.repeated()
   if (repeated.size === 0) return NO_SHARED_KEYS
   const groups = new Map<string, KeyRef[]>()
-  for await (const { unwrapped } of unwrappedPages(store, keyring, accept, options)) {
+  let failure: MasterKeyError | null = null
+  for await (const { unwrapped, failure: failed } of unwrappedPages(store, tenants, accept, options)) {
+    failure ??= failed
     for (const { record, dataKey } of unwrapped) {
       const digest = digests.digest(dataKey)
       if (!repeated.has(digest.readBigUInt64LE())) continue
@@ -91,7 +103,7 @@ export async function findRowsOfRepeatedKeys(
   for (const refs of groups.values()) {
     for (const ref of refs.length > 1 ? refs : []) shared.set(refKey(ref), refs)
   }
-  return shared
+  return { groups: shared, failure }
 }
 
 /**
@@ -120,6 +132,8 @@ interface UnwrappedPage {
   /** Rows of the page, those included that do not unwrap. */
   readonly rows: number
   readonly unwrapped: readonly { readonly record: KeyRecord; readonly dataKey: Uint8Array }[]
+  /** Why a master key did not open one of them. */
+  readonly failure: MasterKeyError | null
 }
 
 /**
@@ -130,23 +144,26 @@ interface UnwrappedPage {
  */
 async function* unwrappedPages(
   store: KeyStore,
-  keyring: MasterKeyring,
+  tenants: TenantKeys,
   accept: readonly Format[],
   options: LongWorkOptions,
 ): AsyncGenerator<UnwrappedPage, void, undefined> {
   for await (const page of pagesOf(store, options, {}, () => undefined)) {
     const unwrapped: { record: KeyRecord; dataKey: Uint8Array }[] = []
-    const live = page.filter(({ shreddedAt }) => shreddedAt === null)
+    // A tenant's key is bound to its row.
+    const live = page.filter((row) => !isTombstone(row) && !isTenantRow(row))
+    let failure: MasterKeyError | null = null
     try {
       await mapConcurrently(live, async (record) => {
         try {
-          unwrapped.push({ record, dataKey: await unwrapDataKey(keyring, record, accept) })
+          unwrapped.push({ record, dataKey: await tenants.unwrap(record, accept) })
         } catch (error) {
           // The rewrap or the verification itself reports rows that do not unwrap.
           if (!isRowError(error)) throw error
+          if (isMasterKeyFailure(error)) failure ??= error
         }
       })
-      yield { rows: page.length, unwrapped }
+      yield { rows: page.length, unwrapped, failure }
     } finally {
       for (const { dataKey } of unwrapped) dataKey.fill(0)
     }

@@ -1,13 +1,14 @@
 /** The checks of a key store that `keystore doctor` reports. */
 
+import type { KeystoreError, KeystoreErrorCode } from '../errors.js'
 import type { Format } from '../format/formats.js'
-import { unwrapDataKey } from '../master-keys/key-wrap.js'
 import { keyringOf, type MasterKeyring } from '../master-keys/keyring.js'
 import { isLocal, isV2Wrap } from '../master-keys/local.js'
 import type { MasterKey } from '../master-keys/master-key.js'
+import { parseTenantKekId, tenantKekId, tenantRow } from '../master-keys/tenant-keys.js'
 import type { CensusRow, KeyStore, StoreFinding } from '../store.js'
-import type { KeyRecord, KeyRef } from '../table.js'
-import { census, type MasterKeyUse, masterKeyUses, totalCount } from './census.js'
+import { isTenantRow, type KeyRecord, type KeyRef, tenantIdOf } from '../table.js'
+import { censusFor, type MasterKeyUse, masterKeyUses, totalCount } from './census.js'
 import { limitFindings } from './limits.js'
 import {
   checkedOptions,
@@ -26,6 +27,7 @@ import {
   isV2WrapUnderV3Id,
   V2_WRAP_UNDER_V3_ID,
 } from './shared-keys.js'
+import { knowsTenants, TenantKeys } from './tenant-keys.js'
 
 export interface VerifyOptions extends LongWorkOptions {
   readonly store: KeyStore
@@ -40,6 +42,10 @@ export interface Finding {
   readonly severity: 'error' | 'warning' | 'note'
   /**
    * - `undecryptable`, `unknownMasterKey`: the wrapped key does not unwrap, so its user cannot read data encrypted under it
+   * - `masterKeyFailed`: the row's master key did not do its work: it says nothing about the row, which was not checked
+   * - `tenantShredded`: a tenant was shredded, and its users with it, whose rows are still there
+   * - `tenantMissing`: users are under a tenant's key that is not in the store
+   * - `tenantNotChecked`: a tenant's root was not given, and the keyring says nothing of tenants
    * - `sharedKey`: several rows hold one data key
    * - `liveAfterShred`: a shredded user has a live row
    * - `shreddedButNotErased`: a tombstone still holds a wrapped key
@@ -84,7 +90,7 @@ const CLOCK_TOLERANCE_MS = 5 * 60 * 1000
 /**
  * Unwraps the key of every row, and checks the rows and the store itself. Changes nothing.
  *
- * @throws ERR_INVALID_ARGUMENT · ERR_MASTER_KEY (a key service fails) · ERR_STORE (an outage) · ERR_CLOSED
+ * @throws ERR_INVALID_ARGUMENT · ERR_STORE (an outage) · ERR_CLOSED
  * @example
  * const { ok, findings } = await verifyAll({ store, masterKeys: masterKeysFromEnv() })
  */
@@ -98,7 +104,8 @@ export async function verifyAll(options: VerifyOptions): Promise<VerifyReport> {
   if (findings.has('schemaVersion') || findings.has('damage'))
     return reportOf(findings, { rows: 0, census: [], keyring, complete: false })
 
-  const counted = await census({ store })
+  const counted = await censusFor(store, keyring)
+  const tenants = new TenantChecks(new TenantKeys(store, keyring), keyring, findings)
   for (const finding of limitFindings(counted)) findings.add(finding)
   const progress = new ProgressMeter('verifying', totalCount(counted), options)
   const digests = new DataKeyDigests()
@@ -115,11 +122,11 @@ export async function verifyAll(options: VerifyOptions): Promise<VerifyReport> {
     for (const versions of users) checkVersions(findings, versions, unreadable)
     for (const record of records) checkTimes(findings, record, latest)
     const live = records.filter(({ shreddedAt }) => shreddedAt === null)
-    await mapConcurrently(live, (record) => checkKey(findings, record, keyring, accept, digests))
+    await mapConcurrently(live, (record) => checkKey(findings, record, keyring, tenants, accept, digests))
     rows += records.length
     progress.add(records.length)
   }
-  if (!signal?.aborted) await checkSharedKeys(findings, options, keyring, accept, digests)
+  if (!signal?.aborted) await checkSharedKeys(findings, options, tenants.keys, accept, digests)
   return reportOf(findings, { rows, census: counted, keyring, complete: !signal?.aborted })
 }
 
@@ -130,6 +137,7 @@ function checkVersions(
   unreadable: ReadonlySet<string>,
 ): void {
   const first = versions[0] as KeyRecord
+  const owner = isTenantRow(first) ? 'tenant' : 'user'
   const tombstones = versions.filter(({ shreddedAt }) => shreddedAt !== null)
   for (const row of tombstones) {
     if (row.encryptedKey.length > 0)
@@ -137,7 +145,7 @@ function checkVersions(
         'error',
         'shreddedButNotErased',
         row,
-        'The tombstone still holds a wrapped key: shred the user again',
+        `The tombstone still holds a wrapped key: shred the ${owner} again`,
       )
   }
   for (const row of tombstones.length === 0 ? [] : versions) {
@@ -146,9 +154,11 @@ function checkVersions(
         'error',
         'liveAfterShred',
         row,
-        'A shredded user has a live key, from a backup perhaps: shred the user again',
+        `A shredded ${owner} has a live key, from a backup perhaps: shred the ${owner} again`,
       )
   }
+  // Tenants' keys seal no tokens. Users under a version that is gone have a finding of their own.
+  if (isTenantRow(first)) return
   if (first.version !== 1 && tombstones.length === 0 && !unreadable.has(first.userId)) {
     const reason =
       'Version 1 was pruned: v2 tokens of the user cannot be opened, and fingerprints cannot be made'
@@ -173,21 +183,23 @@ async function checkKey(
   findings: Findings,
   record: KeyRecord,
   keyring: MasterKeyring,
+  tenants: TenantChecks,
   accept: readonly Format[],
   digests: DataKeyDigests,
 ): Promise<void> {
+  if (!(await tenants.isOpen(record))) return
+  if (isTenantRow(record)) return
   try {
-    const dataKey = await unwrapDataKey(keyring, record, accept)
+    const dataKey = await tenants.keys.unwrap(record, accept)
     digests.add(dataKey)
     dataKey.fill(0)
   } catch (error) {
     if (!isRowError(error)) throw error
-    const kind = error.code === 'ERR_UNKNOWN_MASTER_KEY' ? 'unknownMasterKey' : 'undecryptable'
-    findings.ofRow('error', kind, record, error.message)
+    findings.ofRow('error', FINDING_KINDS[error.code] ?? 'undecryptable', record, error.message)
     return
   }
   const masterKey = record.kekId === null ? null : keyring.find(record.kekId)
-  const isLocalRow = masterKey === null || isLocal(masterKey)
+  const isLocalRow = record.kekId === null || (masterKey !== null && isLocal(masterKey))
   // A rewrap to the same master key would skip this row, because its KEK id is right already.
   if (isV2WrapUnderV3Id(keyring, record))
     findings.ofRow('error', 'undecryptable', record, V2_WRAP_UNDER_V3_ID)
@@ -200,20 +212,78 @@ async function checkKey(
     )
 }
 
+/** Finds tenants whose key does not open. Each is one finding, however many users it has: they say nothing that its row does not. */
+class TenantChecks {
+  readonly keys: TenantKeys
+  readonly #keyring: MasterKeyring
+  readonly #findings: Findings
+  /** The KEK ids of those that have a finding. */
+  readonly #failed = new Set<string>()
+
+  constructor(keys: TenantKeys, keyring: MasterKeyring, findings: Findings) {
+    this.keys = keys
+    this.#keyring = keyring
+    this.#findings = findings
+  }
+
+  /** Whether the tenant's key opens that a row is, or is under. True for all other rows. */
+  async isOpen(record: KeyRecord): Promise<boolean> {
+    const tenantId = tenantIdOf(record.userId)
+    const ref = tenantId === null ? parseTenantKekId(record.kekId) : { tenantId, version: record.version }
+    if (ref === null) return true
+    const id = tenantKekId(ref)
+    if (this.#failed.has(id)) return false
+    try {
+      await (tenantId === null ? this.keys.find(ref) : this.keys.ofRow(record))
+      return true
+    } catch (error) {
+      if (!isRowError(error)) throw error
+      // Several rows may have waited for the same key.
+      if (!this.#failed.has(id)) this.#report(error, tenantId === null ? tenantRow(ref) : record)
+      this.#failed.add(id)
+      return false
+    }
+  }
+
+  #report({ code, message }: KeystoreError, row: KeyRef & Partial<Pick<KeyRecord, 'kekId'>>): void {
+    const report = (severity: Finding['severity'], kind: string, reason = message) =>
+      this.#findings.ofRow(severity, kind, row, reason)
+    if (code === 'ERR_KEY_SHREDDED') report('note', 'tenantShredded')
+    else if (code === 'ERR_UNKNOWN_MASTER_KEY' && !knowsTenants(this.#keyring))
+      report(
+        'warning',
+        'tenantNotChecked',
+        `Neither this key nor those of its users were checked. ${message}`,
+      )
+    else report('error', FINDING_KINDS[code] ?? 'undecryptable')
+  }
+}
+
+const FINDING_KINDS: Partial<Record<KeystoreErrorCode, string>> = {
+  ERR_UNKNOWN_MASTER_KEY: 'unknownMasterKey',
+  ERR_MASTER_KEY: 'masterKeyFailed',
+  ERR_KEY_NOT_FOUND: 'tenantMissing',
+}
+
 async function checkSharedKeys(
   findings: Findings,
   options: VerifyOptions,
-  keyring: MasterKeyring,
+  tenants: TenantKeys,
   accept: readonly Format[],
   digests: DataKeyDigests,
 ): Promise<void> {
-  const shared = await findRowsOfRepeatedKeys(options.store, keyring, accept, digests, options)
+  const shared = await findRowsOfRepeatedKeys(options.store, tenants, accept, digests, options)
   // The map has an entry for each row of a group: the set has each group once.
-  for (const group of new Set(shared.values())) {
+  for (const group of new Set(shared.groups.values())) {
     for (const ref of group) {
       const reason = `The same data key stands in other rows (${describeOtherRows(group, ref)}): one was copied`
       findings.ofRow('error', 'sharedKey', ref, reason)
     }
+  }
+  // Rows that failed before have a finding each.
+  if (shared.failure !== null && !findings.has('masterKeyFailed')) {
+    const reason = `Rows that share a data key could not all be found. ${shared.failure.message}`
+    findings.add({ severity: 'error', kind: 'masterKeyFailed', reason })
   }
 }
 

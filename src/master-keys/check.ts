@@ -1,12 +1,16 @@
-/** The check of `EnvelopeCrypto.open`: do the given master keys open what is stored? */
+/** The check of `EnvelopeCrypto.open`: do the given master keys open what is stored, and can the primary do its work? */
 import { isKeystoreError, KeystoreError, MasterKeyError, printable } from '../errors.js'
 import type { EmitEvent } from '../events.js'
 import type { Format } from '../format/formats.js'
 import type { KeyStore } from '../store.js'
-import type { KeyRecord } from '../table.js'
+import { isTombstone, type KeyRecord, TENANT_USER_ID_PREFIX, tenantIdOf } from '../table.js'
+import { isMasterKeyFailure, isOutage, reasonOf, unavailableEvent } from './failure.js'
+import { tryWrapping } from './first-wrap.js'
 import { formatOfKekId } from './kek-id.js'
 import { unwrapDataKey } from './key-wrap.js'
 import type { MasterKeyring } from './keyring.js'
+import { isLocal } from './local.js'
+import { parseTenantKekId } from './tenant-keys.js'
 
 /** A damaged row must not keep a store from opening, so one that opens is enough. */
 const SAMPLES_PER_KEK = 3
@@ -14,9 +18,11 @@ const SAMPLES_PER_KEK = 3
 const NAMED_KEK_IDS = 10
 
 /**
- * Unwraps one sample row under each KEK id. Reads a few rows for each, and writes nothing.
+ * Unwraps one sample row under each KEK id, all of them at the same time. Reads a few rows for each, and writes nothing. If the primary is in
+ * a key service and has wrapped no row yet, it has to wrap a key and open it again.
  *
- * Refuses where a master key is missing. Rows that merely do not open are damaged: each is an event, and fails its own user.
+ * Refuses where a master key is missing or wrong. Rows that merely do not open are damaged: each is an event, and fails its own user. So it
+ * is with a master key that cannot be asked now, or refuses: only its own users need it.
  *
  * - An id that no master key has: refuses, unless `allowUnknown`.
  * - A known id: damaged rows are events, even if no sample opens. They say themselves which key they need.
@@ -31,58 +37,125 @@ const NAMED_KEK_IDS = 10
  *
  * They cannot make a row open that no master key has wrapped.
  *
- * @throws MasterKeyError `ERR_UNKNOWN_MASTER_KEY` naming KEK ids and counts of rows, unless `allowUnknown` ·
+ * @throws MasterKeyError `ERR_UNKNOWN_MASTER_KEY` naming KEK ids and counts of rows, unless `allowUnknown` · `ERR_MASTER_KEY` when a master
+ *   key is wrong, or not there (unless `allowUnknown`), or cannot do its work from the beginning ·
  *   ERR_FORMAT_NOT_ACCEPTED when all rows are wrapped in a format that is not accepted
  */
 export async function checkMasterKeys(
   store: KeyStore,
   keyring: MasterKeyring,
-  options: {
-    readonly acceptKeys: readonly Format[]
-    readonly allowUnknown: boolean
-    readonly emit: EmitEvent
-  },
+  options: CheckOptions,
 ): Promise<void> {
-  const unknown: (string | null)[] = []
-  const groups = groupByKek(await store.sampleByKek(SAMPLES_PER_KEK))
-  const acceptsV2 = options.acceptKeys.includes('v2')
-  const isUpgraded = [...groups.keys()].some((kekId) => formatOfKekId(kekId) === 'v3')
-  for (const [kekId, samples] of groups) {
-    if (kekId !== null && keyring.find(kekId) === null) {
-      unknown.push(kekId)
-      continue
-    }
-    if (!acceptsV2 && !isUpgraded) throw v2NotAccepted()
-    const damaged = await samplesBeforeOneOpens(keyring, samples, options.acceptKeys)
+  const { acceptKeys, allowUnknown, emit } = options
+  const samples = (await store.sampleByKek(SAMPLES_PER_KEK)).filter(isUnderMasterKey)
+  const tenants = await firstTenants(store)
+  const isKnown = ({ kekId }: KeyRecord) => keyring.find(kekId ?? '') !== null
+  // A root that the keyring lacks is a matter of its own tenant's. But where nothing at all is under the keyring's keys, they are the wrong ones.
+  const areWrong = keyring.tenantRoot === null && ![...samples, ...tenants].some(isKnown)
+  const groups = groupByKek([...samples, ...tenants.filter((row) => areWrong || isKnown(row))])
+  const acceptsV2 = acceptKeys.includes('v2')
+  const isUpgraded = tenants.length > 0 || [...groups.keys()].some((kekId) => formatOfKekId(kekId) === 'v3')
+  const known = [...groups].filter(([kekId]) => kekId === null || keyring.find(kekId) !== null)
+  if (known.length > 0 && !acceptsV2 && !isUpgraded) throw v2NotAccepted()
+  const checked = known.map(async ([kekId, samples]) => {
+    return { kekId, samples, ...(await checkSamples(keyring, samples, options)) }
+  })
+  const [failedPrimary, ...results] = await Promise.all([checkPrimary(keyring, groups, options), ...checked])
+
+  const unknown: (string | null)[] = [...groups.keys()].filter(
+    (kekId) => kekId !== null && keyring.find(kekId) === null,
+  )
+  for (const { kekId, samples, damaged, failure } of results) {
     if (kekId === null && acceptsV2 && damaged.length === samples.length) unknown.push(null)
-    else
-      for (const { userId, version } of damaged) options.emit({ type: 'damagedKey', userId, version, kekId })
+    else for (const { userId, version } of damaged) emit({ type: 'damagedKey', userId, version, kekId })
+    if (kekId !== null) emitUnavailable(options, kekId, failure)
   }
+  emitUnavailable(options, keyring.primary.id, failedPrimary)
   if (unknown.length === 0) return
   // The census reads the whole table: only for the message.
-  if (!options.allowUnknown) throw await unknownMasterKeys(store, unknown)
-  options.emit({ type: 'unknownMasterKey', kekIds: unknown })
+  if (!allowUnknown) throw await unknownMasterKeys(store, unknown)
+  emit({ type: 'unknownMasterKey', kekIds: unknown })
 }
 
-/** @returns the samples before the first that opens: all of them if none does */
-async function samplesBeforeOneOpens(
+/** What is under tenants' keys says nothing of a master key. Tenants' own rows are looked at apart: there may be a root for each. */
+function isUnderMasterKey({ userId, kekId }: KeyRecord): boolean {
+  return tenantIdOf(userId) === null && parseTenantKekId(kekId) === null
+}
+
+/** Live rows of the first tenants. */
+async function firstTenants(store: KeyStore): Promise<KeyRecord[]> {
+  const after = { userId: TENANT_USER_ID_PREFIX, version: 1 }
+  const rows = await store.list({ after, limit: SAMPLES_PER_KEK, onUnreadable: () => undefined })
+  return rows.filter((row) => tenantIdOf(row.userId) !== null && !isTombstone(row) && row.kekId !== null)
+}
+
+interface CheckOptions {
+  readonly acceptKeys: readonly Format[]
+  readonly allowUnknown: boolean
+  /** Whether users get their first keys here. */
+  readonly mints: boolean
+  readonly emit: EmitEvent
+}
+
+function emitUnavailable({ emit }: CheckOptions, kekId: string, failure: MasterKeyError | null): void {
+  const event = failure === null ? null : unavailableEvent(kekId, failure)
+  if (event !== null) emit(event)
+}
+
+interface CheckedSamples {
+  /** The samples before the first that opens: all of them if none does. */
+  readonly damaged: readonly KeyRecord[]
+  /** Why the master key could not be asked for more. */
+  readonly failure: MasterKeyError | null
+}
+
+/** @throws ERR_MASTER_KEY if the master key is wrong */
+async function checkSamples(
   keyring: MasterKeyring,
   samples: readonly KeyRecord[],
-  accept: readonly Format[],
-): Promise<KeyRecord[]> {
+  { acceptKeys, allowUnknown }: CheckOptions,
+): Promise<CheckedSamples> {
   const damaged: KeyRecord[] = []
   for (const sample of samples) {
     try {
-      const dataKey = await unwrapDataKey(keyring, sample, accept)
+      const dataKey = await unwrapDataKey(keyring, sample, acceptKeys)
       dataKey.fill(0)
-      return damaged
+      return { damaged, failure: null }
     } catch (error) {
+      if (isMasterKeyFailure(error) && mayGoOn(error, allowUnknown)) return { damaged, failure: error }
       const code = isKeystoreError(error) ? error.code : null
       if (code !== 'ERR_UNWRAP_FAILED' && code !== 'ERR_FORMAT_NOT_ACCEPTED') throw error
       damaged.push(sample)
     }
   }
-  return damaged
+  return { damaged, failure: null }
+}
+
+/** Whether a master key that has wrapped rows may open them another time: it is not the wrong one. */
+function mayGoOn(error: MasterKeyError, allowUnknown: boolean): boolean {
+  const reason = reasonOf(error)
+  return isOutage(error) || reason === 'denied' || (allowUnknown && reason === 'notFound')
+}
+
+/**
+ * Has the primary wrap a key and open it, where no row shows that it can: a master key that cannot open what it wraps would else be found by
+ * the next process, when there is data under it.
+ *
+ * @returns why it could not be asked, or may not wrap; null if it works, or need not be asked
+ * @throws ERR_MASTER_KEY
+ */
+async function checkPrimary(
+  { primary }: MasterKeyring,
+  groups: ReadonlyMap<string | null, unknown>,
+  { mints }: CheckOptions,
+): Promise<MasterKeyError | null> {
+  if (isLocal(primary) || groups.has(primary.id)) return null
+  const failed = await tryWrapping(primary)
+  if (failed === null || isOutage(failed.error)) return failed?.error ?? null
+  // Whoever may not wrap can still read what others have wrapped.
+  const canWork = failed.step === 'wrap' && reasonOf(failed.error) === 'denied' && (groups.size > 0 || !mints)
+  if (canWork) return failed.error
+  throw failed.error
 }
 
 /** Names no option for tokens: keys are upgraded without reading any. */
@@ -110,7 +183,8 @@ async function unknownMasterKeys(
   kekIds: readonly (string | null)[],
 ): Promise<MasterKeyError> {
   const counts = new Map<string | null, number>()
-  for (const row of await store.census()) {
+  const rootIds = kekIds.filter((kekId) => kekId !== null)
+  for (const row of await store.census({ rootIds })) {
     if (!row.shredded) counts.set(row.kekId, (counts.get(row.kekId) ?? 0) + row.count)
   }
   const list = kekIds.slice(0, NAMED_KEK_IDS).map((kekId) => {

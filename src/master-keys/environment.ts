@@ -1,33 +1,39 @@
 /** Master keys from the environment and from files. */
 import { closeSync, fstatSync, openSync, readFileSync, statSync } from 'node:fs'
+import { isAbsolute, resolve } from 'node:path'
 import { invalidArgument, MasterKeyError } from '../errors.js'
 import { kindOf } from '../validate.js'
 import { type MasterKeyring, masterKeyring } from './keyring.js'
-import { decodeKey, isOneByteRepeated, type LocalMasterKey, localMasterKey } from './local.js'
-
-/** The shape of `process.env`. */
-export type Environment = Readonly<Record<string, string | undefined>>
+import { decodeKey, HEXADECIMAL, isHexadecimal, isLocal, isOneByteRepeated, localMasterKey } from './local.js'
+import type { MasterKey } from './master-key.js'
+import { serviceKey } from './service-keys.js'
+import { type Environment, variable } from './variables.js'
 
 const HOW_TO_MAKE_ONE = 'make one with `npx keystore init`, or with `openssl rand -base64 32`'
 
 /**
- * The keyring of `API_KEY_MASTER_KEY` (base64 or base64url of exactly 32 bytes) or `API_KEY_MASTER_KEY_FILE` (the path of
- * a file with it), and of `API_KEY_MASTER_KEY_PREVIOUS` (earlier ones, separated by white space; they only unwrap).
+ * The keyring of `API_KEY_MASTER_KEY` or `API_KEY_MASTER_KEY_FILE` (the path of a file with it), and of `API_KEY_MASTER_KEY_PREVIOUS`
+ * (earlier ones, separated by white space; they only unwrap).
+ *
+ * Each is base64 or base64url of exactly 32 bytes, or names a key in a key service: `aws-kms:<ARN>`, `azure-kv:https://…/keys/<name>/<version>`,
+ * `gcp-kms:projects/…/cryptoKeys/<key>`, `vault:https://<host>/transit/keys/<key>`, `pkcs11:token=…;object=…` (docs/MASTER-KEYS.md). The service is asked, and its SDK
+ * loaded, at the first call.
  *
  * @throws MasterKeyError `ERR_MASTER_KEY` if unset, unusable, 32 equal bytes, or given in both ways; warns of 32
  *   printable characters, which are a passphrase and no key
+ * @example
+ * masterKeysFromEnv({ API_KEY_MASTER_KEY: 'gcp-kms:projects/example/locations/europe-west3/keyRings/apps/cryptoKeys/keystore' })
  */
 export function masterKeysFromEnv(env: Environment = process.env): MasterKeyring {
   const text = variable(env, 'API_KEY_MASTER_KEY')
   const path = variable(env, 'API_KEY_MASTER_KEY_FILE')
   const previous = variable(env, 'API_KEY_MASTER_KEY_PREVIOUS') ?? ''
-  const isSet = (value: string | undefined): value is string => value !== undefined && value.trim() !== ''
-  if (isSet(text) && isSet(path)) {
+  if (text !== undefined && path !== undefined) {
     throw unusable('API_KEY_MASTER_KEY and API_KEY_MASTER_KEY_FILE are both set: unset one of them')
   }
-  let primary: LocalMasterKey
-  if (isSet(text)) primary = keyFromText(text, 'API_KEY_MASTER_KEY')
-  else if (isSet(path)) primary = keyFromFile(path)
+  let primary: MasterKey
+  if (text !== undefined) primary = keyFromText(text, 'API_KEY_MASTER_KEY', env)
+  else if (path !== undefined) primary = keyFromFile(path, env)
   else
     throw unusable(
       'Neither API_KEY_MASTER_KEY nor API_KEY_MASTER_KEY_FILE is set. `npx keystore init` makes a master key in data/master.key: then ' +
@@ -37,18 +43,19 @@ export function masterKeysFromEnv(env: Environment = process.env): MasterKeyring
   return masterKeyring({
     primary,
     previous: earlier.map((word, index) =>
-      keyFromText(word, `API_KEY_MASTER_KEY_PREVIOUS, key ${index + 1},`),
+      keyFromText(word, `API_KEY_MASTER_KEY_PREVIOUS, key ${index + 1},`, env),
     ),
   })
 }
 
 /**
- * The keyring of one file, which holds base64 or base64url of exactly 32 bytes.
+ * The keyring of one file, which holds what `API_KEY_MASTER_KEY` may hold: base64 or base64url of exactly 32 bytes, or the name of a key in
+ * a key service. What such a service needs besides, as a token, is taken from the process's environment.
  *
  * @throws MasterKeyError `ERR_MASTER_KEY`
  */
 export function masterKeysFromFile(path: string): MasterKeyring {
-  return masterKeyring({ primary: keyFromFile(path) })
+  return masterKeyring({ primary: keyFromFile(path, process.env) })
 }
 
 /**
@@ -59,18 +66,14 @@ export function resolveMasterKey(env: Environment = process.env): Uint8Array | n
   const text = variable(env, 'API_KEY_MASTER_KEY')?.trim() ?? ''
   const key = decodeKey(text)
   if (key === null) {
-    const problem = text === '' ? 'is not set' : 'is not base64 of exactly 32 bytes'
+    const problem =
+      text === '' ? 'is not set' : isHexadecimal(text) ? HEXADECIMAL : 'is not base64 of exactly 32 bytes'
     warn(`API_KEY_MASTER_KEY ${problem}: ${HOW_TO_MAKE_ONE}`)
   }
   return key
 }
 
-/** Only its own: process.env inherits what some code has put on Object.prototype. */
-function variable(env: Environment, name: string): string | undefined {
-  return Object.hasOwn(env, name) ? env[name] : undefined
-}
-
-function keyFromFile(path: string): LocalMasterKey {
+function keyFromFile(path: string, env: Environment): MasterKey {
   if (typeof path !== 'string') throw invalidArgument(`path must be a string, got ${kindOf(path)}`)
   let text: string
   let problem: string | null
@@ -90,11 +93,22 @@ function keyFromFile(path: string): LocalMasterKey {
       throw unusable('The path of the master key file is a master key itself: set API_KEY_MASTER_KEY to it')
     }
     const reason = error instanceof Error && 'code' in error ? String(error.code) : 'unreadable'
-    const advice = reason === 'EISDIR' ? 'it is a folder, so name the file in it' : HOW_TO_MAKE_ONE
-    throw unusable(`The master key file ${path} cannot be read (${reason}): ${advice}`)
+    const where = isAbsolute(path) ? path : `${path}, which is ${resolve(path)} here,`
+    throw unusable(`The master key file ${where} cannot be read (${reason}): ${adviceFor(reason, path)}`)
   }
-  if (problem !== null) warn(problem)
-  return keyFromText(text, `The master key file ${path}`)
+  const key = keyFromText(text, `The master key file ${path}`, env)
+  // The name of a key in a service is no secret.
+  if (problem !== null && isLocal(key)) warn(problem)
+  return key
+}
+
+function adviceFor(reason: string, path: string): string {
+  if (reason === 'EISDIR') return 'it is a folder, so name the file in it'
+  if (reason !== 'ENOENT') return 'give it to the user that this process runs as'
+  if (path.startsWith('~'))
+    return 'a shell replaces ~ only where it is not in quotes, so write the whole path'
+  const relative = isAbsolute(path) ? '' : 'a relative path counts from the folder that the process runs in. '
+  return `${relative}If there is a master key already, name its file; only if there is none, ${HOW_TO_MAKE_ONE}`
 }
 
 /** What is wrong with the mode of a master key file, and what to do. @returns null if nothing is, or if there is no such file */
@@ -110,8 +124,11 @@ function modeProblem(path: string, mode: number): string | null {
   return `The master key file ${path} has mode ${shown}, which is not for its owner alone: chmod 600 ${path}`
 }
 
-function keyFromText(text: string, source: string): LocalMasterKey {
+function keyFromText(text: string, source: string, env: Environment): MasterKey {
+  const named = serviceKey(text.trim(), source, env)
+  if (named !== null) return named
   const key = decodeKey(text.trim())
+  if (key === null && isHexadecimal(text.trim())) throw unusable(`${source} ${HEXADECIMAL}`)
   if (key === null) throw unusable(`${source} is not base64 of exactly 32 bytes: ${HOW_TO_MAKE_ONE}`)
   try {
     if (isOneByteRepeated(key)) {

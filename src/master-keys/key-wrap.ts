@@ -1,13 +1,24 @@
 /** Data keys in rows: which master key and which format a row's wrapped key has, and what it is bound to. */
 
-import { isKeystoreError, KeystoreError, MasterKeyError, printable, quoted } from '../errors.js'
+import {
+  describeUser,
+  invalidArgument,
+  isKeystoreError,
+  KeystoreError,
+  MasterKeyError,
+  printable,
+  serviceDetails,
+} from '../errors.js'
 import { generateKey, KEY_BYTES } from '../format/aead.js'
 import { preAuthEncode } from '../format/encoding.js'
 import type { Format } from '../format/formats.js'
-import type { KeyRecord, KeyRef } from '../table.js'
+import { isV3Wrap } from '../format/wrapped-key.js'
+import { type KeyRecord, type KeyRef, tenantIdOf } from '../table.js'
 import type { MasterKeyring } from './keyring.js'
-import { isLocal, isV2Wrap, isV3Wrap, type LocalMasterKey } from './local.js'
-import type { MasterKey } from './master-key.js'
+import { isLocal, isV2Wrap, type LocalMasterKey } from './local.js'
+import type { KeyOwner, MasterKey } from './master-key.js'
+import { unwrapByService, wrapByService } from './service-calls.js'
+import { TenantKey } from './tenant-keys.js'
 
 const WRAP_LABEL = 'drizzle-keystore/wrap/v3'
 
@@ -15,31 +26,31 @@ const WRAP_LABEL = 'drizzle-keystore/wrap/v3'
 type Wrapped = Pick<KeyRecord, 'encryptedKey' | 'kekId'>
 
 /**
- * Wraps a data key under the keyring's primary. Returns no promise unless a key service has to be asked.
+ * Wraps a data key, or a tenant's. Returns no promise unless a key service has to be asked.
  *
- * @throws MasterKeyError · ERR_INVALID_ARGUMENT (format v2 with a primary that is no local key)
+ * @param kek default the keyring's primary. Format v2 has no other: it does not bind a key to its row
+ * @throws MasterKeyError · ERR_INVALID_ARGUMENT (format v2 with a key that is no local one)
  */
 export function wrapDataKey(
   keyring: MasterKeyring,
   ref: KeyRef,
   dataKey: Uint8Array,
   format: Format,
+  kek: MasterKey = keyring.primary,
 ): Wrapped | Promise<Wrapped> {
-  const { primary } = keyring
-  const kekId = primaryKekId(keyring, format)
-  if (format === 'v2') return { encryptedKey: requireLocal(keyring).wrapV2(dataKey), kekId }
-  if (isLocal(primary)) return { encryptedKey: primary.wrap(dataKey, wrapAad(ref, kekId)), kekId }
-  return wrapBy(primary, ref, dataKey)
+  if (format === 'v2') {
+    const kekId = primaryKekId(keyring, format)
+    if (kek !== keyring.primary) throw invalidArgument("format 'v2' wraps under the primary only")
+    return { encryptedKey: requireLocal(keyring).wrapV2(dataKey), kekId }
+  }
+  const { id } = kek
+  if (isLocal(kek) || kek instanceof TenantKey)
+    return { encryptedKey: kek.wrap(dataKey, wrapAad(ref, id)), kekId: id }
+  return wrapBy(kek, ref, dataKey)
 }
 
 async function wrapBy(primary: MasterKey, ref: KeyRef, dataKey: Uint8Array): Promise<Wrapped> {
-  let encryptedKey: Uint8Array
-  try {
-    encryptedKey = await answerOf(primary, primary.wrap(dataKey, wrapAad(ref, primary.id)))
-  } catch (error) {
-    throw isKeystoreError(error) ? error : masterKeyFailed(primary.id)
-  }
-  if (!(encryptedKey instanceof Uint8Array) || encryptedKey.length === 0) throw masterKeyFailed(primary.id)
+  const encryptedKey = await wrapByService(primary, dataKey, wrapAad(ref, primary.id), ownerOf(ref))
   return { encryptedKey, kekId: primary.id }
 }
 
@@ -53,10 +64,11 @@ export async function newDataKey(
   keyring: MasterKeyring,
   ref: KeyRef,
   format: Format,
+  kek: MasterKey = keyring.primary,
 ): Promise<{ readonly record: KeyRecord; readonly dataKey: Buffer }> {
   const dataKey = generateKey()
   try {
-    const wrapping = wrapDataKey(keyring, ref, dataKey, format)
+    const wrapping = wrapDataKey(keyring, ref, dataKey, format, kek)
     const wrapped = wrapping instanceof Promise ? await wrapping : wrapping
     const { userId, version } = ref
     const { encryptedKey, kekId } = wrapped
@@ -86,6 +98,7 @@ function requireLocal({ primary }: MasterKeyring): LocalMasterKey {
  * accepts v2 accepts that somebody who can write to the database exchanges two users' keys.
  *
  * @param accept the wrap formats to open
+ * @param kek the key that the row's KEK id names, from `kekOf`; null if it was not given. Default: the keyring's, which has no tenants' keys
  * @returns 32 bytes
  * @throws ERR_UNKNOWN_MASTER_KEY · ERR_FORMAT_NOT_ACCEPTED · ERR_UNWRAP_FAILED · what the master key throws
  */
@@ -93,13 +106,14 @@ export async function unwrapDataKey(
   keyring: MasterKeyring,
   record: KeyRecord,
   accept: readonly Format[],
+  kek?: MasterKey | null,
 ): Promise<Uint8Array> {
-  const opened = unwrapLocally(keyring, record, accept)
+  const opened = unwrapLocally(keyring, record, accept, kek)
   return opened instanceof Uint8Array ? opened : unwrapBy(opened, record)
 }
 
 /**
- * {@link unwrapDataKey} without waiting, if it is under a local master key: a tenth less for each key that is not in memory.
+ * {@link unwrapDataKey} without waiting, if it is under a local master key or a tenant's: a tenth less for each key that is not in memory.
  *
  * @returns 32 bytes, or the master key that has to be asked
  * @throws ERR_UNKNOWN_MASTER_KEY · ERR_FORMAT_NOT_ACCEPTED · ERR_UNWRAP_FAILED
@@ -108,22 +122,28 @@ export function unwrapLocally(
   keyring: MasterKeyring,
   record: KeyRecord,
   accept: readonly Format[],
+  kek?: MasterKey | null,
 ): Uint8Array | MasterKey {
   const { encryptedKey, kekId } = record
-  const key = kekId === null ? null : keyring.find(kekId)
+  const key = kekId === null ? null : kek === undefined ? keyring.find(kekId) : kek
   if (kekId !== null && key === null) throw unknownMasterKey(record, kekId)
-
-  if (key !== null && !isLocal(key)) {
+  // A tenant's key is of format v3, whatever is accepted of users.
+  if (tenantIdOf(record.userId) !== null) {
+    if (kekId === null) throw unwrapFailed(record)
+    accept = ['v3']
+  }
+  if (key !== null && !isLocal(key) && !(key instanceof TenantKey)) {
     assertAccepted(record, 'v3', accept)
     return key
   }
-  const format = isV3Wrap(encryptedKey) ? 'v3' : isV2Wrap(encryptedKey) ? 'v2' : null
+  const mayBeV2 = key === null || isLocal(key)
+  const format = isV3Wrap(encryptedKey) ? 'v3' : mayBeV2 && isV2Wrap(encryptedKey) ? 'v2' : null
   if (format === null || (format === 'v3' && kekId === null)) throw unwrapFailed(record)
   assertAccepted(record, format, accept)
   for (const candidate of key === null ? keyring.local : [key]) {
     try {
       const dataKey =
-        format === 'v2'
+        format === 'v2' && isLocal(candidate)
           ? candidate.unwrapV2(encryptedKey)
           : candidate.unwrap(encryptedKey, wrapAad(record, kekId ?? ''))
       if (isDataKey(dataKey)) return dataKey
@@ -137,50 +157,11 @@ export function unwrapLocally(
 /** {@link unwrapDataKey} by the master key that {@link unwrapLocally} named. */
 export async function unwrapBy(key: MasterKey, record: KeyRecord): Promise<Uint8Array> {
   try {
-    const asked = key.unwrap(record.encryptedKey, wrapAad(record, record.kekId ?? ''))
-    const dataKey = await answerOf(key, asked)
-    if (isDataKey(dataKey)) return dataKey
+    return await unwrapByService(key, record.encryptedKey, wrapAad(record, key.id), ownerOf(record))
   } catch (error) {
-    // An outage of a key service must not look like a damaged key.
-    if (!isKeystoreError(error)) throw masterKeyFailed(key.id)
-    if (error.code !== 'ERR_UNWRAP_FAILED') throw error
-  }
-  throw unwrapFailed(record)
-}
-
-/** The time in milliseconds that a key service has for one call. */
-const TIME_LIMIT_MS = 5000
-
-/** Waits for a key service. Wipes an answer that comes too late. @throws ERR_MASTER_KEY if there is none within its time */
-async function answerOf(
-  { id, timeLimitMs = TIME_LIMIT_MS }: MasterKey,
-  asked: Promise<Uint8Array> | Uint8Array,
-): Promise<Uint8Array> {
-  if (asked instanceof Uint8Array) return asked
-  let timer: NodeJS.Timeout | undefined
-  let isOver = false
-  const limit = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => {
-      isOver = true
-      reject(
-        new MasterKeyError(
-          'ERR_MASTER_KEY',
-          `Master key ${printable(id)} gave no answer within ${timeLimitMs} ms`,
-          {
-            retryable: true,
-          },
-        ),
-      )
-    }, timeLimitMs)
-  })
-  const answer = Promise.resolve(asked).then((bytes) => {
-    if (isOver && bytes instanceof Uint8Array) bytes.fill(0)
-    return bytes
-  })
-  try {
-    return await Promise.race([answer, limit])
-  } finally {
-    clearTimeout(timer)
+    // Of another code it is an outage, say, and must not look like a damaged key.
+    if (!isKeystoreError(error) || error.code !== 'ERR_UNWRAP_FAILED') throw error
+    throw unwrapFailed(record, error as MasterKeyError)
   }
 }
 
@@ -196,9 +177,9 @@ function assertAccepted(record: KeyRecord, format: Format, accept: readonly Form
   )
 }
 
-/** Zeros are an array that was wiped already: the master key gave it out before, and must give a new one each time. */
-function isDataKey(dataKey: unknown): dataKey is Uint8Array {
-  return dataKey instanceof Uint8Array && dataKey.length === KEY_BYTES && dataKey.some((byte) => byte !== 0)
+/** No writer wraps zeros: they would be no key. */
+function isDataKey(dataKey: Uint8Array): boolean {
+  return dataKey.length === KEY_BYTES && dataKey.some((byte) => byte !== 0)
 }
 
 /** Binds a wrapped key of format v3 to its row and its master key. */
@@ -206,27 +187,22 @@ function wrapAad({ userId, version }: KeyRef, kekId: string): Buffer {
   return preAuthEncode([WRAP_LABEL, userId, String(version), kekId])
 }
 
-/** No cause: what a key service's client throws may hold the request, and with it a key. */
-function masterKeyFailed(id: string): MasterKeyError {
-  return new MasterKeyError(
-    'ERR_MASTER_KEY',
-    `Master key ${printable(id)} failed with an error of its own, which is not shown because it may hold a key`,
-    {
-      retryable: true,
-    },
-  )
+function ownerOf({ userId, version }: KeyRef): KeyOwner {
+  return { userId, version, tenantId: tenantIdOf(userId) }
 }
 
 /** A ref for messages. */
 export function describeRef({ userId, version }: KeyRef): string {
-  return `user ${quoted(userId)}, version ${version}`
+  return `${describeUser(userId)}, version ${version}`
 }
 
-function unwrapFailed(record: KeyRecord): MasterKeyError {
+/** @param answer the error of a key service */
+function unwrapFailed(record: KeyRecord, answer?: MasterKeyError): MasterKeyError {
   const under = record.kekId === null ? 'any local master key' : `master key ${printable(record.kekId)}`
   return new MasterKeyError(
     'ERR_UNWRAP_FAILED',
     `The wrapped key of ${describeRef(record)} does not open under ${under}`,
+    serviceDetails(answer),
   )
 }
 

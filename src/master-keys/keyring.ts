@@ -1,16 +1,45 @@
 /** Keyrings: one primary master key, which wraps, and previous ones, which only unwrap. */
 import { invalidArgument } from '../errors.js'
-import { isPlainObject, kindOf, ownOptions } from '../validate.js'
+import { TENANT_KEK_ID_PREFIX } from '../table.js'
+import { isPlainObject, kindOf, ownOptions, refuseUnknownOptions } from '../validate.js'
 import { isLocal, type LocalMasterKey } from './local.js'
 import type { MasterKey } from './master-key.js'
 
-/** One primary master key, which wraps, and previous ones, which only unwrap. */
+/**
+ * Names the tenant of a user whose first key is made. Null: the user belongs to none, and the primary wraps. It must be what the application
+ * itself knows for certain, since the key of that tenant then opens the user's data.
+ */
+export type TenantOf = (userId: string) => string | null | Promise<string | null>
+
+/** Gives the master key that wraps a tenant's key: the customer's own. Null: the primary does. */
+export type TenantRoot = (tenantId: string) => MasterKey | null | Promise<MasterKey | null>
+
+/** What {@link masterKeyring} takes. */
+export interface MasterKeyringOptions {
+  readonly primary: MasterKey
+  readonly previous?: readonly MasterKey[]
+  /** Absent: no user is wrapped under a tenant's key. Users who already are stay so. Has 5 seconds to answer. */
+  readonly tenantOf?: TenantOf | null
+  /** Absent: the primary wraps all tenants' keys. Has 5 seconds to answer. */
+  readonly tenantRoot?: TenantRoot | null
+}
+
+/** One primary master key, which wraps, and previous ones, which only unwrap; and what it knows of tenants. */
 export class MasterKeyring {
   readonly primary: MasterKey
   readonly previous: readonly MasterKey[]
+  readonly tenantOf: TenantOf | null
+  readonly tenantRoot: TenantRoot | null
 
-  constructor(primary: MasterKey, previous: readonly MasterKey[]) {
+  constructor(
+    primary: MasterKey,
+    previous: readonly MasterKey[],
+    tenantOf: TenantOf | null = null,
+    tenantRoot: TenantRoot | null = null,
+  ) {
     this.primary = primary
+    this.tenantOf = tenantOf
+    this.tenantRoot = tenantRoot
     const seen = new Set([primary.id])
     this.previous = previous.filter(({ id }) => !seen.has(id) && seen.add(id))
   }
@@ -31,24 +60,42 @@ export class MasterKeyring {
   }
 }
 
+const OPTIONS: Readonly<Record<keyof MasterKeyringOptions, true>> = {
+  primary: true,
+  previous: true,
+  tenantOf: true,
+  tenantRoot: true,
+}
+
 /**
+ * Master keys, and with `tenantOf` a hierarchy: a tenant's key, which a root wraps, wraps the keys of the tenant's users. A key service is then
+ * asked once for each tenant, and not for each user.
+ *
  * @throws ERR_INVALID_ARGUMENT
  * @example
  * masterKeyring({ primary: localMasterKey(newBytes), previous: [localMasterKey(oldBytes)] })
+ * @example
+ * masterKeyring({ primary, tenantOf: (userId) => tenantsByUser.get(userId) ?? null })
  */
-export function masterKeyring(keys: {
-  readonly primary: MasterKey
-  readonly previous?: readonly MasterKey[]
-}): MasterKeyring {
-  const { primary, previous = [] } = ownOptions(keys, 'keys')
+export function masterKeyring(keys: MasterKeyringOptions): MasterKeyring {
+  const own = ownOptions(keys, 'keys')
+  refuseUnknownOptions(own, OPTIONS, 'masterKeyring')
+  const { primary, previous = [], tenantOf = null, tenantRoot = null } = own
   if (!Array.isArray(previous)) throw invalidArgument(`previous must be an array, got ${kindOf(previous)}`)
-  for (const key of [primary, ...previous]) assertMasterKey(key)
-  return new MasterKeyring(primary, previous)
+  assertMasterKey('primary', primary)
+  for (const key of previous) assertMasterKey('each of previous', key)
+  for (const [name, value] of Object.entries({ tenantOf, tenantRoot }))
+    if (value !== null && typeof value !== 'function')
+      throw invalidArgument(`${name} must be a function, got ${kindOf(value)}`)
+  return new MasterKeyring(primary, previous, tenantOf, tenantRoot)
 }
 
 /** What `EnvelopeCrypto.open` takes, as a keyring. @throws ERR_INVALID_ARGUMENT */
 export function keyringOf(keys: MasterKeyring | MasterKey): MasterKeyring {
-  if (!hasPrimary(keys)) return masterKeyring({ primary: keys })
+  if (!hasPrimary(keys)) {
+    assertMasterKey('masterKeys', keys)
+    return masterKeyring({ primary: keys })
+  }
   // By shape, not by class: an application may hold two copies of this package.
   return isPlainObject(keys) ? masterKeyring(keys) : keys
 }
@@ -61,13 +108,43 @@ function hasPrimary(keys: MasterKeyring | MasterKey): keys is MasterKeyring {
 /** The longest time that a timer of Node's takes. */
 const LONGEST_TIME_LIMIT_MS = 2 ** 31 - 1
 
-function assertMasterKey(key: unknown): asserts key is MasterKey {
-  const isObject = typeof key === 'object' && key !== null
-  if (!isObject || !('id' in key) || typeof key.id !== 'string' || !('wrap' in key) || !('unwrap' in key))
-    throw invalidArgument(`A master key must be made with localMasterKey(), got ${kindOf(key)}`)
+/** @param name of the argument @throws ERR_INVALID_ARGUMENT */
+export function assertMasterKey(name: string, key: unknown): asserts key is MasterKey {
+  if (typeof key !== 'object' || key === null || !('wrap' in key) || !('unwrap' in key) || !('id' in key))
+    throw invalidArgument(`${name} must be ${MASTER_KEYS}, got ${kindOf(key)}${adviceOn(key)}`)
+  if (typeof key.wrap !== 'function' || typeof key.unwrap !== 'function')
+    throw invalidArgument(
+      `wrap and unwrap of a master key must be functions, got ${kindOf(key.wrap)} and ${kindOf(key.unwrap)}`,
+    )
+  // Rows carry it, and one without an id would look like the Python reference's.
+  if (typeof key.id !== 'string' || key.id === '')
+    throw invalidArgument(
+      `id of a master key must be a string, and not empty, got ${key.id === '' ? 'an empty one' : kindOf(key.id)}`,
+    )
+  if (key.id.startsWith(TENANT_KEK_ID_PREFIX))
+    throw invalidArgument(
+      `id of a master key must not begin with ${TENANT_KEK_ID_PREFIX}, as the KEK ids of tenants' keys do`,
+    )
+  if (!key.id.isWellFormed() || key.id.includes('\0'))
+    throw invalidArgument(
+      'id of a master key must be well-formed Unicode without NUL: a database would not keep it',
+    )
   const limit = 'timeLimitMs' in key ? key.timeLimitMs : undefined
   if (limit !== undefined && !(typeof limit === 'number' && limit > 0 && limit <= LONGEST_TIME_LIMIT_MS))
     throw invalidArgument(
       `timeLimitMs of a master key must be a number of milliseconds above 0, got ${kindOf(limit)}`,
     )
+}
+
+const MASTER_KEYS =
+  'what masterKeysFromEnv(), masterKeyring() or localMasterKey() gives, or another MasterKey'
+
+/** What most likely went wrong. Shows nothing of the value. */
+function adviceOn(key: unknown): string {
+  if (typeof key === 'string')
+    return ': if it is a key, put it into API_KEY_MASTER_KEY and call masterKeysFromEnv(), or pass localMasterKey(key)'
+  if (key instanceof Uint8Array) return ': pass localMasterKey(bytes)'
+  if (typeof key === 'function') return ': call it, and pass what it returns'
+  if (typeof key === 'object' && key !== null && 'then' in key) return ', a promise: await it first'
+  return ''
 }

@@ -12,22 +12,17 @@ import {
   type KeyObject,
   pbkdf2Sha256,
   pbkdf2Sha256Sync,
-  XAES_COMMITMENT_BYTES,
-  XAES_NONCE_BYTES,
-  XaesKey,
+  type XaesKey,
 } from '../format/aead.js'
 import { decodeBase64 } from '../format/encoding.js'
+import { deriveWrapKey, unwrapV3, wrapV3 } from '../format/wrapped-key.js'
 import { assertBytes } from '../validate.js'
 import { LOCAL_V2_PREFIX } from './kek-id.js'
 import type { MasterKey } from './master-key.js'
 
 /** Bytes of a wrapped key of the reference: `nonce[12] ‖ ciphertext[32] ‖ tag[16]`. */
 const V2_WRAP_BYTES = GCM_NONCE_BYTES + KEY_BYTES + GCM_TAG_BYTES
-/** Bytes of a wrapped key of format v3: `0x03 ‖ nonce[24] ‖ ciphertext[32] ‖ tag[16] ‖ commitment[32]`. */
-const V3_WRAP_BYTES = 1 + XAES_NONCE_BYTES + KEY_BYTES + GCM_TAG_BYTES + XAES_COMMITMENT_BYTES
 
-const V3_WRAP_HEADER = Uint8Array.of(0x03)
-const WRAP_KEY_LABEL = 'drizzle-keystore/wrap-key/v3'
 const KEK_ID_LABEL = 'drizzle-keystore/kek-id/v1'
 const POOL_KEY_SALT = 'stargazer:api_key_pool'
 const POOL_KEY_ROUNDS = 100_000
@@ -46,18 +41,15 @@ export class LocalMasterKey implements MasterKey {
     this.id = `local:${fingerprint}`
     this.v2Id = LOCAL_V2_PREFIX + fingerprint
     this.#key = importKey(key)
-    const wrapKey = hmacSha256(key, WRAP_KEY_LABEL)
-    this.#wrapKey = new XaesKey(wrapKey)
-    wrapKey.fill(0)
+    this.#wrapKey = deriveWrapKey(key)
   }
 
   wrap(dataKey: Uint8Array, aad: Uint8Array): Uint8Array {
-    return Buffer.concat([V3_WRAP_HEADER, ...this.#wrapKey.encrypt(dataKey, aad)])
+    return wrapV3(this.#wrapKey, dataKey, aad)
   }
 
   unwrap(wrapped: Uint8Array, aad: Uint8Array): Uint8Array {
-    if (!isV3Wrap(wrapped)) throw unwrapFailed(this.id)
-    return this.#checked(this.#wrapKey.open(wrapped.subarray(1), aad), this.id)
+    return this.#checked(unwrapV3(this.#wrapKey, wrapped, aad), this.id)
   }
 
   /** The reference's wrap: AES-256-GCM under the KEK itself, bound to no user. @returns 60 bytes */
@@ -90,10 +82,6 @@ export function isV2Wrap(wrapped: Uint8Array): boolean {
   return wrapped.length === V2_WRAP_BYTES
 }
 
-export function isV3Wrap(wrapped: Uint8Array): boolean {
-  return wrapped.length === V3_WRAP_BYTES && wrapped[0] === V3_WRAP_HEADER[0]
-}
-
 function unwrapFailed(id: string): MasterKeyError {
   return new MasterKeyError('ERR_UNWRAP_FAILED', `The wrapped key does not open under master key ${id}`)
 }
@@ -114,7 +102,10 @@ export function localMasterKey(key: Uint8Array | string): LocalMasterKey {
   const decoded = typeof key === 'string' ? decodeKey(key.trim()) : null
   const bytes = decoded ?? key
   try {
-    if (typeof bytes === 'string') throw invalidArgument('master key must be base64 of exactly 32 bytes')
+    if (typeof bytes === 'string') {
+      const problem = isHexadecimal(bytes.trim()) ? HEXADECIMAL : 'must be base64 of exactly 32 bytes'
+      throw invalidArgument(`master key ${problem}`)
+    }
     assertBytes('master key', bytes, KEY_BYTES)
     if (isOneByteRepeated(bytes))
       throw invalidArgument('master key must be 32 random bytes, got one byte repeated 32 times')
@@ -122,6 +113,14 @@ export function localMasterKey(key: Uint8Array | string): LocalMasterKey {
   } finally {
     decoded?.fill(0)
   }
+}
+
+/** What is said of 32 bytes in hexadecimal digits: nothing is guessed about a key. */
+export const HEXADECIMAL =
+  'is hexadecimal, and base64 is wanted: convert it with `… | xxd -r -p | base64`, where … prints the digits'
+
+export function isHexadecimal(text: string): boolean {
+  return /^(0x)?[0-9a-f]{64}$/i.test(text)
 }
 
 /** Whether anybody could guess the key. */

@@ -30,7 +30,7 @@ export interface LegacyValue<Row = unknown> {
 /**
  * - `current`: a v3 token under the newest version of its owner's key and the wanted context
  * - `oldVersion`, `oldContext`, `v2`, `plaintext`, `legacy:NAME`: the sweep re-encrypts it
- * - `unopenable`: it begins like a token and does not decrypt, or it is not text
+ * - `unopenable`: it begins like a token and does not decrypt, its owner's master key fails, or it is not text
  * - `shredded`: its owner's keys were erased on purpose, so nobody can decrypt it
  * - `empty`: null
  */

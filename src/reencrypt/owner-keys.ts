@@ -95,7 +95,7 @@ function missingVersion(): KeystoreError {
   )
 }
 
-/** Whether an error is about the keys of one owner. Others are outages of the store or of a key service. */
+/** Whether an error is about the keys of one owner, or of those under one master key. Others are outages of the store. */
 export function isOwnerError(error: unknown): error is KeystoreError {
   if (!isKeystoreError(error)) return false
   return OWNER_CODES.has(error.code) || (error as StoreError).ref !== undefined
@@ -108,4 +108,5 @@ const OWNER_CODES: ReadonlySet<string> = new Set([
   'ERR_UNWRAP_FAILED',
   'ERR_UNKNOWN_MASTER_KEY',
   'ERR_FORMAT_NOT_ACCEPTED',
+  'ERR_MASTER_KEY',
 ])

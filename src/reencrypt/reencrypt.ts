@@ -71,9 +71,10 @@ const MAX_PASSES = 5
  * nothing to do, and is safe to run again after it was killed. Values without an owner are reported, unless `pool` says that they belong
  * to the shared pool.
  *
- * A value that begins like a token is never taken for plaintext: if it does not decrypt, it is reported and left as it is.
+ * A value that begins like a token is never taken for plaintext: if it does not decrypt, it is reported and left as it is. So are the values
+ * of owners whose master key fails.
  *
- * @throws ERR_INVALID_ARGUMENT · ERR_MASTER_KEY (a key service fails) · ERR_STORE · ERR_CLOSED · what the source throws
+ * @throws ERR_INVALID_ARGUMENT · ERR_STORE · ERR_CLOSED · what the source throws
  * @example
  * const source = drizzleSource(db, credentials, { key: 'id', owner: 'userId', columns: ['apiKey'] })
  * const { left, failed } = await reencrypt({ envelope, source, plaintext: true })

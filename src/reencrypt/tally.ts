@@ -1,4 +1,5 @@
 /** The counts and failures of one pass over all values. */
+import type { MasterKeyReason } from '../errors.js'
 import { describeFailure, MAX_LISTED_FAILURES } from '../lifecycle/long-work.js'
 import type { ValueKey } from '../sources/value-source.js'
 import type { SweptValue, ValueState } from './open-value.js'
@@ -16,6 +17,8 @@ export interface ValueFailure {
   readonly code: string
   /** Never shows the value. */
   readonly reason: string
+  /** Why the owner's master key failed, with `ERR_MASTER_KEY`. */
+  readonly masterKeyReason?: MasterKeyReason
 }
 
 const STATES = [

@@ -100,7 +100,7 @@ export class SqliteTable implements SqlTable {
     return this.#runner.retrying(this.#deadlineMs, work).catch((error) => {
       throw error instanceof HostTransactionError
         ? stillInTransaction(what)
-        : lockError(failedAction(what, error), error, this.#deadlineMs, 'The sweep')
+        : lockError(failedAction(what, error), error, this.#deadlineMs, { who: 'The sweep' })
     })
   }
 }

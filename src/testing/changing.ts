@@ -39,7 +39,7 @@ export function changeTests(test: DefineTest): void {
     }
   })
 
-  whereOffered('does not announce mints or rewraps', async ({ store }, recorder) => {
+  whereOffered('does not announce mints or rewraps of users’ rows', async ({ store }, recorder) => {
     const rows = [makeRecord('minted'), makeRecord('rewrapped')]
     await store.insertIfAbsent(rows)
     await store.replaceWrapped([makeChange(itemAt(rows, 1))])
@@ -88,7 +88,7 @@ interface ChangeRecorder {
 }
 
 /** @returns null if the store does not notify, or says that it cannot at present */
-async function recordChanges(store: KeyStore): Promise<ChangeRecorder | null> {
+export async function recordChanges(store: KeyStore): Promise<ChangeRecorder | null> {
   const changes: StoreChange[] = []
   const end = store.changes?.((change) => changes.push(change))
   if (end === undefined) return null

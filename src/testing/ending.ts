@@ -21,6 +21,8 @@ export function endTests(test: DefineTest): void {
     replaceWrapped: () => store.replaceWrapped([makeChange(makeRecord('a'))]),
     list: () => store.list({ limit: 1 }),
     'list with notKekId': () => store.list({ limit: 1, notKekId: 'x' }),
+    'list with kekId': () => store.list({ limit: 1, kekId: 'x' }),
+    'list without KEK id': () => store.list({ limit: 1, kekId: null }),
     shred: () => store.shred('a', { forget: false }),
     forget: () => store.shred('a', { forget: true }),
     remove: () => store.remove([{ userId: 'a', version: 1 }]),
@@ -29,6 +31,7 @@ export function endTests(test: DefineTest): void {
     ...(maintenance && {
       restore: () => maintenance.restore([makeRecord('b')]),
       datedCensus: () => maintenance.datedCensus(),
+      countUnder: () => maintenance.countUnder(['x']),
     }),
   })
   /** Calls that may report an outage as a finding instead of throwing. */

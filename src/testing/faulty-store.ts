@@ -107,7 +107,7 @@ export function faultyStore(
     shred: (userId, options) => withCopy(options, (copy) => call('shred', () => inner.shred(userId, copy))),
     remove: (refs) => withCopy(refs, (copy) => call('remove', () => inner.remove(copy))),
     sampleByKek: (limit) => call('sampleByKek', () => inner.sampleByKek(limit)),
-    census: () => call('census', () => inner.census()),
+    census: (options) => call('census', () => inner.census(options)),
     ...(changes === undefined ? {} : { changes }),
     ...(maintenance === undefined
       ? {}
@@ -116,7 +116,8 @@ export function faultyStore(
             restore: (rows) => withCopy(rows, (copy) => call('restore', () => maintenance.restore(copy))),
             inspect: () => call('inspect', () => maintenance.inspect()),
             finishErasure: () => call('finishErasure', () => maintenance.finishErasure()),
-            datedCensus: () => call('datedCensus', () => maintenance.datedCensus()),
+            datedCensus: (options) => call('datedCensus', () => maintenance.datedCensus(options)),
+            countUnder: (kekIds) => call('countUnder', () => maintenance.countUnder(kekIds)),
           },
         }),
     close: () => inner.close(),

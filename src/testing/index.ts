@@ -14,6 +14,7 @@ import { maintenanceTests } from './maintaining.js'
 import { readingTests } from './reading.js'
 import { replaceTests } from './replacing.js'
 import type { KeyStoreSubject, OpenedSubject, TestRunner } from './subject.js'
+import { tenantTests } from './tenants.js'
 
 export { type FaultSuiteOptions, testKeyStoreFaults } from './fault-suite.js'
 export type { TestedLibrary, TestedService } from './fault-world.js'
@@ -28,6 +29,12 @@ export {
   STORE_FAULTS,
   type StoreFault,
 } from './faulty-store.js'
+export {
+  type MasterKeyFailures,
+  type MasterKeySubject,
+  type OpenedMasterKey,
+  testMasterKey,
+} from './master-key-suite.js'
 export type { KeyStoreSubject, OpenedSubject, RawRow, TestRunner } from './subject.js'
 
 /**
@@ -81,6 +88,7 @@ export function testKeyStore(runner: TestRunner, subject: KeyStoreSubject): void
     describe('list', () => listTests(test))
     describe('shred and remove', () => erasureTests(test))
     describe('sampleByKek and census', () => countTests(test))
+    describe('tenants', () => tenantTests(test))
     describe('changes', () => changeTests(test))
     describe('maintenance', () => maintenanceTests(test))
     describe('closing and failing', () => endTests(test))

@@ -8,6 +8,7 @@ import {
   makeChange,
   makeRecord,
   makeRecords,
+  makeVersions,
   makeWrappedKey,
   reordered,
   writtenFields,
@@ -60,6 +61,72 @@ export function replaceTests(test: DefineTest): void {
     assertSameRows(await everyRow(), [{ ...row, ...writtenFields(change) }])
     // Another change from the same bytes has lost.
     assert.deepEqual(await store.replaceWrapped([makeChange(row)]), [])
+  })
+
+  test('changes a row only while another one is live, if it is to be', async ({ store, everyRow }) => {
+    const tenant = (id: string) => `\u0001tenant:${id}`
+    const tenants = [
+      ...makeVersions(tenant('live'), 2),
+      makeRecord(tenant('shredded')),
+      makeRecord(tenant('gone')),
+    ]
+    const users = ['a', 'b', 'c', 'd', 'e', 'f', 'g'].map((id) => makeRecord(id))
+    await store.insertIfAbsent([...tenants, ...users])
+    await store.shred(tenant('shredded'), { forget: false })
+    await store.shred(tenant('gone'), { forget: true })
+    const { createdAt } = itemAt(tenants, 0)
+    const whileLive = [
+      { userId: tenant('live'), version: 2, createdAt },
+      { userId: tenant('live'), version: 3, createdAt },
+      { userId: tenant('shredded'), version: 1, createdAt },
+      { userId: tenant('gone'), version: 1, createdAt },
+      undefined,
+      { userId: tenant('live'), version: 1, createdAt },
+      { userId: tenant('live'), version: 1, createdAt: new Date(createdAt.getTime() + 1) },
+    ]
+    const before = await everyRow()
+    const changes = users.map((user, i) => makeChange(user, { whileLive: whileLive[i] }))
+    assertSameRefs(await store.replaceWrapped(changes), [
+      itemAt(users, 0),
+      itemAt(users, 4),
+      itemAt(users, 5),
+    ])
+    const changed = new Map(changes.map((change) => [change.userId, change]))
+    assertSameRows(
+      await everyRow(),
+      before.map((row) =>
+        /^[aef]$/.test(row.userId) ? { ...row, ...writtenFields(changed.get(row.userId)) } : row,
+      ),
+    )
+  })
+
+  test('after a shred has ended, no change that waited for its row is made', async ({
+    store,
+    severalStores,
+  }) => {
+    const stores = await severalStores()
+    const userId = '\u0001tenant:a'
+    for (let round = 0; round < 20; round++) {
+      const [tenant, users] = [makeRecord(userId), makeRecords(5, {}, `r${round}-`)]
+      await store.insertIfAbsent([tenant, ...users])
+      const changes = users.map((user) => makeChange(user, { whileLive: tenant }))
+      let isShredded = false
+      const shredding = itemAt(stores, 1)
+        .shred(userId, { forget: round % 2 === 0 })
+        .then(() => {
+          isShredded = true
+        })
+      await Promise.all([
+        shredding,
+        ...changes.map((change, i) => itemAt(stores, i).replaceWrapped([change])),
+      ])
+      assert.ok(isShredded)
+      assert.deepEqual(
+        await store.replaceWrapped(changes.map((change) => ({ ...change, encryptedKey: makeWrappedKey() }))),
+        [],
+      )
+      await store.shred(userId, { forget: true })
+    }
   })
 
   test('lets exactly one of several concurrent changes win', async ({ store, severalStores, rowsOf }) => {

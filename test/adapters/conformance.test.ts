@@ -218,7 +218,13 @@ describe('the suite itself', () => {
     remove: answer,
     sampleByKek: answer,
     census: answer,
-    maintenance: { restore: answer, inspect: answer, finishErasure: answer, datedCensus: answer },
+    maintenance: {
+      restore: answer,
+      inspect: answer,
+      finishErasure: answer,
+      datedCensus: answer,
+      countUnder: answer,
+    },
   })
   const fails = outageIs(() => Promise.reject(new StoreError('The key store could not be reached')))
   const resultOf = (...subject: Parameters<typeof memorySubject>) =>

@@ -18,7 +18,7 @@ describe.runIf(isChosen('sqlite'))('sqliteKeyStore', () => {
     )
     await expect(sqliteKeyStore({ path }, { migrate: 'check' }).ready()).rejects.toMatchObject(missing)
     const store = sqliteKeyStore({ path, migrate: 'check' }, { migrate: 'auto' })
-    expect((await store.ready()).applied).toHaveLength(4)
+    expect((await store.ready()).applied).toHaveLength(5)
     await store.close()
     folder.remove()
   })
@@ -29,7 +29,7 @@ describe.runIf(isChosen('postgres'))('postgresKeyStore', () => {
     const database = await freshDatabase('postgres')
     const { url } = database
     const apart = postgresKeyStore({ url, schema: 'apart' })
-    expect((await apart.ready()).applied).toHaveLength(4)
+    expect((await apart.ready()).applied).toHaveLength(5)
     // @ts-expect-error not a mode
     expect(() => postgresKeyStore({ url, migrate: 'never' })).toThrow(
       "migrate must be 'auto', 'check' or 'off'",

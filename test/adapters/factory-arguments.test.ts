@@ -73,6 +73,12 @@ describe.each(['sqliteKeyStore', 'postgresKeyStore'] as const)('%s', (factory) =
     }
     expect(await messageOf(factory, { database: 'x' })).toContain(`${factory} needs {`)
     expect(await messageOf(factory, {})).toContain('got none of them')
+    expect(await messageOf(factory, { $client: file })).toContain(`write ${factory}({ db: { $client } })`)
+  })
+
+  it.each(['5', Number.NaN, {}])('refuses a deadlineMs of %o', async (deadlineMs) => {
+    const source = factory === 'sqliteKeyStore' ? { path: 'x.db' } : { url: URL }
+    expect(await messageOf(factory, source, { deadlineMs })).toContain('deadlineMs must be a number')
   })
 
   it('says what to write for a string', async () => {

@@ -7,6 +7,7 @@ import { postgresKeyStore } from '../../src/adapters/postgres/store.js'
 import { sqliteKeyStore } from '../../src/adapters/sqlite/store.js'
 import { openAtOnce } from '../support/child-process.js'
 import { cleanUpAfterEach } from '../support/cleanups.js'
+import { itIf } from '../support/conditional.js'
 import { type Dialect, dialects } from '../support/databases.js'
 import { keystoreErrorOf, schemaErrorOf } from '../support/errors.js'
 import { runSql } from '../support/raw-database.js'
@@ -69,6 +70,28 @@ describe.each(dialects)('the migrator on %s', (dialect) => {
     const older = await schemaErrorOf(open(await migratedUpTo(tags.length - 1), { migrate: 'check' }))
     expect(older).not.toContain('dropped')
   })
+
+  it('off says what to do if the table is not there any more', async () => {
+    const MISSING =
+      /encryption_keys.*own migrations make the table; else run `npx keystore migrate`.*restore a backup/
+    const url = await migrated()
+    const running = await open(url, { migrate: 'off' })
+    expect(await running.getAll(['alice'])).toEqual(new Map())
+    await runSql(dialect, url, 'drop table encryption_keys')
+    const error = await keystoreErrorOf(running.getAll(['alice']))
+    expect(error).toMatchObject({ code: 'ERR_STORE', retryable: false })
+    expect(error.message).toMatch(MISSING)
+    await running.close()
+  })
+
+  itIf(dialect === 'postgres', 'SQLite has one schema')(
+    'check says of another schema how it is migrated: the command works on public',
+    async () => {
+      const message = await schemaErrorOf(open(await fresh(), { migrate: 'check', schema: 'other' }))
+      expect(message).toContain(`open the store once with { schema: "other", migrate: 'auto' }`)
+      expect(message).not.toContain('npx keystore migrate')
+    },
+  )
 
   it.each(['check', 'auto'] as const)(
     '%s refuses a database whose ledger is there and whose table was dropped',
@@ -162,7 +185,7 @@ describe.each(dialects)('the migrator on %s', (dialect) => {
         const store = await open(url, { migrate: 'off' })
         const error = await keystoreErrorOf(store.getActive(['alice']))
         expect([error.code, error.retryable]).toEqual(['ERR_STORE', false])
-        expect(error.message).toContain('encryption_keys')
+        expect(error.message).toMatch(/encryption_keys.*own migrations make the table/)
       }
     })
 

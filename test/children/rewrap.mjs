@@ -4,7 +4,8 @@
 //   node rewrap.mjs URL BATCH_SIZE
 import { once } from 'node:events'
 import { openKeyStore } from '../../dist/adapters/open.js'
-import { masterKeysFromEnv, rewrapAll } from '../../dist/index.js'
+import { rewrapAll } from '../../dist/index.js'
+import { testKeyring } from './test-keyring.mjs'
 
 const [url, batchSize] = process.argv.slice(2)
 const store = await openKeyStore(url, { deadlineMs: 120_000 })
@@ -17,7 +18,7 @@ store.replaceWrapped = async (changes) => {
 }
 const report = await rewrapAll({
   store,
-  masterKeys: masterKeysFromEnv(),
+  masterKeys: testKeyring(),
   batchSize: Number(batchSize),
   onProgress: () => console.log('page'),
 })

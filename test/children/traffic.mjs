@@ -6,7 +6,8 @@
 import { createHash, randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { openKeyStore } from '../../dist/adapters/open.js'
-import { EnvelopeCrypto, masterKeysFromEnv } from '../../dist/index.js'
+import { EnvelopeCrypto } from '../../dist/index.js'
+import { testKeyring } from './test-keyring.mjs'
 
 const [url, userCount, process_, minting] = process.argv.slice(2)
 const CONTEXT = { column: 'api_key' }
@@ -14,7 +15,7 @@ const CONTEXT = { column: 'api_key' }
 const store = await openKeyStore(url, { deadlineMs: 120_000 })
 // So small and short-lived that keys are read again and again.
 const cache = { maxEntries: 100, ttlMs: 300 }
-const envelope = await EnvelopeCrypto.open({ store, masterKeys: masterKeysFromEnv(), cache })
+const envelope = await EnvelopeCrypto.open({ store, masterKeys: testKeyring(), cache })
 
 const handedOut = []
 const handles = []
@@ -50,11 +51,22 @@ async function encrypt(userId) {
 /** Encrypts by handles that are kept: those made before a rewrap must work during it and after it. */
 async function encryptInHand(round) {
   if (round % 8 === 0) handles.push(await envelope.user(existing(round + 2)))
-  const handle = handles[(round * 31) % handles.length]
+  const at = (round * 31) % handles.length
   const plaintext = newPlaintext()
-  const token = handle.encrypt(plaintext, CONTEXT)
+  const { handle, token } = await inHand(at, plaintext)
   handOut(handle.userId, token, plaintext)
   if (handle.decrypt(token, CONTEXT) !== plaintext) throw new Error(`another plaintext for ${handle.userId}`)
+}
+
+/** With HANDLES_MAY_END: a handle ends when its user, or the user's tenant, is moved. Then a new one is taken, as an application does. */
+async function inHand(at, plaintext) {
+  try {
+    return { handle: handles[at], token: handles[at].encrypt(plaintext, CONTEXT) }
+  } catch (error) {
+    if (!process.env.HANDLES_MAY_END || error.code !== 'ERR_KEY_NOT_FOUND' || !error.retryable) throw error
+    handles[at] = await envelope.user(handles[at].userId)
+    return { handle: handles[at], token: handles[at].encrypt(plaintext, CONTEXT) }
+  }
 }
 
 async function decryptEarlier(round) {

@@ -8,16 +8,24 @@ import { withStore } from '../support/fresh-store.js'
 import { runSql } from '../support/raw-database.js'
 import { rowsOf, spoilTime } from '../support/rows.js'
 
+const OLD_INDEX =
+  'drop index encryption_keys_kek_id_idx; create index encryption_keys_kek_id_idx on encryption_keys (kek_id) where shredded_at is null'
+
 describe.runIf(dialects.includes('sqlite'))('on SQLite', () => {
-  it('a backup from before migration 0003 can be restored', async () => {
+  it.each([
+    ['0004', OLD_INDEX],
+    [
+      '0003',
+      `${OLD_INDEX}; drop trigger encryption_keys_user_id_insert; drop trigger encryption_keys_user_id_update`,
+    ],
+  ])('a backup from before migration %s can be restored', async (tag, undo) => {
     const store = await commandStore('sqlite')
     await store.mint('alice')
     expect(store.run(['backup', 'old.db']).status).toBe(0)
     await runSql(
       'sqlite',
       join(store.folder, 'old.db'),
-      `drop trigger encryption_keys_user_id_insert; drop trigger encryption_keys_user_id_update;
-        delete from __drizzle_keystore_migrations where tag like '0003%'`,
+      `${undo}; delete from __drizzle_keystore_migrations where tag >= '${tag}'`,
     )
     expect(store.run(['restore', 'old.db', '--store', 'new.db'])).toMatchObject({ status: 0 })
     await store.remove()

@@ -69,6 +69,20 @@ describe.each(dialects)('on %s', (dialect) => {
     expect(stderr).toMatch(/\[ERR_DECRYPTION_FAILED\]\n.*--user and every --context/)
   })
 
+  it('init, status and doctor name the store that they look at, without a password', async () => {
+    const name = dialect === 'sqlite' ? store.url : new URL(store.url).host + new URL(store.url).pathname
+    const init = store.run(['init']).stdout
+    expect(init).toContain(`Key store:  ${name}: applied 0000`)
+    expect(init).toContain('await openKeyStore(url')
+    expect(init).toMatch(/its own drizzle db .*the keys are in that database.*\n.*--store app\.db/)
+    expect(store.run(['status']).stdout).toBe(
+      `${name} has no keys yet. --store or KEYSTORE_URL names another store.\n`,
+    )
+    await store.mint('alice')
+    expect(store.run(['status']).stdout).toContain(`1 live key, 0 shredded, in ${name}\n`)
+    expect(store.run(['doctor']).stdout).toContain(`${name}: 1 row looked at: `)
+  })
+
   it('names the master key options where the keys are under another key', async () => {
     const { alice = '' } = await store.mint('alice')
     const { status, stderr } = store.run(['decrypt', '--user', 'alice'], { env: OTHER_KEY, input: alice })
@@ -110,11 +124,11 @@ describe.each(dialects)('on %s', (dialect) => {
 
   it('says which migrations an old store lacks, and the command that applies them', async () => {
     await store.mint('alice')
-    await runSql(dialect, store.url, "delete from __drizzle_keystore_migrations where tag like '0003%'")
+    await runSql(dialect, store.url, "delete from __drizzle_keystore_migrations where tag like '0004%'")
     const { status, stderr } = store.run(['status'])
     expect(status).toBe(1)
     expect(stderr).toMatch(
-      / lacks migrations \(0003_\w+\): `npx keystore migrate.*` applies them \[ERR_SCHEMA\]/,
+      / lacks migrations \(0004_\w+\): `npx keystore migrate.*` applies them \[ERR_SCHEMA\]/,
     )
     expect(stderr).not.toContain("'auto'")
   })
@@ -308,7 +322,9 @@ describe('in a fresh folder', () => {
     expect(sealed()).toBe(mine)
     expect(keystore(['quickstart', 'mine.jsonl', '--force']).status).toBe(0)
     expect(sealed()).not.toBe(mine)
-    expect(keystore(['quickstart', '--out', 'data/beside.jsonl']).status).toBe(0)
+    const beside = keystore(['quickstart', '--out', 'data/beside.jsonl'])
+    expect(beside.status).toBe(0)
+    expect(beside.stdout).toContain('Key store:  data/keystore.db: up to date')
     expect(sealed()).toMatch(/^\{"user":"me"/)
   })
 

@@ -26,7 +26,7 @@ describe.runIf(isChosen('sqlite'))('without better-sqlite3', () => {
     let token: string
     beforeEach(() => {
       keystore = commandInApplication(folder, hasOwnSqlite ? [] : LIBSQL)
-      expect(said('init')).toContain('Key store:  applied 0000')
+      expect(said('init')).toContain('Key store:  data/keystore.db: applied 0000')
       token = said('encrypt', '--user', 'alice')
     })
     function said(...args: string[]): string {
@@ -120,6 +120,10 @@ describe.runIf(isChosen('sqlite'))('without better-sqlite3', () => {
       expect(stdout).toContain('Key store:  not made')
       expect(stdout).toContain('export API_KEY_MASTER_KEY_FILE=data/master.key')
       expect(stdout).toContain('sqliteKeyStore({ db })')
+      expect(stdout).not.toContain('in one folder')
+      const unnamed = keystore(['init']).stdout
+      expect(unnamed).toContain('sqliteKeyStore({ db }) // or postgresKeyStore({ db })')
+      expect(unnamed).toContain('for Postgres as KEYSTORE_URL=postgres://… npx keystore init')
       expect(read('data/.gitignore').split('\n')).toContain('/master.key*')
       const key = read('data/master.key')
       const postgres = keystore(['init'], { env: { KEYSTORE_URL: 'postgres://u:hunter2@127.0.0.1:1/x' } })

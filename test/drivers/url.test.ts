@@ -1,7 +1,14 @@
 /** URLs of databases: the file that one names, which are for Postgres, and what is refused without being shown. */
 import { resolve } from 'node:path'
 import { describe, expect, it } from 'vitest'
-import { assertUrl, isPostgresUrl, loadDriver, serverOf, sqlitePath } from '../../src/drivers/url.js'
+import {
+  assertPostgresUrl,
+  assertUrl,
+  isPostgresUrl,
+  loadDriver,
+  serverOf,
+  sqlitePath,
+} from '../../src/drivers/url.js'
 import { StoreError } from '../../src/errors.js'
 import { errorOf, keystoreErrorOf } from '../support/errors.js'
 
@@ -76,6 +83,35 @@ describe('isPostgresUrl', () => {
     ['sqlite:postgres://host/db', false],
   ])('of %s is %s', (url, expected) => {
     expect(isPostgresUrl(url)).toBe(expected)
+  })
+})
+
+describe('assertPostgresUrl', () => {
+  it.each([
+    'postgres://user:hun/ter2@host:5432/db',
+    'postgres://user:p@hun/ter2#x@host:5432/db',
+    'postgres://user:hunter2#x@host/db',
+    'postgres://user:hun?ter2@host/db',
+    'postgres://user:1?hunter2@host/db',
+    'postgres://user:hunter2@host:port/db',
+    'postgres://hun[ter2/db',
+  ])('refuses %s, of which it shows nothing', async (url) => {
+    const error = await keystoreErrorOf(() => assertPostgresUrl(url, 'url'))
+    expect(error).toMatchObject(INVALID)
+    expect(error.message).toMatch(/^url cannot be read as a URL: .*must be percent-encoded/)
+    expect(error.message).not.toMatch(/hun|ter2/)
+  })
+
+  it.each([
+    'postgres://host/db',
+    'POSTGRESQL://user:p%40%2F%23@host:5432/db?sslmode=require&application_name=a@b',
+    // pg reads both, and connects to a socket.
+    'postgresql:///db?host=/var/run/postgresql',
+    'postgres://user:password@/db?host=/tmp',
+    'postgres://user:p@ss@host/db',
+    'postgres://user:pass word@[::1]:5432/db',
+  ])('takes %s', (url) => {
+    expect(() => assertPostgresUrl(url, 'url')).not.toThrow()
   })
 })
 

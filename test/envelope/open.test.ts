@@ -315,9 +315,9 @@ describe.each(backends)('EnvelopeCrypto.open on %s', (backend) => {
     const { store, calls } = recordingCalls(fresh.store)
     const open = (masterKeys: MasterKey) => fresh.openV2({ store, masterKeys })
     await open(ours)
-    expect(calls).toEqual(['sampleByKek'])
+    expect(calls).toEqual(['sampleByKek', 'list'])
     await errorOf(open(theirs))
-    expect(calls).toEqual(['sampleByKek', 'sampleByKek', 'census'])
+    expect(calls.slice(2)).toEqual(['sampleByKek', 'list', 'census'])
   })
 
   it('refuses wrong master keys and formats with ERR_INVALID_ARGUMENT, before it asks the store', async () => {
@@ -356,11 +356,12 @@ describe('a master key that a key service holds', () => {
     return unwrapDataKey(masterKeyring({ primary: ours, previous: [remote] }), record, ['v2', 'v3'])
   }
 
-  it('may give 32 bytes, and any other number is ERR_UNWRAP_FAILED', async () => {
+  it('may give 32 bytes, and any other number is no damage of the row', async () => {
     expect(await unwrapWith(() => Buffer.alloc(32, 1))).toEqual(Buffer.alloc(32, 1))
     for (const length of [0, 16, 31, 33]) {
       const error = await errorOf(unwrapWith(async () => Buffer.alloc(length)))
-      expect(error).toMatchObject({ code: 'ERR_UNWRAP_FAILED' })
+      expect(error).toMatchObject({ code: 'ERR_MASTER_KEY', reason: 'wrongKey' })
+      expect(error.message).toContain(`unwrap() returned ${length} bytes, not 32`)
     }
   })
 
@@ -395,10 +396,9 @@ describe('a master key that a key service holds', () => {
     expect(asked).toBe(2)
   })
 
-  it('that cannot be reached is a retryable ERR_MASTER_KEY, not a damaged key, and hides its client’s error', async () => {
-    const outage = new Error('the key service does not answer')
-    const error = await errorOf(unwrapWith(() => Promise.reject(outage)))
-    expect(error).toMatchObject({ code: 'ERR_MASTER_KEY', retryable: true })
+  it('that fails is ERR_MASTER_KEY, not a damaged key, and hides its client’s error', async () => {
+    const error = await errorOf(unwrapWith(() => Promise.reject(new Error('a secret'))))
+    expect(error).toMatchObject({ code: 'ERR_MASTER_KEY', retryable: false, reason: undefined })
     expect(error).not.toHaveProperty('cause')
     const own = new MasterKeyError('ERR_MASTER_KEY', 'throttled', { retryable: true })
     expect(await errorOf(unwrapWith(() => Promise.reject(own)))).toBe(own)

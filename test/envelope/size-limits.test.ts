@@ -88,7 +88,7 @@ describe('maxTokenBytes', () => {
     expect(await envelope.encryptMany([{ userId: 'bob', plaintext: text }])).toMatchObject([
       { ok: false, error: INVALID },
     ])
-    expect(calls).toEqual(['sampleByKek'])
+    expect(calls).toEqual(['sampleByKek', 'list'])
   })
 
   it.each(['v2', 'v3'] as const)(

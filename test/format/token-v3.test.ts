@@ -20,7 +20,14 @@ const ACCEPT: readonly Format[] = ['v2', 'v3']
 const ALPHABET = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_'
 const key = () =>
   new DataKey(
-    { userId: 'alice', version: 1, encryptedKey: new Uint8Array(), createdAt: new Date() },
+    {
+      userId: 'alice',
+      version: 1,
+      encryptedKey: new Uint8Array(),
+      kekId: null,
+      createdAt: new Date(),
+      wrappedAt: null,
+    },
     randomBytes(32),
   )
 

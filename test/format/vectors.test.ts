@@ -35,7 +35,14 @@ const dekOf = (user: string, version: number) => {
 }
 const keyOf = (user: string, version: number) =>
   new DataKey(
-    { userId: user, version, encryptedKey: new Uint8Array(), createdAt: new Date() },
+    {
+      userId: user,
+      version,
+      encryptedKey: new Uint8Array(),
+      kekId: null,
+      createdAt: new Date(),
+      wrappedAt: null,
+    },
     dekOf(user, version),
   )
 const recordOf = (wrap: {

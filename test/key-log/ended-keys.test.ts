@@ -2,10 +2,10 @@
 import { execFileSync } from 'node:child_process'
 import { open } from 'node:fs/promises'
 import { join } from 'node:path'
-import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
+import { describe, expect, it, vi } from 'vitest'
 import { endedKeysIn } from '../../src/key-log/ended-keys.js'
 import { errorOf } from '../support/errors.js'
-import { freshKeyLog, type KeyLogFile, madeLine, shredLine } from '../support/key-log-file.js'
+import { keyLogOfEachTest, madeLine, shredLine } from '../support/key-log-file.js'
 import { userIds } from '../support/users.js'
 
 const at = new Date('2026-01-02T03:04:05.678Z')
@@ -13,11 +13,7 @@ const later = new Date('2026-02-02T03:04:05.678Z')
 const keyOf = (userId: string, createdAt = at) => ({ userId, version: 1, createdAt })
 
 describe('endedKeysIn', () => {
-  let log: KeyLogFile
-  beforeEach(() => {
-    log = freshKeyLog()
-  })
-  afterEach(() => log.remove())
+  const log = keyLogOfEachTest()
 
   it('reads the log once for all keys that are asked for together', async () => {
     const users = userIds(300)

@@ -18,19 +18,13 @@ import {
 import { findUnfinishedErasures } from '../../src/key-log/erasures.js'
 import { errorOf } from '../support/errors.js'
 import { backends, freshStore, type TestStore } from '../support/fresh-store.js'
-import { freshKeyLog, type KeyLogFile, shredLine } from '../support/key-log-file.js'
+import { keyLogOfEachTest, shredLine } from '../support/key-log-file.js'
 import { mintedRow, rowsOf } from '../support/rows.js'
 import { overriding } from '../support/store-doubles.js'
 
 const masterKeys = localMasterKey(randomBytes(32))
 
-let log: KeyLogFile
-let keyLog: string
-beforeEach(() => {
-  log = freshKeyLog()
-  keyLog = log.path
-})
-afterEach(() => log.remove())
+const log = keyLogOfEachTest()
 
 /** As a shred writes it. */
 const LINE =
@@ -48,7 +42,7 @@ describe.each(backends)('on %s', (backend) => {
   afterEach(() => test.remove())
 
   const open = (options: Partial<Parameters<typeof EnvelopeCrypto.open>[0]> = {}) =>
-    EnvelopeCrypto.open({ store, masterKeys, closeStore: false, keyLog, ...options })
+    EnvelopeCrypto.open({ store, masterKeys, closeStore: false, keyLog: log.path, ...options })
   const rowsOfUser = async (userId: string) => (await store.getAll([userId])).get(userId) ?? []
 
   /** The rows as a backup has them. */
@@ -74,7 +68,7 @@ describe.each(backends)('on %s', (backend) => {
       expect(written).toHaveLength(2)
       for (const [index, { userId, versions, kekIds, at, forget }] of [first, second].entries())
         expect(written[index]).toEqual({ event: 'shredded', userId, versions, kekIds, at, forget })
-      expect(statSync(keyLog).mode & 0o777).toBe(0o600)
+      expect(statSync(log.path).mode & 0o777).toBe(0o600)
       // The tombstone has the time of the line.
       const [row] = await rowsOfUser('alice')
       expect(row?.shreddedAt).toEqual(written[0]?.at)
@@ -95,11 +89,11 @@ describe.each(backends)('on %s', (backend) => {
       })
       expect(await rowsOfUser('alice')).toMatchObject([{ shreddedAt: null }])
       // It has failed, so that nobody may finish it unasked: the user may go on.
-      expect(await applyKeyLog({ store, keyLog })).toEqual([])
+      expect(await applyKeyLog({ store, keyLog: log.path })).toEqual([])
       expect(await envelope.encrypt('alice', 'x')).toContain('v3:')
-      expect(await findUnfinishedErasures(store, keyLog)).toEqual(['alice'])
+      expect(await findUnfinishedErasures(store, log.path)).toEqual(['alice'])
       await (await open()).shredUser('alice')
-      expect(await findUnfinishedErasures(store, keyLog)).toEqual([])
+      expect(await findUnfinishedErasures(store, log.path)).toEqual([])
       expect(shreds()).toMatchObject([{ userId: 'alice', versions: [1] }])
     })
 
@@ -127,11 +121,11 @@ describe.each(backends)('on %s', (backend) => {
       const { at } = await envelope.shredUser('alice', { forget: true })
       const hourBefore = new Date(at.getTime() - 3_600_000)
       const behind = await mintedRow(masterKeys, 'alice', { createdAt: hourBefore })
-      await loggedStore(store, keyLog).insertIfAbsent([behind])
-      expect(await applyKeyLog({ store, keyLog })).toEqual([])
+      await loggedStore(store, log.path).insertIfAbsent([behind])
+      expect(await applyKeyLog({ store, keyLog: log.path })).toEqual([])
       expect(await rowsOfUser('alice')).toMatchObject([{ shreddedAt: null }])
       await store.remove([behind])
-      expect(await findLostKeys({ store, keyLog })).toMatchObject({ count: 1 })
+      expect(await findLostKeys({ store, keyLog: log.path })).toMatchObject({ count: 1 })
     })
 
     it('shreds nothing when the log cannot be written', async () => {
@@ -194,7 +188,7 @@ describe.each(backends)('on %s', (backend) => {
       expect(torn).toContain('(cut off)')
       // By the line that was cut off nobody was shredded.
       const rows = await rowsOf(store)
-      expect(await applyKeyLog({ store, keyLog })).toEqual([])
+      expect(await applyKeyLog({ store, keyLog: log.path })).toEqual([])
       expect(await rowsOf(store)).toEqual(rows)
       await expect(open()).resolves.toBeInstanceOf(EnvelopeCrypto)
     })
@@ -217,12 +211,12 @@ describe.each(backends)('on %s', (backend) => {
       await envelope.shredUser('carol')
       const after = await rowsOf(store)
       await restored()
-      expect(await applyKeyLog({ store, keyLog })).toEqual(['alice', 'carol'])
+      expect(await applyKeyLog({ store, keyLog: log.path })).toEqual(['alice', 'carol'])
       expect(await rowsOf(store)).toEqual(after)
       expect((await rowsOfUser('alice')).map(({ shreddedAt }) => shreddedAt)).toEqual([at, at])
       await expect((await open()).encrypt('alice', 'x')).rejects.toMatchObject({ code: 'ERR_KEY_SHREDDED' })
       // Nothing is left to do.
-      expect(await applyKeyLog({ store, keyLog })).toEqual([])
+      expect(await applyKeyLog({ store, keyLog: log.path })).toEqual([])
       expect(await rowsOf(store)).toEqual(after)
     })
 
@@ -234,10 +228,10 @@ describe.each(backends)('on %s', (backend) => {
       await sleep(3)
       const token = await envelope.encrypt('alice', 'minted anew')
       // On the live store there is nothing to do.
-      expect(await applyKeyLog({ store, keyLog })).toEqual([])
+      expect(await applyKeyLog({ store, keyLog: log.path })).toEqual([])
       expect(await (await open()).decrypt('alice', token)).toBe('minted anew')
       await restored()
-      expect(await applyKeyLog({ store, keyLog })).toEqual(['alice', 'bob'])
+      expect(await applyKeyLog({ store, keyLog: log.path })).toEqual(['alice', 'bob'])
       expect(await rowsOf(store)).toEqual([])
 
       // A version that was made since stays, the older one goes.
@@ -245,7 +239,7 @@ describe.each(backends)('on %s', (backend) => {
       await store.insertIfAbsent([await mintedRow(masterKeys, 'mixed', { createdAt: old })])
       await store.insertIfAbsent([await mintedRow(masterKeys, 'mixed', { version: 2, createdAt: fresh })])
       log.append(shredLine('mixed', new Date('2026-02-01'), true))
-      expect(await applyKeyLog({ store, keyLog })).toEqual(['mixed'])
+      expect(await applyKeyLog({ store, keyLog: log.path })).toEqual(['mixed'])
       expect((await rowsOfUser('mixed')).map(({ version }) => version)).toEqual([2])
     })
 
@@ -267,7 +261,7 @@ describe.each(backends)('on %s', (backend) => {
           shredLine('c', second),
         ].join(''),
       )
-      expect(await applyKeyLog({ store, keyLog })).toEqual(['a', 'b', 'c'])
+      expect(await applyKeyLog({ store, keyLog: log.path })).toEqual(['a', 'b', 'c'])
       expect(await rowsOfUser('a')).toEqual([])
       expect((await rowsOfUser('b')).map(({ shreddedAt }) => shreddedAt)).toEqual([second])
       expect((await rowsOfUser('c')).map(({ shreddedAt }) => shreddedAt)).toEqual([second])
@@ -294,7 +288,7 @@ describe.each(backends)('on %s', (backend) => {
       for (const userId of ['alice', 'bob', 'carol']) await envelope.encrypt(userId, 'x')
       const before = await rowsOf(store)
       log.write(`${shredLine('alice', new Date())}\n${line}\n${shredLine('carol', new Date())}`)
-      const error = await errorOf(applyKeyLog({ store, keyLog }))
+      const error = await errorOf(applyKeyLog({ store, keyLog: log.path }))
       expect(error).toMatchObject({
         code: 'ERR_STORE',
         message: expect.stringContaining('Line 3 of the key log'),
@@ -313,7 +307,7 @@ describe.each(backends)('on %s', (backend) => {
       const at = new Date('2026-02-01')
       const written = users.slice(1).map((userId) => shredLine(userId, at, true).replace('\n', '\r\n'))
       log.write(`\r\n${written.join('')}`)
-      expect(await applyKeyLog({ store, keyLog })).toHaveLength(1049)
+      expect(await applyKeyLog({ store, keyLog: log.path })).toHaveLength(1049)
       expect((await rowsOf(store)).map(({ userId }) => userId)).toEqual(['user-0'])
     })
 
@@ -322,7 +316,7 @@ describe.each(backends)('on %s', (backend) => {
         await expect(applyKeyLog({ store, keyLog: path })).rejects.toMatchObject({
           code: 'ERR_INVALID_ARGUMENT',
         })
-      await expect(applyKeyLog({ store, keyLog })).rejects.toMatchObject({
+      await expect(applyKeyLog({ store, keyLog: log.path })).rejects.toMatchObject({
         code: 'ERR_STORE',
         message: expect.stringContaining('(ENOENT)'),
       })
@@ -335,23 +329,23 @@ describe('a restored file', () => {
     const path = join(log.folder, 'keystore.db')
     const store = await openKeyStore(path)
     log.write('')
-    chmodSync(keyLog, 0o640)
-    const envelope = await EnvelopeCrypto.open({ store, masterKeys, keyLog, closeStore: false })
+    chmodSync(log.path, 0o640)
+    const envelope = await EnvelopeCrypto.open({ store, masterKeys, keyLog: log.path, closeStore: false })
     const token = await envelope.encrypt('alice', 'x')
     await store.close()
     copyFileSync(path, `${path}.backup`)
 
-    const again = await EnvelopeCrypto.open({ store: await openKeyStore(path), masterKeys, keyLog })
+    const again = await EnvelopeCrypto.open({ store: await openKeyStore(path), masterKeys, keyLog: log.path })
     await again.shredUser('alice')
     await again.close()
-    expect(statSync(keyLog).mode & 0o777).toBe(0o640)
+    expect(statSync(log.path).mode & 0o777).toBe(0o640)
     for (const suffix of ['-wal', '-shm']) expect(existsSync(`${path}${suffix}`)).toBe(false)
     copyFileSync(`${path}.backup`, path)
 
     const restored = await openKeyStore(path)
     const open = () => EnvelopeCrypto.open({ store: restored, masterKeys, closeStore: false })
     expect(await (await open()).decrypt('alice', token)).toBe('x')
-    expect(await applyKeyLog({ store: restored, keyLog })).toEqual(['alice'])
+    expect(await applyKeyLog({ store: restored, keyLog: log.path })).toEqual(['alice'])
     await expect((await open()).decrypt('alice', token)).rejects.toMatchObject({ code: 'ERR_KEY_SHREDDED' })
     await restored.close()
   })

@@ -19,7 +19,7 @@ import { type FaultyMethod, faultyStore } from '../../src/testing/faulty-store.j
 import { errorOf } from '../support/errors.js'
 import { backends, freshService, freshStore, type TestStore } from '../support/fresh-store.js'
 import { gate, nextTurn } from '../support/gate.js'
-import { freshKeyLog, type KeyLogFile as LogFile } from '../support/key-log-file.js'
+import { keyLogOfEachTest } from '../support/key-log-file.js'
 import { everythingOf, secretForms } from '../support/leaks.js'
 import { mintedRow, rowsOf, rowsOfUser } from '../support/rows.js'
 import { overriding } from '../support/store-doubles.js'
@@ -28,11 +28,7 @@ import { userIds } from '../support/users.js'
 const masterKeys = localMasterKey(randomBytes(32))
 const kekId = masterKeys.id
 
-let log: LogFile
-beforeEach(() => {
-  log = freshKeyLog()
-})
-afterEach(() => log.remove())
+const log = keyLogOfEachTest()
 
 /** A sink that can be told to fail, and what it was given. */
 function sink() {

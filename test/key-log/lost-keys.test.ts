@@ -17,20 +17,14 @@ import {
 import { giveUpLostKeys } from '../../src/key-log/lost-keys.js'
 import { errorOf } from '../support/errors.js'
 import { backends, freshStore, type TestStore } from '../support/fresh-store.js'
-import { freshKeyLog, type KeyLogFile, madeLine, shredLine } from '../support/key-log-file.js'
+import { keyLogOfEachTest, madeLine, shredLine } from '../support/key-log-file.js'
 import { alterRow, fill, rowsOf, spoilTime } from '../support/rows.js'
 import { countedStore, recordingCalls } from '../support/store-doubles.js'
 import { orderedUserIds, userIds } from '../support/users.js'
 
 const masterKeys = localMasterKey(randomBytes(32))
 
-let log: KeyLogFile
-let keyLog: string
-beforeEach(() => {
-  log = freshKeyLog()
-  keyLog = log.path
-})
-afterEach(() => log.remove())
+const log = keyLogOfEachTest()
 
 describe.each(backends)('on %s', (backend) => {
   let test: TestStore
@@ -43,8 +37,8 @@ describe.each(backends)('on %s', (backend) => {
   })
   afterEach(() => test.remove())
   const open = (options: Partial<EnvelopeCryptoOptions> = {}): Promise<EnvelopeCrypto> =>
-    test.open({ masterKeys, keyLog, onEvent: (event) => events.push(event), ...options })
-  const lost = async () => (await findLostKeys({ store, keyLog })).keys
+    test.open({ masterKeys, keyLog: log.path, onEvent: (event) => events.push(event), ...options })
+  const lost = async () => (await findLostKeys({ store, keyLog: log.path })).keys
 
   /** Puts rows in the place of all that there are, as an older copy does. */
   async function putBack(rows: readonly KeyRecord[]): Promise<void> {
@@ -112,7 +106,7 @@ describe.each(backends)('on %s', (backend) => {
     const [first] = await rowsOf(store)
     await putBack(first === undefined ? [] : [first])
     await expectRefused(24, orderedUserIds(11).slice(1))
-    expect(await findLostKeys({ store, keyLog })).toMatchObject({ count: 24 })
+    expect(await findLostKeys({ store, keyLog: log.path })).toMatchObject({ count: 24 })
   })
 
   it('names a key in whose place another one stands', async () => {
@@ -130,7 +124,7 @@ describe.each(backends)('on %s', (backend) => {
     for (const userId of ['alice', 'bob', 'carol', 'dave']) await envelope.encrypt(userId, 'x')
     await envelope.rotateUserKey('alice')
     await pruneRetired({
-      store: loggedStore(store, keyLog),
+      store: loggedStore(store, log.path),
       userId: 'alice',
       beforeVersion: 2,
       tokensReencrypted: true,
@@ -175,7 +169,7 @@ describe.each(backends)('on %s', (backend) => {
     for (const userId of ['alice', 'bob']) await envelope.encrypt(userId, 'x')
     await putBack((await rowsOf(store)).filter(({ userId }) => userId === 'bob'))
     await expectRefused(1, ['alice'])
-    expect(await giveUpLostKeys({ store, keyLog })).toBe(1)
+    expect(await giveUpLostKeys({ store, keyLog: log.path })).toBe(1)
     const again = await open()
     await again.encrypt('alice', 'x')
     await putBack([])
@@ -189,9 +183,10 @@ describe.each(backends)('on %s', (backend) => {
     log.write(users.map((userId) => madeLine(userId, createdAt)).join(''))
     const { store: counted, calls } = countedStore(store)
     await open({ store: counted })
-    expect(calls).toMatchObject({ list: 1, getAll: 1 })
+    // One more page is of the first tenants.
+    expect(calls).toMatchObject({ list: 2, getAll: 1 })
     expect(calls.census).toBeUndefined()
-    const { count, keys } = await findLostKeys({ store, keyLog })
+    const { count, keys } = await findLostKeys({ store, keyLog: log.path })
     expect([count, keys.length, keys[0]?.userId]).toEqual([2000, 1000, 'user-000000'])
     // One of the last thousand is missing.
     await store.remove([{ userId: 'user-002500', version: 1 }])
@@ -211,7 +206,8 @@ describe.each(backends)('on %s', (backend) => {
   it('asks a function for nothing', async () => {
     const { store: recorded, calls } = recordingCalls(store)
     await open({ store: recorded, keyLog: () => undefined })
-    expect(calls.filter((name) => name === 'getAll' || name === 'list')).toEqual([])
+    // The page of the first tenants.
+    expect(calls.filter((name) => name === 'getAll' || name === 'list')).toEqual(['list'])
   })
 
   it('is not stopped by a row that cannot be read', async () => {

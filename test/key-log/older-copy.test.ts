@@ -14,20 +14,14 @@ import {
 } from '../../src/index.js'
 import { errorOf } from '../support/errors.js'
 import { backends, freshStore, type TestStore } from '../support/fresh-store.js'
-import { freshKeyLog, type KeyLogFile, madeLine, shredLine } from '../support/key-log-file.js'
+import { keyLogOfEachTest, madeLine, shredLine } from '../support/key-log-file.js'
 import { mintedRow, rowsOf, rowsOfUser } from '../support/rows.js'
 import { overriding } from '../support/store-doubles.js'
 import { userIds } from '../support/users.js'
 
 const masterKeys = localMasterKey(generateMasterKey())
 
-let log: KeyLogFile
-let keyLog: string
-beforeEach(() => {
-  log = freshKeyLog()
-  keyLog = log.path
-})
-afterEach(() => log.remove())
+const log = keyLogOfEachTest()
 
 describe.each(backends)('on %s', (backend) => {
   let test: TestStore
@@ -47,46 +41,46 @@ describe.each(backends)('on %s', (backend) => {
 
   describe('a store in which shredded users live again', () => {
     it.each([false, true])('is refused by open, until they are erased again (forget: %s)', async (forget) => {
-      const envelope = await test.open({ keyLog })
+      const envelope = await test.open({ keyLog: log.path })
       await envelope.encrypt('alice', 'x')
       await envelope.encrypt('bob', 'x')
       const older = await rowsOf(store)
       await envelope.shredUser('alice', { forget })
       await putBack(older)
-      const error = await errorOf(test.open({ keyLog }))
+      const error = await errorOf(test.open({ keyLog: log.path }))
       expect(error).toMatchObject({ code: 'ERR_KEYS_LOST', retryable: false })
       expect(error.message).toContain('shredded')
       expect(error.message).toContain('"alice"')
       expect(error.message).not.toContain('"bob"')
       expect(await rowsOf(store)).toEqual(older)
-      expect(await applyKeyLog({ store, keyLog })).toEqual(['alice'])
-      const again = await test.open({ keyLog })
+      expect(await applyKeyLog({ store, keyLog: log.path })).toEqual(['alice'])
+      const again = await test.open({ keyLog: log.path })
       expect(await again.decrypt('bob', await again.encrypt('bob', 'y'))).toBe('y')
     })
 
     it('or are not known to be shredded, because it is older than their keys', async () => {
-      const envelope = await test.open({ keyLog })
+      const envelope = await test.open({ keyLog: log.path })
       await envelope.encrypt('alice', 'x')
       const older = await rowsOf(store)
       await envelope.encrypt('bob', 'x')
       await envelope.shredUser('bob')
       await putBack(older)
-      expect(await errorOf(test.open({ keyLog }))).toMatchObject({
+      expect(await errorOf(test.open({ keyLog: log.path }))).toMatchObject({
         code: 'ERR_KEYS_LOST',
         message: expect.stringContaining('"bob"'),
       })
-      expect(await applyKeyLog({ store, keyLog })).toEqual(['bob'])
-      const again = await test.open({ keyLog })
+      expect(await applyKeyLog({ store, keyLog: log.path })).toEqual(['bob'])
+      const again = await test.open({ keyLog: log.path })
       await expect(again.encrypt('bob', 'y')).rejects.toMatchObject({ code: 'ERR_KEY_SHREDDED' })
     })
 
     it('is not one in which they were forgotten and minted anew', async () => {
-      const envelope = await test.open({ keyLog })
+      const envelope = await test.open({ keyLog: log.path })
       await envelope.encrypt('alice', 'x')
       await envelope.shredUser('alice', { forget: true })
       await envelope.encrypt('alice', 'y')
       await envelope.rotateUserKey('alice')
-      await test.open({ keyLog })
+      await test.open({ keyLog: log.path })
     })
 
     it('names ten of many', async () => {
@@ -94,7 +88,7 @@ describe.each(backends)('on %s', (backend) => {
       const users = userIds(12)
       await store.insertIfAbsent(await Promise.all(users.map((userId) => mintedRow(masterKeys, userId))))
       log.write(users.map((userId) => madeLine(userId, at) + shredLine(userId, at)).join(''))
-      const { message } = await errorOf(test.open({ keyLog }))
+      const { message } = await errorOf(test.open({ keyLog: log.path }))
       expect(message).toContain('12 of the last users')
       expect(message.match(/"user/g)).toHaveLength(10)
     })
@@ -102,11 +96,11 @@ describe.each(backends)('on %s', (backend) => {
 
   describe('an older copy that comes back while a service runs', () => {
     it('gets no new key, also of users who were never seen, until the newer one is back', async () => {
-      const envelope = await test.open({ keyLog })
+      const envelope = await test.open({ keyLog: log.path })
       await envelope.encrypt('alice', 'x')
       const older = await rowsOf(store)
       // Made by another process, which this one does not know of.
-      const other = await test.open({ store: await test.another(), keyLog })
+      const other = await test.open({ store: await test.another(), keyLog: log.path })
       const token = await other.encrypt('bob', 'x')
       const newer = await rowsOf(store)
       await putBack(older)
@@ -124,7 +118,7 @@ describe.each(backends)('on %s', (backend) => {
     })
 
     it('is found by the newest key that has not ended', async () => {
-      const envelope = await test.open({ keyLog })
+      const envelope = await test.open({ keyLog: log.path })
       await envelope.encrypt('alice', 'x')
       await envelope.encrypt('bob', 'x')
       await envelope.rotateUserKey('bob')
@@ -139,7 +133,7 @@ describe.each(backends)('on %s', (backend) => {
     })
 
     it('is found though keys of many users have ended since', async () => {
-      const envelope = await test.open({ keyLog })
+      const envelope = await test.open({ keyLog: log.path })
       await envelope.encrypt('bob', 'x')
       const older = await rowsOf(store)
       await envelope.encrypt('alice', 'x')
@@ -155,11 +149,11 @@ describe.each(backends)('on %s', (backend) => {
         code: 'ERR_KEYS_LOST',
         message: expect.stringContaining('"alice", version 1'),
       })
-      expect(await errorOf(test.open({ keyLog }))).toMatchObject({ code: 'ERR_KEYS_LOST' })
+      expect(await errorOf(test.open({ keyLog: log.path }))).toMatchObject({ code: 'ERR_KEYS_LOST' })
     })
 
     it('is not one whose newest key is removed between two looks', async () => {
-      const logged = loggedStore(store, keyLog)
+      const logged = loggedStore(store, log.path)
       await logged.insertIfAbsent([await mintedRow(masterKeys, 'alice')])
       let removed = false
       const removing = overriding(store, {
@@ -171,14 +165,14 @@ describe.each(backends)('on %s', (backend) => {
           return store.getAll(ids)
         },
       })
-      const [row] = await loggedStore(removing, keyLog).insertIfAbsent([await mintedRow(masterKeys, 'bob')])
+      const [row] = await loggedStore(removing, log.path).insertIfAbsent([await mintedRow(masterKeys, 'bob')])
       expect(row?.userId).toBe('bob')
       expect(removed).toBe(true)
     })
   })
 
   it('a key that was erased before it had its line is no lost key', async () => {
-    const rival = loggedStore(store, keyLog)
+    const rival = loggedStore(store, log.path)
     const slow = overriding(store, {
       async insertIfAbsent(records) {
         const winners = await store.insertIfAbsent(records)
@@ -186,7 +180,7 @@ describe.each(backends)('on %s', (backend) => {
         return winners
       },
     })
-    await loggedStore(slow, keyLog).insertIfAbsent([
+    await loggedStore(slow, log.path).insertIfAbsent([
       await mintedRow(masterKeys, 'alice'),
       await mintedRow(masterKeys, 'bob'),
     ])
@@ -197,58 +191,58 @@ describe.each(backends)('on %s', (backend) => {
       'minted bob',
       'lost alice',
     ])
-    const envelope = await test.open({ keyLog })
+    const envelope = await test.open({ keyLog: log.path })
     expect(await envelope.encrypt('alice', 'x')).toContain('v3:')
     expect(await rowsOfUser(store, 'alice')).toHaveLength(1)
-    await test.open({ keyLog })
+    await test.open({ keyLog: log.path })
   })
 
   it('a log that others may write erases nothing', async () => {
-    const envelope = await test.open({ keyLog })
+    const envelope = await test.open({ keyLog: log.path })
     await envelope.encrypt('alice', 'x')
     const rows = await rowsOf(store)
     log.append(shredLine('alice', new Date(Date.now() + 1000)))
     for (const mode of [0o620, 0o602, 0o666]) {
-      chmodSync(keyLog, mode)
+      chmodSync(log.path, mode)
       for (const call of [
-        () => applyKeyLog({ store, keyLog }),
-        () => copyKeys({ from: memoryKeyStore(), to: store, keyLog }),
+        () => applyKeyLog({ store, keyLog: log.path }),
+        () => copyKeys({ from: memoryKeyStore(), to: store, keyLog: log.path }),
       ])
         expect(await errorOf(call())).toMatchObject({
           code: 'ERR_STORE',
-          message: expect.stringContaining(`chmod go-w ${keyLog}`),
+          message: expect.stringContaining(`chmod go-w ${log.path}`),
         })
       expect(await rowsOf(store)).toEqual(rows)
     }
-    chmodSync(keyLog, 0o640)
-    expect(await applyKeyLog({ store, keyLog })).toEqual(['alice'])
+    chmodSync(log.path, 0o640)
+    expect(await applyKeyLog({ store, keyLog: log.path })).toEqual(['alice'])
   })
 
   it("a log of another user erases nothing, unless root's process is told to use it", async () => {
-    const envelope = await test.open({ keyLog })
+    const envelope = await test.open({ keyLog: log.path })
     await envelope.encrypt('alice', 'x')
     log.append(shredLine('alice', new Date(Date.now() + 1000)))
-    const { uid } = statSync(keyLog)
+    const { uid } = statSync(log.path)
     const getuid = vi.spyOn(process as { getuid(): number }, 'getuid')
     getuid.mockReturnValue(uid + 1000)
     if (uid !== 0)
-      expect(await errorOf(applyKeyLog({ store, keyLog }))).toMatchObject({
+      expect(await errorOf(applyKeyLog({ store, keyLog: log.path }))).toMatchObject({
         code: 'ERR_STORE',
         message: expect.stringContaining(`belongs to another user (uid ${uid})`),
       })
     if (uid === 0) {
-      chownSync(keyLog, 1234, 1234)
-      const refused = await errorOf(applyKeyLog({ store, keyLog }))
+      chownSync(log.path, 1234, 1234)
+      const refused = await errorOf(applyKeyLog({ store, keyLog: log.path }))
       expect(refused).toMatchObject({ message: expect.stringContaining('another user (uid 1234)') })
     }
     expect((await rowsOfUser(store, 'alice'))[0]?.shreddedAt).toBeNull()
     getuid.mockReturnValue(0)
-    expect(await applyKeyLog({ store, keyLog })).toEqual(['alice'])
+    expect(await applyKeyLog({ store, keyLog: log.path })).toEqual(['alice'])
     getuid.mockRestore()
   })
 
   it('a missing newest key is looked for again, since its end is logged a moment after its beginning', async () => {
-    const envelope = await test.open({ keyLog })
+    const envelope = await test.open({ keyLog: log.path })
     await envelope.encrypt('alice', 'x')
     const createdAt = new Date()
     const made = { event: 'minted', userId: 'bob', version: 1, kekId: null, at: createdAt }

@@ -11,7 +11,7 @@ import {
   recordKeys,
 } from '../../src/index.js'
 import { backends, freshStore, type TestStore } from '../support/fresh-store.js'
-import { freshKeyLog, type KeyLogFile, madeLine, shredLine } from '../support/key-log-file.js'
+import { keyLogOfEachTest, madeLine, shredLine } from '../support/key-log-file.js'
 import { fill, randomRecord, rowsOf, spoilTime } from '../support/rows.js'
 import { overriding } from '../support/store-doubles.js'
 import { orderedUserIds } from '../support/users.js'
@@ -19,13 +19,7 @@ import { orderedUserIds } from '../support/users.js'
 const masterKeys = localMasterKey(randomBytes(32))
 const NOTHING_UNREADABLE = { count: 0, rows: [] }
 
-let log: KeyLogFile
-let keyLog: string
-beforeEach(() => {
-  log = freshKeyLog()
-  keyLog = log.path
-})
-afterEach(() => log.remove())
+const log = keyLogOfEachTest()
 
 describe.each(backends)('on %s', (backend) => {
   let test: TestStore
@@ -35,8 +29,9 @@ describe.each(backends)('on %s', (backend) => {
     store = test.store
   })
   afterEach(() => test.remove())
-  const record = (options: Partial<RecordKeysOptions> = {}) => recordKeys({ store, keyLog, ...options })
-  const open = () => test.open({ masterKeys, keyLog })
+  const record = (options: Partial<RecordKeysOptions> = {}) =>
+    recordKeys({ store, keyLog: log.path, ...options })
+  const open = () => test.open({ masterKeys, keyLog: log.path })
 
   it('records the keys that are older than the log, and makes their loss known', async () => {
     const users = orderedUserIds(1500)
@@ -59,7 +54,7 @@ describe.each(backends)('on %s', (backend) => {
     expect(log.entries().at(-1)).toMatchObject({ event: 'rotated', userId: 'user-000007' })
     await open()
     await store.remove([{ userId: 'user-000003', version: 1 }])
-    expect(await findLostKeys({ store, keyLog })).toMatchObject({
+    expect(await findLostKeys({ store, keyLog: log.path })).toMatchObject({
       count: 1,
       keys: [{ userId: 'user-000003' }],
     })
@@ -76,7 +71,7 @@ describe.each(backends)('on %s', (backend) => {
     const lines = log.lines()
     expect(await record()).toMatchObject({ keys: 0, shredded: 0 })
     expect(log.lines()).toEqual(lines)
-    expect(await findLostKeys({ store, keyLog })).toEqual({ count: 0, keys: [] })
+    expect(await findLostKeys({ store, keyLog: log.path })).toEqual({ count: 0, keys: [] })
   })
 
   it('records who was shredded, so that a backup does not bring the user back', async () => {
@@ -103,7 +98,7 @@ describe.each(backends)('on %s', (backend) => {
     expect(await record()).toMatchObject({ keys: 0, shredded: 0 })
     await store.remove(await rowsOf(store))
     await store.maintenance?.restore(backup)
-    expect(await applyKeyLog({ store, keyLog })).toEqual(expect.arrayContaining(['bob']))
+    expect(await applyKeyLog({ store, keyLog: log.path })).toEqual(expect.arrayContaining(['bob']))
     expect((await store.getActive(['bob'])).get('bob')?.shreddedAt).toEqual(at)
   })
 
@@ -119,7 +114,7 @@ describe.each(backends)('on %s', (backend) => {
   it('ends a key that is removed while it is recorded: it is not lost, and no backup makes it live', async () => {
     await fill(store, masterKeys, ['alice', 'bob', 'carol'])
     const backup = await rowsOf(store)
-    const logged = loggedStore(store, keyLog)
+    const logged = loggedStore(store, log.path)
     const changing = overriding(store, {
       async list(page) {
         const rows = await store.list(page)
@@ -131,9 +126,9 @@ describe.each(backends)('on %s', (backend) => {
       },
     })
     expect(await record({ store: changing })).toMatchObject({ keys: 3 })
-    expect(await findLostKeys({ store, keyLog })).toEqual({ count: 0, keys: [] })
+    expect(await findLostKeys({ store, keyLog: log.path })).toEqual({ count: 0, keys: [] })
     await store.maintenance?.restore(backup)
-    expect(await applyKeyLog({ store, keyLog })).toEqual(['alice'])
+    expect(await applyKeyLog({ store, keyLog: log.path })).toEqual(['alice'])
   })
 
   it('passes over a row that cannot be read, and names it', async () => {

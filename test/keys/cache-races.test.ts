@@ -305,7 +305,10 @@ describe('the key cache', () => {
       },
     })
     const envelope = await open(store, careless)
-    await expect(envelope.encrypt('alice', 'x')).rejects.toMatchObject({ code: 'ERR_UNWRAP_FAILED' })
+    await expect(envelope.encrypt('alice', 'x')).rejects.toMatchObject({
+      code: 'ERR_MASTER_KEY',
+      reason: 'wrongKey',
+    })
   })
 })
 

@@ -285,7 +285,14 @@ describe('in memory', () => {
   it('wipes the bytes from which a key was made, and gives out copies', async () => {
     const bytes = randomBytes(32)
     const key = new DataKey(
-      { userId: 'alice', version: 1, encryptedKey: new Uint8Array(), createdAt: new Date() },
+      {
+        userId: 'alice',
+        version: 1,
+        encryptedKey: new Uint8Array(),
+        kekId: null,
+        createdAt: new Date(),
+        wrappedAt: null,
+      },
       bytes,
     )
     expect(bytes.every((byte) => byte === 0)).toBe(true)

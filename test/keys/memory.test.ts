@@ -6,7 +6,8 @@ import { runInNewContext } from 'node:vm'
 import { describe, expect, it } from 'vitest'
 import { localMasterKey } from '../../src/index.js'
 import { DataKey } from '../../src/keys/data-key.js'
-import { KeyMemory, type UserRows } from '../../src/keys/memory.js'
+import type { UserRows } from '../../src/keys/known-user.js'
+import { KeyMemory } from '../../src/keys/memory.js'
 import { mintedRow } from '../support/rows.js'
 
 setFlagsFromString('--expose-gc')

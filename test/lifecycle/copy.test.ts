@@ -321,6 +321,7 @@ describe.each(chosen)('copyKeys from %s to %s', (source, target) => {
         inspect: () => maintenance.inspect(),
         finishErasure: () => maintenance.finishErasure(),
         datedCensus: () => maintenance.datedCensus(),
+        countUnder: (kekIds) => maintenance.countUnder(kekIds),
         restore: async (records) =>
           (await maintenance.restore(records)).map((row) => ({ ...row, createdAt: new Date(0) })),
       },

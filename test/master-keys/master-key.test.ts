@@ -99,7 +99,6 @@ describe('API_KEY_MASTER_KEY', () => {
   it.each([
     ['31 bytes', bytes.subarray(1).toString('base64')],
     ['33 bytes', Buffer.concat([bytes, bytes.subarray(0, 1)]).toString('base64')],
-    ['hexadecimal', bytes.toString('hex')],
     ['quoted', `"${key}"`],
     ['two keys', `${key} ${generateMasterKey()}`],
     ['a character of neither alphabet inside', `${key.slice(0, 8)}.${key.slice(8)}`],
@@ -185,6 +184,15 @@ describe('API_KEY_MASTER_KEY_FILE and masterKeysFromFile', () => {
     const old = generateMasterKey()
     const env = { API_KEY_MASTER_KEY_FILE: fileWith(key), API_KEY_MASTER_KEY_PREVIOUS: old }
     expect(idsOf(masterKeysFromEnv(env))).toEqual([idOf(key), idOf(old)])
+  })
+
+  it('says where a relative path was looked for, and that a quoted ~ is none', () => {
+    const { message } = refusal(() => masterKeysFromFile('data/none.key'))
+    expect(message).toContain(`data/none.key, which is ${join(process.cwd(), 'data/none.key')} here,`)
+    expect(message).toMatch(
+      /counts from the folder .*\. If there is a master key already, name its file; only if/,
+    )
+    expect(refusal(() => masterKeysFromFile('~/data/none.key')).message).toContain('a shell replaces ~ only')
   })
 
   it('says which file is missing, why, and how to make one', () => {
@@ -379,6 +387,13 @@ describe('masterKeyring', () => {
     ReturnType<typeof localMasterKey>,
   ]
   const remote: MasterKey = { id: 'kms:1', wrap: (key) => key, unwrap: (key) => key }
+
+  it('refuses options that there are not: without tenantOf users would come under the primary', () => {
+    const keys = { primary: first, tenantof: () => 'acme' }
+    expect(() => masterKeyring(keys)).toThrow(
+      '"tenantof" is no option of masterKeyring: did you mean tenantOf?',
+    )
+  })
 
   it('has the primary first, and each key once', () => {
     const keyring = masterKeyring({ primary: first, previous: [second, first, remote, second] })

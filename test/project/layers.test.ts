@@ -27,6 +27,7 @@ const FILES: Readonly<Record<string, string>> = {
   '*': 'validate',
   format: 'format/token',
   'master-keys': 'master-keys/keyring',
+  'master-keys/kms': 'master-keys/kms/pkcs11',
   keys: 'keys/cache',
   'key-log': 'key-log/entry',
   envelope: 'envelope/scope',

@@ -2,7 +2,13 @@
 import { copyFileSync, existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { type KeyRecord, masterKeysFromFile } from '../../src/index.js'
+import {
+  EnvelopeCrypto,
+  generateMasterKey,
+  type KeyRecord,
+  masterKeyring,
+  masterKeysFromFile,
+} from '../../src/index.js'
 import { type CommandStore, commandStore } from '../support/command-store.js'
 import { dialects, type FreshDatabase, freshDatabase } from '../support/databases.js'
 import { codeBlocks, runShellBlocks } from '../support/documents.js'
@@ -61,6 +67,20 @@ const outcomes: Record<string, (done: Done) => Promise<void>> = {
     expect(readFileSync(join(store.folder, 'keys.jsonl'), 'utf8')).toContain('"alice"')
     expect(await secretOf('alice')).toBe('ERR_KEY_SHREDDED')
   },
+  Tenants: async ({ store, rows, output }) => {
+    expect(output).toContain('1 tenant under 1 root, 1 key of users')
+    expect(output).toContain('Made version 2 of the key of tenant "acme"')
+    expect(output).toContain('Rewrapped 1 key ')
+    expect(output.match(/Moved tenant "acme" \(key version 1, 2\)/g)).toHaveLength(2)
+    expect(output).toContain('every process has forgotten')
+    expect(output).toContain('Shredded tenant "acme"')
+    const [first, second] = rows
+    expect([first, second]).toMatchObject(
+      [1, 2].map((version) => ({ version, kekId: idOf(store, 'current'), shreddedAt: expect.any(Date) })),
+    )
+    expect(output).toContain('Forgot 1 user of it.')
+    expect(rows.slice(2).map(({ userId }) => userId)).toEqual(['alice', 'bob'])
+  },
   'The key log': async ({ store, rows, output }) => {
     expect(rows.map(({ userId }) => userId)).toContain('carol')
     expect(readFileSync(join(store.folder, 'keys.jsonl'), 'utf8')).toMatch(
@@ -89,7 +109,7 @@ const outcomes: Record<string, (done: Done) => Promise<void>> = {
 }
 
 /** The sections that are run on Postgres too. The commands of the others have tests of their own there. */
-const DIALECT_MATTERS = ['Shred a user', 'Backup and restore', 'The switch to Postgres']
+const DIALECT_MATTERS = ['Shred a user', 'Tenants', 'Backup and restore', 'The switch to Postgres']
 
 it('has an outcome for each section with commands', () => {
   expect([...sections.keys()]).toEqual(Object.keys(outcomes))
@@ -114,8 +134,20 @@ describe.each(dialects)('on %s', (dialect) => {
     await store.remove()
   })
 
+  /** A user of tenant acme, and the key of the customer. */
+  async function makeTenant(): Promise<void> {
+    writeFileSync(join(store.folder, 'keys/acme.key'), `${generateMasterKey()}\n`, { mode: 0o600 })
+    const { primary } = masterKeysFromFile(join(store.folder, 'keys/current.key'))
+    const masterKeys = masterKeyring({ primary, tenantOf: (userId) => (userId === 'erin' ? 'acme' : null) })
+    await store.use(async (opened) => {
+      const envelope = await EnvelopeCrypto.open({ store: opened, masterKeys, closeStore: false })
+      await envelope.encrypt('erin', 'secret of erin')
+    })
+  }
+
   it.each(dialect === 'sqlite' ? Object.keys(outcomes) : DIALECT_MATTERS)('runs "%s"', async (heading) => {
     const blocks = sections.get(heading) ?? []
+    if (heading === 'Tenants') await makeTenant()
     if (heading === 'Keys were lost') store.run(['backup', 'backups/tuesday.db'])
     const output = runShellBlocks(store.folder, blocks, {
       KEYSTORE_URL: store.url,

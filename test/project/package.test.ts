@@ -36,15 +36,18 @@ const CORE_NAMES = [
   'encryptRows',
   'encryptWithKey',
   'findLostKeys',
+  'findTenant',
   'generateMasterKey',
   'isEncrypted',
   'isToken',
+  'listTenants',
   'localMasterKey',
   'loggedStore',
   'masterKeyring',
   'masterKeysFromEnv',
   'masterKeysFromFile',
   'pruneRetired',
+  'pruneTenantKey',
   'recordKeys',
   'reseed',
   'resolveMasterKey',
@@ -129,12 +132,19 @@ describe('the packed package', () => {
         './drizzle/sqlite',
         './drizzle/postgres',
         './reencrypt',
+        './kms/aws',
+        './kms/azure',
+        './kms/gcp',
+        './kms/pkcs11',
+        './kms/vault',
         './testing',
         './package.json',
       ]),
     )
     expect(await namesOf(PACKAGE)).toEqual(CORE_NAMES)
     expect(await namesOf(`${PACKAGE}/reencrypt`)).toEqual(REENCRYPT_NAMES)
+    for (const service of ['aws', 'azure', 'gcp', 'vault'])
+      expect(await namesOf(`${PACKAGE}/kms/${service}`)).toEqual([`${service}MasterKey`])
   })
 
   it('loads few files for the core entry: no adapter, no source, no driver, no Drizzle', async () => {

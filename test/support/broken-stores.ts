@@ -1,7 +1,7 @@
 /** Stores that break the contract of KeyStore, each in one way seen in practice: the conformance suite must fail each of them. */
 import { memoryKeyStore } from '../../src/adapters/memory.js'
 import type { KeyStore, StoreChange, StoreMaintenance } from '../../src/store.js'
-import { compareRefs, type KeyRecord, type KeyRef } from '../../src/table.js'
+import { compareRefs, isTenantKekId, isTenantRow, type KeyRecord, type KeyRef } from '../../src/table.js'
 import type { KeyStoreSubject, TestRunner } from '../../src/testing/index.js'
 
 /** The methods that a broken store has in place of those of `intact`. */
@@ -196,12 +196,10 @@ export const breaks: Record<string, Break> = {
     },
   }),
   'pages are in JavaScript’s order of strings': (intact) => ({
-    async list({ after, limit, notKekId }) {
+    async list({ after, limit, ...filter }) {
       const order = (a: KeyRef, b: KeyRef) =>
         a.userId < b.userId ? -1 : a.userId > b.userId ? 1 : a.version - b.version
-      const rows = (
-        await intact.list({ limit: 100_000, ...(notKekId === undefined ? {} : { notKekId }) })
-      ).sort(order)
+      const rows = (await intact.list({ limit: 100_000, ...filter })).sort(order)
       return rows.filter((row) => after === undefined || order(row, after) > 0).slice(0, limit)
     },
   }),
@@ -354,6 +352,68 @@ export const breaks: Record<string, Break> = {
   }),
   'samples leave out rows without a KEK id': (intact) => ({
     sampleByKek: async (limit) => (await intact.sampleByKek(limit)).filter(({ kekId }) => kekId !== null),
+  }),
+  'samples contain rows under tenants’ keys': (intact) => ({
+    sampleByKek: async (limit) => [
+      ...(await intact.sampleByKek(limit)),
+      ...(await everyRow(intact)).filter((row) => isLive(row) && isTenantKekId(row.kekId)).slice(0, limit),
+    ],
+  }),
+  'samples contain tenants’ own rows': (intact) => ({
+    sampleByKek: async (limit) => [
+      ...(await intact.sampleByKek(limit)),
+      ...(await everyRow(intact)).filter((row) => isLive(row) && isTenantRow(row)).slice(0, limit),
+    ],
+  }),
+  'samples leave out KEK ids that a dictionary has beside those of tenants’ keys': (intact) => ({
+    sampleByKek: async (limit) =>
+      (await intact.sampleByKek(limit)).filter(({ kekId }) => !/^tenant\b/i.test(kekId ?? '')),
+  }),
+  'pages of a KEK id contain tenants’ own rows': (intact) => ({
+    async list({ kekId, ...page }) {
+      if (kekId === undefined) return intact.list(page)
+      const rows = await intact.list({ ...page, limit: 100_000 })
+      return rows.filter((row) => isLive(row) && row.kekId === kekId).slice(0, page.limit)
+    },
+  }),
+  'pages of a KEK id contain tombstones': (intact) => ({
+    async list({ kekId, ...page }) {
+      if (kekId === undefined) return intact.list(page)
+      const rows = await intact.list({ ...page, limit: 100_000 })
+      return rows.filter((row) => !isTenantRow(row) && row.kekId === kekId).slice(0, page.limit)
+    },
+  }),
+  'the census names every tenant': (intact) => ({
+    census: async () => {
+      const rootIds = (await everyRow(intact)).flatMap(({ kekId }) => kekId ?? [])
+      return intact.census({ rootIds })
+    },
+  }),
+  'the census names no tenant’s root': (intact) => ({ census: () => intact.census() }),
+  'the census counts tenants’ own rows as users’': (intact) => ({
+    census: async (options) => (await intact.census(options)).map(({ ofTenants, ...row }) => row),
+  }),
+  'the rows under a KEK id are counted with tenants’ own': (intact) =>
+    maintained(intact, {
+      async countUnder(kekIds) {
+        const rows = (await everyRow(intact)).filter(isLive)
+        const counts = kekIds.map((id) => [id, rows.filter(({ kekId }) => kekId === id).length] as const)
+        return new Map(counts.filter(([, count]) => count > 0))
+      },
+    }),
+  'rewraps of tenants’ own rows are not announced': (intact) => ({
+    changes: (listener) =>
+      intact.changes?.((change) => {
+        const userIds = change.userIds?.filter((userId) => !isTenantRow({ userId }))
+        if (userIds === undefined || userIds.length > 0) listener({ ...change, ...(userIds && { userIds }) })
+      }) ?? (() => undefined),
+  }),
+  'a change is made though the row that must be live is not': (intact) => ({
+    replaceWrapped: (changes) => intact.replaceWrapped(changes.map(({ whileLive, ...change }) => change)),
+  }),
+  'a change is never made while another row must be live': (intact) => ({
+    replaceWrapped: (changes) =>
+      intact.replaceWrapped(changes.filter(({ whileLive }) => whileLive === undefined)),
   }),
   'samples ignore the limit': (intact) => ({ sampleByKek: () => intact.sampleByKek(1000) }),
   'samples contain tombstones': (intact) => ({

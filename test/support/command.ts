@@ -35,17 +35,18 @@ export function startKeystore(
   folder: string,
   args: readonly string[],
   env: NodeJS.ProcessEnv = {},
+  stdin: 'ignore' | 'pipe' = 'ignore',
 ): { readonly child: ChildProcess; readonly ended: Promise<Omit<Ran, 'bytes'>> } {
   const child = spawn(process.execPath, [MAIN, ...args], {
     cwd: folder,
     env: cleanEnvironment(env),
-    stdio: ['ignore', 'pipe', 'pipe'],
+    stdio: [stdin, 'pipe', 'pipe'],
   })
   const output = { stdout: '', stderr: '' }
-  child.stdout.on('data', (chunk) => {
+  child.stdout?.on('data', (chunk) => {
     output.stdout += String(chunk)
   })
-  child.stderr.on('data', (chunk) => {
+  child.stderr?.on('data', (chunk) => {
     output.stderr += String(chunk)
   })
   const ended = new Promise<Omit<Ran, 'bytes'>>((resolve, reject) => {

@@ -85,6 +85,28 @@ export interface V3Vectors {
   }[]
 }
 
+export interface TenantVectors {
+  readonly master_key: string
+  readonly kek_id: string
+  /** Tenants' own keys, wrapped under the master key. Bytes are in hex. */
+  readonly tenants: readonly {
+    readonly tenant: string
+    readonly version: number
+    readonly user_id: string
+    readonly kek_id: string
+    readonly kek: string
+    readonly nonce: string
+    readonly aad: string
+    readonly wrapped: string
+  }[]
+  /** Users' data keys, wrapped under those. `tenant` is the tenant's id. */
+  readonly users: readonly (V3Wrap & {
+    readonly tenant: string
+    readonly kek_id: string
+    readonly wrap_key: string
+  })[]
+}
+
 export interface XaesVectors {
   readonly vectors: readonly {
     readonly key: string
@@ -101,6 +123,7 @@ export interface XaesVectors {
 
 export const referenceVectors = (): ReferenceVectors => read('reference.json')
 export const v3Vectors = (): V3Vectors => read('v3.json')
+export const tenantVectors = (): TenantVectors => read('tenants.json')
 export const xaesVectors = (): XaesVectors => read('xaes-256-gcm.json')
 
 function read<T>(name: string): T {

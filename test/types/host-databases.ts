@@ -4,8 +4,14 @@ import type { ExtractTablesWithRelations } from 'drizzle-orm'
 import { type BetterSQLite3Database, drizzle } from 'drizzle-orm/better-sqlite3'
 import type { DrizzleD1Database } from 'drizzle-orm/d1'
 import type { LibSQLDatabase } from 'drizzle-orm/libsql'
+import type { MySqlRemoteDatabase } from 'drizzle-orm/mysql-proxy'
+import type { MySql2Database } from 'drizzle-orm/mysql2'
+import type { NeonHttpDatabase } from 'drizzle-orm/neon-http'
+import type { NeonDatabase } from 'drizzle-orm/neon-serverless'
 import { drizzle as drizzlePg, type NodePgDatabase } from 'drizzle-orm/node-postgres'
 import type { PgDatabase, PgTransaction } from 'drizzle-orm/pg-core'
+import type { PgliteDatabase } from 'drizzle-orm/pglite'
+import type { PostgresJsDatabase } from 'drizzle-orm/postgres-js'
 import type { BaseSQLiteDatabase } from 'drizzle-orm/sqlite-core'
 import type { SqliteRemoteDatabase } from 'drizzle-orm/sqlite-proxy'
 import type pg from 'pg'
@@ -59,8 +65,19 @@ export function onPostgres(
   base: PgDatabase<Pg>,
   baseSchema: PgDatabase<Pg, typeof pgSchema>,
   tx: PgTransaction<Pg, typeof pgSchema, ExtractTablesWithRelations<typeof pgSchema>>,
+  others: { pglite: PgliteDatabase; postgresJs: PostgresJsDatabase<typeof pgSchema>; neon: NeonDatabase },
+  neonHttp: NeonHttpDatabase,
+  mysql: MySql2Database,
+  mysqlProxy: MySqlRemoteDatabase,
   sqlite: BetterSQLite3Database,
 ) {
+  for (const db of Object.values(others)) postgresKeyStore({ db })
+  // @ts-expect-error neither has neon-http
+  postgresKeyStore({ db: neonHttp })
+  // @ts-expect-error of a dialect that no store is on
+  postgresKeyStore({ db: mysql })
+  // @ts-expect-error the same
+  postgresKeyStore({ db: mysqlProxy })
   postgresKeyStore({ db: plain })
   postgresKeyStore({ db: withSchema })
   postgresKeyStore({ db: made })

@@ -45,6 +45,14 @@ export const sqliteMigrations: readonly Migration[] = [
       "-- By hand: a CHECK cannot find text that is not UTF-8, and adding one rebuilds the table, which loses the host's triggers and indexes on it.\n-- Rows that break the rule already stay. The condition compares each character with what its code point encodes to; SQLite reads U+FFFE and\n-- U+FFFF as U+FFFD.\nCREATE TRIGGER `encryption_keys_user_id_insert` BEFORE INSERT ON `encryption_keys`\nWHEN instr(NEW.user_id, char(0)) > 0 OR length(NEW.user_id) > 512 OR NEW.user_id GLOB '*[^' || char(1) || '-' || char(127) || ']*'\nBEGIN\n  SELECT raise(ABORT, 'user_id must be UTF-8 of at most 512 characters without NUL')\n  WHERE instr(NEW.user_id, char(0)) > 0 OR length(NEW.user_id) > 512 OR EXISTS (\n    SELECT 1 FROM json_each('[0' || replace(hex(zeroblob(length(NEW.user_id))), '00', ',0') || ']') AS at\n    WHERE at.key > 0 AND char(unicode(substr(NEW.user_id, at.key, 1))) <> substr(NEW.user_id, at.key, 1)\n      AND substr(NEW.user_id, at.key, 1) NOT IN (char(65534), char(65535)));\nEND;",
       "CREATE TRIGGER `encryption_keys_user_id_update` BEFORE UPDATE OF `user_id` ON `encryption_keys`\nWHEN instr(NEW.user_id, char(0)) > 0 OR length(NEW.user_id) > 512 OR NEW.user_id GLOB '*[^' || char(1) || '-' || char(127) || ']*'\nBEGIN\n  SELECT raise(ABORT, 'user_id must be UTF-8 of at most 512 characters without NUL')\n  WHERE instr(NEW.user_id, char(0)) > 0 OR length(NEW.user_id) > 512 OR EXISTS (\n    SELECT 1 FROM json_each('[0' || replace(hex(zeroblob(length(NEW.user_id))), '00', ',0') || ']') AS at\n    WHERE at.key > 0 AND char(unicode(substr(NEW.user_id, at.key, 1))) <> substr(NEW.user_id, at.key, 1)\n      AND substr(NEW.user_id, at.key, 1) NOT IN (char(65534), char(65535)));\nEND;"
     ]
+  },
+  {
+    "tag": "0004_keks_of_users",
+    "sha256": "24588d4c0d544c15e314620d6aa956ec5330b96540ffa6ace42107170dc08245",
+    "statements": [
+      "-- By hand: IF EXISTS, because the store works without the index, which somebody may have dropped.\nDROP INDEX IF EXISTS `encryption_keys_kek_id_idx`;",
+      "CREATE INDEX `encryption_keys_kek_id_idx` ON `encryption_keys` (`kek_id`,`user_id`,`version`) WHERE \"encryption_keys\".\"shredded_at\" is null and (\"encryption_keys\".\"user_id\" < char(1) or \"encryption_keys\".\"user_id\" >= char(2));"
+    ]
   }
 ]
 
@@ -81,6 +89,14 @@ export const postgresMigrations: readonly Migration[] = [
     "sha256": "e804afd7656c1ec90446b2bc12af0f024cf3437981cd5065b28f10a784c3eaae",
     "statements": [
       "-- By hand: NOT VALID, so that rows which break the rule already keep their place. Rows that are written from now on are checked.\nALTER TABLE \"encryption_keys\" ADD CONSTRAINT \"encryption_keys_user_id_check\" CHECK (pg_catalog.octet_length(\"encryption_keys\".\"user_id\") <= 512) NOT VALID;"
+    ]
+  },
+  {
+    "tag": "0004_keks_of_users",
+    "sha256": "2de4c7e8748700d959590175124306687038b2b88b988eff89433e9085f84568",
+    "statements": [
+      "-- By hand: IF EXISTS, because the store works without the index, which somebody may have dropped.\nDROP INDEX IF EXISTS \"encryption_keys_kek_id_idx\";",
+      "CREATE INDEX \"encryption_keys_kek_id_idx\" ON \"encryption_keys\" USING btree (\"kek_id\" collate \"C\",\"user_id\",\"version\") WHERE \"encryption_keys\".\"shredded_at\" is null and (\"encryption_keys\".\"user_id\" < E'\\001' or \"encryption_keys\".\"user_id\" >= E'\\002');"
     ]
   }
 ]

@@ -8,43 +8,15 @@ import { drizzle } from 'drizzle-orm/pg-proxy'
 import { ClientPool, isPool, type PooledClient, type PostgresPool } from '../../drivers/client-pool.js'
 import { Deadline, DeadlineError } from '../../drivers/deadline.js'
 import { assertDrizzleDb, isTransaction } from '../../drivers/drizzle-db.js'
-import { newPool, type PostgresUrlSource } from '../../drivers/postgres-pool.js'
+import { assertConnecting, assertUsableClient, startOf } from '../../drivers/host-client.js'
+import { newPool } from '../../drivers/postgres-pool.js'
 import { invalidArgument } from '../../errors.js'
 import type { RunSql } from './migrate.js'
 import { quietDb } from './quiet-db.js'
+import type { HostPostgresDb, PostgresSource } from './source.js'
 
 /** A drizzle db on any Postgres driver: node-postgres, postgres-js, PGlite … */
 export type AnyPostgresDb = PgDatabase<PgQueryResultHKT>
-
-/**
- * The host application's drizzle db or transaction, on any driver that has transactions: node-postgres, postgres-js, PGlite, Neon's
- * WebSocket driver. Typed structurally: it may come from another copy of drizzle-orm.
- */
-export interface HostPostgresDb {
-  select(...args: never[]): unknown
-  insert(...args: never[]): unknown
-  update(...args: never[]): unknown
-  delete(...args: never[]): unknown
-  execute(...args: never[]): unknown
-  transaction(...args: never[]): unknown
-  /** Tells it from a MySQL db. */
-  refreshMaterializedView(...args: never[]): unknown
-  /** Only neon-http has it, and no transactions. */
-  readonly batch?: never
-}
-
-/**
- * Where the store's database is. A `url`: the store has a pool of its own, for which it imports the package pg. A `pool` or `db`: the host
- * application's, which the store does not close.
- */
-export type PostgresSource =
-  | PostgresUrlSource
-  | { readonly pool: PostgresPool }
-  | {
-      readonly db: HostPostgresDb
-      /** Whether `db` is a transaction of the caller's. A drizzle transaction is recognised as one in any case. Default false. */
-      readonly transactional?: boolean
-    }
 
 /** How long the statements of one call may take. */
 export interface CallLimits {
@@ -76,7 +48,7 @@ export interface PostgresAccess {
 /** Why all connections of the host's pool may be in use, and what to do. */
 const HOST_USES_UP =
   ', perhaps by transactions of the application that wait for this very call. Mint before the transaction, with ' +
-  '`await envelope.user(id)`, or use a store on it: postgresKeyStore({ db: tx, transactional: true })'
+  '`await envelope.user(id)`, and begin scopes outside it, envelope.scope(id, () => db.transaction(…)); or use a store on it: postgresKeyStore({ db: tx, transactional: true })'
 const CALLS_USE_UP = ': give the store more of them (maxConnections)'
 
 /** @throws ERR_INVALID_ARGUMENT */
@@ -90,12 +62,14 @@ export function accessTo(source: PostgresSource, deadlineMs: number): PostgresAc
   }
   if ('pool' in source) {
     if (typeof source.pool?.connect !== 'function') throw invalidArgument('pool must be a Pool of pg')
+    assertUsableClient('pool', source.pool)
     return poolAccess(source.pool, deadlineMs, HOST_USES_UP)
   }
   assertDrizzleDb(source.db, 'postgres')
   const transactional = source.transactional === true || isTransaction(source.db)
   const db = quietDb(source.db as HostPostgresDb & AnyPostgresDb)
   const client: unknown = Reflect.get(db, '$client')
+  if (!transactional && '$client' in db) assertUsableClient('db', client)
   return !transactional && isPool(client)
     ? poolAccess(client, deadlineMs, HOST_USES_UP)
     : dbAccess(db, transactional, client)
@@ -183,17 +157,23 @@ function dbAccess(db: AnyPostgresDb, transactional: boolean, client: unknown): P
   const waitedFor = () =>
     transactional
       ? "an answer on the transaction's connection: the server is out of reach, or another session has a lock"
-      : `the application's connection: for an answer of the server, or for a free one. All may be in use${HOST_USES_UP}`
+      : (startOf(client) ??
+        `the application's connection: for an answer of the server, or for a free one. All may be in use${HOST_USES_UP}`)
   return {
     db,
     transactional,
     hostClient: transactional ? null : client,
-    run: ({ deadline }, work) => deadline.wait(work(), waitedFor),
-    transaction: ({ deadline }, work) =>
-      deadline.wait(
+    run: async ({ deadline }, work) => {
+      assertConnecting(client)
+      return deadline.wait(work(), waitedFor)
+    },
+    transaction: async ({ deadline }, work) => {
+      assertConnecting(client)
+      return deadline.wait(
         db.transaction((tx) => work(untilOver(deadline, sqlRunner(tx)))),
         waitedFor,
-      ),
+      )
+    },
     close: async () => undefined,
   }
 }

@@ -13,6 +13,8 @@ import { MAKE_DURABLE as durability } from '../../drivers/postgres-durability.js
  */
 export const EQUALS = sql.raw('operator(pg_catalog.=)')
 export const DIFFERS = sql.raw('operator(pg_catalog.<>)')
+export const LESS = sql.raw('operator(pg_catalog.<)')
+export const NOT_GREATER = sql.raw('operator(pg_catalog.<=)')
 export const GREATER = sql.raw('operator(pg_catalog.>)')
 export const NOT_LESS = sql.raw('operator(pg_catalog.>=)')
 export const MINUS = sql.raw('operator(pg_catalog.-)')
@@ -30,3 +32,6 @@ export const MAKE_DURABLE = sql.raw(durability)
 
 /** {@link MAKE_DURABLE} as a condition that is always true. */
 export const IS_DURABLE = sql`(select ${MAKE_DURABLE}) is not null`
+
+/** The order of bytes, whatever the database's own collation is. */
+export const BY_BYTES = sql.raw('collate pg_catalog."C"')

@@ -6,11 +6,12 @@ import { type Listen, listenOnHost, listenOnPg } from '../../drivers/postgres-li
 import { clientConfig } from '../../drivers/postgres-pool.js'
 import { retryingPostgres } from '../../drivers/retry.js'
 import { serverOf } from '../../drivers/url.js'
-import { invalidArgument, KeystoreError } from '../../errors.js'
-import { type MigrateMode, type MigrationReport, NOTHING_APPLIED } from '../migrator.js'
+import { invalidArgument, storeClosed } from '../../errors.js'
+import { type MigrateMode, type MigrationReport, missingTable, NOTHING_APPLIED } from '../migrator.js'
 import type { PostgresKeyStoreOptions } from '../options.js'
-import { accessTo, type PostgresAccess, type PostgresSource, sqlRunner } from './access.js'
+import { accessTo, type PostgresAccess, sqlRunner } from './access.js'
 import { migratePostgres, type RunSql, type UnansweredMigration } from './migrate.js'
+import type { PostgresSource } from './source.js'
 import { type PostgresStatements, prepareStatements } from './statements/prepare.js'
 
 /** How long `close` waits for calls that are under way. */
@@ -136,7 +137,7 @@ export class PostgresConnection {
     })
     if (this.#running.size > 0)
       await new Deadline(CLOSE_GRACE_MS).wait(idle, () => 'calls').catch(() => undefined)
-    for (const { deadline } of this.#running) deadline.abort(closedError())
+    for (const { deadline } of this.#running) deadline.abort(storeClosed())
     await this.#access.close()
   }
 
@@ -171,19 +172,15 @@ export class PostgresConnection {
       },
       (error: unknown) => {
         ended()
-        throw storeError(failedAction(action, error, this.#server), error)
+        throw missingTable(storeError(failedAction(action, error, this.#server), error))
       },
     )
   }
 
   /** @throws ERR_CLOSED */
   assertOpen(): void {
-    if (this.#closing !== null) throw closedError()
+    if (this.#closing !== null) throw storeClosed()
   }
-}
-
-function closedError(): KeystoreError {
-  return new KeystoreError('ERR_CLOSED', 'This key store was closed')
 }
 
 /**

@@ -1,8 +1,15 @@
 /** What the operator's commands do with a Postgres store. */
 import { sql } from 'drizzle-orm'
 import type { Deadline } from '../../drivers/deadline.js'
+import { arrayLiteral } from '../../drivers/postgres-array.js'
 import { isKeystoreError } from '../../errors.js'
-import type { DatedCensusRow, ErasureState, StoreFinding, StoreMaintenance } from '../../store.js'
+import type {
+  CensusOptions,
+  DatedCensusRow,
+  ErasureState,
+  StoreFinding,
+  StoreMaintenance,
+} from '../../store.js'
 import { encryptionKeysDeclaration as declaration, isTombstone, type KeyRecord } from '../../table.js'
 import { distinctUserIds, groupByUser, tombstonesFirst, winnersOf } from '../records.js'
 import { requireReadable, storedRow } from '../stored-rows.js'
@@ -11,7 +18,8 @@ import type { PostgresConnection } from './connection.js'
 import { copiersOf } from './copiers.js'
 import { finishPostgresErasure } from './erasure.js'
 import { type RunSql, schemaProblem } from './migrate.js'
-import { recordArrays, refArrays } from './statements/arrays.js'
+import { namedKekIds, recordArrays, refArrays } from './statements/arrays.js'
+import { censusRow } from './statements/decode.js'
 import { type PostgresStatements, selectVersions } from './statements/prepare.js'
 
 export class PostgresMaintenance implements StoreMaintenance {
@@ -69,20 +77,29 @@ export class PostgresMaintenance implements StoreMaintenance {
     return finishPostgresErasure(this.#connection, this.#schema)
   }
 
-  async datedCensus(): Promise<DatedCensusRow[]> {
+  async datedCensus(options: CensusOptions = {}): Promise<DatedCensusRow[]> {
+    const named = namedKekIds(options)
     const rows = await this.#connection.run(
       'count keys',
-      () => this.#statements.countRowsWithAges.execute(),
-      {
-        mayTakeLong: true,
-      },
+      () => this.#statements.countRowsWithAges.execute({ named }),
+      { mayTakeLong: true },
     )
     const unreadable = () => new Date(Number.NaN)
-    return rows.map((row) => ({
-      ...row,
-      oldest: row.oldest ?? unreadable(),
-      newest: row.newest ?? unreadable(),
+    return rows.map(({ oldest, newest, ...row }) => ({
+      ...censusRow(row),
+      oldest: oldest ?? unreadable(),
+      newest: newest ?? unreadable(),
     }))
+  }
+
+  async countUnder(kekIds: readonly string[]): Promise<Map<string, number>> {
+    const ids = arrayLiteral([...new Set(kekIds)])
+    const rows = await this.#connection.run(
+      'count keys',
+      () => this.#statements.countUnderKeks.execute({ ids }),
+      { mayTakeLong: true },
+    )
+    return new Map(rows.filter(({ count }) => count > 0).map(({ kekId, count }) => [kekId, count]))
   }
 
   async #storedFor(records: readonly KeyRecord[], deadline: Deadline): Promise<Map<string, KeyRecord[]>> {

@@ -56,7 +56,7 @@ export async function migratePostgres(
   const { schema, mode, unanswered } = options
   const pending = await plan(run, schema)
   if (pending.length === 0) return committedBefore(run, unanswered)
-  refuseInCheckMode(mode, pending)
+  refuseInCheckMode(mode, pending, toDoIn(schema))
   const report = await inTransaction(async (runInside) => {
     // A stricter level, if it is the server's default, would keep the snapshot from before the wait for the lock.
     await runInside(sql`set transaction isolation level read committed`)
@@ -90,6 +90,12 @@ export function disableSampling(schema: string): SQL {
     alter column ${sql.identifier(encryptionKeysDeclaration.columns.encryptedKey.name)} set statistics 0`
 }
 
+/** The command works on the schema public. */
+function toDoIn(schema: string): string | undefined {
+  if (schema === 'public') return undefined
+  return `open the store once with { schema: ${JSON.stringify(schema)}, migrate: 'auto' }, as when you deploy`
+}
+
 /**
  * What is wrong with the schema, or null: missing migrations, for example. A table that the host's own migrations made has no
  * ledger; it is in order if it has all columns.
@@ -98,7 +104,7 @@ export async function schemaProblem(run: RunSql, schema: string, mode: MigrateMo
   try {
     if (mode === 'off' && (await isHostTable(run, schema))) return null
     const pending = await plan(run, schema)
-    if (pending.length > 0) refuseInCheckMode('check', pending)
+    if (pending.length > 0) refuseInCheckMode('check', pending, toDoIn(schema))
     return null
   } catch (error) {
     if (isKeystoreError(error) && error.code === 'ERR_SCHEMA') return error.message

@@ -4,6 +4,7 @@ import type { Deadline } from '../../drivers/deadline.js'
 import { DEFAULT_DEADLINE_MS } from '../../drivers/retry.js'
 import { invalidArgument } from '../../errors.js'
 import type {
+  CensusOptions,
   CensusRow,
   KeyPage,
   KeyStore,
@@ -29,19 +30,25 @@ import {
   winnersOf,
 } from '../records.js'
 import { isReadable, requireReadable, type StoredRow, storedRow } from '../stored-rows.js'
-import type { PostgresSource } from './access.js'
 import { PostgresChanges } from './changes.js'
 import { listenTarget, PostgresConnection, type RunOptions } from './connection.js'
 import { PostgresMaintenance } from './maintenance.js'
-import { changeArrays, recordArrays, refArrays } from './statements/arrays.js'
-import { decodeRow, isTextRefused, type RowWithBytes } from './statements/decode.js'
+import type { PostgresSource } from './source.js'
+import {
+  changeArrays,
+  conditionalChangeArrays,
+  namedKekIds,
+  recordArrays,
+  refArrays,
+} from './statements/arrays.js'
+import { censusRow, decodeRow, isTextRefused, type RowWithBytes } from './statements/decode.js'
 import { readPage } from './statements/pages.js'
 import { channelOf, type PostgresStatements, selectActive, selectVersions } from './statements/prepare.js'
 
 export type { MigrateMode, MigrationReport } from '../migrator.js'
 export type { PostgresKeyStoreOptions } from '../options.js'
-export type { HostPostgresDb, PostgresSource } from './access.js'
 export { encryptionKeys, encryptionKeysIn } from './schema.js'
+export type { HostPostgresDb, PostgresSource } from './source.js'
 
 /**
  * Makes a store on a Postgres database. It connects at first use; {@link PostgresKeyStore.ready} connects at once. Options may be in
@@ -132,27 +139,37 @@ export class PostgresKeyStore implements KeyStore {
   }
 
   async replaceWrapped(changes: readonly WrapChange[]): Promise<KeyRef[]> {
-    const columns = changeArrays(inLockOrder(changes))
-    return this.#run('replace wrapped keys', (s) => s.replaceWrappedKeys.execute(columns))
+    const ordered = inLockOrder(changes)
+    const isConditional = ordered.some(({ whileLive }) => whileLive !== undefined)
+    const changed = await this.#run('replace wrapped keys', (s) =>
+      isConditional
+        ? s.replaceWrappedKeysWhileLive.execute(conditionalChangeArrays(ordered))
+        : s.replaceWrappedKeys.execute(changeArrays(ordered)),
+    )
+    return changed.map(({ userId, version }) => ({ userId, version }))
   }
 
   list(page: KeyPage): Promise<KeyRecord[]> {
-    const { notKekId } = page
-    return readPage(page, ({ after, limit }) =>
-      this.#read(
+    const { notKekId, kekId } = page
+    const named = notKekId ?? kekId
+    return readPage(page, ({ after, limit }) => {
+      const values = { ...after, limit, ...(typeof named === 'string' ? { kekId: named } : {}) }
+      return this.#read(
         'list keys',
-        (s) =>
-          notKekId === undefined
-            ? s.selectPage.execute({ ...after, limit })
-            : s.selectPageNotUnderKek.execute({ ...after, limit, kekId: notKekId }),
-        (s) =>
-          notKekId === undefined
-            ? s.selectPageWithBytes.execute({ ...after, limit })
-            : s.selectPageNotUnderKekWithBytes.execute({ ...after, limit, kekId: notKekId }),
-        // There may be any number of rows under this KEK id before the first that is not.
-        { mayTakeLong: notKekId !== undefined },
-      ),
-    )
+        (s) => {
+          if (notKekId !== undefined) return s.selectPageNotUnderKek.execute(values)
+          if (kekId === null) return s.selectPageWithoutKek.execute(values)
+          return (kekId === undefined ? s.selectPage : s.selectPageUnderKek).execute(values)
+        },
+        (s) => {
+          if (notKekId !== undefined) return s.selectPageNotUnderKekWithBytes.execute(values)
+          if (kekId === null) return s.selectPageWithoutKekWithBytes.execute(values)
+          return (kekId === undefined ? s.selectPageWithBytes : s.selectPageUnderKekWithBytes).execute(values)
+        },
+        // There may be any number of rows before the first that is wanted; under one KEK id of dead entries of the index.
+        { mayTakeLong: named !== undefined },
+      )
+    })
   }
 
   async shred(userId: string, { forget, at = new Date() }: ShredOptions): Promise<ShredResult> {
@@ -213,8 +230,10 @@ export class PostgresKeyStore implements KeyStore {
     return rows.filter(isReadable)
   }
 
-  async census(): Promise<CensusRow[]> {
-    return this.#run('count keys', (s) => s.countRows.execute(), { mayTakeLong: true })
+  async census(options: CensusOptions = {}): Promise<CensusRow[]> {
+    const named = namedKekIds(options)
+    const rows = await this.#run('count keys', (s) => s.countRows.execute({ named }), { mayTakeLong: true })
+    return rows.map(censusRow)
   }
 
   /**

@@ -4,11 +4,14 @@ import { Deadline } from '../../drivers/deadline.js'
 import { describeDriverError, failedAction } from '../../drivers/driver-error.js'
 import { retrying, SQLITE_LOCK_BACKOFF } from '../../drivers/retry.js'
 import { lockError } from '../../drivers/sqlite-locks.js'
-import { KeystoreError } from '../../errors.js'
-import { type MigrateMode, type MigrationReport, NOTHING_APPLIED } from '../migrator.js'
+import { storeClosed } from '../../errors.js'
+import { type MigrateMode, type MigrationReport, missingTable, NOTHING_APPLIED } from '../migrator.js'
 import { migrateAsyncSqlite } from './async-migrate.js'
 import { lostFile } from './opened-file.js'
 
+/** The host's transactions are asynchronous: one of them may await a call of the store. */
+const HOST_MAY_HOLD_IT =
+  ', perhaps a transaction of the application that waits for this very call: `await envelope.user(id)` before it begins'
 /** How long `close` waits for migrations that are under way. */
 const CLOSE_GRACE_MS = 2000
 
@@ -93,7 +96,7 @@ export class AsyncSqliteConnection {
 
   /** @throws ERR_CLOSED */
   assertOpen(): void {
-    if (this.#closed) throw new KeystoreError('ERR_CLOSED', 'This key store was closed')
+    if (this.#closed) throw storeClosed()
   }
 
   #retrying<T>(action: string, deadline: Deadline, work: () => Promise<T>): Promise<T> {
@@ -106,7 +109,10 @@ export class AsyncSqliteConnection {
       // SQLite itself finds it out, when it writes.
       if (describeDriverError(error).code === 'SQLITE_READONLY_DBMOVED')
         throw lostFile("The store's file", 'it was deleted, renamed or replaced')
-      throw lockError(failedAction(action, error), error, Math.round(this.#options.deadlineMs))
+      const holder = this.#options.own ? '' : HOST_MAY_HOLD_IT
+      throw missingTable(
+        lockError(failedAction(action, error), error, Math.round(this.#options.deadlineMs), { holder }),
+      )
     })
   }
 }

@@ -1,6 +1,12 @@
 /** What the operator's commands do with a store on an asynchronous SQLite driver. */
 import { isKeystoreError } from '../../errors.js'
-import type { DatedCensusRow, ErasureState, StoreFinding, StoreMaintenance } from '../../store.js'
+import type {
+  CensusOptions,
+  DatedCensusRow,
+  ErasureState,
+  StoreFinding,
+  StoreMaintenance,
+} from '../../store.js'
 import type { KeyRecord } from '../../table.js'
 import { ERASED, FINISH_ERASURE, pendingErasure } from '../erasure.js'
 import { distinctUserIds, groupByUser, tombstonesFirst, winnersOf } from '../records.js'
@@ -9,7 +15,7 @@ import type { AsyncSqliteConnection } from './async-connection.js'
 import { checkAsyncSqlite } from './async-migrate.js'
 import { boundTo, decodeRows, versionsOf } from './async-statements.js'
 import { copiedByTriggers, selectTriggers } from './copiers.js'
-import { datedCensusOf } from './statements/decode.js'
+import { countsByKek, datedCensusOf, namedKekIds } from './statements/decode.js'
 import { sqliteQueries } from './statements/queries.js'
 
 /** Why a store on each driver is not told of what other processes change. */
@@ -87,9 +93,14 @@ export class AsyncSqliteMaintenance implements StoreMaintenance {
     return copies === null ? ERASED : pendingErasure(copies)
   }
 
-  async datedCensus(): Promise<DatedCensusRow[]> {
-    const { countRowsWithAges } = sqliteQueries()
-    return datedCensusOf(await this.#connection.read('count keys', boundTo(countRowsWithAges)))
+  async datedCensus(options: CensusOptions = {}): Promise<DatedCensusRow[]> {
+    const statement = boundTo(sqliteQueries().countRowsWithAges, { named: namedKekIds(options) })
+    return datedCensusOf(await this.#connection.read('count keys', statement))
+  }
+
+  async countUnder(kekIds: readonly string[]): Promise<Map<string, number>> {
+    const statement = boundTo(sqliteQueries().countUnderKeks, { ids: JSON.stringify(kekIds) })
+    return countsByKek(await this.#connection.read('count keys', statement))
   }
 
   #whatRemains(): Required<ErasureState> {

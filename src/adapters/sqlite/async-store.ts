@@ -3,6 +3,7 @@ import type { AsyncSqlite, BoundStatement } from '../../drivers/async-sqlite.js'
 import { DEFAULT_DEADLINE_MS } from '../../drivers/retry.js'
 import { invalidArgument } from '../../errors.js'
 import type {
+  CensusOptions,
   CensusRow,
   KeyPage,
   KeyStore,
@@ -30,8 +31,9 @@ import { AsyncSqliteConnection } from './async-connection.js'
 import { AsyncSqliteMaintenance, SILENT_DRIVERS } from './async-maintenance.js'
 import { boundTo, decodeRows, readAsyncPage, versionsOf } from './async-statements.js'
 import { instantToText } from './instant.js'
-import { censusOf, erasedVersions } from './statements/decode.js'
+import { censusOf, erasedVersions, namedKekIds } from './statements/decode.js'
 import { sqliteQueries } from './statements/queries.js'
+import { changeValues } from './statements/writes.js'
 
 /** Statements in one batch. D1 counts each as a query, of which an invocation of a Worker has 1,000. */
 const BATCH_STATEMENTS = 500
@@ -104,7 +106,7 @@ export class AsyncSqliteKeyStore implements KeyStore {
   async replaceWrapped(changes: readonly WrapChange[]): Promise<KeyRef[]> {
     const { replaceWrappedKey } = sqliteQueries()
     const ordered = inLockOrder(changes)
-    const updates = ordered.map((change) => boundTo(replaceWrappedKey, { ...change }))
+    const updates = ordered.map((change) => boundTo(replaceWrappedKey, changeValues(change)))
     const { changed } = await this.#inBatches('replace wrapped keys', updates)
     return ordered
       .filter((_, index) => changed[index] === 1)
@@ -154,12 +156,11 @@ export class AsyncSqliteKeyStore implements KeyStore {
   }
 
   async sampleByKek(limit: number): Promise<KeyRecord[]> {
-    const { selectKekIds, selectSampleOfKek, selectSampleWithoutKek } = sqliteQueries()
+    const { selectKekIds, selectSampleOfKek } = sqliteQueries()
     const kekIds = await this.#connection.read('sample keys', boundTo(selectKekIds))
-    const statements = [
-      ...kekIds.map(([kekId]) => boundTo(selectSampleOfKek, { kekId, limit })),
-      boundTo(selectSampleWithoutKek, { limit }),
-    ]
+    const statements = [...kekIds.map(([kekId]) => kekId), null].map((kekId) =>
+      boundTo(selectSampleOfKek, { kekId, limit }),
+    )
     // No batch, which would take the lock for writing.
     const samples = await Promise.all(
       statements.map((statement) => this.#connection.read('sample keys', statement)),
@@ -167,8 +168,9 @@ export class AsyncSqliteKeyStore implements KeyStore {
     return decodeRows(samples.flat()).filter(isReadable)
   }
 
-  async census(): Promise<CensusRow[]> {
-    return censusOf(await this.#connection.read('count keys', boundTo(sqliteQueries().countRows)))
+  async census(options: CensusOptions = {}): Promise<CensusRow[]> {
+    const statement = boundTo(sqliteQueries().countRows, { named: namedKekIds(options) })
+    return censusOf(await this.#connection.read('count keys', statement))
   }
 
   /**

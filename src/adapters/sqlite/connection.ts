@@ -11,9 +11,9 @@ import {
   withReadLock,
 } from '../../drivers/sqlite-locks.js'
 import { loadSqlite, type OpenSqlite } from '../../drivers/sqlite-open.js'
-import { invalidArgument, KeystoreError, StoreError, schemaError } from '../../errors.js'
+import { invalidArgument, StoreError, schemaError, storeClosed } from '../../errors.js'
 import { assertFilePath } from '../../folders.js'
-import { type MigrateMode, type MigrationReport, NOTHING_APPLIED } from '../migrator.js'
+import { type MigrateMode, type MigrationReport, missingTable, NOTHING_APPLIED } from '../migrator.js'
 import type { SqliteKeyStoreOptions } from '../options.js'
 import { isWrittenPastLog } from './file-header.js'
 import { checkSqlite, migrateSqlite } from './migrate.js'
@@ -232,13 +232,13 @@ export class SqliteConnection {
     }).catch((error) => {
       throw error instanceof HostTransactionError
         ? stillInTransaction(action)
-        : lockError(action, error, Math.round(deadlineMs))
+        : missingTable(lockError(action, error, Math.round(deadlineMs)))
     })
   }
 
   /** @throws ERR_CLOSED */
   assertOpen(): void {
-    if (this.#closed) throw new KeystoreError('ERR_CLOSED', 'This key store was closed')
+    if (this.#closed) throw storeClosed()
   }
 }
 
@@ -302,8 +302,10 @@ function openFile(open: OpenSqlite, path: string): SqliteClient {
 
 /** @throws ERR_INVALID_ARGUMENT */
 export function assertSqlitePath(path: unknown): asserts path is string {
-  if (typeof path !== 'string' || path === '') throw invalidArgument('path must be a non-empty string')
+  if (typeof path !== 'string' || path.trim() === '') throw invalidArgument('path must be a non-empty string')
   // Else a mistyped URL (in quotes, after a space) would become a file name, and messages would show its password.
   if (path.includes('://'))
     throw invalidArgument('path must be the path of a file, got what looks like a URL')
+  if (/^(sqlite|file|libsql|postgres(ql)?):/i.test(path))
+    throw invalidArgument('path must be the path of a file, got a URL: openKeyStore(url) takes those')
 }

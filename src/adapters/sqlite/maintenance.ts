@@ -1,6 +1,12 @@
 /** What the operator's commands do with a SQLite store. */
 import { isKeystoreError } from '../../errors.js'
-import type { DatedCensusRow, ErasureState, StoreFinding, StoreMaintenance } from '../../store.js'
+import type {
+  CensusOptions,
+  DatedCensusRow,
+  ErasureState,
+  StoreFinding,
+  StoreMaintenance,
+} from '../../store.js'
 import type { KeyRecord } from '../../table.js'
 import { distinctUserIds, groupByUser, outdatesCaches, tombstonesFirst, winnersOf } from '../records.js'
 import { requireReadable } from '../stored-rows.js'
@@ -8,7 +14,7 @@ import type { SqliteChanges } from './changes.js'
 import type { SqliteConnection } from './connection.js'
 import type { SqliteErasure } from './erasure.js'
 import { inspectSqlite } from './inspect.js'
-import { datedCensusOf } from './statements/decode.js'
+import { countsByKek, datedCensusOf, namedKekIds } from './statements/decode.js'
 import { selectVersions } from './statements/prepare.js'
 
 export class SqliteMaintenance implements StoreMaintenance {
@@ -48,7 +54,15 @@ export class SqliteMaintenance implements StoreMaintenance {
     return this.#erasure.finish()
   }
 
-  async datedCensus(): Promise<DatedCensusRow[]> {
-    return datedCensusOf(await this.#connection.read('count keys', (s) => s.countRowsWithAges.rows()))
+  async datedCensus(options: CensusOptions = {}): Promise<DatedCensusRow[]> {
+    const named = namedKekIds(options)
+    return datedCensusOf(
+      await this.#connection.read('count keys', (s) => s.countRowsWithAges.rows({ named })),
+    )
+  }
+
+  async countUnder(kekIds: readonly string[]): Promise<Map<string, number>> {
+    const ids = JSON.stringify(kekIds)
+    return countsByKek(await this.#connection.read('count keys', (s) => s.countUnderKeks.rows({ ids })))
   }
 }

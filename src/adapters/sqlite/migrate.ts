@@ -78,7 +78,7 @@ export function lacksOnlyRules(client: SqliteClient): boolean {
 }
 
 /** Migrations that change no column and no row. */
-export const RULES: ReadonlySet<string> = new Set(['0003_user_ids'])
+export const RULES: ReadonlySet<string> = new Set(['0003_user_ids', '0004_keks_of_users'])
 
 function hasEveryColumn(client: SqliteClient): boolean {
   const found = client.prepare('select name from pragma_table_info(?)').all(TABLE) as { name: string }[]

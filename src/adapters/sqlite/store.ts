@@ -2,11 +2,13 @@
 
 import { type AsyncSqlite, type AsyncSqliteClient, asyncSqlite } from '../../drivers/async-sqlite.js'
 import { assertDrizzleDb, isTransaction } from '../../drivers/drizzle-db.js'
+import { assertUsableClient } from '../../drivers/host-client.js'
 import { DEFAULT_DEADLINE_MS } from '../../drivers/retry.js'
 import type { SqliteClient } from '../../drivers/sqlite-client.js'
 import { type SyncSqliteClient, syncSqlite } from '../../drivers/sync-sqlite.js'
 import { invalidArgument } from '../../errors.js'
 import type {
+  CensusOptions,
   CensusRow,
   KeyPage,
   KeyStore,
@@ -22,6 +24,7 @@ import { inTurns } from '../in-turns.js'
 import { assertMigrateMode, type MigrationReport } from '../migrator.js'
 import type { AsyncSqliteKeyStoreOptions, SqliteKeyStoreOptions } from '../options.js'
 import {
+  concernsTenant,
   distinctUserIds,
   groupByUser,
   inLockOrder,
@@ -36,9 +39,10 @@ import { assertSqlitePath, SqliteConnection } from './connection.js'
 import { SqliteErasure } from './erasure.js'
 import { SqliteMaintenance } from './maintenance.js'
 import type { OpenedFile } from './opened-file.js'
-import { censusOf, erasedVersions } from './statements/decode.js'
+import { censusOf, erasedVersions, namedKekIds } from './statements/decode.js'
 import { readPage } from './statements/pages.js'
 import { type SqliteStatements, selectActive, selectVersions } from './statements/prepare.js'
+import { changeValues } from './statements/writes.js'
 import { assertJournalMode } from './store-file.js'
 
 export type { MigrateMode, MigrationReport } from '../migrator.js'
@@ -202,12 +206,11 @@ export class SqliteKeyStore implements KeyStore {
   }
 
   async replaceWrapped(changes: readonly WrapChange[]): Promise<KeyRef[]> {
-    return this.#connection.write('replace wrapped keys', (s) => {
-      const changed = inLockOrder(changes).filter(
-        (change) => s.replaceWrappedKey.run({ ...change }).changes === 1,
-      )
-      return changed.map(({ userId, version }) => ({ userId, version }))
-    })
+    const changed = await this.#connection.write('replace wrapped keys', (s) =>
+      inLockOrder(changes).filter((change) => s.replaceWrappedKey.run(changeValues(change)).changes === 1),
+    )
+    this.#changes.publish(changed.filter(concernsTenant).map(({ userId }) => userId))
+    return changed.map(({ userId, version }) => ({ userId, version }))
   }
 
   list(page: KeyPage): Promise<KeyRecord[]> {
@@ -237,14 +240,15 @@ export class SqliteKeyStore implements KeyStore {
 
   async sampleByKek(limit: number): Promise<KeyRecord[]> {
     const records = await this.#connection.read('sample keys', (s) => {
-      const withId = s.selectKekIds.rows().flatMap(([kekId]) => s.selectSampleOfKek.all({ kekId, limit }))
-      return [...withId, ...s.selectSampleWithoutKek.all({ limit })]
+      const kekIds = [...s.selectKekIds.rows().map(([kekId]) => kekId), null]
+      return kekIds.flatMap((kekId) => s.selectSampleOfKek.all({ kekId, limit }))
     })
     return records.filter(isReadable)
   }
 
-  async census(): Promise<CensusRow[]> {
-    return censusOf(await this.#connection.read('count keys', (s) => s.countRows.rows()))
+  async census(options: CensusOptions = {}): Promise<CensusRow[]> {
+    const named = namedKekIds(options)
+    return censusOf(await this.#connection.read('count keys', (s) => s.countRows.rows({ named })))
   }
 
   /**
@@ -275,6 +279,7 @@ function clientOf(source: SqliteSource | AsyncSqliteSource): string | SqliteClie
   assertDrizzleDb(source.db, 'sqlite')
   if (isTransaction(source.db))
     throw invalidArgument('db must be no transaction: mint before you begin it, or give the db itself')
+  assertUsableClient('db', source.db.$client)
   const client = syncSqlite(source.db.$client) ?? asyncSqlite(source.db.$client)
   if (client === null)
     throw invalidArgument('db must be a drizzle db on better-sqlite3, node:sqlite, bun:sqlite, libsql or D1')

@@ -188,7 +188,7 @@ describe.runIf(isChosen('postgres'))('deadlines on Postgres', () => {
     } finally {
       await end()
     }
-    expect((await store.ready()).applied).toHaveLength(4)
+    expect((await store.ready()).applied).toHaveLength(5)
   })
 
   it('changes reports that it cannot listen, when nothing answers', async () => {

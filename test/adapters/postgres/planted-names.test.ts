@@ -58,11 +58,12 @@ describe.runIf(isChosen('postgres'))('names that another role has planted', () =
 
   it('are not run by the store, its migrator and its maintenance', async () => {
     const store = cleanups.closing(postgresKeyStore({ url: application.url }))
-    expect((await store.ready()).applied).toHaveLength(4)
+    expect((await store.ready()).applied).toHaveLength(5)
     const listener = listenTo(store)
     await listener.next(isAnything)
     const row = randomRecord('alice', { kekId: 'k' })
-    const rows = [row, randomRecord('alice', { version: 2, kekId: 'k' }), randomRecord('bob')]
+    const bob = randomRecord('bob')
+    const rows = [row, randomRecord('alice', { version: 2, kekId: 'k' }), bob]
     expect(await store.insertIfAbsent(rows)).toHaveLength(3)
     await listener.next(isExactly('alice'))
     expect((await store.getAll(['alice'])).get('alice')).toHaveLength(2)
@@ -73,8 +74,12 @@ describe.runIf(isChosen('postgres'))('names that another role has planted', () =
     expect(await store.replaceWrapped([change])).toHaveLength(1)
     expect(await store.list({ limit: 2 })).toHaveLength(2)
     expect(await store.list({ limit: 2, notKekId: 'k', after: row })).toHaveLength(1)
+    expect(await store.list({ limit: 2, kekId: 'k' })).toHaveLength(2)
+    expect(await store.list({ limit: 2, kekId: null })).toHaveLength(1)
+    expect(await store.replaceWrapped([{ ...change, whileLive: bob }])).toHaveLength(1)
     expect(await store.sampleByKek(1)).toHaveLength(2)
-    expect(await store.census()).toHaveLength(3)
+    expect(await store.census({ rootIds: ['k'] })).toHaveLength(3)
+    expect((await storeMaintenance(store).countUnder(['k'])).get('k')).toBe(2)
     expect((await store.shred('alice', { forget: false })).versions).toEqual([1, 2])
     expect((await store.shred('nobody', { forget: false })).versions).toEqual([])
     expect((await store.shred('nobody', { forget: true })).versions).toEqual([])

@@ -126,7 +126,7 @@ describe.runIf(isChosen('sqlite'))('sqlite: while the lock is held', () => {
       const ready = store.ready()
       await pause(50)
       client.exec('rollback')
-      expect((await ready).applied).toHaveLength(4)
+      expect((await ready).applied).toHaveLength(5)
       envelope = await EnvelopeCrypto.open({ store, masterKeys, cache: false })
     })
   })

@@ -104,7 +104,7 @@ describe.runIf(isChosen('sqlite'))('on libsql', () => {
     })
     const reports = await Promise.all(stores.map((store) => store.ready()))
     expect(reports.filter(({ applied }) => applied.length > 0)).toHaveLength(1)
-    expect(await query('select count(*) as n from __drizzle_keystore_migrations')).toMatchObject([{ n: 4 }])
+    expect(await query('select count(*) as n from __drizzle_keystore_migrations')).toMatchObject([{ n: 5 }])
     await expect(storeOn({ migrate: 'check' }).getAll(['a'])).resolves.toEqual(new Map())
   })
 
@@ -214,7 +214,10 @@ describe.runIf(isChosen('sqlite'))('on libsql', () => {
     const transaction = await client.transaction('write')
     const error = await errorOf(store.shred('alice', { forget: false }))
     expect(error).toMatchObject({ code: 'ERR_STORE', retryable: true })
-    expect(error.message).toContain('another connection has the lock')
+    expect(error.message).toMatch(
+      /another connection has the lock, perhaps a transaction.*`await envelope.user/,
+    )
+    expect(error.message).toMatch(/\(SQLITE_BUSY: database is locked\)$/)
     await transaction.rollback()
     await store.shred('alice', { forget: false })
     await expect(db.transaction(async (tx) => sqliteKeyStore({ db: tx } as never))).rejects.toMatchObject({

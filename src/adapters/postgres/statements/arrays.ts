@@ -1,6 +1,6 @@
 /** Turns rows into one array for each column, which the statements unnest. */
 import { arrayLiteral } from '../../../drivers/postgres-array.js'
-import type { WrapChange } from '../../../store.js'
+import type { CensusOptions, WrapChange } from '../../../store.js'
 import type { KeyRecord, KeyRef } from '../../../table.js'
 
 export function refArrays(refs: readonly KeyRef[]) {
@@ -29,6 +29,21 @@ export function changeArrays(changes: readonly WrapChange[]) {
     kekIds: arrayLiteral(changes.map(({ kekId }) => kekId)),
     wrappedAt: arrayLiteral(changes.map(({ wrappedAt }) => wrappedAt.toISOString())),
   }
+}
+
+/** {@link changeArrays} with those of `whileLive`. */
+export function conditionalChangeArrays(changes: readonly WrapChange[]) {
+  return {
+    ...changeArrays(changes),
+    liveIds: arrayLiteral(changes.map(({ whileLive }) => whileLive?.userId ?? null)),
+    liveVersions: arrayLiteral(changes.map(({ whileLive }) => whileLive?.version ?? null)),
+    liveCreatedAt: arrayLiteral(changes.map(({ whileLive }) => whileLive?.createdAt.toISOString() ?? null)),
+  }
+}
+
+/** The placeholder `:named` of `countRows`. */
+export function namedKekIds({ rootIds = [] }: CensusOptions): string {
+  return arrayLiteral(rootIds)
 }
 
 /** Hexadecimal, because drivers differ in how they pass an array of bytes. */

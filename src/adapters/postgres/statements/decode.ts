@@ -3,6 +3,7 @@ import { isUtf8 } from 'node:buffer'
 import { type SQL, type SQLWrapper, sql } from 'drizzle-orm'
 import { bytesLiteral } from '../../../drivers/bytes-literal.js'
 import { isKeystoreError } from '../../../errors.js'
+import type { CensusRow } from '../../../store.js'
 import type { KeyRecord } from '../../../table.js'
 import { NOT_A_VERSION, type StoredRow, storedRow, Unreadable } from '../../stored-rows.js'
 import { bytesOf } from './fragments.js'
@@ -39,6 +40,14 @@ export function decodeRow({ userId, version, kekId, ...rest }: RowWithBytes): St
 export function shownText(text: SQLWrapper): SQL<string | null> {
   const shown = (bytes: Uint8Array) => textOf(bytes) ?? bytesLiteral(bytes)
   return sql<string | null>`${bytesOf(text)}`.mapWith(shown)
+}
+
+/** A census row from a row of `countRows`. */
+export function censusRow({
+  ofTenants,
+  ...row
+}: Omit<CensusRow, 'ofTenants'> & { ofTenants: boolean }): CensusRow {
+  return ofTenants ? { ...row, ofTenants } : row
 }
 
 function textOf(bytes: Uint8Array): string | null {

@@ -3,9 +3,9 @@
  * a value.
  */
 import { type SQL, type SQLWrapper, sql } from 'drizzle-orm'
-import type { KeyRecord } from '../../../table.js'
+import { type KeyRecord, TENANT_KEK_IDS } from '../../../table.js'
 import type { AnyPostgresDb } from '../access.js'
-import { castTo, EQUALS } from '../catalog.js'
+import { BY_BYTES, castTo, EQUALS, LESS, NOT_LESS } from '../catalog.js'
 import { encryptionKeysIn } from '../schema.js'
 
 export type Fragments = ReturnType<typeof fragmentsFor>
@@ -24,6 +24,14 @@ export function fragmentsFor(db: AnyPostgresDb, schema: string, channel: string)
     db,
     keys,
     isLive: sql`${keys.shreddedAt} is null`,
+    isOfUser: isOfUser(keys.userId),
+    /** The live rows in the index on KEK ids: those of users. */
+    isLiveOfUser: sql`${keys.shreddedAt} is null and ${isOfUser(keys.userId)}`,
+    /** As it is in the index on KEK ids. */
+    kekIdByBytes: sql`${keys.kekId} ${BY_BYTES}`,
+    /** Users' rows under tenants' keys. */
+    isUnderTenant: sql`(${keys.kekId} ${BY_BYTES} ${NOT_LESS} ${text(TENANT_KEK_IDS.from)}
+      and ${keys.kekId} ${BY_BYTES} ${LESS} ${text(TENANT_KEK_IDS.below)})`,
     /** The rows of `:userId`. */
     isUser: sql`${keys.userId} ${EQUALS} ${sql.placeholder('userId')}`,
     notify,
@@ -73,6 +81,16 @@ function wholeRow(keys: ReturnType<typeof encryptionKeysIn>) {
     wrappedAt: field('wrappedAt'),
     shreddedAt: field('shreddedAt'),
   }
+}
+
+/** Whether a row is a user's or the pool's, and not a tenant's own: to the planner the same condition as in the index. */
+function isOfUser(userId: SQLWrapper): SQL {
+  return sql`(${userId} ${LESS} E'\\001' or ${userId} ${NOT_LESS} E'\\002')`
+}
+
+/** One of our constants as it stands in a statement. */
+export function text(constant: string): SQL {
+  return sql.raw(`'${constant}'`)
 }
 
 type ArrayType = 'text[]' | 'integer[]' | 'timestamptz[]'

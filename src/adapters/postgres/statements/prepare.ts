@@ -4,7 +4,7 @@ import { sha256 } from '../../../format/aead.js'
 import type { KeyRecord } from '../../../table.js'
 import { activeOf } from '../../records.js'
 import type { AnyPostgresDb } from '../access.js'
-import { countRows, countRowsWithAges } from './counts.js'
+import { countRows, countRowsWithAges, countUnderKeks } from './counts.js'
 import { fragmentsFor } from './fragments.js'
 import {
   selectActiveOfUsers,
@@ -12,7 +12,11 @@ import {
   selectPage,
   selectPageNotUnderKek,
   selectPageNotUnderKekWithBytes,
+  selectPageUnderKek,
+  selectPageUnderKekWithBytes,
   selectPageWithBytes,
+  selectPageWithoutKek,
+  selectPageWithoutKekWithBytes,
   selectRefs,
   selectSample,
   selectSampleWithBytes,
@@ -27,6 +31,7 @@ import {
   removeRows,
   removeTombstones,
   replaceWrappedKeys,
+  replaceWrappedKeysWhileLive,
   restoreRows,
   shredRows,
 } from './writes.js'
@@ -50,6 +55,14 @@ export function prepareStatements(
     selectActiveOfUsers: selectActiveOfUsers(fragments).prepare(name('select_active_of_users')),
     selectPage: selectPage(fragments).prepare(name('select_page')),
     selectPageNotUnderKek: selectPageNotUnderKek(fragments).prepare(name('select_page_not_under_kek')),
+    selectPageUnderKek: selectPageUnderKek(fragments).prepare(name('select_page_under_kek')),
+    selectPageUnderKekWithBytes: selectPageUnderKekWithBytes(fragments).prepare(
+      name('select_page_under_kek_with_bytes'),
+    ),
+    selectPageWithoutKek: selectPageWithoutKek(fragments).prepare(name('select_page_without_kek')),
+    selectPageWithoutKekWithBytes: selectPageWithoutKekWithBytes(fragments).prepare(
+      name('select_page_without_kek_with_bytes'),
+    ),
     selectSample: selectSample(fragments).prepare(name('select_sample')),
     selectVersionsWithBytes: selectVersionsWithBytes(fragments).prepare(name('select_versions_with_bytes')),
     selectPageWithBytes: selectPageWithBytes(fragments).prepare(name('select_page_with_bytes')),
@@ -64,11 +77,15 @@ export function prepareStatements(
     restoreRows: restoreRows(fragments).prepare(name('restore_rows')),
     insertTombstone: insertTombstone(fragments).prepare(name('insert_tombstone')),
     replaceWrappedKeys: replaceWrappedKeys(fragments).prepare(name('replace_wrapped_keys')),
+    replaceWrappedKeysWhileLive: replaceWrappedKeysWhileLive(fragments).prepare(
+      name('replace_wrapped_keys_while_live'),
+    ),
     shredRows: shredRows(fragments).prepare(name('shred_rows')),
     removeRows: removeRows(fragments).prepare(name('remove_rows')),
     removeTombstones: removeTombstones(fragments).prepare(name('remove_tombstones')),
     countRows: countRows(fragments).prepare(name('count_rows')),
     countRowsWithAges: countRowsWithAges(fragments).prepare(name('count_rows_with_ages')),
+    countUnderKeks: countUnderKeks(fragments).prepare(name('count_under_keks')),
   }
   if (named)
     for (const [key, statement] of Object.entries(statements))

@@ -1,7 +1,8 @@
 /** Builds the statements that select rows. `:name` stands for a placeholder. */
 import { type SQL, sql } from 'drizzle-orm'
-import { DIFFERS, EQUALS, GREATER, NOT_LESS } from '../catalog.js'
-import { arrayOf, type Fragments, shortArrayOf, shortUserIds, unnested } from './fragments.js'
+import { TENANT_KEK_IDS } from '../../../table.js'
+import { BY_BYTES, castTo, DIFFERS, EQUALS, GREATER, LESS, NOT_GREATER, NOT_LESS } from '../catalog.js'
+import { arrayOf, type Fragments, shortArrayOf, shortUserIds, text, unnested } from './fragments.js'
 
 /** Every row of `:userId`, by version. */
 export function selectVersionsOfUser({ db, keys, isUser }: Fragments) {
@@ -42,6 +43,16 @@ export function selectPageNotUnderKek(fragments: Fragments) {
   return pageOf(fragments, isAfterRefNotUnderKek(fragments))
 }
 
+/** The same, of users' live rows under `:kekId`. */
+export function selectPageUnderKek(fragments: Fragments) {
+  return fragments.selectFrom(pageOfKek(fragments, isAfterRefUnderKek(fragments))).orderBy(...refOrder)
+}
+
+/** The same, of users' live rows without a KEK id. */
+export function selectPageWithoutKek(fragments: Fragments) {
+  return fragments.selectFrom(pageOfKek(fragments, isAfterRefWithoutKek(fragments))).orderBy(...refOrder)
+}
+
 /** {@link selectPage}, with the stored bytes. */
 export function selectPageWithBytes(fragments: Fragments) {
   return pageWithBytesOf(fragments, isAfterRef(fragments))
@@ -52,7 +63,17 @@ export function selectPageNotUnderKekWithBytes(fragments: Fragments) {
   return pageWithBytesOf(fragments, isAfterRefNotUnderKek(fragments))
 }
 
-/** Up to `:limit` live rows of each KEK id, null included. */
+/** {@link selectPageUnderKek}, with the stored bytes. */
+export function selectPageUnderKekWithBytes(fragments: Fragments) {
+  return fragments.selectBytesFrom(pageOfKek(fragments, isAfterRefUnderKek(fragments))).orderBy(...refOrder)
+}
+
+/** {@link selectPageWithoutKek}, with the stored bytes. */
+export function selectPageWithoutKekWithBytes(fragments: Fragments) {
+  return fragments.selectBytesFrom(pageOfKek(fragments, isAfterRefWithoutKek(fragments))).orderBy(...refOrder)
+}
+
+/** Up to `:limit` users' live rows of each KEK id but those of tenants' keys, null included. */
 export function selectSample(fragments: Fragments) {
   return fragments.selectFrom(samplesOf(fragments))
 }
@@ -62,21 +83,28 @@ export function selectSampleWithBytes(fragments: Fragments) {
   return fragments.selectBytesFrom(samplesOf(fragments))
 }
 
-function samplesOf({ keys, isLive }: Fragments): SQL {
+function samplesOf({ keys, isLiveOfUser, kekIdByBytes }: Fragments): SQL {
   const limit = sql`${sql.placeholder('limit')}::int`
-  // Jumps from one KEK id to the next. "order by kek_id limit" leaves the planner only the partial index. With a comparison for
-  // equality, and statistics that are out of date, it would scan the table for the first rows that match.
-  return sql`(with recursive kek(id) as (
-        (select kek_id from ${keys} where ${isLive} and kek_id is not null order by kek_id limit 1)
-        union all
-        select (select kek_id from ${keys} where ${isLive} and kek_id ${GREATER} kek.id order by kek_id limit 1)
-          from kek where kek.id is not null
-      )
+  // Jumps from one KEK id to the next. "order by … limit" leaves the planner only the partial index. With a comparison for equality, and
+  // statistics that are out of date, it would scan the table for the first rows that match.
+  const first = (
+    condition: SQL,
+  ) => sql`(select ${kekIdByBytes} from ${keys} where ${isLiveOfUser} and ${condition}
+    order by ${kekIdByBytes} limit 1)`
+  const jumps = (name: string, isInRange: SQL) => {
+    const kek = sql.raw(name)
+    const next = first(sql`${isInRange} and ${kekIdByBytes} ${GREATER} ${kek}.id`)
+    return sql`${kek}(id) as (${first(isInRange)} union all select ${next} from ${kek} where ${kek}.id is not null)`
+  }
+  // Over all tenants' keys at once.
+  const below = jumps('below', sql`${kekIdByBytes} ${LESS} ${text(TENANT_KEK_IDS.from)}`)
+  const above = jumps('above', sql`${kekIdByBytes} ${NOT_LESS} ${text(TENANT_KEK_IDS.below)}`)
+  return sql`(with recursive ${below}, ${above}, kek(id) as (select id from below union all select id from above)
       select row.* from kek cross join lateral (
-        select * from ${keys} where ${isLive} and kek_id ${NOT_LESS} kek.id order by kek_id limit ${limit}
-      ) row where kek.id is not null and row.kek_id ${EQUALS} kek.id
+        select * from ${keys} where ${isLiveOfUser} and ${kekIdByBytes} ${NOT_LESS} kek.id order by ${kekIdByBytes} limit ${limit}
+      ) row where kek.id is not null and row.kek_id ${BY_BYTES} ${EQUALS} kek.id
       union all
-      (select * from ${keys} where ${isLive} and kek_id is null order by kek_id limit ${limit})) sample`
+      (select * from ${keys} where ${isLiveOfUser} and kek_id is null order by ${kekIdByBytes} limit ${limit})) sample`
 }
 
 /** Whether `:userId` has a live row. */
@@ -109,6 +137,29 @@ function isAfterRefNotUnderKek(fragments: Fragments): SQL {
   // and then reads and sorts all live rows for each page instead of following the primary key.
   return sql`${isAfterRef(fragments)} and coalesce(${isUnderOther}, false)`
 }
+
+/** The comparison begins in the index where the page does. One for equality could be served by the primary key, past all other rows. */
+function isAfterRefUnderKek({ keys, isLiveOfUser, kekIdByBytes }: Fragments): SQL {
+  const kekId = sql`${sql.placeholder('kekId')}${castTo('text')}`
+  const after = sql`(${kekId}, ${sql.placeholder('userId')}, ${sql.placeholder('version')}::int)`
+  return sql`${isLiveOfUser} and (${kekIdByBytes}, ${keys.userId}, ${keys.version}) ${GREATER} ${after}
+    and ${kekIdByBytes} ${NOT_GREATER} ${kekId}`
+}
+
+function isAfterRefWithoutKek(fragments: Fragments): SQL {
+  return sql`${fragments.isLiveOfUser} and ${fragments.keys.kekId} is null and ${isAfterRef(fragments)}`
+}
+
+/**
+ * Up to `:limit` rows in the order of the index on KEK ids. A subquery hides the limit from the planner, which then wants the first rows soon.
+ * Else, with statistics that are out of date, it would read all rows under the KEK id and sort them for each page.
+ */
+function pageOfKek({ keys, kekIdByBytes }: Fragments, where: SQL): SQL {
+  return sql`(select * from ${keys} where ${where} order by ${kekIdByBytes}, ${keys.userId}, ${keys.version}
+    limit (select ${sql.placeholder('limit')}::int)) page`
+}
+
+const refOrder = [sql`user_id`, sql`version`] as const
 
 function pageWithBytesOf({ keys, selectBytesFrom }: Fragments, where: SQL) {
   return selectBytesFrom(sql`${keys}`)

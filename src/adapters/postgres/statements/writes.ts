@@ -43,8 +43,57 @@ export function insertTombstone({ db, keys, notify }: Fragments) {
     .returning({ notified: notify })
 }
 
-/** Replaces the wrapped keys of live rows whose bytes still equal those in `:from`, or already those in `:encryptedKeys`. */
-export function replaceWrappedKeys({ db, keys, isLive }: Fragments) {
+/**
+ * Replaces the wrapped keys of live rows whose bytes still equal those in `:from`, or already those in `:encryptedKeys`. Notifies of those
+ * that `concernsTenant` of records.ts names.
+ */
+export function replaceWrappedKeys(fragments: Fragments) {
+  return replaceIf(fragments, {
+    columns: sql``,
+    arrays: [],
+    locks: sql``,
+    condition: sql`true`,
+    leaves: sql`false`,
+  })
+}
+
+/**
+ * {@link replaceWrappedKeys}, each only while the row of its `:liveIds`, `:liveVersions` and `:liveCreatedAt` is live, if these are not null. Those rows are
+ * locked, before the others: they are tenants' own, which sort before users'. So a shred of them waits for this, or this sees its tombstones.
+ */
+export function replaceWrappedKeysWhileLive(fragments: Fragments) {
+  const { keys } = fragments
+  const [ids, versions] = [shortArrayOf('liveIds'), shortArrayOf('liveVersions', 'integer[]')]
+  const times = shortArrayOf('liveCreatedAt', 'timestamptz[]')
+  return replaceIf(fragments, {
+    columns: sql`, live_user_id, live_version, live_created_at`,
+    arrays: [ids, versions, times],
+    locks: sql`living as materialized (
+          select k.user_id, k.version, k.created_at, k.shredded_at from ${keys} k
+          join (select distinct user_id, version from ${unnested(ids, versions)} as ref(user_id, version)) ref
+            on k.user_id ${EQUALS} ref.user_id and k.version ${EQUALS} ref.version
+          order by k.user_id, k.version for share of k),`,
+    condition: sql`(input.live_user_id is null or exists (select 1 from living l where l.user_id ${EQUALS} input.live_user_id
+          and l.version ${EQUALS} input.live_version and l.created_at ${EQUALS} input.live_created_at and l.shredded_at is null))`,
+    leaves: sql`input.live_user_id is not null`,
+  })
+}
+
+interface Replacing {
+  /** Further columns of the input, and their arrays. */
+  readonly columns: SQL
+  readonly arrays: readonly SQL[]
+  /** Locks that are taken first: a common table expression. */
+  readonly locks: SQL
+  readonly condition: SQL
+  /** Whether a row leaves its tenant's key. */
+  readonly leaves: SQL
+}
+
+function replaceIf(
+  { db, keys, isLive, isOfUser, isUnderTenant, notifyIf }: Fragments,
+  { columns, arrays, locks, condition, leaves }: Replacing,
+) {
   const changes = unnested(
     shortArrayOf('ids'),
     shortArrayOf('versions', 'integer[]'),
@@ -52,6 +101,7 @@ export function replaceWrappedKeys({ db, keys, isLive }: Fragments) {
     shortArrayOf('encryptedKeys'),
     shortArrayOf('kekIds'),
     shortArrayOf('wrappedAt', 'timestamptz[]'),
+    ...arrays,
   )
   return db
     .update(keys)
@@ -61,10 +111,11 @@ export function replaceWrappedKeys({ db, keys, isLive }: Fragments) {
       wrappedAt: sql`input.wrapped_at`,
     })
     .from(
-      sql`(with locked as materialized (
+      sql`(with ${locks} locked as materialized (
           select input.* from ${changes}
-            as input(user_id, version, old_key, encrypted_key, kek_id, wrapped_at)
+            as input(user_id, version, old_key, encrypted_key, kek_id, wrapped_at${columns})
           join ${keys} k on k.user_id ${EQUALS} input.user_id and k.version ${EQUALS} input.version
+          where ${condition}
           order by k.user_id, k.version for update of k)
         select * from locked) input`,
     )
@@ -73,7 +124,11 @@ export function replaceWrappedKeys({ db, keys, isLive }: Fragments) {
         and ${keys.encryptedKey} ${EQUALS} any (array[pg_catalog.decode(input.old_key, 'hex'), pg_catalog.decode(input.encrypted_key, 'hex')])
         and ${isLive} and ${IS_DURABLE}`,
     )
-    .returning({ userId: keys.userId, version: keys.version })
+    .returning({
+      userId: keys.userId,
+      version: keys.version,
+      notified: notifyIf(sql`not ${isOfUser} or ${isUnderTenant} or ${leaves}`),
+    })
 }
 
 /** Makes tombstones of the live rows of `:userId`. */

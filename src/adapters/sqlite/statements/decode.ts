@@ -1,7 +1,7 @@
 /** Turns rows as a driver gives them into records, or says why they are none. */
 import { bytesLiteral } from '../../../drivers/bytes-literal.js'
 import { isExactText } from '../../../drivers/sqlite-text.js'
-import type { CensusRow, DatedCensusRow, ShredResult } from '../../../store.js'
+import type { CensusOptions, CensusRow, DatedCensusRow, ShredResult } from '../../../store.js'
 import type { KeyRecord } from '../../../table.js'
 import { columnDefect, type StoredRow, shownVersion, Unreadable, userIdDefect } from '../../stored-rows.js'
 import { encryptionKeys as keys } from '../schema.js'
@@ -88,12 +88,18 @@ export function erasedVersions(
   }
 }
 
+/** The placeholder `:named` of `countRows`. */
+export function namedKekIds({ rootIds = [] }: CensusOptions): string {
+  return JSON.stringify(rootIds)
+}
+
 /** @param rows of `countRows` */
 export function censusOf(rows: readonly (readonly unknown[])[]): CensusRow[] {
-  return rows.map(([kekId, version, shredded, count]) => ({
+  return rows.map(([kekId, version, shredded, count, ofTenants]) => ({
     ...shownColumns({ kekId, version }),
     shredded: Number(shredded) === 1,
     count: Number(count),
+    ...(Number(ofTenants) === 1 ? { ofTenants: true } : {}),
   }))
 }
 
@@ -102,7 +108,12 @@ export function datedCensusOf(rows: readonly (readonly unknown[])[]): DatedCensu
   const dateOf = (ms: unknown) => new Date(ms === null ? Number.NaN : Number(ms))
   return censusOf(rows).map((row, index) => ({
     ...row,
-    oldest: dateOf(rows[index]?.[4] ?? null),
-    newest: dateOf(rows[index]?.[5] ?? null),
+    oldest: dateOf(rows[index]?.[5] ?? null),
+    newest: dateOf(rows[index]?.[6] ?? null),
   }))
+}
+
+/** @param rows of `countUnderKeks` */
+export function countsByKek(rows: readonly (readonly unknown[])[]): Map<string, number> {
+  return new Map(rows.map(([kekId, count]) => [String(kekId), Number(count)]))
 }

@@ -1,8 +1,8 @@
 /** Pieces of SQL that several statements share. `:name` stands for a placeholder, to which each run gives a value. */
 import { type SQL, sql } from 'drizzle-orm'
 import { drizzle } from 'drizzle-orm/sqlite-proxy'
-import type { KeyRecord } from '../../../table.js'
-import { encryptionKeys as keys } from '../schema.js'
+import { type KeyRecord, TENANT_KEK_IDS } from '../../../table.js'
+import { isOfUser, encryptionKeys as keys } from '../schema.js'
 
 /** Builds statements and runs none. Of Drizzle's databases only the proxy imports no driver. */
 export function queryBuilder() {
@@ -16,7 +16,18 @@ export function encoded(column: keyof KeyRecord, placeholder: string = column): 
   return sql`${sql.param(sql.placeholder(placeholder), keys[column])}`
 }
 
+/** One of our constants as it stands in a statement. */
+export function text(constant: string): SQL {
+  return sql.raw(`'${constant}'`)
+}
+
 export const isLive = sql`${keys.shreddedAt} is null`
+/** The live rows in the index on KEK ids: those of users. */
+export const isLiveOfUser = sql`${isLive} and ${isOfUser(keys.userId)}`
+/** The rows under `:kekId`, which may be null. */
+export const isUnderKek = sql`${keys.kekId} is ${sql.placeholder('kekId')}`
+/** Users' rows under tenants' keys. */
+export const isUnderTenant = sql`(${keys.kekId} >= ${text(TENANT_KEK_IDS.from)} and ${keys.kekId} < ${text(TENANT_KEK_IDS.below)})`
 /** The rows of `:userId`. */
 export const isUser = sql`${keys.userId} = ${sql.placeholder('userId')}`
 /** The row of `:userId` and `:version`. */

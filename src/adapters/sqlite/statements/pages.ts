@@ -33,11 +33,11 @@ export function readPage({ pages, rows }: PageStatements, page: KeyPage): KeyRec
 }
 
 /** Which statement reads a page, and with which values. */
-export function pageOf({ after, limit, notKekId }: KeyPage): { kind: PageKind; values: PlaceholderValues } {
-  return {
-    kind: `${after === undefined ? 'first' : 'next'}${notKekId === undefined ? '' : 'NotUnderKek'}`,
-    values: { ...after, limit, kekId: notKekId },
-  }
+export function pageOf(page: KeyPage): { kind: PageKind; values: PlaceholderValues } {
+  const { after, limit, notKekId, kekId } = page
+  const rows = notKekId !== undefined ? 'NotUnderKek' : kekId !== undefined ? 'UnderKek' : ''
+  const place = after === undefined ? 'first' : 'next'
+  return { kind: `${place}${rows}`, values: { ...after, limit, kekId: notKekId ?? kekId } }
 }
 
 /** Whether a row is a record for certain, and its id and KEK id are as they are stored. */

@@ -17,7 +17,6 @@ export function prepareStatements(client: SqliteClient) {
     selectVersionsOfUsers: prepare('selectVersionsOfUsers'),
     selectActiveOfUsers: prepare('selectActiveOfUsers'),
     selectSampleOfKek: prepare('selectSampleOfKek'),
-    selectSampleWithoutKek: prepare('selectSampleWithoutKek'),
     insertRow: prepare('insertRow'),
     restoreRow: prepare('restoreRow'),
     insertTombstone: prepare('insertTombstone'),
@@ -28,6 +27,7 @@ export function prepareStatements(client: SqliteClient) {
     selectKekIds: prepare('selectKekIds'),
     countRows: prepare('countRows'),
     countRowsWithAges: prepare('countRowsWithAges'),
+    countUnderKeks: prepare('countUnderKeks'),
     pages: preparePages(client),
   }
 }

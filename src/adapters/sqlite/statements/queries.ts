@@ -1,14 +1,14 @@
 /** The statements of the SQLite store, built once. A synchronous driver prepares them, an asynchronous one is given their text. */
 import { encryptionKeys as keys } from '../schema.js'
 import { type Statement, statementOf } from './bind.js'
-import { countRows, countRowsWithAges, selectKekIds } from './counts.js'
+import { countRows, countRowsWithAges, countUnderKeks, selectKekIds } from './counts.js'
 import { type QueryBuilder, queryBuilder } from './fragments.js'
 import {
+  type PageOptions,
   selectActiveOfUsers,
   selectPage,
   selectRowsWithBytes,
   selectSampleOfKek,
-  selectSampleWithoutKek,
   selectVersionsOfUser,
   selectVersionsOfUsers,
 } from './reads.js'
@@ -24,8 +24,8 @@ import {
 
 export type SqliteQueries = ReturnType<typeof buildQueries>
 
-/** Of a page: whether it is the first, and whether it leaves out rows under one KEK id. */
-export type PageKind = `${'first' | 'next'}${'' | 'NotUnderKek'}`
+/** Of a page: whether it is the first, and whether it has all rows, or only those that are not, or are, under one KEK id. */
+export type PageKind = `${'first' | 'next'}${'' | 'NotUnderKek' | 'UnderKek'}`
 
 let built: SqliteQueries | null = null
 
@@ -40,7 +40,6 @@ function buildQueries(db: QueryBuilder) {
     selectVersionsOfUsers: statementOf(selectVersionsOfUsers(db)),
     selectActiveOfUsers: statementOf(selectActiveOfUsers(db)),
     selectSampleOfKek: statementOf(selectSampleOfKek(db)),
-    selectSampleWithoutKek: statementOf(selectSampleWithoutKek(db)),
     insertRow: statementOf(insertRow(db)),
     restoreRow: statementOf(restoreRow(db)),
     insertTombstone: statementOf(insertTombstone(db)),
@@ -51,18 +50,22 @@ function buildQueries(db: QueryBuilder) {
     selectKekIds: statementOf(selectKekIds(db)),
     countRows: statementOf(countRows(db)),
     countRowsWithAges: statementOf(countRowsWithAges(db)),
-    pages: statementsByKind((kind) => statementOf(selectPage(db, optionsOf(kind)))),
+    countUnderKeks: statementOf(countUnderKeks(db)),
+    pages: statementsByKind((options) => statementOf(selectPage(db, options))),
     /** The rows from a page on, each with the bytes of its texts. */
-    rows: statementsByKind((kind) => statementOf(selectRowsWithBytes(db, optionsOf(kind)))),
+    rows: statementsByKind((options) => statementOf(selectRowsWithBytes(db, options))),
   }
 }
 
-const KINDS: readonly PageKind[] = ['first', 'firstNotUnderKek', 'next', 'nextNotUnderKek']
+const PLACES = ['first', 'next'] as const
+const ROWS = { '': 'all', NotUnderKek: 'notUnderKek', UnderKek: 'underKek' } as const
 
-function optionsOf(kind: PageKind) {
-  return { first: kind.startsWith('first'), notUnderKek: kind.endsWith('Kek') }
-}
-
-function statementsByKind(build: (kind: PageKind) => Statement): Readonly<Record<PageKind, Statement>> {
-  return Object.fromEntries(KINDS.map((kind) => [kind, build(kind)])) as Record<PageKind, Statement>
+function statementsByKind(build: (options: PageOptions) => Statement): Readonly<Record<PageKind, Statement>> {
+  const kinds = PLACES.flatMap((place) =>
+    Object.entries(ROWS).map(([suffix, rows]) => [
+      `${place}${suffix}`,
+      build({ first: place === 'first', rows }),
+    ]),
+  )
+  return Object.fromEntries(kinds) as Record<PageKind, Statement>
 }

@@ -1,7 +1,7 @@
 /** Builds the statements that select rows. `:name` stands for a placeholder. */
 import { and, type SQL, sql } from 'drizzle-orm'
 import { encryptionKeys as keys } from '../schema.js'
-import { isLive, isOneOfUsers, isUser, type QueryBuilder } from './fragments.js'
+import { isLive, isLiveOfUser, isOneOfUsers, isUnderKek, isUser, type QueryBuilder } from './fragments.js'
 
 /** Every row of `:userId`, by version. */
 export function selectVersionsOfUser(db: QueryBuilder) {
@@ -22,11 +22,11 @@ export function selectActiveOfUsers(db: QueryBuilder) {
   )
 }
 
-interface PageOptions {
+export interface PageOptions {
   /** Whether it is the first page. Others begin after the ref of `:userId` and `:version`. */
   readonly first: boolean
-  /** Only live rows that are not under `:kekId`. */
-  readonly notUnderKek: boolean
+  /** Which rows it has: all, live ones that are not under `:kekId`, or users' live ones that are. */
+  readonly rows: 'all' | 'notUnderKek' | 'underKek'
 }
 
 /** Up to `:limit` rows, by user and version. */
@@ -49,20 +49,18 @@ export function selectRowsWithBytes(db: QueryBuilder, options: PageOptions) {
     .limit(sql.placeholder('limit'))
 }
 
-function isOnPage({ first, notUnderKek }: PageOptions): SQL | undefined {
-  const isUnderOther = sql`${isLive} and ${keys.kekId} is not ${sql.placeholder('kekId')}`
-  return and(first ? undefined : isAfterRef, notUnderKek ? isUnderOther : undefined)
+function isOnPage({ first, rows }: PageOptions): SQL | undefined {
+  const conditions = {
+    all: undefined,
+    notUnderKek: sql`${isLive} and ${keys.kekId} is not ${sql.placeholder('kekId')}`,
+    underKek: sql`${isLiveOfUser} and ${isUnderKek}`,
+  }
+  return and(first ? undefined : isAfterRef, conditions[rows])
 }
 
-/** Up to `:limit` live rows under `:kekId`. */
+/** Up to `:limit` live rows of users under `:kekId`, which may be null. */
 export function selectSampleOfKek(db: QueryBuilder) {
-  const isUnderKek = sql`${keys.kekId} = ${sql.placeholder('kekId')}`
-  return select(db, sql`${isUnderKek} and ${isLive}`).limit(sql.placeholder('limit'))
-}
-
-/** Up to `:limit` live rows without a KEK id. */
-export function selectSampleWithoutKek(db: QueryBuilder) {
-  return select(db, sql`${keys.kekId} is null and ${isLive}`).limit(sql.placeholder('limit'))
+  return select(db, sql`${isUnderKek} and ${isLiveOfUser}`).limit(sql.placeholder('limit'))
 }
 
 const isAfterRef = sql`(${keys.userId}, ${keys.version}) > (${sql.placeholder('userId')}, ${sql.placeholder('version')})`

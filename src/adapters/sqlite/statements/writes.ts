@@ -1,5 +1,6 @@
 /** Builds the statements that insert, change and remove rows. Placeholders (`:name`) for a whole row are named like its columns. */
 import { type SQL, sql } from 'drizzle-orm'
+import type { WrapChange } from '../../../store.js'
 import { encryptionKeys as keys } from '../schema.js'
 import { encoded, isLive, isRef, isUser, type QueryBuilder } from './fragments.js'
 
@@ -19,13 +20,13 @@ export function insertTombstone(db: QueryBuilder) {
   return db.insert(keys).select(sql`${row} where not exists (select 1 ${fromUser})`)
 }
 
-/** Replaces the wrapped key of a live row that still holds `:from`, or already `:encryptedKey`. */
+/** Replaces the wrapped key of a live row that still holds `:from`, or already `:encryptedKey`, while the row of `:liveUserId` is live. */
 export function replaceWrappedKey(db: QueryBuilder) {
   const isExpected = sql`${keys.encryptedKey} in (${encoded('encryptedKey', 'from')}, ${encoded('encryptedKey')})`
   return db
     .update(keys)
     .set({ encryptedKey: encoded('encryptedKey'), kekId: encoded('kekId'), wrappedAt: encoded('wrappedAt') })
-    .where(sql`${isRef} and ${isExpected} and ${isLive}`)
+    .where(sql`${isRef} and ${isExpected} and ${isLive} and ${isOtherLive}`)
 }
 
 /** Makes tombstones of the live rows of `:userId`. */
@@ -44,6 +45,17 @@ export function removeRow(db: QueryBuilder) {
 /** Removes every row of `:userId`. */
 export function removeRowsOfUser(db: QueryBuilder) {
   return db.delete(keys).where(isUser)
+}
+
+/** Whether the row of `:liveUserId`, `:liveVersion` and `:liveCreatedAt` is live, if these are not null. */
+const isOtherLive = sql`(${sql.placeholder('liveUserId')} is null or exists (select 1 from ${keys} k
+  where k.user_id = ${sql.placeholder('liveUserId')} and k.version = ${sql.placeholder('liveVersion')}
+    and k.created_at = ${encoded('createdAt', 'liveCreatedAt')} and k.shredded_at is null))`
+
+/** The placeholders of {@link replaceWrappedKey}. */
+export function changeValues({ whileLive, ...change }: WrapChange) {
+  const { userId = null, version = null, createdAt = null } = whileLive ?? {}
+  return { ...change, liveUserId: userId, liveVersion: version, liveCreatedAt: createdAt }
 }
 
 const fromUser = sql`from ${keys} where ${isUser}`

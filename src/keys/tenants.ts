@@ -1,0 +1,282 @@
+/**
+ * Tenants' own keys in this process. They are users' keys as cache.ts has them, minted, cached and erased in the same way, except that a root
+ * wraps them (docs/FORMAT.md, "Wrapped key under a tenant key") and that they wrap the keys of the tenant's users.
+ *
+ * A root that fails is asked again after a second, for its own tenant alone. No other key takes its place.
+ */
+import { LRUCache } from 'lru-cache'
+import { isKeystoreError, KeystoreError, MasterKeyError, StoreError } from '../errors.js'
+import { durationSince, type EmitEvent } from '../events.js'
+import { reasonOf } from '../master-keys/failure.js'
+import type { MasterKeyring } from '../master-keys/keyring.js'
+import type { MasterKey } from '../master-keys/master-key.js'
+import { assertOpens, rewrapped } from '../master-keys/rewrapped.js'
+import {
+  kekOf,
+  parseTenantKekId,
+  rootToWrap,
+  type TenantKeyRef,
+  tenantOfUser,
+  tenantRow,
+} from '../master-keys/tenant-keys.js'
+import type { KeyStore, WrapChange } from '../store.js'
+import { type KeyRecord, type KeyRef, refKey, tenantIdOf, tenantUserId } from '../table.js'
+import { SingleFlight } from './batch.js'
+import { KeyCache, type KeyPolicy } from './cache.js'
+import type { CacheOptions } from './cache-options.js'
+import { DataKey } from './data-key.js'
+import type { Kek, Keks } from './keks.js'
+import { evictTenantRows, liveTenantRows, timeAfter } from './tenant-rows.js'
+
+/** What rotating a tenant's key came to. */
+export interface TenantRotation {
+  readonly tenantId: string
+  /** The version that wraps new keys of the tenant's users now. */
+  readonly version: number
+  /** False if another process made this version since this one last read the tenant's rows. */
+  readonly rotated: boolean
+}
+
+/** What moving a tenant came to. */
+export interface TenantMove {
+  readonly tenantId: string
+  /** The KEK id of the root under which all versions of the tenant's key are now. */
+  readonly kekId: string
+  /** The versions that this call has moved, ascending. None: all were there already. */
+  readonly versions: readonly number[]
+}
+
+/** A root that failed is not asked again so soon. Bounds how many tenants are remembered. */
+const FAILED = { max: 10_000, ttl: 1000 }
+/** Each pass reads the rows again: versions that another process makes meanwhile are moved too. */
+const MAX_PASSES = 5
+
+/** The keys of roots, which wrap tenants' keys. */
+class Roots implements Keks {
+  readonly #keyring: MasterKeyring
+
+  constructor(keyring: MasterKeyring) {
+    this.#keyring = keyring
+  }
+
+  forNew({ userId }: KeyRef): Promise<MasterKey> {
+    return rootToWrap(this.#keyring, tenantIdOf(userId) as string)
+  }
+
+  of(record: KeyRecord): Promise<MasterKey | null> {
+    return rootOf(this.#keyring, record)
+  }
+
+  /** `open` has seen that the primary opens what it wraps. Another root that does not would be found when there are users under its tenant. */
+  async check(record: KeyRecord, tenantKey: Uint8Array, root: MasterKey): Promise<void> {
+    if (root !== this.#keyring.primary) await assertOpens(this.#keyring, record, tenantKey, root, 'v3')
+  }
+
+  leftMs(): number {
+    return Number.POSITIVE_INFINITY
+  }
+
+  onChange(): void {}
+}
+
+async function rootOf(keyring: MasterKeyring, record: KeyRecord): Promise<MasterKey | null> {
+  return kekOf(keyring, record, () => {
+    throw new TypeError('the key of a tenant is under a root')
+  })
+}
+
+/** For the keys of users: those of their tenants, or of the keyring. */
+export class TenantKeys implements Keks {
+  readonly #store: KeyStore
+  readonly #keyring: MasterKeyring
+  readonly #make: () => KeyCache
+  readonly #emit: EmitEvent
+  /** Made when a tenant is first asked for: most applications have none. */
+  #made: KeyCache | null = null
+  #onChange: (userId: string) => void = () => undefined
+  readonly #finding = new SingleFlight<DataKey>()
+  /** Why a tenant's root, or one row, was not opened a moment ago. */
+  readonly #failed = new LRUCache<string, KeystoreError>(FAILED)
+
+  constructor(
+    store: KeyStore,
+    keyring: MasterKeyring,
+    policy: KeyPolicy,
+    cache: CacheOptions | false,
+    emit: EmitEvent,
+  ) {
+    this.#store = store
+    this.#keyring = keyring
+    this.#emit = emit
+    const own = { ...policy, format: 'v3', acceptKeys: ['v3'], ofTenants: true } as const
+    // The cache of users' keys says it too.
+    const emitOwn: EmitEvent = (event) => event.type !== 'changesSilent' && emit(event)
+    this.#make = () => new KeyCache(store, keyring, new Roots(keyring), own, cache, emitOwn)
+  }
+
+  get #keys(): KeyCache {
+    if (this.#made === null) {
+      this.#made = this.#make()
+      this.#made.onChange((userId) => {
+        this.#failed.delete(userId)
+        this.#onChange(userId)
+      })
+    }
+    return this.#made
+  }
+
+  onChange(listener: (userId: string) => void): void {
+    this.#onChange = listener
+  }
+
+  leftMs(kek: Kek | null): number {
+    return kek instanceof DataKey ? this.#keys.leftMs(kek) : Number.POSITIVE_INFINITY
+  }
+
+  /** A first key goes under the key of the tenant whom `tenantOf` names; a further version stays where the version before it is. */
+  forNew({ userId }: KeyRef, before: KeyRecord | undefined): Kek | Promise<Kek> {
+    if (before === undefined) {
+      if (this.#keyring.tenantOf === null || userId === '') return this.#keyring.primary
+      return this.#forFirst(userId)
+    }
+    const tenant = parseTenantKekId(before.kekId)
+    return tenant === null ? this.#keyring.primary : this.#forNext(tenant)
+  }
+
+  async #forFirst(userId: string): Promise<Kek> {
+    const tenantId = await tenantOfUser(this.#keyring, userId)
+    return tenantId === null ? this.#keyring.primary : this.#current(tenantId)
+  }
+
+  /** Looks for the tenant's key first: a tenant whose rows are gone gets no second one. */
+  async #forNext(tenant: TenantKeyRef): Promise<Kek> {
+    await this.#find(tenant)
+    return this.#current(tenant.tenantId)
+  }
+
+  of(record: KeyRecord): Kek | null | Promise<Kek | null> {
+    const tenant = parseTenantKekId(record.kekId)
+    return tenant === null ? this.#keyring.find(record.kekId ?? '') : this.#find(tenant)
+  }
+
+  /** The key that wraps users now, minted if there is none. */
+  #current(tenantId: string): DataKey | Promise<DataKey> {
+    const userId = tenantUserId(tenantId)
+    return (
+      this.#keys.cachedForWriting(userId) ??
+      this.#asked({ userId, version: 0 }, () => this.#keys.forWriting(userId))
+    )
+  }
+
+  #find(tenant: TenantKeyRef): DataKey | Promise<DataKey> {
+    const ref = tenantRow(tenant)
+    return this.#keys.cached(ref) ?? this.#asked(ref, () => this.#keys.get(ref))
+  }
+
+  /** One call for all who need the same key; none for a second after it has failed. */
+  #asked(ref: KeyRef, ask: () => Promise<DataKey>): Promise<DataKey> {
+    const row = refKey(ref)
+    return this.#finding.run(row, async () => {
+      const failed = this.#failed.get(ref.userId) ?? this.#failed.get(row)
+      if (failed !== undefined) throw failed
+      try {
+        return await ask()
+      } catch (error) {
+        if (isKeystoreError(error) && error.code === 'ERR_MASTER_KEY') this.#failed.set(ref.userId, error)
+        if (isKeystoreError(error) && error.code === 'ERR_UNWRAP_FAILED') this.#failed.set(row, error)
+        throw error
+      }
+    })
+  }
+
+  /** Makes the next version of a tenant's key. @throws like `KeyCache.rotate` */
+  async rotate(tenantId: string): Promise<TenantRotation> {
+    const { version, rotated } = await this.#keys.rotate(tenantUserId(tenantId))
+    return { tenantId, version, rotated }
+  }
+
+  /** A shred has erased a tenant's key. @param userId of the tenant's own rows */
+  shredded(userId: string, forget: boolean): void {
+    this.#keys.shredded(userId, forget)
+  }
+
+  /** It is unknown whether a tenant's rows were changed. @param userId of the tenant's own rows */
+  mayHaveChanged(userId: string): void {
+    this.#keys.mayHaveChanged(userId)
+  }
+
+  /**
+   * Writes a tenant's rows again as they are, which makes every process forget the tenant's key. Asks no root.
+   *
+   * @throws ERR_KEY_NOT_FOUND · ERR_KEY_SHREDDED · ERR_STORE
+   */
+  async evict(tenantId: string): Promise<void> {
+    const userId = tenantUserId(tenantId)
+    try {
+      await evictTenantRows(this.#store, tenantId)
+    } finally {
+      this.#failed.delete(userId)
+      this.#keys.revoked(userId)
+    }
+  }
+
+  /**
+   * Wraps all versions of a tenant's key under another root. Nothing of the tenant's users is touched.
+   *
+   * @throws ERR_INVALID_ARGUMENT · ERR_KEY_NOT_FOUND · ERR_KEY_SHREDDED · ERR_STORE · what either root throws, and then the message says
+   *   which versions are not moved
+   */
+  async move(tenantId: string, root: MasterKey): Promise<TenantMove> {
+    const start = performance.now()
+    const moved = new Set<number>()
+    try {
+      for (let pass = 0; ; pass++) {
+        const left = (await liveTenantRows(this.#store, tenantId)).filter(({ kekId }) => kekId !== root.id)
+        if (left.length === 0) break
+        if (pass === MAX_PASSES) throw notMoved(left, changedAgain())
+        const changes = await Promise.allSettled(left.map((row) => this.#moved(row, root)))
+        const made = changes.flatMap((change) => (change.status === 'fulfilled' ? change.value : []))
+        for (const { version } of await this.#store.replaceWrapped(made)) moved.add(version)
+        const failure = changes.find((change) => change.status === 'rejected')
+        if (failure !== undefined)
+          throw notMoved(
+            left.filter(({ version }) => !moved.has(version)),
+            failure.reason,
+          )
+      }
+    } finally {
+      // Also what was written before an error.
+      this.#failed.delete(tenantUserId(tenantId))
+      this.#keys.revoked(tenantUserId(tenantId))
+      const count = moved.size
+      if (count > 0)
+        this.#emit({ type: 'rewrapped', kekId: root.id, count, durationMs: durationSince(start) })
+    }
+    return { tenantId, kekId: root.id, versions: [...moved].sort((a, b) => a - b) }
+  }
+
+  async #moved(row: KeyRecord, root: MasterKey): Promise<WrapChange> {
+    const from = await rootOf(this.#keyring, row)
+    const change = await rewrapped(this.#keyring, row, { from, accept: ['v3'], to: root, format: 'v3' })
+    return { ...change, wrappedAt: timeAfter(row) }
+  }
+
+  close(): void {
+    this.#made?.close()
+  }
+}
+
+function changedAgain(): StoreError {
+  return new StoreError('other processes changed them again and again', { retryable: true })
+}
+
+/** @returns an error of the same code as `reason` */
+function notMoved(left: readonly KeyRecord[], reason: unknown): unknown {
+  if (!isKeystoreError(reason)) return reason
+  const versions = left.map(({ version }) => version).join(', ')
+  const message = `Not all versions of the tenant's key were moved (left where they were, and still open there: ${versions}): ${reason.message}`
+  const { code, retryable } = reason
+  if (code === 'ERR_MASTER_KEY' || code === 'ERR_UNKNOWN_MASTER_KEY' || code === 'ERR_UNWRAP_FAILED')
+    return new MasterKeyError(code, message, { reason: reasonOf(reason), retryable, cause: reason })
+  return new KeystoreError(code, message, { retryable, cause: reason })
+}

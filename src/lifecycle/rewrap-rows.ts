@@ -1,0 +1,199 @@
+/** Which rows a rewrap looks at, and under which key each of them belongs. */
+import { KeystoreError, printable, quoted } from '../errors.js'
+import type { Format } from '../format/formats.js'
+import { describeRef, primaryKekId } from '../master-keys/key-wrap.js'
+import type { MasterKeyring } from '../master-keys/keyring.js'
+import type { MasterKey } from '../master-keys/master-key.js'
+import {
+  parseTenantKekId,
+  rootToWrap,
+  type TenantKeyRef,
+  tenantKekId,
+  tenantOfUser,
+} from '../master-keys/tenant-keys.js'
+import { type CensusRow, type KeyPage, type KeyStore, MANY_TENANTS, type UnreadableRow } from '../store.js'
+import {
+  isTenantKekId,
+  isTenantRow,
+  isTombstone,
+  type KeyIdentity,
+  type KeyRecord,
+  RESERVED_USER_ID_PREFIX,
+  tenantIdOf,
+} from '../table.js'
+import { DEFAULT_BATCH_SIZE, groupPagesByUser, type LongWorkOptions, pagesOf } from './long-work.js'
+import { knowsTenants, type TenantKeys } from './tenant-keys.js'
+
+/** So many users of each tenant are asked about at first. */
+const SAMPLED_USERS = 100
+
+export interface RewrapRows extends LongWorkOptions {
+  readonly store: KeyStore
+  readonly keyring: MasterKeyring
+  readonly tenants: TenantKeys
+  readonly format: Format
+  readonly dryRun: boolean
+  readonly allUsers: boolean
+  readonly onUnreadable: (row: UnreadableRow) => void
+}
+
+/** The key under which a row belongs. */
+export interface RewrapTarget {
+  readonly kek: MasterKey
+  readonly kekId: string
+  readonly format: Format
+  /** The row of the tenant's key that the user leaves, or else joins: see {@link WrapChange}. */
+  readonly whileLive?: KeyIdentity
+}
+
+/**
+ * The live rows that may not be where they belong, in batches. Rows that are in their place for certain are not read: those under the primary
+ * if there are no tenants, and those under the newest version of a tenant's key whose first users belong to the tenant.
+ *
+ * @param counted a census: it names the KEK ids that there are
+ */
+export async function* rowsToRewrap(
+  job: RewrapRows,
+  counted: readonly CensusRow[],
+): AsyncGenerator<readonly KeyRecord[], void, undefined> {
+  // Without tenants, all rows under other keys in one go: rows whose KEK id is no text are then reported too.
+  if (job.keyring.tenantOf === null && !hasTenants(counted)) {
+    yield* pages(job, { notKekId: primaryKekId(job.keyring, job.format) })
+    return
+  }
+  yield* inBatches(tenantPages(job), job)
+  for (const kekId of kekIdsOfUsers(job, counted)) yield* pages(job, { kekId })
+}
+
+/** The KEK ids, without those of tenants' keys, under which users may be that belong elsewhere. */
+export function kekIdsOfUsers(
+  { keyring, format }: Pick<RewrapRows, 'keyring' | 'format'>,
+  counted: readonly CensusRow[],
+): ReadonlySet<string | null> {
+  const ids = new Set<string | null>()
+  for (const { kekId, shredded, ofTenants } of counted)
+    if (!shredded && ofTenants !== true && kekId !== MANY_TENANTS) ids.add(kekId)
+  if (keyring.tenantOf === null) ids.delete(primaryKekId(keyring, format))
+  return ids
+}
+
+/** Tenants' own rows, then their users who may be elsewhere than they belong. */
+async function* tenantPages(job: RewrapRows): AsyncGenerator<readonly KeyRecord[], void, undefined> {
+  for await (const tenants of tenantsOf(job.store, job, job.onUnreadable)) {
+    for (const versions of tenants) {
+      if (versions.some(isTombstone) || !isKnown(job.keyring, versions)) continue
+      yield versions
+      yield* pagesOfUsers(job, versions)
+    }
+  }
+}
+
+/** All tenants, each as the versions of its key. They stand in the order of `list` before all users. */
+export async function* tenantsOf(
+  store: KeyStore,
+  options: LongWorkOptions,
+  onUnreadable: (row: UnreadableRow) => void,
+): AsyncGenerator<readonly (readonly KeyRecord[])[], void, undefined> {
+  const from = { after: { userId: RESERVED_USER_ID_PREFIX, version: 0 } }
+  // The last page has users too, who are others' to report.
+  const onUnreadableTenant = (row: UnreadableRow) => isTenantRow(row) && onUnreadable(row)
+  for await (const users of groupPagesByUser(pagesOf(store, options, from, onUnreadableTenant), options)) {
+    const tenants = users.filter(([row]) => row !== undefined && isTenantRow(row))
+    if (tenants.length > 0) yield tenants
+    if (tenants.length < users.length) return
+  }
+}
+
+/** Whether a tenant's key can be opened by what was given. A keyring that says nothing of tenants need not know their roots. */
+function isKnown(keyring: MasterKeyring, versions: readonly KeyRecord[]): boolean {
+  return (
+    knowsTenants(keyring) || versions.every(({ kekId }) => kekId !== null && keyring.find(kekId) !== null)
+  )
+}
+
+async function* pagesOfUsers(
+  job: RewrapRows,
+  versions: readonly KeyRecord[],
+): AsyncGenerator<readonly KeyRecord[], void, undefined> {
+  const refs = versions.map((row) => ({ tenantId: tenantIdOf(row.userId) ?? '', version: row.version }))
+  const newest = refs.pop()
+  for (const earlier of refs) yield* pages(job, { kekId: tenantKekId(earlier) })
+  if (newest !== undefined && job.keyring.tenantOf !== null && !(await areInPlace(job, newest)))
+    yield* pages(job, { kekId: tenantKekId(newest) })
+}
+
+/** Whether the first users under a tenant's key belong to the tenant, by the application. If one of them does not, all are looked at. */
+async function areInPlace({ store, keyring, allUsers }: RewrapRows, ref: TenantKeyRef): Promise<boolean> {
+  if (allUsers) return false
+  const kekId = tenantKekId(ref)
+  const users = await store.list({ kekId, limit: SAMPLED_USERS, onUnreadable: () => undefined })
+  for (const { userId } of users) {
+    const tenantId = await tenantOfUser(keyring, userId).catch(() => null)
+    if (tenantId !== ref.tenantId) return false
+  }
+  return true
+}
+
+function pages(
+  { store, onUnreadable, ...options }: RewrapRows,
+  filter: Pick<KeyPage, 'kekId' | 'notKekId'>,
+): AsyncGenerator<readonly KeyRecord[], void, undefined> {
+  return pagesOf(store, options, filter, onUnreadable)
+}
+
+/** The same rows in batches that are not small, unless it is the last one: many tenants may have few users each. */
+async function* inBatches(
+  pages: AsyncGenerator<readonly KeyRecord[], void, undefined>,
+  { batchSize = DEFAULT_BATCH_SIZE }: LongWorkOptions,
+): AsyncGenerator<readonly KeyRecord[], void, undefined> {
+  let batch: KeyRecord[] = []
+  for await (const page of pages) {
+    batch.push(...page)
+    for (; batch.length >= batchSize; batch = batch.slice(batchSize)) yield batch.slice(0, batchSize)
+  }
+  if (batch.length > 0) yield batch
+}
+
+/**
+ * Where a row belongs, or null if it is there.
+ *
+ * @throws ERR_CONFLICT (`tenantOf` names another tenant than the row) · what finding a tenant's key throws
+ */
+export async function targetOf(job: RewrapRows, record: KeyRecord): Promise<RewrapTarget | null> {
+  const target = await keyOf(job, record)
+  return target.kekId === record.kekId ? null : target
+}
+
+async function keyOf(job: RewrapRows, record: KeyRecord): Promise<RewrapTarget> {
+  const { keyring, format } = job
+  const ownTenantId = tenantIdOf(record.userId)
+  if (ownTenantId !== null) return inV3(await rootToWrap(keyring, ownTenantId))
+  const under = parseTenantKekId(record.kekId)
+  const tenantId =
+    keyring.tenantOf === null ? (under?.tenantId ?? null) : await tenantOfUser(keyring, record.userId)
+  if (under !== null && tenantId !== null && tenantId !== under.tenantId) throw otherTenant(record, tenantId)
+  if (tenantId !== null) {
+    const { key, row } = await job.tenants.current(tenantId, !job.dryRun)
+    return { ...inV3(key), whileLive: row }
+  }
+  const primary = { kek: keyring.primary, kekId: primaryKekId(keyring, format), format }
+  return under === null ? primary : { ...primary, whileLive: (await job.tenants.find(under)).row }
+}
+
+function inV3(kek: MasterKey): RewrapTarget {
+  return { kek, kekId: kek.id, format: 'v3' }
+}
+
+/** Whether a census has any tenant. */
+export function hasTenants(counted: readonly CensusRow[]): boolean {
+  return counted.some(({ kekId, ofTenants }) => ofTenants === true || isTenantKekId(kekId))
+}
+
+/** The row may be planted, so nothing moves it. */
+function otherTenant(record: KeyRecord, tenantId: string): KeystoreError {
+  return new KeystoreError(
+    'ERR_CONFLICT',
+    `The key of ${describeRef(record)} is under ${printable(record.kekId ?? '')}, and tenantOf names tenant ${quoted(tenantId)}: no key is ` +
+      'moved from one tenant to another. If the user changed tenants, mint a new user there and encrypt anew',
+  )
+}

@@ -1,0 +1,160 @@
+/**
+ * Tenants: the key of a tenant wraps its users' data keys in this process, and is itself a row that the tenant's root wraps
+ * (docs/FORMAT.md, "Wrapped key under a tenant key").
+ *
+ * Which key opens a row follows from the row's KEK id alone. Nothing is tried, and no key stands in for another.
+ */
+import { isKeystoreError, MasterKeyError, printable, quoted } from '../errors.js'
+import type { KeyObject, XaesKey } from '../format/aead.js'
+import { deriveTenantWrapKey, unwrapV3, wrapV3 } from '../format/wrapped-key.js'
+import { type KeyRecord, MAX_KEY_VERSION, TENANT_KEK_ID_PREFIX, tenantIdOf, tenantUserId } from '../table.js'
+import { assertTenantId } from '../validate.js'
+import { assertMasterKey, type MasterKeyring } from './keyring.js'
+import type { MasterKey } from './master-key.js'
+
+/** One version of a tenant's key. */
+export interface TenantKeyRef {
+  readonly tenantId: string
+  readonly version: number
+}
+
+/** The KEK id of keys that are wrapped under a version of a tenant's key. */
+export function tenantKekId({ tenantId, version }: TenantKeyRef): string {
+  return `${TENANT_KEK_ID_PREFIX}${version}:${tenantId}`
+}
+
+/** The version of a tenant's key that a KEK id names; null if it names another kind of key, or is no such id. */
+export function parseTenantKekId(kekId: string | null): TenantKeyRef | null {
+  if (kekId === null || !kekId.startsWith(TENANT_KEK_ID_PREFIX)) return null
+  const end = kekId.indexOf(':', TENANT_KEK_ID_PREFIX.length)
+  const digits = kekId.slice(TENANT_KEK_ID_PREFIX.length, end)
+  const tenantId = kekId.slice(end + 1)
+  const version = Number(digits)
+  const isVersion = DECIMAL.test(digits) && version <= MAX_KEY_VERSION
+  return end >= 0 && isVersion && isTenantId(tenantId) ? { tenantId, version } : null
+}
+
+/** Without leading zeros: an id has one spelling. */
+const DECIMAL = /^[1-9][0-9]{0,9}$/
+
+function isTenantId(tenantId: string): boolean {
+  try {
+    assertTenantId(tenantId)
+    return true
+  } catch {
+    return false
+  }
+}
+
+/** The row that holds a tenant's key. */
+export function tenantRow({ tenantId, version }: TenantKeyRef): Pick<KeyRecord, 'userId' | 'version'> {
+  return { userId: tenantUserId(tenantId), version }
+}
+
+/** One version of a tenant's key, open: it wraps and unwraps the data keys of the tenant's users. */
+export class TenantKey implements MasterKey {
+  readonly id: string
+  readonly #wrapKey: XaesKey
+
+  /** @param key 32 bytes; the caller may wipe them afterwards */
+  constructor(ref: TenantKeyRef, key: Uint8Array | KeyObject) {
+    this.id = tenantKekId(ref)
+    this.#wrapKey = deriveTenantWrapKey(key, ref.tenantId, ref.version)
+  }
+
+  wrap(dataKey: Uint8Array, aad: Uint8Array): Uint8Array {
+    return wrapV3(this.#wrapKey, dataKey, aad)
+  }
+
+  /** @throws MasterKeyError `ERR_UNWRAP_FAILED` */
+  unwrap(wrapped: Uint8Array, aad: Uint8Array): Uint8Array {
+    const dataKey = unwrapV3(this.#wrapKey, wrapped, aad)
+    if (dataKey !== null) return dataKey
+    const message = `The wrapped key does not open under the tenant's key ${printable(this.id)}`
+    throw new MasterKeyError('ERR_UNWRAP_FAILED', message)
+  }
+}
+
+/** Gives an open version of a tenant's key. @throws if there is none, or if the tenant's root does not open it */
+export type FindTenantKey = (ref: TenantKeyRef) => TenantKey | Promise<TenantKey>
+
+/**
+ * The key under which a row is wrapped, which is what `unwrapDataKey` needs.
+ *
+ * @returns null if it was not given; no promise unless a tenant's key has to be found, or its root asked for
+ * @throws what `findTenantKey` and the keyring's `tenantRoot` throw
+ */
+export function kekOf(
+  keyring: MasterKeyring,
+  record: KeyRecord,
+  findTenantKey: FindTenantKey,
+): MasterKey | null | Promise<MasterKey | null> {
+  const tenantId = tenantIdOf(record.userId)
+  // A tenant's row is under a root, never under a tenant's key.
+  if (tenantId !== null) return rootOf(keyring, tenantId, record.kekId)
+  const ref = parseTenantKekId(record.kekId)
+  return ref === null ? keyring.find(record.kekId ?? '') : findTenantKey(ref)
+}
+
+/** The root that opens a row of a tenant's own key: the tenant's own root if the row names it, else a key of the keyring, or null. */
+async function rootOf(
+  keyring: MasterKeyring,
+  tenantId: string,
+  kekId: string | null,
+): Promise<MasterKey | null> {
+  if (kekId === null) return null
+  const own = await ownRootOf(keyring, tenantId)
+  return own?.id === kekId ? own : keyring.find(kekId)
+}
+
+/** The root that wraps a tenant's key: the tenant's own, else the primary. */
+export async function rootToWrap(keyring: MasterKeyring, tenantId: string): Promise<MasterKey> {
+  return (await ownRootOf(keyring, tenantId)) ?? keyring.primary
+}
+
+async function ownRootOf({ tenantRoot }: MasterKeyring, tenantId: string): Promise<MasterKey | null> {
+  if (tenantRoot === null) return null
+  const what = `tenantRoot of tenant ${quoted(tenantId)}`
+  const root = await answered(() => tenantRoot(tenantId), what)
+  if (root !== null) assertMasterKey(what, root)
+  return root
+}
+
+/**
+ * The tenant whose key wraps a user's new data keys; null: the primary does. The shared pool belongs to no tenant.
+ *
+ * @throws ERR_INVALID_ARGUMENT (`tenantOf` gave no tenant id and not null) · ERR_MASTER_KEY (it threw, or did not answer)
+ */
+export async function tenantOfUser({ tenantOf }: MasterKeyring, userId: string): Promise<string | null> {
+  if (tenantOf === null || userId === '') return null
+  const what = `tenantOf of user ${quoted(userId)}`
+  const tenantId = await answered(() => tenantOf(userId), what)
+  // Nothing but null means "no tenant": a forgotten `return` must not bring a tenant's users under the application's own key.
+  if (tenantId !== null) assertTenantId(tenantId, what)
+  return tenantId
+}
+
+/** The time in milliseconds that a function of the application's has. */
+const TIME_LIMIT_MS = 5000
+
+/** What the application's function gives. An error of its own is replaced: it may hold anything. */
+async function answered<T>(ask: () => T | Promise<T>, what: string): Promise<T> {
+  let timer: NodeJS.Timeout | undefined
+  const limit = new Promise<never>((_, reject) => {
+    timer = setTimeout(
+      () => reject(unavailable(`${what} gave no answer within ${TIME_LIMIT_MS} ms`)),
+      TIME_LIMIT_MS,
+    )
+  })
+  try {
+    return await Promise.race([ask(), limit])
+  } catch (error) {
+    throw isKeystoreError(error) ? error : unavailable(`${what} threw an error of its own`)
+  } finally {
+    clearTimeout(timer)
+  }
+}
+
+function unavailable(message: string): MasterKeyError {
+  return new MasterKeyError('ERR_MASTER_KEY', message, { reason: 'unavailable' })
+}
