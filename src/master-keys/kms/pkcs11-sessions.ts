@@ -220,7 +220,13 @@ export class Pkcs11Sessions {
   #logIn(module: Pkcs11Module, session: Handle, serial: string, flags: number, pin: string | null): void {
     // The login is of the process and the token, not of the session: a PIN that need not be shown cannot be refused.
     if (module.library.C_GetSessionInfo(session).state === LOGGED_IN) return
-    if (pin === null) throw keyError(this.#id, 'denied', 'the token needs a PIN: give pin or pinFile', null)
+    if (pin === null)
+      throw keyError(
+        this.#id,
+        'denied',
+        'the token needs a PIN: set PKCS11_PIN_FILE, or name a file as ?pin-source= in the key’s URI; in code, give pin or pinFile',
+        null,
+      )
     if (module.refusedPins.get(serial) === pin)
       throw keyError(this.#id, 'denied', 'the token refused the PIN', 'CKR_PIN_INCORRECT')
     if ((flags & CKF_USER_PIN_LOCKED) !== 0)
