@@ -329,7 +329,8 @@ it.each<[string, object]>([
   ['pin and pinFile', { pinFile: '/x' }],
   ['sessions', { sessions: 0 }],
   ['timeLimitMs', { timeLimitMs: Number.NaN }],
-  ['no option label', { label: 'kek' }],
+  ['"label" is no option of pkcs11MasterKey', { label: 'kek' }],
+  ['"objekt" is no option of pkcs11MasterKey: did you mean object?', { objekt: 'kek' }],
 ])('refuses a wrong option: %s', (name, given) => {
   const token = new FakeToken()
   expect(() => bareKey(token, given)).toThrow(expect.objectContaining({ code: 'ERR_INVALID_ARGUMENT' }))
