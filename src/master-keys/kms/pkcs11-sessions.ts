@@ -211,7 +211,7 @@ export class Pkcs11Sessions {
     })
     const [first, second] = found
     if (second !== undefined)
-      throw keyError(this.#id, 'wrongKey', 'two tokens have this label: give the serial number too', null)
+      throw keyError(this.#id, 'wrongKey', `two tokens have this label: ${twinAdvice('serial number')}`, null)
     if (first === undefined)
       throw keyError(this.#id, 'unavailable', `there is no such token (${problem})`, problem)
     return first
@@ -265,7 +265,7 @@ export class Pkcs11Sessions {
       throw keyError(this.#id, 'notFound', 'the token has no such AES key, or does not show it', null)
     }
     if (second !== undefined)
-      throw keyError(this.#id, 'wrongKey', 'two AES keys have this label: give the id too', null)
+      throw keyError(this.#id, 'wrongKey', `two AES keys have this label: ${twinAdvice('id')}`, null)
     this.#assertFit(library, session, key)
     return key
   }
@@ -337,6 +337,11 @@ function closeHandle(library: Pkcs11Library, handle: Handle): void {
   } catch {
     // It is closed already, or its token is gone.
   }
+}
+
+/** What names a key is in the rows that it has wrapped. */
+function twinAdvice(more: string): string {
+  return `give the ${more} too, unless rows are under this name already: then give the other one another label`
 }
 
 function closed(id: string): KeystoreError {
