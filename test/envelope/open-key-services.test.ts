@@ -176,7 +176,7 @@ describe.each(backends)('open with key services on %s', (backend) => {
     [
       'may encrypt only',
       { unwrap: () => Promise.reject(serviceError('denied')) },
-      'Allow this process both to wrap (encrypt) and to unwrap (decrypt)',
+      'must be able both to wrap and to unwrap before the first key is made',
     ],
     [
       'returns a string',
