@@ -46,6 +46,7 @@ export type { Rotation } from './keys/cache.js'
 export type { CacheOptions, CacheStats } from './keys/cache-options.js'
 export type { TenantMove, TenantRotation } from './keys/tenants.js'
 export { census, type MasterKeyUse } from './lifecycle/census.js'
+export type { CopyOnly } from './lifecycle/copied-rows.js'
 export {
   type ConflictingRow,
   type CopyConflict,
