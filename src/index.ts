@@ -71,6 +71,11 @@ export {
   type TenantKeyState,
   type TenantState,
 } from './lifecycle/tenants.js'
+export {
+  type PrunedTenants,
+  type PruneUnusedTenantsOptions,
+  pruneUnusedTenants,
+} from './lifecycle/unused-tenants.js'
 export { type Finding, type VerifyOptions, type VerifyReport, verifyAll } from './lifecycle/verify.js'
 export {
   masterKeysFromEnv,

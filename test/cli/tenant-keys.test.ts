@@ -97,6 +97,25 @@ describe.each(dialects)('on %s', (dialect) => {
     expect(store.run(['prune-tenant', 'Acme']).status).toBe(1)
   })
 
+  it('prune-tenant --unused removes tenants without users, of all or of one', async () => {
+    await app.mint('alice@acme', 'bob@beta', 'carol@zeta')
+    for (const userId of ['alice@acme', 'carol@zeta']) store.run(['shred-user', userId, '--forget', '--yes'])
+    const prune = (...args: string[]) =>
+      store.json(['prune-tenant', '--unused', ...args], { env: NO_MASTER_KEY })
+    expect(store.run(['prune-tenant', '--unused']).stdout).toContain('npx keystore tenants --count')
+    expect(store.run(['prune-tenant']).status).toBe(2)
+    expect(prune('--older-than', '0', '--dry-run').report).toEqual({
+      tenantIds: ['acme', 'zeta'],
+      dryRun: true,
+    })
+    expect(prune('beta', '--older-than', '0').report).toEqual({ tenantIds: [], dryRun: false })
+    expect(store.run(['prune-tenant', 'Acme', '--unused']).status).toBe(1)
+    const { stdout } = store.run(['prune-tenant', '--unused', '--older-than', '0', '--key-log', 'log.jsonl'])
+    expect(stdout).toContain('Removed the keys of 2 tenants without users.\n  tenant "acme"\n')
+    expect(readFileSync(join(store.folder, 'log.jsonl'), 'utf8')).toContain('"pruned"')
+    expect((await store.rows()).map(({ userId }) => userId)).toEqual([tenantUserId('beta'), 'bob@beta'])
+  })
+
   describe('move-tenant', () => {
     it('moves a tenant to a root of a file and back to the primary, and touches no user', async () => {
       const tokens = await app.mint('alice@acme', 'bob@beta', 'dave')
