@@ -6,6 +6,7 @@ import type { TenantMove, TenantRotation } from '../keys/tenants.js'
 import { pruneTenantKey } from '../lifecycle/tenants.js'
 import { pruneUnusedTenants } from '../lifecycle/unused-tenants.js'
 import { masterKeysFromEnv, masterKeysFromFile } from '../master-keys/environment.js'
+import { tryWrapping } from '../master-keys/first-wrap.js'
 import { type MasterKeyring, masterKeyring } from '../master-keys/keyring.js'
 import type { MasterKey } from '../master-keys/master-key.js'
 import type { KeyStore } from '../store.js'
@@ -171,6 +172,7 @@ async function moveTenant(tenantId: string, options: MoveTenantOptions): Promise
     const left = rows.filter(({ kekId }) => kekId !== root.id)
     for (const row of left) givenRoot(keyring, tenantId, row)
     const { dryRun = false } = options
+    if (dryRun && left.length > 0) await assertWorks(root)
     const move: TenantMove = dryRun
       ? { tenantId, kekId: root.id, versions: left.map(({ version }) => version) }
       : await (await openEnvelope(store, forStoredKeys(keyring), {})).moveTenant(tenantId, root)
@@ -184,6 +186,12 @@ async function moveTenant(tenantId: string, options: MoveTenantOptions): Promise
     )
     if (!dryRun && root !== keyring.primary) console.log(GIVE_ROOT)
   })
+}
+
+/** The real run would find it out too, and a dry run is there to be told first. @throws ERR_MASTER_KEY and others: see `tryWrapping` */
+async function assertWorks(root: MasterKey): Promise<void> {
+  const failed = await tryWrapping(root)
+  if (failed !== null) throw failed.error
 }
 
 const GIVE_ROOT =
