@@ -42,7 +42,7 @@ describe('docs/MASTER-KEYS.md', () => {
   const hasTenants = 'moveTenant' in EnvelopeCrypto.prototype
   itIf(hasTenants, 'there are no tenants yet')('has TypeScript of tenants that compiles', () => {
     const blocks = codeBlocks(guide, 'ts tenants')
-    expect(blocks).toHaveLength(2)
+    expect(blocks).toHaveLength(3)
     compile(blocks)
   })
 
