@@ -396,7 +396,7 @@ async function digestOf(job: CopyJob, side: Side): Promise<RecordsDigest> {
 }
 
 const COPY_SOME =
-  '. To copy the rows of some users or tenants alone, name them: only (keystore restore: --user, --tenant)'
+  '. To copy the rows of some users or tenants alone, name them: only (npx keystore restore FILE --user ID, or --tenant ID)'
 
 /** @param found the target's row; undefined if a tombstone of the user kept the record from being inserted */
 function conflict(record: KeyRecord, found: KeyRecord | undefined, advice = ''): StoreError {

@@ -51,7 +51,7 @@ describe.each(chosen)('a backup in %s of a store in %s', (source, target) => {
     await store.store.shred(tenantUserId('t1'), { forget: true })
     await expect(restore()).rejects.toMatchObject({
       code: 'ERR_CONFLICT',
-      message: expect.stringContaining('keystore restore: --user, --tenant'),
+      message: expect.stringContaining('npx keystore restore FILE --user ID, or --tenant ID'),
     })
     const only = { tenants: ['t1'] }
     expect(await restore({ only, dryRun: true })).toMatchObject({ copied: 2, conflictCount: 0, equal: false })
