@@ -345,7 +345,7 @@ const TENANT_ADVICE: Readonly<Record<string, string>> = {
     'To check a tenant, give the root that wraps its key: --previous-key-file FILE, or API_KEY_MASTER_KEY_PREVIOUS. If that is for the customer ' +
     "alone to do, run verifyAll with the application's tenantRoot.",
   tenantMissing:
-    'Users under a missing key of a tenant open again when its row is back: npx keystore restore BACKUP. If the tenant was forgotten on purpose, ' +
+    'Users under a missing key of a tenant open again when its row is back: npx keystore restore BACKUP --tenant ID. If the tenant was forgotten on purpose, ' +
     'forget each of its users: npx keystore shred-user ID --forget',
   tenantShredded:
     'The rows of users of a shredded tenant are of no more use to anybody: npx keystore shred-tenant ID --with-users removes them. Who shall get ' +

@@ -4,7 +4,9 @@ import { invalidArgument, isKeystoreError, MasterKeyError, printable } from '../
 import { evictTenantRows, liveTenantRows } from '../keys/tenant-rows.js'
 import type { TenantMove, TenantRotation } from '../keys/tenants.js'
 import { pruneTenantKey } from '../lifecycle/tenants.js'
+import { pruneUnusedTenants } from '../lifecycle/unused-tenants.js'
 import { masterKeysFromEnv, masterKeysFromFile } from '../master-keys/environment.js'
+import { tryWrapping } from '../master-keys/first-wrap.js'
 import { type MasterKeyring, masterKeyring } from '../master-keys/keyring.js'
 import type { MasterKey } from '../master-keys/master-key.js'
 import type { KeyStore } from '../store.js'
@@ -25,7 +27,7 @@ import {
   withKeyLog,
   withStore,
 } from './options.js'
-import { counted, kekName, ownerName, printJson } from './output.js'
+import { counted, kekName, ownerName, printJson, printSome } from './output.js'
 
 interface RotateTenantOptions extends StoreOptions, MasterKeyOptions, ChangeOptions, KeyLogOptions {}
 
@@ -66,23 +68,31 @@ const USERS_FOLLOW =
   'Keys of its users stay under the version that wraps them, which is kept: `npx keystore rewrap` brings them under the new one.'
 
 interface PruneTenantCommandOptions extends StoreOptions, ChangeOptions, KeyLogOptions {
+  readonly unused?: boolean
   readonly olderThan?: number
 }
 
 export function pruneTenantCommand(): Command {
   return withKeyLog(withDryRun(withStore(new Command('prune-tenant'))))
     .description(
-      'Remove earlier versions of the key of a tenant under which no user is any more. The newest is always kept, and so is what a user needs.',
+      'Remove earlier versions of the key of a tenant under which no user is any more. The newest is kept, and so is what a user needs. With --unused ' +
+        'remove all versions of the keys of tenants that have no users any more.',
     )
-    .argument('<tenant>', 'the tenant')
+    .argument('[tenant]', 'the tenant; with --unused and without an id all tenants')
+    .option(
+      '--unused',
+      'the newest version too, if no user is under any of them: after users were moved out of the hierarchy of tenants',
+    )
     .option(
       '--older-than <duration>',
       'only if the newest version is older, since a process that was suspended may still use an earlier one (default: 1d)',
       parseDuration,
     )
     .addHelpText('after', '\nExample:\n  npx keystore rewrap && npx keystore prune-tenant acme --dry-run')
-    .action(async (tenantId: string, options: PruneTenantCommandOptions) => {
+    .action(async (tenantId: string | undefined, options: PruneTenantCommandOptions) => {
+      if (options.unused === true) return pruneUnused(tenantId, options)
       const { dryRun = false, json, olderThan } = options
+      if (tenantId === undefined) throw invalidArgument('Give the tenant, or --unused')
       assertTenantId(tenantId)
       await withExistingStore(options, async (store) => {
         await rowsOf(store, tenantId, 'nothing was removed')
@@ -99,6 +109,30 @@ export function pruneTenantCommand(): Command {
       })
     })
 }
+
+async function pruneUnused(tenantId: string | undefined, options: PruneTenantCommandOptions): Promise<void> {
+  const { dryRun = false, json, olderThan } = options
+  if (tenantId !== undefined) assertTenantId(tenantId)
+  await withExistingStore(options, async (store) => {
+    if (tenantId !== undefined) await rowsOf(store, tenantId, 'nothing was removed')
+    const { tenantIds } = await pruneUnusedTenants({
+      store: recordingStore(store, options),
+      dryRun,
+      ...(tenantId === undefined ? {} : { tenantId }),
+      ...(olderThan === undefined ? {} : { olderThanMs: olderThan }),
+    })
+    if (json) return printJson({ tenantIds, dryRun })
+    console.log(
+      `${dryRun ? 'Would remove' : 'Removed'} the keys of ${counted(tenantIds.length, 'tenant')} without users.`,
+    )
+    printSome(tenantIds.map(nameOf), tenantIds.length)
+    if (tenantIds.length === 0) console.log(NONE_UNUSED)
+  })
+}
+
+const NONE_UNUSED =
+  'Kept are tenants that have users (`npx keystore tenants --count` counts their keys), shredded ones, and all whose newest version is younger ' +
+  'than a day, or than --older-than.'
 
 const KEPT =
   'Kept are the newest version, versions that users are under (`npx keystore rewrap` brings them along), and all versions while the newest is ' +
@@ -138,6 +172,7 @@ async function moveTenant(tenantId: string, options: MoveTenantOptions): Promise
     const left = rows.filter(({ kekId }) => kekId !== root.id)
     for (const row of left) givenRoot(keyring, tenantId, row)
     const { dryRun = false } = options
+    if (dryRun && left.length > 0) await assertWorks(root)
     const move: TenantMove = dryRun
       ? { tenantId, kekId: root.id, versions: left.map(({ version }) => version) }
       : await (await openEnvelope(store, forStoredKeys(keyring), {})).moveTenant(tenantId, root)
@@ -151,6 +186,12 @@ async function moveTenant(tenantId: string, options: MoveTenantOptions): Promise
     )
     if (!dryRun && root !== keyring.primary) console.log(GIVE_ROOT)
   })
+}
+
+/** The real run would find it out too, and a dry run is there to be told first. @throws ERR_MASTER_KEY and others: see `tryWrapping` */
+async function assertWorks(root: MasterKey): Promise<void> {
+  const failed = await tryWrapping(root)
+  if (failed !== null) throw failed.error
 }
 
 const GIVE_ROOT =

@@ -1,6 +1,6 @@
 /** Rotation of the master key: wraps every live row under the primary. Changes no data key and no token. */
 
-import { invalidArgument, MasterKeyError } from '../errors.js'
+import { invalidArgument, type KeystoreError, MasterKeyError } from '../errors.js'
 import { durationSince, type EmitEvent, eventEmitter } from '../events.js'
 import { acceptedFormats, assertFormat, type Format } from '../format/formats.js'
 import { formatOfKekId } from '../master-keys/kek-id.js'
@@ -10,7 +10,7 @@ import { isLocal, isV2Wrap } from '../master-keys/local.js'
 import type { MasterKey } from '../master-keys/master-key.js'
 import { rewrapped } from '../master-keys/rewrapped.js'
 import type { CensusRow, KeyStore, UnreadableRow, WrapChange } from '../store.js'
-import { type KeyRecord, type KeyRef, refKey } from '../table.js'
+import { type KeyRecord, type KeyRef, refKey, tenantIdOf } from '../table.js'
 import {
   censusFor,
   liveCount,
@@ -38,6 +38,7 @@ import {
   V2_WRAP_UNDER_V3_ID,
 } from './shared-keys.js'
 import { TenantKeys } from './tenant-keys.js'
+import { isNeeded } from './tenants.js'
 
 export interface RewrapOptions extends LongWorkOptions {
   readonly store: KeyStore
@@ -103,7 +104,7 @@ const MAX_REMEMBERED = 1000
  * Several processes may run it at once, and it is safe to run again after it was killed. It ends after a pass that found nothing
  * to do, so it also rewraps keys that a process with the old primary mints meanwhile.
  *
- * A row that does not unwrap is reported, and the others go on. So are the rows of a master key that fails, each with the reason, and users
+ * Tenants' own keys that no user needs are left where their roots were not given. A row that does not unwrap is reported, and the others go on. So are the rows of a master key that fails, each with the reason, and users
  * under the key of another tenant than `tenantOf` names. Rows in format v2 that hold the same data key as another row are reported and not
  * upgraded.
  *
@@ -223,13 +224,25 @@ async function rewrapPage(
   failures: Failures,
 ): Promise<WrapChange[]> {
   const changes = await mapConcurrently(page, (record) =>
-    rewrapRecord(job, record, shared).catch((error) => {
+    rewrapRecord(job, record, shared).catch(async (error) => {
       if (!isRowError(error)) throw error
+      if (await isLeftOver(job.store, record, error)) return null
       failures.add(record, error)
       return null
     }),
   )
   return changes.filter((change) => change !== null)
+}
+
+/** Whether it is a tenant's own key that no user needs, under a root that was not given: nobody misses it, and pruneUnusedTenants removes it. */
+async function isLeftOver(
+  store: KeyStore,
+  { userId, version }: KeyRecord,
+  { code }: KeystoreError,
+): Promise<boolean> {
+  const tenantId = tenantIdOf(userId)
+  if (code !== 'ERR_UNKNOWN_MASTER_KEY' || tenantId === null) return false
+  return !(await isNeeded(store, tenantId, version))
 }
 
 /** @returns null if the row is where it belongs */

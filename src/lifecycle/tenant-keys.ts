@@ -188,7 +188,7 @@ function notStored({ tenantId, version }: TenantKeyRef): KeystoreError {
   return new KeystoreError(
     'ERR_KEY_NOT_FOUND',
     `The key of tenant ${quoted(tenantId)}, version ${version}, is not in the store, and the keys of its users do not open without it: copy ` +
-      'it from a backup (npx keystore restore)',
+      'it from a backup (npx keystore restore BACKUP --tenant ID)',
   )
 }
 

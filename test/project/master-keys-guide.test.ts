@@ -140,9 +140,9 @@ describe('docs/MASTER-KEYS.md', () => {
     const project = hostProject({ 'recipe.ts': recipe }, { drivers: ['better-sqlite3', 'pg', ...SDKS] })
     try {
       const code = `
-        const { masterKeys } = await import('./recipe.js')
+        const { withTenants: masterKeys } = await import('./recipe.js')
         const [first, again] = [masterKeys.tenantRoot('acme'), masterKeys.tenantRoot('acme')]
-        console.log(first.id, first === again, masterKeys.tenantRoot('globex'), masterKeys.tenantOf('carol'), masterKeys.tenantOf('mallory/acme'))`
+        console.log(first.id, first === again, masterKeys.tenantRoot('globex'), masterKeys.tenantOf('alice'), masterKeys.tenantOf('mallory/acme'))`
       const { stdout, stderr } = spawnSync(process.execPath, ['--input-type=module', '-e', code], {
         cwd: project.path,
         env: { PATH: process.env.PATH, API_KEY_MASTER_KEY: generateMasterKey() },
@@ -150,7 +150,7 @@ describe('docs/MASTER-KEYS.md', () => {
       })
       expect(stderr).toBe('')
       expect(stdout.trim()).toBe(
-        'aws-kms:arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab true null globex null',
+        'aws-kms:arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab true null acme null',
       )
     } finally {
       project.remove()
