@@ -14,6 +14,7 @@ import { assertOpens, rewrapped } from '../master-keys/rewrapped.js'
 import {
   kekOf,
   parseTenantKekId,
+  rootForNext,
   rootToWrap,
   type TenantKeyRef,
   tenantOfUser,
@@ -59,8 +60,10 @@ class Roots implements Keks {
     this.#keyring = keyring
   }
 
-  forNew({ userId }: KeyRef): Promise<MasterKey> {
-    return rootToWrap(this.#keyring, tenantIdOf(userId) as string)
+  forNew({ userId }: KeyRef, before: KeyRecord | undefined): Promise<MasterKey> {
+    return before === undefined
+      ? rootToWrap(this.#keyring, tenantIdOf(userId) as string)
+      : rootForNext(this.#keyring, before)
   }
 
   of(record: KeyRecord): Promise<MasterKey | null> {

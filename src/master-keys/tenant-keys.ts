@@ -4,7 +4,14 @@
  *
  * Which key opens a row follows from the row's KEK id alone. Nothing is tried, and no key stands in for another.
  */
-import { isKeystoreError, MasterKeyError, printable, quoted } from '../errors.js'
+import {
+  describeUser,
+  invalidArgument,
+  isKeystoreError,
+  MasterKeyError,
+  printable,
+  quoted,
+} from '../errors.js'
 import type { KeyObject, XaesKey } from '../format/aead.js'
 import { deriveTenantWrapKey, unwrapV3, wrapV3 } from '../format/wrapped-key.js'
 import { type KeyRecord, MAX_KEY_VERSION, TENANT_KEK_ID_PREFIX, tenantIdOf, tenantUserId } from '../table.js'
@@ -107,17 +114,49 @@ async function rootOf(
   return own?.id === kekId ? own : keyring.find(kekId)
 }
 
-/** The root that wraps a tenant's key: the tenant's own, else the primary. */
+/** The root under which a tenant's key belongs: the tenant's own, else the primary. */
 export async function rootToWrap(keyring: MasterKeyring, tenantId: string): Promise<MasterKey> {
   return (await ownRootOf(keyring, tenantId)) ?? keyring.primary
 }
 
-async function ownRootOf({ tenantRoot }: MasterKeyring, tenantId: string): Promise<MasterKey | null> {
+/**
+ * The root that wraps a tenant's next version: its own; else the one that wraps the version before it, if there is no `tenantRoot` to say that
+ * the tenant is the primary's. Nothing goes under the primary while the root of the version before is unknown: the keyring then lacks a
+ * customer's key, and their new users must not be out of their hands.
+ *
+ * @param before the tenant's newest row
+ * @throws ERR_UNKNOWN_MASTER_KEY
+ */
+export async function rootForNext(keyring: MasterKeyring, before: KeyRecord): Promise<MasterKey> {
+  const own = await ownRootOf(keyring, tenantIdOf(before.userId) ?? '')
+  if (own !== null) return own
+  const known = keyring.find(before.kekId ?? '')
+  if (known === null) throw unknownMasterKey(before, before.kekId ?? '')
+  return keyring.tenantRoot === null ? known : keyring.primary
+}
+
+/** What the application's `tenantRoot` gives: null if there is no such function, or the primary is to wrap. Does not call the root. */
+export async function ownRootOf({ tenantRoot }: MasterKeyring, tenantId: string): Promise<MasterKey | null> {
   if (tenantRoot === null) return null
   const what = `tenantRoot of tenant ${quoted(tenantId)}`
   const root = await answered(() => tenantRoot(tenantId), what)
+  if (root === undefined)
+    throw invalidArgument(`${what} must be a master key, or null for the primary: does the function return?`)
   if (root !== null) assertMasterKey(what, root)
   return root
+}
+
+/** Of a row whose KEK id is that of no given master key. */
+export function unknownMasterKey(record: KeyRecord, kekId: string): MasterKeyError {
+  const { userId, version } = record
+  const advice =
+    tenantIdOf(userId) === null
+      ? 'add it to API_KEY_MASTER_KEY_PREVIOUS or to the keyring'
+      : 'have `tenantRoot` give it, or add it to API_KEY_MASTER_KEY_PREVIOUS or to `previous` of the keyring'
+  return new MasterKeyError(
+    'ERR_UNKNOWN_MASTER_KEY',
+    `The key of ${describeUser(userId)}, version ${version} is wrapped under master key ${printable(kekId)}, which was not given: ${advice}`,
+  )
 }
 
 /**
@@ -130,6 +169,8 @@ export async function tenantOfUser({ tenantOf }: MasterKeyring, userId: string):
   const what = `tenantOf of user ${quoted(userId)}`
   const tenantId = await answered(() => tenantOf(userId), what)
   // Nothing but null means "no tenant": a forgotten `return` must not bring a tenant's users under the application's own key.
+  if (tenantId === undefined)
+    throw invalidArgument(`${what} must be a string, or null for no tenant: does the function return?`)
   if (tenantId !== null) assertTenantId(tenantId, what)
   return tenantId
 }
