@@ -8,6 +8,7 @@ import {
   type KeystoreEvent,
   localMasterKey,
   type MasterKey,
+  type MasterKeyring,
   masterKeyring,
   StoreError,
 } from '../../src/index.js'
@@ -228,6 +229,46 @@ describe('tenantOf and tenantRoot', () => {
     const { envelope, store } = await service({ tenantOf: () => 'acme', tenantRoot: () => value })
     expect(await errorOf(envelope.encrypt('alice', 'x'))).toMatchObject({ code: 'ERR_INVALID_ARGUMENT' })
     expect(await rowsOf(store)).toEqual([])
+  })
+
+  it('that forget to return, or give a keyring, are told what they may give', async () => {
+    const messageOf = async (keys: object) =>
+      (await errorOf((await service({ tenantOf: () => 'acme', ...keys })).envelope.encrypt('alice', 'x')))
+        .message
+    expect(await messageOf({ tenantOf: () => undefined })).toContain(
+      'must be a string, or null for no tenant: does the function return?',
+    )
+    expect(await messageOf({ tenantRoot: () => undefined })).toContain(
+      'must be a master key, or null for the primary: does the function return?',
+    )
+    const keyring = masterKeyring({ primary })
+    const { envelope } = await service({ tenantOf })
+    const messages = [
+      await messageOf({ tenantRoot: () => keyring }),
+      (await errorOf(() => masterKeyring({ primary: keyring as never }))).message,
+      (await errorOf(envelope.moveTenant('acme', keyring as never))).message,
+    ]
+    for (const message of messages)
+      expect(message).toContain(
+        'got a keyring: pass its primary, as in `const { primary, previous } = masterKeysFromEnv()`',
+      )
+  })
+
+  it('that a keyring of an older copy of the package lacks count as not there', async () => {
+    class OlderKeyring {
+      readonly primary = primary
+      readonly previous = []
+    }
+    const store = memoryKeyStore()
+    const { envelope } = await service({ tenantOf }, store)
+    const token = await envelope.encrypt('acme/alice', 'x')
+    const masterKeys = new OlderKeyring() as unknown as MasterKeyring
+    const older = await freshService(store, { masterKeys, closeStore: false })
+    services.push(older)
+    expect(await older.decrypt('acme/alice', token)).toBe('x')
+    await older.encrypt('b/bob', 'x')
+    expect((await keksOf(store))['b/bob']).toBe(primary.id)
+    await older.rotateTenantKey('acme')
   })
 
   it.each(['tenantOf', 'tenantRoot'])(
