@@ -5,12 +5,12 @@ import { evictTenantRows, liveTenantRows } from '../keys/tenant-rows.js'
 import type { TenantMove, TenantRotation } from '../keys/tenants.js'
 import { pruneTenantKey } from '../lifecycle/tenants.js'
 import { masterKeysFromEnv, masterKeysFromFile } from '../master-keys/environment.js'
-import { type MasterKeyring, masterKeyring } from '../master-keys/keyring.js'
+import type { MasterKeyring } from '../master-keys/keyring.js'
 import type { MasterKey } from '../master-keys/master-key.js'
 import type { KeyStore } from '../store.js'
 import { type KeyRecord, tenantUserId } from '../table.js'
 import { assertTenantId } from '../validate.js'
-import { forStoredKeys, openEnvelope } from './envelope.js'
+import { openForStoredKeys } from './envelope.js'
 import { noSuchTenant, withExistingStore } from './existing-store.js'
 import { findMasterKeys, type MasterKeyOptions, withMasterKeys } from './master-keys.js'
 import {
@@ -45,14 +45,12 @@ async function rotateTenant(tenantId: string, options: RotateTenantOptions): Pro
   const keyring = findMasterKeys(options)
   await withExistingStore(options, async (store) => {
     const newest = (await rowsOf(store, tenantId, 'there is no key to rotate')).at(-1) as KeyRecord
-    // Nothing else may wrap it: the primary is the root of other tenants, if this one has its own.
+    // It wraps the next version too: a keyring without `tenantRoot` keeps a tenant where it is.
     const root = givenRoot(keyring, tenantId, newest)
     const { dryRun = false } = options
     const rotation: TenantRotation = dryRun
       ? { tenantId, version: newest.version + 1, rotated: true }
-      : await (await openEnvelope(store, withRoot(keyring, tenantId, root), options)).rotateTenantKey(
-          tenantId,
-        )
+      : await (await openForStoredKeys(store, keyring, options)).rotateTenantKey(tenantId)
     if (options.json) return printJson({ ...rotation, kekId: root.id, dryRun })
     const { version, rotated } = rotation
     const what = `version ${version} of the key of ${nameOf(tenantId)}`
@@ -140,7 +138,7 @@ async function moveTenant(tenantId: string, options: MoveTenantOptions): Promise
     const { dryRun = false } = options
     const move: TenantMove = dryRun
       ? { tenantId, kekId: root.id, versions: left.map(({ version }) => version) }
-      : await (await openEnvelope(store, forStoredKeys(keyring), {})).moveTenant(tenantId, root)
+      : await (await openForStoredKeys(store, keyring, {})).moveTenant(tenantId, root)
     if (options.json) return printJson({ ...move, dryRun })
     if (move.versions.length === 0)
       return console.log(
@@ -198,11 +196,6 @@ function givenRoot(keyring: MasterKeyring, tenantId: string, { version, kekId }:
     'ERR_UNKNOWN_MASTER_KEY',
     `Version ${version} of the key of ${nameOf(tenantId)} is wrapped under master key ${printable(kekId ?? 'none')}, which was not given`,
   )
-}
-
-/** A keyring that wraps the key of one tenant under its root. */
-function withRoot({ primary, previous }: MasterKeyring, tenantId: string, root: MasterKey): MasterKeyring {
-  return masterKeyring({ primary, previous, tenantRoot: (id) => (id === tenantId ? root : null) })
 }
 
 /** @throws ERR_INVALID_ARGUMENT · ERR_MASTER_KEY */
