@@ -249,7 +249,7 @@ function printUsers(
   haveEnded: boolean,
   { forget, users }: { readonly forget: boolean; readonly users: OfTenant['users'] | undefined },
 ): void {
-  if (keysOfUsers === 0) return
+  if (keysOfUsers === 0 && (users?.forgotten ?? 0) === 0) return
   const keys = keysOfUsers === null ? 'The keys' : counted(keysOfUsers, 'key')
   if (haveEnded) console.log(`${keys} of its users ended with it.`)
   if (users === undefined) {
@@ -264,7 +264,7 @@ function printUsers(
 }
 
 const USERS_STAY =
-  'The rows of its users stay, and nobody can open them. Before such a user can get a new key: npx keystore shred-user ID --forget'
+  'The rows of its users stay, and nobody can open them. Until they are gone the tenant gets no new key: npx keystore shred-tenant ID --forget --with-users --allow-unknown'
 
 const PENDING =
   'That means: no query returns the wrapped keys any more, but their bytes may still be in the files of the database until this step is done.'

@@ -4,13 +4,8 @@ import type { Format } from '../format/formats.js'
 import { describeRef, primaryKekId } from '../master-keys/key-wrap.js'
 import type { MasterKeyring } from '../master-keys/keyring.js'
 import type { MasterKey } from '../master-keys/master-key.js'
-import {
-  parseTenantKekId,
-  rootToWrap,
-  type TenantKeyRef,
-  tenantKekId,
-  tenantOfUser,
-} from '../master-keys/tenant-keys.js'
+import { parseTenantKekId, rootToWrap, type TenantKeyRef, tenantKekId } from '../master-keys/tenant-keys.js'
+import { isStray, strayVersion } from '../master-keys/tenant-versions.js'
 import { type CensusRow, type KeyPage, type KeyStore, MANY_TENANTS, type UnreadableRow } from '../store.js'
 import {
   isTenantKekId,
@@ -22,7 +17,8 @@ import {
   tenantIdOf,
 } from '../table.js'
 import { DEFAULT_BATCH_SIZE, groupPagesByUser, type LongWorkOptions, pagesOf } from './long-work.js'
-import { knowsTenants, type TenantKeys } from './tenant-keys.js'
+import { type CurrentTenantKey, knowsTenants, namedRootId, type TenantKeys } from './tenant-keys.js'
+import type { TenantOfUsers } from './tenant-of.js'
 
 /** So many users of each tenant are asked about at first. */
 const SAMPLED_USERS = 100
@@ -31,6 +27,7 @@ export interface RewrapRows extends LongWorkOptions {
   readonly store: KeyStore
   readonly keyring: MasterKeyring
   readonly tenants: TenantKeys
+  readonly tenantOfUsers: TenantOfUsers
   readonly format: Format
   readonly dryRun: boolean
   readonly allUsers: boolean
@@ -77,7 +74,7 @@ export function kekIdsOfUsers(
   return ids
 }
 
-/** Tenants' own rows, then their users who may be elsewhere than they belong. */
+/** Tenants' own rows, each tenant's together, then their users who may be elsewhere than they belong. */
 async function* tenantPages(job: RewrapRows): AsyncGenerator<readonly KeyRecord[], void, undefined> {
   for await (const tenants of tenantsOf(job.store, job, job.onUnreadable)) {
     for (const versions of tenants) {
@@ -123,12 +120,15 @@ async function* pagesOfUsers(
 }
 
 /** Whether the first users under a tenant's key belong to the tenant, by the application. If one of them does not, all are looked at. */
-async function areInPlace({ store, keyring, allUsers }: RewrapRows, ref: TenantKeyRef): Promise<boolean> {
+async function areInPlace(
+  { store, tenantOfUsers, allUsers }: RewrapRows,
+  ref: TenantKeyRef,
+): Promise<boolean> {
   if (allUsers) return false
   const kekId = tenantKekId(ref)
   const users = await store.list({ kekId, limit: SAMPLED_USERS, onUnreadable: () => undefined })
   for (const { userId } of users) {
-    const tenantId = await tenantOfUser(keyring, userId).catch(() => null)
+    const tenantId = await tenantOfUsers.get(userId).catch(() => null)
     if (tenantId !== ref.tenantId) return false
   }
   return true
@@ -141,14 +141,26 @@ function pages(
   return pagesOf(store, options, filter, onUnreadable)
 }
 
-/** The same rows in batches that are not small, unless it is the last one: many tenants may have few users each. */
+/**
+ * The same rows in batches that are not small, unless it is the last one: many tenants may have few users each. All rows of a tenant's own key
+ * are in one, since they are to be written together.
+ */
 async function* inBatches(
   pages: AsyncGenerator<readonly KeyRecord[], void, undefined>,
   { batchSize = DEFAULT_BATCH_SIZE }: LongWorkOptions,
 ): AsyncGenerator<readonly KeyRecord[], void, undefined> {
   let batch: KeyRecord[] = []
   for await (const page of pages) {
+    const isTenant = page[0] !== undefined && isTenantRow(page[0])
+    if (isTenant && batch.length + page.length > batchSize) {
+      if (batch.length > 0) yield batch
+      batch = []
+    }
     batch.push(...page)
+    if (isTenant && batch.length > batchSize) {
+      yield batch
+      batch = []
+    }
     for (; batch.length >= batchSize; batch = batch.slice(batchSize)) yield batch.slice(0, batchSize)
   }
   if (batch.length > 0) yield batch
@@ -157,11 +169,25 @@ async function* inBatches(
 /**
  * Where a row belongs, or null if it is there.
  *
- * @throws ERR_CONFLICT (`tenantOf` names another tenant than the row) · what finding a tenant's key throws
+ * @param batch the rows among which it came: those of a tenant's own key are all in it
+ * @throws ERR_CONFLICT (`tenantOf` names another tenant than the row; a tenant's key may be planted) · what finding a tenant's key throws
  */
-export async function targetOf(job: RewrapRows, record: KeyRecord): Promise<RewrapTarget | null> {
+export async function targetOf(
+  job: RewrapRows,
+  record: KeyRecord,
+  batch: readonly KeyRecord[],
+): Promise<RewrapTarget | null> {
   const target = await keyOf(job, record)
-  return target.kekId === record.kekId ? null : target
+  if (target.kekId === record.kekId) return null
+  const isPlanted =
+    isTenantRow(record) &&
+    isStray(
+      record,
+      batch.filter(({ userId }) => userId === record.userId),
+      target.kekId,
+    )
+  if (isPlanted) throw strayVersion(record)
+  return target
 }
 
 async function keyOf(job: RewrapRows, record: KeyRecord): Promise<RewrapTarget> {
@@ -170,14 +196,32 @@ async function keyOf(job: RewrapRows, record: KeyRecord): Promise<RewrapTarget> 
   if (ownTenantId !== null) return inV3(await rootToWrap(keyring, ownTenantId))
   const under = parseTenantKekId(record.kekId)
   const tenantId =
-    keyring.tenantOf === null ? (under?.tenantId ?? null) : await tenantOfUser(keyring, record.userId)
+    keyring.tenantOf === null ? (under?.tenantId ?? null) : await job.tenantOfUsers.get(record.userId)
   if (under !== null && tenantId !== null && tenantId !== under.tenantId) throw otherTenant(record, tenantId)
   if (tenantId !== null) {
-    const { key, row } = await job.tenants.current(tenantId, !job.dryRun)
-    return { ...inV3(key), whileLive: row }
+    const current = await job.tenants.current(tenantId, !job.dryRun)
+    if (current.key.id !== record.kekId) await assertTrusted(job, record, tenantId, current)
+    return { ...inV3(current.key), whileLive: current.row }
   }
   const primary = { kek: keyring.primary, kekId: primaryKekId(keyring, format), format }
   return under === null ? primary : { ...primary, whileLive: (await job.tenants.find(under)).row }
+}
+
+/** @throws ERR_CONFLICT unless whoever could have planted the newest version of a tenant's key can open the user's key anyway */
+async function assertTrusted(
+  { keyring }: RewrapRows,
+  user: KeyRecord,
+  tenantId: string,
+  { versions }: CurrentTenantKey,
+): Promise<void> {
+  const newest = versions.at(-1) as KeyRecord
+  const under = parseTenantKekId(user.kekId)
+  const rootId =
+    under === null
+      ? keyring.find(user.kekId ?? '')?.id
+      : versions.find(({ version }) => version === under.version)?.kekId
+  if (newest.kekId !== rootId && isStray(newest, versions, await namedRootId(keyring, tenantId)))
+    throw strayVersion(newest)
 }
 
 function inV3(kek: MasterKey): RewrapTarget {

@@ -10,7 +10,7 @@ import { isLocal, isV2Wrap } from '../master-keys/local.js'
 import type { MasterKey } from '../master-keys/master-key.js'
 import { rewrapped } from '../master-keys/rewrapped.js'
 import type { CensusRow, KeyStore, UnreadableRow, WrapChange } from '../store.js'
-import { type KeyRecord, type KeyRef, refKey } from '../table.js'
+import { isTenantRow, type KeyRecord, type KeyRef, refKey, tenantIdOf } from '../table.js'
 import {
   censusFor,
   liveCount,
@@ -38,6 +38,7 @@ import {
   V2_WRAP_UNDER_V3_ID,
 } from './shared-keys.js'
 import { TenantKeys } from './tenant-keys.js'
+import { TenantOfUsers } from './tenant-of.js'
 
 export interface RewrapOptions extends LongWorkOptions {
   readonly store: KeyStore
@@ -120,8 +121,10 @@ export async function rewrapAll(options: RewrapOptions): Promise<RewrapReport> {
   if (format === 'v2' && keyring.tenantOf !== null)
     throw invalidArgument("format 'v2' cannot bind a key to its row, so there are no tenants in it")
   const accept = acceptedFormats('accept', options.accept, format)
-  const tenants = new TenantKeys(store, keyring)
-  const own = { keyring, tenants, format, accept, dryRun, allUsers, emit: eventEmitter(options) }
+  const emit = eventEmitter(options)
+  const tenants = new TenantKeys(store, keyring, emit)
+  const tenantOfUsers = new TenantOfUsers(keyring)
+  const own = { keyring, tenants, tenantOfUsers, format, accept, dryRun, allUsers, emit }
   const job: RewrapJob = { ...options, ...own, onUnreadable: () => undefined }
   const kekId = primaryKekId(keyring, format)
   const before = await censusFor(store, keyring)
@@ -222,14 +225,17 @@ async function rewrapPage(
   shared: SharedKeys,
   failures: Failures,
 ): Promise<WrapChange[]> {
+  /** Tenants whose root failed for one of the versions: the others wait for it, so that all are under one root. */
+  const waiting = new Set<string>()
   const changes = await mapConcurrently(page, (record) =>
-    rewrapRecord(job, record, shared).catch((error) => {
+    rewrapRecord(job, record, shared, page).catch((error) => {
       if (!isRowError(error)) throw error
       failures.add(record, error)
+      if (isTenantRow(record) && error.code === 'ERR_MASTER_KEY') waiting.add(record.userId)
       return null
     }),
   )
-  return changes.filter((change) => change !== null)
+  return changes.filter((change) => change !== null && !waiting.has(change.userId)) as WrapChange[]
 }
 
 /** @returns null if the row is where it belongs */
@@ -237,9 +243,10 @@ async function rewrapRecord(
   job: RewrapJob,
   record: KeyRecord,
   shared: SharedKeys,
+  page: readonly KeyRecord[],
 ): Promise<WrapChange | null> {
   const { keyring, accept, tenants } = job
-  const target = await targetOf(job, record)
+  const target = await targetOf(job, record, page)
   if (target === null) return null
   if (isV2WrapUnderV3Id(keyring, record)) throw new MasterKeyError('ERR_UNWRAP_FAILED', V2_WRAP_UNDER_V3_ID)
   const group = shared.groups.get(refKey(record))
@@ -247,11 +254,13 @@ async function rewrapRecord(
   if (shared.failure !== null && isV2Row(keyring, record)) throw notCompared(record, shared.failure)
   const { kek: to, format, whileLive } = target
   const from = await tenants.kekOf(record)
-  return { ...(await rewrapped(keyring, record, { from, accept, to, format })), whileLive }
+  const change = await rewrapped(keyring, record, { from, accept, to, format })
+  if (isTenantRow(record)) tenants.rewrapped(record, change)
+  return { ...change, whileLive }
 }
 
 async function writeChanges(
-  { store, dryRun, emit }: RewrapJob,
+  { store, tenants, dryRun, emit }: RewrapJob,
   pass: PassResult,
   changes: readonly WrapChange[],
   start: number,
@@ -264,6 +273,8 @@ async function writeChanges(
   const counts = new Map<string | null, number>()
   for (const change of changes) {
     const ref = refKey(change)
+    const tenantId = tenantIdOf(change.userId)
+    if (tenantId !== null) tenants.changed(tenantId)
     if (refs.has(ref)) counts.set(change.kekId, (counts.get(change.kekId) ?? 0) + 1)
     else if (pass.skippedRefs.size < MAX_REMEMBERED) pass.skippedRefs.add(ref)
   }

@@ -164,10 +164,14 @@ export function unknownMasterKey(record: KeyRecord, kekId: string): MasterKeyErr
  *
  * @throws ERR_INVALID_ARGUMENT (`tenantOf` gave no tenant id and not null) · ERR_MASTER_KEY (it threw, or did not answer)
  */
-export async function tenantOfUser({ tenantOf }: MasterKeyring, userId: string): Promise<string | null> {
+export async function tenantOfUser(
+  { tenantOf }: MasterKeyring,
+  userId: string,
+  limitMs = TIME_LIMIT_MS,
+): Promise<string | null> {
   if (tenantOf === null || userId === '') return null
   const what = `tenantOf of user ${quoted(userId)}`
-  const tenantId = await answered(() => tenantOf(userId), what)
+  const tenantId = await answered(() => tenantOf(userId), what, limitMs)
   // Nothing but null means "no tenant": a forgotten `return` must not bring a tenant's users under the application's own key.
   if (tenantId === undefined)
     throw invalidArgument(`${what} must be a string, or null for no tenant: does the function return?`)
@@ -176,16 +180,13 @@ export async function tenantOfUser({ tenantOf }: MasterKeyring, userId: string):
 }
 
 /** The time in milliseconds that a function of the application's has. */
-const TIME_LIMIT_MS = 5000
+export const TIME_LIMIT_MS = 5000
 
 /** What the application's function gives. An error of its own is replaced: it may hold anything. */
-async function answered<T>(ask: () => T | Promise<T>, what: string): Promise<T> {
+async function answered<T>(ask: () => T | Promise<T>, what: string, limitMs = TIME_LIMIT_MS): Promise<T> {
   let timer: NodeJS.Timeout | undefined
   const limit = new Promise<never>((_, reject) => {
-    timer = setTimeout(
-      () => reject(unavailable(`${what} gave no answer within ${TIME_LIMIT_MS} ms`)),
-      TIME_LIMIT_MS,
-    )
+    timer = setTimeout(() => reject(unavailable(`${what} gave no answer within ${limitMs} ms`)), limitMs)
   })
   try {
     return await Promise.race([ask(), limit])
