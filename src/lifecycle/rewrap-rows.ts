@@ -25,7 +25,7 @@ import { DEFAULT_BATCH_SIZE, groupPagesByUser, type LongWorkOptions, pagesOf } f
 import { knowsTenants, type TenantKeys } from './tenant-keys.js'
 
 /** So many users of each tenant are asked about at first. */
-const SAMPLED_USERS = 100
+export const SAMPLED_USERS = 100
 
 export interface RewrapRows extends LongWorkOptions {
   readonly store: KeyStore
@@ -34,6 +34,10 @@ export interface RewrapRows extends LongWorkOptions {
   readonly format: Format
   readonly dryRun: boolean
   readonly allUsers: boolean
+  /** Whether tenants' own rows are moved, where the keyring says nothing of tenants. */
+  readonly moveTenants: boolean
+  /** Called for a tenant of whose users only the first were asked about. */
+  readonly onSampled: () => void
   readonly onUnreadable: (row: UnreadableRow) => void
 }
 
@@ -123,14 +127,18 @@ async function* pagesOfUsers(
 }
 
 /** Whether the first users under a tenant's key belong to the tenant, by the application. If one of them does not, all are looked at. */
-async function areInPlace({ store, keyring, allUsers }: RewrapRows, ref: TenantKeyRef): Promise<boolean> {
+async function areInPlace(
+  { store, keyring, allUsers, onSampled }: RewrapRows,
+  ref: TenantKeyRef,
+): Promise<boolean> {
   if (allUsers) return false
   const kekId = tenantKekId(ref)
-  const users = await store.list({ kekId, limit: SAMPLED_USERS, onUnreadable: () => undefined })
-  for (const { userId } of users) {
+  const users = await store.list({ kekId, limit: SAMPLED_USERS + 1, onUnreadable: () => undefined })
+  for (const { userId } of users.slice(0, SAMPLED_USERS)) {
     const tenantId = await tenantOfUser(keyring, userId).catch(() => null)
     if (tenantId !== ref.tenantId) return false
   }
+  if (users.length > SAMPLED_USERS) onSampled()
   return true
 }
 
@@ -161,13 +169,16 @@ async function* inBatches(
  */
 export async function targetOf(job: RewrapRows, record: KeyRecord): Promise<RewrapTarget | null> {
   const target = await keyOf(job, record)
-  return target.kekId === record.kekId ? null : target
+  return target === null || target.kekId === record.kekId ? null : target
 }
 
-async function keyOf(job: RewrapRows, record: KeyRecord): Promise<RewrapTarget> {
-  const { keyring, format } = job
+/** @returns null if the row stays where it is */
+async function keyOf(job: RewrapRows, record: KeyRecord): Promise<RewrapTarget | null> {
+  const { keyring, format, moveTenants } = job
   const ownTenantId = tenantIdOf(record.userId)
-  if (ownTenantId !== null) return inV3(await rootToWrap(keyring, ownTenantId))
+  if (ownTenantId !== null)
+    // A previous key may be a customer's: what says nothing of tenants does not know, and takes nobody's key out of their hands.
+    return knowsTenants(keyring) || moveTenants ? inV3(await rootToWrap(keyring, ownTenantId)) : null
   const under = parseTenantKekId(record.kekId)
   const tenantId =
     keyring.tenantOf === null ? (under?.tenantId ?? null) : await tenantOfUser(keyring, record.userId)

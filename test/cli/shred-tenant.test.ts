@@ -79,7 +79,14 @@ describe.each(dialects)('on %s', (dialect) => {
       report: { rotated: 1, shredded: 1, failedCount: 0 },
     })
     expect(
-      store.run(['rewrap', '--master-key-file', 'keys/b.key', '--previous-key-file', 'keys/a.key']).status,
+      store.run([
+        'rewrap',
+        '--tenants',
+        '--master-key-file',
+        'keys/b.key',
+        '--previous-key-file',
+        'keys/a.key',
+      ]).status,
     ).toBe(0)
     expect(store.run(['doctor', '--master-key-file', 'keys/b.key']).stdout).not.toContain('error: ')
   })
