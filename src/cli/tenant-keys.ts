@@ -61,7 +61,7 @@ async function rotateTenant(tenantId: string, options: RotateTenantOptions): Pro
 }
 
 const USERS_FOLLOW =
-  'Keys of its users stay under the version that wraps them, which is kept: `npx keystore rewrap` brings them under the new one.'
+  'Keys of its users stay under the version that wraps them, which is kept: `npx keystore rewrap`, with the same master keys, brings them under the new one and leaves the key of the tenant under its root.'
 
 interface PruneTenantCommandOptions extends StoreOptions, ChangeOptions, KeyLogOptions {
   readonly olderThan?: number
@@ -99,7 +99,7 @@ export function pruneTenantCommand(): Command {
 }
 
 const KEPT =
-  'Kept are the newest version, versions that users are under (`npx keystore rewrap` brings them along), and all versions while the newest is ' +
+  'Kept are the newest version, versions that users are under (`npx keystore rewrap` brings them along, if it is given the root of the tenant), and all versions while the newest is ' +
   'younger than a day, or than --older-than.'
 
 interface MoveTenantOptions extends StoreOptions, MasterKeyOptions, ChangeOptions {
@@ -122,7 +122,7 @@ export function moveTenantCommand(): Command {
     .addHelpText(
       'after',
       '\nExamples:\n  npx keystore move-tenant acme --dry-run\n  npx keystore move-tenant acme --root-file keys/acme.key' +
-        '\n\nTo keep the tenant working, give all processes the new root as a previous master key first.',
+        '\n\nTo keep the tenant working, give all processes the new root as a previous master key first.\nAll tenants of a previous master key: npx keystore rewrap --tenants',
     )
     .action(moveTenant)
 }

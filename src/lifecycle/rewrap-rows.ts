@@ -4,7 +4,7 @@ import type { Format } from '../format/formats.js'
 import { describeRef, primaryKekId } from '../master-keys/key-wrap.js'
 import type { MasterKeyring } from '../master-keys/keyring.js'
 import type { MasterKey } from '../master-keys/master-key.js'
-import { parseTenantKekId, rootToWrap, type TenantKeyRef, tenantKekId } from '../master-keys/tenant-keys.js'
+import { parseTenantKekId, type TenantKeyRef, tenantKekId } from '../master-keys/tenant-keys.js'
 import { isStray, strayVersion } from '../master-keys/tenant-versions.js'
 import { type CensusRow, type KeyPage, type KeyStore, MANY_TENANTS, type UnreadableRow } from '../store.js'
 import {
@@ -17,11 +17,11 @@ import {
   tenantIdOf,
 } from '../table.js'
 import { DEFAULT_BATCH_SIZE, groupPagesByUser, type LongWorkOptions, pagesOf } from './long-work.js'
-import { type CurrentTenantKey, knowsTenants, namedRootId, type TenantKeys } from './tenant-keys.js'
+import { type CurrentTenantKey, knowsTenants, namedRoot, type TenantKeys } from './tenant-keys.js'
 import type { TenantOfUsers } from './tenant-of.js'
 
 /** So many users of each tenant are asked about at first. */
-const SAMPLED_USERS = 100
+export const SAMPLED_USERS = 100
 
 export interface RewrapRows extends LongWorkOptions {
   readonly store: KeyStore
@@ -31,6 +31,10 @@ export interface RewrapRows extends LongWorkOptions {
   readonly format: Format
   readonly dryRun: boolean
   readonly allUsers: boolean
+  /** Whether tenants' own rows are moved, where the keyring says nothing of tenants. */
+  readonly moveTenants: boolean
+  /** Called for a tenant of whose users only the first were asked about. */
+  readonly onSampled: () => void
   readonly onUnreadable: (row: UnreadableRow) => void
 }
 
@@ -121,16 +125,17 @@ async function* pagesOfUsers(
 
 /** Whether the first users under a tenant's key belong to the tenant, by the application. If one of them does not, all are looked at. */
 async function areInPlace(
-  { store, tenantOfUsers, allUsers }: RewrapRows,
+  { store, tenantOfUsers, allUsers, onSampled }: RewrapRows,
   ref: TenantKeyRef,
 ): Promise<boolean> {
   if (allUsers) return false
   const kekId = tenantKekId(ref)
-  const users = await store.list({ kekId, limit: SAMPLED_USERS, onUnreadable: () => undefined })
-  for (const { userId } of users) {
+  const users = await store.list({ kekId, limit: SAMPLED_USERS + 1, onUnreadable: () => undefined })
+  for (const { userId } of users.slice(0, SAMPLED_USERS)) {
     const tenantId = await tenantOfUsers.get(userId).catch(() => null)
     if (tenantId !== ref.tenantId) return false
   }
+  if (users.length > SAMPLED_USERS) onSampled()
   return true
 }
 
@@ -178,7 +183,7 @@ export async function targetOf(
   batch: readonly KeyRecord[],
 ): Promise<RewrapTarget | null> {
   const target = await keyOf(job, record)
-  if (target.kekId === record.kekId) return null
+  if (target === null || target.kekId === record.kekId) return null
   const isPlanted =
     isTenantRow(record) &&
     isStray(
@@ -190,10 +195,14 @@ export async function targetOf(
   return target
 }
 
-async function keyOf(job: RewrapRows, record: KeyRecord): Promise<RewrapTarget> {
+/** @returns null if the row stays where it is */
+async function keyOf(job: RewrapRows, record: KeyRecord): Promise<RewrapTarget | null> {
   const { keyring, format } = job
   const ownTenantId = tenantIdOf(record.userId)
-  if (ownTenantId !== null) return inV3(await rootToWrap(keyring, ownTenantId))
+  if (ownTenantId !== null) {
+    const root = await namedRoot(job, ownTenantId)
+    return root === null ? null : inV3(root)
+  }
   const under = parseTenantKekId(record.kekId)
   const tenantId =
     keyring.tenantOf === null ? (under?.tenantId ?? null) : await job.tenantOfUsers.get(record.userId)
@@ -209,7 +218,7 @@ async function keyOf(job: RewrapRows, record: KeyRecord): Promise<RewrapTarget> 
 
 /** @throws ERR_CONFLICT unless whoever could have planted the newest version of a tenant's key can open the user's key anyway */
 async function assertTrusted(
-  { keyring }: RewrapRows,
+  job: RewrapRows,
   user: KeyRecord,
   tenantId: string,
   { versions }: CurrentTenantKey,
@@ -218,10 +227,11 @@ async function assertTrusted(
   const under = parseTenantKekId(user.kekId)
   const rootId =
     under === null
-      ? keyring.find(user.kekId ?? '')?.id
+      ? job.keyring.find(user.kekId ?? '')?.id
       : versions.find(({ version }) => version === under.version)?.kekId
-  if (newest.kekId !== rootId && isStray(newest, versions, await namedRootId(keyring, tenantId)))
-    throw strayVersion(newest)
+  if (newest.kekId === rootId) return
+  const named = await namedRoot(job, tenantId)
+  if (isStray(newest, versions, named?.id ?? null)) throw strayVersion(newest)
 }
 
 function inV3(kek: MasterKey): RewrapTarget {

@@ -227,9 +227,15 @@ export function knowsTenants({ tenantOf, tenantRoot }: MasterKeyring): boolean {
   return tenantOf !== null || tenantRoot !== null
 }
 
-/** The KEK id of the root that the keyring names for a tenant; null if it says nothing of tenants. */
-export async function namedRootId(keyring: MasterKeyring, tenantId: string): Promise<string | null> {
-  return knowsTenants(keyring) ? (await rootToWrap(keyring, tenantId)).id : null
+/**
+ * The root under which a tenant's key belongs. Null: the keyring says nothing of tenants. A previous key may then be a customer's, and nobody's
+ * key is taken out of their hands, unless the caller says that all are the primary's (`moveTenants`).
+ */
+export async function namedRoot(
+  { keyring, moveTenants = false }: { readonly keyring: MasterKeyring; readonly moveTenants?: boolean },
+  tenantId: string,
+): Promise<MasterKey | null> {
+  return knowsTenants(keyring) || moveTenants ? rootToWrap(keyring, tenantId) : null
 }
 
 function tenantShredded(tenantId: string): KeystoreError {

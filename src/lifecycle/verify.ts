@@ -28,7 +28,7 @@ import {
   isV2WrapUnderV3Id,
   V2_WRAP_UNDER_V3_ID,
 } from './shared-keys.js'
-import { knowsTenants, namedRootId, TenantKeys } from './tenant-keys.js'
+import { knowsTenants, namedRoot, TenantKeys } from './tenant-keys.js'
 
 export interface VerifyOptions extends LongWorkOptions {
   readonly store: KeyStore
@@ -181,9 +181,10 @@ async function checkRoots(
   const [first] = live
   if (first === undefined || live.every(({ kekId }) => kekId === first.kekId)) return
   // What fails with `tenantRoot` has a finding of its own.
-  const rootId = await namedRootId(keyring, tenantIdOf(first.userId) ?? '').catch(() => null)
+  const root = await namedRoot({ keyring }, tenantIdOf(first.userId) ?? '').catch(() => null)
   for (const row of live)
-    if (isStray(row, live, rootId)) findings.ofRow('warning', 'tenantMixed', row, strayVersion(row).message)
+    if (isStray(row, live, root?.id ?? null))
+      findings.ofRow('warning', 'tenantMixed', row, strayVersion(row).message)
 }
 
 function checkTimes(findings: Findings, record: KeyRecord, latest: number): void {

@@ -14,8 +14,8 @@ const MOST_ASKED = 16
 export interface TenantsCheck {
   /** Whether the store has any tenants, as far as it was looked at. */
   readonly areThere: boolean
-  /** Live rows under keys of the keyring. */
-  readonly known: readonly KeyRecord[]
+  /** Live rows under the primary. A previous key may be a customer's, which is for nobody but their own users to wait for. */
+  readonly underPrimary: readonly KeyRecord[]
   /** KEK ids that are neither of the keyring nor of a tenant's own root, where nothing shows that the keyring is right: it is another store's. */
   readonly foreign: readonly string[]
 }
@@ -36,7 +36,11 @@ export async function checkTenants(
   const live = rows.filter((row) => !isTombstone(row) && row.kekId !== null)
   const areRight = isRight || rows.some(isKnown)
   const foreign = areRight ? [] : await foreignIds(keyring, live)
-  return { areThere: rows.length > 0, known: live.filter(isKnown), foreign }
+  return {
+    areThere: rows.length > 0,
+    underPrimary: live.filter(({ kekId }) => kekId === keyring.primary.id),
+    foreign,
+  }
 }
 
 /** The first page of tenants' rows that has a live one, with what was read before it. */

@@ -52,7 +52,7 @@ export async function checkMasterKeys(
   const samples = (await store.sampleByKek(SAMPLES_PER_KEK)).filter(isUnderMasterKey)
   const isKnown = ({ kekId }: KeyRecord) => keyring.find(kekId ?? '') !== null
   const tenants = await checkTenants(store, keyring, samples.some(isKnown))
-  const groups = groupByKek([...samples, ...firstOfEachKek(tenants.known)])
+  const groups = groupByKek([...samples, ...tenants.underPrimary.slice(0, SAMPLES_PER_KEK)])
   const acceptsV2 = acceptKeys.includes('v2')
   const isUpgraded = tenants.areThere || [...groups.keys()].some((kekId) => formatOfKekId(kekId) === 'v3')
   const known = [...groups].filter(([kekId]) => kekId === null || keyring.find(kekId) !== null)
@@ -81,11 +81,6 @@ export async function checkMasterKeys(
 /** What is under tenants' keys says nothing of a master key. Tenants' own rows are looked at apart: there may be a root for each. */
 function isUnderMasterKey({ userId, kekId }: KeyRecord): boolean {
   return tenantIdOf(userId) === null && parseTenantKekId(kekId) === null
-}
-
-/** Samples of tenants' own rows. */
-function firstOfEachKek(rows: readonly KeyRecord[]): KeyRecord[] {
-  return [...groupByKek(rows).values()].flatMap((group) => group.slice(0, SAMPLES_PER_KEK))
 }
 
 interface CheckOptions {

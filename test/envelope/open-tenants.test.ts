@@ -97,6 +97,16 @@ describe.each(backends)('open and the roots of tenants on %s', (backend) => {
     expect(most).toBe(16)
   })
 
+  it('asks no previous key that only tenants are under: it may be a customer’s who has deleted it', async () => {
+    const own = root('own')
+    await fill(['a', 'z'], { a: own })
+    own.askedFor.length = 0
+    const tenantRoot = (id: string) => (id === 'a' ? own : null)
+    await open(right, { previous: [own] })
+    await open(right, { previous: [own], tenantRoot })
+    expect(own.askedFor).toEqual([])
+  })
+
   it('asks tenantRoot of nobody where the primary wraps something', async () => {
     await fill([...named(0, 5), 'z'], Object.fromEntries(named(0, 5).map((id) => [id, key()])))
     const tenantRoot = vi.fn(() => null)

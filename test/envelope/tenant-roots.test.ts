@@ -17,7 +17,7 @@ import { kekOf, TenantKey } from '../../src/master-keys/tenant-keys.js'
 import { tenantUserId } from '../../src/table.js'
 import { errorOf } from '../support/errors.js'
 import { freshService } from '../support/fresh-store.js'
-import { serviceError } from '../support/key-service.js'
+import { keyService, serviceError } from '../support/key-service.js'
 import { everythingOf } from '../support/leaks.js'
 import { corrupted, rowsOf } from '../support/rows.js'
 import { countedStore, overriding } from '../support/store-doubles.js'
@@ -91,6 +91,32 @@ describe('a root that fails', () => {
       expect(roots.of('acme').calls.wrap).toBe(0)
     },
   )
+
+  it('harms no user of another version of the same tenant’s key, which is under another root', async () => {
+    const [a, b] = [keyService({ id: 'root-a' }), keyService({ id: 'root-b' })]
+    let current = a.masterKey
+    const keys = masterKeyring({
+      primary: roots.primary.masterKey,
+      previous: [a.masterKey, b.masterKey],
+      tenantOf,
+      tenantRoot: () => current,
+    })
+    const shared = store()
+    const first = await freshService(shared, { masterKeys: keys, closeStore: false })
+    await sealAll(first, ['acme/old'])
+    current = b.masterKey
+    await first.rotateTenantKey('acme')
+    await sealAll(first, ['acme/new'])
+    await first.close()
+    const service = await freshService(shared, { masterKeys: keys, cache: { ttlMs: 1 } })
+    a.fail(() => serviceError('denied'))
+    for (let i = 0; i < 10; i++) {
+      expect(await errorOf(service.encrypt('acme/old', 'x'))).toMatchObject({ code: 'ERR_MASTER_KEY' })
+      await service.encrypt('acme/new', 'x')
+      await service.encrypt(`acme/new-${i}`, 'x')
+    }
+    await service.close()
+  })
 
   it('fails the mint of its tenant without a row, and asks it about once a second', async () => {
     const service = await freshService(undefined, { masterKeys: roots.keyring })

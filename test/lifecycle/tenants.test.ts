@@ -113,8 +113,10 @@ describe.each(backends)('tenants in long operations on %s', (backend) => {
     // Without `tenantOf`, as a command has it.
     const counting = countingRead(store)
     const plain = masterKeyring({ primary: next, previous: [primary] })
-    const report = await rewrapAll({ store: counting.store, masterKeys: plain })
+    const report = await rewrapAll({ store: counting.store, masterKeys: plain, moveTenants: true })
     expect(report).toMatchObject({ complete: true, changed: TENANTS + LONE.length, failedCount: 0 })
+    expect(report.tenantsMoved).toEqual([{ fromKekId: 'root-a', count: TENANTS }])
+    expect(report.warnings).toHaveLength(2)
     expect(report.masterKeys).toMatchObject([
       { kekId: 'root-b', noRowNeedsIt: false },
       { kekId: 'root-a', rows: 0, noRowNeedsIt: true },
@@ -186,7 +188,14 @@ describe.each(backends)('tenants in long operations on %s', (backend) => {
     const unknowing = masterKeyring({ primary: next, previous: [primary] })
     expect(await rewrapAll({ store, masterKeys: unknowing })).toMatchObject({
       complete: true,
-      changed: TENANTS - 3 + LONE.length,
+      changed: LONE.length,
+      failedCount: 0,
+    })
+    const ofTenants = ({ userId }: KeyRecord) => userId.startsWith('\u0001')
+    expect((await rowsOf(store)).filter(ofTenants)).toEqual(before.filter(ofTenants))
+    expect(await rewrapAll({ store, masterKeys: unknowing, moveTenants: true })).toMatchObject({
+      complete: true,
+      changed: TENANTS - 3,
       failedCount: 0,
     })
     const ofOwnRoots = (row: { kekId: string | null }) => row.kekId?.startsWith('own-') ?? false
@@ -195,6 +204,33 @@ describe.each(backends)('tenants in long operations on %s', (backend) => {
     const lacking = withTenants(next, { previous: [primary] })
     const { failed } = await rewrapAll({ store, masterKeys: lacking })
     expect(failed.filter(({ code }) => code === 'ERR_UNKNOWN_MASTER_KEY')).toHaveLength(3)
+  })
+
+  it('a keyring that says nothing of tenants moves none of a previous key’s, counts them, and brings users along', async () => {
+    const own = root('own')
+    const keys = withTenants(primary, { tenantRoot: (id) => (id === 't1' ? own : null) })
+    const sealed = await seal(keys)
+    await (await open(keys)).rotateTenantKey('t1')
+    const ofTenants = async () => (await rowsOf(store)).filter(({ userId }) => userId.startsWith('\u0001'))
+    const before = await ofTenants()
+    const unknowing = masterKeyring({ primary, previous: [own] })
+    const report = await rewrapAll({ store, masterKeys: unknowing })
+    expect(report).toMatchObject({
+      complete: true,
+      changed: USERS.length / TENANTS,
+      failedCount: 0,
+      tenantsMoved: [],
+    })
+    expect(report.warnings.filter((warning) => warning.includes('own'))).toEqual([
+      expect.stringMatching(/^2 keys of tenants stay under master key own.*moveTenants: true/),
+    ])
+    expect(await ofTenants()).toEqual(before)
+    expect((await kekIds()).has('tenant:1:t1')).toBe(false)
+    await expectAllOpen(await open(keys), sealed)
+    // With tenantOf the primary is the root of all, unless there is a tenantRoot.
+    const { warnings } = await rewrapAll({ store, masterKeys: withTenants(primary, { previous: [own] }) })
+    expect(warnings).toHaveLength(2)
+    expect((await ofTenants()).map(({ kekId }) => kekId)).toEqual(Array(before.length).fill('root-a'))
   })
 
   it('a root that returns garbage replaces no row, and gives no tenant a key', async () => {
@@ -236,12 +272,13 @@ describe.each(backends)('tenants in long operations on %s', (backend) => {
         return userId === last ? null : tenantOf(userId)
       },
     })
-    expect(await rewrapAll({ store, masterKeys })).toMatchObject({ changed: 0 })
+    const sampled = await rewrapAll({ store, masterKeys })
+    expect(sampled).toMatchObject({ changed: 0 })
+    expect(sampled.warnings.at(-1)).toMatch(/first 100 users .* of 1 tenant there are more.*`allUsers: true`/)
     expect(new Set(asked).size).toBe(100)
-    expect(await rewrapAll({ store, masterKeys, allUsers: true })).toMatchObject({
-      changed: 1,
-      failedCount: 0,
-    })
+    const all = await rewrapAll({ store, masterKeys, allUsers: true })
+    expect(all).toMatchObject({ changed: 1, failedCount: 0 })
+    expect(all.warnings).toHaveLength(2)
     expect(new Set(asked).size).toBe(250)
   })
 
