@@ -22,7 +22,7 @@ import {
   tenantIdOf,
 } from '../table.js'
 import { DEFAULT_BATCH_SIZE, groupPagesByUser, type LongWorkOptions, pagesOf } from './long-work.js'
-import { knowsTenants, type TenantKeys } from './tenant-keys.js'
+import { assertNotPlanted, knowsTenants, type TenantKeys } from './tenant-keys.js'
 
 /** So many users of each tenant are asked about at first. */
 export const SAMPLED_USERS = 100
@@ -86,11 +86,15 @@ async function* tenantPages(job: RewrapRows): AsyncGenerator<readonly KeyRecord[
   for await (const tenants of tenantsOf(job.store, job, job.onUnreadable)) {
     for (const versions of tenants) {
       if (versions.some(isTombstone) || !isKnown(job.keyring, versions)) continue
+      if (versions.length > 1) for (const row of versions) versionsOf.set(row, versions)
       yield versions
       yield* pagesOfUsers(job, versions)
     }
   }
 }
+
+/** For a row of a tenant's own key: all versions, if there are several. */
+const versionsOf = new WeakMap<KeyRecord, readonly KeyRecord[]>()
 
 /** All tenants, each as the versions of its key. They stand in the order of `list` before all users. */
 export async function* tenantsOf(
@@ -169,7 +173,13 @@ async function* inBatches(
  */
 export async function targetOf(job: RewrapRows, record: KeyRecord): Promise<RewrapTarget | null> {
   const target = await keyOf(job, record)
-  return target === null || target.kekId === record.kekId ? null : target
+  if (target === null || target.kekId === record.kekId) return null
+  const versions = versionsOf.get(record) ?? []
+  const newest = versions.at(-1)
+  if (newest === record) await assertNotPlanted(job.keyring, versions)
+  // The newest goes first, and the others in the next pass: a rewrap that is interrupted never looks like a planted version.
+  else if (newest !== undefined && newest.kekId !== target.kekId && !job.dryRun) return null
+  return target
 }
 
 /** @returns null if the row stays where it is */

@@ -83,7 +83,10 @@ export class TenantKeys {
   async #newestOrFirst(tenantId: string, isKept: boolean): Promise<OpenTenantKey> {
     const rows = await this.#liveRows(tenantId)
     const newest = rows.at(-1)
-    if (newest !== undefined) return this.ofRow(newest)
+    if (newest !== undefined) {
+      await assertNotPlanted(this.#keyring, rows)
+      return this.ofRow(newest)
+    }
     const ref = { tenantId, version: 1 }
     const made = await this.#made(ref)
     const [winner] = isKept ? await this.#store.insertIfAbsent([made.row]) : [made.row]
@@ -97,6 +100,7 @@ export class TenantKeys {
     const newest = rows.at(-1)
     // Without the version that the row names the tenant may be another one of that id.
     if (newest === undefined || !rows.some(({ version }) => version === ref.version)) throw notStored(ref)
+    await assertNotPlanted(this.#keyring, rows)
     return (await this.ofRow(newest)).key
   }
 
@@ -175,6 +179,27 @@ class Asked<T> {
 /** Who may be under no key of the keyring without anything being wrong: it does not say which roots tenants have. */
 export function knowsTenants({ tenantOf, tenantRoot }: MasterKeyring): boolean {
   return tenantOf !== null || tenantRoot !== null
+}
+
+/**
+ * Refuses a newest version under another root than the earlier ones, unless that is where the tenant belongs. A row opens under whichever key of
+ * the keyring it names: who can write to the database and use one of them, such as another customer's, can plant a version that they know. No
+ * user who is there already may be brought under it.
+ *
+ * @param rows all versions of one tenant
+ * @throws ERR_CONFLICT
+ */
+export async function assertNotPlanted(keyring: MasterKeyring, rows: readonly KeyRecord[]): Promise<void> {
+  const newest = rows.at(-1)
+  if (newest === undefined || rows.every(({ kekId }) => kekId === newest.kekId)) return
+  const tenantId = tenantIdOf(newest.userId) ?? ''
+  if ((await rootToWrap(keyring, tenantId)).id === newest.kekId) return
+  throw new KeystoreError(
+    'ERR_CONFLICT',
+    `Version ${newest.version} of the key of tenant ${quoted(tenantId)} is under master key ${printable(newest.kekId ?? '')}, which neither wraps all ` +
+      'earlier versions nor is where the tenant belongs. It may be planted: nothing is brought under it. If a move was interrupted, run move-tenant ' +
+      'again (`moveTenant`). If nobody moved or rotated it, find out who wrote the row',
+  )
 }
 
 function tenantShredded(tenantId: string): KeystoreError {
