@@ -259,7 +259,7 @@ function printUsers(
   console.log(`Forgot ${counted(users.forgotten, 'user')} of it.`)
   if (users.kept > 0)
     console.log(
-      `${counted(users.kept, 'user')} kept all rows, because of keys that are not under the tenant's, or rows that cannot be read: npx keystore doctor`,
+      `${counted(users.kept, 'user')} kept all rows, because of keys that are not under the tenant's, or rows that cannot be read: npx keystore doctor${forget ? '. Until they are forgotten the tenant gets no new key' : ''}`,
     )
 }
 

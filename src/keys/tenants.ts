@@ -199,10 +199,20 @@ export class TenantKeys implements Keks {
       try {
         return await ask()
       } catch (error) {
-        if (isKeystoreError(error) && ASK_LATER.has(error.code)) this.#failed.add(ref, error)
+        if (isKeystoreError(error) && ASK_LATER.has(error.code)) await this.#remember(ref, error)
         throw error
       }
     })
+  }
+
+  /** Version 0 stands for the newest, and the newest for it. */
+  async #remember(ref: KeyRef, error: KeystoreError): Promise<void> {
+    this.#failed.add(ref, error)
+    const { userId } = ref
+    const rows = await this.#store.getActive([userId]).catch(() => null)
+    const newest = rows?.get(userId)?.version ?? 0
+    if (ref.version === 0 || ref.version === newest)
+      for (const version of [0, newest]) this.#failed.add({ userId, version }, error)
   }
 
   /** Makes the next version of a tenant's key. @throws like `KeyCache.rotate` */

@@ -17,7 +17,7 @@ import {
   tenantIdOf,
 } from '../table.js'
 import { DEFAULT_BATCH_SIZE, groupPagesByUser, type LongWorkOptions, pagesOf } from './long-work.js'
-import { type CurrentTenantKey, knowsTenants, namedRoot, type TenantKeys } from './tenant-keys.js'
+import { assertTrusted, knowsTenants, namedRoot, type TenantKeys } from './tenant-keys.js'
 import type { TenantOfUsers } from './tenant-of.js'
 
 /** So many users of each tenant are asked about at first. */
@@ -209,29 +209,23 @@ async function keyOf(job: RewrapRows, record: KeyRecord): Promise<RewrapTarget |
   if (under !== null && tenantId !== null && tenantId !== under.tenantId) throw otherTenant(record, tenantId)
   if (tenantId !== null) {
     const current = await job.tenants.current(tenantId, !job.dryRun)
-    if (current.key.id !== record.kekId) await assertTrusted(job, record, tenantId, current)
+    if (current.key.id !== record.kekId)
+      await assertTrusted(job, current.versions, rootIdOf(job, record, current.versions))
     return { ...inV3(current.key), whileLive: current.row }
   }
   const primary = { kek: keyring.primary, kekId: primaryKekId(keyring, format), format }
   return under === null ? primary : { ...primary, whileLive: (await job.tenants.find(under)).row }
 }
 
-/** @throws ERR_CONFLICT unless whoever could have planted the newest version of a tenant's key can open the user's key anyway */
-async function assertTrusted(
-  job: RewrapRows,
-  user: KeyRecord,
-  tenantId: string,
-  { versions }: CurrentTenantKey,
-): Promise<void> {
-  const newest = versions.at(-1) as KeyRecord
-  const under = parseTenantKekId(user.kekId)
-  const rootId =
-    under === null
-      ? job.keyring.find(user.kekId ?? '')?.id
-      : versions.find(({ version }) => version === under.version)?.kekId
-  if (newest.kekId === rootId) return
-  const named = await namedRoot(job, tenantId)
-  if (isStray(newest, versions, named?.id ?? null)) throw strayVersion(newest)
+/** The KEK id of the master key that opens a user's key, or the key of the tenant under which that is. */
+function rootIdOf(
+  { keyring }: RewrapRows,
+  { kekId }: KeyRecord,
+  versions: readonly KeyRecord[],
+): string | null {
+  const under = parseTenantKekId(kekId)
+  if (under === null) return keyring.find(kekId ?? '')?.id ?? null
+  return versions.find(({ version }) => version === under.version)?.kekId ?? null
 }
 
 function inV3(kek: MasterKey): RewrapTarget {

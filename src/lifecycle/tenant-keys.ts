@@ -14,7 +14,7 @@ import {
   tenantKekId,
   tenantRow,
 } from '../master-keys/tenant-keys.js'
-import { assertNeverMade } from '../master-keys/tenant-versions.js'
+import { assertNeverMade, isStray, strayVersion } from '../master-keys/tenant-versions.js'
 import type { KeyStore, WrapChange } from '../store.js'
 import { isTombstone, type KeyIdentity, type KeyRecord, refKey, tenantIdOf, tenantUserId } from '../table.js'
 
@@ -117,12 +117,14 @@ export class TenantKeys {
     return { ...open, versions: [winner] }
   }
 
-  /** The newest version of the tenant's key that a row names. @throws ERR_KEY_SHREDDED · ERR_KEY_NOT_FOUND · what opens the tenant's row */
+  /** The newest version of the tenant's key that a row names. @throws ERR_KEY_SHREDDED · ERR_KEY_NOT_FOUND · ERR_CONFLICT (it may be planted) · what opens the tenant's row */
   async newestOf(ref: TenantKeyRef): Promise<TenantKey> {
     const rows = await this.#liveRows(ref.tenantId)
     const newest = rows.at(-1)
+    const own = rows.find(({ version }) => version === ref.version)
     // Without the version that the row names the tenant may be another one of that id.
-    if (newest === undefined || !rows.some(({ version }) => version === ref.version)) throw notStored(ref)
+    if (newest === undefined || own === undefined) throw notStored(ref)
+    await assertTrusted({ keyring: this.#keyring }, rows, own.kekId)
     return (await this.ofRow(newest)).key
   }
 
@@ -227,15 +229,39 @@ export function knowsTenants({ tenantOf, tenantRoot }: MasterKeyring): boolean {
   return tenantOf !== null || tenantRoot !== null
 }
 
+interface KnownRoots {
+  readonly keyring: MasterKeyring
+  readonly moveTenants?: boolean
+}
+
 /**
  * The root under which a tenant's key belongs. Null: the keyring says nothing of tenants. A previous key may then be a customer's, and nobody's
  * key is taken out of their hands, unless the caller says that all are the primary's (`moveTenants`).
  */
 export async function namedRoot(
-  { keyring, moveTenants = false }: { readonly keyring: MasterKeyring; readonly moveTenants?: boolean },
+  { keyring, moveTenants = false }: KnownRoots,
   tenantId: string,
 ): Promise<MasterKey | null> {
   return knowsTenants(keyring) || moveTenants ? rootToWrap(keyring, tenantId) : null
+}
+
+/**
+ * Refuses the newest version of a tenant's key for a user who is there already, unless whoever could have planted it can open the user's key
+ * anyway.
+ *
+ * @param versions all of the tenant's key
+ * @param rootId the KEK id of the master key above the user's key now
+ * @throws ERR_CONFLICT · what the keyring's `tenantRoot` throws
+ */
+export async function assertTrusted(
+  roots: KnownRoots,
+  versions: readonly KeyRecord[],
+  rootId: string | null,
+): Promise<void> {
+  const newest = versions.at(-1)
+  if (newest === undefined || newest.kekId === rootId) return
+  const named = await namedRoot(roots, tenantIdOf(newest.userId) ?? '')
+  if (isStray(newest, versions, named?.id ?? null)) throw strayVersion(newest)
 }
 
 function tenantShredded(tenantId: string): KeystoreError {

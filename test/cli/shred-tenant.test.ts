@@ -158,6 +158,9 @@ describe.each(dialects)('on %s', (dialect) => {
       [tenantUserId('acme'), false],
       [tenantUserId('acme'), true],
     ])
+    // Nobody can open what is under the old key, and no second key has its name.
+    await expect(app.mint('alice@acme')).rejects.toMatchObject({ code: 'ERR_KEYS_LOST' })
+    store.run(['shred-user', 'bob@acme', '--yes', '--forget'])
     const tokens = await app.mint('alice@acme')
     expect(await app.opened('alice@acme', tokens['alice@acme'])).toBe('secret of alice@acme')
   })

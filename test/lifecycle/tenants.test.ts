@@ -206,33 +206,6 @@ describe.each(backends)('tenants in long operations on %s', (backend) => {
     expect(failed.filter(({ code }) => code === 'ERR_UNKNOWN_MASTER_KEY')).toHaveLength(3)
   })
 
-  it('a keyring that says nothing of tenants moves none of a previous key’s, counts them, and brings users along', async () => {
-    const own = root('own')
-    const keys = withTenants(primary, { tenantRoot: (id) => (id === 't1' ? own : null) })
-    const sealed = await seal(keys)
-    await (await open(keys)).rotateTenantKey('t1')
-    const ofTenants = async () => (await rowsOf(store)).filter(({ userId }) => userId.startsWith('\u0001'))
-    const before = await ofTenants()
-    const unknowing = masterKeyring({ primary, previous: [own] })
-    const report = await rewrapAll({ store, masterKeys: unknowing })
-    expect(report).toMatchObject({
-      complete: true,
-      changed: USERS.length / TENANTS,
-      failedCount: 0,
-      tenantsMoved: [],
-    })
-    expect(report.warnings.filter((warning) => warning.includes('own'))).toEqual([
-      expect.stringMatching(/^2 keys of tenants stay under master key own.*moveTenants: true/),
-    ])
-    expect(await ofTenants()).toEqual(before)
-    expect((await kekIds()).has('tenant:1:t1')).toBe(false)
-    await expectAllOpen(await open(keys), sealed)
-    // With tenantOf the primary is the root of all, unless there is a tenantRoot.
-    const { warnings } = await rewrapAll({ store, masterKeys: withTenants(primary, { previous: [own] }) })
-    expect(warnings).toHaveLength(2)
-    expect((await ofTenants()).map(({ kekId }) => kekId)).toEqual(Array(before.length).fill('root-a'))
-  })
-
   it('a root that returns garbage replaces no row, and gives no tenant a key', async () => {
     const sealed = await seal(withTenants(primary), USERS)
     const garbage = { ...root('garbage'), wrap: async () => new Uint8Array(randomBytes(64)) }
