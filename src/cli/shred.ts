@@ -73,7 +73,7 @@ export function shredTenantCommand(): Command {
     .argument('<tenant>', 'the tenant')
     .option(
       '--forget',
-      "remove the tenant's rows too, so that the tenant can begin anew; the rows of its users stay, and nobody can open them",
+      "remove the tenant's rows too, so that the tenant can begin anew once its users are forgotten; their rows stay, and nobody can open them",
     )
     .option('--with-users', 'also forget the users of the tenant: remove their rows, and with them their ids')
     .option(
@@ -264,7 +264,7 @@ function printUsers(
 }
 
 const USERS_STAY =
-  'The rows of its users stay, and nobody can open them. Before such a user can get a new key: npx keystore shred-user ID --forget'
+  'The rows of its users stay, and nobody can open them. Before the tenant can get a new key, each of them: npx keystore shred-user ID --forget'
 
 const PENDING =
   'That means: no query returns the wrapped keys any more, but their bytes may still be in the files of the database until this step is done.'

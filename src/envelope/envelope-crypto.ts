@@ -343,8 +343,8 @@ export class EnvelopeCrypto {
    * Erases a tenant's key, and with it all that its users have: in this process at once, in others within 2 s, handles included. Every
    * later use, also by new users of the tenant, is ERR_KEY_SHREDDED. It is as final as {@link shredUser}. Asks no root.
    *
-   * @param options `forget: true` removes the tenant's rows too, so that the tenant may begin anew. Its users' rows stay: they are
-   *   ERR_KEY_NOT_FOUND, and ERR_UNWRAP_FAILED once the tenant has a new key, until each is forgotten (`shredUser` with `forget`)
+   * @param options `forget: true` removes the tenant's rows too, so that the tenant may begin anew. Its users' rows stay: all
+   *   is ERR_KEY_NOT_FOUND, new users too, until each of them is forgotten (`shredUser` with `forget`)
    * @returns `userId` is that of the tenant's own rows
    * @throws ERR_INVALID_ARGUMENT · ERR_STORE (call again: what was begun is finished) · ERR_CLOSED
    * @example

@@ -12,6 +12,7 @@ import type { MasterKeyring } from '../master-keys/keyring.js'
 import type { MasterKey } from '../master-keys/master-key.js'
 import { assertOpens, rewrapped } from '../master-keys/rewrapped.js'
 import {
+  assertNoUsersLeft,
   kekOf,
   parseTenantKekId,
   rootForNext,
@@ -54,16 +55,19 @@ const MAX_PASSES = 5
 
 /** The keys of roots, which wrap tenants' keys. */
 class Roots implements Keks {
+  readonly #store: KeyStore
   readonly #keyring: MasterKeyring
 
-  constructor(keyring: MasterKeyring) {
+  constructor(store: KeyStore, keyring: MasterKeyring) {
+    this.#store = store
     this.#keyring = keyring
   }
 
-  forNew({ userId }: KeyRef, before: KeyRecord | undefined): Promise<MasterKey> {
-    return before === undefined
-      ? rootToWrap(this.#keyring, tenantIdOf(userId) as string)
-      : rootForNext(this.#keyring, before)
+  async forNew({ userId }: KeyRef, before: KeyRecord | undefined): Promise<MasterKey> {
+    if (before !== undefined) return rootForNext(this.#keyring, before)
+    const tenantId = tenantIdOf(userId) as string
+    await assertNoUsersLeft(this.#store, tenantId)
+    return rootToWrap(this.#keyring, tenantId)
   }
 
   of(record: KeyRecord): Promise<MasterKey | null> {
@@ -114,7 +118,7 @@ export class TenantKeys implements Keks {
     const own = { ...policy, format: 'v3', acceptKeys: ['v3'], ofTenants: true } as const
     // The cache of users' keys says it too.
     const emitOwn: EmitEvent = (event) => event.type !== 'changesSilent' && emit(event)
-    this.#make = () => new KeyCache(store, keyring, new Roots(keyring), own, cache, emitOwn)
+    this.#make = () => new KeyCache(store, keyring, new Roots(store, keyring), own, cache, emitOwn)
   }
 
   get #keys(): KeyCache {

@@ -6,6 +6,7 @@ import { newDataKey, unwrapDataKey } from '../master-keys/key-wrap.js'
 import type { MasterKeyring } from '../master-keys/keyring.js'
 import type { MasterKey } from '../master-keys/master-key.js'
 import {
+  assertNoUsersLeft,
   kekOf,
   rootToWrap,
   TenantKey,
@@ -87,6 +88,7 @@ export class TenantKeys {
       await assertNotPlanted(this.#keyring, rows)
       return this.ofRow(newest)
     }
+    await assertNoUsersLeft(this.#store, tenantId)
     const ref = { tenantId, version: 1 }
     const made = await this.#made(ref)
     const [winner] = isKept ? await this.#store.insertIfAbsent([made.row]) : [made.row]

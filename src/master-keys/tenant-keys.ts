@@ -8,16 +8,19 @@ import {
   describeUser,
   invalidArgument,
   isKeystoreError,
+  KeystoreError,
   MasterKeyError,
   printable,
   quoted,
 } from '../errors.js'
 import type { KeyObject, XaesKey } from '../format/aead.js'
 import { deriveTenantWrapKey, unwrapV3, wrapV3 } from '../format/wrapped-key.js'
+import type { KeyStore } from '../store.js'
 import { type KeyRecord, MAX_KEY_VERSION, TENANT_KEK_ID_PREFIX, tenantIdOf, tenantUserId } from '../table.js'
 import { assertTenantId } from '../validate.js'
 import { assertMasterKey, type MasterKeyring } from './keyring.js'
 import type { MasterKey } from './master-key.js'
+import { shareService } from './service-calls.js'
 
 /** One version of a tenant's key. */
 export interface TenantKeyRef {
@@ -136,15 +139,63 @@ export async function rootForNext(keyring: MasterKeyring, before: KeyRecord): Pr
 }
 
 /** What the application's `tenantRoot` gives: null if there is no such function, or the primary is to wrap. Does not call the root. */
-export async function ownRootOf({ tenantRoot }: MasterKeyring, tenantId: string): Promise<MasterKey | null> {
+export async function ownRootOf(keyring: MasterKeyring, tenantId: string): Promise<MasterKey | null> {
+  const { tenantRoot } = keyring
   if (tenantRoot === null) return null
   const what = `tenantRoot of tenant ${quoted(tenantId)}`
   const root = await answered(() => tenantRoot(tenantId), what)
   if (root === undefined)
     throw invalidArgument(`${what} must be a master key, or null for the primary: does the function return?`)
-  if (root !== null) assertMasterKey(what, root)
+  if (root === null) return null
+  assertMasterKey(what, root)
+  shareService(root, firstOf(keyring, root))
   return root
 }
+
+/** How many roots are remembered for each keyring. */
+const MOST_ROOTS = 10_000
+
+const roots = new WeakMap<MasterKeyring, Map<string, MasterKey>>()
+
+/** The first object that this root had: `tenantRoot` may make one each time, and they are all one service. */
+function firstOf(keyring: MasterKeyring, root: MasterKey): MasterKey {
+  const known = roots.get(keyring) ?? new Map<string, MasterKey>()
+  roots.set(keyring, known)
+  const first = known.get(root.id) ?? keyring.find(root.id) ?? root
+  // The one that was not needed for longest goes.
+  known.delete(root.id)
+  known.set(root.id, first)
+  const [oldest] = known.keys()
+  if (known.size > MOST_ROOTS && oldest !== undefined) known.delete(oldest)
+  return first
+}
+
+/**
+ * Refuses to make the first key of a tenant whose users have keys under one already: its row is lost, and with a second key of the same id
+ * the right one could not be restored.
+ *
+ * @throws ERR_KEY_NOT_FOUND
+ */
+export async function assertNoUsersLeft(store: KeyStore, tenantId: string): Promise<void> {
+  const kekIds = FIRST_VERSIONS.map((version) => tenantKekId({ tenantId, version }))
+  const [first = ''] = kekIds
+  const areThere =
+    store.maintenance === undefined
+      ? (await store.list({ kekId: first, limit: 1, onUnreadable: () => undefined })).length > 0
+      : (await store.maintenance.countUnder(kekIds)).size > 0
+  if (!areThere) return
+  const userId = tenantUserId(tenantId)
+  // Unless another process has made the key meanwhile, and a user under it.
+  if ((await store.getAll([userId])).has(userId)) return
+  throw new KeystoreError(
+    'ERR_KEY_NOT_FOUND',
+    `The key of tenant ${quoted(tenantId)} is not in the store, but keys of its users are, which do not open without it. It gets no second one: copy ` +
+      'it from a backup (npx keystore restore). If the tenant was forgotten on purpose, forget its users too: npx keystore shred-user ID --forget',
+  )
+}
+
+/** Earlier ones may have been pruned. */
+const FIRST_VERSIONS = Array.from({ length: 16 }, (_, index) => index + 1)
 
 /** Of a row whose KEK id is that of no given master key. */
 export function unknownMasterKey(record: KeyRecord, kekId: string): MasterKeyError {

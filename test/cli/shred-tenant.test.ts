@@ -138,6 +138,9 @@ describe.each(dialects)('on %s', (dialect) => {
       [tenantUserId('acme'), false],
       [tenantUserId('acme'), true],
     ])
+    // Who was kept keeps the tenant from beginning anew.
+    await expect(app.mint('alice@acme')).rejects.toMatchObject({ code: 'ERR_KEY_NOT_FOUND' })
+    expect(store.run(['shred-user', 'bob@acme', '--forget', '--yes'], { env: log }).status).toBe(0)
     const tokens = await app.mint('alice@acme')
     expect(await app.opened('alice@acme', tokens['alice@acme'])).toBe('secret of alice@acme')
   })
