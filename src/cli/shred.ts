@@ -73,7 +73,7 @@ export function shredTenantCommand(): Command {
     .argument('<tenant>', 'the tenant')
     .option(
       '--forget',
-      "remove the tenant's rows too, so that the tenant can begin anew; the rows of its users stay, and nobody can open them",
+      "remove the tenant's rows too, so that the tenant can begin anew once its users are forgotten; their rows stay, and nobody can open them",
     )
     .option('--with-users', 'also forget the users of the tenant: remove their rows, and with them their ids')
     .option(

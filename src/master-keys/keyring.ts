@@ -11,7 +11,10 @@ import type { MasterKey } from './master-key.js'
  */
 export type TenantOf = (userId: string) => string | null | Promise<string | null>
 
-/** Gives the master key that wraps a tenant's key: the customer's own. Null: the primary does. */
+/**
+ * Gives the master key that wraps a tenant's key: the customer's own. Null: the primary does. Asked whenever a tenant's key is opened or made: keep
+ * the objects, and give the same one for the same key, since each may hold connections or sessions.
+ */
 export type TenantRoot = (tenantId: string) => MasterKey | null | Promise<MasterKey | null>
 
 /** What {@link masterKeyring} takes. */

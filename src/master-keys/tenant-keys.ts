@@ -18,6 +18,7 @@ import { type KeyRecord, MAX_KEY_VERSION, TENANT_KEK_ID_PREFIX, tenantIdOf, tena
 import { assertTenantId } from '../validate.js'
 import { assertMasterKey, type MasterKeyring } from './keyring.js'
 import type { MasterKey } from './master-key.js'
+import { shareService } from './service-calls.js'
 
 /** One version of a tenant's key. */
 export interface TenantKeyRef {
@@ -136,14 +137,35 @@ export async function rootForNext(keyring: MasterKeyring, before: KeyRecord): Pr
 }
 
 /** What the application's `tenantRoot` gives: null if there is no such function, or the primary is to wrap. Does not call the root. */
-export async function ownRootOf({ tenantRoot }: MasterKeyring, tenantId: string): Promise<MasterKey | null> {
+export async function ownRootOf(keyring: MasterKeyring, tenantId: string): Promise<MasterKey | null> {
+  const { tenantRoot } = keyring
   if (tenantRoot === null) return null
   const what = `tenantRoot of tenant ${quoted(tenantId)}`
   const root = await answered(() => tenantRoot(tenantId), what)
   if (root === undefined)
     throw invalidArgument(`${what} must be a master key, or null for the primary: does the function return?`)
-  if (root !== null) assertMasterKey(what, root)
+  if (root === null) return null
+  assertMasterKey(what, root)
+  shareService(root, firstOf(keyring, root))
   return root
+}
+
+/** How many roots are remembered for each keyring. */
+const MOST_ROOTS = 10_000
+
+const roots = new WeakMap<MasterKeyring, Map<string, MasterKey>>()
+
+/** The first object that this root had: `tenantRoot` may make one each time, and they are all one service. */
+function firstOf(keyring: MasterKeyring, root: MasterKey): MasterKey {
+  const known = roots.get(keyring) ?? new Map<string, MasterKey>()
+  roots.set(keyring, known)
+  const first = known.get(root.id) ?? keyring.find(root.id) ?? root
+  // The one that was not needed for longest goes.
+  known.delete(root.id)
+  known.set(root.id, first)
+  const [oldest] = known.keys()
+  if (known.size > MOST_ROOTS && oldest !== undefined) known.delete(oldest)
+  return first
 }
 
 /** Of a row whose KEK id is that of no given master key. */

@@ -52,14 +52,21 @@ export async function assertNeverMade(store: KeyStore, ref: TenantKeyRef, emit: 
   emit({ type: 'keysLost', users: [row], count: 1 })
   throw new KeystoreError(
     'ERR_KEYS_LOST',
-    `The key of tenant ${quoted(ref.tenantId)}, version ${ref.version}, is not in the store, and keys of its users are under it: no second one ` +
+    `The key of tenant ${quoted(ref.tenantId)}, version ${ref.version} or a later one, is not in the store, and keys of its users are under it: no second one ` +
       'is made in its place. Copy its row from a backup (npx keystore restore). If the tenant was forgotten on purpose, remove its users first: ' +
       'npx keystore shred-tenant ID --forget --with-users --allow-unknown',
   )
 }
 
-async function hasUsers(store: KeyStore, ref: TenantKeyRef): Promise<boolean> {
-  const kekId = tenantKekId(ref)
+/** Users may be under a later version only, which is missing too. */
+const VERSIONS = 16
+
+async function hasUsers(store: KeyStore, { tenantId, version }: TenantKeyRef): Promise<boolean> {
+  const kekId = tenantKekId({ tenantId, version })
+  if (store.maintenance !== undefined) {
+    const later = Array.from({ length: VERSIONS }, (_, i) => tenantKekId({ tenantId, version: version + i }))
+    return (await store.maintenance.countUnder(later)).size > 0
+  }
   // A row that cannot be read is one; a store that does not know the filter gives any row.
   let isUnreadable = false
   const onUnreadable = () => {

@@ -1,9 +1,11 @@
-/** Under which root a further version of a tenant's key goes: never under another one than the tenant's. */
+/** Under which root a further version of a tenant's key goes: never under another one than the tenant's. And roots that are made anew. */
 import { randomBytes } from 'node:crypto'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { localMasterKey, type MasterKey, masterKeyring } from '../../src/index.js'
 import { errorOf } from '../support/errors.js'
-import { backends, freshStore, type TestStore } from '../support/fresh-store.js'
+import { backends, freshService, freshStore, type TestStore } from '../support/fresh-store.js'
+import { serviceError } from '../support/key-service.js'
 import { tenantOf, tenantRowsOf } from '../support/tenants.js'
 
 describe.each(backends)('a further version of a tenant’s key on %s', (backend) => {
@@ -62,5 +64,44 @@ describe.each(backends)('a further version of a tenant’s key on %s', (backend)
     await (await open({ primary, previous: [own], tenantRoot: () => other })).encrypt('c/carol', 'x')
     await (await open({ primary, previous: [own] })).encrypt('d/dave', 'x')
     expect([await rootsOf('c'), await rootsOf('d')]).toEqual([[other.id], [primary.id]])
+  })
+})
+
+describe('a root that tenantRoot makes anew each time', () => {
+  it('is one service: its objects share the bound of calls, and an outage', async () => {
+    const inner = localMasterKey(randomBytes(32))
+    let underWay = 0
+    let most = 0
+    let calls = 0
+    let isDown = false
+    const ask = async <T>(work: () => T) => {
+      calls += 1
+      most = Math.max(most, ++underWay)
+      await sleep(2)
+      underWay -= 1
+      if (isDown) throw serviceError('unavailable')
+      return work()
+    }
+    const tenantRoot = (): MasterKey => ({
+      id: 'one-service',
+      wrap: (key, aad) => ask(() => inner.wrap(key, aad)),
+      unwrap: (wrapped, aad) => ask(() => inner.unwrap(wrapped, aad)),
+    })
+    const envelope = await freshService(undefined, {
+      masterKeys: masterKeyring({ primary: inner, tenantOf, tenantRoot }),
+    })
+    const users = (name: string) =>
+      Array.from({ length: 60 }, (_, index) => ({ userId: `t${index}/${name}`, plaintext: 'x' }))
+    expect((await envelope.encryptMany(users('a'))).every(({ ok }) => ok)).toBe(true)
+    expect(most).toBe(16)
+    // It is no outage while it has answered a moment ago.
+    await sleep(1100)
+    isDown = true
+    calls = 0
+    for (let index = 100; index < 160; index++)
+      expect(await errorOf(envelope.encrypt(`t${index}/a`, 'x'))).toMatchObject({ reason: 'unavailable' })
+    // Each of them would ask for itself.
+    expect(calls).toBeLessThan(10)
+    await envelope.close()
   })
 })

@@ -7,6 +7,7 @@ import {
   localMasterKey,
   type MasterKey,
   masterKeyring,
+  rewrapAll,
 } from '../../src/index.js'
 import { tenantUserId } from '../../src/table.js'
 import { errorOf } from '../support/errors.js'
@@ -103,6 +104,30 @@ describe.each(backends)('on %s', (backend) => {
       code: 'ERR_DECRYPTION_FAILED',
     })
     await expectAllOpen(await fresh.open(), sealed)
+  })
+
+  it('a tenant whose row is missing gets no second key, so that the right one can be restored', async () => {
+    const sealed = await sealAll(envelope, ['acme/old', 'lone'])
+    await envelope.rotateTenantKey('acme')
+    const rows = await tenantRowsOf(fresh.store, 'acme')
+    await fresh.store.remove(rows)
+    const masterKeys = roots.keyring
+    const other = await fresh.open({ masterKeys })
+    expect(await errorOf(other.encrypt('acme/new', 'x'))).toMatchObject({
+      code: 'ERR_KEYS_LOST',
+      message: expect.stringContaining('no second one is made in its place. Copy its row from a backup'),
+    })
+    const users = await (
+      await fresh.open({ masterKeys: masterKeyring({ primary: roots.primary.masterKey }) })
+    ).encrypt('acme/flat', 'x')
+    expect((await rewrapAll({ store: fresh.store, masterKeys })).failed).toMatchObject([
+      { userId: 'acme/flat', code: 'ERR_KEYS_LOST' },
+    ])
+    expect(await tenantRowsOf(fresh.store, 'acme')).toEqual([])
+    await fresh.store.maintenance?.restore(rows)
+    await vi.waitFor(() => other.encrypt('acme/new', 'x'), { timeout: 4000 })
+    expect(await other.decrypt('acme/flat', users)).toBe('x')
+    await expectAllOpen(await fresh.open({ masterKeys }), sealed)
   })
 
   it('moveTenant: all versions are under the new root, no row of a user is touched, and the old root is not needed', async () => {

@@ -5,7 +5,7 @@ import { tenantUserId } from '../../src/table.js'
 import { errorOf } from '../support/errors.js'
 import { backends, freshStore, type TestStore } from '../support/fresh-store.js'
 import { mintedRow, rowsOf } from '../support/rows.js'
-import { countedStore, overriding } from '../support/store-doubles.js'
+import { overriding, storeWithout } from '../support/store-doubles.js'
 import { tenantRoots, tenantRowsOf } from '../support/tenants.js'
 import { expectAllOpen, type Sealed, sealAll } from '../support/tokens.js'
 
@@ -62,6 +62,18 @@ describe.each(backends)('a tenant’s key that is missing, on %s', (backend) => 
     expect(await lost()).toEqual([])
   })
 
+  it('is not made anew either where all users are under a later version', async () => {
+    const envelope = await test.open()
+    await envelope.rotateTenantKey('acme')
+    await rewrapAll({ store, masterKeys: keyring })
+    const rows = await lost()
+    await store.remove(refs(rows))
+    const other = await test.open()
+    expect(await errorOf(other.encrypt('acme/new', 'x'))).toMatchObject({ code: 'ERR_KEYS_LOST' })
+    await store.maintenance?.restore(rows)
+    await expectAllOpen(await test.open(), sealed)
+  })
+
   it('gets no second next version either', async () => {
     const envelope = await test.open()
     await envelope.rotateTenantKey('acme')
@@ -74,39 +86,52 @@ describe.each(backends)('a tenant’s key that is missing, on %s', (backend) => 
     await expectAllOpen(await test.open(), [...sealed, ...(second === undefined ? [] : [second])])
   })
 
+  /** The store, with `before` called before users of a tenant are looked for. */
+  const looking = (before: (kekIds: readonly string[]) => Promise<void> | void): KeyStore => {
+    const { maintenance } = store
+    if (maintenance === undefined) throw new Error('the store has no maintenance')
+    const countUnder: typeof maintenance.countUnder = async (kekIds) => {
+      await before(kekIds)
+      return maintenance.countUnder(kekIds)
+    }
+    const { restore, inspect, finishErasure, datedCensus } = maintenance
+    return overriding(store, { maintenance: { restore, inspect, finishErasure, datedCensus, countUnder } })
+  }
+
   it('is none if another process makes it, and a user, between two looks', async () => {
-    let raced = false
-    const racing = overriding(store, {
-      async list(page) {
-        if (page.kekId === 'tenant:1:new' && !raced) {
-          raced = true
-          await sealAll(await test.open(), ['new/first'])
-        }
-        return store.list(page)
-      },
+    let looks = 0
+    const racing = looking(async () => {
+      if (looks++ === 0) await sealAll(await test.open(), ['new/first'])
     })
-    const envelope = await test.open({ store: racing })
-    const [mine] = await sealAll(envelope, ['new/second'])
-    expect(raced).toBe(true)
+    const [mine] = await sealAll(await test.open({ store: racing }), ['new/second'])
+    expect(looks).toBe(1)
     expect(await tenantRowsOf(store, 'new')).toHaveLength(1)
     await expectAllOpen(await test.open(), mine === undefined ? [] : [mine])
   })
 
-  it('is none in a store that does not know the filter', async () => {
-    const plain = overriding(store, { list: ({ kekId: _, ...page }) => store.list(page) })
-    await (await test.open({ store: plain })).encrypt('new/user', 'x')
+  it('is found in a store without maintenance, and none in one that does not know the filter', async () => {
+    await store.remove(refs(await lost()))
+    const plain = await test.open({ store: storeWithout(store, 'maintenance') })
+    expect(await errorOf(plain.encrypt('acme/new', 'x'))).toMatchObject({ code: 'ERR_KEYS_LOST' })
+    const list: KeyStore['list'] = ({ kekId: _, ...page }) => store.list(page)
+    await (await test.open({ store: overriding(storeWithout(store, 'maintenance'), { list }) })).encrypt(
+      'new/user',
+      'x',
+    )
     expect(await tenantRowsOf(store, 'new')).toHaveLength(1)
   })
 
   it('is looked for once, when a tenant’s first key is made', async () => {
-    const counted = countedStore(store)
-    const envelope = await test.open({ store: counted.store })
-    const before = counted.calls.list
+    const looks: string[] = []
+    const envelope = await test.open({
+      store: looking(([first = '']) => {
+        looks.push(first)
+      }),
+    })
     await envelope.encrypt('acme/other', 'x')
     await envelope.encrypt('b/other', 'x')
-    expect(counted.calls.list).toBe(before)
     await Promise.all(['new/1', 'new/2', 'new/3'].map((userId) => envelope.encrypt(userId, 'x')))
-    expect(counted.calls.list).toBe((before ?? 0) + 1)
+    expect(looks).toEqual(['tenant:1:new'])
   })
 
   it('after shredTenant with forget the tenant begins anew once its users are gone', async () => {
