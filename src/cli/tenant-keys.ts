@@ -7,12 +7,12 @@ import { pruneTenantKey } from '../lifecycle/tenants.js'
 import { pruneUnusedTenants } from '../lifecycle/unused-tenants.js'
 import { masterKeysFromEnv, masterKeysFromFile } from '../master-keys/environment.js'
 import { tryWrapping } from '../master-keys/first-wrap.js'
-import { type MasterKeyring, masterKeyring } from '../master-keys/keyring.js'
+import type { MasterKeyring } from '../master-keys/keyring.js'
 import type { MasterKey } from '../master-keys/master-key.js'
 import type { KeyStore } from '../store.js'
 import { type KeyRecord, tenantUserId } from '../table.js'
 import { assertTenantId } from '../validate.js'
-import { forStoredKeys, openEnvelope } from './envelope.js'
+import { openForStoredKeys } from './envelope.js'
 import { noSuchTenant, withExistingStore } from './existing-store.js'
 import { findMasterKeys, type MasterKeyOptions, withMasterKeys } from './master-keys.js'
 import {
@@ -47,14 +47,12 @@ async function rotateTenant(tenantId: string, options: RotateTenantOptions): Pro
   const keyring = findMasterKeys(options)
   await withExistingStore(options, async (store) => {
     const newest = (await rowsOf(store, tenantId, 'there is no key to rotate')).at(-1) as KeyRecord
-    // Nothing else may wrap it: the primary is the root of other tenants, if this one has its own.
+    // It wraps the next version too: a keyring without `tenantRoot` keeps a tenant where it is.
     const root = givenRoot(keyring, tenantId, newest)
     const { dryRun = false } = options
     const rotation: TenantRotation = dryRun
       ? { tenantId, version: newest.version + 1, rotated: true }
-      : await (await openEnvelope(store, withRoot(keyring, tenantId, root), options)).rotateTenantKey(
-          tenantId,
-        )
+      : await (await openForStoredKeys(store, keyring, options)).rotateTenantKey(tenantId)
     if (options.json) return printJson({ ...rotation, kekId: root.id, dryRun })
     const { version, rotated } = rotation
     const what = `version ${version} of the key of ${nameOf(tenantId)}`
@@ -65,7 +63,7 @@ async function rotateTenant(tenantId: string, options: RotateTenantOptions): Pro
 }
 
 const USERS_FOLLOW =
-  'Keys of its users stay under the version that wraps them, which is kept: `npx keystore rewrap` brings them under the new one.'
+  'Keys of its users stay under the version that wraps them, which is kept: `npx keystore rewrap`, with the same master keys, brings them under the new one and leaves the key of the tenant under its root.'
 
 interface PruneTenantCommandOptions extends StoreOptions, ChangeOptions, KeyLogOptions {
   readonly unused?: boolean
@@ -135,7 +133,7 @@ const NONE_UNUSED =
   'than a day, or than --older-than.'
 
 const KEPT =
-  'Kept are the newest version, versions that users are under (`npx keystore rewrap` brings them along), and all versions while the newest is ' +
+  'Kept are the newest version, versions that users are under (`npx keystore rewrap` brings them along, if it is given the root of the tenant), and all versions while the newest is ' +
   'younger than a day, or than --older-than.'
 
 interface MoveTenantOptions extends StoreOptions, MasterKeyOptions, ChangeOptions {
@@ -158,7 +156,7 @@ export function moveTenantCommand(): Command {
     .addHelpText(
       'after',
       '\nExamples:\n  npx keystore move-tenant acme --dry-run\n  npx keystore move-tenant acme --root-file keys/acme.key' +
-        '\n\nTo keep the tenant working, give all processes the new root as a previous master key first.',
+        '\n\nTo keep the tenant working, give all processes the new root as a previous master key first.\nAll tenants of a previous master key: npx keystore rewrap --tenants',
     )
     .action(moveTenant)
 }
@@ -175,7 +173,7 @@ async function moveTenant(tenantId: string, options: MoveTenantOptions): Promise
     if (dryRun && left.length > 0) await assertWorks(root)
     const move: TenantMove = dryRun
       ? { tenantId, kekId: root.id, versions: left.map(({ version }) => version) }
-      : await (await openEnvelope(store, forStoredKeys(keyring), {})).moveTenant(tenantId, root)
+      : await (await openForStoredKeys(store, keyring, {})).moveTenant(tenantId, root)
     if (options.json) return printJson({ ...move, dryRun })
     if (move.versions.length === 0)
       return console.log(
@@ -239,11 +237,6 @@ function givenRoot(keyring: MasterKeyring, tenantId: string, { version, kekId }:
     'ERR_UNKNOWN_MASTER_KEY',
     `Version ${version} of the key of ${nameOf(tenantId)} is wrapped under master key ${printable(kekId ?? 'none')}, which was not given`,
   )
-}
-
-/** A keyring that wraps the key of one tenant under its root. */
-function withRoot({ primary, previous }: MasterKeyring, tenantId: string, root: MasterKey): MasterKeyring {
-  return masterKeyring({ primary, previous, tenantRoot: (id) => (id === tenantId ? root : null) })
 }
 
 /** @throws ERR_INVALID_ARGUMENT · ERR_MASTER_KEY */

@@ -95,12 +95,21 @@ type Call = () => Promise<Uint8Array> | Uint8Array
 
 /** @returns what the provider returned, whatever it is: it may not be written in TypeScript */
 async function callService(key: MasterKey, call: Call): Promise<unknown> {
+  return serviceOf(key).call(call)
+}
+
+function serviceOf(key: MasterKey): Service {
   let service = services.get(key)
   if (service === undefined) {
     service = new Service(key)
     services.set(key, service)
   }
-  return service.call(call)
+  return service
+}
+
+/** Has a new object of a key share what is known of its service: how many calls are under way, and whether it is in an outage. */
+export function shareService(key: MasterKey, known: MasterKey): void {
+  if (key !== known) services.set(key, serviceOf(known))
 }
 
 const services = new WeakMap<MasterKey, Service>()

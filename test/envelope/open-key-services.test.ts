@@ -242,7 +242,11 @@ describe('what open says of what is no master key', () => {
     ['bytes', randomBytes(32), `${must}, got bytes: pass localMasterKey(bytes)`],
     ['a function', () => local, `${must}, got function: call it, and pass what it returns`],
     ['a promise', Promise.resolve(local), `${must}, got an object, a promise: await it first`],
-    ['an empty keyring', { primary: undefined }, `${must.replace('masterKeys', 'primary')}, got undefined`],
+    [
+      'an empty keyring',
+      { primary: undefined },
+      'primary must be one master key: masterKeysFromEnv().primary, what localMasterKey() gives, or another MasterKey, got undefined',
+    ],
     [
       'an empty id',
       { ...remoteMasterKey(), id: '' },
