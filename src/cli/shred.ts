@@ -118,7 +118,7 @@ async function shred(owner: Owner, options: ShredCommandOptions): Promise<void> 
         .filter(({ shreddedAt }) => shreddedAt === null)
         .map(({ version }) => version)
       if (dryRun && json) return printJson({ ...ofTenant, userId, versions, forget, dryRun })
-      const found = `${name} has ${rows === null ? 'rows that cannot be read' : versionsText(versions)}${usersText(ofTenant)}.`
+      const found = `${name} has ${rows === null ? 'rows that cannot be read' : `${versionsText(versions)}${sinceText(rows)}`}${usersText(ofTenant)}.`
       if (dryRun) return console.log(`${found} Would ${forget ? 'erase and forget' : 'erase'} what there is.`)
       process.stderr.write(`${found} ${owner.warning}\n`)
       if (!(await isTyped(`To shred ${name} type ${owner.word}: `, owner.typed)))
@@ -220,6 +220,12 @@ const POOL_WARNING =
 function versionsText(versions: readonly number[]): string {
   if (versions.length === 0) return 'no live key'
   return `${versions.length === 1 ? 'version' : 'versions'} ${versions.join(', ')}`
+}
+
+/** Since when there is nothing to erase any more. */
+function sinceText(rows: readonly KeyRecord[]): string {
+  const at = rows.find(({ shreddedAt }) => shreddedAt !== null)?.shreddedAt
+  return at ? ` (shredded ${at.toISOString().slice(0, 10)})` : ''
 }
 
 function printReceipt(

@@ -98,6 +98,9 @@ describe.each(dialects)('on %s', (dialect) => {
     expect(shredded).toContain('every later use by any of its users is ERR_KEY_SHREDDED')
     expect(shredded).toContain('1 key of its users ended with it.')
     expect(shredded).toContain('Not recorded outside the database')
+    expect(store.run(['shred-tenant', 'acme', '--dry-run']).stdout).toMatch(
+      /has no live key \(shredded \d{4}-\d\d-\d\d\)/,
+    )
     const forgotten = store.run(['shred-tenant', 'beta', '--yes', '--forget']).stdout
     expect(forgotten).toContain('forgotten, a new key may be made')
     expect(forgotten).toContain('npx keystore shred-tenant ID --forget --with-users --allow-unknown')
