@@ -343,9 +343,8 @@ export class EnvelopeCrypto {
    * Erases a tenant's key, and with it all that its users have: in this process at once, in others within 2 s, handles included. Every
    * later use, also by new users of the tenant, is ERR_KEY_SHREDDED. It is as final as {@link shredUser}. Asks no root.
    *
-   * @param options `forget: true` removes the tenant's rows too. Its users' rows stay: they are ERR_KEY_NOT_FOUND, and the tenant begins anew
-   *   only when all of them are forgotten too (`shredUser` with `forget`, or `keystore shred-tenant ID --forget --with-users`). Until then its new
-   *   users are ERR_KEYS_LOST
+   * @param options `forget: true` removes the tenant's rows too. Its users' rows stay (ERR_KEY_NOT_FOUND), and until all of them are forgotten
+   *   (`shredUser` with `forget`, or `keystore shred-tenant --forget --with-users`) the tenant gets no new key: ERR_KEYS_LOST
    * @returns `userId` is that of the tenant's own rows
    * @throws ERR_INVALID_ARGUMENT · ERR_STORE (call again: what was begun is finished) · ERR_CLOSED
    * @example
