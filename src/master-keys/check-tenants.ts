@@ -4,6 +4,8 @@ import { isTombstone, type KeyRecord, type KeyRef, TENANT_USER_ID_PREFIX, tenant
 import type { MasterKeyring } from './keyring.js'
 import { ownRootOf } from './tenant-keys.js'
 
+/** Rows read first: most stores have no tenants, and these are then users'. */
+const FEW_ROWS = 4
 /** Rows read at once: however many tenants there are, the first tell. */
 const ROWS = 100
 /** Further pages are read as long as there are only tombstones. */
@@ -43,16 +45,18 @@ export async function checkTenants(
   }
 }
 
-/** The first page of tenants' rows that has a live one, with what was read before it. */
+/** A few of tenants' rows; if there are more, those up to the first page that has a live one. */
 async function firstRows(store: KeyStore): Promise<readonly KeyRecord[]> {
   const rows: KeyRecord[] = []
   let after: KeyRef = { userId: TENANT_USER_ID_PREFIX, version: 1 }
-  for (let page = 0; page < MAX_PAGES; page++) {
-    const listed = await store.list({ after, limit: ROWS, onUnreadable: () => undefined })
+  for (let page = 0; page <= MAX_PAGES; page++) {
+    const limit = page === 0 ? FEW_ROWS : ROWS
+    const listed = await store.list({ after, limit, onUnreadable: () => undefined })
     const ofTenants = listed.filter(({ userId }) => tenantIdOf(userId) !== null)
     rows.push(...ofTenants)
     const last = ofTenants.at(-1)
-    if (last === undefined || listed.length < ROWS || !ofTenants.every(isTombstone)) break
+    if (last === undefined || ofTenants.length < limit) break
+    if (page > 0 && !ofTenants.every(isTombstone)) break
     after = last
   }
   return rows
