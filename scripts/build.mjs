@@ -20,7 +20,8 @@ const manifest = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
  * modules import and no file above has, so those that others import must stand first.
  */
 const CHUNKS = {
-  shared: /^[a-z-]+$/,
+  // The core and key services both know codes of the network.
+  shared: /^([a-z-]+|master-keys\/kms\/network-code)$/,
   format: /^format\//,
   // Of key services: their entries load these, the core does not.
   pkcs11: /^master-keys\/kms\/pkcs11-(?!uri$)/,

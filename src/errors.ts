@@ -22,7 +22,8 @@ import { tenantIdOf } from './table.js'
  * - `ERR_UNWRAP_FAILED`: a wrapped key does not open under its master key
  * - `ERR_STORE`: the store failed; see `retryable`
  * - `ERR_CONFLICT`: two stores disagree about a user; nothing was copied, and the message says what to do
- * - `ERR_KEYS_LOST`: the store lacks keys that its key log names: it is an older copy, or another store
+ * - `ERR_KEYS_LOST`: the store lacks keys that its key log names: it is an older copy, or another store. Or it lacks the key of a tenant whose
+ *   users it has
  * - `ERR_SCHEMA`: the table or its migrations are not what this version needs; the message says what to do
  * - `ERR_CLOSED`: used after `close()`
  */

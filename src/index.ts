@@ -46,6 +46,7 @@ export type { Rotation } from './keys/cache.js'
 export type { CacheOptions, CacheStats } from './keys/cache-options.js'
 export type { TenantMove, TenantRotation } from './keys/tenants.js'
 export { census, type MasterKeyUse } from './lifecycle/census.js'
+export type { CopyOnly } from './lifecycle/copied-rows.js'
 export {
   type ConflictingRow,
   type CopyConflict,
@@ -70,6 +71,11 @@ export {
   type TenantKeyState,
   type TenantState,
 } from './lifecycle/tenants.js'
+export {
+  type PrunedTenants,
+  type PruneUnusedTenantsOptions,
+  pruneUnusedTenants,
+} from './lifecycle/unused-tenants.js'
 export { type Finding, type VerifyOptions, type VerifyReport, verifyAll } from './lifecycle/verify.js'
 export {
   masterKeysFromEnv,

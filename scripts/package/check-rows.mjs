@@ -5,11 +5,12 @@ import { gzipSync } from 'node:zlib'
 import { PACKAGE, root } from './project.mjs'
 
 /**
- * The largest sizes of the core entry, minified by esbuild and compressed, in bytes. What an application bundles that opens a service with a
- * master key of the environment, lru-cache included; and all that the entry exports, without lru-cache: nobody bundles that, but it shows what
- * an addition costs.
+ * The largest sizes of the core entry, minified by esbuild and compressed, in bytes: of what loads at once, without what is imported when it is
+ * needed, such as the code of a key service. What an application loads that opens a service with a master key of the environment, lru-cache
+ * included; and all that the entry exports, without lru-cache: nobody loads that, but it shows what an addition costs. Just above the sizes that
+ * there are, so that no addition goes unnoticed.
  */
-const LARGEST = { used: 30 * 1024, whole: 32 * 1024 }
+const LARGEST = { used: 42 * 1024, whole: 52 * 1024 }
 
 const CORE = {
   used: {
@@ -32,8 +33,9 @@ export const checkRows = [
       const sizes = Object.entries(CORE).map(([kind, { code, options, name }]) => {
         project.write(`${kind}.mjs`, code)
         const args = [`${kind}.mjs`, '--bundle', '--minify', '--platform=node', '--format=esm', ...options]
-        project.run(project.bin('esbuild'), [...args, '--outfile=out.mjs'])
-        const bundle = readFileSync(join(project.path, 'out.mjs'))
+        const output = ['--splitting', '--outdir=out', '--metafile=meta.json']
+        project.run(project.bin('esbuild'), [...args, ...output])
+        const bundle = loadedAtOnce(project, `${kind}.mjs`)
         const compressed = gzipSync(bundle, { level: 9 }).length
         const size = `${name}: ${kilobytes(bundle.length)} minified, ${kilobytes(compressed)} with gzip`
         if (compressed > LARGEST[kind])
@@ -77,6 +79,16 @@ export const checkRows = [
     },
   },
 ]
+
+/** The output of esbuild that an entry loads at once: its own file, and those that it imports without waiting to need them. */
+function loadedAtOnce(project, entry) {
+  const { outputs } = JSON.parse(readFileSync(join(project.path, 'meta.json'), 'utf8'))
+  const files = new Set(Object.keys(outputs).filter((file) => outputs[file].entryPoint === entry))
+  for (const file of files)
+    for (const { path, kind, external } of outputs[file].imports)
+      if (!external && kind !== 'dynamic-import') files.add(path)
+  return Buffer.concat([...files].map((file) => readFileSync(join(project.path, file))))
+}
 
 function kilobytes(bytes) {
   return `${(bytes / 1024).toFixed(1)} KB`

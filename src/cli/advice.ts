@@ -16,11 +16,24 @@ const ADVICE: Partial<Record<KeystoreErrorCode, string>> = {
     `${GIVE_A_MASTER_KEY}. A former one goes beside the one in use now: --previous-key-file FILE.`,
 }
 
+/** Not as the primary: new keys of all others would then come under the root of this tenant. */
+const GIVE_THE_ROOT =
+  'The primary master key stays what it is. Give the root of the tenant beside it: --previous-key-file FILE, or API_KEY_MASTER_KEY_PREVIOUS.'
+
 const WHEN_IT_ANSWERS = 'Run the same command again when the master key answers.'
+
+const ROOT_IS_THE_NEW_ONE = '(--root and --root-file name the new root.)'
+
+/** Messages of the library and of commands name the tenant whose key is wrapped by it. A quote in an id is escaped there. */
+function isOfUnknownRoot({ code, message }: KeystoreError): boolean {
+  return code === 'ERR_UNKNOWN_MASTER_KEY' && /\bkey of tenant "/.test(message)
+}
 
 /** @returns null if the message says it all */
 export function adviceFor(error: KeystoreError, command: string): string | null {
   const { code } = error
+  if (isOfUnknownRoot(error))
+    return command === 'move-tenant' ? `${GIVE_THE_ROOT} ${ROOT_IS_THE_NEW_ONE}` : GIVE_THE_ROOT
   if (error instanceof NoTableError) return `${IF_TABLES_WERE_DROPPED}.`
   // The master key was given, and its service failed: the message says why.
   if (code === 'ERR_MASTER_KEY' && (error as MasterKeyError).reason !== undefined)

@@ -2,10 +2,12 @@
 
 import { Command } from 'commander'
 import { invalidArgument, isKeystoreError, type KeystoreError, StoreError } from '../errors.js'
-import { findLostKeys, type LostKeys } from '../key-log/lost-keys.js'
+import { compareAll, type LostKeys } from '../key-log/lost-keys.js'
 import { totalCount } from '../lifecycle/census.js'
+import { CopiedRows, type CopyOnly } from '../lifecycle/copied-rows.js'
 import { type ConflictingRow, type CopyConflict, type CopyReport, copyKeys } from '../lifecycle/copy.js'
 import type { KeyStore } from '../store.js'
+import { assertUserId } from '../validate.js'
 import { openBackup, startBackup } from './backup-file.js'
 import { inThisRuntime } from './command-line.js'
 import { assertCanAsk, type ConfirmOptions, isTyped } from './confirm.js'
@@ -42,6 +44,12 @@ import { printFailures } from './rewrap.js'
 
 interface CopyCommandOptions extends ChangeOptions, ConfirmOptions, KeyLogOptions {
   readonly applyErasures?: boolean
+}
+
+interface RestoreCommandOptions extends CopyCommandOptions {
+  readonly user?: readonly string[]
+  readonly tenant?: readonly string[]
+  readonly pool?: boolean
 }
 
 /** The report of the library, and with a key log the keys that the target lacks afterwards. */
@@ -86,13 +94,32 @@ export function restoreCommand(): Command {
   return withCopyOptions(withStore(new Command('restore')))
     .description('Copy a backup, or any SQLite key store, into the store. The file is only read.')
     .argument('<file>', 'a file that `npx keystore backup` made')
+    .option('--user <id>', 'only the keys of this user; may be repeated', repeated)
+    .option(
+      '--tenant <id>',
+      'only the key of this tenant, which its users need, and none of theirs; may be repeated',
+      repeated,
+    )
+    .option('--pool', 'only the key of the pool')
     .addHelpText(
       'after',
-      '\nExample:\n  npx keystore restore backups/monday.db --store drill.db --key-log keys.jsonl',
+      '\nExamples:\n  npx keystore restore backups/monday.db --store drill.db --key-log keys.jsonl\n' +
+        '  npx keystore restore backups/monday.db --tenant acme --dry-run',
     )
-    .action(async (file: string, { store, ...options }: StoreOptions & CopyCommandOptions) =>
-      closeAfter(await openBackup(file), (backup) => copyInto(store, backup.store, options)),
+    .action(async (file: string, { store, ...options }: StoreOptions & RestoreCommandOptions) =>
+      closeAfter(await openBackup(file), (backup) => copyInto(store, backup.store, options, onlyOf(options))),
     )
+}
+
+function repeated(id: string, ids: readonly string[] = []): readonly string[] {
+  return [...ids, id]
+}
+
+/** @returns undefined: all rows */
+function onlyOf({ user, tenant = [], pool = false }: RestoreCommandOptions): CopyOnly | undefined {
+  if (user === undefined && tenant.length === 0 && !pool) return undefined
+  for (const userId of user ?? []) assertUserId(userId)
+  return { users: [...(user ?? []), ...(pool ? [''] : [])], tenants: tenant }
 }
 
 export function backupCommand(): Command {
@@ -153,7 +180,12 @@ function unfinishedAdvice({ complete }: CopyReport, partial: string): string {
 }
 
 /** Creates or migrates the target first, unless it is a dry run. */
-async function copyInto(url: string, from: KeyStore, options: CopyCommandOptions): Promise<void> {
+async function copyInto(
+  url: string,
+  from: KeyStore,
+  options: CopyCommandOptions,
+  only?: CopyOnly,
+): Promise<void> {
   const { dryRun = false, json, keyLog, applyErasures = false } = options
   const asks = applyErasures && !dryRun && options.yes !== true
   if (asks) assertCanAsk(options, 'erase what the source says')
@@ -161,7 +193,8 @@ async function copyInto(url: string, from: KeyStore, options: CopyCommandOptions
   if (!dryRun) keepNewStoreOutOfGit(url)
   const target = dryRun ? await openExistingStore({ store: url }) : await openStore(url)
   await closeAfter(target, async (to) => {
-    const stores = { from, to, ...(keyLog === undefined ? {} : { keyLog }) }
+    const chosen = only === undefined ? {} : { only }
+    const stores = { from, to, ...chosen, ...(keyLog === undefined ? {} : { keyLog }) }
     const erasures = asks
       ? await confirmedErasures((await copyKeys({ ...stores, dryRun: true })).refused)
       : applyErasures
@@ -170,16 +203,27 @@ async function copyInto(url: string, from: KeyStore, options: CopyCommandOptions
       async (controls): Promise<CopyCommandReport> => {
         const report = await copyKeys({ ...controls, ...stores, dryRun, applyErasures: erasures })
         const isCompared = keyLog !== undefined && !dryRun && report.complete
-        return isCompared ? { ...report, lost: await findLostKeys({ store: to, keyLog }) } : report
+        return isCompared ? { ...report, lost: await lostKeys(to, keyLog, only) } : report
       },
       (report) => {
         if (json) printJson(report)
-        else printCopyReport(report)
+        else printCopyReport(report, only)
         setExitCode(isInOrder(report))
       },
     )
   })
 }
+
+/** The keys of a key log that the target lacks; of the chosen rows, if only these were copied. */
+async function lostKeys(store: KeyStore, keyLog: string, only: CopyOnly | undefined): Promise<LostKeys> {
+  const { keys: all } = await compareAll({ store, keyLog })
+  const { userIds } = new CopiedRows(only)
+  const keys = userIds === null ? all : all.filter(({ userId }) => userIds.includes(userId))
+  return { count: keys.length, keys: keys.slice(0, MAX_LOST) }
+}
+
+/** The report lists so many, and counts all. */
+const MAX_LOST = 1000
 
 /** Extra rows at the target are no failure. Without any, unequal stores mean that rows are missing or have changed meanwhile. */
 function isInOrder({
@@ -209,7 +253,7 @@ async function confirmedErasures(users: readonly string[]): Promise<readonly str
   return users
 }
 
-function printCopyReport(report: CopyCommandReport): void {
+function printCopyReport(report: CopyCommandReport, only?: CopyOnly): void {
   const { dryRun, copied, shredded, extra, census, digest, equal, complete, lost } = report
   console.log(`${dryRun ? 'Would copy' : 'Copied'} ${counted(copied, 'row')}.`)
   if (shredded.length > 0) {
@@ -223,7 +267,7 @@ function printCopyReport(report: CopyCommandReport): void {
     console.log(`${counted(report.failedCount, 'row')} not copied, because of what is wrong with them:`)
     printFailures(report.failed, report.failedCount)
   }
-  const table = plainTable(['', 'rows', 'SHA-256 of all records'])
+  const table = plainTable(['', 'rows', `SHA-256 of ${only === undefined ? 'all' : 'these'} records`])
   for (const side of ['from', 'to'] as const)
     table.push([
       side === 'from' ? 'source' : 'target',
@@ -273,7 +317,7 @@ const WHOSE_TOKENS =
   'Rows made at the same time hold the same key: rewrap both sides to the same master key, or copy into an empty store. Rows made at ' +
   'different times hold different keys, and each token of that user and version opens under one of them only. To find out which, decrypt ' +
   'it on either side: `npx keystore decrypt --user ID --store URL < token`, for a backup on a copy of the file. docs/OPERATIONS.md, "Keys ' +
-  'were lost", says how to keep both.'
+  'were lost", says how to keep both. `npx keystore restore FILE --user ID` or `--tenant ID` brings back the rows of some alone.'
 
 function printLostKeys({ count, keys }: LostKeys): void {
   console.log(

@@ -4,8 +4,11 @@ import { Command } from 'commander'
 import { invalidArgument } from '../errors.js'
 import type { EncryptionContext } from '../format/context.js'
 import { isToken } from '../format/token.js'
+import { tenantPage } from '../lifecycle/tenant-list.js'
+import type { KeyStore } from '../store.js'
 import { withEnvelope } from './envelope.js'
 import { type EnvelopeOptions, withEnvelopeOptions, withUserAndContext } from './options.js'
+import { ownerName } from './output.js'
 
 interface CryptCommandOptions extends EnvelopeOptions {
   readonly user: string
@@ -26,13 +29,30 @@ export function encryptCommand(): Command {
     .action(async (options: EncryptCommandOptions) => {
       const plaintext = await readStandardInput('the secret')
       refuseMistakes(plaintext, options)
-      const token = await withEnvelope(
+      const { token, isUnderNoTenant } = await withEnvelope(
         options,
-        (envelope) => envelope.encryptBytes(options.user, plaintext, options.context),
+        async (envelope, store) => {
+          const isUnderNoTenant = await wouldBeUnderNoTenant(store, options.user)
+          return {
+            isUnderNoTenant,
+            token: await envelope.encryptBytes(options.user, plaintext, options.context),
+          }
+        },
         { mints: true },
       )
       process.stdout.write(`${token}\n`)
+      if (isUnderNoTenant)
+        process.stderr.write(
+          `The new key of ${ownerName(options.user)} is under the primary master key and no tenant's, since commands know no tenantOf: the next ` +
+            'rewrapAll of the application brings it to its tenant.\n',
+        )
     })
+}
+
+/** Whether a user who has no key would get one beside the tenants of the store. */
+async function wouldBeUnderNoTenant(store: KeyStore, userId: string): Promise<boolean> {
+  const [{ tenants }, rows] = await Promise.all([tenantPage(store, { limit: 1 }), store.getActive([userId])])
+  return tenants.length > 0 && !rows.has(userId)
 }
 
 export function decryptCommand(): Command {

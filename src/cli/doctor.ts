@@ -340,13 +340,16 @@ const TENANT_ADVICE: Readonly<Record<string, string>> = {
     'A tenant whose key does not open cannot be used, and none of its users: bring its row back from a backup. docs/OPERATIONS.md, "Tenants", ' +
     'says how.',
   unknownMasterKey:
-    'To check a tenant, give the root that wraps its key: --previous-key-file FILE, or API_KEY_MASTER_KEY_PREVIOUS.',
+    'To check a tenant, give the root that wraps its key: --previous-key-file FILE, or API_KEY_MASTER_KEY_PREVIOUS. rewrap leaves it there.',
   tenantNotChecked:
-    'To check a tenant, give the root that wraps its key: --previous-key-file FILE, or API_KEY_MASTER_KEY_PREVIOUS. If that is for the customer ' +
-    "alone to do, run verifyAll with the application's tenantRoot.",
+    'To check a tenant, give the root that wraps its key: --previous-key-file FILE, or API_KEY_MASTER_KEY_PREVIOUS (rewrap leaves it ' +
+    "there). If that is for the customer alone to do, run verifyAll with the application's tenantRoot.",
   tenantMissing:
-    'Users under a missing key of a tenant open again when its row is back: npx keystore restore BACKUP. If the tenant was forgotten on purpose, ' +
-    'forget each of its users: npx keystore shred-user ID --forget',
+    'Users under a missing key of a tenant open again when its row is back: npx keystore restore BACKUP --tenant ID. If the tenant was forgotten on purpose, ' +
+    'remove its users: npx keystore shred-tenant ID --forget --with-users --allow-unknown',
+  tenantMixed:
+    "A version of a tenant's key that may be planted: if you know who made it, npx keystore move-tenant ID brings all versions under one root. " +
+    'Else delete its row, and forget the users under it.',
   tenantShredded:
     'The rows of users of a shredded tenant are of no more use to anybody: npx keystore shred-tenant ID --with-users removes them. Who shall get ' +
     'a new key has to be forgotten so, or alone: npx keystore shred-user ID --forget',

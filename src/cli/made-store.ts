@@ -2,11 +2,14 @@
 import { existsSync } from 'node:fs'
 import type { MigrationReport } from '../adapters/migrator.js'
 import type { OpenedKeyStore } from '../adapters/open.js'
-import { isKeystoreError, MasterKeyError, printable } from '../errors.js'
+import { isKeystoreError, MasterKeyError, printable, serviceDetails } from '../errors.js'
 import { eventEmitter } from '../events.js'
 import { refuseOlderCopy } from '../key-log/older-copy.js'
 import { checkMasterKeys } from '../master-keys/check.js'
+import { isOutage, reasonOf } from '../master-keys/failure.js'
+import { tryWrapping } from '../master-keys/first-wrap.js'
 import type { MasterKeyring } from '../master-keys/keyring.js'
+import { isLocal } from '../master-keys/local.js'
 import type { KeyStore } from '../store.js'
 import { assertNoFolder, storeName } from './existing-store.js'
 import { storeFile } from './git-ignore.js'
@@ -38,6 +41,7 @@ export async function openOrMakeStore(options: MadeStoreOptions): Promise<MadeSt
   assertNoFolder(url)
   const found = masterKeysOrNull(options)
   if (adopt && found === null && existsSync(storeFile(url) ?? '')) throw noMasterKey(url, [])
+  if (found !== null) await refuseUnchecked(found.masterKeys)
   await checkExisting(url, found?.masterKeys ?? null)
   const store = await openStore(url, adopt ? { adopt } : {})
   try {
@@ -53,6 +57,27 @@ export async function openOrMakeStore(options: MadeStoreOptions): Promise<MadeSt
 }
 
 const emit = eventEmitter({})
+
+/**
+ * `open` goes on without a master key that gives no answer, since it is an application's that has worked before. Here nobody has seen the key
+ * work yet: a mistyped name looks like an outage, and would be found by the first user.
+ *
+ * @throws ERR_MASTER_KEY
+ */
+async function refuseUnchecked({ primary }: MasterKeyring): Promise<void> {
+  if (isLocal(primary)) return
+  const failed = await tryWrapping(primary)
+  // Who is denied to wrap may still open what is stored: the check knows.
+  if (failed === null || reasonOf(failed.error) === 'denied') return
+  if (!isOutage(failed.error)) throw failed.error
+  const { reason, retryable, message } = failed.error
+  throw new MasterKeyError(
+    'ERR_MASTER_KEY',
+    `${message}. The master key was not asked, so that nothing was checked, and no store was made. See that its name is right, and that it ` +
+      'can be reached from here. Where it cannot, the application makes the store itself when it opens one',
+    { ...serviceDetails(failed.error), ...(reason && { reason }), retryable },
+  )
+}
 
 /** Checks the keys of a store that needs no migration, before anything is written. */
 async function checkExisting(url: string, masterKeys: MasterKeyring | null): Promise<void> {

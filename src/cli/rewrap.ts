@@ -1,12 +1,13 @@
 /** `keystore rewrap`: the rotation of the master key. */
 import { Command } from 'commander'
 import type { Format } from '../format/formats.js'
-import { liveCount } from '../lifecycle/census.js'
+import { liveCount, RETIREMENT_WARNINGS } from '../lifecycle/census.js'
 import type { RowFailure } from '../lifecycle/long-work.js'
 import { type RewrapReport, rewrapAll } from '../lifecycle/rewrap.js'
 import { formatOfKekId } from '../master-keys/kek-id.js'
 import type { MasterKeyring } from '../master-keys/keyring.js'
 import type { CensusRow } from '../store.js'
+import { inThisRuntime } from './command-line.js'
 import { withExistingStore } from './existing-store.js'
 import { runLongCommand } from './long-command.js'
 import { printMasterKeys } from './master-key-table.js'
@@ -38,13 +39,19 @@ import { printableSentence } from './printable.js'
 interface RewrapCommandOptions extends StoreOptions, MasterKeyOptions, AcceptOptions, ChangeOptions {
   readonly format?: Format
   readonly batchSize?: number
+  readonly tenants?: boolean
 }
 
 export function rewrapCommand(): Command {
   return withDryRun(withFormat(withAcceptV2(withMasterKeys(withStore(new Command('rewrap'))))))
     .description(
-      'Rewrap every key under the primary master key. Keys that previous master keys wrapped are unwrapped with those. Safe to repeat, to ' +
-        'interrupt, and to run in several processes at once. Changes no token.',
+      'Rewrap every key under the primary master key. Keys that previous master keys wrapped are unwrapped with those. Users of tenants come ' +
+        'under the newest key of their tenant, whose root stays, unless --tenants. Safe to repeat, to interrupt, and to run in several ' +
+        'processes at once. Changes no token.',
+    )
+    .option(
+      '--tenants',
+      "also move the keys of tenants that are under previous master keys; without it they stay, since a previous key may be a customer's own",
     )
     .option('--batch-size <rows>', 'rows a transaction, 1 to 5,000 (default: 1,000)', wholeNumber)
     .addHelpText(
@@ -57,13 +64,14 @@ export function rewrapCommand(): Command {
         runLongCommand(
           options,
           (controls) => {
-            const { format, batchSize, dryRun = false } = options
+            const { format, batchSize, dryRun = false, tenants: moveTenants = false } = options
             return rewrapAll({
               ...controls,
               store,
               masterKeys,
               batchSize,
               dryRun,
+              moveTenants,
               accept: acceptedBesides(options),
               ...(format === undefined ? {} : { format }),
             })
@@ -84,6 +92,14 @@ function printRewrap(report: RewrapReport, keyring: MasterKeyring): void {
   console.log(
     `${what}; ${thousands(skipped)} skipped (changed by others meanwhile), ${thousands(failedCount)} failed.`,
   )
+  const { tenantsMoved } = report
+  printSome(
+    tenantsMoved.map(
+      ({ fromKekId, count }) =>
+        `${dryRun ? 'Would move' : 'Moved'} ${counted(count, 'key')} of tenants from ${kekName(fromKekId)} to ${kekName(kekId)}`,
+    ),
+    tenantsMoved.length,
+  )
   printFailures(report.failed, failedCount)
   const table = plainTable(['format', 'wrapped under', 'keys before', dryRun ? 'keys' : 'keys now'])
   const live = [...report.before, ...report.after].filter(({ shredded }) => !shredded)
@@ -98,6 +114,8 @@ function printRewrap(report: RewrapReport, keyring: MasterKeyring): void {
     ])
   }
   if (table.length > 0) console.log(table.toString())
+  for (const warning of report.warnings)
+    if (!RETIREMENT_WARNINGS.includes(warning)) console.log(inThisRuntime(`Warning: ${warning}.`))
   printMasterKeys(report.masterKeys, keyring)
 }
 

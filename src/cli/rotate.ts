@@ -6,7 +6,7 @@ import { pruneRetired, type RotateReport, rotateWhere } from '../lifecycle/rotat
 import type { KeyStore } from '../store.js'
 import { assertUserId } from '../validate.js'
 import { inThisRuntime } from './command-line.js'
-import { forStoredKeys, openEnvelope } from './envelope.js'
+import { openForStoredKeys } from './envelope.js'
 import { noSuchUser, withExistingStore } from './existing-store.js'
 import { runLongCommand } from './long-command.js'
 import { findMasterKeys, type MasterKeyOptions, withMasterKeys } from './master-keys.js'
@@ -62,7 +62,7 @@ export function rotateUserCommand(): Command {
 async function rotateOne(userId: string, options: RotateCommandOptions): Promise<void> {
   const masterKeys = findMasterKeys(options)
   await withExistingStore(options, async (store) => {
-    const envelope = await openEnvelope(store, forStoredKeys(masterKeys), options)
+    const envelope = await openForStoredKeys(store, masterKeys, options)
     const { dryRun = false } = options
     const rotation = dryRun ? await nextVersion(store, userId) : await envelope.rotateUserKey(userId)
     if (options.json) return printJson({ ...rotation, dryRun })

@@ -73,7 +73,7 @@ export function shredTenantCommand(): Command {
     .argument('<tenant>', 'the tenant')
     .option(
       '--forget',
-      "remove the tenant's rows too, so that the tenant can begin anew; the rows of its users stay, and nobody can open them",
+      "remove the tenant's rows too, so that the tenant can begin anew once its users are forgotten; their rows stay, and nobody can open them",
     )
     .option('--with-users', 'also forget the users of the tenant: remove their rows, and with them their ids')
     .option(
@@ -118,7 +118,7 @@ async function shred(owner: Owner, options: ShredCommandOptions): Promise<void> 
         .filter(({ shreddedAt }) => shreddedAt === null)
         .map(({ version }) => version)
       if (dryRun && json) return printJson({ ...ofTenant, userId, versions, forget, dryRun })
-      const found = `${name} has ${rows === null ? 'rows that cannot be read' : versionsText(versions)}${usersText(ofTenant)}.`
+      const found = `${name} has ${rows === null ? 'rows that cannot be read' : `${versionsText(versions)}${sinceText(rows)}`}${usersText(ofTenant)}.`
       if (dryRun) return console.log(`${found} Would ${forget ? 'erase and forget' : 'erase'} what there is.`)
       process.stderr.write(`${found} ${owner.warning}\n`)
       if (!(await isTyped(`To shred ${name} type ${owner.word}: `, owner.typed)))
@@ -222,6 +222,12 @@ function versionsText(versions: readonly number[]): string {
   return `${versions.length === 1 ? 'version' : 'versions'} ${versions.join(', ')}`
 }
 
+/** Since when there is nothing to erase any more. */
+function sinceText(rows: readonly KeyRecord[]): string {
+  const at = rows.find(({ shreddedAt }) => shreddedAt !== null)?.shreddedAt
+  return at ? ` (shredded ${at.toISOString().slice(0, 10)})` : ''
+}
+
 function printReceipt(
   { versions, kekIds, at, erased, pending, forget, tenantId, keysOfUsers, users }: ShredReceipt & OfTenant,
   name: string,
@@ -249,7 +255,7 @@ function printUsers(
   haveEnded: boolean,
   { forget, users }: { readonly forget: boolean; readonly users: OfTenant['users'] | undefined },
 ): void {
-  if (keysOfUsers === 0) return
+  if (keysOfUsers === 0 && (users?.forgotten ?? 0) === 0) return
   const keys = keysOfUsers === null ? 'The keys' : counted(keysOfUsers, 'key')
   if (haveEnded) console.log(`${keys} of its users ended with it.`)
   if (users === undefined) {
@@ -259,12 +265,12 @@ function printUsers(
   console.log(`Forgot ${counted(users.forgotten, 'user')} of it.`)
   if (users.kept > 0)
     console.log(
-      `${counted(users.kept, 'user')} kept all rows, because of keys that are not under the tenant's, or rows that cannot be read: npx keystore doctor`,
+      `${counted(users.kept, 'user')} kept all rows, because of keys that are not under the tenant's, or rows that cannot be read: npx keystore doctor${forget ? '. Until they are forgotten the tenant gets no new key' : ''}`,
     )
 }
 
 const USERS_STAY =
-  'The rows of its users stay, and nobody can open them. Before such a user can get a new key: npx keystore shred-user ID --forget'
+  'The rows of its users stay, and nobody can open them. Until they are gone the tenant gets no new key: npx keystore shred-tenant ID --forget --with-users --allow-unknown'
 
 const PENDING =
   'That means: no query returns the wrapped keys any more, but their bytes may still be in the files of the database until this step is done.'

@@ -4,13 +4,15 @@ import { invalidArgument, isKeystoreError, MasterKeyError, printable } from '../
 import { evictTenantRows, liveTenantRows } from '../keys/tenant-rows.js'
 import type { TenantMove, TenantRotation } from '../keys/tenants.js'
 import { pruneTenantKey } from '../lifecycle/tenants.js'
+import { pruneUnusedTenants } from '../lifecycle/unused-tenants.js'
 import { masterKeysFromEnv, masterKeysFromFile } from '../master-keys/environment.js'
-import { type MasterKeyring, masterKeyring } from '../master-keys/keyring.js'
+import { tryWrapping } from '../master-keys/first-wrap.js'
+import type { MasterKeyring } from '../master-keys/keyring.js'
 import type { MasterKey } from '../master-keys/master-key.js'
 import type { KeyStore } from '../store.js'
 import { type KeyRecord, tenantUserId } from '../table.js'
 import { assertTenantId } from '../validate.js'
-import { forStoredKeys, openEnvelope } from './envelope.js'
+import { openForStoredKeys } from './envelope.js'
 import { noSuchTenant, withExistingStore } from './existing-store.js'
 import { findMasterKeys, type MasterKeyOptions, withMasterKeys } from './master-keys.js'
 import {
@@ -25,7 +27,7 @@ import {
   withKeyLog,
   withStore,
 } from './options.js'
-import { counted, kekName, ownerName, printJson } from './output.js'
+import { counted, kekName, ownerName, printJson, printSome } from './output.js'
 
 interface RotateTenantOptions extends StoreOptions, MasterKeyOptions, ChangeOptions, KeyLogOptions {}
 
@@ -45,14 +47,12 @@ async function rotateTenant(tenantId: string, options: RotateTenantOptions): Pro
   const keyring = findMasterKeys(options)
   await withExistingStore(options, async (store) => {
     const newest = (await rowsOf(store, tenantId, 'there is no key to rotate')).at(-1) as KeyRecord
-    // Nothing else may wrap it: the primary is the root of other tenants, if this one has its own.
+    // It wraps the next version too: a keyring without `tenantRoot` keeps a tenant where it is.
     const root = givenRoot(keyring, tenantId, newest)
     const { dryRun = false } = options
     const rotation: TenantRotation = dryRun
       ? { tenantId, version: newest.version + 1, rotated: true }
-      : await (await openEnvelope(store, withRoot(keyring, tenantId, root), options)).rotateTenantKey(
-          tenantId,
-        )
+      : await (await openForStoredKeys(store, keyring, options)).rotateTenantKey(tenantId)
     if (options.json) return printJson({ ...rotation, kekId: root.id, dryRun })
     const { version, rotated } = rotation
     const what = `version ${version} of the key of ${nameOf(tenantId)}`
@@ -63,26 +63,34 @@ async function rotateTenant(tenantId: string, options: RotateTenantOptions): Pro
 }
 
 const USERS_FOLLOW =
-  'Keys of its users stay under the version that wraps them, which is kept: `npx keystore rewrap` brings them under the new one.'
+  'Keys of its users stay under the version that wraps them, which is kept: `npx keystore rewrap`, with the same master keys, brings them under the new one and leaves the key of the tenant under its root.'
 
 interface PruneTenantCommandOptions extends StoreOptions, ChangeOptions, KeyLogOptions {
+  readonly unused?: boolean
   readonly olderThan?: number
 }
 
 export function pruneTenantCommand(): Command {
   return withKeyLog(withDryRun(withStore(new Command('prune-tenant'))))
     .description(
-      'Remove earlier versions of the key of a tenant under which no user is any more. The newest is always kept, and so is what a user needs.',
+      'Remove earlier versions of the key of a tenant under which no user is any more. The newest is kept, and so is what a user needs. With --unused ' +
+        'remove all versions of the keys of tenants that have no users any more.',
     )
-    .argument('<tenant>', 'the tenant')
+    .argument('[tenant]', 'the tenant; with --unused and without an id all tenants')
+    .option(
+      '--unused',
+      'the newest version too, if no user is under any of them: after users were moved out of the hierarchy of tenants',
+    )
     .option(
       '--older-than <duration>',
       'only if the newest version is older, since a process that was suspended may still use an earlier one (default: 1d)',
       parseDuration,
     )
     .addHelpText('after', '\nExample:\n  npx keystore rewrap && npx keystore prune-tenant acme --dry-run')
-    .action(async (tenantId: string, options: PruneTenantCommandOptions) => {
+    .action(async (tenantId: string | undefined, options: PruneTenantCommandOptions) => {
+      if (options.unused === true) return pruneUnused(tenantId, options)
       const { dryRun = false, json, olderThan } = options
+      if (tenantId === undefined) throw invalidArgument('Give the tenant, or --unused')
       assertTenantId(tenantId)
       await withExistingStore(options, async (store) => {
         await rowsOf(store, tenantId, 'nothing was removed')
@@ -100,8 +108,32 @@ export function pruneTenantCommand(): Command {
     })
 }
 
+async function pruneUnused(tenantId: string | undefined, options: PruneTenantCommandOptions): Promise<void> {
+  const { dryRun = false, json, olderThan } = options
+  if (tenantId !== undefined) assertTenantId(tenantId)
+  await withExistingStore(options, async (store) => {
+    if (tenantId !== undefined) await rowsOf(store, tenantId, 'nothing was removed')
+    const { tenantIds } = await pruneUnusedTenants({
+      store: recordingStore(store, options),
+      dryRun,
+      ...(tenantId === undefined ? {} : { tenantId }),
+      ...(olderThan === undefined ? {} : { olderThanMs: olderThan }),
+    })
+    if (json) return printJson({ tenantIds, dryRun })
+    console.log(
+      `${dryRun ? 'Would remove' : 'Removed'} the keys of ${counted(tenantIds.length, 'tenant')} without users.`,
+    )
+    printSome(tenantIds.map(nameOf), tenantIds.length)
+    if (tenantIds.length === 0) console.log(NONE_UNUSED)
+  })
+}
+
+const NONE_UNUSED =
+  'Kept are tenants that have users (`npx keystore tenants --count` counts their keys), shredded ones, and all whose newest version is younger ' +
+  'than a day, or than --older-than.'
+
 const KEPT =
-  'Kept are the newest version, versions that users are under (`npx keystore rewrap` brings them along), and all versions while the newest is ' +
+  'Kept are the newest version, versions that users are under (`npx keystore rewrap` brings them along, if it is given the root of the tenant), and all versions while the newest is ' +
   'younger than a day, or than --older-than.'
 
 interface MoveTenantOptions extends StoreOptions, MasterKeyOptions, ChangeOptions {
@@ -124,7 +156,7 @@ export function moveTenantCommand(): Command {
     .addHelpText(
       'after',
       '\nExamples:\n  npx keystore move-tenant acme --dry-run\n  npx keystore move-tenant acme --root-file keys/acme.key' +
-        '\n\nTo keep the tenant working, give all processes the new root as a previous master key first.',
+        '\n\nTo keep the tenant working, give all processes the new root as a previous master key first.\nAll tenants of a previous master key: npx keystore rewrap --tenants',
     )
     .action(moveTenant)
 }
@@ -138,9 +170,10 @@ async function moveTenant(tenantId: string, options: MoveTenantOptions): Promise
     const left = rows.filter(({ kekId }) => kekId !== root.id)
     for (const row of left) givenRoot(keyring, tenantId, row)
     const { dryRun = false } = options
+    if (dryRun && left.length > 0) await assertWorks(root)
     const move: TenantMove = dryRun
       ? { tenantId, kekId: root.id, versions: left.map(({ version }) => version) }
-      : await (await openEnvelope(store, forStoredKeys(keyring), {})).moveTenant(tenantId, root)
+      : await (await openForStoredKeys(store, keyring, {})).moveTenant(tenantId, root)
     if (options.json) return printJson({ ...move, dryRun })
     if (move.versions.length === 0)
       return console.log(
@@ -151,6 +184,12 @@ async function moveTenant(tenantId: string, options: MoveTenantOptions): Promise
     )
     if (!dryRun && root !== keyring.primary) console.log(GIVE_ROOT)
   })
+}
+
+/** The real run would find it out too, and a dry run is there to be told first. @throws ERR_MASTER_KEY and others: see `tryWrapping` */
+async function assertWorks(root: MasterKey): Promise<void> {
+  const failed = await tryWrapping(root)
+  if (failed !== null) throw failed.error
 }
 
 const GIVE_ROOT =
@@ -198,11 +237,6 @@ function givenRoot(keyring: MasterKeyring, tenantId: string, { version, kekId }:
     'ERR_UNKNOWN_MASTER_KEY',
     `Version ${version} of the key of ${nameOf(tenantId)} is wrapped under master key ${printable(kekId ?? 'none')}, which was not given`,
   )
-}
-
-/** A keyring that wraps the key of one tenant under its root. */
-function withRoot({ primary, previous }: MasterKeyring, tenantId: string, root: MasterKey): MasterKeyring {
-  return masterKeyring({ primary, previous, tenantRoot: (id) => (id === tenantId ? root : null) })
 }
 
 /** @throws ERR_INVALID_ARGUMENT · ERR_MASTER_KEY */

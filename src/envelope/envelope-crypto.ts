@@ -326,7 +326,8 @@ export class EnvelopeCrypto {
 
   /**
    * Makes a new version of a tenant's key. New keys of the tenant's users are wrapped under it; those that there are stay under the version
-   * that wraps them, until `rewrapAll` brings them along. Asks the tenant's root once.
+   * that wraps them, until `rewrapAll` brings them along. It goes under the root that `tenantRoot` gives (null: the primary);
+   * without `tenantRoot` in the keyring, under the root that wraps the newest one. ERR_UNKNOWN_MASTER_KEY: that root was not given.
    *
    * @throws ERR_INVALID_ARGUMENT · ERR_KEY_NOT_FOUND (the tenant has no key) · ERR_KEY_SHREDDED · ERR_MASTER_KEY · ERR_STORE · ERR_CLOSED
    * @example
@@ -342,8 +343,8 @@ export class EnvelopeCrypto {
    * Erases a tenant's key, and with it all that its users have: in this process at once, in others within 2 s, handles included. Every
    * later use, also by new users of the tenant, is ERR_KEY_SHREDDED. It is as final as {@link shredUser}. Asks no root.
    *
-   * @param options `forget: true` removes the tenant's rows too, so that the tenant may begin anew. Its users' rows stay: they are
-   *   ERR_KEY_NOT_FOUND, and ERR_UNWRAP_FAILED once the tenant has a new key, until each is forgotten (`shredUser` with `forget`)
+   * @param options `forget: true` removes the tenant's rows too. Its users' rows stay (ERR_KEY_NOT_FOUND), and until all of them are forgotten
+   *   (`shredUser` with `forget`, or `keystore shred-tenant --forget --with-users`) the tenant gets no new key: ERR_KEYS_LOST
    * @returns `userId` is that of the tenant's own rows
    * @throws ERR_INVALID_ARGUMENT · ERR_STORE (call again: what was begun is finished) · ERR_CLOSED
    * @example
@@ -360,7 +361,8 @@ export class EnvelopeCrypto {
    * Wraps a tenant's key under another root: all versions of it, and nothing of its users. Each new wrap is opened again before it is written.
    * The old root has to be one that this service finds: what `tenantRoot` gives, or a key of the keyring.
    *
-   * To keep the tenant working meanwhile, add the new root to `previous` of all processes first. After the call have `tenantRoot` give it.
+   * Before the call all processes, this one too, must find the new root: by `tenantRoot`, or in `previous`. Those that do not cannot open the
+   * keys of the tenant's users afterwards (ERR_UNKNOWN_MASTER_KEY). After the call have `tenantRoot` give it.
    *
    * @throws ERR_INVALID_ARGUMENT · ERR_KEY_NOT_FOUND · ERR_KEY_SHREDDED · ERR_STORE · ERR_CLOSED · ERR_MASTER_KEY, ERR_UNKNOWN_MASTER_KEY,
    *   ERR_UNWRAP_FAILED (of either root). The message says which versions are left where they were: call again

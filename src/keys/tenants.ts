@@ -4,8 +4,13 @@
  *
  * A root that fails is asked again after a second, for its own tenant alone. No other key takes its place.
  */
-import { LRUCache } from 'lru-cache'
-import { isKeystoreError, KeystoreError, MasterKeyError, StoreError } from '../errors.js'
+import {
+  isKeystoreError,
+  KeystoreError,
+  type KeystoreErrorCode,
+  MasterKeyError,
+  StoreError,
+} from '../errors.js'
 import { durationSince, type EmitEvent } from '../events.js'
 import { reasonOf } from '../master-keys/failure.js'
 import type { MasterKeyring } from '../master-keys/keyring.js'
@@ -14,11 +19,13 @@ import { assertOpens, rewrapped } from '../master-keys/rewrapped.js'
 import {
   kekOf,
   parseTenantKekId,
+  rootForNext,
   rootToWrap,
   type TenantKeyRef,
   tenantOfUser,
   tenantRow,
 } from '../master-keys/tenant-keys.js'
+import { assertNeverMade } from '../master-keys/tenant-versions.js'
 import type { KeyStore, WrapChange } from '../store.js'
 import { type KeyRecord, type KeyRef, refKey, tenantIdOf, tenantUserId } from '../table.js'
 import { SingleFlight } from './batch.js'
@@ -26,6 +33,7 @@ import { KeyCache, type KeyPolicy } from './cache.js'
 import type { CacheOptions } from './cache-options.js'
 import { DataKey } from './data-key.js'
 import type { Kek, Keks } from './keks.js'
+import { RecentFailures } from './recent-failures.js'
 import { evictTenantRows, liveTenantRows, timeAfter } from './tenant-rows.js'
 
 /** What rotating a tenant's key came to. */
@@ -46,21 +54,32 @@ export interface TenantMove {
   readonly versions: readonly number[]
 }
 
-/** A root that failed is not asked again so soon. Bounds how many tenants are remembered. */
-const FAILED = { max: 10_000, ttl: 1000 }
+/** What will most likely be the same a moment later. */
+const ASK_LATER: ReadonlySet<KeystoreErrorCode> = new Set([
+  'ERR_MASTER_KEY',
+  'ERR_UNWRAP_FAILED',
+  'ERR_KEYS_LOST',
+])
 /** Each pass reads the rows again: versions that another process makes meanwhile are moved too. */
 const MAX_PASSES = 5
 
 /** The keys of roots, which wrap tenants' keys. */
 class Roots implements Keks {
+  readonly #store: KeyStore
   readonly #keyring: MasterKeyring
+  readonly #emit: EmitEvent
 
-  constructor(keyring: MasterKeyring) {
+  constructor(store: KeyStore, keyring: MasterKeyring, emit: EmitEvent) {
+    this.#store = store
     this.#keyring = keyring
+    this.#emit = emit
   }
 
-  forNew({ userId }: KeyRef): Promise<MasterKey> {
-    return rootToWrap(this.#keyring, tenantIdOf(userId) as string)
+  /** @throws ERR_KEYS_LOST (users are under the version already) · what the keyring's `tenantRoot` throws */
+  async forNew({ userId, version }: KeyRef, before: KeyRecord | undefined): Promise<MasterKey> {
+    const tenantId = tenantIdOf(userId) as string
+    await assertNeverMade(this.#store, { tenantId, version }, this.#emit)
+    return before === undefined ? rootToWrap(this.#keyring, tenantId) : rootForNext(this.#keyring, before)
   }
 
   of(record: KeyRecord): Promise<MasterKey | null> {
@@ -95,8 +114,7 @@ export class TenantKeys implements Keks {
   #made: KeyCache | null = null
   #onChange: (userId: string) => void = () => undefined
   readonly #finding = new SingleFlight<DataKey>()
-  /** Why a tenant's root, or one row, was not opened a moment ago. */
-  readonly #failed = new LRUCache<string, KeystoreError>(FAILED)
+  readonly #failed = new RecentFailures()
 
   constructor(
     store: KeyStore,
@@ -111,7 +129,7 @@ export class TenantKeys implements Keks {
     const own = { ...policy, format: 'v3', acceptKeys: ['v3'], ofTenants: true } as const
     // The cache of users' keys says it too.
     const emitOwn: EmitEvent = (event) => event.type !== 'changesSilent' && emit(event)
-    this.#make = () => new KeyCache(store, keyring, new Roots(keyring), own, cache, emitOwn)
+    this.#make = () => new KeyCache(store, keyring, new Roots(store, keyring, emitOwn), own, cache, emitOwn)
   }
 
   get #keys(): KeyCache {
@@ -175,18 +193,26 @@ export class TenantKeys implements Keks {
 
   /** One call for all who need the same key; none for a second after it has failed. */
   #asked(ref: KeyRef, ask: () => Promise<DataKey>): Promise<DataKey> {
-    const row = refKey(ref)
-    return this.#finding.run(row, async () => {
-      const failed = this.#failed.get(ref.userId) ?? this.#failed.get(row)
+    return this.#finding.run(refKey(ref), async () => {
+      const failed = this.#failed.get(ref)
       if (failed !== undefined) throw failed
       try {
         return await ask()
       } catch (error) {
-        if (isKeystoreError(error) && error.code === 'ERR_MASTER_KEY') this.#failed.set(ref.userId, error)
-        if (isKeystoreError(error) && error.code === 'ERR_UNWRAP_FAILED') this.#failed.set(row, error)
+        if (isKeystoreError(error) && ASK_LATER.has(error.code)) await this.#remember(ref, error)
         throw error
       }
     })
+  }
+
+  /** Version 0 stands for the newest, and the newest for it. */
+  async #remember(ref: KeyRef, error: KeystoreError): Promise<void> {
+    this.#failed.add(ref, error)
+    const { userId } = ref
+    const rows = await this.#store.getActive([userId]).catch(() => null)
+    const newest = rows?.get(userId)?.version ?? 0
+    if (ref.version === 0 || ref.version === newest)
+      for (const version of [0, newest]) this.#failed.add({ userId, version }, error)
   }
 
   /** Makes the next version of a tenant's key. @throws like `KeyCache.rotate` */

@@ -11,20 +11,21 @@ import { describeRef } from '../master-keys/key-wrap.js'
 import type { CensusRow, KeyStore, StoreMaintenance } from '../store.js'
 import { isTombstone, type KeyRecord, type KeyRef, refKey } from '../table.js'
 import { kindOf } from '../validate.js'
-import { census, totalCount } from './census.js'
+import { CopiedRows, type CopyOnly } from './copied-rows.js'
 import { CopyFailures, copyable, restoreEach, type Side } from './copy-failures.js'
 import {
   checkedOptions,
   groupPagesByUser,
   type LongWorkOptions,
   ProgressMeter,
-  pagesOf,
   type RowFailure,
 } from './long-work.js'
 
 export interface CopyOptions extends LongWorkOptions {
   readonly from: KeyStore
   readonly to: KeyStore
+  /** Copy and compare the rows of these users and tenants alone, such as one that is missing at the target. Default: all rows. */
+  readonly only?: CopyOnly
   /** The path of a key log. Users whom it names as shredded are copied as erased, and are erased again at the target. */
   readonly keyLog?: string
   /**
@@ -57,13 +58,15 @@ export interface CopyReport {
   readonly failedCount: number
   /** Rows that only the target has; 0 unless `complete`. */
   readonly extra: number
+  /** With `only`: of these rows. */
   readonly census: { readonly from: readonly CensusRow[]; readonly to: readonly CensusRow[] }
   /**
    * SHA-256 over all records in order, as hexadecimal text: of the source with the key log applied and without what is `failed`, and of the
-   * target. Null unless `complete`.
+   * target. With `only` over these. Of an erased key it says whose and which it was, and not when it was erased or what had wrapped it. Null
+   * unless `complete`.
    */
   readonly digest: { readonly from: string | null; readonly to: string | null }
-  /** Whether both stores hold the same records: the digests are equal, and no row failed. */
+  /** Whether both stores hold the same records, of those to be copied: the digests are equal, and no row failed. */
   readonly equal: boolean
 }
 
@@ -92,7 +95,7 @@ const COMPARISON_WEIGHT = 4
  * key under the same user and version, the copy names that row and refuses before it writes anything. A row that cannot be copied is named
  * in `failed` and stops no other.
  *
- * @throws ERR_INVALID_ARGUMENT · ERR_CONFLICT (with `ref`: the row that differs; or names the users whom the source has shredded, see
+ * @throws ERR_INVALID_ARGUMENT · ERR_KEY_NOT_FOUND (the source has no row of an id in `only`) · ERR_CONFLICT (with `ref`: the row that differs; or names the users whom the source has shredded, see
  *   `applyErasures`) · ERR_STORE (an outage) · ERR_CLOSED
  * @example
  * const { equal } = await copyKeys({ from: await openKeyStore('data/keystore.db'), to: await openKeyStore('postgres://…') })
@@ -103,12 +106,15 @@ export async function copyKeys(options: CopyOptions): Promise<CopyReport> {
   const target = to.maintenance
   if (target === undefined) throw invalidArgument('to must be a key store that rows can be copied into')
   const mayErase = assertErasures(applyErasures)
-  const erasures: Erasures = keyLog === undefined ? NO_ERASURES : await readErasures(keyLog)
+  const rows = new CopiedRows(options.only)
+  const readLog = async () => (keyLog === undefined ? NO_ERASURES : rows.erasures(await readErasures(keyLog)))
+  const erasures = await readLog()
   const logged = keyLog === undefined ? to : loggedStore(to, keyLog)
   const job: CopyJob = {
     ...options,
     target,
     logged,
+    rows,
     erasures,
     mayErase,
     dryRun,
@@ -116,6 +122,7 @@ export async function copyKeys(options: CopyOptions): Promise<CopyReport> {
     failures: new CopyFailures(),
   }
 
+  await rows.assertIn(from)
   const before = await compare(job)
   let copied = before.missing + before.erased
   if (dryRun) {
@@ -130,11 +137,10 @@ export async function copyKeys(options: CopyOptions): Promise<CopyReport> {
     }
     // Read again, because lines may have been added meanwhile.
     if (keyLog !== undefined && !signal?.aborted)
-      for (const userId of await eraseAgain(to, await readErasures(keyLog), { dryRun: false }))
-        job.shredded.add(userId)
+      for (const userId of await eraseAgain(to, await readLog(), { dryRun: false })) job.shredded.add(userId)
   }
   const complete = !signal?.aborted
-  const counted = { from: await census({ store: from }), to: await census({ store: to }) }
+  const counted = { from: await rows.census(from), to: await rows.census(to) }
   const { refused, conflicts, conflictCount } = before
   const found = { shredded: [...job.shredded], refused, conflicts, conflictCount }
   const base = { complete, dryRun, copied, ...found, census: counted }
@@ -170,6 +176,7 @@ interface CopyJob extends LongWorkOptions {
   readonly target: StoreMaintenance
   /** The target, which records erasures in the key log if there is one. */
   readonly logged: KeyStore
+  readonly rows: CopiedRows
   readonly erasures: Erasures
   readonly mayErase: MayErase
   readonly dryRun: boolean
@@ -254,9 +261,9 @@ interface DifferingRows {
  * @throws ERR_CONFLICT naming a row that differs at the target, unless it is a dry run
  */
 async function* differingPages(job: CopyJob, phase: string): AsyncGenerator<DifferingRows, void, undefined> {
-  const { from, to, erasures, failures } = job
-  const progress = new ProgressMeter(phase, totalCount(await from.census()), job)
-  const pages = pagesOf(from, job, {}, ({ error, ...ref }) => failures.add('source', ref, error))
+  const { from, to, rows, erasures, failures } = job
+  const progress = new ProgressMeter(phase, await rows.size(from), job)
+  const pages = rows.pages(from, job, ({ error, ...ref }) => failures.add('source', ref, error))
   for await (const users of groupPagesByUser(pages, job)) {
     const records = users.flatMap((versions) => copyable(job, versions, erasures))
     const stored = await readableRows(to, [...new Set(records.map(({ userId }) => userId))])
@@ -291,7 +298,7 @@ function compareRow(
   const live = versions.filter((row) => !isTombstone(row))
   const isRefusedByTombstone = found === undefined && !isTombstone(record) && live.length < versions.length
   if (isRefusedByTombstone || (found !== undefined && isConflict(record, found))) {
-    if (!job.dryRun) throw conflict(record, found)
+    if (!job.dryRun) throw conflict(record, found, job.rows.userIds === null ? COPY_SOME : '')
     differing.conflicts.push(describeConflict(record, found))
     return
   }
@@ -350,9 +357,11 @@ function isSameRecord(a: KeyRecord, b: KeyRecord): boolean {
 
 function canonicalBytes(record: KeyRecord): Buffer {
   const { userId, version, encryptedKey, kekId, createdAt, wrappedAt, shreddedAt } = record
+  // What had wrapped an erased key says nothing any more, and two stores may have erased it at different times.
+  const state =
+    shreddedAt === null ? [kekId, wrappedAt?.toISOString() ?? null, null] : [null, null, 'shredded']
   // Each value that may be null has a flag before it, so that a null KEK id and an empty one have different bytes.
-  const optional = [kekId, wrappedAt?.toISOString() ?? null, shreddedAt?.toISOString() ?? null]
-  const pieces = optional.flatMap((value) => (value === null ? ['0', ''] : ['1', value]))
+  const pieces = state.flatMap((value) => (value === null ? ['0', ''] : ['1', value]))
   return preAuthEncode([userId, String(version), encryptedKey, createdAt.toISOString(), ...pieces])
 }
 
@@ -367,9 +376,9 @@ async function digestOf(job: CopyJob, side: Side): Promise<RecordsDigest> {
   const store = side === 'source' ? job.from : job.to
   const erasures = side === 'source' ? job.erasures : NO_ERASURES
   const hash = incrementalSha256()
-  const progress = new ProgressMeter('comparing all records', totalCount(await store.census()), job)
+  const progress = new ProgressMeter('comparing all records', await job.rows.size(store), job)
   let rows = 0
-  const pages = pagesOf(store, { ...job, signal: undefined }, {}, ({ error, ...ref }) =>
+  const pages = job.rows.pages(store, { ...job, signal: undefined }, ({ error, ...ref }) =>
     job.failures.add(side, ref, error),
   )
   for await (const page of pages) {
@@ -386,11 +395,14 @@ async function digestOf(job: CopyJob, side: Side): Promise<RecordsDigest> {
   return { sha256: hash.digest().toString('hex'), rows }
 }
 
+const COPY_SOME =
+  '. To copy the rows of some users or tenants alone, name them: only (npx keystore restore FILE --user ID, or --tenant ID)'
+
 /** @param found the target's row; undefined if a tombstone of the user kept the record from being inserted */
-function conflict(record: KeyRecord, found: KeyRecord | undefined): StoreError {
+function conflict(record: KeyRecord, found: KeyRecord | undefined, advice = ''): StoreError {
   const { userId, version } = record
   return new StoreError(
-    `The row of ${describeRef(record)} ${conflictReason(record, found)}. Nothing of it was written`,
+    `The row of ${describeRef(record)} ${conflictReason(record, found)}. Nothing of it was written${advice}`,
     { code: 'ERR_CONFLICT', ref: { userId, version } },
   )
 }

@@ -146,8 +146,12 @@ const ROW_CODES: ReadonlySet<string> = new Set([
   // Of the row's tenant: its key is erased, or missing.
   'ERR_KEY_SHREDDED',
   'ERR_KEY_NOT_FOUND',
-  // The row is under another tenant's key than tenantOf says.
+  // Users are under the tenant's key, which is missing.
+  'ERR_KEYS_LOST',
+  // The row is under another tenant's key than tenantOf says, or the tenant's key is one that may be planted.
   'ERR_CONFLICT',
+  // `tenantOf` or `tenantRoot` gave nothing of use for this user or tenant. The arguments of the operation were checked before.
+  'ERR_INVALID_ARGUMENT',
 ])
 
 /**

@@ -4,13 +4,8 @@ import type { Format } from '../format/formats.js'
 import { describeRef, primaryKekId } from '../master-keys/key-wrap.js'
 import type { MasterKeyring } from '../master-keys/keyring.js'
 import type { MasterKey } from '../master-keys/master-key.js'
-import {
-  parseTenantKekId,
-  rootToWrap,
-  type TenantKeyRef,
-  tenantKekId,
-  tenantOfUser,
-} from '../master-keys/tenant-keys.js'
+import { parseTenantKekId, type TenantKeyRef, tenantKekId } from '../master-keys/tenant-keys.js'
+import { isStray, strayVersion } from '../master-keys/tenant-versions.js'
 import { type CensusRow, type KeyPage, type KeyStore, MANY_TENANTS, type UnreadableRow } from '../store.js'
 import {
   isTenantKekId,
@@ -22,18 +17,24 @@ import {
   tenantIdOf,
 } from '../table.js'
 import { DEFAULT_BATCH_SIZE, groupPagesByUser, type LongWorkOptions, pagesOf } from './long-work.js'
-import { knowsTenants, type TenantKeys } from './tenant-keys.js'
+import { assertTrusted, knowsTenants, namedRoot, type TenantKeys } from './tenant-keys.js'
+import type { TenantOfUsers } from './tenant-of.js'
 
 /** So many users of each tenant are asked about at first. */
-const SAMPLED_USERS = 100
+export const SAMPLED_USERS = 100
 
 export interface RewrapRows extends LongWorkOptions {
   readonly store: KeyStore
   readonly keyring: MasterKeyring
   readonly tenants: TenantKeys
+  readonly tenantOfUsers: TenantOfUsers
   readonly format: Format
   readonly dryRun: boolean
   readonly allUsers: boolean
+  /** Whether tenants' own rows are moved, where the keyring says nothing of tenants. */
+  readonly moveTenants: boolean
+  /** Called for a tenant of whose users only the first were asked about. */
+  readonly onSampled: () => void
   readonly onUnreadable: (row: UnreadableRow) => void
 }
 
@@ -77,7 +78,7 @@ export function kekIdsOfUsers(
   return ids
 }
 
-/** Tenants' own rows, then their users who may be elsewhere than they belong. */
+/** Tenants' own rows, each tenant's together, then their users who may be elsewhere than they belong. */
 async function* tenantPages(job: RewrapRows): AsyncGenerator<readonly KeyRecord[], void, undefined> {
   for await (const tenants of tenantsOf(job.store, job, job.onUnreadable)) {
     for (const versions of tenants) {
@@ -123,14 +124,18 @@ async function* pagesOfUsers(
 }
 
 /** Whether the first users under a tenant's key belong to the tenant, by the application. If one of them does not, all are looked at. */
-async function areInPlace({ store, keyring, allUsers }: RewrapRows, ref: TenantKeyRef): Promise<boolean> {
+async function areInPlace(
+  { store, tenantOfUsers, allUsers, onSampled }: RewrapRows,
+  ref: TenantKeyRef,
+): Promise<boolean> {
   if (allUsers) return false
   const kekId = tenantKekId(ref)
-  const users = await store.list({ kekId, limit: SAMPLED_USERS, onUnreadable: () => undefined })
-  for (const { userId } of users) {
-    const tenantId = await tenantOfUser(keyring, userId).catch(() => null)
+  const users = await store.list({ kekId, limit: SAMPLED_USERS + 1, onUnreadable: () => undefined })
+  for (const { userId } of users.slice(0, SAMPLED_USERS)) {
+    const tenantId = await tenantOfUsers.get(userId).catch(() => null)
     if (tenantId !== ref.tenantId) return false
   }
+  if (users.length > SAMPLED_USERS) onSampled()
   return true
 }
 
@@ -141,14 +146,26 @@ function pages(
   return pagesOf(store, options, filter, onUnreadable)
 }
 
-/** The same rows in batches that are not small, unless it is the last one: many tenants may have few users each. */
+/**
+ * The same rows in batches that are not small, unless it is the last one: many tenants may have few users each. All rows of a tenant's own key
+ * are in one, since they are to be written together.
+ */
 async function* inBatches(
   pages: AsyncGenerator<readonly KeyRecord[], void, undefined>,
   { batchSize = DEFAULT_BATCH_SIZE }: LongWorkOptions,
 ): AsyncGenerator<readonly KeyRecord[], void, undefined> {
   let batch: KeyRecord[] = []
   for await (const page of pages) {
+    const isTenant = page[0] !== undefined && isTenantRow(page[0])
+    if (isTenant && batch.length + page.length > batchSize) {
+      if (batch.length > 0) yield batch
+      batch = []
+    }
     batch.push(...page)
+    if (isTenant && batch.length > batchSize) {
+      yield batch
+      batch = []
+    }
     for (; batch.length >= batchSize; batch = batch.slice(batchSize)) yield batch.slice(0, batchSize)
   }
   if (batch.length > 0) yield batch
@@ -157,27 +174,58 @@ async function* inBatches(
 /**
  * Where a row belongs, or null if it is there.
  *
- * @throws ERR_CONFLICT (`tenantOf` names another tenant than the row) · what finding a tenant's key throws
+ * @param batch the rows among which it came: those of a tenant's own key are all in it
+ * @throws ERR_CONFLICT (`tenantOf` names another tenant than the row; a tenant's key may be planted) · what finding a tenant's key throws
  */
-export async function targetOf(job: RewrapRows, record: KeyRecord): Promise<RewrapTarget | null> {
+export async function targetOf(
+  job: RewrapRows,
+  record: KeyRecord,
+  batch: readonly KeyRecord[],
+): Promise<RewrapTarget | null> {
   const target = await keyOf(job, record)
-  return target.kekId === record.kekId ? null : target
+  if (target === null || target.kekId === record.kekId) return null
+  const isPlanted =
+    isTenantRow(record) &&
+    isStray(
+      record,
+      batch.filter(({ userId }) => userId === record.userId),
+      target.kekId,
+    )
+  if (isPlanted) throw strayVersion(record)
+  return target
 }
 
-async function keyOf(job: RewrapRows, record: KeyRecord): Promise<RewrapTarget> {
+/** @returns null if the row stays where it is */
+async function keyOf(job: RewrapRows, record: KeyRecord): Promise<RewrapTarget | null> {
   const { keyring, format } = job
   const ownTenantId = tenantIdOf(record.userId)
-  if (ownTenantId !== null) return inV3(await rootToWrap(keyring, ownTenantId))
+  if (ownTenantId !== null) {
+    const root = await namedRoot(job, ownTenantId)
+    return root === null ? null : inV3(root)
+  }
   const under = parseTenantKekId(record.kekId)
   const tenantId =
-    keyring.tenantOf === null ? (under?.tenantId ?? null) : await tenantOfUser(keyring, record.userId)
+    keyring.tenantOf === null ? (under?.tenantId ?? null) : await job.tenantOfUsers.get(record.userId)
   if (under !== null && tenantId !== null && tenantId !== under.tenantId) throw otherTenant(record, tenantId)
   if (tenantId !== null) {
-    const { key, row } = await job.tenants.current(tenantId, !job.dryRun)
-    return { ...inV3(key), whileLive: row }
+    const current = await job.tenants.current(tenantId, !job.dryRun)
+    if (current.key.id !== record.kekId)
+      await assertTrusted(job, current.versions, rootIdOf(job, record, current.versions))
+    return { ...inV3(current.key), whileLive: current.row }
   }
   const primary = { kek: keyring.primary, kekId: primaryKekId(keyring, format), format }
   return under === null ? primary : { ...primary, whileLive: (await job.tenants.find(under)).row }
+}
+
+/** The KEK id of the master key that opens a user's key, or the key of the tenant under which that is. */
+function rootIdOf(
+  { keyring }: RewrapRows,
+  { kekId }: KeyRecord,
+  versions: readonly KeyRecord[],
+): string | null {
+  const under = parseTenantKekId(kekId)
+  if (under === null) return keyring.find(kekId ?? '')?.id ?? null
+  return versions.find(({ version }) => version === under.version)?.kekId ?? null
 }
 
 function inV3(kek: MasterKey): RewrapTarget {

@@ -1,6 +1,6 @@
 /** Rotation of the master key: wraps every live row under the primary. Changes no data key and no token. */
 
-import { invalidArgument, MasterKeyError } from '../errors.js'
+import { invalidArgument, type KeystoreError, MasterKeyError, printable } from '../errors.js'
 import { durationSince, type EmitEvent, eventEmitter } from '../events.js'
 import { acceptedFormats, assertFormat, type Format } from '../format/formats.js'
 import { formatOfKekId } from '../master-keys/kek-id.js'
@@ -10,7 +10,7 @@ import { isLocal, isV2Wrap } from '../master-keys/local.js'
 import type { MasterKey } from '../master-keys/master-key.js'
 import { rewrapped } from '../master-keys/rewrapped.js'
 import type { CensusRow, KeyStore, UnreadableRow, WrapChange } from '../store.js'
-import { type KeyRecord, type KeyRef, refKey } from '../table.js'
+import { isTenantRow, type KeyRecord, type KeyRef, refKey, tenantIdOf } from '../table.js'
 import {
   censusFor,
   liveCount,
@@ -28,7 +28,14 @@ import {
   ProgressMeter,
   type RowFailure,
 } from './long-work.js'
-import { hasTenants, kekIdsOfUsers, type RewrapRows, rowsToRewrap, targetOf } from './rewrap-rows.js'
+import {
+  hasTenants,
+  kekIdsOfUsers,
+  type RewrapRows,
+  rowsToRewrap,
+  SAMPLED_USERS,
+  targetOf,
+} from './rewrap-rows.js'
 import {
   describeOtherRows,
   findSharedKeys,
@@ -37,7 +44,9 @@ import {
   type SharedKeys,
   V2_WRAP_UNDER_V3_ID,
 } from './shared-keys.js'
-import { TenantKeys } from './tenant-keys.js'
+import { knowsTenants, TenantKeys } from './tenant-keys.js'
+import { TenantOfUsers } from './tenant-of.js'
+import { isNeeded } from './tenants.js'
 
 export interface RewrapOptions extends LongWorkOptions {
   readonly store: KeyStore
@@ -54,6 +63,11 @@ export interface RewrapOptions extends LongWorkOptions {
    * the others only if one of these belongs elsewhere.
    */
   readonly allUsers?: boolean
+  /**
+   * Where the keyring says nothing of tenants (neither `tenantOf` nor `tenantRoot`): move tenants' own keys that are under its previous master
+   * keys to the primary. Default false: they stay, since a previous key may be the root of a customer's own, and `warnings` counts them.
+   */
+  readonly moveTenants?: boolean
 }
 
 export interface RewrapReport {
@@ -76,7 +90,12 @@ export interface RewrapReport {
   readonly failedCount: number
   /** For each master key: whether any row still needs it. */
   readonly masterKeys: readonly MasterKeyUse[]
-  /** What to check before a master key is destroyed, because no census knows it. */
+  /** The keys of tenants that this call moved, counted by the root from which: the first 100 roots. Each version is a key. */
+  readonly tenantsMoved: readonly { readonly fromKekId: string | null; readonly count: number }[]
+  /**
+   * What to check before a master key is destroyed, because no census knows it; and what was left as it is: tenants' own keys under previous
+   * master keys, users who were not asked about (`allUsers`).
+   */
   readonly warnings: readonly string[]
 }
 
@@ -95,7 +114,8 @@ const MAX_REMEMBERED = 1000
  * With `tenantOf` in the keyring, each user comes under the key of their tenant, which is made if there is none, or back under the primary if
  * they have no tenant now. Tenants' own keys come under `tenantRoot`, or else the primary, and users of earlier versions of a tenant's key
  * under its newest. Users who are under that already are not read: a root with a million users is one row for each tenant. Without `tenantOf`
- * users stay under their tenants' keys, and tenants whose roots a keyring without `tenantRoot` does not have are left as they are.
+ * users stay under their tenants' keys. A keyring that has neither says nothing of tenants: their own keys stay where they are, unless
+ * `moveTenants`, and those under roots that it does not have are left alone.
  *
  * A key service is asked for each tenant's row: the old root to unwrap, the new one to wrap and to unwrap the result. Users of tenants are
  * wrapped in this process.
@@ -103,7 +123,7 @@ const MAX_REMEMBERED = 1000
  * Several processes may run it at once, and it is safe to run again after it was killed. It ends after a pass that found nothing
  * to do, so it also rewraps keys that a process with the old primary mints meanwhile.
  *
- * A row that does not unwrap is reported, and the others go on. So are the rows of a master key that fails, each with the reason, and users
+ * Tenants' own keys that no user needs are left where their roots were not given. A row that does not unwrap is reported, and the others go on. So are the rows of a master key that fails, each with the reason, and users
  * under the key of another tenant than `tenantOf` names. Rows in format v2 that hold the same data key as another row are reported and not
  * upgraded.
  *
@@ -114,21 +134,24 @@ const MAX_REMEMBERED = 1000
  */
 export async function rewrapAll(options: RewrapOptions): Promise<RewrapReport> {
   options = checkedOptions(options, 'store')
-  const { store, dryRun = false, format = 'v3', allUsers = false, signal } = options
+  const { store, dryRun = false, format = 'v3', allUsers = false, moveTenants = false, signal } = options
   assertFormat(format)
   const keyring = keyringOf(options.masterKeys)
   if (format === 'v2' && keyring.tenantOf !== null)
     throw invalidArgument("format 'v2' cannot bind a key to its row, so there are no tenants in it")
   const accept = acceptedFormats('accept', options.accept, format)
-  const tenants = new TenantKeys(store, keyring)
-  const own = { keyring, tenants, format, accept, dryRun, allUsers, emit: eventEmitter(options) }
-  const job: RewrapJob = { ...options, ...own, onUnreadable: () => undefined }
+  const emit = eventEmitter(options)
+  const tenants = new TenantKeys(store, keyring, emit)
+  const tenantOfUsers = new TenantOfUsers(keyring)
+  const own = { keyring, tenants, tenantOfUsers, format, accept, dryRun, allUsers, moveTenants, emit }
+  const job: RewrapJob = { ...options, ...own, onSampled: () => undefined, onUnreadable: () => undefined }
   const kekId = primaryKekId(keyring, format)
   const before = await censusFor(store, keyring)
 
   let pass: PassResult = newPass()
   let changed = 0
   let skipped = 0
+  const tenantsMoved: TenantCounts = new Map()
   let after = before
   let left = leftBy(before, job)
   let done = left === 0
@@ -140,6 +163,7 @@ export async function rewrapAll(options: RewrapOptions): Promise<RewrapReport> {
     pass = await rewrapPass(job, after, shared)
     changed += pass.changed
     skipped += pass.skipped
+    addCounts(tenantsMoved, pass.tenantsMoved)
     const isRefused = pass.changed === 0 && [...pass.skippedRefs].some((ref) => skippedRefs.has(ref))
     refused = isRefused ? refused + 1 : 0
     after = await censusFor(store, keyring)
@@ -158,8 +182,44 @@ export async function rewrapAll(options: RewrapOptions): Promise<RewrapReport> {
     failed: pass.failures.listed,
     failedCount: pass.failures.count,
     masterKeys: masterKeyUses(after, keyring),
-    warnings: RETIREMENT_WARNINGS,
+    tenantsMoved: [...tenantsMoved].slice(0, MOST_LISTED).map(([fromKekId, count]) => ({ fromKekId, count })),
+    warnings: [...RETIREMENT_WARNINGS, ...leftAsTheyAre(job, after, pass)],
   }
+}
+
+/** By KEK id. */
+type TenantCounts = Map<string | null, number>
+
+/** Customers' own roots are as many as tenants. */
+const MOST_LISTED = 100
+
+function addCounts(to: TenantCounts, counts: TenantCounts): void {
+  for (const [kekId, count] of counts) to.set(kekId, (to.get(kekId) ?? 0) + count)
+}
+
+/** What a rewrap has not done, and who wants it has to say so. */
+function leftAsTheyAre(
+  { keyring, moveTenants }: RewrapJob,
+  counted: readonly CensusRow[],
+  { sampled }: PassResult,
+): string[] {
+  const warnings: string[] = []
+  if (sampled > 0)
+    warnings.push(
+      `Only the first ${SAMPLED_USERS} users under the key of each tenant were asked about, and of ${sampled} ${sampled === 1 ? 'tenant' : 'tenants'} there are more: if ` +
+        '`tenantOf` may name another tenant or none for one of them, run rewrapAll with `allUsers: true`',
+    )
+  if (knowsTenants(keyring) || moveTenants) return warnings
+  for (const { id } of keyring.previous) {
+    const count = liveCount(counted, ({ kekId, ofTenants }) => ofTenants === true && kekId === id)
+    if (count > 0)
+      warnings.push(
+        `${count} ${count === 1 ? 'key of a tenant stays' : 'keys of tenants stay'} under master key ${printable(id)}, which may be a customer's own: ` +
+          'move-tenant (`npx keystore move-tenant ID`, or `moveTenant`) moves one tenant, and `npx keystore rewrap --tenants` (`moveTenants: true`) all of ' +
+          'them to the primary',
+      )
+  }
+  return warnings
 }
 
 /** How many rows a census shows to be elsewhere than they belong. Null if that takes looking at them: there are tenants, or are to be. */
@@ -177,6 +237,10 @@ interface RewrapJob extends RewrapRows {
 
 interface PassResult {
   changed: number
+  /** Tenants' own rows among these, by the KEK id from which they were moved. */
+  readonly tenantsMoved: TenantCounts
+  /** Tenants of whose users only the first were asked about. */
+  sampled: number
   skipped: number
   /** The first of them, by {@link refKey}. */
   readonly skippedRefs: Set<string>
@@ -185,7 +249,14 @@ interface PassResult {
 }
 
 function newPass(): PassResult {
-  return { changed: 0, skipped: 0, skippedRefs: new Set(), failures: new Failures() }
+  return {
+    changed: 0,
+    tenantsMoved: new Map(),
+    sampled: 0,
+    skipped: 0,
+    skippedRefs: new Set(),
+    failures: new Failures(),
+  }
 }
 
 /** Goes once over every row that may be elsewhere than it belongs. */
@@ -203,11 +274,19 @@ async function rewrapPass(
   // The database writes one page while the next is unwrapped and wrapped.
   let writing: Promise<void> = Promise.resolve()
   try {
-    for await (const page of rowsToRewrap({ ...job, onUnreadable }, counted)) {
+    const onSampled = () => {
+      pass.sampled += 1
+    }
+    for await (const page of rowsToRewrap({ ...job, onSampled, onUnreadable }, counted)) {
       const start = performance.now()
       const changes = await rewrapPage(job, page, shared, pass.failures)
       await writing
-      writing = writeChanges(job, pass, changes, start).then(() => progress.add(page.length))
+      writing = writeChanges(job, pass, changes, start).then((written) => {
+        progress.add(page.length)
+        for (const row of page)
+          if (isTenantRow(row) && written.has(refKey(row)))
+            addCounts(pass.tenantsMoved, new Map([[row.kekId, 1]]))
+      })
       writing.catch(() => undefined)
     }
   } finally {
@@ -222,14 +301,29 @@ async function rewrapPage(
   shared: SharedKeys,
   failures: Failures,
 ): Promise<WrapChange[]> {
+  /** Tenants whose root failed for one of the versions: the others wait for it, so that all are under one root. */
+  const waiting = new Set<string>()
   const changes = await mapConcurrently(page, (record) =>
-    rewrapRecord(job, record, shared).catch((error) => {
+    rewrapRecord(job, record, shared, page).catch(async (error) => {
       if (!isRowError(error)) throw error
+      if (await isLeftOver(job.store, record, error)) return null
       failures.add(record, error)
+      if (isTenantRow(record) && error.code === 'ERR_MASTER_KEY') waiting.add(record.userId)
       return null
     }),
   )
-  return changes.filter((change) => change !== null)
+  return changes.filter((change) => change !== null && !waiting.has(change.userId)) as WrapChange[]
+}
+
+/** Whether it is a tenant's own key that no user needs, under a root that was not given: nobody misses it, and pruneUnusedTenants removes it. */
+async function isLeftOver(
+  store: KeyStore,
+  { userId, version }: KeyRecord,
+  { code }: KeystoreError,
+): Promise<boolean> {
+  const tenantId = tenantIdOf(userId)
+  if (code !== 'ERR_UNKNOWN_MASTER_KEY' || tenantId === null) return false
+  return !(await isNeeded(store, tenantId, version))
 }
 
 /** @returns null if the row is where it belongs */
@@ -237,9 +331,10 @@ async function rewrapRecord(
   job: RewrapJob,
   record: KeyRecord,
   shared: SharedKeys,
+  page: readonly KeyRecord[],
 ): Promise<WrapChange | null> {
   const { keyring, accept, tenants } = job
-  const target = await targetOf(job, record)
+  const target = await targetOf(job, record, page)
   if (target === null) return null
   if (isV2WrapUnderV3Id(keyring, record)) throw new MasterKeyError('ERR_UNWRAP_FAILED', V2_WRAP_UNDER_V3_ID)
   const group = shared.groups.get(refKey(record))
@@ -247,15 +342,17 @@ async function rewrapRecord(
   if (shared.failure !== null && isV2Row(keyring, record)) throw notCompared(record, shared.failure)
   const { kek: to, format, whileLive } = target
   const from = await tenants.kekOf(record)
-  return { ...(await rewrapped(keyring, record, { from, accept, to, format })), whileLive }
+  const change = await rewrapped(keyring, record, { from, accept, to, format })
+  if (isTenantRow(record)) tenants.rewrapped(record, change)
+  return { ...change, whileLive }
 }
 
 async function writeChanges(
-  { store, dryRun, emit }: RewrapJob,
+  { store, tenants, dryRun, emit }: RewrapJob,
   pass: PassResult,
   changes: readonly WrapChange[],
   start: number,
-): Promise<void> {
+): Promise<ReadonlySet<string>> {
   const written: readonly KeyRef[] =
     dryRun || changes.length === 0 ? changes : await store.replaceWrapped(changes)
   pass.changed += written.length
@@ -264,6 +361,8 @@ async function writeChanges(
   const counts = new Map<string | null, number>()
   for (const change of changes) {
     const ref = refKey(change)
+    const tenantId = tenantIdOf(change.userId)
+    if (tenantId !== null) tenants.changed(tenantId)
     if (refs.has(ref)) counts.set(change.kekId, (counts.get(change.kekId) ?? 0) + 1)
     else if (pass.skippedRefs.size < MAX_REMEMBERED) pass.skippedRefs.add(ref)
   }
@@ -271,6 +370,7 @@ async function writeChanges(
   if (!dryRun)
     for (const [kekId, count] of counts)
       if (kekId !== null) emit({ type: 'rewrapped', kekId, count, durationMs })
+  return refs
 }
 
 /** Looks for shared keys only where v2 wraps are upgraded: nothing else can bind a copied key to the wrong user. */

@@ -1,5 +1,6 @@
 /** Tenants' keys in a long operation: each version is opened by one call of its root, and then opens the keys of the tenant's users. */
 import { KeystoreError, MasterKeyError, printable, quoted } from '../errors.js'
+import type { EmitEvent } from '../events.js'
 import { equalBytes } from '../format/aead.js'
 import type { Format } from '../format/formats.js'
 import { newDataKey, unwrapDataKey } from '../master-keys/key-wrap.js'
@@ -13,8 +14,9 @@ import {
   tenantKekId,
   tenantRow,
 } from '../master-keys/tenant-keys.js'
-import type { KeyStore } from '../store.js'
-import { isTombstone, type KeyIdentity, type KeyRecord, tenantIdOf, tenantUserId } from '../table.js'
+import { assertNeverMade, isStray, strayVersion } from '../master-keys/tenant-versions.js'
+import type { KeyStore, WrapChange } from '../store.js'
+import { isTombstone, type KeyIdentity, type KeyRecord, refKey, tenantIdOf, tenantUserId } from '../table.js'
 
 /** Tenants whose open keys, about 2 KB each, are kept. A further one takes the place of the one that was asked for first. */
 const MOST_KEPT = 10_000
@@ -29,19 +31,28 @@ export interface OpenTenantKey {
   readonly row: KeyIdentity
 }
 
+/** The version that wraps a tenant's users now. */
+export interface CurrentTenantKey extends OpenTenantKey {
+  /** All versions as they were read with it, ascending: it is the last. */
+  readonly versions: readonly KeyRecord[]
+}
+
 export class TenantKeys {
   readonly #store: KeyStore
   readonly #keyring: MasterKeyring
-  readonly #open = new Asked<OpenTenantKey>(Number.POSITIVE_INFINITY)
+  readonly #emit: EmitEvent
+  readonly #open = new Asked<TenantKey>(Number.POSITIVE_INFINITY)
   /** By KEK id. */
   readonly #found = new Asked<OpenTenantKey>(Number.POSITIVE_INFINITY)
   /** By tenant id. Another process may rotate a tenant's key at any time: a rewrap brings along whoever came under an earlier version. */
   readonly #rows = new Asked<readonly KeyRecord[]>(ASK_AGAIN_MS)
-  readonly #current = new Asked<OpenTenantKey>(ASK_AGAIN_MS)
+  readonly #current = new Asked<CurrentTenantKey>(ASK_AGAIN_MS)
 
-  constructor(store: KeyStore, keyring: MasterKeyring) {
+  /** @param emit for those who ask for {@link current} keys */
+  constructor(store: KeyStore, keyring: MasterKeyring, emit: EmitEvent = () => undefined) {
     this.#store = store
     this.#keyring = keyring
+    this.#emit = emit
   }
 
   /**
@@ -64,39 +75,56 @@ export class TenantKeys {
   }
 
   /** The key that a tenant's own row holds. */
-  ofRow(record: KeyRecord): Promise<OpenTenantKey> {
-    const ref = { tenantId: tenantIdOf(record.userId) ?? '', version: record.version }
-    // A tenant who was forgotten and made anew has another key of the same version.
-    const name = `${record.createdAt.getTime()} ${tenantKekId(ref)}`
-    return this.#open.get(name, () => this.#opened(ref, record))
+  async ofRow(record: KeyRecord): Promise<OpenTenantKey> {
+    const { userId, version, createdAt } = record
+    const ref = { tenantId: tenantIdOf(userId) ?? '', version }
+    const key = await this.#open.get(wrapOf(record), () => this.#opened(ref, record))
+    return { key, row: { userId, version, createdAt } }
+  }
+
+  /** A row of a tenant's is to hold the same key under another root: nobody has to ask that for it. */
+  rewrapped(record: KeyRecord, { encryptedKey, kekId }: WrapChange): void {
+    this.#open.copy(wrapOf(record), wrapOf({ ...record, encryptedKey, kekId }))
+  }
+
+  /** A row of a tenant's was written. */
+  changed(tenantId: string): void {
+    this.#rows.delete(tenantId)
+    this.#current.delete(tenantId)
   }
 
   /**
    * The version that wraps a tenant's users now. A tenant without any gets its first one, which its root has to open before it wraps a user.
    *
    * @param isKept false: it is made, and not stored
+   * @throws ERR_KEY_SHREDDED · ERR_KEYS_LOST (users are under a first one that is missing) · what opens a tenant's row
    */
-  current(tenantId: string, isKept: boolean): Promise<OpenTenantKey> {
+  current(tenantId: string, isKept: boolean): Promise<CurrentTenantKey> {
     return this.#current.get(tenantId, () => this.#newestOrFirst(tenantId, isKept))
   }
 
-  async #newestOrFirst(tenantId: string, isKept: boolean): Promise<OpenTenantKey> {
-    const rows = await this.#liveRows(tenantId)
-    const newest = rows.at(-1)
-    if (newest !== undefined) return this.ofRow(newest)
+  async #newestOrFirst(tenantId: string, isKept: boolean): Promise<CurrentTenantKey> {
+    const versions = await this.#liveRows(tenantId)
+    const newest = versions.at(-1)
+    if (newest !== undefined) return { ...(await this.ofRow(newest)), versions }
     const ref = { tenantId, version: 1 }
+    await assertNeverMade(this.#store, ref, this.#emit)
     const made = await this.#made(ref)
     const [winner] = isKept ? await this.#store.insertIfAbsent([made.row]) : [made.row]
     if (winner === undefined || isTombstone(winner)) throw tenantShredded(tenantId)
-    return equalBytes(winner.encryptedKey, made.row.encryptedKey) ? made : this.ofRow(winner)
+    if (isKept) this.#rows.delete(tenantId)
+    const open = equalBytes(winner.encryptedKey, made.row.encryptedKey) ? made : await this.ofRow(winner)
+    return { ...open, versions: [winner] }
   }
 
-  /** The newest version of the tenant's key that a row names. @throws ERR_KEY_SHREDDED · ERR_KEY_NOT_FOUND · what opens the tenant's row */
+  /** The newest version of the tenant's key that a row names. @throws ERR_KEY_SHREDDED · ERR_KEY_NOT_FOUND · ERR_CONFLICT (it may be planted) · what opens the tenant's row */
   async newestOf(ref: TenantKeyRef): Promise<TenantKey> {
     const rows = await this.#liveRows(ref.tenantId)
     const newest = rows.at(-1)
+    const own = rows.find(({ version }) => version === ref.version)
     // Without the version that the row names the tenant may be another one of that id.
-    if (newest === undefined || !rows.some(({ version }) => version === ref.version)) throw notStored(ref)
+    if (newest === undefined || own === undefined) throw notStored(ref)
+    await assertTrusted({ keyring: this.#keyring }, rows, own.kekId)
     return (await this.ofRow(newest)).key
   }
 
@@ -114,12 +142,11 @@ export class TenantKeys {
     }
   }
 
-  async #opened(ref: TenantKeyRef, record: KeyRecord): Promise<OpenTenantKey> {
+  async #opened(ref: TenantKeyRef, record: KeyRecord): Promise<TenantKey> {
     if (isTombstone(record)) throw tenantShredded(ref.tenantId)
     const key = await this.unwrap(record, V3)
     try {
-      const { userId, version, createdAt } = record
-      return { key: new TenantKey(ref, key), row: { userId, version, createdAt } }
+      return new TenantKey(ref, key)
     } finally {
       key.fill(0)
     }
@@ -143,23 +170,41 @@ export class TenantKeys {
   }
 }
 
+/** Names what a row holds: another key, or the same under another root, has another name. */
+function wrapOf(record: KeyRecord): string {
+  const bytes = Buffer.from(record.encryptedKey).toString('base64')
+  return `${bytes} ${refKey(record)} ${record.kekId}`
+}
+
+interface Answer<T> {
+  readonly answer: Promise<T>
+  until: number
+}
+
 /** What was asked for: once for all who ask at the same time, and kept for a while. What failed is not asked for again so soon. */
 class Asked<T> {
   readonly #keptMs: number
-  readonly #answers = new Map<string, { readonly answer: Promise<T>; until: number }>()
+  readonly #answers = new Map<string, Answer<T>>()
 
   constructor(keptMs: number) {
     this.#keptMs = keptMs
   }
 
+  delete(name: string): void {
+    this.#answers.delete(name)
+  }
+
+  /** The same answer under another name too. */
+  copy(name: string, to: string): void {
+    const known = this.#answers.get(name)
+    if (known !== undefined) this.#keep(to, known)
+  }
+
   get(name: string, ask: () => Promise<T>): Promise<T> {
     const known = this.#answers.get(name)
     if (known !== undefined && performance.now() < known.until) return known.answer
-    const entry = { answer: ask(), until: Number.POSITIVE_INFINITY }
-    this.#answers.delete(name)
-    this.#answers.set(name, entry)
-    const [oldest] = this.#answers.keys()
-    if (this.#answers.size > MOST_KEPT && oldest !== undefined) this.#answers.delete(oldest)
+    const entry: Answer<T> = { answer: ask(), until: Number.POSITIVE_INFINITY }
+    this.#keep(name, entry)
     entry.answer.then(
       () => {
         entry.until = performance.now() + this.#keptMs
@@ -170,11 +215,53 @@ class Asked<T> {
     )
     return entry.answer
   }
+
+  #keep(name: string, entry: Answer<T>): void {
+    this.#answers.delete(name)
+    this.#answers.set(name, entry)
+    const [oldest] = this.#answers.keys()
+    if (this.#answers.size > MOST_KEPT && oldest !== undefined) this.#answers.delete(oldest)
+  }
 }
 
 /** Who may be under no key of the keyring without anything being wrong: it does not say which roots tenants have. */
 export function knowsTenants({ tenantOf, tenantRoot }: MasterKeyring): boolean {
   return tenantOf !== null || tenantRoot !== null
+}
+
+interface KnownRoots {
+  readonly keyring: MasterKeyring
+  readonly moveTenants?: boolean
+}
+
+/**
+ * The root under which a tenant's key belongs. Null: the keyring says nothing of tenants. A previous key may then be a customer's, and nobody's
+ * key is taken out of their hands, unless the caller says that all are the primary's (`moveTenants`).
+ */
+export async function namedRoot(
+  { keyring, moveTenants = false }: KnownRoots,
+  tenantId: string,
+): Promise<MasterKey | null> {
+  return knowsTenants(keyring) || moveTenants ? rootToWrap(keyring, tenantId) : null
+}
+
+/**
+ * Refuses the newest version of a tenant's key for a user who is there already, unless whoever could have planted it can open the user's key
+ * anyway.
+ *
+ * @param versions all of the tenant's key
+ * @param rootId the KEK id of the master key above the user's key now
+ * @throws ERR_CONFLICT · what the keyring's `tenantRoot` throws
+ */
+export async function assertTrusted(
+  roots: KnownRoots,
+  versions: readonly KeyRecord[],
+  rootId: string | null,
+): Promise<void> {
+  const newest = versions.at(-1)
+  if (newest === undefined || newest.kekId === rootId) return
+  const named = await namedRoot(roots, tenantIdOf(newest.userId) ?? '')
+  if (isStray(newest, versions, named?.id ?? null)) throw strayVersion(newest)
 }
 
 function tenantShredded(tenantId: string): KeystoreError {
@@ -188,7 +275,7 @@ function notStored({ tenantId, version }: TenantKeyRef): KeystoreError {
   return new KeystoreError(
     'ERR_KEY_NOT_FOUND',
     `The key of tenant ${quoted(tenantId)}, version ${version}, is not in the store, and the keys of its users do not open without it: copy ` +
-      'it from a backup (npx keystore restore)',
+      'it from a backup (npx keystore restore BACKUP --tenant ID)',
   )
 }
 

@@ -30,6 +30,13 @@ export async function forgetUsersOf(options: ForgetUsersOptions): Promise<Forgot
   if (!own.some(isTombstone))
     throw new KeystoreError('ERR_CONFLICT', `The key of tenant ${quoted(tenantId)} is not shredded`)
   const kekIds = own.map(({ version }) => tenantKekId({ tenantId, version }))
+  // A tenant whose rows were missing has one tombstone, and its users may be under later versions.
+  for (let version = Math.max(...own.map((row) => row.version)) + 1; ; version++) {
+    const kekId = tenantKekId({ tenantId, version })
+    const users = await store.list({ kekId, limit: 1, onUnreadable: () => undefined })
+    if (!users.some((user) => user.kekId === kekId)) break
+    kekIds.push(kekId)
+  }
   const counts = await store.maintenance?.countUnder(kekIds)
   const total = [...(counts?.values() ?? [])].reduce((sum, count) => sum + count, 0)
   const progress = new ProgressMeter('forgetting users', total, options)

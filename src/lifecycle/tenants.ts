@@ -76,7 +76,7 @@ export async function withCounts(store: KeyStore, tenants: readonly ListedTenant
   }))
 }
 
-function maintenanceOf({ maintenance }: KeyStore): StoreMaintenance {
+export function maintenanceOf({ maintenance }: KeyStore): StoreMaintenance {
   if (maintenance !== undefined) return maintenance
   throw invalidArgument('store must be one whose rows can be counted and restored: it has no maintenance')
 }
@@ -93,7 +93,8 @@ export interface PruneTenantOptions {
   readonly dryRun?: boolean
 }
 
-const A_DAY_MS = 24 * 60 * 60 * 1000
+/** A day. */
+export const DEFAULT_PRUNE_AGE_MS = 24 * 60 * 60 * 1000
 
 /**
  * Removes earlier versions of a tenant's key under which no user is any more, because `rewrapAll` has brought all of them along. A version that
@@ -109,13 +110,10 @@ const A_DAY_MS = 24 * 60 * 60 * 1000
 export async function pruneTenantKey(
   options: PruneTenantOptions,
 ): Promise<{ readonly tenantId: string; readonly versions: readonly number[] }> {
-  const { store, tenantId, olderThanMs = A_DAY_MS, dryRun = false } = ownOptions(options)
+  const { store, tenantId, olderThanMs = DEFAULT_PRUNE_AGE_MS, dryRun = false } = ownOptions(options)
   checkedOptions(options, 'store')
   assertTenantId(tenantId)
-  if (typeof olderThanMs !== 'number' || !(olderThanMs >= 0))
-    throw invalidArgument(
-      `olderThanMs must be a number of milliseconds, 0 or more, got ${kindOf(olderThanMs)}`,
-    )
+  assertAge(olderThanMs)
   const maintenance = maintenanceOf(store)
   const rows = (await store.getAll([tenantUserId(tenantId)])).get(tenantUserId(tenantId)) ?? []
   const newest = rows.at(-1)
@@ -138,7 +136,15 @@ export async function pruneTenantKey(
   )
 }
 
+/** @throws ERR_INVALID_ARGUMENT */
+export function assertAge(olderThanMs: unknown): void {
+  if (typeof olderThanMs !== 'number' || !(olderThanMs >= 0))
+    throw invalidArgument(
+      `olderThanMs must be a number of milliseconds, 0 or more, got ${kindOf(olderThanMs)}`,
+    )
+}
+
 /** Whether any user is under a version of a tenant's key. @throws ERR_STORE if one of them cannot be read */
-async function isNeeded(store: KeyStore, tenantId: string, version: number): Promise<boolean> {
+export async function isNeeded(store: KeyStore, tenantId: string, version: number): Promise<boolean> {
   return (await store.list({ kekId: tenantKekId({ tenantId, version }), limit: 1 })).length > 0
 }

@@ -6,6 +6,7 @@ import { keyringOf, type MasterKeyring } from '../master-keys/keyring.js'
 import { isLocal, isV2Wrap } from '../master-keys/local.js'
 import type { MasterKey } from '../master-keys/master-key.js'
 import { parseTenantKekId, tenantKekId, tenantRow } from '../master-keys/tenant-keys.js'
+import { isStray, strayVersion } from '../master-keys/tenant-versions.js'
 import type { CensusRow, KeyStore, StoreFinding } from '../store.js'
 import { isTenantRow, type KeyRecord, type KeyRef, tenantIdOf } from '../table.js'
 import { censusFor, type MasterKeyUse, masterKeyUses, totalCount } from './census.js'
@@ -27,7 +28,7 @@ import {
   isV2WrapUnderV3Id,
   V2_WRAP_UNDER_V3_ID,
 } from './shared-keys.js'
-import { knowsTenants, TenantKeys } from './tenant-keys.js'
+import { knowsTenants, namedRoot, TenantKeys } from './tenant-keys.js'
 
 export interface VerifyOptions extends LongWorkOptions {
   readonly store: KeyStore
@@ -46,6 +47,8 @@ export interface Finding {
    * - `tenantShredded`: a tenant was shredded, and its users with it, whose rows are still there
    * - `tenantMissing`: users are under a tenant's key that is not in the store
    * - `tenantNotChecked`: a tenant's root was not given, and the keyring says nothing of tenants
+   * - `tenantMixed`: a version of a tenant's key is under another root than an earlier one, and not under the root that the keyring names: it
+   *   may be planted
    * - `sharedKey`: several rows hold one data key
    * - `liveAfterShred`: a shredded user has a live row
    * - `shreddedButNotErased`: a tombstone still holds a wrapped key
@@ -120,6 +123,8 @@ export async function verifyAll(options: VerifyOptions): Promise<VerifyReport> {
     const records = users.flat()
     const latest = Date.now() + CLOCK_TOLERANCE_MS
     for (const versions of users) checkVersions(findings, versions, unreadable)
+    for (const versions of users.filter(([row]) => row !== undefined && isTenantRow(row)))
+      await checkRoots(findings, versions, keyring)
     for (const record of records) checkTimes(findings, record, latest)
     const live = records.filter(({ shreddedAt }) => shreddedAt === null)
     await mapConcurrently(live, (record) => checkKey(findings, record, keyring, tenants, accept, digests))
@@ -164,6 +169,22 @@ function checkVersions(
       'Version 1 was pruned: v2 tokens of the user cannot be opened, and fingerprints cannot be made'
     findings.ofRow('warning', 'withoutFirstVersion', first, reason)
   }
+}
+
+/** @param versions of a tenant's key */
+async function checkRoots(
+  findings: Findings,
+  versions: readonly KeyRecord[],
+  keyring: MasterKeyring,
+): Promise<void> {
+  const live = versions.filter(({ shreddedAt }) => shreddedAt === null)
+  const [first] = live
+  if (first === undefined || live.every(({ kekId }) => kekId === first.kekId)) return
+  // What fails with `tenantRoot` has a finding of its own.
+  const root = await namedRoot({ keyring }, tenantIdOf(first.userId) ?? '').catch(() => null)
+  for (const row of live)
+    if (isStray(row, live, root?.id ?? null))
+      findings.ofRow('warning', 'tenantMixed', row, strayVersion(row).message)
 }
 
 function checkTimes(findings: Findings, record: KeyRecord, latest: number): void {
@@ -263,6 +284,7 @@ const FINDING_KINDS: Partial<Record<KeystoreErrorCode, string>> = {
   ERR_UNKNOWN_MASTER_KEY: 'unknownMasterKey',
   ERR_MASTER_KEY: 'masterKeyFailed',
   ERR_KEY_NOT_FOUND: 'tenantMissing',
+  ERR_INVALID_ARGUMENT: 'masterKeyFailed',
 }
 
 async function checkSharedKeys(

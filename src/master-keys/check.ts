@@ -3,7 +3,8 @@ import { isKeystoreError, KeystoreError, MasterKeyError, printable } from '../er
 import type { EmitEvent } from '../events.js'
 import type { Format } from '../format/formats.js'
 import type { KeyStore } from '../store.js'
-import { isTombstone, type KeyRecord, TENANT_USER_ID_PREFIX, tenantIdOf } from '../table.js'
+import { type KeyRecord, tenantIdOf } from '../table.js'
+import { checkTenants } from './check-tenants.js'
 import { isMasterKeyFailure, isOutage, reasonOf, unavailableEvent } from './failure.js'
 import { tryWrapping } from './first-wrap.js'
 import { formatOfKekId } from './kek-id.js'
@@ -24,7 +25,8 @@ const NAMED_KEK_IDS = 10
  * Refuses where a master key is missing or wrong. Rows that merely do not open are damaged: each is an event, and fails its own user. So it
  * is with a master key that cannot be asked now, or refuses: only its own users need it.
  *
- * - An id that no master key has: refuses, unless `allowUnknown`.
+ * - An id that no master key has: refuses, unless `allowUnknown`. Of tenants' own rows it is one of the tenant's root, unless nothing shows
+ *   that the keyring is the store's: see {@link checkTenants}.
  * - A known id: damaged rows are events, even if no sample opens. They say themselves which key they need.
  * - No id, or the id of v2 wraps, where format v2 is not accepted: refuses if the store has no row of format v3, since the store was then
  *   never upgraded. Else the rows are damaged: nobody could read them anyway, and no row may talk an operator into accepting v2.
@@ -48,23 +50,22 @@ export async function checkMasterKeys(
 ): Promise<void> {
   const { acceptKeys, allowUnknown, emit } = options
   const samples = (await store.sampleByKek(SAMPLES_PER_KEK)).filter(isUnderMasterKey)
-  const tenants = await firstTenants(store)
   const isKnown = ({ kekId }: KeyRecord) => keyring.find(kekId ?? '') !== null
-  // A root that the keyring lacks is a matter of its own tenant's. But where nothing at all is under the keyring's keys, they are the wrong ones.
-  const areWrong = keyring.tenantRoot === null && ![...samples, ...tenants].some(isKnown)
-  const groups = groupByKek([...samples, ...tenants.filter((row) => areWrong || isKnown(row))])
+  const tenants = await checkTenants(store, keyring, samples.some(isKnown))
+  const groups = groupByKek([...samples, ...tenants.underPrimary.slice(0, SAMPLES_PER_KEK)])
   const acceptsV2 = acceptKeys.includes('v2')
-  const isUpgraded = tenants.length > 0 || [...groups.keys()].some((kekId) => formatOfKekId(kekId) === 'v3')
+  const isUpgraded = tenants.areThere || [...groups.keys()].some((kekId) => formatOfKekId(kekId) === 'v3')
   const known = [...groups].filter(([kekId]) => kekId === null || keyring.find(kekId) !== null)
   if (known.length > 0 && !acceptsV2 && !isUpgraded) throw v2NotAccepted()
   const checked = known.map(async ([kekId, samples]) => {
     return { kekId, samples, ...(await checkSamples(keyring, samples, options)) }
   })
-  const [failedPrimary, ...results] = await Promise.all([checkPrimary(keyring, groups, options), ...checked])
+  const isEmpty = groups.size === 0 && !tenants.areThere
+  const checkedPrimary = checkPrimary(keyring, groups, { ...options, isEmpty })
+  const [failedPrimary, ...results] = await Promise.all([checkedPrimary, ...checked])
 
-  const unknown: (string | null)[] = [...groups.keys()].filter(
-    (kekId) => kekId !== null && keyring.find(kekId) === null,
-  )
+  const ofUsers = [...groups.keys()].filter((kekId) => kekId !== null && keyring.find(kekId) === null)
+  const unknown = [...new Set([...ofUsers, ...tenants.foreign])]
   for (const { kekId, samples, damaged, failure } of results) {
     if (kekId === null && acceptsV2 && damaged.length === samples.length) unknown.push(null)
     else for (const { userId, version } of damaged) emit({ type: 'damagedKey', userId, version, kekId })
@@ -73,20 +74,13 @@ export async function checkMasterKeys(
   emitUnavailable(options, keyring.primary.id, failedPrimary)
   if (unknown.length === 0) return
   // The census reads the whole table: only for the message.
-  if (!allowUnknown) throw await unknownMasterKeys(store, unknown)
+  if (!allowUnknown) throw await unknownMasterKeys(store, unknown, tenants.foreign.length > 0)
   emit({ type: 'unknownMasterKey', kekIds: unknown })
 }
 
 /** What is under tenants' keys says nothing of a master key. Tenants' own rows are looked at apart: there may be a root for each. */
 function isUnderMasterKey({ userId, kekId }: KeyRecord): boolean {
   return tenantIdOf(userId) === null && parseTenantKekId(kekId) === null
-}
-
-/** Live rows of the first tenants. */
-async function firstTenants(store: KeyStore): Promise<KeyRecord[]> {
-  const after = { userId: TENANT_USER_ID_PREFIX, version: 1 }
-  const rows = await store.list({ after, limit: SAMPLES_PER_KEK, onUnreadable: () => undefined })
-  return rows.filter((row) => tenantIdOf(row.userId) !== null && !isTombstone(row) && row.kekId !== null)
 }
 
 interface CheckOptions {
@@ -147,13 +141,13 @@ function mayGoOn(error: MasterKeyError, allowUnknown: boolean): boolean {
 async function checkPrimary(
   { primary }: MasterKeyring,
   groups: ReadonlyMap<string | null, unknown>,
-  { mints }: CheckOptions,
+  { mints, isEmpty }: CheckOptions & { readonly isEmpty: boolean },
 ): Promise<MasterKeyError | null> {
   if (isLocal(primary) || groups.has(primary.id)) return null
   const failed = await tryWrapping(primary)
   if (failed === null || isOutage(failed.error)) return failed?.error ?? null
   // Whoever may not wrap can still read what others have wrapped.
-  const canWork = failed.step === 'wrap' && reasonOf(failed.error) === 'denied' && (groups.size > 0 || !mints)
+  const canWork = failed.step === 'wrap' && reasonOf(failed.error) === 'denied' && (!isEmpty || !mints)
   if (canWork) return failed.error
   throw failed.error
 }
@@ -181,6 +175,7 @@ function groupByKek(samples: readonly KeyRecord[]): Map<string | null, KeyRecord
 async function unknownMasterKeys(
   store: KeyStore,
   kekIds: readonly (string | null)[],
+  areOfTenants: boolean,
 ): Promise<MasterKeyError> {
   const counts = new Map<string | null, number>()
   const rootIds = kekIds.filter((kekId) => kekId !== null)
@@ -196,6 +191,7 @@ async function unknownMasterKeys(
   return new MasterKeyError(
     'ERR_UNKNOWN_MASTER_KEY',
     `The store has keys wrapped under master keys that were not given (${list.join('; ')}). ` +
-      'Give the right master key; earlier ones go into API_KEY_MASTER_KEY_PREVIOUS or into the keyring',
+      'Give the right master key; earlier ones go into API_KEY_MASTER_KEY_PREVIOUS or into the keyring' +
+      (areOfTenants ? ", and tenants' own roots are what its `tenantRoot` gives" : ''),
   )
 }

@@ -52,11 +52,9 @@ function doesNotOpen({ id }: MasterKey, answer?: MasterKeyError): MasterKeyError
 
 function cannotWork({ id }: MasterKey, step: FailedWrapping['step'], cause: MasterKeyError): MasterKeyError {
   const { reason, retryable } = cause
-  const advice =
-    reason === 'denied' ? '. Allow this process both to wrap (encrypt) and to unwrap (decrypt)' : ''
   return new MasterKeyError(
     'ERR_MASTER_KEY',
-    `Master key ${printable(id)} cannot ${step} a key, and holds none yet: ${cause.message}${advice}`,
+    `Master key ${printable(id)} cannot ${step} a key, and must be able both to wrap and to unwrap before the first key is made: ${cause.message}`,
     { ...serviceDetails(cause), reason, retryable, cause },
   )
 }

@@ -18,7 +18,7 @@ import type { MasterKeyring } from './keyring.js'
 import { isLocal, isV2Wrap, type LocalMasterKey } from './local.js'
 import type { KeyOwner, MasterKey } from './master-key.js'
 import { unwrapByService, wrapByService } from './service-calls.js'
-import { TenantKey } from './tenant-keys.js'
+import { TenantKey, unknownMasterKey } from './tenant-keys.js'
 
 const WRAP_LABEL = 'drizzle-keystore/wrap/v3'
 
@@ -203,13 +203,5 @@ function unwrapFailed(record: KeyRecord, answer?: MasterKeyError): MasterKeyErro
     'ERR_UNWRAP_FAILED',
     `The wrapped key of ${describeRef(record)} does not open under ${under}`,
     serviceDetails(answer),
-  )
-}
-
-function unknownMasterKey(record: KeyRecord, kekId: string): MasterKeyError {
-  return new MasterKeyError(
-    'ERR_UNKNOWN_MASTER_KEY',
-    `The key of ${describeRef(record)} is wrapped under master key ${printable(kekId)}, which was not given: ` +
-      'add it to API_KEY_MASTER_KEY_PREVIOUS or to the keyring',
   )
 }

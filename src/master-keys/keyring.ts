@@ -11,7 +11,10 @@ import type { MasterKey } from './master-key.js'
  */
 export type TenantOf = (userId: string) => string | null | Promise<string | null>
 
-/** Gives the master key that wraps a tenant's key: the customer's own. Null: the primary does. */
+/**
+ * Gives the master key that wraps a tenant's key: the customer's own. Null: the primary does. Asked whenever a tenant's key is opened or made: keep
+ * the objects, and give the same one for the same key, since each may hold connections or sessions.
+ */
 export type TenantRoot = (tenantId: string) => MasterKey | null | Promise<MasterKey | null>
 
 /** What {@link masterKeyring} takes. */
@@ -90,14 +93,21 @@ export function masterKeyring(keys: MasterKeyringOptions): MasterKeyring {
   return new MasterKeyring(primary, previous, tenantOf, tenantRoot)
 }
 
+type OlderKeyring = Pick<MasterKeyring, 'primary' | 'previous'> &
+  Pick<MasterKeyringOptions, 'tenantOf' | 'tenantRoot'>
+
 /** What `EnvelopeCrypto.open` takes, as a keyring. @throws ERR_INVALID_ARGUMENT */
 export function keyringOf(keys: MasterKeyring | MasterKey): MasterKeyring {
   if (!hasPrimary(keys)) {
     assertMasterKey('masterKeys', keys)
     return masterKeyring({ primary: keys })
   }
-  // By shape, not by class: an application may hold two copies of this package.
-  return isPlainObject(keys) ? masterKeyring(keys) : keys
+  if (isPlainObject(keys)) return masterKeyring(keys as MasterKeyringOptions)
+  // By shape, not by class: an application may hold two copies of this package, and an older one has keyrings that know of no tenants.
+  const { primary, previous, tenantOf, tenantRoot }: OlderKeyring = keys
+  return tenantOf === undefined || tenantRoot === undefined
+    ? new MasterKeyring(primary, previous, tenantOf, tenantRoot)
+    : keys
 }
 
 /** A string has none: it is likely a master key's text, which `in` would quote in its error. */
@@ -111,7 +121,9 @@ const LONGEST_TIME_LIMIT_MS = 2 ** 31 - 1
 /** @param name of the argument @throws ERR_INVALID_ARGUMENT */
 export function assertMasterKey(name: string, key: unknown): asserts key is MasterKey {
   if (typeof key !== 'object' || key === null || !('wrap' in key) || !('unwrap' in key) || !('id' in key))
-    throw invalidArgument(`${name} must be ${MASTER_KEYS}, got ${kindOf(key)}${adviceOn(key)}`)
+    throw invalidArgument(
+      `${name} must be ${name === 'masterKeys' ? MASTER_KEYS : ONE_MASTER_KEY}, got ${isKeyring(key) ? KEYRING : `${kindOf(key)}${adviceOn(key)}`}`,
+    )
   if (typeof key.wrap !== 'function' || typeof key.unwrap !== 'function')
     throw invalidArgument(
       `wrap and unwrap of a master key must be functions, got ${kindOf(key.wrap)} and ${kindOf(key.unwrap)}`,
@@ -138,6 +150,15 @@ export function assertMasterKey(name: string, key: unknown): asserts key is Mast
 
 const MASTER_KEYS =
   'what masterKeysFromEnv(), masterKeyring() or localMasterKey() gives, or another MasterKey'
+
+const ONE_MASTER_KEY =
+  'one master key: masterKeysFromEnv().primary, what localMasterKey() gives, or another MasterKey'
+
+const KEYRING = 'a keyring: pass its primary, as in `const { primary, previous } = masterKeysFromEnv()`'
+
+function isKeyring(key: unknown): boolean {
+  return typeof key === 'object' && key !== null && 'primary' in key
+}
 
 /** What most likely went wrong. Shows nothing of the value. */
 function adviceOn(key: unknown): string {

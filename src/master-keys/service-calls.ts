@@ -14,6 +14,7 @@ import {
 import { KEY_BYTES } from '../format/aead.js'
 import { kindOf } from '../validate.js'
 import { isOutage, reasonOf } from './failure.js'
+import { networkCodeOf } from './kms/network-code.js'
 import type { KeyOwner, MasterKey } from './master-key.js'
 
 /** The time that a service has for one call, unless its key says otherwise. A call waits no longer than that for its turn, either. */
@@ -26,6 +27,8 @@ const ASK_AGAIN_MS = 1000
 const TRIAL_LIMIT_MS = 500
 /** Bounds of the pause after `throttled`. The bound doubles each time, and the pause is a random part of it ("full jitter"). */
 const BACKOFF = { firstMs: 50, longestMs: 1000 }
+/** Characters of the remembered failure that each call in an outage shows: a key of somebody else's may write at any length. */
+const SHOWN_OF_FAILURE = 600
 
 /**
  * Asks a service to wrap a data key.
@@ -92,12 +95,21 @@ type Call = () => Promise<Uint8Array> | Uint8Array
 
 /** @returns what the provider returned, whatever it is: it may not be written in TypeScript */
 async function callService(key: MasterKey, call: Call): Promise<unknown> {
+  return serviceOf(key).call(call)
+}
+
+function serviceOf(key: MasterKey): Service {
   let service = services.get(key)
   if (service === undefined) {
     service = new Service(key)
     services.set(key, service)
   }
-  return service.call(call)
+  return service
+}
+
+/** Has a new object of a key share what is known of its service: how many calls are under way, and whether it is in an outage. */
+export function shareService(key: MasterKey, known: MasterKey): void {
+  if (key !== known) services.set(key, serviceOf(known))
 }
 
 const services = new WeakMap<MasterKey, Service>()
@@ -263,8 +275,10 @@ class Service {
     return this.#error(what, { reason: 'throttled' })
   }
 
-  #notAskedNow({ reason = 'unavailable', providerCode, requestId }: MasterKeyError): MasterKeyError {
-    const what = `is ${reason}: it failed a moment ago, and is asked again about once a second`
+  /** Repeats why: the call that was told first may have been one whose error nobody sees. */
+  #notAskedNow({ reason = 'unavailable', providerCode, requestId, message }: MasterKeyError): MasterKeyError {
+    const failure = printable(message, SHOWN_OF_FAILURE)
+    const what = `is ${reason}: it failed a moment ago, and is asked again about once a second. The failure: ${failure}`
     return this.#error(what, { reason, providerCode, requestId })
   }
 
@@ -286,43 +300,4 @@ function wrongAnswer({ id }: MasterKey, method: 'wrap' | 'unwrap', what: string)
   return new MasterKeyError('ERR_MASTER_KEY', `Master key ${printable(id)}: ${method}() returned ${what}`, {
     reason: 'wrongKey',
   })
-}
-
-/** Errors of Node.js, of its DNS, and of fetch (undici) that mean that no answer arrived. */
-const NETWORK_CODES: ReadonlySet<string> = new Set([
-  'EAI_AGAIN',
-  'EAI_FAIL',
-  'ECONNABORTED',
-  'ECONNREFUSED',
-  'ECONNRESET',
-  'EHOSTDOWN',
-  'EHOSTUNREACH',
-  'ENETDOWN',
-  'ENETUNREACH',
-  'ENOTFOUND',
-  'EPIPE',
-  'ETIMEDOUT',
-  'UND_ERR_BODY_TIMEOUT',
-  'UND_ERR_CONNECT_TIMEOUT',
-  'UND_ERR_HEADERS_TIMEOUT',
-  'UND_ERR_SOCKET',
-])
-const NETWORK_NAMES: ReadonlySet<string> = new Set(['AbortError', 'TimeoutError'])
-/** fetch's error has the socket's as cause, and an SDK may wrap both. */
-const DEEPEST_CAUSE = 5
-
-/** @returns one of the codes and names above, so never anything secret; null if the error is none of the network */
-function networkCodeOf(thrown: unknown): string | null {
-  try {
-    let error = thrown
-    for (let depth = 0; depth < DEEPEST_CAUSE && error instanceof Error; depth += 1) {
-      if ('code' in error && typeof error.code === 'string' && NETWORK_CODES.has(error.code))
-        return error.code
-      if (NETWORK_NAMES.has(error.name)) return error.name
-      error = error.cause
-    }
-  } catch {
-    // A getter of the error threw.
-  }
-  return null
 }

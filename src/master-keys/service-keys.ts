@@ -20,18 +20,28 @@ const MAKERS: Readonly<Record<string, Maker>> = {
   'pkcs11:': pkcs11Key,
 }
 
+/** An ARN, a URL, a prefix in another spelling, a resource name of Google's. Base64 has no colon. */
+const LIKE_A_NAME = /^([a-z][a-z0-9+._ -]*:|projects\/)/i
+
 /**
  * The master key that a text names: `aws-kms:` and the ARN, `azure-kv:` and the identifier of a version, `gcp-kms:` and the resource name,
  * `vault:https://<host>/<mount>/keys/<key>`, or a `pkcs11:` URI (RFC 7512).
  *
  * @param source what the text came from, for messages
- * @returns null if the text begins with none of these: it is a key itself
+ * @returns null if the text begins with none of these, and looks like no other name of a key: it is a key itself
  * @throws MasterKeyError `ERR_MASTER_KEY`
  */
 export function serviceKey(text: string, source: string, env: Environment): MasterKey | null {
   const prefix = Object.keys(MAKERS).find((name) => text.startsWith(name))
   const make = prefix === undefined ? undefined : MAKERS[prefix]
-  if (prefix === undefined || make === undefined) return null
+  if (prefix === undefined || make === undefined) {
+    if (!LIKE_A_NAME.test(text)) return null
+    const prefixes = Object.keys(MAKERS).join(', ')
+    throw new MasterKeyError(
+      'ERR_MASTER_KEY',
+      `${source} looks like the name of a key in a key service: names begin with one of ${prefixes} in lower case, such as aws-kms:arn:aws:kms:…`,
+    )
+  }
   try {
     return make(text.slice(prefix.length), env)
   } catch (error) {
@@ -52,7 +62,10 @@ function lazily(id: string, load: () => Promise<MasterKey>): MasterKey {
   }
 }
 
-/** `PKCS11_MODULE` where the URI names no module. `PKCS11_PIN_FILE` or `PKCS11_PIN` where it names no file with the PIN. */
+/**
+ * `PKCS11_MODULE` where the URI names no module. `PKCS11_PIN_FILE` or `PKCS11_PIN` where it names no file with the PIN: what a URI names is
+ * that key's own, since tokens have different PINs, and lock after a few wrong ones.
+ */
 function pkcs11Key(attributes: string, env: Environment): MasterKey {
   const named = parsePkcs11Uri(`pkcs11:${attributes}`)
   const id = pkcs11Id(named)
@@ -63,20 +76,19 @@ function pkcs11Key(attributes: string, env: Environment): MasterKey {
       `Master key ${id} needs a module: set PKCS11_MODULE to the path of the library that speaks with the token`,
     )
   }
-  const [pin, file] = [variable(env, 'PKCS11_PIN'), variable(env, 'PKCS11_PIN_FILE')?.trim()]
-  const pinFile = named.pinFile ?? file
+  const options = { ...(named.pinFile === undefined ? sharedPin(id, env) : {}), ...named, module }
+  return lazily(id, async () => (await import('./kms/pkcs11.js')).pkcs11MasterKey(options))
+}
+
+/** The PIN of every token whose URI names none. */
+function sharedPin(id: string, env: Environment): { readonly pin?: string; readonly pinFile?: string } {
+  const [pin, pinFile] = [variable(env, 'PKCS11_PIN'), variable(env, 'PKCS11_PIN_FILE')?.trim()]
   if (pin !== undefined && pinFile !== undefined)
     throw new MasterKeyError(
       'ERR_MASTER_KEY',
-      'PKCS11_PIN and a file with the PIN are both given: unset one of them',
+      `Master key ${id} could take its PIN from PKCS11_PIN and from PKCS11_PIN_FILE: unset one of them, or name a file as ?pin-source= in its URI`,
     )
-  const options = {
-    ...named,
-    module,
-    ...(pin === undefined ? {} : { pin }),
-    ...(pinFile === undefined ? {} : { pinFile }),
-  }
-  return lazily(id, async () => (await import('./kms/pkcs11.js')).pkcs11MasterKey(options))
+  return { ...(pin !== undefined && { pin }), ...(pinFile !== undefined && { pinFile }) }
 }
 
 /**
@@ -88,11 +100,22 @@ function vaultKey(url: string, env: Environment): MasterKey {
   const namespace = variable(env, 'VAULT_NAMESPACE')?.trim()
   const { key, mount } = named
   const { id } = vaultKeyName({ ...named, namespace })
-  const address = variable(env, 'VAULT_ADDR')?.trim() ?? named.address
-  vaultKeyName({ address, key, mount })
+  const address = vaultAddress(env) ?? named.address
   const token = vaultToken(id, env)
   const options = { address, key, mount, token, id, ...(namespace === undefined ? {} : { namespace }) }
   return lazily(id, async () => (await import('./kms/vault.js')).vaultMasterKey(options))
+}
+
+/** @throws MasterKeyError `ERR_MASTER_KEY` that names the variable */
+function vaultAddress(env: Environment): string | undefined {
+  const address = variable(env, 'VAULT_ADDR')?.trim()
+  if (address === undefined) return undefined
+  try {
+    return vaultKeyName({ address, key: 'any', mount: 'transit' }).address
+  } catch (error) {
+    if (!isKeystoreError(error)) throw error
+    throw new MasterKeyError('ERR_MASTER_KEY', `VAULT_ADDR is no address of a Vault: ${error.message}`)
+  }
 }
 
 function vaultToken(id: string, env: Environment): string | (() => Promise<string>) {

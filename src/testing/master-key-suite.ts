@@ -79,6 +79,7 @@ export function testMasterKey(runner: Pick<TestRunner, 'describe' | 'it'>, subje
     runner.it(name, async () => {
       const opened = await subject.open()
       try {
+        assertSubject(opened)
         await body(opened)
       } finally {
         await opened.close?.()
@@ -92,16 +93,34 @@ export function testMasterKey(runner: Pick<TestRunner, 'describe' | 'it'>, subje
     test('refuses a wrap with any byte changed', refusesChanged)
     test('refuses a wrap that is cut, extended, empty or made up', refusesOtherLengths)
     test('refuses another AAD', refusesOtherAad)
-    test("refuses another key's wrap", refusesOtherKey)
+    test("refuses another key's wrap, if `other` is given", refusesOtherKey)
     test('takes an AAD of 0 and of 2,000 bytes', takesAnyAad)
     test('takes every kind of owner, and changes none', takesOwners)
     test('gives a new array each time, which the caller may overwrite', givesNewArrays)
     test('neither changes nor keeps the arrays it was given', leavesInputs)
     test(`answers ${CALLS_AT_ONCE} calls at once, each with its own key`, answersAtOnce)
     test('works on after calls that failed', worksAfterFailures)
-    test('tells no secret and no user in errors and properties', tellsNoSecret)
-    test('says why the service failed, and works again once it does', saysWhy)
+    test('tells no key, no user and none of the given `secrets` in errors and properties', tellsNoSecret)
+    test(
+      'says why the service failed, for each of the given `failures`, and works again once it does',
+      saysWhy,
+    )
   })
+}
+
+/** A subject may be written in JavaScript. */
+function assertSubject({ masterKey, again }: OpenedMasterKey): void {
+  for (const method of ['wrap', 'unwrap'] as const)
+    assert.equal(
+      typeof masterKey?.[method],
+      'function',
+      `open() must return a masterKey that has ${method}()`,
+    )
+  assert.equal(
+    typeof again,
+    'function',
+    'open() must return again(), which makes another instance of the same key, as another process has it',
+  )
 }
 
 async function hasPermanentId({ masterKey, again, other }: OpenedMasterKey): Promise<void> {
@@ -109,7 +128,11 @@ async function hasPermanentId({ masterKey, again, other }: OpenedMasterKey): Pro
   assert.ok(typeof id === 'string' && id.trim() !== '', 'id must be a string that is not empty')
   assert.ok(id.isWellFormed() && !id.includes('\0'), 'id must be text that both databases store')
   assert.ok(!/^(local-v2|tenant):/.test(id), 'ids of local-v2: and tenant: are the keystore’s own')
-  assert.equal((await again()).id, id, 'another instance has another id')
+  assert.equal(
+    (await again()).id,
+    id,
+    'another instance must have the same id: it is recorded in each row, for ever',
+  )
   await wrapped(masterKey, randomBytes(32))
   assert.equal(masterKey.id, id, 'id changed')
   if (other) assert.notEqual((await other()).id, id, 'another key has the same id')
@@ -169,16 +192,16 @@ async function refusesOtherLengths({ masterKey }: OpenedMasterKey): Promise<void
 async function refusesOtherAad({ masterKey }: OpenedMasterKey): Promise<void> {
   const aad = aadOf('alice')
   const wrap = await wrapped(masterKey, randomBytes(32), aad)
-  await assertRefused(masterKey, wrap, aadOf('bob'), 'the AAD of bob')
-  await assertRefused(masterKey, wrap, aad.slice(0, -1), 'the AAD without its last byte')
-  await assertRefused(masterKey, wrap, Uint8Array.of(...aad, 0), 'the AAD with a byte more')
-  await assertRefused(masterKey, wrap, new Uint8Array(0), 'no AAD')
+  await assertBound(masterKey, wrap, aadOf('bob'), 'the AAD of bob')
+  await assertBound(masterKey, wrap, aad.slice(0, -1), 'the AAD without its last byte')
+  await assertBound(masterKey, wrap, Uint8Array.of(...aad, 0), 'the AAD with a byte more')
+  await assertBound(masterKey, wrap, new Uint8Array(0), 'no AAD')
   const unbound = await wrapped(masterKey, randomBytes(32), new Uint8Array(0))
-  await assertRefused(masterKey, unbound, aad, 'an AAD where none was')
+  await assertBound(masterKey, unbound, aad, 'an AAD where none was')
   const long = randomBytes(2000)
   const longWrap = await wrapped(masterKey, randomBytes(32), long)
   long[1999] = (long[1999] as number) ^ 1
-  await assertRefused(masterKey, longWrap, long, 'the last of 2,000 bytes of AAD changed')
+  await assertBound(masterKey, longWrap, long, 'the last of 2,000 bytes of AAD changed')
 }
 
 async function refusesOtherKey({ masterKey, other }: OpenedMasterKey): Promise<void> {
@@ -209,7 +232,7 @@ async function takesOwners({ masterKey }: OpenedMasterKey): Promise<void> {
     const given = Object.freeze({ ...owner })
     const wrap = await wrapped(masterKey, dataKey, aad, given)
     assertKey(await unwrapped(masterKey, wrap, aad, given), dataKey)
-    await assertRefused(masterKey, wrap, aadOf('somebody else'), 'the AAD of somebody else', owner)
+    await assertBound(masterKey, wrap, aadOf('somebody else'), 'the AAD of somebody else', owner)
   }
 }
 
@@ -258,7 +281,7 @@ async function answersAtOnce({ masterKey }: OpenedMasterKey): Promise<void> {
   const opened = await Promise.all(
     wraps.map((wrap, i) =>
       i % 4 === 3
-        ? assertRefused(masterKey, wrap, aadOf('nobody'), 'the AAD of nobody')
+        ? assertBound(masterKey, wrap, aadOf('nobody'), 'the AAD of nobody')
         : unwrapped(masterKey, wrap, aads[i]),
     ),
   )
@@ -268,7 +291,7 @@ async function answersAtOnce({ masterKey }: OpenedMasterKey): Promise<void> {
 async function worksAfterFailures({ masterKey }: OpenedMasterKey): Promise<void> {
   const dataKey = randomBytes(32)
   const wrap = await wrapped(masterKey, dataKey)
-  for (let i = 0; i < 24; i += 1) await assertRefused(masterKey, wrap, aadOf('bob'), 'the AAD of bob')
+  for (let i = 0; i < 24; i += 1) await assertBound(masterKey, wrap, aadOf('bob'), 'the AAD of bob')
   assertKey(await unwrapped(masterKey, wrap), dataKey)
   assertKey(await unwrapped(masterKey, await wrapped(masterKey, dataKey)), dataKey)
 }
@@ -288,7 +311,10 @@ async function tellsNoSecret({ masterKey, secrets = [] }: OpenedMasterKey): Prom
   changed[wrap.length - 1] = (changed[wrap.length - 1] as number) ^ 1
   const attempts = [changed, wrap.slice(0, -1), new Uint8Array(0)]
   for (const attempt of attempts) {
-    const error = await errorOf(() => masterKey.unwrap(attempt, aad, owner))
+    const error = await errorOf(
+      () => masterKey.unwrap(attempt, aad, owner),
+      'unwrap opened a wrap that was changed',
+    )
     assertHidden(error, [...hidden, ...(attempt.length > 0 ? formsOf(attempt) : [])], 'An error')
   }
   assertHidden(masterKey, hidden, 'The master key')
@@ -306,8 +332,10 @@ async function saysWhy({ masterKey, failures = {}, secrets = [] }: OpenedMasterK
         ['unwrap', () => masterKey.unwrap(wrap, aadOf('alice'), ALICE)],
       ] as const) {
         const started = Date.now()
-        const error = await errorOf(call)
-        const text = `${what} while ${reason}: ${String(error)}`
+        const error = await errorOf(call, `${what} worked although the service failed: ${reason}`)
+        const text =
+          `${what} must throw a MasterKeyError with code ERR_MASTER_KEY and reason ${reason}, which is retryable if it is an outage, ` +
+          `and threw ${String(error)}`
         assert.ok(isKeystoreError(error) && error.name === 'MasterKeyError', text)
         assert.equal(error.code, 'ERR_MASTER_KEY', text)
         assert.equal('reason' in error ? error.reason : undefined, reason, text)
@@ -345,26 +373,41 @@ async function unwrapped(
   return dataKey
 }
 
+/** @param advice what to do if unwrap opens it */
 async function assertRefused(
+  key: MasterKey,
+  wrap: Uint8Array,
+  aad: Uint8Array,
+  what: string,
+  { owner = ALICE, advice = 'verify the bytes, for example by the tag of an AEAD' } = {},
+): Promise<void> {
+  const error = await errorOf(() => key.unwrap(wrap, aad, owner), `${what}: unwrap opened it: ${advice}`)
+  const wanted = `${what}: unwrap must throw a MasterKeyError with code ERR_UNWRAP_FAILED, and threw`
+  assert.ok(isKeystoreError(error) && error.name === 'MasterKeyError', `${wanted} ${String(error)}`)
+  assert.equal(error.code, 'ERR_UNWRAP_FAILED', `${wanted} ${error.code}: ${String(error)}`)
+  assert.equal(error.retryable, false, `${what}: unwrap must throw an error that is not retryable`)
+}
+
+/** Another AAD than that of the wrap. */
+function assertBound(
   key: MasterKey,
   wrap: Uint8Array,
   aad: Uint8Array,
   what: string,
   owner: KeyOwner = ALICE,
 ): Promise<void> {
-  const error = await errorOf(() => key.unwrap(wrap, aad, owner), what)
-  assert.ok(isKeystoreError(error) && error.name === 'MasterKeyError', `${what}: ${String(error)}`)
-  assert.equal(error.code, 'ERR_UNWRAP_FAILED', `${what}: ${String(error)}`)
-  assert.equal(error.retryable, false, `${what}: retryable`)
+  const advice = 'wrap must bind the AAD, for example as the additional data of an AEAD'
+  return assertRefused(key, wrap, aad, what, { owner, advice })
 }
 
-async function errorOf(call: () => unknown, what = 'a call that must fail'): Promise<unknown> {
+/** @param succeeded what is wrong if it does not fail */
+async function errorOf(call: () => unknown, succeeded: string): Promise<unknown> {
   try {
     await call()
   } catch (error) {
     return error
   }
-  throw new assert.AssertionError({ message: `no error: ${what}` })
+  throw new assert.AssertionError({ message: succeeded })
 }
 
 /** Says nothing of the bytes: a failed test is printed. */

@@ -107,6 +107,17 @@ describe.each(cases)('with a master key in %s, on %s', (name, dialect) => {
     expect(await store.decrypt('alice', alice, 'b')).toBe('secret of alice')
   })
 
+  it('init refuses a service that gives no answer, and makes nothing', async () => {
+    server.fault = 'outage'
+    const { status, stdout, stderr } = await keystore(['init'])
+    expect({ status, stdout }).toEqual({ status: 1, stdout: '' })
+    expect(stderr).toMatch(/an outage.* nothing was checked, and no store was made/s)
+    expect(stderr).toContain('Run the same command again when the master key answers.')
+    expect((await keystore(['status'])).status).not.toBe(0)
+    server.fault = null
+    await ok(['init'])
+  })
+
   it('a file may name the service', async () => {
     await ok(['init'])
     mkdirSync(join(store.folder, 'named'))
@@ -119,8 +130,8 @@ describe.each(cases)('with a master key in %s, on %s', (name, dialect) => {
 
   it.each([
     ['deny', /it refuses/],
-    // The core asks about once a second in an outage, and says so.
-    ['outage', /an outage|is unavailable/],
+    // The core asks about once a second in an outage, and repeats why: "open" was told first.
+    ['outage', /failed a moment ago.* The failure: .*(HTTP 503|KMSInternalException).*an outage/s],
   ] as const)('says why the service failed: %s', async (fault, said) => {
     await ok(['init'])
     server.fault = fault

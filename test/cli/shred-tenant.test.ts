@@ -79,7 +79,14 @@ describe.each(dialects)('on %s', (dialect) => {
       report: { rotated: 1, shredded: 1, failedCount: 0 },
     })
     expect(
-      store.run(['rewrap', '--master-key-file', 'keys/b.key', '--previous-key-file', 'keys/a.key']).status,
+      store.run([
+        'rewrap',
+        '--tenants',
+        '--master-key-file',
+        'keys/b.key',
+        '--previous-key-file',
+        'keys/a.key',
+      ]).status,
     ).toBe(0)
     expect(store.run(['doctor', '--master-key-file', 'keys/b.key']).stdout).not.toContain('error: ')
   })
@@ -91,10 +98,33 @@ describe.each(dialects)('on %s', (dialect) => {
     expect(shredded).toContain('every later use by any of its users is ERR_KEY_SHREDDED')
     expect(shredded).toContain('1 key of its users ended with it.')
     expect(shredded).toContain('Not recorded outside the database')
+    expect(store.run(['shred-tenant', 'acme', '--dry-run']).stdout).toMatch(
+      /has no live key \(shredded \d{4}-\d\d-\d\d\)/,
+    )
     const forgotten = store.run(['shred-tenant', 'beta', '--yes', '--forget']).stdout
     expect(forgotten).toContain('forgotten, a new key may be made')
-    expect(forgotten).toContain('npx keystore shred-user ID --forget')
+    expect(forgotten).toContain('npx keystore shred-tenant ID --forget --with-users --allow-unknown')
     expect(await app.rowsOfTenant('beta')).toEqual([])
+  })
+
+  it('a tenant that was forgotten gets a new key when its users are gone, whichever version they were under', async () => {
+    await app.mint('alice@acme')
+    store.run(['rotate-tenant', 'acme'])
+    await app.mint('bob@acme')
+    store.run(['shred-tenant', 'acme', '--yes', '--forget'])
+    await expect(app.mint('carol@acme')).rejects.toMatchObject({ code: 'ERR_KEYS_LOST' })
+    const { status, stdout } = store.run([
+      'shred-tenant',
+      'acme',
+      '--yes',
+      '--forget',
+      '--with-users',
+      '--allow-unknown',
+    ])
+    expect(status).toBe(0)
+    expect(stdout).toContain('Forgot 2 users of it.')
+    expect(await store.rows()).toEqual([])
+    await app.mint('carol@acme')
   })
 
   it('with --with-users forgets its users too, but nobody who has keys elsewhere', async () => {
@@ -131,6 +161,9 @@ describe.each(dialects)('on %s', (dialect) => {
       [tenantUserId('acme'), false],
       [tenantUserId('acme'), true],
     ])
+    // Nobody can open what is under the old key, and no second key has its name.
+    await expect(app.mint('alice@acme')).rejects.toMatchObject({ code: 'ERR_KEYS_LOST' })
+    store.run(['shred-user', 'bob@acme', '--yes', '--forget'])
     const tokens = await app.mint('alice@acme')
     expect(await app.opened('alice@acme', tokens['alice@acme'])).toBe('secret of alice@acme')
   })

@@ -57,6 +57,9 @@ describe.each(dialects)('on %s', (dialect) => {
       expect(refused.status).toBe(1)
       expect(refused.stderr).toContain('ERR_UNKNOWN_MASTER_KEY')
       expect(refused.stderr).toContain(app.customer.id)
+      expect(refused.stderr).toContain('The primary master key stays what it is')
+      expect(refused.stderr).toMatch(/beside it: --previous-key-file FILE/)
+      expect(refused.stderr).not.toContain('--master-key-file')
       expect(await app.rootsOf('zeta')).toEqual([app.customer.id])
       expect(store.run(['rotate-tenant', 'zeta', ...CUSTOMERS_KEY]).status).toBe(0)
       expect(await app.rootsOf('zeta')).toEqual([app.customer.id, app.customer.id])
@@ -97,6 +100,25 @@ describe.each(dialects)('on %s', (dialect) => {
     expect(store.run(['prune-tenant', 'Acme']).status).toBe(1)
   })
 
+  it('prune-tenant --unused removes tenants without users, of all or of one', async () => {
+    await app.mint('alice@acme', 'bob@beta', 'carol@zeta')
+    for (const userId of ['alice@acme', 'carol@zeta']) store.run(['shred-user', userId, '--forget', '--yes'])
+    const prune = (...args: string[]) =>
+      store.json(['prune-tenant', '--unused', ...args], { env: NO_MASTER_KEY })
+    expect(store.run(['prune-tenant', '--unused']).stdout).toContain('npx keystore tenants --count')
+    expect(store.run(['prune-tenant']).status).toBe(2)
+    expect(prune('--older-than', '0', '--dry-run').report).toEqual({
+      tenantIds: ['acme', 'zeta'],
+      dryRun: true,
+    })
+    expect(prune('beta', '--older-than', '0').report).toEqual({ tenantIds: [], dryRun: false })
+    expect(store.run(['prune-tenant', 'Acme', '--unused']).status).toBe(1)
+    const { stdout } = store.run(['prune-tenant', '--unused', '--older-than', '0', '--key-log', 'log.jsonl'])
+    expect(stdout).toContain('Removed the keys of 2 tenants without users.\n  tenant "acme"\n')
+    expect(readFileSync(join(store.folder, 'log.jsonl'), 'utf8')).toContain('"pruned"')
+    expect((await store.rows()).map(({ userId }) => userId)).toEqual([tenantUserId('beta'), 'bob@beta'])
+  })
+
   describe('move-tenant', () => {
     it('moves a tenant to a root of a file and back to the primary, and touches no user', async () => {
       const tokens = await app.mint('alice@acme', 'bob@beta', 'dave')
@@ -121,10 +143,24 @@ describe.each(dialects)('on %s', (dialect) => {
       const refused = store.run(['move-tenant', 'acme'])
       expect(refused.status).toBe(1)
       expect(refused.stderr).toContain(app.customer.id)
+      expect(refused.stderr).toContain('--root and --root-file name the new root')
       expect(store.run(['move-tenant', 'acme', ...CUSTOMERS_KEY]).status).toBe(0)
       expect(await app.rootsOf('acme')).toEqual([app.idOf('a'), app.idOf('a')])
       expect(await others()).toEqual(before)
       expect(await app.opened('alice@acme', tokens['alice@acme'])).toBe('secret of alice@acme')
+    })
+
+    it('tries the new root out in a dry run too', async () => {
+      await app.mint('alice@acme')
+      // Nothing listens on port 1.
+      const there = ['--root', 'vault:http://127.0.0.1:1/transit/keys/customer']
+      const dry = store.run(['move-tenant', 'acme', ...there, '--dry-run'], {
+        env: { VAULT_TOKEN: 'token-of-the-test' },
+      })
+      expect([dry.status, dry.stdout]).toEqual([1, ''])
+      expect(dry.stderr).toContain('ERR_MASTER_KEY')
+      expect(dry.stderr).toContain('vault:http://127.0.0.1:1/transit/keys/customer')
+      expect(dry.stderr).not.toContain('token-of-the-test')
     })
 
     it('takes no key as an argument, and shows none', async () => {

@@ -1,6 +1,7 @@
 /** Tenants on the command line: what is listed, counted and checked, and what commands for all keys do with them. */
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { masterKeyring } from '../../src/index.js'
 import { tenantUserId } from '../../src/table.js'
 import type { CommandStore } from '../support/command-store.js'
 import {
@@ -226,15 +227,19 @@ describe.each(dialects)('on %s', (dialect) => {
     })
   })
 
-  it('rewrap moves tenants under previous keys to the primary, and leaves users and customers’ tenants', async () => {
+  it('rewrap --tenants moves tenants under previous keys to the primary, and leaves users and customers’ tenants', async () => {
     const tokens = await app.mint('alice@acme', 'carol@zeta', 'dave')
     const users = async () => (await store.rows()).filter(({ userId }) => userId.endsWith('@acme'))
     const before = await users()
     const args = ['rewrap', '--master-key-file', 'keys/b.key', '--previous-key-file', 'keys/a.key']
-    expect(store.run([...args, '--dry-run']).stdout).toContain('Would rewrap 2 keys')
-    const { status, stdout } = store.run(args)
+    const dry = store.run([...args, '--tenants', '--dry-run']).stdout
+    expect(dry).toContain('Would rewrap 2 keys')
+    expect(dry).toContain(`Would move 1 key of tenants from ${app.idOf('a')} to ${app.idOf('b')}`)
+    const { status, stdout } = store.run([...args, '--tenants'])
     expect(status).toBe(0)
     expect(stdout).toContain(`Rewrapped 2 keys under ${app.idOf('b')}`)
+    expect(stdout).toContain(`Moved 1 key of tenants from ${app.idOf('a')} to ${app.idOf('b')}`)
+    expect(stdout).not.toContain('Warning')
     expect(stdout).toContain(`${app.idOf('b')} (keys of tenants)`)
     expect(stdout).toMatch(/tenants' keys +│ 2 +│ 2 /)
     expect(stdout).toMatch(/other roots \(keys of tenants\) +│ 1 +│ 1 /)
@@ -245,6 +250,42 @@ describe.each(dialects)('on %s', (dialect) => {
     const now = app.application(store.keys('b').primary)
     for (const userId of ['alice@acme', 'carol@zeta', 'dave'])
       expect(await app.opened(userId, tokens[userId], now)).toBe(`secret of ${userId}`)
+  })
+
+  it('rewrap leaves every tenant under its root, says so, and brings users under the newest version', async () => {
+    const tokens = await app.mint('alice@acme', 'carol@zeta', 'dave')
+    expect(store.run(['rotate-tenant', 'zeta', ...CUSTOMERS_KEY]).status).toBe(0)
+    const { status, stdout } = store.run(['rewrap', ...CUSTOMERS_KEY])
+    expect(status).toBe(0)
+    expect(stdout).toContain('Rewrapped 1 key')
+    expect(stdout).toContain(`Warning: 2 keys of tenants stay under master key ${app.customer.id}`)
+    expect(stdout).toContain('npx keystore rewrap --tenants')
+    expect(await app.rootsOf('zeta')).toEqual([app.customer.id, app.customer.id])
+    const kekOf = async (userId: string) => (await store.rows()).find((row) => row.userId === userId)?.kekId
+    expect(await kekOf('carol@zeta')).toBe('tenant:2:zeta')
+    expect(store.run(['prune-tenant', 'zeta', '--older-than', '0']).stdout).toContain('Removed 1 version')
+
+    const args = ['rewrap', '--master-key-file', 'keys/b.key', '--previous-key-file', 'keys/a.key']
+    expect(store.run(args).stdout).toContain(
+      `Warning: 1 key of a tenant stays under master key ${app.idOf('a')}`,
+    )
+    expect(await app.rootsOf('acme')).toEqual([app.idOf('a')])
+    expect(await kekOf('dave')).toBe(app.idOf('b'))
+    const keys = { primary: store.keys('b').primary, previous: [store.keys('a').primary, app.customer] }
+    for (const userId of ['alice@acme', 'carol@zeta', 'dave'])
+      expect(await app.opened(userId, tokens[userId], masterKeyring(keys))).toBe(`secret of ${userId}`)
+  })
+
+  it('encrypt for a new user says that the key is under no tenant’s', async () => {
+    const encrypt = (user: string) => store.run(['encrypt', '--user', user], { input: 'secret' })
+    await app.mint('dave')
+    expect(encrypt('before').stderr).toBe('')
+    await app.mint('alice@acme')
+    const { status, stdout, stderr } = encrypt('bob@acme')
+    expect([status, stdout]).toEqual([0, expect.stringMatching(/^v3:/)])
+    expect(stderr).toContain('The new key of "bob@acme" is under the primary master key')
+    expect(stderr).toContain('rewrapAll')
+    for (const user of ['bob@acme', 'alice@acme']) expect(encrypt(user).stderr).toBe('')
   })
 
   it('copy takes tenants along, and names them where it would erase or refuse', async () => {

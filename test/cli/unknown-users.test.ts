@@ -85,7 +85,9 @@ describe.each(dialects)('on %s', (dialect) => {
     expect(store.run(['shred-user', 'bob', '--yes']).status).toBe(0)
     const again = store.run(['shred-user', 'bob', '--yes'])
     expect(again).toMatchObject({ status: 0, stdout: expect.stringContaining('no live key was there') })
-    expect(store.run(['shred-user', 'bob', '--dry-run']).stdout).toContain('"bob" has no live key.')
+    expect(store.run(['shred-user', 'bob', '--dry-run']).stdout).toMatch(
+      /"bob" has no live key \(shredded [-0-9]+\)\./,
+    )
   })
 
   it('a user whose row cannot be read is known', async () => {

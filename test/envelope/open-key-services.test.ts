@@ -176,7 +176,7 @@ describe.each(backends)('open with key services on %s', (backend) => {
     [
       'may encrypt only',
       { unwrap: () => Promise.reject(serviceError('denied')) },
-      'Allow this process both to wrap (encrypt) and to unwrap (decrypt)',
+      'must be able both to wrap and to unwrap before the first key is made',
     ],
     [
       'returns a string',
@@ -242,7 +242,11 @@ describe('what open says of what is no master key', () => {
     ['bytes', randomBytes(32), `${must}, got bytes: pass localMasterKey(bytes)`],
     ['a function', () => local, `${must}, got function: call it, and pass what it returns`],
     ['a promise', Promise.resolve(local), `${must}, got an object, a promise: await it first`],
-    ['an empty keyring', { primary: undefined }, `${must.replace('masterKeys', 'primary')}, got undefined`],
+    [
+      'an empty keyring',
+      { primary: undefined },
+      'primary must be one master key: masterKeysFromEnv().primary, what localMasterKey() gives, or another MasterKey, got undefined',
+    ],
     [
       'an empty id',
       { ...remoteMasterKey(), id: '' },

@@ -8,6 +8,7 @@ import {
   type KeystoreEvent,
   localMasterKey,
   type MasterKey,
+  type MasterKeyring,
   masterKeyring,
   StoreError,
 } from '../../src/index.js'
@@ -16,7 +17,7 @@ import { kekOf, TenantKey } from '../../src/master-keys/tenant-keys.js'
 import { tenantUserId } from '../../src/table.js'
 import { errorOf } from '../support/errors.js'
 import { freshService } from '../support/fresh-store.js'
-import { serviceError } from '../support/key-service.js'
+import { keyService, serviceError } from '../support/key-service.js'
 import { everythingOf } from '../support/leaks.js'
 import { corrupted, rowsOf } from '../support/rows.js'
 import { countedStore, overriding } from '../support/store-doubles.js'
@@ -90,6 +91,32 @@ describe('a root that fails', () => {
       expect(roots.of('acme').calls.wrap).toBe(0)
     },
   )
+
+  it('harms no user of another version of the same tenant’s key, which is under another root', async () => {
+    const [a, b] = [keyService({ id: 'root-a' }), keyService({ id: 'root-b' })]
+    let current = a.masterKey
+    const keys = masterKeyring({
+      primary: roots.primary.masterKey,
+      previous: [a.masterKey, b.masterKey],
+      tenantOf,
+      tenantRoot: () => current,
+    })
+    const shared = store()
+    const first = await freshService(shared, { masterKeys: keys, closeStore: false })
+    await sealAll(first, ['acme/old'])
+    current = b.masterKey
+    await first.rotateTenantKey('acme')
+    await sealAll(first, ['acme/new'])
+    await first.close()
+    const service = await freshService(shared, { masterKeys: keys, cache: { ttlMs: 1 } })
+    a.fail(() => serviceError('denied'))
+    for (let i = 0; i < 10; i++) {
+      expect(await errorOf(service.encrypt('acme/old', 'x'))).toMatchObject({ code: 'ERR_MASTER_KEY' })
+      await service.encrypt('acme/new', 'x')
+      await service.encrypt(`acme/new-${i}`, 'x')
+    }
+    await service.close()
+  })
 
   it('fails the mint of its tenant without a row, and asks it about once a second', async () => {
     const service = await freshService(undefined, { masterKeys: roots.keyring })
@@ -230,6 +257,46 @@ describe('tenantOf and tenantRoot', () => {
     expect(await rowsOf(store)).toEqual([])
   })
 
+  it('that forget to return, or give a keyring, are told what they may give', async () => {
+    const messageOf = async (keys: object) =>
+      (await errorOf((await service({ tenantOf: () => 'acme', ...keys })).envelope.encrypt('alice', 'x')))
+        .message
+    expect(await messageOf({ tenantOf: () => undefined })).toContain(
+      'must be a string, or null for no tenant: does the function return?',
+    )
+    expect(await messageOf({ tenantRoot: () => undefined })).toContain(
+      'must be a master key, or null for the primary: does the function return?',
+    )
+    const keyring = masterKeyring({ primary })
+    const { envelope } = await service({ tenantOf })
+    const messages = [
+      await messageOf({ tenantRoot: () => keyring }),
+      (await errorOf(() => masterKeyring({ primary: keyring as never }))).message,
+      (await errorOf(envelope.moveTenant('acme', keyring as never))).message,
+    ]
+    for (const message of messages)
+      expect(message).toContain(
+        'got a keyring: pass its primary, as in `const { primary, previous } = masterKeysFromEnv()`',
+      )
+  })
+
+  it('that a keyring of an older copy of the package lacks count as not there', async () => {
+    class OlderKeyring {
+      readonly primary = primary
+      readonly previous = []
+    }
+    const store = memoryKeyStore()
+    const { envelope } = await service({ tenantOf }, store)
+    const token = await envelope.encrypt('acme/alice', 'x')
+    const masterKeys = new OlderKeyring() as unknown as MasterKeyring
+    const older = await freshService(store, { masterKeys, closeStore: false })
+    services.push(older)
+    expect(await older.decrypt('acme/alice', token)).toBe('x')
+    await older.encrypt('b/bob', 'x')
+    expect((await keksOf(store))['b/bob']).toBe(primary.id)
+    await older.rotateTenantKey('acme')
+  })
+
   it.each(['tenantOf', 'tenantRoot'])(
     '%s throws: ERR_MASTER_KEY without what it threw, and others go on',
     async (name) => {
@@ -335,7 +402,7 @@ describe('open', () => {
     expect(roots.of('acme').calls).toMatchObject({ wrap: 0, unwrap: 0 })
   })
 
-  it('takes no query more for a thousand tenants than for one', async () => {
+  it('takes no query more for a thousand tenants than for ten', async () => {
     const store = memoryKeyStore()
     const keys = masterKeyring({ primary: primary(), tenantOf })
     const first = await freshService(store, { closeStore: false, masterKeys: keys })
@@ -345,7 +412,8 @@ describe('open', () => {
     )
     const counted = countedStore(store)
     await freshService(counted.store, { masterKeys: keys })
-    expect(counted.calls).toEqual({ sampleByKek: 1, list: 1 })
+    // A few of the tenants, and a page of them.
+    expect(counted.calls).toEqual({ sampleByKek: 1, list: 2 })
   })
 })
 

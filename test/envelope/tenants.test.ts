@@ -7,6 +7,7 @@ import {
   localMasterKey,
   type MasterKey,
   masterKeyring,
+  rewrapAll,
 } from '../../src/index.js'
 import { tenantUserId } from '../../src/table.js'
 import { errorOf } from '../support/errors.js'
@@ -85,18 +86,48 @@ describe.each(backends)('on %s', (backend) => {
     expect(row?.encryptedKey).toHaveLength(0)
   })
 
-  it('shredTenant with forget: the tenant may begin anew, and its old users open no more', async () => {
+  it('shredTenant with forget: the tenant may begin anew when its old users are forgotten too', async () => {
     const [old] = await sealAll(envelope, ['acme/old'])
     await envelope.shredTenant('acme', { forget: true })
-    expect(await errorOf(envelope.decrypt('acme/old', old?.token ?? ''))).toMatchObject({
-      code: 'ERR_KEY_NOT_FOUND',
-    })
-    const sealed = await sealAll(envelope, ['acme/new'])
-    expect(await errorOf(envelope.decrypt('acme/old', old?.token ?? ''))).toMatchObject({
-      code: 'ERR_UNWRAP_FAILED',
-    })
+    for (const work of [
+      () => envelope.decrypt('acme/old', old?.token ?? ''),
+      () => envelope.encrypt('acme/old', 'x'),
+    ])
+      expect(await errorOf(work())).toMatchObject({ code: 'ERR_KEY_NOT_FOUND' })
+    expect(await errorOf(envelope.encrypt('acme/new', 'x'))).toMatchObject({ code: 'ERR_KEYS_LOST' })
+    expect(await tenantRowsOf(fresh.store, 'acme')).toEqual([])
     await envelope.shredUser('acme/old', { forget: true })
-    await expectAllOpen(await fresh.open(), [...sealed, ...(await sealAll(envelope, ['acme/old']))])
+    // What was said a moment ago is looked at again after a second.
+    const service = await fresh.open()
+    const sealed = await sealAll(service, ['acme/new', 'acme/old'])
+    expect(await errorOf(service.decrypt('acme/old', old?.token ?? ''))).toMatchObject({
+      code: 'ERR_DECRYPTION_FAILED',
+    })
+    await expectAllOpen(await fresh.open(), sealed)
+  })
+
+  it('a tenant whose row is missing gets no second key, so that the right one can be restored', async () => {
+    const sealed = await sealAll(envelope, ['acme/old', 'lone'])
+    await envelope.rotateTenantKey('acme')
+    const rows = await tenantRowsOf(fresh.store, 'acme')
+    await fresh.store.remove(rows)
+    const masterKeys = roots.keyring
+    const other = await fresh.open({ masterKeys })
+    expect(await errorOf(other.encrypt('acme/new', 'x'))).toMatchObject({
+      code: 'ERR_KEYS_LOST',
+      message: expect.stringContaining('no second one is made in its place. Copy its row from a backup'),
+    })
+    const users = await (
+      await fresh.open({ masterKeys: masterKeyring({ primary: roots.primary.masterKey }) })
+    ).encrypt('acme/flat', 'x')
+    expect((await rewrapAll({ store: fresh.store, masterKeys })).failed).toMatchObject([
+      { userId: 'acme/flat', code: 'ERR_KEYS_LOST' },
+    ])
+    expect(await tenantRowsOf(fresh.store, 'acme')).toEqual([])
+    await fresh.store.maintenance?.restore(rows)
+    await vi.waitFor(() => other.encrypt('acme/new', 'x'), { timeout: 4000 })
+    expect(await other.decrypt('acme/flat', users)).toBe('x')
+    await expectAllOpen(await fresh.open({ masterKeys }), sealed)
   })
 
   it('moveTenant: all versions are under the new root, no row of a user is touched, and the old root is not needed', async () => {

@@ -113,8 +113,10 @@ describe.each(backends)('tenants in long operations on %s', (backend) => {
     // Without `tenantOf`, as a command has it.
     const counting = countingRead(store)
     const plain = masterKeyring({ primary: next, previous: [primary] })
-    const report = await rewrapAll({ store: counting.store, masterKeys: plain })
+    const report = await rewrapAll({ store: counting.store, masterKeys: plain, moveTenants: true })
     expect(report).toMatchObject({ complete: true, changed: TENANTS + LONE.length, failedCount: 0 })
+    expect(report.tenantsMoved).toEqual([{ fromKekId: 'root-a', count: TENANTS }])
+    expect(report.warnings).toHaveLength(2)
     expect(report.masterKeys).toMatchObject([
       { kekId: 'root-b', noRowNeedsIt: false },
       { kekId: 'root-a', rows: 0, noRowNeedsIt: true },
@@ -186,7 +188,14 @@ describe.each(backends)('tenants in long operations on %s', (backend) => {
     const unknowing = masterKeyring({ primary: next, previous: [primary] })
     expect(await rewrapAll({ store, masterKeys: unknowing })).toMatchObject({
       complete: true,
-      changed: TENANTS - 3 + LONE.length,
+      changed: LONE.length,
+      failedCount: 0,
+    })
+    const ofTenants = ({ userId }: KeyRecord) => userId.startsWith('\u0001')
+    expect((await rowsOf(store)).filter(ofTenants)).toEqual(before.filter(ofTenants))
+    expect(await rewrapAll({ store, masterKeys: unknowing, moveTenants: true })).toMatchObject({
+      complete: true,
+      changed: TENANTS - 3,
       failedCount: 0,
     })
     const ofOwnRoots = (row: { kekId: string | null }) => row.kekId?.startsWith('own-') ?? false
@@ -236,12 +245,13 @@ describe.each(backends)('tenants in long operations on %s', (backend) => {
         return userId === last ? null : tenantOf(userId)
       },
     })
-    expect(await rewrapAll({ store, masterKeys })).toMatchObject({ changed: 0 })
+    const sampled = await rewrapAll({ store, masterKeys })
+    expect(sampled).toMatchObject({ changed: 0 })
+    expect(sampled.warnings.at(-1)).toMatch(/first 100 users .* of 1 tenant there are more.*`allUsers: true`/)
     expect(new Set(asked).size).toBe(100)
-    expect(await rewrapAll({ store, masterKeys, allUsers: true })).toMatchObject({
-      changed: 1,
-      failedCount: 0,
-    })
+    const all = await rewrapAll({ store, masterKeys, allUsers: true })
+    expect(all).toMatchObject({ changed: 1, failedCount: 0 })
+    expect(all.warnings).toHaveLength(2)
     expect(new Set(asked).size).toBe(250)
   })
 

@@ -299,6 +299,20 @@ describe('an outage', () => {
     expect(error.message).toContain('(ProviderSays, request id request-1)')
   })
 
+  it('is told to each call with the text of the failure, which is bounded and printable', async () => {
+    const text = `the token was not found: is its label right?\u001b[2J${'x'.repeat(5000)}`
+    service.fail(() => new MasterKeyError('ERR_MASTER_KEY', text, { reason: 'unavailable' }))
+    await errorOf(wrap(service.masterKey))
+    for (let i = 0; i < 3; i += 1) {
+      const error = await errorOf(wrap(service.masterKey))
+      fast(error)
+      expect(error.message).toContain(
+        'The failure: the token was not found: is its label right?\\u001b[2Jxxx',
+      )
+      expect(error.message.length).toBeLessThan(1000)
+    }
+  })
+
   it('costs who asks again half a second, not the time limit', async () => {
     service = keyService({ timeLimitMs: 700 })
     service.silence(true)

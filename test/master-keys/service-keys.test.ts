@@ -86,13 +86,52 @@ describe('a key service in API_KEY_MASTER_KEY', () => {
     [
       'pkcs11:token=t;object=k',
       { PKCS11_MODULE: 'm.so', PKCS11_PIN: '1', PKCS11_PIN_FILE: 'f' },
-      'are both given',
+      'Master key pkcs11:token=t;object=k could take its PIN from PKCS11_PIN and from PKCS11_PIN_FILE',
+    ],
+    ['vault:https://vault.example.com/v1/transit/keys/k', TOKEN, 'must not begin with /v1'],
+    [`vault:${VAULT_KEY}`, { ...TOKEN, VAULT_ADDR: 'http://vault.example.com' }, 'VAULT_ADDR is no address'],
+    [
+      `vault:${VAULT_KEY}`,
+      { ...TOKEN, VAULT_ADDR: 'https://vault.example.com/v1' },
+      'VAULT_ADDR is no address',
     ],
   ])('refuses %s, and says what to do', async (text, env, said) => {
     const error = await keystoreErrorOf(() => masterKeysFromEnv({ API_KEY_MASTER_KEY: text, ...env }))
     expect(error).toMatchObject({ name: 'MasterKeyError', code: 'ERR_MASTER_KEY', retryable: false })
     expect(error.message).toContain(said)
     expectWithout(textForms(VAULT_TOKEN), error)
+  })
+})
+
+describe('a name in another spelling', () => {
+  it.each([
+    AWS_KEY,
+    `awskms:${AWS_KEY}`,
+    `aws:${AWS_KEY}`,
+    `AWS-KMS:${AWS_KEY}`,
+    'PKCS11:token=t;object=k',
+    AZURE_KEY,
+    VAULT_KEY,
+    GCP_KEY,
+  ])('is not taken for a bad key: %s', async (text) => {
+    for (const env of [
+      { API_KEY_MASTER_KEY: text },
+      { API_KEY_MASTER_KEY: generateMasterKey(), API_KEY_MASTER_KEY_PREVIOUS: text },
+    ]) {
+      const error = await keystoreErrorOf(() => masterKeysFromEnv(env))
+      expect(error).toMatchObject({ name: 'MasterKeyError', code: 'ERR_MASTER_KEY', retryable: false })
+      expect(error.message).toContain(
+        'looks like the name of a key in a key service: names begin with one of aws-kms:, azure-kv:, gcp-kms:, vault:, pkcs11: in lower case',
+      )
+      expect(error.message).not.toContain('keystore init')
+      expect(error.message).not.toContain(text)
+    }
+  })
+
+  it('does not keep a key with slashes from being one', () => {
+    const text = Buffer.alloc(32, 0xff).fill(1, 0, 3).toString('base64')
+    expect(text).toContain('///')
+    expect(masterKeysFromEnv({ API_KEY_MASTER_KEY: text }).primary.id).toBe(localMasterKey(text).id)
   })
 })
 

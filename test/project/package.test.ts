@@ -48,6 +48,7 @@ const CORE_NAMES = [
   'masterKeysFromFile',
   'pruneRetired',
   'pruneTenantKey',
+  'pruneUnusedTenants',
   'recordKeys',
   'reseed',
   'resolveMasterKey',

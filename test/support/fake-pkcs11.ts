@@ -46,6 +46,10 @@ export class FakeToken {
   /** What a method throws the next time only. */
   readonly failingOnce = new Map<string, Ckr>()
   isPresent = true
+  /** Whether there is another token of the same label, with the serial number 43. */
+  hasTwin = false
+  /** What a search for the key finds. */
+  onFind: () => Buffer[] = () => [Buffer.from('key')]
   /** Whether the token is found only by a module that was initialized since it came back. */
   needsInitialization = false
   flags = 0x4
@@ -152,12 +156,14 @@ export class FakeToken {
       },
       C_GetSlotList: () => {
         called('C_GetSlotList')
-        return this.isPresent && this.#seesToken ? [Buffer.from('slot')] : []
+        if (!this.isPresent || !this.#seesToken) return []
+        return this.hasTwin ? [Buffer.from('slot'), Buffer.from('twin')] : [Buffer.from('slot')]
       },
-      C_GetTokenInfo: () => {
+      C_GetTokenInfo: (slot) => {
         called('C_GetTokenInfo')
         if (!this.isPresent) throw ckrError('CKR_TOKEN_NOT_PRESENT')
-        return { label: 'fake'.padEnd(32), serialNumber: '42'.padEnd(16), flags: this.flags }
+        const serial = slot.toString() === 'twin' ? '43' : '42'
+        return { label: 'fake'.padEnd(32), serialNumber: serial.padEnd(16), flags: this.flags }
       },
       C_OpenSession: () => {
         called('C_OpenSession')
@@ -183,7 +189,7 @@ export class FakeToken {
       C_FindObjectsInit: (session) => inSession('C_FindObjectsInit', session),
       C_FindObjects: (session) => {
         inSession('C_FindObjects', session)
-        return [Buffer.from('key')]
+        return this.onFind()
       },
       C_FindObjectsFinal: (session) => inSession('C_FindObjectsFinal', session),
       C_GetAttributeValue: (session, _, [attribute]) => {

@@ -33,8 +33,8 @@ export interface SoftHsm {
   /** The path of its configuration, for processes of their own: SOFTHSM2_CONF. */
   readonly configuration: string
   readonly module: string
-  /** Makes a token. */
-  addToken(label: string): void
+  /** Makes a token. @param pin default {@link SOFT_HSM_PIN} */
+  addToken(label: string, pin?: string): void
   /** Puts a new AES key into a token. @returns its 32 bytes, which nobody has of a key that is made in a token */
   addKey(token: string, label: string, id?: string): Uint8Array
   /** Makes an AES key in a token, by the module in this process, which no key may have open. */
@@ -65,21 +65,14 @@ export function startSoftHsm(): SoftHsm {
   process.env.SOFTHSM2_CONF = configuration
   const util = (...args: string[]) => execFileSync('softhsm2-util', args, { stdio: 'pipe' })
   const folders = new Map<string, string>()
+  const pins = new Map<string, string>()
   return {
     configuration,
     module: softHsmModule,
-    addToken(label) {
+    addToken(label, pin = SOFT_HSM_PIN) {
+      pins.set(label, pin)
       const others = readdirSync(tokens)
-      util(
-        '--init-token',
-        '--free',
-        '--label',
-        label,
-        '--so-pin',
-        'so-pin-of-the-test',
-        '--pin',
-        SOFT_HSM_PIN,
-      )
+      util('--init-token', '--free', '--label', label, '--so-pin', 'so-pin-of-the-test', '--pin', pin)
       folders.set(label, readdirSync(tokens).find((name) => !others.includes(name)) ?? '')
     },
     addKey(token, label, id = '01') {
@@ -87,7 +80,7 @@ export function startSoftHsm(): SoftHsm {
       const key = randomBytes(32).map((byte) => (byte === 0 || byte === 10 ? 1 : byte))
       const file = join(folder.path, 'key')
       writeFileSync(file, key)
-      const where = ['--token', token, '--label', label, '--id', id, '--pin', SOFT_HSM_PIN]
+      const where = ['--token', token, '--label', label, '--id', id, '--pin', pins.get(token) ?? '']
       util('--import', file, '--aes', '--force', ...where)
       return key
     },

@@ -1,7 +1,7 @@
 /** Master keys in AWS KMS: `drizzle-keystore/kms/aws`. */
 import { invalidArgument } from '../../errors.js'
 import { KEY_BYTES, sha256 } from '../../format/aead.js'
-import { kindOf, ownOptions } from '../../validate.js'
+import { kindOf, ownOptions, refuseUnknownOptions } from '../../validate.js'
 import type { MasterKey } from '../master-key.js'
 import { awsKeyName } from './key-names.js'
 import {
@@ -42,6 +42,7 @@ export interface AwsMasterKeyOptions {
   readonly timeLimitMs?: number
 }
 
+const OPTIONS = { keyId: true, client: true, timeLimitMs: true } as const
 const SERVICE = 'AWS KMS'
 const SDK = '@aws-sdk/client-kms'
 
@@ -54,7 +55,9 @@ const SDK = '@aws-sdk/client-kms'
  * const masterKeys = awsMasterKey({ keyId: 'arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab' })
  */
 export function awsMasterKey(options: AwsMasterKeyOptions): MasterKey {
-  const { keyId, client, timeLimitMs } = ownOptions(options)
+  const own = ownOptions(options)
+  refuseUnknownOptions(own, OPTIONS, 'awsMasterKey')
+  const { keyId, client, timeLimitMs } = own
   const { id, arn, region } = awsKeyName(keyId)
   if (client !== undefined && !isKms(client) && !isSender(client))
     throw invalidArgument(
@@ -137,7 +140,6 @@ const REASONS: Readonly<Record<string, Failure['reason']>> = {
   DisabledException: 'denied',
   KMSInvalidStateException: 'denied',
   InvalidGrantTokenException: 'denied',
-  // No credentials, or expired ones.
   CredentialsProviderError: 'denied',
   TokenProviderError: 'denied',
   NotFoundException: 'notFound',
@@ -152,6 +154,9 @@ const REASONS: Readonly<Record<string, Failure['reason']>> = {
   DependencyTimeoutException: 'unavailable',
 }
 
+/** Of the SDK itself, which then asks nobody: there are no credentials, or they have expired. */
+const NO_CREDENTIALS = /^(Credentials|Token)ProviderError$/
+
 function failureOf(error: unknown): Failure {
   const name = String(propertyOf(error, 'name'))
   const metadata = propertyOf(error, '$metadata')
@@ -163,5 +168,10 @@ function failureOf(error: unknown): Failure {
       reasonOfStatus(typeof status === 'number' ? status : undefined),
     providerCode: name,
     requestId: typeof requestId === 'string' ? requestId : undefined,
+    ...(NO_CREDENTIALS.test(name) && {
+      advice:
+        'the SDK found no credentials that it can use, so KMS was not asked: give the machine a role, or set AWS_ACCESS_KEY_ID and ' +
+        'AWS_SECRET_ACCESS_KEY, or AWS_PROFILE',
+    }),
   }
 }

@@ -1,7 +1,7 @@
 /** Master keys in Azure Key Vault and Managed HSM: `drizzle-keystore/kms/azure`. */
 import { invalidArgument, MasterKeyError } from '../../errors.js'
 import { generateKey, hmacSha256, KEY_BYTES, XaesKey } from '../../format/aead.js'
-import { kindOf, ownOptions } from '../../validate.js'
+import { kindOf, ownOptions, refuseUnknownOptions } from '../../validate.js'
 import type { MasterKey } from '../master-key.js'
 import { azureKeyName } from './key-names.js'
 import {
@@ -51,6 +51,7 @@ export interface AzureMasterKeyOptions {
   readonly timeLimitMs?: number
 }
 
+const OPTIONS = { keyId: true, client: true, credential: true, timeLimitMs: true } as const
 const SERVICE = 'Azure Key Vault'
 const SDK = '@azure/keyvault-keys'
 /** The first byte of a wrapped key: docs/FORMAT.md, “Azure Key Vault”. */
@@ -70,7 +71,9 @@ const FRONT_BYTES = 3
  * const masterKeys = azureMasterKey({ keyId: 'https://example.vault.azure.net/keys/keystore/0123456789abcdef0123456789abcdef' })
  */
 export function azureMasterKey(options: AzureMasterKeyOptions): MasterKey {
-  const { keyId, client, credential, timeLimitMs } = ownOptions(options)
+  const own = ownOptions(options)
+  refuseUnknownOptions(own, OPTIONS, 'azureMasterKey')
+  const { keyId, client, credential, timeLimitMs } = own
   const { id, url } = azureKeyName(keyId)
   if (client !== undefined) assertClient(client, url)
   const connected = singleFlight(async () => client ?? (await connect(id, url, credential)))

@@ -1,7 +1,7 @@
 /** Master keys in Google Cloud KMS: `drizzle-keystore/kms/gcp`. */
 import { invalidArgument } from '../../errors.js'
 import { KEY_BYTES, sha256 } from '../../format/aead.js'
-import { kindOf, ownOptions } from '../../validate.js'
+import { kindOf, ownOptions, refuseUnknownOptions } from '../../validate.js'
 import type { MasterKey } from '../master-key.js'
 import { crc32c } from './crc32c.js'
 import { gcpKeyName } from './key-names.js'
@@ -76,6 +76,7 @@ export interface GcpMasterKeyOptions {
   readonly timeLimitMs?: number
 }
 
+const OPTIONS = { keyName: true, client: true, timeLimitMs: true } as const
 const SERVICE = 'Google Cloud KMS'
 const SDK = '@google-cloud/kms'
 
@@ -88,7 +89,9 @@ const SDK = '@google-cloud/kms'
  * const masterKeys = gcpMasterKey({ keyName: 'projects/example/locations/europe-west3/keyRings/apps/cryptoKeys/keystore' })
  */
 export function gcpMasterKey(options: GcpMasterKeyOptions): MasterKey {
-  const { keyName, client, timeLimitMs } = ownOptions(options)
+  const own = ownOptions(options)
+  refuseUnknownOptions(own, OPTIONS, 'gcpMasterKey')
+  const { keyName, client, timeLimitMs } = own
   const { id, name } = gcpKeyName(keyName)
   if (
     client !== undefined &&

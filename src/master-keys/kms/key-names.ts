@@ -82,6 +82,11 @@ export interface VaultKeyName {
   readonly key: string
 }
 
+const IN_API = /^\/v1(\/|$)/
+/** As Vault's own examples have it. It would be in the id for ever, and twice in each request. */
+const WITHOUT_API =
+  'must not begin with /v1, which the requests have by themselves: address is the server alone, such as https://vault.example.com:8200, ' +
+  'and mount is what comes after /v1/, such as “transit”'
 /** No path of dots, which a URL resolves. */
 const VAULT_NAME = /^(?!\.+$)[\w.-]+$/
 
@@ -96,9 +101,11 @@ export function vaultKeyName(parts: {
   readonly namespace?: unknown
 }): VaultKeyName {
   const address = serviceUrl('address', parts.address).href.replace(/\/+$/, '')
+  if (IN_API.test(new URL(address).pathname)) throw invalidArgument(`address ${WITHOUT_API}`)
   const key = textOf('key', parts.key)
   if (!VAULT_NAME.test(key)) throw invalidArgument('key must be the name of a Transit key')
   const mount = pathOf('mount', parts.mount)
+  if (IN_API.test(`/${mount}`)) throw invalidArgument(`mount ${WITHOUT_API}`)
   const namespace = parts.namespace === undefined ? '' : `${pathOf('namespace', parts.namespace)}/`
   return { id: `vault:${address}/${namespace}${mount}/keys/${key}`, address, mount, key }
 }

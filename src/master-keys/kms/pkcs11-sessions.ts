@@ -211,7 +211,7 @@ export class Pkcs11Sessions {
     })
     const [first, second] = found
     if (second !== undefined)
-      throw keyError(this.#id, 'wrongKey', 'two tokens have this label: give the serial number too', null)
+      throw keyError(this.#id, 'wrongKey', `two tokens have this label: ${twinAdvice('serial number')}`, null)
     if (first === undefined)
       throw keyError(this.#id, 'unavailable', `there is no such token (${problem})`, problem)
     return first
@@ -220,7 +220,13 @@ export class Pkcs11Sessions {
   #logIn(module: Pkcs11Module, session: Handle, serial: string, flags: number, pin: string | null): void {
     // The login is of the process and the token, not of the session: a PIN that need not be shown cannot be refused.
     if (module.library.C_GetSessionInfo(session).state === LOGGED_IN) return
-    if (pin === null) throw keyError(this.#id, 'denied', 'the token needs a PIN: give pin or pinFile', null)
+    if (pin === null)
+      throw keyError(
+        this.#id,
+        'denied',
+        'the token needs a PIN: set PKCS11_PIN_FILE, or name a file as ?pin-source= in the key’s URI; in code, give pin or pinFile',
+        null,
+      )
     if (module.refusedPins.get(serial) === pin)
       throw keyError(this.#id, 'denied', 'the token refused the PIN', 'CKR_PIN_INCORRECT')
     if ((flags & CKF_USER_PIN_LOCKED) !== 0)
@@ -259,7 +265,7 @@ export class Pkcs11Sessions {
       throw keyError(this.#id, 'notFound', 'the token has no such AES key, or does not show it', null)
     }
     if (second !== undefined)
-      throw keyError(this.#id, 'wrongKey', 'two AES keys have this label: give the id too', null)
+      throw keyError(this.#id, 'wrongKey', `two AES keys have this label: ${twinAdvice('id')}`, null)
     this.#assertFit(library, session, key)
     return key
   }
@@ -331,6 +337,11 @@ function closeHandle(library: Pkcs11Library, handle: Handle): void {
   } catch {
     // It is closed already, or its token is gone.
   }
+}
+
+/** What names a key is in the rows that it has wrapped. */
+function twinAdvice(more: string): string {
+  return `give the ${more} too, unless rows are under this name already: then give the other one another label`
 }
 
 function closed(id: string): KeystoreError {

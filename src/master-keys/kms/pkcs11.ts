@@ -2,7 +2,7 @@
 import { readFile } from 'node:fs/promises'
 import { invalidArgument, MasterKeyError, printable } from '../../errors.js'
 import { GCM_NONCE_BYTES, GCM_TAG_BYTES, gcmNonce, KEY_BYTES } from '../../format/aead.js'
-import { assertBytes, kindOf, ownOptions } from '../../validate.js'
+import { assertBytes, kindOf, ownOptions, refuseUnknownOptions } from '../../validate.js'
 import type { MasterKey } from '../master-key.js'
 import { CKM_AES_GCM, loadDriver, type Pkcs11Driver } from './pkcs11-driver.js'
 import { ckrOf, isRefusal, isUnclear, keyError } from './pkcs11-error.js'
@@ -50,18 +50,18 @@ const HEADER = 0x04
 const WRAP_BYTES = 1 + GCM_NONCE_BYTES + KEY_BYTES + GCM_TAG_BYTES
 /** Room for a module that wants more than it writes. */
 const SPARE_BYTES = 16
-const OPTIONS = [
-  'module',
-  'token',
-  'serial',
-  'object',
-  'id',
-  'pin',
-  'pinFile',
-  'sessions',
-  'timeLimitMs',
-  'driver',
-]
+const OPTIONS = {
+  module: true,
+  token: true,
+  serial: true,
+  object: true,
+  id: true,
+  pin: true,
+  pinFile: true,
+  sessions: true,
+  timeLimitMs: true,
+  driver: true,
+} as const
 
 /**
  * A master key in a PKCS #11 token, such as a hardware security module. Data keys are wrapped by AES-256-GCM inside the token, bound to their
@@ -284,8 +284,7 @@ function checked(given: Pkcs11MasterKeyOptions) {
   const options = ownOptions(given)
   const { module, token, serial, object, id, pin, pinFile, driver } = options
   const { sessions = DEFAULT_SESSIONS, timeLimitMs = DEFAULT_TIME_LIMIT_MS } = options
-  const unknown = Object.keys(options).find((name) => !OPTIONS.includes(name))
-  if (unknown !== undefined) throw invalidArgument(`pkcs11MasterKey has no option ${printable(unknown)}`)
+  refuseUnknownOptions(options, OPTIONS, 'pkcs11MasterKey')
   for (const [name, value] of Object.entries({ module, token, serial, object, pinFile }))
     if (
       value !== undefined &&

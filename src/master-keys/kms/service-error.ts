@@ -1,11 +1,14 @@
 /** What leaves of a key service's failure: why, the service's own code, its request id. Never its message, which may hold the request. */
 import { MasterKeyError, type MasterKeyReason, printable } from '../../errors.js'
+import { networkCodeOf } from './network-code.js'
 
 /** Why a call failed. `notOpened`: the service says that the wrapped bytes are not what this key made with this AAD. */
 export interface Failure {
   readonly reason: MasterKeyReason | 'notOpened'
   readonly providerCode?: string | undefined
   readonly requestId?: string | undefined
+  /** What to do, where more is known than `reason` says. No secret. */
+  readonly advice?: string | undefined
 }
 
 const SAID: Readonly<Record<MasterKeyReason, string>> = {
@@ -26,7 +29,9 @@ export function serviceError(id: string, service: string, failure: Failure): Mas
   const { reason } = failure
   const providerCode = shown(failure.providerCode, CODE)
   const requestId = shown(failure.requestId, UUID)
-  const facts = [providerCode, requestId === undefined ? undefined : `request ${requestId}`].filter(Boolean)
+  const facts = [providerCode, requestId === undefined ? undefined : `request id ${requestId}`].filter(
+    Boolean,
+  )
   const from = facts.length === 0 ? service : `${service} (${facts.join(', ')})`
   const options = {
     ...(providerCode === undefined ? {} : { providerCode }),
@@ -41,7 +46,7 @@ export function serviceError(id: string, service: string, failure: Failure): Mas
   }
   return new MasterKeyError(
     'ERR_MASTER_KEY',
-    `Master key ${printable(id)} in ${from} failed: ${SAID[reason]}`,
+    `Master key ${printable(id)} in ${from} failed: ${failure.advice ?? SAID[reason]}`,
     {
       reason,
       ...options,
@@ -59,7 +64,12 @@ export async function asked<T>(
   try {
     return await call()
   } catch (error) {
-    throw error instanceof MasterKeyError ? error : serviceError(id, service, failureOf(error))
+    if (error instanceof MasterKeyError) throw error
+    const failure = failureOf(error)
+    // What an SDK's own error is called says less than why there was no connection.
+    const providerCode =
+      failure.reason === 'unavailable' ? (networkCodeOf(error) ?? failure.providerCode) : failure.providerCode
+    throw serviceError(id, service, { ...failure, providerCode })
   }
 }
 
@@ -92,8 +102,8 @@ export function propertyOf(value: unknown, name: string): unknown {
   return typeof value === 'object' && value !== null ? Reflect.get(value, name) : undefined
 }
 
-/** Codes and ids come from the network, so only what looks like one is shown. Neither can hold a key of 32 bytes. */
-const CODE = /^[A-Z][A-Za-z_]{2,39}$|^[A-Z][A-Z_ ]{2,39}$|^HTTP \d{3}$|^\d{1,3}$/
+/** Codes and ids come from the network, so only what looks like one is shown, and “Error” says nothing. Neither can hold a key of 32 bytes. */
+const CODE = /^(?!Error$)[A-Z][A-Za-z_]{2,39}$|^[A-Z][A-Z_ ]{2,39}$|^HTTP \d{3}$|^\d{1,3}$/
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i
 
 function shown(text: string | undefined, pattern: RegExp): string | undefined {

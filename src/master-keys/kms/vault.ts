@@ -1,9 +1,10 @@
 /** Master keys in the Transit engine of HashiCorp Vault or OpenBao, over HTTP: `drizzle-keystore/kms/vault`. */
 import { invalidArgument, MasterKeyError } from '../../errors.js'
 import { KEY_BYTES, sha256 } from '../../format/aead.js'
-import { kindOf, ownOptions } from '../../validate.js'
+import { kindOf, ownOptions, refuseUnknownOptions } from '../../validate.js'
 import type { MasterKey } from '../master-key.js'
 import { vaultKeyName } from './key-names.js'
+import { networkCodeOf } from './network-code.js'
 import {
   asked,
   type Failure,
@@ -34,6 +35,15 @@ export interface VaultMasterKeyOptions {
   readonly timeLimitMs?: number
 }
 
+const OPTIONS = {
+  address: true,
+  key: true,
+  token: true,
+  mount: true,
+  namespace: true,
+  id: true,
+  timeLimitMs: true,
+} as const
 const SERVICE = 'Vault'
 
 /**
@@ -45,15 +55,9 @@ const SERVICE = 'Vault'
  * const masterKeys = vaultMasterKey({ address: 'https://vault.example.com:8200', key: 'keystore', token: () => readFile('/run/vault/token', 'utf8') })
  */
 export function vaultMasterKey(options: VaultMasterKeyOptions): MasterKey {
-  const {
-    address,
-    key,
-    token,
-    mount = 'transit',
-    namespace,
-    id: permanentId,
-    timeLimitMs,
-  } = ownOptions(options)
+  const own = ownOptions(options)
+  refuseUnknownOptions(own, OPTIONS, 'vaultMasterKey')
+  const { address, key, token, mount = 'transit', namespace, id: permanentId, timeLimitMs } = own
   const name = vaultKeyName({ address, key, mount, namespace })
   if (typeof token !== 'string' && typeof token !== 'function')
     throw invalidArgument(`token must be a string or a function that returns one, got ${kindOf(token)}`)
@@ -69,7 +73,8 @@ export function vaultMasterKey(options: VaultMasterKeyOptions): MasterKey {
       'x-vault-token': await currentToken(id, token),
     }
     if (namespace !== undefined) headers['x-vault-namespace'] = namespace
-    const response = await fetch(`${name.address}/v1/${name.mount}/${operation}/${name.key}`, {
+    const url = `${name.address}/v1/${name.mount}/${operation}/${name.key}`
+    const response = await fetch(url, {
       method: 'POST',
       headers,
       body: JSON.stringify(body),
@@ -79,7 +84,7 @@ export function vaultMasterKey(options: VaultMasterKeyOptions): MasterKey {
     })
     const answer = parsed(await response.text())
     if (response.status !== 200)
-      throw serviceError(id, SERVICE, failureOf(response.status, answer, operation))
+      throw serviceError(id, SERVICE, failureOf(response.status, answer, operation, url))
     return propertyOf(answer, 'data')
   }
   const ask = (operation: 'encrypt' | 'decrypt', body: Record<string, string>) =>
@@ -149,7 +154,19 @@ function bindingOf(aad: Uint8Array): string {
 }
 
 async function currentToken(id: string, token: VaultMasterKeyOptions['token']): Promise<string> {
-  const text: unknown = typeof token === 'function' ? await token() : token
+  let text: unknown = token
+  if (typeof token === 'function') {
+    try {
+      text = await token()
+    } catch (error) {
+      if (error instanceof MasterKeyError) throw error
+      const what = 'the function `token` failed with an error of its own, which is not shown'
+      throw new MasterKeyError('ERR_MASTER_KEY', `Master key ${id}: ${what}`, {
+        reason: 'unavailable',
+        providerCode: networkCodeOf(error) ?? undefined,
+      })
+    }
+  }
   // A header that fetch refuses is quoted in its error.
   if (typeof text === 'string' && /^[\x21-\x7e]+$/.test(text.trim())) return text.trim()
   throw new MasterKeyError('ERR_MASTER_KEY', `Master key ${id}: the token is empty or no token`, {
@@ -167,7 +184,7 @@ function parsed(text: string): unknown {
 }
 
 /** developer.hashicorp.com/vault/api-docs#http-status-codes. 400 says by its text alone what is wrong. */
-function failureOf(status: number, answer: unknown, operation: 'encrypt' | 'decrypt'): Failure {
+function failureOf(status: number, answer: unknown, operation: 'encrypt' | 'decrypt', url: string): Failure {
   const errors = propertyOf(answer, 'errors')
   const said = Array.isArray(errors) ? errors.join(' ') : ''
   const requestId = propertyOf(answer, 'request_id')
@@ -180,6 +197,10 @@ function failureOf(status: number, answer: unknown, operation: 'encrypt' | 'decr
           : reasonOfStatus(status),
     providerCode: `HTTP ${status}`,
     requestId: typeof requestId === 'string' ? requestId : undefined,
+    // Of a key that is missing where Transit is, Vault says 400.
+    ...(status === 404 && {
+      advice: `nothing is at ${url}: check that the mount is that of a Transit engine, in this namespace, and that the address is the server’s alone`,
+    }),
   }
 }
 

@@ -1,6 +1,6 @@
 /** AWS KMS: names of keys, multi-region keys, the context, and each error code. */
 import { createHash, randomBytes } from 'node:crypto'
-import { KMSClient } from '@aws-sdk/client-kms'
+import { KMS, KMSClient } from '@aws-sdk/client-kms'
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import { awsMasterKey } from '../../../src/master-keys/kms/aws.js'
 import { keystoreErrorOf } from '../../support/errors.js'
@@ -83,6 +83,24 @@ describe('awsMasterKey', () => {
     } finally {
       vi.unstubAllEnvs()
     }
+  })
+
+  it('says that there are no credentials, with what is to be set, and that nobody was asked', async () => {
+    const client = new KMS({
+      region: 'eu-central-1',
+      endpoint: server.url,
+      credentials: async () => {
+        throw Object.assign(new Error('Could not load credentials from any providers'), {
+          name: 'CredentialsProviderError',
+        })
+      },
+    })
+    const key = awsMasterKey({ keyId: AWS_KEY, client })
+    const error = await keystoreErrorOf(async () => key.wrap(dataKey, AAD, OWNER))
+    expect(error).toMatchObject({ reason: 'denied', providerCode: 'CredentialsProviderError' })
+    expect(error.message).toContain('the SDK found no credentials that it can use, so KMS was not asked')
+    expect(error.message).not.toContain('may wrap and unwrap')
+    expect(server.requests).toEqual([])
   })
 
   it('takes a KMSClient, and no other client', async () => {

@@ -317,6 +317,58 @@ describe('the module', () => {
   })
 })
 
+describe('the token and the key', () => {
+  it('of a label that two tokens have is refused, unless the serial number is given', async () => {
+    const token = new FakeToken()
+    token.hasTwin = true
+    const error = await thrownBy(openKey(token).wrapped)
+    expect(error).toMatchObject({ code: 'ERR_MASTER_KEY', reason: 'wrongKey' })
+    expect(error.message).toContain(
+      'two tokens have this label: give the serial number too, unless rows are under this name already',
+    )
+    const key = openKey(token, { serial: '43' })
+    expect(await key.unwrapped(await key.wrapped())).toEqual(DATA_KEY)
+  })
+
+  it('that is not found in a token that went away meanwhile is an outage, and not a key that was deleted', async () => {
+    const token = new FakeToken()
+    const find = token.onFind
+    token.onFind = () => []
+    expect(await thrownBy(openKey(token).wrapped)).toMatchObject({ reason: 'notFound', retryable: false })
+    token.onFind = () => {
+      token.failing.set('C_GetTokenInfo', 'CKR_TOKEN_NOT_PRESENT')
+      return []
+    }
+    const key = openKey(token)
+    expect(await thrownBy(key.wrapped)).toMatchObject({ reason: 'unavailable', retryable: true })
+    token.failing.clear()
+    token.onFind = find
+    await delay(250)
+    expect(await key.unwrapped(await key.wrapped())).toEqual(DATA_KEY)
+  })
+})
+
+it('close waits for the calls under way, and then ends sessions and module', async () => {
+  const token = new FakeToken()
+  const key = bareKey(token)
+  let open = () => {}
+  token.gate = new Promise((resolve) => {
+    open = resolve
+  })
+  const wrapped = key.wrapped()
+  await expect.poll(() => token.count('C_EncryptInit')).toBe(1)
+  let isClosed = false
+  const closing = key.close().then(() => {
+    isClosed = true
+  })
+  await delay(30)
+  expect([isClosed, token.count('C_CloseSession'), token.count('C_Finalize')]).toEqual([false, 0, 0])
+  open()
+  expect(await wrapped).toHaveLength(61)
+  await closing
+  expect([token.count('C_CloseSession'), token.count('C_Finalize')]).toEqual([1, 1])
+})
+
 it.each<[string, object]>([
   ['module', { module: undefined }],
   ['token or serial', { token: undefined }],
@@ -329,7 +381,8 @@ it.each<[string, object]>([
   ['pin and pinFile', { pinFile: '/x' }],
   ['sessions', { sessions: 0 }],
   ['timeLimitMs', { timeLimitMs: Number.NaN }],
-  ['no option label', { label: 'kek' }],
+  ['"label" is no option of pkcs11MasterKey', { label: 'kek' }],
+  ['"objekt" is no option of pkcs11MasterKey: did you mean object?', { objekt: 'kek' }],
 ])('refuses a wrong option: %s', (name, given) => {
   const token = new FakeToken()
   expect(() => bareKey(token, given)).toThrow(expect.objectContaining({ code: 'ERR_INVALID_ARGUMENT' }))

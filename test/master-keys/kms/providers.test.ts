@@ -1,16 +1,24 @@
 /** What every provider must hold: the conformance suite, faults of each kind, and requests and errors that tell nothing. */
 import { randomBytes } from 'node:crypto'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { awsMasterKey } from '../../../src/master-keys/kms/aws.js'
+import { azureMasterKey } from '../../../src/master-keys/kms/azure.js'
+import { gcpMasterKey } from '../../../src/master-keys/kms/gcp.js'
+import { vaultMasterKey } from '../../../src/master-keys/kms/vault.js'
 import { testMasterKey } from '../../../src/testing/index.js'
 import { itIf } from '../../support/conditional.js'
 import { keystoreErrorOf } from '../../support/errors.js'
-import { providers, type StartedProvider } from '../../support/kms-providers.js'
+import { AWS_KEY } from '../../support/kms-aws.js'
+import { GCP_KEY } from '../../support/kms-gcp.js'
+import { awsClient, providers, type StartedProvider } from '../../support/kms-providers.js'
 import type { Fault } from '../../support/kms-server.js'
+import { startVault } from '../../support/kms-vault.js'
 import { expectWithout, secretForms, textForms } from '../../support/leaks.js'
 
 const OWNER = { userId: 'alice-whom-no-provider-may-know', version: 1, tenantId: null }
 const AAD = Buffer.from(`PAE of ${OWNER.userId}`)
 const dataKey = randomBytes(32)
+const AZURE_KEY = 'https://example.vault.azure.net/keys/keystore/0123456789abcdef0123456789abcdef'
 
 for (const { name, start, secrets } of providers) {
   testMasterKey(
@@ -45,6 +53,48 @@ for (const { name, start, secrets } of providers) {
     },
   )
 }
+
+it.each<[string, (options: never) => unknown, Record<string, unknown>, string]>([
+  [
+    'awsMasterKey',
+    awsMasterKey,
+    { keyId: AWS_KEY, clinet: {} },
+    '"clinet" is no option of awsMasterKey: did you mean client?',
+  ],
+  [
+    'azureMasterKey',
+    azureMasterKey,
+    { keyId: AZURE_KEY, credentials: {} },
+    '"credentials" is no option of azureMasterKey: did you mean credential?',
+  ],
+  [
+    'gcpMasterKey',
+    gcpMasterKey,
+    { keyName: GCP_KEY, timeLimit: 1 },
+    '"timeLimit" is no option of gcpMasterKey: did you mean timeLimitMs?',
+  ],
+  [
+    'vaultMasterKey',
+    vaultMasterKey,
+    { address: 'https://x', key: 'k', token: 't', namspace: 'a' },
+    '"namspace" is no option of vaultMasterKey: did you mean namespace?',
+  ],
+])('%s refuses an option that there is not', (_, make, options, message) => {
+  expect(() => make(options as never)).toThrow(
+    expect.objectContaining({ code: 'ERR_INVALID_ARGUMENT', message }),
+  )
+})
+
+it.each([
+  ['aws', (port: number) => awsMasterKey({ keyId: AWS_KEY, client: awsClient(`http://127.0.0.1:${port}`) })],
+  ['vault', (port: number) => vaultMasterKey({ address: `http://127.0.0.1:${port}`, key: 'k', token: 't' })],
+])('%s: nothing listens there, and the error says so', async (_, make) => {
+  const server = await startVault()
+  await server.close()
+  const error = await keystoreErrorOf(async () => make(server.port).wrap(dataKey, AAD, OWNER))
+  expect(error).toMatchObject({ reason: 'unavailable', providerCode: 'ECONNREFUSED', retryable: true })
+  expect(error.message).toContain('(ECONNREFUSED)')
+})
 
 describe.each(providers)('$name', ({ name, start, secrets, tellsOtherKey }) => {
   let started: StartedProvider

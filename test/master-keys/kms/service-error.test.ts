@@ -13,13 +13,15 @@ describe('the error of a key service', () => {
       requestId: UUID,
     })
     expect(error).toMatchObject({ providerCode: 'AccessDeniedException', requestId: UUID, retryable: false })
-    expect(error.message).toContain(`AWS KMS (AccessDeniedException, request ${UUID})`)
+    expect(error.message).toContain(`AWS KMS (AccessDeniedException, request id ${UUID})`)
+    expect(error.message.split(UUID)).toHaveLength(2)
   })
 
   it.each([
     ['a key', randomBytes(32).toString('base64')],
     ['a key in hexadecimal', randomBytes(32).toString('hex')],
     ['a token', 'hvs.CAESIJ2Q'],
+    ['a name that says nothing', 'Error'],
     ['a sentence', 'User arn:aws:sts::1:role/x is not authorized'],
     ['several lines', 'Denied\nx'],
     ['an escape', 'Denied\u001b[2J'],
@@ -30,6 +32,6 @@ describe('the error of a key service', () => {
       requestId: text,
     })
     expect(error).toMatchObject({ providerCode: undefined, requestId: undefined, retryable: true })
-    expect(error.message).not.toContain(text)
+    expect(error.message).not.toContain(`(${text}`)
   })
 })

@@ -44,12 +44,29 @@ describe('vaultMasterKey', () => {
   })
 
   it.each([
-    ['throws', () => Promise.reject(new Error(`login failed for ${VAULT_TOKEN}`)), 'unavailable'],
-    ['returns nothing', () => '', 'denied'],
-    ['returns what no header may hold', () => `${VAULT_TOKEN}\nx: y`, 'denied'],
-  ])('says so when the token function %s, and shows nothing', async (_, token, reason) => {
+    [
+      'throws',
+      () => Promise.reject(new Error(`login failed for ${VAULT_TOKEN}`)),
+      'unavailable',
+      'the function `token` failed with an error of its own',
+    ],
+    [
+      'is refused a connection',
+      () => Promise.reject(Object.assign(new Error(VAULT_TOKEN), { code: 'ECONNREFUSED' })),
+      'unavailable',
+      'the function `token` failed with an error of its own, which is not shown (ECONNREFUSED)',
+    ],
+    ['returns nothing', () => '', 'denied', 'the token is empty or no token'],
+    [
+      'returns what no header may hold',
+      () => `${VAULT_TOKEN}\nx: y`,
+      'denied',
+      'the token is empty or no token',
+    ],
+  ])('says so when the token function %s, and shows nothing', async (_, token, reason, said) => {
     const error = await keystoreErrorOf(async () => keyOf({ token }).wrap(dataKey, AAD, OWNER))
     expect(error).toMatchObject({ code: 'ERR_MASTER_KEY', reason })
+    expect(error.message).toContain(said)
     expectWithout(textForms(VAULT_TOKEN), error)
     expect(server.requests).toEqual([])
   })
@@ -129,6 +146,36 @@ describe('vaultMasterKey', () => {
     expect(() => keyOf({ mount: '../sys' })).toThrowError(
       expect.objectContaining({ code: 'ERR_INVALID_ARGUMENT' }),
     )
+  })
+
+  it.each([
+    [{ address: 'https://vault.example.com:8200/v1' }, 'address'],
+    [{ address: 'https://vault.example.com:8200/v1/' }, 'address'],
+    [{ address: 'https://vault.example.com:8200/v1/transit' }, 'address'],
+    [{ mount: 'v1/transit' }, 'mount'],
+    [{ mount: '/v1' }, 'mount'],
+  ])('refuses what is copied from a request, before it is in an id for ever: %j', (options, name) => {
+    expect(() => keyOf(options)).toThrow(
+      expect.objectContaining({
+        code: 'ERR_INVALID_ARGUMENT',
+        message: expect.stringContaining(`${name} must not begin with /v1`),
+      }),
+    )
+    expect(keyOf({ address: 'https://vault.example.com/v10' }).id).toContain('/v10/transit')
+  })
+
+  it('says at a 404 what was asked: the mount or the address is wrong', async () => {
+    const server = await startKeyServer(() => ({ status: 404, body: { errors: [] } }))
+    try {
+      const key = keyOf({ address: server.url, mount: 'kv' })
+      const error = await keystoreErrorOf(async () => key.wrap(dataKey, AAD, OWNER))
+      expect(error).toMatchObject({ reason: 'notFound', providerCode: 'HTTP 404' })
+      expect(error.message).toContain(
+        `nothing is at ${server.url}/v1/kv/encrypt/first: check that the mount is that of a Transit engine`,
+      )
+    } finally {
+      await server.close()
+    }
   })
 
   it('keeps its id when the address has changed', async () => {

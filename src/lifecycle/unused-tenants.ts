@@ -1,0 +1,117 @@
+/** Removes the keys of tenants that no user needs any more, such as after all users were moved out of the hierarchy. Needs no master key. */
+import { setTimeout as sleep } from 'node:timers/promises'
+import { KeystoreError, quoted, StoreError } from '../errors.js'
+import { tenantKekId } from '../master-keys/tenant-keys.js'
+import type { KeyStore } from '../store.js'
+import { isTombstone, type KeyRecord, refKey, tenantIdOf, tenantUserId } from '../table.js'
+import { assertTenantId } from '../validate.js'
+import { checkedOptions } from './long-work.js'
+import { tenantPage } from './tenant-list.js'
+import { assertAge, DEFAULT_PRUNE_AGE_MS, maintenanceOf } from './tenants.js'
+
+export interface PruneUnusedTenantsOptions {
+  readonly store: KeyStore
+  /** Look at this tenant alone. Default: at all. */
+  readonly tenantId?: string
+  /** Removes tenants only whose newest version is older than this, in milliseconds. Default: a day. */
+  readonly olderThanMs?: number
+  /** Return the tenants, and remove nothing. */
+  readonly dryRun?: boolean
+}
+
+export interface PrunedTenants {
+  /** The tenants whose keys were removed, or with `dryRun` would be. */
+  readonly tenantIds: readonly string[]
+}
+
+/** Tenants that are removed together. */
+const TENANTS_A_PAGE = 1000
+
+/** Every process is told of removed rows within 2 s, and from then on gives out no key that it makes under them. */
+const ANNOUNCED_MS = 2500
+
+/**
+ * Removes all versions of the keys of tenants under which no user is. Shredded tenants stay shredded. First see that no process makes users of
+ * these tenants any more, that is, that no `tenantOf` names them. A process that has used such a key lately emits `keysLost` once, and makes
+ * no new key for the tenant until it is opened anew.
+ *
+ * A user who comes under such a key meanwhile is not lost: after 2.5 seconds, in which every process learns of it, the key is put back. So it
+ * takes that long for each 1,000 tenants.
+ *
+ * @throws ERR_INVALID_ARGUMENT · ERR_STORE (`retryable`: a key was put back; also any outage) · ERR_CONFLICT (and could not be) · ERR_CLOSED
+ * @example
+ * await rewrapAll({ store, masterKeys: masterKeyring({ primary, tenantOf: () => null, tenantRoot }) })
+ * const { tenantIds } = await pruneUnusedTenants({ store })
+ */
+export async function pruneUnusedTenants(options: PruneUnusedTenantsOptions): Promise<PrunedTenants> {
+  const own = checkedOptions(options, 'store')
+  const { store, tenantId, olderThanMs = DEFAULT_PRUNE_AGE_MS, dryRun = false } = own
+  if (tenantId !== undefined) assertTenantId(tenantId)
+  assertAge(olderThanMs)
+  const tenantIds: string[] = []
+  for await (const page of pagesOfTenants(store, tenantId)) {
+    const unused = await unusedOf(store, page, Date.now() - olderThanMs)
+    if (unused.length === 0) continue
+    if (!dryRun) await removeUnlessNeeded(store, unused)
+    tenantIds.push(...new Set(unused.map(({ userId }) => tenantIdOf(userId) ?? '')))
+  }
+  return { tenantIds }
+}
+
+async function* pagesOfTenants(
+  store: KeyStore,
+  tenantId: string | undefined,
+): AsyncGenerator<readonly string[], void, undefined> {
+  if (tenantId !== undefined) return yield [tenantId]
+  for (let after: string | undefined; ; ) {
+    const { tenants, next } = await tenantPage(store, { after, limit: TENANTS_A_PAGE })
+    yield tenants.map((tenant) => tenant.tenantId)
+    if (next === null) return
+    after = next
+  }
+}
+
+/** The rows of those tenants none of whose versions wraps a user's key. */
+async function unusedOf(
+  store: KeyStore,
+  tenantIds: readonly string[],
+  before: number,
+): Promise<readonly KeyRecord[]> {
+  const found = [...(await store.getAll(tenantIds.map(tenantUserId))).values()]
+  const old = found.filter(
+    (rows) => !rows.some(isTombstone) && (rows.at(-1)?.createdAt.getTime() ?? 0) <= before,
+  )
+  const needed = await neededOf(store, old.flat())
+  return old.filter((rows) => !rows.some((row) => needed.includes(row))).flat()
+}
+
+/** Those of the rows under which users are. Unreadable rows of users count too. */
+async function neededOf(store: KeyStore, rows: readonly KeyRecord[]): Promise<readonly KeyRecord[]> {
+  if (rows.length === 0) return []
+  const counts = await maintenanceOf(store).countUnder(rows.map(kekIdOf))
+  return rows.filter((row) => counts.has(kekIdOf(row)))
+}
+
+function kekIdOf({ userId, version }: KeyRecord): string {
+  return tenantKekId({ tenantId: tenantIdOf(userId) ?? '', version })
+}
+
+async function removeUnlessNeeded(store: KeyStore, rows: readonly KeyRecord[]): Promise<void> {
+  await store.remove(rows)
+  await sleep(ANNOUNCED_MS)
+  const needed = await neededOf(store, rows)
+  if (needed.length === 0) return
+  const names = [...new Set(needed.map(({ userId }) => quoted(tenantIdOf(userId) ?? '')))].join(', ')
+  const restored = new Map((await maintenanceOf(store).restore(needed)).map((row) => [refKey(row), row]))
+  if (needed.some((row) => restored.get(refKey(row))?.createdAt.getTime() !== row.createdAt.getTime()))
+    throw new KeystoreError(
+      'ERR_CONFLICT',
+      `Users came under the keys of tenants that were being removed (${names}), and other processes have made new ones: forget these tenants, and bring ` +
+        'their keys back from a backup (npx keystore restore FILE --tenant ID)',
+    )
+  throw new StoreError(
+    `Users came under the keys of tenants that were being removed, so these were put back: ${names}. See that no process makes users of these ` +
+      'tenants, run rewrapAll, and then this again',
+    { retryable: true },
+  )
+}
