@@ -104,8 +104,8 @@ async function rootOf(keyring: MasterKeyring, record: KeyRecord): Promise<Master
   })
 }
 
-/** For the keys of users: those of their tenants, or of the keyring. */
-export class TenantKeys implements Keks {
+/** Tenants' own keys, and which key wraps a user's: that of the tenant, or one of the keyring. */
+export class Tenants implements Keks {
   readonly #store: KeyStore
   readonly #keyring: MasterKeyring
   readonly #make: () => KeyCache
