@@ -99,6 +99,8 @@ export function ownOptions<T extends object>(options: T, name = 'options'): T {
 /**
  * {@link ownOptions}, none of them unknown.
  *
+ * @param known all options that there are: the compiler finds a missing one
+ * @param of what takes the options, such as `EnvelopeCrypto.open`
  * @throws ERR_INVALID_ARGUMENT, like {@link refuseUnknownOptions}
  */
 export function knownOptions<T extends object>(
