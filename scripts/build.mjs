@@ -25,7 +25,7 @@ const CHUNKS = {
   format: /^format\//,
   // Of key services: their entries load these, the core does not.
   pkcs11: /^master-keys\/kms\/pkcs11-(?!uri$)/,
-  kms: /^master-keys\/kms\/(service-error|crc32c)$/,
+  kms: /^master-keys\/kms\/(key-service|service-error|crc32c)$/,
   'master-keys': /^master-keys\//,
   keys: /^keys\//,
   'key-log': /^key-log\//,

@@ -189,8 +189,9 @@ export interface KeyStore {
 
   /**
    * Compare-and-set: replaces wrapped key, KEK id and `wrappedAt` of each live row that still holds `from`, or already holds
-   * `encryptedKey`, unless the row of `whileLive` is missing, another one or a tombstone: a change may be made again, because the answer to the first time was lost. `encryptedKey` may equal `from`: then the
-   * row changes by its `wrappedAt`, which announces it to whoever has a tenant's key.
+   * `encryptedKey`, unless the row of `whileLive` is missing, another one or a tombstone: a change may be made again, because the answer to
+   * the first time was lost. `encryptedKey` may equal `from`: then the row changes by its `wrappedAt`, which announces it to whoever has a
+   * tenant's key.
    *
    * @returns the refs of rows that hold `encryptedKey` now; the others lost to another writer, and nothing of them was written
    */

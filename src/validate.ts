@@ -97,6 +97,24 @@ export function ownOptions<T extends object>(options: T, name = 'options'): T {
 }
 
 /**
+ * {@link ownOptions}, none of them unknown.
+ *
+ * @param known all options that there are: the compiler finds a missing one
+ * @param of what takes the options, such as `EnvelopeCrypto.open`
+ * @throws ERR_INVALID_ARGUMENT, like {@link refuseUnknownOptions}
+ */
+export function knownOptions<T extends object>(
+  options: T,
+  known: Readonly<Record<keyof T, true>>,
+  of: string,
+  name = 'options',
+): T {
+  const own = ownOptions(options, name)
+  refuseUnknownOptions(own, known, of)
+  return own
+}
+
+/**
  * Refuses an option that there is not: ignoring it would silently mean the default of the one that was meant.
  *
  * @param of what takes the options, such as `EnvelopeCrypto.open`

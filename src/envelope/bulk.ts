@@ -1,11 +1,14 @@
 /** Bulk calls: one look-up of keys for many items, a result for each, and the event loop turns in between. */
 import { invalidArgument, isKeystoreError, type KeystoreError } from '../errors.js'
 import { isTurnDueInLoop, nextTurn, weightOf } from '../event-loop.js'
-import type { EncryptionContext } from '../format/context.js'
-import type { FoundKeys, WantedKey } from '../keys/cache.js'
-import type { DataKey } from '../keys/data-key.js'
-import { kindOf, ownOptions } from '../validate.js'
-import type { EncryptOptions } from './token-policy.js'
+import type { EmitEvent } from '../events.js'
+import { contextPieces, type EncryptionContext } from '../format/context.js'
+import { type Token, textOf } from '../format/token.js'
+import type { KeyCache } from '../keys/cache.js'
+import { type DataKey, openToken } from '../keys/data-key.js'
+import type { FoundKeys, WantedKey } from '../keys/look-up.js'
+import { assertUserId, kindOf, ownOptions } from '../validate.js'
+import { type EncryptOptions, refuseToken, type TokenPolicy } from './token-policy.js'
 
 /** One value for `EnvelopeCrypto.encryptMany`. */
 export interface EncryptItem extends EncryptOptions {
@@ -26,7 +29,7 @@ export type ItemResult<Value> =
   | { readonly ok: false; readonly error: KeystoreError }
 
 /** An item whose arguments were checked. */
-export interface BulkJob<Value> {
+interface BulkJob<Value> {
   /** The key that it needs; null for none. */
   readonly wanted: WantedKey | null
   /** For {@link weightOf}. */
@@ -37,6 +40,68 @@ export interface BulkJob<Value> {
    * @param found the key, or why there is none; undefined if it is cached, or to be looked up again
    */
   run(found: DataKey | Error | undefined): Value | Promise<Value>
+}
+
+/** The bulk calls of one EnvelopeCrypto. */
+export class BulkCrypto {
+  readonly #keys: KeyCache
+  readonly #policy: TokenPolicy
+  readonly #emit: EmitEvent
+  readonly #assertOpen: () => void
+
+  constructor(keys: KeyCache, policy: TokenPolicy, emit: EmitEvent, assertOpen: () => void) {
+    this.#keys = keys
+    this.#policy = policy
+    this.#emit = emit
+    this.#assertOpen = assertOpen
+  }
+
+  /** @throws ERR_INVALID_ARGUMENT (no array) · ERR_CLOSED */
+  async encrypt(items: readonly EncryptItem[]): Promise<ItemResult<Token>[]> {
+    this.#assertOpen()
+    const prepare = (item: EncryptItem) => this.#encryptJob(item)
+    return inBulk(items, prepare, (wanted) => this.#keys.lookUp(wanted))
+  }
+
+  /** @throws like {@link encrypt} */
+  async decrypt(items: readonly DecryptItem[]): Promise<ItemResult<string>[]> {
+    this.#assertOpen()
+    const prepare = (item: DecryptItem) => this.#decryptJob(item)
+    return inBulk(items, prepare, (wanted) => this.#keys.lookUp(wanted))
+  }
+
+  #encryptJob({ userId, plaintext, context, allowToken = false }: EncryptItem): BulkJob<Token> {
+    assertUserId(userId)
+    this.#policy.assertPlaintext(plaintext)
+    const pieces = contextPieces(context)
+    refuseToken(plaintext, { allowToken })
+    const seal = (key: DataKey) => key.seal(this.#policy.format, plaintext, pieces)
+    const run = (found: DataKey | Error | undefined) => {
+      this.#assertOpen()
+      const key = this.#keys.cachedForWriting(userId) ?? found
+      if (key instanceof Error) throw key
+      return key === undefined ? this.#keys.forWriting(userId).then(seal) : seal(key)
+    }
+    return { wanted: { userId }, input: plaintext, run }
+  }
+
+  #decryptJob({ userId, token, context }: DecryptItem): BulkJob<string> {
+    const passesThrough = this.#policy.passesThrough(token)
+    if (passesThrough) this.#assertOpen()
+    assertUserId(userId)
+    const pieces = contextPieces(context)
+    if (passesThrough) return { wanted: null, input: token, run: () => token }
+    const parsed = this.#policy.parse(token)
+    const ref = { userId, version: parsed.version }
+    const open = (key: DataKey) => textOf(openToken(key, parsed, pieces, this.#emit))
+    const run = (found: DataKey | Error | undefined) => {
+      this.#assertOpen()
+      const key = this.#keys.cached(ref) ?? found
+      if (key instanceof Error) throw key
+      return key === undefined ? this.#keys.get(ref).then(open) : open(key)
+    }
+    return { wanted: ref, input: token, run }
+  }
 }
 
 /** Items between two turns of the event loop, and users in one query. */
@@ -50,7 +115,7 @@ const AT_ONCE = 1000
  * @returns a result for each item, in their order
  * @throws ERR_INVALID_ARGUMENT (no array)
  */
-export async function inBulk<Item extends object, Value>(
+async function inBulk<Item extends object, Value>(
   items: readonly Item[],
   prepare: (item: Item) => BulkJob<Value>,
   lookUp: (wanted: readonly WantedKey[]) => Promise<FoundKeys>,

@@ -12,7 +12,7 @@ import { refuseOlderCopy } from '../key-log/older-copy.js'
 import { KeyCache, type Rotation } from '../keys/cache.js'
 import type { CacheStats } from '../keys/cache-options.js'
 import { type DataKey, openToken } from '../keys/data-key.js'
-import { TenantKeys, type TenantMove, type TenantRotation } from '../keys/tenants.js'
+import { type TenantMove, type TenantRotation, Tenants } from '../keys/tenants.js'
 import { checkMasterKeys } from '../master-keys/check.js'
 import { assertMasterKey } from '../master-keys/keyring.js'
 import type { MasterKey } from '../master-keys/master-key.js'
@@ -20,7 +20,7 @@ import { type ShredReceipt, type ShredUserOptions, shredIn } from '../shred.js'
 import type { KeyStore } from '../store.js'
 import { tenantUserId } from '../table.js'
 import { assertTenantId, assertUserId, kindOf, ownOptions } from '../validate.js'
-import { type BulkJob, type DecryptItem, type EncryptItem, type ItemResult, inBulk } from './bulk.js'
+import { BulkCrypto, type DecryptItem, type EncryptItem, type ItemResult } from './bulk.js'
 import { type EnvelopeCryptoOptions, type ResolvedOptions, resolveOptions } from './options.js'
 import { PoolCrypto } from './pool-crypto.js'
 import { runInScope } from './scope.js'
@@ -47,7 +47,8 @@ export class EnvelopeCrypto {
   readonly maxTokenBytes: number
   readonly #store: KeyStore
   readonly #keys: KeyCache
-  readonly #tenants: TenantKeys
+  readonly #tenants: Tenants
+  readonly #bulk: BulkCrypto
   readonly #policy: TokenPolicy
   readonly #closeStore: boolean
   readonly #emit: EmitEvent
@@ -68,9 +69,11 @@ export class EnvelopeCrypto {
     this.#emit = emit
     const hasEnded = keyLogPath === undefined ? null : endedKeysIn(keyLogPath)
     const policy = { format, acceptKeys, mints, hasEnded }
-    this.#tenants = new TenantKeys(store, keyring, policy, cache, emit)
+    this.#tenants = new Tenants(store, keyring, policy, cache, emit)
     this.#keys = new KeyCache(store, keyring, this.#tenants, policy, cache, emit)
-    this.pool = new PoolCrypto(this.#keys, keyring.local, tokenPolicy, emit, () => this.#assertOpen())
+    const assertOpen = () => this.#assertOpen()
+    this.#bulk = new BulkCrypto(this.#keys, tokenPolicy, emit, assertOpen)
+    this.pool = new PoolCrypto(this.#keys, keyring.local, tokenPolicy, emit, assertOpen)
   }
 
   /**
@@ -172,46 +175,12 @@ export class EnvelopeCrypto {
    * @throws ERR_INVALID_ARGUMENT (no array) · ERR_CLOSED
    */
   async encryptMany(items: readonly EncryptItem[]): Promise<ItemResult<Token>[]> {
-    this.#assertOpen()
-    const prepare = ({ userId, plaintext, context, allowToken = false }: EncryptItem): BulkJob<Token> => {
-      assertUserId(userId)
-      this.#policy.assertPlaintext(plaintext)
-      const pieces = contextPieces(context)
-      refuseToken(plaintext, { allowToken })
-      const seal = (key: DataKey) => key.seal(this.#policy.format, plaintext, pieces)
-      const run = (found: DataKey | Error | undefined) => {
-        this.#assertOpen()
-        const key = this.#keys.cachedForWriting(userId) ?? found
-        if (key instanceof Error) throw key
-        return key === undefined ? this.#keys.forWriting(userId).then(seal) : seal(key)
-      }
-      return { wanted: { userId }, input: plaintext, run }
-    }
-    return inBulk(items, prepare, (wanted) => this.#keys.lookUp(wanted))
+    return this.#bulk.encrypt(items)
   }
 
   /** Decrypts values of any number of users, with one look-up of keys. See {@link encryptMany}. */
   async decryptMany(items: readonly DecryptItem[]): Promise<ItemResult<string>[]> {
-    this.#assertOpen()
-    const prepare = ({ userId, token, context }: DecryptItem): BulkJob<string> => {
-      if (this.#policy.passesThrough(token)) {
-        const value = this.#passThrough(userId, token, context)
-        return { wanted: null, input: token, run: () => value }
-      }
-      assertUserId(userId)
-      const pieces = contextPieces(context)
-      const parsed = this.#policy.parse(token)
-      const ref = { userId, version: parsed.version }
-      const open = (key: DataKey) => textOf(openToken(key, parsed, pieces, this.#emit))
-      const run = (found: DataKey | Error | undefined) => {
-        this.#assertOpen()
-        const key = this.#keys.cached(ref) ?? found
-        if (key instanceof Error) throw key
-        return key === undefined ? this.#keys.get(ref).then(open) : open(key)
-      }
-      return { wanted: ref, input: token, run }
-    }
-    return inBulk(items, prepare, (wanted) => this.#keys.lookUp(wanted))
+    return this.#bulk.decrypt(items)
   }
 
   /**

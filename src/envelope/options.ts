@@ -10,7 +10,7 @@ import { primaryKekId } from '../master-keys/key-wrap.js'
 import { keyringOf, type MasterKeyring } from '../master-keys/keyring.js'
 import type { MasterKey } from '../master-keys/master-key.js'
 import type { KeyStore } from '../store.js'
-import { kindOf, ownOptions, refuseUnknownOptions } from '../validate.js'
+import { kindOf, knownOptions } from '../validate.js'
 import { type PlaintextPolicy, TokenPolicy } from './token-policy.js'
 
 export interface EnvelopeCryptoOptions extends EventOptions {
@@ -98,8 +98,7 @@ const CACHE_OPTIONS = { maxEntries: true, ttlMs: true } satisfies Record<keyof C
 
 /** @throws ERR_INVALID_ARGUMENT */
 export function resolveOptions(options: EnvelopeCryptoOptions): ResolvedOptions {
-  const own = ownOptions(options)
-  refuseUnknownOptions(own, OPTIONS, 'EnvelopeCrypto.open')
+  const own = knownOptions(options, OPTIONS, 'EnvelopeCrypto.open')
   const {
     store,
     masterKeys,
@@ -109,8 +108,7 @@ export function resolveOptions(options: EnvelopeCryptoOptions): ResolvedOptions 
     mint = 'on-first-use',
     keyLog,
   } = own
-  const accept = ownOptions(own.accept ?? {}, 'accept')
-  refuseUnknownOptions(accept, ACCEPT_OPTIONS, 'accept')
+  const accept = knownOptions(own.accept ?? {}, ACCEPT_OPTIONS, 'accept', 'accept')
   if (store instanceof Promise) throw invalidArgument('store is a promise: write `await openKeyStore(…)`')
   if (typeof store?.getAll !== 'function')
     throw invalidArgument(`store must be a KeyStore, such as \`await openKeyStore(…)\`, got ${kindOf(store)}`)
@@ -166,8 +164,7 @@ function checkedCache(cache: CacheOptions | false): CacheOptions | false {
   if (cache === false) return false
   if (typeof cache !== 'object' || cache === null)
     throw invalidArgument(`cache must be an object or false, got ${kindOf(cache)}`)
-  const own = ownOptions(cache, 'cache')
-  refuseUnknownOptions(own, CACHE_OPTIONS, 'cache')
+  const own = knownOptions(cache, CACHE_OPTIONS, 'cache', 'cache')
   for (const name of Object.keys(CACHE_OPTIONS) as (keyof CacheOptions)[]) {
     const value = own[name]
     if (value !== undefined && !(Number.isInteger(value) && value > 0 && value <= MOST[name])) {

@@ -3,19 +3,19 @@
  * when keys change meanwhile.
  */
 import { describeUser, invalidArgument, keyShredded } from '../errors.js'
-import { isTurnDueInLoop, nextTurn } from '../event-loop.js'
 import { durationSince, type EmitEvent } from '../events.js'
 import type { Format } from '../format/formats.js'
 import { unavailableEvent } from '../master-keys/failure.js'
 import { describeRef, newDataKey } from '../master-keys/key-wrap.js'
 import type { MasterKeyring } from '../master-keys/keyring.js'
 import type { KeyStore } from '../store.js'
-import { isTombstone, type KeyRecord, type KeyRef, MAX_KEY_VERSION, refKey } from '../table.js'
+import { isTombstone, type KeyRecord, type KeyRef, MAX_KEY_VERSION } from '../table.js'
 import { Batch, SingleFlight } from './batch.js'
 import type { CacheOptions, CacheStats } from './cache-options.js'
 import { DataKey, type Right } from './data-key.js'
 import { type Kek, type Keks, masterKeyOf, rightOf } from './keks.js'
-import type { KnownUser, UserRows } from './known-user.js'
+import type { UserRows } from './known-user.js'
+import { type FoundKeys, lookUpKeys, type OpenOrMint, type WantedKey } from './look-up.js'
 import { KeyMemory } from './memory.js'
 import {
   highestLost,
@@ -47,16 +47,6 @@ interface Made {
   readonly isOurs: boolean
 }
 
-/** A version of a user's key; without a version the key for writing, minted if there is none. */
-export interface WantedKey {
-  readonly userId: string
-  readonly version?: number
-}
-
-export type FoundKeys = (key: WantedKey) => DataKey | Error | undefined
-
-/** For `isTurnDueInLoop`: unwrapping a key, or making and wrapping one, takes as long as so many tokens. */
-const UNWRAP_WEIGHT = 8
 const LOOK_AGAIN_AFTER_MS = 1000
 
 /** All live versions of a user's key, for a handle. A version that does not open has its error instead. */
@@ -168,37 +158,9 @@ export class KeyCache {
    *
    * @returns a function that gives a key, or why there is none; undefined if it must not be used any more
    */
-  async lookUp(wanted: readonly WantedKey[]): Promise<FoundKeys> {
-    const found = new Map<string, { readonly user?: KnownUser; readonly key: DataKey | Error }>()
-    const misses = new Map<string, WantedKey>()
-    for (const key of wanted) {
-      const cached = this.#memory.peekUser(key.userId, key.version)
-      if (cached === null) misses.set(nameOf(key), key)
-      else found.set(nameOf(key), cached)
-    }
-    const userIds = [...new Set(Array.from(misses.values(), ({ userId }) => userId))]
-    const reads = userIds.map((userId) => this.#reader.read(userId).catch((error: Error) => error))
-    const rowsOf = new Map((await Promise.all(reads)).map((rows, index) => [userIds[index], rows]))
-    const opening: Promise<unknown>[] = []
-    // Keys that are made in several turns of the loop go into one insert.
-    const allMade = gate()
-    for (const [name, key] of misses) {
-      if (isTurnDueInLoop(UNWRAP_WEIGHT)) await nextTurn()
-      const rows = rowsOf.get(key.userId) as UserRows | Error
-      if (rows instanceof Error) found.set(name, { key: rows })
-      else {
-        const set = (key: DataKey | Error) => found.set(name, { user: rows.user, key })
-        opening.push(this.#openOrMint(key, rows, allMade.opened).then(set, set))
-      }
-    }
-    allMade.open()
-    await Promise.all(opening)
-    return (wantedKey) => {
-      const { user, key } = found.get(nameOf(wantedKey)) ?? {}
-      if (user === undefined || key === undefined || key instanceof Error) return key
-      const isOutdated = wantedKey.version === undefined && this.#memory.isBelowSeen(user, key.version)
-      return user.ended || isOutdated || key.tenant?.ended ? undefined : key
-    }
+  lookUp(wanted: readonly WantedKey[]): Promise<FoundKeys> {
+    const openOrMint: OpenOrMint = (...args) => this.#openOrMint(...args)
+    return lookUpKeys(wanted, this.#memory, this.#reader, openOrMint)
   }
 
   /** @param beforeInsert what an insert waits for */
@@ -431,17 +393,4 @@ export class KeyCache {
       dataKey.fill(0)
     }
   }
-}
-
-/** A promise that is resolved from outside. */
-function gate(): { readonly opened: Promise<void>; open(): void } {
-  let open: () => void = () => undefined
-  const opened = new Promise<void>((resolve) => {
-    open = resolve
-  })
-  return { opened, open: () => open() }
-}
-
-function nameOf({ userId, version = 0 }: WantedKey): string {
-  return refKey({ userId, version })
 }

@@ -1,4 +1,4 @@
-/** What a process knows of one user, and what a handle holds of it. Only memory.ts changes it. */
+/** What a process knows of one user, and what a handle holds of it. Only memory.ts, and what it consists of, changes it. */
 import { parseTenantKekId } from '../master-keys/tenant-keys.js'
 import type { KeyRecord } from '../table.js'
 import type { DataKey, KeyRow, Right } from './data-key.js'

@@ -45,10 +45,11 @@ import {
   isRewrapped,
   isSame,
   KnownUser,
-  Lease,
+  type Lease,
   type Read,
   type UserRows,
 } from './known-user.js'
+import { Leases } from './leases.js'
 import { SetAsideKeys } from './set-aside.js'
 import { UsersOfTenants } from './users-of-tenants.js'
 
@@ -61,9 +62,8 @@ export class KeyMemory {
   /** Users whose open keys are cached; each of them is in #users too. Null: nothing is cached. */
   readonly #cached: LRUCache<string, KnownUser> | null
   readonly #users: LRUCache<string, KnownUser>
-  /** Users with leases: they are not evicted. */
-  readonly #leased = new Map<string, KnownUser>()
-  readonly #collected = new FinalizationRegistry<KnownUser>((user) => this.#collect(user))
+  /** Their users are not evicted. */
+  readonly #leases = new Leases()
   readonly #shredded = new LRUCache<string, true>(JUST_FOUND)
   /** By {@link refKey}: a version that is missing, and the rows that its user has. */
   readonly #missing = new LRUCache<string, { readonly rows: UserRows; readonly highest: number }>(JUST_FOUND)
@@ -167,7 +167,7 @@ export class KeyMemory {
   beginRead(userId: string): Read {
     let user = this.#users.get(userId)
     if (user === undefined) {
-      user = this.#leased.get(userId) ?? new KnownUser(userId, 0)
+      user = this.#leases.find(userId) ?? new KnownUser(userId, 0)
       this.#users.set(userId, user)
     }
     return { user, userChanges: user.changes, allChanges: this.#changes, highest: user.highest }
@@ -309,22 +309,9 @@ export class KeyMemory {
     return found !== undefined && this.isCurrent(found.rows) && found.rows.user.highest === found.highest
   }
 
-  /** Makes a lease for a handle of some keys of a user who has not ended. It lasts until it is collected as garbage, or the keys are erased. */
+  /** Makes a lease for a handle of some keys of a user who has not ended. */
   lease(user: KnownUser, keys: readonly KeyRow[]): Lease {
-    user.leasedRows ??= new Map()
-    for (const row of keys) user.leasedRows.set(row.version, row)
-    user.leases += 1
-    this.#leased.set(user.userId, user)
-    const lease = new Lease(user)
-    this.#collected.register(lease, user)
-    return lease
-  }
-
-  #collect(user: KnownUser): void {
-    user.leases -= 1
-    if (user.leases > 0) return
-    user.leasedRows = null
-    if (this.#leased.get(user.userId) === user) this.#leased.delete(user.userId)
+    return this.#leases.make(user, keys)
   }
 
   /** Whether a change of the user's rows has to be read at once, because the next use of its keys would not find it out. */
@@ -335,11 +322,11 @@ export class KeyMemory {
   }
 
   isLeased(userId: string): boolean {
-    return this.#leased.has(userId)
+    return this.#leases.find(userId) !== undefined
   }
 
   leasedUsers(): string[] {
-    return [...this.#leased.keys()]
+    return this.#leases.userIds()
   }
 
   /** The user's rows may have changed: drops its open keys. What was learnt of the user stands. @param forgotten and their absence is meant */
@@ -379,7 +366,7 @@ export class KeyMemory {
   }
 
   #find(userId: string): KnownUser | undefined {
-    return this.#users.get(userId) ?? this.#leased.get(userId)
+    return this.#users.get(userId) ?? this.#leases.find(userId)
   }
 
   /** Ends what is known of a user. @returns what is known of it from now on */
@@ -413,7 +400,7 @@ export class KeyMemory {
     this.#cached?.delete(user.userId)
     for (const version of user.leasedRows?.keys() ?? [])
       this.#setAside?.delete({ userId: user.userId, version })
-    this.#leased.delete(user.userId)
+    this.#leases.delete(user.userId)
     this.onChange?.(user.userId)
   }
 

@@ -4,29 +4,22 @@
  *
  * A root that fails is asked again after a second, for its own tenant alone. No other key takes its place.
  */
-import {
-  isKeystoreError,
-  KeystoreError,
-  type KeystoreErrorCode,
-  MasterKeyError,
-  StoreError,
-} from '../errors.js'
+import { isKeystoreError, type KeystoreError, type KeystoreErrorCode } from '../errors.js'
 import { durationSince, type EmitEvent } from '../events.js'
-import { reasonOf } from '../master-keys/failure.js'
 import type { MasterKeyring } from '../master-keys/keyring.js'
 import type { MasterKey } from '../master-keys/master-key.js'
-import { assertOpens, rewrapped } from '../master-keys/rewrapped.js'
+import { assertOpens } from '../master-keys/rewrapped.js'
 import {
-  kekOf,
   parseTenantKekId,
   rootForNext,
+  rootOf,
   rootToWrap,
   type TenantKeyRef,
   tenantOfUser,
   tenantRow,
 } from '../master-keys/tenant-keys.js'
 import { assertNeverMade } from '../master-keys/tenant-versions.js'
-import type { KeyStore, WrapChange } from '../store.js'
+import type { KeyStore } from '../store.js'
 import { type KeyRecord, type KeyRef, refKey, tenantIdOf, tenantUserId } from '../table.js'
 import { SingleFlight } from './batch.js'
 import { KeyCache, type KeyPolicy } from './cache.js'
@@ -34,7 +27,8 @@ import type { CacheOptions } from './cache-options.js'
 import { DataKey } from './data-key.js'
 import type { Kek, Keks } from './keks.js'
 import { RecentFailures } from './recent-failures.js'
-import { evictTenantRows, liveTenantRows, timeAfter } from './tenant-rows.js'
+import { moveTenantRows } from './tenant-move.js'
+import { evictTenantRows } from './tenant-rows.js'
 
 /** What rotating a tenant's key came to. */
 export interface TenantRotation {
@@ -60,8 +54,6 @@ const ASK_LATER: ReadonlySet<KeystoreErrorCode> = new Set([
   'ERR_UNWRAP_FAILED',
   'ERR_KEYS_LOST',
 ])
-/** Each pass reads the rows again: versions that another process makes meanwhile are moved too. */
-const MAX_PASSES = 5
 
 /** The keys of roots, which wrap tenants' keys. */
 class Roots implements Keks {
@@ -98,14 +90,8 @@ class Roots implements Keks {
   onChange(): void {}
 }
 
-async function rootOf(keyring: MasterKeyring, record: KeyRecord): Promise<MasterKey | null> {
-  return kekOf(keyring, record, () => {
-    throw new TypeError('the key of a tenant is under a root')
-  })
-}
-
-/** For the keys of users: those of their tenants, or of the keyring. */
-export class TenantKeys implements Keks {
+/** Tenants' own keys, and which key wraps a user's: that of the tenant, or one of the keyring. */
+export class Tenants implements Keks {
   readonly #store: KeyStore
   readonly #keyring: MasterKeyring
   readonly #make: () => KeyCache
@@ -256,20 +242,7 @@ export class TenantKeys implements Keks {
     const start = performance.now()
     const moved = new Set<number>()
     try {
-      for (let pass = 0; ; pass++) {
-        const left = (await liveTenantRows(this.#store, tenantId)).filter(({ kekId }) => kekId !== root.id)
-        if (left.length === 0) break
-        if (pass === MAX_PASSES) throw notMoved(left, changedAgain())
-        const changes = await Promise.allSettled(left.map((row) => this.#moved(row, root)))
-        const made = changes.flatMap((change) => (change.status === 'fulfilled' ? change.value : []))
-        for (const { version } of await this.#store.replaceWrapped(made)) moved.add(version)
-        const failure = changes.find((change) => change.status === 'rejected')
-        if (failure !== undefined)
-          throw notMoved(
-            left.filter(({ version }) => !moved.has(version)),
-            failure.reason,
-          )
-      }
+      await moveTenantRows(this.#store, this.#keyring, tenantId, root, moved)
     } finally {
       // Also what was written before an error.
       this.#failed.delete(tenantUserId(tenantId))
@@ -281,28 +254,7 @@ export class TenantKeys implements Keks {
     return { tenantId, kekId: root.id, versions: [...moved].sort((a, b) => a - b) }
   }
 
-  async #moved(row: KeyRecord, root: MasterKey): Promise<WrapChange> {
-    const from = await rootOf(this.#keyring, row)
-    const change = await rewrapped(this.#keyring, row, { from, accept: ['v3'], to: root, format: 'v3' })
-    return { ...change, wrappedAt: timeAfter(row) }
-  }
-
   close(): void {
     this.#made?.close()
   }
-}
-
-function changedAgain(): StoreError {
-  return new StoreError('other processes changed them again and again', { retryable: true })
-}
-
-/** @returns an error of the same code as `reason` */
-function notMoved(left: readonly KeyRecord[], reason: unknown): unknown {
-  if (!isKeystoreError(reason)) return reason
-  const versions = left.map(({ version }) => version).join(', ')
-  const message = `Not all versions of the tenant's key were moved (left where they were, and still open there: ${versions}): ${reason.message}`
-  const { code, retryable } = reason
-  if (code === 'ERR_MASTER_KEY' || code === 'ERR_UNKNOWN_MASTER_KEY' || code === 'ERR_UNWRAP_FAILED')
-    return new MasterKeyError(code, message, { reason: reasonOf(reason), retryable, cause: reason })
-  return new KeystoreError(code, message, { retryable, cause: reason })
 }

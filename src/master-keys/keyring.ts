@@ -1,7 +1,7 @@
 /** Keyrings: one primary master key, which wraps, and previous ones, which only unwrap. */
 import { invalidArgument } from '../errors.js'
 import { TENANT_KEK_ID_PREFIX } from '../table.js'
-import { isPlainObject, kindOf, ownOptions, refuseUnknownOptions } from '../validate.js'
+import { isPlainObject, kindOf, knownOptions } from '../validate.js'
 import { isLocal, type LocalMasterKey } from './local.js'
 import type { MasterKey } from './master-key.js'
 
@@ -81,9 +81,12 @@ const OPTIONS: Readonly<Record<keyof MasterKeyringOptions, true>> = {
  * masterKeyring({ primary, tenantOf: (userId) => tenantsByUser.get(userId) ?? null })
  */
 export function masterKeyring(keys: MasterKeyringOptions): MasterKeyring {
-  const own = ownOptions(keys, 'keys')
-  refuseUnknownOptions(own, OPTIONS, 'masterKeyring')
-  const { primary, previous = [], tenantOf = null, tenantRoot = null } = own
+  const {
+    primary,
+    previous = [],
+    tenantOf = null,
+    tenantRoot = null,
+  } = knownOptions(keys, OPTIONS, 'masterKeyring', 'keys')
   if (!Array.isArray(previous)) throw invalidArgument(`previous must be an array, got ${kindOf(previous)}`)
   assertMasterKey('primary', primary)
   for (const key of previous) assertMasterKey('each of previous', key)

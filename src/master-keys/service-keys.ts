@@ -2,8 +2,8 @@
 import { readFile } from 'node:fs/promises'
 import { isKeystoreError, MasterKeyError } from '../errors.js'
 import { awsKeyName, azureKeyName, gcpKeyName, parseVaultUrl, vaultKeyName } from './kms/key-names.js'
+import { once } from './kms/once.js'
 import { parsePkcs11Uri, pkcs11Id } from './kms/pkcs11-uri.js'
-import { singleFlight } from './kms/single-flight.js'
 import type { MasterKey } from './master-key.js'
 import { type Environment, variable } from './variables.js'
 
@@ -54,7 +54,7 @@ export function serviceKey(text: string, source: string, env: Environment): Mast
 }
 
 function lazily(id: string, load: () => Promise<MasterKey>): MasterKey {
-  const key = singleFlight(load)
+  const key = once(load)
   return {
     id,
     wrap: async (dataKey, aad, owner) => (await key()).wrap(dataKey, aad, owner),

@@ -97,21 +97,19 @@ export function kekOf(
   record: KeyRecord,
   findTenantKey: FindTenantKey,
 ): MasterKey | null | Promise<MasterKey | null> {
-  const tenantId = tenantIdOf(record.userId)
   // A tenant's row is under a root, never under a tenant's key.
-  if (tenantId !== null) return rootOf(keyring, tenantId, record.kekId)
+  if (tenantIdOf(record.userId) !== null) return rootOf(keyring, record)
   const ref = parseTenantKekId(record.kekId)
   return ref === null ? keyring.find(record.kekId ?? '') : findTenantKey(ref)
 }
 
-/** The root that opens a row of a tenant's own key: the tenant's own root if the row names it, else a key of the keyring, or null. */
-async function rootOf(
+/** The root that opens a row of a tenant's own key: the tenant's own if the row names it, else a key of the keyring, or null. */
+export async function rootOf(
   keyring: MasterKeyring,
-  tenantId: string,
-  kekId: string | null,
+  { userId, kekId }: KeyRecord,
 ): Promise<MasterKey | null> {
   if (kekId === null) return null
-  const own = await ownRootOf(keyring, tenantId)
+  const own = await ownRootOf(keyring, tenantIdOf(userId) ?? '')
   return own?.id === kekId ? own : keyring.find(kekId)
 }
 

@@ -41,7 +41,7 @@ export interface MasterKeySubject {
 /** Each byte of a wrap up to so many is changed, of a longer one as many, evenly. */
 const CHANGED_BYTES = 160
 const CALLS_AT_ONCE = 64
-/** What the core gives a call, where the key says nothing else: master-keys/key-wrap.ts. */
+/** What the core gives a call, where the key says nothing else: master-keys/service-calls.ts. */
 const TIME_LIMIT_MS = 5000
 
 const ALICE: KeyOwner = Object.freeze({ userId: 'alice', version: 1, tenantId: null })

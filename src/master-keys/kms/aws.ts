@@ -1,19 +1,12 @@
 /** Master keys in AWS KMS: `drizzle-keystore/kms/aws`. */
 import { invalidArgument } from '../../errors.js'
-import { KEY_BYTES, sha256 } from '../../format/aead.js'
-import { kindOf, ownOptions, refuseUnknownOptions } from '../../validate.js'
+import { sha256 } from '../../format/aead.js'
+import { kindOf, knownOptions } from '../../validate.js'
 import type { MasterKey } from '../master-key.js'
 import { awsKeyName } from './key-names.js'
-import {
-  asked,
-  type Failure,
-  notLoaded,
-  propertyOf,
-  REQUEST_LIMIT_MS,
-  reasonOfStatus,
-  serviceError,
-} from './service-error.js'
-import { singleFlight } from './single-flight.js'
+import { KeyService, REQUEST_LIMIT_MS } from './key-service.js'
+import { once } from './once.js'
+import { type Failure, notLoaded, propertyOf, reasonOfStatus } from './service-error.js'
 
 /** What is used of a `KMS` of @aws-sdk/client-kms. */
 export interface AwsKmsClient {
@@ -43,7 +36,6 @@ export interface AwsMasterKeyOptions {
 }
 
 const OPTIONS = { keyId: true, client: true, timeLimitMs: true } as const
-const SERVICE = 'AWS KMS'
 const SDK = '@aws-sdk/client-kms'
 
 /**
@@ -55,42 +47,37 @@ const SDK = '@aws-sdk/client-kms'
  * const masterKeys = awsMasterKey({ keyId: 'arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab' })
  */
 export function awsMasterKey(options: AwsMasterKeyOptions): MasterKey {
-  const own = ownOptions(options)
-  refuseUnknownOptions(own, OPTIONS, 'awsMasterKey')
-  const { keyId, client, timeLimitMs } = own
+  const { keyId, client, timeLimitMs = REQUEST_LIMIT_MS } = knownOptions(options, OPTIONS, 'awsMasterKey')
   const { id, arn, region } = awsKeyName(keyId)
   if (client !== undefined && !isKms(client) && !isSender(client))
     throw invalidArgument(
       `client must be a KMS or KMSClient of ${SDK}, such as new KMS({ … }), got ${kindOf(client)}`,
     )
-  const connected = singleFlight(async () => {
+  const connected = once(async () => {
     if (client === undefined) return connect(id, region)
     return isKms(client) ? client : withCommands(id, client)
   })
-  const abortSignal = () => ({ abortSignal: AbortSignal.timeout(timeLimitMs ?? REQUEST_LIMIT_MS) })
-  const wrongKey = () => serviceError(id, SERVICE, { reason: 'wrongKey' })
+  const service = new KeyService(id, 'AWS KMS')
+  const abortSignal = () => ({ abortSignal: AbortSignal.timeout(timeLimitMs) })
   const checked = (bytes: Uint8Array | undefined, answeredFor: string | undefined): Uint8Array => {
     if (answeredFor === arn && bytes instanceof Uint8Array && bytes.length > 0) return bytes
-    throw wrongKey()
+    throw service.error({ reason: 'wrongKey' })
   }
   return {
     id,
-    ...(timeLimitMs === undefined ? {} : { timeLimitMs }),
+    timeLimitMs,
     async wrap(dataKey, aad) {
       const kms = await connected()
       const input = { KeyId: arn, Plaintext: dataKey, EncryptionContext: contextOf(aad) }
-      const answer = await asked(id, SERVICE, failureOf, () => kms.encrypt(input, abortSignal()))
+      const answer = await service.ask(failureOf, () => kms.encrypt(input, abortSignal()))
       return checked(answer?.CiphertextBlob, answer?.KeyId)
     },
     async unwrap(wrapped, aad) {
-      if (wrapped.length === 0) throw serviceError(id, SERVICE, { reason: 'notOpened' })
+      if (wrapped.length === 0) throw service.error({ reason: 'notOpened' })
       const kms = await connected()
       const input = { KeyId: arn, CiphertextBlob: wrapped, EncryptionContext: contextOf(aad) }
-      const answer = await asked(id, SERVICE, failureOf, () => kms.decrypt(input, abortSignal()))
-      const dataKey = checked(answer?.Plaintext, answer?.KeyId)
-      if (dataKey.length === KEY_BYTES) return dataKey
-      dataKey.fill(0)
-      throw wrongKey()
+      const answer = await service.ask(failureOf, () => kms.decrypt(input, abortSignal()))
+      return service.dataKey(checked(answer?.Plaintext, answer?.KeyId))
     },
   }
 }

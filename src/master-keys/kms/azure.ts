@@ -1,19 +1,12 @@
 /** Master keys in Azure Key Vault and Managed HSM: `drizzle-keystore/kms/azure`. */
 import { invalidArgument, MasterKeyError } from '../../errors.js'
 import { generateKey, hmacSha256, KEY_BYTES, XaesKey } from '../../format/aead.js'
-import { kindOf, ownOptions, refuseUnknownOptions } from '../../validate.js'
+import { kindOf, knownOptions } from '../../validate.js'
 import type { MasterKey } from '../master-key.js'
 import { azureKeyName } from './key-names.js'
-import {
-  asked,
-  type Failure,
-  notLoaded,
-  propertyOf,
-  REQUEST_LIMIT_MS,
-  reasonOfStatus,
-  serviceError,
-} from './service-error.js'
-import { singleFlight } from './single-flight.js'
+import { KeyService, REQUEST_LIMIT_MS } from './key-service.js'
+import { once } from './once.js'
+import { type Failure, notLoaded, propertyOf, reasonOfStatus } from './service-error.js'
 
 const ALGORITHM = 'RSA-OAEP-256'
 
@@ -52,7 +45,6 @@ export interface AzureMasterKeyOptions {
 }
 
 const OPTIONS = { keyId: true, client: true, credential: true, timeLimitMs: true } as const
-const SERVICE = 'Azure Key Vault'
 const SDK = '@azure/keyvault-keys'
 /** The first byte of a wrapped key: docs/FORMAT.md, “Azure Key Vault”. */
 const HEADER = 0x05
@@ -71,23 +63,27 @@ const FRONT_BYTES = 3
  * const masterKeys = azureMasterKey({ keyId: 'https://example.vault.azure.net/keys/keystore/0123456789abcdef0123456789abcdef' })
  */
 export function azureMasterKey(options: AzureMasterKeyOptions): MasterKey {
-  const own = ownOptions(options)
-  refuseUnknownOptions(own, OPTIONS, 'azureMasterKey')
-  const { keyId, client, credential, timeLimitMs } = own
+  const {
+    keyId,
+    client,
+    credential,
+    timeLimitMs = REQUEST_LIMIT_MS,
+  } = knownOptions(options, OPTIONS, 'azureMasterKey')
   const { id, url } = azureKeyName(keyId)
   if (client !== undefined) assertClient(client, url)
-  const connected = singleFlight(async () => client ?? (await connect(id, url, credential)))
-  const abortSignal = () => ({ abortSignal: AbortSignal.timeout(timeLimitMs ?? REQUEST_LIMIT_MS) })
-  const wrongKey = () => serviceError(id, SERVICE, { reason: 'wrongKey' })
+  const connected = once(async () => client ?? (await connect(id, url, credential)))
+  const service = new KeyService(id, 'Azure Key Vault')
+  const abortSignal = () => ({ abortSignal: AbortSignal.timeout(timeLimitMs) })
+  const wrongKey = () => service.error({ reason: 'wrongKey' })
   return {
     id,
-    ...(timeLimitMs === undefined ? {} : { timeLimitMs }),
+    timeLimitMs,
     async wrap(dataKey, aad) {
       const vault = await connected()
       const random = generateKey()
       try {
         const call = () => vault.wrapKey(ALGORITHM, random, abortSignal())
-        const { result } = await asked(id, SERVICE, (error) => failureOf(error, 'denied'), call)
+        const { result } = await service.ask((error) => failureOf(error, 'denied'), call)
         if (!(result instanceof Uint8Array) || result.length === 0 || result.length > 0xffff) throw wrongKey()
         const front = Uint8Array.of(HEADER, result.length >>> 8, result.length & 0xff)
         return Buffer.concat([front, result, ...sealingKey(random).encrypt(dataKey, aad)])
@@ -101,7 +97,7 @@ export function azureMasterKey(options: AzureMasterKeyOptions): MasterKey {
       if (wrapped[0] !== HEADER || length === 0 || wrapped.length <= sealedAt) throw notOpened(id)
       const vault = await connected()
       const call = () => vault.unwrapKey(ALGORITHM, wrapped.subarray(FRONT_BYTES, sealedAt), abortSignal())
-      const { result } = await asked(id, SERVICE, (error) => failureOf(error, 'notOpened'), call)
+      const { result } = await service.ask((error) => failureOf(error, 'notOpened'), call)
       if (!(result instanceof Uint8Array) || result.length !== KEY_BYTES) throw wrongKey()
       try {
         const dataKey = sealingKey(result).open(wrapped.subarray(sealedAt), aad)

@@ -1,20 +1,13 @@
 /** Master keys in Google Cloud KMS: `drizzle-keystore/kms/gcp`. */
 import { invalidArgument } from '../../errors.js'
-import { KEY_BYTES, sha256 } from '../../format/aead.js'
-import { kindOf, ownOptions, refuseUnknownOptions } from '../../validate.js'
+import { sha256 } from '../../format/aead.js'
+import { kindOf, knownOptions } from '../../validate.js'
 import type { MasterKey } from '../master-key.js'
 import { crc32c } from './crc32c.js'
 import { gcpKeyName } from './key-names.js'
-import {
-  asked,
-  type Failure,
-  notLoaded,
-  propertyOf,
-  REQUEST_LIMIT_MS,
-  reasonOfStatus,
-  serviceError,
-} from './service-error.js'
-import { singleFlight } from './single-flight.js'
+import { KeyService, REQUEST_LIMIT_MS } from './key-service.js'
+import { once } from './once.js'
+import { type Failure, notLoaded, propertyOf, reasonOfStatus } from './service-error.js'
 
 interface Checksum {
   readonly value?: unknown
@@ -77,7 +70,6 @@ export interface GcpMasterKeyOptions {
 }
 
 const OPTIONS = { keyName: true, client: true, timeLimitMs: true } as const
-const SERVICE = 'Google Cloud KMS'
 const SDK = '@google-cloud/kms'
 
 /**
@@ -89,29 +81,25 @@ const SDK = '@google-cloud/kms'
  * const masterKeys = gcpMasterKey({ keyName: 'projects/example/locations/europe-west3/keyRings/apps/cryptoKeys/keystore' })
  */
 export function gcpMasterKey(options: GcpMasterKeyOptions): MasterKey {
-  const own = ownOptions(options)
-  refuseUnknownOptions(own, OPTIONS, 'gcpMasterKey')
-  const { keyName, client, timeLimitMs } = own
+  const { keyName, client, timeLimitMs = REQUEST_LIMIT_MS } = knownOptions(options, OPTIONS, 'gcpMasterKey')
   const { id, name } = gcpKeyName(keyName)
   if (
     client !== undefined &&
     !(typeof client?.encrypt === 'function' && typeof client.decrypt === 'function')
   )
     throw invalidArgument(`client must be a KeyManagementServiceClient of ${SDK}, got ${kindOf(client)}`)
-  const connected = singleFlight(async () => {
+  const service = new KeyService(id, 'Google Cloud KMS')
+  const connected = once(async () => {
     const kms = client ?? (await connect(id))
     // Its methods begin with this too, and leave a failure, such as missing credentials, as an unhandled rejection that ends the process.
-    await asked(
-      id,
-      SERVICE,
+    await service.ask(
       (error) => failureOf(error, 'denied'),
       async () => kms.initialize?.(),
     )
     return kms
   })
-  const callOptions = { timeout: timeLimitMs ?? REQUEST_LIMIT_MS, retry: null }
-  const failed = (reason: Failure['reason'], providerCode?: string) =>
-    serviceError(id, SERVICE, { reason, providerCode })
+  const callOptions = { timeout: timeLimitMs, retry: null }
+  const failed = (reason: Failure['reason'], providerCode?: string) => service.error({ reason, providerCode })
   const checked = (
     answered: Uint8Array | string | null | undefined,
     checksum: Checksum | null | undefined,
@@ -124,7 +112,7 @@ export function gcpMasterKey(options: GcpMasterKeyOptions): MasterKey {
   }
   return {
     id,
-    ...(timeLimitMs === undefined ? {} : { timeLimitMs }),
+    timeLimitMs,
     async wrap(dataKey, aad) {
       const kms = await connected()
       const request = {
@@ -133,9 +121,7 @@ export function gcpMasterKey(options: GcpMasterKeyOptions): MasterKey {
         plaintextCrc32c: { value: crc32c(dataKey) },
         ...bindingOf(aad),
       }
-      const [answer] = await asked(
-        id,
-        SERVICE,
+      const [answer] = await service.ask(
         (error) => failureOf(error, 'denied'),
         () => kms.encrypt(request, callOptions),
       )
@@ -156,16 +142,11 @@ export function gcpMasterKey(options: GcpMasterKeyOptions): MasterKey {
         ciphertextCrc32c: { value: crc32c(wrapped) },
         ...bindingOf(aad),
       }
-      const [answer] = await asked(
-        id,
-        SERVICE,
+      const [answer] = await service.ask(
         (error) => failureOf(error, 'notOpened'),
         () => kms.decrypt(request, callOptions),
       )
-      const dataKey = checked(answer?.plaintext, answer?.plaintextCrc32c)
-      if (dataKey.length === KEY_BYTES) return dataKey
-      dataKey.fill(0)
-      throw failed('wrongKey')
+      return service.dataKey(checked(answer?.plaintext, answer?.plaintextCrc32c))
     },
   }
 }

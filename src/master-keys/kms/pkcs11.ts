@@ -2,7 +2,7 @@
 import { readFile } from 'node:fs/promises'
 import { invalidArgument, MasterKeyError, printable } from '../../errors.js'
 import { GCM_NONCE_BYTES, GCM_TAG_BYTES, gcmNonce, KEY_BYTES } from '../../format/aead.js'
-import { assertBytes, kindOf, ownOptions, refuseUnknownOptions } from '../../validate.js'
+import { assertBytes, kindOf, knownOptions } from '../../validate.js'
 import type { MasterKey } from '../master-key.js'
 import { CKM_AES_GCM, loadDriver, type Pkcs11Driver } from './pkcs11-driver.js'
 import { ckrOf, isRefusal, isUnclear, keyError } from './pkcs11-error.js'
@@ -281,10 +281,9 @@ async function pinFromFile(kekId: string, path: string): Promise<string> {
 }
 
 function checked(given: Pkcs11MasterKeyOptions) {
-  const options = ownOptions(given)
+  const options = knownOptions(given, OPTIONS, 'pkcs11MasterKey')
   const { module, token, serial, object, id, pin, pinFile, driver } = options
   const { sessions = DEFAULT_SESSIONS, timeLimitMs = DEFAULT_TIME_LIMIT_MS } = options
-  refuseUnknownOptions(options, OPTIONS, 'pkcs11MasterKey')
   for (const [name, value] of Object.entries({ module, token, serial, object, pinFile }))
     if (
       value !== undefined &&

@@ -1,6 +1,5 @@
 /** What leaves of a key service's failure: why, the service's own code, its request id. Never its message, which may hold the request. */
 import { MasterKeyError, type MasterKeyReason, printable } from '../../errors.js'
-import { networkCodeOf } from './network-code.js'
 
 /** Why a call failed. `notOpened`: the service says that the wrapped bytes are not what this key made with this AAD. */
 export interface Failure {
@@ -20,9 +19,6 @@ const SAID: Readonly<Record<MasterKeyReason, string>> = {
     'there is no such key, or no longer: look for it under exactly this id before anything is deleted',
   wrongKey: 'it answered for another key, or with what is no key: nothing of the answer was used',
 }
-
-/** The longest time in milliseconds after which a request is given up that nobody waits for any more, so that it keeps no connection. */
-export const REQUEST_LIMIT_MS = 5000
 
 /** @param service its name, as its users write it */
 export function serviceError(id: string, service: string, failure: Failure): MasterKeyError {
@@ -52,25 +48,6 @@ export function serviceError(id: string, service: string, failure: Failure): Mas
       ...options,
     },
   )
-}
-
-/** Awaits a call. @throws MasterKeyError for whatever it throws */
-export async function asked<T>(
-  id: string,
-  service: string,
-  failureOf: (error: unknown) => Failure,
-  call: () => Promise<T>,
-): Promise<T> {
-  try {
-    return await call()
-  } catch (error) {
-    if (error instanceof MasterKeyError) throw error
-    const failure = failureOf(error)
-    // What an SDK's own error is called says less than why there was no connection.
-    const providerCode =
-      failure.reason === 'unavailable' ? (networkCodeOf(error) ?? failure.providerCode) : failure.providerCode
-    throw serviceError(id, service, { ...failure, providerCode })
-  }
 }
 
 /**

@@ -1,19 +1,13 @@
 /** Master keys in the Transit engine of HashiCorp Vault or OpenBao, over HTTP: `drizzle-keystore/kms/vault`. */
 import { invalidArgument, MasterKeyError } from '../../errors.js'
-import { KEY_BYTES, sha256 } from '../../format/aead.js'
-import { kindOf, ownOptions, refuseUnknownOptions } from '../../validate.js'
+import { sha256 } from '../../format/aead.js'
+import { kindOf, knownOptions } from '../../validate.js'
 import type { MasterKey } from '../master-key.js'
 import { vaultKeyName } from './key-names.js'
+import { KeyService, REQUEST_LIMIT_MS } from './key-service.js'
 import { networkCodeOf } from './network-code.js'
-import {
-  asked,
-  type Failure,
-  propertyOf,
-  REQUEST_LIMIT_MS,
-  reasonOfStatus,
-  serviceError,
-} from './service-error.js'
-import { singleFlight } from './single-flight.js'
+import { once } from './once.js'
+import { type Failure, propertyOf, reasonOfStatus } from './service-error.js'
 
 export interface VaultMasterKeyOptions {
   /** Where the server is, such as `https://vault.example.com:8200`. http is for this machine alone, such as an agent. */
@@ -44,7 +38,6 @@ const OPTIONS = {
   id: true,
   timeLimitMs: true,
 } as const
-const SERVICE = 'Vault'
 
 /**
  * A master key in Vault or OpenBao. Needs `update` on `<mount>/encrypt/<key>` and `<mount>/decrypt/<key>`. The associated data is SHA-256(AAD),
@@ -55,15 +48,22 @@ const SERVICE = 'Vault'
  * const masterKeys = vaultMasterKey({ address: 'https://vault.example.com:8200', key: 'keystore', token: () => readFile('/run/vault/token', 'utf8') })
  */
 export function vaultMasterKey(options: VaultMasterKeyOptions): MasterKey {
-  const own = ownOptions(options)
-  refuseUnknownOptions(own, OPTIONS, 'vaultMasterKey')
-  const { address, key, token, mount = 'transit', namespace, id: permanentId, timeLimitMs } = own
+  const {
+    address,
+    key,
+    token,
+    mount = 'transit',
+    namespace,
+    id: permanentId,
+    timeLimitMs = REQUEST_LIMIT_MS,
+  } = knownOptions(options, OPTIONS, 'vaultMasterKey')
   const name = vaultKeyName({ address, key, mount, namespace })
   if (typeof token !== 'string' && typeof token !== 'function')
     throw invalidArgument(`token must be a string or a function that returns one, got ${kindOf(token)}`)
   if (permanentId !== undefined && (typeof permanentId !== 'string' || !permanentId.startsWith('vault:')))
     throw invalidArgument(`id must be a string that begins with vault:, got ${kindOf(permanentId)}`)
   const id = permanentId ?? name.id
+  const service = new KeyService(id, 'Vault')
 
   async function post(operation: 'encrypt' | 'decrypt', body: Record<string, string>): Promise<unknown> {
     const headers: Record<string, string> = {
@@ -80,25 +80,22 @@ export function vaultMasterKey(options: VaultMasterKeyOptions): MasterKey {
       body: JSON.stringify(body),
       // A redirect would take the token to another server.
       redirect: 'manual',
-      signal: AbortSignal.timeout(timeLimitMs ?? REQUEST_LIMIT_MS),
+      signal: AbortSignal.timeout(timeLimitMs),
     })
     const answer = parsed(await response.text())
-    if (response.status !== 200)
-      throw serviceError(id, SERVICE, failureOf(response.status, answer, operation, url))
+    if (response.status !== 200) throw service.error(failureOf(response.status, answer, operation, url))
     return propertyOf(answer, 'data')
   }
   const ask = (operation: 'encrypt' | 'decrypt', body: Record<string, string>) =>
-    asked(
-      id,
-      SERVICE,
+    service.ask(
       () => ({ reason: 'unavailable' }),
       () => post(operation, body),
     )
-  const wrongKey = () => serviceError(id, SERVICE, { reason: 'wrongKey' })
+  const wrongKey = () => service.error({ reason: 'wrongKey' })
 
   /** Asks the server to open what it made with other associated data. One that does binds nothing. */
   const binds = (ciphertext: string) =>
-    singleFlight(async () => {
+    once(async () => {
       try {
         await ask('decrypt', { ciphertext, associated_data: bindingOf(Buffer.of(0)) })
       } catch (error) {
@@ -116,7 +113,7 @@ export function vaultMasterKey(options: VaultMasterKeyOptions): MasterKey {
 
   return {
     id,
-    ...(timeLimitMs === undefined ? {} : { timeLimitMs }),
+    timeLimitMs,
     async wrap(dataKey, aad) {
       const plaintext = Buffer.from(dataKey.buffer, dataKey.byteOffset, dataKey.byteLength).toString('base64')
       const ciphertext = propertyOf(
@@ -130,15 +127,13 @@ export function vaultMasterKey(options: VaultMasterKeyOptions): MasterKey {
     },
     async unwrap(wrapped, aad) {
       const ciphertext = Buffer.from(wrapped).toString('latin1')
-      if (!CIPHERTEXT.test(ciphertext)) throw serviceError(id, SERVICE, { reason: 'notOpened' })
+      if (!CIPHERTEXT.test(ciphertext)) throw service.error({ reason: 'notOpened' })
       const plaintext = propertyOf(
         await ask('decrypt', { ciphertext, associated_data: bindingOf(aad) }),
         'plaintext',
       )
-      const dataKey = typeof plaintext === 'string' ? Buffer.from(plaintext, 'base64') : null
-      if (dataKey?.length === KEY_BYTES) return dataKey
-      dataKey?.fill(0)
-      throw wrongKey()
+      if (typeof plaintext !== 'string') throw wrongKey()
+      return service.dataKey(Buffer.from(plaintext, 'base64'))
     },
   }
 }

@@ -1,5 +1,5 @@
 /** Makes something when it is first asked for, once for all who ask. After a failure the next who asks tries again. */
-export function singleFlight<T>(make: () => Promise<T>): () => Promise<T> {
+export function once<T>(make: () => Promise<T>): () => Promise<T> {
   let made: Promise<T> | undefined
   return () => {
     made ??= make().catch((error) => {
