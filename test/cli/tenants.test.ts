@@ -1,15 +1,9 @@
 /** Tenants on the command line: what is listed, counted and checked, and what commands for all keys do with them. */
 import { join } from 'node:path'
-import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { describe, expect, it } from 'vitest'
 import { masterKeyring } from '../../src/index.js'
 import { tenantUserId } from '../../src/table.js'
-import type { CommandStore } from '../support/command-store.js'
-import {
-  type CommandTenants,
-  CUSTOMERS_KEY,
-  commandTenants,
-  NO_MASTER_KEY,
-} from '../support/command-tenants.js'
+import { CUSTOMERS_KEY, commandTenantsOfEachTest, NO_MASTER_KEY } from '../support/command-tenants.js'
 import { dialects } from '../support/databases.js'
 import { alterRow, corrupted, mintedRow, spoilTime } from '../support/rows.js'
 import { remoteMasterKey } from '../support/store-doubles.js'
@@ -21,13 +15,7 @@ interface ListedTenants {
 }
 
 describe.each(dialects)('on %s', (dialect) => {
-  let app: CommandTenants
-  let store: CommandStore
-  beforeEach(async () => {
-    app = await commandTenants(dialect)
-    store = app.store
-  })
-  afterEach(() => store.remove())
+  const { app, store } = commandTenantsOfEachTest(dialect)
 
   describe('tenants', () => {
     it('lists them without a master key, page by page, with the keys of their users', async () => {

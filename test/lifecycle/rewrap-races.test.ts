@@ -2,35 +2,30 @@
 import { randomBytes } from 'node:crypto'
 import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
-import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { beforeEach, describe, expect, it } from 'vitest'
 import {
   type KeyRecord,
   type KeyRef,
-  type KeyStore,
   type LocalMasterKey,
   localMasterKey,
   masterKeyring,
   rewrapAll,
 } from '../../src/index.js'
 import { refKey } from '../../src/table.js'
-import { backends, freshStore, type TestStore } from '../support/fresh-store.js'
+import { backends, freshStore, freshStoreOfEachTest } from '../support/fresh-store.js'
 import { fill, mintedRow, rowsOf, spoilTime } from '../support/rows.js'
 import { overriding } from '../support/store-doubles.js'
 import { expectAllOpen, type Sealed, sealAll } from '../support/tokens.js'
 import { orderedUserIds } from '../support/users.js'
 
 describe.each(backends)('rewrapAll on %s', (backend) => {
-  let test: TestStore
-  let store: KeyStore
+  const { test, store } = freshStoreOfEachTest(backend)
   let old: LocalMasterKey
   let fresh: LocalMasterKey
-  beforeEach(async () => {
-    test = await freshStore(backend)
-    store = test.store
+  beforeEach(() => {
     old = localMasterKey(randomBytes(32))
     fresh = localMasterKey(randomBytes(32))
   })
-  afterEach(() => test.remove())
 
   const both = () => masterKeyring({ primary: fresh, previous: [old] })
   const kekIdOf = ({ kekId }: KeyRecord) => kekId

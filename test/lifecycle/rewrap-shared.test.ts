@@ -1,32 +1,27 @@
 /** rewrapAll and verifyAll find data keys that were copied from one user's row to another's, which v2 wraps do not prevent. */
 import { randomBytes } from 'node:crypto'
-import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { beforeEach, describe, expect, it } from 'vitest'
 import {
   type KeyRecord,
-  type KeyStore,
   type LocalMasterKey,
   localMasterKey,
   masterKeyring,
   rewrapAll,
   verifyAll,
 } from '../../src/index.js'
-import { backends, freshStore, type TestStore } from '../support/fresh-store.js'
+import { backends, freshStoreOfEachTest } from '../support/fresh-store.js'
 import { alterRow, fill, rowsOf, rowsOfUser, v2Row } from '../support/rows.js'
 import { countedStore, overriding, remoteMasterKey } from '../support/store-doubles.js'
 import { orderedUserIds } from '../support/users.js'
 
 describe.each(backends)('a copied data key on %s', (backend) => {
-  let test: TestStore
-  let store: KeyStore
+  const { store } = freshStoreOfEachTest(backend)
   let master: LocalMasterKey
   beforeEach(async () => {
-    test = await freshStore(backend)
-    store = test.store
     master = localMasterKey(randomBytes(32))
     const users = [...orderedUserIds(20), 'alice', 'bob']
     await store.insertIfAbsent(users.map((userId) => v2Row(master, { userId }, { kekId: null })))
   })
-  afterEach(() => test.remove())
 
   const rowOf = async (userId: string) => (await rowsOfUser(store, userId))[0] as KeyRecord
   const upgrade = () => rewrapAll({ store, masterKeys: master, accept: ['v2'], batchSize: 6 })

@@ -1,10 +1,9 @@
 /** rewrapAll: every row gets under the new master key, every token still opens, and the report is true. */
 import { randomBytes } from 'node:crypto'
-import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { beforeEach, describe, expect, it } from 'vitest'
 import { openKeyStore } from '../../src/adapters/open.js'
 import {
   census,
-  type KeyStore,
   type LocalMasterKey,
   localMasterKey,
   type MasterKey,
@@ -13,7 +12,7 @@ import {
   rewrapAll,
 } from '../../src/index.js'
 import { temporaryFolder } from '../support/databases.js'
-import { backends, freshStore, type TestStore } from '../support/fresh-store.js'
+import { backends, freshStoreOfEachTest } from '../support/fresh-store.js'
 import { copyReference, reference } from '../support/reference-file.js'
 import { alterRow, corrupted, fill, rowsOf, spoilTime, v2Row } from '../support/rows.js'
 import { countedStore, overriding, remoteMasterKey } from '../support/store-doubles.js'
@@ -23,17 +22,13 @@ import { orderedUserIds } from '../support/users.js'
 const newKey = () => localMasterKey(randomBytes(32))
 
 describe.each(backends)('rewrapAll on %s', (backend) => {
-  let test: TestStore
-  let store: KeyStore
+  const { test, store } = freshStoreOfEachTest(backend)
   let old: LocalMasterKey
   let fresh: LocalMasterKey
-  beforeEach(async () => {
-    test = await freshStore(backend)
-    store = test.store
+  beforeEach(() => {
     old = newKey()
     fresh = newKey()
   })
-  afterEach(() => test.remove())
 
   const both = () => masterKeyring({ primary: fresh, previous: [old] })
   const open = (masterKeys: MasterKey) => test.open({ masterKeys, accept: { tokens: ['v2'] } })

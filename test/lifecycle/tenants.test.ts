@@ -1,6 +1,6 @@
 /** Long operations on stores with tenants: users come under their tenants' keys and back, and tenants' own rows under their roots. */
 import { randomBytes } from 'node:crypto'
-import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { beforeEach, describe, expect, it } from 'vitest'
 import {
   type EnvelopeCrypto,
   findTenant,
@@ -18,7 +18,7 @@ import {
   verifyAll,
 } from '../../src/index.js'
 import { tenantUserId } from '../../src/table.js'
-import { backends, freshStore, type TestStore } from '../support/fresh-store.js'
+import { backends, freshStoreOfEachTest } from '../support/fresh-store.js'
 import { rowsOf, v2Row } from '../support/rows.js'
 import { overriding } from '../support/store-doubles.js'
 import {
@@ -37,15 +37,11 @@ const USERS = usersOfTenants(60, TENANTS)
 const LONE = ['lone-1', 'lone-2']
 
 describe.each(backends)('tenants in long operations on %s', (backend) => {
-  let test: TestStore
-  let store: KeyStore
+  const { test, store } = freshStoreOfEachTest(backend)
   let primary: Root
-  beforeEach(async () => {
-    test = await freshStore(backend)
-    store = test.store
+  beforeEach(() => {
     primary = root('root-a')
   })
-  afterEach(() => test.remove())
 
   const open = (masterKeys: MasterKeyring) => test.open({ masterKeys })
   /** Seals for all users, with these keys. */

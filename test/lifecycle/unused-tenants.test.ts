@@ -1,5 +1,5 @@
 /** The way out of the hierarchy of tenants: their own keys, which no user needs any more, fail no rewrap and can be removed. */
-import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { beforeEach, describe, expect, it } from 'vitest'
 import {
   type KeyRecord,
   type KeyStore,
@@ -8,7 +8,7 @@ import {
   rewrapAll,
 } from '../../src/index.js'
 import { tenantUserId } from '../../src/table.js'
-import { backends, freshStore, type TestStore } from '../support/fresh-store.js'
+import { backends, freshStoreOfEachTest } from '../support/fresh-store.js'
 import { rowsOf, rowsOfUser } from '../support/rows.js'
 import { overriding } from '../support/store-doubles.js'
 import { root, usersOfTenants, withTenants } from '../support/tenant-hierarchy.js'
@@ -20,17 +20,13 @@ describe.each(backends)('tenants without users on %s', (backend) => {
   const tenantRoot = (tenantId: string) => (tenantId === 't0' ? customers : null)
   const hierarchy = withTenants(primary, { tenantRoot })
   const out = masterKeyring({ primary, tenantOf: () => null, tenantRoot })
-  let test: TestStore
-  let store: KeyStore
+  const { test, store } = freshStoreOfEachTest(backend, { masterKeys: hierarchy })
   let sealed: Sealed[]
   beforeEach(async () => {
-    test = await freshStore(backend, { masterKeys: hierarchy })
-    store = test.store
     const service = await test.open()
     sealed = await sealAll(service, [...usersOfTenants(12, 3), 'lone'])
     await service.rotateTenantKey('t0')
   })
-  afterEach(() => test.remove())
 
   const prune = (on: KeyStore = store) => pruneUnusedTenants({ store: on, olderThanMs: 0 })
   const tenants = async () => (await rowsOf(store)).filter(({ userId }) => userId.startsWith('\u0001'))

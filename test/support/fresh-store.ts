@@ -9,6 +9,7 @@ import {
   localMasterKey,
 } from '../../src/index.js'
 import { type Dialect, dialects, freshDatabase, isChosen } from './databases.js'
+import { ofEachTest, standIn } from './each-test.js'
 import { overriding } from './store-doubles.js'
 
 export type Backend = Dialect | 'memory'
@@ -63,6 +64,15 @@ export async function freshStore(
       await database?.remove()
     },
   }
+}
+
+/** To be called where `beforeEach` may be: a fresh store of each test, which is removed after it. @returns that of the running test */
+export function freshStoreOfEachTest(
+  backend: Backend,
+  defaults: Partial<EnvelopeCryptoOptions> = {},
+): { readonly test: TestStore; readonly store: KeyStore } {
+  const test = ofEachTest(() => freshStore(backend, defaults))
+  return { test, store: standIn(() => test.store) }
 }
 
 /** Opens the store that a URL names, for one piece of work. */
