@@ -17,6 +17,7 @@ import {
 import { assertNeverMade, isStray, strayVersion } from '../master-keys/tenant-versions.js'
 import type { KeyStore, WrapChange } from '../store.js'
 import { isTombstone, type KeyIdentity, type KeyRecord, refKey, tenantIdOf, tenantUserId } from '../table.js'
+import { versionsOf } from './long-work.js'
 
 /** Tenants whose open keys, about 2 KB each, are kept. A further one takes the place of the one that was asked for first. */
 const MOST_KEPT = 10_000
@@ -157,8 +158,7 @@ export class TenantKeys {
   }
 
   async #readLiveRows(tenantId: string): Promise<readonly KeyRecord[]> {
-    const userId = tenantUserId(tenantId)
-    const rows = (await this.#store.getAll([userId])).get(userId) ?? []
+    const rows = await versionsOf(this.#store, tenantUserId(tenantId))
     if (rows.some(isTombstone)) throw tenantShredded(tenantId)
     return rows
   }

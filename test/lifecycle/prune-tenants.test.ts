@@ -1,9 +1,14 @@
-/** The way out of the hierarchy of tenants: their own keys, which no user needs any more, fail no rewrap and can be removed. */
+/**
+ * Keys of tenants that no user needs any more: earlier versions after a rotation, and on the way out of the hierarchy all of them, which fail no
+ * rewrap and can be removed.
+ */
 import { beforeEach, describe, expect, it } from 'vitest'
 import {
+  findTenant,
   type KeyRecord,
   type KeyStore,
   masterKeyring,
+  pruneTenantKey,
   pruneUnusedTenants,
   rewrapAll,
 } from '../../src/index.js'
@@ -93,5 +98,40 @@ describe.each(backends)('tenants without users on %s', (backend) => {
     })
     await expect(prune(racing)).rejects.toMatchObject({ code: 'ERR_STORE', retryable: true })
     expect(await rowsOfUser(store, tenantUserId('t1'))).toHaveLength(1)
+  })
+})
+
+describe.each(backends)('earlier versions of a tenant’s key on %s', (backend) => {
+  const keys = withTenants(root('root'))
+  const { test, store } = freshStoreOfEachTest(backend, { masterKeys: keys })
+
+  it('pruneTenantKey removes versions without users, not too soon, and puts one back that a user came under', async () => {
+    const envelope = await test.open()
+    const sealed = await sealAll(envelope, usersOfTenants(60, 6))
+    await envelope.rotateTenantKey('t1')
+    const prune = (olderThanMs?: number, on: KeyStore = store) =>
+      pruneTenantKey({ store: on, tenantId: 't1', ...(olderThanMs === undefined ? {} : { olderThanMs }) })
+    expect((await prune(0)).versions).toEqual([])
+    await rewrapAll({ store, masterKeys: keys })
+    expect((await prune()).versions).toEqual([])
+    expect((await pruneTenantKey({ store, tenantId: 't1', olderThanMs: 0, dryRun: true })).versions).toEqual([
+      1,
+    ])
+    // A process that was suspended wraps under the earlier version, just as this is removed.
+    const [user] = (await store.getAll(['t1/user-000001'])).get('t1/user-000001') ?? []
+    const late = { ...(user as KeyRecord), userId: 't1/late', kekId: 'tenant:1:t1' }
+    const racing = overriding(store, {
+      async remove(refs) {
+        await store.insertIfAbsent([late])
+        return store.remove(refs)
+      },
+    })
+    await expect(prune(0, racing)).rejects.toMatchObject({ code: 'ERR_STORE', retryable: true })
+    expect((await findTenant({ store, tenantId: 't1' }))?.versions).toHaveLength(2)
+    await store.remove([late])
+    expect((await prune(0)).versions).toEqual([1])
+    expect((await findTenant({ store, tenantId: 't1' }))?.versions).toMatchObject([{ version: 2, keys: 10 }])
+    await expectAllOpen(await test.open(), sealed)
+    expect((await prune(0)).versions).toEqual([])
   })
 })
