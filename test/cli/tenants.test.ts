@@ -16,6 +16,16 @@ interface ListedTenants {
 
 describe.each(dialects)('on %s', (dialect) => {
   const { app, store } = commandTenantsOfEachTest(dialect)
+  /** Each under a root of its own. */
+  const insertTenants = (count: number) =>
+    store.use((opened) =>
+      Promise.all(
+        Array.from({ length: count }, async (_, at) => {
+          const row = await mintedRow(remoteMasterKey({ id: `root-${at}` }), tenantUserId(`t${at}`))
+          await opened.insertIfAbsent([row])
+        }),
+      ),
+    )
 
   describe('tenants', () => {
     it('lists them without a master key, page by page, with the keys of their users', async () => {
@@ -116,14 +126,7 @@ describe.each(dialects)('on %s', (dialect) => {
   })
 
   it('status names twenty roots, and counts more of them together', async () => {
-    await store.use((opened) =>
-      Promise.all(
-        Array.from({ length: 21 }, async (_, at) => {
-          const row = await mintedRow(remoteMasterKey({ id: `root-${at}` }), tenantUserId(`t${at}`))
-          await opened.insertIfAbsent([row])
-        }),
-      ),
-    )
+    await insertTenants(21)
     const { stdout } = store.run(['status'])
     expect(stdout).toContain('21 tenants under roots of their own')
     expect(stdout).not.toContain('root-')
@@ -200,14 +203,7 @@ describe.each(dialects)('on %s', (dialect) => {
     })
 
     it('names twenty of many tenants that it cannot check', async () => {
-      await store.use((opened) =>
-        Promise.all(
-          Array.from({ length: 25 }, async (_, at) => {
-            const row = await mintedRow(remoteMasterKey({ id: `root-${at}` }), tenantUserId(`t${at}`))
-            await opened.insertIfAbsent([row])
-          }),
-        ),
-      )
+      await insertTenants(25)
       const { stdout } = store.run(['doctor'])
       expect(stdout).toContain('warning: tenantNotChecked (25)')
       expect(stdout).toContain('… and 5 more')

@@ -14,6 +14,8 @@ import {
   rewrapAll,
 } from '../../src/index.js'
 import { giveUpLostKeys } from '../../src/key-log/lost-keys.js'
+import { itIf } from '../support/conditional.js'
+import type { Dialect } from '../support/databases.js'
 import { ofEachTest } from '../support/each-test.js'
 import { errorOf } from '../support/errors.js'
 import { backends, freshStoreOfEachTest } from '../support/fresh-store.js'
@@ -206,15 +208,17 @@ describe.each(backends)('on %s', (backend) => {
     expect(calls.filter((name) => name === 'getAll' || name === 'list')).toEqual(['list'])
   })
 
-  it('is not stopped by a row that cannot be read', async () => {
-    if (backend === 'memory') return
-    const envelope = await open()
-    for (const userId of ['alice', 'bob', 'carol']) await envelope.encrypt(userId, 'x')
-    await spoilTime(backend, test.url ?? '', 'alice')
-    await store.remove([{ userId: 'carol', version: 1 }])
-    await expect(open()).rejects.toMatchObject({ code: 'ERR_KEYS_LOST' })
-    expect(await lost()).toMatchObject([{ userId: 'carol' }])
-  })
+  itIf(backend !== 'memory', 'in memory every time is a Date')(
+    'is not stopped by a row that cannot be read',
+    async () => {
+      const envelope = await open()
+      for (const userId of ['alice', 'bob', 'carol']) await envelope.encrypt(userId, 'x')
+      await spoilTime(backend as Dialect, test.url ?? '', 'alice')
+      await store.remove([{ userId: 'carol', version: 1 }])
+      await expect(open()).rejects.toMatchObject({ code: 'ERR_KEYS_LOST' })
+      expect(await lost()).toMatchObject([{ userId: 'carol' }])
+    },
+  )
 
   it('finds a key that was put back with another time, which is another key', async () => {
     await (await open()).encrypt('alice', 'x')

@@ -9,6 +9,8 @@ import {
   type RecordKeysOptions,
   recordKeys,
 } from '../../src/index.js'
+import { itIf } from '../support/conditional.js'
+import type { Dialect } from '../support/databases.js'
 import { ofEachTest } from '../support/each-test.js'
 import { backends, freshStoreOfEachTest } from '../support/fresh-store.js'
 import { freshKeyLog, madeLine, shredLine } from '../support/key-log-file.js'
@@ -125,17 +127,19 @@ describe.each(backends)('on %s', (backend) => {
     expect(await applyKeyLog({ store, keyLog: log.path })).toEqual(['alice'])
   })
 
-  it('passes over a row that cannot be read, and names it', async () => {
-    if (backend === 'memory') return
-    await fill(store, masterKeys, ['alice', 'bob', 'carol'])
-    await spoilTime(backend, test.url ?? '', 'bob')
-    expect(await record()).toEqual({
-      complete: true,
-      keys: 2,
-      shredded: 0,
-      unreadable: { count: 1, rows: [{ userId: 'bob', version: 1 }] },
-    })
-  })
+  itIf(backend !== 'memory', 'in memory every time is a Date')(
+    'passes over a row that cannot be read, and names it',
+    async () => {
+      await fill(store, masterKeys, ['alice', 'bob', 'carol'])
+      await spoilTime(backend as Dialect, test.url ?? '', 'bob')
+      expect(await record()).toEqual({
+        complete: true,
+        keys: 2,
+        shredded: 0,
+        unreadable: { count: 1, rows: [{ userId: 'bob', version: 1 }] },
+      })
+    },
+  )
 
   it('stops after a page when it is told to, and goes on when it is done again', async () => {
     await store.insertIfAbsent(orderedUserIds(2500).map((userId) => randomRecord(userId)))

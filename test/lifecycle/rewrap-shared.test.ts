@@ -9,6 +9,7 @@ import {
   rewrapAll,
   verifyAll,
 } from '../../src/index.js'
+import { itIf } from '../support/conditional.js'
 import { backends, freshStoreOfEachTest } from '../support/fresh-store.js'
 import { alterRow, fill, rowsOf, rowsOfUser, v2Row } from '../support/rows.js'
 import { countedStore, overriding, remoteMasterKey } from '../support/store-doubles.js'
@@ -158,28 +159,30 @@ describe.each(backends)('a copied data key on %s', (backend) => {
     expect(new Set(names).size).toBe(6)
   })
 
-  it('of 10,000 rows costs no more than each of them', { timeout: 60_000 }, async () => {
-    if (backend !== 'memory') return
-    const users = orderedUserIds(10_000, 'copy')
-    const { encryptedKey } = await rowOf('alice')
-    await store.insertIfAbsent(
-      users.map((userId) => v2Row(master, { userId }, { encryptedKey, kekId: null })),
-    )
-    // Pages from an array, so that the store's time does not count.
-    const rows = await rowsOf(store)
-    const inOrder = overriding(store, {
-      list: async ({ after, limit }) => {
-        const from = after === undefined ? 0 : rows.findIndex(({ userId }) => userId === after.userId) + 1
-        return rows.slice(from, from + limit)
-      },
-    })
-    const start = performance.now()
-    const report = await rewrapAll({ store: inOrder, masterKeys: master, accept: ['v2'], dryRun: true })
-    expect(report).toMatchObject({ changed: 21, failedCount: 10_001 })
-    expect(report.failed).toHaveLength(1000)
-    // It takes 0.5 s. A list of all other rows for each row would be 100,000,000 refs.
-    expect(performance.now() - start).toBeLessThan(10_000)
-  })
+  itIf(backend === 'memory', 'the comparison is the same on every store: in memory alone')(
+    'of 10,000 rows costs no more than each of them',
+    async () => {
+      const users = orderedUserIds(10_000, 'copy')
+      const { encryptedKey } = await rowOf('alice')
+      await store.insertIfAbsent(
+        users.map((userId) => v2Row(master, { userId }, { encryptedKey, kekId: null })),
+      )
+      // Pages from an array, so that the store's time does not count.
+      const rows = await rowsOf(store)
+      const inOrder = overriding(store, {
+        list: async ({ after, limit }) => {
+          const from = after === undefined ? 0 : rows.findIndex(({ userId }) => userId === after.userId) + 1
+          return rows.slice(from, from + limit)
+        },
+      })
+      const start = performance.now()
+      const report = await rewrapAll({ store: inOrder, masterKeys: master, accept: ['v2'], dryRun: true })
+      expect(report).toMatchObject({ changed: 21, failedCount: 10_001 })
+      expect(report.failed).toHaveLength(1000)
+      // It takes 0.5 s. A list of all other rows for each row would be 100,000,000 refs.
+      expect(performance.now() - start).toBeLessThan(10_000)
+    },
+  )
 
   it('is not searched for if no v2 wrap is upgraded', async () => {
     await upgrade()

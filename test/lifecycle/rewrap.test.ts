@@ -11,7 +11,8 @@ import {
   type Progress,
   rewrapAll,
 } from '../../src/index.js'
-import { temporaryFolder } from '../support/databases.js'
+import { itIf } from '../support/conditional.js'
+import { type Dialect, temporaryFolder } from '../support/databases.js'
 import { backends, freshStoreOfEachTest } from '../support/fresh-store.js'
 import { copyReference, reference } from '../support/reference-file.js'
 import { alterRow, corrupted, fill, rowsOf, spoilTime, v2Row } from '../support/rows.js'
@@ -132,18 +133,20 @@ describe.each(backends)('rewrapAll on %s', (backend) => {
     expect(report.masterKeys[1]).toMatchObject({ rows: 1 + unreadable.length, noRowNeedsIt: false })
   })
 
-  it('finds a row that cannot be read by halving pages: one of 1,000 costs some ten more queries', async () => {
-    if (backend === 'memory') return
-    await fill(store, old, orderedUserIds(1000))
-    await spoilTime(backend, test.url ?? '', 'user-000700')
-    const counted = countedStore(store)
-    expect(await rewrapAll({ store: counted.store, masterKeys: both() })).toMatchObject({
-      changed: 999,
-      failedCount: 1,
-    })
-    // Two passes: one that rewraps all other rows, and one that finds nothing more to do.
-    expect(counted.calls.list).toBeLessThan(60)
-  })
+  itIf(backend !== 'memory', 'in memory every time is a Date')(
+    'finds a row that cannot be read by halving pages: one of 1,000 costs some ten more queries',
+    async () => {
+      await fill(store, old, orderedUserIds(1000))
+      await spoilTime(backend as Dialect, test.url ?? '', 'user-000700')
+      const counted = countedStore(store)
+      expect(await rewrapAll({ store: counted.store, masterKeys: both() })).toMatchObject({
+        changed: 999,
+        failedCount: 1,
+      })
+      // Two passes: one that rewraps all other rows, and one that finds nothing more to do.
+      expect(counted.calls.list).toBeLessThan(60)
+    },
+  )
 
   it('wraps in the reference’s format with format: "v2", and back', async () => {
     const sealed = await sealAll(await open(old), orderedUserIds(5))
