@@ -45,8 +45,9 @@ import {
   type SharedKeys,
   V2_WRAP_UNDER_V3_ID,
 } from './shared-keys.js'
-import { knowsTenants, TenantKeys } from './tenant-keys.js'
+import { TenantKeys } from './tenant-keys.js'
 import { TenantOfUsers } from './tenant-of.js'
+import { knowsTenants } from './tenant-roots.js'
 
 export interface RewrapOptions extends LongWorkOptions {
   readonly store: KeyStore
