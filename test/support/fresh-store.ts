@@ -17,6 +17,13 @@ export type Backend = Dialect | 'memory'
 /** The kinds of stores to loop over. */
 export const backends: readonly Backend[] = [...dialects, ...(isChosen('memory') ? ['memory' as const] : [])]
 
+/** Those of the pairs to loop over both of which are chosen. */
+export function chosenPairs(
+  ...pairs: readonly (readonly [Backend, Backend])[]
+): readonly (readonly [Backend, Backend])[] {
+  return pairs.filter((pair) => pair.every((backend) => backends.includes(backend)))
+}
+
 export interface TestStore {
   readonly store: KeyStore
   /** Null for the memory store, which nobody else can open. */
