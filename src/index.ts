@@ -55,6 +55,13 @@ export {
   copyKeys,
 } from './lifecycle/copy.js'
 export type { LongWorkOptions, Progress, RowFailure } from './lifecycle/long-work.js'
+export {
+  type PrunedTenants,
+  type PruneTenantOptions,
+  type PruneUnusedTenantsOptions,
+  pruneTenantKey,
+  pruneUnusedTenants,
+} from './lifecycle/prune-tenants.js'
 export { type RewrapOptions, type RewrapReport, rewrapAll } from './lifecycle/rewrap.js'
 export {
   type PruneOptions,
@@ -63,19 +70,7 @@ export {
   type RotateWhereOptions,
   rotateWhere,
 } from './lifecycle/rotate.js'
-export {
-  findTenant,
-  listTenants,
-  type PruneTenantOptions,
-  pruneTenantKey,
-  type TenantKeyState,
-  type TenantState,
-} from './lifecycle/tenants.js'
-export {
-  type PrunedTenants,
-  type PruneUnusedTenantsOptions,
-  pruneUnusedTenants,
-} from './lifecycle/unused-tenants.js'
+export { findTenant, listTenants, type TenantKeyState, type TenantState } from './lifecycle/tenants.js'
 export { type Finding, type VerifyOptions, type VerifyReport, verifyAll } from './lifecycle/verify.js'
 export {
   masterKeysFromEnv,

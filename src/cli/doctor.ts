@@ -3,6 +3,7 @@ import { Command } from 'commander'
 import { describeUser, invalidArgument, isKeystoreError, printable } from '../errors.js'
 import { applyKeyLog, findUnfinishedErasures } from '../key-log/erasures.js'
 import { findLostKeys, giveUpLostKeys, type LostKey, type LostKeys } from '../key-log/lost-keys.js'
+import { maintenanceOf } from '../lifecycle/long-work.js'
 import { type Finding, type VerifyReport, verifyAll } from '../lifecycle/verify.js'
 import { masterKeyFileProblem } from '../master-keys/environment.js'
 import { formatOfKekId } from '../master-keys/kek-id.js'
@@ -23,7 +24,6 @@ import {
   acceptedBesides,
   closeAfter,
   type KeyLogOptions,
-  maintenanceOf,
   type ReportOptions,
   type StoreOptions,
   withAcceptV2,

@@ -6,10 +6,11 @@ import type { OpenedKeyStore } from '../adapters/open.js'
 import { serverOf } from '../drivers/url.js'
 import { isKeystoreError, KeystoreError, quoted, StoreError, schemaError } from '../errors.js'
 import { assertFilePath } from '../folders.js'
+import { maintenanceOf } from '../lifecycle/long-work.js'
 import { inThisRuntime, shellWord } from './command-line.js'
 import { storeFile } from './git-ignore.js'
 import { openStore } from './open-store.js'
-import { type AdoptOptions, closeAfter, DEFAULT_STORE, maintenanceOf } from './options.js'
+import { type AdoptOptions, closeAfter, DEFAULT_STORE } from './options.js'
 
 /** Opens a store that must exist, uses it and closes it. Migrates it only to adopt it. */
 export async function withExistingStore<T>(

@@ -1,10 +1,9 @@
 /** The options that several commands share, and how stores are opened from them. */
 import { type Command, InvalidArgumentError, Option } from 'commander'
-import { StoreError } from '../errors.js'
 import type { EncryptionContext } from '../format/context.js'
 import type { Format } from '../format/formats.js'
 import { loggedStore } from '../key-log/logged-store.js'
-import type { KeyStore, StoreMaintenance } from '../store.js'
+import type { KeyStore } from '../store.js'
 import { type MasterKeyOptions, withMasterKeys } from './master-keys.js'
 
 export const DEFAULT_STORE = 'sqlite:data/keystore.db'
@@ -161,10 +160,4 @@ export async function closeAfter<Opened extends { close(): Promise<void> }, T>(
   } finally {
     await opened.close()
   }
-}
-
-/** The maintenance of a store. Only a store that is not of this library may lack it. */
-export function maintenanceOf(store: KeyStore): StoreMaintenance {
-  if (store.maintenance === undefined) throw new StoreError('This key store cannot be inspected')
-  return store.maintenance
 }

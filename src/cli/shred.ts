@@ -2,6 +2,7 @@
 import { Command } from 'commander'
 import { invalidArgument, isKeystoreError, type KeystoreError } from '../errors.js'
 import { isNamedIn } from '../key-log/erasures.js'
+import { maintenanceOf } from '../lifecycle/long-work.js'
 import { type ForgottenUsers, forgetUsersOf } from '../lifecycle/tenant-users.js'
 import { tenantKekId } from '../master-keys/tenant-keys.js'
 import { type ShredReceipt, shredIn } from '../shred.js'
@@ -15,7 +16,6 @@ import { runLongCommand } from './long-command.js'
 import {
   type ChangeOptions,
   type KeyLogOptions,
-  maintenanceOf,
   recordingStore,
   type StoreOptions,
   withDryRun,

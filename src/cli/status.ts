@@ -1,10 +1,11 @@
 /** `keystore status`: counts the keys by master key and version. Needs no master key. */
 import { Command } from 'commander'
 import { commonRootIds, compareCensusRows, totalCount } from '../lifecycle/census.js'
+import { maintenanceOf } from '../lifecycle/long-work.js'
 import { formatOfKekId } from '../master-keys/kek-id.js'
 import type { DatedCensusRow } from '../store.js'
 import { storeName, withExistingStore } from './existing-store.js'
-import { maintenanceOf, type ReportOptions, type StoreOptions, withJson, withStore } from './options.js'
+import { type ReportOptions, type StoreOptions, withJson, withStore } from './options.js'
 import { counted, countedKekName, plainTable, printJson, thousands } from './output.js'
 import { tenantSummary } from './tenant-summary.js'
 

@@ -13,13 +13,13 @@ export async function tenantSummary(store: KeyStore, rows: readonly CensusRow[])
   const keysOfUsers = liveCount(rows, ({ kekId, ofTenants }) => kekId === MANY_TENANTS && !ofTenants)
   if (own.length === 0 && keysOfUsers === 0) return null
   const { tenants, next } = await tenantPage(store, { limit: COUNTED_TENANTS })
-  const shredded =
+  const [least, count, shredded] =
     next === null
-      ? tenants.filter(({ shredded }) => shredded).length
-      : leastOf(own.filter((row) => row.shredded))
-  const count = next === null ? tenants.length : leastOf(own)
+      ? ['', tenants.length, tenants.filter((tenant) => tenant.shredded).length]
+      : ['at least ', leastOf(own), leastOf(own.filter((row) => row.shredded))]
+  const ofThem = shredded > 0 ? ` (${thousands(shredded)} shredded)` : ''
   return (
-    `${next === null ? '' : 'at least '}${counted(count, 'tenant')}${shredded > 0 ? ` (${thousands(shredded)} shredded)` : ''}${rootsText(own)}, ` +
+    `${least}${counted(count, 'tenant')}${ofThem}${rootsText(own)}, ` +
     `${counted(keysOfUsers, 'key')} of users under tenants' keys: npx keystore tenants lists them`
   )
 }

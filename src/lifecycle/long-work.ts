@@ -11,7 +11,7 @@ import { isTurnDue, nextTurn } from '../event-loop.js'
 import type { EventOptions } from '../events.js'
 import { isOutage, reasonOf } from '../master-keys/failure.js'
 import { describeRef } from '../master-keys/key-wrap.js'
-import type { KeyPage, KeyStore, UnreadableRow } from '../store.js'
+import type { KeyPage, KeyStore, StoreMaintenance, UnreadableRow } from '../store.js'
 import { compareRefs, type KeyRecord, type KeyRef } from '../table.js'
 import { kindOf, ownOptions } from '../validate.js'
 
@@ -153,6 +153,17 @@ const ROW_CODES: ReadonlySet<string> = new Set([
   // `tenantOf` or `tenantRoot` gave nothing of use for this user or tenant. The arguments of the operation were checked before.
   'ERR_INVALID_ARGUMENT',
 ])
+
+/** @throws ERR_INVALID_ARGUMENT if the store has none */
+export function maintenanceOf({ maintenance }: KeyStore): StoreMaintenance {
+  if (maintenance !== undefined) return maintenance
+  throw invalidArgument('store must be one whose rows can be counted and restored: it has no maintenance')
+}
+
+/** All versions of one user's key, ascending; empty if there is none. */
+export async function versionsOf(store: KeyStore, userId: string): Promise<readonly KeyRecord[]> {
+  return (await store.getAll([userId])).get(userId) ?? []
+}
 
 /**
  * Yields all rows, page by page, in the order of `list`. Reads the next page while the caller works on the current one.

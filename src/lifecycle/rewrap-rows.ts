@@ -17,8 +17,9 @@ import {
   tenantIdOf,
 } from '../table.js'
 import { DEFAULT_BATCH_SIZE, groupPagesByUser, type LongWorkOptions, pagesOf } from './long-work.js'
-import { assertTrusted, knowsTenants, namedRoot, type TenantKeys } from './tenant-keys.js'
+import type { TenantKeys } from './tenant-keys.js'
 import type { TenantOfUsers } from './tenant-of.js'
+import { assertTrusted, knowsTenants, namedRoot } from './tenant-roots.js'
 
 /** So many users of each tenant are asked about at first. */
 export const SAMPLED_USERS = 100

@@ -28,6 +28,7 @@ import {
   ProgressMeter,
   type RowFailure,
 } from './long-work.js'
+import { isNeeded } from './prune-tenants.js'
 import {
   hasTenants,
   kekIdsOfUsers,
@@ -44,9 +45,9 @@ import {
   type SharedKeys,
   V2_WRAP_UNDER_V3_ID,
 } from './shared-keys.js'
-import { knowsTenants, TenantKeys } from './tenant-keys.js'
+import { TenantKeys } from './tenant-keys.js'
 import { TenantOfUsers } from './tenant-of.js'
-import { isNeeded } from './tenants.js'
+import { knowsTenants } from './tenant-roots.js'
 
 export interface RewrapOptions extends LongWorkOptions {
   readonly store: KeyStore
@@ -123,9 +124,9 @@ const MAX_REMEMBERED = 1000
  * Several processes may run it at once, and it is safe to run again after it was killed. It ends after a pass that found nothing
  * to do, so it also rewraps keys that a process with the old primary mints meanwhile.
  *
- * Tenants' own keys that no user needs are left where their roots were not given. A row that does not unwrap is reported, and the others go on. So are the rows of a master key that fails, each with the reason, and users
- * under the key of another tenant than `tenantOf` names. Rows in format v2 that hold the same data key as another row are reported and not
- * upgraded.
+ * A row that does not unwrap is reported, and the others go on. So are the rows of a master key that fails, each with the reason, and users
+ * under the key of another tenant than `tenantOf` names. Tenants' own keys that no user needs are left where their roots were not given. Rows
+ * in format v2 that hold the same data key as another row are reported and not upgraded.
  *
  * @throws ERR_INVALID_ARGUMENT · ERR_STORE · ERR_CLOSED
  * @example

@@ -20,6 +20,7 @@ import {
   ProgressMeter,
   pagesOf,
   type RowFailure,
+  versionsOf,
 } from './long-work.js'
 import { TenantKeys } from './tenant-keys.js'
 
@@ -175,7 +176,7 @@ export async function pruneRetired(
       'Tokens of the removed versions can never be decrypted again: re-encrypt them first, then confirm it with tokensReencrypted: true',
     )
   }
-  const rows = (await store.getAll([userId])).get(userId) ?? []
+  const rows = await versionsOf(store, userId)
   const highest = rows.at(-1)?.version ?? 0
   const isRetired = ({ version, shreddedAt }: KeyRecord) =>
     version < beforeVersion && version < highest && shreddedAt === null && (version > 1 || includeFirst)

@@ -14,14 +14,12 @@ import {
   tenantKekId,
   tenantRow,
 } from '../master-keys/tenant-keys.js'
-import { assertNeverMade, isStray, strayVersion } from '../master-keys/tenant-versions.js'
+import { assertNeverMade } from '../master-keys/tenant-versions.js'
 import type { KeyStore, WrapChange } from '../store.js'
 import { isTombstone, type KeyIdentity, type KeyRecord, refKey, tenantIdOf, tenantUserId } from '../table.js'
-
-/** Tenants whose open keys, about 2 KB each, are kept. A further one takes the place of the one that was asked for first. */
-const MOST_KEPT = 10_000
-/** A root that failed is not asked again for the same tenant so soon. */
-const ASK_AGAIN_MS = 1000
+import { ASK_AGAIN_MS, KeptAnswers } from './kept-answers.js'
+import { versionsOf } from './long-work.js'
+import { assertTrusted } from './tenant-roots.js'
 
 const V3: readonly Format[] = ['v3']
 
@@ -41,12 +39,12 @@ export class TenantKeys {
   readonly #store: KeyStore
   readonly #keyring: MasterKeyring
   readonly #emit: EmitEvent
-  readonly #open = new Asked<TenantKey>(Number.POSITIVE_INFINITY)
+  readonly #open = new KeptAnswers<TenantKey>(Number.POSITIVE_INFINITY)
   /** By KEK id. */
-  readonly #found = new Asked<OpenTenantKey>(Number.POSITIVE_INFINITY)
+  readonly #found = new KeptAnswers<OpenTenantKey>(Number.POSITIVE_INFINITY)
   /** By tenant id. Another process may rotate a tenant's key at any time: a rewrap brings along whoever came under an earlier version. */
-  readonly #rows = new Asked<readonly KeyRecord[]>(ASK_AGAIN_MS)
-  readonly #current = new Asked<CurrentTenantKey>(ASK_AGAIN_MS)
+  readonly #rows = new KeptAnswers<readonly KeyRecord[]>(ASK_AGAIN_MS)
+  readonly #current = new KeptAnswers<CurrentTenantKey>(ASK_AGAIN_MS)
 
   /** @param emit for those who ask for {@link current} keys */
   constructor(store: KeyStore, keyring: MasterKeyring, emit: EmitEvent = () => undefined) {
@@ -157,8 +155,7 @@ export class TenantKeys {
   }
 
   async #readLiveRows(tenantId: string): Promise<readonly KeyRecord[]> {
-    const userId = tenantUserId(tenantId)
-    const rows = (await this.#store.getAll([userId])).get(userId) ?? []
+    const rows = await versionsOf(this.#store, tenantUserId(tenantId))
     if (rows.some(isTombstone)) throw tenantShredded(tenantId)
     return rows
   }
@@ -174,94 +171,6 @@ export class TenantKeys {
 function wrapOf(record: KeyRecord): string {
   const bytes = Buffer.from(record.encryptedKey).toString('base64')
   return `${bytes} ${refKey(record)} ${record.kekId}`
-}
-
-interface Answer<T> {
-  readonly answer: Promise<T>
-  until: number
-}
-
-/** What was asked for: once for all who ask at the same time, and kept for a while. What failed is not asked for again so soon. */
-class Asked<T> {
-  readonly #keptMs: number
-  readonly #answers = new Map<string, Answer<T>>()
-
-  constructor(keptMs: number) {
-    this.#keptMs = keptMs
-  }
-
-  delete(name: string): void {
-    this.#answers.delete(name)
-  }
-
-  /** The same answer under another name too. */
-  copy(name: string, to: string): void {
-    const known = this.#answers.get(name)
-    if (known !== undefined) this.#keep(to, known)
-  }
-
-  get(name: string, ask: () => Promise<T>): Promise<T> {
-    const known = this.#answers.get(name)
-    if (known !== undefined && performance.now() < known.until) return known.answer
-    const entry: Answer<T> = { answer: ask(), until: Number.POSITIVE_INFINITY }
-    this.#keep(name, entry)
-    entry.answer.then(
-      () => {
-        entry.until = performance.now() + this.#keptMs
-      },
-      () => {
-        entry.until = performance.now() + ASK_AGAIN_MS
-      },
-    )
-    return entry.answer
-  }
-
-  #keep(name: string, entry: Answer<T>): void {
-    this.#answers.delete(name)
-    this.#answers.set(name, entry)
-    const [oldest] = this.#answers.keys()
-    if (this.#answers.size > MOST_KEPT && oldest !== undefined) this.#answers.delete(oldest)
-  }
-}
-
-/** Who may be under no key of the keyring without anything being wrong: it does not say which roots tenants have. */
-export function knowsTenants({ tenantOf, tenantRoot }: MasterKeyring): boolean {
-  return tenantOf !== null || tenantRoot !== null
-}
-
-interface KnownRoots {
-  readonly keyring: MasterKeyring
-  readonly moveTenants?: boolean
-}
-
-/**
- * The root under which a tenant's key belongs. Null: the keyring says nothing of tenants. A previous key may then be a customer's, and nobody's
- * key is taken out of their hands, unless the caller says that all are the primary's (`moveTenants`).
- */
-export async function namedRoot(
-  { keyring, moveTenants = false }: KnownRoots,
-  tenantId: string,
-): Promise<MasterKey | null> {
-  return knowsTenants(keyring) || moveTenants ? rootToWrap(keyring, tenantId) : null
-}
-
-/**
- * Refuses the newest version of a tenant's key for a user who is there already, unless whoever could have planted it can open the user's key
- * anyway.
- *
- * @param versions all of the tenant's key
- * @param rootId the KEK id of the master key above the user's key now
- * @throws ERR_CONFLICT · what the keyring's `tenantRoot` throws
- */
-export async function assertTrusted(
-  roots: KnownRoots,
-  versions: readonly KeyRecord[],
-  rootId: string | null,
-): Promise<void> {
-  const newest = versions.at(-1)
-  if (newest === undefined || newest.kekId === rootId) return
-  const named = await namedRoot(roots, tenantIdOf(newest.userId) ?? '')
-  if (isStray(newest, versions, named?.id ?? null)) throw strayVersion(newest)
 }
 
 function tenantShredded(tenantId: string): KeystoreError {

@@ -4,7 +4,7 @@ import { readableRows } from '../key-log/readable-rows.js'
 import { tenantKekId } from '../master-keys/tenant-keys.js'
 import type { KeyStore } from '../store.js'
 import { isTombstone, type KeyRecord, tenantUserId } from '../table.js'
-import { type LongWorkOptions, ProgressMeter, pagesOf } from './long-work.js'
+import { type LongWorkOptions, ProgressMeter, pagesOf, versionsOf } from './long-work.js'
 
 interface ForgetUsersOptions extends LongWorkOptions {
   readonly store: KeyStore
@@ -26,7 +26,7 @@ export interface ForgottenUsers {
  */
 export async function forgetUsersOf(options: ForgetUsersOptions): Promise<ForgottenUsers> {
   const { store, tenantId, signal } = options
-  const own = (await store.getAll([tenantUserId(tenantId)])).get(tenantUserId(tenantId)) ?? []
+  const own = await versionsOf(store, tenantUserId(tenantId))
   if (!own.some(isTombstone))
     throw new KeystoreError('ERR_CONFLICT', `The key of tenant ${quoted(tenantId)} is not shredded`)
   const kekIds = own.map(({ version }) => tenantKekId({ tenantId, version }))

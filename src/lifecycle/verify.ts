@@ -28,7 +28,8 @@ import {
   isV2WrapUnderV3Id,
   V2_WRAP_UNDER_V3_ID,
 } from './shared-keys.js'
-import { knowsTenants, namedRoot, TenantKeys } from './tenant-keys.js'
+import { TenantKeys } from './tenant-keys.js'
+import { knowsTenants, namedRoot } from './tenant-roots.js'
 
 export interface VerifyOptions extends LongWorkOptions {
   readonly store: KeyStore

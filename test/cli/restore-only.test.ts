@@ -1,22 +1,17 @@
 /** `keystore restore --tenant` and `--user`: one row comes back from a backup, though others have changed since. */
-import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { beforeEach, describe, expect, it } from 'vitest'
 import { tenantUserId } from '../../src/table.js'
-import type { CommandStore } from '../support/command-store.js'
-import { type CommandTenants, commandTenants } from '../support/command-tenants.js'
+import { commandTenantsOfEachTest } from '../support/command-tenants.js'
 import { dialects } from '../support/databases.js'
 
 describe.each(dialects)('on %s', (dialect) => {
-  let app: CommandTenants
-  let store: CommandStore
+  const { app, store } = commandTenantsOfEachTest(dialect)
   let tokens: Record<string, string>
   beforeEach(async () => {
-    app = await commandTenants(dialect)
-    store = app.store
     tokens = await app.mint('alice@acme', 'bob@beta', 'dave')
     store.run(['backup', 'backup.db'])
     store.run(['move-tenant', 'beta', '--root-file', 'keys/customer.key'])
   })
-  afterEach(() => store.remove())
 
   it('brings back a tenant as doctor says, though another one was moved since', async () => {
     await store.use((opened) => opened.remove([{ userId: tenantUserId('acme'), version: 1 }]))

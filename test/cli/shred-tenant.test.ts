@@ -1,23 +1,16 @@
 /** `keystore shred-tenant`: it ends all users of a tenant, asks first, and says what is left. */
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { describe, expect, it } from 'vitest'
 import { tenantUserId } from '../../src/table.js'
-import type { CommandStore } from '../support/command-store.js'
-import { type CommandTenants, commandTenants, NO_MASTER_KEY } from '../support/command-tenants.js'
+import { commandTenantsOfEachTest, NO_MASTER_KEY } from '../support/command-tenants.js'
 import { itIf } from '../support/conditional.js'
 import { dialects } from '../support/databases.js'
 import { mintedRow } from '../support/rows.js'
 import { hasTerminal, onTerminal } from '../support/terminal.js'
 
 describe.each(dialects)('on %s', (dialect) => {
-  let app: CommandTenants
-  let store: CommandStore
-  beforeEach(async () => {
-    app = await commandTenants(dialect)
-    store = app.store
-  })
-  afterEach(() => store.remove())
+  const { app, store } = commandTenantsOfEachTest(dialect)
 
   it('ends all users of a tenant, and a key log keeps a backup from bringing them back', async () => {
     const log = { KEYSTORE_KEY_LOG: 'log.jsonl' }

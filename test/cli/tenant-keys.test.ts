@@ -1,26 +1,14 @@
 /** What is done to the key of one tenant, and to nobody else: rotate-tenant, prune-tenant, move-tenant, evict-tenant. */
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { describe, expect, it } from 'vitest'
 import type { MasterKey } from '../../src/index.js'
 import { tenantUserId } from '../../src/table.js'
-import type { CommandStore } from '../support/command-store.js'
-import {
-  type CommandTenants,
-  CUSTOMERS_KEY,
-  commandTenants,
-  NO_MASTER_KEY,
-} from '../support/command-tenants.js'
+import { CUSTOMERS_KEY, commandTenantsOfEachTest, NO_MASTER_KEY } from '../support/command-tenants.js'
 import { dialects } from '../support/databases.js'
 
 describe.each(dialects)('on %s', (dialect) => {
-  let app: CommandTenants
-  let store: CommandStore
-  beforeEach(async () => {
-    app = await commandTenants(dialect)
-    store = app.store
-  })
-  afterEach(() => store.remove())
+  const { app, store } = commandTenantsOfEachTest(dialect)
 
   describe('rotate-tenant', () => {
     it('makes a version under the same root, and rewrap brings users along without tenantOf', async () => {

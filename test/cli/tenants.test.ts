@@ -1,15 +1,9 @@
 /** Tenants on the command line: what is listed, counted and checked, and what commands for all keys do with them. */
 import { join } from 'node:path'
-import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { describe, expect, it } from 'vitest'
 import { masterKeyring } from '../../src/index.js'
 import { tenantUserId } from '../../src/table.js'
-import type { CommandStore } from '../support/command-store.js'
-import {
-  type CommandTenants,
-  CUSTOMERS_KEY,
-  commandTenants,
-  NO_MASTER_KEY,
-} from '../support/command-tenants.js'
+import { CUSTOMERS_KEY, commandTenantsOfEachTest, NO_MASTER_KEY } from '../support/command-tenants.js'
 import { dialects } from '../support/databases.js'
 import { alterRow, corrupted, mintedRow, spoilTime } from '../support/rows.js'
 import { remoteMasterKey } from '../support/store-doubles.js'
@@ -21,13 +15,17 @@ interface ListedTenants {
 }
 
 describe.each(dialects)('on %s', (dialect) => {
-  let app: CommandTenants
-  let store: CommandStore
-  beforeEach(async () => {
-    app = await commandTenants(dialect)
-    store = app.store
-  })
-  afterEach(() => store.remove())
+  const { app, store } = commandTenantsOfEachTest(dialect)
+  /** Each under a root of its own. */
+  const insertTenants = (count: number) =>
+    store.use((opened) =>
+      Promise.all(
+        Array.from({ length: count }, async (_, at) => {
+          const row = await mintedRow(remoteMasterKey({ id: `root-${at}` }), tenantUserId(`t${at}`))
+          await opened.insertIfAbsent([row])
+        }),
+      ),
+    )
 
   describe('tenants', () => {
     it('lists them without a master key, page by page, with the keys of their users', async () => {
@@ -128,14 +126,7 @@ describe.each(dialects)('on %s', (dialect) => {
   })
 
   it('status names twenty roots, and counts more of them together', async () => {
-    await store.use((opened) =>
-      Promise.all(
-        Array.from({ length: 21 }, async (_, at) => {
-          const row = await mintedRow(remoteMasterKey({ id: `root-${at}` }), tenantUserId(`t${at}`))
-          await opened.insertIfAbsent([row])
-        }),
-      ),
-    )
+    await insertTenants(21)
     const { stdout } = store.run(['status'])
     expect(stdout).toContain('21 tenants under roots of their own')
     expect(stdout).not.toContain('root-')
@@ -212,14 +203,7 @@ describe.each(dialects)('on %s', (dialect) => {
     })
 
     it('names twenty of many tenants that it cannot check', async () => {
-      await store.use((opened) =>
-        Promise.all(
-          Array.from({ length: 25 }, async (_, at) => {
-            const row = await mintedRow(remoteMasterKey({ id: `root-${at}` }), tenantUserId(`t${at}`))
-            await opened.insertIfAbsent([row])
-          }),
-        ),
-      )
+      await insertTenants(25)
       const { stdout } = store.run(['doctor'])
       expect(stdout).toContain('warning: tenantNotChecked (25)')
       expect(stdout).toContain('… and 5 more')

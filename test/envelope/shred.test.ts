@@ -10,6 +10,8 @@ import {
   localMasterKey,
   type ShredReceipt,
 } from '../../src/index.js'
+import { itIf } from '../support/conditional.js'
+import type { Dialect } from '../support/databases.js'
 import { backends, freshStore, type TestStore } from '../support/fresh-store.js'
 import { rowsOf, rowsOfUser, spoilTime } from '../support/rows.js'
 import { gatedMasterKey } from '../support/store-doubles.js'
@@ -219,26 +221,28 @@ describe.each(backends)('shredUser on %s', (backend) => {
     ).toBe(true)
   })
 
-  it('shreds a user whose row has a time that cannot be read, with a log and without', async () => {
-    if (backend === 'memory') return
-    const written: KeyLogEntry[] = []
-    const logged = await open({ keyLog: (entries) => void written.push(...entries) })
-    for (const [userId, envelope] of [
-      ['alice', await open()],
-      ['bob', logged],
-    ] as const) {
-      await envelope.encrypt(userId, 'x')
-      await spoilTime(backend, test.url ?? '', userId)
-      await expect((await open()).encrypt(userId, 'x')).rejects.toMatchObject({ code: 'ERR_STORE' })
-      await envelope.shredUser(userId, { forget: true })
-      expect(await rowsOfUser(store, userId)).toEqual([])
-    }
-    expect(written).toMatchObject([
-      { event: 'minted', userId: 'bob' },
-      { event: 'shredding', userId: 'bob', versions: [], forget: true },
-      { event: 'shredded', userId: 'bob', versions: [], forget: true },
-    ])
-  })
+  itIf(backend !== 'memory', 'in memory every time is a Date')(
+    'shreds a user whose row has a time that cannot be read, with a log and without',
+    async () => {
+      const written: KeyLogEntry[] = []
+      const logged = await open({ keyLog: (entries) => void written.push(...entries) })
+      for (const [userId, envelope] of [
+        ['alice', await open()],
+        ['bob', logged],
+      ] as const) {
+        await envelope.encrypt(userId, 'x')
+        await spoilTime(backend as Dialect, test.url ?? '', userId)
+        await expect((await open()).encrypt(userId, 'x')).rejects.toMatchObject({ code: 'ERR_STORE' })
+        await envelope.shredUser(userId, { forget: true })
+        expect(await rowsOfUser(store, userId)).toEqual([])
+      }
+      expect(written).toMatchObject([
+        { event: 'minted', userId: 'bob' },
+        { event: 'shredding', userId: 'bob', versions: [], forget: true },
+        { event: 'shredded', userId: 'bob', versions: [], forget: true },
+      ])
+    },
+  )
 
   it('refuses what is no user or no option, and shreds nothing', async () => {
     const envelope = await open()

@@ -4,8 +4,9 @@ import { open } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, expect, it, vi } from 'vitest'
 import { endedKeysIn } from '../../src/key-log/ended-keys.js'
+import { ofEachTest } from '../support/each-test.js'
 import { errorOf } from '../support/errors.js'
-import { keyLogOfEachTest, madeLine, shredLine } from '../support/key-log-file.js'
+import { freshKeyLog, madeLine, shredLine } from '../support/key-log-file.js'
 import { userIds } from '../support/users.js'
 
 const at = new Date('2026-01-02T03:04:05.678Z')
@@ -13,7 +14,7 @@ const later = new Date('2026-02-02T03:04:05.678Z')
 const keyOf = (userId: string, createdAt = at) => ({ userId, version: 1, createdAt })
 
 describe('endedKeysIn', () => {
-  const log = keyLogOfEachTest()
+  const log = ofEachTest(freshKeyLog)
 
   it('reads the log once for all keys that are asked for together', async () => {
     const users = userIds(300)

@@ -3,28 +3,28 @@ import { randomBytes } from 'node:crypto'
 import { chmodSync, copyFileSync, existsSync, mkdirSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { describe, expect, it } from 'vitest'
 import { openKeyStore } from '../../src/adapters/open.js'
 import {
   applyKeyLog,
   EnvelopeCrypto,
   findLostKeys,
   type KeyLogEntry,
-  type KeyStore,
   localMasterKey,
   loggedStore,
   StoreError,
 } from '../../src/index.js'
 import { findUnfinishedErasures } from '../../src/key-log/erasures.js'
+import { ofEachTest } from '../support/each-test.js'
 import { errorOf } from '../support/errors.js'
-import { backends, freshStore, type TestStore } from '../support/fresh-store.js'
-import { keyLogOfEachTest, shredLine } from '../support/key-log-file.js'
+import { backends, freshStoreOfEachTest } from '../support/fresh-store.js'
+import { freshKeyLog, shredLine } from '../support/key-log-file.js'
 import { mintedRow, rowsOf } from '../support/rows.js'
 import { overriding } from '../support/store-doubles.js'
 
 const masterKeys = localMasterKey(randomBytes(32))
 
-const log = keyLogOfEachTest()
+const log = ofEachTest(freshKeyLog)
 
 /** As a shred writes it. */
 const LINE =
@@ -33,13 +33,7 @@ const LINE =
 const shreds = () => log.entries().filter((entry) => entry.event === 'shredded')
 
 describe.each(backends)('on %s', (backend) => {
-  let test: TestStore
-  let store: KeyStore
-  beforeEach(async () => {
-    test = await freshStore(backend)
-    store = test.store
-  })
-  afterEach(() => test.remove())
+  const { store } = freshStoreOfEachTest(backend)
 
   const open = (options: Partial<Parameters<typeof EnvelopeCrypto.open>[0]> = {}) =>
     EnvelopeCrypto.open({ store, masterKeys, closeStore: false, keyLog: log.path, ...options })

@@ -3,12 +3,11 @@ import { randomBytes } from 'node:crypto'
 import { chmodSync, existsSync, mkdirSync, rmdirSync } from 'node:fs'
 import { open } from 'node:fs/promises'
 import { join } from 'node:path'
-import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
+import { describe, expect, it, vi } from 'vitest'
 import { memoryKeyStore } from '../../src/adapters/memory.js'
 import {
   type EnvelopeCryptoOptions,
   type KeyLogEntry,
-  type KeyStore,
   localMasterKey,
   loggedStore,
   pruneRetired,
@@ -16,10 +15,11 @@ import {
 } from '../../src/index.js'
 import { KeyLogFile } from '../../src/key-log/file.js'
 import { type FaultyMethod, faultyStore } from '../../src/testing/faulty-store.js'
+import { ofEachTest } from '../support/each-test.js'
 import { errorOf } from '../support/errors.js'
-import { backends, freshService, freshStore, type TestStore } from '../support/fresh-store.js'
+import { backends, freshService, freshStoreOfEachTest } from '../support/fresh-store.js'
 import { gate, nextTurn } from '../support/gate.js'
-import { keyLogOfEachTest } from '../support/key-log-file.js'
+import { freshKeyLog } from '../support/key-log-file.js'
 import { everythingOf, secretForms } from '../support/leaks.js'
 import { mintedRow, rowsOf, rowsOfUser } from '../support/rows.js'
 import { overriding } from '../support/store-doubles.js'
@@ -28,7 +28,7 @@ import { userIds } from '../support/users.js'
 const masterKeys = localMasterKey(randomBytes(32))
 const kekId = masterKeys.id
 
-const log = keyLogOfEachTest()
+const log = ofEachTest(freshKeyLog)
 
 /** A sink that can be told to fail, and what it was given. */
 function sink() {
@@ -42,13 +42,7 @@ function sink() {
 }
 
 describe.each(backends)('on %s', (backend) => {
-  let test: TestStore
-  let store: KeyStore
-  beforeEach(async () => {
-    test = await freshStore(backend)
-    store = test.store
-  })
-  afterEach(() => test.remove())
+  const { test, store } = freshStoreOfEachTest(backend)
   const open = (options: Partial<EnvelopeCryptoOptions> = {}) =>
     test.open({ masterKeys, keyLog: log.path, ...options })
 

@@ -1,36 +1,30 @@
 /** An older copy of the store comes back, before a service is opened or while it runs, and the key log shows it. */
 import { chmodSync, chownSync, statSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
+import { describe, expect, it, vi } from 'vitest'
 import { memoryKeyStore } from '../../src/adapters/memory.js'
 import {
   applyKeyLog,
   copyKeys,
   generateMasterKey,
   type KeyRecord,
-  type KeyStore,
   localMasterKey,
   loggedStore,
 } from '../../src/index.js'
+import { ofEachTest } from '../support/each-test.js'
 import { errorOf } from '../support/errors.js'
-import { backends, freshStore, type TestStore } from '../support/fresh-store.js'
-import { keyLogOfEachTest, madeLine, shredLine } from '../support/key-log-file.js'
+import { backends, freshStoreOfEachTest } from '../support/fresh-store.js'
+import { freshKeyLog, madeLine, shredLine } from '../support/key-log-file.js'
 import { mintedRow, rowsOf, rowsOfUser } from '../support/rows.js'
 import { overriding } from '../support/store-doubles.js'
 import { userIds } from '../support/users.js'
 
 const masterKeys = localMasterKey(generateMasterKey())
 
-const log = keyLogOfEachTest()
+const log = ofEachTest(freshKeyLog)
 
 describe.each(backends)('on %s', (backend) => {
-  let test: TestStore
-  let store: KeyStore
-  beforeEach(async () => {
-    test = await freshStore(backend, { masterKeys })
-    store = test.store
-  })
-  afterEach(() => test.remove())
+  const { test, store } = freshStoreOfEachTest(backend, { masterKeys })
 
   /** Puts rows in the place of all that there are. */
   async function putBack(rows: readonly KeyRecord[]): Promise<void> {

@@ -1,17 +1,19 @@
 /** A key log that an application gets when its store has keys already: what it lacks is recorded, once. */
 import { randomBytes } from 'node:crypto'
-import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { describe, expect, it } from 'vitest'
 import {
   applyKeyLog,
   findLostKeys,
-  type KeyStore,
   localMasterKey,
   loggedStore,
   type RecordKeysOptions,
   recordKeys,
 } from '../../src/index.js'
-import { backends, freshStore, type TestStore } from '../support/fresh-store.js'
-import { keyLogOfEachTest, madeLine, shredLine } from '../support/key-log-file.js'
+import { itIf } from '../support/conditional.js'
+import type { Dialect } from '../support/databases.js'
+import { ofEachTest } from '../support/each-test.js'
+import { backends, freshStoreOfEachTest } from '../support/fresh-store.js'
+import { freshKeyLog, madeLine, shredLine } from '../support/key-log-file.js'
 import { fill, randomRecord, rowsOf, spoilTime } from '../support/rows.js'
 import { overriding } from '../support/store-doubles.js'
 import { orderedUserIds } from '../support/users.js'
@@ -19,16 +21,10 @@ import { orderedUserIds } from '../support/users.js'
 const masterKeys = localMasterKey(randomBytes(32))
 const NOTHING_UNREADABLE = { count: 0, rows: [] }
 
-const log = keyLogOfEachTest()
+const log = ofEachTest(freshKeyLog)
 
 describe.each(backends)('on %s', (backend) => {
-  let test: TestStore
-  let store: KeyStore
-  beforeEach(async () => {
-    test = await freshStore(backend)
-    store = test.store
-  })
-  afterEach(() => test.remove())
+  const { test, store } = freshStoreOfEachTest(backend)
   const record = (options: Partial<RecordKeysOptions> = {}) =>
     recordKeys({ store, keyLog: log.path, ...options })
   const open = () => test.open({ masterKeys, keyLog: log.path })
@@ -131,17 +127,19 @@ describe.each(backends)('on %s', (backend) => {
     expect(await applyKeyLog({ store, keyLog: log.path })).toEqual(['alice'])
   })
 
-  it('passes over a row that cannot be read, and names it', async () => {
-    if (backend === 'memory') return
-    await fill(store, masterKeys, ['alice', 'bob', 'carol'])
-    await spoilTime(backend, test.url ?? '', 'bob')
-    expect(await record()).toEqual({
-      complete: true,
-      keys: 2,
-      shredded: 0,
-      unreadable: { count: 1, rows: [{ userId: 'bob', version: 1 }] },
-    })
-  })
+  itIf(backend !== 'memory', 'in memory every time is a Date')(
+    'passes over a row that cannot be read, and names it',
+    async () => {
+      await fill(store, masterKeys, ['alice', 'bob', 'carol'])
+      await spoilTime(backend as Dialect, test.url ?? '', 'bob')
+      expect(await record()).toEqual({
+        complete: true,
+        keys: 2,
+        shredded: 0,
+        unreadable: { count: 1, rows: [{ userId: 'bob', version: 1 }] },
+      })
+    },
+  )
 
   it('stops after a page when it is told to, and goes on when it is done again', async () => {
     await store.insertIfAbsent(orderedUserIds(2500).map((userId) => randomRecord(userId)))

@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { applyKeyLog, copyKeys, EnvelopeCrypto, type KeyStore, localMasterKey } from '../../src/index.js'
 import { errorOf } from '../support/errors.js'
-import { type Backend, backends, freshStore, type TestStore } from '../support/fresh-store.js'
+import { chosenPairs, freshStore, type TestStore } from '../support/fresh-store.js'
 import { freshKeyLog, type KeyLogFile, shredLine } from '../support/key-log-file.js'
 import { fill, rowsOf } from '../support/rows.js'
 import { overriding } from '../support/store-doubles.js'
@@ -11,14 +11,9 @@ import { overriding } from '../support/store-doubles.js'
 const masterKeys = localMasterKey(randomBytes(32))
 const open = (store: KeyStore) => EnvelopeCrypto.open({ store, masterKeys, closeStore: false })
 
-const ways: readonly (readonly [Backend, Backend])[] = [
-  ['sqlite', 'postgres'],
-  ['postgres', 'sqlite'],
-  ['sqlite', 'memory'],
-]
-const chosen = ways.filter((way) => way.every((backend) => backends.includes(backend)))
+const pairs = chosenPairs(['sqlite', 'postgres'], ['postgres', 'sqlite'], ['sqlite', 'memory'])
 
-describe.each(chosen)('copyKeys from %s to %s', (source, target) => {
+describe.each(pairs)('copyKeys from %s to %s', (source, target) => {
   let from: TestStore
   let to: TestStore
   let stores: { readonly from: KeyStore; readonly to: KeyStore }

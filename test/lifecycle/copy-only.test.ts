@@ -1,33 +1,26 @@
 /** copyKeys with `only`: the rows of one user or tenant come back, whatever else has changed since. */
-import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { beforeEach, describe, expect, it } from 'vitest'
 import { type CopyOptions, copyKeys, type EnvelopeCrypto } from '../../src/index.js'
 import { tenantUserId } from '../../src/table.js'
-import { type Backend, backends, freshStore, type TestStore } from '../support/fresh-store.js'
-import { freshKeyLog, type KeyLogFile } from '../support/key-log-file.js'
+import { ofEachTest } from '../support/each-test.js'
+import { chosenPairs, freshStore } from '../support/fresh-store.js'
+import { freshKeyLog } from '../support/key-log-file.js'
 import { rowsOf, rowsOfUser } from '../support/rows.js'
 import { overriding } from '../support/store-doubles.js'
 import { root, usersOfTenants, withTenants } from '../support/tenant-hierarchy.js'
 import { expectAllOpen, type Sealed, sealAll } from '../support/tokens.js'
 
-const ways: readonly (readonly [Backend, Backend])[] = [
-  ['sqlite', 'postgres'],
-  ['postgres', 'sqlite'],
-  ['memory', 'memory'],
-]
-const chosen = ways.filter((way) => way.every((backend) => backends.includes(backend)))
+const pairs = chosenPairs(['sqlite', 'postgres'], ['postgres', 'sqlite'], ['memory', 'memory'])
 
-describe.each(chosen)('a backup in %s of a store in %s', (source, target) => {
+describe.each(pairs)('a backup in %s of a store in %s', (source, target) => {
   const other = root('other')
   const keys = withTenants(root('root'), { previous: [other] })
-  let backup: TestStore
-  let store: TestStore
-  let keyLog: KeyLogFile
+  const backup = ofEachTest(() => freshStore(source, { masterKeys: keys }))
+  const store = ofEachTest(() => freshStore(target, { masterKeys: keys }))
+  const keyLog = ofEachTest(freshKeyLog)
   let service: EnvelopeCrypto
   let sealed: Sealed[]
   beforeEach(async () => {
-    backup = await freshStore(source, { masterKeys: keys })
-    store = await freshStore(target, { masterKeys: keys })
-    keyLog = freshKeyLog()
     service = await store.open({ keyLog: keyLog.path })
     sealed = await sealAll(service, [...usersOfTenants(40, 4), 'lone'])
     await service.rotateTenantKey('t1')
@@ -35,11 +28,6 @@ describe.each(chosen)('a backup in %s of a store in %s', (source, target) => {
     // What was done since then keeps a whole restore from being done.
     await service.moveTenant('t2', other)
     await service.rotateUserKey('lone')
-  })
-  afterEach(async () => {
-    await backup.remove()
-    await store.remove()
-    keyLog.remove()
   })
 
   const restore = (options: Partial<CopyOptions> = {}) =>

@@ -1,5 +1,5 @@
 /** Copies, backups and the key log with tenants: their keys come along, and a shredded tenant never comes back. */
-import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { beforeEach, describe, expect, it } from 'vitest'
 import {
   applyKeyLog,
   copyKeys,
@@ -9,42 +9,30 @@ import {
   verifyAll,
 } from '../../src/index.js'
 import { tenantUserId } from '../../src/table.js'
-import { type Backend, backends, freshStore, type TestStore } from '../support/fresh-store.js'
-import { freshKeyLog, type KeyLogFile } from '../support/key-log-file.js'
+import { ofEachTest } from '../support/each-test.js'
+import { chosenPairs, freshStore } from '../support/fresh-store.js'
+import { freshKeyLog } from '../support/key-log-file.js'
 import { rowsOf } from '../support/rows.js'
 import { expectInPlace, root, usersOfTenants, withTenants } from '../support/tenant-hierarchy.js'
 import { tenantOf } from '../support/tenants.js'
 import { expectAllOpen, type Sealed, sealAll } from '../support/tokens.js'
 
-const ways: readonly (readonly [Backend, Backend])[] = [
-  ['sqlite', 'postgres'],
-  ['postgres', 'sqlite'],
-  ['memory', 'memory'],
-]
-const chosen = ways.filter((way) => way.every((backend) => backends.includes(backend)))
+const pairs = chosenPairs(['sqlite', 'postgres'], ['postgres', 'sqlite'], ['memory', 'memory'])
 const USERS = usersOfTenants(40, 4)
 const ofTenant = (id: string) => USERS.filter((userId) => tenantOf(userId) === id)
 
-describe.each(chosen)('tenants from %s to %s', (source, target) => {
+describe.each(pairs)('tenants from %s to %s', (source, target) => {
   const keys = withTenants(root('root'))
-  let from: TestStore
-  let to: TestStore
-  let keyLog: KeyLogFile
+  const from = ofEachTest(() => freshStore(source, { masterKeys: keys }))
+  const to = ofEachTest(() => freshStore(target, { masterKeys: keys }))
+  const keyLog = ofEachTest(freshKeyLog)
   let sealed: Sealed[]
   let service: EnvelopeCrypto
   beforeEach(async () => {
-    from = await freshStore(source, { masterKeys: keys })
-    to = await freshStore(target, { masterKeys: keys })
-    keyLog = freshKeyLog()
     service = await from.open({ keyLog: keyLog.path })
     sealed = await sealAll(service, [...USERS, 'lone'])
     await service.rotateTenantKey('t1')
     await service.rotateUserKey(USERS[1] as string)
-  })
-  afterEach(async () => {
-    await from.remove()
-    await to.remove()
-    keyLog.remove()
   })
 
   const copy = (options = {}) => copyKeys({ from: from.store, to: to.store, batchSize: 7, ...options })

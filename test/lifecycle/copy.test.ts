@@ -13,7 +13,7 @@ import {
 } from '../../src/index.js'
 import { ODD_IDS } from '../../src/testing/fixture.js'
 import { errorOf } from '../support/errors.js'
-import { type Backend, backends, freshStore, type TestStore } from '../support/fresh-store.js'
+import { chosenPairs, freshStore, type TestStore } from '../support/fresh-store.js'
 import { fill, mintedRow, rowsOf, v2Row } from '../support/rows.js'
 import { overriding } from '../support/store-doubles.js'
 import { expectAllOpen, sealAll } from '../support/tokens.js'
@@ -29,15 +29,14 @@ const open = (store: KeyStore) =>
     allowUnknownMasterKeys: true,
   })
 
-const ways: readonly (readonly [Backend, Backend])[] = [
+const pairs = chosenPairs(
   ['sqlite', 'postgres'],
   ['postgres', 'sqlite'],
   ['sqlite', 'sqlite'],
   ['sqlite', 'memory'],
-]
-const chosen = ways.filter((way) => way.every((backend) => backends.includes(backend)))
+)
 
-describe.each(chosen)('copyKeys from %s to %s', (source, target) => {
+describe.each(pairs)('copyKeys from %s to %s', (source, target) => {
   let from: TestStore
   let to: TestStore
   let stores: { readonly from: KeyStore; readonly to: KeyStore }

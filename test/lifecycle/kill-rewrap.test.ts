@@ -7,16 +7,7 @@ import {
   type RewrapReport,
   verifyAll,
 } from '../../src/index.js'
-import {
-  BATCH_SIZE,
-  expectSound,
-  KEYS,
-  KILLS,
-  killAt,
-  killMoments,
-  seed,
-  TIMEOUT_MS,
-} from '../support/child-kills.js'
+import { BATCH_SIZE, KEYS, KILLS, killRewraps, seed, TIMEOUT_MS } from '../support/child-kills.js'
 import { type ChildScript, reportOf, startChild } from '../support/child-process.js'
 import {
   type HandedOut,
@@ -78,13 +69,7 @@ describe.each(dialects)('%s: a new master key, with four processes at work', (di
       await annotate(`KILL_SEED=${seed}`)
       const tokens = await handOut(url, oldKeys, userIds(KEYS))
       const traffic = await startAll(true)
-      let hits = 0
-      for (const moment of killMoments(KILLS, Math.floor(KEYS / BATCH_SIZE / (KILLS + 1)))) {
-        const rewrap = startRewrap()
-        rewrap.send('go')
-        if (await killAt(rewrap, moment)) hits += 1
-        expectSound(url)
-      }
+      const hits = await killRewraps(url, startRewrap)
       expect(hits).toBeGreaterThan(0)
 
       const whole = startRewrap()

@@ -15,6 +15,7 @@ import {
   KILLS,
   killAt,
   killMoments,
+  killRewraps,
   seed,
   TIMEOUT_MS,
 } from '../support/child-kills.js'
@@ -60,20 +61,10 @@ describe.each(dialects)('%s: tenants, with four processes at work', (dialect) =>
     return traffic
   }
 
-  /** Rewraps, killed several times, and then to its end. */
-  async function rewrapKilled(env: NodeJS.ProcessEnv): Promise<number> {
-    let hits = 0
-    for (const moment of killMoments(KILLS, Math.floor(KEYS / BATCH_SIZE / (KILLS + 1)))) {
-      const rewrap = start('rewrap.mjs', [String(BATCH_SIZE)], env)
-      rewrap.send('go')
-      if (await killAt(rewrap, moment)) hits += 1
-      expectSound(url)
-    }
-    return hits
-  }
+  const startRewrap = (env: NodeJS.ProcessEnv) => start('rewrap.mjs', [String(BATCH_SIZE)], env)
 
   async function rewrapWhole(env: NodeJS.ProcessEnv): Promise<RewrapReport> {
-    const rewrap = start('rewrap.mjs', [String(BATCH_SIZE)], env)
+    const rewrap = startRewrap(env)
     rewrap.send('go')
     return reportOf<RewrapReport>(rewrap)
   }
@@ -100,7 +91,7 @@ describe.each(dialects)('%s: tenants, with four processes at work', (dialect) =>
       const tokens = await handOut(url, flat, userIds(KEYS))
       // The deployment has begun: some processes know of tenants, and some do not.
       const traffic = await startAll([FLAT, FLAT, HIERARCHY, HIERARCHY])
-      const there = await rewrapKilled(HIERARCHY)
+      const there = await killRewraps(url, () => startRewrap(HIERARCHY))
       expect(there).toBeGreaterThan(0)
       tokens.push(...(await stopAll(traffic.slice(0, 2))))
       const report = await rewrapWhole(HIERARCHY)
@@ -109,7 +100,7 @@ describe.each(dialects)('%s: tenants, with four processes at work', (dialect) =>
       await expectSoundAndIn(hierarchy, tenantOf, tokens)
 
       const others = await startAll([HIERARCHY, HIERARCHY, BACK, BACK])
-      const back = await rewrapKilled(BACK)
+      const back = await killRewraps(url, () => startRewrap(BACK))
       expect(back).toBeGreaterThan(0)
       tokens.push(...(await stopAll(others.slice(0, 2))))
       expect(await rewrapWhole(BACK)).toMatchObject({ complete: true, failedCount: 0 })

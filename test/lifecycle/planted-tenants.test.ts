@@ -1,8 +1,7 @@
 /** A version of a tenant's key that somebody may have planted: no user comes under it, and it comes under no root of the tenant. */
-import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { beforeEach, describe, expect, it } from 'vitest'
 import {
   generateMasterKey,
-  type KeyStore,
   localMasterKey,
   type MasterKey,
   type MasterKeyring,
@@ -11,7 +10,7 @@ import {
   verifyAll,
 } from '../../src/index.js'
 import { tenantUserId } from '../../src/table.js'
-import { backends, freshStore, type TestStore } from '../support/fresh-store.js'
+import { backends, freshStoreOfEachTest } from '../support/fresh-store.js'
 import { serviceError } from '../support/key-service.js'
 import { mintedRow, rowsOf } from '../support/rows.js'
 import { overriding } from '../support/store-doubles.js'
@@ -20,19 +19,15 @@ import { keksOf, tenantRowsOf } from '../support/tenants.js'
 import { expectAllOpen, sealAll } from '../support/tokens.js'
 
 describe.each(backends)('a tenant’s key that may be planted, on %s', (backend) => {
-  let test: TestStore
-  let store: KeyStore
+  const { test, store } = freshStoreOfEachTest(backend)
   let primary: MasterKey
   let acme: Root
   let beta: Root
-  beforeEach(async () => {
-    test = await freshStore(backend)
-    store = test.store
+  beforeEach(() => {
     primary = key()
     acme = root('root-of-acme')
     beta = root('root-of-beta')
   })
-  afterEach(() => test.remove())
 
   const key = () => localMasterKey(generateMasterKey())
   const keyring = (previous: readonly MasterKey[] = []): MasterKeyring =>

@@ -1,10 +1,9 @@
 /** rewrapAll: every row gets under the new master key, every token still opens, and the report is true. */
 import { randomBytes } from 'node:crypto'
-import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { beforeEach, describe, expect, it } from 'vitest'
 import { openKeyStore } from '../../src/adapters/open.js'
 import {
   census,
-  type KeyStore,
   type LocalMasterKey,
   localMasterKey,
   type MasterKey,
@@ -12,8 +11,9 @@ import {
   type Progress,
   rewrapAll,
 } from '../../src/index.js'
-import { temporaryFolder } from '../support/databases.js'
-import { backends, freshStore, type TestStore } from '../support/fresh-store.js'
+import { itIf } from '../support/conditional.js'
+import { type Dialect, temporaryFolder } from '../support/databases.js'
+import { backends, freshStoreOfEachTest } from '../support/fresh-store.js'
 import { copyReference, reference } from '../support/reference-file.js'
 import { alterRow, corrupted, fill, rowsOf, spoilTime, v2Row } from '../support/rows.js'
 import { countedStore, overriding, remoteMasterKey } from '../support/store-doubles.js'
@@ -23,17 +23,13 @@ import { orderedUserIds } from '../support/users.js'
 const newKey = () => localMasterKey(randomBytes(32))
 
 describe.each(backends)('rewrapAll on %s', (backend) => {
-  let test: TestStore
-  let store: KeyStore
+  const { test, store } = freshStoreOfEachTest(backend)
   let old: LocalMasterKey
   let fresh: LocalMasterKey
-  beforeEach(async () => {
-    test = await freshStore(backend)
-    store = test.store
+  beforeEach(() => {
     old = newKey()
     fresh = newKey()
   })
-  afterEach(() => test.remove())
 
   const both = () => masterKeyring({ primary: fresh, previous: [old] })
   const open = (masterKeys: MasterKey) => test.open({ masterKeys, accept: { tokens: ['v2'] } })
@@ -137,18 +133,20 @@ describe.each(backends)('rewrapAll on %s', (backend) => {
     expect(report.masterKeys[1]).toMatchObject({ rows: 1 + unreadable.length, noRowNeedsIt: false })
   })
 
-  it('finds a row that cannot be read by halving pages: one of 1,000 costs some ten more queries', async () => {
-    if (backend === 'memory') return
-    await fill(store, old, orderedUserIds(1000))
-    await spoilTime(backend, test.url ?? '', 'user-000700')
-    const counted = countedStore(store)
-    expect(await rewrapAll({ store: counted.store, masterKeys: both() })).toMatchObject({
-      changed: 999,
-      failedCount: 1,
-    })
-    // Two passes: one that rewraps all other rows, and one that finds nothing more to do.
-    expect(counted.calls.list).toBeLessThan(60)
-  })
+  itIf(backend !== 'memory', 'in memory every time is a Date')(
+    'finds a row that cannot be read by halving pages: one of 1,000 costs some ten more queries',
+    async () => {
+      await fill(store, old, orderedUserIds(1000))
+      await spoilTime(backend as Dialect, test.url ?? '', 'user-000700')
+      const counted = countedStore(store)
+      expect(await rewrapAll({ store: counted.store, masterKeys: both() })).toMatchObject({
+        changed: 999,
+        failedCount: 1,
+      })
+      // Two passes: one that rewraps all other rows, and one that finds nothing more to do.
+      expect(counted.calls.list).toBeLessThan(60)
+    },
+  )
 
   it('wraps in the reference’s format with format: "v2", and back', async () => {
     const sealed = await sealAll(await open(old), orderedUserIds(5))

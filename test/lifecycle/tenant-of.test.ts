@@ -1,29 +1,24 @@
 /** A `tenantOf` that fails for some users while rewrapAll asks it about all of them. */
-import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { beforeEach, describe, expect, it } from 'vitest'
 import {
   generateMasterKey,
-  type KeyStore,
   localMasterKey,
   type MasterKey,
   masterKeyring,
   rewrapAll,
 } from '../../src/index.js'
 import { itIf } from '../support/conditional.js'
-import { backends, freshStore, type TestStore } from '../support/fresh-store.js'
+import { backends, freshStoreOfEachTest } from '../support/fresh-store.js'
 import { fill } from '../support/rows.js'
 import { slow } from '../support/slow.js'
 import { keksOf, tenantOf } from '../support/tenants.js'
 
 describe.each(backends)('rewrapAll with a tenantOf that fails, on %s', (backend) => {
-  let test: TestStore
-  let store: KeyStore
+  const { store } = freshStoreOfEachTest(backend)
   let primary: MasterKey
-  beforeEach(async () => {
-    test = await freshStore(backend)
-    store = test.store
+  beforeEach(() => {
     primary = localMasterKey(generateMasterKey())
   })
-  afterEach(() => test.remove())
 
   it.each<[string, () => unknown, object]>([
     [

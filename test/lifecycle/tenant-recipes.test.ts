@@ -1,7 +1,7 @@
 /** The recipes of docs/MASTER-KEYS.md with tenants, while some processes are a step behind the others: nobody fails at any step. */
-import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { type KeyStore, masterKeyring, rewrapAll } from '../../src/index.js'
-import { backends, freshStore, type TestStore } from '../support/fresh-store.js'
+import { describe, expect, it } from 'vitest'
+import { masterKeyring, rewrapAll } from '../../src/index.js'
+import { backends, freshStoreOfEachTest } from '../support/fresh-store.js'
 import { root, usersOfTenants } from '../support/tenant-hierarchy.js'
 import { keksOf, tenantOf, tenantRowsOf } from '../support/tenants.js'
 import { expectAllOpen, sealAll } from '../support/tokens.js'
@@ -10,13 +10,7 @@ describe.each(backends)('recipes of tenants on %s', (backend) => {
   const primary = root('primary')
   const [a, b] = [root('a'), root('b')]
   const rootIs = (own: typeof a) => (tenantId: string) => (tenantId === 't0' ? own : null)
-  let test: TestStore
-  let store: KeyStore
-  beforeEach(async () => {
-    test = await freshStore(backend)
-    store = test.store
-  })
-  afterEach(() => test.remove())
+  const { test, store } = freshStoreOfEachTest(backend)
 
   it('one root to tenants', async () => {
     const before = masterKeyring({ primary })

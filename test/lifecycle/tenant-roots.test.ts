@@ -1,8 +1,7 @@
 /** Under which roots long operations leave tenants' own keys, and whom they bring under which version. */
-import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { beforeEach, describe, expect, it } from 'vitest'
 import {
   type KeyRecord,
-  type KeyStore,
   type MasterKeyring,
   masterKeyring,
   rewrapAll,
@@ -11,7 +10,7 @@ import {
 } from '../../src/index.js'
 import { newDataKey } from '../../src/master-keys/key-wrap.js'
 import { tenantIdOf, tenantUserId } from '../../src/table.js'
-import { backends, freshStore, type TestStore } from '../support/fresh-store.js'
+import { backends, freshStoreOfEachTest } from '../support/fresh-store.js'
 import { rowsOf } from '../support/rows.js'
 import { overriding } from '../support/store-doubles.js'
 import { type Root, root, usersOfTenants, withTenants } from '../support/tenant-hierarchy.js'
@@ -22,15 +21,11 @@ const TENANTS = 6
 const USERS = usersOfTenants(60, TENANTS)
 
 describe.each(backends)('roots of tenants in long operations on %s', (backend) => {
-  let test: TestStore
-  let store: KeyStore
+  const { test, store } = freshStoreOfEachTest(backend)
   let primary: Root
-  beforeEach(async () => {
-    test = await freshStore(backend)
-    store = test.store
+  beforeEach(() => {
     primary = root('root-a')
   })
-  afterEach(() => test.remove())
 
   const open = (masterKeys: MasterKeyring) => test.open({ masterKeys })
   const seal = async (masterKeys: MasterKeyring): Promise<Sealed[]> => sealAll(await open(masterKeys), USERS)

@@ -1,11 +1,10 @@
 /** verifyAll: it reports each fault once, and none in a healthy store. */
 import { randomBytes } from 'node:crypto'
 import { chmodSync } from 'node:fs'
-import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
+import { beforeEach, describe, expect, it, vi } from 'vitest'
 import { LEDGER } from '../../src/adapters/migrator.js'
 import {
   census,
-  type KeyStore,
   type LocalMasterKey,
   localMasterKey,
   masterKeyring,
@@ -13,7 +12,7 @@ import {
   type VerifyOptions,
   verifyAll,
 } from '../../src/index.js'
-import { backends, freshStore, type TestStore } from '../support/fresh-store.js'
+import { backends, freshStoreOfEachTest } from '../support/fresh-store.js'
 import { storeMaintenance } from '../support/maintenance.js'
 import { runSql } from '../support/raw-database.js'
 import {
@@ -32,12 +31,9 @@ import { orderedUserIds } from '../support/users.js'
 const DAY_MS = 24 * 60 * 60 * 1000
 
 describe.each(backends)('verifyAll on %s', (backend) => {
-  let test: TestStore
-  let store: KeyStore
+  const { test, store } = freshStoreOfEachTest(backend)
   let master: LocalMasterKey
   beforeEach(async () => {
-    test = await freshStore(backend)
-    store = test.store
     master = localMasterKey(randomBytes(32))
     const envelope = await test.open({ masterKeys: master })
     for (const userId of ['alice', 'bob', 'carol']) await envelope.encrypt(userId, 'x')
@@ -45,7 +41,6 @@ describe.each(backends)('verifyAll on %s', (backend) => {
     await envelope.rotateUserKey('alice')
     await envelope.shredUser('carol')
   })
-  afterEach(() => test.remove())
 
   /** The server that tests start runs without fsync, which inspect reports. */
   const isOfTheServer = ({ kind, reason }: { kind: string; reason: string }) =>

@@ -1,5 +1,5 @@
 /** What would be published, packed and used in an empty project: entries, names, types, missing and unwanted drivers. */
-import { execFile, execFileSync } from 'node:child_process'
+import { execFileSync } from 'node:child_process'
 import {
   chmodSync,
   cpSync,
@@ -10,13 +10,14 @@ import {
   symlinkSync,
   writeFileSync,
 } from 'node:fs'
-import { dirname, join } from 'node:path'
+import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { cleanEnvironment } from '../support/command.js'
 import { freshDatabase, temporaryFolder } from '../support/databases.js'
+import { checkPackage, type Ended, runNode } from '../support/node-script.js'
+import { root } from '../support/root.js'
 
-const root = join(import.meta.dirname, '..', '..')
 const PACKAGE = 'drizzle-keystore'
 
 /** The public names of the core: a change here is a change of the contract. Types are not seen at run time. */
@@ -57,11 +58,6 @@ const CORE_NAMES = [
   'verifyAll',
 ]
 
-interface Ended {
-  readonly status: number
-  readonly output: string
-}
-
 /** What the entry of the sweep offers. */
 const REENCRYPT_NAMES = ['defineEncrypted', 'drizzleSource', 'jsonlSource', 'reencrypt', 'sqlSource']
 
@@ -77,18 +73,6 @@ const CORE_FILES = [
   'chunks/shared.js',
   'index.js',
 ]
-
-/** Runs node. @returns how it ended, and all that it printed */
-function node(cwd: string, ...args: string[]): Promise<Ended> {
-  return new Promise((resolve) => {
-    execFile(process.execPath, args, { cwd }, (error, stdout, stderr) => {
-      const status = error === null ? 0 : typeof error.code === 'number' ? error.code : 1
-      resolve({ status, output: stdout + stderr })
-    })
-  })
-}
-
-const checkPackage = (...args: string[]) => node(root, join(root, 'scripts', 'check-package.mjs'), ...args)
 
 let application: ReturnType<typeof temporaryFolder>
 let checked: Ended
@@ -108,7 +92,7 @@ async function namesOf(entry: string): Promise<string[]> {
 /** Runs a module in the application. */
 function run(name: string, code: string, folder = application.path, ...flags: string[]): Promise<Ended> {
   writeFileSync(join(folder, `${name}.mjs`), code)
-  return node(folder, '--no-warnings', ...flags, `${name}.mjs`)
+  return runNode(folder, '--no-warnings', ...flags, `${name}.mjs`)
 }
 
 describe('the packed package', () => {
@@ -374,7 +358,7 @@ describe('the types of the packed package', () => {
     writeFileSync(join(application.path, config), JSON.stringify({ compilerOptions, files: ['consumer.ts'] }))
     writeFileSync(join(application.path, 'consumer.ts'), source)
     const tsc = join(root, 'node_modules', 'typescript', 'bin', 'tsc')
-    return (await node(application.path, tsc, '--project', config, '--pretty', 'false')).output
+    return (await runNode(application.path, tsc, '--project', config, '--pretty', 'false')).output
   }
 
   it('resolve for every entry', async () => {
@@ -392,70 +376,5 @@ describe('the types of the packed package', () => {
     expect(
       complaints.filter((line) => line.includes(`${PACKAGE}/`) || line.startsWith('consumer.ts')),
     ).toEqual([])
-  })
-})
-
-describe('scripts/check-package.mjs', () => {
-  /** Packs a copy of what is published after `spoil` has changed it. */
-  async function checkSpoiled(spoil: (folder: string) => void): Promise<Ended> {
-    const scratch = temporaryFolder()
-    try {
-      for (const entry of ['package.json', 'README.md', 'LICENSE', 'dist', 'migrations']) {
-        cpSync(join(root, entry), join(scratch.path, entry), { recursive: true })
-      }
-      spoil(scratch.path)
-      return await checkPackage('--root', scratch.path)
-    } finally {
-      scratch.remove()
-    }
-  }
-  const write = (file: string, text: string) => (folder: string) => {
-    mkdirSync(dirname(join(folder, file)), { recursive: true })
-    writeFileSync(join(folder, file), text)
-  }
-  const editManifest =
-    (edit: (manifest: Record<string, Record<string, unknown>>) => void) => (folder: string) => {
-      const file = join(folder, 'package.json')
-      const manifest = JSON.parse(readFileSync(file, 'utf8'))
-      edit(manifest)
-      writeFileSync(file, JSON.stringify(manifest))
-    }
-  // A run takes two seconds, so one finds several faults.
-  it('complains about files that must not be published, or are missing', async () => {
-    const { status, output } = await checkSpoiled((folder) => {
-      write('dist/some.test.js', '')(folder)
-      write('migrations/keystore.db', '')(folder)
-      write('dist/master.key', 'x')(folder)
-      write('dist/x.js.map', '{}')(folder)
-      write('dist/y.js', `// ${folder}`)(folder)
-      rmSync(join(folder, 'LICENSE'))
-      rmSync(join(folder, 'migrations', 'postgres'), { recursive: true })
-    })
-    expect(output.trim().split('\n')).toEqual([
-      'dist/master.key: must not be published',
-      'dist/some.test.js: must not be published',
-      'dist/x.js.map: must not be published',
-      'dist/y.js: names a folder of the machine that built it',
-      'migrations/keystore.db: must not be published',
-      'LICENSE: is missing',
-      'migrations/postgres/meta/_journal.json: is missing',
-    ])
-    expect(status).toBe(1)
-  })
-
-  it('complains about an entry without a file, one that cannot be required, and one with two instances', async () => {
-    const { status, output } = await checkSpoiled((folder) => {
-      write('dist/index.js', `await 0\n${readFileSync(join(folder, 'dist/index.js'), 'utf8')}`)(folder)
-      write('dist/memory.cjs', 'exports.memoryKeyStore = () => undefined\n')(folder)
-      const memory = { import: './dist/adapters/memory.js', require: './dist/memory.cjs' }
-      editManifest(({ exports }) =>
-        Object.assign(exports ?? {}, { './memory': memory, './gone': './dist/gone.js' }),
-      )(folder)
-    })
-    expect(output).toContain('drizzle-keystore: ERR_REQUIRE_ASYNC_MODULE')
-    expect(output).toContain('drizzle-keystore/memory: memoryKeyStore differs between import and require')
-    expect(output).toContain('publint: pkg.exports["./gone"] is ./dist/gone.js but the file does not exist')
-    expect(output).toContain('drizzle-keystore/gone: ERR_MODULE_NOT_FOUND')
-    expect(status).toBe(1)
   })
 })

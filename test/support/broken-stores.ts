@@ -1,11 +1,10 @@
 /** Stores that break the contract of KeyStore, each in one way seen in practice: the conformance suite must fail each of them. */
-import { memoryKeyStore } from '../../src/adapters/memory.js'
 import type { KeyStore, StoreChange, StoreMaintenance } from '../../src/store.js'
 import { compareRefs, isTenantKekId, isTenantRow, type KeyRecord, type KeyRef } from '../../src/table.js'
-import type { KeyStoreSubject, TestRunner } from '../../src/testing/index.js'
+import { storeMaintenance } from './maintenance.js'
 
 /** The methods that a broken store has in place of those of `intact`. */
-type Break = (intact: KeyStore) => Partial<KeyStore>
+export type Break = (intact: KeyStore) => Partial<KeyStore>
 
 const NO_KEY = new Uint8Array(0)
 const isLive = ({ shreddedAt }: KeyRecord) => shreddedAt === null
@@ -16,13 +15,8 @@ const refsOf = (rows: readonly KeyRecord[]): KeyRef[] =>
 const everyRow = (store: KeyStore) => store.list({ limit: 100_000 })
 const turn = () => new Promise<void>((resolve) => setImmediate(resolve))
 
-function maintenanceOf({ maintenance }: KeyStore): StoreMaintenance {
-  if (maintenance === undefined) throw new Error('the store has no maintenance')
-  return maintenance
-}
-
 function maintained(intact: KeyStore, broken: Partial<StoreMaintenance>): Partial<KeyStore> {
-  return { maintenance: { ...maintenanceOf(intact), ...broken } }
+  return { maintenance: { ...storeMaintenance(intact), ...broken } }
 }
 
 /** Does not report the changes that one method makes. */
@@ -279,7 +273,7 @@ export const breaks: Record<string, Break> = {
     maintained(intact, {
       async restore(records) {
         await intact.remove(refsOf(records))
-        return maintenanceOf(intact).restore(records)
+        return storeMaintenance(intact).restore(records)
       },
     }),
   'restore inserts version n only above n − 1': (intact) =>
@@ -292,8 +286,8 @@ export const breaks: Record<string, Break> = {
         const ids = records.map(({ userId }) => userId)
         const dead = [...(await intact.getAll(ids)).values()].flat().filter((row) => !isLive(row))
         await intact.remove(refsOf(dead))
-        await maintenanceOf(intact).restore(records.filter(isLive))
-        await maintenanceOf(intact).restore([...records, ...dead])
+        await storeMaintenance(intact).restore(records.filter(isLive))
+        await storeMaintenance(intact).restore([...records, ...dead])
         return [...records]
       },
     }),
@@ -307,14 +301,14 @@ export const breaks: Record<string, Break> = {
           shredded.add(row.userId)
           return isFirst
         })
-        await maintenanceOf(intact).restore(first)
+        await storeMaintenance(intact).restore(first)
         return [...records]
       },
     }),
   'restore returns its argument, not the stored rows': (intact) =>
     maintained(intact, {
       async restore(records) {
-        await maintenanceOf(intact).restore(records)
+        await storeMaintenance(intact).restore(records)
         return [...records]
       },
     }),
@@ -324,7 +318,7 @@ export const breaks: Record<string, Break> = {
     maintained(intact, {
       async finishErasure() {
         await intact.remove(refsOf((await everyRow(intact)).filter((row) => !isLive(row))))
-        return maintenanceOf(intact).finishErasure()
+        return storeMaintenance(intact).finishErasure()
       },
     }),
   'inspect finds an error in an intact store': (intact) =>
@@ -334,7 +328,7 @@ export const breaks: Record<string, Break> = {
   'the dated census gives every group the ages of all rows': (intact) =>
     maintained(intact, {
       async datedCensus() {
-        const rows = await maintenanceOf(intact).datedCensus()
+        const rows = await storeMaintenance(intact).datedCensus()
         const times = rows.flatMap(({ oldest, newest }) => [oldest.getTime(), newest.getTime()])
         return rows.map((row) => ({
           ...row,
@@ -426,56 +420,4 @@ export const breaks: Record<string, Break> = {
     census: async () => (await intact.census()).map((row) => ({ ...row, shredded: false })),
   }),
   'close does nothing': () => ({ close: async () => undefined }),
-}
-
-/** A memory store with some methods replaced, as a subject of the suite. `breakDown` replaces them by those of `outage` instead. */
-export function memorySubject(name: string, change: Break, outage?: Partial<KeyStore>): KeyStoreSubject {
-  return {
-    name,
-    async open() {
-      const intact = memoryKeyStore()
-      let overrides = change(intact)
-      const store = new Proxy(intact, {
-        get(target, property) {
-          const override: unknown = Reflect.get(overrides, property)
-          if (override !== undefined) return override
-          const value: unknown = Reflect.get(target, property)
-          return typeof value === 'function' ? value.bind(target) : value
-        },
-      })
-      const breakDown = async () => {
-        overrides = { ...outage }
-      }
-      return { store, close: () => intact.close(), ...(outage === undefined ? {} : { breakDown }) }
-    },
-  }
-}
-
-/** Runs a suite as a test runner would. `bail` ends it at the first failure, and runs slow tests last. */
-export async function runSuite(
-  define: (runner: TestRunner) => void,
-  { bail = false } = {},
-): Promise<{ passed: string[]; failed: string[] }> {
-  const tests: { name: string; body: () => Promise<void> }[] = []
-  const before: (() => Promise<void>)[] = []
-  const after: (() => Promise<void>)[] = []
-  define({
-    describe: (_, body) => body(),
-    it: (name, body) => tests.push({ name, body }),
-    beforeEach: (hook) => before.push(hook),
-    afterEach: (hook) => after.push(hook),
-  })
-  if (bail) tests.sort((a, b) => Number(a.name.includes('2,000')) - Number(b.name.includes('2,000')))
-  const result = { passed: [] as string[], failed: [] as string[] }
-  for (const { name, body } of tests) {
-    for (const hook of before) await hook()
-    const outcome = await body().then(
-      () => result.passed,
-      () => result.failed,
-    )
-    outcome.push(name)
-    for (const hook of after) await hook()
-    if (bail && result.failed.length > 0) break
-  }
-  return result
 }

@@ -54,6 +54,18 @@ export async function killAt(child: ChildScript, moment: KillMoment): Promise<bo
   return !printed.some(isReport)
 }
 
+/** Starts rewraps of {@link KEYS} keys one after the other, and kills each. @returns how many were still at work */
+export async function killRewraps(url: string, start: () => ChildScript): Promise<number> {
+  let hits = 0
+  for (const moment of killMoments(KILLS, Math.floor(KEYS / BATCH_SIZE / (KILLS + 1)))) {
+    const rewrap = start()
+    rewrap.send('go')
+    if (await killAt(rewrap, moment)) hits += 1
+    expectSound(url)
+  }
+  return hits
+}
+
 function isReport(line: string): boolean {
   return line.startsWith('{')
 }

@@ -13,6 +13,7 @@ import {
 import { tenantUserId } from '../../src/table.js'
 import { type CommandStore, commandStore } from './command-store.js'
 import type { Dialect } from './databases.js'
+import { ofEachTest, standIn } from './each-test.js'
 import { rowsOfUser } from './rows.js'
 
 export const NO_MASTER_KEY = { API_KEY_MASTER_KEY_FILE: '' }
@@ -39,9 +40,20 @@ export interface CommandTenants {
   rowsOfTenant(tenantId: string): Promise<readonly KeyRecord[]>
   /** The KEK id of each version of a tenant's key. */
   rootsOf(tenantId: string): Promise<readonly (string | null)[]>
+  /** Removes the store. */
+  remove(): Promise<void>
 }
 
-export async function commandTenants(dialect: Dialect): Promise<CommandTenants> {
+/** To be called where `beforeEach` may be: such an application of each test. @returns that of the running test, and its store */
+export function commandTenantsOfEachTest(dialect: Dialect): {
+  readonly app: CommandTenants
+  readonly store: CommandStore
+} {
+  const app = ofEachTest(() => commandTenants(dialect))
+  return { app, store: standIn(() => app.store) }
+}
+
+async function commandTenants(dialect: Dialect): Promise<CommandTenants> {
   const store = await commandStore(dialect)
   const path = (name: string) => join(store.folder, 'keys', `${name}.key`)
   writeFileSync(path('customer'), `${generateMasterKey()}\n`, { mode: 0o600 })
@@ -77,5 +89,6 @@ export async function commandTenants(dialect: Dialect): Promise<CommandTenants> 
       ),
     rowsOfTenant,
     rootsOf: async (tenantId) => (await rowsOfTenant(tenantId)).map(({ kekId }) => kekId),
+    remove: () => store.remove(),
   }
 }

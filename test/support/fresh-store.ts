@@ -9,12 +9,20 @@ import {
   localMasterKey,
 } from '../../src/index.js'
 import { type Dialect, dialects, freshDatabase, isChosen } from './databases.js'
+import { ofEachTest, standIn } from './each-test.js'
 import { overriding } from './store-doubles.js'
 
 export type Backend = Dialect | 'memory'
 
 /** The kinds of stores to loop over. */
 export const backends: readonly Backend[] = [...dialects, ...(isChosen('memory') ? ['memory' as const] : [])]
+
+/** Those of the pairs to loop over both of which are chosen. */
+export function chosenPairs(
+  ...pairs: readonly (readonly [Backend, Backend])[]
+): readonly (readonly [Backend, Backend])[] {
+  return pairs.filter((pair) => pair.every((backend) => backends.includes(backend)))
+}
 
 export interface TestStore {
   readonly store: KeyStore
@@ -63,6 +71,15 @@ export async function freshStore(
       await database?.remove()
     },
   }
+}
+
+/** To be called where `beforeEach` may be: a fresh store of each test, which is removed after it. @returns that of the running test */
+export function freshStoreOfEachTest(
+  backend: Backend,
+  defaults: Partial<EnvelopeCryptoOptions> = {},
+): { readonly test: TestStore; readonly store: KeyStore } {
+  const test = ofEachTest(() => freshStore(backend, defaults))
+  return { test, store: standIn(() => test.store) }
 }
 
 /** Opens the store that a URL names, for one piece of work. */

@@ -1,7 +1,6 @@
 /** A key log in a temporary folder. */
 import { appendFileSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { afterEach, beforeEach } from 'vitest'
 import { type KeyLogEntry, parseEntry } from '../../src/key-log/entry.js'
 import { temporaryFolder } from './databases.js'
 
@@ -38,28 +37,6 @@ export function freshKeyLog(): KeyLogFile {
     write: (text) => writeFileSync(path, text),
     append: (text) => appendFileSync(path, text),
     remove: () => folder.remove(),
-  }
-}
-
-/** To be called where `beforeEach` may be: makes a key log before each test, and removes it afterwards. @returns that of the running test */
-export function keyLogOfEachTest(): KeyLogFile {
-  let log: KeyLogFile
-  beforeEach(() => {
-    log = freshKeyLog()
-  })
-  afterEach(() => log.remove())
-  return {
-    get folder() {
-      return log.folder
-    },
-    get path() {
-      return log.path
-    },
-    lines: () => log.lines(),
-    entries: () => log.entries(),
-    write: (text) => log.write(text),
-    append: (text) => log.append(text),
-    remove: () => log.remove(),
   }
 }
 

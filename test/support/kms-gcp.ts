@@ -139,6 +139,12 @@ export function gcpClient(port: number): KeyManagementServiceClient {
 type EncryptRequest = protos.google.cloud.kms.v1.EncryptRequest
 type DecryptRequest = protos.google.cloud.kms.v1.DecryptRequest
 
+/** A class of messages, as protobufjs generates them. */
+interface Message<T> {
+  encode(message: T): { finish(): Uint8Array }
+  decode(bytes: Uint8Array): T
+}
+
 /** The same over gRPC, which the client speaks by default. Without TLS, so without credentials: gRPC sends none in the clear. */
 export async function startGcpKmsOverGrpc() {
   const { EncryptRequest, EncryptResponse, DecryptRequest, DecryptResponse } = protos.google.cloud.kms.v1
@@ -160,30 +166,22 @@ export async function startGcpKmsOverGrpc() {
         callback({ code: error.rpcCode, details: error.message })
       }
     }
-  const method = (name: string) => ({
+  const method = <In, Out extends object>(name: string, input: Message<In>, output: Message<Out>) => ({
     path: `/google.cloud.kms.v1.KeyManagementService/${name}`,
     requestStream: false,
     responseStream: false,
+    requestSerialize: (request: In) => Buffer.from(input.encode(request).finish()),
+    requestDeserialize: (bytes: Buffer) => input.decode(bytes),
+    responseSerialize: (answer: Out) => Buffer.from(output.encode(answer).finish()),
+    responseDeserialize: (bytes: Buffer) => output.decode(bytes),
   })
   const bufferOf = (bytes: Uint8Array | string) =>
     typeof bytes === 'string' ? Buffer.from(bytes, 'base64') : Buffer.from(bytes)
   const server = new grpc.Server()
   server.addService(
     {
-      Encrypt: {
-        ...method('Encrypt'),
-        requestSerialize: (input: EncryptRequest) => Buffer.from(EncryptRequest.encode(input).finish()),
-        requestDeserialize: (bytes: Buffer) => EncryptRequest.decode(bytes),
-        responseSerialize: (output: object) => Buffer.from(EncryptResponse.encode(output).finish()),
-        responseDeserialize: (bytes: Buffer) => EncryptResponse.decode(bytes),
-      },
-      Decrypt: {
-        ...method('Decrypt'),
-        requestSerialize: (input: DecryptRequest) => Buffer.from(DecryptRequest.encode(input).finish()),
-        requestDeserialize: (bytes: Buffer) => DecryptRequest.decode(bytes),
-        responseSerialize: (output: object) => Buffer.from(DecryptResponse.encode(output).finish()),
-        responseDeserialize: (bytes: Buffer) => DecryptResponse.decode(bytes),
-      },
+      Encrypt: method('Encrypt', EncryptRequest, EncryptResponse),
+      Decrypt: method('Decrypt', DecryptRequest, DecryptResponse),
     },
     {
       Encrypt: answering(

@@ -10,7 +10,8 @@ import {
   type StoreFault,
   testKeyStoreFaults,
 } from '../../src/testing/index.js'
-import { breaks, memorySubject, runSuite } from '../support/broken-stores.js'
+import { breaks } from '../support/broken-stores.js'
+import { memorySubject, runSuite } from '../support/conformance.js'
 import { randomRecord } from '../support/rows.js'
 import { overriding } from '../support/store-doubles.js'
 

@@ -150,22 +150,14 @@ export class PostgresKeyStore implements KeyStore {
   }
 
   list(page: KeyPage): Promise<KeyRecord[]> {
-    const { notKekId, kekId } = page
-    const named = notKekId ?? kekId
+    const named = page.notKekId ?? page.kekId
+    const kind = pageKindOf(page)
     return readPage(page, ({ after, limit }) => {
       const values = { ...after, limit, ...(typeof named === 'string' ? { kekId: named } : {}) }
       return this.#read(
         'list keys',
-        (s) => {
-          if (notKekId !== undefined) return s.selectPageNotUnderKek.execute(values)
-          if (kekId === null) return s.selectPageWithoutKek.execute(values)
-          return (kekId === undefined ? s.selectPage : s.selectPageUnderKek).execute(values)
-        },
-        (s) => {
-          if (notKekId !== undefined) return s.selectPageNotUnderKekWithBytes.execute(values)
-          if (kekId === null) return s.selectPageWithoutKekWithBytes.execute(values)
-          return (kekId === undefined ? s.selectPageWithBytes : s.selectPageUnderKekWithBytes).execute(values)
-        },
+        (s) => s[`selectPage${kind}`].execute(values),
+        (s) => s[`selectPage${kind}WithBytes`].execute(values),
         // There may be any number of rows before the first that is wanted; under one KEK id of dead entries of the index.
         { mayTakeLong: named !== undefined },
       )
@@ -300,4 +292,11 @@ export class PostgresKeyStore implements KeyStore {
 /** Whether a shred of this time erased the row. A tombstone that it inserted for a user without rows was made at that time too. */
 function isErasedAt(row: KeyRecord, at: Date): boolean {
   return row.shreddedAt?.getTime() === at.getTime() && row.createdAt.getTime() !== at.getTime()
+}
+
+/** Which rows a page has, as the names of its statements say it. */
+function pageKindOf({ notKekId, kekId }: KeyPage): '' | 'NotUnderKek' | 'UnderKek' | 'WithoutKek' {
+  if (notKekId !== undefined) return 'NotUnderKek'
+  if (kekId === undefined) return ''
+  return kekId === null ? 'WithoutKek' : 'UnderKek'
 }

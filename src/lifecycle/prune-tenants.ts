@@ -1,13 +1,75 @@
-/** Removes the keys of tenants that no user needs any more, such as after all users were moved out of the hierarchy. Needs no master key. */
+/**
+ * Removes keys of tenants that no user needs any more: earlier versions after a rotation, or all of a tenant after its users were moved out of
+ * the hierarchy. Needs no master key.
+ */
 import { setTimeout as sleep } from 'node:timers/promises'
-import { KeystoreError, quoted, StoreError } from '../errors.js'
+import { invalidArgument, KeystoreError, quoted, StoreError } from '../errors.js'
 import { tenantKekId } from '../master-keys/tenant-keys.js'
 import type { KeyStore } from '../store.js'
 import { isTombstone, type KeyRecord, refKey, tenantIdOf, tenantUserId } from '../table.js'
-import { assertTenantId } from '../validate.js'
-import { checkedOptions } from './long-work.js'
+import { assertTenantId, kindOf } from '../validate.js'
+import { checkedOptions, maintenanceOf, versionsOf } from './long-work.js'
 import { tenantPage } from './tenant-list.js'
-import { assertAge, DEFAULT_PRUNE_AGE_MS, maintenanceOf } from './tenants.js'
+
+export interface PruneTenantOptions {
+  readonly store: KeyStore
+  readonly tenantId: string
+  /**
+   * Removes earlier versions only if the newest is older than this, in milliseconds. All processes use the newest within 2 s, but one that was
+   * suspended may wake up with an earlier one. Default: a day.
+   */
+  readonly olderThanMs?: number
+  /** Return the versions, and remove nothing. */
+  readonly dryRun?: boolean
+}
+
+/** A day. */
+const DEFAULT_PRUNE_AGE_MS = 24 * 60 * 60 * 1000
+
+/**
+ * Removes earlier versions of a tenant's key under which no user is any more, because `rewrapAll` has brought all of them along. A version that
+ * a user comes under meanwhile is put back.
+ *
+ * @returns the versions removed, or with `dryRun` that would be
+ * @throws ERR_INVALID_ARGUMENT · ERR_STORE (also if a user of the tenant cannot be read) · ERR_CLOSED
+ * @example
+ * await envelope.rotateTenantKey('acme') // and after a day
+ * await rewrapAll({ store, masterKeys })
+ * await pruneTenantKey({ store, tenantId: 'acme' })
+ */
+export async function pruneTenantKey(
+  options: PruneTenantOptions,
+): Promise<{ readonly tenantId: string; readonly versions: readonly number[] }> {
+  const own = checkedOptions(options, 'store')
+  const { store, tenantId, olderThanMs = DEFAULT_PRUNE_AGE_MS, dryRun = false } = own
+  assertTenantId(tenantId)
+  assertAge(olderThanMs)
+  const maintenance = maintenanceOf(store)
+  const rows = await versionsOf(store, tenantUserId(tenantId))
+  const newest = rows.at(-1)
+  const isDue = newest !== undefined && newest.createdAt.getTime() <= Date.now() - olderThanMs
+  const retired: KeyRecord[] = []
+  for (const row of rows)
+    if (isDue && row !== newest && !isTombstone(row) && !(await isNeeded(store, tenantId, row.version)))
+      retired.push(row)
+  const versions = retired.map(({ version }) => version)
+  if (retired.length === 0 || dryRun) return { tenantId, versions }
+  await store.remove(retired)
+  const needed: KeyRecord[] = []
+  for (const row of retired) if (await isNeeded(store, tenantId, row.version)) needed.push(row)
+  if (needed.length === 0) return { tenantId, versions }
+  await maintenance.restore(needed)
+  throw new StoreError(
+    `A user came under a version of the key of tenant ${quoted(tenantId)} that was being removed, so it was put back. Run rewrapAll, and then ` +
+      'this again',
+    { retryable: true },
+  )
+}
+
+/** Whether any user is under a version of a tenant's key. @throws ERR_STORE if one of them cannot be read */
+export async function isNeeded(store: KeyStore, tenantId: string, version: number): Promise<boolean> {
+  return (await store.list({ kekId: tenantKekId({ tenantId, version }), limit: 1 })).length > 0
+}
 
 export interface PruneUnusedTenantsOptions {
   readonly store: KeyStore
@@ -114,4 +176,12 @@ async function removeUnlessNeeded(store: KeyStore, rows: readonly KeyRecord[]): 
       'tenants, run rewrapAll, and then this again',
     { retryable: true },
   )
+}
+
+/** @throws ERR_INVALID_ARGUMENT */
+function assertAge(olderThanMs: unknown): void {
+  if (typeof olderThanMs !== 'number' || !(olderThanMs >= 0))
+    throw invalidArgument(
+      `olderThanMs must be a number of milliseconds, 0 or more, got ${kindOf(olderThanMs)}`,
+    )
 }

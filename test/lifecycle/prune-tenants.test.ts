@@ -1,14 +1,19 @@
-/** The way out of the hierarchy of tenants: their own keys, which no user needs any more, fail no rewrap and can be removed. */
-import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+/**
+ * Keys of tenants that no user needs any more: earlier versions after a rotation, and on the way out of the hierarchy all of them, which fail no
+ * rewrap and can be removed.
+ */
+import { beforeEach, describe, expect, it } from 'vitest'
 import {
+  findTenant,
   type KeyRecord,
   type KeyStore,
   masterKeyring,
+  pruneTenantKey,
   pruneUnusedTenants,
   rewrapAll,
 } from '../../src/index.js'
 import { tenantUserId } from '../../src/table.js'
-import { backends, freshStore, type TestStore } from '../support/fresh-store.js'
+import { backends, freshStoreOfEachTest } from '../support/fresh-store.js'
 import { rowsOf, rowsOfUser } from '../support/rows.js'
 import { overriding } from '../support/store-doubles.js'
 import { root, usersOfTenants, withTenants } from '../support/tenant-hierarchy.js'
@@ -20,17 +25,13 @@ describe.each(backends)('tenants without users on %s', (backend) => {
   const tenantRoot = (tenantId: string) => (tenantId === 't0' ? customers : null)
   const hierarchy = withTenants(primary, { tenantRoot })
   const out = masterKeyring({ primary, tenantOf: () => null, tenantRoot })
-  let test: TestStore
-  let store: KeyStore
+  const { test, store } = freshStoreOfEachTest(backend, { masterKeys: hierarchy })
   let sealed: Sealed[]
   beforeEach(async () => {
-    test = await freshStore(backend, { masterKeys: hierarchy })
-    store = test.store
     const service = await test.open()
     sealed = await sealAll(service, [...usersOfTenants(12, 3), 'lone'])
     await service.rotateTenantKey('t0')
   })
-  afterEach(() => test.remove())
 
   const prune = (on: KeyStore = store) => pruneUnusedTenants({ store: on, olderThanMs: 0 })
   const tenants = async () => (await rowsOf(store)).filter(({ userId }) => userId.startsWith('\u0001'))
@@ -97,5 +98,40 @@ describe.each(backends)('tenants without users on %s', (backend) => {
     })
     await expect(prune(racing)).rejects.toMatchObject({ code: 'ERR_STORE', retryable: true })
     expect(await rowsOfUser(store, tenantUserId('t1'))).toHaveLength(1)
+  })
+})
+
+describe.each(backends)('earlier versions of a tenant’s key on %s', (backend) => {
+  const keys = withTenants(root('root'))
+  const { test, store } = freshStoreOfEachTest(backend, { masterKeys: keys })
+
+  it('pruneTenantKey removes versions without users, not too soon, and puts one back that a user came under', async () => {
+    const envelope = await test.open()
+    const sealed = await sealAll(envelope, usersOfTenants(60, 6))
+    await envelope.rotateTenantKey('t1')
+    const prune = (olderThanMs?: number, on: KeyStore = store) =>
+      pruneTenantKey({ store: on, tenantId: 't1', ...(olderThanMs === undefined ? {} : { olderThanMs }) })
+    expect((await prune(0)).versions).toEqual([])
+    await rewrapAll({ store, masterKeys: keys })
+    expect((await prune()).versions).toEqual([])
+    expect((await pruneTenantKey({ store, tenantId: 't1', olderThanMs: 0, dryRun: true })).versions).toEqual([
+      1,
+    ])
+    // A process that was suspended wraps under the earlier version, just as this is removed.
+    const [user] = (await store.getAll(['t1/user-000001'])).get('t1/user-000001') ?? []
+    const late = { ...(user as KeyRecord), userId: 't1/late', kekId: 'tenant:1:t1' }
+    const racing = overriding(store, {
+      async remove(refs) {
+        await store.insertIfAbsent([late])
+        return store.remove(refs)
+      },
+    })
+    await expect(prune(0, racing)).rejects.toMatchObject({ code: 'ERR_STORE', retryable: true })
+    expect((await findTenant({ store, tenantId: 't1' }))?.versions).toHaveLength(2)
+    await store.remove([late])
+    expect((await prune(0)).versions).toEqual([1])
+    expect((await findTenant({ store, tenantId: 't1' }))?.versions).toMatchObject([{ version: 2, keys: 10 }])
+    await expectAllOpen(await test.open(), sealed)
+    expect((await prune(0)).versions).toEqual([])
   })
 })
