@@ -208,7 +208,8 @@ async function copyInto(
       (report) => {
         if (json) printJson(report)
         else printCopyReport(report, only)
-        setExitCode(isInOrder(report))
+        // Whoever names a key wants it back.
+        setExitCode(isInOrder(report) && (only === undefined || report.ended.length === 0))
       },
     )
   })
@@ -262,6 +263,7 @@ function printCopyReport(report: CopyCommandReport, only?: CopyOnly): void {
     )
     printSome(shredded.map(ownerName), shredded.length)
   }
+  printEnded(report, only)
   printRefusals(report)
   if (report.failedCount > 0) {
     console.log(`${counted(report.failedCount, 'row')} not copied, because of what is wrong with them:`)
@@ -281,6 +283,21 @@ function printCopyReport(report: CopyCommandReport, only?: CopyOnly): void {
   else if (complete && !dryRun && extra === 0 && report.failedCount === 0) console.log(WRITTEN_MEANWHILE)
   if (lost !== undefined && lost.count > 0) printLostKeys(lost)
 }
+
+function printEnded({ ended, dryRun }: CopyReport, only: CopyOnly | undefined): void {
+  if (ended.length === 0) return
+  const why = 'the key log says that their keys were shredded, and a shred is final'
+  console.log(
+    `${dryRun ? 'Would not bring back' : 'Not brought back'} ${countedOwners(ended)} of the source: ${why}:`,
+  )
+  printSome(ended.map(ownerName), ended.length)
+  if (only !== undefined) console.log(SHREDDED_BY_MISTAKE)
+}
+
+/** @see docs/OPERATIONS.md, "A tenant's key is damaged" */
+const SHREDDED_BY_MISTAKE =
+  'If the shred was meant for a damaged row alone, so that the row could come back: take the lines of that shred out of the key log (they name the ' +
+  'user id and the time), and run this again.'
 
 /** What a dry run has found that a copy would refuse. */
 function printRefusals({ refused, conflicts, conflictCount }: CopyReport): void {

@@ -2,10 +2,9 @@
 import { Command } from 'commander'
 import { describeUser, invalidArgument, isKeystoreError, printable } from '../errors.js'
 import { applyKeyLog, findUnfinishedErasures } from '../key-log/erasures.js'
-import { findLostKeys, giveUpLostKeys, type LostKey, type LostKeys } from '../key-log/lost-keys.js'
+import { findLostKeys, giveUpLostKeys, type LostKeys } from '../key-log/lost-keys.js'
 import { maintenanceOf } from '../lifecycle/long-work.js'
 import { type Finding, type VerifyReport, verifyAll } from '../lifecycle/verify.js'
-import { masterKeyFileProblem } from '../master-keys/environment.js'
 import { formatOfKekId } from '../master-keys/kek-id.js'
 import type { MasterKeyring } from '../master-keys/keyring.js'
 import { type ColumnFinding, sampleColumns } from '../sources/sample.js'
@@ -14,10 +13,9 @@ import { tenantIdOf } from '../table.js'
 import { inThisRuntime } from './command-line.js'
 import { assertCanAsk, type ConfirmOptions, isTyped } from './confirm.js'
 import { assertStoreExists, storeName, withoutLibraryAdvice } from './existing-store.js'
-import { areTogether, storeFile } from './git-ignore.js'
 import { type LongWorkControls, runLongCommand } from './long-command.js'
 import { printMasterKeys } from './master-key-table.js'
-import { findMasterKeys, type MasterKeyOptions, masterKeyFiles, withMasterKeys } from './master-keys.js'
+import { findMasterKeys, type MasterKeyOptions, withMasterKeys } from './master-keys.js'
 import { openStore } from './open-store.js'
 import {
   type AcceptOptions,
@@ -31,7 +29,7 @@ import {
   withKeyLog,
   withStore,
 } from './options.js'
-import { counted, countedOwners, ownerName, printJson, printSome, setExitCode } from './output.js'
+import { counted, countedOwners, erasedFrom, ownerName, printJson, printSome, setExitCode } from './output.js'
 import { printableSentence } from './printable.js'
 import { makeKeyLog, printRecording, type RecordingReport, recordOrCount } from './record-keys.js'
 import {
@@ -42,6 +40,15 @@ import {
   withHost,
   withSchema,
 } from './schema-file.js'
+import {
+  fileFindings,
+  forgottenTenants,
+  LOST_KEY,
+  lostKeyFinding,
+  poolFindings,
+  uncheckedFindings,
+  unfinishedFinding,
+} from './store-findings.js'
 import { tenantSummary } from './tenant-summary.js'
 
 interface DoctorCommandOptions
@@ -137,7 +144,11 @@ async function runChecks(
     masterKeys,
     accept: ['v3', ...acceptedBesides(options)],
   })
-  const found = [...fileFindings(options), ...(await columnFindings(options))]
+  const found = [
+    ...uncheckedFindings(keys.census, masterKeys),
+    ...fileFindings(options),
+    ...(await columnFindings(options)),
+  ]
   const lost = isUsable && keyLog !== undefined ? await findLostKeys({ store, keyLog }) : NOTHING_LOST
   const givenUp = lost.count > 0 ? await giveUp(store, lost, options) : undefined
   // Of a store that lacks keys nothing is recorded: it may be another one.
@@ -145,8 +156,10 @@ async function runChecks(
   const recording = isWhole ? await recordOrCount(store, options, controls) : {}
   if (isUsable) found.push(...(await poolFindings(store)))
   if (givenUp === undefined) found.push(...lost.keys.map(lostKeyFinding))
-  if (isUsable && keyLog !== undefined)
+  if (isUsable && keyLog !== undefined) {
     found.push(...(await findUnfinishedErasures(store, keyLog)).map(unfinishedFinding))
+    found.push(...(await forgottenTenants(keys.findings, keyLog)))
+  }
   const unlisted = givenUp === undefined ? lost.count - lost.keys.length : 0
   const report = addFindings(keys, found, unlisted)
   const finished = finishErasure && report.complete ? await maintenance.finishErasure() : undefined
@@ -167,24 +180,6 @@ async function runChecks(
 
 const NOTHING_LOST: LostKeys = { count: 0, keys: [] }
 
-function unfinishedFinding(userId: string): Finding {
-  const [who, command] = tenantIdOf(userId) === null ? ['user', 'shred-user'] : ['tenant', 'shred-tenant']
-  const reason =
-    `The key log says that its erasure was begun, and not that it was finished, and the ${who} has live keys: run ` +
-    `\`npx keystore ${command}\` again, or go on with the ${who}`
-  return { severity: 'warning', kind: 'unfinishedErasure', userId, reason }
-}
-
-const LOST_KEY = 'keyLost'
-
-function lostKeyFinding({ userId, version, kekId, createdAt, replaced }: LostKey): Finding {
-  const what = replaced ? 'another key stands in its place' : 'the store has no such row'
-  const reason =
-    `The key log says that it was made ${createdAt.toISOString()}, and ${what}. Tokens under it cannot be decrypted: restore a backup that ` +
-    'has it, or give it up with --give-up-lost-keys'
-  return { severity: 'error', kind: LOST_KEY, userId, version, kekId, reason }
-}
-
 /** Has it confirmed that lost keys are given up. @returns how many were; undefined if nobody asked for it */
 async function giveUp(
   store: KeyStore,
@@ -197,35 +192,6 @@ async function giveUp(
   if (!yes && !(await isTyped(question, expected)))
     throw new Error(`What was typed is not "${expected}": nothing was given up`)
   return giveUpLostKeys({ store, keyLog })
-}
-
-/** A tombstone of the pool. No call of ours makes one, but another store or a statement by hand can. */
-async function poolFindings(store: KeyStore): Promise<Finding[]> {
-  const pool = (await store.getActive([''])).get('')
-  if (pool === undefined || pool.shreddedAt === null) return []
-  const reason =
-    'The pool was shredded, by another store or by hand: every use of it fails. To make it a new key: npx keystore shred-user --pool --forget'
-  return [{ severity: 'error', kind: 'poolShredded', userId: '', version: pool.version, reason }]
-}
-
-/** Master key files that others can read, or that are beside the database. */
-function fileFindings(options: DoctorCommandOptions): Finding[] {
-  const database = storeFile(options.store)
-  return masterKeyFiles(options).flatMap((path) => {
-    const findings: Finding[] = []
-    const reason = masterKeyFileProblem(path)
-    if (reason !== null) findings.push({ severity: 'warning', kind: 'keyFileMode', reason })
-    if (database !== null && areTogether(path, database))
-      findings.push({ severity: 'warning', kind: 'keyBesideStore', reason: oneFolder(path, database) })
-    return findings
-  })
-}
-
-function oneFolder(keyFile: string, database: string): string {
-  return (
-    `The master key file ${keyFile} and the database ${database} are in one folder, and so most likely in one backup: whoever has both can ` +
-    'decrypt everything. Move the master key, or leave it out of the backup'
-  )
 }
 
 /** @throws ERR_INVALID_ARGUMENT if the schema is not that of the database */
@@ -317,7 +283,7 @@ function printDoctorReport(
   for (const line of tenantAdvice(findings)) console.log(inThisRuntime(line))
   if (report.masterKeys.length > 0) printMasterKeys(report.masterKeys, keyring)
   if (erasure?.erased === 'file')
-    console.log('The erasure is finished: erased keys are in no file of the database any more.')
+    console.log(`The erasure is finished: erased keys are ${erasedFrom(options.store)}.`)
   else if (erasure !== undefined)
     console.log(`The erasure is not finished: ${printableSentence(erasure.pending ?? 'unknown')}`)
   if (report.tenants !== null) console.log(`${report.tenants}.`)

@@ -73,11 +73,17 @@ In the application:
   import { EnvelopeCrypto, masterKeysFromEnv } from 'drizzle-keystore'
   import { openKeyStore } from 'drizzle-keystore/open'
   const store = await openKeyStore(url, { migrate: 'check' }) // 'check': a mistyped URL makes no empty store
-If it gives its own drizzle db to sqliteKeyStore({ db }) or postgresKeyStore({ db }), the keys are in that database instead of this store:
-run init and the other commands with --store or KEYSTORE_URL for it, such as --store app.db, and delete this one.
+${command.getOptionValueSource('store') === 'default' ? ANOTHER_STORE : OWN_DB}
 Or try:
   printf %s "a secret" | ${ownCommand()} encrypt --user alice${options}`
 }
+
+const ANOTHER_STORE =
+  'If it gives its own drizzle db to sqliteKeyStore({ db }) or postgresKeyStore({ db }), the keys are in that database instead of this store:\n' +
+  'run init and the other commands with --store or KEYSTORE_URL for it, such as --store app.db, and delete this one.'
+
+const OWN_DB =
+  'If this is the database of its own drizzle db, that may be given instead: sqliteKeyStore({ db }) or postgresKeyStore({ db }).'
 
 function nextStepsWithoutStore(keyFile: string | null, command: Command, isPostgres: boolean): string {
   const isChosen = command.getOptionValueSource('store') !== 'default'
@@ -93,13 +99,19 @@ Or install a driver, and run init again${isChosen ? '' : '; for Postgres as KEYS
 `
 }
 
+/** Nothing for the default store. Where this run made or found the key's file, the variable may have been set for this command alone. A password is not printed: who reads puts it in. */
+function storeVariable(command: Command): string[] {
+  if (command.getOptionValueSource('store') === 'default') return []
+  const url = String(command.getOptionValue('store'))
+  const shown = withoutPasswords(url)
+  const rest = shown === url ? '' : '  # the whole URL, as this command had it'
+  return [`export KEYSTORE_URL=${shellWord(shown)}${rest}`]
+}
+
 function environmentSteps(keyFile: string | null, command: Command): string {
-  const url: unknown = command.getOptionValue('store')
-  // A URL of the environment may hold a password, and the application has it already.
-  const isNamed = command.getOptionValueSource('store') === 'cli'
   const variables = [
     ...(keyFile === null ? [] : [`export API_KEY_MASTER_KEY_FILE=${shellWord(keyFile)}`]),
-    ...(isNamed ? [`export KEYSTORE_URL=${shellWord(withoutPasswords(String(url)))}`] : []),
+    ...(keyFile === null && command.getOptionValueSource('store') === 'env' ? [] : storeVariable(command)),
   ]
   if (variables.length === 0) return ''
   return `

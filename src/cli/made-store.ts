@@ -41,8 +41,10 @@ export async function openOrMakeStore(options: MadeStoreOptions): Promise<MadeSt
   assertNoFolder(url)
   const found = masterKeysOrNull(options)
   if (adopt && found === null && existsSync(storeFile(url) ?? '')) throw noMasterKey(url, [])
-  if (found !== null) await refuseUnchecked(found.masterKeys)
-  await checkExisting(url, found?.masterKeys ?? null)
+  const denied = found === null ? null : await refuseUnchecked(found.masterKeys)
+  const isThere = await checkExisting(url, found?.masterKeys ?? null)
+  // Nothing can be read with it either.
+  if (denied !== null && !isThere) throw denied
   const store = await openStore(url, adopt ? { adopt } : {})
   try {
     // Where keys are lost, the right master key is somewhere else.
@@ -62,33 +64,35 @@ const emit = eventEmitter({})
  * `open` goes on without a master key that gives no answer, since it is an application's that has worked before. Here nobody has seen the key
  * work yet: a mistyped name looks like an outage, and would be found by the first user.
  *
+ * @returns the error of a key that may not wrap: it may still open what is stored, which the check of the store shows; null if it works
  * @throws ERR_MASTER_KEY
  */
-async function refuseUnchecked({ primary }: MasterKeyring): Promise<void> {
-  if (isLocal(primary)) return
+async function refuseUnchecked({ primary }: MasterKeyring): Promise<MasterKeyError | null> {
+  if (isLocal(primary)) return null
   const failed = await tryWrapping(primary)
-  // Who is denied to wrap may still open what is stored: the check knows.
-  if (failed === null || reasonOf(failed.error) === 'denied') return
+  if (failed === null) return null
+  if (reasonOf(failed.error) === 'denied') return failed.error
   if (!isOutage(failed.error)) throw failed.error
   const { reason, retryable, message } = failed.error
   throw new MasterKeyError(
     'ERR_MASTER_KEY',
-    `${message}. The master key was not asked, so that nothing was checked, and no store was made. See that its name is right, and that it ` +
-      'can be reached from here. Where it cannot, the application makes the store itself when it opens one',
+    `${message.replace(/[.?]$/, '')}. The master key gave no answer, so that nothing was checked, and nothing was made. See that its name is right, and ` +
+      'that it can be reached from here. Where it cannot, the application makes a store itself when it opens one',
     { ...serviceDetails(failed.error), ...(reason && { reason }), retryable },
   )
 }
 
-/** Checks the keys of a store that needs no migration, before anything is written. */
-async function checkExisting(url: string, masterKeys: MasterKeyring | null): Promise<void> {
+/** Checks the keys of a store that needs no migration, before anything is written. @returns false if there is none */
+async function checkExisting(url: string, masterKeys: MasterKeyring | null): Promise<boolean> {
   let store: OpenedKeyStore
   try {
     store = await openStore(url, { migrate: 'check' })
   } catch (error) {
-    if (isKeystoreError(error) && error.code === 'ERR_SCHEMA') return
+    if (isKeystoreError(error) && error.code === 'ERR_SCHEMA') return false
     throw error
   }
   await closeAfter(store, () => refuseOtherMasterKeys(url, store, masterKeys))
+  return true
 }
 
 /** @throws ERR_UNKNOWN_MASTER_KEY */

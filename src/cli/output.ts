@@ -1,5 +1,6 @@
 /** How commands print their reports on standard output: as text, or as one JSON document. */
 import Table from 'cli-table3'
+import { isPostgresUrl } from '../drivers/url.js'
 import { escaped, printable, quoted } from '../errors.js'
 import { type CensusRow, MANY_TENANTS } from '../store.js'
 import { tenantIdOf } from '../table.js'
@@ -55,6 +56,13 @@ export function kekName(kekId: string | null): string {
 export function countedKekName({ kekId, ofTenants }: Pick<CensusRow, 'kekId' | 'ofTenants'>): string {
   if (kekId === MANY_TENANTS) return ofTenants ? 'other roots (keys of tenants)' : "tenants' keys"
   return ofTenants ? `${kekName(kekId)} (keys of tenants)` : kekName(kekId)
+}
+
+/** Where the bytes of erased keys are no longer, once a store has said `file`. @param url of the store */
+export function erasedFrom(url: string): string {
+  return isPostgresUrl(url)
+    ? 'not in the table any more; its write-ahead log, replicas and backups keep their bytes until they expire'
+    : 'in no file of the database any more'
 }
 
 /** Prints the first of many lines, and how many more there are. */

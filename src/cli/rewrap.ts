@@ -79,11 +79,33 @@ export function rewrapCommand(): Command {
           (report) => {
             if (options.json) printJson(report)
             else printRewrap(report, masterKeys)
-            setExitCode(report.failedCount === 0)
+            const unmoved = tenantsOfOtherRoots(report, masterKeys)
+            const isNamed = options.tenants === true && unmoved.count > 0
+            if (isNamed && !options.json) console.log(inThisRuntime(unmovedText(unmoved.count)))
+            // Some may be customers' own. If none at all could be moved, it is rather the previous key that is missing.
+            setExitCode(report.failedCount === 0 && !(isNamed && unmoved.all))
           },
         ),
       )
     })
+}
+
+/** Keys of tenants that were to be moved, and are under master keys that were not given; and whether all are. */
+function tenantsOfOtherRoots(
+  { after }: RewrapReport,
+  keyring: MasterKeyring,
+): { count: number; all: boolean } {
+  const isKnown = ({ kekId }: CensusRow) => kekId === null || keyring.find(kekId) !== null
+  const of = (known: boolean) => liveCount(after, (row) => row.ofTenants === true && isKnown(row) === known)
+  return { count: of(false), all: of(true) === 0 }
+}
+
+function unmovedText(count: number): string {
+  const are = count === 1 ? 'is' : 'are'
+  return (
+    `${counted(count, 'key')} of tenants ${are} under master keys that were not given, and stayed there: give these with --previous-key-file or ` +
+    "API_KEY_MASTER_KEY_PREVIOUS. If they are customers' own, leave --tenants away; npx keystore tenants lists them."
+  )
 }
 
 function printRewrap(report: RewrapReport, keyring: MasterKeyring): void {

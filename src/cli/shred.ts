@@ -9,7 +9,7 @@ import { type ShredReceipt, shredIn } from '../shred.js'
 import type { KeyStore } from '../store.js'
 import { type KeyRecord, tenantUserId } from '../table.js'
 import { assertTenantId, assertUserId } from '../validate.js'
-import { inThisRuntime } from './command-line.js'
+import { inThisRuntime, shellWord } from './command-line.js'
 import { assertCanAsk, type ConfirmOptions, isTyped } from './confirm.js'
 import { noSuchTenant, noSuchUser, withExistingStore, withoutLibraryAdvice } from './existing-store.js'
 import { runLongCommand } from './long-command.js'
@@ -22,7 +22,7 @@ import {
   withKeyLog,
   withStore,
 } from './options.js'
-import { counted, kekName, ownerName, printJson } from './output.js'
+import { counted, erasedFrom, kekName, ownerName, printJson } from './output.js'
 import { printableSentence } from './printable.js'
 
 interface ShredCommandOptions extends StoreOptions, ChangeOptions, ConfirmOptions, KeyLogOptions {
@@ -133,7 +133,7 @@ async function shred(owner: Owner, options: ShredCommandOptions): Promise<void> 
     }
     const print = (receipt: ShredReceipt & OfTenant) => {
       if (json) printJson(receipt)
-      else printReceipt(receipt, name, { keyLog, hadRows: rows?.length !== 0 })
+      else printReceipt(receipt, name, { ...options, hadRows: rows?.length !== 0 })
     }
     if (tenantId === undefined || !withUsers) return print(receipt)
     await runLongCommand<ShredReceipt & OfTenant & Pick<ForgottenUsers, 'complete'>>(
@@ -231,19 +231,20 @@ function sinceText(rows: readonly KeyRecord[]): string {
 function printReceipt(
   { versions, kekIds, at, erased, pending, forget, tenantId, keysOfUsers, users }: ShredReceipt & OfTenant,
   name: string,
-  { keyLog, hadRows }: { readonly keyLog: string | undefined; readonly hadRows: boolean },
+  { store, keyLog, hadRows }: Pick<ShredCommandOptions, 'store' | 'keyLog'> & { readonly hadRows: boolean },
 ): void {
   const what = versions.length === 0 ? 'no live key was there' : `${versionsText(versions)} erased`
   const byUsers = tenantId === undefined ? '' : ' by any of its users'
   const after = forget ? 'forgotten, a new key may be made' : `every later use${byUsers} is ERR_KEY_SHREDDED`
   console.log(`Shredded ${name} at ${at.toISOString()}: ${what}; ${after}.`)
-  if (tenantId !== undefined) printUsers(keysOfUsers ?? null, versions.length > 0, { forget, users })
+  if (tenantId !== undefined)
+    printUsers(tenantId, keysOfUsers ?? null, versions.length > 0, { forget, users, keyLog })
   if (versions.length > 0) console.log(`Wrapped under: ${kekIds.map(kekName).join(', ')}`)
   if (!hadRows) {
     if (keyLog !== undefined) console.log(`Recorded in ${printableSentence(keyLog)}.`)
     return
   }
-  if (erased === 'file') console.log('The wrapped keys are in no file of the database any more.')
+  if (erased === 'file') console.log(`The wrapped keys are ${erasedFrom(store)}.`)
   else console.log(inThisRuntime(`Pending: ${printableSentence(pending ?? 'unknown')}\n${PENDING}`))
   console.log(
     keyLog === undefined ? `${COPIES}\n${NO_LOG}` : `${COPIES}\nRecorded in ${printableSentence(keyLog)}.`,
@@ -251,15 +252,24 @@ function printReceipt(
 }
 
 function printUsers(
+  tenantId: string,
   keysOfUsers: number | null,
   haveEnded: boolean,
-  { forget, users }: { readonly forget: boolean; readonly users: OfTenant['users'] | undefined },
+  {
+    forget,
+    users,
+    keyLog,
+  }: {
+    readonly forget: boolean
+    readonly users: OfTenant['users'] | undefined
+    readonly keyLog: string | undefined
+  },
 ): void {
   if (keysOfUsers === 0 && (users?.forgotten ?? 0) === 0) return
   const keys = keysOfUsers === null ? 'The keys' : counted(keysOfUsers, 'key')
   if (haveEnded) console.log(`${keys} of its users ended with it.`)
   if (users === undefined) {
-    if (forget) console.log(USERS_STAY)
+    if (forget && tenantId !== undefined) console.log(inThisRuntime(usersStay(tenantId, keyLog)))
     return
   }
   console.log(`Forgot ${counted(users.forgotten, 'user')} of it.`)
@@ -269,8 +279,18 @@ function printUsers(
     )
 }
 
-const USERS_STAY =
-  'The rows of its users stay, and nobody can open them. Until they are gone the tenant gets no new key: npx keystore shred-tenant ID --forget --with-users --allow-unknown'
+/** Who repairs a damaged row goes on with a restore; who ends a tenant removes its users. One of the two destroys what the other is for. */
+function usersStay(tenantId: string, keyLog: string | undefined): string {
+  const id = shellWord(tenantId)
+  const back =
+    keyLog === undefined
+      ? `to bring its key back from a backup, and with it all of them: npx keystore restore BACKUP --tenant ${id}`
+      : 'the key log has recorded that the key ended, so that no restore brings it back'
+  return (
+    `The rows of its users stay, and nobody can open them. Until they are gone the tenant gets no new key. Go on with ONE of these: ${back}; ` +
+    `or, to begin anew, lose them for good: npx keystore shred-tenant ${id} --forget --with-users --allow-unknown`
+  )
+}
 
 const PENDING =
   'That means: no query returns the wrapped keys any more, but their bytes may still be in the files of the database until this step is done.'

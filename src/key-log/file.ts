@@ -242,8 +242,14 @@ async function openToRead(path: string): Promise<FileHandle | null> {
   }
 }
 
+const NO_FILE =
+  'is its path right? A store that has keys and no log yet gets one by `npx keystore doctor --record-keys --key-log FILE`'
+
 function cannotBeRead(path: string, reason: string): StoreError {
-  return new StoreError(`The key log ${path} cannot be read (${reason})`, { retryable: reason === LATE })
+  const advice = reason === 'ENOENT' ? `: ${NO_FILE}` : ''
+  return new StoreError(`The key log ${path} cannot be read (${reason})${advice}`, {
+    retryable: reason === LATE,
+  })
 }
 
 /** Calls of a file or a function end after this, as those of a store do: a disk of the network, or a pipe, may never answer. */

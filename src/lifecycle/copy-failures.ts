@@ -43,6 +43,8 @@ function atTarget(error: KeystoreError): StoreError {
 /** What the parts below need of a copy. */
 interface FailingCopy {
   readonly target: StoreMaintenance
+  /** Collects the users of the source whose keys the key log ends. */
+  readonly ended: Set<string>
   readonly failures: CopyFailures
 }
 
@@ -51,11 +53,15 @@ interface FailingCopy {
  * refuse those, and they are not to come back to life there.
  */
 export function copyable(
-  { failures }: FailingCopy,
+  { failures, ended }: FailingCopy,
   versions: readonly KeyRecord[],
   erasures: Erasures,
 ): KeyRecord[] {
-  const records = versions.flatMap((record) => afterErasures(record, erasures) ?? [])
+  const records = versions.flatMap((record) => {
+    const remaining = afterErasures(record, erasures)
+    if (remaining !== record) ended.add(record.userId)
+    return remaining ?? []
+  })
   if (!records.some(isTombstone)) return records
   return records.filter((record) => {
     if (isTombstone(record)) return true

@@ -45,6 +45,8 @@ export interface CopyReport {
   readonly copied: number
   /** Users who were erased at the target because of the key log or a tombstone of the source; with `dryRun`, who would be. */
   readonly shredded: readonly string[]
+  /** Users with keys at the source that were not brought to the target, because the key log says that they have ended: shredded or forgotten. */
+  readonly ended: readonly string[]
   /** With `dryRun`: users whom only `applyErasures` would erase at the target. Without it the copy would be refused. */
   readonly refused: readonly string[]
   /** With `dryRun`: the first 1,000 rows for which the copy would be refused. */
@@ -119,6 +121,7 @@ export async function copyKeys(options: CopyOptions): Promise<CopyReport> {
     mayErase,
     dryRun,
     shredded: new Set(),
+    ended: new Set(),
     failures: new CopyFailures(),
   }
 
@@ -142,7 +145,7 @@ export async function copyKeys(options: CopyOptions): Promise<CopyReport> {
   const complete = !signal?.aborted
   const counted = { from: await rows.census(from), to: await rows.census(to) }
   const { refused, conflicts, conflictCount } = before
-  const found = { shredded: [...job.shredded], refused, conflicts, conflictCount }
+  const found = { shredded: [...job.shredded], ended: [...job.ended], refused, conflicts, conflictCount }
   const base = { complete, dryRun, copied, ...found, census: counted }
   const reportOf = (digest: CopyReport['digest'], extra: number): CopyReport => {
     const { listed: failed, count: failedCount } = job.failures
@@ -182,6 +185,8 @@ interface CopyJob extends LongWorkOptions {
   readonly dryRun: boolean
   /** Collects the users who were erased at the target. */
   readonly shredded: Set<string>
+  /** Collects the users of the source whose keys the key log ends. */
+  readonly ended: Set<string>
   readonly failures: CopyFailures
 }
 

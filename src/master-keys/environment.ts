@@ -6,7 +6,7 @@ import { kindOf } from '../validate.js'
 import { type MasterKeyring, masterKeyring } from './keyring.js'
 import { decodeKey, HEXADECIMAL, isHexadecimal, isLocal, isOneByteRepeated, localMasterKey } from './local.js'
 import type { MasterKey } from './master-key.js'
-import { serviceKey } from './service-keys.js'
+import { isServiceKeyName, serviceKey } from './service-keys.js'
 import { type Environment, variable } from './variables.js'
 
 const HOW_TO_MAKE_ONE = 'make one with `npx keystore init`, or with `openssl rand -base64 32`'
@@ -111,17 +111,36 @@ function adviceFor(reason: string, path: string): string {
   return `${relative}If there is a master key already, name its file; only if there is none, ${HOW_TO_MAKE_ONE}`
 }
 
-/** What is wrong with the mode of a master key file, and what to do. @returns null if nothing is, or if there is no such file */
-export function masterKeyFileProblem(path: string): string | null {
+/**
+ * What is wrong with the mode of a file that holds a secret, and what to do.
+ *
+ * @param what the file holds
+ * @returns null if nothing is, or if there is no such file
+ */
+export function secretFileProblem(path: string, what: string): string | null {
   const found = statSync(path, { throwIfNoEntry: false })
-  return found === undefined ? null : modeProblem(path, found.mode)
+  return found === undefined ? null : modeProblem(path, found.mode, what)
+}
+
+/** {@link secretFileProblem} of a master key file. Null too if it holds the name of a key in a service, which is no secret. */
+export function masterKeyFileProblem(path: string): string | null {
+  const problem = secretFileProblem(path, 'master key')
+  return problem !== null && holdsName(path) ? null : problem
+}
+
+function holdsName(path: string): boolean {
+  try {
+    return isServiceKeyName(readFileSync(path, 'utf8').trim())
+  } catch {
+    return false
+  }
 }
 
 /** Windows has no such modes. */
-function modeProblem(path: string, mode: number): string | null {
+function modeProblem(path: string, mode: number, what = 'master key'): string | null {
   if (process.platform === 'win32' || (mode & 0o077) === 0) return null
   const shown = (mode & 0o777).toString(8)
-  return `The master key file ${path} has mode ${shown}, which is not for its owner alone: chmod 600 ${path}`
+  return `The ${what} file ${path} has mode ${shown}, which is not for its owner alone: chmod 600 ${path}`
 }
 
 function keyFromText(text: string, source: string, env: Environment): MasterKey {

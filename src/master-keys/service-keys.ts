@@ -53,6 +53,11 @@ export function serviceKey(text: string, source: string, env: Environment): Mast
   }
 }
 
+/** Whether a text begins like the name of a key in a service, so that it is no key itself. */
+export function isServiceKeyName(text: string): boolean {
+  return Object.keys(MAKERS).some((prefix) => text.startsWith(prefix))
+}
+
 function lazily(id: string, load: () => Promise<MasterKey>): MasterKey {
   const key = once(load)
   return {

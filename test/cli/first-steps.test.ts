@@ -74,7 +74,7 @@ describe.each(dialects)('on %s', (dialect) => {
     const init = store.run(['init']).stdout
     expect(init).toContain(`Key store:  ${name}: applied 0000`)
     expect(init).toContain('await openKeyStore(url')
-    expect(init).toMatch(/its own drizzle db .*the keys are in that database.*\n.*--store app\.db/)
+    expect(init).toMatch(/its own drizzle db, that may be given instead/)
     expect(store.run(['status']).stdout).toBe(
       `${name} has no keys yet. --store or KEYSTORE_URL names another store.\n`,
     )
@@ -205,6 +205,13 @@ describe('in a fresh folder', () => {
   })
 
   it('init prints the line that the application needs, and it works as it stands', () => {
+    expect(keystore(['init']).stdout).toMatch(
+      /its own drizzle db .*the keys are in that database.*\n.*--store app\.db/,
+    )
+    // A variable that may have been set for this command alone.
+    expect(keystore(['init'], { env: { KEYSTORE_URL: 'once.db' } }).stdout).toContain(
+      '\n  export KEYSTORE_URL=once.db\n',
+    )
     const { stdout } = keystore(['init', '--store', 'data/my store.db', '--master-key-file', 'my keys/m.key'])
     expect(stdout).toContain(
       "\n  export API_KEY_MASTER_KEY_FILE='my keys/m.key'\n  export KEYSTORE_URL='data/my store.db'\n",

@@ -111,7 +111,7 @@ describe.each(cases)('with a master key in %s, on %s', (name, dialect) => {
     server.fault = 'outage'
     const { status, stdout, stderr } = await keystore(['init'])
     expect({ status, stdout }).toEqual({ status: 1, stdout: '' })
-    expect(stderr).toMatch(/an outage.* nothing was checked, and no store was made/s)
+    expect(stderr).toMatch(/an outage.* nothing was checked, and nothing was made/s)
     expect(stderr).toContain('Run the same command again when the master key answers.')
     expect((await keystore(['status'])).status).not.toBe(0)
     server.fault = null

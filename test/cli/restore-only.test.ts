@@ -29,6 +29,31 @@ describe.each(dialects)('on %s', (dialect) => {
     expect(await app.rootsOf('beta')).toEqual([app.customer.id])
   })
 
+  it('says so where the key log has ended what was to come back', async () => {
+    const log = ['--key-log', 'log.jsonl']
+    store.run(['doctor', '--record-keys', ...log])
+    const shredded = store.run(['shred-tenant', 'acme', '--yes', '--forget', ...log])
+    expect(shredded.stdout).toContain('no restore brings it back')
+    const restored = store.run(['restore', 'backup.db', '--tenant', 'acme', ...log])
+    expect(restored.status).toBe(1)
+    expect(restored.stdout).toContain('Not brought back 1 tenant of the source: the key log says')
+    expect(restored.stdout).toContain('tenant "acme"')
+    const doctor = store.json(['doctor', ...log, '--previous-key-file', 'keys/customer.key'])
+    expect([doctor.status, doctor.report.counts]).toEqual([
+      1,
+      expect.objectContaining({ tenantForgotten: 1, tenantMissing: 1 }),
+    ])
+    store.run(['shred-user', 'dave', '--yes', ...log])
+    expect(store.json(['restore', 'backup.db', '--user', 'dave', ...log])).toMatchObject({
+      status: 1,
+      report: { copied: 0, ended: ['dave'] },
+    })
+    expect(store.json(['restore', 'backup.db', '--user', 'alice@acme', ...log])).toMatchObject({
+      status: 0,
+      report: { ended: [] },
+    })
+  })
+
   it('brings back users, names what the key log still lacks of them, and refuses ids that it has not', async () => {
     const log = ['--key-log', 'log.jsonl']
     store.run(['doctor', '--record-keys', ...log])

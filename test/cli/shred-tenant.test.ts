@@ -96,7 +96,8 @@ describe.each(dialects)('on %s', (dialect) => {
     )
     const forgotten = store.run(['shred-tenant', 'beta', '--yes', '--forget']).stdout
     expect(forgotten).toContain('forgotten, a new key may be made')
-    expect(forgotten).toContain('npx keystore shred-tenant ID --forget --with-users --allow-unknown')
+    expect(forgotten).toContain('npx keystore shred-tenant beta --forget --with-users --allow-unknown')
+    expect(forgotten).toContain('npx keystore restore BACKUP --tenant beta')
     expect(await app.rowsOfTenant('beta')).toEqual([])
   })
 

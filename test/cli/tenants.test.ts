@@ -228,12 +228,23 @@ describe.each(dialects)('on %s', (dialect) => {
     expect(stdout).toMatch(/tenants' keys +│ 2 +│ 2 /)
     expect(stdout).toMatch(/other roots \(keys of tenants\) +│ 1 +│ 1 /)
     expect(stdout).toMatch(new RegExp(`${app.idOf('a')} +│ previous │ 0 +│ no`))
+    expect(stdout).toContain('1 key of tenants is under master keys that were not given, and stayed there')
     expect(await app.rootsOf('acme')).toEqual([app.idOf('b')])
     expect(await app.rootsOf('zeta')).toEqual([app.customer.id])
     expect(await users()).toEqual(before)
     const now = app.application(store.keys('b').primary)
     for (const userId of ['alice@acme', 'carol@zeta', 'dave'])
       expect(await app.opened(userId, tokens[userId], now)).toBe(`secret of ${userId}`)
+  })
+
+  it('rewrap --tenants and doctor fail where no master key of the store was given', async () => {
+    await app.mint('alice@acme')
+    const others = ['--master-key-file', 'keys/b.key']
+    const { status, stdout } = store.run(['rewrap', '--tenants', ...others])
+    expect([status, stdout]).toEqual([1, expect.stringContaining('1 key of tenants is under master keys')])
+    const doctor = store.json(['doctor', ...others])
+    expect([doctor.status, doctor.report.counts]).toEqual([1, expect.objectContaining({ nothingChecked: 1 })])
+    expect(store.json(['doctor']).report.counts).not.toHaveProperty('nothingChecked')
   })
 
   it('rewrap leaves every tenant under its root, says so, and brings users under the newest version', async () => {

@@ -30,9 +30,9 @@ export interface AwsMasterKeyOptions {
   /** The ARN of a symmetric key. For a multi-region key the one of the region to ask. An alias is refused. */
   readonly keyId: string
   /** A `KMS` or a `KMSClient`. Default: `new KMS({ region, maxAttempts: 1 })` of @aws-sdk/client-kms, with the region of the ARN and the SDK's own credentials. */
-  readonly client?: AwsKmsClient | AwsKmsSender
+  readonly client?: AwsKmsClient | AwsKmsSender | undefined
   /** The longest time in milliseconds that one call may take. Default 5000. */
-  readonly timeLimitMs?: number
+  readonly timeLimitMs?: number | undefined
 }
 
 const OPTIONS = { keyId: true, client: true, timeLimitMs: true } as const

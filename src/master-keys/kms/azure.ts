@@ -37,11 +37,11 @@ export interface AzureMasterKeyOptions {
   /** The identifier of one version of an RSA key: `https://<vault>.vault.azure.net/keys/<name>/<version>`. */
   readonly keyId: string
   /** Default: `new CryptographyClient(keyId, credential, { retryOptions: { maxRetries: 0 } })` of @azure/keyvault-keys. */
-  readonly client?: AzureCryptographyClient
+  readonly client?: AzureCryptographyClient | undefined
   /** For the default client. Default: `new DefaultAzureCredential()` of @azure/identity. */
-  readonly credential?: AzureCredential
+  readonly credential?: AzureCredential | undefined
   /** The longest time in milliseconds that one call may take. Default 5000. */
-  readonly timeLimitMs?: number
+  readonly timeLimitMs?: number | undefined
 }
 
 const OPTIONS = { keyId: true, client: true, credential: true, timeLimitMs: true } as const

@@ -64,9 +64,9 @@ export interface GcpMasterKeyOptions {
   /** The resource name of a symmetric key, without a version: `projects/…/locations/…/keyRings/…/cryptoKeys/…`. */
   readonly keyName: string
   /** Default: `new KeyManagementServiceClient()` of @google-cloud/kms, with the application's default credentials. */
-  readonly client?: GcpKmsClient
+  readonly client?: GcpKmsClient | undefined
   /** The longest time in milliseconds that one call may take. Default 5000. */
-  readonly timeLimitMs?: number
+  readonly timeLimitMs?: number | undefined
 }
 
 const OPTIONS = { keyName: true, client: true, timeLimitMs: true } as const

@@ -5,17 +5,17 @@ import { invalidArgument } from '../../errors.js'
 /** What a URI names, as options of `pkcs11MasterKey`. What it does not name is left out. */
 export interface Pkcs11Uri {
   /** `module-path`: the path of the module's shared library. */
-  readonly module?: string
+  readonly module?: string | undefined
   /** The label of the token. */
-  readonly token?: string
+  readonly token?: string | undefined
   /** The serial number of the token. */
-  readonly serial?: string
+  readonly serial?: string | undefined
   /** The label of the key (CKA_LABEL). */
-  readonly object?: string
+  readonly object?: string | undefined
   /** The id of the key (CKA_ID). */
-  readonly id?: Uint8Array
+  readonly id?: Uint8Array | undefined
   /** `pin-source`: the path of a file that holds the PIN. */
-  readonly pinFile?: string
+  readonly pinFile?: string | undefined
 }
 
 const SCHEME = 'pkcs11:'

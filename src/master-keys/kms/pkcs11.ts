@@ -17,23 +17,23 @@ export interface Pkcs11MasterKeyOptions {
   /** The path of the module's shared library, such as `/usr/lib/softhsm/libsofthsm2.so`. */
   readonly module: string
   /** The label of the token. */
-  readonly token?: string
+  readonly token?: string | undefined
   /** The serial number of the token, where two have the same label. */
-  readonly serial?: string
+  readonly serial?: string | undefined
   /** The label of the AES key (CKA_LABEL). */
-  readonly object?: string
+  readonly object?: string | undefined
   /** The id of the AES key (CKA_ID), where two have the same label, or it has none. */
-  readonly id?: Uint8Array
+  readonly id?: Uint8Array | undefined
   /** The user PIN, or a function that has it from a secret store. It is called for each new session. */
-  readonly pin?: string | (() => string | Promise<string>)
+  readonly pin?: string | (() => string | Promise<string>) | undefined
   /** The path of a file that holds the PIN, and at most a line break after it. It is read for each new session. */
-  readonly pinFile?: string
+  readonly pinFile?: string | undefined
   /** How many calls may be in the token at once. Each holds a thread of libuv's pool, which has four by default. Default 2. */
-  readonly sessions?: number
+  readonly sessions?: number | undefined
   /** The longest time in milliseconds that one call may take. Default 5000. */
-  readonly timeLimitMs?: number
+  readonly timeLimitMs?: number | undefined
   /** The module pkcs11js, or what takes its place. Default: it is imported. */
-  readonly driver?: Pkcs11Driver
+  readonly driver?: Pkcs11Driver | undefined
 }
 
 /** A master key in a PKCS #11 token. */

@@ -19,14 +19,14 @@ export interface VaultMasterKeyOptions {
   /** Where the Transit engine is mounted. Default `transit`. */
   readonly mount?: string
   /** The namespace of Vault Enterprise or OpenBao. */
-  readonly namespace?: string
+  readonly namespace?: string | undefined
   /**
    * The permanent id, recorded as `kek_id`. Default: `vault:` ‖ address ‖ `/` ‖ namespace, mount ‖ `/keys/` ‖ key. Pass the former id when the
    * address has changed, so that the key still opens what it wrapped.
    */
   readonly id?: string
   /** The longest time in milliseconds that one call may take. Default 5000. */
-  readonly timeLimitMs?: number
+  readonly timeLimitMs?: number | undefined
 }
 
 const OPTIONS = {
