@@ -11,7 +11,8 @@ import {
   masterKeyring,
 } from '../../src/index.js'
 import { newDataKey, unwrapDataKey } from '../../src/master-keys/key-wrap.js'
-import { kekOf, TenantKey } from '../../src/master-keys/tenant-keys.js'
+import { TenantKey } from '../../src/master-keys/tenant-keys.js'
+import { kekOf } from '../../src/master-keys/tenant-roots.js'
 import { tenantUserId } from '../../src/table.js'
 import { errorOf } from '../support/errors.js'
 import { freshService } from '../support/fresh-store.js'
