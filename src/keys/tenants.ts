@@ -127,6 +127,10 @@ export class Tenants implements Keks {
     this.#onChange = listener
   }
 
+  changed(kek: Kek): void {
+    if (kek instanceof DataKey) this.mayHaveChanged(kek.userId)
+  }
+
   leftMs(kek: Kek | null): number {
     return kek instanceof DataKey ? this.#keys.leftMs(kek) : Number.POSITIVE_INFINITY
   }
