@@ -327,18 +327,19 @@ async function rewrapPage(
 
 /**
  * Whether it is a tenant's own key that no user needs, under a root that was not given: nobody misses it, and pruneUnusedTenants removes it. But
- * the newest of several versions is needed by the next user.
+ * if it is the newest version, and an earlier one is under another root, the next user would come under it.
  */
 async function isLeftOver(
   store: KeyStore,
-  { userId, version }: KeyRecord,
+  { userId, version, kekId }: KeyRecord,
   page: readonly KeyRecord[],
   { code }: KeystoreError,
 ): Promise<boolean> {
   const tenantId = tenantIdOf(userId)
   if (code !== 'ERR_UNKNOWN_MASTER_KEY' || tenantId === null) return false
-  const versions = page.filter((row) => row.userId === userId).map((row) => row.version)
-  if (versions.length > 1 && version === Math.max(...versions)) return false
+  const others = page.filter((row) => row.userId === userId && row.version !== version)
+  const isNewest = others.every((row) => row.version < version)
+  if (isNewest && others.some((row) => row.kekId !== kekId)) return false
   return !(await isNeeded(store, tenantId, version))
 }
 
