@@ -3,6 +3,7 @@ import { closeSync, fstatSync, openSync, readFileSync, statSync } from 'node:fs'
 import { isAbsolute, resolve } from 'node:path'
 import { invalidArgument, MasterKeyError } from '../errors.js'
 import { kindOf } from '../validate.js'
+import { assertKeyPath, shownKeyPath } from './key-file.js'
 import { type MasterKeyring, masterKeyring } from './keyring.js'
 import { decodeKey, HEXADECIMAL, isHexadecimal, isLocal, isOneByteRepeated, localMasterKey } from './local.js'
 import type { MasterKey } from './master-key.js'
@@ -87,16 +88,12 @@ function keyFromFile(path: string, env: Environment): MasterKey {
       closeSync(file)
     }
   } catch (error) {
-    const key = decodeKey(path.trim())
-    key?.fill(0)
-    if (key !== null) {
-      throw unusable('The path of the master key file is a master key itself: set API_KEY_MASTER_KEY to it')
-    }
+    assertKeyPath(path)
     const reason = error instanceof Error && 'code' in error ? String(error.code) : 'unreadable'
     const where = isAbsolute(path) ? path : `${path}, which is ${resolve(path)} here,`
     throw unusable(`The master key file ${where} cannot be read (${reason}): ${adviceFor(reason, path)}`)
   }
-  const key = keyFromText(text, `The master key file ${path}`, env)
+  const key = keyFromText(text, `The master key file ${shownKeyPath(path)}`, env)
   // The name of a key in a service is no secret.
   if (problem !== null && isLocal(key)) warn(problem)
   return key
@@ -121,7 +118,8 @@ export function masterKeyFileProblem(path: string): string | null {
 function modeProblem(path: string, mode: number): string | null {
   if (process.platform === 'win32' || (mode & 0o077) === 0) return null
   const shown = (mode & 0o777).toString(8)
-  return `The master key file ${path} has mode ${shown}, which is not for its owner alone: chmod 600 ${path}`
+  const name = shownKeyPath(path)
+  return `The master key file ${name} has mode ${shown}, which is not for its owner alone: chmod 600 ${name}`
 }
 
 function keyFromText(text: string, source: string, env: Environment): MasterKey {

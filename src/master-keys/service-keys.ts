@@ -53,6 +53,11 @@ export function serviceKey(text: string, source: string, env: Environment): Mast
   }
 }
 
+/** Whether a text begins as the name of a key in a key service does. */
+export function isServiceName(text: string): boolean {
+  return Object.keys(MAKERS).some((prefix) => text.startsWith(prefix))
+}
+
 function lazily(id: string, load: () => Promise<MasterKey>): MasterKey {
   const key = once(load)
   return {
