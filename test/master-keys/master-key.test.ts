@@ -271,7 +271,7 @@ describe('API_KEY_MASTER_KEY_FILE and masterKeysFromFile', () => {
       'keys/prod-2027-01-31/Master-Key-v2-of-App1',
       'C:\\Users\\Alice\\MasterKeyOfTheApplication1',
       '~/secrets/keystore-master-key-2027',
-      '/var/lib/K8sSecrets/TheKeystoreMasterKey2',
+      '/var/lib/kubernetes/secrets/KeystoreMasterKey2',
     ]) {
       expect([isKeyLike(path), shownKeyPath(path)]).toEqual([false, path])
       expect(refusal(() => masterKeysFromFile(`${folder.path}/${path}`)).message).toContain('ENOENT')
