@@ -22,6 +22,16 @@ export interface WrapChange extends KeyRef {
   readonly whileLive?: KeyIdentity | undefined
 }
 
+/** A row to insert. */
+export interface NewKeyRecord extends KeyRecord {
+  /**
+   * Only while exactly this row is live too, in one transaction with the insert: a tenant's own row, under whose key the new one is. However long
+   * the insert takes, nobody then comes under a tenant's key that was shredded, forgotten or pruned meanwhile, not even where there is a new
+   * one of the same version by then.
+   */
+  readonly whileLive?: KeyIdentity | undefined
+}
+
 /**
  * The KEK id of census rows that stand for many KEK ids, so that a census does not grow with the number of tenants: of users under tenants'
  * keys, and of tenants' own rows under KEK ids that were not named. No row has it as its KEK id.
@@ -179,13 +189,13 @@ export interface KeyStore {
    * Inserts the rows that are not there yet. **However many writers race for a ref, in however many processes, exactly
    * one wins, and all of them are given the winner's row.**
    *
-   * A row is inserted only if no version of its user is a tombstone, and, for version n > 1, only if n − 1 stands. It
-   * is durable when the promise resolves (for a transactional store: when the caller commits).
+   * A row is inserted only if no version of its user is a tombstone, for version n > 1 only if n − 1 stands, and only while the row of its
+   * `whileLive` is live: a missing one, another one or a tombstone refuses it, whatever transactions are under way. It is durable when the promise resolves (for a transactional store: when the caller commits).
    *
    * @returns in input order, for each input: the row stored under its ref, ours or another writer's; else the user's
-   *   tombstone, if one forbade it. An input whose n − 1 is missing has no winner and is left out.
+   *   tombstone, if one forbade it. An input whose n − 1 or `whileLive` is missing has no winner and is left out.
    */
-  insertIfAbsent(records: readonly KeyRecord[]): Promise<KeyRecord[]>
+  insertIfAbsent(records: readonly NewKeyRecord[]): Promise<KeyRecord[]>
 
   /**
    * Compare-and-set: replaces wrapped key, KEK id and `wrappedAt` of each live row that still holds `from`, or already holds

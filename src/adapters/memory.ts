@@ -7,6 +7,7 @@ import {
   type KeyPage,
   type KeyStore,
   MANY_TENANTS,
+  type NewKeyRecord,
   type ShredOptions,
   type ShredResult,
   type StoreChange,
@@ -18,6 +19,7 @@ import {
   isTenantKekId,
   isTenantRow,
   isTombstone,
+  type KeyIdentity,
   type KeyRecord,
   type KeyRef,
 } from '../table.js'
@@ -82,14 +84,15 @@ class MemoryKeyStore implements KeyStore {
     return groupByUser([...new Set(userIds)].flatMap((userId) => this.#versionsOf(userId)))
   }
 
-  async insertIfAbsent(records: readonly KeyRecord[]): Promise<KeyRecord[]> {
+  async insertIfAbsent(records: readonly NewKeyRecord[]): Promise<KeyRecord[]> {
     this.#assertOpen()
     const inserted = insertRounds(records)
       .flat()
       .filter((record) => {
-        const { userId, version } = record
+        const { whileLive, ...row } = record
+        const { userId, version } = row
         const isNext = version === 1 || this.#row({ userId, version: version - 1 }) !== undefined
-        return isNext && !this.#isShredded(userId) && this.#insert(record)
+        return isNext && this.#isLive(whileLive) && !this.#isShredded(userId) && this.#insert(row)
       })
     this.#publish(inserted.filter(outdatesCaches))
     return winnersOf(records, await this.getAll(distinctUserIds(records)))
@@ -102,9 +105,7 @@ class MemoryKeyStore implements KeyStore {
       if (row === undefined || isTombstone(row)) return false
       if (![from, change.encryptedKey].some((bytes) => Buffer.compare(row.encryptedKey, bytes) === 0))
         return false
-      const other = whileLive === undefined ? row : this.#row(whileLive)
-      if (other === undefined || isTombstone(other)) return false
-      if (whileLive !== undefined && other.createdAt.getTime() !== whileLive.createdAt.getTime()) return false
+      if (!this.#isLive(whileLive)) return false
       this.#set({ ...row, ...change })
       return true
     })
@@ -217,6 +218,13 @@ class MemoryKeyStore implements KeyStore {
       counts.set(row.kekId, (counts.get(row.kekId) ?? 0) + 1)
     }
     return counts
+  }
+
+  /** True without a row to ask for. */
+  #isLive(identity: KeyIdentity | undefined): boolean {
+    if (identity === undefined) return true
+    const row = this.#row(identity)
+    return row !== undefined && !isTombstone(row) && row.createdAt.getTime() === identity.createdAt.getTime()
   }
 
   #isShredded(userId: string): boolean {

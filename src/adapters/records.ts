@@ -1,5 +1,5 @@
 /** What all adapters do with rows before and after their statements. */
-import type { WrapChange } from '../store.js'
+import type { NewKeyRecord, WrapChange } from '../store.js'
 import {
   compareRefs,
   isTenantKekId,
@@ -42,8 +42,8 @@ export function inLockOrder<T extends KeyRef>(refs: readonly T[]): T[] {
  * Splits rows into rounds to insert one after the other. Each round has at most one version of each user, the lowest first:
  * version n can be inserted only where n − 1 is stored.
  */
-export function insertRounds(records: readonly KeyRecord[]): KeyRecord[][] {
-  const rounds: KeyRecord[][] = []
+export function insertRounds(records: readonly NewKeyRecord[]): NewKeyRecord[][] {
+  const rounds: NewKeyRecord[][] = []
   const next = new Map<string, number>()
   for (const record of inLockOrder(records)) {
     const round = next.get(record.userId) ?? 0
@@ -94,14 +94,19 @@ export function distinctUserIds(refs: readonly Pick<KeyRef, 'userId'>[]): string
  * @param inserted inputs that are known to be stored: each is its own winner
  */
 export function winnersOf(
-  inputs: readonly KeyRecord[],
+  inputs: readonly NewKeyRecord[],
   stored: ReadonlyMap<string, readonly KeyRecord[]>,
   inserted: ReadonlySet<KeyRecord> = new Set(),
 ): KeyRecord[] {
   return inputs.flatMap((input) => {
-    if (inserted.has(input)) return input
+    if (inserted.has(input)) return rowOf(input)
     const versions = stored.get(input.userId) ?? []
     const winner = versions.find(({ version }) => version === input.version) ?? versions.find(isTombstone)
     return winner ?? []
   })
+}
+
+/** What is stored of a row to insert. */
+function rowOf({ whileLive: _, ...row }: NewKeyRecord): KeyRecord {
+  return row
 }

@@ -4,6 +4,7 @@ import { dirname } from 'node:path'
 import { type Command, Option } from 'commander'
 import { assertFilePath, makeFolders } from '../folders.js'
 import { masterKeysFromEnv, masterKeysFromFile } from '../master-keys/environment.js'
+import { assertKeyPath } from '../master-keys/key-file.js'
 import { type MasterKeyring, masterKeyring } from '../master-keys/keyring.js'
 import { generateMasterKey } from '../master-keys/local.js'
 import { syncFolder } from '../sync-folder.js'
@@ -61,7 +62,7 @@ export interface FoundMasterKeys {
 export function masterKeysOrNull(options: MasterKeyOptions): FoundMasterKeys | null {
   const { masterKeyFile, previousKeyFile } = options
   const file = newKeyFile(options)
-  if (file !== null) assertFilePath(file, 'the master key', 'master.key')
+  if (file !== null) assertNewKeyFile(file)
   if (masterKeyFile === undefined && isGivenByEnvironment() && (file === null || existsSync(file))) {
     const said = 'Master key: from the environment'
     return { masterKeys: loadKeyring(undefined, previousKeyFile), said, file: null }
@@ -102,7 +103,7 @@ function loadKeyring(file: string | undefined, previousFiles: readonly string[] 
  * @returns false if the file exists: it is never overwritten
  */
 export function makeMasterKeyFile(path: string): boolean {
-  assertFilePath(path, 'the master key', 'master.key')
+  assertNewKeyFile(path)
   makeFolders(dirname(path))
   if (existsSync(path)) return false
   const complete = `${path}.${process.pid}-${performance.now()}.new`
@@ -120,6 +121,12 @@ export function makeMasterKeyFile(path: string): boolean {
     rmSync(complete, { force: true })
   }
   return true
+}
+
+/** The name of a file that is made, or found by `init`, is printed, and written into .gitignore. @throws ERR_MASTER_KEY · ERR_INVALID_ARGUMENT */
+function assertNewKeyFile(path: string): void {
+  assertKeyPath(path)
+  assertFilePath(path, 'the master key', 'master.key')
 }
 
 /** What a file system without hard links answers: FAT, and some that are mounted over a network. */

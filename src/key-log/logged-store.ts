@@ -1,6 +1,6 @@
 /** A store whose keys are recorded in a key log. */
 import { isKeystoreError, type StoreError } from '../errors.js'
-import type { KeyStore, ShredOptions, ShredResult } from '../store.js'
+import type { KeyStore, NewKeyRecord, ShredOptions, ShredResult } from '../store.js'
 import { isTombstone, type KeyRecord, type KeyRef, refKey } from '../table.js'
 import { assertKeyLog, type KeyLog, type KeyLogEntry, type MadeEntry } from './entry.js'
 import { readEntriesFrom } from './file.js'
@@ -78,7 +78,7 @@ class Recorder {
     this.#path = typeof keyLog === 'string' ? keyLog : null
   }
 
-  async insertIfAbsent(records: readonly KeyRecord[]): Promise<KeyRecord[]> {
+  async insertIfAbsent(records: readonly NewKeyRecord[]): Promise<KeyRecord[]> {
     if (this.#store.transactional) return this.#store.insertIfAbsent(records)
     const begin = await this.#log.prepare('no key was made')
     if (this.#path !== null) await refuseWithoutNewestKey(this.#store, this.#path)

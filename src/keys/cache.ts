@@ -2,18 +2,18 @@
  * Users' data keys: found in the store, minted on first use, rotated, unwrapped, and cached for a while. memory.ts says what is promised
  * when keys change meanwhile.
  */
-import { describeUser, invalidArgument, keyShredded } from '../errors.js'
+import { describeUser, invalidArgument, isKeystoreError, keyShredded } from '../errors.js'
 import { durationSince, type EmitEvent } from '../events.js'
 import type { Format } from '../format/formats.js'
 import { unavailableEvent } from '../master-keys/failure.js'
 import { describeRef, newDataKey } from '../master-keys/key-wrap.js'
 import type { MasterKeyring } from '../master-keys/keyring.js'
-import type { KeyStore } from '../store.js'
+import type { KeyStore, NewKeyRecord } from '../store.js'
 import { isTombstone, type KeyRecord, type KeyRef, MAX_KEY_VERSION } from '../table.js'
 import { Batch, SingleFlight } from './batch.js'
 import type { CacheOptions, CacheStats } from './cache-options.js'
 import { DataKey, type Right } from './data-key.js'
-import { type Kek, type Keks, masterKeyOf, rightOf } from './keks.js'
+import { type Kek, type Keks, masterKeyOf, rightOf, rowOf } from './keks.js'
 import type { UserRows } from './known-user.js'
 import { type FoundKeys, lookUpKeys, type OpenOrMint, type WantedKey } from './look-up.js'
 import { KeyMemory } from './memory.js'
@@ -75,7 +75,7 @@ export class KeyCache {
   readonly #writing = new SingleFlight<DataKey>()
   readonly #rotating = new SingleFlight<Rotation>()
   #askedIfEmptyAt = Number.NEGATIVE_INFINITY
-  readonly #insert = new Batch<KeyRecord, KeyRecord>((records) => insertRecords(this.#store, records))
+  readonly #insert = new Batch<NewKeyRecord, KeyRecord>((records) => insertRecords(this.#store, records))
 
   constructor(
     store: KeyStore,
@@ -354,7 +354,13 @@ export class KeyCache {
     if (!this.#policy.mints)
       throw notFound(`There is no key of ${describeUser(userId)}, and mint is 'never'`, false)
     if (areLost) throw keysLostError(userId)
-    return (await this.#make({ userId, version: 1 }, 'minted', rows, beforeInsert)).key
+    const mint = () => this.#make({ userId, version: 1 }, 'minted', rows, beforeInsert)
+    const { key } = await mint().catch((error) => {
+      // There may be another key of the tenant's by now.
+      if (isKeystoreError(error) && error.code === 'ERR_KEY_NOT_FOUND' && error.retryable) return mint()
+      throw error
+    })
+    return key
   }
 
   /** Inserts a new version. Every rival goes on with the winner's key. The key is cached only after the insert is durable. */
@@ -377,7 +383,12 @@ export class KeyCache {
     try {
       await this.#keks.check?.(record, dataKey, kek)
       if (beforeInsert !== undefined) await beforeInsert
-      const winner = await this.#insert.add(record)
+      const whileLive = rowOf(kek)
+      const winner = await this.#insert.add({ ...record, ...(whileLive && { whileLive }) }).catch((error) => {
+        // The tenant's key went away while this one was made, however long that took.
+        if (isKeystoreError(error) && error.code === 'ERR_KEY_NOT_FOUND') this.#keks.changed?.(kek)
+        throw error
+      })
       if (isTombstone(winner)) {
         this.#memory.erase(ref.userId, true)
         throw keyShredded(ref.userId)

@@ -1,8 +1,8 @@
 /** Rows of many users by one call of the store. A row that cannot be read fails its own user only. */
 import { isKeystoreError, KeystoreError, StoreError } from '../errors.js'
 import { describeRef } from '../master-keys/key-wrap.js'
-import type { KeyStore } from '../store.js'
-import { isTombstone, type KeyRecord, type KeyRef, refKey } from '../table.js'
+import type { KeyStore, NewKeyRecord } from '../store.js'
+import { isTombstone, type KeyRecord, refKey } from '../table.js'
 
 /** Loads every version of each user, in the order of the ids. A row that cannot be read costs one more query. */
 export function loadRows(
@@ -22,7 +22,7 @@ export function loadRows(
 /** Inserts records. Returns for each the row that is stored, the tombstone that forbade it, or the reason why there is none. */
 export function insertRecords(
   store: KeyStore,
-  records: readonly KeyRecord[],
+  records: readonly NewKeyRecord[],
 ): Promise<(KeyRecord | Error)[]> {
   return withoutUnreadable(
     records,
@@ -55,7 +55,13 @@ async function withoutUnreadable<Item, Result>(
   }
 }
 
-function noWinner({ userId, version }: KeyRef): Error {
+function noWinner({ userId, version, whileLive }: NewKeyRecord): Error {
+  if (whileLive !== undefined)
+    return new KeystoreError(
+      'ERR_KEY_NOT_FOUND',
+      `The key of ${describeRef(whileLive)} is not in the store any more: no key was made under it`,
+      { retryable: true },
+    )
   // The user was forgotten in between.
   if (version === 1)
     return new StoreError('The key store inserted a key and does not have it', { retryable: true })

@@ -9,16 +9,9 @@ import { durationSince, type EmitEvent } from '../events.js'
 import type { MasterKeyring } from '../master-keys/keyring.js'
 import type { MasterKey } from '../master-keys/master-key.js'
 import { assertOpens } from '../master-keys/rewrapped.js'
-import {
-  parseTenantKekId,
-  rootForNext,
-  rootOf,
-  rootToWrap,
-  type TenantKeyRef,
-  tenantOfUser,
-  tenantRow,
-} from '../master-keys/tenant-keys.js'
-import { assertNeverMade } from '../master-keys/tenant-versions.js'
+import { parseTenantKekId, type TenantKeyRef, tenantOfUser, tenantRow } from '../master-keys/tenant-keys.js'
+import { knowsTenants, rootForNext, rootOf, rootsOf, rootToWrap } from '../master-keys/tenant-roots.js'
+import { assertNeverMade, assertTrusted, versionOf } from '../master-keys/tenant-versions.js'
 import type { KeyStore } from '../store.js'
 import { type KeyRecord, type KeyRef, refKey, tenantIdOf, tenantUserId } from '../table.js'
 import { SingleFlight } from './batch.js'
@@ -28,7 +21,7 @@ import { DataKey } from './data-key.js'
 import type { Kek, Keks } from './keks.js'
 import { RecentFailures } from './recent-failures.js'
 import { moveTenantRows } from './tenant-move.js'
-import { evictTenantRows } from './tenant-rows.js'
+import { evictTenantRows, liveTenantRows } from './tenant-rows.js'
 
 /** What rotating a tenant's key came to. */
 export interface TenantRotation {
@@ -71,7 +64,8 @@ class Roots implements Keks {
   async forNew({ userId, version }: KeyRef, before: KeyRecord | undefined): Promise<MasterKey> {
     const tenantId = tenantIdOf(userId) as string
     await assertNeverMade(this.#store, { tenantId, version }, this.#emit)
-    return before === undefined ? rootToWrap(this.#keyring, tenantId) : rootForNext(this.#keyring, before)
+    if (before === undefined) return rootToWrap(this.#keyring, tenantId)
+    return rootForNext(this.#keyring, await liveTenantRows(this.#store, tenantId))
   }
 
   of(record: KeyRecord): Promise<MasterKey | null> {
@@ -133,6 +127,10 @@ export class Tenants implements Keks {
     this.#onChange = listener
   }
 
+  changed(kek: Kek): void {
+    if (kek instanceof DataKey) this.mayHaveChanged(kek.userId)
+  }
+
   leftMs(kek: Kek | null): number {
     return kek instanceof DataKey ? this.#keys.leftMs(kek) : Number.POSITIVE_INFINITY
   }
@@ -152,9 +150,13 @@ export class Tenants implements Keks {
     return tenantId === null ? this.#keyring.primary : this.#current(tenantId)
   }
 
-  /** Looks for the tenant's key first: a tenant whose rows are gone gets no second one. */
+  /** Looks for the tenant's key first: a tenant whose rows are gone gets no second one. @throws also ERR_CONFLICT (the newest version may be planted) */
   async #forNext(tenant: TenantKeyRef): Promise<Kek> {
-    await this.#find(tenant)
+    const { createdAt } = await this.#find(tenant)
+    const versions = await liveTenantRows(this.#store, tenant.tenantId)
+    const { kekId } = versionOf(versions, tenant, createdAt)
+    const roots = knowsTenants(this.#keyring) ? await rootsOf(this.#keyring, tenant.tenantId) : null
+    assertTrusted(versions, kekId, roots)
     return this.#current(tenant.tenantId)
   }
 
@@ -235,8 +237,8 @@ export class Tenants implements Keks {
   /**
    * Wraps all versions of a tenant's key under another root. Nothing of the tenant's users is touched.
    *
-   * @throws ERR_INVALID_ARGUMENT · ERR_KEY_NOT_FOUND · ERR_KEY_SHREDDED · ERR_STORE · what either root throws, and then the message says
-   *   which versions are not moved
+   * @throws ERR_INVALID_ARGUMENT · ERR_CONFLICT · ERR_KEY_NOT_FOUND · ERR_KEY_SHREDDED · ERR_STORE · what either root throws: see
+   *   `moveTenantRows`
    */
   async move(tenantId: string, root: MasterKey): Promise<TenantMove> {
     const start = performance.now()

@@ -12,7 +12,7 @@ import type { EventOptions } from '../events.js'
 import { isOutage, reasonOf } from '../master-keys/failure.js'
 import { describeRef } from '../master-keys/key-wrap.js'
 import type { KeyPage, KeyStore, StoreMaintenance, UnreadableRow } from '../store.js'
-import { compareRefs, type KeyRecord, type KeyRef } from '../table.js'
+import { compareRefs, type KeyRecord, type KeyRef, refKey } from '../table.js'
 import { kindOf, ownOptions } from '../validate.js'
 
 export interface Progress {
@@ -90,18 +90,23 @@ const NO_OPTIONS = {
   onEvent: undefined,
 } satisfies LongWorkOptions
 
-/** Collects the failures of a report: counts all, lists the first thousand. */
+/** Collects the failures of a report: counts all, lists the first thousand. A row that comes again is one of them. */
 export class Failures {
   readonly listed: RowFailure[] = []
+  readonly #listedRefs = new Set<string>()
   count = 0
   /** How many of them are due to an outage of a key service: another run may succeed. */
   outages = 0
 
   add({ userId, version, kekId }: Pick<KeyRecord, 'userId' | 'version' | 'kekId'>, error: unknown): void {
+    const { exactVersion = '' } = exactVersionOf(error)
+    const ref = `${refKey({ userId, version })} ${exactVersion}`
+    if (this.#listedRefs.has(ref)) return
     this.count += 1
     if (isOutage(error)) this.outages += 1
     if (this.listed.length < MAX_LISTED_FAILURES)
       this.listed.push({ userId, version, ...exactVersionOf(error), kekId, ...describeFailure(error) })
+    if (this.#listedRefs.size < MAX_LISTED_FAILURES) this.#listedRefs.add(ref)
   }
 }
 

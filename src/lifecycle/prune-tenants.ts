@@ -2,7 +2,6 @@
  * Removes keys of tenants that no user needs any more: earlier versions after a rotation, or all of a tenant after its users were moved out of
  * the hierarchy. Needs no master key.
  */
-import { setTimeout as sleep } from 'node:timers/promises'
 import { invalidArgument, KeystoreError, quoted, StoreError } from '../errors.js'
 import { tenantKekId } from '../master-keys/tenant-keys.js'
 import type { KeyStore } from '../store.js'
@@ -89,18 +88,15 @@ export interface PrunedTenants {
 /** Tenants that are removed together. */
 const TENANTS_A_PAGE = 1000
 
-/** Every process is told of removed rows within 2 s, and from then on gives out no key that it makes under them. */
-const ANNOUNCED_MS = 2500
-
 /**
  * Removes all versions of the keys of tenants under which no user is. Shredded tenants stay shredded. First see that no process makes users of
  * these tenants any more, that is, that no `tenantOf` names them. A process that has used such a key lately emits `keysLost` once, and makes
  * no new key for the tenant until it is opened anew.
  *
- * A user who comes under such a key meanwhile is not lost: after 2.5 seconds, in which every process learns of it, the key is put back. So it
- * takes that long for each 1,000 tenants.
+ * No user is lost who comes under such a key meanwhile: before the removal, and it is put back; after it, and the store refuses the user's key,
+ * however long its insert has been waiting.
  *
- * @throws ERR_INVALID_ARGUMENT · ERR_STORE (`retryable`: a key was put back; also any outage) · ERR_CONFLICT (and could not be) · ERR_CLOSED
+ * @throws ERR_INVALID_ARGUMENT · ERR_STORE (`retryable`: a key was put back; also any outage) · ERR_CONFLICT (and perhaps could not be) · ERR_CLOSED
  * @example
  * await rewrapAll({ store, masterKeys: masterKeyring({ primary, tenantOf: () => null, tenantRoot }) })
  * const { tenantIds } = await pruneUnusedTenants({ store })
@@ -160,7 +156,7 @@ function kekIdOf({ userId, version }: KeyRecord): string {
 
 async function removeUnlessNeeded(store: KeyStore, rows: readonly KeyRecord[]): Promise<void> {
   await store.remove(rows)
-  await sleep(ANNOUNCED_MS)
+  // Nobody comes under them any more: an insert needs the tenant's row (`whileLive`). Who did is seen now.
   const needed = await neededOf(store, rows)
   if (needed.length === 0) return
   const names = [...new Set(needed.map(({ userId }) => quoted(tenantIdOf(userId) ?? '')))].join(', ')
@@ -168,8 +164,9 @@ async function removeUnlessNeeded(store: KeyStore, rows: readonly KeyRecord[]): 
   if (needed.some((row) => restored.get(refKey(row))?.createdAt.getTime() !== row.createdAt.getTime()))
     throw new KeystoreError(
       'ERR_CONFLICT',
-      `Users came under the keys of tenants that were being removed (${names}), and other processes have made new ones: forget these tenants, and bring ` +
-        'their keys back from a backup (npx keystore restore FILE --tenant ID)',
+      `Other processes made new keys of tenants whose keys were being removed, and users are under them (${names}): look first whether all of them open ` +
+        '(npx keystore doctor, or verifyAll, with the roots of these tenants). If so, they are under the new keys, and there is nothing to do. A user ' +
+        'who does not open is under a removed key, which only a backup has: do not forget the tenant before you have copied the store',
     )
   throw new StoreError(
     `Users came under the keys of tenants that were being removed, so these were put back: ${names}. See that no process makes users of these ` +

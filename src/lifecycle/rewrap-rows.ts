@@ -5,7 +5,8 @@ import { describeRef, primaryKekId } from '../master-keys/key-wrap.js'
 import type { MasterKeyring } from '../master-keys/keyring.js'
 import type { MasterKey } from '../master-keys/master-key.js'
 import { parseTenantKekId, type TenantKeyRef, tenantKekId } from '../master-keys/tenant-keys.js'
-import { isStray, strayVersion } from '../master-keys/tenant-versions.js'
+import { knowsTenants } from '../master-keys/tenant-roots.js'
+import { assertTrusted, isStray, strayVersion, versionOf } from '../master-keys/tenant-versions.js'
 import { type CensusRow, type KeyPage, type KeyStore, MANY_TENANTS, type UnreadableRow } from '../store.js'
 import {
   isTenantKekId,
@@ -16,10 +17,11 @@ import {
   RESERVED_USER_ID_PREFIX,
   tenantIdOf,
 } from '../table.js'
+import { liveCount } from './census.js'
 import { DEFAULT_BATCH_SIZE, groupPagesByUser, type LongWorkOptions, pagesOf } from './long-work.js'
+import type { SeenTenants } from './seen-tenants.js'
 import type { TenantKeys } from './tenant-keys.js'
 import type { TenantOfUsers } from './tenant-of.js'
-import { assertTrusted, knowsTenants, namedRoot } from './tenant-roots.js'
 
 /** So many users of each tenant are asked about at first. */
 export const SAMPLED_USERS = 100
@@ -34,6 +36,8 @@ export interface RewrapRows extends LongWorkOptions {
   readonly allUsers: boolean
   /** Whether tenants' own rows are moved, where the keyring says nothing of tenants. */
   readonly moveTenants: boolean
+  /** Of this pass. */
+  readonly seen: SeenTenants
   /** Called for a tenant of whose users only the first were asked about. */
   readonly onSampled: () => void
   readonly onUnreadable: (row: UnreadableRow) => void
@@ -65,6 +69,7 @@ export async function* rowsToRewrap(
   }
   yield* inBatches(tenantPages(job), job)
   for (const kekId of kekIdsOfUsers(job, counted)) yield* pages(job, { kekId })
+  yield* pagesOfLost(job, counted)
 }
 
 /** The KEK ids, without those of tenants' keys, under which users may be that belong elsewhere. */
@@ -82,11 +87,26 @@ export function kekIdsOfUsers(
 /** Tenants' own rows, each tenant's together, then their users who may be elsewhere than they belong. */
 async function* tenantPages(job: RewrapRows): AsyncGenerator<readonly KeyRecord[], void, undefined> {
   for await (const tenants of tenantsOf(job.store, job, job.onUnreadable)) {
+    await job.seen.add(tenants)
     for (const versions of tenants) {
       if (versions.some(isTombstone) || !isKnown(job.keyring, versions)) continue
       yield versions
       yield* pagesOfUsers(job, versions)
     }
+  }
+}
+
+/** Users under tenants' keys that are not there: each has a reason why it cannot be moved. They are looked for if the counts show that there are any. */
+async function* pagesOfLost(
+  job: RewrapRows,
+  counted: readonly CensusRow[],
+): AsyncGenerator<readonly KeyRecord[], void, undefined> {
+  const total = liveCount(counted, ({ kekId, ofTenants }) => kekId === MANY_TENANTS && ofTenants !== true)
+  // The census is older than the counts: users who were minted meanwhile are in these alone.
+  if (total <= job.seen.users) return
+  for await (const page of pages(job, { notKekId: primaryKekId(job.keyring, job.format) })) {
+    const lost = page.filter((row) => !isTenantRow(row) && job.seen.isLost(row))
+    if (lost.length > 0) yield lost
   }
 }
 
@@ -176,7 +196,8 @@ async function* inBatches(
  * Where a row belongs, or null if it is there.
  *
  * @param batch the rows among which it came: those of a tenant's own key are all in it
- * @throws ERR_CONFLICT (`tenantOf` names another tenant than the row; a tenant's key may be planted) · what finding a tenant's key throws
+ * @throws ERR_CONFLICT (`tenantOf` names another tenant than the row; a tenant's key may be planted) · ERR_KEY_NOT_FOUND (a version of a tenant's
+ *   key is missing) · what finding a tenant's key throws
  */
 export async function targetOf(
   job: RewrapRows,
@@ -185,14 +206,12 @@ export async function targetOf(
 ): Promise<RewrapTarget | null> {
   const target = await keyOf(job, record)
   if (target === null || target.kekId === record.kekId) return null
-  const isPlanted =
-    isTenantRow(record) &&
-    isStray(
-      record,
-      batch.filter(({ userId }) => userId === record.userId),
-      target.kekId,
-    )
-  if (isPlanted) throw strayVersion(record)
+  const tenantId = tenantIdOf(record.userId)
+  if (tenantId === null) return target
+  const versions = batch.filter(({ userId }) => userId === record.userId)
+  if (isStray(record, versions, await job.tenants.namedRoots(tenantId), target.kekId))
+    throw strayVersion(record)
+  job.seen.assertComplete(tenantId)
   return target
 }
 
@@ -210,23 +229,42 @@ async function keyOf(job: RewrapRows, record: KeyRecord): Promise<RewrapTarget |
   if (under !== null && tenantId !== null && tenantId !== under.tenantId) throw otherTenant(record, tenantId)
   if (tenantId !== null) {
     const current = await job.tenants.current(tenantId, !job.dryRun)
-    if (current.key.id !== record.kekId)
-      await assertTrusted(job, current.versions, rootIdOf(job, record, current.versions))
-    return { ...inV3(current.key), whileLive: current.row }
+    if (current.kekId === record.kekId) return null
+    await assertMayJoin(job, record, tenantId, current.versions)
+    const { userId, version, createdAt } = current.row
+    return { ...inV3(await current.open()), whileLive: { userId, version, createdAt } }
   }
   const primary = { kek: keyring.primary, kekId: primaryKekId(keyring, format), format }
   return under === null ? primary : { ...primary, whileLive: (await job.tenants.find(under)).row }
 }
 
-/** The KEK id of the master key that opens a user's key, or the key of the tenant under which that is. */
-function rootIdOf(
-  { keyring }: RewrapRows,
-  { kekId }: KeyRecord,
+/**
+ * The root under which a tenant's key belongs. Null: the keyring says nothing of tenants. A previous key may then be a customer's, and nobody's
+ * key is taken out of their hands, unless the caller says that all are the primary's (`moveTenants`).
+ */
+async function namedRoot(
+  { keyring, tenants, moveTenants }: RewrapRows,
+  tenantId: string,
+): Promise<MasterKey | null> {
+  if (knowsTenants(keyring) || moveTenants) return (await tenants.roots(tenantId)).primary
+  return null
+}
+
+/** @param versions as they stand now @throws ERR_CONFLICT · ERR_KEY_NOT_FOUND (the version that the user is under is not among them any more) */
+async function assertMayJoin(
+  job: RewrapRows,
+  record: KeyRecord,
+  tenantId: string,
   versions: readonly KeyRecord[],
-): string | null {
-  const under = parseTenantKekId(kekId)
-  if (under === null) return keyring.find(kekId ?? '')?.id ?? null
-  return versions.find(({ version }) => version === under.version)?.kekId ?? null
+): Promise<void> {
+  const { keyring, tenants } = job
+  const under = parseTenantKekId(record.kekId)
+  const userRootId =
+    under === null
+      ? (keyring.find(record.kekId ?? '')?.id ?? null)
+      : versionOf(versions, under, (await tenants.find(under)).row.createdAt).kekId
+  const root = await namedRoot(job, tenantId)
+  assertTrusted(versions, userRootId, await tenants.namedRoots(tenantId), root?.id ?? null)
 }
 
 function inV3(kek: MasterKey): RewrapTarget {

@@ -9,6 +9,7 @@ import { keyringOf, type MasterKeyring } from '../master-keys/keyring.js'
 import { isLocal, isV2Wrap } from '../master-keys/local.js'
 import type { MasterKey } from '../master-keys/master-key.js'
 import { rewrapped } from '../master-keys/rewrapped.js'
+import { knowsTenants } from '../master-keys/tenant-roots.js'
 import type { CensusRow, KeyStore, UnreadableRow, WrapChange } from '../store.js'
 import { isTenantRow, type KeyRecord, type KeyRef, refKey, tenantIdOf } from '../table.js'
 import {
@@ -37,6 +38,7 @@ import {
   SAMPLED_USERS,
   targetOf,
 } from './rewrap-rows.js'
+import { SeenTenants } from './seen-tenants.js'
 import {
   describeOtherRows,
   findSharedKeys,
@@ -47,7 +49,6 @@ import {
 } from './shared-keys.js'
 import { TenantKeys } from './tenant-keys.js'
 import { TenantOfUsers } from './tenant-of.js'
-import { knowsTenants } from './tenant-roots.js'
 
 export interface RewrapOptions extends LongWorkOptions {
   readonly store: KeyStore
@@ -145,7 +146,14 @@ export async function rewrapAll(options: RewrapOptions): Promise<RewrapReport> {
   const tenants = new TenantKeys(store, keyring, emit)
   const tenantOfUsers = new TenantOfUsers(keyring)
   const own = { keyring, tenants, tenantOfUsers, format, accept, dryRun, allUsers, moveTenants, emit }
-  const job: RewrapJob = { ...options, ...own, onSampled: () => undefined, onUnreadable: () => undefined }
+  const seen = new SeenTenants(store)
+  const job: RewrapJob = {
+    ...options,
+    ...own,
+    seen,
+    onSampled: () => undefined,
+    onUnreadable: () => undefined,
+  }
   const kekId = primaryKekId(keyring, format)
   const before = await censusFor(store, keyring)
 
@@ -278,9 +286,10 @@ async function rewrapPass(
     const onSampled = () => {
       pass.sampled += 1
     }
-    for await (const page of rowsToRewrap({ ...job, onSampled, onUnreadable }, counted)) {
+    const ofPass = { ...job, seen: new SeenTenants(job.store), onSampled, onUnreadable }
+    for await (const page of rowsToRewrap(ofPass, counted)) {
       const start = performance.now()
-      const changes = await rewrapPage(job, page, shared, pass.failures)
+      const changes = await rewrapPage(ofPass, page, shared, pass.failures)
       await writing
       writing = writeChanges(job, pass, changes, start).then((written) => {
         progress.add(page.length)
@@ -307,7 +316,7 @@ async function rewrapPage(
   const changes = await mapConcurrently(page, (record) =>
     rewrapRecord(job, record, shared, page).catch(async (error) => {
       if (!isRowError(error)) throw error
-      if (await isLeftOver(job.store, record, error)) return null
+      if (await isLeftOver(job.store, record, page, error)) return null
       failures.add(record, error)
       if (isTenantRow(record) && error.code === 'ERR_MASTER_KEY') waiting.add(record.userId)
       return null
@@ -316,14 +325,21 @@ async function rewrapPage(
   return changes.filter((change) => change !== null && !waiting.has(change.userId)) as WrapChange[]
 }
 
-/** Whether it is a tenant's own key that no user needs, under a root that was not given: nobody misses it, and pruneUnusedTenants removes it. */
+/**
+ * Whether it is a tenant's own key that no user needs, under a root that was not given: nobody misses it, and pruneUnusedTenants removes it. But
+ * if it is the newest version, and an earlier one is under another root, the next user would come under it.
+ */
 async function isLeftOver(
   store: KeyStore,
-  { userId, version }: KeyRecord,
+  { userId, version, kekId }: KeyRecord,
+  page: readonly KeyRecord[],
   { code }: KeystoreError,
 ): Promise<boolean> {
   const tenantId = tenantIdOf(userId)
   if (code !== 'ERR_UNKNOWN_MASTER_KEY' || tenantId === null) return false
+  const others = page.filter((row) => row.userId === userId && row.version !== version)
+  const isNewest = others.every((row) => row.version < version)
+  if (isNewest && others.some((row) => row.kekId !== kekId)) return false
   return !(await isNeeded(store, tenantId, version))
 }
 

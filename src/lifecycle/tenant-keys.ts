@@ -6,20 +6,13 @@ import type { Format } from '../format/formats.js'
 import { newDataKey, unwrapDataKey } from '../master-keys/key-wrap.js'
 import type { MasterKeyring } from '../master-keys/keyring.js'
 import type { MasterKey } from '../master-keys/master-key.js'
-import {
-  kekOf,
-  rootToWrap,
-  TenantKey,
-  type TenantKeyRef,
-  tenantKekId,
-  tenantRow,
-} from '../master-keys/tenant-keys.js'
-import { assertNeverMade } from '../master-keys/tenant-versions.js'
+import { TenantKey, type TenantKeyRef, tenantKekId, tenantRow } from '../master-keys/tenant-keys.js'
+import { findRoot, kekOf, knowsTenants, type RootsOfTenant, rootsOf } from '../master-keys/tenant-roots.js'
+import { assertNeverMade, assertTrusted, versionOf } from '../master-keys/tenant-versions.js'
 import type { KeyStore, WrapChange } from '../store.js'
 import { isTombstone, type KeyIdentity, type KeyRecord, refKey, tenantIdOf, tenantUserId } from '../table.js'
 import { ASK_AGAIN_MS, KeptAnswers } from './kept-answers.js'
 import { versionsOf } from './long-work.js'
-import { assertTrusted } from './tenant-roots.js'
 
 const V3: readonly Format[] = ['v3']
 
@@ -30,9 +23,13 @@ export interface OpenTenantKey {
 }
 
 /** The version that wraps a tenant's users now. */
-export interface CurrentTenantKey extends OpenTenantKey {
+export interface CurrentTenantKey {
+  readonly kekId: string
+  readonly row: KeyIdentity
   /** All versions as they were read with it, ascending: it is the last. */
   readonly versions: readonly KeyRecord[]
+  /** @throws what opens a tenant's row */
+  open(): Promise<TenantKey>
 }
 
 export class TenantKeys {
@@ -45,6 +42,8 @@ export class TenantKeys {
   /** By tenant id. Another process may rotate a tenant's key at any time: a rewrap brings along whoever came under an earlier version. */
   readonly #rows = new KeptAnswers<readonly KeyRecord[]>(ASK_AGAIN_MS)
   readonly #current = new KeptAnswers<CurrentTenantKey>(ASK_AGAIN_MS)
+  /** By tenant id. The application's `tenantRoot` is asked once for each tenant, not for each user: it may query a database. */
+  readonly #roots = new KeptAnswers<RootsOfTenant>(Number.POSITIVE_INFINITY)
 
   /** @param emit for those who ask for {@link current} keys */
   constructor(store: KeyStore, keyring: MasterKeyring, emit: EmitEvent = () => undefined) {
@@ -59,7 +58,22 @@ export class TenantKeys {
    * @throws ERR_KEY_SHREDDED (the tenant) · ERR_KEY_NOT_FOUND (the tenant's row is missing) · what opens a tenant's row
    */
   kekOf(record: KeyRecord): MasterKey | null | Promise<MasterKey | null> {
-    return kekOf(this.#keyring, record, async (ref) => (await this.find(ref)).key)
+    return kekOf(
+      this.#keyring,
+      record,
+      async (ref) => (await this.find(ref)).key,
+      async (row) => findRoot(await this.roots(tenantIdOf(row.userId) ?? ''), row),
+    )
+  }
+
+  /** The roots of a tenant. @throws what the keyring's `tenantRoot` throws */
+  roots(tenantId: string): Promise<RootsOfTenant> {
+    return this.#roots.get(tenantId, () => rootsOf(this.#keyring, tenantId))
+  }
+
+  /** The same if the keyring says anything of tenants; null if not. */
+  async namedRoots(tenantId: string): Promise<RootsOfTenant | null> {
+    return knowsTenants(this.#keyring) ? this.roots(tenantId) : null
   }
 
   /** Opens the wrapped key of any live row. @returns 32 bytes @throws like `unwrapDataKey` and {@link kekOf} */
@@ -92,10 +106,11 @@ export class TenantKeys {
   }
 
   /**
-   * The version that wraps a tenant's users now. A tenant without any gets its first one, which its root has to open before it wraps a user.
+   * The version that wraps a tenant's users now. It is opened by who may use it. A tenant without any gets its first one, which its root has to
+   * open before it wraps a user.
    *
    * @param isKept false: it is made, and not stored
-   * @throws ERR_KEY_SHREDDED · ERR_KEYS_LOST (users are under a first one that is missing) · what opens a tenant's row
+   * @throws ERR_KEY_SHREDDED · ERR_KEYS_LOST (users are under a first one that is missing) · for a first one what its root throws
    */
   current(tenantId: string, isKept: boolean): Promise<CurrentTenantKey> {
     return this.#current.get(tenantId, () => this.#newestOrFirst(tenantId, isKept))
@@ -104,7 +119,9 @@ export class TenantKeys {
   async #newestOrFirst(tenantId: string, isKept: boolean): Promise<CurrentTenantKey> {
     const versions = await this.#liveRows(tenantId)
     const newest = versions.at(-1)
-    if (newest !== undefined) return { ...(await this.ofRow(newest)), versions }
+    const kekId = tenantKekId({ tenantId, version: newest?.version ?? 1 })
+    if (newest !== undefined)
+      return { kekId, row: newest, versions, open: async () => (await this.ofRow(newest)).key }
     const ref = { tenantId, version: 1 }
     await assertNeverMade(this.#store, ref, this.#emit)
     const made = await this.#made(ref)
@@ -112,22 +129,19 @@ export class TenantKeys {
     if (winner === undefined || isTombstone(winner)) throw tenantShredded(tenantId)
     if (isKept) this.#rows.delete(tenantId)
     const open = equalBytes(winner.encryptedKey, made.row.encryptedKey) ? made : await this.ofRow(winner)
-    return { ...open, versions: [winner] }
+    return { kekId, row: open.row, versions: [winner], open: async () => open.key }
   }
 
   /** The newest version of the tenant's key that a row names. @throws ERR_KEY_SHREDDED · ERR_KEY_NOT_FOUND · ERR_CONFLICT (it may be planted) · what opens the tenant's row */
   async newestOf(ref: TenantKeyRef): Promise<TenantKey> {
     const rows = await this.#liveRows(ref.tenantId)
-    const newest = rows.at(-1)
-    const own = rows.find(({ version }) => version === ref.version)
-    // Without the version that the row names the tenant may be another one of that id.
-    if (newest === undefined || own === undefined) throw notStored(ref)
-    await assertTrusted({ keyring: this.#keyring }, rows, own.kekId)
-    return (await this.ofRow(newest)).key
+    const own = versionOf(rows, ref)
+    assertTrusted(rows, own.kekId, await this.namedRoots(ref.tenantId))
+    return (await this.ofRow(rows.at(-1) ?? own)).key
   }
 
   async #made(ref: TenantKeyRef): Promise<OpenTenantKey & { readonly row: KeyRecord }> {
-    const root = await rootToWrap(this.#keyring, ref.tenantId)
+    const { primary: root } = await this.roots(ref.tenantId)
     const { record, dataKey } = await newDataKey(this.#keyring, tenantRow(ref), 'v3', root)
     try {
       const again = await unwrapDataKey(this.#keyring, record, V3, root)
@@ -160,10 +174,8 @@ export class TenantKeys {
     return rows
   }
 
-  async #liveRow({ tenantId, version }: TenantKeyRef): Promise<KeyRecord> {
-    const row = (await this.#liveRows(tenantId)).find((row) => row.version === version)
-    if (row === undefined) throw notStored({ tenantId, version })
-    return row
+  async #liveRow(ref: TenantKeyRef): Promise<KeyRecord> {
+    return versionOf(await this.#liveRows(ref.tenantId), ref)
   }
 }
 
@@ -177,14 +189,6 @@ function tenantShredded(tenantId: string): KeystoreError {
   return new KeystoreError(
     'ERR_KEY_SHREDDED',
     `The key of tenant ${quoted(tenantId)} was erased, and the keys of its users with it`,
-  )
-}
-
-function notStored({ tenantId, version }: TenantKeyRef): KeystoreError {
-  return new KeystoreError(
-    'ERR_KEY_NOT_FOUND',
-    `The key of tenant ${quoted(tenantId)}, version ${version}, is not in the store, and the keys of its users do not open without it: copy ` +
-      'it from a backup (npx keystore restore BACKUP --tenant ID)',
   )
 }
 

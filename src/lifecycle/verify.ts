@@ -6,6 +6,7 @@ import { keyringOf, type MasterKeyring } from '../master-keys/keyring.js'
 import { isLocal, isV2Wrap } from '../master-keys/local.js'
 import type { MasterKey } from '../master-keys/master-key.js'
 import { parseTenantKekId, tenantKekId, tenantRow } from '../master-keys/tenant-keys.js'
+import { knowsTenants } from '../master-keys/tenant-roots.js'
 import { isStray, strayVersion } from '../master-keys/tenant-versions.js'
 import type { CensusRow, KeyStore, StoreFinding } from '../store.js'
 import { isTenantRow, type KeyRecord, type KeyRef, tenantIdOf } from '../table.js'
@@ -29,7 +30,6 @@ import {
   V2_WRAP_UNDER_V3_ID,
 } from './shared-keys.js'
 import { TenantKeys } from './tenant-keys.js'
-import { knowsTenants, namedRoot } from './tenant-roots.js'
 
 export interface VerifyOptions extends LongWorkOptions {
   readonly store: KeyStore
@@ -125,7 +125,7 @@ export async function verifyAll(options: VerifyOptions): Promise<VerifyReport> {
     const latest = Date.now() + CLOCK_TOLERANCE_MS
     for (const versions of users) checkVersions(findings, versions, unreadable)
     for (const versions of users.filter(([row]) => row !== undefined && isTenantRow(row)))
-      await checkRoots(findings, versions, keyring)
+      await checkRoots(findings, versions, tenants.keys)
     for (const record of records) checkTimes(findings, record, latest)
     const live = records.filter(({ shreddedAt }) => shreddedAt === null)
     await mapConcurrently(live, (record) => checkKey(findings, record, keyring, tenants, accept, digests))
@@ -176,16 +176,15 @@ function checkVersions(
 async function checkRoots(
   findings: Findings,
   versions: readonly KeyRecord[],
-  keyring: MasterKeyring,
+  tenants: TenantKeys,
 ): Promise<void> {
   const live = versions.filter(({ shreddedAt }) => shreddedAt === null)
   const [first] = live
   if (first === undefined || live.every(({ kekId }) => kekId === first.kekId)) return
   // What fails with `tenantRoot` has a finding of its own.
-  const root = await namedRoot({ keyring }, tenantIdOf(first.userId) ?? '').catch(() => null)
+  const roots = await tenants.namedRoots(tenantIdOf(first.userId) ?? '').catch(() => null)
   for (const row of live)
-    if (isStray(row, live, root?.id ?? null))
-      findings.ofRow('warning', 'tenantMixed', row, strayVersion(row).message)
+    if (isStray(row, live, roots)) findings.ofRow('warning', 'tenantMixed', row, strayVersion(row).message)
 }
 
 function checkTimes(findings: Findings, record: KeyRecord, latest: number): void {

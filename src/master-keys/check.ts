@@ -25,8 +25,8 @@ const NAMED_KEK_IDS = 10
  * Refuses where a master key is missing or wrong. Rows that merely do not open are damaged: each is an event, and fails its own user. So it
  * is with a master key that cannot be asked now, or refuses: only its own users need it.
  *
- * - An id that no master key has: refuses, unless `allowUnknown`. Of tenants' own rows it is one of the tenant's root, unless nothing shows
- *   that the keyring is the store's: see {@link checkTenants}.
+ * - An id that no master key has: refuses, unless `allowUnknown`. Of tenants' own rows it is one of the tenant's root, and at most an event,
+ *   unless it shows that the primary is the wrong one: see {@link checkTenants}.
  * - A known id: damaged rows are events, even if no sample opens. They say themselves which key they need.
  * - No id, or the id of v2 wraps, where format v2 is not accepted: refuses if the store has no row of format v3, since the store was then
  *   never upgraded. Else the rows are damaged: nobody could read them anyway, and no row may talk an operator into accepting v2.
@@ -50,8 +50,10 @@ export async function checkMasterKeys(
 ): Promise<void> {
   const { acceptKeys, allowUnknown, emit } = options
   const samples = (await store.sampleByKek(SAMPLES_PER_KEK)).filter(isUnderMasterKey)
-  const isKnown = ({ kekId }: KeyRecord) => keyring.find(kekId ?? '') !== null
-  const tenants = await checkTenants(store, keyring, samples.some(isKnown))
+  const tenants = await checkTenants(store, keyring, {
+    areUnderPrimary: samples.some(({ kekId }) => kekId === keyring.primary.id),
+    areKnown: samples.some(({ kekId }) => keyring.find(kekId ?? '') !== null),
+  })
   const groups = groupByKek([...samples, ...tenants.underPrimary.slice(0, SAMPLES_PER_KEK)])
   const acceptsV2 = acceptKeys.includes('v2')
   const isUpgraded = tenants.areThere || [...groups.keys()].some((kekId) => formatOfKekId(kekId) === 'v3')
@@ -72,6 +74,7 @@ export async function checkMasterKeys(
     if (kekId !== null) emitUnavailable(options, kekId, failure)
   }
   emitUnavailable(options, keyring.primary.id, failedPrimary)
+  if (tenants.missing.length > 0) emit({ type: 'unknownMasterKey', kekIds: tenants.missing })
   if (unknown.length === 0) return
   // The census reads the whole table: only for the message.
   if (!allowUnknown) throw await unknownMasterKeys(store, unknown, tenants.foreign.length > 0)

@@ -3,10 +3,11 @@ import { closeSync, fstatSync, openSync, readFileSync, statSync } from 'node:fs'
 import { isAbsolute, resolve } from 'node:path'
 import { invalidArgument, MasterKeyError } from '../errors.js'
 import { kindOf } from '../validate.js'
+import { assertKeyPath, shownKeyPath } from './key-file.js'
 import { type MasterKeyring, masterKeyring } from './keyring.js'
 import { decodeKey, HEXADECIMAL, isHexadecimal, isLocal, isOneByteRepeated, localMasterKey } from './local.js'
 import type { MasterKey } from './master-key.js'
-import { isServiceKeyName, serviceKey } from './service-keys.js'
+import { isServiceName, serviceKey } from './service-keys.js'
 import { type Environment, variable } from './variables.js'
 
 const HOW_TO_MAKE_ONE = 'make one with `npx keystore init`, or with `openssl rand -base64 32`'
@@ -87,16 +88,12 @@ function keyFromFile(path: string, env: Environment): MasterKey {
       closeSync(file)
     }
   } catch (error) {
-    const key = decodeKey(path.trim())
-    key?.fill(0)
-    if (key !== null) {
-      throw unusable('The path of the master key file is a master key itself: set API_KEY_MASTER_KEY to it')
-    }
+    assertKeyPath(path)
     const reason = error instanceof Error && 'code' in error ? String(error.code) : 'unreadable'
     const where = isAbsolute(path) ? path : `${path}, which is ${resolve(path)} here,`
     throw unusable(`The master key file ${where} cannot be read (${reason}): ${adviceFor(reason, path)}`)
   }
-  const key = keyFromText(text, `The master key file ${path}`, env)
+  const key = keyFromText(text, `The master key file ${shownKeyPath(path)}`, env)
   // The name of a key in a service is no secret.
   if (problem !== null && isLocal(key)) warn(problem)
   return key
@@ -130,7 +127,7 @@ export function masterKeyFileProblem(path: string): string | null {
 
 function holdsName(path: string): boolean {
   try {
-    return isServiceKeyName(readFileSync(path, 'utf8').trim())
+    return isServiceName(readFileSync(path, 'utf8').trim())
   } catch {
     return false
   }
@@ -140,7 +137,8 @@ function holdsName(path: string): boolean {
 function modeProblem(path: string, mode: number, what = 'master key'): string | null {
   if (process.platform === 'win32' || (mode & 0o077) === 0) return null
   const shown = (mode & 0o777).toString(8)
-  return `The ${what} file ${path} has mode ${shown}, which is not for its owner alone: chmod 600 ${path}`
+  const name = shownKeyPath(path)
+  return `The ${what} file ${name} has mode ${shown}, which is not for its owner alone: chmod 600 ${name}`
 }
 
 function keyFromText(text: string, source: string, env: Environment): MasterKey {

@@ -12,18 +12,30 @@ import type { MasterKey } from './master-key.js'
 export type TenantOf = (userId: string) => string | null | Promise<string | null>
 
 /**
- * Gives the master key that wraps a tenant's key: the customer's own. Null: the primary does. Asked whenever a tenant's key is opened or made: keep
- * the objects, and give the same one for the same key, since each may hold connections or sessions.
+ * Gives the master key that wraps a tenant's key: the customer's own. Or a keyring, of `masterKeyring({ primary, previous })`: the primary wraps, and
+ * the previous ones, which were the tenant's roots before, still open. Null: the tenant has no root of its own, and the application's are its
+ * roots.
+ *
+ * No other key opens a row of the tenant's, but for the application's primary, from under which a tenant is moved to a root of its own.
+ *
+ * Asked whenever a tenant's key is opened or made: keep the objects, and give the same one for the same key, since each may hold connections or
+ * sessions.
  */
-export type TenantRoot = (tenantId: string) => MasterKey | null | Promise<MasterKey | null>
+export type TenantRoot = (
+  tenantId: string,
+) => MasterKey | MasterKeyring | null | Promise<MasterKey | MasterKeyring | null>
 
 /** What {@link masterKeyring} takes. */
 export interface MasterKeyringOptions {
   readonly primary: MasterKey
+  /**
+   * Primaries of before. They open the rows of all tenants that have no root of their own, so a customer's key never belongs here: whoever can use
+   * it, and writes to the database, could plant keys of other tenants. It is what `tenantRoot` gives.
+   */
   readonly previous?: readonly MasterKey[]
   /** Absent: no user is wrapped under a tenant's key. Users who already are stay so. Has 5 seconds to answer. */
   readonly tenantOf?: TenantOf | null
-  /** Absent: the primary wraps all tenants' keys. Has 5 seconds to answer. */
+  /** Absent: no tenant has a root of its own, and the primary wraps all tenants' keys. Has 5 seconds to answer. */
   readonly tenantRoot?: TenantRoot | null
 }
 
@@ -114,7 +126,7 @@ export function keyringOf(keys: MasterKeyring | MasterKey): MasterKeyring {
 }
 
 /** A string has none: it is likely a master key's text, which `in` would quote in its error. */
-function hasPrimary(keys: MasterKeyring | MasterKey): keys is MasterKeyring {
+export function hasPrimary(keys: MasterKeyring | MasterKey): keys is MasterKeyring {
   return typeof keys === 'object' && keys !== null && Object.hasOwn(keys, 'primary')
 }
 

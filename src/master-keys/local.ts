@@ -123,6 +123,34 @@ export function isHexadecimal(text: string): boolean {
   return /^(0x)?[0-9a-f]{64}$/i.test(text)
 }
 
+/**
+ * Whether a text that should be a path is most likely a master key: base64 or hexadecimal, also in quotes, with a prefix, or cut off. A path is not
+ * if it has a dot, or reads like words.
+ */
+export function isKeyLike(text: string): boolean {
+  const bare = text
+    .trim()
+    .replace(/^(["'`])(.*)\1$/s, '$2')
+    .trim()
+  const key = decodeKey(bare)
+  key?.fill(0)
+  if (key !== null || /^(base64|base64url|hex)[:,=]/i.test(bare) || /^(0x)?[0-9a-f]{32,}$/i.test(bare))
+    return true
+  return /^[\w+/=-]{24,}$/.test(bare) && isMixed(bare)
+}
+
+/** From one letter or digit to the next, random base64 changes between small letters, capitals and digits six times of ten, and names fewer than two. */
+function isMixed(text: string): boolean {
+  const kinds = [...text].map((letter) => KINDS.findIndex((kind) => kind.test(letter)))
+  const pairs = kinds.flatMap((kind, i) => {
+    const next = kinds[i + 1] ?? -1
+    return kind < 0 || next < 0 ? [] : [kind !== next]
+  })
+  return pairs.filter((isChange) => isChange).length > 0.3 * pairs.length
+}
+
+const KINDS = [/[a-z]/, /[A-Z]/, /[0-9]/]
+
 /** Whether anybody could guess the key. */
 export function isOneByteRepeated(key: Uint8Array): boolean {
   return key.every((byte) => byte === key[0])

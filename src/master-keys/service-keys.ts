@@ -53,8 +53,8 @@ export function serviceKey(text: string, source: string, env: Environment): Mast
   }
 }
 
-/** Whether a text begins like the name of a key in a service, so that it is no key itself. */
-export function isServiceKeyName(text: string): boolean {
+/** Whether a text begins as the name of a key in a key service does. */
+export function isServiceName(text: string): boolean {
   return Object.keys(MAKERS).some((prefix) => text.startsWith(prefix))
 }
 

@@ -16,9 +16,8 @@ import type { KeyObject, XaesKey } from '../format/aead.js'
 import { deriveTenantWrapKey, unwrapV3, wrapV3 } from '../format/wrapped-key.js'
 import { type KeyRecord, MAX_KEY_VERSION, TENANT_KEK_ID_PREFIX, tenantIdOf, tenantUserId } from '../table.js'
 import { assertTenantId } from '../validate.js'
-import { assertMasterKey, type MasterKeyring } from './keyring.js'
+import type { MasterKeyring } from './keyring.js'
 import type { MasterKey } from './master-key.js'
-import { shareService } from './service-calls.js'
 
 /** One version of a tenant's key. */
 export interface TenantKeyRef {
@@ -83,96 +82,13 @@ export class TenantKey implements MasterKey {
   }
 }
 
-/** Gives an open version of a tenant's key. @throws if there is none, or if the tenant's root does not open it */
-export type FindTenantKey = (ref: TenantKeyRef) => TenantKey | Promise<TenantKey>
-
-/**
- * The key under which a row is wrapped, which is what `unwrapDataKey` needs.
- *
- * @returns null if it was not given; no promise unless a tenant's key has to be found, or its root asked for
- * @throws what `findTenantKey` and the keyring's `tenantRoot` throw
- */
-export function kekOf(
-  keyring: MasterKeyring,
-  record: KeyRecord,
-  findTenantKey: FindTenantKey,
-): MasterKey | null | Promise<MasterKey | null> {
-  // A tenant's row is under a root, never under a tenant's key.
-  if (tenantIdOf(record.userId) !== null) return rootOf(keyring, record)
-  const ref = parseTenantKekId(record.kekId)
-  return ref === null ? keyring.find(record.kekId ?? '') : findTenantKey(ref)
-}
-
-/** The root that opens a row of a tenant's own key: the tenant's own if the row names it, else a key of the keyring, or null. */
-export async function rootOf(
-  keyring: MasterKeyring,
-  { userId, kekId }: KeyRecord,
-): Promise<MasterKey | null> {
-  if (kekId === null) return null
-  const own = await ownRootOf(keyring, tenantIdOf(userId) ?? '')
-  return own?.id === kekId ? own : keyring.find(kekId)
-}
-
-/** The root under which a tenant's key belongs: the tenant's own, else the primary. */
-export async function rootToWrap(keyring: MasterKeyring, tenantId: string): Promise<MasterKey> {
-  return (await ownRootOf(keyring, tenantId)) ?? keyring.primary
-}
-
-/**
- * The root that wraps a tenant's next version: its own; else the one that wraps the version before it, if there is no `tenantRoot` to say that
- * the tenant is the primary's. Nothing goes under the primary while the root of the version before is unknown: the keyring then lacks a
- * customer's key, and their new users must not be out of their hands.
- *
- * @param before the tenant's newest row
- * @throws ERR_UNKNOWN_MASTER_KEY
- */
-export async function rootForNext(keyring: MasterKeyring, before: KeyRecord): Promise<MasterKey> {
-  const own = await ownRootOf(keyring, tenantIdOf(before.userId) ?? '')
-  if (own !== null) return own
-  const known = keyring.find(before.kekId ?? '')
-  if (known === null) throw unknownMasterKey(before, before.kekId ?? '')
-  return keyring.tenantRoot === null ? known : keyring.primary
-}
-
-/** What the application's `tenantRoot` gives: null if there is no such function, or the primary is to wrap. Does not call the root. */
-export async function ownRootOf(keyring: MasterKeyring, tenantId: string): Promise<MasterKey | null> {
-  const { tenantRoot } = keyring
-  if (tenantRoot === null) return null
-  const what = `tenantRoot of tenant ${quoted(tenantId)}`
-  const root = await answered(() => tenantRoot(tenantId), what)
-  if (root === undefined)
-    throw invalidArgument(`${what} must be a master key, or null for the primary: does the function return?`)
-  if (root === null) return null
-  assertMasterKey(what, root)
-  shareService(root, firstOf(keyring, root))
-  return root
-}
-
-/** How many roots are remembered for each keyring. */
-const MOST_ROOTS = 10_000
-
-const roots = new WeakMap<MasterKeyring, Map<string, MasterKey>>()
-
-/** The first object that this root had: `tenantRoot` may make one each time, and they are all one service. */
-function firstOf(keyring: MasterKeyring, root: MasterKey): MasterKey {
-  const known = roots.get(keyring) ?? new Map<string, MasterKey>()
-  roots.set(keyring, known)
-  const first = known.get(root.id) ?? keyring.find(root.id) ?? root
-  // The one that was not needed for longest goes.
-  known.delete(root.id)
-  known.set(root.id, first)
-  const [oldest] = known.keys()
-  if (known.size > MOST_ROOTS && oldest !== undefined) known.delete(oldest)
-  return first
-}
-
 /** Of a row whose KEK id is that of no given master key. */
 export function unknownMasterKey(record: KeyRecord, kekId: string): MasterKeyError {
   const { userId, version } = record
   const advice =
     tenantIdOf(userId) === null
       ? 'add it to API_KEY_MASTER_KEY_PREVIOUS or to the keyring'
-      : 'have `tenantRoot` give it, or add it to API_KEY_MASTER_KEY_PREVIOUS or to `previous` of the keyring'
+      : "have `tenantRoot` give it, alone or among the `previous` of a keyring of the tenant. A former primary goes into API_KEY_MASTER_KEY_PREVIOUS, or into `previous` of the application's keyring"
   return new MasterKeyError(
     'ERR_UNKNOWN_MASTER_KEY',
     `The key of ${describeUser(userId)}, version ${version} is wrapped under master key ${printable(kekId)}, which was not given: ${advice}`,
@@ -202,8 +118,12 @@ export async function tenantOfUser(
 /** The time in milliseconds that a function of the application's has. */
 export const TIME_LIMIT_MS = 5000
 
-/** What the application's function gives. An error of its own is replaced: it may hold anything. */
-async function answered<T>(ask: () => T | Promise<T>, what: string, limitMs = TIME_LIMIT_MS): Promise<T> {
+/** What the application's function gives. An error of its own is replaced: it may hold anything. @throws also ERR_MASTER_KEY if it gives no answer in time */
+export async function answered<T>(
+  ask: () => T | Promise<T>,
+  what: string,
+  limitMs = TIME_LIMIT_MS,
+): Promise<T> {
   let timer: NodeJS.Timeout | undefined
   const limit = new Promise<never>((_, reject) => {
     timer = setTimeout(() => reject(unavailable(`${what} gave no answer within ${limitMs} ms`)), limitMs)

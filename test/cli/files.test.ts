@@ -51,6 +51,21 @@ describe('init', () => {
     expect(seen).toBe('?? data/.gitignore\n')
   })
 
+  it.each(['init', 'quickstart', 'new-master-key'])('%s makes no file whose name is a key', (command) => {
+    const key = generateMasterKey()
+    const bytes = Buffer.from(key, 'base64url')
+    for (const text of [key, bytes.toString('base64'), bytes.toString('hex'), `"${key}"`, key.slice(0, 40)]) {
+      const args = command === 'new-master-key' ? [command, text] : [command]
+      const { status, stdout, stderr } = runKeystore(folder.path, args, {
+        env: { API_KEY_MASTER_KEY_FILE: text, API_KEY_MASTER_KEY: '' },
+      })
+      expect({ status, stdout }).toEqual({ status: 1, stdout: '' })
+      expect(stderr).toContain('is a master key itself')
+      expect(stderr).not.toContain(text.slice(1, 20))
+      expect(readdirSync(folder.path)).toEqual([])
+    }
+  })
+
   it('says what drizzle-kit must leave alone, where there is one', () => {
     expect(runKeystore(folder.path, ['init']).stdout).not.toContain('drizzle-kit')
     writeFileSync(at('drizzle.config.ts'), '')

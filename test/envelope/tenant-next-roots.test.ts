@@ -3,9 +3,11 @@ import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { localMasterKey, type MasterKey, masterKeyring } from '../../src/index.js'
+import { tenantUserId } from '../../src/table.js'
 import { errorOf } from '../support/errors.js'
 import { backends, freshService, freshStore, type TestStore } from '../support/fresh-store.js'
 import { serviceError } from '../support/key-service.js'
+import { mintedRow } from '../support/rows.js'
 import { tenantOf, tenantRowsOf } from '../support/tenants.js'
 
 describe.each(backends)('a further version of a tenant’s key on %s', (backend) => {
@@ -24,16 +26,29 @@ describe.each(backends)('a further version of a tenant’s key on %s', (backend)
   const rootsOf = async (tenantId: string) =>
     (await tenantRowsOf(test.store, tenantId)).map(({ kekId }) => kekId)
 
-  it('goes under the root that wraps the newest one, if the keyring has no tenantRoot', async () => {
-    const envelope = await open({ primary, previous: [own] })
+  it('goes under the root that wraps the newest one, if the keyring says nothing of tenants', async () => {
+    const envelope = await open({ primary, previous: [own], tenantOf: null })
     await envelope.rotateTenantKey('acme')
-    await envelope.encrypt('acme/new', 'x')
     expect(await rootsOf('acme')).toEqual([own.id, own.id])
     await envelope.rotateTenantKey('b')
     expect(await rootsOf('b')).toEqual([primary.id, primary.id])
     // Also under one that is no more the primary.
-    await (await open({ primary: next, previous: [primary, own] })).rotateTenantKey('b')
+    await (await open({ primary: next, previous: [primary, own], tenantOf: null })).rotateTenantKey('b')
     expect(await rootsOf('b')).toEqual([primary.id, primary.id, primary.id])
+  })
+
+  it('goes under the primary, if the keyring names no root: a former primary may be stolen', async () => {
+    const envelope = await open({ primary: next, previous: [primary] })
+    await envelope.rotateTenantKey('b')
+    await envelope.encrypt('b/new', 'x')
+    expect(await rootsOf('b')).toEqual([primary.id, next.id])
+  })
+
+  it('is not made under the root of one that may be planted', async () => {
+    await test.store.insertIfAbsent([await mintedRow(other, tenantUserId('acme'), { version: 2 })])
+    const envelope = await open({ primary, previous: [own, other], tenantOf: null })
+    expect(await errorOf(envelope.rotateTenantKey('acme'))).toMatchObject({ code: 'ERR_CONFLICT' })
+    expect(await rootsOf('acme')).toEqual([own.id, other.id])
   })
 
   it('is not made while the root of the newest one is unknown, and the error says where to give it', async () => {
@@ -51,10 +66,16 @@ describe.each(backends)('a further version of a tenant’s key on %s', (backend)
   })
 
   it('goes under what tenantRoot gives, and under the primary if that is null', async () => {
-    const moving = await open({ primary, previous: [own], tenantRoot: () => other })
+    const moving = await open({
+      primary,
+      tenantRoot: () => masterKeyring({ primary: other, previous: [own] }),
+    })
     await moving.rotateTenantKey('acme')
     expect(await rootsOf('acme')).toEqual([own.id, other.id])
-    const back = await open({ primary, previous: [own, other], tenantRoot: () => null })
+    const back = await open({
+      primary,
+      tenantRoot: () => masterKeyring({ primary, previous: [own, other] }),
+    })
     await back.rotateTenantKey('acme')
     expect(await rootsOf('acme')).toEqual([own.id, other.id, primary.id])
     await back.encrypt('acme/new', 'x')

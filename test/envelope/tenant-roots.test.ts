@@ -8,10 +8,12 @@ import {
   type KeystoreEvent,
   localMasterKey,
   type MasterKey,
+  type MasterKeyring,
   masterKeyring,
 } from '../../src/index.js'
 import { newDataKey, unwrapDataKey } from '../../src/master-keys/key-wrap.js'
-import { kekOf, TenantKey } from '../../src/master-keys/tenant-keys.js'
+import { TenantKey } from '../../src/master-keys/tenant-keys.js'
+import { kekOf } from '../../src/master-keys/tenant-roots.js'
 import { tenantUserId } from '../../src/table.js'
 import { errorOf } from '../support/errors.js'
 import { freshService } from '../support/fresh-store.js'
@@ -91,17 +93,16 @@ describe('a root that fails', () => {
 
   it('harms no user of another version of the same tenant’s key, which is under another root', async () => {
     const [a, b] = [keyService({ id: 'root-a' }), keyService({ id: 'root-b' })]
-    let current = a.masterKey
+    let current: MasterKey | MasterKeyring = a.masterKey
     const keys = masterKeyring({
       primary: roots.primary.masterKey,
-      previous: [a.masterKey, b.masterKey],
       tenantOf,
       tenantRoot: () => current,
     })
     const shared = store()
     const first = await freshService(shared, { masterKeys: keys, closeStore: false })
     await sealAll(first, ['acme/old'])
-    current = b.masterKey
+    current = masterKeyring({ primary: b.masterKey, previous: [a.masterKey] })
     await first.rotateTenantKey('acme')
     await sealAll(first, ['acme/new'])
     await first.close()

@@ -6,13 +6,13 @@ import { preAuthEncode } from '../../src/format/encoding.js'
 import { localMasterKey, masterKeyring } from '../../src/index.js'
 import { unwrapDataKey, wrapDataKey } from '../../src/master-keys/key-wrap.js'
 import {
-  kekOf,
   parseTenantKekId,
   TenantKey,
   type TenantKeyRef,
   tenantKekId,
   tenantRow,
 } from '../../src/master-keys/tenant-keys.js'
+import { kekOf } from '../../src/master-keys/tenant-roots.js'
 import { randomRecord } from '../support/rows.js'
 import { fromHex, tenantVectors } from '../support/vectors.js'
 

@@ -7,13 +7,16 @@ import {
   findTenant,
   type KeyRecord,
   type KeyStore,
+  type KeystoreError,
   masterKeyring,
   pruneTenantKey,
   pruneUnusedTenants,
   rewrapAll,
 } from '../../src/index.js'
 import { tenantUserId } from '../../src/table.js'
+import { errorOf } from '../support/errors.js'
 import { backends, freshStoreOfEachTest } from '../support/fresh-store.js'
+import { gate } from '../support/gate.js'
 import { rowsOf, rowsOfUser } from '../support/rows.js'
 import { overriding } from '../support/store-doubles.js'
 import { root, usersOfTenants, withTenants } from '../support/tenant-hierarchy.js'
@@ -85,19 +88,54 @@ describe.each(backends)('tenants without users on %s', (backend) => {
     expect(await (await test.open()).decrypt('t1/later', token)).toBe('of later')
   })
 
-  it('a user who comes under a removed key just before every process knows of it is found', async () => {
-    await rewrapAll({ store, masterKeys: out })
-    const [user] = (await store.getAll(['t1/user-000001'])).get('t1/user-000001') ?? []
-    const late = { ...(user as KeyRecord), userId: 't1/late', kekId: 'tenant:1:t1' }
-    const racing = overriding(store, {
-      async remove(refs) {
-        const removed = await store.remove(refs)
-        setTimeout(() => void store.insertIfAbsent([late]), 2000)
-        return removed
+  /** A service whose insert of a user's first key waits at a gate. */
+  async function slowMint(userId: string) {
+    const stop = gate()
+    const another = await test.another()
+    const slow = overriding(another, {
+      async insertIfAbsent(records) {
+        if (records.some((record) => record.userId === userId)) await stop.wait()
+        return another.insertIfAbsent(records)
       },
     })
-    await expect(prune(racing)).rejects.toMatchObject({ code: 'ERR_STORE', retryable: true })
-    expect(await rowsOfUser(store, tenantUserId('t1'))).toHaveLength(1)
+    return { stop, service: await test.open({ store: slow }) }
+  }
+
+  it('lose no user whose mint waits for the database longer than the removal takes', async () => {
+    await rewrapAll({ store, masterKeys: out })
+    const { stop, service } = await slowMint('t1/slow')
+    // It opens the key of t1, and keeps it.
+    await service.encrypt('t1/first', 'x')
+    await store.shred('t1/first', { forget: true })
+    stop.arm()
+    const minted = errorOf(service.encrypt('t1/slow', 'of slow'))
+    await stop.reached()
+    expect((await prune()).tenantIds).toEqual(['t0', 't1', 't2'])
+    stop.open()
+    // It has used the key, and does not make a second one unasked.
+    expect(await minted).toMatchObject({ code: expect.stringMatching(/^ERR_KEYS_LOST|ERR_KEY_NOT_FOUND$/) })
+    expect(await rowsOfUser(store, 't1/slow')).toEqual([])
+    const token = await (await test.open()).encrypt('t1/slow', 'of slow')
+    expect(await (await test.open()).decrypt('t1/slow', token)).toBe('of slow')
+  })
+
+  it('leave no user under a key that was forgotten, and made anew, while the mint was waiting', async () => {
+    const { stop, service } = await slowMint('t1/slow')
+    await service.encrypt('t1/user-000001', 'x')
+    stop.arm()
+    const minted = service.encrypt('t1/slow', 'of slow').catch((error: KeystoreError) => error)
+    await stop.reached()
+    const other = await test.open()
+    await other.shredTenant('t1', { forget: true })
+    for (const { userId } of await rowsOf(store))
+      if (userId.startsWith('t1/')) await store.shred(userId, { forget: true })
+    await other.encrypt('t1/other', 'x')
+    stop.open()
+    const token = await minted
+    // Under the new key, if the process knows that the other one was forgotten on purpose; else it is not made.
+    if (typeof token !== 'string') expect(await rowsOfUser(store, 't1/slow')).toEqual([])
+    else expect(await (await test.open()).decrypt('t1/slow', token)).toBe('of slow')
+    await (await test.open()).encrypt('t1/slow', 'x')
   })
 })
 

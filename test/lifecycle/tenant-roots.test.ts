@@ -70,11 +70,7 @@ describe.each(backends)('roots of tenants in long operations on %s', (backend) =
     const isAttacked = ({ userId }: KeyRecord) =>
       ['t1', 't3'].includes(tenantOf(userId) ?? tenantIdOf(userId) ?? '')
     const before = await rowsOf(store)
-    for (const masterKeys of [
-      keys,
-      withTenants(primary, { previous: [own, others] }),
-      masterKeyring({ primary, previous: [own, others] }),
-    ]) {
+    for (const masterKeys of [keys, masterKeyring({ primary, previous: [own, others] })]) {
       const { failed } = await rewrapAll({ store, masterKeys, allUsers: true, dryRun: true })
       expect(failed.length).toBeGreaterThanOrEqual((2 * USERS.length) / TENANTS)
       expect(new Set(failed.map(({ code }) => code))).toEqual(new Set(['ERR_CONFLICT']))
@@ -87,7 +83,7 @@ describe.each(backends)('roots of tenants in long operations on %s', (backend) =
     )
     expect((await rowsOf(store)).filter(isAttacked)).toEqual(before.filter(isAttacked))
     // Nor does another primary take any of it along.
-    const rotation = withTenants(next, { previous: [others, primary], tenantRoot })
+    const rotation = withTenants(next, { previous: [primary], tenantRoot })
     const { failed } = await rewrapAll({ store, masterKeys: rotation })
     expect(failed).toContainEqual(
       expect.objectContaining({ userId: tenantUserId('t3'), code: 'ERR_CONFLICT' }),
@@ -104,7 +100,9 @@ describe.each(backends)('roots of tenants in long operations on %s', (backend) =
     const sealed = await seal(keys)
     await (await open(keys)).rotateTenantKey('t1')
     // Version 1 is moved already.
-    const moved = withTenants(primary, { previous: [old], tenantRoot: (id) => (id === 't1' ? own : null) })
+    const moved = withTenants(primary, {
+      tenantRoot: (id) => (id === 't1' ? masterKeyring({ primary: own, previous: [old] }) : null),
+    })
     const envelope = await open(moved)
     const [, second] = (await store.getAll([tenantUserId('t1')])).get(tenantUserId('t1')) ?? []
     await envelope.moveTenant('t1', own)

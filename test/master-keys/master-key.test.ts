@@ -11,9 +11,12 @@ import {
   masterKeysFromEnv,
   masterKeysFromFile,
 } from '../../src/index.js'
+import { shownKeyPath } from '../../src/master-keys/key-file.js'
+import { isKeyLike } from '../../src/master-keys/local.js'
 import { temporaryFolder } from '../support/databases.js'
 import { errorOf } from '../support/errors.js'
 import { secretForms } from '../support/leaks.js'
+import { slow } from '../support/slow.js'
 import { warningsOf } from '../support/warnings.js'
 
 const folder = temporaryFolder()
@@ -228,10 +231,64 @@ describe('API_KEY_MASTER_KEY_FILE and masterKeysFromFile', () => {
   })
 
   it('does not show a key that was given in place of the path', () => {
-    for (const text of [key, ` ${key}\n`, bytesOf(key).toString('base64').replace('=', '')]) {
+    const hex = bytesOf(key).toString('hex')
+    for (const text of [hex, hex.toUpperCase(), `0x${hex}`, ` ${hex}\n`, hex.slice(0, 50)])
+      for (const work of [
+        () => masterKeysFromEnv({ API_KEY_MASTER_KEY_FILE: text }),
+        () => masterKeysFromFile(text),
+      ])
+        expect(refusal(work).message.toLowerCase()).not.toContain(hex.slice(2, 12))
+    expect(refusal(() => masterKeysFromFile(hex)).message).toContain('xxd -r -p')
+    for (const text of [
+      key,
+      ` ${key}\n`,
+      bytesOf(key).toString('base64').replace('=', ''),
+      `"${key}"`,
+      `'${key}'`,
+      `base64:${key}`,
+      key.slice(0, 40),
+      key.slice(0, 30),
+    ]) {
       expectNoTrace(refusal(() => masterKeysFromEnv({ API_KEY_MASTER_KEY_FILE: text })).message, key)
       expectNoTrace(refusal(() => masterKeysFromFile(text)).message, key)
     }
+  })
+
+  it('takes no name of a file for a key, and shows no file that has a key’s name', () => {
+    let missed = 0
+    for (let i = 0; i < (slow ? 20_000 : 500); i++) {
+      const text = generateMasterKey()
+      expect(isKeyLike(text)).toBe(true)
+      if (!isKeyLike(text.slice(0, 28 + (i % 16)))) missed += 1
+    }
+    // What is cut off is told by how mixed it is.
+    expect(missed).toBeLessThan(slow ? 100 : 5)
+    for (const path of [
+      'data/master.key',
+      'keys/2027',
+      '/run/secrets/keystore_master_key_of_production',
+      '/Users/Alice/Projects/MyApplication/secrets/MasterKey',
+      'keys/prod-2027-01-31/Master-Key-v2-of-App1',
+      'C:\\Users\\Alice\\MasterKeyOfTheApplication1',
+      '~/secrets/keystore-master-key-2027',
+      '/var/lib/kubernetes/secrets/KeystoreMasterKey2',
+    ]) {
+      expect([isKeyLike(path), shownKeyPath(path)]).toEqual([false, path])
+      expect(refusal(() => masterKeysFromFile(`${folder.path}/${path}`)).message).toContain('ENOENT')
+    }
+    const name = generateMasterKey()
+    writeFileSync(join(folder.path, name), 'no key')
+    const before = process.cwd()
+    process.chdir(folder.path)
+    try {
+      expectNoTrace(refusal(() => masterKeysFromFile(name)).message, name)
+    } finally {
+      process.chdir(before)
+    }
+    const service = 'vault:https://bob:secret@vault.example/transit/keys/k'
+    const { message } = refusal(() => masterKeysFromFile(service))
+    expect(message).toContain('the name of a key in a key service: set API_KEY_MASTER_KEY')
+    expect(message).not.toContain('secret@')
   })
 
   it('warns of a passphrase in a file, naming the file', async () => {

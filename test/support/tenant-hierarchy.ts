@@ -11,7 +11,8 @@ import {
   masterKeyring,
 } from '../../src/index.js'
 import { unwrapDataKey } from '../../src/master-keys/key-wrap.js'
-import { kekOf, TenantKey } from '../../src/master-keys/tenant-keys.js'
+import { TenantKey } from '../../src/master-keys/tenant-keys.js'
+import { kekOf } from '../../src/master-keys/tenant-roots.js'
 import { isTombstone, tenantIdOf, tenantUserId } from '../../src/table.js'
 import { rowsOf } from './rows.js'
 import { tenantOf } from './tenants.js'

@@ -8,6 +8,7 @@ import type {
   CensusRow,
   KeyPage,
   KeyStore,
+  NewKeyRecord,
   ShredOptions,
   ShredResult,
   StoreChange,
@@ -34,13 +35,7 @@ import { PostgresChanges } from './changes.js'
 import { listenTarget, PostgresConnection, type RunOptions } from './connection.js'
 import { PostgresMaintenance } from './maintenance.js'
 import type { PostgresSource } from './source.js'
-import {
-  changeArrays,
-  conditionalChangeArrays,
-  namedKekIds,
-  recordArrays,
-  refArrays,
-} from './statements/arrays.js'
+import { changeArrays, liveArrays, namedKekIds, recordArrays, refArrays } from './statements/arrays.js'
 import { censusRow, decodeRow, isTextRefused, type RowWithBytes } from './statements/decode.js'
 import { readPage } from './statements/pages.js'
 import { channelOf, type PostgresStatements, selectActive, selectVersions } from './statements/prepare.js'
@@ -115,16 +110,19 @@ export class PostgresKeyStore implements KeyStore {
     return this.#versionsOf(userIds, this.#connection.newDeadline())
   }
 
-  async insertIfAbsent(records: readonly KeyRecord[]): Promise<KeyRecord[]> {
+  async insertIfAbsent(records: readonly NewKeyRecord[]): Promise<KeyRecord[]> {
     const deadline = this.#connection.newDeadline()
     const inserted = new Set<KeyRecord>()
     for (const round of insertRounds(records)) {
       // Nobody need be notified of a first version: no cache has an older one.
       const mints = round.every(({ version }) => version === 1)
-      const rows = await inTurns<KeyRecord, KeyRef>(round, (part) =>
+      const rows = await inTurns<NewKeyRecord, KeyRef>(round, (part) =>
         this.#run(
           'insert keys',
-          (s) => (mints ? s.insertRows : s.insertRowsAndNotify).execute(recordArrays(part)),
+          (s) =>
+            part.some(isConditional)
+              ? s.insertRowsWhileLive.execute({ ...recordArrays(part), ...liveArrays(part) })
+              : (mints ? s.insertRows : s.insertRowsAndNotify).execute(recordArrays(part)),
           { deadline },
         ),
       )
@@ -140,10 +138,9 @@ export class PostgresKeyStore implements KeyStore {
 
   async replaceWrapped(changes: readonly WrapChange[]): Promise<KeyRef[]> {
     const ordered = inLockOrder(changes)
-    const isConditional = ordered.some(({ whileLive }) => whileLive !== undefined)
     const changed = await this.#run('replace wrapped keys', (s) =>
-      isConditional
-        ? s.replaceWrappedKeysWhileLive.execute(conditionalChangeArrays(ordered))
+      ordered.some(isConditional)
+        ? s.replaceWrappedKeysWhileLive.execute({ ...changeArrays(ordered), ...liveArrays(ordered) })
         : s.replaceWrappedKeys.execute(changeArrays(ordered)),
     )
     return changed.map(({ userId, version }) => ({ userId, version }))
@@ -299,4 +296,8 @@ function pageKindOf({ notKekId, kekId }: KeyPage): '' | 'NotUnderKek' | 'UnderKe
   if (notKekId !== undefined) return 'NotUnderKek'
   if (kekId === undefined) return ''
   return kekId === null ? 'WithoutKek' : 'UnderKek'
+}
+
+function isConditional({ whileLive }: Pick<WrapChange, 'whileLive'>): boolean {
+  return whileLive !== undefined
 }

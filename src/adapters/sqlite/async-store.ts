@@ -7,6 +7,7 @@ import type {
   CensusRow,
   KeyPage,
   KeyStore,
+  NewKeyRecord,
   ShredOptions,
   ShredResult,
   StoreChange,
@@ -33,7 +34,7 @@ import { boundTo, decodeRows, readAsyncPage, versionsOf } from './async-statemen
 import { instantToText } from './instant.js'
 import { censusOf, erasedVersions, namedKekIds } from './statements/decode.js'
 import { sqliteQueries } from './statements/queries.js'
-import { changeValues } from './statements/writes.js'
+import { conditionalValues } from './statements/writes.js'
 
 /** Statements in one batch. D1 counts each as a query, of which an invocation of a Worker has 1,000. */
 const BATCH_STATEMENTS = 500
@@ -94,11 +95,11 @@ export class AsyncSqliteKeyStore implements KeyStore {
     return groupByUser(rows.map(requireReadable))
   }
 
-  async insertIfAbsent(records: readonly KeyRecord[]): Promise<KeyRecord[]> {
+  async insertIfAbsent(records: readonly NewKeyRecord[]): Promise<KeyRecord[]> {
     const { insertRow } = sqliteQueries()
     const inserts = insertRounds(records)
       .flat()
-      .map((record) => boundTo(insertRow, { ...record }))
+      .map((record) => boundTo(insertRow, conditionalValues(record)))
     const stored = await this.#inBatches('insert keys', inserts, versionsOf(distinctUserIds(records)))
     return winnersOf(records, groupByUser(decodeRows(stored.rows).map(requireReadable)))
   }
@@ -106,7 +107,7 @@ export class AsyncSqliteKeyStore implements KeyStore {
   async replaceWrapped(changes: readonly WrapChange[]): Promise<KeyRef[]> {
     const { replaceWrappedKey } = sqliteQueries()
     const ordered = inLockOrder(changes)
-    const updates = ordered.map((change) => boundTo(replaceWrappedKey, changeValues(change)))
+    const updates = ordered.map((change) => boundTo(replaceWrappedKey, conditionalValues(change)))
     const { changed } = await this.#inBatches('replace wrapped keys', updates)
     return ordered
       .filter((_, index) => changed[index] === 1)

@@ -12,6 +12,7 @@ import type {
   CensusRow,
   KeyPage,
   KeyStore,
+  NewKeyRecord,
   ShredOptions,
   ShredResult,
   StoreChange,
@@ -42,7 +43,7 @@ import type { OpenedFile } from './opened-file.js'
 import { censusOf, erasedVersions, namedKekIds } from './statements/decode.js'
 import { readPage } from './statements/pages.js'
 import { type SqliteStatements, selectActive, selectVersions } from './statements/prepare.js'
-import { changeValues } from './statements/writes.js'
+import { conditionalValues } from './statements/writes.js'
 import { assertJournalMode } from './store-file.js'
 
 export type { MigrateMode, MigrationReport } from '../migrator.js'
@@ -181,13 +182,15 @@ export class SqliteKeyStore implements KeyStore {
     })
   }
 
-  async insertIfAbsent(records: readonly KeyRecord[]): Promise<KeyRecord[]> {
+  async insertIfAbsent(records: readonly NewKeyRecord[]): Promise<KeyRecord[]> {
     const remainingMs = this.#connection.newDeadline()
     const parts = await inTurns(insertRounds(records).flat(), async (part) => {
       const { inserted, stored } = await this.#connection.write(
         'insert keys',
         (s) => {
-          const inserted = new Set(part.filter((record) => s.insertRow.run({ ...record }).changes === 1))
+          const inserted = new Set(
+            part.filter((record) => s.insertRow.run(conditionalValues(record)).changes === 1),
+          )
           // An inserted row is its own winner. Only the others have one that must be read.
           const others = part.filter((record) => !inserted.has(record))
           return { inserted, stored: selectVersions(s, distinctUserIds(others)) }
@@ -207,7 +210,9 @@ export class SqliteKeyStore implements KeyStore {
 
   async replaceWrapped(changes: readonly WrapChange[]): Promise<KeyRef[]> {
     const changed = await this.#connection.write('replace wrapped keys', (s) =>
-      inLockOrder(changes).filter((change) => s.replaceWrappedKey.run(changeValues(change)).changes === 1),
+      inLockOrder(changes).filter(
+        (change) => s.replaceWrappedKey.run(conditionalValues(change)).changes === 1,
+      ),
     )
     this.#changes.publish(changed.filter(concernsTenant).map(({ userId }) => userId))
     return changed.map(({ userId, version }) => ({ userId, version }))

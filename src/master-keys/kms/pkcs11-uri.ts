@@ -133,12 +133,18 @@ function text(name: string, value: string | undefined): string | undefined {
 function pinFileOf(source: string): string {
   if (source.startsWith('|'))
     throw invalidArgument('pin-source of a PKCS #11 URI must be a file, not a command')
+  // A bare word is a PIN that somebody took for it.
+  if (source.includes('\0') || /^(?!file:)[a-z][a-z0-9+.-]+:/i.test(source) || !/[/:\\]/.test(source))
+    throw invalidArgument(NO_PIN_FILE)
   if (!source.startsWith('file:')) return source
   try {
     return fileURLToPath(source)
   } catch {
     const path = source.slice('file:'.length)
     if (/^\/?[^/]/.test(path)) return path
-    throw invalidArgument('pin-source of a PKCS #11 URI must be a path or file:///path')
+    throw invalidArgument(NO_PIN_FILE)
   }
 }
+
+const NO_PIN_FILE =
+  'pin-source of a PKCS #11 URI must be the path of a file that holds the PIN, such as /run/secrets/pin or ./pin, or file:///path; never the PIN itself'

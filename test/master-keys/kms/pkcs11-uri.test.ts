@@ -42,6 +42,9 @@ describe('parsePkcs11Uri', () => {
     ['pkcs11:token=t;object=k?pin-value=13579', 'PKCS11_PIN_FILE'],
     ['pkcs11:token=t;object=k?pin-source=%7Ccat%20/x', 'not a command'],
     ['pkcs11:token=t;object=k?pin-source=file://host/x', 'pin-source'],
+    ['pkcs11:token=t;object=k?pin-source=13579', 'never the PIN itself'],
+    ['pkcs11:token=t;object=k?pin-source=https://13579/p', 'never the PIN itself'],
+    ['pkcs11:token=t;object=k?pin-source=/run%00/13579', 'never the PIN itself'],
     ['pkcs11:token=t?object=k?module-path=/x', 'one question mark'],
   ])('refuses %s, and shows no value of it', (uri, message) => {
     let error: unknown

@@ -31,13 +31,12 @@ export function changeArrays(changes: readonly WrapChange[]) {
   }
 }
 
-/** {@link changeArrays} with those of `whileLive`. */
-export function conditionalChangeArrays(changes: readonly WrapChange[]) {
+/** The arrays of `whileLive`, beside {@link changeArrays} or {@link recordArrays}. */
+export function liveArrays(rows: readonly Pick<WrapChange, 'whileLive'>[]) {
   return {
-    ...changeArrays(changes),
-    liveIds: arrayLiteral(changes.map(({ whileLive }) => whileLive?.userId ?? null)),
-    liveVersions: arrayLiteral(changes.map(({ whileLive }) => whileLive?.version ?? null)),
-    liveCreatedAt: arrayLiteral(changes.map(({ whileLive }) => whileLive?.createdAt.toISOString() ?? null)),
+    liveIds: arrayLiteral(rows.map(({ whileLive }) => whileLive?.userId ?? null)),
+    liveVersions: arrayLiteral(rows.map(({ whileLive }) => whileLive?.version ?? null)),
+    liveCreatedAt: arrayLiteral(rows.map(({ whileLive }) => whileLive?.createdAt.toISOString() ?? null)),
   }
 }
 

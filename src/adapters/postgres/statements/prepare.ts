@@ -27,6 +27,7 @@ import {
 import {
   insertRows,
   insertRowsAndNotify,
+  insertRowsWhileLive,
   insertTombstone,
   removeRows,
   removeTombstones,
@@ -74,6 +75,7 @@ export function prepareStatements(
     selectRefs: selectRefs(fragments).prepare(name('select_refs')),
     insertRows: insertRows(fragments).prepare(name('insert_rows')),
     insertRowsAndNotify: insertRowsAndNotify(fragments).prepare(name('insert_rows_and_notify')),
+    insertRowsWhileLive: insertRowsWhileLive(fragments).prepare(name('insert_rows_while_live')),
     restoreRows: restoreRows(fragments).prepare(name('restore_rows')),
     insertTombstone: insertTombstone(fragments).prepare(name('insert_tombstone')),
     replaceWrappedKeys: replaceWrappedKeys(fragments).prepare(name('replace_wrapped_keys')),

@@ -26,6 +26,22 @@ export function insertRowsAndNotify(fragments: Fragments) {
   return insertIf(fragments, isInsertable).returning({ userId, version, notified })
 }
 
+/**
+ * {@link insertRowsAndNotify}, each only while the row of its `:liveIds`, `:liveVersions` and `:liveCreatedAt` is live, if these are not null: see
+ * {@link replaceWrappedKeysWhileLive}.
+ */
+export function insertRowsWhileLive(fragments: Fragments) {
+  const { userId, version } = fragments.keys
+  const { columns, arrays, locks, condition } = whileLive(fragments)
+  const notified = fragments.notifyIf(sql`${version} ${GREATER} 1`)
+  return insertIf(fragments, sql`${isInsertable} and ${condition}`, {
+    locks,
+    // The lock of a tenant's row comes before those of users' rows: nobody else takes them the other way round.
+    after: sql`and (select pg_catalog.count(*) from living) is not null`,
+    input: inputRowsOf(arrays, columns),
+  }).returning({ userId, version, notified })
+}
+
 /** Inserts rows whose ref is free; live rows only where no row of their user is a tombstone. */
 export function restoreRows(fragments: Fragments) {
   const { keys, isLive, notifyIf } = fragments
@@ -62,10 +78,14 @@ export function replaceWrappedKeys(fragments: Fragments) {
  * locked, before the others: they are tenants' own, which sort before users'. So a shred of them waits for this, or this sees its tombstones.
  */
 export function replaceWrappedKeysWhileLive(fragments: Fragments) {
-  const { keys } = fragments
+  return replaceIf(fragments, { ...whileLive(fragments), leaves: sql`input.live_user_id is not null` })
+}
+
+/** Locks the rows of `:liveIds` and asks whether they are live. */
+function whileLive({ keys }: Fragments): Omit<Replacing, 'leaves'> {
   const [ids, versions] = [shortArrayOf('liveIds'), shortArrayOf('liveVersions', 'integer[]')]
   const times = shortArrayOf('liveCreatedAt', 'timestamptz[]')
-  return replaceIf(fragments, {
+  return {
     columns: sql`, live_user_id, live_version, live_created_at`,
     arrays: [ids, versions, times],
     locks: sql`living as materialized (
@@ -75,8 +95,7 @@ export function replaceWrappedKeysWhileLive(fragments: Fragments) {
           order by k.user_id, k.version for share of k),`,
     condition: sql`(input.live_user_id is null or exists (select 1 from living l where l.user_id ${EQUALS} input.live_user_id
           and l.version ${EQUALS} input.live_version and l.created_at ${EQUALS} input.live_created_at and l.shredded_at is null))`,
-    leaves: sql`input.live_user_id is not null`,
-  })
+  }
 }
 
 interface Replacing {
@@ -167,8 +186,9 @@ export function removeTombstones({ db, keys, isUser, isLive, notifyForgotten }: 
     .returning({ notified: notifyForgotten })
 }
 
-/** The rows to insert, from the arrays of `recordArrays`. */
-const inputRows = sql`select input.user_id, input.version, pg_catalog.decode(input.encrypted_key, 'hex'), input.kek_id,
+/** The rows to insert, from the arrays of `recordArrays`. @param columns further ones, for conditions, of `arrays` */
+function inputRowsOf(arrays: readonly SQL[], columns: SQL): SQL {
+  return sql`select input.user_id, input.version, pg_catalog.decode(input.encrypted_key, 'hex'), input.kek_id,
     input.created_at, input.wrapped_at, input.shredded_at
   from ${unnested(
     arrayOf('ids'),
@@ -178,8 +198,12 @@ const inputRows = sql`select input.user_id, input.version, pg_catalog.decode(inp
     arrayOf('createdAt', 'timestamptz[]'),
     arrayOf('wrappedAt', 'timestamptz[]'),
     arrayOf('shreddedAt', 'timestamptz[]'),
+    ...arrays,
   )}
-    as input(user_id, version, encrypted_key, kek_id, created_at, wrapped_at, shredded_at)`
+    as input(user_id, version, encrypted_key, kek_id, created_at, wrapped_at, shredded_at${columns})`
+}
+
+const inputRows = inputRowsOf([], sql``)
 
 /** Conditions of {@link insertIf}: `standing` are the rows that the users of the inserted rows already have. */
 const isShredded = sql`exists (select 1 from standing s where s.user_id ${EQUALS} input.user_id and s.shredded_at is not null)`
@@ -187,14 +211,23 @@ const isNext = sql`exists (
   select 1 from standing s where s.user_id ${EQUALS} input.user_id and s.version ${EQUALS} (input.version ${MINUS} 1))`
 const isInsertable = sql`not ${isShredded} and (input.version ${EQUALS} 1 or ${isNext})`
 
+interface Inserting {
+  /** Locks that are taken first: a common table expression, and a condition that waits for it. */
+  readonly locks: SQL
+  readonly after: SQL
+  readonly input: SQL
+}
+
+const PLAIN: Inserting = { locks: sql``, after: sql``, input: inputRows }
+
 /** Locks the rows that the users have before it reads them: either a shred waits for this insert, or this insert sees the tombstone. */
-function insertIf({ db, keys }: Fragments, condition: SQL) {
+function insertIf({ db, keys }: Fragments, condition: SQL, { locks, after, input } = PLAIN) {
   return db
     .insert(keys)
     .select(
-      sql`with standing as materialized (select k.user_id, k.version, k.shredded_at from ${keys} k
-          where k.user_id ${EQUALS} any(${shortUserIds}) order by k.user_id, k.version for update)
-        ${inputRows} where (${condition}) and ${IS_DURABLE}
+      sql`with ${locks} standing as materialized (select k.user_id, k.version, k.shredded_at from ${keys} k
+          where k.user_id ${EQUALS} any(${shortUserIds}) ${after} order by k.user_id, k.version for update)
+        ${input} where (${condition}) and ${IS_DURABLE}
         order by input.user_id collate pg_catalog."C", input.version`,
     )
     .onConflictDoNothing()

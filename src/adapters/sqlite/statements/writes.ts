@@ -1,13 +1,13 @@
 /** Builds the statements that insert, change and remove rows. Placeholders (`:name`) for a whole row are named like its columns. */
 import { type SQL, sql } from 'drizzle-orm'
-import type { WrapChange } from '../../../store.js'
+import type { NewKeyRecord, WrapChange } from '../../../store.js'
 import { encryptionKeys as keys } from '../schema.js'
 import { encoded, isLive, isRef, isUser, type QueryBuilder } from './fragments.js'
 
-/** Inserts a row if its ref is free, no row of its user is a tombstone, and the version before it is stored. */
+/** Inserts a row if its ref is free, no row of its user is a tombstone, and the version before it is stored, while the row of `:liveUserId` is live. */
 export function insertRow(db: QueryBuilder) {
   const isNext = sql`exists (select 1 ${fromUser} and ${keys.version} = ${encoded('version')} - 1)`
-  return insertIf(db, sql`not ${isShredded} and (${encoded('version')} = 1 or ${isNext})`)
+  return insertIf(db, sql`not ${isShredded} and (${encoded('version')} = 1 or ${isNext}) and ${isOtherLive}`)
 }
 
 /** Inserts a row if its ref is free; a live row only if no row of its user is a tombstone. */
@@ -52,10 +52,10 @@ const isOtherLive = sql`(${sql.placeholder('liveUserId')} is null or exists (sel
   where k.user_id = ${sql.placeholder('liveUserId')} and k.version = ${sql.placeholder('liveVersion')}
     and k.created_at = ${encoded('createdAt', 'liveCreatedAt')} and k.shredded_at is null))`
 
-/** The placeholders of {@link replaceWrappedKey}. */
-export function changeValues({ whileLive, ...change }: WrapChange) {
+/** The placeholders of {@link replaceWrappedKey} and {@link insertRow}. */
+export function conditionalValues<Row extends WrapChange | NewKeyRecord>({ whileLive, ...row }: Row) {
   const { userId = null, version = null, createdAt = null } = whileLive ?? {}
-  return { ...change, liveUserId: userId, liveVersion: version, liveCreatedAt: createdAt }
+  return { ...row, liveUserId: userId, liveVersion: version, liveCreatedAt: createdAt }
 }
 
 const fromUser = sql`from ${keys} where ${isUser}`
