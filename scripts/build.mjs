@@ -45,6 +45,7 @@ const CHUNKS = {
   columns: /^drizzle\/(encrypted-column|column-guard)$/,
   sources: /^sources\//,
   registry: /^drizzle\//,
+  'legacy-readers': /^reencrypt\/legacy\//,
   reencrypt: /^reencrypt\//,
 }
 

@@ -23,6 +23,8 @@ export type {
   ValueRef,
   ValueSource,
 } from '../sources/value-source.js'
-export type { LegacyReader, LegacyValue, ValueState } from './open-value.js'
+export { type BetterAuthReaderOptions, betterAuthReader } from './legacy/better-auth.js'
+export type { LegacyReader, LegacyValue } from './legacy/reader.js'
+export type { ValueState } from './open-value.js'
 export { type ReencryptOptions, type ReencryptReport, reencrypt } from './reencrypt.js'
 export type { StateCounts, ValueFailure } from './tally.js'

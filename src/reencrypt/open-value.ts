@@ -3,29 +3,9 @@ import type { EnvelopeCrypto } from '../envelope/envelope-crypto.js'
 import { invalidArgument, isKeystoreError, KeystoreError, printable } from '../errors.js'
 import type { EncryptionContext } from '../format/context.js'
 import { isEncrypted, isToken, type ParsedToken, parseToken } from '../format/token.js'
-import type { ValueKey } from '../sources/value-source.js'
 import { assertPlaintext, kindOf } from '../validate.js'
+import type { LegacyReader, LegacyValue } from './legacy/reader.js'
 import { isOwnerError, type OwnerKeys } from './owner-keys.js'
-
-/** Decrypts values that another library encrypted. */
-export interface LegacyReader<Row = unknown> {
-  /** Reports count its values as `legacy:NAME`. */
-  readonly name: string
-  /** Whether the other library encrypted the value. Never called with a value that begins like a token of this library. */
-  test(value: string): boolean
-  /** Returns the plaintext. Returns null or throws if the value does not decrypt: it is then reported and left as it is. */
-  decrypt(value: string, of: LegacyValue<Row>): string | null | Promise<string | null>
-}
-
-/** Where a value is and whose it is. */
-export interface LegacyValue<Row = unknown> {
-  readonly key: ValueKey
-  readonly column: string
-  /** The user's id; null for the shared pool. */
-  readonly owner: string | null
-  /** The row, if the source reads rows. */
-  readonly row: Row | undefined
-}
 
 /**
  * - `current`: a v3 token under the newest version of its owner's key and the wanted context

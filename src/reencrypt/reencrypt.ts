@@ -11,7 +11,7 @@ import {
 } from '../lifecycle/long-work.js'
 import type { ValueSource } from '../sources/value-source.js'
 import { kindOf } from '../validate.js'
-import type { LegacyReader } from './open-value.js'
+import type { LegacyReader } from './legacy/reader.js'
 import { type SweepJob, sweepPage } from './sweep-page.js'
 import { type StateCounts, Tally, type ValueFailure } from './tally.js'
 
