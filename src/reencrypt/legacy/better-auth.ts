@@ -80,7 +80,10 @@ function forValuesOf(version: number | null): string {
   return version === null ? 'for values without a key id (secret)' : `of version ${version} (secrets)`
 }
 
-type Cipher = Pick<typeof import('@noble/ciphers/chacha.js'), 'xchacha20poly1305'>
+/** What is used of @noble/ciphers (an optional peer), taken structurally. */
+interface Cipher {
+  xchacha20poly1305(key: Uint8Array, nonce: Uint8Array): { decrypt(sealed: Uint8Array): Uint8Array }
+}
 
 /** node:crypto has ChaCha20-Poly1305, but not its variant with the long nonce. @throws ERR_INVALID_ARGUMENT if it is not installed */
 async function loadCipher(): Promise<Cipher> {
