@@ -23,7 +23,11 @@ export type {
   ValueRef,
   ValueSource,
 } from '../sources/value-source.js'
+export { type AesPartsReaderOptions, aesPartsReader } from './legacy/aes-parts.js'
 export { type BetterAuthReaderOptions, betterAuthReader } from './legacy/better-auth.js'
+export { type CloakReaderOptions, cloakReader } from './legacy/cloak.js'
+export { type N8nReaderOptions, n8nReader } from './legacy/n8n.js'
+export { type PayloadReaderOptions, payloadReader } from './legacy/payload.js'
 export type { LegacyReader, LegacyValue } from './legacy/reader.js'
 export type { ValueState } from './open-value.js'
 export { type ReencryptOptions, type ReencryptReport, reencrypt } from './reencrypt.js'

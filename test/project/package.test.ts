@@ -60,10 +60,14 @@ const CORE_NAMES = [
 
 /** What the entry of the sweep offers. */
 const REENCRYPT_NAMES = [
+  'aesPartsReader',
   'betterAuthReader',
+  'cloakReader',
   'defineEncrypted',
   'drizzleSource',
   'jsonlSource',
+  'n8nReader',
+  'payloadReader',
   'reencrypt',
   'sqlSource',
 ]
