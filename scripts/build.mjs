@@ -46,6 +46,7 @@ const CHUNKS = {
   sources: /^sources\//,
   registry: /^drizzle\//,
   reencrypt: /^reencrypt\//,
+  integrations: /^integrations\//,
 }
 
 /** The files that package.json names, without their extension: those to import, and all. */
