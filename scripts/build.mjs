@@ -48,6 +48,7 @@ const CHUNKS = {
   'written-row': /^drizzle\/written-row$/,
   registry: /^drizzle\//,
   reencrypt: /^reencrypt\//,
+  integrations: /^integrations\//,
 }
 
 /** The files that package.json names, without their extension: those to import, and all. */
