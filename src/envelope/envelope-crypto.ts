@@ -19,6 +19,7 @@ import type { MasterKey } from '../master-keys/master-key.js'
 import { type ShredReceipt, type ShredUserOptions, shredIn } from '../shred.js'
 import type { KeyStore } from '../store.js'
 import { tenantUserId } from '../table.js'
+import { traceMethods } from '../traced-calls.js'
 import { assertTenantId, assertUserId, kindOf, ownOptions } from '../validate.js'
 import { BulkCrypto, type DecryptItem, type EncryptItem, type ItemResult } from './bulk.js'
 import { type EnvelopeCryptoOptions, type ResolvedOptions, resolveOptions } from './options.js'
@@ -54,6 +55,27 @@ export class EnvelopeCrypto {
   readonly #emit: EmitEvent
   #closed = false
   #closing: Promise<void> | undefined
+
+  static {
+    traceMethods(EnvelopeCrypto.prototype, 'userId', [
+      'encrypt',
+      'encryptBytes',
+      'decrypt',
+      'decryptBytes',
+      'user',
+      'fingerprint',
+      'getOrCreateUserKey',
+      'rotateUserKey',
+      'shredUser',
+    ])
+    traceMethods(EnvelopeCrypto.prototype, 'items', ['encryptMany', 'decryptMany'])
+    traceMethods(EnvelopeCrypto.prototype, 'tenantId', [
+      'rotateTenantKey',
+      'shredTenant',
+      'moveTenant',
+      'evictTenant',
+    ])
+  }
 
   private constructor(resolved: ResolvedOptions) {
     // TypeScript refuses it, JavaScript does not: the master keys would then be checked by nobody.

@@ -10,6 +10,7 @@ import { openV2, type ParsedToken, sealV2, type Token, textOf } from '../format/
 import type { KeyCache } from '../keys/cache.js'
 import { openToken } from '../keys/data-key.js'
 import type { LocalMasterKey } from '../master-keys/local.js'
+import { traceMethods } from '../traced-calls.js'
 import { ownOptions } from '../validate.js'
 import { type EncryptOptions, refuseToken, type TokenPolicy } from './token-policy.js'
 import { UserHandle, type UserOptions } from './user-handle.js'
@@ -29,6 +30,11 @@ export class PoolCrypto {
   readonly #assertOpen: () => void
   /** By master key id. Derived on first use, since each costs 100,000 rounds of PBKDF2. A failure is not kept. */
   readonly #derived = new Map<string, Promise<KeyObject>>()
+
+  static {
+    // Their first argument is the secret.
+    traceMethods(PoolCrypto.prototype, null, ['encrypt', 'decrypt', 'handle', 'fingerprint'], 'pool.')
+  }
 
   /** @param masterKeys local ones, primary first @internal */
   constructor(
