@@ -17,6 +17,7 @@ export interface FingerprintColumnOptions extends Partial<FingerprintOptions> {
 /** What a fingerprint column is of. It is kept on the column object, as the mark of an encrypted column is. */
 interface FingerprintMark {
   readonly of: string
+  readonly bits: number
   /** @param columnName of the encrypted column's context, undefined if that is no plain string */
   kindFor(columnName: string | undefined): FingerprintKind
 }
@@ -32,6 +33,7 @@ export function fingerprintMark(options: FingerprintColumnOptions): FingerprintM
   const fixed = fingerprintKind({ ...how, name: given ?? '' })
   return {
     of,
+    bits: fixed.bits,
     kindFor(columnName) {
       if (given !== undefined) return fixed
       if (columnName !== undefined) return fingerprintKind({ ...how, name: columnName })

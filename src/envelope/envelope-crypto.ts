@@ -64,6 +64,7 @@ export class EnvelopeCrypto {
       'decryptBytes',
       'user',
       'fingerprint',
+      'fingerprints',
       'getOrCreateUserKey',
       'rotateUserKey',
       'shredUser',

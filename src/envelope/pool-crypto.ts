@@ -33,7 +33,12 @@ export class PoolCrypto {
 
   static {
     // Their first argument is the secret.
-    traceMethods(PoolCrypto.prototype, null, ['encrypt', 'decrypt', 'handle', 'fingerprint'], 'pool.')
+    traceMethods(
+      PoolCrypto.prototype,
+      null,
+      ['encrypt', 'decrypt', 'handle', 'fingerprint', 'fingerprints'],
+      'pool.',
+    )
   }
 
   /** @param masterKeys local ones, primary first @internal */
