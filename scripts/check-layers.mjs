@@ -13,6 +13,7 @@ import { parseAst } from 'vitest/node'
 const TOP = [
   'errors',
   'events',
+  'traced-calls',
   'store',
   'table',
   'validate',
@@ -67,6 +68,8 @@ export const WINGS = {
   reencrypt: [...TOP, 'format', 'envelope', 'lifecycle', 'sources', 'drizzle', 'reencrypt/legacy'],
   // Readers know one foreign form each, and nothing of the sweep.
   'reencrypt/legacy': ['errors', 'validate', 'format', 'sources'],
+  // The service inside other libraries, which are taken structurally: no package of theirs is imported, not for types either.
+  integrations: [...TOP, 'format', 'envelope', 'reencrypt', 'reencrypt/legacy'],
   testing: ['errors', 'store', 'table', 'master-keys/master-key'],
   index: [...TOP, 'format', 'master-keys', 'keys', 'key-log', 'envelope', 'lifecycle'],
   // The composition root: it may import everything, and nothing may import it.
@@ -160,6 +163,7 @@ const CLOSURES = [
   // They load a driver only once a URL has named it.
   { from: 'adapters/open', dynamic: false, without: ['drizzle-orm', ...DRIVERS] },
   { from: 'reencrypt/index', dynamic: false, without: [...DRIVERS, '@noble/ciphers'] },
+  { from: 'integrations/opentelemetry', dynamic: true, without: ['drizzle-orm', ...DRIVERS] },
 ]
 
 const CRYPTO = ['crypto', 'node:crypto']

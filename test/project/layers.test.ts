@@ -41,6 +41,7 @@ const FILES: Readonly<Record<string, string>> = {
   drizzle: 'drizzle/registry',
   reencrypt: 'reencrypt/tally',
   'reencrypt/legacy': 'reencrypt/legacy/reader',
+  integrations: 'integrations/opentelemetry',
   testing: 'testing/subject',
   index: 'index',
   cli: 'cli/status',
