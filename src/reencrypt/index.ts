@@ -14,6 +14,7 @@ export {
   type EncryptedTableOptions,
 } from '../drizzle/registry.js'
 export { type JsonlSourceOptions, type JsonRow, jsonlSource } from '../sources/jsonl.js'
+export type { OwnerOf } from '../sources/owner.js'
 export { type SqlRow, type SqlSource, type SqlSourceOptions, sqlSource } from '../sources/sql.js'
 export type {
   SourceColumns,
