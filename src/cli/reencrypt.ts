@@ -106,7 +106,7 @@ export function reencryptCommand(): Command {
           },
           (report) => {
             printSweep(report, options)
-            setExitCode(report.complete && report.tables.every(({ left }) => left === 0))
+            setExitCode(report.complete && report.tables.every(isInOrder))
           },
         ),
       )
@@ -176,6 +176,10 @@ async function sweepAll(
   })
 }
 
+function isInOrder({ left, findings }: TableReport): boolean {
+  return left === 0 && findings.every(({ severity }) => severity !== 'error')
+}
+
 function isComplete(tables: readonly TableReport[]): boolean {
   return tables.every(({ complete }) => complete)
 }
@@ -198,7 +202,8 @@ function printSweep(report: SweepReport, { json, schema }: ReencryptCommandOptio
 }
 
 function printTable(report: TableReport): void {
-  const { table, complete, dryRun, changed, skipped, failed, failedCount, before, after, left } = report
+  const { table, complete, dryRun, changed, skipped, failed, failedCount, before, after, left, findings } =
+    report
   console.log(
     `${printable(table)}: ${dryRun ? 'would re-encrypt' : 're-encrypted'} ${counted(changed, 'value')}; ${thousands(skipped)} skipped (changed by others ` +
       `meanwhile), ${thousands(failedCount)} failed.`,
@@ -223,6 +228,7 @@ function printTable(report: TableReport): void {
     if (then + now > 0) states.push([printable(state), thousands(then), thousands(now)])
   }
   if (states.length > 0) console.log(states.toString())
+  for (const { severity, reason } of findings) console.log(`  ${severity}: ${printableSentence(reason)}`)
   if (left > 0) console.log(`${counted(left, 'value')} ${dryRun ? 'would be ' : ''}left in an old state.`)
   else if (complete) console.log(`No value ${dryRun ? 'would be' : 'is'} left in an old state.`)
   else console.log('The sweep did not finish: run this again.')

@@ -101,6 +101,13 @@ export function maxPlaintextBytes(format: Format, maxTokenBytes: number): number
     : Math.floor((characters * 3) / 4) - V3_LEAST_BYTES
 }
 
+/** What the token of a plaintext of so many bytes looks like: as long, and of no key. For a dry run. */
+export function tokenLikeFor(plaintextBytes: number): Token {
+  const bytes = Buffer.alloc(V3_LEAST_BYTES + plaintextBytes)
+  bytes.writeUInt32BE(1, 0)
+  return (V3_PREFIX + bytes.toString('base64url')) as Token
+}
+
 /**
  * Takes a token apart, before any store is asked. One longer than `maxTokenBytes` is not decoded.
  *

@@ -13,6 +13,7 @@ export {
   type EncryptedTable,
   type EncryptedTableOptions,
 } from '../drizzle/registry.js'
+export type { SourceFinding, SourceFindingKind } from '../sources/finding.js'
 export { type JsonlSourceOptions, type JsonRow, jsonlSource } from '../sources/jsonl.js'
 export type { OwnerOf } from '../sources/owner.js'
 export { type SqlRow, type SqlSource, type SqlSourceOptions, sqlSource } from '../sources/sql.js'

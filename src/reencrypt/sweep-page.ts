@@ -8,6 +8,7 @@ import { contextMaker, type EncryptionContext } from '../format/context.js'
 import type { Token } from '../format/token.js'
 import { type LongWorkOptions, mapConcurrently } from '../lifecycle/long-work.js'
 import type { ValueCell, ValueChange, ValueSource } from '../sources/value-source.js'
+import type { Foresight } from './foresight.js'
 import { type OpenOptions, type OpenResult, openValue, type SweptValue } from './open-value.js'
 import { isOwnerError, OwnerKeys } from './owner-keys.js'
 import {
@@ -28,6 +29,8 @@ export interface SweepJob<Row> extends OpenOptions<Row>, LongWorkOptions {
   /** Which version of their owners' keys fingerprints are made with. */
   readonly fingerprintVersion: 'lowest' | 'newest'
   readonly dryRun: boolean
+  /** Of a dry run. */
+  readonly foresight: Foresight | null
   /** Whether values whose owner is null belong to the shared pool. */
   readonly pool: boolean
 }
@@ -56,8 +59,10 @@ export async function sweepPage<Row>(
   })
   const outdated = found.filter((value): value is OutdatedValue<Row> => isOutdated(value))
   try {
-    if (job.dryRun) countReplacements(keys, outdated, tally)
-    else await replaceValues(job.source, keys, outdated, tally)
+    if (job.foresight !== null) {
+      countReplacements(keys, outdated, tally)
+      await job.foresight.look(outdated)
+    } else await replaceValues(job.source, keys, outdated, tally)
     await sweepFingerprints(job, cells.filter(isFingerprint), found, keys, tally)
   } finally {
     for (const { plaintext } of found) plaintext?.fill(0)

@@ -68,6 +68,28 @@ export const UNIQUE_KEYS_QUERY = `select pg_catalog.array_to_json(array(
   where i.indrelid ${EQUALS} pg_catalog.to_regclass($1) and i.indisunique and i.indisvalid and i.indpred is null
     and i.indexprs is null`
 
+/** Triggers that run at an update (bit 4 of tgtype, pg_trigger.h), but for those of constraints. */
+export const TRIGGERS_QUERY = `select tgname::pg_catalog.text as name from pg_catalog.pg_trigger
+  where tgrelid ${EQUALS} pg_catalog.to_regclass($1) and not tgisinternal and tgenabled operator(pg_catalog.<>) 'D'
+    and (tgtype operator(pg_catalog.&) 16) operator(pg_catalog.<>) 0`
+
+/** Generated columns, and the columns that they are made of. */
+export const GENERATED_QUERY = `select made.attname::pg_catalog.text as name, source.attname::pg_catalog.text as of
+  from pg_catalog.pg_depend d
+  join pg_catalog.pg_attribute made on made.attrelid ${EQUALS} d.objid and made.attnum ${EQUALS} d.objsubid
+  join pg_catalog.pg_attribute source on source.attrelid ${EQUALS} d.refobjid and source.attnum ${EQUALS} d.refobjsubid
+  where d.classid ${EQUALS} 'pg_catalog.pg_class'::pg_catalog.regclass and d.objid ${EQUALS} pg_catalog.to_regclass($1)
+    and d.refobjid ${EQUALS} d.objid and made.attgenerated operator(pg_catalog.<>) ''`
+
+/** Replaces values and ends with an error, so that nothing stays: for a connection on which no transaction can be begun. */
+export function triedOut(replace: string): string {
+  return `with tried as (${replace}) select ('${TRIED_OUT}' operator(pg_catalog.||) pg_catalog.count(written)::pg_catalog.text)::pg_catalog.int4
+    from tried`
+}
+
+/** No number. Postgres quotes it in its error, in any language. */
+export const TRIED_OUT = 'a dry run of drizzle-keystore, rolled back on purpose: '
+
 /** The table as SQL names it. */
 export function qualifiedName({ schema, table }: TableShape): string {
   return schema === undefined

@@ -7,9 +7,9 @@ import { DEFAULT_DEADLINE_MS } from '../drivers/retry.js'
 import { HostTransactionError, lockError } from '../drivers/sqlite-locks.js'
 import { isExactText } from '../drivers/sqlite-text.js'
 import { invalidArgument, printable, quoted, StoreError } from '../errors.js'
+import { ALTERED_BY_TRIGGER, ALTERED as ALTERED_VALUE, type Refusal, refusalOf } from './finding.js'
 import type { SqliteRunner } from './sqlite-runner.js'
 import {
-  ALTERED_BY_TRIGGER,
   assertShape,
   type Catalog,
   type ColumnChange,
@@ -20,6 +20,7 @@ import {
   nullKeyError,
   ownerColumns,
   quoteIdentifier,
+  type SideEffects,
   type SqlTable,
   samePageError,
   selectedColumns,
@@ -82,6 +83,35 @@ export class SqliteTable implements SqlTable {
       // The first statement of each change changes it.
       const perChange = statements[0]?.length ?? 1
       return ordered.filter((_, index) => counts[index * perChange] === 1)
+    })
+  }
+
+  async tryOut(changes: readonly ColumnChange[]): Promise<Refusal | null> {
+    return this.#try('change', async () => {
+      const { replace } = await this.#statements()
+      try {
+        await this.#runner.write([...changes.flatMap(replace), ROLL_BACK])
+        return null
+      } catch (error) {
+        if (isRolledBack(error)) return null
+        const refusal = isAltered(error) ? ALTERED_VALUE : refusalOf(error)
+        if (refusal === null) throw error
+        return refusal
+      }
+    })
+  }
+
+  async sideEffects(): Promise<SideEffects> {
+    return this.#try('look at', async () => {
+      const query = (sql: string) => this.#runner.query({ sql, params: [this.shape.table] })
+      const triggers = await query(
+        "select name, sql from sqlite_master where type = 'trigger' and tbl_name = ? collate nocase",
+      )
+      const generated = await query('select name from pragma_table_xinfo(?) where hidden in (2, 3)')
+      return {
+        triggers: triggers.filter(([, sql]) => /\bupdate\b/i.test(String(sql))).map(([name]) => String(name)),
+        generated: generated.map(([name]) => [String(name), null]),
+      }
     })
   }
 
@@ -203,6 +233,13 @@ const ALTERED = 'altered by a trigger '
 
 function isAltered(error: unknown): boolean {
   return error instanceof Error && error.message.includes('malformed JSON')
+}
+
+/** Undoes its transaction: there is no positive number of 64 bits for the lowest negative one (sqlite.org/lang_corefunc.html#abs). */
+const ROLL_BACK: BoundStatement = { sql: "select abs(cast('-9223372036854775808' as integer))", params: [] }
+
+function isRolledBack(error: unknown): boolean {
+  return error instanceof Error && error.message.includes('integer overflow')
 }
 
 function decodeRow(

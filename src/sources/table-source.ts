@@ -1,8 +1,16 @@
 /** Makes a table a source of values for the sweep. */
+import { printable } from '../errors.js'
 import type { ContextOf } from '../format/context.js'
+import type { SourceFinding } from './finding.js'
 import { type OwnerOf, ownerFrom } from './owner.js'
 import type { ColumnChange, SqlTable, TableRow } from './table.js'
-import { type FingerprintRole, keyText, type ValueCell, type ValueSource } from './value-source.js'
+import {
+  type FingerprintRole,
+  keyText,
+  type ValueCell,
+  type ValueChange,
+  type ValueSource,
+} from './value-source.js'
 
 /** A column with values. */
 interface ViewColumn<Row> {
@@ -43,7 +51,7 @@ export function tableSource<Row>(table: SqlTable, view: TableView<Row>): ValueSo
   const columnOf = (name: string) => columnNames.get(name) ?? name
   // What the rows being swept have as owner in the database, where the application makes another one of it.
   const owners = new Map<string, string | null>()
-  const withStoredOwner = (change: ColumnChange): ColumnChange[] => {
+  const withStoredOwner = <Change extends ColumnChange>(change: Change): Change[] => {
     if (view.ownerOf === undefined) return [change]
     const owner = owners.get(keyText(change.key))
     return owner === undefined ? [] : [{ ...change, owner }]
@@ -52,6 +60,7 @@ export function tableSource<Row>(table: SqlTable, view: TableView<Row>): ValueSo
     const replaced = await table.replace(changes.flatMap(withStoredOwner))
     return replaced.map(({ key, column }) => ({ key, column: viewNames.get(column) ?? column }))
   }
+  const inDatabase = (change: ValueChange): ValueChange => ({ ...change, column: columnOf(change.column) })
   return {
     pool: view.pool,
     async *pages({ limit }) {
@@ -61,7 +70,16 @@ export function tableSource<Row>(table: SqlTable, view: TableView<Row>): ValueSo
         for (const { key } of rows) owners.delete(keyText(key))
       }
     },
-    replace: (changes) => replace(changes.map((change) => ({ ...change, column: columnOf(change.column) }))),
+    replace: (changes) => replace(changes.map(inDatabase)),
+    async foresee(changes) {
+      const [column] = changes.map(({ column }) => column)
+      if (column === undefined) return []
+      const stored = changes.map(inDatabase).flatMap(withStoredOwner)
+      return [
+        ...(await refusals(table, column, stored)),
+        ...(await warnings(table, column, columnOf(column))),
+      ]
+    },
     replaceFingerprints: (changes) =>
       replace(
         changes.map(({ column, of, ...change }) => {
@@ -72,6 +90,53 @@ export function tableSource<Row>(table: SqlTable, view: TableView<Row>): ValueSo
     count: async () => (await table.countRows()) * all.length,
     close: async () => view.close?.(),
   }
+}
+
+/** What refuses changes of one column, with the key of the first row that it refuses. */
+async function refusals(
+  table: SqlTable,
+  column: string,
+  changes: readonly ColumnChange[],
+): Promise<SourceFinding[]> {
+  let refusal = await table.tryOut(changes)
+  if (refusal === null) return []
+  let at = ''
+  for (const change of changes) {
+    const alone = await table.tryOut([change])
+    if (alone === null) continue
+    refusal = alone
+    at = ` (row ${printable(keyText(change.key))})`
+    break
+  }
+  const { kind, reason } = refusal
+  return [{ severity: 'error', kind, column, reason: `column ${printable(column)}${at}: ${reason}` }]
+}
+
+/** @param stored the column's name in the database */
+async function warnings(table: SqlTable, column: string, stored: string): Promise<SourceFinding[]> {
+  const { triggers, generated } = await table.sideEffects()
+  const warning = (kind: SourceFinding['kind'], text: string): SourceFinding => ({
+    severity: 'warning',
+    kind,
+    column,
+    reason: `column ${printable(column)}: ${text}`,
+  })
+  return [
+    ...triggers.map((name) =>
+      warning(
+        'trigger',
+        `trigger ${printable(name)} may run at each write: see that it keeps no plaintext elsewhere`,
+      ),
+    ),
+    ...generated
+      .filter(([, of]) => of === null || of === stored)
+      .map(([name, of]) =>
+        warning(
+          'generated',
+          `generated column ${printable(name)} ${of === null ? 'may be' : 'is'} made of it, and will be made of a token`,
+        ),
+      ),
+  ]
 }
 
 function cellsOf<Row>(

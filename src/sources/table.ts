@@ -1,6 +1,7 @@
 /** One table of the host application as the sweep reads and changes it, in either dialect. */
 import { invalidArgument, type KeystoreError, printable, quoted, StoreError } from '../errors.js'
 import { kindOf } from '../validate.js'
+import type { Refusal } from './finding.js'
 import type { FingerprintChange, ValueChange, ValueKey, ValueRef } from './value-source.js'
 
 /** Which columns of a table are read and replaced. All names are those of the database. */
@@ -48,6 +49,17 @@ export interface SqlTable {
   /** Replaces each value that is still as it was read. @returns the values that were replaced */
   replace(changes: readonly ColumnChange[]): Promise<readonly ValueRef[]>
   countRows(): Promise<number>
+  /** Makes changes of one column and takes them back. @returns why the database refuses them; null if it does not */
+  tryOut(changes: readonly ColumnChange[]): Promise<Refusal | null>
+  /** What changes of values set off in the table. */
+  sideEffects(): Promise<SideEffects>
+}
+
+export interface SideEffects {
+  /** The names of triggers that run at an update. */
+  readonly triggers: readonly string[]
+  /** The names of generated columns, each with a column that it is made of, or null if that is not known. */
+  readonly generated: readonly (readonly [name: string, of: string | null])[]
 }
 
 /** A change of a value, or of a fingerprint as long as its value is as it was read. */
@@ -151,9 +163,6 @@ export function assertShape(shape: TableShape, { columns, uniqueKeys }: Catalog)
 export function tableNotFound(name: string): Error {
   return invalidArgument(`there is no table ${printable(name)} in this database`)
 }
-
-/** Why a change was undone: the altered token would be lost, and with it what it holds. */
-export const ALTERED_BY_TRIGGER = 'a trigger alters what is written to it, so nothing was'
 
 /** The error for rows with a null in the key: pages by key would skip them. */
 export function nullKeyError({ table, key }: TableShape): Error {

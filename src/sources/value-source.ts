@@ -4,6 +4,7 @@ import { invalidArgument, type KeystoreError } from '../errors.js'
 import { type ContextOf, contextMaker } from '../format/context.js'
 import type { FingerprintKind } from '../format/fingerprint.js'
 import { kindOf } from '../validate.js'
+import type { SourceFinding } from './finding.js'
 
 /** Names a row: its primary key, or the parts of a composite one in their order. */
 export type ValueKey = string | number | bigint | readonly (string | number | bigint)[]
@@ -90,6 +91,12 @@ export interface ValueSource<Row = unknown> {
   replaceFingerprints?(
     changes: readonly FingerprintChange[],
   ): Promise<readonly Pick<ValueRef, 'key' | 'column'>[]> | readonly Pick<ValueRef, 'key' | 'column'>[]
+  /**
+   * For a dry run: makes changes of one column as {@link replace} would, and takes them back.
+   *
+   * @returns what refuses or alters them there, and what they set off; quotes no value
+   */
+  foresee?(changes: readonly ValueChange[]): Promise<readonly SourceFinding[]>
   /** Whether values whose owner is null belong to the shared pool. Default false: they are reported and left as they are. */
   readonly pool?: boolean
   /** How many values `pages` gives, for reports of progress. */
