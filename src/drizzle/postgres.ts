@@ -1,9 +1,10 @@
 /** Encrypted columns for Drizzle tables on Postgres. Exported as `drizzle-keystore/drizzle/postgres`. */
 import { sql } from 'drizzle-orm'
-import { type AnyPgColumn, type CheckBuilder, check, customType } from 'drizzle-orm/pg-core'
+import { type AnyPgColumn, type CheckBuilder, check, customType, PgDialect } from 'drizzle-orm/pg-core'
 import type { Token } from '../format/token.js'
 import { guardedBuilder } from './column-guard.js'
 import {
+  bytesCodec,
   type ColumnCodec,
   driverFunctions,
   type EncryptedColumnOptions,
@@ -14,13 +15,15 @@ import {
   tokenCodec,
   tokenShapes,
 } from './encrypted-column.js'
+import { ownerGuard } from './owner-column.js'
 
 export type { EncryptedColumnOptions, TokenCheckOptions } from './encrypted-column.js'
 
 /**
  * A text column that is stored encrypted: the application sees the plaintext, the database a token. Inside `envelope.scope(userId, …)`
- * writes encrypt and reads decrypt, synchronously. Outside a scope both throw ERR_NO_SCOPE. Reading another user's row throws
- * ERR_DECRYPTION_FAILED. Null and undefined are stored as they are.
+ * writes encrypt and reads decrypt, synchronously; with `owner: 'pool'`, inside `envelope.pool.scope(…)`. Outside a scope both throw
+ * ERR_NO_SCOPE. Reading another user's row throws ERR_DECRYPTION_FAILED, unless the scope's `onUnreadable` says otherwise. With `ownerColumn`,
+ * writing another user's row throws ERR_WRONG_OWNER. Null and undefined are stored as they are.
  *
  * Encrypted values cannot be compared: `eq` and other operators throw ERR_INVALID_ARGUMENT, and so do `.default()`, `.unique()` and
  * `.primaryKey()`.
@@ -42,6 +45,11 @@ export function encryptedJson<T>(name: string, options: EncryptedColumnOptions):
   return column(name, jsonCodec<T>(options))
 }
 
+/** Like {@link encryptedText}, for bytes. */
+export function encryptedBytes(name: string, options: EncryptedColumnOptions): ColumnBuilder<Uint8Array> {
+  return column(name, bytesCodec(options))
+}
+
 /**
  * A column of tokens that the application encrypts and decrypts itself. Needs no scope. Writing or reading a value that is not a whole
  * token throws ERR_NOT_ENCRYPTED or ERR_MALFORMED_TOKEN.
@@ -58,7 +66,7 @@ function column<Value>(name: string, codec: ColumnCodec<Value>): ColumnBuilder<V
     dataType: () => 'text',
     ...driverFunctions(codec),
   })
-  return guardedBuilder(define(name), codec)
+  return guardedBuilder(define(name), codec, ownerGuard(codec.mark, PgDialect.prototype))
 }
 
 /**
