@@ -12,7 +12,7 @@ import {
 import type { ValueSource } from '../sources/value-source.js'
 import { traced } from '../traced-calls.js'
 import { kindOf } from '../validate.js'
-import type { LegacyReader } from './open-value.js'
+import type { LegacyReader } from './legacy/reader.js'
 import { type SweepJob, sweepPage } from './sweep-page.js'
 import { type StateCounts, Tally, type ValueFailure } from './tally.js'
 
@@ -77,8 +77,8 @@ const MAX_PASSES = 5
  * nothing to do, and is safe to run again after it was killed. Values without an owner are reported, unless `pool` says that they belong
  * to the shared pool.
  *
- * A value that begins like a token is never taken for plaintext: if it does not decrypt, it is reported and left as it is. So are the values
- * of owners whose master key fails.
+ * A whole token is never taken for plaintext: if it does not decrypt, it is reported and left as it is. So is what can only be a damaged
+ * token, unless a legacy reader claims it, and so are the values of owners whose master key fails.
  *
  * A stored fingerprint (a column of `fingerprintText` beside its value) that does not match its value, or is not under the version that
  * fingerprints are made with, is made anew: only while neither it nor the value has changed.

@@ -73,8 +73,8 @@ function isFingerprint<Row>(cell: ValueCell<Row>): cell is FingerprintCell<Row> 
 }
 
 function sweptValue<Row>(job: SweepJob<Row>, cell: ValueCell<Row>): SweptValue<Row> {
-  const { key, column, owner = null, value, row } = cell
-  const swept = { key, column, owner, value, row }
+  const { key, column, owner = null, value, row, isJson = false } = cell
+  const swept = { key, column, owner, value, row, isJson }
   if (!isPresent(swept)) return { ...swept, contexts: NO_CONTEXTS }
   if (cell.context === undefined && job.contextOf === null) throw contextRequired()
   if (cell.defect !== undefined) return { ...swept, contexts: cell.defect }

@@ -7,6 +7,7 @@ import {
   type Catalog,
   exactNumber,
   keyFromParts,
+  ownerColumns,
   quoteIdentifier,
   selectedColumns,
   type TableRow,
@@ -85,7 +86,8 @@ export function statementsFor(shape: TableShape, columns: readonly PostgresColum
   const names = selectedColumns(shape, catalog)
   const table = qualifiedName(shape)
   const keyTexts = keys.map(({ name }, index) => `${name}::pg_catalog.text as k${index}`).join(', ')
-  const select = `select ${keyTexts}, ${ownerText(shape, '')} as owner,
+  const owner = ownerText(shape, catalog)
+  const select = `select ${keyTexts}, ${owner} as owner,
     ${names.map((name, index) => `${readAs(name, shape, catalog)} as c${index}`).join(', ')} from ${table} as t`
   // With "t.", because a bare name means the result's column "k0", "owner" or "c0" if the table has a column of that name.
   const ordered = (direction: string, limit: number) =>
@@ -96,7 +98,7 @@ export function statementsFor(shape: TableShape, columns: readonly PostgresColum
     next: `${select} where ${isAfterCursor(keys)} ${ordered('asc', keys.length + 1)}`,
     last: `${select} ${ordered('desc', 1)}`,
     count: `select pg_catalog.count(*) as count from ${table}`,
-    replace: (column: string, beside?: string) => replaceStatement(column, beside, shape, keys),
+    replace: (column: string, beside?: string) => replaceStatement(column, beside, shape, keys, owner),
     holding: (column: string) => holdingStatement(column, shape, keys),
     decodeRow: (row: Record<string, unknown>): TableRow => ({
       key: keyFromParts(keyTextsOf(row, keys.length).map((text, index) => keyPart(text, keys[index]?.type))),
@@ -147,9 +149,14 @@ function readAs(name: string, { datesAsText = false }: TableShape, { columns }: 
   return `${quoteIdentifier(name)}::pg_catalog.text${type.endsWith('[]') ? '[]' : ''}`
 }
 
-/** @param prefix of the table, with its dot */
-function ownerText({ owner }: TableShape, prefix: string): string {
-  return owner === null ? 'null::pg_catalog.text' : `${prefix}${quoteIdentifier(owner)}::pg_catalog.text`
+/** The owner of a row of "t" as text. */
+function ownerText(shape: TableShape, catalog: Catalog): string {
+  if (shape.ownerOfRow) {
+    const columns = ownerColumns(shape, catalog).map((name) => `t.${quoteIdentifier(name)}`)
+    const text = `pg_catalog.convert_to(row(${columns.join(', ')})::pg_catalog.text, 'UTF8')`
+    return `pg_catalog.encode(pg_catalog.sha256(${text}), 'hex')`
+  }
+  return shape.owner === null ? 'null::pg_catalog.text' : `t.${quoteIdentifier(shape.owner)}::pg_catalog.text`
 }
 
 /** The values that a statement is given, one array for each of `inputs`, as the rows `input`. */
@@ -195,6 +202,7 @@ function replaceStatement(
   beside: string | undefined,
   shape: TableShape,
   keys: readonly KeyColumn[],
+  owner: string,
 ): string {
   const table = qualifiedName(shape)
   const inputs = [...keyInputs(keys), 'owner', 'old', 'new', ...(beside === undefined ? [] : ['beside'])]
@@ -210,7 +218,7 @@ function replaceStatement(
         select * from locked
       ) as input
       where ${hasKeyOfInput('t', keys)} and ${hasTextOfInput(column, 'old')}
-        and ${isSameText(ownerText(shape, 't.'), 'input.owner')}${isBeside}
+        and ${isSameText(owner, 'input.owner')}${isBeside}
         and (select ${MAKE_DURABLE}) is not null
       returning ${keyOfInput(keys)}, case when ${hasTextOfInput(column, 'new')} then 1
         else 1 operator(pg_catalog./) ${zero} end as written`

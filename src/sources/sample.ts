@@ -1,7 +1,7 @@
 /** Checks some rows of a table: registered columns must hold only tokens, and other columns none. */
 
 import { printable } from '../errors.js'
-import { isEncrypted, isToken } from '../format/token.js'
+import { isDamagedToken, isToken } from '../format/token.js'
 import type { SqlTable, TableRow } from './table.js'
 
 /** How many rows are checked at the beginning of the table, and at its end, where the newest rows often are. */
@@ -13,7 +13,7 @@ export interface ColumnFinding {
   readonly severity: 'error' | 'warning'
   /**
    * - `plaintext`: a registered column holds a value that is no token: a leak
-   * - `malformedToken`: a registered column holds a value that begins like a token and can be none
+   * - `malformedToken`: a registered column holds a token that was cut or changed
    * - `unregistered`: another column holds tokens, which the sweep does not reach
    */
   readonly kind: 'plaintext' | 'malformedToken' | 'unregistered'
@@ -35,13 +35,13 @@ const REGISTERED_CHECKS: readonly ColumnCheck[] = [
     severity: 'error',
     kind: 'plaintext',
     text: 'hold plaintext: find out who writes it, and run npx keystore reencrypt --plaintext',
-    shows: (value) => !isEncrypted(value),
+    shows: (value) => !isToken(value) && !isDamaged(value),
   },
   {
     severity: 'error',
     kind: 'malformedToken',
-    text: 'begin like a token and can be none: they were cut or changed',
-    shows: (value) => isEncrypted(value) && !isToken(value),
+    text: 'are tokens that were cut or changed: restore them from a copy',
+    shows: isDamaged,
   },
 ]
 const OTHER_CHECKS: readonly ColumnCheck[] = [
@@ -84,6 +84,10 @@ export async function sampleColumns(
     ...registered.flatMap((column) => findingsOf(column, REGISTERED_CHECKS)),
     ...others.flatMap((column) => findingsOf(column, OTHER_CHECKS)),
   ]
+}
+
+function isDamaged(value: unknown): boolean {
+  return typeof value === 'string' && isDamagedToken(value)
 }
 
 async function sampleOf(table: SqlTable): Promise<readonly TableRow[]> {

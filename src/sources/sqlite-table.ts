@@ -18,6 +18,7 @@ import {
   keyFromParts,
   keyParts,
   nullKeyError,
+  ownerColumns,
   quoteIdentifier,
   type SqlTable,
   samePageError,
@@ -125,10 +126,11 @@ async function prepareTable(runner: SqliteRunner, shape: TableShape) {
   const table = quoteIdentifier(shape.table)
   const keys = shape.key.map(quoteIdentifier)
   const names = selectedColumns(shape, catalog)
-  const bytes = [...(shape.owner === null ? ['null'] : [quoteIdentifier(shape.owner)]), ...keys]
-  const stored = bytes.map((name) => `cast(${name} as blob)`)
+  const owner = ownerText(shape, catalog)
+  const ownerBytes = shape.owner === null ? owner : quoteIdentifier(shape.owner)
+  const stored = [ownerBytes, ...keys].map((expression) => `cast(${expression} as blob)`)
   // Each has a name of its own, since D1 gives rows as objects.
-  const selected = [...stored, ownerText(shape), ...names.map(quoteIdentifier)]
+  const selected = [...stored, owner, ...names.map(quoteIdentifier)]
     .map((expression, index) => `${expression} as "__keystore_${index}"`)
     .join(', ')
   const select = `select ${selected} from ${table}`
@@ -147,20 +149,27 @@ async function prepareTable(runner: SqliteRunner, shape: TableShape) {
     },
     last: (limit: number) => ({ sql: `${select} ${ordered('desc')}`, params: [limit] }),
     count: { sql: `select count(*) from ${table}`, params: [] },
-    replace: await replacerOf(runner, shape),
+    replace: await replacerOf(runner, shape, owner),
     decodeRows: (rows: readonly (readonly unknown[])[]) =>
       rows.map((row) => decodeRow(shape, names, encoding, row)),
   }
 }
 
 /** The owner as text. A blob stays one, and is refused: as text all bytes that are not UTF-8 become U+FFFD, so that users could be confused. */
-function ownerText({ owner }: TableShape): string {
-  const name = owner === null ? 'null' : quoteIdentifier(owner)
+function ownerText(shape: TableShape, catalog: Catalog): string {
+  if (shape.ownerOfRow) {
+    // In ASCII, since a driver may give no exact text of bytes that are not UTF-8.
+    const texts = ownerColumns(shape, catalog)
+      .map(quoteIdentifier)
+      .map((name) => `typeof(${name}) || hex(${name})`)
+    return `(${texts.join(" || ',' || ")})`
+  }
+  const name = shape.owner === null ? 'null' : quoteIdentifier(shape.owner)
   return `iif(typeof(${name}) = 'blob', ${name}, cast(${name} as text))`
 }
 
 /** @returns a function that makes the statements of one change; each change has as many. The first replaces the value */
-async function replacerOf(runner: SqliteRunner, shape: TableShape) {
+async function replacerOf(runner: SqliteRunner, shape: TableShape, ownerOfRow: string) {
   const table = quoteIdentifier(shape.table)
   const hasKey = shape.key.map((name) => `${quoteIdentifier(name)} = ?`).join(' and ')
   const triggers = await runner.query({
@@ -175,7 +184,7 @@ async function replacerOf(runner: SqliteRunner, shape: TableShape) {
     const beside = valueBeside(change)
     const isBeside = beside === null ? '' : ` and ${isText(beside.column)}`
     const update = {
-      sql: `update ${table} set ${quoteIdentifier(column)} = ? where ${hasKey} and ${hasValue} and ${ownerText(shape)} is ?${isBeside}`,
+      sql: `update ${table} set ${quoteIdentifier(column)} = ? where ${hasKey} and ${hasValue} and ${ownerOfRow} is ?${isBeside}`,
       params: [to, ...keyParts(key), from, owner, ...(beside === null ? [] : [beside.value])],
     }
     if (triggers.length === 0) return [update]

@@ -1,7 +1,8 @@
 /** Makes a table a source of values for the sweep. */
 import type { ContextOf } from '../format/context.js'
+import { type OwnerOf, ownerFrom } from './owner.js'
 import type { ColumnChange, SqlTable, TableRow } from './table.js'
-import type { FingerprintRole, ValueCell, ValueSource } from './value-source.js'
+import { type FingerprintRole, keyText, type ValueCell, type ValueSource } from './value-source.js'
 
 /** A column with values. */
 interface ViewColumn<Row> {
@@ -10,6 +11,8 @@ interface ViewColumn<Row> {
   /** What the database calls it. */
   readonly column: string
   readonly context: ContextOf<Row> | undefined
+  /** Whether the plaintexts are JSON. */
+  readonly isJson?: boolean
 }
 
 /** A column with fingerprints. `of` is the name of the column with their values. */
@@ -24,6 +27,8 @@ interface TableView<Row> {
   readonly fingerprints?: readonly ViewFingerprint[]
   /** Whether values whose owner is null belong to the shared pool. */
   readonly pool: boolean
+  /** Tells the owner, with a shape that has `ownerOfRow`. */
+  readonly ownerOf?: OwnerOf<Row> | undefined
   /** Makes what context functions and legacy readers are given. */
   rowOf(values: TableRow['values']): Row
   /** Closes the connection, if it is the source's own. */
@@ -36,15 +41,25 @@ export function tableSource<Row>(table: SqlTable, view: TableView<Row>): ValueSo
   const columnNames = new Map(all.map(({ name, column }) => [name, column]))
   const viewNames = new Map(all.map(({ name, column }) => [column, name]))
   const columnOf = (name: string) => columnNames.get(name) ?? name
-  const replace = async (changes: readonly ColumnChange[]) =>
-    (await table.replace(changes)).map(({ key, column }) => ({
-      key,
-      column: viewNames.get(column) ?? column,
-    }))
+  // What the rows being swept have as owner in the database, where the application makes another one of it.
+  const owners = new Map<string, string | null>()
+  const withStoredOwner = (change: ColumnChange): ColumnChange[] => {
+    if (view.ownerOf === undefined) return [change]
+    const owner = owners.get(keyText(change.key))
+    return owner === undefined ? [] : [{ ...change, owner }]
+  }
+  const replace = async (changes: readonly ColumnChange[]) => {
+    const replaced = await table.replace(changes.flatMap(withStoredOwner))
+    return replaced.map(({ key, column }) => ({ key, column: viewNames.get(column) ?? column }))
+  }
   return {
     pool: view.pool,
     async *pages({ limit }) {
-      for await (const rows of table.pages(limit)) yield rows.flatMap((row) => cellsOf(row, view))
+      for await (const rows of table.pages(limit)) {
+        for (const { key, owner } of rows) owners.set(keyText(key), owner)
+        yield rows.flatMap((row) => cellsOf(row, view))
+        for (const { key } of rows) owners.delete(keyText(key))
+      }
     },
     replace: (changes) => replace(changes.map((change) => ({ ...change, column: columnOf(change.column) }))),
     replaceFingerprints: (changes) =>
@@ -60,16 +75,22 @@ export function tableSource<Row>(table: SqlTable, view: TableView<Row>): ValueSo
 }
 
 function cellsOf<Row>(
-  { key, owner, values, defect }: TableRow,
-  { columns, fingerprints = [], rowOf }: TableView<Row>,
+  { key, values, ...found }: TableRow,
+  { columns, fingerprints = [], rowOf, ownerOf }: TableView<Row>,
 ): ValueCell<Row>[] {
   const row = rowOf(values)
+  const { owner, defect } =
+    ownerOf === undefined || found.defect !== undefined ? found : ownerFrom(ownerOf, row)
   const cellOf = ({ name, column }: { readonly name: string; readonly column: string }) => {
     const value = values[column] as ValueCell['value']
     return { key, column: name, owner, value, row, defect }
   }
   return [
-    ...columns.map((column) => ({ ...cellOf(column), context: column.context })),
+    ...columns.map((column) => ({
+      ...cellOf(column),
+      context: column.context,
+      isJson: column.isJson ?? false,
+    })),
     ...fingerprints.map((column) => ({ ...cellOf(column), fingerprint: column })),
   ]
 }

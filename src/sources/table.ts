@@ -10,8 +10,13 @@ export interface TableShape {
   readonly table: string
   /** The columns of a unique key. */
   readonly key: readonly string[]
-  /** The column with the user's id; null: the values are the shared pool's. */
+  /** The column with the user's id; null: there is none. */
   readonly owner: string | null
+  /**
+   * Whether the application makes the owner of the whole row. What rows have as owner is then the text of all columns but those with values
+   * and fingerprints, so that a value is replaced only if nothing has changed of what its owner may depend on.
+   */
+  readonly ownerOfRow?: boolean
   /** The columns with values. */
   readonly columns: readonly string[]
   /** The columns with fingerprints of values. */
@@ -24,7 +29,7 @@ export interface TableShape {
 
 export interface TableRow {
   readonly key: ValueKey
-  /** As text, whatever type the column has. */
+  /** As text, whatever type the column has. Null where the shape has no owner. */
   readonly owner: string | null
   /** By column, as the driver returns them. */
   readonly values: Readonly<Record<string, unknown>>
@@ -74,10 +79,17 @@ export function quoteIdentifier(name: string): string {
   return `"${name.replaceAll('"', '""')}"`
 }
 
+/** The columns that an owner may depend on which is made of the row. */
+export function ownerColumns({ columns, fingerprints = [] }: TableShape, catalog: Catalog): string[] {
+  const swept = new Set([...columns, ...fingerprints])
+  return catalog.columns.map(({ name }) => name).filter((name) => !swept.has(name))
+}
+
 /** The names of the columns to select: the key, the columns with values or all columns, and the owner. */
 export function selectedColumns(shape: TableShape, catalog: Catalog): string[] {
-  const { key, owner, columns, fingerprints = [], wholeRows } = shape
-  const read = wholeRows ? catalog.columns.map(({ name }) => name) : [...columns, ...fingerprints]
+  const { key, owner, columns, fingerprints = [], wholeRows, ownerOfRow } = shape
+  const read =
+    wholeRows || ownerOfRow ? catalog.columns.map(({ name }) => name) : [...columns, ...fingerprints]
   return [...new Set([...key, ...read, ...(owner === null ? [] : [owner])])]
 }
 

@@ -20,6 +20,8 @@ export interface ValueCell<Row = unknown> {
   readonly context?: ContextOf<Row> | undefined
   /** What context functions and legacy readers are given. */
   readonly row?: Row
+  /** Whether its plaintext must be JSON, as that of an `encryptedJson` column: what is none is reported and left as it is. */
+  readonly isJson?: boolean
   /** Absent: it is a value. Else it is the fingerprint of one: the sweep makes it anew if it does not match. */
   readonly fingerprint?: FingerprintRole | undefined
   /** Why nothing can be done with it: its key or its owner cannot be read without loss. It is reported and left as it is. */
@@ -107,6 +109,11 @@ export interface PoolOption {
    * key opens them for everybody. True by itself where the source has no owners at all (`owner: null`).
    */
   readonly pool?: boolean
+}
+
+/** A text for a key, as of a map. */
+export function keyText(key: ValueKey): string {
+  return JSON.stringify(key, (_, part) => (typeof part === 'bigint' ? `${part}n` : part))
 }
 
 /** @throws ERR_INVALID_ARGUMENT */
