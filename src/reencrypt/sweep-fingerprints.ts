@@ -44,7 +44,7 @@ export async function compareFingerprint<Row>(
   }: Pick<FingerprintCell<Row>, 'value' | 'fingerprint' | 'defect'>,
   found: FoundValue<Row>,
   keys: OwnerKeys,
-  version: 'lowest' | 'newest',
+  version: 'lowest' | 'newest' | number,
 ): Promise<Comparison> {
   const stored: unknown = given ?? null
   const { owner } = found.value

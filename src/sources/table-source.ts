@@ -22,7 +22,7 @@ export interface ViewFingerprint extends FingerprintRole {
 }
 
 /** How the caller sees the table's rows. */
-interface TableView<Row> {
+export interface TableView<Row> {
   readonly columns: readonly ViewColumn<Row>[]
   readonly fingerprints?: readonly ViewFingerprint[]
   /** Whether values whose owner is null belong to the shared pool. */
@@ -74,7 +74,8 @@ export function tableSource<Row>(table: SqlTable, view: TableView<Row>): ValueSo
   }
 }
 
-function cellsOf<Row>(
+/** The values and fingerprints of a row. */
+export function cellsOf<Row>(
   { key, values, ...found }: TableRow,
   { columns, fingerprints = [], rowOf, ownerOf }: TableView<Row>,
 ): ValueCell<Row>[] {
