@@ -12,6 +12,7 @@ import { type OpenOptions, type OpenResult, openValue, type SweptValue } from '.
 import { isOwnerError, OwnerKeys } from './owner-keys.js'
 import {
   type FingerprintCell,
+  type FingerprintJob,
   type FoundValue,
   sweepFingerprints,
   valueRefKey,
@@ -20,14 +21,11 @@ import {
 import type { Tally } from './tally.js'
 
 /** The checked options of one sweep. */
-export interface SweepJob<Row> extends OpenOptions<Row>, LongWorkOptions {
+export interface SweepJob<Row> extends OpenOptions<Row>, LongWorkOptions, FingerprintJob {
   readonly source: ValueSource<Row>
   /** The wanted context of values whose cells name none. Null if the options name none either. */
   readonly contextOf: ContextMaker<Row> | null
   readonly previousContexts: readonly ContextMaker<Row>[]
-  /** Which version of their owners' keys fingerprints are made with. */
-  readonly fingerprintVersion: 'lowest' | 'newest'
-  readonly dryRun: boolean
   /** Whether values whose owner is null belong to the shared pool. */
   readonly pool: boolean
 }
