@@ -31,9 +31,10 @@ const RELATIONS = [
   [/import \{ relations, sql \}/, 'import { defineRelations, sql }'],
   [
     /export const ownerRelations[\s\S]*$/,
-    `export const relations = defineRelations({ owners, secrets }, (r) => ({
-      owners: { secrets: r.many.secrets() },
+    `export const relations = defineRelations({ owners, secrets, vault }, (r) => ({
+      owners: { secrets: r.many.secrets(), vault: r.many.vault() },
       secrets: { owner: r.one.owners({ from: r.secrets.ownerId, to: r.owners.id }) },
+      vault: { owner: r.one.owners({ from: r.vault.ownerId, to: r.owners.id }) },
     }))`,
   ],
 ]

@@ -41,6 +41,7 @@ interface ReencryptCommandOptions
   readonly context?: ColumnContext
   readonly previousContext?: readonly ColumnContext[]
   readonly plaintext?: boolean
+  readonly newestFingerprints?: boolean
   readonly batchSize?: number
 }
 
@@ -84,6 +85,10 @@ export function reencryptCommand(): Command {
     .option(
       '--plaintext',
       'encrypt values that are no token; without it they are reported and left as they are',
+    )
+    .option(
+      '--newest-fingerprints',
+      'make fingerprints with the newest version of the key, before older versions are pruned; without it with the lowest live one',
     )
     .option('--batch-size <rows>', 'rows a transaction, 1 to 5,000 (default: 1,000)', wholeNumber)
     .addHelpText(
@@ -148,8 +153,14 @@ function assertTarget({ schema, table, key, owner, pool, column, context }: Reen
 function sweepOptions(
   options: ReencryptCommandOptions,
 ): Omit<ReencryptOptions<never>, 'envelope' | 'source'> {
-  const { previousContext = [], plaintext = false, dryRun = false, batchSize } = options
-  return { previousContexts: previousContext, plaintext, dryRun, batchSize }
+  const {
+    previousContext = [],
+    plaintext = false,
+    newestFingerprints = false,
+    dryRun = false,
+    batchSize,
+  } = options
+  return { previousContexts: previousContext, plaintext, newestFingerprints, dryRun, batchSize }
 }
 
 async function sweepAll(

@@ -4,7 +4,8 @@
  * query would silently match nothing.
  */
 import { invalidArgument } from '../errors.js'
-import { type ColumnCodec, markColumn, refuseComparison } from './encrypted-column.js'
+import { type ColumnCodec, markColumn, refuseComparison, refuseUnseenRow } from './encrypted-column.js'
+import type { RowGuard } from './owner-column.js'
 
 /** The methods of a column builder that `sqliteTable` and `pgTable` call. Drizzle does not declare them. */
 interface BuilderHooks {
@@ -25,10 +26,16 @@ interface BuiltColumn {
 /** Drizzle sets it on the table of an aliased column. Relational queries use aliases too. Nothing is written through an alias. */
 const IS_ALIAS = Symbol.for('drizzle:IsAlias')
 
-/** Makes a builder mark the columns that it builds, and guard them if their values cannot be compared. @returns the builder itself */
+/**
+ * Makes a builder mark the columns that it builds, and guard them if their values cannot be compared.
+ *
+ * @param guardRow of a column that needs the other values of its row: it encodes in the column's place
+ * @returns the builder itself
+ */
 export function guardedBuilder<Builder extends object, Value>(
   builder: Builder,
   codec: ColumnCodec<Value>,
+  guardRow?: RowGuard,
 ): Builder {
   const hooks = builder as Builder & BuilderHooks
   const { setName, build } = hooks
@@ -41,6 +48,10 @@ export function guardedBuilder<Builder extends object, Value>(
   hooks.build = function (this: BuilderHooks, table) {
     const column = build.call(this, table)
     markColumn(column, codec.mark)
+    if (guardRow !== undefined) {
+      guardRow(table, key, column.mapToDriverValue.bind(column))
+      column.mapToDriverValue = refuseUnseenRow
+    }
     if (!isComparable) guardComparisons(table, key, column)
     return column
   }
@@ -92,6 +103,6 @@ function refuseArray(): never {
 
 function refuseUnique(): never {
   throw invalidArgument(
-    'An encrypted column cannot be unique: equal values have different tokens. Store envelope.fingerprint(…) in a column of its own and make that unique',
+    'An encrypted column cannot be unique: equal values have different tokens. Add a column of fingerprintText, and make that unique',
   )
 }

@@ -1,19 +1,20 @@
 /** How a column of fingerprints fills itself when its row is written, and how it is compared. */
 import { type Column, inArray, type SQL } from 'drizzle-orm'
+import { requiredScope } from '../envelope/scope.js'
 import { invalidArgument, quoted } from '../errors.js'
 import { fingerprintVersion } from '../format/fingerprint.js'
-import type { FingerprintRole } from '../sources/value-source.js'
 import { assertPlaintext, kindOf } from '../validate.js'
 import { tablePartsOf } from './drizzle-table.js'
-import { handleInScope } from './encrypted-column.js'
+import { refuseUnseenRow } from './encrypted-column.js'
 import {
+  type FingerprintColumn,
   type FingerprintColumnOptions,
   fingerprintMark,
   fingerprintMarkOf,
   fingerprintRoles,
   markFingerprint,
 } from './fingerprint-column.js'
-import { refuseUnseenRow, setRowRule, type WrittenRow, watchWrites } from './written-row.js'
+import { setRowRule, type WrittenRow, watchWrites } from './written-row.js'
 
 /** What an insert gets for the column before its rule fills it: with it, Drizzle's types do not ask for a value. */
 const UNFILLED = Object.freeze({ unfilled: true }) as unknown as string
@@ -51,7 +52,7 @@ export function fingerprintBuilder<Builder extends object>(
   hooks.build = function (this: BuilderHooks, table) {
     const column = build.call(this, table)
     markFingerprint(column, mark)
-    let role: FingerprintRole | undefined
+    let role: FingerprintColumn | undefined
     const property = key
     setRowRule(table, property, (row) => {
       // Not before: the table is complete only after all of its columns are built.
@@ -69,18 +70,19 @@ export function fingerprintBuilder<Builder extends object>(
   return builder
 }
 
-function roleOf(table: object, property: string): FingerprintRole {
-  return fingerprintRoles(tablePartsOf(table)).get(property) as FingerprintRole
+function roleOf(table: object, property: string): FingerprintColumn {
+  return fingerprintRoles(tablePartsOf(table)).get(property) as FingerprintColumn
 }
 
 /** The rule of the column. What is given for the column itself is ignored beside a value, so that a selected row can be written again. */
-function fillFingerprint(row: WrittenRow, property: string, { of, kind }: FingerprintRole): void {
+function fillFingerprint(row: WrittenRow, property: string, role: FingerprintColumn): void {
+  const { of, kind } = role
   const value = row.read(of)
   if ('value' in value) {
     row.write(property, value, (plaintext) => {
       if (plaintext === null || plaintext === undefined) return null
       assertPlaintext(plaintext)
-      return handleInScope().fingerprintUnder('lowest', plaintext, kind)
+      return handleFor(role).fingerprintUnder('lowest', plaintext, kind)
     })
     return
   }
@@ -130,8 +132,13 @@ export function fingerprintMatches(column: Column, value: string): SQL {
   assertPlaintext(value)
   const { columns, ...parts } = tablePartsOf(column.table)
   const [property = ''] = [...columns].find(([, candidate]) => fingerprintMarkOf(candidate) === mark) ?? []
-  const { kind } = fingerprintRoles({ ...parts, columns }).get(property) as FingerprintRole
-  return inArray(column, handleInScope().fingerprintsOf(value, kind))
+  const role = fingerprintRoles({ ...parts, columns }).get(property) as FingerprintColumn
+  return inArray(column, handleFor(role).fingerprintsOf(value, role.kind))
+}
+
+/** @throws ERR_NO_SCOPE */
+function handleFor({ owner, column }: FingerprintColumn) {
+  return requiredScope(owner, column).handle
 }
 
 function refuseOtherValues(): never {

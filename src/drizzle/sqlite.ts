@@ -10,6 +10,7 @@ import {
 import type { Token } from '../format/token.js'
 import { guardedBuilder } from './column-guard.js'
 import {
+  bytesCodec,
   type ColumnCodec,
   driverFunctions,
   type EncryptedColumnOptions,
@@ -22,6 +23,7 @@ import {
 } from './encrypted-column.js'
 import type { FingerprintColumnOptions } from './fingerprint-column.js'
 import { fingerprintBuilder } from './fingerprint-rule.js'
+import { ownerGuard } from './owner-column.js'
 
 export type { EncryptedColumnOptions, TokenCheckOptions } from './encrypted-column.js'
 export type { FingerprintColumnOptions } from './fingerprint-column.js'
@@ -29,8 +31,9 @@ export { fingerprintMatches } from './fingerprint-rule.js'
 
 /**
  * A text column that is stored encrypted: the application sees the plaintext, the database a token. Inside `envelope.scope(userId, …)`
- * writes encrypt and reads decrypt, synchronously. Outside a scope both throw ERR_NO_SCOPE. Reading another user's row throws
- * ERR_DECRYPTION_FAILED. Null and undefined are stored as they are.
+ * writes encrypt and reads decrypt, synchronously; with `owner: 'pool'`, inside `envelope.pool.scope(…)`. Outside a scope both throw
+ * ERR_NO_SCOPE. Reading another user's row throws ERR_DECRYPTION_FAILED, unless the scope's `onUnreadable` says otherwise. With `ownerColumn`,
+ * writing another user's row throws ERR_WRONG_OWNER. Null and undefined are stored as they are.
  *
  * Encrypted values cannot be compared: `eq` and other operators throw ERR_INVALID_ARGUMENT, and so do `.default()`, `.unique()` and
  * `.primaryKey()`.
@@ -50,6 +53,11 @@ export function encryptedText(name: string, options: EncryptedColumnOptions): Co
 /** Like {@link encryptedText}, for any value that JSON can express. `null` is stored as SQL's NULL. */
 export function encryptedJson<T>(name: string, options: EncryptedColumnOptions): ColumnBuilder<T> {
   return column(name, jsonCodec<T>(options))
+}
+
+/** Like {@link encryptedText}, for bytes. */
+export function encryptedBytes(name: string, options: EncryptedColumnOptions): ColumnBuilder<Uint8Array> {
+  return column(name, bytesCodec(options))
 }
 
 /**
@@ -90,7 +98,7 @@ function column<Value>(name: string, codec: ColumnCodec<Value>): ColumnBuilder<V
     dataType: () => 'text',
     ...driverFunctions(codec),
   })
-  return guardedBuilder(define(name), codec)
+  return guardedBuilder(define(name), codec, ownerGuard(codec.mark, SQLiteDialect.prototype))
 }
 
 /**

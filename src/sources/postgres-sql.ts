@@ -73,13 +73,17 @@ export const TRIGGERS_QUERY = `select tgname::pg_catalog.text as name from pg_ca
   where tgrelid ${EQUALS} pg_catalog.to_regclass($1) and not tgisinternal and tgenabled operator(pg_catalog.<>) 'D'
     and (tgtype operator(pg_catalog.&) 16) operator(pg_catalog.<>) 0`
 
-/** Generated columns, and the columns that they are made of. */
-export const GENERATED_QUERY = `select made.attname::pg_catalog.text as name, source.attname::pg_catalog.text as of
-  from pg_catalog.pg_depend d
-  join pg_catalog.pg_attribute made on made.attrelid ${EQUALS} d.objid and made.attnum ${EQUALS} d.objsubid
+/** Generated columns, and the columns that they are made of. The dependency is the column's up to Postgres 14, then its expression's. */
+export const GENERATED_QUERY = `select distinct made.attname::pg_catalog.text as name, source.attname::pg_catalog.text as of
+  from pg_catalog.pg_attribute made
+  join pg_catalog.pg_attrdef def on def.adrelid ${EQUALS} made.attrelid and def.adnum ${EQUALS} made.attnum
+  join pg_catalog.pg_depend d on d.refobjid ${EQUALS} made.attrelid and (
+    d.classid ${EQUALS} 'pg_catalog.pg_attrdef'::pg_catalog.regclass and d.objid ${EQUALS} def.oid
+    or d.classid ${EQUALS} 'pg_catalog.pg_class'::pg_catalog.regclass and d.objid ${EQUALS} made.attrelid
+      and d.objsubid ${EQUALS} made.attnum)
   join pg_catalog.pg_attribute source on source.attrelid ${EQUALS} d.refobjid and source.attnum ${EQUALS} d.refobjsubid
-  where d.classid ${EQUALS} 'pg_catalog.pg_class'::pg_catalog.regclass and d.objid ${EQUALS} pg_catalog.to_regclass($1)
-    and d.refobjid ${EQUALS} d.objid and made.attgenerated operator(pg_catalog.<>) ''`
+  where made.attrelid ${EQUALS} pg_catalog.to_regclass($1) and made.attgenerated operator(pg_catalog.<>) ''
+    and source.attnum operator(pg_catalog.<>) made.attnum`
 
 /** Replaces values and ends with an error, so that nothing stays: for a connection on which no transaction can be begun. */
 export function triedOut(replace: string): string {

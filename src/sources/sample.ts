@@ -15,8 +15,17 @@ export interface ColumnFinding {
    * - `plaintext`: a registered column holds a value that is no token: a leak
    * - `malformedToken`: a registered column holds a token that was cut or changed
    * - `unregistered`: another column holds tokens, which the sweep does not reach
+   * - `wrongFingerprint`: a fingerprint is not that of its value
+   * - `staleFingerprint`: a fingerprint is missing, or not under the version that fingerprints are made with
+   * - `notChecked`: fingerprints that could not be compared
    */
-  readonly kind: 'plaintext' | 'malformedToken' | 'unregistered'
+  readonly kind:
+    | 'plaintext'
+    | 'malformedToken'
+    | 'unregistered'
+    | 'wrongFingerprint'
+    | 'staleFingerprint'
+    | 'notChecked'
   /** Names the table and the column, and quotes no value. */
   readonly reason: string
 }
@@ -73,7 +82,7 @@ export async function sampleColumns(
   const others = columns
     .filter((column) => column.isText && ![...registered, ...ignored, ...key, owner].includes(column.name))
     .map((column) => column.name)
-  const rows = await sampleOf(withColumns([...registered, ...others]))
+  const rows = await sampleRows(withColumns([...registered, ...others]))
   const findingsOf = (column: string, checks: readonly ColumnCheck[]): ColumnFinding[] =>
     checks.flatMap(({ severity, kind, text, shows }) => {
       const count = rows.filter(({ values }) => values[column] !== null && shows(values[column])).length
@@ -90,7 +99,8 @@ function isDamaged(value: unknown): boolean {
   return typeof value === 'string' && isDamagedToken(value)
 }
 
-async function sampleOf(table: SqlTable): Promise<readonly TableRow[]> {
+/** The first and the last rows of a table. */
+export async function sampleRows(table: SqlTable): Promise<readonly TableRow[]> {
   const rows = new Map<string, TableRow>()
   const add = (some: readonly TableRow[]) => {
     for (const row of some)

@@ -1,7 +1,6 @@
 /** Makes a table a source of values for the sweep. */
-import { printable } from '../errors.js'
 import type { ContextOf } from '../format/context.js'
-import type { SourceFinding } from './finding.js'
+import { foresee } from './foresee.js'
 import { type OwnerOf, ownerFrom } from './owner.js'
 import type { ColumnChange, SqlTable, TableRow } from './table.js'
 import {
@@ -30,7 +29,7 @@ export interface ViewFingerprint extends FingerprintRole {
 }
 
 /** How the caller sees the table's rows. */
-interface TableView<Row> {
+export interface TableView<Row> {
   readonly columns: readonly ViewColumn<Row>[]
   readonly fingerprints?: readonly ViewFingerprint[]
   /** Whether values whose owner is null belong to the shared pool. */
@@ -75,10 +74,7 @@ export function tableSource<Row>(table: SqlTable, view: TableView<Row>): ValueSo
       const [column] = changes.map(({ column }) => column)
       if (column === undefined) return []
       const stored = changes.map(inDatabase).flatMap(withStoredOwner)
-      return [
-        ...(await refusals(table, column, stored)),
-        ...(await warnings(table, column, columnOf(column))),
-      ]
+      return foresee(table, { name: column, column: columnOf(column) }, stored)
     },
     replaceFingerprints: (changes) =>
       replace(
@@ -92,54 +88,8 @@ export function tableSource<Row>(table: SqlTable, view: TableView<Row>): ValueSo
   }
 }
 
-/** What refuses changes of one column, with the key of the first row that it refuses. */
-async function refusals(
-  table: SqlTable,
-  column: string,
-  changes: readonly ColumnChange[],
-): Promise<SourceFinding[]> {
-  let refusal = await table.tryOut(changes)
-  if (refusal === null) return []
-  let at = ''
-  for (const change of changes) {
-    const alone = await table.tryOut([change])
-    if (alone === null) continue
-    refusal = alone
-    at = ` (row ${printable(keyText(change.key))})`
-    break
-  }
-  const { kind, reason } = refusal
-  return [{ severity: 'error', kind, column, reason: `column ${printable(column)}${at}: ${reason}` }]
-}
-
-/** @param stored the column's name in the database */
-async function warnings(table: SqlTable, column: string, stored: string): Promise<SourceFinding[]> {
-  const { triggers, generated } = await table.sideEffects()
-  const warning = (kind: SourceFinding['kind'], text: string): SourceFinding => ({
-    severity: 'warning',
-    kind,
-    column,
-    reason: `column ${printable(column)}: ${text}`,
-  })
-  return [
-    ...triggers.map((name) =>
-      warning(
-        'trigger',
-        `trigger ${printable(name)} may run at each write: see that it keeps no plaintext elsewhere`,
-      ),
-    ),
-    ...generated
-      .filter(([, of]) => of === null || of === stored)
-      .map(([name, of]) =>
-        warning(
-          'generated',
-          `generated column ${printable(name)} ${of === null ? 'may be' : 'is'} made of it, and will be made of a token`,
-        ),
-      ),
-  ]
-}
-
-function cellsOf<Row>(
+/** The values and fingerprints of a row. */
+export function cellsOf<Row>(
   { key, values, ...found }: TableRow,
   { columns, fingerprints = [], rowOf, ownerOf }: TableView<Row>,
 ): ValueCell<Row>[] {

@@ -14,6 +14,13 @@ import { EMAIL, type LoginsApp, loginsApp, PIN } from '../support/logins.js'
 const INVALID = { code: 'ERR_INVALID_ARGUMENT' }
 const { fingerprintMatches } = postgresColumns
 
+const postgres = { ...postgresColumns, table: pgTable, integer: pgInteger }
+const sqlite = {
+  ...sqliteColumns,
+  table: sqliteTable as unknown as typeof pgTable,
+  integer: integer as unknown as typeof pgInteger,
+}
+
 describe.each(dialects)('columns of fingerprints on %s', (dialect) => {
   let app: LoginsApp
   beforeEach(async () => {
@@ -241,12 +248,30 @@ describe.each(dialects)('columns of fingerprints on %s', (dialect) => {
   })
 })
 
-const postgres = { ...postgresColumns, table: pgTable, integer: pgInteger }
-const sqlite = {
-  ...sqliteColumns,
-  table: sqliteTable as unknown as typeof pgTable,
-  integer: integer as unknown as typeof pgInteger,
-}
+describe.each(dialects)('fingerprints of a column of the pool on %s', (dialect) => {
+  const columns = (dialect === 'sqlite' ? sqlite : postgres) as typeof postgres
+  const keys = columns.table('pool_keys', {
+    id: columns.integer('id').primaryKey(),
+    key: columns.encryptedText('key', { context: 'pool_keys.key', owner: 'pool' }),
+    print: columns.fingerprintText('print', { of: 'key' }).unique(),
+  })
+
+  it('are under the pool’s key, unique for all users, and need the pool’s scope', async () => {
+    const { db, rows, envelope, close } = await loginsApp(dialect)
+    await rows('create table pool_keys (id integer primary key, key text, print text unique)')
+    const insert = (id: number) => db.insert(keys).values({ id, key: 'sk-1' })
+    await envelope.scope('alice', () => envelope.pool.scope(async () => await insert(1)))
+    const print = await envelope.pool.fingerprint('sk-1', { name: 'pool_keys.key' })
+    expect(await rows('select print from pool_keys')).toEqual([{ print }])
+    expect(await errorOf(envelope.pool.scope(async () => await insert(2)))).toBeInstanceOf(Error)
+    const find = () => db.select({ id: keys.id }).from(keys).where(fingerprintMatches(keys.print, 'sk-1'))
+    expect(await envelope.pool.scope(async () => await find())).toEqual([{ id: 1 }])
+    expect(await errorOf(envelope.scope('alice', async () => await find()))).toMatchObject({
+      code: 'ERR_NO_SCOPE',
+    })
+    await close()
+  })
+})
 
 describe.each(dialects)('the declaration of a column of fingerprints on %s', (dialect) => {
   const columns = dialect === 'sqlite' ? (sqlite as unknown as typeof postgres) : postgres
