@@ -226,7 +226,7 @@ describe.runIf(isChosen('postgres'))('a dry run on Postgres', () => {
   })
 
   it('tries values on one connection of the application, which is left as it was', async () => {
-    await test.host.query('alter table credentials add constraint short check (length(api_key) <= 120)')
+    await test.host.query('alter table credentials add constraint short check (length(api_key) <= 100)')
     const client = new pg.Client(test.host.url)
     await client.connect()
     try {
