@@ -18,6 +18,8 @@ export { type JsonlSourceOptions, type JsonRow, jsonlSource } from '../sources/j
 export type { OwnerOf } from '../sources/owner.js'
 export { type SqlRow, type SqlSource, type SqlSourceOptions, sqlSource } from '../sources/sql.js'
 export type {
+  FingerprintChange,
+  FingerprintRole,
   SourceColumns,
   ValueCell,
   ValueChange,

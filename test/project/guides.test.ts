@@ -29,14 +29,21 @@ const blocksIn = (language: string) => guides.flatMap((guide) => codeBlocks(guid
 const redisSource = readFileSync('examples/redis-source.ts', 'utf8')
 
 /** Blocks that are whole files, found by words in them. */
-const FILES = { schema: 'sqliteTable(', registry: 'defineEncrypted({' }
+const FILES = {
+  schema: "tokenText('backup')",
+  logins: "fingerprintText('email_fingerprint'",
+  registry: 'defineEncrypted({',
+}
 /** Blocks that are the body of a function, found by words in them, and the expression that it returns. */
 const BODIES = {
   column: [
-    'await envelope.scope(',
+    'const rows = await envelope.scope(',
     'rows satisfies { apiKey: string; settings: { model: string } | null }[]',
   ],
-  fingerprint: ['await envelope.fingerprint(', 'fingerprint satisfies string'],
+  fingerprint: [
+    'fingerprintMatches(logins',
+    'login satisfies { emailFingerprint: string | null } | undefined',
+  ],
   rows: ['await decryptRows(', '{ rows, errors }'],
   sweep: ['drizzleSource(db', '{ left, failed }'],
   redis: ['redisSource(client', 'reports'],
@@ -100,6 +107,17 @@ it('runs all code of the guides', () => {
   expect(fences).toHaveLength(2 * (blocksIn('ts').length + blocksIn('sh').length))
 })
 
+it('says how many others a truncated fingerprint finds', () => {
+  const rows = guides.join('').match(/^\| (?:4|8|12|16) \|.*$/gm) ?? []
+  expect(rows).toHaveLength(4)
+  for (const row of rows) {
+    const [bits = 0, ...others] = row.match(/\d[\d.]*/g) ?? []
+    const expected = [100, 1000, 10_000].map((n) => (n - 1) / 2 ** Number(bits))
+    for (const [index, figure] of expected.entries())
+      expect(Math.abs(Number(others[index]) - figure), row).toBeLessThan(figure / 10)
+  }
+})
+
 describe('in an application', () => {
   let project: HostProject
   // Compiled once for both dialects: the compiler takes longer than all runs.
@@ -158,14 +176,17 @@ describe('in an application', () => {
     })
 
     it('finds equal values by their fingerprints', async () => {
-      const print = await run('fingerprint', { apiKey: 'sk-1' })
-      await envelope.rotateUserKey('alice')
-      expect(await run('fingerprint', { apiKey: 'sk-1' })).toBe(print)
-      expect(await run('fingerprint', { apiKey: 'sk-2' })).not.toBe(print)
-      const pending = envelope.scope('alice', (alice) =>
-        alice.fingerprint('sk-1', { name: 'credentials.api_key' }),
+      await app.query(
+        'create table logins (id text primary key, user_id text not null, email text, email_fingerprint text unique)',
       )
-      expect(await pending).toBe(print)
+      const found = await run('fingerprint')
+      expect(found).toMatchObject({ id: 'l1', userId: 'alice', email: ' Alice@Example.org' })
+      const options = { name: 'logins.email', normalize: ['trim', 'lowercase'] } as const
+      const print = await envelope.fingerprint('alice', 'alice@example.org', options)
+      expect(found.emailFingerprint).toBe(print)
+      expect(await envelope.scope('alice', (alice) => alice.fingerprint('ALICE@example.org', options))).toBe(
+        print,
+      )
     })
 
     it('decrypts rows of many users, and none whose value was exchanged', async () => {
