@@ -1,13 +1,15 @@
 /** Encrypted columns for Drizzle tables on SQLite. Exported as `drizzle-keystore/drizzle/sqlite`. */
 import { sql } from 'drizzle-orm'
-import { type AnySQLiteColumn, type CheckBuilder, check, customType } from 'drizzle-orm/sqlite-core'
+import { type AnySQLiteColumn, type CheckBuilder, check, customType, text } from 'drizzle-orm/sqlite-core'
 import type { Token } from '../format/token.js'
 import { guardedBuilder } from './column-guard.js'
 import {
+  type ColumnArguments,
   type ColumnCodec,
   driverFunctions,
   type EncryptedColumnOptions,
   jsonCodec,
+  nameAndOptions,
   type TokenCheckOptions,
   textCodec,
   tokenCheckName,
@@ -15,12 +17,14 @@ import {
   tokenShapes,
 } from './encrypted-column.js'
 
-export type { EncryptedColumnOptions, TokenCheckOptions } from './encrypted-column.js'
+export type { ColumnArguments, EncryptedColumnOptions, TokenCheckOptions } from './encrypted-column.js'
 
 /**
  * A text column that is stored encrypted: the application sees the plaintext, the database a token. Inside `envelope.scope(userId, …)`
  * writes encrypt and reads decrypt, synchronously. Outside a scope both throw ERR_NO_SCOPE. Reading another user's row throws
  * ERR_DECRYPTION_FAILED. Null and undefined are stored as they are.
+ *
+ * Without a name, the column is called as its property, through the `casing` of Drizzle.
  *
  * Encrypted values cannot be compared: `eq` and other operators throw ERR_INVALID_ARGUMENT, and so do `.default()`, `.unique()` and
  * `.primaryKey()`.
@@ -33,12 +37,14 @@ export type { EncryptedColumnOptions, TokenCheckOptions } from './encrypted-colu
  * })
  * const rows = await envelope.scope('alice', () => db.select().from(credentials))
  */
-export function encryptedText(name: string, options: EncryptedColumnOptions): ColumnBuilder<string> {
+export function encryptedText(...given: ColumnArguments<EncryptedColumnOptions>): ColumnBuilder<string> {
+  const [name, options] = nameAndOptions(given)
   return column(name, textCodec(options))
 }
 
 /** Like {@link encryptedText}, for any value that JSON can express. `null` is stored as SQL's NULL. */
-export function encryptedJson<T>(name: string, options: EncryptedColumnOptions): ColumnBuilder<T> {
+export function encryptedJson<T>(...given: ColumnArguments<EncryptedColumnOptions>): ColumnBuilder<T> {
+  const [name, options] = nameAndOptions(given)
   return column(name, jsonCodec<T>(options))
 }
 
@@ -46,7 +52,7 @@ export function encryptedJson<T>(name: string, options: EncryptedColumnOptions):
  * A column of tokens that the application encrypts and decrypts itself. Needs no scope. Writing or reading a value that is not a whole
  * token throws ERR_NOT_ENCRYPTED or ERR_MALFORMED_TOKEN.
  */
-export function tokenText(name: string): ColumnBuilder<Token> {
+export function tokenText(name = ''): ColumnBuilder<Token> {
   return column<Token>(name, tokenCodec)
 }
 
@@ -58,7 +64,8 @@ function column<Value>(name: string, codec: ColumnCodec<Value>): ColumnBuilder<V
     dataType: () => 'text',
     ...driverFunctions(codec),
   })
-  return guardedBuilder(define(name), codec)
+  const own = codec.mark.kind === 'json' ? text('', { mode: 'json' }) : text()
+  return guardedBuilder(define(name), codec, own)
 }
 
 /**
