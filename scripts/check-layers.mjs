@@ -13,6 +13,7 @@ import { parseAst } from 'vitest/node'
 const TOP = [
   'errors',
   'events',
+  'traced-calls',
   'store',
   'table',
   'validate',
@@ -65,6 +66,8 @@ export const WINGS = {
   sources: ['errors', 'validate', 'sync-folder', 'format', 'drivers'],
   drizzle: [...TOP, 'format', 'envelope', 'sources'],
   reencrypt: [...TOP, 'format', 'envelope', 'lifecycle', 'sources', 'drizzle'],
+  // The service inside other libraries, which are taken structurally: no package of theirs is imported, not for types either.
+  integrations: [...TOP, 'format', 'envelope', 'reencrypt'],
   testing: ['errors', 'store', 'table', 'master-keys/master-key'],
   index: [...TOP, 'format', 'master-keys', 'keys', 'key-log', 'envelope', 'lifecycle'],
   // The composition root: it may import everything, and nothing may import it.
@@ -156,6 +159,7 @@ const CLOSURES = [
   // They load a driver only once a URL has named it.
   { from: 'adapters/open', dynamic: false, without: ['drizzle-orm', ...DRIVERS] },
   { from: 'reencrypt/index', dynamic: false, without: DRIVERS },
+  { from: 'integrations/opentelemetry', dynamic: true, without: ['drizzle-orm', ...DRIVERS] },
 ]
 
 const CRYPTO = ['crypto', 'node:crypto']

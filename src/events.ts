@@ -73,6 +73,22 @@ export type KeystoreEvent =
   /** The store cannot announce changes for now. Rotations and shreds by other processes are noticed when cached keys expire (`cache.ttlMs`). */
   | { readonly type: 'changesSilent'; readonly reason: string }
 
+/** Every type of event. */
+export const EVENT_TYPES = Object.keys({
+  minted: true,
+  unwrapped: true,
+  rotated: true,
+  rewrapped: true,
+  shredded: true,
+  decryptFailed: true,
+  damagedKey: true,
+  keysLost: true,
+  unknownMasterKey: true,
+  masterKeyUnavailable: true,
+  plaintextPassThrough: true,
+  changesSilent: true,
+} satisfies Record<KeystoreEvent['type'], true>) as readonly KeystoreEvent['type'][]
+
 export type EmitEvent = (event: KeystoreEvent) => void
 
 export interface EventOptions {
@@ -103,10 +119,15 @@ export function eventEmitter({ onEvent }: EventOptions): EmitEvent {
 function diagnosticsChannel(type: KeystoreEvent['type']): Channel {
   let found = channels.get(type)
   if (found === undefined) {
-    found = channel(`drizzle-keystore:${type}`)
+    found = channel(eventChannelName(type))
     channels.set(type, found)
   }
   return found
+}
+
+/** The name of an event's channel of node:diagnostics_channel. */
+export function eventChannelName(type: KeystoreEvent['type']): string {
+  return `drizzle-keystore:${type}`
 }
 
 /** Milliseconds since a value of `performance.now()`. */

@@ -7,6 +7,7 @@ import type { MasterKey } from '../master-keys/master-key.js'
 import { parseTenantKekId } from '../master-keys/tenant-keys.js'
 import type { KeyStore } from '../store.js'
 import { isTenantRow, isTombstone, type KeyRecord, MAX_KEY_VERSION, refKey } from '../table.js'
+import { traced } from '../traced-calls.js'
 import { assertUserId, kindOf } from '../validate.js'
 import { totalCount } from './census.js'
 import {
@@ -60,7 +61,11 @@ export interface RotateReport {
  * @example
  * await rotateWhere({ store, masterKeys, olderThanMs: 365 * 24 * 60 * 60 * 1000 })
  */
-export async function rotateWhere(options: RotateWhereOptions): Promise<RotateReport> {
+export function rotateWhere(options: RotateWhereOptions): Promise<RotateReport> {
+  return traced('rotateWhere', () => rotate(options))
+}
+
+async function rotate(options: RotateWhereOptions): Promise<RotateReport> {
   options = checkedOptions(options, 'store')
   const { store, olderThanMs, dryRun = false, signal } = options
   if (typeof olderThanMs !== 'number' || !(olderThanMs >= 0))

@@ -10,6 +10,7 @@ import {
   ProgressMeter,
 } from '../lifecycle/long-work.js'
 import type { ValueSource } from '../sources/value-source.js'
+import { traced } from '../traced-calls.js'
 import { kindOf } from '../validate.js'
 import type { LegacyReader } from './open-value.js'
 import { type SweepJob, sweepPage } from './sweep-page.js'
@@ -79,7 +80,11 @@ const MAX_PASSES = 5
  * const source = drizzleSource(db, credentials, { key: 'id', owner: 'userId', columns: ['apiKey'] })
  * const { left, failed } = await reencrypt({ envelope, source, plaintext: true })
  */
-export async function reencrypt<Row>(options: ReencryptOptions<Row>): Promise<ReencryptReport> {
+export function reencrypt<Row>(options: ReencryptOptions<Row>): Promise<ReencryptReport> {
+  return traced('reencrypt', () => sweep(options))
+}
+
+async function sweep<Row>(options: ReencryptOptions<Row>): Promise<ReencryptReport> {
   const job = checkedJob(options)
   const { dryRun, signal } = job
   let before: StateCounts | undefined

@@ -40,6 +40,7 @@ const FILES: Readonly<Record<string, string>> = {
   sources: 'sources/jsonl',
   drizzle: 'drizzle/registry',
   reencrypt: 'reencrypt/tally',
+  integrations: 'integrations/opentelemetry',
   testing: 'testing/subject',
   index: 'index',
   cli: 'cli/status',

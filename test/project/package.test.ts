@@ -122,12 +122,14 @@ describe('the packed package', () => {
         './kms/gcp',
         './kms/pkcs11',
         './kms/vault',
+        './opentelemetry',
         './testing',
         './package.json',
       ]),
     )
     expect(await namesOf(PACKAGE)).toEqual(CORE_NAMES)
     expect(await namesOf(`${PACKAGE}/reencrypt`)).toEqual(REENCRYPT_NAMES)
+    expect(await namesOf(`${PACKAGE}/opentelemetry`)).toEqual(['instrumentKeystore'])
     for (const service of ['aws', 'azure', 'gcp', 'vault'])
       expect(await namesOf(`${PACKAGE}/kms/${service}`)).toEqual([`${service}MasterKey`])
   })
