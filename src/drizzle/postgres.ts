@@ -1,6 +1,14 @@
 /** Encrypted columns for Drizzle tables on Postgres. Exported as `drizzle-keystore/drizzle/postgres`. */
 import { sql } from 'drizzle-orm'
-import { type AnyPgColumn, type CheckBuilder, check, customType, jsonb, text } from 'drizzle-orm/pg-core'
+import {
+  type AnyPgColumn,
+  type CheckBuilder,
+  check,
+  customType,
+  jsonb,
+  PgDialect,
+  text,
+} from 'drizzle-orm/pg-core'
 import type { Token } from '../format/token.js'
 import { guardedBuilder } from './column-guard.js'
 import {
@@ -16,6 +24,7 @@ import {
   tokenCodec,
   tokenShapes,
 } from './encrypted-column.js'
+import { guardQueries } from './query-guard.js'
 
 export type { ColumnArguments, EncryptedColumnOptions, TokenCheckOptions } from './encrypted-column.js'
 
@@ -65,6 +74,7 @@ function column<Value>(name: string, codec: ColumnCodec<Value>): ColumnBuilder<V
     ...driverFunctions(codec),
   })
   const own = codec.mark.kind === 'json' ? jsonb() : text()
+  if (codec.mark.kind !== 'token') guardQueries(PgDialect.prototype)
   return guardedBuilder(define(name), codec, own)
 }
 

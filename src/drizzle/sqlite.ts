@@ -1,6 +1,13 @@
 /** Encrypted columns for Drizzle tables on SQLite. Exported as `drizzle-keystore/drizzle/sqlite`. */
 import { sql } from 'drizzle-orm'
-import { type AnySQLiteColumn, type CheckBuilder, check, customType, text } from 'drizzle-orm/sqlite-core'
+import {
+  type AnySQLiteColumn,
+  type CheckBuilder,
+  check,
+  customType,
+  SQLiteDialect,
+  text,
+} from 'drizzle-orm/sqlite-core'
 import type { Token } from '../format/token.js'
 import { guardedBuilder } from './column-guard.js'
 import {
@@ -16,6 +23,7 @@ import {
   tokenCodec,
   tokenShapes,
 } from './encrypted-column.js'
+import { guardQueries } from './query-guard.js'
 
 export type { ColumnArguments, EncryptedColumnOptions, TokenCheckOptions } from './encrypted-column.js'
 
@@ -65,6 +73,7 @@ function column<Value>(name: string, codec: ColumnCodec<Value>): ColumnBuilder<V
     ...driverFunctions(codec),
   })
   const own = codec.mark.kind === 'json' ? text('', { mode: 'json' }) : text()
+  if (codec.mark.kind !== 'token') guardQueries(SQLiteDialect.prototype)
   return guardedBuilder(define(name), codec, own)
 }
 
