@@ -4,7 +4,8 @@
  * query would silently match nothing.
  */
 import { invalidArgument } from '../errors.js'
-import { type ColumnCodec, markColumn, refuseComparison } from './encrypted-column.js'
+import { type ColumnCodec, markColumn, refuseComparison, refuseUnseenRow } from './encrypted-column.js'
+import type { RowGuard } from './owner-column.js'
 
 /** The methods of a column builder that `sqliteTable` and `pgTable` call. Drizzle does not declare them. */
 interface BuilderHooks {
@@ -31,16 +32,18 @@ const IS_ALIAS = Symbol.for('drizzle:IsAlias')
  * Makes a builder mark the columns that it builds, and guard them if their values cannot be compared.
  *
  * @param own a builder of Drizzle's own for such values. drizzle-zod and its like ask a column's `dataType`, and accept anything for a
- *   custom one. Drizzle itself does not ask. 0.45 and 1.0 have different words for JSON, so that they are not written here.
+ *   custom one. Drizzle itself does not ask. 0.45 and 1.0 have different words for JSON, so that they are not written here. Null: Drizzle has none.
+ * @param guardRow of a column that needs the other values of its row: it encodes in the column's place
  * @returns the builder itself
  */
 export function guardedBuilder<Builder extends object, Value>(
   builder: Builder,
   codec: ColumnCodec<Value>,
-  own: object,
+  own: object | null,
+  guardRow?: RowGuard,
 ): Builder {
   const hooks = builder as Builder & BuilderHooks
-  hooks.config.dataType = (own as BuilderHooks).config.dataType
+  if (own !== null) hooks.config.dataType = (own as BuilderHooks).config.dataType
   const { setName, build } = hooks
   const isComparable = codec.mark.kind === 'token'
   let key = ''
@@ -51,6 +54,10 @@ export function guardedBuilder<Builder extends object, Value>(
   hooks.build = function (this: BuilderHooks, table) {
     const column = build.call(this, table)
     markColumn(column, codec.mark)
+    if (guardRow !== undefined) {
+      guardRow(table, key, column.mapToDriverValue.bind(column))
+      column.mapToDriverValue = refuseUnseenRow
+    }
     if (!isComparable) guardComparisons(table, key, column)
     return column
   }

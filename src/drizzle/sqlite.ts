@@ -11,6 +11,7 @@ import {
 import type { Token } from '../format/token.js'
 import { guardedBuilder } from './column-guard.js'
 import {
+  bytesCodec,
   type ColumnArguments,
   type ColumnCodec,
   driverFunctions,
@@ -23,14 +24,16 @@ import {
   tokenCodec,
   tokenShapes,
 } from './encrypted-column.js'
+import { ownerGuard } from './owner-column.js'
 import { guardQueries } from './query-guard.js'
 
 export type { ColumnArguments, EncryptedColumnOptions, TokenCheckOptions } from './encrypted-column.js'
 
 /**
  * A text column that is stored encrypted: the application sees the plaintext, the database a token. Inside `envelope.scope(userId, …)`
- * writes encrypt and reads decrypt, synchronously. Outside a scope both throw ERR_NO_SCOPE. Reading another user's row throws
- * ERR_DECRYPTION_FAILED. Null and undefined are stored as they are.
+ * writes encrypt and reads decrypt, synchronously; with `owner: 'pool'`, inside `envelope.pool.scope(…)`. Outside a scope both throw
+ * ERR_NO_SCOPE. Reading another user's row throws ERR_DECRYPTION_FAILED, unless the scope's `onUnreadable` says otherwise. With `ownerColumn`,
+ * writing another user's row throws ERR_WRONG_OWNER. Null and undefined are stored as they are.
  *
  * Without a name, the column is called as its property, through the `casing` of Drizzle.
  *
@@ -56,6 +59,12 @@ export function encryptedJson<T>(...given: ColumnArguments<EncryptedColumnOption
   return column(name, jsonCodec<T>(options))
 }
 
+/** Like {@link encryptedText}, for bytes. */
+export function encryptedBytes(...given: ColumnArguments<EncryptedColumnOptions>): ColumnBuilder<Uint8Array> {
+  const [name, options] = nameAndOptions(given)
+  return column(name, bytesCodec(options))
+}
+
 /**
  * A column of tokens that the application encrypts and decrypts itself. Needs no scope. Writing or reading a value that is not a whole
  * token throws ERR_NOT_ENCRYPTED or ERR_MALFORMED_TOKEN.
@@ -67,14 +76,26 @@ export function tokenText(name = ''): ColumnBuilder<Token> {
 /** By Drizzle's own function: the inferred type would be that of 0.45, also in an application with 1.0. */
 type ColumnBuilder<Value> = ReturnType<ReturnType<typeof customType<{ data: Value; driverData: string }>>>
 
+/** Columns of Drizzle's own with such values. */
+const OWN = {
+  text: () => text(),
+  token: () => text(),
+  json: () => text('', { mode: 'json' }),
+  bytes: () => null,
+}
+
 function column<Value>(name: string, codec: ColumnCodec<Value>): ColumnBuilder<Value> {
   const define = customType<{ data: Value; driverData: string }>({
     dataType: () => 'text',
     ...driverFunctions(codec),
   })
-  const own = codec.mark.kind === 'json' ? text('', { mode: 'json' }) : text()
   if (codec.mark.kind !== 'token') guardQueries(SQLiteDialect.prototype)
-  return guardedBuilder(define(name), codec, own)
+  return guardedBuilder(
+    define(name),
+    codec,
+    OWN[codec.mark.kind](),
+    ownerGuard(codec.mark, SQLiteDialect.prototype),
+  )
 }
 
 /**
