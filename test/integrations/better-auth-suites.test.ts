@@ -9,10 +9,17 @@ import {
   transactionsTestSuite,
   uuidTestSuite,
 } from '@better-auth/test-utils/adapter'
-import { encryptedAdapter } from '../../src/integrations/better-auth.js'
+import { afterAll, beforeAll, type MockInstance, vi } from 'vitest'
 import { betterAuthDatabase } from '../support/better-auth-database.js'
 import { dialects } from '../support/databases.js'
 import { slow } from '../support/slow.js'
+
+// They print each migration.
+let printed: MockInstance
+beforeAll(() => {
+  printed = vi.spyOn(console, 'log').mockImplementation(() => undefined)
+})
+afterAll(() => printed.mockRestore())
 
 for (const dialect of dialects) {
   // better-sqlite3 has synchronous transactions only: Better Auth uses none there.
@@ -21,12 +28,8 @@ for (const dialect of dialects) {
   const { execute } = await testAdapter({
     prefixTests: dialect,
     adapter: (options) =>
-      encryptedAdapter(database.adapter(options, { transaction }), {
-        envelope: database.envelope,
-        plaintext: 'reject',
-        // The suites make the tables anew, and numbers of users who were deleted come again.
-        shredOnDelete: 'forget',
-      }),
+      // The suites make the tables anew, and numbers of users who were deleted come again.
+      database.encrypted(options, { shredOnDelete: 'forget' }, { transaction }),
     runMigrations: (options) => database.migrate(options),
     tests: [
       normalTestSuite(),
@@ -36,7 +39,7 @@ for (const dialect of dialects) {
       // The same tests with other ids.
       ...(slow ? [numberIdTestSuite(), uuidTestSuite(), caseInsensitiveTestSuite()] : []),
     ],
-    onFinish: () => database.close(),
+    onFinish: () => database.remove(),
   })
   execute()
 }

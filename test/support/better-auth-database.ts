@@ -8,6 +8,7 @@ import { drizzle as drizzleSqlite } from 'drizzle-orm/better-sqlite3'
 import { drizzle as drizzlePostgres } from 'drizzle-orm/node-postgres'
 import pg from 'pg'
 import type { EnvelopeCrypto, EnvelopeCryptoOptions } from '../../src/index.js'
+import { type EncryptedAdapterOptions, encryptedAdapter } from '../../src/integrations/better-auth.js'
 import { type BetterAuthTables, betterAuthTables } from './better-auth-tables.js'
 import { type Dialect, freshDatabase } from './databases.js'
 import { freshService } from './fresh-store.js'
@@ -30,11 +31,17 @@ export interface BetterAuthDatabase {
   ): { db: never; schema: BetterAuthTables['schema'] }
   /** Better Auth's own adapter, which encrypts nothing. */
   adapter(options: BetterAuthOptions, choices?: AdapterChoices): DrizzleAdapter
+  /** The same, encrypting. */
+  encrypted(
+    options: BetterAuthOptions,
+    encryption?: Partial<EncryptedAdapterOptions>,
+    choices?: AdapterChoices,
+  ): DrizzleAdapter
   /** Runs SQL past all adapters. */
   rows(sql: string): Promise<Record<string, unknown>[]>
   /** Everything that is stored: the files on SQLite, all rows of all tables on Postgres. */
   content(): Promise<string>
-  close(): Promise<void>
+  remove(): Promise<void>
 }
 
 export async function betterAuthDatabase(
@@ -50,19 +57,22 @@ export async function betterAuthDatabase(
     const { schema } = tablesOf(authOptions, choices)
     return { db: client.drizzle(schema) as never, schema }
   }
+  const adapter = (authOptions: BetterAuthOptions, choices: AdapterChoices = {}) => {
+    const { db, schema } = drizzle(authOptions, choices)
+    return drizzleAdapter(db, { provider: dialect === 'sqlite' ? 'sqlite' : 'pg', schema, ...choices })
+  }
   return {
     envelope,
     drizzle,
     async migrate(authOptions, choices) {
       for (const statement of tablesOf(authOptions, choices).sql) await client.rows(statement)
     },
-    adapter(authOptions, choices = {}) {
-      const { db, schema } = drizzle(authOptions, choices)
-      return drizzleAdapter(db, { provider: dialect === 'sqlite' ? 'sqlite' : 'pg', schema, ...choices })
-    },
+    adapter,
+    encrypted: (authOptions, encryption = {}, choices = {}) =>
+      encryptedAdapter(adapter(authOptions, choices), { envelope, plaintext: 'reject', ...encryption }),
     rows: client.rows,
     content: client.content,
-    async close() {
+    async remove() {
       await envelope.close()
       await client.close()
       await database.remove()
