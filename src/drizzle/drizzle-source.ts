@@ -82,7 +82,12 @@ export function tablePlan<Row>(table: unknown, options: DrizzleSourceOptions<Row
     contextsByColumn<Row>(options.columns as Record<string, ContextOf<Row>>),
     ([property, given]) => {
       const column = columnOf('columns', property)
-      const context = given === undefined ? (markOf(column)?.context ?? undefined) : given
+      const mark = markOf(column)
+      if (mark?.owner === 'pool' && owner !== null)
+        throw invalidArgument(
+          `${quoted(property)} of table ${quoted(name)} holds values of the pool: give it a source of its own, with owner: null`,
+        )
+      const context = given === undefined ? (mark?.context ?? undefined) : given
       return { name: property, column: columnName(column, db), context }
     },
   )
