@@ -49,6 +49,10 @@ const EDITS = [
     [/where: eq\(secrets\.note, 'x'\) \}/, "where: { RAW: eq(secrets.note, 'x') } }"],
   ],
   [
+    'test/drizzle/unreadable.test.ts',
+    [/where: (\(t, operators\) => operators\.eq\([^)]*\))/g, 'where: { RAW: $1 }'],
+  ],
+  [
     'test/drizzle/source.test.ts',
     [/where: (\(row, \{ \w+ \}\) => \w+\([^)]*\))/g, 'where: { RAW: $1 }'],
     [/orderBy: \(row\) => row\.id/, "orderBy: { id: 'asc' }"],
