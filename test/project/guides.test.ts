@@ -26,7 +26,7 @@ const redisSource = readFileSync('examples/redis-source.ts', 'utf8')
 
 /** Blocks that are whole files, found by words in them. */
 const FILES = {
-  schema: 'sqliteTable(',
+  schema: 'export const credentials = sqliteTable(',
   registry: 'defineEncrypted({',
   validators: 'createInsertSchema(credentials',
 }
@@ -36,6 +36,8 @@ const BODIES = {
     'await envelope.scope(',
     'rows satisfies { apiKey: string; settings: { model: string } | null }[]',
   ],
+  pool: ['await envelope.pool.scope(', 'keys satisfies { id: string; privateKey: string }[]'],
+  unreadable: ['isUnreadable(apiKey)', 'broken satisfies string[]'],
   fingerprint: ['await envelope.fingerprint(', 'fingerprint satisfies string'],
   rows: ['await decryptRows(', '{ rows, errors }'],
   sweep: ['drizzleSource(db', '{ left, failed }'],
@@ -84,7 +86,7 @@ function forDialect(dialect: Dialect, code: string): string {
 
 function filesFor(dialect: Dialect): [string, string][] {
   const files = Object.entries(FILES).map(([name, words]) => [name, forDialect(dialect, blockWith(words))])
-  const bodies = Object.entries(BODIES).map(([name, body]) => [name, moduleOf(body)])
+  const bodies = Object.entries(BODIES).map(([name, body]) => [name, forDialect(dialect, moduleOf(body))])
   const all = [...files, ...bodies, ['given', given(dialect)], ['redis-source', redisSource]]
   return all.map(([name, text = '']) => [`${dialect}/${name}.ts`, text])
 }
