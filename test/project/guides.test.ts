@@ -33,7 +33,7 @@ const FILES = {
 /** Blocks that are the body of a function, found by words in them, and the expression that it returns. */
 const BODIES = {
   column: [
-    'await envelope.scope(',
+    'db.insert(credentials).values(',
     'rows satisfies { apiKey: string; settings: { model: string } | null }[]',
   ],
   pool: ['await envelope.pool.scope(', 'keys satisfies { id: string; privateKey: string }[]'],
@@ -167,6 +167,18 @@ describe('in an application', () => {
       expect(checks).toHaveLength(3)
       expect(await run('column')).toMatchObject([{ id: 'c1', apiKey: 'sk-…', settings: null, backup: null }])
       expect(await opened()).toEqual(['sk-…'])
+    })
+
+    it('keeps values of the pool in a table, and names the row of a value that cannot be read', async () => {
+      await app.query('create table jwks (id text primary key, private_key text not null)')
+      expect(await run('pool')).toEqual([{ id: 'k1', privateKey: '-----BEGIN PRIVATE KEY-----…' }])
+      const [{ private_key: token } = {}] = await app.query('select private_key from jwks')
+      expect(await envelope.pool.decrypt(String(token), { column: 'jwks.private_key' })).toMatch(
+        /^-----BEGIN/,
+      )
+      await insert(['1', 'alice', await envelope.encrypt('alice', 'x', { column: 'credentials.api_key' })])
+      await insert(['2', 'alice', 'plaintext'])
+      expect(await run('unreadable')).toEqual(['2: ERR_NOT_ENCRYPTED'])
     })
 
     it('finds equal values by their fingerprints', async () => {
