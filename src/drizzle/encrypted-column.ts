@@ -155,6 +155,11 @@ function scopedCodec<Value>(
   }
 }
 
+/** The handle in whose scope a column is written or read. @throws ERR_NO_SCOPE */
+export function handleFor({ owner, context }: EncryptedColumnMark): UserHandle {
+  return requiredScope(owner, context?.column ?? null).handle
+}
+
 /** The error of a value, with the column's name, which Drizzle does not tell. */
 function namedError(error: KeystoreError, stored: unknown, column: string | null): KeystoreError {
   const place = column === null ? 'an encrypted column' : `the encrypted column ${quoted(column)}`

@@ -65,6 +65,7 @@ export class EnvelopeCrypto {
       'decryptBytes',
       'user',
       'fingerprint',
+      'fingerprints',
       'getOrCreateUserKey',
       'rotateUserKey',
       'shredUser',

@@ -43,7 +43,17 @@ export class PoolCrypto {
     traceMethods(
       PoolCrypto.prototype,
       null,
-      ['encrypt', 'encryptBytes', 'decrypt', 'decryptBytes', 'handle', 'fingerprint', 'rotate', 'shred'],
+      [
+        'encrypt',
+        'encryptBytes',
+        'decrypt',
+        'decryptBytes',
+        'handle',
+        'fingerprint',
+        'fingerprints',
+        'rotate',
+        'shred',
+      ],
       'pool.',
     )
     traceMethods(PoolCrypto.prototype, 'items', ['encryptMany', 'decryptMany'], 'pool.')

@@ -62,10 +62,11 @@ export function fingerprintOf(
   kind: FingerprintKind,
   value: string,
 ): string {
+  const text = kind.normalized(value)
   const isFirst = version === 1
   const whose = isFirst ? [FIRST_LABEL, userId] : [LABEL, userId, String(version)]
   const key = hmacSha256(dataKey, preAuthEncode([...whose, ...kind.pieces]))
-  const mac = hmacSha256(key, kind.normalized(value)).subarray(0, bytesOf(kind.bits))
+  const mac = hmacSha256(key, text).subarray(0, bytesOf(kind.bits))
   key.fill(0)
   const last = mac.length - 1
   mac[last] = (mac[last] as number) & spareMask(kind.bits)
