@@ -183,6 +183,19 @@ describe('the list of fields', () => {
     })
   })
 
+  it('takes from a plugin what it has, and refuses one that has given all secrets other names', () => {
+    const using = (fields: Record<string, never>) => ({ plugins: [{ schema: { ssoProvider: { fields } } }] })
+    const userId = field('string', { references: { model: 'user', field: 'id' } })
+    const earlier = betterAuthColumns(using({ userId, oidcConfig: field('string') }))
+    expect(earlier.at(-1)?.columns).toEqual({ oidcConfig: 'ssoProvider.oidcConfig' })
+    const later = using({ userId, oidc: field('string') })
+    expect(() => betterAuthColumns(later)).toThrow('has none of the fields oidcConfig, samlConfig')
+    expect(betterAuthColumns(later, { fields: { ssoProvider: ['oidc'] } }).at(-1)?.columns).toEqual({
+      oidc: 'ssoProvider.oidc',
+    })
+    expect(betterAuthColumns(later, { fields: { ssoProvider: false } })).toHaveLength(2)
+  })
+
   it('can be narrowed, and a model left out', () => {
     const fields = { account: ['refreshToken'], verification: false } as const
     expect(betterAuthColumns({}, { fields })).toMatchObject([
