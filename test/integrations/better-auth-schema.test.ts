@@ -118,7 +118,7 @@ describe('the data model', () => {
       name,
       { storedName: modelName, fields: told(Object.entries(fields)) },
     ])
-    const { models } = new AuthSchema(options as never, false)
+    const { models } = new AuthSchema(options, false)
     const ours = Array.from(models, ([name, { storedName, fields }]) => [
       name,
       { storedName, fields: told(fields) },
@@ -154,7 +154,7 @@ describe('the list of fields', () => {
   })
 
   it('goes by the names in the database, while contexts keep those of Better Auth', () => {
-    const tables = betterAuthColumns(everything as never, {
+    const tables = betterAuthColumns(everything, {
       usePlural: true,
       fields: { integration: ['apiKey'], shared: { fields: ['secret'], pool: true } },
     })
@@ -233,7 +233,7 @@ describe('the list of fields', () => {
       'did you mean owner?',
     ],
   ])('refuses %s', (_, fields, message) => {
-    expect(() => betterAuthColumns(everything as never, { fields })).toThrow(
+    expect(() => betterAuthColumns(everything, { fields })).toThrow(
       expect.objectContaining({ code: 'ERR_INVALID_ARGUMENT', message: expect.stringContaining(message) }),
     )
   })
