@@ -122,6 +122,7 @@ describe('the packed package', () => {
         './kms/gcp',
         './kms/pkcs11',
         './kms/vault',
+        './better-auth',
         './opentelemetry',
         './testing',
         './package.json',
@@ -129,6 +130,7 @@ describe('the packed package', () => {
     )
     expect(await namesOf(PACKAGE)).toEqual(CORE_NAMES)
     expect(await namesOf(`${PACKAGE}/reencrypt`)).toEqual(REENCRYPT_NAMES)
+    expect(await namesOf(`${PACKAGE}/better-auth`)).toEqual(['betterAuthColumns', 'encryptedAdapter'])
     expect(await namesOf(`${PACKAGE}/opentelemetry`)).toEqual(['instrumentKeystore'])
     for (const service of ['aws', 'azure', 'gcp', 'vault'])
       expect(await namesOf(`${PACKAGE}/kms/${service}`)).toEqual([`${service}MasterKey`])
