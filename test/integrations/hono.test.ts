@@ -23,6 +23,7 @@ const sessions = createMiddleware<Env>(async (c, next) => {
 describe.each(dialects)('keystoreScope on %s', (dialect) => {
   let host: HostApp
   let app: Hono<Env>
+  let later: Promise<string>
   beforeEach(async () => {
     host = await hostApp(dialect)
     const { db, envelope, schema } = host
@@ -64,6 +65,11 @@ describe.each(dialects)('keystoreScope on %s', (dialect) => {
       }
       return c.body(new ReadableStream({ pull }, { highWaterMark: 0 }))
     })
+    app.get('/later', (c) => {
+      const read = new Promise((resolve) => setTimeout(resolve, 20)).then(() => notes(c))
+      later = read.then(JSON.stringify, codeOf)
+      return c.text('ok')
+    })
     app.onError((error, c) => c.text(codeOf(error), 500))
   })
   afterEach(() => host.close())
@@ -104,11 +110,13 @@ describe.each(dialects)('keystoreScope on %s', (dialect) => {
     }
   })
 
-  it('covers streams of Hono’s helpers, and not what a reader pulls when the middleware has returned', async () => {
+  it('covers what a handler begins, as streams of Hono’s helpers, and not what a reader pulls later', async () => {
     await write('alice', 1, 'of alice')
     expect(await as('alice', '/stream')).toBe('200 of alice\n')
     expect(await as('alice', '/text')).toBe('200 of alice\n')
     expect(await as('alice', '/pull')).toBe('200 ERR_NO_SCOPE')
+    expect(await as('alice', '/later')).toBe('200 ok')
+    expect(await later).toBe('[{"note":"of alice"}]')
   })
 
   it('hands on what becomes of values that cannot be read', async () => {
