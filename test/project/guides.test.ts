@@ -26,16 +26,18 @@ const redisSource = readFileSync('examples/redis-source.ts', 'utf8')
 
 /** Blocks that are whole files, found by words in them. */
 const FILES = {
-  schema: 'sqliteTable(',
+  schema: 'export const credentials = sqliteTable(',
   registry: 'defineEncrypted({',
   validators: 'createInsertSchema(credentials',
 }
 /** Blocks that are the body of a function, found by words in them, and the expression that it returns. */
 const BODIES = {
   column: [
-    'await envelope.scope(',
+    'db.insert(credentials).values(',
     'rows satisfies { apiKey: string; settings: { model: string } | null }[]',
   ],
+  pool: ['await envelope.pool.scope(', 'keys satisfies { id: string; privateKey: string }[]'],
+  unreadable: ['isUnreadable(apiKey)', 'broken satisfies string[]'],
   fingerprint: ['await envelope.fingerprint(', 'fingerprint satisfies string'],
   rows: ['await decryptRows(', '{ rows, errors }'],
   sweep: ['drizzleSource(db', '{ left, failed }'],
@@ -84,7 +86,7 @@ function forDialect(dialect: Dialect, code: string): string {
 
 function filesFor(dialect: Dialect): [string, string][] {
   const files = Object.entries(FILES).map(([name, words]) => [name, forDialect(dialect, blockWith(words))])
-  const bodies = Object.entries(BODIES).map(([name, body]) => [name, moduleOf(body)])
+  const bodies = Object.entries(BODIES).map(([name, body]) => [name, forDialect(dialect, moduleOf(body))])
   const all = [...files, ...bodies, ['given', given(dialect)], ['redis-source', redisSource]]
   return all.map(([name, text = '']) => [`${dialect}/${name}.ts`, text])
 }
@@ -165,6 +167,18 @@ describe('in an application', () => {
       expect(checks).toHaveLength(3)
       expect(await run('column')).toMatchObject([{ id: 'c1', apiKey: 'sk-…', settings: null, backup: null }])
       expect(await opened()).toEqual(['sk-…'])
+    })
+
+    it('keeps values of the pool in a table, and names the row of a value that cannot be read', async () => {
+      await app.query('create table jwks (id text primary key, private_key text not null)')
+      expect(await run('pool')).toEqual([{ id: 'k1', privateKey: '-----BEGIN PRIVATE KEY-----…' }])
+      const [{ private_key: token } = {}] = await app.query('select private_key from jwks')
+      expect(await envelope.pool.decrypt(String(token), { column: 'jwks.private_key' })).toMatch(
+        /^-----BEGIN/,
+      )
+      await insert(['1', 'alice', await envelope.encrypt('alice', 'x', { column: 'credentials.api_key' })])
+      await insert(['2', 'alice', 'plaintext'])
+      expect(await run('unreadable')).toEqual(['2: ERR_NOT_ENCRYPTED'])
     })
 
     it('finds equal values by their fingerprints', async () => {
