@@ -30,7 +30,7 @@ import type { FieldCell, FieldCrypto } from './field-crypto.js'
 export interface AuthPlan {
   readonly schema: AuthSchema
   readonly encrypted: ReadonlyMap<string, EncryptedModel>
-  readonly crypto: FieldCrypto
+  readonly fieldCrypto: FieldCrypto
 }
 
 /** Methods that neither read nor write rows. */
@@ -115,7 +115,7 @@ class EncryptingMethods implements AuthAdapter {
     const { data } = call
     const hasValues = cellsOf(encrypted, null, data).length > 0
     const written = hasValues
-      ? await encryptedRow(this.#plan.crypto, encrypted, ownerOf(encrypted, data), data)
+      ? await encryptedRow(this.#plan.fieldCrypto, encrypted, ownerOf(encrypted, data), data)
       : data
     const select = withOwner(encrypted, call.select)
     const row = await this.#base.create({ ...call, ...select, data: written })
@@ -218,7 +218,7 @@ class EncryptingMethods implements AuthAdapter {
     const encrypted = this.#modelOf(call)
     if (encrypted === undefined) return [{ where: call.where ?? [], values }]
     const where = await this.#guarded(call)
-    return where === null ? [] : encryptedWrites(this.#base, this.#plan.crypto, encrypted, where, values)
+    return where === null ? [] : encryptedWrites(this.#base, this.#plan.fieldCrypto, encrypted, where, values)
   }
 
   async #writeOfOne(call: WhereCall, values: Row): Promise<Write[]> {
@@ -252,7 +252,7 @@ class EncryptingMethods implements AuthAdapter {
       stored.find((cell) => cell.field === ownFieldName(encrypted.model, field)),
     )
     if (!cells.every((cell) => cell !== undefined)) return null
-    const texts = await this.#plan.crypto.decrypt(cells)
+    const texts = await this.#plan.fieldCrypto.decrypt(cells)
     if (!texts.every((text, at) => text === compared[at]?.value)) return null
     return [...others, ...cells.map(({ field, value }) => ({ field, value }))]
   }
@@ -299,7 +299,7 @@ class EncryptingMethods implements AuthAdapter {
       }
       return copied
     })
-    const texts = await this.#plan.crypto.decrypt(cells)
+    const texts = await this.#plan.fieldCrypto.decrypt(cells)
     for (const [at, { field }] of cells.entries()) (targets[at] as Record<string, unknown>)[field] = texts[at]
     return opened
   }

@@ -65,8 +65,11 @@ export function encryptedModels(
   for (const [name, options] of Object.entries({ ...DEFAULT_FIELDS, ...fields })) {
     if (options === false || options === undefined) continue
     const model = schema.models.get(name)
-    if (model !== undefined) encrypted.set(name, encryptedModel(schema, model, options))
-    else if (Object.hasOwn(fields, name)) throw unknownModel(schema, name)
+    if (model !== undefined) {
+      const own = Object.hasOwn(fields, name) ? options : defaultsIn(model)
+      encrypted.set(name, encryptedModel(schema, model, own))
+    }
+    if (model === undefined && Object.hasOwn(fields, name)) throw unknownModel(schema, name)
   }
   return encrypted
 }
@@ -101,6 +104,16 @@ function encryptedModel(
     contexts.set(field, Object.freeze({ column: `${model.name}.${field}` }))
   }
   return { model, fields: contexts, owner, pool }
+}
+
+/** An earlier version of a plugin has fewer fields. If it has none of them, a later one has given them other names. */
+function defaultsIn(model: AuthModel): EncryptedModelOptions {
+  const options = DEFAULT_FIELDS[model.name] as EncryptedModelOptions
+  const fields = options.fields.filter((field) => model.fields.has(field))
+  if (fields.length > 0) return { ...options, fields }
+  throw invalidArgument(
+    `model ${model.name} has none of the fields ${options.fields.join(', ')}: list those that hold secrets in fields.${model.name}, or say false`,
+  )
 }
 
 function defaultsOf({ name }: AuthModel): Partial<EncryptedModelOptions> {

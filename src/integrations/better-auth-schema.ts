@@ -7,6 +7,8 @@
 
 /** Options of `betterAuth`, as far as they declare the data model. */
 export interface AuthOptions {
+  /** Says nothing of the model, but every Better Auth has it. */
+  readonly database?: unknown
   readonly user?: CoreModelOptions | undefined
   readonly session?:
     | (CoreModelOptions & { readonly storeSessionInDatabase?: boolean | undefined })

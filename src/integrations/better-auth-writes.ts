@@ -40,13 +40,13 @@ export function cellsOf({ model, fields }: EncryptedModel, owner: string | null,
 
 /** A row with tokens in place of its encrypted fields. */
 export async function encryptedRow(
-  crypto: FieldCrypto,
+  fieldCrypto: FieldCrypto,
   model: EncryptedModel,
   owner: string | null,
   row: Row,
 ): Promise<Row> {
   const cells = cellsOf(model, owner, row)
-  const tokens = await crypto.encrypt(cells)
+  const tokens = await fieldCrypto.encrypt(cells)
   return { ...row, ...Object.fromEntries(cells.map(({ field }, at) => [field, tokens[at]])) }
 }
 
@@ -58,7 +58,7 @@ export async function encryptedRow(
  */
 export async function encryptedWrites(
   base: AuthAdapter,
-  crypto: FieldCrypto,
+  fieldCrypto: FieldCrypto,
   encrypted: EncryptedModel,
   where: readonly Condition[],
   values: Row,
@@ -67,14 +67,14 @@ export async function encryptedWrites(
   const writesTokens = cellsOf(encrypted, null, values).length > 0
   const setsOwner = owner !== null && values[owner] !== undefined
   if (!writesTokens && !setsOwner) return [{ where, values }]
-  if (owner === null) return [{ where, values: await encryptedRow(crypto, encrypted, null, values) }]
+  if (owner === null) return [{ where, values: await encryptedRow(fieldCrypto, encrypted, null, values) }]
 
   const next = setsOwner ? ownerOf(encrypted, values) : null
   const writeFor = async (row: Row): Promise<Write> => {
     const newOwner = setsOwner ? next : ownerOf(encrypted, row)
     return {
       where: [...where, { field: owner, value: row[owner] ?? null }],
-      values: await encryptedRow(crypto, encrypted, newOwner, values),
+      values: await encryptedRow(fieldCrypto, encrypted, newOwner, values),
     }
   }
   const pinned = setsOwner ? undefined : pinnedValue(encrypted, where, owner)
@@ -86,13 +86,13 @@ export async function encryptedWrites(
   const ofEachOwner = new Map(staying.map((row) => [ownerOf(encrypted, row), row]))
   const writes: Write[] = []
   for (const row of ofEachOwner.values()) writes.push(await writeFor(row))
-  for (const row of moving) writes.push(await moved(crypto, encrypted, where, values, row))
+  for (const row of moving) writes.push(await moved(fieldCrypto, encrypted, where, values, row))
   return writes
 }
 
 /** The update of one row that comes to another owner. It writes nothing if somebody changes the row's secrets meanwhile. */
 async function moved(
-  crypto: FieldCrypto,
+  fieldCrypto: FieldCrypto,
   encrypted: EncryptedModel,
   where: readonly Condition[],
   values: Row,
@@ -102,7 +102,7 @@ async function moved(
   const staying = cellsOf(encrypted, ownerOf(encrypted, row), row).filter(
     ({ field }) => values[field] === undefined,
   )
-  const texts = await crypto.decrypt(staying)
+  const texts = await fieldCrypto.decrypt(staying)
   const kept = Object.fromEntries(staying.map(({ field }, at) => [field, texts[at]]))
   return {
     where: [
@@ -111,7 +111,7 @@ async function moved(
       { field: owner, value: row[owner] ?? null },
       ...staying.map(({ field, value }) => ({ field, value })),
     ],
-    values: await encryptedRow(crypto, encrypted, ownerOf(encrypted, values), { ...kept, ...values }),
+    values: await encryptedRow(fieldCrypto, encrypted, ownerOf(encrypted, values), { ...kept, ...values }),
   }
 }
 

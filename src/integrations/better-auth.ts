@@ -82,13 +82,13 @@ export function encryptedAdapter<Adapter extends (options: never) => object>(
   const { envelope, fields, plaintext = 'pass-through', onUnreadable = 'throw', shredOnDelete = true } = own
   if (shredOnDelete !== 'forget' && typeof shredOnDelete !== 'boolean')
     throw invalidArgument("shredOnDelete must be true, false or 'forget'")
-  const crypto = new FieldCrypto(envelope, plaintext, onUnreadable)
+  const fieldCrypto = new FieldCrypto(envelope, plaintext, onUnreadable)
   const shredder = new UserShredder(envelope, shredOnDelete)
   const emit = eventEmitter(own)
   const encrypted = (authOptions: AuthOptions): AuthAdapter => {
     const instance = (adapter as unknown as (options: AuthOptions) => AuthAdapter)(authOptions)
     const schema = new AuthSchema(authOptions, isPlural(instance))
-    encryptInPlace(instance, { schema, encrypted: encryptedModels(schema, fields), crypto }, shredder)
+    encryptInPlace(instance, { schema, encrypted: encryptedModels(schema, fields), fieldCrypto }, shredder)
     if (plaintext === 'pass-through') emit({ type: 'plaintextPassThrough' })
     return instance
   }

@@ -118,7 +118,7 @@ describe('the data model', () => {
       name,
       { storedName: modelName, fields: told(Object.entries(fields)) },
     ])
-    const { models } = new AuthSchema(options as never, false)
+    const { models } = new AuthSchema(options, false)
     const ours = Array.from(models, ([name, { storedName, fields }]) => [
       name,
       { storedName, fields: told(fields) },
@@ -154,7 +154,7 @@ describe('the list of fields', () => {
   })
 
   it('goes by the names in the database, while contexts keep those of Better Auth', () => {
-    const tables = betterAuthColumns(everything as never, {
+    const tables = betterAuthColumns(everything, {
       usePlural: true,
       fields: { integration: ['apiKey'], shared: { fields: ['secret'], pool: true } },
     })
@@ -181,6 +181,19 @@ describe('the list of fields', () => {
       pool: false,
       columns: { api_key: 'integration.apiKey' },
     })
+  })
+
+  it('takes from a plugin what it has, and refuses one that has given all secrets other names', () => {
+    const using = (fields: Record<string, never>) => ({ plugins: [{ schema: { ssoProvider: { fields } } }] })
+    const userId = field('string', { references: { model: 'user', field: 'id' } })
+    const earlier = betterAuthColumns(using({ userId, oidcConfig: field('string') }))
+    expect(earlier.at(-1)?.columns).toEqual({ oidcConfig: 'ssoProvider.oidcConfig' })
+    const later = using({ userId, oidc: field('string') })
+    expect(() => betterAuthColumns(later)).toThrow('has none of the fields oidcConfig, samlConfig')
+    expect(betterAuthColumns(later, { fields: { ssoProvider: ['oidc'] } }).at(-1)?.columns).toEqual({
+      oidc: 'ssoProvider.oidc',
+    })
+    expect(betterAuthColumns(later, { fields: { ssoProvider: false } })).toHaveLength(2)
   })
 
   it('can be narrowed, and a model left out', () => {
@@ -220,7 +233,7 @@ describe('the list of fields', () => {
       'did you mean owner?',
     ],
   ])('refuses %s', (_, fields, message) => {
-    expect(() => betterAuthColumns(everything as never, { fields })).toThrow(
+    expect(() => betterAuthColumns(everything, { fields })).toThrow(
       expect.objectContaining({ code: 'ERR_INVALID_ARGUMENT', message: expect.stringContaining(message) }),
     )
   })
