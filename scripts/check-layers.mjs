@@ -163,6 +163,9 @@ const CLOSURES = [
   // They load a driver only once a URL has named it.
   { from: 'adapters/open', dynamic: false, without: ['drizzle-orm', ...DRIVERS] },
   { from: 'reencrypt/index', dynamic: false, without: [...DRIVERS, '@noble/ciphers'] },
+  { from: 'integrations/better-auth', dynamic: true, without: ['better-auth', 'drizzle-orm', ...DRIVERS] },
+  { from: 'integrations/auth-js', dynamic: true, without: ['@auth/core', 'drizzle-orm', ...DRIVERS] },
+  { from: 'integrations/hono', dynamic: true, without: ['hono', 'drizzle-orm', ...DRIVERS] },
   { from: 'integrations/opentelemetry', dynamic: true, without: ['drizzle-orm', ...DRIVERS] },
 ]
 

@@ -72,7 +72,7 @@ export type KeystoreEvent =
       readonly providerCode?: string
       readonly requestId?: string
     }
-  /** The service was opened with `plaintext: 'pass-through'`, which gives up integrity. */
+  /** The service was opened, or an adapter of an auth library started, with `plaintext: 'pass-through'`, which gives up integrity. */
   | { readonly type: 'plaintextPassThrough' }
   /** The store cannot announce changes for now. Rotations and shreds by other processes are noticed when cached keys expire (`cache.ttlMs`). */
   | { readonly type: 'changesSilent'; readonly reason: string }

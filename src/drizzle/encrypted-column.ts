@@ -28,6 +28,14 @@ export interface EncryptedColumnOptions {
   readonly ownerColumn?: string | undefined
 }
 
+/** The arguments of a column, as Drizzle's own columns take them. Without a name it is called as its property, through `casing`. */
+export type ColumnArguments<Options> = [name: string, options: Options] | [options: Options]
+
+/** @returns the name `''` for Drizzle if none was given. Options that were left out are undefined, which {@link requiredContext} refuses. */
+export function nameAndOptions<Options>([first, second]: ColumnArguments<Options>): [string, Options] {
+  return typeof first === 'string' ? [first, second as Options] : ['', first]
+}
+
 /** What an encrypted column holds. It is kept on the column object, where the sweep and the registry find it. */
 export interface EncryptedColumnMark {
   readonly kind: 'text' | 'json' | 'bytes' | 'token'
@@ -145,6 +153,11 @@ function scopedCodec<Value>(
       }
     },
   }
+}
+
+/** The handle in whose scope a column is written or read. @throws ERR_NO_SCOPE */
+export function handleFor({ owner, context }: EncryptedColumnMark): UserHandle {
+  return requiredScope(owner, context?.column ?? null).handle
 }
 
 /** The error of a value, with the column's name, which Drizzle does not tell. */

@@ -1,6 +1,5 @@
 /** How columns of fingerprints are declared and found, in both dialects. Imports no drizzle. */
 
-import type { ScopeKind } from '../envelope/scope.js'
 import { invalidArgument, quoted } from '../errors.js'
 import { type FingerprintKind, type FingerprintOptions, fingerprintKind } from '../format/fingerprint.js'
 import type { FingerprintRole } from '../sources/value-source.js'
@@ -55,17 +54,9 @@ export function fingerprintMarkOf(column: unknown): FingerprintMark | null {
   return column[MARK] as FingerprintMark
 }
 
-/** What a fingerprint column is made of when it is written. */
-export interface FingerprintColumn extends FingerprintRole {
-  /** Whose key it is made with: the one of its value. */
-  readonly owner: ScopeKind
-  /** What messages call the column of the values; null if its context does not say. */
-  readonly column: string | null
-}
-
 /** The fingerprint columns of a table, by property. @throws ERR_INVALID_ARGUMENT if one is of no column of `encryptedText` */
-export function fingerprintRoles({ name, columns }: TableParts): Map<string, FingerprintColumn> {
-  const roles = new Map<string, FingerprintColumn>()
+export function fingerprintRoles({ name, columns }: TableParts): Map<string, FingerprintRole> {
+  const roles = new Map<string, FingerprintRole>()
   for (const [property, column] of columns) {
     const mark = fingerprintMarkOf(column)
     if (mark === null) continue
@@ -76,8 +67,7 @@ export function fingerprintRoles({ name, columns }: TableParts): Map<string, Fin
         `${quoted(property)} of table ${quoted(name)} is to hold fingerprints of ${quoted(of)}, which is no property with an encryptedText column`,
       )
     const { column: columnName, ...others } = value.context ?? {}
-    const kind = kindFor(Object.keys(others).length === 0 ? columnName : undefined)
-    roles.set(property, { of, kind, owner: value.owner, column: columnName ?? null })
+    roles.set(property, { of, kind: kindFor(Object.keys(others).length === 0 ? columnName : undefined) })
   }
   return roles
 }

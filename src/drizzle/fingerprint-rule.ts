@@ -1,13 +1,12 @@
 /** How a column of fingerprints fills itself when its row is written, and how it is compared. */
 import { type Column, inArray, type SQL } from 'drizzle-orm'
-import { requiredScope } from '../envelope/scope.js'
 import { invalidArgument, quoted } from '../errors.js'
 import { fingerprintVersion } from '../format/fingerprint.js'
+import type { FingerprintRole } from '../sources/value-source.js'
 import { assertPlaintext, kindOf } from '../validate.js'
 import { tablePartsOf } from './drizzle-table.js'
-import { refuseUnseenRow } from './encrypted-column.js'
+import { type EncryptedColumnMark, handleFor, markOf, refuseUnseenRow } from './encrypted-column.js'
 import {
-  type FingerprintColumn,
   type FingerprintColumnOptions,
   fingerprintMark,
   fingerprintMarkOf,
@@ -52,7 +51,7 @@ export function fingerprintBuilder<Builder extends object>(
   hooks.build = function (this: BuilderHooks, table) {
     const column = build.call(this, table)
     markFingerprint(column, mark)
-    let role: FingerprintColumn | undefined
+    let role: RoleInTable | undefined
     const property = key
     setRowRule(table, property, (row) => {
       // Not before: the table is complete only after all of its columns are built.
@@ -70,19 +69,25 @@ export function fingerprintBuilder<Builder extends object>(
   return builder
 }
 
-function roleOf(table: object, property: string): FingerprintColumn {
-  return fingerprintRoles(tablePartsOf(table)).get(property) as FingerprintColumn
+/** With the column whose values are fingerprinted: under the key of its owner. */
+interface RoleInTable extends FingerprintRole {
+  readonly value: EncryptedColumnMark
+}
+
+function roleOf(table: object, property: string): RoleInTable {
+  const parts = tablePartsOf(table)
+  const role = fingerprintRoles(parts).get(property) as FingerprintRole
+  return { ...role, value: markOf(parts.columns.get(role.of)) as EncryptedColumnMark }
 }
 
 /** The rule of the column. What is given for the column itself is ignored beside a value, so that a selected row can be written again. */
-function fillFingerprint(row: WrittenRow, property: string, role: FingerprintColumn): void {
-  const { of, kind } = role
+function fillFingerprint(row: WrittenRow, property: string, { of, kind, value: mark }: RoleInTable): void {
   const value = row.read(of)
   if ('value' in value) {
     row.write(property, value, (plaintext) => {
       if (plaintext === null || plaintext === undefined) return null
       assertPlaintext(plaintext)
-      return handleFor(role).fingerprintUnder('lowest', plaintext, kind)
+      return handleFor(mark).fingerprintUnder('lowest', plaintext, kind)
     })
     return
   }
@@ -130,15 +135,10 @@ export function fingerprintMatches(column: Column, value: string): SQL {
   const mark = fingerprintMarkOf(column)
   if (mark === null) throw invalidArgument('column must be a column of fingerprintText')
   assertPlaintext(value)
-  const { columns, ...parts } = tablePartsOf(column.table)
+  const { columns } = tablePartsOf(column.table)
   const [property = ''] = [...columns].find(([, candidate]) => fingerprintMarkOf(candidate) === mark) ?? []
-  const role = fingerprintRoles({ ...parts, columns }).get(property) as FingerprintColumn
-  return inArray(column, handleFor(role).fingerprintsOf(value, role.kind))
-}
-
-/** @throws ERR_NO_SCOPE */
-function handleFor({ owner, column }: FingerprintColumn) {
-  return requiredScope(owner, column).handle
+  const { kind, value: valueMark } = roleOf(column.table, property)
+  return inArray(column, handleFor(valueMark).fingerprintsOf(value, kind))
 }
 
 function refuseOtherValues(): never {

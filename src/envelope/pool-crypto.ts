@@ -44,9 +44,16 @@ export class PoolCrypto {
       PoolCrypto.prototype,
       null,
       [
-        ...['encrypt', 'encryptBytes', 'decrypt', 'decryptBytes'],
-        ...['handle', 'fingerprint', 'fingerprints', 'rotate', 'shred'],
-      ] as const,
+        'encrypt',
+        'encryptBytes',
+        'decrypt',
+        'decryptBytes',
+        'handle',
+        'fingerprint',
+        'fingerprints',
+        'rotate',
+        'shred',
+      ],
       'pool.',
     )
     traceMethods(PoolCrypto.prototype, 'items', ['encryptMany', 'decryptMany'], 'pool.')

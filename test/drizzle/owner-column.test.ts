@@ -6,7 +6,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { encryptedText as postgresText } from '../../src/drizzle/postgres.js'
 import { encryptedText as sqliteText } from '../../src/drizzle/sqlite.js'
 import { dialects } from '../support/databases.js'
-import { columnErrorOf } from '../support/errors.js'
+import { columnErrorOf, errorOf } from '../support/errors.js'
 import { type HostApp, hostApp } from '../support/host-app.js'
 
 const WRONG = { code: 'ERR_WRONG_OWNER' }
@@ -104,6 +104,60 @@ describe.each(dialects)('a column that is told its owner on %s', (dialect) => {
     await as('bob', () => db.update(vault).set({ ownerId: 'bob', data: { n: 3 } }))
     const [row] = await as('bob', () => db.select().from(vault).where(eq(vault.id, 1)))
     expect(row).toMatchObject({ ownerId: 'bob', apiKey: 'upserted', data: { n: 3 } })
+  })
+
+  it('has the database refuse updates and upserts that come to another user’s row', async () => {
+    const { db, schema } = app
+    const { vault } = schema
+    const values = (id: number, ownerId: string) => ({ id, ownerId, apiKey: `sk-${id}`, data: { n: id } })
+    await as('alice', () => db.insert(vault).values([values(1, 'alice'), values(2, 'alice')]))
+    await as('bob', () => db.insert(vault).values(values(3, 'bob')))
+    const before = await stored()
+    const upsert = (set: object) =>
+      db
+        .insert(vault)
+        .values({ id: 1, ownerId: 'bob', apiKey: 'sk-bob', data: { n: 9 } })
+        .onConflictDoUpdate({ target: vault.id, set: set as never })
+    const update = db
+      .update(vault)
+      .set({ apiKey: sql.placeholder('apiKey') as never, data: sql.placeholder('data') as never })
+      .where(eq(vault.id, sql.placeholder('id')))
+      .prepare('update_vault')
+    const queries = [
+      () => db.update(vault).set({ apiKey: 'sk-bob' }),
+      () =>
+        db
+          .update(vault)
+          .set({ apiKey: 'sk-bob', data: { n: 9 } })
+          .where(eq(vault.id, 1)),
+      () => upsert({ apiKey: 'sk-bob' }),
+      () => upsert({ apiKey: sql`excluded.api_key` }),
+      () => update.execute({ id: 1, apiKey: 'sk-bob', data: null }),
+    ]
+    for (const [index, query] of queries.entries()) {
+      let error: unknown = await errorOf(as<unknown>('bob', query))
+      while (error instanceof Error && error.cause instanceof Error) error = error.cause
+      expect(String(error), `query ${index}`).toMatch(/not.null.*owner_id|owner_id.*not.null/i)
+      expect(await stored()).toEqual(before)
+    }
+    await as('bob', () =>
+      db
+        .update(vault)
+        .set({ apiKey: 'changed', data: { n: 9 } })
+        .where(eq(vault.id, 3)),
+    )
+    await as('alice', () => update.execute({ id: 1, apiKey: 'changed', data: { n: 9 } }))
+    await as('alice', () => update.execute({ id: 2, apiKey: null, data: { n: 9 } }))
+    const read = (user: string) =>
+      as(user, () => db.select().from(vault).where(eq(vault.ownerId, user)).orderBy(vault.id))
+    expect(await read('bob')).toMatchObject([{ id: 3, ownerId: 'bob', apiKey: 'changed', data: { n: 9 } }])
+    expect(await read('alice')).toMatchObject([
+      { id: 1, apiKey: 'changed', data: { n: 9 } },
+      { id: 2, apiKey: null, data: { n: 9 } },
+    ])
+    // Nothing is encrypted, so it needs no scope.
+    await db.update(vault).set({ apiKey: sql`null`, data: null })
+    expect(await read('alice')).toMatchObject([{ apiKey: null }, { apiKey: null }])
   })
 
   it('checks each execution of a prepared statement', async () => {

@@ -1,6 +1,7 @@
 /** Columns of the pool beside columns of users: whose key each value is under, and in which scopes. */
 import { eq } from 'drizzle-orm'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { defineEncrypted, drizzleSource, reencrypt } from '../../src/reencrypt/index.js'
 import { dialects } from '../support/databases.js'
 import { columnErrorOf } from '../support/errors.js'
 import { type HostApp, hostApp } from '../support/host-app.js'
@@ -93,6 +94,22 @@ describe.each(dialects)('columns of the pool on %s', (dialect) => {
     expect(rows).toEqual([{ shared: 'one' }, { shared: 'two' }])
     await envelope.pool.shred()
     await expect(envelope.pool.scope(() => null)).rejects.toMatchObject({ code: 'ERR_KEY_SHREDDED' })
+  })
+
+  it('are swept under the pool’s key, each kind of column in a source of its own', async () => {
+    const { db, schema, envelope } = app
+    const { vault } = schema
+    await app.rows(
+      "insert into vault (id, owner_id, api_key, shared) values (1, 'alice', 'sk-plain', 'shared-plain')",
+    )
+    const sources = defineEncrypted({ vault }).sources(db)
+    expect([...sources.keys()]).toEqual(['vault', 'vault (pool)'])
+    for (const source of sources.values())
+      expect(await reencrypt({ envelope, source, plaintext: true })).toMatchObject({ changed: 1, left: 0 })
+    const [row] = await envelope.pool.scope(() => envelope.scope('alice', () => db.select().from(vault)))
+    expect(row).toMatchObject({ apiKey: 'sk-plain', shared: 'shared-plain' })
+    const together = { key: 'id', owner: 'ownerId', columns: ['apiKey', 'shared'] } as const
+    expect(() => drizzleSource(db, vault, together)).toThrow(/"shared".*owner: null/)
   })
 
   it('columns of bytes refuse what is no bytes', async () => {

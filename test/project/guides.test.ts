@@ -30,16 +30,19 @@ const redisSource = readFileSync('examples/redis-source.ts', 'utf8')
 
 /** Blocks that are whole files, found by words in them. */
 const FILES = {
-  schema: "tokenText('backup')",
+  schema: 'export const credentials = sqliteTable(',
   logins: "fingerprintText('email_fingerprint'",
   registry: 'defineEncrypted({',
+  validators: 'createInsertSchema(credentials',
 }
 /** Blocks that are the body of a function, found by words in them, and the expression that it returns. */
 const BODIES = {
   column: [
-    'const rows = await envelope.scope(',
+    'db.insert(credentials).values(',
     'rows satisfies { apiKey: string; settings: { model: string } | null }[]',
   ],
+  pool: ['await envelope.pool.scope(', 'keys satisfies { id: string; privateKey: string }[]'],
+  unreadable: ['isUnreadable(apiKey)', 'broken satisfies string[]'],
   fingerprint: [
     'fingerprintMatches(logins',
     'login satisfies { emailFingerprint: string | null } | undefined',
@@ -91,7 +94,7 @@ function forDialect(dialect: Dialect, code: string): string {
 
 function filesFor(dialect: Dialect): [string, string][] {
   const files = Object.entries(FILES).map(([name, words]) => [name, forDialect(dialect, blockWith(words))])
-  const bodies = Object.entries(BODIES).map(([name, body]) => [name, moduleOf(body)])
+  const bodies = Object.entries(BODIES).map(([name, body]) => [name, forDialect(dialect, moduleOf(body))])
   const all = [...files, ...bodies, ['given', given(dialect)], ['redis-source', redisSource]]
   return all.map(([name, text = '']) => [`${dialect}/${name}.ts`, text])
 }
@@ -122,7 +125,9 @@ describe('in an application', () => {
   let project: HostProject
   // Compiled once for both dialects: the compiler takes longer than all runs.
   beforeAll(() => {
-    project = hostProject(Object.fromEntries(dialects.flatMap(filesFor)))
+    project = hostProject(Object.fromEntries(dialects.flatMap(filesFor)), {
+      drivers: ['better-sqlite3', 'pg', 'drizzle-zod', 'zod'],
+    })
   })
   afterAll(() => project?.remove())
 
@@ -167,12 +172,32 @@ describe('in an application', () => {
       )
     }
 
+    it('makes schemas of the table that check the plaintext', async () => {
+      const { newCredential } = await load('validators')
+      const row = { id: 'c1', userId: 'alice', apiKey: 'sk-1', settings: { model: 'gpt' } }
+      expect(newCredential.parse(row)).toEqual(row)
+      for (const wrong of [{ apiKey: 123 }, { apiKey: 'plain' }, { settings: {} }])
+        expect(newCredential.safeParse({ ...row, ...wrong }).success).toBe(false)
+    })
+
     it('declares columns whose values are plaintexts to the application and tokens to the database', async () => {
       const { credentials } = await load('schema')
       const { checks } = dialect === 'sqlite' ? sqliteTable(credentials) : postgresTable(credentials)
       expect(checks).toHaveLength(3)
       expect(await run('column')).toMatchObject([{ id: 'c1', apiKey: 'sk-…', settings: null, backup: null }])
       expect(await opened()).toEqual(['sk-…'])
+    })
+
+    it('keeps values of the pool in a table, and names the row of a value that cannot be read', async () => {
+      await app.query('create table jwks (id text primary key, private_key text not null)')
+      expect(await run('pool')).toEqual([{ id: 'k1', privateKey: '-----BEGIN PRIVATE KEY-----…' }])
+      const [{ private_key: token } = {}] = await app.query('select private_key from jwks')
+      expect(await envelope.pool.decrypt(String(token), { column: 'jwks.private_key' })).toMatch(
+        /^-----BEGIN/,
+      )
+      await insert(['1', 'alice', await envelope.encrypt('alice', 'x', { column: 'credentials.api_key' })])
+      await insert(['2', 'alice', 'plaintext'])
+      expect(await run('unreadable')).toEqual(['2: ERR_NOT_ENCRYPTED'])
     })
 
     it('finds equal values by their fingerprints', async () => {

@@ -3,7 +3,7 @@ import { integer as pgInteger, pgTable } from 'drizzle-orm/pg-core'
 import { integer, sqliteTable } from 'drizzle-orm/sqlite-core'
 import * as onPostgres from '../../src/drizzle/postgres.js'
 import * as onSqlite from '../../src/drizzle/sqlite.js'
-import { EnvelopeCrypto, encryptWithKey, isToken, type Token } from '../../src/index.js'
+import { EnvelopeCrypto, encryptWithKey, isToken, isUnreadable, type Token } from '../../src/index.js'
 
 const inSqlite = sqliteTable('t', {
   id: integer('id').primaryKey(),
@@ -53,6 +53,28 @@ export async function tokens(envelope: EnvelopeCrypto, value: string): Promise<N
   if (result?.ok) made.push(result.value)
   if (isToken(value)) made.push(value)
   return made.map((token) => ({ name: 'x', token }))
+}
+
+const owned = { context: 't.a', ownerColumn: 'userId' }
+export const options = [
+  onSqlite.encryptedText('a', { context: 't.a', owner: 'pool' }),
+  onPostgres.encryptedJson<number[]>('a', owned),
+  onSqlite.encryptedBytes('a', owned),
+]
+const withBytes = pgTable('t', { file: onPostgres.encryptedBytes('file', { context: 't.file' }) })
+export const file: { file: Uint8Array | null } = {} as typeof withBytes.$inferSelect
+// @ts-expect-error bytes are no text
+export const noText: typeof withBytes.$inferInsert = { file: 'text' }
+// @ts-expect-error the column with the user's id is the option ownerColumn
+onSqlite.encryptedText('a', { context: 't.a', owner: 'userId' })
+
+export async function unreadable(envelope: EnvelopeCrypto, read: () => Promise<Row[]>): Promise<string[]> {
+  // The type of the column stays as it is.
+  const rows: Row[] = await envelope.scope('alice', read, { onUnreadable: 'marker' })
+  await envelope.pool.scope(read, { onUnreadable: ({ leftover, error }) => leftover ?? error.code })
+  // @ts-expect-error only these, or a function
+  await envelope.scope('alice', read, { onUnreadable: 'skip' })
+  return rows.flatMap(({ name }) => (isUnreadable(name) ? [name.error.code, name.column ?? ''] : []))
 }
 
 // @ts-expect-error a plain string is no token
