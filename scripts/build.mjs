@@ -31,7 +31,7 @@ const CHUNKS = {
   'key-log': /^key-log\//,
   lifecycle: /^lifecycle\//,
   // Files of an application's tables load no more of the service than this.
-  scope: /^envelope\/scope$/,
+  scope: /^envelope\/(scope|unreadable)$/,
   envelope: /^envelope\//,
   drivers: /^drivers\/(deadline|driver-error|drizzle-db|host-client|retry|sqlite-codes|url)$/,
   'drivers-sqlite': /^drivers\/(.*sqlite.*|libsql)$/,
@@ -44,8 +44,12 @@ const CHUNKS = {
   postgres: /^adapters\/postgres\//,
   columns: /^drizzle\/(encrypted-column|column-guard)$/,
   sources: /^sources\//,
+  // Loads drizzle-orm, which the registry must not.
+  'written-row': /^drizzle\/(written-row|owner-column|fingerprint-rule|query-guard)$/,
   registry: /^drizzle\//,
+  'legacy-readers': /^reencrypt\/legacy\//,
   reencrypt: /^reencrypt\//,
+  integrations: /^integrations\//,
 }
 
 /** The files that package.json names, without their extension: those to import, and all. */

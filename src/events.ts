@@ -32,12 +32,16 @@ export type KeystoreEvent =
     }
   /** A user's keys were erased. */
   | ({ readonly type: 'shredded'; readonly durationMs: number } & ShredReceipt)
-  /** A well-formed token did not open: wrong key, context or user, or tampered with. `userId` is empty for the pool. */
+  /**
+   * A well-formed token did not open: wrong key, context or user, or tampered with. `userId` is empty for the pool. `column` is the entry
+   * `column` of the context, if it has one: that of encrypted columns is their name, and other entries are not shown.
+   */
   | {
       readonly type: 'decryptFailed'
       readonly userId: string
       readonly version: number
       readonly format: 'v2' | 'v3'
+      readonly column?: string
     }
   /**
    * A row's wrapped key does not open under the master key that it names, or `open` found one in format v2 where v2 is not accepted. Its
@@ -68,10 +72,26 @@ export type KeystoreEvent =
       readonly providerCode?: string
       readonly requestId?: string
     }
-  /** The service was opened with `plaintext: 'pass-through'`, which gives up integrity. */
+  /** The service was opened, or an adapter of an auth library started, with `plaintext: 'pass-through'`, which gives up integrity. */
   | { readonly type: 'plaintextPassThrough' }
   /** The store cannot announce changes for now. Rotations and shreds by other processes are noticed when cached keys expire (`cache.ttlMs`). */
   | { readonly type: 'changesSilent'; readonly reason: string }
+
+/** Every type of event. */
+export const EVENT_TYPES = Object.keys({
+  minted: true,
+  unwrapped: true,
+  rotated: true,
+  rewrapped: true,
+  shredded: true,
+  decryptFailed: true,
+  damagedKey: true,
+  keysLost: true,
+  unknownMasterKey: true,
+  masterKeyUnavailable: true,
+  plaintextPassThrough: true,
+  changesSilent: true,
+} satisfies Record<KeystoreEvent['type'], true>) as readonly KeystoreEvent['type'][]
 
 export type EmitEvent = (event: KeystoreEvent) => void
 
@@ -103,10 +123,15 @@ export function eventEmitter({ onEvent }: EventOptions): EmitEvent {
 function diagnosticsChannel(type: KeystoreEvent['type']): Channel {
   let found = channels.get(type)
   if (found === undefined) {
-    found = channel(`drizzle-keystore:${type}`)
+    found = channel(eventChannelName(type))
     channels.set(type, found)
   }
   return found
+}
+
+/** The name of an event's channel of node:diagnostics_channel. */
+export function eventChannelName(type: KeystoreEvent['type']): string {
+  return `drizzle-keystore:${type}`
 }
 
 /** Milliseconds since a value of `performance.now()`. */

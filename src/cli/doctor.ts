@@ -13,6 +13,7 @@ import { tenantIdOf } from '../table.js'
 import { inThisRuntime } from './command-line.js'
 import { assertCanAsk, type ConfirmOptions, isTyped } from './confirm.js'
 import { assertStoreExists, storeName, withoutLibraryAdvice } from './existing-store.js'
+import { fingerprintFindings } from './fingerprint-findings.js'
 import { type LongWorkControls, runLongCommand } from './long-command.js'
 import { printMasterKeys } from './master-key-table.js'
 import { findMasterKeys, type MasterKeyOptions, withMasterKeys } from './master-keys.js'
@@ -147,7 +148,7 @@ async function runChecks(
   const found = [
     ...uncheckedFindings(keys.census, masterKeys),
     ...fileFindings(options),
-    ...(await columnFindings(options)),
+    ...(await columnFindings(store, masterKeys, options)),
   ]
   const lost = isUsable && keyLog !== undefined ? await findLostKeys({ store, keyLog }) : NOTHING_LOST
   const givenUp = lost.count > 0 ? await giveUp(store, lost, options) : undefined
@@ -195,14 +196,19 @@ async function giveUp(
 }
 
 /** @throws ERR_INVALID_ARGUMENT if the schema is not that of the database */
-async function columnFindings(options: DoctorCommandOptions): Promise<ColumnFinding[]> {
+async function columnFindings(
+  store: KeyStore,
+  masterKeys: MasterKeyring,
+  options: DoctorCommandOptions,
+): Promise<ColumnFinding[]> {
   const { schema } = options
   if (schema === undefined) return []
   return withHost(options, async (host) => {
     const findings: ColumnFinding[] = []
     const { registered, unregistered } = await schemaTables(schema, options, host)
     for (const { name, plan, withColumns } of registered)
-      findings.push(...(await sampleColumns(name, withColumns, plan.shape.columns)))
+      findings.push(...(await sampleColumns(name, withColumns, plan.shape.columns, plan.shape.fingerprints)))
+    findings.push(...(await fingerprintFindings(store, masterKeys, options, registered)))
     for (const table of unregistered) findings.push(...(await checkUnregistered(table)))
     return findings
   })

@@ -62,12 +62,12 @@ export function lostKeyFinding({ userId, version, kekId, createdAt, replaced }: 
   return { severity: 'error', kind: LOST_KEY, userId, version, kekId, reason }
 }
 
-/** A tombstone of the pool. No call of ours makes one, but another store or a statement by hand can. */
+/** A tombstone of the pool: of `envelope.pool.shred()`, of another store, or made by hand. */
 export async function poolFindings(store: KeyStore): Promise<Finding[]> {
   const pool = (await store.getActive([''])).get('')
   if (pool === undefined || pool.shreddedAt === null) return []
   const reason =
-    'The pool was shredded, by another store or by hand: every use of it fails. To make it a new key: npx keystore shred-user --pool --forget'
+    'The pool was shredded: every use of it fails. To make it a new key: npx keystore shred-user --pool --forget'
   return [{ severity: 'error', kind: 'poolShredded', userId: '', version: pool.version, reason }]
 }
 

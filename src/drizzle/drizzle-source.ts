@@ -2,6 +2,7 @@
 
 import { invalidArgument, quoted } from '../errors.js'
 import type { ContextOf } from '../format/context.js'
+import type { OwnerOf } from '../sources/owner.js'
 import { tableOn } from '../sources/table-on.js'
 import { tableSource } from '../sources/table-source.js'
 import { contextsByColumn, type PoolOption, poolOf, type ValueSource } from '../sources/value-source.js'
@@ -14,6 +15,7 @@ import {
   tablePartsOf,
 } from './drizzle-table.js'
 import { markOf } from './encrypted-column.js'
+import { fingerprintRoles } from './fingerprint-column.js'
 
 /** The host's drizzle db, on a driver that the stores take. No transaction. */
 export type DrizzleDb =
@@ -28,8 +30,11 @@ export type DrizzleRow<Table extends DrizzleTable> = Table['$inferSelect']
 export interface DrizzleSourceOptions<Row> extends PoolOption {
   /** The columns of the primary key or of another unique key. */
   readonly key: (keyof Row & string) | readonly (keyof Row & string)[]
-  /** The column with the user's id. A number counts as its decimal digits. Null: all values belong to the shared pool. */
-  readonly owner: (keyof Row & string) | null
+  /**
+   * The column with the user's id, where a number counts as its decimal digits; or a function of the row, which is given all of its columns.
+   * Null: all values belong to the shared pool.
+   */
+  readonly owner: (keyof Row & string) | OwnerOf<Row> | null
   /**
    * The columns with values, with or without their contexts. An `encryptedText` or `encryptedJson` column without a context here has
    * the one it declares. Any other column without one has the `context` of `reencrypt`.
@@ -40,8 +45,8 @@ export interface DrizzleSourceOptions<Row> extends PoolOption {
 }
 
 /**
- * Makes a Drizzle table a source of values for `reencrypt`. The rows given to context functions have all columns. If there is no context
- * function, rows have only key, owner and values.
+ * Makes a Drizzle table a source of values for `reencrypt`, and of the fingerprints of these values in columns of `fingerprintText`. The rows given to functions have all columns. If there is no function of the row, legacy
+ * readers are given rows with key, owner and values only.
  *
  * @throws ERR_INVALID_ARGUMENT
  * @example
@@ -64,7 +69,8 @@ export type TablePlan<Row> = ReturnType<typeof tablePlan<Row>>
 /** @param db the drizzle db whose `casing` option and decoding apply; null: column names are as the table has them */
 export function tablePlan<Row>(table: unknown, options: DrizzleSourceOptions<Row>, db: unknown) {
   options = ownOptions(options)
-  const { name, schema, columns } = tablePartsOf(table)
+  const parts = tablePartsOf(table)
+  const { name, schema, columns } = parts
   const columnOf = (what: string, property: unknown): DrizzleColumn => {
     const column = typeof property === 'string' ? columns.get(property) : undefined
     if (column !== undefined) return column
@@ -80,16 +86,31 @@ export function tablePlan<Row>(table: unknown, options: DrizzleSourceOptions<Row
     contextsByColumn<Row>(options.columns as Record<string, ContextOf<Row>>),
     ([property, given]) => {
       const column = columnOf('columns', property)
-      const context = given === undefined ? (markOf(column)?.context ?? undefined) : given
-      return { name: property, column: columnName(column, db), context }
+      const mark = markOf(column)
+      if (mark?.owner === 'pool' && owner !== null)
+        throw invalidArgument(
+          `${quoted(property)} of table ${quoted(name)} holds values of the pool: give it a source of its own, with owner: null`,
+        )
+      const context = given === undefined ? (mark?.context ?? undefined) : given
+      return { name: property, column: columnName(column, db), context, isJson: mark?.kind === 'json' }
     },
   )
+  const fingerprints = Array.from(fingerprintRoles(parts), ([property, role]) => ({
+    ...role,
+    name: property,
+    column: nameOf('a fingerprint column', property),
+  })).filter(({ of }) => swept.some((value) => value.name === of))
   const shape = {
     table: name,
     schema,
     key: keys.map((property) => nameOf('key', property)),
-    owner: owner === null ? null : nameOf('owner, or null for values of the shared pool,', owner),
+    owner:
+      owner === null || typeof owner === 'function'
+        ? null
+        : nameOf('owner, or a function of the row, or null for values of the shared pool,', owner),
+    ownerOfRow: typeof owner === 'function',
     columns: swept.map(({ column }) => column),
+    fingerprints: fingerprints.map(({ column }) => column),
     wholeRows: swept.some(({ context }) => typeof context === 'function'),
     // Drizzle's columns decode dates from text.
     datesAsText: true,
@@ -106,7 +127,8 @@ export function tablePlan<Row>(table: unknown, options: DrizzleSourceOptions<Row
     }
     return row as Row
   }
-  return { shape, columns: swept, pool: poolOf(options), rowOf }
+  const ownerOf = typeof owner === 'function' ? owner : undefined
+  return { shape, columns: swept, fingerprints, pool: poolOf(options), ownerOf, rowOf }
 }
 
 /**

@@ -10,6 +10,7 @@ import { readableRows } from '../key-log/readable-rows.js'
 import { describeRef } from '../master-keys/key-wrap.js'
 import type { CensusRow, KeyStore, StoreMaintenance } from '../store.js'
 import { isTombstone, type KeyRecord, type KeyRef, refKey } from '../table.js'
+import { traced } from '../traced-calls.js'
 import { kindOf } from '../validate.js'
 import { CopiedRows, type CopyOnly } from './copied-rows.js'
 import { CopyFailures, copyable, restoreEach, type Side } from './copy-failures.js'
@@ -102,7 +103,11 @@ const COMPARISON_WEIGHT = 4
  * @example
  * const { equal } = await copyKeys({ from: await openKeyStore('data/keystore.db'), to: await openKeyStore('postgres://…') })
  */
-export async function copyKeys(options: CopyOptions): Promise<CopyReport> {
+export function copyKeys(options: CopyOptions): Promise<CopyReport> {
+  return traced('copyKeys', () => copy(options))
+}
+
+async function copy(options: CopyOptions): Promise<CopyReport> {
   options = checkedOptions(options, 'from', 'to')
   const { from, to, keyLog, applyErasures = false, dryRun = false, signal } = options
   const target = to.maintenance

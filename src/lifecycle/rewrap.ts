@@ -12,6 +12,7 @@ import { rewrapped } from '../master-keys/rewrapped.js'
 import { knowsTenants } from '../master-keys/tenant-roots.js'
 import type { CensusRow, KeyStore, UnreadableRow, WrapChange } from '../store.js'
 import { isTenantRow, type KeyRecord, type KeyRef, refKey, tenantIdOf } from '../table.js'
+import { traced } from '../traced-calls.js'
 import {
   censusFor,
   liveCount,
@@ -134,7 +135,11 @@ const MAX_REMEMBERED = 1000
  * const report = await rewrapAll({ store, masterKeys: masterKeysFromEnv() })
  * const retired = report.masterKeys.filter(({ noRowNeedsIt }) => noRowNeedsIt)
  */
-export async function rewrapAll(options: RewrapOptions): Promise<RewrapReport> {
+export function rewrapAll(options: RewrapOptions): Promise<RewrapReport> {
+  return traced('rewrapAll', () => rewrap(options))
+}
+
+async function rewrap(options: RewrapOptions): Promise<RewrapReport> {
   options = checkedOptions(options, 'store')
   const { store, dryRun = false, format = 'v3', allUsers = false, moveTenants = false, signal } = options
   assertFormat(format)

@@ -7,6 +7,7 @@ import type { MasterKey } from '../master-keys/master-key.js'
 import { parseTenantKekId } from '../master-keys/tenant-keys.js'
 import type { KeyStore } from '../store.js'
 import { isTenantRow, isTombstone, type KeyRecord, MAX_KEY_VERSION, refKey } from '../table.js'
+import { traced } from '../traced-calls.js'
 import { assertUserId, kindOf } from '../validate.js'
 import { totalCount } from './census.js'
 import {
@@ -60,7 +61,11 @@ export interface RotateReport {
  * @example
  * await rotateWhere({ store, masterKeys, olderThanMs: 365 * 24 * 60 * 60 * 1000 })
  */
-export async function rotateWhere(options: RotateWhereOptions): Promise<RotateReport> {
+export function rotateWhere(options: RotateWhereOptions): Promise<RotateReport> {
+  return traced('rotateWhere', () => rotate(options))
+}
+
+async function rotate(options: RotateWhereOptions): Promise<RotateReport> {
   options = checkedOptions(options, 'store')
   const { store, olderThanMs, dryRun = false, signal } = options
   if (typeof olderThanMs !== 'number' || !(olderThanMs >= 0))
@@ -149,7 +154,10 @@ export interface PruneOptions {
   readonly beforeVersion: number
   /** Confirms that a re-encryption has reported no token of these versions left. Tokens that remain can never be decrypted again. */
   readonly tokensReencrypted: true
-  /** Remove version 1 too. All v2 tokens and fingerprints of the user need it. Default false. */
+  /**
+   * Remove version 1 too. All v2 tokens of the user need it. Fingerprints are made with the lowest live version, so those under version 1 then
+   * match nothing until the sweep has made them anew (docs/OPERATIONS.md, "A master key has leaked"). Default false.
+   */
   readonly includeFirst?: boolean
   /** Return the versions, and remove nothing. */
   readonly dryRun?: boolean

@@ -10,6 +10,7 @@ import { knowsTenants } from '../master-keys/tenant-roots.js'
 import { isStray, strayVersion } from '../master-keys/tenant-versions.js'
 import type { CensusRow, KeyStore, StoreFinding } from '../store.js'
 import { isTenantRow, type KeyRecord, type KeyRef, tenantIdOf } from '../table.js'
+import { traced } from '../traced-calls.js'
 import { censusFor, type MasterKeyUse, masterKeyUses, totalCount } from './census.js'
 import { limitFindings } from './limits.js'
 import {
@@ -98,7 +99,11 @@ const CLOCK_TOLERANCE_MS = 5 * 60 * 1000
  * @example
  * const { ok, findings } = await verifyAll({ store, masterKeys: masterKeysFromEnv() })
  */
-export async function verifyAll(options: VerifyOptions): Promise<VerifyReport> {
+export function verifyAll(options: VerifyOptions): Promise<VerifyReport> {
+  return traced('verifyAll', () => verify(options))
+}
+
+async function verify(options: VerifyOptions): Promise<VerifyReport> {
   options = checkedOptions(options, 'store')
   const { store, accept = ['v2', 'v3'], signal } = options
   const keyring = keyringOf(options.masterKeys)
@@ -167,7 +172,7 @@ function checkVersions(
   if (isTenantRow(first)) return
   if (first.version !== 1 && tombstones.length === 0 && !unreadable.has(first.userId)) {
     const reason =
-      'Version 1 was pruned: v2 tokens of the user cannot be opened, and fingerprints cannot be made'
+      'Version 1 was pruned: v2 tokens of the user cannot be opened, and fingerprints under it (f1:) match nothing'
     findings.ofRow('warning', 'withoutFirstVersion', first, reason)
   }
 }

@@ -7,6 +7,7 @@ import {
   type Catalog,
   exactNumber,
   keyFromParts,
+  ownerColumns,
   quoteIdentifier,
   selectedColumns,
   type TableRow,
@@ -67,6 +68,32 @@ export const UNIQUE_KEYS_QUERY = `select pg_catalog.array_to_json(array(
   where i.indrelid ${EQUALS} pg_catalog.to_regclass($1) and i.indisunique and i.indisvalid and i.indpred is null
     and i.indexprs is null`
 
+/** Triggers that run at an update (bit 4 of tgtype, pg_trigger.h), but for those of constraints. */
+export const TRIGGERS_QUERY = `select tgname::pg_catalog.text as name from pg_catalog.pg_trigger
+  where tgrelid ${EQUALS} pg_catalog.to_regclass($1) and not tgisinternal and tgenabled operator(pg_catalog.<>) 'D'
+    and (tgtype operator(pg_catalog.&) 16) operator(pg_catalog.<>) 0`
+
+/** Generated columns, and the columns that they are made of. The dependency is the column's up to Postgres 14, then its expression's. */
+export const GENERATED_QUERY = `select distinct made.attname::pg_catalog.text as name, source.attname::pg_catalog.text as of
+  from pg_catalog.pg_attribute made
+  join pg_catalog.pg_attrdef def on def.adrelid ${EQUALS} made.attrelid and def.adnum ${EQUALS} made.attnum
+  join pg_catalog.pg_depend d on d.refobjid ${EQUALS} made.attrelid and (
+    d.classid ${EQUALS} 'pg_catalog.pg_attrdef'::pg_catalog.regclass and d.objid ${EQUALS} def.oid
+    or d.classid ${EQUALS} 'pg_catalog.pg_class'::pg_catalog.regclass and d.objid ${EQUALS} made.attrelid
+      and d.objsubid ${EQUALS} made.attnum)
+  join pg_catalog.pg_attribute source on source.attrelid ${EQUALS} d.refobjid and source.attnum ${EQUALS} d.refobjsubid
+  where made.attrelid ${EQUALS} pg_catalog.to_regclass($1) and made.attgenerated operator(pg_catalog.<>) ''
+    and source.attnum operator(pg_catalog.<>) made.attnum`
+
+/** Replaces values and ends with an error, so that nothing stays: for a connection on which no transaction can be begun. */
+export function triedOut(replace: string): string {
+  return `with tried as (${replace}) select ('${TRIED_OUT}' operator(pg_catalog.||) pg_catalog.count(written)::pg_catalog.text)::pg_catalog.int4
+    from tried`
+}
+
+/** No number. Postgres quotes it in its error, in any language. */
+export const TRIED_OUT = 'a dry run of drizzle-keystore, rolled back on purpose: '
+
 /** The table as SQL names it. */
 export function qualifiedName({ schema, table }: TableShape): string {
   return schema === undefined
@@ -85,7 +112,8 @@ export function statementsFor(shape: TableShape, columns: readonly PostgresColum
   const names = selectedColumns(shape, catalog)
   const table = qualifiedName(shape)
   const keyTexts = keys.map(({ name }, index) => `${name}::pg_catalog.text as k${index}`).join(', ')
-  const select = `select ${keyTexts}, ${ownerText(shape, '')} as owner,
+  const owner = ownerText(shape, catalog)
+  const select = `select ${keyTexts}, ${owner} as owner,
     ${names.map((name, index) => `${readAs(name, shape, catalog)} as c${index}`).join(', ')} from ${table} as t`
   // With "t.", because a bare name means the result's column "k0", "owner" or "c0" if the table has a column of that name.
   const ordered = (direction: string, limit: number) =>
@@ -96,7 +124,7 @@ export function statementsFor(shape: TableShape, columns: readonly PostgresColum
     next: `${select} where ${isAfterCursor(keys)} ${ordered('asc', keys.length + 1)}`,
     last: `${select} ${ordered('desc', 1)}`,
     count: `select pg_catalog.count(*) as count from ${table}`,
-    replace: (column: string) => replaceStatement(column, shape, keys),
+    replace: (column: string, beside?: string) => replaceStatement(column, beside, shape, keys, owner),
     holding: (column: string) => holdingStatement(column, shape, keys),
     decodeRow: (row: Record<string, unknown>): TableRow => ({
       key: keyFromParts(keyTextsOf(row, keys.length).map((text, index) => keyPart(text, keys[index]?.type))),
@@ -147,9 +175,14 @@ function readAs(name: string, { datesAsText = false }: TableShape, { columns }: 
   return `${quoteIdentifier(name)}::pg_catalog.text${type.endsWith('[]') ? '[]' : ''}`
 }
 
-/** @param prefix of the table, with its dot */
-function ownerText({ owner }: TableShape, prefix: string): string {
-  return owner === null ? 'null::pg_catalog.text' : `${prefix}${quoteIdentifier(owner)}::pg_catalog.text`
+/** The owner of a row of "t" as text. */
+function ownerText(shape: TableShape, catalog: Catalog): string {
+  if (shape.ownerOfRow) {
+    const columns = ownerColumns(shape, catalog).map((name) => `t.${quoteIdentifier(name)}`)
+    const text = `pg_catalog.convert_to(row(${columns.join(', ')})::pg_catalog.text, 'UTF8')`
+    return `pg_catalog.encode(pg_catalog.sha256(${text}), 'hex')`
+  }
+  return shape.owner === null ? 'null::pg_catalog.text' : `t.${quoteIdentifier(shape.owner)}::pg_catalog.text`
 }
 
 /** The values that a statement is given, one array for each of `inputs`, as the rows `input`. */
@@ -172,34 +205,46 @@ function hasKeyOfInput(alias: string, keys: readonly KeyColumn[]): string {
     .join(' and ')
 }
 
-/** Whether the column of `t` has the text of `input`, byte by byte. */
+/** Whether the column of `t` has the text of `input`, byte by byte, or both are null. */
 function hasTextOfInput(column: string, input: string): string {
-  return `t.${quoteIdentifier(column)}::pg_catalog.text collate pg_catalog."C" ${EQUALS} input.${input} collate pg_catalog."C"`
+  return isSameText(`t.${quoteIdentifier(column)}::pg_catalog.text`, `input.${input}`)
+}
+
+function isSameText(a: string, b: string): string {
+  return `(${a} collate pg_catalog."C" ${EQUALS} ${b} collate pg_catalog."C" or ${a} is null and ${b} is null)`
 }
 
 /**
  * The statement that replaces values of one column.
  *
+ * - With `beside`, only where that column too has the text that it was read with.
  * - Locks the rows in the order of their keys before it changes any. Else two sweeps could deadlock. A "for no key update" lock does not
  *   conflict with inserts of rows that refer to them.
  * - "materialized" keeps it from locking all of the rows again for each row, when its statistics are of a nearly empty table.
  * - A row that does not hold the new value afterwards ends the statement by a division by zero, and nothing is changed.
  */
-function replaceStatement(column: string, shape: TableShape, keys: readonly KeyColumn[]): string {
+function replaceStatement(
+  column: string,
+  beside: string | undefined,
+  shape: TableShape,
+  keys: readonly KeyColumn[],
+  owner: string,
+): string {
   const table = qualifiedName(shape)
-  const ownerOfRow = ownerText(shape, 't.')
-  const zero = `(pg_catalog.length(input.new) operator(pg_catalog.-) pg_catalog.length(input.new))`
+  const inputs = [...keyInputs(keys), 'owner', 'old', 'new', ...(beside === undefined ? [] : ['beside'])]
+  const isBeside = beside === undefined ? '' : ` and ${hasTextOfInput(beside, 'beside')}`
+  const newLength = "pg_catalog.length(coalesce(input.new, ''))"
+  const zero = `(${newLength} operator(pg_catalog.-) ${newLength})`
   return `update ${table} as t set ${quoteIdentifier(column)} = input.new
       from (
         with locked as materialized (
-          select input.* from ${inputRows([...keyInputs(keys), 'owner', 'old', 'new'])}
+          select input.* from ${inputRows(inputs)}
           join ${table} as k on ${hasKeyOfInput('k', keys)}
           order by ${keys.map((key) => `k.${key.name}`).join(', ')} for no key update of k)
         select * from locked
       ) as input
       where ${hasKeyOfInput('t', keys)} and ${hasTextOfInput(column, 'old')}
-        and (${ownerOfRow} collate pg_catalog."C" ${EQUALS} input.owner collate pg_catalog."C"
-          or ${ownerOfRow} is null and input.owner is null)
+        and ${isSameText(owner, 'input.owner')}${isBeside}
         and (select ${MAKE_DURABLE}) is not null
       returning ${keyOfInput(keys)}, case when ${hasTextOfInput(column, 'new')} then 1
         else 1 operator(pg_catalog./) ${zero} end as written`

@@ -1,7 +1,15 @@
 /** Makes a table a source of values for the sweep. */
 import type { ContextOf } from '../format/context.js'
-import type { SqlTable, TableRow } from './table.js'
-import type { ValueCell, ValueSource } from './value-source.js'
+import { foresee } from './foresee.js'
+import { type OwnerOf, ownerFrom } from './owner.js'
+import type { ColumnChange, SqlTable, TableRow } from './table.js'
+import {
+  type FingerprintRole,
+  keyText,
+  type ValueCell,
+  type ValueChange,
+  type ValueSource,
+} from './value-source.js'
 
 /** A column with values. */
 interface ViewColumn<Row> {
@@ -10,13 +18,24 @@ interface ViewColumn<Row> {
   /** What the database calls it. */
   readonly column: string
   readonly context: ContextOf<Row> | undefined
+  /** Whether the plaintexts are JSON. */
+  readonly isJson?: boolean
+}
+
+/** A column with fingerprints. `of` is the name of the column with their values. */
+export interface ViewFingerprint extends FingerprintRole {
+  readonly name: string
+  readonly column: string
 }
 
 /** How the caller sees the table's rows. */
-interface TableView<Row> {
+export interface TableView<Row> {
   readonly columns: readonly ViewColumn<Row>[]
+  readonly fingerprints?: readonly ViewFingerprint[]
   /** Whether values whose owner is null belong to the shared pool. */
   readonly pool: boolean
+  /** Tells the owner, with a shape that has `ownerOfRow`. */
+  readonly ownerOf?: OwnerOf<Row> | undefined
   /** Makes what context functions and legacy readers are given. */
   rowOf(values: TableRow['values']): Row
   /** Closes the connection, if it is the source's own. */
@@ -24,36 +43,69 @@ interface TableView<Row> {
 }
 
 export function tableSource<Row>(table: SqlTable, view: TableView<Row>): ValueSource<Row> {
-  const columnOf = new Map(view.columns.map(({ name, column }) => [name, column]))
-  const nameOf = new Map(view.columns.map(({ name, column }) => [column, name]))
+  const { fingerprints = [] } = view
+  const all = [...view.columns, ...fingerprints]
+  const columnNames = new Map(all.map(({ name, column }) => [name, column]))
+  const viewNames = new Map(all.map(({ name, column }) => [column, name]))
+  const columnOf = (name: string) => columnNames.get(name) ?? name
+  // What the rows being swept have as owner in the database, where the application makes another one of it.
+  const owners = new Map<string, string | null>()
+  const withStoredOwner = <Change extends ColumnChange>(change: Change): Change[] => {
+    if (view.ownerOf === undefined) return [change]
+    const owner = owners.get(keyText(change.key))
+    return owner === undefined ? [] : [{ ...change, owner }]
+  }
+  const replace = async (changes: readonly ColumnChange[]) => {
+    const replaced = await table.replace(changes.flatMap(withStoredOwner))
+    return replaced.map(({ key, column }) => ({ key, column: viewNames.get(column) ?? column }))
+  }
+  const inDatabase = (change: ValueChange): ValueChange => ({ ...change, column: columnOf(change.column) })
   return {
     pool: view.pool,
     async *pages({ limit }) {
-      for await (const rows of table.pages(limit)) yield rows.flatMap((row) => cellsOf(row, view))
+      for await (const rows of table.pages(limit)) {
+        for (const { key, owner } of rows) owners.set(keyText(key), owner)
+        yield rows.flatMap((row) => cellsOf(row, view))
+        for (const { key } of rows) owners.delete(keyText(key))
+      }
     },
-    async replace(changes) {
-      const replaced = await table.replace(
-        changes.map((change) => ({ ...change, column: columnOf.get(change.column) ?? change.column })),
-      )
-      return replaced.map(({ key, column }) => ({ key, column: nameOf.get(column) ?? column }))
+    replace: (changes) => replace(changes.map(inDatabase)),
+    async foresee(changes) {
+      const [column] = changes.map(({ column }) => column)
+      if (column === undefined) return []
+      const stored = changes.map(inDatabase).flatMap(withStoredOwner)
+      return foresee(table, { name: column, column: columnOf(column) }, stored)
     },
-    count: async () => (await table.countRows()) * view.columns.length,
+    replaceFingerprints: (changes) =>
+      replace(
+        changes.map(({ column, of, ...change }) => {
+          const beside = { ...of, column: columnOf(of.column) }
+          return { ...change, column: columnOf(column), of: beside }
+        }),
+      ),
+    count: async () => (await table.countRows()) * all.length,
     close: async () => view.close?.(),
   }
 }
 
-function cellsOf<Row>(
-  { key, owner, values, defect }: TableRow,
-  { columns, rowOf }: TableView<Row>,
+/** The values and fingerprints of a row. */
+export function cellsOf<Row>(
+  { key, values, ...found }: TableRow,
+  { columns, fingerprints = [], rowOf, ownerOf }: TableView<Row>,
 ): ValueCell<Row>[] {
   const row = rowOf(values)
-  return columns.map(({ name, column, context }) => ({
-    key,
-    column: name,
-    owner,
-    value: values[column] as ValueCell['value'],
-    context,
-    row,
-    defect,
-  }))
+  const { owner, defect } =
+    ownerOf === undefined || found.defect !== undefined ? found : ownerFrom(ownerOf, row)
+  const cellOf = ({ name, column }: { readonly name: string; readonly column: string }) => {
+    const value = values[column] as ValueCell['value']
+    return { key, column: name, owner, value, row, defect }
+  }
+  return [
+    ...columns.map((column) => ({
+      ...cellOf(column),
+      context: column.context,
+      isJson: column.isJson ?? false,
+    })),
+    ...fingerprints.map((column) => ({ ...cellOf(column), fingerprint: column })),
+  ]
 }

@@ -1,7 +1,8 @@
 /** One table of the host application as the sweep reads and changes it, in either dialect. */
 import { invalidArgument, type KeystoreError, printable, quoted, StoreError } from '../errors.js'
 import { kindOf } from '../validate.js'
-import type { ValueChange, ValueKey, ValueRef } from './value-source.js'
+import type { Refusal } from './finding.js'
+import type { FingerprintChange, ValueChange, ValueKey, ValueRef } from './value-source.js'
 
 /** Which columns of a table are read and replaced. All names are those of the database. */
 export interface TableShape {
@@ -10,10 +11,17 @@ export interface TableShape {
   readonly table: string
   /** The columns of a unique key. */
   readonly key: readonly string[]
-  /** The column with the user's id; null: the values are the shared pool's. */
+  /** The column with the user's id; null: there is none. */
   readonly owner: string | null
+  /**
+   * Whether the application makes the owner of the whole row. What rows have as owner is then the text of all columns but those with values
+   * and fingerprints, so that a value is replaced only if nothing has changed of what its owner may depend on.
+   */
+  readonly ownerOfRow?: boolean
   /** The columns with values. */
   readonly columns: readonly string[]
+  /** The columns with fingerprints of values. */
+  readonly fingerprints?: readonly string[]
   /** Whether to read all columns. */
   readonly wholeRows: boolean
   /** Postgres only: whether to read dates and times as the database's text, instead of what the driver makes of them. */
@@ -22,7 +30,7 @@ export interface TableShape {
 
 export interface TableRow {
   readonly key: ValueKey
-  /** As text, whatever type the column has. */
+  /** As text, whatever type the column has. Null where the shape has no owner. */
   readonly owner: string | null
   /** By column, as the driver returns them. */
   readonly values: Readonly<Record<string, unknown>>
@@ -39,8 +47,27 @@ export interface SqlTable {
   /** The last rows in the order of the key. */
   lastRows(limit: number): Promise<readonly TableRow[]>
   /** Replaces each value that is still as it was read. @returns the values that were replaced */
-  replace(changes: readonly ValueChange[]): Promise<readonly ValueRef[]>
+  replace(changes: readonly ColumnChange[]): Promise<readonly ValueRef[]>
   countRows(): Promise<number>
+  /** Makes changes of one column and takes them back. @returns why the database refuses them; null if it does not */
+  tryOut(changes: readonly ColumnChange[]): Promise<Refusal | null>
+  /** What changes of values set off in the table. */
+  sideEffects(): Promise<SideEffects>
+}
+
+export interface SideEffects {
+  /** The names of triggers that run at an update. */
+  readonly triggers: readonly string[]
+  /** The names of generated columns, each with a column that it is made of, or null if that is not known. */
+  readonly generated: readonly (readonly [name: string, of: string | null])[]
+}
+
+/** A change of a value, or of a fingerprint as long as its value is as it was read. */
+export type ColumnChange = ValueChange | FingerprintChange
+
+/** What a change depends on besides its own column. */
+export function valueBeside(change: ColumnChange): FingerprintChange['of'] | null {
+  return 'of' in change ? change.of : null
 }
 
 /** A column in the database's catalogue. */
@@ -64,9 +91,17 @@ export function quoteIdentifier(name: string): string {
   return `"${name.replaceAll('"', '""')}"`
 }
 
+/** The columns that an owner may depend on which is made of the row. */
+export function ownerColumns({ columns, fingerprints = [] }: TableShape, catalog: Catalog): string[] {
+  const swept = new Set([...columns, ...fingerprints])
+  return catalog.columns.map(({ name }) => name).filter((name) => !swept.has(name))
+}
+
 /** The names of the columns to select: the key, the columns with values or all columns, and the owner. */
-export function selectedColumns({ key, owner, columns, wholeRows }: TableShape, catalog: Catalog): string[] {
-  const read = wholeRows ? catalog.columns.map(({ name }) => name) : columns
+export function selectedColumns(shape: TableShape, catalog: Catalog): string[] {
+  const { key, owner, columns, fingerprints = [], wholeRows, ownerOfRow } = shape
+  const read =
+    wholeRows || ownerOfRow ? catalog.columns.map(({ name }) => name) : [...columns, ...fingerprints]
   return [...new Set([...key, ...read, ...(owner === null ? [] : [owner])])]
 }
 
@@ -78,8 +113,8 @@ export function keyFromParts(parts: readonly (string | number | bigint)[]): Valu
   return parts.length === 1 ? (parts[0] as ValueKey) : parts
 }
 
-export function groupByColumn(changes: readonly ValueChange[]): Map<string, ValueChange[]> {
-  const groups = new Map<string, ValueChange[]>()
+export function groupByColumn(changes: readonly ColumnChange[]): Map<string, ColumnChange[]> {
+  const groups = new Map<string, ColumnChange[]>()
   for (const change of changes) {
     const group = groups.get(change.column)
     if (group) group.push(change)
@@ -101,7 +136,8 @@ export function exactNumber(value: bigint): number | bigint {
  * @throws ERR_INVALID_ARGUMENT
  */
 export function assertShape(shape: TableShape, { columns, uniqueKeys }: Catalog): void {
-  const { table, key, owner, columns: swept } = shape
+  const { table, key, owner, columns: values, fingerprints = [] } = shape
+  const swept = [...values, ...fingerprints]
   const names = new Set(columns.map(({ name }) => name))
   for (const name of [...key, ...(owner === null ? [] : [owner]), ...swept]) {
     if (!names.has(name)) throw invalidArgument(`table ${quoted(table)} has no column ${quoted(name)}`)
@@ -114,7 +150,7 @@ export function assertShape(shape: TableShape, { columns, uniqueKeys }: Catalog)
     const column = columns.find((column) => column.name === name)
     if (column?.isText === false)
       throw invalidArgument(
-        `column ${quoted(name)} must be of text to hold tokens, it is ${printable(column.type)}`,
+        `column ${quoted(name)} must be of text to hold tokens or fingerprints, it is ${printable(column.type)}`,
       )
   }
   if (!uniqueKeys.some((unique) => unique.every((name) => key.includes(name)))) {
@@ -127,9 +163,6 @@ export function assertShape(shape: TableShape, { columns, uniqueKeys }: Catalog)
 export function tableNotFound(name: string): Error {
   return invalidArgument(`there is no table ${printable(name)} in this database`)
 }
-
-/** Why a change was undone: the altered token would be lost, and with it what it holds. */
-export const ALTERED_BY_TRIGGER = 'a trigger alters what is written to it, so nothing was'
 
 /** The error for rows with a null in the key: pages by key would skip them. */
 export function nullKeyError({ table, key }: TableShape): Error {

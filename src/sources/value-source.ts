@@ -2,7 +2,9 @@
 
 import { invalidArgument, type KeystoreError } from '../errors.js'
 import { type ContextOf, contextMaker } from '../format/context.js'
+import type { FingerprintKind } from '../format/fingerprint.js'
 import { kindOf } from '../validate.js'
+import type { SourceFinding } from './finding.js'
 
 /** Names a row: its primary key, or the parts of a composite one in their order. */
 export type ValueKey = string | number | bigint | readonly (string | number | bigint)[]
@@ -19,6 +21,10 @@ export interface ValueCell<Row = unknown> {
   readonly context?: ContextOf<Row> | undefined
   /** What context functions and legacy readers are given. */
   readonly row?: Row
+  /** Whether its plaintext must be JSON, as that of an `encryptedJson` column: what is none is reported and left as it is. */
+  readonly isJson?: boolean
+  /** Absent: it is a value. Else it is the fingerprint of one: the sweep makes it anew if it does not match. */
+  readonly fingerprint?: FingerprintRole | undefined
   /** Why nothing can be done with it: its key or its owner cannot be read without loss. It is reported and left as it is. */
   readonly defect?: KeystoreError | undefined
 }
@@ -35,6 +41,20 @@ export interface ValueChange extends ValueRef {
   readonly from: string
   /** A token. */
   readonly to: string
+}
+
+/** What a stored fingerprint is made of. */
+export interface FingerprintRole {
+  /** The column of the value, whose cell the same page has. */
+  readonly of: string
+  readonly kind: FingerprintKind
+}
+
+/** A change of a fingerprint, which is written only while the value, too, is as it was read. */
+export interface FingerprintChange extends ValueRef {
+  readonly from: string | null
+  readonly to: string | null
+  readonly of: { readonly column: string; readonly value: string | null }
 }
 
 /**
@@ -67,6 +87,16 @@ export interface ValueSource<Row = unknown> {
   replace(
     changes: readonly ValueChange[],
   ): Promise<readonly Pick<ValueRef, 'key' | 'column'>[]> | readonly Pick<ValueRef, 'key' | 'column'>[]
+  /** {@link replace} for fingerprints. Required only of a source whose pages have some. */
+  replaceFingerprints?(
+    changes: readonly FingerprintChange[],
+  ): Promise<readonly Pick<ValueRef, 'key' | 'column'>[]> | readonly Pick<ValueRef, 'key' | 'column'>[]
+  /**
+   * For a dry run: makes changes of one column as {@link replace} would, and takes them back.
+   *
+   * @returns what refuses or alters them there, and what they set off; quotes no value
+   */
+  foresee?(changes: readonly ValueChange[]): Promise<readonly SourceFinding[]>
   /** Whether values whose owner is null belong to the shared pool. Default false: they are reported and left as they are. */
   readonly pool?: boolean
   /** How many values `pages` gives, for reports of progress. */
@@ -86,6 +116,11 @@ export interface PoolOption {
    * key opens them for everybody. True by itself where the source has no owners at all (`owner: null`).
    */
   readonly pool?: boolean
+}
+
+/** A text for a key, as of a map. */
+export function keyText(key: ValueKey): string {
+  return JSON.stringify(key, (_, part) => (typeof part === 'bigint' ? `${part}n` : part))
 }
 
 /** @throws ERR_INVALID_ARGUMENT */

@@ -103,7 +103,7 @@ describe.each(dialects)('on %s', (dialect) => {
     expect(warned.stdout).toContain('credentials, column note: 1 of 5 rows looked at hold tokens')
     expect(warned.stdout).not.toContain(token.slice(0, 12))
 
-    await host.app.query(`update credentials set api_key = 'v3:cut' where id = 5`)
+    await host.app.query(`update credentials set api_key = 'v3:AAAAcut' where id = 5`)
     expect(kinds(host.json<VerifyReport>(doctor).report.findings)).toEqual([
       'error malformedToken',
       'warning unregistered',

@@ -20,19 +20,33 @@ import { type HostProject, hostProject } from '../support/host-project.js'
 import { type RawDatabase, rawDatabase } from '../support/raw-database.js'
 import { hasRedis, startRedis } from '../support/redis-server.js'
 
-const guides = ['COLUMNS', 'REENCRYPT'].map((name) => readFileSync(`docs/${name}.md`, 'utf8'))
+/** Another test runs this section: rollout.test.ts. */
+const PATH = /^## From a plaintext table to the check constraint$.*?(?=^## )/ms
+const guides = ['COLUMNS', 'REENCRYPT'].map((name) =>
+  readFileSync(`docs/${name}.md`, 'utf8').replace(PATH, ''),
+)
 const blocksIn = (language: string) => guides.flatMap((guide) => codeBlocks(guide, language))
 const redisSource = readFileSync('examples/redis-source.ts', 'utf8')
 
 /** Blocks that are whole files, found by words in them. */
-const FILES = { schema: 'sqliteTable(', registry: 'defineEncrypted({' }
+const FILES = {
+  schema: 'export const credentials = sqliteTable(',
+  logins: "fingerprintText('email_fingerprint'",
+  registry: 'defineEncrypted({',
+  validators: 'createInsertSchema(credentials',
+}
 /** Blocks that are the body of a function, found by words in them, and the expression that it returns. */
 const BODIES = {
   column: [
-    'await envelope.scope(',
+    'db.insert(credentials).values(',
     'rows satisfies { apiKey: string; settings: { model: string } | null }[]',
   ],
-  fingerprint: ['await envelope.fingerprint(', 'fingerprint satisfies string'],
+  pool: ['await envelope.pool.scope(', 'keys satisfies { id: string; privateKey: string }[]'],
+  unreadable: ['isUnreadable(apiKey)', 'broken satisfies string[]'],
+  fingerprint: [
+    'fingerprintMatches(logins',
+    'login satisfies { emailFingerprint: string | null } | undefined',
+  ],
   rows: ['await decryptRows(', '{ rows, errors }'],
   sweep: ['drizzleSource(db', '{ left, failed }'],
   redis: ['redisSource(client', 'reports'],
@@ -80,7 +94,7 @@ function forDialect(dialect: Dialect, code: string): string {
 
 function filesFor(dialect: Dialect): [string, string][] {
   const files = Object.entries(FILES).map(([name, words]) => [name, forDialect(dialect, blockWith(words))])
-  const bodies = Object.entries(BODIES).map(([name, body]) => [name, moduleOf(body)])
+  const bodies = Object.entries(BODIES).map(([name, body]) => [name, forDialect(dialect, moduleOf(body))])
   const all = [...files, ...bodies, ['given', given(dialect)], ['redis-source', redisSource]]
   return all.map(([name, text = '']) => [`${dialect}/${name}.ts`, text])
 }
@@ -96,11 +110,24 @@ it('runs all code of the guides', () => {
   expect(fences).toHaveLength(2 * (blocksIn('ts').length + blocksIn('sh').length))
 })
 
+it('says how many others a truncated fingerprint finds', () => {
+  const rows = guides.join('').match(/^\| (?:4|8|12|16) \|.*$/gm) ?? []
+  expect(rows).toHaveLength(4)
+  for (const row of rows) {
+    const [bits = 0, ...others] = row.match(/\d[\d.]*/g) ?? []
+    const expected = [100, 1000, 10_000].map((n) => (n - 1) / 2 ** Number(bits))
+    for (const [index, figure] of expected.entries())
+      expect(Math.abs(Number(others[index]) - figure), row).toBeLessThan(figure / 10)
+  }
+})
+
 describe('in an application', () => {
   let project: HostProject
   // Compiled once for both dialects: the compiler takes longer than all runs.
   beforeAll(() => {
-    project = hostProject(Object.fromEntries(dialects.flatMap(filesFor)))
+    project = hostProject(Object.fromEntries(dialects.flatMap(filesFor)), {
+      drivers: ['better-sqlite3', 'pg', 'drizzle-zod', 'zod'],
+    })
   })
   afterAll(() => project?.remove())
 
@@ -145,6 +172,14 @@ describe('in an application', () => {
       )
     }
 
+    it('makes schemas of the table that check the plaintext', async () => {
+      const { newCredential } = await load('validators')
+      const row = { id: 'c1', userId: 'alice', apiKey: 'sk-1', settings: { model: 'gpt' } }
+      expect(newCredential.parse(row)).toEqual(row)
+      for (const wrong of [{ apiKey: 123 }, { apiKey: 'plain' }, { settings: {} }])
+        expect(newCredential.safeParse({ ...row, ...wrong }).success).toBe(false)
+    })
+
     it('declares columns whose values are plaintexts to the application and tokens to the database', async () => {
       const { credentials } = await load('schema')
       const { checks } = dialect === 'sqlite' ? sqliteTable(credentials) : postgresTable(credentials)
@@ -153,15 +188,30 @@ describe('in an application', () => {
       expect(await opened()).toEqual(['sk-…'])
     })
 
-    it('finds equal values by their fingerprints', async () => {
-      const print = await run('fingerprint', { apiKey: 'sk-1' })
-      await envelope.rotateUserKey('alice')
-      expect(await run('fingerprint', { apiKey: 'sk-1' })).toBe(print)
-      expect(await run('fingerprint', { apiKey: 'sk-2' })).not.toBe(print)
-      const pending = envelope.scope('alice', (alice) =>
-        alice.fingerprint('sk-1', { name: 'credentials.api_key' }),
+    it('keeps values of the pool in a table, and names the row of a value that cannot be read', async () => {
+      await app.query('create table jwks (id text primary key, private_key text not null)')
+      expect(await run('pool')).toEqual([{ id: 'k1', privateKey: '-----BEGIN PRIVATE KEY-----…' }])
+      const [{ private_key: token } = {}] = await app.query('select private_key from jwks')
+      expect(await envelope.pool.decrypt(String(token), { column: 'jwks.private_key' })).toMatch(
+        /^-----BEGIN/,
       )
-      expect(await pending).toBe(print)
+      await insert(['1', 'alice', await envelope.encrypt('alice', 'x', { column: 'credentials.api_key' })])
+      await insert(['2', 'alice', 'plaintext'])
+      expect(await run('unreadable')).toEqual(['2: ERR_NOT_ENCRYPTED'])
+    })
+
+    it('finds equal values by their fingerprints', async () => {
+      await app.query(
+        'create table logins (id text primary key, user_id text not null, email text, email_fingerprint text unique)',
+      )
+      const found = await run('fingerprint')
+      expect(found).toMatchObject({ id: 'l1', userId: 'alice', email: ' Alice@Example.org' })
+      const options = { name: 'logins.email', normalize: ['trim', 'lowercase'] } as const
+      const print = await envelope.fingerprint('alice', 'alice@example.org', options)
+      expect(found.emailFingerprint).toBe(print)
+      expect(await envelope.scope('alice', (alice) => alice.fingerprint('ALICE@example.org', options))).toBe(
+        print,
+      )
     })
 
     it('decrypts rows of many users, and none whose value was exchanged', async () => {

@@ -41,6 +41,7 @@ const CORE_NAMES = [
   'generateMasterKey',
   'isEncrypted',
   'isToken',
+  'isUnreadable',
   'listTenants',
   'localMasterKey',
   'loggedStore',
@@ -59,7 +60,18 @@ const CORE_NAMES = [
 ]
 
 /** What the entry of the sweep offers. */
-const REENCRYPT_NAMES = ['defineEncrypted', 'drizzleSource', 'jsonlSource', 'reencrypt', 'sqlSource']
+const REENCRYPT_NAMES = [
+  'aesPartsReader',
+  'betterAuthReader',
+  'cloakReader',
+  'defineEncrypted',
+  'drizzleSource',
+  'jsonlSource',
+  'n8nReader',
+  'payloadReader',
+  'reencrypt',
+  'sqlSource',
+]
 
 /** The files that the core entry loads: itself, and one for each of its wings. One more makes every start slower. */
 const CORE_FILES = [
@@ -122,12 +134,20 @@ describe('the packed package', () => {
         './kms/gcp',
         './kms/pkcs11',
         './kms/vault',
+        './better-auth',
+        './auth-js',
+        './hono',
+        './opentelemetry',
         './testing',
         './package.json',
       ]),
     )
     expect(await namesOf(PACKAGE)).toEqual(CORE_NAMES)
     expect(await namesOf(`${PACKAGE}/reencrypt`)).toEqual(REENCRYPT_NAMES)
+    expect(await namesOf(`${PACKAGE}/better-auth`)).toEqual(['betterAuthColumns', 'encryptedAdapter'])
+    expect(await namesOf(`${PACKAGE}/auth-js`)).toEqual(['encryptedAdapter'])
+    expect(await namesOf(`${PACKAGE}/hono`)).toEqual(['keystoreScope'])
+    expect(await namesOf(`${PACKAGE}/opentelemetry`)).toEqual(['instrumentKeystore'])
     for (const service of ['aws', 'azure', 'gcp', 'vault'])
       expect(await namesOf(`${PACKAGE}/kms/${service}`)).toEqual([`${service}MasterKey`])
   })

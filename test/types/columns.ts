@@ -3,7 +3,7 @@ import { integer as pgInteger, pgTable } from 'drizzle-orm/pg-core'
 import { integer, sqliteTable } from 'drizzle-orm/sqlite-core'
 import * as onPostgres from '../../src/drizzle/postgres.js'
 import * as onSqlite from '../../src/drizzle/sqlite.js'
-import { EnvelopeCrypto, encryptWithKey, isToken, type Token } from '../../src/index.js'
+import { EnvelopeCrypto, encryptWithKey, isToken, isUnreadable, type Token } from '../../src/index.js'
 
 const inSqlite = sqliteTable('t', {
   id: integer('id').primaryKey(),
@@ -11,6 +11,7 @@ const inSqlite = sqliteTable('t', {
   name: onSqlite.encryptedText('name', { context: { table: 't', column: 'name' } }).notNull(),
   data: onSqlite.encryptedJson<{ n: number }>('data', { context: 't.data' }),
   token: onSqlite.tokenText('token'),
+  nameFingerprint: onSqlite.fingerprintText('name_fp', { of: 'name', normalize: ['nfc'] }).notNull(),
 })
 const inPostgres = pgTable('t', {
   id: pgInteger('id').primaryKey(),
@@ -18,6 +19,7 @@ const inPostgres = pgTable('t', {
   name: onPostgres.encryptedText('name', { context: { table: 't', column: 'name' } }).notNull(),
   data: onPostgres.encryptedJson<{ n: number }>('data', { context: 't.data' }),
   token: onPostgres.tokenText('token'),
+  nameFingerprint: onPostgres.fingerprintText('name_fp', { of: 'name', normalize: ['nfc'] }).notNull(),
 })
 
 type Row = typeof inSqlite.$inferSelect
@@ -28,7 +30,14 @@ export const same: readonly [Row, NewRow] = [
   {} as typeof inPostgres.$inferSelect,
   {} as typeof inPostgres.$inferInsert,
 ]
-export const row: Row = { id: 1, note: null, name: 'x', data: { n: 1 }, token: null }
+export const row: Row = {
+  id: 1,
+  note: null,
+  name: 'x',
+  data: { n: 1 },
+  token: null,
+  nameFingerprint: 'f1:…',
+}
 
 export async function tokens(envelope: EnvelopeCrypto, value: string): Promise<NewRow[]> {
   const handle = await envelope.user('alice')
@@ -44,6 +53,28 @@ export async function tokens(envelope: EnvelopeCrypto, value: string): Promise<N
   if (result?.ok) made.push(result.value)
   if (isToken(value)) made.push(value)
   return made.map((token) => ({ name: 'x', token }))
+}
+
+const owned = { context: 't.a', ownerColumn: 'userId' }
+export const options = [
+  onSqlite.encryptedText('a', { context: 't.a', owner: 'pool' }),
+  onPostgres.encryptedJson<number[]>('a', owned),
+  onSqlite.encryptedBytes('a', owned),
+]
+const withBytes = pgTable('t', { file: onPostgres.encryptedBytes('file', { context: 't.file' }) })
+export const file: { file: Uint8Array | null } = {} as typeof withBytes.$inferSelect
+// @ts-expect-error bytes are no text
+export const noText: typeof withBytes.$inferInsert = { file: 'text' }
+// @ts-expect-error the column with the user's id is the option ownerColumn
+onSqlite.encryptedText('a', { context: 't.a', owner: 'userId' })
+
+export async function unreadable(envelope: EnvelopeCrypto, read: () => Promise<Row[]>): Promise<string[]> {
+  // The type of the column stays as it is.
+  const rows: Row[] = await envelope.scope('alice', read, { onUnreadable: 'marker' })
+  await envelope.pool.scope(read, { onUnreadable: ({ leftover, error }) => leftover ?? error.code })
+  // @ts-expect-error only these, or a function
+  await envelope.scope('alice', read, { onUnreadable: 'skip' })
+  return rows.flatMap(({ name }) => (isUnreadable(name) ? [name.error.code, name.column ?? ''] : []))
 }
 
 // @ts-expect-error a plain string is no token
