@@ -44,6 +44,8 @@ const CHUNKS = {
   postgres: /^adapters\/postgres\//,
   columns: /^drizzle\/(encrypted-column|column-guard)$/,
   sources: /^sources\//,
+  // Loads drizzle-orm, which the registry must not.
+  'written-row': /^drizzle\/written-row$/,
   registry: /^drizzle\//,
   reencrypt: /^reencrypt\//,
   integrations: /^integrations\//,

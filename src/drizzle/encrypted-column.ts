@@ -87,7 +87,7 @@ export const tokenCodec: ColumnCodec<Token> = {
 }
 
 /** @throws ERR_NO_SCOPE */
-function handleInScope() {
+export function handleInScope() {
   const handle = currentHandle()
   if (handle !== undefined) return handle
   throw new KeystoreError(

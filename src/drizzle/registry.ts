@@ -7,6 +7,7 @@ import { kindOf, ownOptions } from '../validate.js'
 import { type DrizzleDb, type DrizzleRow, drizzleSource } from './drizzle-source.js'
 import { type DrizzleTable, type TableParts, tablePartsOf } from './drizzle-table.js'
 import { markOf } from './encrypted-column.js'
+import { fingerprintRoles } from './fingerprint-column.js'
 
 /** A table, and what the table itself does not tell. Columns go by their property names. */
 export interface EncryptedTableOptions<Table extends DrizzleTable> extends PoolOption {
@@ -43,7 +44,7 @@ const REGISTRY = Symbol.for('drizzle-keystore/registry')
 const OWNER_NAMES = ['userId', 'user_id', 'ownerId', 'owner_id', 'owner']
 
 /**
- * Registers the tables with encrypted columns. Finds the columns of `encryptedText` and `encryptedJson` itself. Export the registry from
+ * Registers the tables with encrypted columns. Finds the columns of `encryptedText`, `encryptedJson` and `fingerprintText` itself. Export the registry from
  * a module of your schema: `keystore reencrypt --schema FILE` and `keystore doctor --schema FILE` then go over all of its tables.
  *
  * @throws ERR_INVALID_ARGUMENT if the key, the owner or a context is neither given nor found
@@ -117,6 +118,8 @@ function encryptedTable(name: string, given: AnyTableOptions): EncryptedTable {
     if (!parts.columns.has(property))
       throw invalidArgument(`table ${printable(name)} has no property ${quoted(property)}`)
   }
+  // They are found again where they are swept: this is for the errors.
+  fingerprintRoles(parts)
   const pool = poolOf({ ...options, owner })
   return { name, table, key: typeof key === 'string' ? [key] : key, owner, pool, columns: contexts }
 }

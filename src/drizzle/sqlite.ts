@@ -1,6 +1,12 @@
 /** Encrypted columns for Drizzle tables on SQLite. Exported as `drizzle-keystore/drizzle/sqlite`. */
 import { sql } from 'drizzle-orm'
-import { type AnySQLiteColumn, type CheckBuilder, check, customType } from 'drizzle-orm/sqlite-core'
+import {
+  type AnySQLiteColumn,
+  type CheckBuilder,
+  check,
+  customType,
+  SQLiteDialect,
+} from 'drizzle-orm/sqlite-core'
 import type { Token } from '../format/token.js'
 import { guardedBuilder } from './column-guard.js'
 import {
@@ -14,8 +20,12 @@ import {
   tokenCodec,
   tokenShapes,
 } from './encrypted-column.js'
+import type { FingerprintColumnOptions } from './fingerprint-column.js'
+import { fingerprintBuilder } from './fingerprint-rule.js'
 
 export type { EncryptedColumnOptions, TokenCheckOptions } from './encrypted-column.js'
+export type { FingerprintColumnOptions } from './fingerprint-column.js'
+export { fingerprintMatches } from './fingerprint-rule.js'
 
 /**
  * A text column that is stored encrypted: the application sees the plaintext, the database a token. Inside `envelope.scope(userId, …)`
@@ -49,6 +59,28 @@ export function encryptedJson<T>(name: string, options: EncryptedColumnOptions):
 export function tokenText(name: string): ColumnBuilder<Token> {
   return column<Token>(name, tokenCodec)
 }
+
+/**
+ * A text column with the fingerprints of another column, by which its values can be found and kept unique. It fills itself when that column is
+ * written in a scope: null for null. {@link fingerprintMatches} compares it. `.unique()` refuses the same value twice for one user; with a
+ * column of the pool's, twice for all. Fingerprints show which rows of one user have equal values: docs/COLUMNS.md, "Fingerprints".
+ *
+ * @throws ERR_INVALID_ARGUMENT
+ * @example
+ * const credentials = sqliteTable('credentials', {
+ *   id: text('id').primaryKey(),
+ *   apiKey: encryptedText('api_key', { context: 'credentials.api_key' }).notNull(),
+ *   apiKeyFingerprint: fingerprintText('api_key_fingerprint', { of: 'apiKey' }),
+ * })
+ */
+export function fingerprintText(name: string, options: FingerprintColumnOptions): FingerprintBuilder {
+  const define = (toDriver: (value: string) => string) =>
+    customType<{ data: string; driverData: string }>({ dataType: () => 'text', toDriver })(name)
+  return fingerprintBuilder(define, options, SQLiteDialect.prototype) as FingerprintBuilder
+}
+
+/** An insert needs no value of it. */
+type FingerprintBuilder = ReturnType<ColumnBuilder<string>['$defaultFn']>
 
 /** By Drizzle's own function: the inferred type would be that of 0.45, also in an application with 1.0. */
 type ColumnBuilder<Value> = ReturnType<ReturnType<typeof customType<{ data: Value; driverData: string }>>>

@@ -64,6 +64,7 @@ export class EnvelopeCrypto {
       'decryptBytes',
       'user',
       'fingerprint',
+      'fingerprints',
       'getOrCreateUserKey',
       'rotateUserKey',
       'shredUser',
@@ -235,20 +236,34 @@ export class EnvelopeCrypto {
   }
 
   /**
-   * Makes a fingerprint of a user's value. Equal values of one user and name have equal fingerprints, and no rotation changes them. Use it
-   * for unique indexes, and to find a value without decrypting. Who holds the user's data key can test guesses against it.
+   * Makes a fingerprint of a user's value: equal for equal values of one user, name, `normalize` and `bits`. Use it for unique indexes, and to
+   * find a value without decrypting. Rotations do not change it. It is made with the lowest live version of the user's key, so it changes
+   * when version 1 is pruned (docs/OPERATIONS.md). Who holds the user's data key can test guesses against it.
    *
-   * @returns 46 characters, `f1:…`
-   * @throws ERR_INVALID_ARGUMENT · ERR_KEY_SHREDDED · ERR_KEY_NOT_FOUND (version 1 was pruned) · ERR_STORE · ERR_CLOSED …
+   * @returns `f1:…`, 46 characters, or `f2:VERSION:…`; fewer with `bits`
+   * @throws ERR_INVALID_ARGUMENT · ERR_KEY_SHREDDED · ERR_KEY_NOT_FOUND · ERR_UNWRAP_FAILED · ERR_STORE · ERR_CLOSED …
    * @example
    * const fingerprint = await envelope.fingerprint('alice', 'sk-…', { name: 'credentials.api_key' })
    */
   async fingerprint(userId: string, value: string, options: FingerprintOptions): Promise<string> {
     this.#assertOpen()
     assertUserId(userId)
-    const name = assertFingerprintArguments(value, options)
+    const kind = assertFingerprintArguments(value, options)
     if (isTurnDue()) await nextTurn()
-    return (await this.#keys.first(userId)).fingerprint(name, value)
+    return (await this.#keys.lowest(userId)).fingerprint(kind, value)
+  }
+
+  /**
+   * All fingerprints that a stored one of this value may be: one for each live version of the user's key, that of {@link fingerprint} first.
+   * Mostly one; more while versions are being pruned.
+   *
+   * @throws like {@link fingerprint}
+   * @example
+   * const found = inArray(table.fingerprint, await envelope.fingerprints('alice', 'sk-…', { name: 'credentials.api_key' }))
+   */
+  async fingerprints(userId: string, value: string, options: FingerprintOptions): Promise<string[]> {
+    const kind = assertFingerprintArguments(value, options)
+    return (await this.user(userId)).fingerprintsOf(value, kind)
   }
 
   /**

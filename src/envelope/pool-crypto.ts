@@ -33,7 +33,12 @@ export class PoolCrypto {
 
   static {
     // Their first argument is the secret.
-    traceMethods(PoolCrypto.prototype, null, ['encrypt', 'decrypt', 'handle', 'fingerprint'], 'pool.')
+    traceMethods(
+      PoolCrypto.prototype,
+      null,
+      ['encrypt', 'decrypt', 'handle', 'fingerprint', 'fingerprints'],
+      'pool.',
+    )
   }
 
   /** @param masterKeys local ones, primary first @internal */
@@ -90,15 +95,26 @@ export class PoolCrypto {
 
   /**
    * Makes a fingerprint under the pool's key. It shows which values of all users are equal, and outlives the shredding of any user. Use it
-   * to find out whose a leaked key is.
+   * to find out whose a leaked key is. See `envelope.fingerprint`.
    *
    * @throws ERR_INVALID_ARGUMENT · ERR_KEY_SHREDDED · ERR_STORE · ERR_CLOSED …
    */
   async fingerprint(value: string, options: FingerprintOptions): Promise<string> {
     this.#assertOpen()
-    const name = assertFingerprintArguments(value, options)
+    const kind = assertFingerprintArguments(value, options)
     if (isTurnDue()) await nextTurn()
-    return (await this.#keys.first(POOL_USER_ID)).fingerprint(name, value)
+    return (await this.#keys.lowest(POOL_USER_ID)).fingerprint(kind, value)
+  }
+
+  /** {@link fingerprint} under every live version of the pool's key: see `envelope.fingerprints`. */
+  async fingerprints(value: string, options: FingerprintOptions): Promise<string[]> {
+    this.#assertOpen()
+    const kind = assertFingerprintArguments(value, options)
+    const keys = await this.#keys.all(POOL_USER_ID, true)
+    return new UserHandle(POOL_USER_ID, keys, this.#policy, this.#emit, this.#assertOpen).fingerprintsOf(
+      value,
+      kind,
+    )
   }
 
   /**

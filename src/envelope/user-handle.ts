@@ -3,7 +3,11 @@
 import { describeUser, isKeystoreError, KeystoreError, keyShredded, quoted } from '../errors.js'
 import type { EmitEvent } from '../events.js'
 import { contextPieces, type EncryptionContext } from '../format/context.js'
-import { assertFingerprintArguments, type FingerprintOptions } from '../format/fingerprint.js'
+import {
+  assertFingerprintArguments,
+  type FingerprintKind,
+  type FingerprintOptions,
+} from '../format/fingerprint.js'
 import { decryptionFailed, type Token, textOf } from '../format/token.js'
 import type { UserKeys } from '../keys/cache.js'
 import { type DataKey, openToken } from '../keys/data-key.js'
@@ -112,11 +116,28 @@ export class UserHandle {
     throw decryptionFailed()
   }
 
-  /** `envelope.fingerprint`. @throws ERR_INVALID_ARGUMENT · ERR_KEY_NOT_FOUND (version 1 was pruned) · ERR_UNWRAP_FAILED … */
+  /** `envelope.fingerprint`. @throws ERR_INVALID_ARGUMENT · ERR_UNWRAP_FAILED · ERR_KEY_SHREDDED · ERR_CLOSED … */
   fingerprint(value: string, options: FingerprintOptions): string {
+    return this.fingerprintUnder('lowest', value, assertFingerprintArguments(value, options))
+  }
+
+  /** `envelope.fingerprints`. @throws like {@link fingerprint} */
+  fingerprints(value: string, options: FingerprintOptions): string[] {
+    return this.fingerprintsOf(value, assertFingerprintArguments(value, options))
+  }
+
+  /** @internal */
+  fingerprintUnder(version: 'lowest' | 'newest', value: string, kind: FingerprintKind): string {
     this.#assertUsable()
-    const name = assertFingerprintArguments(value, options)
-    return this.#version(1).fingerprint(name, value)
+    const wanted = version === 'lowest' ? Math.min(...this.#keys.versions.keys()) : this.version
+    return this.#version(wanted).fingerprint(kind, value)
+  }
+
+  /** Under all live versions, ascending. If one of them does not open, it throws: a look-up would miss what is under it. @internal */
+  fingerprintsOf(value: string, kind: FingerprintKind): string[] {
+    this.#assertUsable()
+    const versions = [...this.#keys.versions.keys()].sort((a, b) => a - b)
+    return versions.map((version) => this.#version(version).fingerprint(kind, value))
   }
 
   #open(token: string, context: EncryptionContext | undefined): Buffer {
