@@ -27,6 +27,7 @@ import { PoolCrypto } from './pool-crypto.js'
 import { runInScope } from './scope.js'
 import { Secret } from './secret.js'
 import { type EncryptOptions, refuseToken, type TokenPolicy } from './token-policy.js'
+import { TRACED } from './traced.js'
 import { UserHandle, type UserOptions } from './user-handle.js'
 
 /**
@@ -57,25 +58,7 @@ export class EnvelopeCrypto {
   #closing: Promise<void> | undefined
 
   static {
-    traceMethods(EnvelopeCrypto.prototype, 'userId', [
-      'encrypt',
-      'encryptBytes',
-      'decrypt',
-      'decryptBytes',
-      'user',
-      'fingerprint',
-      'fingerprints',
-      'getOrCreateUserKey',
-      'rotateUserKey',
-      'shredUser',
-    ])
-    traceMethods(EnvelopeCrypto.prototype, 'items', ['encryptMany', 'decryptMany'])
-    traceMethods(EnvelopeCrypto.prototype, 'tenantId', [
-      'rotateTenantKey',
-      'shredTenant',
-      'moveTenant',
-      'evictTenant',
-    ])
+    traceMethods(EnvelopeCrypto.prototype, TRACED)
   }
 
   private constructor(resolved: ResolvedOptions) {

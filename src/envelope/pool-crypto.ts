@@ -13,6 +13,7 @@ import type { LocalMasterKey } from '../master-keys/local.js'
 import { traceMethods } from '../traced-calls.js'
 import { ownOptions } from '../validate.js'
 import { type EncryptOptions, refuseToken, type TokenPolicy } from './token-policy.js'
+import { TRACED_OF_POOL } from './traced.js'
 import { UserHandle, type UserOptions } from './user-handle.js'
 
 /** The owner of the pool's key. No user can have this id. */
@@ -32,13 +33,7 @@ export class PoolCrypto {
   readonly #derived = new Map<string, Promise<KeyObject>>()
 
   static {
-    // Their first argument is the secret.
-    traceMethods(
-      PoolCrypto.prototype,
-      null,
-      ['encrypt', 'decrypt', 'handle', 'fingerprint', 'fingerprints'],
-      'pool.',
-    )
+    traceMethods(PoolCrypto.prototype, TRACED_OF_POOL, 'pool.')
   }
 
   /** @param masterKeys local ones, primary first @internal */
