@@ -82,8 +82,9 @@ export function tablePlan<Row>(table: unknown, options: DrizzleSourceOptions<Row
     contextsByColumn<Row>(options.columns as Record<string, ContextOf<Row>>),
     ([property, given]) => {
       const column = columnOf('columns', property)
-      const context = given === undefined ? (markOf(column)?.context ?? undefined) : given
-      return { name: property, column: columnName(column, db), context }
+      const mark = markOf(column)
+      const context = given === undefined ? (mark?.context ?? undefined) : given
+      return { name: property, column: columnName(column, db), context, fields: mark?.fields }
     },
   )
   const fingerprints = Array.from(fingerprintRoles(parts), ([property, role]) => ({
@@ -97,6 +98,7 @@ export function tablePlan<Row>(table: unknown, options: DrizzleSourceOptions<Row
     key: keys.map((property) => nameOf('key', property)),
     owner: owner === null ? null : nameOf('owner, or null for values of the shared pool,', owner),
     columns: swept.map(({ column }) => column),
+    json: swept.filter(({ fields }) => fields !== undefined).map(({ column }) => column),
     fingerprints: fingerprints.map(({ column }) => column),
     wholeRows: swept.some(({ context }) => typeof context === 'function'),
     // Drizzle's columns decode dates from text.
