@@ -4,7 +4,8 @@
  * query would silently match nothing.
  */
 import { invalidArgument } from '../errors.js'
-import { type ColumnCodec, markColumn, refuseComparison } from './encrypted-column.js'
+import { type AnyCodec, markColumn, refuseComparison, refuseUnseenRow } from './encrypted-column.js'
+import type { RowGuard } from './owner-column.js'
 
 /** The methods of a column builder that `sqliteTable` and `pgTable` call. Drizzle does not declare them. */
 interface BuilderHooks {
@@ -25,10 +26,16 @@ interface BuiltColumn {
 /** Drizzle sets it on the table of an aliased column. Relational queries use aliases too. Nothing is written through an alias. */
 const IS_ALIAS = Symbol.for('drizzle:IsAlias')
 
-/** Makes a builder mark the columns that it builds, and guard them if their values cannot be compared. @returns the builder itself */
+/**
+ * Makes a builder mark the columns that it builds, and guard them if their values cannot be compared.
+ *
+ * @param guardRow of a column that needs the other values of its row: it encodes in the column's place
+ * @returns the builder itself
+ */
 export function guardedBuilder<Builder extends object, Value>(
   builder: Builder,
-  codec: ColumnCodec<Value>,
+  codec: AnyCodec<Value>,
+  guardRow?: RowGuard,
 ): Builder {
   const hooks = builder as Builder & BuilderHooks
   const { setName, build } = hooks
@@ -41,12 +48,19 @@ export function guardedBuilder<Builder extends object, Value>(
   hooks.build = function (this: BuilderHooks, table) {
     const column = build.call(this, table)
     markColumn(column, codec.mark)
+    if (guardRow !== undefined) {
+      guardRow(table, key, column.mapToDriverValue.bind(column))
+      column.mapToDriverValue = refuseUnseenRow
+    }
     if (!isComparable) guardComparisons(table, key, column)
     return column
   }
   if (hooks.array !== undefined) hooks.array = refuseArray
   if (!isComparable) {
-    hooks.default = refuseDefault
+    const setDefault = hooks.default
+    hooks.default = function (this: BuilderHooks, value) {
+      return codec.canBeDefault?.(value) === true ? setDefault.call(this, value) : refuseDefault()
+    }
     hooks.unique = refuseUnique
     hooks.primaryKey = refuseUnique
   }

@@ -5,7 +5,7 @@ import { fingerprintVersion } from '../format/fingerprint.js'
 import type { FingerprintRole } from '../sources/value-source.js'
 import { assertPlaintext, kindOf } from '../validate.js'
 import { tablePartsOf } from './drizzle-table.js'
-import { handleInScope } from './encrypted-column.js'
+import { handleInScope, refuseUnseenRow } from './encrypted-column.js'
 import {
   type FingerprintColumnOptions,
   fingerprintMark,
@@ -13,7 +13,7 @@ import {
   fingerprintRoles,
   markFingerprint,
 } from './fingerprint-column.js'
-import { refuseUnseenRow, setRowRule, type WrittenRow, watchWrites } from './written-row.js'
+import { setRowRule, type WrittenRow, watchWrites } from './written-row.js'
 
 /** What an insert gets for the column before its rule fills it: with it, Drizzle's types do not ask for a value. */
 const UNFILLED = Object.freeze({ unfilled: true }) as unknown as string

@@ -1,10 +1,12 @@
 /** Encrypted columns for Drizzle tables on Postgres. Exported as `drizzle-keystore/drizzle/postgres`. */
 import { sql } from 'drizzle-orm'
 import { type AnyPgColumn, type CheckBuilder, check, customType, PgDialect } from 'drizzle-orm/pg-core'
+import { invalidArgument } from '../errors.js'
 import type { Token } from '../format/token.js'
 import { guardedBuilder } from './column-guard.js'
 import {
-  type ColumnCodec,
+  type AnyCodec,
+  bytesCodec,
   driverFunctions,
   type EncryptedColumnOptions,
   jsonCodec,
@@ -14,17 +16,21 @@ import {
   tokenCodec,
   tokenShapes,
 } from './encrypted-column.js'
+import { type EncryptedFieldsOptions, fieldsCodec } from './encrypted-fields.js'
 import type { FingerprintColumnOptions } from './fingerprint-column.js'
 import { fingerprintBuilder } from './fingerprint-rule.js'
+import { ownerGuard } from './owner-column.js'
 
 export type { EncryptedColumnOptions, TokenCheckOptions } from './encrypted-column.js'
+export type { EncryptedFieldsOptions } from './encrypted-fields.js'
 export type { FingerprintColumnOptions } from './fingerprint-column.js'
 export { fingerprintMatches } from './fingerprint-rule.js'
 
 /**
  * A text column that is stored encrypted: the application sees the plaintext, the database a token. Inside `envelope.scope(userId, …)`
- * writes encrypt and reads decrypt, synchronously. Outside a scope both throw ERR_NO_SCOPE. Reading another user's row throws
- * ERR_DECRYPTION_FAILED. Null and undefined are stored as they are.
+ * writes encrypt and reads decrypt, synchronously; with `owner: 'pool'`, inside `envelope.pool.scope(…)`. Outside a scope both throw
+ * ERR_NO_SCOPE. Reading another user's row throws ERR_DECRYPTION_FAILED, unless the scope's `onUnreadable` says otherwise. With `ownerColumn`,
+ * writing another user's row throws ERR_WRONG_OWNER. Null and undefined are stored as they are.
  *
  * Encrypted values cannot be compared: `eq` and other operators throw ERR_INVALID_ARGUMENT, and so do `.default()`, `.unique()` and
  * `.primaryKey()`.
@@ -44,6 +50,34 @@ export function encryptedText(name: string, options: EncryptedColumnOptions): Co
 /** Like {@link encryptedText}, for any value that JSON can express. `null` is stored as SQL's NULL. */
 export function encryptedJson<T>(name: string, options: EncryptedColumnOptions): ColumnBuilder<T> {
   return column(name, jsonCodec<T>(options))
+}
+
+/** Like {@link encryptedText}, for bytes. */
+export function encryptedBytes(name: string, options: EncryptedColumnOptions): ColumnBuilder<Uint8Array> {
+  return column(name, bytesCodec(options))
+}
+
+/**
+ * A JSON column some fields of which are stored encrypted: the others stay readable, and SQL can query them. Fields are strings, null or absent;
+ * each is a token of its own, bound to its place in the value. Scopes, owners and errors are as with {@link encryptedText}.
+ *
+ * @param options `type` is the column's type, `'jsonb'` by default
+ * @throws ERR_INVALID_ARGUMENT without a context, or without paths
+ * @example
+ * const integrations = pgTable('integrations', {
+ *   id: text('id').primaryKey(),
+ *   settings: encryptedFields<{ model: string; apiKey: string | null }>('settings', {
+ *     context: 'integrations.settings',
+ *     paths: ['apiKey'],
+ *   }),
+ * })
+ */
+export function encryptedFields<T>(
+  name: string,
+  { type = 'jsonb', ...options }: EncryptedFieldsOptions<T> & { readonly type?: 'json' | 'jsonb' },
+): ColumnBuilder<T> {
+  if (type !== 'json' && type !== 'jsonb') throw invalidArgument("type must be 'json' or 'jsonb'")
+  return column(name, fieldsCodec(options as EncryptedFieldsOptions<T>), type)
 }
 
 /**
@@ -79,12 +113,16 @@ type FingerprintBuilder = ReturnType<ColumnBuilder<string>['$defaultFn']>
 /** By Drizzle's own function: the inferred type would be that of 0.45, also in an application with 1.0. */
 type ColumnBuilder<Value> = ReturnType<ReturnType<typeof customType<{ data: Value; driverData: string }>>>
 
-function column<Value>(name: string, codec: ColumnCodec<Value>): ColumnBuilder<Value> {
+function column<Value>(
+  name: string,
+  codec: AnyCodec<Value>,
+  type: 'text' | 'json' | 'jsonb' = 'text',
+): ColumnBuilder<Value> {
   const define = customType<{ data: Value; driverData: string }>({
-    dataType: () => 'text',
+    dataType: () => type,
     ...driverFunctions(codec),
   })
-  return guardedBuilder(define(name), codec)
+  return guardedBuilder(define(name), codec, ownerGuard(codec.mark, PgDialect.prototype))
 }
 
 /**

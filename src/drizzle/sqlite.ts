@@ -10,7 +10,8 @@ import {
 import type { Token } from '../format/token.js'
 import { guardedBuilder } from './column-guard.js'
 import {
-  type ColumnCodec,
+  type AnyCodec,
+  bytesCodec,
   driverFunctions,
   type EncryptedColumnOptions,
   jsonCodec,
@@ -20,17 +21,21 @@ import {
   tokenCodec,
   tokenShapes,
 } from './encrypted-column.js'
+import { type EncryptedFieldsOptions, fieldsCodec } from './encrypted-fields.js'
 import type { FingerprintColumnOptions } from './fingerprint-column.js'
 import { fingerprintBuilder } from './fingerprint-rule.js'
+import { ownerGuard } from './owner-column.js'
 
 export type { EncryptedColumnOptions, TokenCheckOptions } from './encrypted-column.js'
+export type { EncryptedFieldsOptions } from './encrypted-fields.js'
 export type { FingerprintColumnOptions } from './fingerprint-column.js'
 export { fingerprintMatches } from './fingerprint-rule.js'
 
 /**
  * A text column that is stored encrypted: the application sees the plaintext, the database a token. Inside `envelope.scope(userId, …)`
- * writes encrypt and reads decrypt, synchronously. Outside a scope both throw ERR_NO_SCOPE. Reading another user's row throws
- * ERR_DECRYPTION_FAILED. Null and undefined are stored as they are.
+ * writes encrypt and reads decrypt, synchronously; with `owner: 'pool'`, inside `envelope.pool.scope(…)`. Outside a scope both throw
+ * ERR_NO_SCOPE. Reading another user's row throws ERR_DECRYPTION_FAILED, unless the scope's `onUnreadable` says otherwise. With `ownerColumn`,
+ * writing another user's row throws ERR_WRONG_OWNER. Null and undefined are stored as they are.
  *
  * Encrypted values cannot be compared: `eq` and other operators throw ERR_INVALID_ARGUMENT, and so do `.default()`, `.unique()` and
  * `.primaryKey()`.
@@ -50,6 +55,29 @@ export function encryptedText(name: string, options: EncryptedColumnOptions): Co
 /** Like {@link encryptedText}, for any value that JSON can express. `null` is stored as SQL's NULL. */
 export function encryptedJson<T>(name: string, options: EncryptedColumnOptions): ColumnBuilder<T> {
   return column(name, jsonCodec<T>(options))
+}
+
+/** Like {@link encryptedText}, for bytes. */
+export function encryptedBytes(name: string, options: EncryptedColumnOptions): ColumnBuilder<Uint8Array> {
+  return column(name, bytesCodec(options))
+}
+
+/**
+ * A JSON column some fields of which are stored encrypted: the others stay readable, and SQL can query them. Fields are strings, null or absent;
+ * each is a token of its own, bound to its place in the value. Scopes, owners and errors are as with {@link encryptedText}.
+ *
+ * @throws ERR_INVALID_ARGUMENT without a context, or without paths
+ * @example
+ * const integrations = sqliteTable('integrations', {
+ *   id: text('id').primaryKey(),
+ *   settings: encryptedFields<{ model: string; apiKey: string | null }>('settings', {
+ *     context: 'integrations.settings',
+ *     paths: ['apiKey'],
+ *   }),
+ * })
+ */
+export function encryptedFields<T>(name: string, options: EncryptedFieldsOptions<T>): ColumnBuilder<T> {
+  return column(name, fieldsCodec(options))
 }
 
 /**
@@ -85,12 +113,12 @@ type FingerprintBuilder = ReturnType<ColumnBuilder<string>['$defaultFn']>
 /** By Drizzle's own function: the inferred type would be that of 0.45, also in an application with 1.0. */
 type ColumnBuilder<Value> = ReturnType<ReturnType<typeof customType<{ data: Value; driverData: string }>>>
 
-function column<Value>(name: string, codec: ColumnCodec<Value>): ColumnBuilder<Value> {
+function column<Value>(name: string, codec: AnyCodec<Value>): ColumnBuilder<Value> {
   const define = customType<{ data: Value; driverData: string }>({
     dataType: () => 'text',
     ...driverFunctions(codec),
   })
-  return guardedBuilder(define(name), codec)
+  return guardedBuilder(define(name), codec, ownerGuard(codec.mark, SQLiteDialect.prototype))
 }
 
 /**

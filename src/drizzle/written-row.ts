@@ -9,7 +9,7 @@
  * encoded when the statement is rendered, placeholders at each execution. So a rule must not need a scope; what it hands to `write` may.
  *
  * A host may have two copies of drizzle-orm, of which only one is watched. A column that needs its row must therefore refuse to encode
- * outside a rule ({@link refuseUnseenRow}), and must not store something else instead.
+ * outside a rule (`refuseUnseenRow` of encrypted-column.ts), and must not store something else instead.
  */
 import { Column, is, Param, Placeholder, SQL, sql } from 'drizzle-orm'
 import { invalidArgument, quoted } from '../errors.js'
@@ -226,12 +226,4 @@ function applyRules(rules: Rules, row: WrittenRow): void {
 
 function columnsOf(table: object): Columns {
   return (table as { readonly [COLUMNS]: Columns })[COLUMNS]
-}
-
-/** @throws ERR_INVALID_ARGUMENT, always: a value came to the column past the rules of its table */
-export function refuseUnseenRow(): never {
-  throw invalidArgument(
-    'An encrypted column that needs the other values of its row was written past its table. Use insert().values() and update().set(); ' +
-      'if you do, the application has two copies of drizzle-orm: let drizzle-keystore find the same one (npm ls drizzle-orm)',
-  )
 }

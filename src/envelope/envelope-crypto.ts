@@ -2,7 +2,7 @@
 
 import { invalidArgument, KeystoreError } from '../errors.js'
 import { isTurnDue, nextTurn, weightOf } from '../event-loop.js'
-import { durationSince, type EmitEvent } from '../events.js'
+import type { EmitEvent } from '../events.js'
 import { contextPieces, type EncryptionContext } from '../format/context.js'
 import { assertFingerprintArguments, type FingerprintOptions } from '../format/fingerprint.js'
 import type { Format } from '../format/formats.js'
@@ -16,19 +16,20 @@ import { type TenantMove, type TenantRotation, Tenants } from '../keys/tenants.j
 import { checkMasterKeys } from '../master-keys/check.js'
 import { assertMasterKey } from '../master-keys/keyring.js'
 import type { MasterKey } from '../master-keys/master-key.js'
-import { type ShredReceipt, type ShredUserOptions, shredIn } from '../shred.js'
+import type { ShredReceipt, ShredUserOptions } from '../shred.js'
 import type { KeyStore } from '../store.js'
 import { tenantUserId } from '../table.js'
 import { traceMethods } from '../traced-calls.js'
-import { assertTenantId, assertUserId, kindOf, ownOptions } from '../validate.js'
+import { assertTenantId, assertUserId, ownOptions } from '../validate.js'
 import { BulkCrypto, type DecryptItem, type EncryptItem, type ItemResult } from './bulk.js'
+import { eraseKeys } from './erase.js'
 import { type EnvelopeCryptoOptions, type ResolvedOptions, resolveOptions } from './options.js'
-import { PoolCrypto } from './pool-crypto.js'
-import { runInScope } from './scope.js'
+import { POOL_USER_ID, PoolCrypto } from './pool-crypto.js'
+import { runInScope, scopeArguments } from './scope.js'
 import { Secret } from './secret.js'
 import { type EncryptOptions, refuseToken, type TokenPolicy } from './token-policy.js'
 import { TRACED } from './traced.js'
-import { UserHandle, type UserOptions } from './user-handle.js'
+import { type ScopeOptions, UserHandle, type UserOptions } from './user-handle.js'
 
 /**
  * Per-user envelope encryption.
@@ -79,7 +80,8 @@ export class EnvelopeCrypto {
     this.#keys = new KeyCache(store, keyring, this.#tenants, policy, cache, emit)
     const assertOpen = () => this.#assertOpen()
     this.#bulk = new BulkCrypto(this.#keys, tokenPolicy, emit, assertOpen)
-    this.pool = new PoolCrypto(this.#keys, keyring.local, tokenPolicy, emit, assertOpen)
+    const shred = (options: ShredUserOptions) => eraseKeys(store, this.#keys, emit, POOL_USER_ID, options)
+    this.pool = new PoolCrypto(this.#keys, this.#bulk, keyring.local, tokenPolicy, emit, assertOpen, shred)
   }
 
   /**
@@ -204,18 +206,21 @@ export class EnvelopeCrypto {
   }
 
   /**
-   * Runs `work` with the user's keys in force for encrypted columns, until what it returns has settled.
+   * Runs `work` with the user's keys in force for encrypted columns, until what it returns has settled. The scope of the pool
+   * (`envelope.pool.scope`) may stand in it or around it.
    *
+   * @param options `onUnreadable` decides what becomes of a stored value that cannot be read; by default its query fails
+   * @throws like {@link user}
    * @example
    * const rows = await envelope.scope('alice', () => db.select().from(credentials))
    */
   async scope<T>(
     userId: string,
     work: (handle: UserHandle) => T | PromiseLike<T>,
-    options: UserOptions = {},
+    options: ScopeOptions = {},
   ): Promise<T> {
-    if (typeof work !== 'function') throw invalidArgument(`work must be a function, got ${kindOf(work)}`)
-    return runInScope(await this.user(userId, options), work)
+    const onUnreadable = scopeArguments(work, options)
+    return runInScope('user', { handle: await this.user(userId, options), onUnreadable }, work)
   }
 
   /**
@@ -289,28 +294,7 @@ export class EnvelopeCrypto {
   async shredUser(userId: string, options: ShredUserOptions = {}): Promise<ShredReceipt> {
     this.#assertOpen()
     assertUserId(userId)
-    const { forget } = ownOptions(options)
-    if (isTurnDue()) await nextTurn()
-    return this.#shred(userId, forget, this.#keys)
-  }
-
-  async #shred(
-    userId: string,
-    forget: boolean | undefined,
-    keys: Pick<KeyCache, 'shredded' | 'mayHaveChanged'>,
-  ): Promise<ShredReceipt> {
-    const start = performance.now()
-    let receipt: ShredReceipt
-    try {
-      receipt = await shredIn(this.#store, userId, { forget })
-    } catch (error) {
-      // It may be done all the same: nothing more may be encrypted under what is in memory.
-      keys.mayHaveChanged(userId)
-      throw error
-    }
-    keys.shredded(userId, receipt.forget)
-    this.#emit({ type: 'shredded', ...receipt, durationMs: durationSince(start) })
-    return receipt
+    return eraseKeys(this.#store, this.#keys, this.#emit, userId, options)
   }
 
   /**
@@ -342,8 +326,7 @@ export class EnvelopeCrypto {
   async shredTenant(tenantId: string, options: ShredUserOptions = {}): Promise<ShredReceipt> {
     this.#assertOpen()
     assertTenantId(tenantId)
-    const { forget } = ownOptions(options)
-    return this.#shred(tenantUserId(tenantId), forget, this.#tenants)
+    return eraseKeys(this.#store, this.#tenants, this.#emit, tenantUserId(tenantId), options)
   }
 
   /**

@@ -16,5 +16,7 @@ export const TRACED = {
   tenantId: ['rotateTenantKey', 'shredTenant', 'moveTenant', 'evictTenant'],
 } as const
 
-/** Their first argument is the secret. */
-export const TRACED_OF_POOL = { secret: ['encrypt', 'decrypt', 'handle', 'fingerprint'] } as const
+export const TRACED_OF_POOL = {
+  secret: ['encrypt', 'encryptBytes', 'decrypt', 'decryptBytes', 'handle', 'fingerprint', 'rotate', 'shred'],
+  items: ['encryptMany', 'decryptMany'],
+} as const

@@ -2,6 +2,7 @@
 
 import type { EmitEvent } from '../events.js'
 import { importKey, type KeyObject, type XaesKey } from '../format/aead.js'
+import { columnIn } from '../format/context.js'
 import { preAuthExtend } from '../format/encoding.js'
 import { type FingerprintKind, fingerprintOf } from '../format/fingerprint.js'
 import type { Format } from '../format/formats.js'
@@ -119,7 +120,13 @@ export function openToken(
   try {
     return key.open(token, context)
   } catch (error) {
-    emit({ type: 'decryptFailed', userId: key.userId, version: token.version, format: token.format })
+    emit({
+      type: 'decryptFailed',
+      userId: key.userId,
+      version: token.version,
+      format: token.format,
+      ...columnIn(context),
+    })
     throw error
   }
 }

@@ -10,7 +10,8 @@ import { type FieldPath, type FieldPlace, isField, pathsThrough } from './field-
  */
 export function withProperty(text: string, name: string, value: string): string | null {
   let found: Span | null = null
-  for (const property of propertiesOf(text, text.indexOf('{'))) if (property.name === name) found = property.value
+  for (const property of propertiesOf(text, text.indexOf('{')))
+    if (property.name === name) found = property.value
   return found && withValues(text, [{ span: found, value }])
 }
 

@@ -88,8 +88,7 @@ function cellsOf<Row>(
   return [
     ...columns.flatMap((column) => {
       const { context, fields } = column
-      if (fields !== undefined && context !== undefined)
-        return fieldCells.of(cellOf(column), fields, context)
+      if (fields !== undefined && context !== undefined) return fieldCells.of(cellOf(column), fields, context)
       return [{ ...cellOf(column), context }]
     }),
     ...fingerprints.map((column) => ({ ...cellOf(column), fingerprint: column })),
