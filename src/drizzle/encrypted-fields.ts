@@ -69,6 +69,13 @@ export function fieldsCodec<Value>(options: EncryptedFieldsOptions<Value>): Fiel
         codecOf(placeName(place)).decode(field as string),
       ) as Value
     },
+    canBeDefault(value) {
+      let hasNone = true
+      withFields(value, paths, () => {
+        hasNone = false
+      })
+      return hasNone
+    },
   }
 }
 

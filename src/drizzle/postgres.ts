@@ -3,6 +3,7 @@ import { sql } from 'drizzle-orm'
 import { type AnyPgColumn, type CheckBuilder, check, customType, PgDialect } from 'drizzle-orm/pg-core'
 import { invalidArgument } from '../errors.js'
 import type { Token } from '../format/token.js'
+import { ownOptions } from '../validate.js'
 import { guardedBuilder } from './column-guard.js'
 import {
   type AnyCodec,
@@ -74,10 +75,11 @@ export function encryptedBytes(name: string, options: EncryptedColumnOptions): C
  */
 export function encryptedFields<T>(
   name: string,
-  { type = 'jsonb', ...options }: EncryptedFieldsOptions<T> & { readonly type?: 'json' | 'jsonb' },
+  options: EncryptedFieldsOptions<T> & { readonly type?: 'json' | 'jsonb' },
 ): ColumnBuilder<T> {
+  const { type = 'jsonb', ...others } = ownOptions(options ?? {})
   if (type !== 'json' && type !== 'jsonb') throw invalidArgument("type must be 'json' or 'jsonb'")
-  return column(name, fieldsCodec(options as EncryptedFieldsOptions<T>), type)
+  return column(name, fieldsCodec<T>(others), type)
 }
 
 /**

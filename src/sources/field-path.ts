@@ -1,5 +1,5 @@
 /** Paths of registered fields inside JSON values. */
-import { invalidArgument, printable, quoted } from '../errors.js'
+import { invalidArgument, quoted } from '../errors.js'
 import { kindOf } from '../validate.js'
 
 /** Names from the outermost object inwards. {@link ANY} stands for each property of an object, or for each element of an array. */
@@ -70,9 +70,4 @@ export function isField(paths: readonly FieldPath[], depth: number): boolean {
  */
 export function placeName(place: FieldPlace): string {
   return place.map((name) => (name === null ? ANY : name.replaceAll(/[\\.*]/g, '\\$&'))).join('.')
-}
-
-/** A path or place for messages. */
-export function shownField(name: string): string {
-  return `field ${printable(name)}`
 }
