@@ -45,7 +45,7 @@ const CHUNKS = {
   columns: /^drizzle\/(encrypted-column|column-guard)$/,
   sources: /^sources\//,
   // Loads drizzle-orm, which the registry must not.
-  'written-row': /^drizzle\/(written-row|owner-column)$/,
+  'written-row': /^drizzle\/(written-row|owner-column|fingerprint-rule|query-guard)$/,
   registry: /^drizzle\//,
   reencrypt: /^reencrypt\//,
   integrations: /^integrations\//,

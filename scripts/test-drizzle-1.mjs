@@ -31,9 +31,10 @@ const RELATIONS = [
   [/import \{ relations, sql \}/, 'import { defineRelations, sql }'],
   [
     /export const ownerRelations[\s\S]*$/,
-    `export const relations = defineRelations({ owners, secrets }, (r) => ({
-      owners: { secrets: r.many.secrets() },
+    `export const relations = defineRelations({ owners, secrets, vault }, (r) => ({
+      owners: { secrets: r.many.secrets(), vault: r.many.vault() },
       secrets: { owner: r.one.owners({ from: r.secrets.ownerId, to: r.owners.id }) },
+      vault: { owner: r.one.owners({ from: r.vault.ownerId, to: r.owners.id }) },
     }))`,
   ],
 ]
@@ -46,6 +47,10 @@ const EDITS = [
     'test/drizzle/columns.test.ts',
     [/where: (\(t, operators\) => operators\.eq\([^)]*\))/g, 'where: { RAW: $1 }'],
     [/where: eq\(secrets\.note, 'x'\) \}/, "where: { RAW: eq(secrets.note, 'x') } }"],
+  ],
+  [
+    'test/drizzle/unreadable.test.ts',
+    [/where: (\(t, operators\) => operators\.eq\([^)]*\))/g, 'where: { RAW: $1 }'],
   ],
   [
     'test/drizzle/source.test.ts',

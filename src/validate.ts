@@ -127,14 +127,17 @@ export function refuseUnknownOptions(
 ): void {
   for (const [name, value] of Object.entries(options)) {
     if (value === undefined || Object.hasOwn(known, name)) continue
-    const names = Object.keys(known)
-    const [nearest] = names
-      .map((other) => ({ other, distance: editDistance(name.toLowerCase(), other.toLowerCase()) }))
-      .filter(({ other, distance }) => distance <= other.length / 3)
-      .sort((a, b) => a.distance - b.distance)
-    const advice = nearest === undefined ? `it takes ${names.join(', ')}` : `did you mean ${nearest.other}?`
-    throw invalidArgument(`${quoted(name)} is no option of ${of}: ${advice}`)
+    throw invalidArgument(`${quoted(name)} is no option of ${of}: ${nameAdvice(name, Object.keys(known))}`)
   }
+}
+
+/** For the message about a name that there is not: which of the known names was meant, or all of them. */
+export function nameAdvice(name: string, known: readonly string[]): string {
+  const [nearest] = known
+    .map((other) => ({ other, distance: editDistance(name.toLowerCase(), other.toLowerCase()) }))
+    .filter(({ other, distance }) => distance <= other.length / 3)
+    .sort((a, b) => a.distance - b.distance)
+  return nearest === undefined ? `it takes ${known.join(', ')}` : `did you mean ${nearest.other}?`
 }
 
 /** The longest name whose spelling is compared. */

@@ -83,6 +83,10 @@ export function tablePlan<Row>(table: unknown, options: DrizzleSourceOptions<Row
     ([property, given]) => {
       const column = columnOf('columns', property)
       const mark = markOf(column)
+      if (mark?.owner === 'pool' && owner !== null)
+        throw invalidArgument(
+          `${quoted(property)} of table ${quoted(name)} holds values of the pool: give it a source of its own, with owner: null`,
+        )
       const context = given === undefined ? (mark?.context ?? undefined) : given
       return { name: property, column: columnName(column, db), context, fields: mark?.fields }
     },

@@ -29,6 +29,14 @@ export interface EncryptedColumnOptions {
   readonly ownerColumn?: string | undefined
 }
 
+/** The arguments of a column, as Drizzle's own columns take them. Without a name it is called as its property, through `casing`. */
+export type ColumnArguments<Options> = [name: string, options: Options] | [options: Options]
+
+/** @returns the name `''` for Drizzle if none was given. Options that were left out are undefined, which {@link requiredContext} refuses. */
+export function nameAndOptions<Options>([first, second]: ColumnArguments<Options>): [string, Options] {
+  return typeof first === 'string' ? [first, second as Options] : ['', first]
+}
+
 /** What an encrypted column holds. It is kept on the column object, where the sweep and the registry find it. */
 export interface EncryptedColumnMark {
   readonly kind: 'text' | 'json' | 'bytes' | 'token' | 'fields'
@@ -176,6 +184,11 @@ function scopedValue<Value>(
   }
 }
 
+/** The handle in whose scope a column is written or read. @throws ERR_NO_SCOPE */
+export function handleFor({ owner, context }: EncryptedColumnMark): UserHandle {
+  return requiredScope(owner, context?.column ?? null).handle
+}
+
 /** The error of a value, with the column's name, which Drizzle does not tell. */
 function namedError(error: KeystoreError, stored: unknown, column: string | null): KeystoreError {
   const place = column === null ? 'an encrypted column' : `the encrypted column ${quoted(column)}`
@@ -200,11 +213,6 @@ export const tokenCodec: ColumnCodec<Token> = {
   mark: { kind: 'token', context: null, owner: 'user' },
   encode: checkedToken,
   decode: checkedToken,
-}
-
-/** @throws ERR_NO_SCOPE */
-export function handleInScope() {
-  return requiredScope('user', null).handle
 }
 
 /** @throws ERR_NOT_ENCRYPTED · ERR_MALFORMED_TOKEN. Their messages do not show the value. */
@@ -285,7 +293,11 @@ const SHAPES: Readonly<Record<Format, TokenShape>> = {
 }
 
 /** @throws ERR_INVALID_ARGUMENT */
-export function tokenShapes(options: TokenCheckOptions): TokenShape[] {
+export function tokenShapes(column: object, options: TokenCheckOptions): TokenShape[] {
+  if (markOf(column)?.kind === 'fields')
+    throw invalidArgument(
+      'tokenCheck is for columns that hold one token: one of encryptedFields holds JSON (docs/COLUMNS.md has a CHECK of its fields)',
+    )
   const { formats = ['v3'] } = ownOptions(options)
   assertFormats('formats', formats)
   if (formats.length === 0) throw invalidArgument('formats must name at least one format')

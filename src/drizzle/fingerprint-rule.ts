@@ -5,7 +5,7 @@ import { fingerprintVersion } from '../format/fingerprint.js'
 import type { FingerprintRole } from '../sources/value-source.js'
 import { assertPlaintext, kindOf } from '../validate.js'
 import { tablePartsOf } from './drizzle-table.js'
-import { handleInScope, refuseUnseenRow } from './encrypted-column.js'
+import { type EncryptedColumnMark, handleFor, markOf, refuseUnseenRow } from './encrypted-column.js'
 import {
   type FingerprintColumnOptions,
   fingerprintMark,
@@ -51,7 +51,7 @@ export function fingerprintBuilder<Builder extends object>(
   hooks.build = function (this: BuilderHooks, table) {
     const column = build.call(this, table)
     markFingerprint(column, mark)
-    let role: FingerprintRole | undefined
+    let role: RoleInTable | undefined
     const property = key
     setRowRule(table, property, (row) => {
       // Not before: the table is complete only after all of its columns are built.
@@ -69,18 +69,25 @@ export function fingerprintBuilder<Builder extends object>(
   return builder
 }
 
-function roleOf(table: object, property: string): FingerprintRole {
-  return fingerprintRoles(tablePartsOf(table)).get(property) as FingerprintRole
+/** With the column whose values are fingerprinted: under the key of its owner. */
+interface RoleInTable extends FingerprintRole {
+  readonly value: EncryptedColumnMark
+}
+
+function roleOf(table: object, property: string): RoleInTable {
+  const parts = tablePartsOf(table)
+  const role = fingerprintRoles(parts).get(property) as FingerprintRole
+  return { ...role, value: markOf(parts.columns.get(role.of)) as EncryptedColumnMark }
 }
 
 /** The rule of the column. What is given for the column itself is ignored beside a value, so that a selected row can be written again. */
-function fillFingerprint(row: WrittenRow, property: string, { of, kind }: FingerprintRole): void {
+function fillFingerprint(row: WrittenRow, property: string, { of, kind, value: mark }: RoleInTable): void {
   const value = row.read(of)
   if ('value' in value) {
     row.write(property, value, (plaintext) => {
       if (plaintext === null || plaintext === undefined) return null
       assertPlaintext(plaintext)
-      return handleInScope().fingerprintUnder('lowest', plaintext, kind)
+      return handleFor(mark).fingerprintUnder('lowest', plaintext, kind)
     })
     return
   }
@@ -128,10 +135,10 @@ export function fingerprintMatches(column: Column, value: string): SQL {
   const mark = fingerprintMarkOf(column)
   if (mark === null) throw invalidArgument('column must be a column of fingerprintText')
   assertPlaintext(value)
-  const { columns, ...parts } = tablePartsOf(column.table)
+  const { columns } = tablePartsOf(column.table)
   const [property = ''] = [...columns].find(([, candidate]) => fingerprintMarkOf(candidate) === mark) ?? []
-  const { kind } = fingerprintRoles({ ...parts, columns }).get(property) as FingerprintRole
-  return inArray(column, handleInScope().fingerprintsOf(value, kind))
+  const { kind, value: valueMark } = roleOf(column.table, property)
+  return inArray(column, handleFor(valueMark).fingerprintsOf(value, kind))
 }
 
 function refuseOtherValues(): never {

@@ -1,9 +1,9 @@
 /** The check that a row belongs to the user under whose key its values are encrypted. */
-import { requiredScope } from '../envelope/scope.js'
+import { currentScope, requiredScope } from '../envelope/scope.js'
 import { invalidArgument, KeystoreError, quoted } from '../errors.js'
 import { kindOf } from '../validate.js'
 import type { EncryptedColumnMark } from './encrypted-column.js'
-import { setRowRule, type WrittenRow, watchWrites } from './written-row.js'
+import { type EncodedCell, setRowRule, type WrittenRow, watchWrites } from './written-row.js'
 
 /** Called when a column is built. @param encode the column's own encoder */
 export type RowGuard = (table: object, property: string, encode: (value: unknown) => unknown) => void
@@ -37,8 +37,10 @@ function checkOwner(row: WrittenRow, column: OwnedColumn): void {
   if (row.statement === 'insert-select') throw unseenOwner(column, 'insert … select')
   const value = row.read(property)
   const owner = row.read(ownerColumn)
-  const isWritten = 'value' in value && value.value !== null
-  if (!isWritten) {
+  const isEncrypted = 'value' in value && value.value !== null
+  if (row.statement === 'update' && owner.kind === 'absent' && (isEncrypted || value.kind === 'unseen'))
+    requireOwner(row, column, isEncrypted ? value : null)
+  if (!isEncrypted) {
     // The stored values stay under the key of the scope's user: only for that user the row can be read afterwards.
     if (row.statement === 'update' && 'value' in owner)
       row.onEncode(ownerColumn, (id) => assertOwner(column, id, userInScope(column)))
@@ -56,6 +58,22 @@ function checkOwner(row: WrittenRow, column: OwnedColumn): void {
   } else {
     throw unseenOwner(column, owner.kind === 'absent' ? 'a row without it' : 'an sql expression')
   }
+}
+
+/**
+ * An update that does not set the owner: only the database knows whose the rows are that it comes to. It refuses those of others, if the owner
+ * column is NOT NULL.
+ *
+ * @param value null: an expression, such as `excluded.api_key`. Without a scope it encrypts nothing
+ */
+function requireOwner(row: WrittenRow, column: OwnedColumn, value: EncodedCell | null): void {
+  const { ownerColumn } = column
+  if (!row.isNotNull(ownerColumn)) return
+  const moment = value ?? { kind: 'value', value: true }
+  row.requireStored(ownerColumn, moment, (given) => {
+    if (isAbsent(given)) return null
+    return value === null ? (currentScope('user')?.handle.userId ?? null) : userInScope(column)
+  })
 }
 
 /**

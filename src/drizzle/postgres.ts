@@ -1,6 +1,14 @@
 /** Encrypted columns for Drizzle tables on Postgres. Exported as `drizzle-keystore/drizzle/postgres`. */
 import { sql } from 'drizzle-orm'
-import { type AnyPgColumn, type CheckBuilder, check, customType, PgDialect } from 'drizzle-orm/pg-core'
+import {
+  type AnyPgColumn,
+  type CheckBuilder,
+  check,
+  customType,
+  jsonb,
+  PgDialect,
+  text,
+} from 'drizzle-orm/pg-core'
 import { invalidArgument } from '../errors.js'
 import type { Token } from '../format/token.js'
 import { ownOptions } from '../validate.js'
@@ -8,9 +16,11 @@ import { guardedBuilder } from './column-guard.js'
 import {
   type AnyCodec,
   bytesCodec,
+  type ColumnArguments,
   driverFunctions,
   type EncryptedColumnOptions,
   jsonCodec,
+  nameAndOptions,
   type TokenCheckOptions,
   textCodec,
   tokenCheckName,
@@ -21,8 +31,9 @@ import { type EncryptedFieldsOptions, fieldsCodec } from './encrypted-fields.js'
 import type { FingerprintColumnOptions } from './fingerprint-column.js'
 import { fingerprintBuilder } from './fingerprint-rule.js'
 import { ownerGuard } from './owner-column.js'
+import { guardQueries } from './query-guard.js'
 
-export type { EncryptedColumnOptions, TokenCheckOptions } from './encrypted-column.js'
+export type { ColumnArguments, EncryptedColumnOptions, TokenCheckOptions } from './encrypted-column.js'
 export type { EncryptedFieldsOptions } from './encrypted-fields.js'
 export type { FingerprintColumnOptions } from './fingerprint-column.js'
 export { fingerprintMatches } from './fingerprint-rule.js'
@@ -32,6 +43,8 @@ export { fingerprintMatches } from './fingerprint-rule.js'
  * writes encrypt and reads decrypt, synchronously; with `owner: 'pool'`, inside `envelope.pool.scope(…)`. Outside a scope both throw
  * ERR_NO_SCOPE. Reading another user's row throws ERR_DECRYPTION_FAILED, unless the scope's `onUnreadable` says otherwise. With `ownerColumn`,
  * writing another user's row throws ERR_WRONG_OWNER. Null and undefined are stored as they are.
+ *
+ * Without a name, the column is called as its property, through the `casing` of Drizzle.
  *
  * Encrypted values cannot be compared: `eq` and other operators throw ERR_INVALID_ARGUMENT, and so do `.default()`, `.unique()` and
  * `.primaryKey()`.
@@ -44,17 +57,20 @@ export { fingerprintMatches } from './fingerprint-rule.js'
  * })
  * const rows = await envelope.scope('alice', () => db.select().from(credentials))
  */
-export function encryptedText(name: string, options: EncryptedColumnOptions): ColumnBuilder<string> {
+export function encryptedText(...given: ColumnArguments<EncryptedColumnOptions>): ColumnBuilder<string> {
+  const [name, options] = nameAndOptions(given)
   return column(name, textCodec(options))
 }
 
 /** Like {@link encryptedText}, for any value that JSON can express. `null` is stored as SQL's NULL. */
-export function encryptedJson<T>(name: string, options: EncryptedColumnOptions): ColumnBuilder<T> {
+export function encryptedJson<T>(...given: ColumnArguments<EncryptedColumnOptions>): ColumnBuilder<T> {
+  const [name, options] = nameAndOptions(given)
   return column(name, jsonCodec<T>(options))
 }
 
 /** Like {@link encryptedText}, for bytes. */
-export function encryptedBytes(name: string, options: EncryptedColumnOptions): ColumnBuilder<Uint8Array> {
+export function encryptedBytes(...given: ColumnArguments<EncryptedColumnOptions>): ColumnBuilder<Uint8Array> {
+  const [name, options] = nameAndOptions(given)
   return column(name, bytesCodec(options))
 }
 
@@ -74,9 +90,9 @@ export function encryptedBytes(name: string, options: EncryptedColumnOptions): C
  * })
  */
 export function encryptedFields<T>(
-  name: string,
-  options: EncryptedFieldsOptions<T> & { readonly type?: 'json' | 'jsonb' },
+  ...given: ColumnArguments<EncryptedFieldsOptions<T> & { readonly type?: 'json' | 'jsonb' }>
 ): ColumnBuilder<T> {
+  const [name, options] = nameAndOptions(given)
   const { type = 'jsonb', ...others } = ownOptions(options ?? {})
   if (type !== 'json' && type !== 'jsonb') throw invalidArgument("type must be 'json' or 'jsonb'")
   return column(name, fieldsCodec<T>(others), type)
@@ -86,7 +102,7 @@ export function encryptedFields<T>(
  * A column of tokens that the application encrypts and decrypts itself. Needs no scope. Writing or reading a value that is not a whole
  * token throws ERR_NOT_ENCRYPTED or ERR_MALFORMED_TOKEN.
  */
-export function tokenText(name: string): ColumnBuilder<Token> {
+export function tokenText(name = ''): ColumnBuilder<Token> {
   return column<Token>(name, tokenCodec)
 }
 
@@ -115,6 +131,17 @@ type FingerprintBuilder = ReturnType<ColumnBuilder<string>['$defaultFn']>
 /** By Drizzle's own function: the inferred type would be that of 0.45, also in an application with 1.0. */
 type ColumnBuilder<Value> = ReturnType<ReturnType<typeof customType<{ data: Value; driverData: string }>>>
 
+import { type EncryptedFieldsOptions, fieldsCodec } from './encrypted-fields.js'
+
+/** Columns of Drizzle's own with such values. */
+const OWN = {
+  text: () => text(),
+  token: () => text(),
+  json: () => jsonb(),
+  bytes: () => null,
+  fields: () => jsonb(),
+}
+
 function column<Value>(
   name: string,
   codec: AnyCodec<Value>,
@@ -124,7 +151,13 @@ function column<Value>(
     dataType: () => type,
     ...driverFunctions(codec),
   })
-  return guardedBuilder(define(name), codec, ownerGuard(codec.mark, PgDialect.prototype))
+  if (codec.mark.kind !== 'token') guardQueries(PgDialect.prototype)
+  return guardedBuilder(
+    define(name),
+    codec,
+    OWN[codec.mark.kind](),
+    ownerGuard(codec.mark, PgDialect.prototype),
+  )
 }
 
 /**
@@ -134,7 +167,7 @@ function column<Value>(
  * pgTable('credentials', { … }, (table) => [tokenCheck(table.apiKey)])
  */
 export function tokenCheck(column: AnyPgColumn, options: TokenCheckOptions = {}): CheckBuilder {
-  const shapes = tokenShapes(options).map(({ prefix, minLength, alphabet }) => {
+  const shapes = tokenShapes(column, options).map(({ prefix, minLength, alphabet }) => {
     return sql`${column} ~ ${sql.raw(`'^${prefix}[${alphabet}]{${minLength - prefix.length},}$'`)}`
   })
   return check(tokenCheckName(column.name), sql.join(shapes, sql` or `))

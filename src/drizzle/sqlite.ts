@@ -6,15 +6,18 @@ import {
   check,
   customType,
   SQLiteDialect,
+  text,
 } from 'drizzle-orm/sqlite-core'
 import type { Token } from '../format/token.js'
 import { guardedBuilder } from './column-guard.js'
 import {
   type AnyCodec,
   bytesCodec,
+  type ColumnArguments,
   driverFunctions,
   type EncryptedColumnOptions,
   jsonCodec,
+  nameAndOptions,
   type TokenCheckOptions,
   textCodec,
   tokenCheckName,
@@ -25,8 +28,9 @@ import { type EncryptedFieldsOptions, fieldsCodec } from './encrypted-fields.js'
 import type { FingerprintColumnOptions } from './fingerprint-column.js'
 import { fingerprintBuilder } from './fingerprint-rule.js'
 import { ownerGuard } from './owner-column.js'
+import { guardQueries } from './query-guard.js'
 
-export type { EncryptedColumnOptions, TokenCheckOptions } from './encrypted-column.js'
+export type { ColumnArguments, EncryptedColumnOptions, TokenCheckOptions } from './encrypted-column.js'
 export type { EncryptedFieldsOptions } from './encrypted-fields.js'
 export type { FingerprintColumnOptions } from './fingerprint-column.js'
 export { fingerprintMatches } from './fingerprint-rule.js'
@@ -36,6 +40,8 @@ export { fingerprintMatches } from './fingerprint-rule.js'
  * writes encrypt and reads decrypt, synchronously; with `owner: 'pool'`, inside `envelope.pool.scope(…)`. Outside a scope both throw
  * ERR_NO_SCOPE. Reading another user's row throws ERR_DECRYPTION_FAILED, unless the scope's `onUnreadable` says otherwise. With `ownerColumn`,
  * writing another user's row throws ERR_WRONG_OWNER. Null and undefined are stored as they are.
+ *
+ * Without a name, the column is called as its property, through the `casing` of Drizzle.
  *
  * Encrypted values cannot be compared: `eq` and other operators throw ERR_INVALID_ARGUMENT, and so do `.default()`, `.unique()` and
  * `.primaryKey()`.
@@ -48,17 +54,20 @@ export { fingerprintMatches } from './fingerprint-rule.js'
  * })
  * const rows = await envelope.scope('alice', () => db.select().from(credentials))
  */
-export function encryptedText(name: string, options: EncryptedColumnOptions): ColumnBuilder<string> {
+export function encryptedText(...given: ColumnArguments<EncryptedColumnOptions>): ColumnBuilder<string> {
+  const [name, options] = nameAndOptions(given)
   return column(name, textCodec(options))
 }
 
 /** Like {@link encryptedText}, for any value that JSON can express. `null` is stored as SQL's NULL. */
-export function encryptedJson<T>(name: string, options: EncryptedColumnOptions): ColumnBuilder<T> {
+export function encryptedJson<T>(...given: ColumnArguments<EncryptedColumnOptions>): ColumnBuilder<T> {
+  const [name, options] = nameAndOptions(given)
   return column(name, jsonCodec<T>(options))
 }
 
 /** Like {@link encryptedText}, for bytes. */
-export function encryptedBytes(name: string, options: EncryptedColumnOptions): ColumnBuilder<Uint8Array> {
+export function encryptedBytes(...given: ColumnArguments<EncryptedColumnOptions>): ColumnBuilder<Uint8Array> {
+  const [name, options] = nameAndOptions(given)
   return column(name, bytesCodec(options))
 }
 
@@ -76,7 +85,8 @@ export function encryptedBytes(name: string, options: EncryptedColumnOptions): C
  *   }),
  * })
  */
-export function encryptedFields<T>(name: string, options: EncryptedFieldsOptions<T>): ColumnBuilder<T> {
+export function encryptedFields<T>(...given: ColumnArguments<EncryptedFieldsOptions<T>>): ColumnBuilder<T> {
+  const [name, options] = nameAndOptions(given)
   return column(name, fieldsCodec(options))
 }
 
@@ -84,7 +94,7 @@ export function encryptedFields<T>(name: string, options: EncryptedFieldsOptions
  * A column of tokens that the application encrypts and decrypts itself. Needs no scope. Writing or reading a value that is not a whole
  * token throws ERR_NOT_ENCRYPTED or ERR_MALFORMED_TOKEN.
  */
-export function tokenText(name: string): ColumnBuilder<Token> {
+export function tokenText(name = ''): ColumnBuilder<Token> {
   return column<Token>(name, tokenCodec)
 }
 
@@ -113,12 +123,27 @@ type FingerprintBuilder = ReturnType<ColumnBuilder<string>['$defaultFn']>
 /** By Drizzle's own function: the inferred type would be that of 0.45, also in an application with 1.0. */
 type ColumnBuilder<Value> = ReturnType<ReturnType<typeof customType<{ data: Value; driverData: string }>>>
 
+/** Columns of Drizzle's own with such values. */
+const OWN = {
+  text: () => text(),
+  token: () => text(),
+  json: () => text('', { mode: 'json' }),
+  bytes: () => null,
+  fields: () => text('', { mode: 'json' }),
+}
+
 function column<Value>(name: string, codec: AnyCodec<Value>): ColumnBuilder<Value> {
   const define = customType<{ data: Value; driverData: string }>({
     dataType: () => 'text',
     ...driverFunctions(codec),
   })
-  return guardedBuilder(define(name), codec, ownerGuard(codec.mark, SQLiteDialect.prototype))
+  if (codec.mark.kind !== 'token') guardQueries(SQLiteDialect.prototype)
+  return guardedBuilder(
+    define(name),
+    codec,
+    OWN[codec.mark.kind](),
+    ownerGuard(codec.mark, SQLiteDialect.prototype),
+  )
 }
 
 /**
@@ -128,7 +153,7 @@ function column<Value>(name: string, codec: AnyCodec<Value>): ColumnBuilder<Valu
  * sqliteTable('credentials', { … }, (table) => [tokenCheck(table.apiKey)])
  */
 export function tokenCheck(column: AnySQLiteColumn, options: TokenCheckOptions = {}): CheckBuilder {
-  const shapes = tokenShapes(options).map(({ prefix, minLength, alphabet }) => {
+  const shapes = tokenShapes(column, options).map(({ prefix, minLength, alphabet }) => {
     const foreign = sql.raw(`'*[^${alphabet}]*'`)
     return sql`(${column} glob ${sql.raw(`'${prefix}*'`)} and length(${column}) >= ${sql.raw(String(minLength))} and substr(${column}, ${sql.raw(String(prefix.length + 1))}) not glob ${foreign})`
   })

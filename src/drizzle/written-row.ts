@@ -59,6 +59,8 @@ export class WrittenRow {
   readonly #list: readonly string[] | undefined
   /** What this row's cells are and how they are encoded, where a rule has changed it. */
   readonly #written = new Map<string, { readonly cell: EncodedCell; readonly encode: Encode }>()
+  /** Of an update: what its rows must hold, by column. */
+  readonly #required = new Map<string, SQL[]>()
 
   /** @internal */
   constructor(statement: WrittenRow['statement'], columns: Columns, cells: Cells, list?: readonly string[]) {
@@ -73,6 +75,7 @@ export class WrittenRow {
     const column = this.#column(property)
     const written = this.#written.get(property)
     if (written !== undefined) return written.cell
+    if (this.#required.has(property)) return ABSENT
     if (this.statement === 'insert-select') return { kind: 'unseen' }
     if (this.#list !== undefined && !this.#list.includes(property)) return { kind: 'absent' }
     const cell = cellOf(this.#cells[property])
@@ -110,6 +113,24 @@ export class WrittenRow {
       seen(value)
       return encode(value)
     })
+  }
+
+  /**
+   * Of an update that leaves a column as it is: makes it fail, without changing anything, if it comes to a row whose value in the column is
+   * another one. No statement can tell that before the database does. So the column is set to itself, or else to null, which the database
+   * refuses: the column must be NOT NULL ({@link isNotNull}).
+   *
+   * @param moment a cell that is encoded when the value is known: a placeholder's value is at each execution
+   * @param value the value that the column must have, as the database has it; null: any
+   */
+  requireStored(property: string, moment: EncodedCell, value: (given: unknown) => string | null): void {
+    const column = this.#column(property) as unknown as Column
+    const wanted = () => new Param(moment.value ?? true, { mapToDriverValue: value })
+    const conditions = this.#required.get(property) ?? []
+    // Two parameters: Postgres gives each one type.
+    conditions.push(sql`(cast(${wanted()} as text) is null or ${column} = ${wanted()})`)
+    this.#required.set(property, conditions)
+    this.#cells[property] = sql`case when ${sql.join(conditions, sql` and `)} then ${column} end`
   }
 
   /** Whether placeholders of one column are encoded before those of another. */

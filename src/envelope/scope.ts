@@ -37,6 +37,11 @@ export function runInScope<T>(
   return storage().run({ ...storage().getStore(), [kind]: scope }, async () => await work(scope.handle))
 }
 
+/** The scope in force, or undefined. */
+export function currentScope(kind: ScopeKind): Scope | undefined {
+  return storage().getStore()?.[kind]
+}
+
 /** @returns what to do with values that cannot be read @throws ERR_INVALID_ARGUMENT */
 export function scopeArguments(work: unknown, options: ScopeOptions): OnUnreadable {
   if (typeof work !== 'function') throw invalidArgument(`work must be a function, got ${kindOf(work)}`)

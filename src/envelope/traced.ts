@@ -17,6 +17,16 @@ export const TRACED = {
 } as const
 
 export const TRACED_OF_POOL = {
-  secret: ['encrypt', 'encryptBytes', 'decrypt', 'decryptBytes', 'handle', 'fingerprint', 'rotate', 'shred'],
+  secret: [
+    'encrypt',
+    'encryptBytes',
+    'decrypt',
+    'decryptBytes',
+    'handle',
+    'fingerprint',
+    'fingerprints',
+    'rotate',
+    'shred',
+  ],
   items: ['encryptMany', 'decryptMany'],
 } as const

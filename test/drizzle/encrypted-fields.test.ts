@@ -1,8 +1,10 @@
 /** encryptedFields: what is stored, who can read it, and that the other fields stay what they are for SQL. */
 import { eq, sql } from 'drizzle-orm'
+import { pgTable } from 'drizzle-orm/pg-core'
+import { sqliteTable } from 'drizzle-orm/sqlite-core'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { encryptedFields as onPostgres } from '../../src/drizzle/postgres.js'
-import { encryptedFields as onSqlite } from '../../src/drizzle/sqlite.js'
+import { encryptedFields as onPostgres, tokenCheck as postgresCheck } from '../../src/drizzle/postgres.js'
+import { encryptedFields as onSqlite, tokenCheck as sqliteCheck } from '../../src/drizzle/sqlite.js'
 import { isUnreadable } from '../../src/index.js'
 import type { Settings } from '../fixtures/fields-schema-postgres.js'
 import { dialects } from '../support/databases.js'
@@ -132,6 +134,15 @@ describe.each(dialects)('encryptedFields on %s', (dialect) => {
     expect(await db.select({ id }).from(schema.integrations).where(sql`${limit} < 5`).orderBy(limit)).toEqual(
       [{ id: 2 }],
     )
+    const greatest = sql<number>`max(cast(${column} ->> 'limit' as integer))`
+    const count = sql<number>`cast(count(distinct ${column} ->> 'model') as integer)`
+    expect(await db.select({ greatest, count }).from(schema.integrations)).toEqual([
+      { greatest: 7, count: 2 },
+    ])
+    expect(
+      await db.select({ id }).from(schema.integrations).orderBy(sql`${column} ->> 'model' desc`),
+    ).toEqual([{ id: 2 }, { id: 1 }])
+    expect(await columnErrorOf(db.select().from(schema.integrations).orderBy(column))).toMatchObject(REFUSED)
     const set =
       dialect === 'sqlite'
         ? sql`json_set(${column}, '$.model', 'new')`
@@ -294,6 +305,17 @@ describe('encryptedFields', () => {
   ])('refuses %s', (_, options) => {
     for (const make of [onSqlite, onPostgres])
       expect(() => make('s', options as never)).toThrow(expect.objectContaining(REFUSED))
+  })
+
+  it('refuses a tokenCheck, which would admit no JSON', () => {
+    const columnOf = (table: object) => (table as { s: never }).s
+    const options = { context: 'x', paths: ['a'] }
+    expect(() => sqliteCheck(columnOf(sqliteTable('t', { s: onSqlite('s', options) })))).toThrow(
+      expect.objectContaining(REFUSED),
+    )
+    expect(() => postgresCheck(columnOf(pgTable('t', { s: onPostgres('s', options) })))).toThrow(
+      expect.objectContaining(REFUSED),
+    )
   })
 
   it('refuses another type than those of JSON on Postgres', () => {

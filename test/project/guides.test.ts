@@ -25,7 +25,11 @@ const blocksIn = (language: string) => guides.flatMap((guide) => codeBlocks(guid
 const redisSource = readFileSync('examples/redis-source.ts', 'utf8')
 
 /** Blocks that are whole files, found by words in them. */
-const FILES = { schema: 'sqliteTable(', registry: 'defineEncrypted({' }
+const FILES = {
+  schema: 'sqliteTable(',
+  registry: 'defineEncrypted({',
+  validators: 'createInsertSchema(credentials',
+}
 /** Blocks that are the body of a function, found by words in them, and the expression that it returns. */
 const BODIES = {
   column: [
@@ -100,7 +104,9 @@ describe('in an application', () => {
   let project: HostProject
   // Compiled once for both dialects: the compiler takes longer than all runs.
   beforeAll(() => {
-    project = hostProject(Object.fromEntries(dialects.flatMap(filesFor)))
+    project = hostProject(Object.fromEntries(dialects.flatMap(filesFor)), {
+      drivers: ['better-sqlite3', 'pg', 'drizzle-zod', 'zod'],
+    })
   })
   afterAll(() => project?.remove())
 
@@ -144,6 +150,14 @@ describe('in an application', () => {
         ),
       )
     }
+
+    it('makes schemas of the table that check the plaintext', async () => {
+      const { newCredential } = await load('validators')
+      const row = { id: 'c1', userId: 'alice', apiKey: 'sk-1', settings: { model: 'gpt' } }
+      expect(newCredential.parse(row)).toEqual(row)
+      for (const wrong of [{ apiKey: 123 }, { apiKey: 'plain' }, { settings: {} }])
+        expect(newCredential.safeParse({ ...row, ...wrong }).success).toBe(false)
+    })
 
     it('declares columns whose values are plaintexts to the application and tokens to the database', async () => {
       const { credentials } = await load('schema')

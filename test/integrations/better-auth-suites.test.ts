@@ -1,0 +1,45 @@
+/** Better Auth's own tests of adapters, over its drizzle adapter wrapped, on both dialects. None of them is left out. */
+import {
+  authFlowTestSuite,
+  caseInsensitiveTestSuite,
+  joinsTestSuite,
+  normalTestSuite,
+  numberIdTestSuite,
+  testAdapter,
+  transactionsTestSuite,
+  uuidTestSuite,
+} from '@better-auth/test-utils/adapter'
+import { afterAll, beforeAll, type MockInstance, vi } from 'vitest'
+import { betterAuthDatabase } from '../support/better-auth-database.js'
+import { dialects } from '../support/databases.js'
+import { slow } from '../support/slow.js'
+
+// They print each migration.
+let printed: MockInstance
+beforeAll(() => {
+  printed = vi.spyOn(console, 'log').mockImplementation(() => undefined)
+})
+afterAll(() => printed.mockRestore())
+
+for (const dialect of dialects) {
+  // better-sqlite3 has synchronous transactions only: Better Auth uses none there.
+  const transaction = dialect === 'postgres'
+  const database = await betterAuthDatabase(dialect)
+  const { execute } = await testAdapter({
+    prefixTests: dialect,
+    adapter: (options) =>
+      // The suites make the tables anew, and numbers of users who were deleted come again.
+      database.encrypted(options, { shredOnDelete: 'forget' }, { transaction }),
+    runMigrations: (options) => database.migrate(options),
+    tests: [
+      normalTestSuite(),
+      joinsTestSuite(),
+      authFlowTestSuite(),
+      ...(transaction ? [transactionsTestSuite()] : []),
+      // The same tests with other ids.
+      ...(slow ? [numberIdTestSuite(), uuidTestSuite(), caseInsensitiveTestSuite()] : []),
+    ],
+    onFinish: () => database.remove(),
+  })
+  execute()
+}
