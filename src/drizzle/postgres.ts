@@ -131,8 +131,6 @@ type FingerprintBuilder = ReturnType<ColumnBuilder<string>['$defaultFn']>
 /** By Drizzle's own function: the inferred type would be that of 0.45, also in an application with 1.0. */
 type ColumnBuilder<Value> = ReturnType<ReturnType<typeof customType<{ data: Value; driverData: string }>>>
 
-import { type EncryptedFieldsOptions, fieldsCodec } from './encrypted-fields.js'
-
 /** Columns of Drizzle's own with such values. */
 const OWN = {
   text: () => text(),
