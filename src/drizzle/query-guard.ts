@@ -116,7 +116,8 @@ interface Outline {
 function outline(expression: unknown): Outline {
   const secrets: Column[] = []
   const textOf = (chunk: unknown): string => {
-    if (is(chunk, StringChunk)) return chunk.value.join('')
+    // An array in 0.45, a string in 1.0.
+    if (is(chunk, StringChunk)) return [chunk.value].flat().join('')
     if (is(chunk, SQL)) return chunk.queryChunks.map(textOf).join('')
     if (is(chunk, SQL.Aliased)) return textOf(chunk.sql)
     if (Array.isArray(chunk)) return `(${chunk.map(textOf).join(', ')})`

@@ -1,6 +1,9 @@
 /** The pool on a par with users: every call that EnvelopeCrypto has for a user, and what format v2 refuses of them. */
+import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
-import { KeystoreError, Secret } from '../../src/index.js'
+import { openKeyStore } from '../../src/adapters/open.js'
+import { EnvelopeCrypto, generateMasterKey, KeystoreError, localMasterKey, Secret } from '../../src/index.js'
+import { temporaryFolder } from '../support/databases.js'
 import { errorOf } from '../support/errors.js'
 import { backends, freshStoreOfEachTest } from '../support/fresh-store.js'
 import { FOREIGN_V3_TOKEN, versionOf } from '../support/tokens.js'
@@ -169,6 +172,28 @@ describe.each(backends)('the pool on %s', (backend) => {
       code: 'ERR_FORMAT_NOT_ACCEPTED',
     })
   })
+})
+
+it.each([false, true])('is shredded beside a key log, too (forget: %s)', async (forget) => {
+  const folder = temporaryFolder()
+  const masterKeys = localMasterKey(generateMasterKey())
+  const open = async () => {
+    const store = await openKeyStore(join(folder.path, 'keystore.db'))
+    return EnvelopeCrypto.open({ store, masterKeys, keyLog: join(folder.path, 'keys.jsonl') })
+  }
+  try {
+    const before = await open()
+    await before.pool.encrypt('x')
+    await before.pool.rotate()
+    await before.pool.shred({ forget })
+    await before.close()
+    const after = await open()
+    const used = await after.pool.encrypt('y').catch(({ code }) => code)
+    expect(used).toMatch(forget ? /^v3:/ : /^ERR_KEY_SHREDDED$/)
+    await after.close()
+  } finally {
+    folder.remove()
+  }
 })
 
 it('an error knows its column only if it has one', () => {

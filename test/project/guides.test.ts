@@ -26,7 +26,7 @@ const redisSource = readFileSync('examples/redis-source.ts', 'utf8')
 
 /** Blocks that are whole files, found by words in them. */
 const FILES = {
-  schema: 'tokenCheck(table.apiKey)',
+  schema: 'export const credentials = sqliteTable(',
   integrations: 'encryptedFields<Settings>(',
   registry: 'defineEncrypted({',
   validators: 'createInsertSchema(credentials',
@@ -34,9 +34,11 @@ const FILES = {
 /** Blocks that are the body of a function, found by words in them, and the expression that it returns. */
 const BODIES = {
   column: [
-    'eq(credentials.userId',
+    'db.insert(credentials).values(',
     'rows satisfies { apiKey: string; settings: { model: string } | null }[]',
   ],
+  pool: ['await envelope.pool.scope(', 'keys satisfies { id: string; privateKey: string }[]'],
+  unreadable: ['isUnreadable(apiKey)', 'broken satisfies string[]'],
   fingerprint: ['await envelope.fingerprint(', 'fingerprint satisfies string'],
   fields: ['.from(integrations)', '{ models, rows }'],
   rows: ['await decryptRows(', '{ rows, errors }'],
@@ -86,7 +88,7 @@ function forDialect(dialect: Dialect, code: string): string {
 
 function filesFor(dialect: Dialect): [string, string][] {
   const files = Object.entries(FILES).map(([name, words]) => [name, forDialect(dialect, blockWith(words))])
-  const bodies = Object.entries(BODIES).map(([name, body]) => [name, moduleOf(body)])
+  const bodies = Object.entries(BODIES).map(([name, body]) => [name, forDialect(dialect, moduleOf(body))])
   const all = [...files, ...bodies, ['given', given(dialect)], ['redis-source', redisSource]]
   return all.map(([name, text = '']) => [`${dialect}/${name}.ts`, text])
 }
@@ -184,6 +186,18 @@ describe('in an application', () => {
       ])
       const [{ settings } = { settings: null }] = await app.query('select settings from integrations')
       expect(JSON.stringify(settings)).not.toContain('sk-…')
+    })
+
+    it('keeps values of the pool in a table, and names the row of a value that cannot be read', async () => {
+      await app.query('create table jwks (id text primary key, private_key text not null)')
+      expect(await run('pool')).toEqual([{ id: 'k1', privateKey: '-----BEGIN PRIVATE KEY-----…' }])
+      const [{ private_key: token } = {}] = await app.query('select private_key from jwks')
+      expect(await envelope.pool.decrypt(String(token), { column: 'jwks.private_key' })).toMatch(
+        /^-----BEGIN/,
+      )
+      await insert(['1', 'alice', await envelope.encrypt('alice', 'x', { column: 'credentials.api_key' })])
+      await insert(['2', 'alice', 'plaintext'])
+      expect(await run('unreadable')).toEqual(['2: ERR_NOT_ENCRYPTED'])
     })
 
     it('finds equal values by their fingerprints', async () => {
