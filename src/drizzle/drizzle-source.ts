@@ -92,7 +92,13 @@ export function tablePlan<Row>(table: unknown, options: DrizzleSourceOptions<Row
           `${quoted(property)} of table ${quoted(name)} holds values of the pool: give it a source of its own, with owner: null`,
         )
       const context = given === undefined ? (mark?.context ?? undefined) : given
-      return { name: property, column: columnName(column, db), context, isJson: mark?.kind === 'json' }
+      return {
+        name: property,
+        column: columnName(column, db),
+        context,
+        isJson: mark?.kind === 'json',
+        fields: mark?.fields,
+      }
     },
   )
   const fingerprints = Array.from(fingerprintRoles(parts), ([property, role]) => ({
@@ -110,6 +116,7 @@ export function tablePlan<Row>(table: unknown, options: DrizzleSourceOptions<Row
         : nameOf('owner, or a function of the row, or null for values of the shared pool,', owner),
     ownerOfRow: typeof owner === 'function',
     columns: swept.map(({ column }) => column),
+    json: swept.filter(({ fields }) => fields !== undefined).map(({ column }) => column),
     fingerprints: fingerprints.map(({ column }) => column),
     wholeRows: swept.some(({ context }) => typeof context === 'function'),
     // Drizzle's columns decode dates from text.

@@ -1,5 +1,7 @@
 /** Makes a table a source of values for the sweep. */
 import type { ContextOf } from '../format/context.js'
+import { FieldCells, originKey } from './field-cells.js'
+import type { FieldPath } from './field-path.js'
 import { foresee } from './foresee.js'
 import { type OwnerOf, ownerFrom } from './owner.js'
 import type { ColumnChange, SqlTable, TableRow } from './table.js'
@@ -20,6 +22,8 @@ interface ViewColumn<Row> {
   readonly context: ContextOf<Row> | undefined
   /** Whether the plaintexts are JSON. */
   readonly isJson?: boolean
+  /** Of a JSON column: the paths of the fields that are its values. It has a context then. */
+  readonly fields?: readonly FieldPath[] | undefined
 }
 
 /** A column with fingerprints. `of` is the name of the column with their values. */
@@ -48,6 +52,7 @@ export function tableSource<Row>(table: SqlTable, view: TableView<Row>): ValueSo
   const columnNames = new Map(all.map(({ name, column }) => [name, column]))
   const viewNames = new Map(all.map(({ name, column }) => [column, name]))
   const columnOf = (name: string) => columnNames.get(name) ?? name
+  const fields = new FieldCells()
   // What the rows being swept have as owner in the database, where the application makes another one of it.
   const owners = new Map<string, string | null>()
   const withStoredOwner = <Change extends ColumnChange>(change: Change): Change[] => {
@@ -64,16 +69,24 @@ export function tableSource<Row>(table: SqlTable, view: TableView<Row>): ValueSo
     pool: view.pool,
     async *pages({ limit }) {
       for await (const rows of table.pages(limit)) {
+        fields.clear()
         for (const { key, owner } of rows) owners.set(keyText(key), owner)
-        yield rows.flatMap((row) => cellsOf(row, view))
+        yield rows.flatMap((row) => cellsOf(row, view, fields))
         for (const { key } of rows) owners.delete(keyText(key))
       }
     },
-    replace: (changes) => replace(changes.map(inDatabase)),
+    async replace(changes) {
+      const wholes = new Map(
+        fields.wholeChanges(changes).map((whole) => [originKey(whole.change), whole] as const),
+      )
+      const replaced = await replace(Array.from(wholes.values(), ({ change }) => inDatabase(change)))
+      return replaced.flatMap((ref) => wholes.get(originKey(ref))?.parts ?? [])
+    },
     async foresee(changes) {
-      const [column] = changes.map(({ column }) => column)
+      const wholes = fields.wholeChanges(changes).map(({ change }) => change)
+      const [column] = wholes.map(({ column }) => column)
       if (column === undefined) return []
-      const stored = changes.map(inDatabase).flatMap(withStoredOwner)
+      const stored = wholes.map(inDatabase).flatMap(withStoredOwner)
       return foresee(table, { name: column, column: columnOf(column) }, stored)
     },
     replaceFingerprints: (changes) =>
@@ -92,6 +105,7 @@ export function tableSource<Row>(table: SqlTable, view: TableView<Row>): ValueSo
 export function cellsOf<Row>(
   { key, values, ...found }: TableRow,
   { columns, fingerprints = [], rowOf, ownerOf }: TableView<Row>,
+  fieldCells = new FieldCells(),
 ): ValueCell<Row>[] {
   const row = rowOf(values)
   const { owner, defect } =
@@ -101,11 +115,11 @@ export function cellsOf<Row>(
     return { key, column: name, owner, value, row, defect }
   }
   return [
-    ...columns.map((column) => ({
-      ...cellOf(column),
-      context: column.context,
-      isJson: column.isJson ?? false,
-    })),
+    ...columns.flatMap((column) => {
+      const { context, fields, isJson = false } = column
+      if (fields !== undefined && context !== undefined) return fieldCells.of(cellOf(column), fields, context)
+      return [{ ...cellOf(column), context, isJson }]
+    }),
     ...fingerprints.map((column) => ({ ...cellOf(column), fingerprint: column })),
   ]
 }

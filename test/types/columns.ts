@@ -100,3 +100,56 @@ onSqlite.tokenCheck(inPostgres.token)
 
 export const checks = [onSqlite.tokenCheck(inSqlite.token), onPostgres.tokenCheck(inPostgres.token)]
 export const service = EnvelopeCrypto
+
+interface Settings {
+  readonly model: string
+  readonly apiKey?: string | null
+  readonly limit: number
+  readonly providers?: Readonly<Record<string, { readonly secret: string | null }>>
+  readonly hooks: readonly { readonly secret?: string; readonly tries: number }[]
+  readonly named: { readonly a: { readonly key: string }; readonly b: { readonly key: string } }
+  readonly 'dotted.name'?: string
+  readonly any?: unknown
+  readonly self?: Settings
+}
+
+const inFields = sqliteTable('t', {
+  settings: onSqlite
+    .encryptedFields<Settings>('settings', {
+      context: 't.settings',
+      paths: [
+        'apiKey',
+        'providers.openai.secret',
+        'providers.*.secret',
+        'hooks.*.secret',
+        'named.*.key',
+        'named.a.key',
+        'self.apiKey',
+        'any.thing',
+        ['dotted.name'],
+        ['named', '*', 'key'],
+      ],
+    })
+    .notNull(),
+  unnamed: onSqlite.encryptedFields({ context: 't.unnamed', paths: ['whatever'] }),
+})
+export const settings: Settings = {} as (typeof inFields.$inferSelect)['settings']
+onPostgres.encryptedFields<Settings>('settings', { context: 't.settings', paths: ['apiKey'], type: 'json' })
+// @ts-expect-error a number is no field that can be encrypted
+onSqlite.encryptedFields<Settings>('settings', { context: 't.settings', paths: ['limit'] })
+// @ts-expect-error a field that is not there
+onSqlite.encryptedFields<Settings>('settings', { context: 't.settings', paths: ['apikey'] })
+// @ts-expect-error an object
+onSqlite.encryptedFields<Settings>('settings', { context: 't.settings', paths: ['named.a'] })
+// @ts-expect-error a number in an array
+onSqlite.encryptedFields<Settings>('settings', { context: 't.settings', paths: ['hooks.*.tries'] })
+// @ts-expect-error an element of an array by its number
+onSqlite.encryptedFields<Settings>('settings', { context: 't.settings', paths: ['hooks.0.secret'] })
+// @ts-expect-error a name with a dot in a path with dots
+onSqlite.encryptedFields<Settings>('settings', { context: 't.settings', paths: ['dotted.name'] })
+// @ts-expect-error names that lead nowhere
+onSqlite.encryptedFields<Settings>('settings', { context: 't.settings', paths: [['named', 'c', 'key']] })
+// @ts-expect-error SQLite has no such type
+onSqlite.encryptedFields<Settings>('settings', { context: 't.settings', paths: ['apiKey'], type: 'json' })
+// @ts-expect-error paths are required
+onSqlite.encryptedFields<Settings>('settings', { context: 't.settings' })
