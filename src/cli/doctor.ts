@@ -207,12 +207,11 @@ async function columnFindings(
     const findings: ColumnFinding[] = []
     const { registered, unregistered } = await schemaTables(schema, options, host)
     for (const { name, plan, withColumns } of registered) {
+      const { columns, fingerprints } = plan.shape
       const fields = new Map(
         plan.columns.flatMap(({ column, fields }) => (fields ? [[column, fields] as const] : [])),
       )
-      findings.push(
-        ...(await sampleColumns(name, withColumns, plan.shape.columns, plan.shape.fingerprints, fields)),
-      )
+      findings.push(...(await sampleColumns(name, withColumns, columns, fingerprints, fields)))
     }
     findings.push(...(await fingerprintFindings(store, masterKeys, options, registered)))
     for (const table of unregistered) findings.push(...(await checkUnregistered(table)))

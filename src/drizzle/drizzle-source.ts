@@ -92,13 +92,8 @@ export function tablePlan<Row>(table: unknown, options: DrizzleSourceOptions<Row
           `${quoted(property)} of table ${quoted(name)} holds values of the pool: give it a source of its own, with owner: null`,
         )
       const context = given === undefined ? (mark?.context ?? undefined) : given
-      return {
-        name: property,
-        column: columnName(column, db),
-        context,
-        isJson: mark?.kind === 'json',
-        fields: mark?.fields,
-      }
+      const isJson = mark?.kind === 'json'
+      return { name: property, column: columnName(column, db), context, isJson, fields: mark?.fields }
     },
   )
   const fingerprints = Array.from(fingerprintRoles(parts), ([property, role]) => ({

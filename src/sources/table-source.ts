@@ -20,10 +20,10 @@ interface ViewColumn<Row> {
   /** What the database calls it. */
   readonly column: string
   readonly context: ContextOf<Row> | undefined
-  /** Whether the plaintexts are JSON. */
-  readonly isJson?: boolean
   /** Of a JSON column: the paths of the fields that are its values. It has a context then. */
   readonly fields?: readonly FieldPath[] | undefined
+  /** Whether the plaintexts are JSON. */
+  readonly isJson?: boolean
 }
 
 /** A column with fingerprints. `of` is the name of the column with their values. */
@@ -52,7 +52,6 @@ export function tableSource<Row>(table: SqlTable, view: TableView<Row>): ValueSo
   const columnNames = new Map(all.map(({ name, column }) => [name, column]))
   const viewNames = new Map(all.map(({ name, column }) => [column, name]))
   const columnOf = (name: string) => columnNames.get(name) ?? name
-  const fields = new FieldCells()
   // What the rows being swept have as owner in the database, where the application makes another one of it.
   const owners = new Map<string, string | null>()
   const withStoredOwner = <Change extends ColumnChange>(change: Change): Change[] => {
@@ -65,6 +64,7 @@ export function tableSource<Row>(table: SqlTable, view: TableView<Row>): ValueSo
     return replaced.map(({ key, column }) => ({ key, column: viewNames.get(column) ?? column }))
   }
   const inDatabase = (change: ValueChange): ValueChange => ({ ...change, column: columnOf(change.column) })
+  const fields = new FieldCells()
   return {
     pool: view.pool,
     async *pages({ limit }) {
@@ -83,11 +83,11 @@ export function tableSource<Row>(table: SqlTable, view: TableView<Row>): ValueSo
       return replaced.flatMap((ref) => wholes.get(originKey(ref))?.parts ?? [])
     },
     async foresee(changes) {
-      const wholes = fields.wholeChanges(changes).map(({ change }) => change)
+      const wholes = fields.wholeChanges(changes).map(({ change }) => inDatabase(change))
+      const [name] = changes.map(({ column }) => column)
       const [column] = wholes.map(({ column }) => column)
-      if (column === undefined) return []
-      const stored = wholes.map(inDatabase).flatMap(withStoredOwner)
-      return foresee(table, { name: column, column: columnOf(column) }, stored)
+      if (name === undefined || column === undefined) return []
+      return foresee(table, { name, column }, wholes.flatMap(withStoredOwner))
     },
     replaceFingerprints: (changes) =>
       replace(
@@ -116,7 +116,7 @@ export function cellsOf<Row>(
   }
   return [
     ...columns.flatMap((column) => {
-      const { context, fields, isJson = false } = column
+      const { context, isJson = false, fields } = column
       if (fields !== undefined && context !== undefined) return fieldCells.of(cellOf(column), fields, context)
       return [{ ...cellOf(column), context, isJson }]
     }),

@@ -31,8 +31,8 @@ const redisSource = readFileSync('examples/redis-source.ts', 'utf8')
 /** Blocks that are whole files, found by words in them. */
 const FILES = {
   schema: 'export const credentials = sqliteTable(',
-  logins: "fingerprintText('email_fingerprint'",
   integrations: 'encryptedFields<Settings>(',
+  logins: "fingerprintText('email_fingerprint'",
   registry: 'defineEncrypted({',
   validators: 'createInsertSchema(credentials',
 }
