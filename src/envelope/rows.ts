@@ -57,7 +57,8 @@ export function encryptRows<Row extends object, Column extends keyof Row & strin
   return replaceCells(rows, options, {
     ofUsers: (cells) =>
       envelope.encryptMany(cells.map(({ value, ...cell }) => ({ ...cell, plaintext: value }))),
-    ofPool: ({ value, context }) => envelope.pool.encrypt(value, context),
+    ofPool: (cells) =>
+      envelope.pool.encryptMany(cells.map(({ value, context }) => ({ plaintext: value, context }))),
   })
 }
 
@@ -69,13 +70,14 @@ export function decryptRows<Row extends object, Column extends keyof Row & strin
 ): Promise<RowsResult<Row, Column, string>> {
   return replaceCells(rows, options, {
     ofUsers: (cells) => envelope.decryptMany(cells.map(({ value, ...cell }) => ({ ...cell, token: value }))),
-    ofPool: ({ value, context }) => envelope.pool.decrypt(value, context),
+    ofPool: (cells) =>
+      envelope.pool.decryptMany(cells.map(({ value, context }) => ({ token: value, context }))),
   })
 }
 
 interface Work<Value> {
   ofUsers(cells: readonly UserCell[]): Promise<ItemResult<Value>[]>
-  ofPool(cell: Cell): Promise<Value>
+  ofPool(cells: readonly Cell[]): Promise<ItemResult<Value>[]>
 }
 
 type UserCell = Cell & { readonly userId: string }
@@ -130,21 +132,10 @@ async function replaceAll<Value>(
   cells: readonly (Cell & { readonly userId: string | null })[],
   { ofUsers, ofPool }: Work<Value>,
 ): Promise<ItemResult<Value>[]> {
-  const results = await ofUsers(cells.filter((cell): cell is UserCell => cell.userId !== null))
-  const next = results.values()
-  const all: ItemResult<Value>[] = []
-  for (const cell of cells)
-    all.push(cell.userId === null ? await poolResult(cell, ofPool) : (next.next().value as ItemResult<Value>))
-  return all
-}
-
-async function poolResult<Value>(cell: Cell, work: Work<Value>['ofPool']): Promise<ItemResult<Value>> {
-  try {
-    return { ok: true, value: await work(cell) }
-  } catch (error) {
-    if (isKeystoreError(error)) return { ok: false, error }
-    throw error
-  }
+  const isOfUser = (cell: (typeof cells)[number]): cell is UserCell => cell.userId !== null
+  const user = (await ofUsers(cells.filter(isOfUser))).values()
+  const pool = (await ofPool(cells.filter((cell) => !isOfUser(cell)))).values()
+  return cells.map((cell) => (isOfUser(cell) ? user : pool).next().value as ItemResult<Value>)
 }
 
 /** @returns null for the shared pool @throws ERR_INVALID_ARGUMENT. The owner function's own error is replaced: it may quote the row */
