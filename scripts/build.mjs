@@ -31,7 +31,7 @@ const CHUNKS = {
   'key-log': /^key-log\//,
   lifecycle: /^lifecycle\//,
   // Files of an application's tables load no more of the service than this.
-  scope: /^envelope\/scope$/,
+  scope: /^envelope\/(scope|unreadable)$/,
   envelope: /^envelope\//,
   drivers: /^drivers\/(deadline|driver-error|drizzle-db|host-client|retry|sqlite-codes|url)$/,
   'drivers-sqlite': /^drivers\/(.*sqlite.*|libsql)$/,
@@ -44,6 +44,8 @@ const CHUNKS = {
   postgres: /^adapters\/postgres\//,
   columns: /^drizzle\/(encrypted-column|column-guard)$/,
   sources: /^sources\//,
+  // Loads drizzle-orm, which the registry must not.
+  'written-row': /^drizzle\/(written-row|owner-column|fingerprint-rule|query-guard)$/,
   registry: /^drizzle\//,
   reencrypt: /^reencrypt\//,
   integrations: /^integrations\//,

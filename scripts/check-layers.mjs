@@ -160,6 +160,8 @@ const CLOSURES = [
   { from: 'adapters/open', dynamic: false, without: ['drizzle-orm', ...DRIVERS] },
   { from: 'reencrypt/index', dynamic: false, without: DRIVERS },
   { from: 'integrations/better-auth', dynamic: true, without: ['better-auth', 'drizzle-orm', ...DRIVERS] },
+  { from: 'integrations/auth-js', dynamic: true, without: ['@auth/core', 'drizzle-orm', ...DRIVERS] },
+  { from: 'integrations/hono', dynamic: true, without: ['hono', 'drizzle-orm', ...DRIVERS] },
   { from: 'integrations/opentelemetry', dynamic: true, without: ['drizzle-orm', ...DRIVERS] },
 ]
 

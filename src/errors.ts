@@ -11,6 +11,7 @@ import { tenantIdOf } from './table.js'
  *
  * - `ERR_INVALID_ARGUMENT`: the caller passed something that can never work (a lone surrogate, an empty user id …)
  * - `ERR_NO_SCOPE`: an encrypted column was read or written outside `scope()`
+ * - `ERR_WRONG_OWNER`: a row that belongs to another user than the scope's was to be written through a column with `ownerColumn`
  * - `ERR_MALFORMED_TOKEN`: begins like a token, but its body cannot be one, or is longer than `maxTokenBytes`; says nothing about any key
  * - `ERR_NOT_ENCRYPTED`: the value is not a token
  * - `ERR_FORMAT_NOT_ACCEPTED`: a token or wrapped key of a format that `accept` does not name
@@ -30,6 +31,7 @@ import { tenantIdOf } from './table.js'
 export type KeystoreErrorCode =
   | 'ERR_INVALID_ARGUMENT'
   | 'ERR_NO_SCOPE'
+  | 'ERR_WRONG_OWNER'
   | 'ERR_MALFORMED_TOKEN'
   | 'ERR_NOT_ENCRYPTED'
   | 'ERR_FORMAT_NOT_ACCEPTED'
@@ -51,6 +53,8 @@ export interface KeystoreErrorOptions {
   readonly cause?: unknown
   /** Whether the same call may succeed later though nothing is changed. Default false. */
   readonly retryable?: boolean
+  /** See {@link KeystoreError.column}. */
+  readonly column?: string | null
 }
 
 /**
@@ -68,11 +72,14 @@ export class KeystoreError extends Error {
   override readonly name: string = 'KeystoreError'
   readonly code: KeystoreErrorCode
   readonly retryable: boolean
+  /** Of an error about a value of an encrypted column: the column's context, or the entry `column` of it. */
+  declare readonly column?: string
 
   constructor(code: KeystoreErrorCode, message: string, options: KeystoreErrorOptions = {}) {
     super(message, options.cause === undefined ? undefined : { cause: options.cause })
     this.code = code
     this.retryable = options.retryable ?? false
+    if (typeof options.column === 'string') this.column = options.column
   }
 }
 
@@ -179,8 +186,9 @@ export function keyShredded(userId: string): KeystoreError {
   return new KeystoreError('ERR_KEY_SHREDDED', `The keys of ${describeUser(userId)} were shredded`)
 }
 
-/** Whose key it is, for messages: a user's, or a tenant's own. */
+/** Whose key it is, for messages: a user's, a tenant's own, or the pool's. */
 export function describeUser(userId: string): string {
+  if (userId === '') return 'the pool'
   const tenantId = tenantIdOf(userId)
   return tenantId === null ? `user ${quoted(userId)}` : `tenant ${quoted(tenantId)}`
 }

@@ -32,12 +32,16 @@ export type KeystoreEvent =
     }
   /** A user's keys were erased. */
   | ({ readonly type: 'shredded'; readonly durationMs: number } & ShredReceipt)
-  /** A well-formed token did not open: wrong key, context or user, or tampered with. `userId` is empty for the pool. */
+  /**
+   * A well-formed token did not open: wrong key, context or user, or tampered with. `userId` is empty for the pool. `column` is the entry
+   * `column` of the context, if it has one: that of encrypted columns is their name, and other entries are not shown.
+   */
   | {
       readonly type: 'decryptFailed'
       readonly userId: string
       readonly version: number
       readonly format: 'v2' | 'v3'
+      readonly column?: string
     }
   /**
    * A row's wrapped key does not open under the master key that it names, or `open` found one in format v2 where v2 is not accepted. Its

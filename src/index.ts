@@ -1,6 +1,12 @@
 /** drizzle-keystore: the crypto service, master keys and the lifecycle of keys. It loads no adapter, driver or Drizzle. */
 
-export type { DecryptItem, EncryptItem, ItemResult } from './envelope/bulk.js'
+export type {
+  DecryptItem,
+  EncryptItem,
+  ItemResult,
+  PoolDecryptItem,
+  PoolEncryptItem,
+} from './envelope/bulk.js'
 export { EnvelopeCrypto } from './envelope/envelope-crypto.js'
 export type { EnvelopeCryptoOptions } from './envelope/options.js'
 export type { PoolCrypto } from './envelope/pool-crypto.js'
@@ -14,7 +20,13 @@ export {
 } from './envelope/rows.js'
 export { Secret } from './envelope/secret.js'
 export type { EncryptOptions, PlaintextPolicy } from './envelope/token-policy.js'
-export type { UserHandle, UserOptions } from './envelope/user-handle.js'
+export {
+  isUnreadable,
+  type OnUnreadable,
+  type Unreadable,
+  type UnreadableValue,
+} from './envelope/unreadable.js'
+export type { ScopeOptions, UserHandle, UserOptions } from './envelope/user-handle.js'
 export {
   KeystoreError,
   type KeystoreErrorCode,

@@ -199,12 +199,12 @@ async function giveUp(
   return giveUpLostKeys({ store, keyLog })
 }
 
-/** A tombstone of the pool. No call of ours makes one, but another store or a statement by hand can. */
+/** A tombstone of the pool: of `envelope.pool.shred()`, of another store, or made by hand. */
 async function poolFindings(store: KeyStore): Promise<Finding[]> {
   const pool = (await store.getActive([''])).get('')
   if (pool === undefined || pool.shreddedAt === null) return []
   const reason =
-    'The pool was shredded, by another store or by hand: every use of it fails. To make it a new key: npx keystore shred-user --pool --forget'
+    'The pool was shredded: every use of it fails. To make it a new key: npx keystore shred-user --pool --forget'
   return [{ severity: 'error', kind: 'poolShredded', userId: '', version: pool.version, reason }]
 }
 
@@ -235,8 +235,12 @@ async function columnFindings(options: DoctorCommandOptions): Promise<ColumnFind
   return withHost(options, async (host) => {
     const findings: ColumnFinding[] = []
     const { registered, unregistered } = await schemaTables(schema, options, host)
-    for (const { name, plan, withColumns } of registered)
-      findings.push(...(await sampleColumns(name, withColumns, plan.shape.columns)))
+    for (const { name, plan, withColumns } of registered) {
+      const fields = new Map(
+        plan.columns.flatMap(({ column, fields }) => (fields ? [[column, fields] as const] : [])),
+      )
+      findings.push(...(await sampleColumns(name, withColumns, plan.shape.columns, [], fields)))
+    }
     for (const table of unregistered) findings.push(...(await checkUnregistered(table)))
     return findings
   })

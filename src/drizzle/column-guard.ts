@@ -4,11 +4,14 @@
  * query would silently match nothing.
  */
 import { invalidArgument } from '../errors.js'
-import { type ColumnCodec, markColumn, refuseComparison } from './encrypted-column.js'
+import { type AnyCodec, markColumn, refuseComparison, refuseUnseenRow } from './encrypted-column.js'
+import type { RowGuard } from './owner-column.js'
 
 /** The methods of a column builder that `sqliteTable` and `pgTable` call. Drizzle does not declare them. */
 interface BuilderHooks {
-  setName(key: string): void
+  readonly config: { dataType: string }
+  /** 1.0 gives the table's casing too. */
+  setName(key: string, ...casing: unknown[]): void
   build(table: object): BuiltColumn
   default(value: unknown): unknown
   unique(...options: unknown[]): unknown
@@ -25,28 +28,45 @@ interface BuiltColumn {
 /** Drizzle sets it on the table of an aliased column. Relational queries use aliases too. Nothing is written through an alias. */
 const IS_ALIAS = Symbol.for('drizzle:IsAlias')
 
-/** Makes a builder mark the columns that it builds, and guard them if their values cannot be compared. @returns the builder itself */
+/**
+ * Makes a builder mark the columns that it builds, and guard them if their values cannot be compared.
+ *
+ * @param own a builder of Drizzle's own for such values. drizzle-zod and its like ask a column's `dataType`, and accept anything for a
+ *   custom one. Drizzle itself does not ask. 0.45 and 1.0 have different words for JSON, so that they are not written here. Null: Drizzle has none.
+ * @param guardRow of a column that needs the other values of its row: it encodes in the column's place
+ * @returns the builder itself
+ */
 export function guardedBuilder<Builder extends object, Value>(
   builder: Builder,
-  codec: ColumnCodec<Value>,
+  codec: AnyCodec<Value>,
+  own: object | null,
+  guardRow?: RowGuard,
 ): Builder {
   const hooks = builder as Builder & BuilderHooks
+  if (own !== null) hooks.config.dataType = (own as BuilderHooks).config.dataType
   const { setName, build } = hooks
   const isComparable = codec.mark.kind === 'token'
   let key = ''
-  hooks.setName = function (this: BuilderHooks, name) {
+  hooks.setName = function (this: BuilderHooks, name, ...casing) {
     key = name
-    setName.call(this, name)
+    setName.call(this, name, ...casing)
   }
   hooks.build = function (this: BuilderHooks, table) {
     const column = build.call(this, table)
     markColumn(column, codec.mark)
+    if (guardRow !== undefined) {
+      guardRow(table, key, column.mapToDriverValue.bind(column))
+      column.mapToDriverValue = refuseUnseenRow
+    }
     if (!isComparable) guardComparisons(table, key, column)
     return column
   }
   if (hooks.array !== undefined) hooks.array = refuseArray
   if (!isComparable) {
-    hooks.default = refuseDefault
+    const setDefault = hooks.default
+    hooks.default = function (this: BuilderHooks, value) {
+      return codec.canBeDefault?.(value) === true ? setDefault.call(this, value) : refuseDefault()
+    }
     hooks.unique = refuseUnique
     hooks.primaryKey = refuseUnique
   }

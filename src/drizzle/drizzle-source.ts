@@ -14,6 +14,7 @@ import {
   tablePartsOf,
 } from './drizzle-table.js'
 import { markOf } from './encrypted-column.js'
+import { fingerprintRoles } from './fingerprint-column.js'
 
 /** The host's drizzle db, on a driver that the stores take. No transaction. */
 export type DrizzleDb =
@@ -40,7 +41,7 @@ export interface DrizzleSourceOptions<Row> extends PoolOption {
 }
 
 /**
- * Makes a Drizzle table a source of values for `reencrypt`. The rows given to context functions have all columns. If there is no context
+ * Makes a Drizzle table a source of values for `reencrypt`, and of the fingerprints of these values in columns of `fingerprintText`. The rows given to context functions have all columns. If there is no context
  * function, rows have only key, owner and values.
  *
  * @throws ERR_INVALID_ARGUMENT
@@ -64,7 +65,8 @@ export type TablePlan<Row> = ReturnType<typeof tablePlan<Row>>
 /** @param db the drizzle db whose `casing` option and decoding apply; null: column names are as the table has them */
 export function tablePlan<Row>(table: unknown, options: DrizzleSourceOptions<Row>, db: unknown) {
   options = ownOptions(options)
-  const { name, schema, columns } = tablePartsOf(table)
+  const parts = tablePartsOf(table)
+  const { name, schema, columns } = parts
   const columnOf = (what: string, property: unknown): DrizzleColumn => {
     const column = typeof property === 'string' ? columns.get(property) : undefined
     if (column !== undefined) return column
@@ -80,16 +82,28 @@ export function tablePlan<Row>(table: unknown, options: DrizzleSourceOptions<Row
     contextsByColumn<Row>(options.columns as Record<string, ContextOf<Row>>),
     ([property, given]) => {
       const column = columnOf('columns', property)
-      const context = given === undefined ? (markOf(column)?.context ?? undefined) : given
-      return { name: property, column: columnName(column, db), context }
+      const mark = markOf(column)
+      if (mark?.owner === 'pool' && owner !== null)
+        throw invalidArgument(
+          `${quoted(property)} of table ${quoted(name)} holds values of the pool: give it a source of its own, with owner: null`,
+        )
+      const context = given === undefined ? (mark?.context ?? undefined) : given
+      return { name: property, column: columnName(column, db), context, fields: mark?.fields }
     },
   )
+  const fingerprints = Array.from(fingerprintRoles(parts), ([property, role]) => ({
+    ...role,
+    name: property,
+    column: nameOf('a fingerprint column', property),
+  })).filter(({ of }) => swept.some((value) => value.name === of))
   const shape = {
     table: name,
     schema,
     key: keys.map((property) => nameOf('key', property)),
     owner: owner === null ? null : nameOf('owner, or null for values of the shared pool,', owner),
     columns: swept.map(({ column }) => column),
+    json: swept.filter(({ fields }) => fields !== undefined).map(({ column }) => column),
+    fingerprints: fingerprints.map(({ column }) => column),
     wholeRows: swept.some(({ context }) => typeof context === 'function'),
     // Drizzle's columns decode dates from text.
     datesAsText: true,
@@ -106,7 +120,7 @@ export function tablePlan<Row>(table: unknown, options: DrizzleSourceOptions<Row
     }
     return row as Row
   }
-  return { shape, columns: swept, pool: poolOf(options), rowOf }
+  return { shape, columns: swept, fingerprints, pool: poolOf(options), rowOf }
 }
 
 /**

@@ -1,28 +1,52 @@
 /**
- * How encrypted columns encode and decode values, in both dialects: they encrypt and decrypt with the user handle of the current
- * scope. Imports no drizzle.
+ * How encrypted columns encode and decode values, in both dialects: they encrypt and decrypt with the handle of the scope in
+ * force. Imports no drizzle.
  */
 
-import { currentHandle } from '../envelope/scope.js'
-import { invalidArgument, KeystoreError } from '../errors.js'
+import { requiredScope, type ScopeKind } from '../envelope/scope.js'
+import { inPlaceOf, isOfValue } from '../envelope/unreadable.js'
+import type { UserHandle } from '../envelope/user-handle.js'
+import { invalidArgument, KeystoreError, quoted } from '../errors.js'
 import { contextMap, type EncryptionContext } from '../format/context.js'
 import { assertFormats, type Format } from '../format/formats.js'
 import { isEncrypted, isToken, type Token } from '../format/token.js'
-import { kindOf, ownOptions } from '../validate.js'
+import type { FieldPath } from '../sources/field-path.js'
+import { assertBytes, kindOf, ownOptions } from '../validate.js'
 
 export interface EncryptedColumnOptions {
   /**
    * The context that the column's values are bound to. A string is short for `{ column: … }`. Choose a permanent name, such as
-   * `'credentials.api_key'`, and keep it when the table or the column is renamed: other contexts do not decrypt the values.
+   * `'credentials.api_key'`, and keep it when the table or the column is renamed: other contexts do not decrypt the values. Errors and events
+   * name the column by this string, or by the entry `column` of the map, and by nothing else of the map.
    */
   readonly context: string | EncryptionContext
+  /** Whose the values are: those of the user in whose scope they are written, or the shared pool's. Default `'user'`. */
+  readonly owner?: 'user' | 'pool'
+  /**
+   * The property of the table that holds the user's id. Writes then check it: a row that belongs to another user than the scope's is
+   * ERR_WRONG_OWNER. Not for the pool.
+   */
+  readonly ownerColumn?: string | undefined
+}
+
+/** The arguments of a column, as Drizzle's own columns take them. Without a name it is called as its property, through `casing`. */
+export type ColumnArguments<Options> = [name: string, options: Options] | [options: Options]
+
+/** @returns the name `''` for Drizzle if none was given. Options that were left out are undefined, which {@link requiredContext} refuses. */
+export function nameAndOptions<Options>([first, second]: ColumnArguments<Options>): [string, Options] {
+  return typeof first === 'string' ? [first, second as Options] : ['', first]
 }
 
 /** What an encrypted column holds. It is kept on the column object, where the sweep and the registry find it. */
-interface EncryptedColumnMark {
-  readonly kind: 'text' | 'json' | 'token'
+export interface EncryptedColumnMark {
+  readonly kind: 'text' | 'json' | 'bytes' | 'token' | 'fields'
   /** Null for a column of tokens: the application gives the context when it encrypts. */
   readonly context: EncryptionContext | null
+  /** Of a column of tokens, the application decides. */
+  readonly owner: ScopeKind
+  readonly ownerColumn?: string
+  /** Of a JSON column: where in its values the encrypted fields are. */
+  readonly fields?: readonly FieldPath[]
 }
 
 /** The property of the column object. A registered symbol, so that two copies of this package find it. */
@@ -38,12 +62,28 @@ export function markOf(column: unknown): EncryptedColumnMark | null {
   return column[MARK] as EncryptedColumnMark
 }
 
-/** @throws ERR_INVALID_ARGUMENT, also without a context: values would be bound to their user only */
-function requiredContext(options: EncryptedColumnOptions): EncryptionContext {
-  const { context }: Partial<EncryptedColumnOptions> = ownOptions(options ?? {})
+/** @throws ERR_INVALID_ARGUMENT, also without a context: values would be bound to their owner only */
+export function markFrom(
+  kind: EncryptedColumnMark['kind'],
+  options: EncryptedColumnOptions,
+): EncryptedColumnMark & { readonly context: EncryptionContext } {
+  const given: Partial<EncryptedColumnOptions> = ownOptions(options ?? {})
+  const { context, owner = 'user', ownerColumn } = given
   if (context === undefined || context === null)
     throw invalidArgument("context is required, such as { context: 'credentials.api_key' }")
-  return contextMap(context)
+  if (owner !== 'user' && owner !== 'pool')
+    throw invalidArgument(
+      `owner must be 'user' or 'pool', got ${kindOf(owner)}. The column with the user's id is the option ownerColumn`,
+    )
+  const mark = { kind, context: contextMap(context), owner }
+  if (ownerColumn === undefined) return mark
+  if (typeof ownerColumn !== 'string' || owner === 'pool')
+    throw invalidArgument(
+      owner === 'pool'
+        ? "ownerColumn is for columns of users: the values of owner: 'pool' belong to nobody"
+        : `ownerColumn must be the name of a property of the table, such as 'userId', got ${kindOf(ownerColumn)}`,
+    )
+  return { ...mark, ownerColumn }
 }
 
 /** How one kind of column turns values into tokens and back. Never called with null or undefined. */
@@ -53,47 +93,126 @@ export interface ColumnCodec<Value> {
   decode(stored: string): Value
 }
 
+/** A codec of a column that need not hold one token, and whose driver may give more than text. */
+export interface AnyCodec<Value> {
+  readonly mark: EncryptedColumnMark
+  encode(value: Value): string
+  decode(stored: never): Value
+  /** Whether a schema may hold the value in plain sight. Absent: no value may be. */
+  canBeDefault?(value: unknown): boolean
+}
+
 /** The two functions of a codec that Drizzle's `customType` takes. Drizzle calls `toDriver` with the null of a placeholder too. */
-export function driverFunctions<Value>({ encode, decode }: ColumnCodec<Value>) {
+export function driverFunctions<Value>({ encode, decode }: AnyCodec<Value>) {
   return {
     toDriver: (value: Value) => ((value ?? null) === null ? (value as null) : encode(value)) as string,
-    fromDriver: (stored: string) => decode(stored),
+    fromDriver: (stored: string) => decode(stored as never),
   }
 }
 
 export function textCodec(options: EncryptedColumnOptions): ColumnCodec<string> {
-  const context = requiredContext(options)
-  return {
-    mark: { kind: 'text', context },
-    encode: (value) => handleInScope().encrypt(value, context),
-    decode: (stored) => handleInScope().decrypt(stored, context),
-  }
+  return scopedCodec('text', options, TEXT)
 }
 
 export function jsonCodec<T>(options: EncryptedColumnOptions): ColumnCodec<T> {
-  const context = requiredContext(options)
-  return {
-    mark: { kind: 'json', context },
+  return scopedCodec<T>('json', options, {
     // JSON text is never a whole token: a token in it has quotes around it.
-    encode: (value) => handleInScope().encrypt(jsonText(value), context),
-    decode: (stored) => parsedJson(handleInScope().decrypt(stored, context)),
+    seal: (handle, value, context) => handle.encrypt(jsonText(value), context),
+    open: (handle, stored, context) => parsedJson(handle.decrypt(stored, context), stored),
+  })
+}
+
+export function bytesCodec(options: EncryptedColumnOptions): ColumnCodec<Uint8Array> {
+  return scopedCodec('bytes', options, {
+    seal(handle, value, context) {
+      assertBytes('An encrypted column of bytes', value)
+      return handle.encryptBytes(value, context)
+    },
+    open: (handle, stored, context) => handle.decryptBytes(stored, context),
+  })
+}
+
+/** What a kind of column does with the handle of the scope. */
+interface Sealing<Value> {
+  seal(handle: UserHandle, value: Value, context: EncryptionContext): Token
+  open(handle: UserHandle, stored: string, context: EncryptionContext): Value
+}
+
+const TEXT: Sealing<string> = {
+  seal: (handle, value, context) => handle.encrypt(value, context),
+  open: (handle, stored, context) => handle.decrypt(stored, context),
+}
+
+function scopedCodec<Value>(
+  kind: EncryptedColumnMark['kind'],
+  options: EncryptedColumnOptions,
+  sealing: Sealing<Value>,
+): ColumnCodec<Value> {
+  const mark = markFrom(kind, options)
+  return { mark, ...scopedValue(mark, mark.context.column ?? null, sealing) }
+}
+
+/** Encodes and decodes texts of an owner and a context. @param name what errors call their place; null: its context has no name */
+export function scopedText(of: ValuesOf, name: string | null): Omit<ColumnCodec<string>, 'mark'> {
+  return scopedValue(of, name, TEXT)
+}
+
+interface ValuesOf {
+  readonly owner: ScopeKind
+  readonly context: EncryptionContext
+}
+
+function scopedValue<Value>(
+  { owner, context }: ValuesOf,
+  name: string | null,
+  { seal, open }: Sealing<Value>,
+): Omit<ColumnCodec<Value>, 'mark'> {
+  return {
+    encode: (value) => seal(requiredScope(owner, name).handle, value, context),
+    decode(stored) {
+      const { handle, onUnreadable } = requiredScope(owner, name)
+      try {
+        if (typeof stored !== 'string') throw notEncrypted(kindOf(stored))
+        return open(handle, stored, context)
+      } catch (error) {
+        if (!isOfValue(error)) throw error
+        // Nothing can be read without the keys: that is no matter of this value.
+        if (error.code === 'ERR_KEY_NOT_FOUND') handle.assertUsable()
+        return inPlaceOf(stored, name, namedError(error, stored, name), onUnreadable) as Value
+      }
+    },
   }
 }
 
-export const tokenCodec: ColumnCodec<Token> = {
-  mark: { kind: 'token', context: null },
-  encode: checkedToken,
-  decode: checkedToken,
+/** The handle in whose scope a column is written or read. @throws ERR_NO_SCOPE */
+export function handleFor({ owner, context }: EncryptedColumnMark): UserHandle {
+  return requiredScope(owner, context?.column ?? null).handle
 }
 
-/** @throws ERR_NO_SCOPE */
-function handleInScope() {
-  const handle = currentHandle()
-  if (handle !== undefined) return handle
-  throw new KeystoreError(
-    'ERR_NO_SCOPE',
-    'An encrypted column was read or written outside a scope: run the query inside `await envelope.scope(userId, () => …)`',
-  )
+/** The error of a value, with the column's name, which Drizzle does not tell. */
+function namedError(error: KeystoreError, stored: unknown, column: string | null): KeystoreError {
+  const place = column === null ? 'an encrypted column' : `the encrypted column ${quoted(column)}`
+  const leftover = error.code === 'ERR_NOT_ENCRYPTED' ? `. ${leftoverAdvice(stored)}` : ''
+  return new KeystoreError(error.code, `A value of ${place}: ${error.message}${leftover}`, {
+    cause: error.cause,
+    column,
+  })
+}
+
+function leftoverAdvice(stored: unknown): string {
+  const what =
+    stored === '' ? 'It is an empty text' : 'It is a plaintext, such as a default or a value from before'
+  return `${what}: encrypt it with the sweep (docs/REENCRYPT.md), or decide in onUnreadable of the scope`
+}
+
+function notEncrypted(what: string): KeystoreError {
+  return new KeystoreError('ERR_NOT_ENCRYPTED', `The value is not a token: it is ${what}`)
+}
+
+export const tokenCodec: ColumnCodec<Token> = {
+  mark: { kind: 'token', context: null, owner: 'user' },
+  encode: checkedToken,
+  decode: checkedToken,
 }
 
 /** @throws ERR_NOT_ENCRYPTED · ERR_MALFORMED_TOKEN. Their messages do not show the value. */
@@ -111,23 +230,26 @@ function checkedToken(value: unknown): Token {
   )
 }
 
-function jsonText(value: unknown): string {
+export function jsonText(value: unknown): string {
   let text: string | undefined
   try {
     text = JSON.stringify(value)
   } catch {
     // The error is not kept as a cause, because its message may quote the value.
   }
-  if (text === undefined)
-    throw invalidArgument(`An encrypted JSON column got ${kindOf(value)} that JSON cannot express`)
+  if (text === undefined) throw invalidArgument(`A JSON column got ${kindOf(value)} that JSON cannot express`)
   return text
 }
 
-/** The text was authenticated, but another kind of column wrote it: the error is the same as for all that does not decrypt. */
-function parsedJson<T>(text: string): T {
+/**
+ * A text that was authenticated, but that another kind of column wrote, has the error of all that does not decrypt. A plaintext that passes
+ * through was never encrypted.
+ */
+function parsedJson<T>(text: string, stored: string): T {
   try {
     return JSON.parse(text) as T
   } catch {
+    if (!isEncrypted(stored)) throw notEncrypted('plaintext, and no JSON')
     throw new KeystoreError(
       'ERR_DECRYPTION_FAILED',
       'Decryption failed: the value is of another column, or was never JSON',
@@ -139,6 +261,14 @@ function parsedJson<T>(text: string): T {
 export function refuseComparison(): never {
   throw invalidArgument(
     'An encrypted column cannot be compared: equal values have different tokens. Store envelope.fingerprint(…) in a column of its own and compare that',
+  )
+}
+
+/** @throws ERR_INVALID_ARGUMENT, always: a value came to a column past the rules of its table (written-row.ts) */
+export function refuseUnseenRow(): never {
+  throw invalidArgument(
+    'An encrypted column that needs the other values of its row was written past its table. Use insert().values() and update().set(); ' +
+      'if you do, the application has two copies of drizzle-orm: let drizzle-keystore find the same one (npm ls drizzle-orm)',
   )
 }
 
@@ -163,7 +293,11 @@ const SHAPES: Readonly<Record<Format, TokenShape>> = {
 }
 
 /** @throws ERR_INVALID_ARGUMENT */
-export function tokenShapes(options: TokenCheckOptions): TokenShape[] {
+export function tokenShapes(column: object, options: TokenCheckOptions): TokenShape[] {
+  if (markOf(column)?.kind === 'fields')
+    throw invalidArgument(
+      'tokenCheck is for columns that hold one token: one of encryptedFields holds JSON (docs/COLUMNS.md has a CHECK of its fields)',
+    )
   const { formats = ['v3'] } = ownOptions(options)
   assertFormats('formats', formats)
   if (formats.length === 0) throw invalidArgument('formats must name at least one format')

@@ -7,6 +7,7 @@ import { kindOf, ownOptions } from '../validate.js'
 import { type DrizzleDb, type DrizzleRow, drizzleSource } from './drizzle-source.js'
 import { type DrizzleTable, type TableParts, tablePartsOf } from './drizzle-table.js'
 import { markOf } from './encrypted-column.js'
+import { fingerprintRoles } from './fingerprint-column.js'
 
 /** A table, and what the table itself does not tell. Columns go by their property names. */
 export interface EncryptedTableOptions<Table extends DrizzleTable> extends PoolOption {
@@ -22,7 +23,10 @@ export interface EncryptedTableOptions<Table extends DrizzleTable> extends PoolO
   readonly columns?: { readonly [Column in keyof DrizzleRow<Table> & string]?: ContextOf<DrizzleRow<Table>> }
 }
 
-/** A registered table: its Drizzle table, and the options of `drizzleSource` for it. */
+/**
+ * A registered table: its Drizzle table, and the options of `drizzleSource` for it. A table with columns of users and of the pool is in a
+ * registry twice: the second is called `NAME (pool)`.
+ */
 export interface EncryptedTable {
   readonly name: string
   readonly table: DrizzleTable
@@ -43,7 +47,7 @@ const REGISTRY = Symbol.for('drizzle-keystore/registry')
 const OWNER_NAMES = ['userId', 'user_id', 'ownerId', 'owner_id', 'owner']
 
 /**
- * Registers the tables with encrypted columns. Finds the columns of `encryptedText` and `encryptedJson` itself. Export the registry from
+ * Registers the tables with encrypted columns. Finds the columns of `encryptedText`, `encryptedJson` and `fingerprintText` itself. Export the registry from
  * a module of your schema: `keystore reencrypt --schema FILE` and `keystore doctor --schema FILE` then go over all of its tables.
  *
  * @throws ERR_INVALID_ARGUMENT if the key, the owner or a context is neither given nor found
@@ -57,8 +61,8 @@ export function defineEncrypted<Tables extends Record<string, DrizzleTable>>(
 ): EncryptedRegistry {
   if (typeof tables !== 'object' || tables === null)
     throw invalidArgument(`tables must be an object, got ${kindOf(tables)}`)
-  const list = Object.entries(tables as Readonly<Record<string, DrizzleTable | AnyTableOptions>>).map(
-    ([name, given]) => encryptedTable(name, isTableOptions(given) ? given : { table: given }),
+  const list = Object.entries(tables as Readonly<Record<string, DrizzleTable | AnyTableOptions>>).flatMap(
+    ([name, given]) => encryptedTables(name, isTableOptions(given) ? given : { table: given }),
   )
   const registry: EncryptedRegistry = {
     [Symbol.iterator]: () => list.values(),
@@ -90,35 +94,45 @@ function isTableOptions(given: DrizzleTable | AnyTableOptions): given is AnyTabl
   return typeof given === 'object' && given !== null && Object.getPrototypeOf(given) === Object.prototype
 }
 
-function encryptedTable(name: string, given: AnyTableOptions): EncryptedTable {
+function encryptedTables(name: string, given: AnyTableOptions): EncryptedTable[] {
   const options = ownOptions(given, `table ${printable(name)}`)
   const { table } = options
   const parts = tablePartsOf(table)
-  const {
-    key = primaryKeyPropertyOf(name, parts),
-    owner = ownerPropertyOf(name, parts),
-    columns = {},
-  } = options
-  const contexts: Record<string, ContextOf<never>> = { ...columns }
+  const { key: givenKey = primaryKeyPropertyOf(name, parts), columns = {} } = options
+  const ofUsers: Record<string, ContextOf<never>> = { ...columns }
+  const ofPool: Record<string, ContextOf<never>> = {}
   for (const [property, column] of parts.columns) {
     const mark = markOf(column)
-    if (mark === null || property in contexts) continue
-    if (mark.context === null)
+    if (mark === null) continue
+    const context = property in columns ? columns[property] : mark.context
+    if (context === undefined || (context === null && !(property in columns)))
       throw missingOption(
         name,
         `the context of ${printable(property)}`,
         `columns: { ${printable(property)}: 'a.context' }, with null for no context`,
       )
-    contexts[property] = mark.context
+    if (mark.owner === 'pool') delete ofUsers[property]
+    const ofOwner = mark.owner === 'pool' ? ofPool : ofUsers
+    ofOwner[property] = context
   }
-  if (Object.keys(contexts).length === 0)
-    throw invalidArgument(`table ${printable(name)} has no encrypted column`)
   for (const property of Object.keys(columns)) {
     if (!parts.columns.has(property))
       throw invalidArgument(`table ${printable(name)} has no property ${quoted(property)}`)
   }
-  const pool = poolOf({ ...options, owner })
-  return { name, table, key: typeof key === 'string' ? [key] : key, owner, pool, columns: contexts }
+  // They are found again where they are swept: this is for the errors.
+  fingerprintRoles(parts)
+  const key = typeof givenKey === 'string' ? [givenKey] : givenKey
+  const found: EncryptedTable[] = []
+  if (Object.keys(ofUsers).length > 0) {
+    const { owner = ownerPropertyOf(name, parts) } = options
+    found.push({ name, table, key, owner, pool: poolOf({ ...options, owner }), columns: ofUsers })
+  }
+  if (Object.keys(ofPool).length > 0) {
+    const poolName = found.length === 0 ? name : `${name} (pool)`
+    found.push({ name: poolName, table, key, owner: null, pool: true, columns: ofPool })
+  }
+  if (found.length === 0) throw invalidArgument(`table ${printable(name)} has no encrypted column`)
+  return found
 }
 
 function primaryKeyPropertyOf(name: string, { columns }: TableParts): string[] {
@@ -127,7 +141,12 @@ function primaryKeyPropertyOf(name: string, { columns }: TableParts): string[] {
   return primary.map(([property]) => property)
 }
 
+/** What encrypted columns were told, or the column that is called so. */
 function ownerPropertyOf(name: string, { columns }: TableParts): string {
+  const told = new Set(Array.from(columns.values(), (column) => markOf(column)?.ownerColumn))
+  told.delete(undefined)
+  const [property] = told
+  if (property !== undefined && told.size === 1) return property
   const found = Array.from(columns).filter(
     ([property, column]) => OWNER_NAMES.includes(property) || OWNER_NAMES.includes(column.name),
   )

@@ -3,25 +3,33 @@ import { invalidArgument, isKeystoreError, type KeystoreError } from '../errors.
 import { isTurnDueInLoop, nextTurn, weightOf } from '../event-loop.js'
 import type { EmitEvent } from '../events.js'
 import { contextPieces, type EncryptionContext } from '../format/context.js'
-import { type Token, textOf } from '../format/token.js'
+import { type ParsedToken, type Token, textOf } from '../format/token.js'
 import type { KeyCache } from '../keys/cache.js'
 import { type DataKey, openToken } from '../keys/data-key.js'
 import type { FoundKeys, WantedKey } from '../keys/look-up.js'
 import { assertUserId, kindOf, ownOptions } from '../validate.js'
 import { type EncryptOptions, refuseToken, type TokenPolicy } from './token-policy.js'
 
-/** One value for `EnvelopeCrypto.encryptMany`. */
-export interface EncryptItem extends EncryptOptions {
-  readonly userId: string
+/** One value for `envelope.pool.encryptMany`. */
+export interface PoolEncryptItem extends EncryptOptions {
   readonly plaintext: string
   readonly context?: EncryptionContext
 }
 
-/** One value for `EnvelopeCrypto.decryptMany`. */
-export interface DecryptItem {
-  readonly userId: string
+/** One value for `envelope.pool.decryptMany`. */
+export interface PoolDecryptItem {
   readonly token: string
   readonly context?: EncryptionContext
+}
+
+/** One value for `EnvelopeCrypto.encryptMany`. */
+export interface EncryptItem extends PoolEncryptItem {
+  readonly userId: string
+}
+
+/** One value for `EnvelopeCrypto.decryptMany`. */
+export interface DecryptItem extends PoolDecryptItem {
+  readonly userId: string
 }
 
 export type ItemResult<Value> =
@@ -58,23 +66,56 @@ export class BulkCrypto {
 
   /** @throws ERR_INVALID_ARGUMENT (no array) · ERR_CLOSED */
   async encrypt(items: readonly EncryptItem[]): Promise<ItemResult<Token>[]> {
-    this.#assertOpen()
-    const prepare = (item: EncryptItem) => this.#encryptJob(item)
-    return inBulk(items, prepare, (wanted) => this.#keys.lookUp(wanted))
+    return this.#inBulk(items, (item: EncryptItem) => {
+      assertUserId(item.userId)
+      return this.#encryptJob(item.userId, item)
+    })
   }
 
   /** @throws like {@link encrypt} */
   async decrypt(items: readonly DecryptItem[]): Promise<ItemResult<string>[]> {
+    return this.#inBulk(items, (item: DecryptItem) => {
+      assertUserId(item.userId)
+      return this.#decryptJob(item.userId, item)
+    })
+  }
+
+  /** Encrypts for the owner of one data key. @param sealV2 in format v2: seals what is under no data key */
+  async encryptFor(
+    ownerId: string,
+    items: readonly PoolEncryptItem[],
+    sealV2: (plaintext: string) => Promise<Token>,
+  ): Promise<ItemResult<Token>[]> {
+    return this.#inBulk(items, (item: PoolEncryptItem) => this.#encryptJob(ownerId, item, sealV2))
+  }
+
+  /** @param openV2 opens tokens of format v2, which are under no data key */
+  async decryptFor(
+    ownerId: string,
+    items: readonly PoolDecryptItem[],
+    openV2: (token: ParsedToken, context: readonly string[]) => Promise<Buffer>,
+  ): Promise<ItemResult<string>[]> {
+    return this.#inBulk(items, (item: PoolDecryptItem) => this.#decryptJob(ownerId, item, openV2))
+  }
+
+  async #inBulk<Item extends object, Value>(
+    items: readonly Item[],
+    prepare: (item: Item) => BulkJob<Value>,
+  ): Promise<ItemResult<Value>[]> {
     this.#assertOpen()
-    const prepare = (item: DecryptItem) => this.#decryptJob(item)
     return inBulk(items, prepare, (wanted) => this.#keys.lookUp(wanted))
   }
 
-  #encryptJob({ userId, plaintext, context, allowToken = false }: EncryptItem): BulkJob<Token> {
-    assertUserId(userId)
+  #encryptJob(
+    userId: string,
+    { plaintext, context, allowToken = false }: PoolEncryptItem,
+    sealV2?: (plaintext: string) => Promise<Token>,
+  ): BulkJob<Token> {
     this.#policy.assertPlaintext(plaintext)
     const pieces = contextPieces(context)
     refuseToken(plaintext, { allowToken })
+    if (sealV2 !== undefined && this.#policy.format === 'v2')
+      return { wanted: null, input: plaintext, run: () => sealV2(plaintext) }
     const seal = (key: DataKey) => key.seal(this.#policy.format, plaintext, pieces)
     const run = (found: DataKey | Error | undefined) => {
       this.#assertOpen()
@@ -85,13 +126,18 @@ export class BulkCrypto {
     return { wanted: { userId }, input: plaintext, run }
   }
 
-  #decryptJob({ userId, token, context }: DecryptItem): BulkJob<string> {
+  #decryptJob(
+    userId: string,
+    { token, context }: PoolDecryptItem,
+    openV2?: (token: ParsedToken, context: readonly string[]) => Promise<Buffer>,
+  ): BulkJob<string> {
     const passesThrough = this.#policy.passesThrough(token)
     if (passesThrough) this.#assertOpen()
-    assertUserId(userId)
     const pieces = contextPieces(context)
     if (passesThrough) return { wanted: null, input: token, run: () => token }
     const parsed = this.#policy.parse(token)
+    if (openV2 !== undefined && parsed.format === 'v2')
+      return { wanted: null, input: token, run: () => openV2(parsed, pieces).then(textOf) }
     const ref = { userId, version: parsed.version }
     const open = (key: DataKey) => textOf(openToken(key, parsed, pieces, this.#emit))
     const run = (found: DataKey | Error | undefined) => {

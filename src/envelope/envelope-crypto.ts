@@ -2,7 +2,7 @@
 
 import { invalidArgument, KeystoreError } from '../errors.js'
 import { isTurnDue, nextTurn, weightOf } from '../event-loop.js'
-import { durationSince, type EmitEvent } from '../events.js'
+import type { EmitEvent } from '../events.js'
 import { contextPieces, type EncryptionContext } from '../format/context.js'
 import { assertFingerprintArguments, type FingerprintOptions } from '../format/fingerprint.js'
 import type { Format } from '../format/formats.js'
@@ -16,18 +16,20 @@ import { type TenantMove, type TenantRotation, Tenants } from '../keys/tenants.j
 import { checkMasterKeys } from '../master-keys/check.js'
 import { assertMasterKey } from '../master-keys/keyring.js'
 import type { MasterKey } from '../master-keys/master-key.js'
-import { type ShredReceipt, type ShredUserOptions, shredIn } from '../shred.js'
+import type { ShredReceipt, ShredUserOptions } from '../shred.js'
 import type { KeyStore } from '../store.js'
 import { tenantUserId } from '../table.js'
 import { traceMethods } from '../traced-calls.js'
-import { assertTenantId, assertUserId, kindOf, ownOptions } from '../validate.js'
+import { assertTenantId, assertUserId, ownOptions } from '../validate.js'
 import { BulkCrypto, type DecryptItem, type EncryptItem, type ItemResult } from './bulk.js'
+import { eraseKeys } from './erase.js'
 import { type EnvelopeCryptoOptions, type ResolvedOptions, resolveOptions } from './options.js'
-import { PoolCrypto } from './pool-crypto.js'
-import { runInScope } from './scope.js'
+import { POOL_USER_ID, PoolCrypto } from './pool-crypto.js'
+import { runInScope, scopeArguments } from './scope.js'
 import { Secret } from './secret.js'
 import { type EncryptOptions, refuseToken, type TokenPolicy } from './token-policy.js'
-import { UserHandle, type UserOptions } from './user-handle.js'
+import { TRACED } from './traced.js'
+import { type ScopeOptions, UserHandle, type UserOptions } from './user-handle.js'
 
 /**
  * Per-user envelope encryption.
@@ -57,24 +59,7 @@ export class EnvelopeCrypto {
   #closing: Promise<void> | undefined
 
   static {
-    traceMethods(EnvelopeCrypto.prototype, 'userId', [
-      'encrypt',
-      'encryptBytes',
-      'decrypt',
-      'decryptBytes',
-      'user',
-      'fingerprint',
-      'getOrCreateUserKey',
-      'rotateUserKey',
-      'shredUser',
-    ])
-    traceMethods(EnvelopeCrypto.prototype, 'items', ['encryptMany', 'decryptMany'])
-    traceMethods(EnvelopeCrypto.prototype, 'tenantId', [
-      'rotateTenantKey',
-      'shredTenant',
-      'moveTenant',
-      'evictTenant',
-    ])
+    traceMethods(EnvelopeCrypto.prototype, TRACED)
   }
 
   private constructor(resolved: ResolvedOptions) {
@@ -95,7 +80,8 @@ export class EnvelopeCrypto {
     this.#keys = new KeyCache(store, keyring, this.#tenants, policy, cache, emit)
     const assertOpen = () => this.#assertOpen()
     this.#bulk = new BulkCrypto(this.#keys, tokenPolicy, emit, assertOpen)
-    this.pool = new PoolCrypto(this.#keys, keyring.local, tokenPolicy, emit, assertOpen)
+    const shred = (options: ShredUserOptions) => eraseKeys(store, this.#keys, emit, POOL_USER_ID, options)
+    this.pool = new PoolCrypto(this.#keys, this.#bulk, keyring.local, tokenPolicy, emit, assertOpen, shred)
   }
 
   /**
@@ -220,35 +206,52 @@ export class EnvelopeCrypto {
   }
 
   /**
-   * Runs `work` with the user's keys in force for encrypted columns, until what it returns has settled.
+   * Runs `work` with the user's keys in force for encrypted columns, until what it returns has settled. The scope of the pool
+   * (`envelope.pool.scope`) may stand in it or around it.
    *
+   * @param options `onUnreadable` decides what becomes of a stored value that cannot be read; by default its query fails
+   * @throws like {@link user}
    * @example
    * const rows = await envelope.scope('alice', () => db.select().from(credentials))
    */
   async scope<T>(
     userId: string,
     work: (handle: UserHandle) => T | PromiseLike<T>,
-    options: UserOptions = {},
+    options: ScopeOptions = {},
   ): Promise<T> {
-    if (typeof work !== 'function') throw invalidArgument(`work must be a function, got ${kindOf(work)}`)
-    return runInScope(await this.user(userId, options), work)
+    const onUnreadable = scopeArguments(work, options)
+    return runInScope('user', { handle: await this.user(userId, options), onUnreadable }, work)
   }
 
   /**
-   * Makes a fingerprint of a user's value. Equal values of one user and name have equal fingerprints, and no rotation changes them. Use it
-   * for unique indexes, and to find a value without decrypting. Who holds the user's data key can test guesses against it.
+   * Makes a fingerprint of a user's value: equal for equal values of one user, name, `normalize` and `bits`. Use it for unique indexes, and to
+   * find a value without decrypting. Rotations do not change it. It is made with the lowest live version of the user's key, so it changes
+   * when version 1 is pruned (docs/OPERATIONS.md). Who holds the user's data key can test guesses against it.
    *
-   * @returns 46 characters, `f1:…`
-   * @throws ERR_INVALID_ARGUMENT · ERR_KEY_SHREDDED · ERR_KEY_NOT_FOUND (version 1 was pruned) · ERR_STORE · ERR_CLOSED …
+   * @returns `f1:…`, 46 characters, or `f2:VERSION:…`; fewer with `bits`
+   * @throws ERR_INVALID_ARGUMENT · ERR_KEY_SHREDDED · ERR_KEY_NOT_FOUND · ERR_UNWRAP_FAILED · ERR_STORE · ERR_CLOSED …
    * @example
    * const fingerprint = await envelope.fingerprint('alice', 'sk-…', { name: 'credentials.api_key' })
    */
   async fingerprint(userId: string, value: string, options: FingerprintOptions): Promise<string> {
     this.#assertOpen()
     assertUserId(userId)
-    const name = assertFingerprintArguments(value, options)
+    const kind = assertFingerprintArguments(value, options)
     if (isTurnDue()) await nextTurn()
-    return (await this.#keys.first(userId)).fingerprint(name, value)
+    return (await this.#keys.lowest(userId)).fingerprint(kind, value)
+  }
+
+  /**
+   * All fingerprints that a stored one of this value may be: one for each live version of the user's key, that of {@link fingerprint} first.
+   * Mostly one; more while versions are being pruned.
+   *
+   * @throws like {@link fingerprint}
+   * @example
+   * const found = inArray(table.fingerprint, await envelope.fingerprints('alice', 'sk-…', { name: 'credentials.api_key' }))
+   */
+  async fingerprints(userId: string, value: string, options: FingerprintOptions): Promise<string[]> {
+    const kind = assertFingerprintArguments(value, options)
+    return (await this.user(userId)).fingerprintsOf(value, kind)
   }
 
   /**
@@ -291,28 +294,7 @@ export class EnvelopeCrypto {
   async shredUser(userId: string, options: ShredUserOptions = {}): Promise<ShredReceipt> {
     this.#assertOpen()
     assertUserId(userId)
-    const { forget } = ownOptions(options)
-    if (isTurnDue()) await nextTurn()
-    return this.#shred(userId, forget, this.#keys)
-  }
-
-  async #shred(
-    userId: string,
-    forget: boolean | undefined,
-    keys: Pick<KeyCache, 'shredded' | 'mayHaveChanged'>,
-  ): Promise<ShredReceipt> {
-    const start = performance.now()
-    let receipt: ShredReceipt
-    try {
-      receipt = await shredIn(this.#store, userId, { forget })
-    } catch (error) {
-      // It may be done all the same: nothing more may be encrypted under what is in memory.
-      keys.mayHaveChanged(userId)
-      throw error
-    }
-    keys.shredded(userId, receipt.forget)
-    this.#emit({ type: 'shredded', ...receipt, durationMs: durationSince(start) })
-    return receipt
+    return eraseKeys(this.#store, this.#keys, this.#emit, userId, options)
   }
 
   /**
@@ -344,8 +326,7 @@ export class EnvelopeCrypto {
   async shredTenant(tenantId: string, options: ShredUserOptions = {}): Promise<ShredReceipt> {
     this.#assertOpen()
     assertTenantId(tenantId)
-    const { forget } = ownOptions(options)
-    return this.#shred(tenantUserId(tenantId), forget, this.#tenants)
+    return eraseKeys(this.#store, this.#tenants, this.#emit, tenantUserId(tenantId), options)
   }
 
   /**

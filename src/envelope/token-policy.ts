@@ -49,6 +49,11 @@ export class TokenPolicy {
     return this.#passThrough && typeof value === 'string' && !isEncrypted(value)
   }
 
+  /** Whether tokens of a format are read. */
+  accepts(format: Format): boolean {
+    return this.#acceptTokens.includes(format)
+  }
+
   /** {@link parseToken} of a token that this service accepts. */
   parse(token: unknown): ParsedToken {
     return parseToken(token, this.#acceptTokens, this.maxTokenBytes)

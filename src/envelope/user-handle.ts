@@ -1,18 +1,30 @@
 /** One user's keys in hand: the same calls as EnvelopeCrypto's, synchronous. */
 
-import { describeUser, isKeystoreError, KeystoreError, keyShredded, quoted } from '../errors.js'
+import { describeUser, isKeystoreError, KeystoreError, keyShredded } from '../errors.js'
 import type { EmitEvent } from '../events.js'
 import { contextPieces, type EncryptionContext } from '../format/context.js'
-import { assertFingerprintArguments, type FingerprintOptions } from '../format/fingerprint.js'
-import { decryptionFailed, type Token, textOf } from '../format/token.js'
+import {
+  assertFingerprintArguments,
+  type FingerprintKind,
+  type FingerprintOptions,
+} from '../format/fingerprint.js'
+import { decryptionFailed, type ParsedToken, type Token, textOf } from '../format/token.js'
 import type { UserKeys } from '../keys/cache.js'
 import { type DataKey, openToken } from '../keys/data-key.js'
 import { type EncryptOptions, refuseToken, type TokenPolicy } from './token-policy.js'
+import type { OnUnreadable } from './unreadable.js'
 
 export interface UserOptions {
   /** Mint the key if there is none. Default true. */
   readonly mint?: boolean
 }
+
+export interface ScopeOptions extends UserOptions {
+  /** What to do with a stored value of an encrypted column that cannot be read. Default `'throw'`. */
+  readonly onUnreadable?: OnUnreadable | undefined
+}
+
+type OpenV2 = (token: ParsedToken, context: readonly string[]) => Buffer
 
 /** What a token held, and which of the contexts tried is its own. */
 interface OpenedToken {
@@ -36,9 +48,18 @@ export class UserHandle {
   readonly #policy: TokenPolicy
   readonly #emit: EmitEvent
   readonly #assertOpen: () => void
+  readonly #openV2: OpenV2 | undefined
 
-  /** @internal */
-  constructor(userId: string, keys: UserKeys, policy: TokenPolicy, emit: EmitEvent, assertOpen: () => void) {
+  /** @param openV2 opens what is not under a data key: the pool's tokens of format v2 @internal */
+  constructor(
+    userId: string,
+    keys: UserKeys,
+    policy: TokenPolicy,
+    emit: EmitEvent,
+    assertOpen: () => void,
+    openV2?: OpenV2,
+  ) {
+    this.#openV2 = openV2
     this.userId = userId
     this.#keys = keys
     this.#policy = policy
@@ -48,7 +69,7 @@ export class UserHandle {
 
   /** @throws ERR_INVALID_ARGUMENT · ERR_KEY_SHREDDED · ERR_CLOSED */
   encrypt(plaintext: string, context?: EncryptionContext, options: EncryptOptions = {}): Token {
-    this.#assertUsable()
+    this.assertUsable()
     this.#policy.assertPlaintext(plaintext)
     refuseToken(plaintext, options)
     return this.#keys.active.seal(this.#policy.format, plaintext, contextPieces(context))
@@ -56,19 +77,19 @@ export class UserHandle {
 
   /** {@link encrypt} for bytes. */
   encryptBytes(plaintext: Uint8Array, context?: EncryptionContext): Token {
-    this.#assertUsable()
+    this.assertUsable()
     this.#policy.assertPlaintextBytes(plaintext)
     return this.#keys.active.seal(this.#policy.format, plaintext, contextPieces(context))
   }
 
   /**
-   * @throws ERR_INVALID_ARGUMENT · ERR_NOT_ENCRYPTED · ERR_MALFORMED_TOKEN · ERR_FORMAT_NOT_ACCEPTED ·
-   *   ERR_KEY_NOT_FOUND (`retryable`: a version that this snapshot lacks; get a new handle) · ERR_DECRYPTION_FAILED ·
+   * @throws ERR_INVALID_ARGUMENT · ERR_NOT_ENCRYPTED · ERR_MALFORMED_TOKEN · ERR_FORMAT_NOT_ACCEPTED · ERR_DECRYPTION_FAILED ·
+   *   ERR_KEY_NOT_FOUND (`retryable`: a version newer than this snapshot; get a new handle. Else one that was pruned) ·
    *   ERR_UNWRAP_FAILED · ERR_KEY_SHREDDED · ERR_CLOSED
    */
   decrypt(token: string, context?: EncryptionContext): string {
     if (this.#policy.passesThrough(token)) {
-      this.#assertUsable()
+      this.assertUsable()
       contextPieces(context)
       return token
     }
@@ -78,7 +99,7 @@ export class UserHandle {
   /** {@link decrypt} for bytes: opens tokens whose plaintext is not UTF-8, too. */
   decryptBytes(token: string, context?: EncryptionContext): Uint8Array {
     if (this.#policy.passesThrough(token)) {
-      this.#assertUsable()
+      this.assertUsable()
       contextPieces(context)
       return Buffer.from(token)
     }
@@ -96,7 +117,7 @@ export class UserHandle {
    * @internal
    */
   decryptUnderAny(token: string, contexts: readonly EncryptionContext[]): OpenedToken {
-    this.#assertUsable()
+    this.assertUsable()
     const parsed = this.#policy.parse(token)
     const key = this.#version(parsed.version)
     for (const [index, context] of contexts.entries()) {
@@ -112,21 +133,40 @@ export class UserHandle {
     throw decryptionFailed()
   }
 
-  /** `envelope.fingerprint`. @throws ERR_INVALID_ARGUMENT · ERR_KEY_NOT_FOUND (version 1 was pruned) · ERR_UNWRAP_FAILED … */
+  /** `envelope.fingerprint`. @throws ERR_INVALID_ARGUMENT · ERR_UNWRAP_FAILED · ERR_KEY_SHREDDED · ERR_CLOSED … */
   fingerprint(value: string, options: FingerprintOptions): string {
-    this.#assertUsable()
-    const name = assertFingerprintArguments(value, options)
-    return this.#version(1).fingerprint(name, value)
+    return this.fingerprintUnder('lowest', value, assertFingerprintArguments(value, options))
+  }
+
+  /** `envelope.fingerprints`. @throws like {@link fingerprint} */
+  fingerprints(value: string, options: FingerprintOptions): string[] {
+    return this.fingerprintsOf(value, assertFingerprintArguments(value, options))
+  }
+
+  /** @internal */
+  fingerprintUnder(version: 'lowest' | 'newest', value: string, kind: FingerprintKind): string {
+    this.assertUsable()
+    const wanted = version === 'lowest' ? Math.min(...this.#keys.versions.keys()) : this.version
+    return this.#version(wanted).fingerprint(kind, value)
+  }
+
+  /** Under all live versions, ascending. If one of them does not open, it throws: a look-up would miss what is under it. @internal */
+  fingerprintsOf(value: string, kind: FingerprintKind): string[] {
+    this.assertUsable()
+    const versions = [...this.#keys.versions.keys()].sort((a, b) => a - b)
+    return versions.map((version) => this.#version(version).fingerprint(kind, value))
   }
 
   #open(token: string, context: EncryptionContext | undefined): Buffer {
-    this.#assertUsable()
+    this.assertUsable()
     const pieces = contextPieces(context)
     const parsed = this.#policy.parse(token)
+    if (parsed.format === 'v2' && this.#openV2 !== undefined) return this.#openV2(parsed, pieces)
     return openToken(this.#version(parsed.version), parsed, pieces, this.#emit)
   }
 
-  #assertUsable(): void {
+  /** @throws ERR_CLOSED · ERR_KEY_SHREDDED · ERR_KEY_NOT_FOUND (moved, evicted or lost) @internal */
+  assertUsable(): void {
     this.#assertOpen()
     for (const right of this.#keys.rights) {
       if (right.ended) throw right.revoked ? this.#revoked() : keyShredded(right.userId)
@@ -136,7 +176,7 @@ export class UserHandle {
   }
 
   #revoked(): KeystoreError {
-    const message = `This handle of user ${quoted(this.userId)} has ended: the user or the tenant was moved, or the tenant evicted. Get a new one`
+    const message = `This handle of ${describeUser(this.userId)} has ended: the user or the tenant was moved, or the tenant evicted. Get a new one`
     return new KeystoreError('ERR_KEY_NOT_FOUND', message, { retryable: true })
   }
 
@@ -144,7 +184,12 @@ export class UserHandle {
     const key = this.#keys.versions.get(version)
     if (key instanceof Error) throw key
     if (key !== undefined) return key
-    const message = `This handle of user ${quoted(this.userId)} has no key of version ${version}: get a new one`
-    throw new KeystoreError('ERR_KEY_NOT_FOUND', message, { retryable: true })
+    const whose = describeUser(this.userId)
+    // No version is ever made below the newest.
+    const isNewer = version > this.version
+    const message = isNewer
+      ? `This handle of ${whose} has no key of version ${version}: get a new one`
+      : `The key of version ${version} of ${whose} is not there any more`
+    throw new KeystoreError('ERR_KEY_NOT_FOUND', message, { retryable: isNewer })
   }
 }

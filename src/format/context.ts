@@ -49,6 +49,14 @@ function piecesOf(context: unknown): readonly string[] {
 
 const NO_PIECES: readonly string[] = []
 
+/** The entry `column` of a context, for events. @param pieces of {@link contextPieces} */
+export function columnIn(pieces: readonly string[]): { readonly column?: string } {
+  for (let at = 0; at < pieces.length; at += 2) {
+    if (pieces[at] === 'column') return { column: pieces[at + 1] as string }
+  }
+  return {}
+}
+
 /** A string is short for `{ column: … }`; null is no context. */
 export type ColumnContext = string | EncryptionContext | null
 

@@ -32,7 +32,7 @@ declare const tokenBrand: unique symbol
 /**
  * A string that `encrypt` made, or that {@link isToken} has looked at: what a column of tokens takes, and a plaintext by mistake is not.
  */
-export type Token = string & { readonly [tokenBrand]: true }
+export type Token = `v${string & { readonly [tokenBrand]: true }}`
 
 /** A token taken apart; nothing of it is authenticated yet. */
 export interface ParsedToken {

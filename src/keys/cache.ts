@@ -190,6 +190,33 @@ export class KeyCache {
   }
 
   /**
+   * The lowest live version of a user's key, which fingerprints are made with. Minted if there is none. Returns the key itself if it is
+   * cached.
+   *
+   * @throws like {@link forWriting}
+   */
+  lowest(userId: string): DataKey | Promise<DataKey> {
+    return this.#memory.cachedLowest(userId) ?? this.#openLowest(userId)
+  }
+
+  async #openLowest(userId: string): Promise<DataKey> {
+    for (;;) {
+      const rows = await this.#read(userId)
+      if (this.#memory.isOutdated(rows)) continue
+      const [lowest] = rows.records
+      if (lowest === undefined) {
+        const minted = await this.forWriting(userId)
+        if (minted.version === 1) return minted
+        continue
+      }
+      // While the highest version is lost, nothing is written under a lower one.
+      this.#activeOf(rows)
+      const key = await this.#opener.open(lowest, rows)
+      if (!rows.user.ended && !key.tenant?.ended) return key
+    }
+  }
+
+  /**
    * All live versions, as they are now, for a handle.
    *
    * @throws like {@link forWriting}; without `mint` ERR_KEY_NOT_FOUND for a user without keys

@@ -2,8 +2,9 @@
 
 import type { EmitEvent } from '../events.js'
 import { importKey, type KeyObject, type XaesKey } from '../format/aead.js'
+import { columnIn } from '../format/context.js'
 import { preAuthExtend } from '../format/encoding.js'
-import { fingerprintOf } from '../format/fingerprint.js'
+import { type FingerprintKind, fingerprintOf } from '../format/fingerprint.js'
 import type { Format } from '../format/formats.js'
 import {
   decryptionFailed,
@@ -80,9 +81,9 @@ export class DataKey implements KeyRow {
     return openV3(this.#v3(), sealed, this.#aad(context))
   }
 
-  /** Of version 1 only: a later version would give other fingerprints. */
-  fingerprint(name: string, value: string): string {
-    return fingerprintOf(this.#key, this.userId, name, value)
+  /** Another version gives another fingerprint of the same value. */
+  fingerprint(kind: FingerprintKind, value: string): string {
+    return fingerprintOf(this.#key, this, kind, value)
   }
 
   /** This key, which is a tenant's own, as the one that wraps the keys of the tenant's users. */
@@ -119,7 +120,13 @@ export function openToken(
   try {
     return key.open(token, context)
   } catch (error) {
-    emit({ type: 'decryptFailed', userId: key.userId, version: token.version, format: token.format })
+    emit({
+      type: 'decryptFailed',
+      userId: key.userId,
+      version: token.version,
+      format: token.format,
+      ...columnIn(context),
+    })
     throw error
   }
 }

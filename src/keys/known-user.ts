@@ -25,6 +25,8 @@ export class KnownUser {
   /** The highest version that was read, and when it was made; 0 before any was read. */
   highest = 0
   highestCreatedAt: Date | null = null
+  /** The lowest live version when the rows were last read; 0 before. */
+  lowestLive = 0
   /** The lowest version that was read first, and when it was made. */
   lowest: Pick<KeyRow, 'version' | 'createdAt'> | null = null
   /** The open keys that are cached, by version; null if none is. */
@@ -49,10 +51,10 @@ export class KnownUser {
 
   /** What is known after the keys were revoked: all of their rows, and no key. */
   successor(): KnownUser {
-    const { keysLost, highest, highestCreatedAt, lowest, shreddedKey } = this
+    const { keysLost, highest, highestCreatedAt, lowestLive, lowest, shreddedKey } = this
     const { changesWhenFound, changesWhenForgotten } = this
     return Object.assign(new KnownUser(this.userId, this.changes), {
-      ...{ keysLost, highest, highestCreatedAt, lowest, shreddedKey },
+      ...{ keysLost, highest, highestCreatedAt, lowestLive, lowest, shreddedKey },
       ...{ changesWhenFound, changesWhenForgotten },
     })
   }

@@ -132,6 +132,12 @@ export class KeyMemory {
     return this.#counted(user, user?.keys?.get(version))
   }
 
+  /** The lowest live version of a user's key. Counted. */
+  cachedLowest(userId: string): DataKey | undefined {
+    const user = this.#cached?.get(userId)
+    return this.#counted(user, user?.keys?.get(user.lowestLive))
+  }
+
   /** {@link cached}, neither counted nor taken for a use. */
   peek({ userId, version }: KeyRef): DataKey | undefined {
     return this.#cached?.get(userId)?.keys?.get(version)
@@ -193,6 +199,7 @@ export class KeyMemory {
     this.raise(known, top, rows)
     const [{ version, createdAt }] = records as readonly [KeyRecord]
     known.lowest ??= { version, createdAt }
+    known.lowestLive = version
     this.#retain(known, records)
     const lostVersion = this.isBelowSeen(known, top.version) ? this.#learnLost(known) : 0
     return { ...rows, user: known, lostVersion, highest: known === user ? latest : known.highest }
@@ -275,6 +282,7 @@ export class KeyMemory {
   ): void {
     user.changesWhenFound = userChanges
     if (version >= user.highest) user.keysLost = false
+    if (user.lowestLive === 0) user.lowestLive = version
     if (version <= user.highest) return
     user.highest = version
     user.highestCreatedAt = createdAt

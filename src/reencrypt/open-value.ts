@@ -32,6 +32,7 @@ export interface LegacyValue<Row = unknown> {
  * - `oldVersion`, `oldContext`, `v2`, `plaintext`, `legacy:NAME`: the sweep re-encrypts it
  * - `unopenable`: it begins like a token and does not decrypt, its owner's master key fails, or it is not text
  * - `shredded`: its owner's keys were erased on purpose, so nobody can decrypt it
+ * - `staleFingerprint`: a stored fingerprint that is not the one which is made of its value now: the sweep makes it anew
  * - `empty`: null
  */
 export type ValueState =
@@ -43,6 +44,7 @@ export type ValueState =
   | `legacy:${string}`
   | 'unopenable'
   | 'shredded'
+  | 'staleFingerprint'
   | 'empty'
 
 export interface OpenResult {
@@ -201,7 +203,8 @@ async function decryptV2PoolToken(envelope: EnvelopeCrypto, token: string): Prom
   }
 }
 
-function isValueError(error: unknown): error is KeystoreError {
+/** Whether an error is about one value, or about the keys of its owner. */
+export function isValueError(error: unknown): error is KeystoreError {
   return isOwnerError(error) || (isKeystoreError(error) && VALUE_CODES.has(error.code))
 }
 

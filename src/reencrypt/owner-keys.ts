@@ -31,6 +31,11 @@ export class OwnerKeys {
     return keys instanceof Error && !this.#lacksKey(owner) ? keys : null
   }
 
+  /** Whether an owner has no key yet, and will get one when something is encrypted for them. */
+  isToBeMinted(owner: Owner): boolean {
+    return this.#lacksKey(owner)
+  }
+
   /** @throws the error that the look-up of this owner had */
   of(owner: Owner): UserHandle {
     const keys = this.#keys.get(owner)

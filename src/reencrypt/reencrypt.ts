@@ -35,6 +35,11 @@ export interface ReencryptOptions<Row = unknown>
   readonly pool?: boolean
   /** Decrypt values that other libraries encrypted. */
   readonly legacy?: readonly LegacyReader<NoInfer<Row>>[]
+  /**
+   * Make fingerprints with the newest version of their owner's key, before the versions below it are pruned. Default false: with the lowest
+   * live version, as `fingerprint` does.
+   */
+  readonly newestFingerprints?: boolean
   /** Go over all values once and do everything but write. */
   readonly dryRun?: boolean
 }
@@ -75,6 +80,9 @@ const MAX_PASSES = 5
  * A value that begins like a token is never taken for plaintext: if it does not decrypt, it is reported and left as it is. So are the values
  * of owners whose master key fails.
  *
+ * A stored fingerprint (a column of `fingerprintText` beside its value) that does not match its value, or is not under the version that
+ * fingerprints are made with, is made anew: only while neither it nor the value has changed.
+ *
  * @throws ERR_INVALID_ARGUMENT · ERR_STORE · ERR_CLOSED · what the source throws
  * @example
  * const source = drizzleSource(db, credentials, { key: 'id', owner: 'userId', columns: ['apiKey'] })
@@ -88,7 +96,7 @@ async function sweep<Row>(options: ReencryptOptions<Row>): Promise<ReencryptRepo
   const job = checkedJob(options)
   const { dryRun, signal } = job
   let before: StateCounts | undefined
-  let last: Tally<Row> | undefined
+  let last: Tally | undefined
   let changed = 0
   let skipped = 0
   let complete = false
@@ -116,9 +124,9 @@ async function sweep<Row>(options: ReencryptOptions<Row>): Promise<ReencryptRepo
 }
 
 /** One pass over all values. */
-async function sweepOnce<Row>(job: SweepJob<Row>, phase: string): Promise<Tally<Row>> {
+async function sweepOnce<Row>(job: SweepJob<Row>, phase: string): Promise<Tally> {
   const { source, batchSize = DEFAULT_BATCH_SIZE, signal } = job
-  const tally = new Tally<Row>(job.legacy)
+  const tally = new Tally(job.legacy)
   const total = (await source.count?.()) ?? 0
   const progress = new ProgressMeter(phase, total, job)
   for await (const cells of source.pages({ limit: batchSize })) {
@@ -147,11 +155,15 @@ function checkedJob<Row>(options: ReencryptOptions<Row>): SweepJob<Row> {
     throw invalidArgument(`previousContexts must be an array, got ${kindOf(previousContexts)}`)
   if (options.pool !== undefined && typeof options.pool !== 'boolean')
     throw invalidArgument(`pool must be a boolean, got ${kindOf(options.pool)}`)
+  const { newestFingerprints = false } = options
+  if (typeof newestFingerprints !== 'boolean')
+    throw invalidArgument(`newestFingerprints must be a boolean, got ${kindOf(newestFingerprints)}`)
   assertLegacy(legacy)
   return {
     ...options,
     legacy,
     plaintext: options.plaintext ?? false,
+    fingerprintVersion: newestFingerprints ? 'newest' : 'lowest',
     dryRun: options.dryRun ?? false,
     pool: options.pool ?? source.pool ?? false,
     contextOf: options.context === undefined ? null : contextMaker(options.context),

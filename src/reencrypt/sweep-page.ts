@@ -7,9 +7,16 @@ import { equalBytes } from '../format/aead.js'
 import { contextMaker, type EncryptionContext } from '../format/context.js'
 import type { Token } from '../format/token.js'
 import { type LongWorkOptions, mapConcurrently } from '../lifecycle/long-work.js'
-import type { ValueCell, ValueChange, ValueRef, ValueSource } from '../sources/value-source.js'
+import type { ValueCell, ValueChange, ValueSource } from '../sources/value-source.js'
 import { type OpenOptions, type OpenResult, openValue, type SweptValue } from './open-value.js'
 import { isOwnerError, OwnerKeys } from './owner-keys.js'
+import {
+  type FingerprintCell,
+  type FoundValue,
+  sweepFingerprints,
+  valueRefKey,
+  writtenRefs,
+} from './sweep-fingerprints.js'
 import type { Tally } from './tally.js'
 
 /** The checked options of one sweep. */
@@ -18,6 +25,8 @@ export interface SweepJob<Row> extends OpenOptions<Row>, LongWorkOptions {
   /** The wanted context of values whose cells name none. Null if the options name none either. */
   readonly contextOf: ContextMaker<Row> | null
   readonly previousContexts: readonly ContextMaker<Row>[]
+  /** Which version of their owners' keys fingerprints are made with. */
+  readonly fingerprintVersion: 'lowest' | 'newest'
   readonly dryRun: boolean
   /** Whether values whose owner is null belong to the shared pool. */
   readonly pool: boolean
@@ -26,36 +35,41 @@ export interface SweepJob<Row> extends OpenOptions<Row>, LongWorkOptions {
 type ContextMaker<Row> = (row: Row) => EncryptionContext
 
 /** A value that is to be replaced. */
-interface OutdatedValue<Row> {
-  readonly value: SweptValue<Row>
-  readonly state: OpenResult['state']
-  readonly plaintext: Uint8Array
-}
+type OutdatedValue<Row> = FoundValue<Row> & { readonly plaintext: Uint8Array }
 
 /** @throws errors that concern more than one value: an outage of the key store or of a key service; what the source throws */
 export async function sweepPage<Row>(
   job: SweepJob<Row>,
   cells: readonly ValueCell<Row>[],
-  tally: Tally<Row>,
+  tally: Tally,
 ): Promise<void> {
   const keys = new OwnerKeys(job.envelope)
-  const values = cells.map((cell) => sweptValue(job, cell))
+  const values = cells.filter((cell) => !isFingerprint(cell)).map((cell) => sweptValue(job, cell))
   const openable = values.filter((value) => isPresent(value) && !(value.contexts instanceof Error))
   await keys.load(openable.map(({ owner }) => owner))
   const results = await mapConcurrently(values, (value) => openValue(value, keys, job))
-  const outdated: OutdatedValue<Row>[] = []
-  for (const [index, value] of values.entries()) {
-    const { state, plaintext, error } = results[index] as OpenResult
-    tally.add(state)
-    if (error !== undefined) tally.fail(value, error)
-    else if (plaintext !== undefined) outdated.push({ value, state, plaintext })
-  }
+  const found = values.map((value, index): FoundValue<Row> => {
+    const result = results[index] as OpenResult
+    tally.add(result.state)
+    if (result.error !== undefined) tally.fail(value, result.error)
+    return { ...result, value, stored: value.value }
+  })
+  const outdated = found.filter((value): value is OutdatedValue<Row> => isOutdated(value))
   try {
     if (job.dryRun) countReplacements(keys, outdated, tally)
     else await replaceValues(job.source, keys, outdated, tally)
+    await sweepFingerprints(job, cells.filter(isFingerprint), found, keys, tally)
   } finally {
-    for (const { plaintext } of outdated) plaintext.fill(0)
+    for (const { plaintext } of found) plaintext?.fill(0)
   }
+}
+
+function isOutdated({ plaintext, error }: FoundValue<unknown>): boolean {
+  return plaintext !== undefined && error === undefined
+}
+
+function isFingerprint<Row>(cell: ValueCell<Row>): cell is FingerprintCell<Row> {
+  return cell.fingerprint !== undefined
 }
 
 function sweptValue<Row>(job: SweepJob<Row>, cell: ValueCell<Row>): SweptValue<Row> {
@@ -108,12 +122,15 @@ function ownerless(isNull: boolean): KeystoreError {
 function countReplacements<Row>(
   keys: OwnerKeys,
   outdated: readonly OutdatedValue<Row>[],
-  tally: Tally<Row>,
+  tally: Tally,
 ): void {
-  for (const { value, state } of outdated) {
-    const refusal = keys.refusal(value.owner)
-    if (refusal === null) tally.change(state)
-    else tally.fail(value, refusal)
+  for (const found of outdated) {
+    const refusal = keys.refusal(found.value.owner)
+    if (refusal === null) tally.change(found.state)
+    else {
+      found.error = refusal
+      tally.fail(found.value, refusal)
+    }
   }
 }
 
@@ -121,12 +138,13 @@ async function replaceValues<Row>(
   source: ValueSource<Row>,
   keys: OwnerKeys,
   outdated: readonly OutdatedValue<Row>[],
-  tally: Tally<Row>,
+  tally: Tally,
 ): Promise<void> {
   await keys.mint(outdated.map(({ value }) => value.owner))
   const changes: ValueChange[] = []
-  const states: OpenResult['state'][] = []
-  for (const { value, state, plaintext } of outdated) {
+  const changed: OutdatedValue<Row>[] = []
+  for (const found of outdated) {
+    const { value, plaintext } = found
     const { key, column, owner } = value
     if (isTurnDueInLoop(weightOf(plaintext))) await nextTurn()
     try {
@@ -138,22 +156,20 @@ async function replaceValues<Row>(
         from: value.value as string,
         to: encryptVerified(keys.of(owner), plaintext, context),
       })
-      states.push(state)
+      changed.push(found)
     } catch (error) {
       if (!isOwnerError(error)) throw error
+      found.error = error
       tally.fail(value, error)
     }
   }
   if (changes.length === 0) return
-  const replaced: unknown = await source.replace(changes)
-  // A source may return a count or true by mistake, and every change would then count as written.
-  if (!isArrayOfRefs(replaced))
-    throw invalidArgument(
-      'replace() of the source must return an array of { key, column }: those that were written',
-    )
-  const written = new Set(replaced.map(valueRefKey))
+  const written = new Set(writtenRefs(await source.replace(changes), 'replace()').map(valueRefKey))
   for (const [index, change] of changes.entries()) {
-    if (written.has(valueRefKey(change))) tally.change(states[index] as OpenResult['state'])
+    const found = changed[index] as OutdatedValue<Row>
+    const isWritten = written.has(valueRefKey(change))
+    found.stored = isWritten ? change.to : undefined
+    if (isWritten) tally.change(found.state)
     else tally.skipped += 1
   }
 }
@@ -170,13 +186,4 @@ function encryptVerified(keys: UserHandle, plaintext: Uint8Array, context: Encry
       'The new token does not decrypt to the same plaintext: nothing was written',
     )
   return token
-}
-
-function isArrayOfRefs(value: unknown): value is readonly Pick<ValueRef, 'key' | 'column'>[] {
-  return Array.isArray(value) && value.every((ref) => typeof ref === 'object' && ref !== null)
-}
-
-/** A map key for a value's place. */
-function valueRefKey({ key, column }: Pick<ValueRef, 'key' | 'column'>): string {
-  return JSON.stringify([column, key], (_, part) => (typeof part === 'bigint' ? `${part}n` : part))
 }

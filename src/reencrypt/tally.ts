@@ -1,8 +1,8 @@
 /** The counts and failures of one pass over all values. */
 import type { MasterKeyReason } from '../errors.js'
 import { describeFailure, MAX_LISTED_FAILURES } from '../lifecycle/long-work.js'
-import type { ValueKey } from '../sources/value-source.js'
-import type { SweptValue, ValueState } from './open-value.js'
+import type { ValueKey, ValueRef } from '../sources/value-source.js'
+import type { ValueState } from './open-value.js'
 
 /** How many values are in each state. */
 export type StateCounts = Readonly<Record<ValueState, number>>
@@ -29,10 +29,11 @@ const STATES = [
   'plaintext',
   'unopenable',
   'shredded',
+  'staleFingerprint',
   'empty',
 ] as const
 
-export class Tally<Row> {
+export class Tally {
   /** How many values were found in each state. */
   readonly before: Record<ValueState, number>
   /** How many values are in each state after the replacements. */
@@ -57,7 +58,7 @@ export class Tally<Row> {
     this.after[state] += 1
   }
 
-  fail({ key, column, owner }: SweptValue<Row>, error: unknown): void {
+  fail({ key, column, owner }: ValueRef, error: unknown): void {
     this.failedCount += 1
     if (this.failed.length < MAX_LISTED_FAILURES)
       this.failed.push({ key, column, owner, ...describeFailure(error) })

@@ -6,6 +6,7 @@ import { MAKE_DURABLE } from '../drivers/postgres-durability.js'
 import {
   type Catalog,
   exactNumber,
+  JSON_TYPES,
   keyFromParts,
   quoteIdentifier,
   selectedColumns,
@@ -96,7 +97,8 @@ export function statementsFor(shape: TableShape, columns: readonly PostgresColum
     next: `${select} where ${isAfterCursor(keys)} ${ordered('asc', keys.length + 1)}`,
     last: `${select} ${ordered('desc', 1)}`,
     count: `select pg_catalog.count(*) as count from ${table}`,
-    replace: (column: string) => replaceStatement(column, shape, keys),
+    replace: (column: string, beside?: string) =>
+      replaceStatement({ name: column, cast: castOf(column, catalog) }, beside, shape, keys),
     holding: (column: string) => holdingStatement(column, shape, keys),
     decodeRow: (row: Record<string, unknown>): TableRow => ({
       key: keyFromParts(keyTextsOf(row, keys.length).map((text, index) => keyPart(text, keys[index]?.type))),
@@ -141,7 +143,9 @@ function isAfterCursor(keys: readonly KeyColumn[]): string {
 }
 
 /** A column as it is selected. */
-function readAs(name: string, { datesAsText = false }: TableShape, { columns }: Catalog): string {
+function readAs(name: string, { datesAsText = false, json = [] }: TableShape, { columns }: Catalog): string {
+  // As text it has all digits of its numbers.
+  if (json.includes(name)) return `${quoteIdentifier(name)}::pg_catalog.text`
   const type = columns.find((column) => column.name === name)?.type ?? ''
   if (!datesAsText || !DATES.test(type)) return quoteIdentifier(name)
   return `${quoteIdentifier(name)}::pg_catalog.text${type.endsWith('[]') ? '[]' : ''}`
@@ -172,34 +176,51 @@ function hasKeyOfInput(alias: string, keys: readonly KeyColumn[]): string {
     .join(' and ')
 }
 
-/** Whether the column of `t` has the text of `input`, byte by byte. */
+/** Whether the column of `t` has the text of `input`, byte by byte, or both are null. */
 function hasTextOfInput(column: string, input: string): string {
-  return `t.${quoteIdentifier(column)}::pg_catalog.text collate pg_catalog."C" ${EQUALS} input.${input} collate pg_catalog."C"`
+  return isSameText(`t.${quoteIdentifier(column)}::pg_catalog.text`, `input.${input}`)
+}
+
+function isSameText(a: string, b: string): string {
+  return `(${a} collate pg_catalog."C" ${EQUALS} ${b} collate pg_catalog."C" or ${a} is null and ${b} is null)`
+}
+
+/** What turns a text into a column's type. */
+function castOf(column: string, { columns }: Catalog): string {
+  const type = columns.find(({ name }) => name === column)?.type ?? ''
+  return JSON_TYPES.test(type) ? `::pg_catalog.${type}` : ''
 }
 
 /**
  * The statement that replaces values of one column.
  *
+ * - With `beside`, only where that column too has the text that it was read with.
  * - Locks the rows in the order of their keys before it changes any. Else two sweeps could deadlock. A "for no key update" lock does not
  *   conflict with inserts of rows that refer to them.
  * - "materialized" keeps it from locking all of the rows again for each row, when its statistics are of a nearly empty table.
  * - A row that does not hold the new value afterwards ends the statement by a division by zero, and nothing is changed.
  */
-function replaceStatement(column: string, shape: TableShape, keys: readonly KeyColumn[]): string {
+function replaceStatement(
+  { name: column, cast }: { readonly name: string; readonly cast: string },
+  beside: string | undefined,
+  shape: TableShape,
+  keys: readonly KeyColumn[],
+): string {
   const table = qualifiedName(shape)
-  const ownerOfRow = ownerText(shape, 't.')
-  const zero = `(pg_catalog.length(input.new) operator(pg_catalog.-) pg_catalog.length(input.new))`
-  return `update ${table} as t set ${quoteIdentifier(column)} = input.new
+  const inputs = [...keyInputs(keys), 'owner', 'old', 'new', ...(beside === undefined ? [] : ['beside'])]
+  const isBeside = beside === undefined ? '' : ` and ${hasTextOfInput(beside, 'beside')}`
+  const newLength = "pg_catalog.length(coalesce(input.new, ''))"
+  const zero = `(${newLength} operator(pg_catalog.-) ${newLength})`
+  return `update ${table} as t set ${quoteIdentifier(column)} = input.new${cast}
       from (
         with locked as materialized (
-          select input.* from ${inputRows([...keyInputs(keys), 'owner', 'old', 'new'])}
+          select input.* from ${inputRows(inputs)}
           join ${table} as k on ${hasKeyOfInput('k', keys)}
           order by ${keys.map((key) => `k.${key.name}`).join(', ')} for no key update of k)
         select * from locked
       ) as input
       where ${hasKeyOfInput('t', keys)} and ${hasTextOfInput(column, 'old')}
-        and (${ownerOfRow} collate pg_catalog."C" ${EQUALS} input.owner collate pg_catalog."C"
-          or ${ownerOfRow} is null and input.owner is null)
+        and ${isSameText(ownerText(shape, 't.'), 'input.owner')}${isBeside}
         and (select ${MAKE_DURABLE}) is not null
       returning ${keyOfInput(keys)}, case when ${hasTextOfInput(column, 'new')} then 1
         else 1 operator(pg_catalog./) ${zero} end as written`

@@ -20,6 +20,7 @@ import {
   ALTERED_BY_TRIGGER,
   assertShape,
   type Catalog,
+  type ColumnChange,
   groupByColumn,
   keyParts,
   nullKeyError,
@@ -29,8 +30,9 @@ import {
   type TableRow,
   type TableShape,
   tableNotFound,
+  valueBeside,
 } from './table.js'
-import type { ValueChange, ValueKey, ValueRef } from './value-source.js'
+import type { ValueKey, ValueRef } from './value-source.js'
 
 /** One connection, such as a `Client` of pg. Typed structurally: the host application may have another copy of pg's types. */
 export interface PostgresClient {
@@ -95,7 +97,7 @@ export class PostgresTable implements SqlTable {
   }
 
   /** One statement for each column, so that no locks are held from one to the next. */
-  async replace(changes: readonly ValueChange[]): Promise<readonly ValueRef[]> {
+  async replace(changes: readonly ColumnChange[]): Promise<readonly ValueRef[]> {
     const { replace, holding } = await this.#prepared()
     const deadline = new Deadline(this.#deadlineMs)
     const replaced: ValueRef[] = []
@@ -106,8 +108,11 @@ export class PostgresTable implements SqlTable {
       const owners = arrayLiteral(some.map(({ owner }) => owner))
       const stored = arrayLiteral(some.map(({ from }) => from))
       const written = arrayLiteral(some.map(({ to }) => to))
-      const values = [...keys, owners, stored, written]
-      const { rows, failures } = await this.#query('change', replace(column), values, { deadline })
+      const beside = some.flatMap((change) => valueBeside(change) ?? [])
+      const besides = beside.length === 0 ? [] : [arrayLiteral(beside.map(({ value }) => value))]
+      const values = [...keys, owners, stored, written, ...besides]
+      const statement = replace(column, beside[0]?.column)
+      const { rows, failures } = await this.#query('change', statement, values, { deadline })
       // What an attempt has replaced whose answer was lost, only the rows can tell.
       const found =
         failures === 0

@@ -12,6 +12,7 @@ import {
   ALTERED_BY_TRIGGER,
   assertShape,
   type Catalog,
+  type ColumnChange,
   exactNumber,
   groupByColumn,
   keyFromParts,
@@ -24,8 +25,9 @@ import {
   type TableRow,
   type TableShape,
   tableNotFound,
+  valueBeside,
 } from './table.js'
-import type { ValueChange, ValueRef } from './value-source.js'
+import type { ValueRef } from './value-source.js'
 
 /** Names of the row id, which a table has unless it is WITHOUT ROWID (sqlite.org/rowidtable.html). */
 const ROW_IDS = ['rowid', '_rowid_', 'oid']
@@ -68,7 +70,7 @@ export class SqliteTable implements SqlTable {
     })
   }
 
-  async replace(changes: readonly ValueChange[]): Promise<readonly ValueRef[]> {
+  async replace(changes: readonly ColumnChange[]): Promise<readonly ValueRef[]> {
     return this.#try('change', async () => {
       const { replace } = await this.#statements()
       const ordered = [...groupByColumn(changes).values()].flat()
@@ -165,12 +167,16 @@ async function replacerOf(runner: SqliteRunner, shape: TableShape) {
     sql: "select 1 from sqlite_master where type = 'trigger' and tbl_name = ? collate nocase",
     params: [shape.table],
   })
-  return ({ column, key, owner, from, to }: ValueChange): BoundStatement[] => {
-    // Binary: tokens that differ only in case are different, whatever the column's collation.
-    const hasValue = `${quoteIdentifier(column)} = ? collate binary`
+  // Binary: tokens that differ only in case are different, whatever the column's collation.
+  const isText = (column: string) => `${quoteIdentifier(column)} is ? collate binary`
+  return (change: ColumnChange): BoundStatement[] => {
+    const { column, key, owner, from, to } = change
+    const hasValue = isText(column)
+    const beside = valueBeside(change)
+    const isBeside = beside === null ? '' : ` and ${isText(beside.column)}`
     const update = {
-      sql: `update ${table} set ${quoteIdentifier(column)} = ? where ${hasKey} and ${hasValue} and ${ownerText(shape)} is ?`,
-      params: [to, ...keyParts(key), from, owner],
+      sql: `update ${table} set ${quoteIdentifier(column)} = ? where ${hasKey} and ${hasValue} and ${ownerText(shape)} is ?${isBeside}`,
+      params: [to, ...keyParts(key), from, owner, ...(beside === null ? [] : [beside.value])],
     }
     if (triggers.length === 0) return [update]
     // Fails, and so undoes the transaction, if a row was changed that does not hold the new value now.

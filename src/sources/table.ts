@@ -1,7 +1,7 @@
 /** One table of the host application as the sweep reads and changes it, in either dialect. */
 import { invalidArgument, type KeystoreError, printable, quoted, StoreError } from '../errors.js'
 import { kindOf } from '../validate.js'
-import type { ValueChange, ValueKey, ValueRef } from './value-source.js'
+import type { FingerprintChange, ValueChange, ValueKey, ValueRef } from './value-source.js'
 
 /** Which columns of a table are read and replaced. All names are those of the database. */
 export interface TableShape {
@@ -14,6 +14,10 @@ export interface TableShape {
   readonly owner: string | null
   /** The columns with values. */
   readonly columns: readonly string[]
+  /** Those of them that hold JSON, with values in its fields: they are read and compared as text, whatever their type. */
+  readonly json?: readonly string[]
+  /** The columns with fingerprints of values. */
+  readonly fingerprints?: readonly string[]
   /** Whether to read all columns. */
   readonly wholeRows: boolean
   /** Postgres only: whether to read dates and times as the database's text, instead of what the driver makes of them. */
@@ -39,8 +43,16 @@ export interface SqlTable {
   /** The last rows in the order of the key. */
   lastRows(limit: number): Promise<readonly TableRow[]>
   /** Replaces each value that is still as it was read. @returns the values that were replaced */
-  replace(changes: readonly ValueChange[]): Promise<readonly ValueRef[]>
+  replace(changes: readonly ColumnChange[]): Promise<readonly ValueRef[]>
   countRows(): Promise<number>
+}
+
+/** A change of a value, or of a fingerprint as long as its value is as it was read. */
+export type ColumnChange = ValueChange | FingerprintChange
+
+/** What a change depends on besides its own column. */
+export function valueBeside(change: ColumnChange): FingerprintChange['of'] | null {
+  return 'of' in change ? change.of : null
 }
 
 /** A column in the database's catalogue. */
@@ -59,14 +71,18 @@ export interface Catalog {
   readonly uniqueKeys: readonly (readonly string[])[]
 }
 
+/** Types of columns that hold JSON and are no text. */
+export const JSON_TYPES = /^jsonb?$/
+
 /** Quotes any name as an identifier of both dialects (SQL:2016 §5.2: doubles quotes in it). */
 export function quoteIdentifier(name: string): string {
   return `"${name.replaceAll('"', '""')}"`
 }
 
 /** The names of the columns to select: the key, the columns with values or all columns, and the owner. */
-export function selectedColumns({ key, owner, columns, wholeRows }: TableShape, catalog: Catalog): string[] {
-  const read = wholeRows ? catalog.columns.map(({ name }) => name) : columns
+export function selectedColumns(shape: TableShape, catalog: Catalog): string[] {
+  const { key, owner, columns, fingerprints = [], wholeRows } = shape
+  const read = wholeRows ? catalog.columns.map(({ name }) => name) : [...columns, ...fingerprints]
   return [...new Set([...key, ...read, ...(owner === null ? [] : [owner])])]
 }
 
@@ -78,8 +94,8 @@ export function keyFromParts(parts: readonly (string | number | bigint)[]): Valu
   return parts.length === 1 ? (parts[0] as ValueKey) : parts
 }
 
-export function groupByColumn(changes: readonly ValueChange[]): Map<string, ValueChange[]> {
-  const groups = new Map<string, ValueChange[]>()
+export function groupByColumn(changes: readonly ColumnChange[]): Map<string, ColumnChange[]> {
+  const groups = new Map<string, ColumnChange[]>()
   for (const change of changes) {
     const group = groups.get(change.column)
     if (group) group.push(change)
@@ -101,7 +117,8 @@ export function exactNumber(value: bigint): number | bigint {
  * @throws ERR_INVALID_ARGUMENT
  */
 export function assertShape(shape: TableShape, { columns, uniqueKeys }: Catalog): void {
-  const { table, key, owner, columns: swept } = shape
+  const { table, key, owner, columns: values, fingerprints = [] } = shape
+  const swept = [...values, ...fingerprints]
   const names = new Set(columns.map(({ name }) => name))
   for (const name of [...key, ...(owner === null ? [] : [owner]), ...swept]) {
     if (!names.has(name)) throw invalidArgument(`table ${quoted(table)} has no column ${quoted(name)}`)
@@ -112,9 +129,10 @@ export function assertShape(shape: TableShape, { columns, uniqueKeys }: Catalog)
         `column ${quoted(name)} cannot be swept: it is part of the key, or names the owner`,
       )
     const column = columns.find((column) => column.name === name)
-    if (column?.isText === false)
+    const isJson = shape.json?.includes(name) && JSON_TYPES.test(column?.type ?? '')
+    if (column?.isText === false && !isJson)
       throw invalidArgument(
-        `column ${quoted(name)} must be of text to hold tokens, it is ${printable(column.type)}`,
+        `column ${quoted(name)} must be of text to hold tokens or fingerprints, it is ${printable(column.type)}`,
       )
   }
   if (!uniqueKeys.some((unique) => unique.every((name) => key.includes(name)))) {

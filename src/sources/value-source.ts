@@ -2,6 +2,7 @@
 
 import { invalidArgument, type KeystoreError } from '../errors.js'
 import { type ContextOf, contextMaker } from '../format/context.js'
+import type { FingerprintKind } from '../format/fingerprint.js'
 import { kindOf } from '../validate.js'
 
 /** Names a row: its primary key, or the parts of a composite one in their order. */
@@ -19,6 +20,8 @@ export interface ValueCell<Row = unknown> {
   readonly context?: ContextOf<Row> | undefined
   /** What context functions and legacy readers are given. */
   readonly row?: Row
+  /** Absent: it is a value. Else it is the fingerprint of one: the sweep makes it anew if it does not match. */
+  readonly fingerprint?: FingerprintRole | undefined
   /** Why nothing can be done with it: its key or its owner cannot be read without loss. It is reported and left as it is. */
   readonly defect?: KeystoreError | undefined
 }
@@ -35,6 +38,20 @@ export interface ValueChange extends ValueRef {
   readonly from: string
   /** A token. */
   readonly to: string
+}
+
+/** What a stored fingerprint is made of. */
+export interface FingerprintRole {
+  /** The column of the value, whose cell the same page has. */
+  readonly of: string
+  readonly kind: FingerprintKind
+}
+
+/** A change of a fingerprint, which is written only while the value, too, is as it was read. */
+export interface FingerprintChange extends ValueRef {
+  readonly from: string | null
+  readonly to: string | null
+  readonly of: { readonly column: string; readonly value: string | null }
 }
 
 /**
@@ -66,6 +83,10 @@ export interface ValueSource<Row = unknown> {
    */
   replace(
     changes: readonly ValueChange[],
+  ): Promise<readonly Pick<ValueRef, 'key' | 'column'>[]> | readonly Pick<ValueRef, 'key' | 'column'>[]
+  /** {@link replace} for fingerprints. Required only of a source whose pages have some. */
+  replaceFingerprints?(
+    changes: readonly FingerprintChange[],
   ): Promise<readonly Pick<ValueRef, 'key' | 'column'>[]> | readonly Pick<ValueRef, 'key' | 'column'>[]
   /** Whether values whose owner is null belong to the shared pool. Default false: they are reported and left as they are. */
   readonly pool?: boolean

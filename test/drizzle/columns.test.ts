@@ -4,7 +4,7 @@ import { and, eq, getTableColumns, inArray, isNull, ne, sql } from 'drizzle-orm'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import type { Token } from '../../src/index.js'
 import { dialects } from '../support/databases.js'
-import { errorOf } from '../support/errors.js'
+import { columnErrorOf, errorOf } from '../support/errors.js'
 import { type HostApp, hostApp } from '../support/host-app.js'
 
 const NO_SCOPE = { code: 'ERR_NO_SCOPE' }
@@ -18,12 +18,6 @@ describe.each(dialects)('encrypted columns on %s', (dialect) => {
   })
   afterEach(() => app.close())
 
-  /** The error of a column, which Drizzle wraps. */
-  async function columnErrorOf(work: () => PromiseLike<unknown>) {
-    let error: unknown = await errorOf((async () => await work())())
-    while (error instanceof Error && !('code' in error) && error.cause) error = error.cause
-    return error
-  }
   const add = (ownerId: string, id: number, note: string | null = `note of ${ownerId}`) =>
     app.envelope.scope(ownerId, () => app.db.insert(app.schema.secrets).values({ id, ownerId, note }))
 
@@ -182,7 +176,7 @@ describe.each(dialects)('encrypted columns on %s', (dialect) => {
     for (const [index, query] of compared.entries()) {
       const error = await columnErrorOf(() => envelope.scope<unknown>('alice', query))
       expect(error, `condition ${index}`).toMatchObject(REFUSED)
-      expect((error as Error).message).toContain('fingerprint')
+      expect(error.message).toContain('fingerprint')
     }
     const token = (await app.rows('select note from secrets'))[0]?.note as Token
     await db.update(secrets).set({ token })
@@ -350,7 +344,7 @@ describe.each(dialects)('encrypted columns on %s', (dialect) => {
         db.update(schema.secrets).set({ token: value as unknown as Token }),
       )
       expect(error).toMatchObject({ code })
-      expect((error as Error).message).not.toContain('hush')
+      expect(error.message).not.toContain('hush')
     }
     await rows('create table copied as select id, note as token from secrets')
     await rows("update copied set token = 'hush'")
@@ -367,7 +361,7 @@ describe.each(dialects)('encrypted columns on %s', (dialect) => {
     for (const value of [() => 'hush', Symbol('hush'), 1n, circle]) {
       const error = await columnErrorOf(write(value))
       expect(error).toMatchObject(REFUSED)
-      expect((error as Error).message).not.toContain('hush')
+      expect(error.message).not.toContain('hush')
     }
     await add('alice', 1)
     const text = await envelope.encrypt('alice', 'no { json', { column: 'secrets.data' })

@@ -86,6 +86,24 @@ describe('defineEncrypted', () => {
     ).toThrow('nope')
   })
 
+  it('takes columns of the pool apart from those of users, whose owner a column may tell', () => {
+    const pooled = { key: encryptedText('k', { context: 'j.k', owner: 'pool' }) }
+    const id = integer('id').primaryKey()
+    const jwks = sqliteTable('jwks', { id, ...pooled })
+    const mixed = sqliteTable('mixed', {
+      id,
+      ...pooled,
+      userId: text('user_id'),
+      ownerId: text('owner_id'),
+      token: encryptedText('t', { context: 'm.t', ownerColumn: 'ownerId' }),
+    })
+    expect([...defineEncrypted({ jwks, mixed })].map(({ table: _, ...entry }) => entry)).toEqual([
+      { name: 'jwks', key: ['id'], owner: null, pool: true, columns: { key: { column: 'j.k' } } },
+      { name: 'mixed', key: ['id'], owner: 'ownerId', pool: false, columns: { token: { column: 'm.t' } } },
+      { name: 'mixed (pool)', key: ['id'], owner: null, pool: true, columns: { key: { column: 'j.k' } } },
+    ])
+  })
+
   it('gives a source for each table', async () => {
     const client = new Database(':memory:')
     client.exec(`create table credentials (id integer primary key, user_id text not null, api_key text, note text, plain text);

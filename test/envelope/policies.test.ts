@@ -199,13 +199,13 @@ describe.each(dialects)('on %s', (dialect) => {
 
   it('runs work in a user’s scope to its end, also when it is lazy', async () => {
     const envelope = await test.open()
-    const { currentHandle } = await import('../../src/envelope/scope.js')
-    const seen: (string | undefined)[] = []
+    const { requiredScope } = await import('../../src/envelope/scope.js')
+    const seen: string[] = []
     const lazy = {
       // biome-ignore lint/suspicious/noThenProperty: a lazy query is exactly such an object
       then(resolve: (value: string) => void) {
         setImmediate(() => {
-          seen.push(currentHandle()?.userId)
+          seen.push(requiredScope('user', null).handle.userId)
           resolve('rows')
         })
       },
@@ -215,7 +215,7 @@ describe.each(dialects)('on %s', (dialect) => {
     )
     expect(await Promise.all(scopes)).toEqual(['rows', 'rows'])
     expect(seen.sort()).toEqual(['alice', 'bob'])
-    expect(currentHandle()).toBeUndefined()
+    expect(() => requiredScope('user', null)).toThrow(expect.objectContaining({ code: 'ERR_NO_SCOPE' }))
     expect(await envelope.scope('alice', (handle) => handle.userId)).toBe('alice')
   })
 })

@@ -25,14 +25,22 @@ const blocksIn = (language: string) => guides.flatMap((guide) => codeBlocks(guid
 const redisSource = readFileSync('examples/redis-source.ts', 'utf8')
 
 /** Blocks that are whole files, found by words in them. */
-const FILES = { schema: 'sqliteTable(', registry: 'defineEncrypted({' }
+const FILES = {
+  schema: 'export const credentials = sqliteTable(',
+  integrations: 'encryptedFields<Settings>(',
+  registry: 'defineEncrypted({',
+  validators: 'createInsertSchema(credentials',
+}
 /** Blocks that are the body of a function, found by words in them, and the expression that it returns. */
 const BODIES = {
   column: [
-    'await envelope.scope(',
+    'db.insert(credentials).values(',
     'rows satisfies { apiKey: string; settings: { model: string } | null }[]',
   ],
+  pool: ['await envelope.pool.scope(', 'keys satisfies { id: string; privateKey: string }[]'],
+  unreadable: ['isUnreadable(apiKey)', 'broken satisfies string[]'],
   fingerprint: ['await envelope.fingerprint(', 'fingerprint satisfies string'],
+  fields: ['.from(integrations)', '{ models, rows }'],
   rows: ['await decryptRows(', '{ rows, errors }'],
   sweep: ['drizzleSource(db', '{ left, failed }'],
   redis: ['redisSource(client', 'reports'],
@@ -80,7 +88,7 @@ function forDialect(dialect: Dialect, code: string): string {
 
 function filesFor(dialect: Dialect): [string, string][] {
   const files = Object.entries(FILES).map(([name, words]) => [name, forDialect(dialect, blockWith(words))])
-  const bodies = Object.entries(BODIES).map(([name, body]) => [name, moduleOf(body)])
+  const bodies = Object.entries(BODIES).map(([name, body]) => [name, forDialect(dialect, moduleOf(body))])
   const all = [...files, ...bodies, ['given', given(dialect)], ['redis-source', redisSource]]
   return all.map(([name, text = '']) => [`${dialect}/${name}.ts`, text])
 }
@@ -100,7 +108,9 @@ describe('in an application', () => {
   let project: HostProject
   // Compiled once for both dialects: the compiler takes longer than all runs.
   beforeAll(() => {
-    project = hostProject(Object.fromEntries(dialects.flatMap(filesFor)))
+    project = hostProject(Object.fromEntries(dialects.flatMap(filesFor)), {
+      drivers: ['better-sqlite3', 'pg', 'drizzle-zod', 'zod'],
+    })
   })
   afterAll(() => project?.remove())
 
@@ -145,12 +155,49 @@ describe('in an application', () => {
       )
     }
 
+    it('makes schemas of the table that check the plaintext', async () => {
+      const { newCredential } = await load('validators')
+      const row = { id: 'c1', userId: 'alice', apiKey: 'sk-1', settings: { model: 'gpt' } }
+      expect(newCredential.parse(row)).toEqual(row)
+      for (const wrong of [{ apiKey: 123 }, { apiKey: 'plain' }, { settings: {} }])
+        expect(newCredential.safeParse({ ...row, ...wrong }).success).toBe(false)
+    })
+
     it('declares columns whose values are plaintexts to the application and tokens to the database', async () => {
       const { credentials } = await load('schema')
       const { checks } = dialect === 'sqlite' ? sqliteTable(credentials) : postgresTable(credentials)
       expect(checks).toHaveLength(3)
       expect(await run('column')).toMatchObject([{ id: 'c1', apiKey: 'sk-…', settings: null, backup: null }])
       expect(await opened()).toEqual(['sk-…'])
+    })
+
+    it('keeps the fields of JSON readable to SQL, but for those that are encrypted', async () => {
+      const { integrations } = await load('integrations')
+      const { checks } = dialect === 'sqlite' ? sqliteTable(integrations) : postgresTable(integrations)
+      expect(checks).toHaveLength(1)
+      const type = dialect === 'sqlite' ? 'text' : 'jsonb'
+      await app.query(
+        `create table integrations (id text primary key, user_id text not null, settings ${type} not null check ((settings ->> 'apiKey') like 'v3:%'))`,
+      )
+      const { models, rows } = await run('fields')
+      expect(models).toEqual([{ model: 'gpt' }])
+      expect(rows).toMatchObject([
+        { id: 'i1', settings: { apiKey: 'sk-…', providers: { openai: { secret: 'sk-…' } } } },
+      ])
+      const [{ settings } = { settings: null }] = await app.query('select settings from integrations')
+      expect(JSON.stringify(settings)).not.toContain('sk-…')
+    })
+
+    it('keeps values of the pool in a table, and names the row of a value that cannot be read', async () => {
+      await app.query('create table jwks (id text primary key, private_key text not null)')
+      expect(await run('pool')).toEqual([{ id: 'k1', privateKey: '-----BEGIN PRIVATE KEY-----…' }])
+      const [{ private_key: token } = {}] = await app.query('select private_key from jwks')
+      expect(await envelope.pool.decrypt(String(token), { column: 'jwks.private_key' })).toMatch(
+        /^-----BEGIN/,
+      )
+      await insert(['1', 'alice', await envelope.encrypt('alice', 'x', { column: 'credentials.api_key' })])
+      await insert(['2', 'alice', 'plaintext'])
+      expect(await run('unreadable')).toEqual(['2: ERR_NOT_ENCRYPTED'])
     })
 
     it('finds equal values by their fingerprints', async () => {

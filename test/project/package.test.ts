@@ -41,6 +41,7 @@ const CORE_NAMES = [
   'generateMasterKey',
   'isEncrypted',
   'isToken',
+  'isUnreadable',
   'listTenants',
   'localMasterKey',
   'loggedStore',
@@ -123,6 +124,8 @@ describe('the packed package', () => {
         './kms/pkcs11',
         './kms/vault',
         './better-auth',
+        './auth-js',
+        './hono',
         './opentelemetry',
         './testing',
         './package.json',
@@ -131,6 +134,8 @@ describe('the packed package', () => {
     expect(await namesOf(PACKAGE)).toEqual(CORE_NAMES)
     expect(await namesOf(`${PACKAGE}/reencrypt`)).toEqual(REENCRYPT_NAMES)
     expect(await namesOf(`${PACKAGE}/better-auth`)).toEqual(['betterAuthColumns', 'encryptedAdapter'])
+    expect(await namesOf(`${PACKAGE}/auth-js`)).toEqual(['encryptedAdapter'])
+    expect(await namesOf(`${PACKAGE}/hono`)).toEqual(['keystoreScope'])
     expect(await namesOf(`${PACKAGE}/opentelemetry`)).toEqual(['instrumentKeystore'])
     for (const service of ['aws', 'azure', 'gcp', 'vault'])
       expect(await namesOf(`${PACKAGE}/kms/${service}`)).toEqual([`${service}MasterKey`])

@@ -26,3 +26,10 @@ export async function schemaErrorOf(work: Promise<unknown>): Promise<string> {
   expect(error.code, error.message).toBe('ERR_SCHEMA')
   return error.message
 }
+
+/** The error of an encrypted column, which Drizzle wraps in its own. @throws if the query succeeds */
+export async function columnErrorOf(query: () => PromiseLike<unknown>): Promise<Error> {
+  let error = await errorOf((async () => await query())())
+  while (!('code' in error) && error.cause instanceof Error) error = error.cause
+  return error
+}

@@ -76,7 +76,11 @@ async function openApp(dialect: Dialect): Promise<HostApp> {
 }
 
 /** Lets drizzle-kit generate the SQL of a schema file. @throws with what it printed, if it made nothing */
-export function generateSql(dialect: Dialect, schemaFile: string): string[] {
+export function generateSql(
+  dialect: Dialect,
+  schemaFile: string,
+  options: { casing?: 'snake_case' } = {},
+): string[] {
   const folder = temporaryFolder()
   try {
     const kit = resolve('node_modules/drizzle-kit/bin.cjs')
@@ -89,6 +93,7 @@ export function generateSql(dialect: Dialect, schemaFile: string): string[] {
         dialect: dialect === 'sqlite' ? 'sqlite' : 'postgresql',
         schema: resolve(schemaFile),
         out: join(folder.path, 'out'),
+        ...options,
       })}`,
     )
     const run = spawnSync(process.execPath, [kit, 'generate', '--config', config], { encoding: 'utf8' })

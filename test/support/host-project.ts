@@ -11,7 +11,7 @@ export interface HostProject {
 }
 
 export interface HostOptions {
-  /** The packages of databases that it has. */
+  /** The packages that it has beside Drizzle: of databases, unless named. */
   readonly drivers?: readonly string[]
   /** What its imports are compiled for: the option of the compiler. */
   readonly module?: string

@@ -23,6 +23,7 @@ export const NO_VALUES = {
   plaintext: 0,
   unopenable: 0,
   shredded: 0,
+  staleFingerprint: 0,
   empty: 0,
 }
 

@@ -1,5 +1,6 @@
 /** The frozen files of test/vectors, typed. */
 import { readFileSync } from 'node:fs'
+import type { NormalizeStep } from '../../src/format/fingerprint.js'
 
 interface Sealed {
   readonly plaintext: string
@@ -105,6 +106,30 @@ export interface TenantVectors {
     readonly kek_id: string
     readonly wrap_key: string
   })[]
+  /** Also those under version 1 with the label of later ones, which nobody writes. */
+  readonly fingerprints: readonly {
+    readonly user: string
+    readonly version: number
+    readonly dek: string
+    readonly name: string
+    readonly value: string
+    readonly fingerprint: string
+  }[]
+}
+
+/** Fingerprints under every version, with and without `normalize` and `bits`. Bytes are in hex. */
+export interface FingerprintVectors {
+  readonly fingerprints: readonly {
+    readonly user: string
+    readonly version: number
+    readonly dek: string
+    readonly name: string
+    readonly normalize?: readonly NormalizeStep[]
+    readonly bits?: number
+    readonly value: string
+    readonly key: string
+    readonly fingerprint: string
+  }[]
 }
 
 export interface XaesVectors {
@@ -124,6 +149,7 @@ export interface XaesVectors {
 export const referenceVectors = (): ReferenceVectors => read('reference.json')
 export const v3Vectors = (): V3Vectors => read('v3.json')
 export const tenantVectors = (): TenantVectors => read('tenants.json')
+export const fingerprintVectors = (): FingerprintVectors => read('fingerprints.json')
 export const xaesVectors = (): XaesVectors => read('xaes-256-gcm.json')
 
 function read<T>(name: string): T {

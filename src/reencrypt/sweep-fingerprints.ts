@@ -1,0 +1,167 @@
+/** The fingerprints of one page of the sweep: compared with what their values give, and made anew where they differ. */
+import { invalidArgument, isKeystoreError, KeystoreError } from '../errors.js'
+import { isTurnDueInLoop, nextTurn, weightOf } from '../event-loop.js'
+import type { EncryptionContext } from '../format/context.js'
+import { decodeUtf8 } from '../format/encoding.js'
+import type { FingerprintChange, FingerprintRole, ValueCell, ValueRef } from '../sources/value-source.js'
+import { kindOf } from '../validate.js'
+import { isValueError, type SweptValue, type ValueState } from './open-value.js'
+import type { OwnerKeys } from './owner-keys.js'
+import type { SweepJob } from './sweep-page.js'
+import type { Tally } from './tally.js'
+
+/** A value of the page, and what has become of it. */
+export interface FoundValue<Row> {
+  readonly value: SweptValue<Row>
+  readonly state: ValueState
+  /** Of a value that was, or is to be, re-encrypted. */
+  readonly plaintext?: Uint8Array | undefined
+  /** Why it is not current, and is left so. */
+  error?: KeystoreError | undefined
+  /** What is stored now. Undefined: another writer has changed it. */
+  stored: unknown
+}
+
+/** How a fingerprint is. `wanted` is what it should be; undefined in a dry run, of an owner whose key is yet to be minted. */
+type Comparison =
+  | { readonly state: 'current' | 'empty' | 'shredded' | 'unopenable' }
+  | { readonly state: 'staleFingerprint'; readonly error?: KeystoreError }
+  | { readonly state: 'staleFingerprint'; readonly wanted: string | null | undefined }
+
+/** The cell of a fingerprint. */
+export type FingerprintCell<Row> = ValueCell<Row> & { readonly fingerprint: FingerprintRole }
+
+/**
+ * Compares a stored fingerprint with the one of its value.
+ *
+ * @throws errors that concern more than this value
+ */
+export async function compareFingerprint<Row>(
+  {
+    value: given,
+    fingerprint: { kind },
+    defect,
+  }: Pick<FingerprintCell<Row>, 'value' | 'fingerprint' | 'defect'>,
+  found: FoundValue<Row>,
+  keys: OwnerKeys,
+  version: 'lowest' | 'newest',
+): Promise<Comparison> {
+  const stored: unknown = given ?? null
+  const { owner } = found.value
+  try {
+    if (stored !== null && typeof stored !== 'string')
+      throw invalidArgument(`a fingerprint must be text, got ${kindOf(stored)}`)
+    if (found.state === 'empty') {
+      if (stored !== null && defect !== undefined) throw defect
+      return compared(stored, null)
+    }
+    // Named once, with the value.
+    if (found.error !== undefined) {
+      if (stored === null) return { state: 'empty' }
+      return { state: found.state === 'shredded' ? 'shredded' : 'unopenable' }
+    }
+    if (found.stored === undefined) return { state: 'staleFingerprint' }
+    if (keys.isToBeMinted(owner)) return { state: 'staleFingerprint', wanted: undefined }
+    const text = await textOf(found, keys)
+    return compared(stored, keys.of(owner).fingerprintUnder(version, text, kind))
+  } catch (error) {
+    if (!isValueError(error)) throw error
+    return { state: 'staleFingerprint', error }
+  }
+}
+
+function compared(stored: string | null, wanted: string | null): Comparison {
+  if (stored !== wanted) return { state: 'staleFingerprint', wanted }
+  return { state: wanted === null ? 'empty' : 'current' }
+}
+
+/** What a value holds. @throws ERR_DECRYPTION_FAILED if it does not open any more, or is no text */
+async function textOf<Row>({ value, plaintext, stored }: FoundValue<Row>, keys: OwnerKeys): Promise<string> {
+  const contexts = value.contexts as readonly [EncryptionContext]
+  const opened =
+    plaintext ??
+    (await keys.open(value.owner, (handle) => handle.decryptUnderAny(String(stored), contexts))).plaintext
+  const text = decodeUtf8(Buffer.from(opened.buffer, opened.byteOffset, opened.byteLength))
+  if (opened !== plaintext) opened.fill(0)
+  if (text === null) throw new KeystoreError('ERR_DECRYPTION_FAILED', 'Its value is no text')
+  return text
+}
+
+/** @param values those of the page, which are swept already */
+export async function sweepFingerprints<Row>(
+  job: SweepJob<Row>,
+  cells: readonly FingerprintCell<Row>[],
+  values: readonly FoundValue<Row>[],
+  keys: OwnerKeys,
+  tally: Tally,
+): Promise<void> {
+  const byRef = new Map(values.map((found) => [valueRefKey(found.value), found]))
+  const changes: FingerprintChange[] = []
+  for (const cell of cells) {
+    const { key, column, fingerprint } = cell
+    const found = byRef.get(valueRefKey({ key, column: fingerprint.of }))
+    if (found === undefined) throw valueMissing()
+    if (isTurnDueInLoop(weightOf(String(found.value.value)))) await nextTurn()
+    const comparison = await compareFingerprint(cell, found, keys, job.fingerprintVersion)
+    tally.add(comparison.state)
+    const { owner } = found.value
+    const ref = { key, column, owner }
+    if ('error' in comparison && comparison.error !== undefined) tally.fail(ref, comparison.error)
+    if (!('wanted' in comparison)) continue
+    if (job.dryRun) tally.change('staleFingerprint')
+    else {
+      const of = { column: fingerprint.of, value: (found.stored ?? null) as string | null }
+      changes.push({ ...ref, from: cell.value ?? null, to: comparison.wanted ?? null, of })
+    }
+  }
+  if (changes.length > 0) await replaceFingerprints(job, changes, tally)
+}
+
+/** If a constraint refuses a write, it is tried again in halves, so that one row names itself and the others are written. */
+async function replaceFingerprints<Row>(
+  job: SweepJob<Row>,
+  changes: readonly FingerprintChange[],
+  tally: Tally,
+): Promise<void> {
+  let replaced: unknown
+  try {
+    replaced = await job.source.replaceFingerprints?.(changes)
+  } catch (error) {
+    if (!isRefusedByConstraint(error)) throw error
+    const [first] = changes
+    if (first !== undefined && changes.length === 1) return tally.fail(first, error)
+    const middle = changes.length >> 1
+    await replaceFingerprints(job, changes.slice(0, middle), tally)
+    return replaceFingerprints(job, changes.slice(middle), tally)
+  }
+  const written = new Set(writtenRefs(replaced, 'replaceFingerprints()').map(valueRefKey))
+  for (const change of changes) {
+    if (written.has(valueRefKey(change))) tally.change('staleFingerprint')
+    else tally.skipped += 1
+  }
+}
+
+/** Mostly a unique index: two rows hold the same value, which were written while fingerprints were under two versions. */
+function isRefusedByConstraint(error: unknown): boolean {
+  if (!isKeystoreError(error) || error.code !== 'ERR_STORE' || !(error.cause instanceof Error)) return false
+  // SQLSTATE class 23: integrity constraint violation.
+  return /^(SQLITE_CONSTRAINT|23)/.test(String(Reflect.get(error.cause, 'code')))
+}
+
+/** A source may return a count or true by mistake, and every change would then count as written. @throws ERR_INVALID_ARGUMENT */
+export function writtenRefs(replaced: unknown, method: string): readonly Pick<ValueRef, 'key' | 'column'>[] {
+  if (Array.isArray(replaced) && replaced.every((ref) => typeof ref === 'object' && ref !== null))
+    return replaced
+  throw invalidArgument(
+    `${method} of the source must return an array of { key, column }: those that were written`,
+  )
+}
+
+function valueMissing(): KeystoreError {
+  return invalidArgument('a page of the source must have the value of each fingerprint that it has')
+}
+
+/** A map key for a value's place. */
+export function valueRefKey({ key, column }: Pick<ValueRef, 'key' | 'column'>): string {
+  return JSON.stringify([column, key], (_, part) => (typeof part === 'bigint' ? `${part}n` : part))
+}
