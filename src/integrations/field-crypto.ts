@@ -1,6 +1,7 @@
 /** Encrypts and decrypts fields of rows of other libraries: each for the user whom the row belongs to, or for the pool. */
 import type { EnvelopeCrypto } from '../envelope/envelope-crypto.js'
-import { invalidArgument, isKeystoreError, KeystoreError, type KeystoreErrorCode } from '../errors.js'
+import { isOfValue } from '../envelope/unreadable.js'
+import { invalidArgument, isKeystoreError, KeystoreError } from '../errors.js'
 import type { EncryptionContext } from '../format/context.js'
 import { isEncrypted, type Token } from '../format/token.js'
 import { kindOf } from '../validate.js'
@@ -29,16 +30,6 @@ export interface FieldCell {
   /** Null: it belongs to the pool. */
   readonly owner: string | null
 }
-
-/** What is wrong with one value, and stays wrong. Every other error is about a store or a master key. */
-const UNREADABLE: ReadonlySet<KeystoreErrorCode> = new Set([
-  'ERR_DECRYPTION_FAILED',
-  'ERR_MALFORMED_TOKEN',
-  'ERR_NOT_ENCRYPTED',
-  'ERR_FORMAT_NOT_ACCEPTED',
-  'ERR_KEY_NOT_FOUND',
-  'ERR_KEY_SHREDDED',
-])
 
 /** Works with values of any number of users, with one look-up of keys. */
 export class FieldCrypto {
@@ -138,13 +129,9 @@ function tokenOf(result: Token | KeystoreError, cell: FieldCell): Token {
   throw withField(cell, result)
 }
 
-function isOfValue({ code, retryable }: KeystoreError): boolean {
-  return UNREADABLE.has(code) && !retryable
-}
-
 /** An error about a value names the field; one about a store or a master key stays as it is. */
 function withField({ model, field }: FieldCell, error: KeystoreError): KeystoreError {
-  if (!isOfValue(error) && error.code !== 'ERR_INVALID_ARGUMENT') return error
+  if (error.code !== 'ERR_INVALID_ARGUMENT' && !isOfValue(error)) return error
   return new KeystoreError(error.code, `${model}.${field}: ${error.message}`, { cause: error })
 }
 

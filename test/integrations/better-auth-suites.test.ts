@@ -14,12 +14,15 @@ import { betterAuthDatabase } from '../support/better-auth-database.js'
 import { dialects } from '../support/databases.js'
 import { slow } from '../support/slow.js'
 
-// They print each migration.
-let printed: MockInstance
+// They print each migration, and Better Auth warns of options that they leave out.
+const printers: MockInstance[] = []
 beforeAll(() => {
-  printed = vi.spyOn(console, 'log').mockImplementation(() => undefined)
+  for (const name of ['log', 'warn'] as const)
+    printers.push(vi.spyOn(console, name).mockImplementation(() => undefined))
 })
-afterAll(() => printed.mockRestore())
+afterAll(() => {
+  for (const printer of printers) printer.mockRestore()
+})
 
 for (const dialect of dialects) {
   // better-sqlite3 has synchronous transactions only: Better Auth uses none there.

@@ -6,14 +6,27 @@ import { drizzleAdapter } from 'better-auth/adapters/drizzle'
 import { symmetricEncrypt } from 'better-auth/crypto'
 import { describe, expect, it } from 'vitest'
 import { betterAuthColumns, encryptedAdapter } from '../../src/integrations/better-auth.js'
-import { drizzleSource, reencrypt } from '../../src/reencrypt/index.js'
+import {
+  defineEncrypted,
+  drizzleSource,
+  type EncryptedRegistry,
+  reencrypt,
+} from '../../src/reencrypt/index.js'
 import { betterAuthDatabase } from '../support/better-auth-database.js'
 import { dialects } from '../support/databases.js'
 import { codeBlocks } from '../support/documents.js'
 import { ofEachTest } from '../support/each-test.js'
 
 const blocks = codeBlocks(readFileSync('docs/AUTH.md', 'utf8'), 'ts')
-const NAMES = { betterAuth, drizzleAdapter, encryptedAdapter, betterAuthColumns, drizzleSource, reencrypt }
+const NAMES = {
+  betterAuth,
+  drizzleAdapter,
+  encryptedAdapter,
+  betterAuthColumns,
+  drizzleSource,
+  reencrypt,
+  defineEncrypted,
+}
 
 /** Runs the block of the document that has some words, and returns the value of an expression after it. */
 function run(words: string, given: object, result: string): Promise<unknown> {
@@ -68,7 +81,11 @@ describe.each(dialects)('docs/AUTH.md on %s', (dialect) => {
     expect(await read()).toMatchObject(expected)
     await expect(strict.findMany({ model: 'account' })).rejects.toMatchObject({ code: 'ERR_NOT_ENCRYPTED' })
 
-    expect(await run('betterAuthColumns(auth.options)', { ...given, auth }, 'left')).toBe(0)
+    const registry = (await run('defineEncrypted(', { ...given, auth }, 'encrypted')) as EncryptedRegistry
+    const [accounts] = registry.sources(db).values()
+    const dryRun = await reencrypt({ envelope, source: accounts as never, plaintext: true, dryRun: true })
+    expect(dryRun.before).toMatchObject({ plaintext: 4 })
+    expect(await run('let left = 0', { ...given, auth }, 'left')).toBe(0)
     const rows = await database.rows('select "accessToken", "refreshToken", "idToken" from account')
     for (const { accessToken, refreshToken, idToken } of rows) {
       expect([accessToken, refreshToken]).toEqual([
