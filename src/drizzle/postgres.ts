@@ -10,7 +10,7 @@ import {
   text,
 } from 'drizzle-orm/pg-core'
 import type { Token } from '../format/token.js'
-import { guardedBuilder } from './column-guard.js'
+import { guardedBuilder, typedLike } from './column-guard.js'
 import {
   bytesCodec,
   type ColumnArguments,
@@ -91,9 +91,13 @@ export function tokenText(name = ''): ColumnBuilder<Token> {
  *   apiKeyFingerprint: fingerprintText('api_key_fingerprint', { of: 'apiKey' }),
  * })
  */
-export function fingerprintText(name: string, options: FingerprintColumnOptions): FingerprintBuilder {
+export function fingerprintText(...given: ColumnArguments<FingerprintColumnOptions>): FingerprintBuilder {
+  const [name, options] = nameAndOptions(given)
   const define = (toDriver: (value: string) => string) =>
-    customType<{ data: string; driverData: string }>({ dataType: () => 'text', toDriver })(name)
+    typedLike(
+      text(),
+      customType<{ data: string; driverData: string }>({ dataType: () => 'text', toDriver })(name),
+    )
   return fingerprintBuilder(define, options, PgDialect.prototype) as FingerprintBuilder
 }
 
@@ -112,12 +116,8 @@ function column<Value>(name: string, codec: ColumnCodec<Value>): ColumnBuilder<V
     ...driverFunctions(codec),
   })
   if (codec.mark.kind !== 'token') guardQueries(PgDialect.prototype)
-  return guardedBuilder(
-    define(name),
-    codec,
-    OWN[codec.mark.kind](),
-    ownerGuard(codec.mark, PgDialect.prototype),
-  )
+  const builder = typedLike(OWN[codec.mark.kind](), define(name))
+  return guardedBuilder(builder, codec, ownerGuard(codec.mark, PgDialect.prototype))
 }
 
 /**
