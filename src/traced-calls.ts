@@ -27,34 +27,36 @@ export function traced<T>(call: string, work: () => Promise<T>): Promise<T> {
 /** The method takes up to four arguments, and never throws, but rejects. */
 type Method = (this: unknown, ...args: [unknown?, unknown?, unknown?, unknown?]) => Promise<unknown>
 
-/**
- * Replaces methods of a class by ones that publish their calls.
- *
- * @param subject what the methods' first argument is; null if it must not be published
- */
+/** Names of methods, by what their first argument is: `secret` is not published. */
+export type TracedMethods<Name extends string = string> = {
+  readonly [Subject in 'userId' | 'tenantId' | 'items' | 'secret']?: readonly Name[]
+}
+
+/** Replaces methods of a class by ones that publish their calls. @param prefix of the calls' names */
 export function traceMethods<Prototype extends object>(
   prototype: Prototype,
-  subject: 'userId' | 'tenantId' | 'items' | null,
-  names: readonly (keyof Prototype & string)[],
+  methods: TracedMethods<keyof Prototype & string>,
   prefix = '',
 ): void {
-  for (const name of names) {
-    const method = prototype[name] as Method
-    const call = prefix + name
-    // Arguments by name: with a rest parameter each call would make an array.
-    const { [name]: value } = {
-      [name](this: unknown, a: unknown, b: unknown, c: unknown, d: unknown) {
-        if (!tracedCalls.hasSubscribers) return method.call(this, a, b, c, d)
-        return publishing({ call, ...subjectOf(subject, a) }, () => method.call(this, a, b, c, d))
-      },
+  for (const [subject, names] of Object.entries(methods)) {
+    for (const name of names as readonly (keyof Prototype & string)[]) {
+      const method = prototype[name] as Method
+      const call = prefix + name
+      // Arguments by name: with a rest parameter each call would make an array.
+      const { [name]: value } = {
+        [name](this: unknown, a: unknown, b: unknown, c: unknown, d: unknown) {
+          if (!tracedCalls.hasSubscribers) return method.call(this, a, b, c, d)
+          return publishing({ call, ...subjectOf(subject, a) }, () => method.call(this, a, b, c, d))
+        },
+      }
+      Object.defineProperty(prototype, name, { value, configurable: true, writable: true })
     }
-    Object.defineProperty(prototype, name, { value, configurable: true, writable: true })
   }
 }
 
-function subjectOf(subject: 'userId' | 'tenantId' | 'items' | null, value: unknown): Partial<TracedCall> {
+function subjectOf(subject: string, value: unknown): Partial<TracedCall> {
   if (subject === 'items') return Array.isArray(value) ? { count: value.length } : {}
-  return subject !== null && typeof value === 'string' ? { [subject]: value } : {}
+  return subject !== 'secret' && typeof value === 'string' ? { [subject]: value } : {}
 }
 
 /** Node would set `result` of the message to what the call resolves with: a plaintext, for one. */

@@ -235,8 +235,12 @@ async function columnFindings(options: DoctorCommandOptions): Promise<ColumnFind
   return withHost(options, async (host) => {
     const findings: ColumnFinding[] = []
     const { registered, unregistered } = await schemaTables(schema, options, host)
-    for (const { name, plan, withColumns } of registered)
-      findings.push(...(await sampleColumns(name, withColumns, plan.shape.columns)))
+    for (const { name, plan, withColumns } of registered) {
+      const fields = new Map(
+        plan.columns.flatMap(({ column, fields }) => (fields ? [[column, fields] as const] : [])),
+      )
+      findings.push(...(await sampleColumns(name, withColumns, plan.shape.columns, [], fields)))
+    }
     for (const table of unregistered) findings.push(...(await checkUnregistered(table)))
     return findings
   })

@@ -4,7 +4,7 @@
  * query would silently match nothing.
  */
 import { invalidArgument } from '../errors.js'
-import { type ColumnCodec, markColumn, refuseComparison, refuseUnseenRow } from './encrypted-column.js'
+import { type AnyCodec, markColumn, refuseComparison, refuseUnseenRow } from './encrypted-column.js'
 import type { RowGuard } from './owner-column.js'
 
 /** The methods of a column builder that `sqliteTable` and `pgTable` call. Drizzle does not declare them. */
@@ -49,7 +49,7 @@ export function typedLike<Builder extends object>(own: object | null, builder: B
  */
 export function guardedBuilder<Builder extends object, Value>(
   builder: Builder,
-  codec: ColumnCodec<Value>,
+  codec: AnyCodec<Value>,
   guardRow?: RowGuard,
 ): Builder {
   const hooks = builder as Builder & BuilderHooks
@@ -72,7 +72,10 @@ export function guardedBuilder<Builder extends object, Value>(
   }
   if (hooks.array !== undefined) hooks.array = refuseArray
   if (!isComparable) {
-    hooks.default = refuseDefault
+    const setDefault = hooks.default
+    hooks.default = function (this: BuilderHooks, value) {
+      return codec.canBeDefault?.(value) === true ? setDefault.call(this, value) : refuseDefault()
+    }
     hooks.unique = refuseUnique
     hooks.primaryKey = refuseUnique
   }

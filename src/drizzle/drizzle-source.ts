@@ -88,7 +88,7 @@ export function tablePlan<Row>(table: unknown, options: DrizzleSourceOptions<Row
           `${quoted(property)} of table ${quoted(name)} holds values of the pool: give it a source of its own, with owner: null`,
         )
       const context = given === undefined ? (mark?.context ?? undefined) : given
-      return { name: property, column: columnName(column, db), context }
+      return { name: property, column: columnName(column, db), context, fields: mark?.fields }
     },
   )
   const fingerprints = Array.from(fingerprintRoles(parts), ([property, role]) => ({
@@ -102,6 +102,7 @@ export function tablePlan<Row>(table: unknown, options: DrizzleSourceOptions<Row
     key: keys.map((property) => nameOf('key', property)),
     owner: owner === null ? null : nameOf('owner, or null for values of the shared pool,', owner),
     columns: swept.map(({ column }) => column),
+    json: swept.filter(({ fields }) => fields !== undefined).map(({ column }) => column),
     fingerprints: fingerprints.map(({ column }) => column),
     wholeRows: swept.some(({ context }) => typeof context === 'function'),
     // Drizzle's columns decode dates from text.

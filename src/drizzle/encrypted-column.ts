@@ -10,6 +10,7 @@ import { invalidArgument, KeystoreError, quoted } from '../errors.js'
 import { contextMap, type EncryptionContext } from '../format/context.js'
 import { assertFormats, type Format } from '../format/formats.js'
 import { isEncrypted, isToken, type Token } from '../format/token.js'
+import type { FieldPath } from '../sources/field-path.js'
 import { assertBytes, kindOf, ownOptions } from '../validate.js'
 
 export interface EncryptedColumnOptions {
@@ -38,12 +39,14 @@ export function nameAndOptions<Options>([first, second]: ColumnArguments<Options
 
 /** What an encrypted column holds. It is kept on the column object, where the sweep and the registry find it. */
 export interface EncryptedColumnMark {
-  readonly kind: 'text' | 'json' | 'bytes' | 'token'
+  readonly kind: 'text' | 'json' | 'bytes' | 'token' | 'fields'
   /** Null for a column of tokens: the application gives the context when it encrypts. */
   readonly context: EncryptionContext | null
   /** Of a column of tokens, the application decides. */
   readonly owner: ScopeKind
   readonly ownerColumn?: string
+  /** Of a JSON column: where in its values the encrypted fields are. */
+  readonly fields?: readonly FieldPath[]
 }
 
 /** The property of the column object. A registered symbol, so that two copies of this package find it. */
@@ -60,7 +63,7 @@ export function markOf(column: unknown): EncryptedColumnMark | null {
 }
 
 /** @throws ERR_INVALID_ARGUMENT, also without a context: values would be bound to their owner only */
-function markFrom(
+export function markFrom(
   kind: EncryptedColumnMark['kind'],
   options: EncryptedColumnOptions,
 ): EncryptedColumnMark & { readonly context: EncryptionContext } {
@@ -90,19 +93,25 @@ export interface ColumnCodec<Value> {
   decode(stored: string): Value
 }
 
+/** A codec of a column that need not hold one token, and whose driver may give more than text. */
+export interface AnyCodec<Value> {
+  readonly mark: EncryptedColumnMark
+  encode(value: Value): string
+  decode(stored: never): Value
+  /** Whether a schema may hold the value in plain sight. Absent: no value may be. */
+  canBeDefault?(value: unknown): boolean
+}
+
 /** The two functions of a codec that Drizzle's `customType` takes. Drizzle calls `toDriver` with the null of a placeholder too. */
-export function driverFunctions<Value>({ encode, decode }: ColumnCodec<Value>) {
+export function driverFunctions<Value>({ encode, decode }: AnyCodec<Value>) {
   return {
     toDriver: (value: Value) => ((value ?? null) === null ? (value as null) : encode(value)) as string,
-    fromDriver: (stored: string) => decode(stored),
+    fromDriver: (stored: string) => decode(stored as never),
   }
 }
 
 export function textCodec(options: EncryptedColumnOptions): ColumnCodec<string> {
-  return scopedCodec('text', options, {
-    seal: (handle, value, context) => handle.encrypt(value, context),
-    open: (handle, stored, context) => handle.decrypt(stored, context),
-  })
+  return scopedCodec('text', options, TEXT)
 }
 
 export function jsonCodec<T>(options: EncryptedColumnOptions): ColumnCodec<T> {
@@ -129,19 +138,39 @@ interface Sealing<Value> {
   open(handle: UserHandle, stored: string, context: EncryptionContext): Value
 }
 
+const TEXT: Sealing<string> = {
+  seal: (handle, value, context) => handle.encrypt(value, context),
+  open: (handle, stored, context) => handle.decrypt(stored, context),
+}
+
 function scopedCodec<Value>(
   kind: EncryptedColumnMark['kind'],
   options: EncryptedColumnOptions,
-  { seal, open }: Sealing<Value>,
+  sealing: Sealing<Value>,
 ): ColumnCodec<Value> {
   const mark = markFrom(kind, options)
-  const { context, owner } = mark
-  const column = context.column ?? null
+  return { mark, ...scopedValue(mark, mark.context.column ?? null, sealing) }
+}
+
+/** Encodes and decodes texts of an owner and a context. @param name what errors call their place; null: its context has no name */
+export function scopedText(of: ValuesOf, name: string | null): Omit<ColumnCodec<string>, 'mark'> {
+  return scopedValue(of, name, TEXT)
+}
+
+interface ValuesOf {
+  readonly owner: ScopeKind
+  readonly context: EncryptionContext
+}
+
+function scopedValue<Value>(
+  { owner, context }: ValuesOf,
+  name: string | null,
+  { seal, open }: Sealing<Value>,
+): Omit<ColumnCodec<Value>, 'mark'> {
   return {
-    mark,
-    encode: (value) => seal(requiredScope(owner, column).handle, value, context),
+    encode: (value) => seal(requiredScope(owner, name).handle, value, context),
     decode(stored) {
-      const { handle, onUnreadable } = requiredScope(owner, column)
+      const { handle, onUnreadable } = requiredScope(owner, name)
       try {
         if (typeof stored !== 'string') throw notEncrypted(kindOf(stored))
         return open(handle, stored, context)
@@ -149,7 +178,7 @@ function scopedCodec<Value>(
         if (!isOfValue(error)) throw error
         // Nothing can be read without the keys: that is no matter of this value.
         if (error.code === 'ERR_KEY_NOT_FOUND') handle.assertUsable()
-        return inPlaceOf(stored, column, namedError(error, stored, column), onUnreadable) as Value
+        return inPlaceOf(stored, name, namedError(error, stored, name), onUnreadable) as Value
       }
     },
   }
@@ -201,15 +230,14 @@ function checkedToken(value: unknown): Token {
   )
 }
 
-function jsonText(value: unknown): string {
+export function jsonText(value: unknown): string {
   let text: string | undefined
   try {
     text = JSON.stringify(value)
   } catch {
     // The error is not kept as a cause, because its message may quote the value.
   }
-  if (text === undefined)
-    throw invalidArgument(`An encrypted JSON column got ${kindOf(value)} that JSON cannot express`)
+  if (text === undefined) throw invalidArgument(`A JSON column got ${kindOf(value)} that JSON cannot express`)
   return text
 }
 
@@ -265,7 +293,11 @@ const SHAPES: Readonly<Record<Format, TokenShape>> = {
 }
 
 /** @throws ERR_INVALID_ARGUMENT */
-export function tokenShapes(options: TokenCheckOptions): TokenShape[] {
+export function tokenShapes(column: object, options: TokenCheckOptions): TokenShape[] {
+  if (markOf(column)?.kind === 'fields')
+    throw invalidArgument(
+      'tokenCheck is for columns that hold one token: one of encryptedFields holds JSON (docs/COLUMNS.md has a CHECK of its fields)',
+    )
   const { formats = ['v3'] } = ownOptions(options)
   assertFormats('formats', formats)
   if (formats.length === 0) throw invalidArgument('formats must name at least one format')

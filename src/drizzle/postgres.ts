@@ -9,12 +9,14 @@ import {
   PgDialect,
   text,
 } from 'drizzle-orm/pg-core'
+import { invalidArgument } from '../errors.js'
 import type { Token } from '../format/token.js'
+import { ownOptions } from '../validate.js'
 import { guardedBuilder, typedLike } from './column-guard.js'
 import {
+  type AnyCodec,
   bytesCodec,
   type ColumnArguments,
-  type ColumnCodec,
   driverFunctions,
   type EncryptedColumnOptions,
   jsonCodec,
@@ -25,12 +27,14 @@ import {
   tokenCodec,
   tokenShapes,
 } from './encrypted-column.js'
+import { type EncryptedFieldsOptions, fieldsCodec } from './encrypted-fields.js'
 import type { FingerprintColumnOptions } from './fingerprint-column.js'
 import { fingerprintBuilder } from './fingerprint-rule.js'
 import { ownerGuard } from './owner-column.js'
 import { guardQueries } from './query-guard.js'
 
 export type { ColumnArguments, EncryptedColumnOptions, TokenCheckOptions } from './encrypted-column.js'
+export type { EncryptedFieldsOptions } from './encrypted-fields.js'
 export type { FingerprintColumnOptions } from './fingerprint-column.js'
 export { fingerprintMatches } from './fingerprint-rule.js'
 
@@ -71,6 +75,30 @@ export function encryptedBytes(...given: ColumnArguments<EncryptedColumnOptions>
 }
 
 /**
+ * A JSON column some fields of which are stored encrypted: the others stay readable, and SQL can query them. Fields are strings, null or absent;
+ * each is a token of its own, bound to its place in the value. Scopes, owners and errors are as with {@link encryptedText}.
+ *
+ * @param options `type` is the column's type, `'jsonb'` by default
+ * @throws ERR_INVALID_ARGUMENT without a context, or without paths
+ * @example
+ * const integrations = pgTable('integrations', {
+ *   id: text('id').primaryKey(),
+ *   settings: encryptedFields<{ model: string; apiKey: string | null }>('settings', {
+ *     context: 'integrations.settings',
+ *     paths: ['apiKey'],
+ *   }),
+ * })
+ */
+export function encryptedFields<T>(
+  ...given: ColumnArguments<EncryptedFieldsOptions<T> & { readonly type?: 'json' | 'jsonb' }>
+): ColumnBuilder<T> {
+  const [name, options] = nameAndOptions(given)
+  const { type = 'jsonb', ...others } = ownOptions(options ?? {})
+  if (type !== 'json' && type !== 'jsonb') throw invalidArgument("type must be 'json' or 'jsonb'")
+  return column(name, fieldsCodec<T>(others), type)
+}
+
+/**
  * A column of tokens that the application encrypts and decrypts itself. Needs no scope. Writing or reading a value that is not a whole
  * token throws ERR_NOT_ENCRYPTED or ERR_MALFORMED_TOKEN.
  */
@@ -108,11 +136,21 @@ type FingerprintBuilder = ReturnType<ColumnBuilder<string>['$defaultFn']>
 type ColumnBuilder<Value> = ReturnType<ReturnType<typeof customType<{ data: Value; driverData: string }>>>
 
 /** Columns of Drizzle's own with such values. */
-const OWN = { text: () => text(), token: () => text(), json: () => jsonb(), bytes: () => null }
+const OWN = {
+  text: () => text(),
+  token: () => text(),
+  json: () => jsonb(),
+  bytes: () => null,
+  fields: () => jsonb(),
+}
 
-function column<Value>(name: string, codec: ColumnCodec<Value>): ColumnBuilder<Value> {
+function column<Value>(
+  name: string,
+  codec: AnyCodec<Value>,
+  type: 'text' | 'json' | 'jsonb' = 'text',
+): ColumnBuilder<Value> {
   const define = customType<{ data: Value; driverData: string }>({
-    dataType: () => 'text',
+    dataType: () => type,
     ...driverFunctions(codec),
   })
   if (codec.mark.kind !== 'token') guardQueries(PgDialect.prototype)
@@ -127,7 +165,7 @@ function column<Value>(name: string, codec: ColumnCodec<Value>): ColumnBuilder<V
  * pgTable('credentials', { … }, (table) => [tokenCheck(table.apiKey)])
  */
 export function tokenCheck(column: AnyPgColumn, options: TokenCheckOptions = {}): CheckBuilder {
-  const shapes = tokenShapes(options).map(({ prefix, minLength, alphabet }) => {
+  const shapes = tokenShapes(column, options).map(({ prefix, minLength, alphabet }) => {
     return sql`${column} ~ ${sql.raw(`'^${prefix}[${alphabet}]{${minLength - prefix.length},}$'`)}`
   })
   return check(tokenCheckName(column.name), sql.join(shapes, sql` or `))

@@ -58,6 +58,9 @@ export function guardQueries(dialect: object): void {
 
 /** Stands for an encrypted column in the outline of an expression. */
 const SECRET = '\0'
+/** Stands for a JSON column with encrypted fields: what an operator takes out of it can be sorted by. */
+const JSON_WITH_SECRETS = '\x01'
+const FIELD_OF_JSON = new RegExp(`${JSON_WITH_SECRETS}(?=\\s*[-#@?])`, 'g')
 /** The whole of an expression is an encrypted column. `order by note is null` sorts by something else. */
 const ALONE = new RegExp(`^[\\s(]*${SECRET}[\\s)]*(asc|desc)?(\\s+nulls\\s+(first|last))?\\s*$`, 'i')
 const SORTED = new RegExp(
@@ -120,9 +123,10 @@ function outline(expression: unknown): Outline {
     if (Array.isArray(chunk)) return `(${chunk.map(textOf).join(', ')})`
     if (!is(chunk, Column) || !isSecret(chunk)) return '?'
     secrets.push(chunk)
-    return SECRET
+    return markOf(chunk)?.kind === 'fields' ? JSON_WITH_SECRETS : SECRET
   }
-  return { text: textOf(expression), secrets }
+  const text = textOf(expression).replaceAll(FIELD_OF_JSON, '?').replaceAll(JSON_WITH_SECRETS, SECRET)
+  return { text, secrets }
 }
 
 /** Columns of tokens are the application's own to compare. */

@@ -11,9 +11,9 @@ import {
 import type { Token } from '../format/token.js'
 import { guardedBuilder, typedLike } from './column-guard.js'
 import {
+  type AnyCodec,
   bytesCodec,
   type ColumnArguments,
-  type ColumnCodec,
   driverFunctions,
   type EncryptedColumnOptions,
   jsonCodec,
@@ -24,12 +24,14 @@ import {
   tokenCodec,
   tokenShapes,
 } from './encrypted-column.js'
+import { type EncryptedFieldsOptions, fieldsCodec } from './encrypted-fields.js'
 import type { FingerprintColumnOptions } from './fingerprint-column.js'
 import { fingerprintBuilder } from './fingerprint-rule.js'
 import { ownerGuard } from './owner-column.js'
 import { guardQueries } from './query-guard.js'
 
 export type { ColumnArguments, EncryptedColumnOptions, TokenCheckOptions } from './encrypted-column.js'
+export type { EncryptedFieldsOptions } from './encrypted-fields.js'
 export type { FingerprintColumnOptions } from './fingerprint-column.js'
 export { fingerprintMatches } from './fingerprint-rule.js'
 
@@ -67,6 +69,25 @@ export function encryptedJson<T>(...given: ColumnArguments<EncryptedColumnOption
 export function encryptedBytes(...given: ColumnArguments<EncryptedColumnOptions>): ColumnBuilder<Uint8Array> {
   const [name, options] = nameAndOptions(given)
   return column(name, bytesCodec(options))
+}
+
+/**
+ * A JSON column some fields of which are stored encrypted: the others stay readable, and SQL can query them. Fields are strings, null or absent;
+ * each is a token of its own, bound to its place in the value. Scopes, owners and errors are as with {@link encryptedText}.
+ *
+ * @throws ERR_INVALID_ARGUMENT without a context, or without paths
+ * @example
+ * const integrations = sqliteTable('integrations', {
+ *   id: text('id').primaryKey(),
+ *   settings: encryptedFields<{ model: string; apiKey: string | null }>('settings', {
+ *     context: 'integrations.settings',
+ *     paths: ['apiKey'],
+ *   }),
+ * })
+ */
+export function encryptedFields<T>(...given: ColumnArguments<EncryptedFieldsOptions<T>>): ColumnBuilder<T> {
+  const [name, options] = nameAndOptions(given)
+  return column(name, fieldsCodec(options))
 }
 
 /**
@@ -112,9 +133,10 @@ const OWN = {
   token: () => text(),
   json: () => text('', { mode: 'json' }),
   bytes: () => null,
+  fields: () => text('', { mode: 'json' }),
 }
 
-function column<Value>(name: string, codec: ColumnCodec<Value>): ColumnBuilder<Value> {
+function column<Value>(name: string, codec: AnyCodec<Value>): ColumnBuilder<Value> {
   const define = customType<{ data: Value; driverData: string }>({
     dataType: () => 'text',
     ...driverFunctions(codec),
@@ -131,7 +153,7 @@ function column<Value>(name: string, codec: ColumnCodec<Value>): ColumnBuilder<V
  * sqliteTable('credentials', { … }, (table) => [tokenCheck(table.apiKey)])
  */
 export function tokenCheck(column: AnySQLiteColumn, options: TokenCheckOptions = {}): CheckBuilder {
-  const shapes = tokenShapes(options).map(({ prefix, minLength, alphabet }) => {
+  const shapes = tokenShapes(column, options).map(({ prefix, minLength, alphabet }) => {
     const foreign = sql.raw(`'*[^${alphabet}]*'`)
     return sql`(${column} glob ${sql.raw(`'${prefix}*'`)} and length(${column}) >= ${sql.raw(String(minLength))} and substr(${column}, ${sql.raw(String(prefix.length + 1))}) not glob ${foreign})`
   })

@@ -28,6 +28,7 @@ import { POOL_USER_ID, PoolCrypto } from './pool-crypto.js'
 import { runInScope, scopeArguments } from './scope.js'
 import { Secret } from './secret.js'
 import { type EncryptOptions, refuseToken, type TokenPolicy } from './token-policy.js'
+import { TRACED } from './traced.js'
 import { type ScopeOptions, UserHandle, type UserOptions } from './user-handle.js'
 
 /**
@@ -58,25 +59,7 @@ export class EnvelopeCrypto {
   #closing: Promise<void> | undefined
 
   static {
-    traceMethods(EnvelopeCrypto.prototype, 'userId', [
-      'encrypt',
-      'encryptBytes',
-      'decrypt',
-      'decryptBytes',
-      'user',
-      'fingerprint',
-      'fingerprints',
-      'getOrCreateUserKey',
-      'rotateUserKey',
-      'shredUser',
-    ])
-    traceMethods(EnvelopeCrypto.prototype, 'items', ['encryptMany', 'decryptMany'])
-    traceMethods(EnvelopeCrypto.prototype, 'tenantId', [
-      'rotateTenantKey',
-      'shredTenant',
-      'moveTenant',
-      'evictTenant',
-    ])
+    traceMethods(EnvelopeCrypto.prototype, TRACED)
   }
 
   private constructor(resolved: ResolvedOptions) {

@@ -17,6 +17,7 @@ import type { BulkCrypto, ItemResult, PoolDecryptItem, PoolEncryptItem } from '.
 import { runInScope, scopeArguments } from './scope.js'
 import { Secret } from './secret.js'
 import { type EncryptOptions, refuseToken, type TokenPolicy } from './token-policy.js'
+import { TRACED_OF_POOL } from './traced.js'
 import { type ScopeOptions, UserHandle, type UserOptions } from './user-handle.js'
 
 /** The owner of the pool's key. No user can have this id. */
@@ -39,24 +40,7 @@ export class PoolCrypto {
   readonly #derived = new Map<string, Promise<KeyObject>>()
 
   static {
-    // Their first argument is the secret.
-    traceMethods(
-      PoolCrypto.prototype,
-      null,
-      [
-        'encrypt',
-        'encryptBytes',
-        'decrypt',
-        'decryptBytes',
-        'handle',
-        'fingerprint',
-        'fingerprints',
-        'rotate',
-        'shred',
-      ],
-      'pool.',
-    )
-    traceMethods(PoolCrypto.prototype, 'items', ['encryptMany', 'decryptMany'], 'pool.')
+    traceMethods(PoolCrypto.prototype, TRACED_OF_POOL, 'pool.')
   }
 
   /** @param masterKeys local ones, primary first @internal */

@@ -1,4 +1,5 @@
-/** Replaces one value in the text of a JSON object. All other bytes stay: numbers that JavaScript cannot hold, spaces, order. */
+/** Replaces values in the text of JSON. All other bytes stay: numbers that JavaScript cannot hold, spaces, order, properties of one name. */
+import { type FieldPath, type FieldPlace, isField, pathsThrough } from './field-path.js'
 
 /**
  * Replaces the value of a property. If several properties have the name, it replaces the last one, which is the one that `JSON.parse`
@@ -8,28 +9,92 @@
  * @returns the new text, or null if there is no such property
  */
 export function withProperty(text: string, name: string, value: string): string | null {
-  const span = spanOf(text, name)
-  return span && text.slice(0, span.start) + JSON.stringify(value) + text.slice(span.end)
+  let found: Span | null = null
+  for (const property of propertiesOf(text, text.indexOf('{')))
+    if (property.name === name) found = property.value
+  return found && withValues(text, [{ span: found, value }])
+}
+
+/** A registered field in a text. */
+export interface FieldSpan {
+  readonly place: FieldPlace
+  readonly span: Span
+}
+
+/**
+ * The fields at some paths, in their order in the text. If several properties of an object have one name, each of them is given: `JSON.parse`
+ * reads the last one, and the others are stored too.
+ *
+ * @param text valid JSON
+ */
+export function fieldsIn(text: string, paths: readonly FieldPath[]): FieldSpan[] {
+  const found: FieldSpan[] = []
+  const visit = (span: Span, paths: readonly FieldPath[], place: FieldPlace): void => {
+    if (isField(paths, place.length)) {
+      found.push({ place, span })
+      return
+    }
+    const first = text[span.start]
+    const parts =
+      first === '{' ? propertiesOf(text, span.start) : first === '[' ? elementsOf(text, span.start) : []
+    for (const { name, value } of parts) {
+      const through = pathsThrough(paths, place.length, name)
+      if (through.length > 0) visit(value, through, [...place, name])
+    }
+  }
+  const start = skipSpace(text, 0)
+  visit({ start, end: endOfValue(text, start) }, paths, [])
+  return found
+}
+
+/** @param values from the front of the text to its end */
+export function withValues(
+  text: string,
+  values: readonly { readonly span: Span; readonly value: string }[],
+): string {
+  const parts: string[] = []
+  let position = 0
+  for (const { span, value } of values) {
+    parts.push(text.slice(position, span.start), JSON.stringify(value))
+    position = span.end
+  }
+  return parts.join('') + text.slice(position)
 }
 
 /** From the first character of a value to the one after its last. */
-interface Span {
+export interface Span {
   readonly start: number
   readonly end: number
 }
 
-function spanOf(text: string, name: string): Span | null {
-  let found: Span | null = null
-  let position = skipSpace(text, text.indexOf('{') + 1)
+/** @param start position of the opening brace */
+function* propertiesOf(text: string, start: number): Generator<{ name: string; value: Span }> {
+  let position = skipSpace(text, start + 1)
   while (text[position] === '"') {
     const nameEnd = endOfString(text, position)
-    const start = skipSpace(text, text.indexOf(':', nameEnd) + 1)
-    const end = endOfValue(text, start)
-    if (JSON.parse(text.slice(position, nameEnd)) === name) found = { start, end }
+    const name = JSON.parse(text.slice(position, nameEnd)) as string
+    const value = valueAt(text, text.indexOf(':', nameEnd) + 1)
+    yield { name, value }
     // After the comma or the closing brace.
-    position = skipSpace(text, skipSpace(text, end) + 1)
+    position = skipSpace(text, skipSpace(text, value.end) + 1)
   }
-  return found
+}
+
+/** @param start position of the opening bracket */
+function* elementsOf(text: string, start: number): Generator<{ name: null; value: Span }> {
+  let position = skipSpace(text, start + 1)
+  while (text[position] !== ']') {
+    const value = valueAt(text, position)
+    yield { name: null, value }
+    position = skipSpace(text, value.end)
+    if (text[position] !== ',') return
+    position = skipSpace(text, position + 1)
+  }
+}
+
+function valueAt(text: string, position: number): Span {
+  const start = skipSpace(text, position)
+  return { start, end: endOfValue(text, start) }
 }
 
 function endOfValue(text: string, start: number): number {

@@ -6,6 +6,7 @@ import { MAKE_DURABLE } from '../drivers/postgres-durability.js'
 import {
   type Catalog,
   exactNumber,
+  JSON_TYPES,
   keyFromParts,
   quoteIdentifier,
   selectedColumns,
@@ -96,7 +97,8 @@ export function statementsFor(shape: TableShape, columns: readonly PostgresColum
     next: `${select} where ${isAfterCursor(keys)} ${ordered('asc', keys.length + 1)}`,
     last: `${select} ${ordered('desc', 1)}`,
     count: `select pg_catalog.count(*) as count from ${table}`,
-    replace: (column: string, beside?: string) => replaceStatement(column, beside, shape, keys),
+    replace: (column: string, beside?: string) =>
+      replaceStatement({ name: column, cast: castOf(column, catalog) }, beside, shape, keys),
     holding: (column: string) => holdingStatement(column, shape, keys),
     decodeRow: (row: Record<string, unknown>): TableRow => ({
       key: keyFromParts(keyTextsOf(row, keys.length).map((text, index) => keyPart(text, keys[index]?.type))),
@@ -141,7 +143,9 @@ function isAfterCursor(keys: readonly KeyColumn[]): string {
 }
 
 /** A column as it is selected. */
-function readAs(name: string, { datesAsText = false }: TableShape, { columns }: Catalog): string {
+function readAs(name: string, { datesAsText = false, json = [] }: TableShape, { columns }: Catalog): string {
+  // As text it has all digits of its numbers.
+  if (json.includes(name)) return `${quoteIdentifier(name)}::pg_catalog.text`
   const type = columns.find((column) => column.name === name)?.type ?? ''
   if (!datesAsText || !DATES.test(type)) return quoteIdentifier(name)
   return `${quoteIdentifier(name)}::pg_catalog.text${type.endsWith('[]') ? '[]' : ''}`
@@ -181,6 +185,12 @@ function isSameText(a: string, b: string): string {
   return `(${a} collate pg_catalog."C" ${EQUALS} ${b} collate pg_catalog."C" or ${a} is null and ${b} is null)`
 }
 
+/** What turns a text into a column's type. */
+function castOf(column: string, { columns }: Catalog): string {
+  const type = columns.find(({ name }) => name === column)?.type ?? ''
+  return JSON_TYPES.test(type) ? `::pg_catalog.${type}` : ''
+}
+
 /**
  * The statement that replaces values of one column.
  *
@@ -191,7 +201,7 @@ function isSameText(a: string, b: string): string {
  * - A row that does not hold the new value afterwards ends the statement by a division by zero, and nothing is changed.
  */
 function replaceStatement(
-  column: string,
+  { name: column, cast }: { readonly name: string; readonly cast: string },
   beside: string | undefined,
   shape: TableShape,
   keys: readonly KeyColumn[],
@@ -201,7 +211,7 @@ function replaceStatement(
   const isBeside = beside === undefined ? '' : ` and ${hasTextOfInput(beside, 'beside')}`
   const newLength = "pg_catalog.length(coalesce(input.new, ''))"
   const zero = `(${newLength} operator(pg_catalog.-) ${newLength})`
-  return `update ${table} as t set ${quoteIdentifier(column)} = input.new
+  return `update ${table} as t set ${quoteIdentifier(column)} = input.new${cast}
       from (
         with locked as materialized (
           select input.* from ${inputRows(inputs)}

@@ -2,6 +2,8 @@
 
 import { printable } from '../errors.js'
 import { isEncrypted, isToken } from '../format/token.js'
+import type { FieldPath } from './field-path.js'
+import { fieldValues, tokenElsewhere } from './sample-fields.js'
 import type { SqlTable, TableRow } from './table.js'
 
 /** How many rows are checked at the beginning of the table, and at its end, where the newest rows often are. */
@@ -14,7 +16,7 @@ export interface ColumnFinding {
   /**
    * - `plaintext`: a registered column holds a value that is no token: a leak
    * - `malformedToken`: a registered column holds a value that begins like a token and can be none
-   * - `unregistered`: another column holds tokens, which the sweep does not reach
+   * - `unregistered`: another column, or another field of a JSON column, holds tokens, which the sweep does not reach
    */
   readonly kind: 'plaintext' | 'malformedToken' | 'unregistered'
   /** Names the table and the column, and quotes no value. */
@@ -44,6 +46,9 @@ const REGISTERED_CHECKS: readonly ColumnCheck[] = [
     shows: (value) => isEncrypted(value) && !isToken(value),
   },
 ]
+/** What has to be JSON, and is none: its fields can be neither read nor swept. */
+const NO_JSON = 'hold what is no JSON: find out who writes it'
+
 const OTHER_CHECKS: readonly ColumnCheck[] = [
   {
     severity: 'warning',
@@ -60,12 +65,14 @@ const OTHER_CHECKS: readonly ColumnCheck[] = [
  * @param withColumns gives access to some columns of the table
  * @param registered its registered columns
  * @param ignored columns that are not checked
+ * @param fields of registered columns that hold JSON: the paths of their registered fields, by column
  */
 export async function sampleColumns(
   name: string,
   withColumns: (columns: readonly string[]) => SqlTable,
   registered: readonly string[],
   ignored: readonly string[] = [],
+  fields: ReadonlyMap<string, readonly FieldPath[]> = new Map(),
 ): Promise<ColumnFinding[]> {
   const table = withColumns(registered)
   const { key, owner } = table.shape
@@ -74,14 +81,42 @@ export async function sampleColumns(
     .filter((column) => column.isText && ![...registered, ...ignored, ...key, owner].includes(column.name))
     .map((column) => column.name)
   const rows = await sampleOf(withColumns([...registered, ...others]))
-  const findingsOf = (column: string, checks: readonly ColumnCheck[]): ColumnFinding[] =>
-    checks.flatMap(({ severity, kind, text, shows }) => {
-      const count = rows.filter(({ values }) => values[column] !== null && shows(values[column])).length
-      const reason = `${printable(name)}, column ${printable(column)}: ${count} of ${rows.length} rows looked at ${text}`
-      return count === 0 ? [] : [{ severity, kind, reason }]
-    })
+  const finding = (
+    where: string,
+    { severity, kind, text }: Omit<ColumnCheck, 'shows'>,
+    count: number,
+  ): ColumnFinding[] => {
+    const reason = `${printable(name)}, ${where}: ${count} of ${rows.length} rows looked at ${text}`
+    return count === 0 ? [] : [{ severity, kind, reason }]
+  }
+  const countOf = (column: string, shows: (value: unknown) => boolean) =>
+    rows.filter(({ values }) => values[column] !== null && shows(values[column])).length
+  const findingsOf = (column: string, checks: readonly ColumnCheck[]) =>
+    checks.flatMap((check) => finding(`column ${printable(column)}`, check, countOf(column, check.shows)))
+  const fieldFindings = (column: string, paths: readonly FieldPath[]) => {
+    const place = `column ${printable(column)}`
+    const noJson = countOf(column, (stored) => fieldValues(stored, []) === null)
+    const inFields = paths.flatMap((path) =>
+      REGISTERED_CHECKS.flatMap((check) => {
+        const count = countOf(column, (stored) =>
+          (fieldValues(stored, [path]) ?? []).some((value) => value !== null && check.shows(value)),
+        )
+        return finding(`${place}, field ${printable(path.join('.'))}`, check, count)
+      }),
+    )
+    const elsewhere = rows.flatMap(({ values }) => tokenElsewhere(values[column], paths) ?? [])
+    const text = `hold a token in a field that is not registered, such as ${printable(elsewhere[0] ?? '')}: name it in the paths of encryptedFields`
+    return [
+      ...finding(place, { severity: 'error', kind: 'plaintext', text: NO_JSON }, noJson),
+      ...inFields,
+      ...finding(place, { severity: 'warning', kind: 'unregistered', text }, elsewhere.length),
+    ]
+  }
   return [
-    ...registered.flatMap((column) => findingsOf(column, REGISTERED_CHECKS)),
+    ...registered.flatMap((column) => {
+      const paths = fields.get(column)
+      return paths === undefined ? findingsOf(column, REGISTERED_CHECKS) : fieldFindings(column, paths)
+    }),
     ...others.flatMap((column) => findingsOf(column, OTHER_CHECKS)),
   ]
 }

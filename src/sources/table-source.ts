@@ -1,5 +1,7 @@
 /** Makes a table a source of values for the sweep. */
 import type { ContextOf } from '../format/context.js'
+import { FieldCells, originKey } from './field-cells.js'
+import type { FieldPath } from './field-path.js'
 import type { ColumnChange, SqlTable, TableRow } from './table.js'
 import type { FingerprintRole, ValueCell, ValueSource } from './value-source.js'
 
@@ -10,6 +12,8 @@ interface ViewColumn<Row> {
   /** What the database calls it. */
   readonly column: string
   readonly context: ContextOf<Row> | undefined
+  /** Of a JSON column: the paths of the fields that are its values. It has a context then. */
+  readonly fields?: readonly FieldPath[] | undefined
 }
 
 /** A column with fingerprints. `of` is the name of the column with their values. */
@@ -36,6 +40,7 @@ export function tableSource<Row>(table: SqlTable, view: TableView<Row>): ValueSo
   const columnNames = new Map(all.map(({ name, column }) => [name, column]))
   const viewNames = new Map(all.map(({ name, column }) => [column, name]))
   const columnOf = (name: string) => columnNames.get(name) ?? name
+  const fields = new FieldCells()
   const replace = async (changes: readonly ColumnChange[]) =>
     (await table.replace(changes)).map(({ key, column }) => ({
       key,
@@ -44,9 +49,20 @@ export function tableSource<Row>(table: SqlTable, view: TableView<Row>): ValueSo
   return {
     pool: view.pool,
     async *pages({ limit }) {
-      for await (const rows of table.pages(limit)) yield rows.flatMap((row) => cellsOf(row, view))
+      for await (const rows of table.pages(limit)) {
+        fields.clear()
+        yield rows.flatMap((row) => cellsOf(row, view, fields))
+      }
     },
-    replace: (changes) => replace(changes.map((change) => ({ ...change, column: columnOf(change.column) }))),
+    async replace(changes) {
+      const wholes = new Map(
+        fields.wholeChanges(changes).map((whole) => [originKey(whole.change), whole] as const),
+      )
+      const replaced = await replace(
+        Array.from(wholes.values(), ({ change }) => ({ ...change, column: columnOf(change.column) })),
+      )
+      return replaced.flatMap((ref) => wholes.get(originKey(ref))?.parts ?? [])
+    },
     replaceFingerprints: (changes) =>
       replace(
         changes.map(({ column, of, ...change }) => {
@@ -62,6 +78,7 @@ export function tableSource<Row>(table: SqlTable, view: TableView<Row>): ValueSo
 function cellsOf<Row>(
   { key, owner, values, defect }: TableRow,
   { columns, fingerprints = [], rowOf }: TableView<Row>,
+  fieldCells: FieldCells,
 ): ValueCell<Row>[] {
   const row = rowOf(values)
   const cellOf = ({ name, column }: { readonly name: string; readonly column: string }) => {
@@ -69,7 +86,11 @@ function cellsOf<Row>(
     return { key, column: name, owner, value, row, defect }
   }
   return [
-    ...columns.map((column) => ({ ...cellOf(column), context: column.context })),
+    ...columns.flatMap((column) => {
+      const { context, fields } = column
+      if (fields !== undefined && context !== undefined) return fieldCells.of(cellOf(column), fields, context)
+      return [{ ...cellOf(column), context }]
+    }),
     ...fingerprints.map((column) => ({ ...cellOf(column), fingerprint: column })),
   ]
 }

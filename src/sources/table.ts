@@ -14,6 +14,8 @@ export interface TableShape {
   readonly owner: string | null
   /** The columns with values. */
   readonly columns: readonly string[]
+  /** Those of them that hold JSON, with values in its fields: they are read and compared as text, whatever their type. */
+  readonly json?: readonly string[]
   /** The columns with fingerprints of values. */
   readonly fingerprints?: readonly string[]
   /** Whether to read all columns. */
@@ -68,6 +70,9 @@ export interface Catalog {
   /** The columns of each unique index over whole rows. */
   readonly uniqueKeys: readonly (readonly string[])[]
 }
+
+/** Types of columns that hold JSON and are no text. */
+export const JSON_TYPES = /^jsonb?$/
 
 /** Quotes any name as an identifier of both dialects (SQL:2016 §5.2: doubles quotes in it). */
 export function quoteIdentifier(name: string): string {
@@ -124,7 +129,8 @@ export function assertShape(shape: TableShape, { columns, uniqueKeys }: Catalog)
         `column ${quoted(name)} cannot be swept: it is part of the key, or names the owner`,
       )
     const column = columns.find((column) => column.name === name)
-    if (column?.isText === false)
+    const isJson = shape.json?.includes(name) && JSON_TYPES.test(column?.type ?? '')
+    if (column?.isText === false && !isJson)
       throw invalidArgument(
         `column ${quoted(name)} must be of text to hold tokens or fingerprints, it is ${printable(column.type)}`,
       )

@@ -111,6 +111,62 @@ describe.each(dialects)('on %s', (dialect) => {
     expect(host.store.run(doctor).status).toBe(2)
   })
 
+  it('doctor and reencrypt look into the fields of JSON columns', async () => {
+    const type = dialect === 'sqlite' ? 'text' : 'jsonb'
+    await host.app.query(`create table integrations (id integer primary key, user_id text, settings ${type})`)
+    writeSchema(
+      host.store.folder,
+      dialect,
+      `const integrations = table('integrations', {
+         id: integer('id').primaryKey(),
+         userId: text('user_id'),
+         settings: encryptedFields('settings', { context: 'integrations.settings', paths: ['apiKey', 'providers.*.secret'] }),
+       })
+       export const encrypted = defineEncrypted({ integrations })`,
+    )
+    const token = await host.withService((envelope) => envelope.encrypt('alice', 'x', { column: 'other' }))
+    const json = {
+      1: { apiKey: 'plain', providers: { a: { secret: 'plain' }, b: { secret: 'plain' } } },
+      2: { apiKey: 'v3:cut', providers: { a: { secret: null } } },
+      3: { apiKey: 5, note: 'v3: is what I call it', list: [{ old: token }] },
+      4: { note: 'nothing' },
+    }
+    for (const [id, settings] of Object.entries(json))
+      await host.app.query(`insert into integrations values (${id}, 'alice', '${JSON.stringify(settings)}')`)
+    await host.app.query(`insert into integrations values (5, 'alice', null)`)
+    const { status, report } = host.json<VerifyReport>(['doctor', '--schema', 'schema.mjs'])
+    const found = report.findings.filter(({ kind }) =>
+      ['plaintext', 'malformedToken', 'unregistered'].includes(kind),
+    )
+    expect(status).toBe(1)
+    expect(
+      found.map(
+        ({ severity, kind, reason }) => `${severity} ${kind} ${reason.replace(/ (of|hold|begin) .*/, '')}`,
+      ),
+    ).toEqual([
+      'error plaintext integrations, column settings, field apiKey: 2',
+      'error malformedToken integrations, column settings, field apiKey: 1',
+      'error plaintext integrations, column settings, field providers.*.secret: 1',
+      'warning unregistered integrations, column settings: 1',
+    ])
+    expect(found.at(-1)?.reason).toContain('such as list.*.old: name it in the paths of encryptedFields')
+    for (const { reason } of found)
+      for (const value of ['plain"', token, 'v3:cut', 'call it']) expect(reason).not.toContain(value)
+
+    const swept = host.run(['reencrypt', '--schema', 'schema.mjs', '--plaintext'])
+    expect(swept.stdout).toContain('re-encrypted 3 values')
+    expect(swept.stdout).toContain('settings.apiKey')
+    await host.app.query('delete from integrations where id in (2, 3)')
+    expect(host.run(['reencrypt', '--schema', 'schema.mjs'])).toMatchObject({ status: 0 })
+    expect(host.run(['doctor', '--schema', 'schema.mjs'])).toMatchObject({ status: 0 })
+    if (dialect === 'postgres') return
+    await host.app.query(`update integrations set settings = 'no json' where id = 4`)
+    expect(host.run(['doctor', '--schema', 'schema.mjs'])).toMatchObject({
+      status: 1,
+      stdout: expect.stringContaining('column settings: 1 of 3 rows looked at hold what is no JSON'),
+    })
+  })
+
   it('doctor reads the first and the last rows of a large table', async () => {
     writeSchema(host.store.folder, dialect, SCHEMA)
     await host.app.query(CREATE_SESSIONS)

@@ -27,6 +27,7 @@ const redisSource = readFileSync('examples/redis-source.ts', 'utf8')
 /** Blocks that are whole files, found by words in them. */
 const FILES = {
   schema: 'export const credentials = sqliteTable(',
+  integrations: 'encryptedFields<Settings>(',
   registry: 'defineEncrypted({',
   validators: 'createInsertSchema(credentials',
 }
@@ -39,6 +40,7 @@ const BODIES = {
   pool: ['await envelope.pool.scope(', 'keys satisfies { id: string; privateKey: string }[]'],
   unreadable: ['isUnreadable(apiKey)', 'broken satisfies string[]'],
   fingerprint: ['await envelope.fingerprint(', 'fingerprint satisfies string'],
+  fields: ['.from(integrations)', '{ models, rows }'],
   rows: ['await decryptRows(', '{ rows, errors }'],
   sweep: ['drizzleSource(db', '{ left, failed }'],
   redis: ['redisSource(client', 'reports'],
@@ -167,6 +169,23 @@ describe('in an application', () => {
       expect(checks).toHaveLength(3)
       expect(await run('column')).toMatchObject([{ id: 'c1', apiKey: 'sk-…', settings: null, backup: null }])
       expect(await opened()).toEqual(['sk-…'])
+    })
+
+    it('keeps the fields of JSON readable to SQL, but for those that are encrypted', async () => {
+      const { integrations } = await load('integrations')
+      const { checks } = dialect === 'sqlite' ? sqliteTable(integrations) : postgresTable(integrations)
+      expect(checks).toHaveLength(1)
+      const type = dialect === 'sqlite' ? 'text' : 'jsonb'
+      await app.query(
+        `create table integrations (id text primary key, user_id text not null, settings ${type} not null check ((settings ->> 'apiKey') like 'v3:%'))`,
+      )
+      const { models, rows } = await run('fields')
+      expect(models).toEqual([{ model: 'gpt' }])
+      expect(rows).toMatchObject([
+        { id: 'i1', settings: { apiKey: 'sk-…', providers: { openai: { secret: 'sk-…' } } } },
+      ])
+      const [{ settings } = { settings: null }] = await app.query('select settings from integrations')
+      expect(JSON.stringify(settings)).not.toContain('sk-…')
     })
 
     it('keeps values of the pool in a table, and names the row of a value that cannot be read', async () => {

@@ -41,6 +41,7 @@ const CORE_NAMES = [
   'generateMasterKey',
   'isEncrypted',
   'isToken',
+  'isUnreadable',
   'listTenants',
   'localMasterKey',
   'loggedStore',
