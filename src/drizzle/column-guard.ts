@@ -29,30 +29,21 @@ interface BuiltColumn {
 const IS_ALIAS = Symbol.for('drizzle:IsAlias')
 
 /**
- * Makes what builds schemas of tables, such as drizzle-zod, take a custom column for one of Drizzle's own: it asks a column's `dataType`, and
- * accepts anything for a custom one. Drizzle itself does not ask.
- *
- * @param own a builder of Drizzle's own for such values: 0.45 and 1.0 have different words for JSON. Null: there is none
- * @returns the builder itself
- */
-export function typedLike<Builder extends object>(own: object | null, builder: Builder): Builder {
-  if (own !== null)
-    (builder as Builder & BuilderHooks).config.dataType = (own as BuilderHooks).config.dataType
-  return builder
-}
-
-/**
  * Makes a builder mark the columns that it builds, and guard them if their values cannot be compared.
  *
+ * @param own a builder of Drizzle's own for such values. drizzle-zod and its like ask a column's `dataType`, and accept anything for a
+ *   custom one. Drizzle itself does not ask. 0.45 and 1.0 have different words for JSON, so that they are not written here. Null: Drizzle has none.
  * @param guardRow of a column that needs the other values of its row: it encodes in the column's place
  * @returns the builder itself
  */
 export function guardedBuilder<Builder extends object, Value>(
   builder: Builder,
   codec: AnyCodec<Value>,
+  own: object | null,
   guardRow?: RowGuard,
 ): Builder {
   const hooks = builder as Builder & BuilderHooks
+  if (own !== null) hooks.config.dataType = (own as BuilderHooks).config.dataType
   const { setName, build } = hooks
   const isComparable = codec.mark.kind === 'token'
   let key = ''

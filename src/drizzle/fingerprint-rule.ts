@@ -20,7 +20,7 @@ const UNFILLED = Object.freeze({ unfilled: true }) as unknown as string
 
 /** The methods of a column builder that matter here. Drizzle does not declare all of them. */
 interface BuilderHooks {
-  setName(key: string, ...casing: unknown[]): void
+  setName(key: string): void
   build(table: object): object
   $defaultFn(make: () => string): unknown
   unique(...options: unknown[]): unknown
@@ -44,9 +44,9 @@ export function fingerprintBuilder<Builder extends object>(
   hooks.$defaultFn(() => UNFILLED)
   const { setName, build, unique } = hooks
   let key = ''
-  hooks.setName = function (this: BuilderHooks, name, ...casing) {
+  hooks.setName = function (this: BuilderHooks, name) {
     key = name
-    setName.call(this, name, ...casing)
+    setName.call(this, name)
   }
   hooks.build = function (this: BuilderHooks, table) {
     const column = build.call(this, table)

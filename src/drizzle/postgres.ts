@@ -12,7 +12,7 @@ import {
 import { invalidArgument } from '../errors.js'
 import type { Token } from '../format/token.js'
 import { ownOptions } from '../validate.js'
-import { guardedBuilder, typedLike } from './column-guard.js'
+import { guardedBuilder } from './column-guard.js'
 import {
   type AnyCodec,
   bytesCodec,
@@ -119,13 +119,9 @@ export function tokenText(name = ''): ColumnBuilder<Token> {
  *   apiKeyFingerprint: fingerprintText('api_key_fingerprint', { of: 'apiKey' }),
  * })
  */
-export function fingerprintText(...given: ColumnArguments<FingerprintColumnOptions>): FingerprintBuilder {
-  const [name, options] = nameAndOptions(given)
+export function fingerprintText(name: string, options: FingerprintColumnOptions): FingerprintBuilder {
   const define = (toDriver: (value: string) => string) =>
-    typedLike(
-      text(),
-      customType<{ data: string; driverData: string }>({ dataType: () => 'text', toDriver })(name),
-    )
+    customType<{ data: string; driverData: string }>({ dataType: () => 'text', toDriver })(name)
   return fingerprintBuilder(define, options, PgDialect.prototype) as FingerprintBuilder
 }
 
@@ -154,8 +150,12 @@ function column<Value>(
     ...driverFunctions(codec),
   })
   if (codec.mark.kind !== 'token') guardQueries(PgDialect.prototype)
-  const builder = typedLike(OWN[codec.mark.kind](), define(name))
-  return guardedBuilder(builder, codec, ownerGuard(codec.mark, PgDialect.prototype))
+  return guardedBuilder(
+    define(name),
+    codec,
+    OWN[codec.mark.kind](),
+    ownerGuard(codec.mark, PgDialect.prototype),
+  )
 }
 
 /**

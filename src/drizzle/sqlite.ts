@@ -9,7 +9,7 @@ import {
   text,
 } from 'drizzle-orm/sqlite-core'
 import type { Token } from '../format/token.js'
-import { guardedBuilder, typedLike } from './column-guard.js'
+import { guardedBuilder } from './column-guard.js'
 import {
   type AnyCodec,
   bytesCodec,
@@ -111,13 +111,9 @@ export function tokenText(name = ''): ColumnBuilder<Token> {
  *   apiKeyFingerprint: fingerprintText('api_key_fingerprint', { of: 'apiKey' }),
  * })
  */
-export function fingerprintText(...given: ColumnArguments<FingerprintColumnOptions>): FingerprintBuilder {
-  const [name, options] = nameAndOptions(given)
+export function fingerprintText(name: string, options: FingerprintColumnOptions): FingerprintBuilder {
   const define = (toDriver: (value: string) => string) =>
-    typedLike(
-      text(),
-      customType<{ data: string; driverData: string }>({ dataType: () => 'text', toDriver })(name),
-    )
+    customType<{ data: string; driverData: string }>({ dataType: () => 'text', toDriver })(name)
   return fingerprintBuilder(define, options, SQLiteDialect.prototype) as FingerprintBuilder
 }
 
@@ -142,8 +138,12 @@ function column<Value>(name: string, codec: AnyCodec<Value>): ColumnBuilder<Valu
     ...driverFunctions(codec),
   })
   if (codec.mark.kind !== 'token') guardQueries(SQLiteDialect.prototype)
-  const builder = typedLike(OWN[codec.mark.kind](), define(name))
-  return guardedBuilder(builder, codec, ownerGuard(codec.mark, SQLiteDialect.prototype))
+  return guardedBuilder(
+    define(name),
+    codec,
+    OWN[codec.mark.kind](),
+    ownerGuard(codec.mark, SQLiteDialect.prototype),
+  )
 }
 
 /**
