@@ -322,6 +322,52 @@ describe.each(dialects)('an unnamed column of fingerprints on %s', (dialect) => 
   })
 })
 
+describe.each(dialects)('an unnamed column of fingerprints on %s', (dialect) => {
+  const columns = (dialect === 'sqlite' ? sqlite : postgres) as typeof postgres
+  const keys = columns.table('unnamed_keys', {
+    id: columns.integer().primaryKey(),
+    ownerId: columns.integer(),
+    apiKey: columns.encryptedText({ context: 'keys.api_key' }),
+    apiKeyPrint: columns.fingerprintText({ of: 'apiKey' }).notNull(),
+  })
+
+  it('is called as the casing says, when it is written, found and swept', async () => {
+    const { client, rows, envelope, close } = await loginsApp(dialect)
+    const casing = 'snake_case'
+    const db =
+      dialect === 'sqlite'
+        ? drizzleSqlite({ client: client as never, casing })
+        : drizzlePostgres({ client: client as never, casing })
+    await rows(
+      'create table unnamed_keys (id integer primary key, owner_id integer, api_key text, api_key_print text not null)',
+    )
+    const onDb = db as ReturnType<typeof drizzlePostgres>
+    await envelope.scope(
+      '7',
+      async () => await onDb.insert(keys).values({ id: 1, ownerId: 7, apiKey: 'sk-1' }),
+    )
+    const print = await envelope.fingerprint('7', 'sk-1', { name: 'keys.api_key' })
+    expect(await rows('select api_key_print from unnamed_keys')).toEqual([{ api_key_print: print }])
+    const find = async () =>
+      await onDb.select({ id: keys.id }).from(keys).where(fingerprintMatches(keys.apiKeyPrint, 'sk-1'))
+    expect(await envelope.scope('7', find)).toEqual([{ id: 1 }])
+    await rows("update unnamed_keys set api_key_print = 'stale'")
+    const [source] = defineEncrypted({ keys }).sources(onDb).values()
+    expect(await reencrypt({ envelope, source: source as ValueSource<never> })).toMatchObject({
+      changed: 1,
+      left: 0,
+    })
+    expect(await rows('select api_key_print from unnamed_keys')).toEqual([{ api_key_print: print }])
+    await close()
+  })
+
+  it('has a type in validators, and is optional when a row is inserted', () => {
+    expect(createInsertSchema(keys).safeParse({ id: 1, apiKey: 'x' }).success).toBe(true)
+    expect(createInsertSchema(keys).safeParse({ id: 1, apiKey: 'x', apiKeyPrint: 123 }).success).toBe(false)
+    expect(createSelectSchema(keys).safeParse({ id: 1, ownerId: 1, apiKey: 'x' }).success).toBe(false)
+  })
+})
+
 describe.each(dialects)('the declaration of a column of fingerprints on %s', (dialect) => {
   const columns = dialect === 'sqlite' ? (sqlite as unknown as typeof postgres) : postgres
 
