@@ -59,7 +59,10 @@ export type KeystoreEvent =
    * was given to a store that has no key at all.
    */
   | { readonly type: 'keysLost'; readonly users: readonly KeyRef[]; readonly count: number }
-  /** Rows need master keys that were not given, and `open` went on because of `allowUnknownMasterKeys`. */
+  /**
+   * Rows need master keys that were not given, and `open` went on: because of `allowUnknownMasterKeys`, or because it is the root of one tenant, which
+   * `tenantRoot` does not give, or else a sign that the primary is the wrong one.
+   */
   | { readonly type: 'unknownMasterKey'; readonly kekIds: readonly (string | null)[] }
   /**
    * A master key did not do its work, when the service was opened or later: calls of its users fail with the same reason, and all others go

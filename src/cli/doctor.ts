@@ -325,8 +325,8 @@ const TENANT_ADVICE: Readonly<Record<string, string>> = {
     'Users under a missing key of a tenant open again when its row is back: npx keystore restore BACKUP --tenant ID. If the tenant was forgotten on purpose, ' +
     'remove its users: npx keystore shred-tenant ID --forget --with-users --allow-unknown',
   tenantMixed:
-    "A version of a tenant's key that may be planted: if you know who made it, npx keystore move-tenant ID brings all versions under one root. " +
-    'Else delete its row, and forget the users under it.',
+    "Versions of a tenant's key are under different roots, and one of them may be planted: find out which one nobody made (key log, backups), and delete none before. " +
+    'rotateTenantKey and rewrapAll of the application bring all users under a new one. docs/OPERATIONS.md, "Tenants", says how.',
   tenantShredded:
     'The rows of users of a shredded tenant are of no more use to anybody: npx keystore shred-tenant ID --with-users removes them. Who shall get ' +
     'a new key has to be forgotten so, or alone: npx keystore shred-user ID --forget',

@@ -155,7 +155,7 @@ export function moveTenantCommand(): Command {
     .addHelpText(
       'after',
       '\nExamples:\n  npx keystore move-tenant acme --dry-run\n  npx keystore move-tenant acme --root-file keys/acme.key' +
-        '\n\nTo keep the tenant working, give all processes the new root as a previous master key first.\nAll tenants of a previous master key: npx keystore rewrap --tenants',
+        '\n\nTo keep the tenant working, first have `tenantRoot` give the new root in all processes, with the old one as a previous one.\nAll tenants of a previous master key: npx keystore rewrap --tenants',
     )
     .action(moveTenant)
 }
@@ -192,7 +192,7 @@ async function assertWorks(root: MasterKey): Promise<void> {
 }
 
 const GIVE_ROOT =
-  'Processes that do not know this root cannot open the keys of its users any more: have `tenantRoot` give it for this tenant now.'
+  'Processes whose `tenantRoot` does not give this root for the tenant cannot open the keys of its users any more. Where it gives the old one too, take that out now.'
 
 interface EvictTenantOptions extends StoreOptions, ReportOptions {}
 

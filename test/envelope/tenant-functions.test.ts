@@ -74,7 +74,7 @@ describe('tenantOf and tenantRoot', () => {
     expect(await rowsOf(store)).toEqual([])
   })
 
-  it('that forget to return, or give a keyring, are told what they may give', async () => {
+  it('that forget to return, or give what is none, are told what they may give', async () => {
     const messageOf = async (keys: object) =>
       (await errorOf((await service({ tenantOf: () => 'acme', ...keys })).envelope.encrypt('alice', 'x')))
         .message
@@ -82,12 +82,15 @@ describe('tenantOf and tenantRoot', () => {
       'must be a string, or null for no tenant: does the function return?',
     )
     expect(await messageOf({ tenantRoot: () => undefined })).toContain(
-      'must be a master key, or null for the primary: does the function return?',
+      "must be a master key, a keyring of the tenant's, or null if it has none of its own: does the function return?",
     )
     const keyring = masterKeyring({ primary })
     const { envelope } = await service({ tenantOf })
+    for (const of of [{ tenantOf: () => null }, { tenantRoot: () => null }])
+      expect(await messageOf({ tenantRoot: () => masterKeyring({ primary, ...of }) })).toContain(
+        'must be a keyring without tenantOf and tenantRoot',
+      )
     const messages = [
-      await messageOf({ tenantRoot: () => keyring }),
       (await errorOf(() => masterKeyring({ primary: keyring as never }))).message,
       (await errorOf(envelope.moveTenant('acme', keyring as never))).message,
     ]

@@ -1,6 +1,12 @@
 /** A tenant whose row is missing though users are under it gets no second key of the same version. */
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { type KeyStore, type KeystoreEvent, type MasterKeyring, rewrapAll } from '../../src/index.js'
+import {
+  type KeyStore,
+  type KeystoreEvent,
+  type MasterKeyring,
+  masterKeyring,
+  rewrapAll,
+} from '../../src/index.js'
 import { tenantUserId } from '../../src/table.js'
 import { errorOf } from '../support/errors.js'
 import { backends, freshStore, type TestStore } from '../support/fresh-store.js'
@@ -56,23 +62,39 @@ describe.each(backends)('a tenant’s key that is missing, on %s', (backend) => 
     ])
     const events: KeystoreEvent[] = []
     const report = await rewrapAll({ store, masterKeys: keyring, onEvent: (event) => events.push(event) })
-    expect(report).toMatchObject({ changed: 1, failedCount: 1 })
-    expect(report.failed).toMatchObject([{ userId: 'acme/late', code: 'ERR_KEYS_LOST' }])
+    expect(report).toMatchObject({ changed: 1, failedCount: 2 })
+    expect(report.failed).toMatchObject([
+      { userId: 'acme/late', code: 'ERR_KEYS_LOST' },
+      // Also whoever could have stayed where they are.
+      { userId: 'acme/alice', code: 'ERR_KEYS_LOST' },
+    ])
+    // Nor does it pass in silence where all users leave the hierarchy, or none is asked about.
+    for (const masterKeys of [
+      masterKeyring({ primary: keyring.primary, tenantOf: () => null }),
+      masterKeyring({ primary: keyring.primary }),
+    ]) {
+      const { failed } = await rewrapAll({ store, masterKeys, dryRun: true })
+      const ofAcme = failed.filter(({ kekId }) => kekId === 'tenant:1:acme')
+      expect(ofAcme).toMatchObject([{ userId: 'acme/alice', code: expect.stringMatching(/LOST|NOT_FOUND/) }])
+    }
     expect(events.some(({ type }) => type === 'keysLost')).toBe(true)
     expect(await lost()).toEqual([])
   })
 
-  it('is not made anew either where all users are under a later version', async () => {
-    const envelope = await test.open()
-    await envelope.rotateTenantKey('acme')
-    await rewrapAll({ store, masterKeys: keyring })
-    const rows = await lost()
-    await store.remove(refs(rows))
-    const other = await test.open()
-    expect(await errorOf(other.encrypt('acme/new', 'x'))).toMatchObject({ code: 'ERR_KEYS_LOST' })
-    await store.maintenance?.restore(rows)
-    await expectAllOpen(await test.open(), sealed)
-  })
+  it.each([1, 20])(
+    'is not made anew either where all users are under a version that is %i later',
+    async (times) => {
+      const envelope = await test.open()
+      for (let i = 0; i < times; i++) await envelope.rotateTenantKey('acme')
+      await rewrapAll({ store, masterKeys: keyring })
+      const rows = await lost()
+      await store.remove(refs(rows))
+      const other = await test.open()
+      expect(await errorOf(other.encrypt('acme/new', 'x'))).toMatchObject({ code: 'ERR_KEYS_LOST' })
+      await store.maintenance?.restore(rows)
+      await expectAllOpen(await test.open(), sealed)
+    },
+  )
 
   it('gets no second next version either', async () => {
     const envelope = await test.open()
@@ -109,16 +131,18 @@ describe.each(backends)('a tenant’s key that is missing, on %s', (backend) => 
     await expectAllOpen(await test.open(), mine === undefined ? [] : [mine])
   })
 
-  it('is found in a store without maintenance, and none in one that does not know the filter', async () => {
+  it('is found in a store without maintenance, and not made in one that does not know the filter', async () => {
     await store.remove(refs(await lost()))
     const plain = await test.open({ store: storeWithout(store, 'maintenance') })
     expect(await errorOf(plain.encrypt('acme/new', 'x'))).toMatchObject({ code: 'ERR_KEYS_LOST' })
+    // Of one that does not know the filter nobody can tell.
     const list: KeyStore['list'] = ({ kekId: _, ...page }) => store.list(page)
-    await (await test.open({ store: overriding(storeWithout(store, 'maintenance'), { list }) })).encrypt(
-      'new/user',
-      'x',
-    )
-    expect(await tenantRowsOf(store, 'new')).toHaveLength(1)
+    const blind = await test.open({ store: overriding(storeWithout(store, 'maintenance'), { list }) })
+    expect(await errorOf(blind.encrypt('new/user', 'x'))).toMatchObject({
+      code: 'ERR_STORE',
+      message: expect.stringContaining('must know `kekId`'),
+    })
+    expect(await tenantRowsOf(store, 'new')).toEqual([])
   })
 
   it('is looked for once, when a tenant’s first key is made', async () => {

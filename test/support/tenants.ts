@@ -17,6 +17,8 @@ export interface Roots {
   readonly primary: KeyService
   /** The root of a tenant of its own. */
   of(tenantId: string): KeyService
+  /** From now on `tenantRoot` gives this for a tenant, and the root that it had before as a previous one. */
+  moveTo(tenantId: string, root: MasterKey): void
   /** Calls of all of them since the last `reset`. */
   calls(): { readonly wraps: number; readonly unwraps: number }
   reset(): void
@@ -27,14 +29,18 @@ export function tenantRoots(own: readonly string[] = [], previous: readonly Mast
   const primary = keyService({ id: 'primary', timeLimitMs: 300 })
   const services = new Map(own.map((id) => [id, keyService({ id: `root-of-${id}`, timeLimitMs: 300 })]))
   const all = [primary, ...services.values()]
+  const moved = new Map<string, MasterKeyring>()
   return {
     primary,
     keyring: masterKeyring({
       primary: primary.masterKey,
       previous,
       tenantOf,
-      tenantRoot: (tenantId) => services.get(tenantId)?.masterKey ?? null,
+      tenantRoot: (tenantId) => moved.get(tenantId) ?? services.get(tenantId)?.masterKey ?? null,
     }),
+    moveTo(tenantId, root) {
+      moved.set(tenantId, masterKeyring({ primary: root, previous: [this.of(tenantId).masterKey] }))
+    },
     of(tenantId) {
       const service = services.get(tenantId)
       if (service === undefined) throw new Error(`${tenantId} has no root of its own`)
