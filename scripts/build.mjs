@@ -47,6 +47,7 @@ const CHUNKS = {
   // Loads drizzle-orm, which the registry must not.
   'written-row': /^drizzle\/(written-row|owner-column|fingerprint-rule|query-guard)$/,
   registry: /^drizzle\//,
+  'legacy-readers': /^reencrypt\/legacy\//,
   reencrypt: /^reencrypt\//,
   integrations: /^integrations\//,
 }

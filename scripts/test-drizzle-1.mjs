@@ -38,7 +38,21 @@ const RELATIONS = [
     }))`,
   ],
 ]
+const FIELD_RELATIONS = [
+  [/import \{ relations \}/, 'import { defineRelations }'],
+  [
+    /export const userRelations[\s\S]*(?=export const encrypted)/,
+    `export const relations = defineRelations({ users, integrations }, (r) => ({
+      users: { integrations: r.many.integrations() },
+      integrations: { user: r.one.users({ from: r.integrations.userId, to: r.users.id }) },
+    }))
+`,
+  ],
+]
 const EDITS = [
+  ['test/fixtures/fields-schema-sqlite.ts', ...FIELD_RELATIONS],
+  ['test/fixtures/fields-schema-postgres.ts', ...FIELD_RELATIONS],
+  ['test/support/fields-app.ts', [/schema: (\w+)Schema \}\)/g, 'relations: $1Schema.relations })']],
   ['test/fixtures/host-schema-sqlite.ts', ...RELATIONS],
   ['test/fixtures/host-schema-postgres.ts', ...RELATIONS],
   ['test/support/host-app.ts', [/schema: (\w+)Schema \}\)/g, 'relations: $1Schema.relations })']],

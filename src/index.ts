@@ -39,7 +39,7 @@ export {
 export type { KeystoreEvent } from './events.js'
 export { reseed } from './format/aead.js'
 export type { ColumnContext, ContextOf, EncryptionContext } from './format/context.js'
-export type { FingerprintOptions } from './format/fingerprint.js'
+export type { FingerprintOptions, NormalizeStep } from './format/fingerprint.js'
 export type { Format } from './format/formats.js'
 export {
   apiKeyHash,

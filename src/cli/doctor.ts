@@ -14,6 +14,7 @@ import { tenantIdOf } from '../table.js'
 import { inThisRuntime } from './command-line.js'
 import { assertCanAsk, type ConfirmOptions, isTyped } from './confirm.js'
 import { assertStoreExists, storeName, withoutLibraryAdvice } from './existing-store.js'
+import { fingerprintFindings } from './fingerprint-findings.js'
 import { areTogether, storeFile } from './git-ignore.js'
 import { type LongWorkControls, runLongCommand } from './long-command.js'
 import { printMasterKeys } from './master-key-table.js'
@@ -137,7 +138,7 @@ async function runChecks(
     masterKeys,
     accept: ['v3', ...acceptedBesides(options)],
   })
-  const found = [...fileFindings(options), ...(await columnFindings(options))]
+  const found = [...fileFindings(options), ...(await columnFindings(store, masterKeys, options))]
   const lost = isUsable && keyLog !== undefined ? await findLostKeys({ store, keyLog }) : NOTHING_LOST
   const givenUp = lost.count > 0 ? await giveUp(store, lost, options) : undefined
   // Of a store that lacks keys nothing is recorded: it may be another one.
@@ -229,18 +230,24 @@ function oneFolder(keyFile: string, database: string): string {
 }
 
 /** @throws ERR_INVALID_ARGUMENT if the schema is not that of the database */
-async function columnFindings(options: DoctorCommandOptions): Promise<ColumnFinding[]> {
+async function columnFindings(
+  store: KeyStore,
+  masterKeys: MasterKeyring,
+  options: DoctorCommandOptions,
+): Promise<ColumnFinding[]> {
   const { schema } = options
   if (schema === undefined) return []
   return withHost(options, async (host) => {
     const findings: ColumnFinding[] = []
     const { registered, unregistered } = await schemaTables(schema, options, host)
     for (const { name, plan, withColumns } of registered) {
+      const { columns, fingerprints } = plan.shape
       const fields = new Map(
         plan.columns.flatMap(({ column, fields }) => (fields ? [[column, fields] as const] : [])),
       )
-      findings.push(...(await sampleColumns(name, withColumns, plan.shape.columns, [], fields)))
+      findings.push(...(await sampleColumns(name, withColumns, columns, fingerprints, fields)))
     }
+    findings.push(...(await fingerprintFindings(store, masterKeys, options, registered)))
     for (const table of unregistered) findings.push(...(await checkUnregistered(table)))
     return findings
   })

@@ -41,6 +41,7 @@ interface ReencryptCommandOptions
   readonly context?: ColumnContext
   readonly previousContext?: readonly ColumnContext[]
   readonly plaintext?: boolean
+  readonly newestFingerprints?: boolean
   readonly batchSize?: number
 }
 
@@ -85,6 +86,10 @@ export function reencryptCommand(): Command {
       '--plaintext',
       'encrypt values that are no token; without it they are reported and left as they are',
     )
+    .option(
+      '--newest-fingerprints',
+      'make fingerprints with the newest version of the key, before older versions are pruned; without it with the lowest live one',
+    )
     .option('--batch-size <rows>', 'rows a transaction, 1 to 5,000 (default: 1,000)', wholeNumber)
     .addHelpText(
       'after',
@@ -106,7 +111,7 @@ export function reencryptCommand(): Command {
           },
           (report) => {
             printSweep(report, options)
-            setExitCode(report.complete && report.tables.every(({ left }) => left === 0))
+            setExitCode(report.complete && report.tables.every(isInOrder))
           },
         ),
       )
@@ -148,8 +153,14 @@ function assertTarget({ schema, table, key, owner, pool, column, context }: Reen
 function sweepOptions(
   options: ReencryptCommandOptions,
 ): Omit<ReencryptOptions<never>, 'envelope' | 'source'> {
-  const { previousContext = [], plaintext = false, dryRun = false, batchSize } = options
-  return { previousContexts: previousContext, plaintext, dryRun, batchSize }
+  const {
+    previousContext = [],
+    plaintext = false,
+    newestFingerprints = false,
+    dryRun = false,
+    batchSize,
+  } = options
+  return { previousContexts: previousContext, plaintext, newestFingerprints, dryRun, batchSize }
 }
 
 async function sweepAll(
@@ -176,6 +187,10 @@ async function sweepAll(
   })
 }
 
+function isInOrder({ left, findings }: TableReport): boolean {
+  return left === 0 && findings.every(({ severity }) => severity !== 'error')
+}
+
 function isComplete(tables: readonly TableReport[]): boolean {
   return tables.every(({ complete }) => complete)
 }
@@ -198,7 +213,8 @@ function printSweep(report: SweepReport, { json, schema }: ReencryptCommandOptio
 }
 
 function printTable(report: TableReport): void {
-  const { table, complete, dryRun, changed, skipped, failed, failedCount, before, after, left } = report
+  const { table, complete, dryRun, changed, skipped, failed, failedCount, before, after, left, findings } =
+    report
   console.log(
     `${printable(table)}: ${dryRun ? 'would re-encrypt' : 're-encrypted'} ${counted(changed, 'value')}; ${thousands(skipped)} skipped (changed by others ` +
       `meanwhile), ${thousands(failedCount)} failed.`,
@@ -223,6 +239,7 @@ function printTable(report: TableReport): void {
     if (then + now > 0) states.push([printable(state), thousands(then), thousands(now)])
   }
   if (states.length > 0) console.log(states.toString())
+  for (const { severity, reason } of findings) console.log(`  ${severity}: ${printableSentence(reason)}`)
   if (left > 0) console.log(`${counted(left, 'value')} ${dryRun ? 'would be ' : ''}left in an old state.`)
   else if (complete) console.log(`No value ${dryRun ? 'would be' : 'is'} left in an old state.`)
   else console.log('The sweep did not finish: run this again.')

@@ -142,7 +142,10 @@ export function pruneCommand(): Command {
       wholeNumber,
     )
     .requiredOption('--tokens-reencrypted', 'confirm that no token of these versions is left')
-    .option('--include-first', 'remove version 1 too, which all v2 tokens and fingerprints of the user need')
+    .option(
+      '--include-first',
+      'remove version 1 too, which all v2 tokens of the user need; then bring fingerprints along: reencrypt --schema',
+    )
     .addHelpText(
       'after',
       '\nExample:\n  npx keystore prune alice --before-version 3 --tokens-reencrypted --dry-run',

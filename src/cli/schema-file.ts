@@ -24,7 +24,7 @@ export interface SchemaOptions {
 }
 
 /** A table of the registry. */
-interface RegisteredTable {
+export interface RegisteredTable {
   readonly name: string
   readonly plan: TablePlan<never>
   /** The table in the database, with these columns. */

@@ -112,6 +112,6 @@ function refuseArray(): never {
 
 function refuseUnique(): never {
   throw invalidArgument(
-    'An encrypted column cannot be unique: equal values have different tokens. Store envelope.fingerprint(…) in a column of its own and make that unique',
+    'An encrypted column cannot be unique: equal values have different tokens. Add a column of fingerprintText, and make that unique',
   )
 }

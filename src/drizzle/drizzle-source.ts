@@ -2,6 +2,7 @@
 
 import { invalidArgument, quoted } from '../errors.js'
 import type { ContextOf } from '../format/context.js'
+import type { OwnerOf } from '../sources/owner.js'
 import { tableOn } from '../sources/table-on.js'
 import { tableSource } from '../sources/table-source.js'
 import { contextsByColumn, type PoolOption, poolOf, type ValueSource } from '../sources/value-source.js'
@@ -29,8 +30,11 @@ export type DrizzleRow<Table extends DrizzleTable> = Table['$inferSelect']
 export interface DrizzleSourceOptions<Row> extends PoolOption {
   /** The columns of the primary key or of another unique key. */
   readonly key: (keyof Row & string) | readonly (keyof Row & string)[]
-  /** The column with the user's id. A number counts as its decimal digits. Null: all values belong to the shared pool. */
-  readonly owner: (keyof Row & string) | null
+  /**
+   * The column with the user's id, where a number counts as its decimal digits; or a function of the row, which is given all of its columns.
+   * Null: all values belong to the shared pool.
+   */
+  readonly owner: (keyof Row & string) | OwnerOf<Row> | null
   /**
    * The columns with values, with or without their contexts. An `encryptedText` or `encryptedJson` column without a context here has
    * the one it declares. Any other column without one has the `context` of `reencrypt`.
@@ -41,8 +45,8 @@ export interface DrizzleSourceOptions<Row> extends PoolOption {
 }
 
 /**
- * Makes a Drizzle table a source of values for `reencrypt`, and of the fingerprints of these values in columns of `fingerprintText`. The rows given to context functions have all columns. If there is no context
- * function, rows have only key, owner and values.
+ * Makes a Drizzle table a source of values for `reencrypt`, and of the fingerprints of these values in columns of `fingerprintText`. The rows given to functions have all columns. If there is no function of the row, legacy
+ * readers are given rows with key, owner and values only.
  *
  * @throws ERR_INVALID_ARGUMENT
  * @example
@@ -88,7 +92,8 @@ export function tablePlan<Row>(table: unknown, options: DrizzleSourceOptions<Row
           `${quoted(property)} of table ${quoted(name)} holds values of the pool: give it a source of its own, with owner: null`,
         )
       const context = given === undefined ? (mark?.context ?? undefined) : given
-      return { name: property, column: columnName(column, db), context, fields: mark?.fields }
+      const isJson = mark?.kind === 'json'
+      return { name: property, column: columnName(column, db), context, isJson, fields: mark?.fields }
     },
   )
   const fingerprints = Array.from(fingerprintRoles(parts), ([property, role]) => ({
@@ -100,7 +105,11 @@ export function tablePlan<Row>(table: unknown, options: DrizzleSourceOptions<Row
     table: name,
     schema,
     key: keys.map((property) => nameOf('key', property)),
-    owner: owner === null ? null : nameOf('owner, or null for values of the shared pool,', owner),
+    owner:
+      owner === null || typeof owner === 'function'
+        ? null
+        : nameOf('owner, or a function of the row, or null for values of the shared pool,', owner),
+    ownerOfRow: typeof owner === 'function',
     columns: swept.map(({ column }) => column),
     json: swept.filter(({ fields }) => fields !== undefined).map(({ column }) => column),
     fingerprints: fingerprints.map(({ column }) => column),
@@ -120,7 +129,8 @@ export function tablePlan<Row>(table: unknown, options: DrizzleSourceOptions<Row
     }
     return row as Row
   }
-  return { shape, columns: swept, fingerprints, pool: poolOf(options), rowOf }
+  const ownerOf = typeof owner === 'function' ? owner : undefined
+  return { shape, columns: swept, fingerprints, pool: poolOf(options), ownerOf, rowOf }
 }
 
 /**

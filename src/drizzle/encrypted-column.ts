@@ -260,7 +260,7 @@ function parsedJson<T>(text: string, stored: string): T {
 /** @throws ERR_INVALID_ARGUMENT, always: tokens of equal values differ, so a comparison would silently match nothing */
 export function refuseComparison(): never {
   throw invalidArgument(
-    'An encrypted column cannot be compared: equal values have different tokens. Store envelope.fingerprint(…) in a column of its own and compare that',
+    'An encrypted column cannot be compared: equal values have different tokens. Add a column of fingerprintText, and compare that with fingerprintMatches',
   )
 }
 

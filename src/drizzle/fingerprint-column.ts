@@ -26,7 +26,8 @@ const MARK = Symbol.for('drizzle-keystore/fingerprint-column')
 
 /** @throws ERR_INVALID_ARGUMENT */
 export function fingerprintMark(options: FingerprintColumnOptions): FingerprintMark {
-  const { of, name: given, ...how } = ownOptions(options)
+  // A name alone leaves them undefined.
+  const { of, name: given, ...how } = ownOptions(options ?? {})
   if (typeof of !== 'string' || of === '')
     throw invalidArgument(`of must be the property of the encrypted column, as 'apiKey', got ${kindOf(of)}`)
   // Now, and not at the first write: also where the name is still to come.

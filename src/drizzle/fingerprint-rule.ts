@@ -20,7 +20,9 @@ const UNFILLED = Object.freeze({ unfilled: true }) as unknown as string
 
 /** The methods of a column builder that matter here. Drizzle does not declare all of them. */
 interface BuilderHooks {
-  setName(key: string): void
+  readonly config: { dataType: string }
+  /** 1.0 gives the table's casing too. */
+  setName(key: string, ...casing: unknown[]): void
   build(table: object): object
   $defaultFn(make: () => string): unknown
   unique(...options: unknown[]): unknown
@@ -30,23 +32,26 @@ interface BuilderHooks {
  * Makes a builder of a text column one of a column of fingerprints.
  *
  * @param define makes the builder, given how values are encoded
+ * @param own a builder of Drizzle's own for text: see `guardedBuilder`
  * @param dialect the prototype of the dialect's class, whose writes are watched from now on
  */
 export function fingerprintBuilder<Builder extends object>(
   define: (toDriver: (value: string) => string) => Builder,
   options: FingerprintColumnOptions,
+  own: object,
   dialect: object,
 ): Builder {
   const mark = fingerprintMark(options)
   watchWrites(dialect)
   const builder = define((value) => checkedFingerprint(value, mark.bits))
   const hooks = builder as Builder & BuilderHooks
+  hooks.config.dataType = (own as BuilderHooks).config.dataType
   hooks.$defaultFn(() => UNFILLED)
   const { setName, build, unique } = hooks
   let key = ''
-  hooks.setName = function (this: BuilderHooks, name) {
+  hooks.setName = function (this: BuilderHooks, name, ...casing) {
     key = name
-    setName.call(this, name)
+    setName.call(this, name, ...casing)
   }
   hooks.build = function (this: BuilderHooks, table) {
     const column = build.call(this, table)

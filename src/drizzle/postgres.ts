@@ -7,6 +7,7 @@ import {
   customType,
   jsonb,
   PgDialect,
+  pgTable,
   text,
 } from 'drizzle-orm/pg-core'
 import { invalidArgument } from '../errors.js'
@@ -119,10 +120,11 @@ export function tokenText(name = ''): ColumnBuilder<Token> {
  *   apiKeyFingerprint: fingerprintText('api_key_fingerprint', { of: 'apiKey' }),
  * })
  */
-export function fingerprintText(name: string, options: FingerprintColumnOptions): FingerprintBuilder {
+export function fingerprintText(...given: ColumnArguments<FingerprintColumnOptions>): FingerprintBuilder {
+  const [name, options] = nameAndOptions(given)
   const define = (toDriver: (value: string) => string) =>
     customType<{ data: string; driverData: string }>({ dataType: () => 'text', toDriver })(name)
-  return fingerprintBuilder(define, options, PgDialect.prototype) as FingerprintBuilder
+  return fingerprintBuilder(define, options, text(), PgDialect.prototype) as FingerprintBuilder
 }
 
 /** An insert needs no value of it. */
@@ -147,7 +149,7 @@ function column<Value>(
 ): ColumnBuilder<Value> {
   const define = customType<{ data: Value; driverData: string }>({
     dataType: () => type,
-    ...driverFunctions(codec),
+    ...(type === 'text' ? driverFunctions(codec) : jsonFunctions(codec, type)),
   })
   if (codec.mark.kind !== 'token') guardQueries(PgDialect.prototype)
   return guardedBuilder(
@@ -156,6 +158,17 @@ function column<Value>(
     OWN[codec.mark.kind](),
     ownerGuard(codec.mark, PgDialect.prototype),
   )
+}
+
+/**
+ * {@link driverFunctions} of a JSON column. From 1.0 on, Drizzle has a codec for each driver, which makes the driver's parameter of a value: node-postgres
+ * needs text, and postgres-js would write text as a JSON string. In 0.45 all of them take text.
+ */
+function jsonFunctions<Value>(codec: AnyCodec<Value>, type: 'json' | 'jsonb') {
+  const functions = driverFunctions(codec)
+  if (!('codec' in pgTable('', { json: jsonb() }).json)) return functions
+  const toDriver = (value: Value) => JSON.parse(functions.toDriver(value) ?? 'null') as string
+  return { ...functions, toDriver, codec: type }
 }
 
 /**

@@ -157,7 +157,7 @@ function refuseSorting(): never {
 function refuseGrouping(): never {
   throw invalidArgument(
     'An encrypted column cannot tell distinct values or groups: equal values have different tokens. ' +
-      'Store envelope.fingerprint(…) in a column of its own and use that, or select the primary key of its table too',
+      'Add a column of fingerprintText and use that, or select the primary key of its table too',
   )
 }
 

@@ -2,6 +2,7 @@
 
 import { invalidArgument, printable, quoted } from '../errors.js'
 import type { ContextOf } from '../format/context.js'
+import type { OwnerOf } from '../sources/owner.js'
 import { type PoolOption, poolOf, type ValueSource } from '../sources/value-source.js'
 import { kindOf, ownOptions } from '../validate.js'
 import { type DrizzleDb, type DrizzleRow, drizzleSource } from './drizzle-source.js'
@@ -14,8 +15,11 @@ export interface EncryptedTableOptions<Table extends DrizzleTable> extends PoolO
   readonly table: Table
   /** A unique key. Default: the primary key, if it has one column. */
   readonly key?: (keyof DrizzleRow<Table> & string) | readonly (keyof DrizzleRow<Table> & string)[]
-  /** The column with the user's id. Default: the one called `userId`, `ownerId` or `owner`. Null: all values belong to the shared pool. */
-  readonly owner?: (keyof DrizzleRow<Table> & string) | null
+  /**
+   * The column with the user's id, or a function of the row. Default: the column called `userId`, `ownerId` or `owner`. Null: all values
+   * belong to the shared pool.
+   */
+  readonly owner?: (keyof DrizzleRow<Table> & string) | OwnerOf<DrizzleRow<Table>> | null
   /**
    * Contexts of columns that declare none: of `tokenText` columns, which must be listed here, and of text columns in which the
    * application keeps tokens. Null: no context.
@@ -31,7 +35,7 @@ export interface EncryptedTable {
   readonly name: string
   readonly table: DrizzleTable
   readonly key: readonly string[]
-  readonly owner: string | null
+  readonly owner: string | OwnerOf<never> | null
   readonly pool: boolean
   readonly columns: Readonly<Record<string, ContextOf<never>>>
 }
@@ -85,7 +89,7 @@ export function isRegistry(value: unknown): value is EncryptedRegistry {
 interface AnyTableOptions extends PoolOption {
   readonly table: DrizzleTable
   readonly key?: string | readonly string[]
-  readonly owner?: string | null
+  readonly owner?: string | OwnerOf<never> | null
   readonly columns?: Readonly<Record<string, ContextOf<never>>>
 }
 
@@ -155,7 +159,7 @@ function ownerPropertyOf(name: string, { columns }: TableParts): string {
     throw missingOption(
       name,
       'whose its rows are',
-      "owner: 'userId', or owner: null for values of the shared pool",
+      "owner: 'userId', or a function of the row, or owner: null for values of the shared pool",
     )
   return owner[0]
 }

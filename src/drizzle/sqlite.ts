@@ -111,10 +111,11 @@ export function tokenText(name = ''): ColumnBuilder<Token> {
  *   apiKeyFingerprint: fingerprintText('api_key_fingerprint', { of: 'apiKey' }),
  * })
  */
-export function fingerprintText(name: string, options: FingerprintColumnOptions): FingerprintBuilder {
+export function fingerprintText(...given: ColumnArguments<FingerprintColumnOptions>): FingerprintBuilder {
+  const [name, options] = nameAndOptions(given)
   const define = (toDriver: (value: string) => string) =>
     customType<{ data: string; driverData: string }>({ dataType: () => 'text', toDriver })(name)
-  return fingerprintBuilder(define, options, SQLiteDialect.prototype) as FingerprintBuilder
+  return fingerprintBuilder(define, options, text(), SQLiteDialect.prototype) as FingerprintBuilder
 }
 
 /** An insert needs no value of it. */

@@ -1,7 +1,14 @@
 /** What is written, what is read, and what counts as a plaintext. */
 import { invalidArgument, type KeystoreError } from '../errors.js'
 import type { Format } from '../format/formats.js'
-import { isEncrypted, isToken, maxPlaintextBytes, type ParsedToken, parseToken } from '../format/token.js'
+import {
+  isDamagedToken,
+  isEncrypted,
+  isToken,
+  maxPlaintextBytes,
+  type ParsedToken,
+  parseToken,
+} from '../format/token.js'
 import { assertBytes, assertPlaintext, kindOf } from '../validate.js'
 
 /** What `decrypt` does with a value that is not a token: throw, or return it as it is. */
@@ -46,7 +53,11 @@ export class TokenPolicy {
 
   /** Whether `decrypt` returns this value as it is. A token that was cut or changed does not count as plaintext. */
   passesThrough(value: unknown): boolean {
-    return this.#passThrough && typeof value === 'string' && !isEncrypted(value)
+    if (!this.#passThrough || typeof value !== 'string') return false
+    // What is too long to be decoded is left to parse(), which says so.
+    return (
+      !isEncrypted(value) || (value.length <= this.maxTokenBytes && !isToken(value) && !isDamagedToken(value))
+    )
   }
 
   /** Whether tokens of a format are read. */

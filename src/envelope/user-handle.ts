@@ -143,18 +143,22 @@ export class UserHandle {
     return this.fingerprintsOf(value, assertFingerprintArguments(value, options))
   }
 
+  /** The live versions, ascending. @internal */
+  get versions(): number[] {
+    return [...this.#keys.versions.keys()].sort((a, b) => a - b)
+  }
+
   /** @internal */
-  fingerprintUnder(version: 'lowest' | 'newest', value: string, kind: FingerprintKind): string {
+  fingerprintUnder(version: 'lowest' | 'newest' | number, value: string, kind: FingerprintKind): string {
     this.assertUsable()
-    const wanted = version === 'lowest' ? Math.min(...this.#keys.versions.keys()) : this.version
-    return this.#version(wanted).fingerprint(kind, value)
+    const named = version === 'lowest' ? (this.versions[0] as number) : this.version
+    return this.#version(typeof version === 'number' ? version : named).fingerprint(kind, value)
   }
 
   /** Under all live versions, ascending. If one of them does not open, it throws: a look-up would miss what is under it. @internal */
   fingerprintsOf(value: string, kind: FingerprintKind): string[] {
     this.assertUsable()
-    const versions = [...this.#keys.versions.keys()].sort((a, b) => a - b)
-    return versions.map((version) => this.#version(version).fingerprint(kind, value))
+    return this.versions.map((version) => this.#version(version).fingerprint(kind, value))
   }
 
   #open(token: string, context: EncryptionContext | undefined): Buffer {

@@ -75,6 +75,21 @@ export function isToken(value: unknown): value is Token {
   return typeof value === 'string' && tokenOf(value) !== null
 }
 
+/**
+ * Whether a value that is no whole token can only have been one: a token that was cut or changed. Other texts that merely begin like a
+ * token are none of ours: applications have plaintexts such as `v2:my-key`, and ciphertexts such as `v3:<iv>:<ciphertext>`.
+ *
+ * - Every v3 token goes on with a key version below 256 as four bytes, of which the first three are zero: `v3:AAAA`.
+ * - What is as long as the shortest token and in base64 to its end: `v2:` and 38 characters, `v3:` and 102.
+ *
+ * A v2 token that was cut shorter than that cannot be told from a text.
+ */
+export function isDamagedToken(value: string): boolean {
+  return (/^v3:AAAA[^:]*$/.test(value) || TOKEN_LIKE.test(value)) && !isToken(value)
+}
+
+const TOKEN_LIKE = /^(?:v2:[\w+/-]{38,}={0,2}|v3:[\w+/-]{102,}={0,2})$/
+
 /** The longest token that is decoded unless the caller sets a limit: 64 MiB. Tokens are ASCII, a byte a character. */
 export const DEFAULT_MAX_TOKEN_BYTES = 64 * 1024 * 1024
 
@@ -84,6 +99,13 @@ export function maxPlaintextBytes(format: Format, maxTokenBytes: number): number
   return format === 'v2'
     ? Math.floor(characters / 4) * 3 - V2_LEAST_BYTES
     : Math.floor((characters * 3) / 4) - V3_LEAST_BYTES
+}
+
+/** What the token of a plaintext of so many bytes looks like: as long, and of no key. For a dry run. */
+export function tokenLikeFor(plaintextBytes: number): Token {
+  const bytes = Buffer.alloc(V3_LEAST_BYTES + plaintextBytes)
+  bytes.writeUInt32BE(1, 0)
+  return (V3_PREFIX + bytes.toString('base64url')) as Token
 }
 
 /**

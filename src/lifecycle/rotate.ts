@@ -154,7 +154,10 @@ export interface PruneOptions {
   readonly beforeVersion: number
   /** Confirms that a re-encryption has reported no token of these versions left. Tokens that remain can never be decrypted again. */
   readonly tokensReencrypted: true
-  /** Remove version 1 too. All v2 tokens and fingerprints of the user need it. Default false. */
+  /**
+   * Remove version 1 too. All v2 tokens of the user need it. Fingerprints are made with the lowest live version, so those under version 1 then
+   * match nothing until the sweep has made them anew (docs/OPERATIONS.md, "A master key has leaked"). Default false.
+   */
   readonly includeFirst?: boolean
   /** Return the versions, and remove nothing. */
   readonly dryRun?: boolean

@@ -172,7 +172,7 @@ function checkVersions(
   if (isTenantRow(first)) return
   if (first.version !== 1 && tombstones.length === 0 && !unreadable.has(first.userId)) {
     const reason =
-      'Version 1 was pruned: v2 tokens of the user cannot be opened, and fingerprints cannot be made'
+      'Version 1 was pruned: v2 tokens of the user cannot be opened, and fingerprints under it (f1:) match nothing'
     findings.ofRow('warning', 'withoutFirstVersion', first, reason)
   }
 }

@@ -13,9 +13,13 @@ export {
   type EncryptedTable,
   type EncryptedTableOptions,
 } from '../drizzle/registry.js'
+export type { SourceFinding, SourceFindingKind } from '../sources/finding.js'
 export { type JsonlSourceOptions, type JsonRow, jsonlSource } from '../sources/jsonl.js'
+export type { OwnerOf } from '../sources/owner.js'
 export { type SqlRow, type SqlSource, type SqlSourceOptions, sqlSource } from '../sources/sql.js'
 export type {
+  FingerprintChange,
+  FingerprintRole,
   SourceColumns,
   ValueCell,
   ValueChange,
@@ -23,6 +27,12 @@ export type {
   ValueRef,
   ValueSource,
 } from '../sources/value-source.js'
-export type { LegacyReader, LegacyValue, ValueState } from './open-value.js'
+export { type AesPartsReaderOptions, aesPartsReader } from './legacy/aes-parts.js'
+export { type BetterAuthReaderOptions, betterAuthReader } from './legacy/better-auth.js'
+export { type CloakReaderOptions, cloakReader } from './legacy/cloak.js'
+export { type N8nReaderOptions, n8nReader } from './legacy/n8n.js'
+export { type PayloadReaderOptions, payloadReader } from './legacy/payload.js'
+export type { LegacyReader, LegacyValue } from './legacy/reader.js'
+export type { ValueState } from './open-value.js'
 export { type ReencryptOptions, type ReencryptReport, reencrypt } from './reencrypt.js'
 export type { StateCounts, ValueFailure } from './tally.js'

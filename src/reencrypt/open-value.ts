@@ -2,35 +2,16 @@
 import type { EnvelopeCrypto } from '../envelope/envelope-crypto.js'
 import { invalidArgument, isKeystoreError, KeystoreError, printable } from '../errors.js'
 import type { EncryptionContext } from '../format/context.js'
-import { isEncrypted, isToken, type ParsedToken, parseToken } from '../format/token.js'
-import type { ValueKey } from '../sources/value-source.js'
+import { decodeUtf8 } from '../format/encoding.js'
+import { isDamagedToken, isEncrypted, isToken, type ParsedToken, parseToken } from '../format/token.js'
 import { assertPlaintext, kindOf } from '../validate.js'
+import type { LegacyReader, LegacyValue } from './legacy/reader.js'
 import { isOwnerError, type OwnerKeys } from './owner-keys.js'
-
-/** Decrypts values that another library encrypted. */
-export interface LegacyReader<Row = unknown> {
-  /** Reports count its values as `legacy:NAME`. */
-  readonly name: string
-  /** Whether the other library encrypted the value. Never called with a value that begins like a token of this library. */
-  test(value: string): boolean
-  /** Returns the plaintext. Returns null or throws if the value does not decrypt: it is then reported and left as it is. */
-  decrypt(value: string, of: LegacyValue<Row>): string | null | Promise<string | null>
-}
-
-/** Where a value is and whose it is. */
-export interface LegacyValue<Row = unknown> {
-  readonly key: ValueKey
-  readonly column: string
-  /** The user's id; null for the shared pool. */
-  readonly owner: string | null
-  /** The row, if the source reads rows. */
-  readonly row: Row | undefined
-}
 
 /**
  * - `current`: a v3 token under the newest version of its owner's key and the wanted context
  * - `oldVersion`, `oldContext`, `v2`, `plaintext`, `legacy:NAME`: the sweep re-encrypts it
- * - `unopenable`: it begins like a token and does not decrypt, its owner's master key fails, or it is not text
+ * - `unopenable`: a token that does not decrypt or was damaged, its owner's master key fails, or it is not text
  * - `shredded`: its owner's keys were erased on purpose, so nobody can decrypt it
  * - `staleFingerprint`: a stored fingerprint that is not the one which is made of its value now: the sweep makes it anew
  * - `empty`: null
@@ -60,6 +41,8 @@ export interface SweptValue<Row> extends LegacyValue<Row> {
   readonly value: unknown
   /** The wanted context, then earlier ones; or the error why there are none: making them threw, or nobody owns the value. */
   readonly contexts: readonly [EncryptionContext, ...EncryptionContext[]] | KeystoreError
+  /** Whether its plaintext must be JSON. */
+  readonly isJson: boolean
 }
 
 export interface OpenOptions<Row> {
@@ -79,7 +62,9 @@ export async function openValue<Row>(
   if (stored === null || stored === undefined) return { state: 'empty' }
   if (typeof stored !== 'string')
     return { state: 'unopenable', error: invalidArgument(`a value must be text, got ${kindOf(stored)}`) }
-  if (isEncrypted(stored)) return openStoredToken(stored, value, keys, options.envelope)
+  // What is too long to be decoded may be a token.
+  const isTooLong = isEncrypted(stored) && stored.length > options.envelope.maxTokenBytes
+  if (isTooLong || isToken(stored)) return openStoredToken(stored, value, keys, options.envelope)
   const result = await openForeignValue(stored, value, options)
   if (!(value.contexts instanceof Error)) return result
   // It cannot be encrypted without a context, or without an owner.
@@ -87,10 +72,10 @@ export async function openValue<Row>(
   return { state: result.state, error: value.contexts }
 }
 
-/** Opens a value that begins like a token. It is a token or a damaged one, never plaintext. */
+/** Opens a whole token. */
 async function openStoredToken<Row>(
   token: string,
-  { owner, contexts }: SweptValue<Row>,
+  { owner, contexts, isJson }: SweptValue<Row>,
   keys: OwnerKeys,
   envelope: EnvelopeCrypto,
 ): Promise<OpenResult> {
@@ -99,11 +84,15 @@ async function openStoredToken<Row>(
     parsed = parseToken(token, ['v2', 'v3'], envelope.maxTokenBytes)
     if (contexts instanceof Error) throw contexts
     if (parsed.format === 'v2' && owner === null)
-      return { state: 'v2', plaintext: Buffer.from(await decryptV2PoolToken(envelope, token)) }
+      return {
+        state: 'v2',
+        plaintext: checked(Buffer.from(await decryptV2PoolToken(envelope, token)), isJson),
+      }
     const { plaintext, context, newest } = await keys.open(owner, (handle) => ({
       ...handle.decryptUnderAny(token, contexts),
       newest: handle.version,
     }))
+    checked(plaintext, isJson)
     if (parsed.format === 'v2') return { state: 'v2', plaintext }
     if (context > 0) return { state: 'oldContext', plaintext }
     if (parsed.version !== newest) return { state: 'oldVersion', plaintext }
@@ -118,7 +107,7 @@ async function openStoredToken<Row>(
   }
 }
 
-/** Opens a value that does not begin like a token: another library's, or plaintext. */
+/** Opens a value that is no whole token: another library's, a damaged token, or plaintext. */
 async function openForeignValue<Row>(
   stored: string,
   value: SweptValue<Row>,
@@ -133,18 +122,44 @@ async function openForeignValue<Row>(
         throw invalidArgument(
           `test() of the legacy reader ${printable(reader.name)} must return true or false`,
         )
-      if (isTheirs) return { state, plaintext: await decryptLegacy(reader, stored, value) }
+      if (isTheirs)
+        return { state, plaintext: checked(await decryptLegacy(reader, stored, value), value.isJson) }
     } catch (error) {
       return { state, error: isKeystoreError(error) ? error : legacyReaderFailed(reader) }
     }
   }
   if (isToken(withoutQuotes(stored))) return { state: 'unopenable', error: quotedToken() }
+  // Encrypting it would bury what is left of it under a good token.
+  if (isDamagedToken(stored)) return { state: 'unopenable', error: damagedToken() }
   try {
     if (!plaintext) throw notEncrypted()
     assertPlaintext(stored)
-    return { state: 'plaintext', plaintext: Buffer.from(stored) }
+    return { state: 'plaintext', plaintext: checked(Buffer.from(stored), value.isJson) }
   } catch (error) {
     return { state: 'plaintext', error: error as KeystoreError }
+  }
+}
+
+/**
+ * @returns the plaintext
+ * @throws ERR_INVALID_ARGUMENT if it must be JSON and is none; it is wiped then
+ */
+function checked<Plaintext extends Uint8Array>(plaintext: Plaintext, isJson: boolean): Plaintext {
+  if (!isJson || parsesAsJson(plaintext)) return plaintext
+  plaintext.fill(0)
+  throw invalidArgument(
+    'It is no JSON, and its column (encryptedJson) holds JSON: every read of it fails. Store JSON in its place, or null',
+  )
+}
+
+function parsesAsJson(plaintext: Uint8Array): boolean {
+  const text = decodeUtf8(Buffer.from(plaintext.buffer, plaintext.byteOffset, plaintext.byteLength))
+  try {
+    if (text !== null) JSON.parse(text)
+    return text !== null
+  } catch {
+    // The parser's message may quote the text.
+    return false
   }
 }
 
@@ -177,15 +192,22 @@ function notEncrypted(): KeystoreError {
   )
 }
 
-/** Removes the quotes and white space that JSON, a file or a form may have put around a token. */
+/** Removes the quotes and white space that JSON, a file or a form may have put around a token, or into it at the end of a line. */
 function withoutQuotes(stored: string): string {
-  return stored.replace(/^[\s"']+|[\s"']+$/g, '')
+  return stored.replace(/[\s"']+/g, '')
+}
+
+function damagedToken(): KeystoreError {
+  return new KeystoreError(
+    'ERR_MALFORMED_TOKEN',
+    'It can only be a token that was cut or changed: restore it from a copy. If it is none, give a legacy reader that claims it',
+  )
 }
 
 function quotedToken(): KeystoreError {
   return new KeystoreError(
     'ERR_MALFORMED_TOKEN',
-    'It is a token with white space or quotes around it: store the token alone, and it can be decrypted',
+    'It is a token with white space or quotes in it: store the token alone, and it can be decrypted',
   )
 }
 

@@ -9,10 +9,12 @@ import {
   type LongWorkOptions,
   ProgressMeter,
 } from '../lifecycle/long-work.js'
+import type { SourceFinding } from '../sources/finding.js'
 import type { ValueSource } from '../sources/value-source.js'
 import { traced } from '../traced-calls.js'
 import { kindOf } from '../validate.js'
-import type { LegacyReader } from './open-value.js'
+import { Foresight } from './foresight.js'
+import type { LegacyReader } from './legacy/reader.js'
 import { type SweepJob, sweepPage } from './sweep-page.js'
 import { type StateCounts, Tally, type ValueFailure } from './tally.js'
 
@@ -40,7 +42,10 @@ export interface ReencryptOptions<Row = unknown>
    * live version, as `fingerprint` does.
    */
   readonly newestFingerprints?: boolean
-  /** Go over all values once and do everything but write. */
+  /**
+   * Go over all values once and do everything but write. Some new values are written and taken back in the same transaction, to find out
+   * what refuses them; see `findings` of the report.
+   */
   readonly dryRun?: boolean
 }
 
@@ -64,6 +69,11 @@ export interface ReencryptReport {
   readonly failedCount: number
   /** Values in an old state: all that are neither current nor empty, without those of shredded owners. */
   readonly left: number
+  /**
+   * With `dryRun`: what will refuse new values where they are stored, and what they will set off there, such as a column that is too narrow,
+   * a CHECK or a trigger. Found by writing some of them, the first and the longest, and taking that back. Else empty.
+   */
+  readonly findings: readonly SourceFinding[]
 }
 
 /** Bounds a sweep while other writers keep adding values in old states. */
@@ -77,8 +87,8 @@ const MAX_PASSES = 5
  * nothing to do, and is safe to run again after it was killed. Values without an owner are reported, unless `pool` says that they belong
  * to the shared pool.
  *
- * A value that begins like a token is never taken for plaintext: if it does not decrypt, it is reported and left as it is. So are the values
- * of owners whose master key fails.
+ * A whole token is never taken for plaintext: if it does not decrypt, it is reported and left as it is. So is what can only be a damaged
+ * token, unless a legacy reader claims it, and so are the values of owners whose master key fails.
  *
  * A stored fingerprint (a column of `fingerprintText` beside its value) that does not match its value, or is not under the version that
  * fingerprints are made with, is made anew: only while neither it nor the value has changed.
@@ -120,6 +130,7 @@ async function sweep<Row>(options: ReencryptOptions<Row>): Promise<ReencryptRepo
     failed: last.failed,
     failedCount: last.failedCount,
     left: last.left,
+    findings: job.foresight?.findings ?? [],
   }
 }
 
@@ -165,6 +176,7 @@ function checkedJob<Row>(options: ReencryptOptions<Row>): SweepJob<Row> {
     plaintext: options.plaintext ?? false,
     fingerprintVersion: newestFingerprints ? 'newest' : 'lowest',
     dryRun: options.dryRun ?? false,
+    foresight: options.dryRun === true ? new Foresight(source) : null,
     pool: options.pool ?? source.pool ?? false,
     contextOf: options.context === undefined ? null : contextMaker(options.context),
     previousContexts: previousContexts.map((context) => contextMaker(context)),

@@ -3,11 +3,16 @@ import { invalidArgument, isKeystoreError, KeystoreError } from '../errors.js'
 import { isTurnDueInLoop, nextTurn, weightOf } from '../event-loop.js'
 import type { EncryptionContext } from '../format/context.js'
 import { decodeUtf8 } from '../format/encoding.js'
-import type { FingerprintChange, FingerprintRole, ValueCell, ValueRef } from '../sources/value-source.js'
+import type {
+  FingerprintChange,
+  FingerprintRole,
+  ValueCell,
+  ValueRef,
+  ValueSource,
+} from '../sources/value-source.js'
 import { kindOf } from '../validate.js'
 import { isValueError, type SweptValue, type ValueState } from './open-value.js'
 import type { OwnerKeys } from './owner-keys.js'
-import type { SweepJob } from './sweep-page.js'
 import type { Tally } from './tally.js'
 
 /** A value of the page, and what has become of it. */
@@ -20,6 +25,14 @@ export interface FoundValue<Row> {
   error?: KeystoreError | undefined
   /** What is stored now. Undefined: another writer has changed it. */
   stored: unknown
+}
+
+/** What a sweep says of fingerprints. */
+export interface FingerprintJob {
+  readonly source: Pick<ValueSource<never>, 'replaceFingerprints'>
+  /** Which version of their owners' keys fingerprints are made with. */
+  readonly fingerprintVersion: 'lowest' | 'newest'
+  readonly dryRun: boolean
 }
 
 /** How a fingerprint is. `wanted` is what it should be; undefined in a dry run, of an owner whose key is yet to be minted. */
@@ -44,7 +57,7 @@ export async function compareFingerprint<Row>(
   }: Pick<FingerprintCell<Row>, 'value' | 'fingerprint' | 'defect'>,
   found: FoundValue<Row>,
   keys: OwnerKeys,
-  version: 'lowest' | 'newest',
+  version: 'lowest' | 'newest' | number,
 ): Promise<Comparison> {
   const stored: unknown = given ?? null
   const { owner } = found.value
@@ -89,7 +102,7 @@ async function textOf<Row>({ value, plaintext, stored }: FoundValue<Row>, keys: 
 
 /** @param values those of the page, which are swept already */
 export async function sweepFingerprints<Row>(
-  job: SweepJob<Row>,
+  job: FingerprintJob,
   cells: readonly FingerprintCell<Row>[],
   values: readonly FoundValue<Row>[],
   keys: OwnerKeys,
@@ -118,8 +131,8 @@ export async function sweepFingerprints<Row>(
 }
 
 /** If a constraint refuses a write, it is tried again in halves, so that one row names itself and the others are written. */
-async function replaceFingerprints<Row>(
-  job: SweepJob<Row>,
+async function replaceFingerprints(
+  job: FingerprintJob,
   changes: readonly FingerprintChange[],
   tally: Tally,
 ): Promise<void> {

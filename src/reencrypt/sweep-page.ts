@@ -8,10 +8,12 @@ import { contextMaker, type EncryptionContext } from '../format/context.js'
 import type { Token } from '../format/token.js'
 import { type LongWorkOptions, mapConcurrently } from '../lifecycle/long-work.js'
 import type { ValueCell, ValueChange, ValueSource } from '../sources/value-source.js'
+import type { Foresight } from './foresight.js'
 import { type OpenOptions, type OpenResult, openValue, type SweptValue } from './open-value.js'
 import { isOwnerError, OwnerKeys } from './owner-keys.js'
 import {
   type FingerprintCell,
+  type FingerprintJob,
   type FoundValue,
   sweepFingerprints,
   valueRefKey,
@@ -20,17 +22,18 @@ import {
 import type { Tally } from './tally.js'
 
 /** The checked options of one sweep. */
-export interface SweepJob<Row> extends OpenOptions<Row>, LongWorkOptions {
+export interface SweepJob<Row> extends OpenOptions<Row>, LongWorkOptions, FingerprintJob {
   readonly source: ValueSource<Row>
   /** The wanted context of values whose cells name none. Null if the options name none either. */
   readonly contextOf: ContextMaker<Row> | null
   readonly previousContexts: readonly ContextMaker<Row>[]
-  /** Which version of their owners' keys fingerprints are made with. */
-  readonly fingerprintVersion: 'lowest' | 'newest'
-  readonly dryRun: boolean
+  /** Of a dry run. */
+  readonly foresight: Foresight | null
   /** Whether values whose owner is null belong to the shared pool. */
   readonly pool: boolean
 }
+
+type ContextJob<Row> = Pick<SweepJob<Row>, 'contextOf' | 'previousContexts' | 'pool'>
 
 type ContextMaker<Row> = (row: Row) => EncryptionContext
 
@@ -44,37 +47,47 @@ export async function sweepPage<Row>(
   tally: Tally,
 ): Promise<void> {
   const keys = new OwnerKeys(job.envelope)
-  const values = cells.filter((cell) => !isFingerprint(cell)).map((cell) => sweptValue(job, cell))
-  const openable = values.filter((value) => isPresent(value) && !(value.contexts instanceof Error))
-  await keys.load(openable.map(({ owner }) => owner))
-  const results = await mapConcurrently(values, (value) => openValue(value, keys, job))
-  const found = values.map((value, index): FoundValue<Row> => {
-    const result = results[index] as OpenResult
-    tally.add(result.state)
-    if (result.error !== undefined) tally.fail(value, result.error)
-    return { ...result, value, stored: value.value }
-  })
+  const found = await openValues(job, cells, keys)
+  for (const { value, state, error } of found) {
+    tally.add(state)
+    if (error !== undefined) tally.fail(value, error)
+  }
   const outdated = found.filter((value): value is OutdatedValue<Row> => isOutdated(value))
   try {
-    if (job.dryRun) countReplacements(keys, outdated, tally)
-    else await replaceValues(job.source, keys, outdated, tally)
+    if (job.foresight !== null) {
+      countReplacements(keys, outdated, tally)
+      await job.foresight.look(outdated)
+    } else await replaceValues(job.source, keys, outdated, tally)
     await sweepFingerprints(job, cells.filter(isFingerprint), found, keys, tally)
   } finally {
     for (const { plaintext } of found) plaintext?.fill(0)
   }
 }
 
+/** Classifies the values of a page. Who calls it wipes their plaintexts. @throws errors that concern more than one value */
+export async function openValues<Row>(
+  job: OpenOptions<Row> & ContextJob<Row>,
+  cells: readonly ValueCell<Row>[],
+  keys: OwnerKeys,
+): Promise<FoundValue<Row>[]> {
+  const values = cells.filter((cell) => !isFingerprint(cell)).map((cell) => sweptValue(job, cell))
+  const openable = values.filter((value) => isPresent(value) && !(value.contexts instanceof Error))
+  await keys.load(openable.map(({ owner }) => owner))
+  const results = await mapConcurrently(values, (value) => openValue(value, keys, job))
+  return values.map((value, index) => ({ ...(results[index] as OpenResult), value, stored: value.value }))
+}
+
 function isOutdated({ plaintext, error }: FoundValue<unknown>): boolean {
   return plaintext !== undefined && error === undefined
 }
 
-function isFingerprint<Row>(cell: ValueCell<Row>): cell is FingerprintCell<Row> {
+export function isFingerprint<Row>(cell: ValueCell<Row>): cell is FingerprintCell<Row> {
   return cell.fingerprint !== undefined
 }
 
-function sweptValue<Row>(job: SweepJob<Row>, cell: ValueCell<Row>): SweptValue<Row> {
-  const { key, column, owner = null, value, row } = cell
-  const swept = { key, column, owner, value, row }
+function sweptValue<Row>(job: ContextJob<Row>, cell: ValueCell<Row>): SweptValue<Row> {
+  const { key, column, owner = null, value, row, isJson = false } = cell
+  const swept = { key, column, owner, value, row, isJson }
   if (!isPresent(swept)) return { ...swept, contexts: NO_CONTEXTS }
   if (cell.context === undefined && job.contextOf === null) throw contextRequired()
   if (cell.defect !== undefined) return { ...swept, contexts: cell.defect }
@@ -93,7 +106,7 @@ function isPresent({ value }: { readonly value?: unknown }): boolean {
 }
 
 function contextsOf<Row>(
-  { contextOf, previousContexts }: SweepJob<Row>,
+  { contextOf, previousContexts }: ContextJob<Row>,
   { context, row }: ValueCell<Row>,
 ): [EncryptionContext, ...EncryptionContext[]] {
   const make = context === undefined && contextOf !== null ? contextOf : contextMaker(context ?? null)

@@ -6,7 +6,7 @@ import { invalidArgument } from '../errors.js'
 import { type ContextOf, contextMaker } from '../format/context.js'
 import { type FieldPath, placeName } from './field-path.js'
 import { fieldsIn, type Span, withValues } from './json-text.js'
-import type { ValueCell, ValueChange, ValueRef } from './value-source.js'
+import { keyText, type ValueCell, type ValueChange, type ValueRef } from './value-source.js'
 
 /** The name of the part of a field's context that says where in its JSON it is. */
 export const FIELD_CONTEXT = 'path'
@@ -97,7 +97,7 @@ function wholeChange(
 
 /** A map key. */
 export function originKey({ key, column }: Pick<ValueRef, 'key' | 'column'>): string {
-  return JSON.stringify([column, key], (_, part) => (typeof part === 'bigint' ? `${part}n` : part))
+  return JSON.stringify([column, keyText(key)])
 }
 
 export function isJson(text: string): boolean {

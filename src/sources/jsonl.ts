@@ -6,6 +6,7 @@ import { decodeUtf8 } from '../format/encoding.js'
 import { syncFolder } from '../sync-folder.js'
 import { kindOf, ownOptions } from '../validate.js'
 import { withProperty } from './json-text.js'
+import { type OwnerOf, ownerFrom } from './owner.js'
 import {
   contextsByColumn,
   type PoolOption,
@@ -20,11 +21,11 @@ export type JsonRow = Readonly<Record<string, unknown>>
 
 export interface JsonlSourceOptions extends PoolOption {
   /**
-   * The property with the user's id, or a function of the row; a whole number counts as its decimal digits. Null: all values belong to the
-   * shared pool. A row whose owner is null needs `pool: true`. A row that has values and no such property ends the sweep: the name may
+   * The property with the user's id, where a whole number counts as its decimal digits; or a function of the row. Null: all values belong to
+   * the shared pool. A row whose owner is null needs `pool: true`. A row that has values and no such property ends the sweep: the name may
    * be mistyped.
    */
-  readonly owner: string | ((row: JsonRow) => string | null) | null
+  readonly owner: string | OwnerOf<JsonRow> | null
   /** The properties with values, and the context of each. */
   readonly columns: SourceColumns<JsonRow>
 }
@@ -56,8 +57,8 @@ export function jsonlSource(path: string, options: JsonlSourceOptions): ValueSou
       value: ownProperty(row, column) as ValueCell['value'],
     }))
     const isEmpty = values.every(({ value }) => value === undefined || value === null)
-    const owner = (isEmpty ? null : ownerOf(row, number)) as ValueCell['owner']
-    return values.map((value) => ({ ...value, key: number, owner, row }))
+    const owner = isEmpty ? { owner: null } : ownerOf(row, number)
+    return values.map((value) => ({ ...value, ...owner, key: number, row }))
   }
 
   return {
@@ -84,28 +85,21 @@ export function jsonlSource(path: string, options: JsonlSourceOptions): ValueSou
 }
 
 /**
- * @returns a function that reads the owner of a row. What it returns may be no user id: the sweep reports that for each value.
+ * @returns a function that reads the owner of a row. What it finds in a property may be no user id: the sweep reports that for each value.
  * @throws ERR_INVALID_ARGUMENT
  */
 function ownerReader(path: string, owner: JsonlSourceOptions['owner']) {
   if (typeof owner !== 'string' && typeof owner !== 'function' && owner !== null)
     throw invalidArgument(`owner must be the name of a property, a function or null, got ${kindOf(owner)}`)
-  const read = (row: JsonRow, number: number): unknown => {
-    if (typeof owner !== 'function') return owner === null ? null : ownProperty(row, owner)
-    try {
-      return owner(row)
-    } catch {
-      // The function's error may quote the row.
-      throw invalidArgument(`the owner of line ${number} of ${path} cannot be told: its function threw`)
-    }
-  }
-  return (row: JsonRow, number: number): unknown => {
-    const found = read(row, number)
+  return (row: JsonRow, number: number): Pick<ValueCell, 'owner' | 'defect'> => {
+    if (owner === null) return { owner }
+    if (typeof owner === 'function') return ownerFrom(owner, row)
+    const found = ownProperty(row, owner)
     if (found === undefined)
       throw invalidArgument(
         `line ${number} of ${path} has values and no owner; null says the shared pool's, with pool: true`,
       )
-    return Number.isSafeInteger(found) ? String(found) : found
+    return { owner: (Number.isSafeInteger(found) ? String(found) : found) as string | null }
   }
 }
 

@@ -8,6 +8,7 @@ import {
   exactNumber,
   JSON_TYPES,
   keyFromParts,
+  ownerColumns,
   quoteIdentifier,
   selectedColumns,
   type TableRow,
@@ -68,6 +69,32 @@ export const UNIQUE_KEYS_QUERY = `select pg_catalog.array_to_json(array(
   where i.indrelid ${EQUALS} pg_catalog.to_regclass($1) and i.indisunique and i.indisvalid and i.indpred is null
     and i.indexprs is null`
 
+/** Triggers that run at an update (bit 4 of tgtype, pg_trigger.h), but for those of constraints. */
+export const TRIGGERS_QUERY = `select tgname::pg_catalog.text as name from pg_catalog.pg_trigger
+  where tgrelid ${EQUALS} pg_catalog.to_regclass($1) and not tgisinternal and tgenabled operator(pg_catalog.<>) 'D'
+    and (tgtype operator(pg_catalog.&) 16) operator(pg_catalog.<>) 0`
+
+/** Generated columns, and the columns that they are made of. The dependency is the column's up to Postgres 14, then its expression's. */
+export const GENERATED_QUERY = `select distinct made.attname::pg_catalog.text as name, source.attname::pg_catalog.text as of
+  from pg_catalog.pg_attribute made
+  join pg_catalog.pg_attrdef def on def.adrelid ${EQUALS} made.attrelid and def.adnum ${EQUALS} made.attnum
+  join pg_catalog.pg_depend d on d.refobjid ${EQUALS} made.attrelid and (
+    d.classid ${EQUALS} 'pg_catalog.pg_attrdef'::pg_catalog.regclass and d.objid ${EQUALS} def.oid
+    or d.classid ${EQUALS} 'pg_catalog.pg_class'::pg_catalog.regclass and d.objid ${EQUALS} made.attrelid
+      and d.objsubid ${EQUALS} made.attnum)
+  join pg_catalog.pg_attribute source on source.attrelid ${EQUALS} d.refobjid and source.attnum ${EQUALS} d.refobjsubid
+  where made.attrelid ${EQUALS} pg_catalog.to_regclass($1) and made.attgenerated operator(pg_catalog.<>) ''
+    and source.attnum operator(pg_catalog.<>) made.attnum`
+
+/** Replaces values and ends with an error, so that nothing stays: for a connection on which no transaction can be begun. */
+export function triedOut(replace: string): string {
+  return `with tried as (${replace}) select ('${TRIED_OUT}' operator(pg_catalog.||) pg_catalog.count(written)::pg_catalog.text)::pg_catalog.int4
+    from tried`
+}
+
+/** No number. Postgres quotes it in its error, in any language. */
+export const TRIED_OUT = 'a dry run of drizzle-keystore, rolled back on purpose: '
+
 /** The table as SQL names it. */
 export function qualifiedName({ schema, table }: TableShape): string {
   return schema === undefined
@@ -86,7 +113,8 @@ export function statementsFor(shape: TableShape, columns: readonly PostgresColum
   const names = selectedColumns(shape, catalog)
   const table = qualifiedName(shape)
   const keyTexts = keys.map(({ name }, index) => `${name}::pg_catalog.text as k${index}`).join(', ')
-  const select = `select ${keyTexts}, ${ownerText(shape, '')} as owner,
+  const owner = ownerText(shape, catalog)
+  const select = `select ${keyTexts}, ${owner} as owner,
     ${names.map((name, index) => `${readAs(name, shape, catalog)} as c${index}`).join(', ')} from ${table} as t`
   // With "t.", because a bare name means the result's column "k0", "owner" or "c0" if the table has a column of that name.
   const ordered = (direction: string, limit: number) =>
@@ -98,7 +126,7 @@ export function statementsFor(shape: TableShape, columns: readonly PostgresColum
     last: `${select} ${ordered('desc', 1)}`,
     count: `select pg_catalog.count(*) as count from ${table}`,
     replace: (column: string, beside?: string) =>
-      replaceStatement({ name: column, cast: castOf(column, catalog) }, beside, shape, keys),
+      replaceStatement({ name: column, cast: castOf(column, catalog) }, beside, shape, keys, owner),
     holding: (column: string) => holdingStatement(column, shape, keys),
     decodeRow: (row: Record<string, unknown>): TableRow => ({
       key: keyFromParts(keyTextsOf(row, keys.length).map((text, index) => keyPart(text, keys[index]?.type))),
@@ -151,9 +179,14 @@ function readAs(name: string, { datesAsText = false, json = [] }: TableShape, { 
   return `${quoteIdentifier(name)}::pg_catalog.text${type.endsWith('[]') ? '[]' : ''}`
 }
 
-/** @param prefix of the table, with its dot */
-function ownerText({ owner }: TableShape, prefix: string): string {
-  return owner === null ? 'null::pg_catalog.text' : `${prefix}${quoteIdentifier(owner)}::pg_catalog.text`
+/** The owner of a row of "t" as text. */
+function ownerText(shape: TableShape, catalog: Catalog): string {
+  if (shape.ownerOfRow) {
+    const columns = ownerColumns(shape, catalog).map((name) => `t.${quoteIdentifier(name)}`)
+    const text = `pg_catalog.convert_to(row(${columns.join(', ')})::pg_catalog.text, 'UTF8')`
+    return `pg_catalog.encode(pg_catalog.sha256(${text}), 'hex')`
+  }
+  return shape.owner === null ? 'null::pg_catalog.text' : `t.${quoteIdentifier(shape.owner)}::pg_catalog.text`
 }
 
 /** The values that a statement is given, one array for each of `inputs`, as the rows `input`. */
@@ -205,6 +238,7 @@ function replaceStatement(
   beside: string | undefined,
   shape: TableShape,
   keys: readonly KeyColumn[],
+  owner: string,
 ): string {
   const table = qualifiedName(shape)
   const inputs = [...keyInputs(keys), 'owner', 'old', 'new', ...(beside === undefined ? [] : ['beside'])]
@@ -220,7 +254,7 @@ function replaceStatement(
         select * from locked
       ) as input
       where ${hasKeyOfInput('t', keys)} and ${hasTextOfInput(column, 'old')}
-        and ${isSameText(ownerText(shape, 't.'), 'input.owner')}${isBeside}
+        and ${isSameText(owner, 'input.owner')}${isBeside}
         and (select ${MAKE_DURABLE}) is not null
       returning ${keyOfInput(keys)}, case when ${hasTextOfInput(column, 'new')} then 1
         else 1 operator(pg_catalog./) ${zero} end as written`

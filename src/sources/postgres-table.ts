@@ -6,18 +6,22 @@ import { describeDriverError, failedAction, storeError } from '../drivers/driver
 import { arrayLiteral } from '../drivers/postgres-array.js'
 import { DEFAULT_DEADLINE_MS, retryingPostgres } from '../drivers/retry.js'
 import { invalidArgument, printable } from '../errors.js'
+import { ALTERED, ALTERED_BY_TRIGGER, type Refusal, refusalOf } from './finding.js'
 import {
   COLUMNS_QUERY,
+  GENERATED_QUERY,
   keyTextsOf,
   type PostgresColumn,
   qualifiedName,
   type Statements,
   statementsFor,
   TABLE_QUERY,
+  TRIED_OUT,
+  TRIGGERS_QUERY,
+  triedOut,
   UNIQUE_KEYS_QUERY,
 } from './postgres-sql.js'
 import {
-  ALTERED_BY_TRIGGER,
   assertShape,
   type Catalog,
   type ColumnChange,
@@ -25,6 +29,7 @@ import {
   keyParts,
   nullKeyError,
   quoteIdentifier,
+  type SideEffects,
   type SqlTable,
   samePageError,
   type TableRow,
@@ -39,12 +44,14 @@ export interface PostgresClient {
   query(text: string, values?: unknown[]): Promise<{ readonly rows: Record<string, unknown>[] }>
 }
 
+/** How the statement of `replaceStatement` undoes itself. */
+const DIVISION_BY_ZERO = '22012'
+
 /** What a SQLSTATE means for a change. */
 const HINTS: Readonly<Record<string, string>> = {
   // string_data_right_truncation: the column is a varchar(n)
   22001: 'tokens are longer than its column allows',
-  // division_by_zero: how the statement of `replaceStatement` undoes itself
-  22012: ALTERED_BY_TRIGGER,
+  [DIVISION_BY_ZERO]: ALTERED_BY_TRIGGER,
 }
 /** How one statement is run. */
 interface QueryOptions {
@@ -103,15 +110,8 @@ export class PostgresTable implements SqlTable {
     const replaced: ValueRef[] = []
     for (const [column, some] of groupByColumn(changes)) {
       const byKey = new Map(some.map((change) => [JSON.stringify(keyTexts(change.key)), change]))
-      const parts = some.map(({ key }) => keyTexts(key))
-      const keys = this.shape.key.map((_, index) => arrayLiteral(parts.map((texts) => texts[index] ?? null)))
-      const owners = arrayLiteral(some.map(({ owner }) => owner))
-      const stored = arrayLiteral(some.map(({ from }) => from))
-      const written = arrayLiteral(some.map(({ to }) => to))
-      const beside = some.flatMap((change) => valueBeside(change) ?? [])
-      const besides = beside.length === 0 ? [] : [arrayLiteral(beside.map(({ value }) => value))]
-      const values = [...keys, owners, stored, written, ...besides]
-      const statement = replace(column, beside[0]?.column)
+      const { keys, written, values, beside } = this.#replaceInputs(some)
+      const statement = replace(column, beside)
       const { rows, failures } = await this.#query('change', statement, values, { deadline })
       // What an attempt has replaced whose answer was lost, only the rows can tell.
       const found =
@@ -124,6 +124,57 @@ export class PostgresTable implements SqlTable {
       }
     }
     return replaced
+  }
+
+  /** What the statement of `replace` is given, and the column whose values it compares too. */
+  #replaceInputs(changes: readonly ColumnChange[]) {
+    const parts = changes.map(({ key }) => keyTexts(key))
+    const keys = this.shape.key.map((_, index) => arrayLiteral(parts.map((texts) => texts[index] ?? null)))
+    const owners = arrayLiteral(changes.map(({ owner }) => owner))
+    const stored = arrayLiteral(changes.map(({ from }) => from))
+    const written = arrayLiteral(changes.map(({ to }) => to))
+    const beside = changes.flatMap((change) => valueBeside(change) ?? [])
+    const besides = beside.length === 0 ? [] : [arrayLiteral(beside.map(({ value }) => value))]
+    return {
+      keys,
+      written,
+      values: [...keys, owners, stored, written, ...besides],
+      beside: beside[0]?.column,
+    }
+  }
+
+  /** On a pool in a transaction, with what is deferred to its end; else in one statement, before triggers that run after it. */
+  async tryOut(changes: readonly ColumnChange[]): Promise<Refusal | null> {
+    const { replace } = await this.#prepared()
+    const { values, beside } = this.#replaceInputs(changes)
+    const statement = replace(changes[0]?.column ?? '', beside)
+    const client = this.#client
+    const deadline = new Deadline(this.#deadlineMs)
+    const attempt = async () => {
+      try {
+        if (client instanceof ClientPool)
+          await client.use(deadline, (lent) => rolledBack(lent, statement, values))
+        else await this.#run(triedOut(statement), values, deadline, false)
+        return null
+      } catch (error) {
+        if (isTriedOut(error)) return null
+        const refusal = describeDriverError(error).code === DIVISION_BY_ZERO ? ALTERED : refusalOf(error)
+        if (refusal === null) throw error
+        return refusal
+      }
+    }
+    return retryingPostgres(deadline, attempt).catch((error) => {
+      throw storeError(failedAction(`change table ${qualifiedName(this.shape)}`, error), error, 'The sweep')
+    })
+  }
+
+  async sideEffects(): Promise<SideEffects> {
+    await this.#prepared()
+    const look = async (text: string) =>
+      (await this.#query('look at', text, [qualifiedName(this.shape)])).rows
+    const triggers = (await look(TRIGGERS_QUERY)).map(({ name }) => String(name))
+    const generated = (await look(GENERATED_QUERY)).map(({ name, of }) => [String(name), String(of)] as const)
+    return { triggers, generated }
   }
 
   async countRows(): Promise<number> {
@@ -205,6 +256,21 @@ export class PostgresTable implements SqlTable {
         "an answer on the application's connection: the server is out of reach, or another session has a lock",
     )
   }
+}
+
+/** Runs a statement and takes it back, after what was deferred to the end of its transaction. */
+async function rolledBack(client: PooledClient, text: string, values: unknown[]): Promise<void> {
+  await client.query('begin')
+  try {
+    await client.query(text, values)
+    await client.query('set constraints all immediate')
+  } finally {
+    await client.query('rollback')
+  }
+}
+
+function isTriedOut(error: unknown): boolean {
+  return error instanceof Error && error.message.includes(TRIED_OUT)
 }
 
 /** The sweep would leave hidden rows as they are, and report that nothing is left. */

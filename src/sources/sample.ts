@@ -1,7 +1,7 @@
 /** Checks some rows of a table: registered columns must hold only tokens, and other columns none. */
 
 import { printable } from '../errors.js'
-import { isEncrypted, isToken } from '../format/token.js'
+import { isDamagedToken, isToken } from '../format/token.js'
 import type { FieldPath } from './field-path.js'
 import { fieldValues, tokenElsewhere } from './sample-fields.js'
 import type { SqlTable, TableRow } from './table.js'
@@ -15,10 +15,19 @@ export interface ColumnFinding {
   readonly severity: 'error' | 'warning'
   /**
    * - `plaintext`: a registered column holds a value that is no token: a leak
-   * - `malformedToken`: a registered column holds a value that begins like a token and can be none
+   * - `malformedToken`: a registered column holds a token that was cut or changed
    * - `unregistered`: another column, or another field of a JSON column, holds tokens, which the sweep does not reach
+   * - `wrongFingerprint`: a fingerprint is not that of its value
+   * - `staleFingerprint`: a fingerprint is missing, or not under the version that fingerprints are made with
+   * - `notChecked`: fingerprints that could not be compared
    */
-  readonly kind: 'plaintext' | 'malformedToken' | 'unregistered'
+  readonly kind:
+    | 'plaintext'
+    | 'malformedToken'
+    | 'unregistered'
+    | 'wrongFingerprint'
+    | 'staleFingerprint'
+    | 'notChecked'
   /** Names the table and the column, and quotes no value. */
   readonly reason: string
 }
@@ -37,13 +46,13 @@ const REGISTERED_CHECKS: readonly ColumnCheck[] = [
     severity: 'error',
     kind: 'plaintext',
     text: 'hold plaintext: find out who writes it, and run npx keystore reencrypt --plaintext',
-    shows: (value) => !isEncrypted(value),
+    shows: (value) => !isToken(value) && !isDamaged(value),
   },
   {
     severity: 'error',
     kind: 'malformedToken',
-    text: 'begin like a token and can be none: they were cut or changed',
-    shows: (value) => isEncrypted(value) && !isToken(value),
+    text: 'are tokens that were cut or changed: restore them from a copy',
+    shows: isDamaged,
   },
 ]
 /** What has to be JSON, and is none: its fields can be neither read nor swept. */
@@ -80,7 +89,7 @@ export async function sampleColumns(
   const others = columns
     .filter((column) => column.isText && ![...registered, ...ignored, ...key, owner].includes(column.name))
     .map((column) => column.name)
-  const rows = await sampleOf(withColumns([...registered, ...others]))
+  const rows = await sampleRows(withColumns([...registered, ...others]))
   const finding = (
     where: string,
     { severity, kind, text }: Omit<ColumnCheck, 'shows'>,
@@ -121,7 +130,12 @@ export async function sampleColumns(
   ]
 }
 
-async function sampleOf(table: SqlTable): Promise<readonly TableRow[]> {
+function isDamaged(value: unknown): boolean {
+  return typeof value === 'string' && isDamagedToken(value)
+}
+
+/** The first and the last rows of a table. */
+export async function sampleRows(table: SqlTable): Promise<readonly TableRow[]> {
   const rows = new Map<string, TableRow>()
   const add = (some: readonly TableRow[]) => {
     for (const row of some)

@@ -8,6 +8,7 @@ import { assertUrl, isLibsqlUrl, isPostgresUrl, sqlitePath } from '../drivers/ur
 import { invalidArgument } from '../errors.js'
 import type { ContextOf } from '../format/context.js'
 import { ownOptions } from '../validate.js'
+import type { OwnerOf } from './owner.js'
 import { assertName } from './table.js'
 import { type HostClient, tableOn } from './table-on.js'
 import { tableSource } from './table-source.js'
@@ -28,8 +29,11 @@ export type SqlSourceOptions = {
   readonly schema?: string
   /** The columns of its primary key, or of another unique one. */
   readonly key: string | readonly string[]
-  /** The column with the user's id; a number counts as its decimal digits. Null: all values are the shared pool's. */
-  readonly owner: string | null
+  /**
+   * The column with the user's id, where a number counts as its decimal digits; or a function of the row, which is given all of its columns.
+   * Null: all values are the shared pool's.
+   */
+  readonly owner: string | OwnerOf<SqlRow> | null
 } & PoolOption &
   (
     | {
@@ -63,18 +67,28 @@ export async function sqlSource(url: string, options: SqlSourceOptions): Promise
   const key = typeof options.key === 'string' ? [options.key] : options.key
   assertName('table', table)
   if (schema !== undefined) assertName('schema', schema)
-  if (owner !== null) assertName("owner, or null for the shared pool's values,", owner)
+  const ownerOf = typeof owner === 'function' ? owner : undefined
+  if (owner !== null && ownerOf === undefined)
+    assertName("owner, or null for the shared pool's values,", owner)
   if (!Array.isArray(key) || key.length === 0) throw invalidArgument('key must name at least one column')
   for (const name of key) assertName('key', name)
 
   const database = await openHostDatabase(url)
   try {
     const wholeRows = [...columns.values()].some((context) => typeof context === 'function')
-    const shape = { table, schema, key, owner, columns: [...columns.keys()], wholeRows }
+    const shape = {
+      table,
+      schema,
+      key,
+      owner: typeof owner === 'function' ? null : owner,
+      ownerOfRow: ownerOf !== undefined,
+      columns: [...columns.keys()],
+      wholeRows,
+    }
     const sqlTable = tableOn(database.client, shape)
     await sqlTable.check()
     const view = Array.from(columns, ([name, context]) => ({ name, column: name, context }))
-    const source = tableSource<SqlRow>(sqlTable, { columns: view, pool, rowOf: (values) => values })
+    const source = tableSource<SqlRow>(sqlTable, { columns: view, pool, ownerOf, rowOf: (values) => values })
     return { ...source, close: database.close }
   } catch (error) {
     await database.close()

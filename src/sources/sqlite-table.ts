@@ -7,9 +7,9 @@ import { DEFAULT_DEADLINE_MS } from '../drivers/retry.js'
 import { HostTransactionError, lockError } from '../drivers/sqlite-locks.js'
 import { isExactText } from '../drivers/sqlite-text.js'
 import { invalidArgument, printable, quoted, StoreError } from '../errors.js'
+import { ALTERED_BY_TRIGGER, ALTERED as ALTERED_VALUE, type Refusal, refusalOf } from './finding.js'
 import type { SqliteRunner } from './sqlite-runner.js'
 import {
-  ALTERED_BY_TRIGGER,
   assertShape,
   type Catalog,
   type ColumnChange,
@@ -18,7 +18,9 @@ import {
   keyFromParts,
   keyParts,
   nullKeyError,
+  ownerColumns,
   quoteIdentifier,
+  type SideEffects,
   type SqlTable,
   samePageError,
   selectedColumns,
@@ -84,6 +86,35 @@ export class SqliteTable implements SqlTable {
     })
   }
 
+  async tryOut(changes: readonly ColumnChange[]): Promise<Refusal | null> {
+    return this.#try('change', async () => {
+      const { replace } = await this.#statements()
+      try {
+        await this.#runner.write([...changes.flatMap(replace), ROLL_BACK])
+        return null
+      } catch (error) {
+        if (isRolledBack(error)) return null
+        const refusal = isAltered(error) ? ALTERED_VALUE : refusalOf(error)
+        if (refusal === null) throw error
+        return refusal
+      }
+    })
+  }
+
+  async sideEffects(): Promise<SideEffects> {
+    return this.#try('look at', async () => {
+      const query = (sql: string) => this.#runner.query({ sql, params: [this.shape.table] })
+      const triggers = await query(
+        "select name, sql from sqlite_master where type = 'trigger' and tbl_name = ? collate nocase",
+      )
+      const generated = await query('select name from pragma_table_xinfo(?) where hidden in (2, 3)')
+      return {
+        triggers: triggers.filter(([, sql]) => /\bupdate\b/i.test(String(sql))).map(([name]) => String(name)),
+        generated: generated.map(([name]) => [String(name), null]),
+      }
+    })
+  }
+
   async countRows(): Promise<number> {
     return this.#try('count the rows of', async () => {
       const { count } = await this.#statements()
@@ -125,10 +156,11 @@ async function prepareTable(runner: SqliteRunner, shape: TableShape) {
   const table = quoteIdentifier(shape.table)
   const keys = shape.key.map(quoteIdentifier)
   const names = selectedColumns(shape, catalog)
-  const bytes = [...(shape.owner === null ? ['null'] : [quoteIdentifier(shape.owner)]), ...keys]
-  const stored = bytes.map((name) => `cast(${name} as blob)`)
+  const owner = ownerText(shape, catalog)
+  const ownerBytes = shape.owner === null ? owner : quoteIdentifier(shape.owner)
+  const stored = [ownerBytes, ...keys].map((expression) => `cast(${expression} as blob)`)
   // Each has a name of its own, since D1 gives rows as objects.
-  const selected = [...stored, ownerText(shape), ...names.map(quoteIdentifier)]
+  const selected = [...stored, owner, ...names.map(quoteIdentifier)]
     .map((expression, index) => `${expression} as "__keystore_${index}"`)
     .join(', ')
   const select = `select ${selected} from ${table}`
@@ -147,20 +179,27 @@ async function prepareTable(runner: SqliteRunner, shape: TableShape) {
     },
     last: (limit: number) => ({ sql: `${select} ${ordered('desc')}`, params: [limit] }),
     count: { sql: `select count(*) from ${table}`, params: [] },
-    replace: await replacerOf(runner, shape),
+    replace: await replacerOf(runner, shape, owner),
     decodeRows: (rows: readonly (readonly unknown[])[]) =>
       rows.map((row) => decodeRow(shape, names, encoding, row)),
   }
 }
 
 /** The owner as text. A blob stays one, and is refused: as text all bytes that are not UTF-8 become U+FFFD, so that users could be confused. */
-function ownerText({ owner }: TableShape): string {
-  const name = owner === null ? 'null' : quoteIdentifier(owner)
+function ownerText(shape: TableShape, catalog: Catalog): string {
+  if (shape.ownerOfRow) {
+    // In ASCII, since a driver may give no exact text of bytes that are not UTF-8.
+    const texts = ownerColumns(shape, catalog)
+      .map(quoteIdentifier)
+      .map((name) => `typeof(${name}) || hex(${name})`)
+    return `(${texts.join(" || ',' || ")})`
+  }
+  const name = shape.owner === null ? 'null' : quoteIdentifier(shape.owner)
   return `iif(typeof(${name}) = 'blob', ${name}, cast(${name} as text))`
 }
 
 /** @returns a function that makes the statements of one change; each change has as many. The first replaces the value */
-async function replacerOf(runner: SqliteRunner, shape: TableShape) {
+async function replacerOf(runner: SqliteRunner, shape: TableShape, ownerOfRow: string) {
   const table = quoteIdentifier(shape.table)
   const hasKey = shape.key.map((name) => `${quoteIdentifier(name)} = ?`).join(' and ')
   const triggers = await runner.query({
@@ -175,7 +214,7 @@ async function replacerOf(runner: SqliteRunner, shape: TableShape) {
     const beside = valueBeside(change)
     const isBeside = beside === null ? '' : ` and ${isText(beside.column)}`
     const update = {
-      sql: `update ${table} set ${quoteIdentifier(column)} = ? where ${hasKey} and ${hasValue} and ${ownerText(shape)} is ?${isBeside}`,
+      sql: `update ${table} set ${quoteIdentifier(column)} = ? where ${hasKey} and ${hasValue} and ${ownerOfRow} is ?${isBeside}`,
       params: [to, ...keyParts(key), from, owner, ...(beside === null ? [] : [beside.value])],
     }
     if (triggers.length === 0) return [update]
@@ -194,6 +233,13 @@ const ALTERED = 'altered by a trigger '
 
 function isAltered(error: unknown): boolean {
   return error instanceof Error && error.message.includes('malformed JSON')
+}
+
+/** Undoes its transaction: there is no positive number of 64 bits for the lowest negative one (sqlite.org/lang_corefunc.html#abs). */
+const ROLL_BACK: BoundStatement = { sql: "select abs(cast('-9223372036854775808' as integer))", params: [] }
+
+function isRolledBack(error: unknown): boolean {
+  return error instanceof Error && error.message.includes('integer overflow')
 }
 
 function decodeRow(

@@ -2,8 +2,16 @@
 import type { ContextOf } from '../format/context.js'
 import { FieldCells, originKey } from './field-cells.js'
 import type { FieldPath } from './field-path.js'
+import { foresee } from './foresee.js'
+import { type OwnerOf, ownerFrom } from './owner.js'
 import type { ColumnChange, SqlTable, TableRow } from './table.js'
-import type { FingerprintRole, ValueCell, ValueSource } from './value-source.js'
+import {
+  type FingerprintRole,
+  keyText,
+  type ValueCell,
+  type ValueChange,
+  type ValueSource,
+} from './value-source.js'
 
 /** A column with values. */
 interface ViewColumn<Row> {
@@ -14,6 +22,8 @@ interface ViewColumn<Row> {
   readonly context: ContextOf<Row> | undefined
   /** Of a JSON column: the paths of the fields that are its values. It has a context then. */
   readonly fields?: readonly FieldPath[] | undefined
+  /** Whether the plaintexts are JSON. */
+  readonly isJson?: boolean
 }
 
 /** A column with fingerprints. `of` is the name of the column with their values. */
@@ -23,11 +33,13 @@ export interface ViewFingerprint extends FingerprintRole {
 }
 
 /** How the caller sees the table's rows. */
-interface TableView<Row> {
+export interface TableView<Row> {
   readonly columns: readonly ViewColumn<Row>[]
   readonly fingerprints?: readonly ViewFingerprint[]
   /** Whether values whose owner is null belong to the shared pool. */
   readonly pool: boolean
+  /** Tells the owner, with a shape that has `ownerOfRow`. */
+  readonly ownerOf?: OwnerOf<Row> | undefined
   /** Makes what context functions and legacy readers are given. */
   rowOf(values: TableRow['values']): Row
   /** Closes the connection, if it is the source's own. */
@@ -40,28 +52,42 @@ export function tableSource<Row>(table: SqlTable, view: TableView<Row>): ValueSo
   const columnNames = new Map(all.map(({ name, column }) => [name, column]))
   const viewNames = new Map(all.map(({ name, column }) => [column, name]))
   const columnOf = (name: string) => columnNames.get(name) ?? name
+  // What the rows being swept have as owner in the database, where the application makes another one of it.
+  const owners = new Map<string, string | null>()
+  const withStoredOwner = <Change extends ColumnChange>(change: Change): Change[] => {
+    if (view.ownerOf === undefined) return [change]
+    const owner = owners.get(keyText(change.key))
+    return owner === undefined ? [] : [{ ...change, owner }]
+  }
+  const replace = async (changes: readonly ColumnChange[]) => {
+    const replaced = await table.replace(changes.flatMap(withStoredOwner))
+    return replaced.map(({ key, column }) => ({ key, column: viewNames.get(column) ?? column }))
+  }
+  const inDatabase = (change: ValueChange): ValueChange => ({ ...change, column: columnOf(change.column) })
   const fields = new FieldCells()
-  const replace = async (changes: readonly ColumnChange[]) =>
-    (await table.replace(changes)).map(({ key, column }) => ({
-      key,
-      column: viewNames.get(column) ?? column,
-    }))
   return {
     pool: view.pool,
     async *pages({ limit }) {
       for await (const rows of table.pages(limit)) {
         fields.clear()
+        for (const { key, owner } of rows) owners.set(keyText(key), owner)
         yield rows.flatMap((row) => cellsOf(row, view, fields))
+        for (const { key } of rows) owners.delete(keyText(key))
       }
     },
     async replace(changes) {
       const wholes = new Map(
         fields.wholeChanges(changes).map((whole) => [originKey(whole.change), whole] as const),
       )
-      const replaced = await replace(
-        Array.from(wholes.values(), ({ change }) => ({ ...change, column: columnOf(change.column) })),
-      )
+      const replaced = await replace(Array.from(wholes.values(), ({ change }) => inDatabase(change)))
       return replaced.flatMap((ref) => wholes.get(originKey(ref))?.parts ?? [])
+    },
+    async foresee(changes) {
+      const wholes = fields.wholeChanges(changes).map(({ change }) => inDatabase(change))
+      const [name] = changes.map(({ column }) => column)
+      const [column] = wholes.map(({ column }) => column)
+      if (name === undefined || column === undefined) return []
+      return foresee(table, { name, column }, wholes.flatMap(withStoredOwner))
     },
     replaceFingerprints: (changes) =>
       replace(
@@ -75,21 +101,24 @@ export function tableSource<Row>(table: SqlTable, view: TableView<Row>): ValueSo
   }
 }
 
-function cellsOf<Row>(
-  { key, owner, values, defect }: TableRow,
-  { columns, fingerprints = [], rowOf }: TableView<Row>,
-  fieldCells: FieldCells,
+/** The values and fingerprints of a row. */
+export function cellsOf<Row>(
+  { key, values, ...found }: TableRow,
+  { columns, fingerprints = [], rowOf, ownerOf }: TableView<Row>,
+  fieldCells = new FieldCells(),
 ): ValueCell<Row>[] {
   const row = rowOf(values)
+  const { owner, defect } =
+    ownerOf === undefined || found.defect !== undefined ? found : ownerFrom(ownerOf, row)
   const cellOf = ({ name, column }: { readonly name: string; readonly column: string }) => {
     const value = values[column] as ValueCell['value']
     return { key, column: name, owner, value, row, defect }
   }
   return [
     ...columns.flatMap((column) => {
-      const { context, fields } = column
+      const { context, isJson = false, fields } = column
       if (fields !== undefined && context !== undefined) return fieldCells.of(cellOf(column), fields, context)
-      return [{ ...cellOf(column), context }]
+      return [{ ...cellOf(column), context, isJson }]
     }),
     ...fingerprints.map((column) => ({ ...cellOf(column), fingerprint: column })),
   ]

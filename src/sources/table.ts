@@ -1,6 +1,7 @@
 /** One table of the host application as the sweep reads and changes it, in either dialect. */
 import { invalidArgument, type KeystoreError, printable, quoted, StoreError } from '../errors.js'
 import { kindOf } from '../validate.js'
+import type { Refusal } from './finding.js'
 import type { FingerprintChange, ValueChange, ValueKey, ValueRef } from './value-source.js'
 
 /** Which columns of a table are read and replaced. All names are those of the database. */
@@ -10,8 +11,13 @@ export interface TableShape {
   readonly table: string
   /** The columns of a unique key. */
   readonly key: readonly string[]
-  /** The column with the user's id; null: the values are the shared pool's. */
+  /** The column with the user's id; null: there is none. */
   readonly owner: string | null
+  /**
+   * Whether the application makes the owner of the whole row. What rows have as owner is then the text of all columns but those with values
+   * and fingerprints, so that a value is replaced only if nothing has changed of what its owner may depend on.
+   */
+  readonly ownerOfRow?: boolean
   /** The columns with values. */
   readonly columns: readonly string[]
   /** Those of them that hold JSON, with values in its fields: they are read and compared as text, whatever their type. */
@@ -26,7 +32,7 @@ export interface TableShape {
 
 export interface TableRow {
   readonly key: ValueKey
-  /** As text, whatever type the column has. */
+  /** As text, whatever type the column has. Null where the shape has no owner. */
   readonly owner: string | null
   /** By column, as the driver returns them. */
   readonly values: Readonly<Record<string, unknown>>
@@ -45,6 +51,17 @@ export interface SqlTable {
   /** Replaces each value that is still as it was read. @returns the values that were replaced */
   replace(changes: readonly ColumnChange[]): Promise<readonly ValueRef[]>
   countRows(): Promise<number>
+  /** Makes changes of one column and takes them back. @returns why the database refuses them; null if it does not */
+  tryOut(changes: readonly ColumnChange[]): Promise<Refusal | null>
+  /** What changes of values set off in the table. */
+  sideEffects(): Promise<SideEffects>
+}
+
+export interface SideEffects {
+  /** The names of triggers that run at an update. */
+  readonly triggers: readonly string[]
+  /** The names of generated columns, each with a column that it is made of, or null if that is not known. */
+  readonly generated: readonly (readonly [name: string, of: string | null])[]
 }
 
 /** A change of a value, or of a fingerprint as long as its value is as it was read. */
@@ -79,10 +96,17 @@ export function quoteIdentifier(name: string): string {
   return `"${name.replaceAll('"', '""')}"`
 }
 
+/** The columns that an owner may depend on which is made of the row. */
+export function ownerColumns({ columns, fingerprints = [] }: TableShape, catalog: Catalog): string[] {
+  const swept = new Set([...columns, ...fingerprints])
+  return catalog.columns.map(({ name }) => name).filter((name) => !swept.has(name))
+}
+
 /** The names of the columns to select: the key, the columns with values or all columns, and the owner. */
 export function selectedColumns(shape: TableShape, catalog: Catalog): string[] {
-  const { key, owner, columns, fingerprints = [], wholeRows } = shape
-  const read = wholeRows ? catalog.columns.map(({ name }) => name) : [...columns, ...fingerprints]
+  const { key, owner, columns, fingerprints = [], wholeRows, ownerOfRow } = shape
+  const read =
+    wholeRows || ownerOfRow ? catalog.columns.map(({ name }) => name) : [...columns, ...fingerprints]
   return [...new Set([...key, ...read, ...(owner === null ? [] : [owner])])]
 }
 
@@ -145,9 +169,6 @@ export function assertShape(shape: TableShape, { columns, uniqueKeys }: Catalog)
 export function tableNotFound(name: string): Error {
   return invalidArgument(`there is no table ${printable(name)} in this database`)
 }
-
-/** Why a change was undone: the altered token would be lost, and with it what it holds. */
-export const ALTERED_BY_TRIGGER = 'a trigger alters what is written to it, so nothing was'
 
 /** The error for rows with a null in the key: pages by key would skip them. */
 export function nullKeyError({ table, key }: TableShape): Error {

@@ -4,6 +4,7 @@ import { invalidArgument, type KeystoreError } from '../errors.js'
 import { type ContextOf, contextMaker } from '../format/context.js'
 import type { FingerprintKind } from '../format/fingerprint.js'
 import { kindOf } from '../validate.js'
+import type { SourceFinding } from './finding.js'
 
 /** Names a row: its primary key, or the parts of a composite one in their order. */
 export type ValueKey = string | number | bigint | readonly (string | number | bigint)[]
@@ -20,6 +21,8 @@ export interface ValueCell<Row = unknown> {
   readonly context?: ContextOf<Row> | undefined
   /** What context functions and legacy readers are given. */
   readonly row?: Row
+  /** Whether its plaintext must be JSON, as that of an `encryptedJson` column: what is none is reported and left as it is. */
+  readonly isJson?: boolean
   /** Absent: it is a value. Else it is the fingerprint of one: the sweep makes it anew if it does not match. */
   readonly fingerprint?: FingerprintRole | undefined
   /** Why nothing can be done with it: its key or its owner cannot be read without loss. It is reported and left as it is. */
@@ -88,6 +91,12 @@ export interface ValueSource<Row = unknown> {
   replaceFingerprints?(
     changes: readonly FingerprintChange[],
   ): Promise<readonly Pick<ValueRef, 'key' | 'column'>[]> | readonly Pick<ValueRef, 'key' | 'column'>[]
+  /**
+   * For a dry run: makes changes of one column as {@link replace} would, and takes them back.
+   *
+   * @returns what refuses or alters them there, and what they set off; quotes no value
+   */
+  foresee?(changes: readonly ValueChange[]): Promise<readonly SourceFinding[]>
   /** Whether values whose owner is null belong to the shared pool. Default false: they are reported and left as they are. */
   readonly pool?: boolean
   /** How many values `pages` gives, for reports of progress. */
@@ -107,6 +116,11 @@ export interface PoolOption {
    * key opens them for everybody. True by itself where the source has no owners at all (`owner: null`).
    */
   readonly pool?: boolean
+}
+
+/** A text for a key, as of a map. */
+export function keyText(key: ValueKey): string {
+  return JSON.stringify(key, (_, part) => (typeof part === 'bigint' ? `${part}n` : part))
 }
 
 /** @throws ERR_INVALID_ARGUMENT */

@@ -103,7 +103,7 @@ describe.each(dialects)('on %s', (dialect) => {
     expect(warned.stdout).toContain('credentials, column note: 1 of 5 rows looked at hold tokens')
     expect(warned.stdout).not.toContain(token.slice(0, 12))
 
-    await host.app.query(`update credentials set api_key = 'v3:cut' where id = 5`)
+    await host.app.query(`update credentials set api_key = 'v3:AAAAcut' where id = 5`)
     expect(kinds(host.json<VerifyReport>(doctor).report.findings)).toEqual([
       'error malformedToken',
       'warning unregistered',
@@ -127,7 +127,7 @@ describe.each(dialects)('on %s', (dialect) => {
     const token = await host.withService((envelope) => envelope.encrypt('alice', 'x', { column: 'other' }))
     const json = {
       1: { apiKey: 'plain', providers: { a: { secret: 'plain' }, b: { secret: 'plain' } } },
-      2: { apiKey: 'v3:cut', providers: { a: { secret: null } } },
+      2: { apiKey: 'v3:AAAAcut', providers: { a: { secret: null } } },
       3: { apiKey: 5, note: 'v3: is what I call it', list: [{ old: token }] },
       4: { note: 'nothing' },
     }
@@ -141,7 +141,7 @@ describe.each(dialects)('on %s', (dialect) => {
     expect(status).toBe(1)
     expect(
       found.map(
-        ({ severity, kind, reason }) => `${severity} ${kind} ${reason.replace(/ (of|hold|begin) .*/, '')}`,
+        ({ severity, kind, reason }) => `${severity} ${kind} ${reason.replace(/ (of|hold|are) .*/, '')}`,
       ),
     ).toEqual([
       'error plaintext integrations, column settings, field apiKey: 2',
@@ -151,7 +151,7 @@ describe.each(dialects)('on %s', (dialect) => {
     ])
     expect(found.at(-1)?.reason).toContain('such as list.*.old: name it in the paths of encryptedFields')
     for (const { reason } of found)
-      for (const value of ['plain"', token, 'v3:cut', 'call it']) expect(reason).not.toContain(value)
+      for (const value of ['plain"', token, 'AAAAcut', 'call it']) expect(reason).not.toContain(value)
 
     const swept = host.run(['reencrypt', '--schema', 'schema.mjs', '--plaintext'])
     expect(swept.stdout).toContain('re-encrypted 3 values')

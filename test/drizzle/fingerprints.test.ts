@@ -1,18 +1,28 @@
 /** Columns of fingerprints: how they fill themselves, what they refuse, and how their values are found. */
 
 import { eq, isNull, sql } from 'drizzle-orm'
+import { drizzle as drizzleSqlite } from 'drizzle-orm/better-sqlite3'
+import { drizzle as drizzlePostgres } from 'drizzle-orm/node-postgres'
 import { alias, integer as pgInteger, pgTable } from 'drizzle-orm/pg-core'
 import { integer, alias as sqliteAlias, sqliteTable } from 'drizzle-orm/sqlite-core'
+import { createInsertSchema, createSelectSchema } from 'drizzle-zod'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import * as postgresColumns from '../../src/drizzle/postgres.js'
 import * as sqliteColumns from '../../src/drizzle/sqlite.js'
-import { defineEncrypted } from '../../src/reencrypt/index.js'
+import { defineEncrypted, reencrypt, type ValueSource } from '../../src/reencrypt/index.js'
 import { dialects } from '../support/databases.js'
 import { errorOf } from '../support/errors.js'
 import { EMAIL, type LoginsApp, loginsApp, PIN } from '../support/logins.js'
 
 const INVALID = { code: 'ERR_INVALID_ARGUMENT' }
 const { fingerprintMatches } = postgresColumns
+
+const postgres = { ...postgresColumns, table: pgTable, integer: pgInteger }
+const sqlite = {
+  ...sqliteColumns,
+  table: sqliteTable as unknown as typeof pgTable,
+  integer: integer as unknown as typeof pgInteger,
+}
 
 describe.each(dialects)('columns of fingerprints on %s', (dialect) => {
   let app: LoginsApp
@@ -241,12 +251,76 @@ describe.each(dialects)('columns of fingerprints on %s', (dialect) => {
   })
 })
 
-const postgres = { ...postgresColumns, table: pgTable, integer: pgInteger }
-const sqlite = {
-  ...sqliteColumns,
-  table: sqliteTable as unknown as typeof pgTable,
-  integer: integer as unknown as typeof pgInteger,
-}
+describe.each(dialects)('fingerprints of a column of the pool on %s', (dialect) => {
+  const columns = (dialect === 'sqlite' ? sqlite : postgres) as typeof postgres
+  const keys = columns.table('pool_keys', {
+    id: columns.integer('id').primaryKey(),
+    key: columns.encryptedText('key', { context: 'pool_keys.key', owner: 'pool' }),
+    print: columns.fingerprintText('print', { of: 'key' }).unique(),
+  })
+
+  it('are under the pool’s key, unique for all users, and need the pool’s scope', async () => {
+    const { db, rows, envelope, close } = await loginsApp(dialect)
+    await rows('create table pool_keys (id integer primary key, key text, print text unique)')
+    const insert = (id: number) => db.insert(keys).values({ id, key: 'sk-1' })
+    await envelope.scope('alice', () => envelope.pool.scope(async () => await insert(1)))
+    const print = await envelope.pool.fingerprint('sk-1', { name: 'pool_keys.key' })
+    expect(await rows('select print from pool_keys')).toEqual([{ print }])
+    expect(await errorOf(envelope.pool.scope(async () => await insert(2)))).toBeInstanceOf(Error)
+    const find = () => db.select({ id: keys.id }).from(keys).where(fingerprintMatches(keys.print, 'sk-1'))
+    expect(await envelope.pool.scope(async () => await find())).toEqual([{ id: 1 }])
+    expect(await errorOf(envelope.scope('alice', async () => await find()))).toMatchObject({
+      code: 'ERR_NO_SCOPE',
+    })
+    await close()
+  })
+})
+
+describe.each(dialects)('an unnamed column of fingerprints on %s', (dialect) => {
+  const columns = (dialect === 'sqlite' ? sqlite : postgres) as typeof postgres
+  const keys = columns.table('unnamed_keys', {
+    id: columns.integer().primaryKey(),
+    ownerId: columns.integer(),
+    apiKey: columns.encryptedText({ context: 'keys.api_key' }),
+    apiKeyPrint: columns.fingerprintText({ of: 'apiKey' }).notNull(),
+  })
+
+  it('is called as the casing says, when it is written, found and swept', async () => {
+    const { client, rows, envelope, close } = await loginsApp(dialect)
+    const casing = 'snake_case'
+    const db =
+      dialect === 'sqlite'
+        ? drizzleSqlite({ client: client as never, casing })
+        : drizzlePostgres({ client: client as never, casing })
+    await rows(
+      'create table unnamed_keys (id integer primary key, owner_id integer, api_key text, api_key_print text not null)',
+    )
+    const onDb = db as ReturnType<typeof drizzlePostgres>
+    await envelope.scope(
+      '7',
+      async () => await onDb.insert(keys).values({ id: 1, ownerId: 7, apiKey: 'sk-1' }),
+    )
+    const print = await envelope.fingerprint('7', 'sk-1', { name: 'keys.api_key' })
+    expect(await rows('select api_key_print from unnamed_keys')).toEqual([{ api_key_print: print }])
+    const find = async () =>
+      await onDb.select({ id: keys.id }).from(keys).where(fingerprintMatches(keys.apiKeyPrint, 'sk-1'))
+    expect(await envelope.scope('7', find)).toEqual([{ id: 1 }])
+    await rows("update unnamed_keys set api_key_print = 'stale'")
+    const [source] = defineEncrypted({ keys }).sources(onDb).values()
+    expect(await reencrypt({ envelope, source: source as ValueSource<never> })).toMatchObject({
+      changed: 1,
+      left: 0,
+    })
+    expect(await rows('select api_key_print from unnamed_keys')).toEqual([{ api_key_print: print }])
+    await close()
+  })
+
+  it('has a type in validators, and is optional when a row is inserted', () => {
+    expect(createInsertSchema(keys).safeParse({ id: 1, apiKey: 'x' }).success).toBe(true)
+    expect(createInsertSchema(keys).safeParse({ id: 1, apiKey: 'x', apiKeyPrint: 123 }).success).toBe(false)
+    expect(createSelectSchema(keys).safeParse({ id: 1, ownerId: 1, apiKey: 'x' }).success).toBe(false)
+  })
+})
 
 describe.each(dialects)('the declaration of a column of fingerprints on %s', (dialect) => {
   const columns = dialect === 'sqlite' ? (sqlite as unknown as typeof postgres) : postgres

@@ -1,9 +1,22 @@
 /** Fingerprints: those of the frozen vectors on every store, what changes them and what does not. */
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { generateMasterKey, localMasterKey, masterKeyring, rewrapAll } from '../../src/index.js'
+import type { FingerprintOptions } from '../../src/format/fingerprint.js'
+import {
+  generateMasterKey,
+  type KeyRecord,
+  type KeyRef,
+  localMasterKey,
+  type MasterKey,
+  masterKeyring,
+  pruneRetired,
+  rewrapAll,
+} from '../../src/index.js'
+import { newDataKey } from '../../src/master-keys/key-wrap.js'
+import { keyringOf } from '../../src/master-keys/keyring.js'
 import { errorOf } from '../support/errors.js'
 import { backends, freshService, freshStore, type TestStore } from '../support/fresh-store.js'
-import { v2Row } from '../support/rows.js'
+import { alterRow, corrupted, v2Row } from '../support/rows.js'
+import { countedStore } from '../support/store-doubles.js'
 import { v3Vectors } from '../support/vectors.js'
 
 const vectors = v3Vectors()
@@ -61,6 +74,77 @@ describe.each(backends)('fingerprints on %s', (backend) => {
     expect(new Set([first, ...others]).size).toBe(5)
   })
 
+  it('are made with the lowest live version once version 1 was pruned, on every way', async () => {
+    const masterKeys = localMasterKey(generateMasterKey())
+    const envelope = await fresh.open({ masterKeys, cache: false })
+    const first = await envelope.fingerprint('alice', 'sk-1', NAME)
+    for (let version = 2; version <= 4; version++) await envelope.rotateUserKey('alice')
+    expect(await envelope.fingerprint('alice', 'sk-1', NAME)).toBe(first)
+    const all = await envelope.fingerprints('alice', 'sk-1', NAME)
+    expect(all.map((print) => print.replace(/[\w-]{43}$/, ''))).toEqual(['f1:', 'f2:2:', 'f2:3:', 'f2:4:'])
+    expect(all[0]).toBe(first)
+    await prune(fresh, 'alice', 3)
+    const handle = await envelope.user('alice')
+    const lowest = await envelope.fingerprint('alice', 'sk-1', NAME)
+    expect(lowest).toBe(all[2])
+    expect(handle.fingerprint('sk-1', NAME)).toBe(lowest)
+    expect(await envelope.fingerprints('alice', 'sk-1', NAME)).toEqual(all.slice(2))
+    expect(handle.fingerprints('sk-1', NAME)).toEqual(all.slice(2))
+    expect(await envelope.fingerprint('alice', 'sk-2', NAME)).not.toBe(lowest)
+  })
+
+  it('of the pool go on under its lowest live version too', async () => {
+    const masterKeys = localMasterKey(generateMasterKey())
+    const envelope = await fresh.open({ masterKeys, cache: false })
+    await envelope.pool.fingerprint('sk-1', NAME)
+    const other = { ...(await newKey(masterKeys, { userId: '', version: 2 })) }
+    await fresh.store.insertIfAbsent([other])
+    const [first, second] = await envelope.pool.fingerprints('sk-1', NAME)
+    expect(await envelope.pool.fingerprint('sk-1', NAME)).toBe(first)
+    await prune(fresh, '', 2)
+    expect(second).toMatch(/^f2:2:/)
+    expect(await envelope.pool.fingerprint('sk-1', NAME)).toBe(second)
+    expect(await envelope.pool.fingerprints('sk-1', NAME)).toEqual([second])
+  })
+
+  it('are not made, and none is left out, when a live version does not open', async () => {
+    const envelope = await fresh.open({ masterKeys: localMasterKey(generateMasterKey()), cache: false })
+    await envelope.encrypt('alice', 'x')
+    await envelope.rotateUserKey('alice')
+    await envelope.rotateUserKey('alice')
+    const damage = { code: 'ERR_UNWRAP_FAILED' }
+    await alterRow(fresh.store, { userId: 'alice', version: 2 }, ({ encryptedKey }) => ({
+      encryptedKey: corrupted(encryptedKey),
+    }))
+    const handle = await envelope.user('alice')
+    expect(handle.fingerprint('x', NAME)).toMatch(/^f1:/)
+    expect(() => handle.fingerprints('x', NAME)).toThrow(expect.objectContaining(damage))
+    await expect(envelope.fingerprints('alice', 'x', NAME)).rejects.toMatchObject(damage)
+    await fresh.store.remove([{ userId: 'alice', version: 1 }])
+    await expect(envelope.fingerprint('alice', 'x', NAME)).rejects.toMatchObject(damage)
+  })
+
+  it('come from memory, also under a version above 1, until a change is announced', async () => {
+    const masterKeys = localMasterKey(generateMasterKey())
+    const { store, calls } = countedStore(await fresh.another())
+    const envelope = await fresh.open({ store, masterKeys })
+    const first = await envelope.fingerprint('alice', 'x', NAME)
+    const minted = calls.getAll
+    expect(await envelope.fingerprint('alice', 'x', NAME)).toBe(first)
+    expect(calls.getAll).toBe(minted)
+    await envelope.rotateUserKey('alice')
+    await prune(fresh, 'alice', 2)
+    await expect.poll(() => envelope.fingerprint('alice', 'x', NAME), { timeout: 5000 }).toMatch(/^f2:2:/)
+    // The announcement of the change may come a moment later.
+    await expect
+      .poll(async () => {
+        const before = calls.getAll
+        await envelope.fingerprint('alice', 'x', NAME)
+        return (calls.getAll ?? 0) - (before ?? 0)
+      })
+      .toBe(0)
+  })
+
   it('of a shredded user cannot be made any more; the pool’s can', async () => {
     const envelope = await fresh.open({ masterKeys: localMasterKey(generateMasterKey()), cache: false })
     const handle = await envelope.user('alice')
@@ -73,6 +157,34 @@ describe.each(backends)('fingerprints on %s', (backend) => {
   })
 })
 
+function prune({ store }: TestStore, userId: string, beforeVersion: number) {
+  return pruneRetired({ store, userId, beforeVersion, tokensReencrypted: true, includeFirst: true })
+}
+
+async function newKey(masterKeys: MasterKey, ref: KeyRef): Promise<KeyRecord> {
+  return (await newDataKey(keyringOf(masterKeys), ref, 'v3')).record
+}
+
+it('normalization and bits are bound to the name, in whatever order the steps are listed', async () => {
+  const envelope = await freshService()
+  const print = (value: string, options: Partial<FingerprintOptions> = {}) =>
+    envelope.fingerprint('alice', value, { ...NAME, ...options })
+  const both = { normalize: ['lowercase', 'trim'] } as const
+  expect(await print(' A ', both)).toBe(await print('a', { normalize: ['trim', 'lowercase', 'trim'] }))
+  expect(await print('a', { normalize: [] })).toBe(await print('a', { bits: 256 }))
+  const kinds = [
+    {},
+    { normalize: 'trim' },
+    both,
+    { normalize: (text: string) => text },
+    { bits: 255 },
+  ] as const
+  const prints = await Promise.all(kinds.map((kind) => print('a', kind)))
+  expect(new Set(prints.map((text) => text.slice(3, 13))).size).toBe(kinds.length)
+  expect(await print('\u00e9', { normalize: 'nfc' })).toBe(await print('e\u0301', { normalize: 'nfc' }))
+  await envelope.close()
+})
+
 it('fingerprints refuse invalid values and names, without showing them', async () => {
   const envelope = await freshService()
   const handle = await envelope.user('alice')
@@ -82,11 +194,19 @@ it('fingerprints refuse invalid values and names, without showing them', async (
     ['hush', {}],
     ['hush', { name: 'a\ud800' }],
     ['hush', undefined],
+    ['hush', { ...NAME, normalise: 'trim' }],
+    ['hush', { ...NAME, normalize: 'upper' }],
+    ['hush', { ...NAME, bits: 0 }],
+    ['hush', { ...NAME, bits: 257 }],
+    ['hush', { ...NAME, bits: '8' }],
   ] as [string, { name: string }][]) {
     for (const call of [
       () => envelope.fingerprint('alice', value, options),
       () => envelope.pool.fingerprint(value, options),
       async () => handle.fingerprint(value, options),
+      () => envelope.fingerprints('alice', value, options),
+      () => envelope.pool.fingerprints(value, options),
+      async () => handle.fingerprints(value, options),
     ]) {
       const error = await errorOf(call)
       expect(error).toMatchObject({ code: 'ERR_INVALID_ARGUMENT' })

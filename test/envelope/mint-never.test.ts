@@ -30,9 +30,11 @@ describe.each(backends)("mint: 'never' on %s", (backend) => {
       () => envelope.scope('alice', () => 1),
       () => envelope.getOrCreateUserKey('alice'),
       () => envelope.fingerprint('alice', 'x', name),
+      () => envelope.fingerprints('alice', 'x', name),
       () => envelope.rotateUserKey('alice'),
       () => envelope.pool.encrypt('x'),
       () => envelope.pool.fingerprint('x', name),
+      () => envelope.pool.fingerprints('x', name),
       () => envelope.pool.handle(),
     ]
     for (const use of uses) await expect(use(), String(use)).rejects.toMatchObject(NOT_FOUND)

@@ -20,7 +20,11 @@ import { type HostProject, hostProject } from '../support/host-project.js'
 import { type RawDatabase, rawDatabase } from '../support/raw-database.js'
 import { hasRedis, startRedis } from '../support/redis-server.js'
 
-const guides = ['COLUMNS', 'REENCRYPT'].map((name) => readFileSync(`docs/${name}.md`, 'utf8'))
+/** Another test runs this section: rollout.test.ts. */
+const PATH = /^## From a plaintext table to the check constraint$.*?(?=^## )/ms
+const guides = ['COLUMNS', 'REENCRYPT'].map((name) =>
+  readFileSync(`docs/${name}.md`, 'utf8').replace(PATH, ''),
+)
 const blocksIn = (language: string) => guides.flatMap((guide) => codeBlocks(guide, language))
 const redisSource = readFileSync('examples/redis-source.ts', 'utf8')
 
@@ -28,6 +32,7 @@ const redisSource = readFileSync('examples/redis-source.ts', 'utf8')
 const FILES = {
   schema: 'export const credentials = sqliteTable(',
   integrations: 'encryptedFields<Settings>(',
+  logins: "fingerprintText('email_fingerprint'",
   registry: 'defineEncrypted({',
   validators: 'createInsertSchema(credentials',
 }
@@ -39,7 +44,10 @@ const BODIES = {
   ],
   pool: ['await envelope.pool.scope(', 'keys satisfies { id: string; privateKey: string }[]'],
   unreadable: ['isUnreadable(apiKey)', 'broken satisfies string[]'],
-  fingerprint: ['await envelope.fingerprint(', 'fingerprint satisfies string'],
+  fingerprint: [
+    'fingerprintMatches(logins',
+    'login satisfies { emailFingerprint: string | null } | undefined',
+  ],
   fields: ['.from(integrations)', '{ models, rows }'],
   rows: ['await decryptRows(', '{ rows, errors }'],
   sweep: ['drizzleSource(db', '{ left, failed }'],
@@ -102,6 +110,17 @@ it('runs all code of the guides', () => {
   expect(blocksIn('sh')).toHaveLength(2)
   const fences = guides.flatMap((guide) => guide.match(/^ *```/gm) ?? [])
   expect(fences).toHaveLength(2 * (blocksIn('ts').length + blocksIn('sh').length))
+})
+
+it('says how many others a truncated fingerprint finds', () => {
+  const rows = guides.join('').match(/^\| (?:4|8|12|16) \|.*$/gm) ?? []
+  expect(rows).toHaveLength(4)
+  for (const row of rows) {
+    const [bits = 0, ...others] = row.match(/\d[\d.]*/g) ?? []
+    const expected = [100, 1000, 10_000].map((n) => (n - 1) / 2 ** Number(bits))
+    for (const [index, figure] of expected.entries())
+      expect(Math.abs(Number(others[index]) - figure), row).toBeLessThan(figure / 10)
+  }
 })
 
 describe('in an application', () => {
@@ -201,14 +220,17 @@ describe('in an application', () => {
     })
 
     it('finds equal values by their fingerprints', async () => {
-      const print = await run('fingerprint', { apiKey: 'sk-1' })
-      await envelope.rotateUserKey('alice')
-      expect(await run('fingerprint', { apiKey: 'sk-1' })).toBe(print)
-      expect(await run('fingerprint', { apiKey: 'sk-2' })).not.toBe(print)
-      const pending = envelope.scope('alice', (alice) =>
-        alice.fingerprint('sk-1', { name: 'credentials.api_key' }),
+      await app.query(
+        'create table logins (id text primary key, user_id text not null, email text, email_fingerprint text unique)',
       )
-      expect(await pending).toBe(print)
+      const found = await run('fingerprint')
+      expect(found).toMatchObject({ id: 'l1', userId: 'alice', email: ' Alice@Example.org' })
+      const options = { name: 'logins.email', normalize: ['trim', 'lowercase'] } as const
+      const print = await envelope.fingerprint('alice', 'alice@example.org', options)
+      expect(found.emailFingerprint).toBe(print)
+      expect(await envelope.scope('alice', (alice) => alice.fingerprint('ALICE@example.org', options))).toBe(
+        print,
+      )
     })
 
     it('decrypts rows of many users, and none whose value was exchanged', async () => {

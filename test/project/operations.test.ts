@@ -1,5 +1,5 @@
 /** Every command of docs/OPERATIONS.md is run in the order of the page, each section in a folder and a store of its own. */
-import { copyFileSync, existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
+import { copyFileSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import {
@@ -13,9 +13,12 @@ import { type CommandStore, commandStore } from '../support/command-store.js'
 import { dialects, type FreshDatabase, freshDatabase } from '../support/databases.js'
 import { codeBlocks, runShellBlocks } from '../support/documents.js'
 import { withStore } from '../support/fresh-store.js'
+import { writeSchema } from '../support/host-commands.js'
+import { type RawDatabase, rawDatabase } from '../support/raw-database.js'
 import { rowsOf } from '../support/rows.js'
 
 const document = readFileSync('docs/OPERATIONS.md', 'utf8')
+const LEAK = 'A master key has leaked'
 
 /** The commands of each section that has some. */
 const sections = new Map(
@@ -49,7 +52,7 @@ const outcomes: Record<string, (done: Done) => Promise<void>> = {
     expect(rows.map(({ kekId }) => kekId)).toEqual(Array(2).fill(idOf(store, 'next')))
     expect(await secretOf('alice', 'next')).toBe('secret of alice')
   },
-  'A master key has leaked': async ({ store, rows, secretOf }) => {
+  [LEAK]: async ({ store, rows, secretOf }) => {
     expect(rows.map(({ userId, version, kekId }) => [userId, version, kekId])).toEqual([
       ['alice', 2, idOf(store, 'next')],
       ['bob', 2, idOf(store, 'next')],
@@ -109,7 +112,7 @@ const outcomes: Record<string, (done: Done) => Promise<void>> = {
 }
 
 /** The sections that are run on Postgres too. The commands of the others have tests of their own there. */
-const DIALECT_MATTERS = ['Shred a user', 'Tenants', 'Backup and restore', 'The switch to Postgres']
+const DIALECT_MATTERS = [LEAK, ...['Shred a user', 'Tenants', 'Backup and restore', 'The switch to Postgres']]
 
 it('has an outcome for each section with commands', () => {
   expect([...sections.keys()]).toEqual(Object.keys(outcomes))
@@ -145,15 +148,125 @@ describe.each(dialects)('on %s', (dialect) => {
     })
   }
 
+  /** An application with a column of fingerprints, whose registry is dist/registry.js. */
+  async function makeApplication(): Promise<RawDatabase> {
+    const app = await rawDatabase(dialect)
+    await app.query(
+      'create table logins (id integer primary key, user_id text, email text, email_fp text unique)',
+    )
+    writeSchema(
+      store.folder,
+      dialect,
+      `export const logins = table('logins', {
+         id: integer('id').primaryKey(),
+         userId: text('user_id'),
+         email: encryptedText('email', { context: 'logins.email' }),
+         emailFingerprint: fingerprintText('email_fp', { of: 'email' }).unique(),
+       })
+       export const encrypted = defineEncrypted({ logins })`,
+    )
+    mkdirSync(join(store.folder, 'dist'))
+    writeFileSync(join(store.folder, 'package.json'), '{ "type": "module" }')
+    writeFileSync(join(store.folder, 'dist/registry.js'), "export * from '../schema.mjs'")
+    return app
+  }
+
+  /** Opens a service under the master key of a file, with the newest keys. */
+  const withService = <T>(name: string, work: (envelope: EnvelopeCrypto) => Promise<T>) =>
+    store.use(async (opened) => {
+      const masterKeys = masterKeysFromFile(join(store.folder, `keys/${name}.key`))
+      return work(await EnvelopeCrypto.open({ store: opened, masterKeys, cache: false, closeStore: false }))
+    })
+
+  const PRINT = { name: 'logins.email' }
+  /** Inserts rows as the application does. */
+  async function insertLogins(
+    app: RawDatabase,
+    keyName: string,
+    ...logins: readonly [id: number, userId: string][]
+  ) {
+    await withService(keyName, async (envelope) => {
+      for (const [id, user_id] of logins) {
+        const email = `${id}@b.c`
+        await app.insert('logins', [
+          {
+            ...{ id, user_id },
+            email: await envelope.encrypt(user_id, email, { column: 'logins.email' }),
+            email_fp: await envelope.fingerprint(user_id, email, PRINT),
+          },
+        ])
+      }
+    })
+  }
+
+  it('brings fingerprints along after a leak', async () => {
+    const app = await makeApplication()
+    await insertLogins(app, 'current', [1, 'alice'], [2, 'alice'], [3, 'bob'])
+    const blocks = sections.get(LEAK) ?? []
+    const isPrune = (block: string) => block.includes('keystore prune')
+    expect(blocks.filter(isPrune)).toHaveLength(1)
+    const pruneAt = blocks.findIndex(isPrune)
+    const env = {
+      KEYSTORE_URL: store.url,
+      DATABASE_URL: app.url,
+      API_KEY_MASTER_KEY_FILE: 'keys/current.key',
+    }
+    runShellBlocks(store.folder, blocks.slice(0, pruneAt), env)
+    const found = async (userId: string, id: number) => {
+      const prints = await withService('next', (envelope) =>
+        envelope.fingerprints(userId, `${id}@b.c`, PRINT),
+      )
+      const stored = await app.query(`select email_fp from logins where id = ${id}`)
+      return prints.includes(String(stored[0]?.email_fp))
+    }
+    // Between the sweep and the prune: all are found, and a new one is under version 1.
+    await insertLogins(app, 'next', [4, 'alice'])
+    for (const [id, userId] of [
+      [1, 'alice'],
+      [3, 'bob'],
+      [4, 'alice'],
+    ] as const)
+      expect([id, await found(userId, id)]).toEqual([id, true])
+    const after = { ...env, API_KEY_MASTER_KEY_FILE: 'keys/next.key' }
+    const [prune = '', ...rest] = blocks.slice(pruneAt)
+    rmSync(join(store.folder, 'bin'), { recursive: true })
+    runShellBlocks(store.folder, [prune], after)
+    // Without the step that follows, doctor says what is missing, and nothing finds the new one.
+    const doctor = ['doctor', '--schema', 'dist/registry.js']
+    const forgotten = store.run(doctor, { env: after })
+    expect(forgotten.status).toBe(1)
+    expect(forgotten.stdout).toContain('error: staleFingerprint (1)')
+    expect(forgotten.stdout).toContain(
+      'logins, column email_fp: 1 of 4 rows looked at hold a fingerprint under a version',
+    )
+    expect(await found('alice', 4)).toBe(false)
+    expect(await found('alice', 1)).toBe(true)
+    rmSync(join(store.folder, 'bin'), { recursive: true })
+    const output = runShellBlocks(store.folder, rest, after)
+    expect(output).toContain('logins: re-encrypted 1 value')
+    expect(output).not.toContain('column email_fp')
+    const stored = await app.query('select id, user_id, email_fp from logins order by id')
+    for (const { id, user_id, email_fp } of stored) {
+      expect(email_fp).toMatch(/^f2:2:[\w-]{43}$/)
+      expect(email_fp).toBe(
+        await withService('next', (envelope) => envelope.fingerprint(String(user_id), `${id}@b.c`, PRINT)),
+      )
+    }
+    await app.close()
+  })
+
   it.each(dialect === 'sqlite' ? Object.keys(outcomes) : DIALECT_MATTERS)('runs "%s"', async (heading) => {
     const blocks = sections.get(heading) ?? []
     if (heading === 'Tenants') await makeTenant()
+    const app = heading === LEAK ? await makeApplication() : null
     if (heading === 'Keys were lost') store.run(['backup', 'backups/tuesday.db'])
     const output = runShellBlocks(store.folder, blocks, {
       KEYSTORE_URL: store.url,
       KEYSTORE_TO_URL: target.url,
       API_KEY_MASTER_KEY_FILE: 'keys/current.key',
+      ...(app !== null && { DATABASE_URL: app.url }),
     })
+    await app?.close()
     await outcomes[heading]?.({
       store,
       output,

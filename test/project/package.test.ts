@@ -60,7 +60,18 @@ const CORE_NAMES = [
 ]
 
 /** What the entry of the sweep offers. */
-const REENCRYPT_NAMES = ['defineEncrypted', 'drizzleSource', 'jsonlSource', 'reencrypt', 'sqlSource']
+const REENCRYPT_NAMES = [
+  'aesPartsReader',
+  'betterAuthReader',
+  'cloakReader',
+  'defineEncrypted',
+  'drizzleSource',
+  'jsonlSource',
+  'n8nReader',
+  'payloadReader',
+  'reencrypt',
+  'sqlSource',
+]
 
 /** The files that the core entry loads: itself, and one for each of its wings. One more makes every start slower. */
 const CORE_FILES = [

@@ -55,6 +55,7 @@ describe.each(backends)('reencrypt, keys on %s', (backend) => {
       failed: [],
       failedCount: 0,
       left: 0,
+      findings: [],
     })
     for (const [key, value] of source.values) {
       if (key === 'empty') continue
@@ -110,13 +111,16 @@ describe.each(backends)('reencrypt, keys on %s', (backend) => {
     expect(await test.store.census()).toEqual([])
   })
 
-  it('never encrypts a token twice: a value that begins like a token and does not open is reported and left', async () => {
+  it('never encrypts a token twice: one that does not open, or was damaged, is reported and left', async () => {
     const token = await test.envelope.encrypt('alice', 'x', { column: CONTEXT })
     const tampered = `${token.slice(0, 30)}${token[30] === 'A' ? 'B' : 'A'}${token.slice(31)}`
     const values: Record<string, [value: unknown, code: string]> = {
       cut: [token.slice(0, 40), 'ERR_MALFORMED_TOKEN'],
-      prefix: ['v3:', 'ERR_MALFORMED_TOKEN'],
-      v2Prefix: ['v2:hello', 'ERR_MALFORMED_TOKEN'],
+      cutV2: [
+        `${(await v2Token(test.envelope, 'alice', 'a secret of some length')).slice(0, 60)}`,
+        'ERR_MALFORMED_TOKEN',
+      ],
+      replaced: [`${token.slice(0, 30)}\ufffd${token.slice(31)}`, 'ERR_MALFORMED_TOKEN'],
       tampered: [tampered, 'ERR_DECRYPTION_FAILED'],
       foreign: [await test.envelope.encrypt('bob', 'x', { column: CONTEXT }), 'ERR_DECRYPTION_FAILED'],
       moved: [await test.envelope.encrypt('alice', 'x', { column: 'elsewhere' }), 'ERR_DECRYPTION_FAILED'],
@@ -130,8 +134,18 @@ describe.each(backends)('reencrypt, keys on %s', (backend) => {
       value: value as string,
     }))
     const source = memorySource([...cells, { key: 'unknown', owner: 'nobody', value: token }])
-    const greedy: LegacyReader = { name: 'greedy', test: () => true, decrypt: () => 'mine' }
-    const report = await test.sweep(source, { plaintext: true, legacy: [greedy] })
+    const asked: string[] = []
+    const reader: LegacyReader = {
+      name: 'reader',
+      test(value) {
+        asked.push(value)
+        return false
+      },
+      decrypt: () => 'mine',
+    }
+    const report = await test.sweep(source, { plaintext: true, legacy: [reader] })
+    // It is not even shown a whole token.
+    expect(asked).toEqual(['cut', 'cutV2', 'replaced'].map((name) => values[name]?.[0]))
     expect(report).toMatchObject({
       changed: 0,
       before: { unopenable: 10 },

@@ -111,7 +111,7 @@ describe('jsonlSource', () => {
   })
 
   it('leaves the file untouched if nothing changes, and in a dry run', async () => {
-    write({ userId: 'alice', apiKey: 'x' }, { userId: 'alice', apiKey: 'v3:cut' })
+    write({ userId: 'alice', apiKey: 'x' }, { userId: 'alice', apiKey: 'v3:AAAAcut' })
     const before = statSync(path, { bigint: true })
     const during: string[][] = []
     expect(await sweep({ dryRun: true, onProgress: () => during.push(files()) })).toMatchObject({
@@ -212,7 +212,7 @@ describe('jsonlSource', () => {
 
   it('reports the values it leaves by line', async () => {
     write(
-      { userId: 'alice', apiKey: 'v3:cut' },
+      { userId: 'alice', apiKey: 'v3:AAAAcut' },
       '',
       { userId: '', apiKey: 'x' },
       { userId: 'alice', apiKey: 7 },
@@ -225,22 +225,40 @@ describe('jsonlSource', () => {
     ])
   })
 
-  it('takes the owner from a function, and names the line at which it fails', async () => {
+  it('takes the owner from a function, and reports the lines at which it fails alone', async () => {
     write({ id: 'a:1', apiKey: 'x' }, { id: 'b:1', apiKey: 'sk-planted' })
     const source = jsonlSource(path, { ...OPTIONS, owner: ({ id }) => String(id).split(':')[0] ?? null })
     expect(await sweep({}, source)).toMatchObject({ changed: 2 })
     expect(await envelope.decrypt('b', JSON.parse(lines()[1] ?? '').apiKey, { column: CONTEXT })).toBe(
       'sk-planted',
     )
+    write(
+      { id: 'a', apiKey: 'one' },
+      { id: 'throws', apiKey: 'two' },
+      { id: '', apiKey: 'three' },
+      { apiKey: 'four' },
+    )
     const failing = jsonlSource(path, {
       ...OPTIONS,
       owner(row) {
-        throw new Error(JSON.stringify(row))
+        if (row.id === 'throws') throw new Error(JSON.stringify(row))
+        return row.id as string
       },
     })
-    const error = await errorOf(sweep({}, failing))
-    expect(error.message).toContain('line 1')
-    expect(everythingOf(error)).not.toContain('apiKey')
+    const report = await sweep({}, failing)
+    expect(report).toMatchObject({ changed: 1, left: 3, failedCount: 3 })
+    expect(
+      report.failed.map(({ key, code, reason }) => [
+        key,
+        code,
+        /function (threw|returned [a-z ]+)/.exec(reason)?.[1],
+      ]),
+    ).toEqual([
+      [2, 'ERR_INVALID_ARGUMENT', 'threw'],
+      [3, 'ERR_INVALID_ARGUMENT', 'returned an empty text'],
+      [4, 'ERR_INVALID_ARGUMENT', 'returned undefined'],
+    ])
+    expect(everythingOf(report)).not.toContain('"two"')
   })
 
   /** Sweeps columns under one context, with another owner than usual. */
@@ -253,7 +271,7 @@ describe('jsonlSource', () => {
   it('does not take a mistyped owner property, or an owner of null, for the shared pool', async () => {
     const text = '{"userId":"alice","apiKey":"one"}\n'
     writeFileSync(path, text)
-    for (const owner of ['user_id', 'toString', () => undefined as never]) {
+    for (const owner of ['user_id', 'toString']) {
       const error = await errorOf(sweepOf(owner))
       expect(error).toMatchObject(INVALID)
       expect(error.message).toContain('line 1')

@@ -75,7 +75,7 @@ export function writeSchema(folder: string, dialect: Dialect, code: string): voi
   writeFileSync(
     join(folder, 'schema.mjs'),
     `import { defineEncrypted } from 'drizzle-keystore/reencrypt'
-     import { encryptedFields, encryptedText, tokenText } from 'drizzle-keystore/drizzle/${dialect}'
+     import { encryptedFields, encryptedText, fingerprintText, tokenText } from 'drizzle-keystore/drizzle/${dialect}'
      import { integer, ${core}Table as table, text } from 'drizzle-orm/${core}-core'
      ${code}`,
   )

@@ -11,6 +11,7 @@ const inSqlite = sqliteTable('t', {
   name: onSqlite.encryptedText('name', { context: { table: 't', column: 'name' } }).notNull(),
   data: onSqlite.encryptedJson<{ n: number }>('data', { context: 't.data' }),
   token: onSqlite.tokenText('token'),
+  nameFingerprint: onSqlite.fingerprintText('name_fp', { of: 'name', normalize: ['nfc'] }).notNull(),
 })
 const inPostgres = pgTable('t', {
   id: pgInteger('id').primaryKey(),
@@ -18,6 +19,7 @@ const inPostgres = pgTable('t', {
   name: onPostgres.encryptedText('name', { context: { table: 't', column: 'name' } }).notNull(),
   data: onPostgres.encryptedJson<{ n: number }>('data', { context: 't.data' }),
   token: onPostgres.tokenText('token'),
+  nameFingerprint: onPostgres.fingerprintText('name_fp', { of: 'name', normalize: ['nfc'] }).notNull(),
 })
 
 type Row = typeof inSqlite.$inferSelect
@@ -28,7 +30,14 @@ export const same: readonly [Row, NewRow] = [
   {} as typeof inPostgres.$inferSelect,
   {} as typeof inPostgres.$inferInsert,
 ]
-export const row: Row = { id: 1, note: null, name: 'x', data: { n: 1 }, token: null }
+export const row: Row = {
+  id: 1,
+  note: null,
+  name: 'x',
+  data: { n: 1 },
+  token: null,
+  nameFingerprint: 'f1:…',
+}
 
 export async function tokens(envelope: EnvelopeCrypto, value: string): Promise<NewRow[]> {
   const handle = await envelope.user('alice')
