@@ -47,8 +47,6 @@ export const PIN = { name: 'logins.pin', bits: 8 } as const
 export interface LoginsApp {
   readonly url: string
   readonly db: ReturnType<typeof drizzlePostgres>
-  /** Of `db`: better-sqlite3's database, or pg's pool. */
-  readonly client: unknown
   readonly logins: typeof pgLogins
   readonly envelope: EnvelopeCrypto
   /** Of the service, through a connection of its own. */
@@ -67,12 +65,11 @@ export async function loginsApp(dialect: Dialect): Promise<LoginsApp> {
   const { url } = database
   const envelope = await freshService(url, { cache: false })
   const store = await openKeyStore(url)
-  const { db, client, logins, rows, closeHost } = hostOf(dialect, url)
+  const { db, logins, rows, closeHost } = hostOf(dialect, url)
   await rows(DDL)
   return {
     url,
     db,
-    client,
     logins,
     envelope,
     store,
@@ -103,7 +100,6 @@ function hostOf(dialect: Dialect, url: string) {
   if (dialect === 'sqlite') {
     const client = new Database(url)
     return {
-      client,
       db: drizzleSqlite({ client }) as unknown as LoginsApp['db'],
       logins: sqliteLogins as unknown as typeof pgLogins,
       async rows(sql: string) {
@@ -117,7 +113,6 @@ function hostOf(dialect: Dialect, url: string) {
   }
   const pool = new pg.Pool({ connectionString: url, max: 3 })
   return {
-    client: pool,
     db: drizzlePostgres({ client: pool }),
     logins: pgLogins,
     rows: async (sql: string): Promise<Record<string, unknown>[]> => (await pool.query(sql)).rows,
