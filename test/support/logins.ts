@@ -47,6 +47,8 @@ export const PIN = { name: 'logins.pin', bits: 8 } as const
 export interface LoginsApp {
   readonly url: string
   readonly db: ReturnType<typeof drizzlePostgres>
+  /** Of `db`: better-sqlite3's database, or pg's pool. */
+  readonly client: unknown
   readonly logins: typeof pgLogins
   readonly envelope: EnvelopeCrypto
   /** Of the service, through a connection of its own. */
@@ -65,11 +67,12 @@ export async function loginsApp(dialect: Dialect): Promise<LoginsApp> {
   const { url } = database
   const envelope = await freshService(url, { cache: false })
   const store = await openKeyStore(url)
-  const { db, logins, rows, closeHost } = hostOf(dialect, url)
+  const { db, client, logins, rows, closeHost } = hostOf(dialect, url)
   await rows(DDL)
   return {
     url,
     db,
+    client,
     logins,
     envelope,
     store,
@@ -100,6 +103,7 @@ function hostOf(dialect: Dialect, url: string) {
   if (dialect === 'sqlite') {
     const client = new Database(url)
     return {
+      client,
       db: drizzleSqlite({ client }) as unknown as LoginsApp['db'],
       logins: sqliteLogins as unknown as typeof pgLogins,
       async rows(sql: string) {
@@ -113,6 +117,7 @@ function hostOf(dialect: Dialect, url: string) {
   }
   const pool = new pg.Pool({ connectionString: url, max: 3 })
   return {
+    client: pool,
     db: drizzlePostgres({ client: pool }),
     logins: pgLogins,
     rows: async (sql: string): Promise<Record<string, unknown>[]> => (await pool.query(sql)).rows,
