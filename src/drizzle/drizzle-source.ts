@@ -36,7 +36,7 @@ export interface DrizzleSourceOptions<Row> extends PoolOption {
    */
   readonly owner: (keyof Row & string) | OwnerOf<Row> | null
   /**
-   * The columns with values, with or without their contexts. An `encryptedText` or `encryptedJson` column without a context here has
+   * The columns with values, with or without their contexts. A column of `encryptedText`, `encryptedJson` or `encryptedFields` without a context here has
    * the one it declares. Any other column without one has the `context` of `reencrypt`.
    */
   readonly columns:

@@ -51,7 +51,7 @@ const REGISTRY = Symbol.for('drizzle-keystore/registry')
 const OWNER_NAMES = ['userId', 'user_id', 'ownerId', 'owner_id', 'owner']
 
 /**
- * Registers the tables with encrypted columns. Finds the columns of `encryptedText`, `encryptedJson` and `fingerprintText` itself. Export the registry from
+ * Registers the tables with encrypted columns. Finds the columns of `encryptedText`, `encryptedJson`, `encryptedFields` and `fingerprintText` itself. Export the registry from
  * a module of your schema: `keystore reencrypt --schema FILE` and `keystore doctor --schema FILE` then go over all of its tables.
  *
  * @throws ERR_INVALID_ARGUMENT if the key, the owner or a context is neither given nor found

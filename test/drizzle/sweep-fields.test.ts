@@ -12,6 +12,12 @@ const reversed: LegacyReader<never> = {
   decrypt: (value) => value.slice(4).split('').reverse().join(''),
 }
 
+const SHORT_ON_SQLITE = [
+  `create trigger short before update on integrations when length(new.settings ->> 'apiKey') > 20
+     begin select raise(abort, 'too long'); end`,
+]
+const SHORT_ON_POSTGRES = [`alter table integrations add check (length(settings ->> 'apiKey') <= 20)`]
+
 describe.each(dialects)('the sweep of encryptedFields on %s', (dialect) => {
   let app: FieldsApp
   beforeEach(async () => {
@@ -79,6 +85,21 @@ describe.each(dialects)('the sweep of encryptedFields on %s', (dialect) => {
       { settings: { model: 'none' }, extra: null },
     ])
     expect(await sweep()).toMatchObject({ changed: 0, left: 0 })
+  })
+
+  it('tries new values in a dry run, takes them back, and names the field whose value is refused', async () => {
+    await store(1, '{"apiKey": "plain", "hooks": [{"secret": "one"}, {"secret": "two"}]}')
+    const before = await stored()
+    expect(await sweep({ dryRun: true })).toMatchObject({ changed: 3, findings: [] })
+    expect(await stored()).toEqual(before)
+    // As a CHECK would, which SQLite cannot add to a table.
+    for (const statement of dialect === 'sqlite' ? SHORT_ON_SQLITE : SHORT_ON_POSTGRES)
+      await app.rows(statement)
+    const { findings } = await sweep({ dryRun: true })
+    expect(findings.filter(({ severity }) => severity === 'error').map(({ column }) => column)).toEqual([
+      'settings.apiKey',
+    ])
+    expect(await stored()).toEqual(before)
   })
 
   it('brings tokens under the newest version, and from an earlier context', async () => {
