@@ -1,6 +1,8 @@
 /** Columns of fingerprints: how they fill themselves, what they refuse, and how their values are found. */
 
 import { eq, getTableColumns, isNull, sql } from 'drizzle-orm'
+import { drizzle as drizzleSqlite } from 'drizzle-orm/better-sqlite3'
+import { drizzle as drizzlePostgres } from 'drizzle-orm/node-postgres'
 import { alias, integer as pgInteger, pgTable } from 'drizzle-orm/pg-core'
 import { integer, alias as sqliteAlias, sqliteTable } from 'drizzle-orm/sqlite-core'
 import { createInsertSchema, createSelectSchema } from 'drizzle-zod'
@@ -316,7 +318,7 @@ describe.each(dialects)('an unnamed column of fingerprints on %s', (dialect) => 
   })
 })
 
-describe.each(dialects)('an unnamed column of fingerprints on %s', (dialect) => {
+describe.each(dialects)('an unnamed column of fingerprints with casing on %s', (dialect) => {
   const columns = (dialect === 'sqlite' ? sqlite : postgres) as typeof postgres
   const keys = columns.table('unnamed_keys', {
     id: columns.integer().primaryKey(),
