@@ -1,4 +1,4 @@
-/** Better Auth's own tests of adapters, over its drizzle adapter wrapped, on both dialects. None of them is left out. */
+/** Better Auth's own tests of adapters, over its drizzle adapter wrapped, on both dialects, and over one without Drizzle. None is left out. */
 import {
   authFlowTestSuite,
   caseInsensitiveTestSuite,
@@ -9,9 +9,13 @@ import {
   transactionsTestSuite,
   uuidTestSuite,
 } from '@better-auth/test-utils/adapter'
+import { memoryAdapter } from 'better-auth/adapters/memory'
+import { getAuthTables } from 'better-auth/db'
 import { afterAll, beforeAll, type MockInstance, vi } from 'vitest'
+import { encryptedAdapter } from '../../src/integrations/better-auth.js'
 import { betterAuthDatabase } from '../support/better-auth-database.js'
 import { dialects } from '../support/databases.js'
+import { freshService } from '../support/fresh-store.js'
 import { slow } from '../support/slow.js'
 
 // They print each migration, and Better Auth warns of options that they leave out.
@@ -46,3 +50,19 @@ for (const dialect of dialects) {
   })
   execute()
 }
+
+const envelope = await freshService()
+const rows: Record<string, never[]> = {}
+const inMemory = await testAdapter({
+  prefixTests: 'memory',
+  adapter: (options) => {
+    for (const { modelName } of Object.values(getAuthTables(options))) rows[modelName] ??= []
+    return encryptedAdapter(memoryAdapter(rows), { envelope, plaintext: 'reject' })
+  },
+  runMigrations: () => {
+    for (const table of Object.values(rows)) table.length = 0
+  },
+  tests: [normalTestSuite(), transactionsTestSuite(), ...(slow ? [joinsTestSuite()] : [])],
+  onFinish: () => envelope.close(),
+})
+inMemory.execute()
