@@ -1,5 +1,6 @@
 /** Conformance: `insertIfAbsent`, alone and in races. */
 import assert from 'node:assert/strict'
+import type { NewKeyRecord } from '../store.js'
 import {
   assertSameRows,
   assertSameRowsInAnyOrder,
@@ -32,6 +33,64 @@ export function insertTests(test: DefineTest): void {
     const [winner, other] = stored
     assertSameRows(winners, [winner, winner, winner, winner, other])
     assert.ok(rivals.some((rival) => winner && Buffer.compare(rival.encryptedKey, winner.encryptedKey) === 0))
+  })
+
+  test('inserts a row only while another one is live, if it is to be', async ({ store, everyRow }) => {
+    const tenant = (id: string) => `\u0001tenant:${id}`
+    const tenants = [
+      ...makeVersions(tenant('live'), 2),
+      makeRecord(tenant('shredded')),
+      makeRecord(tenant('gone')),
+    ]
+    const taken = makeRecord('taken')
+    await store.insertIfAbsent([...tenants, taken])
+    await store.shred(tenant('shredded'), { forget: false })
+    await store.shred(tenant('gone'), { forget: true })
+    const before = await everyRow()
+    const { createdAt } = itemAt(tenants, 0)
+    const live = { userId: tenant('live'), version: 2, createdAt }
+    const another = makeRecord('e')
+    const rows = [
+      { ...makeRecord('a'), whileLive: live },
+      { ...makeRecord('b'), whileLive: { ...live, version: 3 } },
+      { ...makeRecord('c'), whileLive: { userId: tenant('shredded'), version: 1, createdAt } },
+      { ...makeRecord('d'), whileLive: { userId: tenant('gone'), version: 1, createdAt } },
+      another,
+      { ...makeRecord('f'), whileLive: { ...live, createdAt: new Date(createdAt.getTime() + 1) } },
+      // Who is there already is given out.
+      { ...makeRecord('taken'), whileLive: { ...live, version: 3 } },
+    ]
+    const { whileLive: _, ...first } = itemAt(rows, 0) as NewKeyRecord
+    assertSameRows(await store.insertIfAbsent(rows), [first, another, taken])
+    const later = makeRecord('a', { version: 2 })
+    assertSameRows(await store.insertIfAbsent([{ ...later, whileLive: { ...live, version: 3 } }]), [])
+    assertSameRows(await store.insertIfAbsent([{ ...later, whileLive: live }]), [later])
+    assertSameRowsInAnyOrder(await everyRow(), [...before, first, later, another])
+  })
+
+  test('after a removal has ended, no insert that waited for its row is made', async ({
+    store,
+    severalStores,
+  }) => {
+    const stores = await severalStores()
+    const userId = '\u0001tenant:a'
+    for (let round = 0; round < 20; round++) {
+      const tenant = makeRecord(userId)
+      await store.insertIfAbsent([tenant])
+      const users = makeRecords(5, {}, `r${round}-`)
+      let stood = new Map<string, unknown>()
+      const removing = itemAt(stores, 1)
+        .remove([tenant])
+        .then(async () => {
+          stood = await store.getAll(users.map((user) => user.userId))
+        })
+      await Promise.all([
+        removing,
+        ...users.map((user, i) => itemAt(stores, i).insertIfAbsent([{ ...user, whileLive: tenant }])),
+      ])
+      const standing = await store.getAll(users.map((user) => user.userId))
+      assert.deepEqual([...standing.keys()].sort(), [...stood.keys()].sort())
+    }
   })
 
   test('inserts version n only if version n − 1 exists, and leaves out the others', async ({

@@ -134,10 +134,13 @@ describe.each(dialects)('on %s', (dialect) => {
 
   it('other commands work in a store all of whose tenants have roots of their own, but make no first key there', async () => {
     const tokens = await app.mint('a@alpha', 'b@beta', 'c@gamma', 'carol@zeta')
-    await app.withApplication(async (envelope) => {
-      for (const tenantId of ['alpha', 'beta', 'gamma'])
-        await envelope.moveTenant(tenantId, remoteMasterKey({ id: `root of ${tenantId}` }))
-    })
+    await app.withApplication(
+      async (envelope) => {
+        for (const tenantId of ['alpha', 'beta', 'gamma'])
+          await envelope.moveTenant(tenantId, remoteMasterKey({ id: `root of ${tenantId}` }))
+      },
+      masterKeyring({ primary: store.keys('a').primary }),
+    )
     const decrypt = (userId: string, ...args: readonly string[]) =>
       store.run(['decrypt', '--user', userId, ...args], { input: tokens[userId] ?? '' })
     expect(decrypt('carol@zeta', ...CUSTOMERS_KEY).stdout).toBe('secret of carol@zeta')

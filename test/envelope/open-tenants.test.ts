@@ -5,6 +5,7 @@ import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import { type KeystoreEvent, localMasterKey, type MasterKey, masterKeyring } from '../../src/index.js'
 import { errorOf } from '../support/errors.js'
 import { backends, freshStore, type TestStore } from '../support/fresh-store.js'
+import { overriding } from '../support/store-doubles.js'
 import { root } from '../support/tenant-hierarchy.js'
 import { tenantOf } from '../support/tenants.js'
 
@@ -61,6 +62,64 @@ describe.each(backends)('open and the roots of tenants on %s', (backend) => {
     await fill([...named(0, 20), 'z'], Object.fromEntries(named(0, 20).map((id) => [id, key()])))
     await open(right)
     expect(await errorOf(open(wrong))).toMatchObject({ code: 'ERR_UNKNOWN_MASTER_KEY' })
+  })
+
+  it('refuses it also where a customer’s root is a previous key, by mistake', async () => {
+    const own = key()
+    await fill(['a', 'b', 'c', 'z'], { b: own })
+    for (const keys of [
+      {},
+      { tenantRoot: () => null },
+      { tenantRoot: (id: string) => (id === 'b' ? own : null) },
+    ])
+      expect(await errorOf(open(wrong, { ...keys, previous: [own] }))).toMatchObject(refused)
+  })
+
+  it('refuses it also where a tenant was shredded that was under it long ago', async () => {
+    const stale = await open(wrong)
+    await stale.encrypt('a/alice', 'x')
+    await stale.shredTenant('a')
+    await (await open(right)).encrypt('b/bob', 'x')
+    expect(await errorOf(open(wrong))).toMatchObject(refused)
+  })
+
+  it('refuses it also where most of the first tenants have roots of their own', async () => {
+    const own = Object.fromEntries(named(0, 50).map((id) => [id, key()]))
+    await fill([...named(0, 50), 'tx', 'ty'], own)
+    const tenantRoot = (id: string) => own[id] ?? null
+    expect(await errorOf(open(wrong, { tenantRoot }))).toMatchObject(refused)
+    await open(right, { tenantRoot })
+  })
+
+  it('refuses it also in a store whose pages are shorter than they may be', async () => {
+    const envelope = await fill(named(0, 7))
+    for (const tenantId of named(0, 5)) await envelope.shredTenant(tenantId)
+    const capped = overriding(test.store, {
+      list: (page) => test.store.list({ ...page, limit: Math.min(page.limit, 2) }),
+    })
+    expect(await errorOf(open(wrong, {}, { store: capped }))).toMatchObject(refused)
+    await open(right, {}, { store: capped })
+  })
+
+  it('refuses nobody for one customer whose root is not given any more, and says so', async () => {
+    const own: Record<string, MasterKey> = { a: key(), b: key(), c: key() }
+    await fill(['a', 'b', 'c'], own)
+    for (const gone of ['a', 'b', 'c']) {
+      const events: KeystoreEvent[] = []
+      const envelope = await open(
+        right,
+        { tenantRoot: (id) => (id === gone ? null : (own[id] ?? null)) },
+        { onEvent: (event: KeystoreEvent) => events.push(event) },
+      )
+      expect(events).toEqual([{ type: 'unknownMasterKey', kekIds: [own[gone]?.id] }])
+      for (const id of ['a', 'b', 'c']) if (id !== gone) await envelope.encrypt(`${id}/alice`, 'x')
+      expect(await errorOf(envelope.encrypt(`${gone}/alice`, 'x'))).toMatchObject({
+        code: 'ERR_UNKNOWN_MASTER_KEY',
+      })
+    }
+    // Nor in the middle of a rotation of the primary.
+    await (await open(right, { tenantRoot: (id) => own[id] ?? null })).encrypt('d/dave', 'x')
+    await open(wrong, { previous: [right], tenantRoot: (id) => (id === 'a' ? null : (own[id] ?? null)) })
   })
 
   it('goes on where all tenants have roots of their own, and asks none of these', async () => {

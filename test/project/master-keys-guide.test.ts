@@ -80,7 +80,7 @@ describe('docs/MASTER-KEYS.md', () => {
 
   it('has TypeScript of tenants that compiles', () => {
     const blocks = codeBlocks(guide, 'ts tenants')
-    expect(blocks).toHaveLength(3)
+    expect(blocks).toHaveLength(4)
     compile(blocks)
   })
 
