@@ -42,7 +42,7 @@ const CHUNKS = {
   'postgres-schema': /^adapters\/postgres\/schema$/,
   sqlite: /^adapters\/sqlite\//,
   postgres: /^adapters\/postgres\//,
-  columns: /^drizzle\/(encrypted-column|column-guard)$/,
+  columns: /^drizzle\/(encrypted-column|column-guard|drizzle-table|fingerprint-column)$/,
   sources: /^sources\//,
   // Loads drizzle-orm, which the registry must not.
   'written-row': /^drizzle\/(written-row|owner-column|fingerprint-rule|query-guard)$/,

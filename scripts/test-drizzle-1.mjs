@@ -118,16 +118,18 @@ await db.transaction(async (tx) => postgresKeyStore({ db: tx }))
 const credentials = pgTable('credentials', {
   id: text('id').primaryKey(),
   apiKey: encryptedText('api_key', { context: 'credentials.api_key' }).notNull(),
+  note: encryptedText({ context: 'credentials.note' }),
   data: encryptedJson<{ n: number }>('data', { context: 'credentials.data' }),
   token: tokenText('token'),
 }, (t) => [tokenCheck(t.apiKey)])
 const inSqlite = sqliteTable('credentials', {
   id: sqliteText('id').primaryKey(),
   apiKey: onSqliteColumns.encryptedText('api_key', { context: 'credentials.api_key' }).notNull(),
+  note: onSqliteColumns.encryptedText({ context: 'credentials.note' }),
   data: onSqliteColumns.encryptedJson<{ n: number }>('data', { context: 'credentials.data' }),
   token: onSqliteColumns.tokenText('token'),
 }, (t) => [onSqliteColumns.tokenCheck(t.apiKey)])
-type Row = { id: string; apiKey: string; data: { n: number } | null; token: string | null }
+type Row = { id: string; apiKey: string; note: string | null; data: { n: number } | null; token: string | null }
 const rows: Row[] = await db.select().from(credentials).where(eq(credentials.id, '1'))
 rows.push(...sqlite.select().from(inSqlite).all())
 await db.insert(credentials).values({ id: '1', apiKey: 'x' })

@@ -87,7 +87,8 @@ export class NoTableError extends StoreError {
 
 /** ERR_KEY_NOT_FOUND of a command that is given a user. @param rest what that means, and what to do */
 export function noSuchUser(userId: string, rest: string): KeystoreError {
-  return new KeystoreError('ERR_KEY_NOT_FOUND', `The store has no user ${quoted(userId)}: ${rest}`)
+  const what = userId === '' ? 'key of the pool' : `user ${quoted(userId)}`
+  return new KeystoreError('ERR_KEY_NOT_FOUND', `The store has no ${what}: ${rest}`)
 }
 
 /** ERR_KEY_NOT_FOUND of a command that is given a tenant. @param rest what that means, and what to do */

@@ -127,6 +127,7 @@ function printRotation({
 }
 
 interface PruneCommandOptions extends StoreOptions, ChangeOptions, KeyLogOptions {
+  readonly pool?: boolean
   readonly beforeVersion: number
   readonly tokensReencrypted: true
   readonly includeFirst?: boolean
@@ -134,8 +135,11 @@ interface PruneCommandOptions extends StoreOptions, ChangeOptions, KeyLogOptions
 
 export function pruneCommand(): Command {
   return withKeyLog(withDryRun(withStore(new Command('prune'))))
-    .description('Remove old versions of the key of a user. TOKENS UNDER THEM CAN NEVER BE DECRYPTED AGAIN.')
-    .argument('<user>', 'the user')
+    .description(
+      'Remove old versions of the key of a user, or of the pool. TOKENS UNDER THEM CAN NEVER BE DECRYPTED AGAIN.',
+    )
+    .argument('[user]', 'the user')
+    .option('--pool', 'instead of a user: the key of the pool')
     .requiredOption(
       '--before-version <n>',
       'remove versions below this one; the highest is always kept',
@@ -150,22 +154,32 @@ export function pruneCommand(): Command {
       'after',
       '\nExample:\n  npx keystore prune alice --before-version 3 --tokens-reencrypted --dry-run',
     )
-    .action((userId: string, options: PruneCommandOptions) =>
+    .action((user: string | undefined, options: PruneCommandOptions) =>
       withExistingStore(options, async (store) => {
         const { beforeVersion, tokensReencrypted, includeFirst = false, dryRun = false, json } = options
-        assertUserId(userId)
+        const userId = prunedOwner(user, options)
         if (!(await store.getAll([userId])).has(userId)) throw noSuchUser(userId, 'nothing was removed')
         const choice = { beforeVersion, tokensReencrypted, includeFirst, dryRun }
         const { versions } = await pruneRetired({ ...choice, store: recordingStore(store, options), userId })
         if (json) return printJson({ userId, versions, dryRun })
         const what = `${dryRun ? 'Would remove' : 'Removed'} ${counted(versions.length, 'version')}`
-        console.log(
-          `${what} of the key of ${printableId(userId)}${versions.length > 0 ? `: ${versions.join(', ')}` : ''}.`,
-        )
+        const whose = userId === POOL ? 'the pool' : printableId(userId)
+        console.log(`${what} of the key of ${whose}${versions.length > 0 ? `: ${versions.join(', ')}` : ''}.`)
         if (versions.length === 0)
           console.log(
             'Kept are versions from --before-version on, the highest version, and without --include-first version 1.',
           )
       }),
     )
+}
+
+/** The user id of the pool's key. */
+const POOL = ''
+
+/** @throws ERR_INVALID_ARGUMENT */
+function prunedOwner(user: string | undefined, { pool = false }: PruneCommandOptions): string {
+  if ((user !== undefined) === pool) throw invalidArgument('Give exactly one of them: a user, or --pool')
+  if (user === undefined) return POOL
+  assertUserId(user)
+  return user
 }

@@ -94,7 +94,8 @@ function assertAnswerable(config: QueryConfig): void {
 function assertRowsApart(expressions: readonly unknown[]): void {
   const keyed = new Set<unknown>()
   for (const column of expressions) {
-    if (is(column, Column) && (column.primary || column.isUnique)) keyed.add(nameOf(column))
+    if (is(column, Column) && (column.primary || (column.isUnique && column.notNull)))
+      keyed.add(nameOf(column))
   }
   for (const expression of expressions) {
     const { text, secrets } = outline(expression)

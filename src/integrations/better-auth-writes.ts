@@ -132,15 +132,15 @@ export function pinnedValue(
   { model }: Pick<EncryptedModel, 'model'>,
   where: readonly Condition[],
   field: string,
-): string | undefined {
+): unknown {
   if (where.some(({ connector }) => connector === 'OR')) return undefined
   const pin = where.find(
     (condition) => ownFieldName(model, condition.field) === field && isEquality(condition),
   )
-  return pin?.value as string | undefined
+  return pin?.value
 }
 
-/** Whether it compares with one text, exactly. */
+/** Whether it compares with one text or number, exactly. */
 export function isEquality({ operator = 'eq', mode = 'sensitive', value }: Condition): boolean {
-  return operator === 'eq' && mode === 'sensitive' && typeof value === 'string'
+  return operator === 'eq' && mode === 'sensitive' && (typeof value === 'string' || typeof value === 'number')
 }

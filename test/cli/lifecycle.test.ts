@@ -157,6 +157,21 @@ describe.each(dialects)('on %s', (dialect) => {
       expect((await store.rows()).map(({ version }) => version)).toEqual([3])
       expect(store.run(['prune', 'alice', '--before-version', 'x', '--tokens-reencrypted']).status).toBe(2)
     })
+
+    it('removes versions of the pool’s key, instead of a user’s', async () => {
+      const prune = ['prune', '--before-version', '2', '--tokens-reencrypted', '--include-first']
+      expect(store.run([...prune, '--pool']).status).toBe(1)
+      await store.use(async (opened) => {
+        const settings = { store: opened, masterKeys: store.keys('a'), closeStore: false }
+        const envelope = await EnvelopeCrypto.open(settings)
+        await envelope.pool.encrypt('of all')
+        await envelope.pool.rotate()
+      })
+      expect(store.run(prune).status).toBe(2)
+      expect(store.run([...prune, '--pool', 'alice']).status).toBe(2)
+      expect(store.run([...prune, '--pool']).stdout).toContain('Removed 1 version of the key of the pool: 1.')
+      expect((await store.rows()).map(({ userId, version }) => [userId, version])).toEqual([['', 2]])
+    })
   })
 
   describe('doctor', () => {

@@ -89,6 +89,25 @@ describe.each(dialects)('on %s', (dialect) => {
     })
   })
 
+  it('a dry run says what the database will refuse, and its exit code is 1 then', async () => {
+    await host.app.query('drop table credentials')
+    await host.app.query(
+      'create table credentials (id integer primary key, user_id text, api_key text, note text, constraint short check (length(api_key) < 40))',
+    )
+    await host.app.insert('credentials', [{ id: 7, user_id: 'alice', api_key: 'sk-of-alice' }])
+    await host.withService((envelope) => envelope.encrypt('alice', 'x'))
+    const dry = [...SWEEP, '--plaintext', '--dry-run']
+    const ran = host.run(dry)
+    expect(ran.status).toBe(1)
+    expect(ran.stdout).toMatch(/error: column api_key \(row 7\): a CHECK constraint refuses tokens.*short/)
+    expect(ran.stdout + ran.stderr).not.toContain('sk-of-alice')
+    expect(json(dry)).toMatchObject({
+      status: 1,
+      report: { findings: [{ severity: 'error', kind: 'check' }], left: 0 },
+    })
+    expect((await host.stored()).map(({ api_key }) => api_key)).toEqual(['sk-of-alice'])
+  })
+
   it('sweeps the pool’s values, by composite keys, several columns, without a context', async () => {
     await host.withService(async (envelope) => {
       await envelope.pool.encrypt('x')
@@ -160,7 +179,7 @@ describe.each(dialects)('on %s', (dialect) => {
     )
     await host.app.insert('big', [{ id: 9_007_199_254_740_993n, user_id: 'alice', api_key: 'v3:cut' }])
     const args = [...SWEEP, '--table', 'big']
-    expect(json(args).report.failed).toMatchObject([{ key: '9007199254740993', code: 'ERR_MALFORMED_TOKEN' }])
+    expect(json(args).report.failed).toMatchObject([{ key: '9007199254740993', code: 'ERR_NOT_ENCRYPTED' }])
     expect(host.run(args).stdout).toContain('9007199254740993, api_key')
   })
 

@@ -64,6 +64,39 @@ describe.each(dialects)('on %s', (dialect) => {
     )
   })
 
+  it('reencrypt and doctor take a registry whose owners are functions of the row', async () => {
+    await host.app.insert('credentials', [
+      { id: 1, user_id: 'alice', api_key: 'of alice', note: 'user' },
+      { id: 2, user_id: 'red', api_key: 'of red', note: 'team' },
+      { id: 3, user_id: null, api_key: 'of nobody', note: 'other' },
+    ])
+    await host.withService((envelope) => envelope.encrypt('alice', 'x'))
+    writeSchema(
+      host.store.folder,
+      dialect,
+      `const credentials = table('credentials', {
+         id: integer('id').primaryKey(),
+         userId: text('user_id'),
+         apiKey: encryptedText('api_key', { context: 'credentials.api_key' }),
+         note: text('note'),
+       })
+       const owner = ({ note, userId }) => (note === 'team' ? 'team:' + userId : userId)
+       export const encrypted = defineEncrypted({ credentials: { table: credentials, owner } })`,
+    )
+    const sweep = ['reencrypt', '--schema', 'schema.mjs', '--plaintext']
+    const { status, report } = host.json<{ tables: ReencryptReport[] }>(sweep)
+    expect(status).toBe(1)
+    expect(report.tables).toMatchObject([{ changed: 2, left: 1, failed: [{ key: 3, owner: null }] }])
+    const token = (await host.stored())[1]?.api_key
+    await host.withService(async (envelope) => {
+      expect(await envelope.decrypt('team:red', String(token), { column: 'credentials.api_key' })).toBe(
+        'of red',
+      )
+    })
+    const found = host.json<VerifyReport>(['doctor', '--schema', 'schema.mjs', '--accept-v2'])
+    expect(found.report.findings.filter(({ kind }) => kind === 'plaintext')).toHaveLength(1)
+  })
+
   it('reencrypt says what is wrong with a schema file', async () => {
     writeFileSync(join(host.store.folder, 'none.mjs'), 'export const x = 1')
     // An enum is more than a type, so that even a Node that strips types cannot load it.

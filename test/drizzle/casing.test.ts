@@ -49,7 +49,11 @@ describe.each(dialects)('unnamed columns with casing on %s', (dialect) => {
       backupToken: await envelope.encrypt('alice', 'spare', { column: 'credentials.backup' }),
     }
     await envelope.scope('alice', () => db.insert(table).values(row))
-    expect(await envelope.scope('alice', () => db.select().from(table))).toEqual([row])
+    const keyFingerprint = await envelope.fingerprint('alice', 'sk-1', { name: 'credentials.api_key' })
+    expect(await envelope.scope('alice', () => db.select().from(table))).toEqual([{ ...row, keyFingerprint }])
+    expect(await host.query('select key_fingerprint from credentials')).toEqual([
+      { key_fingerprint: keyFingerprint },
+    ])
     const stored = async () => {
       const [found = {}] = await host.query(`select ${NAMES.join(', ')} from credentials`)
       return NAMES.map((name) => found[name])
@@ -69,7 +73,7 @@ describe.each(dialects)('unnamed columns with casing on %s', (dialect) => {
     expect(await reencrypt({ envelope, source })).toMatchObject({ complete: true, changed: 3, left: 0 })
     expect(await stored()).not.toEqual(before)
     expect(await envelope.scope('alice', () => db.select().from(table))).toEqual([
-      { ...row, backupToken: expect.stringMatching(/^v3:/) },
+      { ...row, keyFingerprint, backupToken: expect.stringMatching(/^v3:/) },
     ])
   })
 

@@ -1,8 +1,6 @@
 /** Columns of fingerprints: how they fill themselves, what they refuse, and how their values are found. */
 
-import { eq, isNull, sql } from 'drizzle-orm'
-import { drizzle as drizzleSqlite } from 'drizzle-orm/better-sqlite3'
-import { drizzle as drizzlePostgres } from 'drizzle-orm/node-postgres'
+import { eq, getTableColumns, isNull, sql } from 'drizzle-orm'
 import { alias, integer as pgInteger, pgTable } from 'drizzle-orm/pg-core'
 import { integer, alias as sqliteAlias, sqliteTable } from 'drizzle-orm/sqlite-core'
 import { createInsertSchema, createSelectSchema } from 'drizzle-zod'
@@ -280,45 +278,41 @@ describe.each(dialects)('an unnamed column of fingerprints on %s', (dialect) => 
   const columns = (dialect === 'sqlite' ? sqlite : postgres) as typeof postgres
   const keys = columns.table('unnamed_keys', {
     id: columns.integer().primaryKey(),
-    ownerId: columns.integer(),
-    apiKey: columns.encryptedText({ context: 'keys.api_key' }),
-    apiKeyPrint: columns.fingerprintText({ of: 'apiKey' }).notNull(),
+    owner: columns.integer(),
+    secret: columns.encryptedText({ context: 'keys.secret' }),
+    print: columns.fingerprintText({ of: 'secret' }).notNull(),
   })
 
-  it('is called as the casing says, when it is written, found and swept', async () => {
-    const { client, rows, envelope, close } = await loginsApp(dialect)
-    const casing = 'snake_case'
-    const db =
-      dialect === 'sqlite'
-        ? drizzleSqlite({ client: client as never, casing })
-        : drizzlePostgres({ client: client as never, casing })
+  it('is called as its property, when it is written, found and swept', async () => {
+    const { db, rows, envelope, close } = await loginsApp(dialect)
     await rows(
-      'create table unnamed_keys (id integer primary key, owner_id integer, api_key text, api_key_print text not null)',
+      'create table unnamed_keys (id integer primary key, owner integer, secret text, print text not null)',
     )
-    const onDb = db as ReturnType<typeof drizzlePostgres>
-    await envelope.scope(
-      '7',
-      async () => await onDb.insert(keys).values({ id: 1, ownerId: 7, apiKey: 'sk-1' }),
-    )
-    const print = await envelope.fingerprint('7', 'sk-1', { name: 'keys.api_key' })
-    expect(await rows('select api_key_print from unnamed_keys')).toEqual([{ api_key_print: print }])
+    await envelope.scope('7', async () => await db.insert(keys).values({ id: 1, owner: 7, secret: 'sk-1' }))
+    const print = await envelope.fingerprint('7', 'sk-1', { name: 'keys.secret' })
+    const stored = () => rows('select print from unnamed_keys')
+    expect(await stored()).toEqual([{ print }])
     const find = async () =>
-      await onDb.select({ id: keys.id }).from(keys).where(fingerprintMatches(keys.apiKeyPrint, 'sk-1'))
+      await db.select({ id: keys.id }).from(keys).where(fingerprintMatches(keys.print, 'sk-1'))
     expect(await envelope.scope('7', find)).toEqual([{ id: 1 }])
-    await rows("update unnamed_keys set api_key_print = 'stale'")
-    const [source] = defineEncrypted({ keys }).sources(onDb).values()
-    expect(await reencrypt({ envelope, source: source as ValueSource<never> })).toMatchObject({
-      changed: 1,
-      left: 0,
-    })
-    expect(await rows('select api_key_print from unnamed_keys')).toEqual([{ api_key_print: print }])
+    await rows("update unnamed_keys set print = 'stale'")
+    const [source] = defineEncrypted({ keys }).sources(db).values()
+    const report = await reencrypt({ envelope, source: source as ValueSource<never> })
+    expect(report).toMatchObject({ changed: 1, left: 0 })
+    expect(await stored()).toEqual([{ print }])
     await close()
   })
 
+  it('refuses an insert that no rule has seen, as of another copy of drizzle-orm', () => {
+    const { print } = getTableColumns(keys)
+    const unfilled = print.defaultFn?.()
+    expect(() => print.mapToDriverValue(unfilled)).toThrow(/two copies of drizzle-orm/)
+  })
+
   it('has a type in validators, and is optional when a row is inserted', () => {
-    expect(createInsertSchema(keys).safeParse({ id: 1, apiKey: 'x' }).success).toBe(true)
-    expect(createInsertSchema(keys).safeParse({ id: 1, apiKey: 'x', apiKeyPrint: 123 }).success).toBe(false)
-    expect(createSelectSchema(keys).safeParse({ id: 1, ownerId: 1, apiKey: 'x' }).success).toBe(false)
+    expect(createInsertSchema(keys).safeParse({ id: 1, secret: 'x' }).success).toBe(true)
+    expect(createInsertSchema(keys).safeParse({ id: 1, secret: 'x', print: 123 }).success).toBe(false)
+    expect(createSelectSchema(keys).safeParse({ id: 1, owner: 1, secret: 'x' }).success).toBe(false)
   })
 })
 

@@ -184,19 +184,25 @@ describe.each(dialects)('a column that is told its owner on %s', (dialect) => {
         await columnErrorOf(() => as('bob', () => every.execute({ id: 3, owner: 'alice', ...values }))),
       ).toMatchObject(WRONG)
     await as('alice', () => every.execute(row(3, 'alice')))
-    // Nothing of the execution before counts.
-    await as('bob', () => every.execute({ id: 4, owner: 'alice', apiKey: null, data: null }))
+    // Nothing of the execution before counts, which was Alice's.
+    await as('bob', () => every.execute({ id: 4, owner: 'bob', apiKey: null, data: null }))
+    await as('bob', () => every.execute({ id: 6, owner: 'alice', apiKey: null, data: null }))
     await as('bob', () => every.execute(row(5, 'bob')))
     expect((await stored()).map(({ id, owner_id }) => [id, owner_id])).toEqual([
       [1, 'alice'],
       [2, 'bob'],
       [3, 'alice'],
-      [4, 'alice'],
+      [4, 'bob'],
       [5, 'bob'],
+      [6, 'alice'],
     ])
     const read = (user: string) =>
       as(user, () => db.select().from(vault).where(eq(vault.ownerId, user)).orderBy(vault.id))
-    expect(await read('bob')).toMatchObject([{ apiKey: 'sk-2' }, { apiKey: 'sk-5', data: { n: 5 } }])
+    expect(await read('bob')).toMatchObject([
+      { apiKey: 'sk-2' },
+      { apiKey: null },
+      { apiKey: 'sk-5', data: { n: 5 } },
+    ])
     expect(await read('alice')).toMatchObject([{ apiKey: 'sk-1' }, { apiKey: 'sk-3' }, { apiKey: null }])
   })
 

@@ -5,6 +5,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { isUnreadable, type OnUnreadable, type UnreadableValue } from '../../src/index.js'
 import { dialects } from '../support/databases.js'
 import { columnErrorOf } from '../support/errors.js'
+import { freshService } from '../support/fresh-store.js'
 import { type HostApp, hostApp } from '../support/host-app.js'
 import { withVersion } from '../support/tokens.js'
 
@@ -103,7 +104,12 @@ describe.each(dialects)('a value that cannot be read on %s', (dialect) => {
     const marker: unknown = row?.apiKey
     expect(isUnreadable(marker)).toBe(true)
     const failed = expect.objectContaining({ code: 'ERR_NOT_ENCRYPTED', column: 'vault.api_key' })
-    for (const use of [() => `${marker}`, () => String(marker), () => `x`.concat(marker as string)])
+    for (const use of [
+      () => `${marker}`,
+      () => String(marker),
+      () => (marker as object).toString(),
+      () => `x`.concat(marker as string),
+    ])
       expect(use).toThrow(failed)
     expect(JSON.stringify(row)).toContain(
       '"apiKey":{"unreadable":"vault.api_key","code":"ERR_NOT_ENCRYPTED"}',
@@ -195,6 +201,39 @@ describe.each(dialects)('a value that cannot be read on %s', (dialect) => {
       { onUnreadable: anything },
     )
     expect(await columnErrorOf(() => closing)).toMatchObject({ code: 'ERR_CLOSED' })
+  })
+
+  it('is one under a version that was pruned, but not all of a user whose keys were lost', async () => {
+    const { envelope, db, schema } = app
+    const { vault } = schema
+    await envelope.rotateUserKey('alice')
+    const old = await tokenOf(BROKEN)
+    await envelope.scope('alice', () => db.update(vault).set({ apiKey: 'newer', data: null }))
+    await store('api_key', old)
+    await app.rows("delete from encryption_keys where user_id = 'alice' and version = 1")
+    const codes: string[] = []
+    const note: OnUnreadable = ({ error }) => codes.push(`${error.code} ${error.message}`)
+    const fresh = await freshService(app.url, { masterKeys: app.masterKeys, cache: false })
+    try {
+      const rows = await fresh.scope('alice', () => db.select().from(vault), { onUnreadable: note })
+      expect(codes).toEqual([expect.stringMatching(/^ERR_KEY_NOT_FOUND .*version 1 .*not there any more/)])
+      expect(rows.filter(({ apiKey }) => apiKey === 'newer')).toHaveLength(ROWS - 1)
+    } finally {
+      await fresh.close()
+    }
+    const lost = envelope.scope(
+      'alice',
+      async () => {
+        await app.rows("delete from encryption_keys where user_id = 'alice'")
+        await envelope.decrypt('alice', withVersion(old, 9)).catch(() => {})
+        return db.select().from(vault)
+      },
+      { onUnreadable: () => 'never' },
+    )
+    expect(await columnErrorOf(() => lost)).toMatchObject({
+      code: 'ERR_KEY_NOT_FOUND',
+      message: expect.stringMatching(/lost/),
+    })
   })
 
   it('is every value of a user who is shredded meanwhile', async () => {

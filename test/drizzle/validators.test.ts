@@ -18,6 +18,7 @@ const inSqlite = sqliteTable('credentials', {
   note: onSqlite.encryptedText({ context: 'credentials.note' }),
   settings: onSqlite.encryptedJson<{ model: string }>({ context: 'credentials.settings' }).notNull(),
   backup: onSqlite.tokenText('backup'),
+  fingerprint: onSqlite.fingerprintText('fingerprint', { of: 'apiKey' }),
 })
 const inPostgres = pgTable('credentials', {
   id: pgInteger('id').primaryKey(),
@@ -25,6 +26,7 @@ const inPostgres = pgTable('credentials', {
   note: onPostgres.encryptedText({ context: 'credentials.note' }),
   settings: onPostgres.encryptedJson<{ model: string }>({ context: 'credentials.settings' }).notNull(),
   backup: onPostgres.tokenText('backup'),
+  fingerprint: onPostgres.fingerprintText('fingerprint', { of: 'apiKey' }),
 })
 
 type Accepts = (value: unknown) => boolean
@@ -89,12 +91,19 @@ describe.each(tables)('schemas of a table on %s', (_, table) => {
   it.each(makers)(
     '$name takes strings for text and tokens, and JSON for JSON',
     ({ insert, update, select }) => {
-      const row = { id: 1, apiKey: 'sk-1', note: null, settings: model, backup: 'v3:…' }
+      const row = { id: 1, apiKey: 'sk-1', note: null, settings: model, backup: 'v3:…', fingerprint: null }
       expect([insert(row), update(row), select(row)]).toEqual([true, true, true])
       expect([insert({ id: 1, apiKey: 'sk-1', settings: [1, 'two', null] }), update({}), select({})]).toEqual(
         [true, true, false],
       )
-      for (const wrong of [{ apiKey: 123 }, { note: 123 }, { note: {} }, { backup: 123 }, { apiKey: null }]) {
+      for (const wrong of [
+        { apiKey: 123 },
+        { note: 123 },
+        { note: {} },
+        { backup: 123 },
+        { fingerprint: 123 },
+        { apiKey: null },
+      ]) {
         for (const accepts of [insert, update, select])
           expect(accepts({ ...row, ...wrong }), JSON.stringify(wrong)).toBe(false)
       }

@@ -150,6 +150,45 @@ describe.each(backends)('rows in bulk, keys on %s', (backend) => {
     expect(await envelope.decrypt('owner-2', String(rows[2]?.note))).toBe('note 2')
   })
 
+  it('belong to the shared pool only where pool: true says so: a null owner is reported, in its place', async () => {
+    const rows = ['alice', null, 'bob', null, undefined, ''].map((userId, id) => ({
+      id,
+      userId,
+      apiKey: `sk-${id}`,
+    }))
+    const columns = { apiKey: 'credentials.api_key' }
+    for (const owner of ['userId', ({ userId }: (typeof rows)[number]) => userId as string | null] as const) {
+      const without = await encryptRows(envelope, rows, { owner, columns })
+      expect(without.errors.map(({ row, error }) => [row, error.code])).toEqual(
+        [1, 3, 4, 5].map((row) => [row, INVALID.code]),
+      )
+      expect(without.errors[0]?.error.message).toContain('pool: true')
+      expect(without.rows.map((row) => 'apiKey' in row)).toEqual([true, false, true, false, false, false])
+      const { rows: encrypted, errors } = await encryptRows(envelope, rows, { owner, columns, pool: true })
+      expect(errors.map(({ row }) => row)).toEqual([4, 5])
+      expect(await envelope.pool.decrypt(String(encrypted[3]?.apiKey), { column: columns.apiKey })).toBe(
+        'sk-3',
+      )
+      const stored = encrypted.slice(0, 4) as typeof rows
+      expect(await decryptRows(envelope, stored, { owner, columns, pool: true })).toEqual({
+        rows: rows.slice(0, 4),
+        errors: [],
+      })
+      const closed = await decryptRows(envelope, stored, { owner, columns })
+      expect(closed.errors.map(({ row }) => row)).toEqual([1, 3])
+      // A token of a user does not open as the pool's.
+      const [ofAlice] = stored
+      const moved = await decryptRows(envelope, [{ ...ofAlice, userId: null }], {
+        owner: 'userId',
+        columns,
+        pool: true,
+      })
+      expect(moved.errors).toMatchObject([{ row: 0, error: { code: 'ERR_DECRYPTION_FAILED' } }])
+    }
+    const wrong = encryptRows(envelope, rows, { owner: 'userId', columns, pool: 'yes' as never })
+    await expect(wrong).rejects.toMatchObject(INVALID)
+  })
+
   it('refuse wrong rows and options at once', async () => {
     const rows = credentials(1)
     const wrong: unknown[][] = [

@@ -393,7 +393,8 @@ describe.each(dialects)('the encrypting adapter on %s', (dialect) => {
       await adapter.consumeOne({ model: 'user', where: [{ field: 'id', value: 'bob' }] })
       const where = [{ field: 'id', operator: 'starts_with' as const, value: 'many-' }]
       expect(await adapter.deleteMany({ model: 'user', where })).toBe(120)
-      for (const user of ['alice', 'bob', 'many-0', 'many-119']) expect(await isShredded(user)).toBe(true)
+      for (const user of ['alice', 'bob', ...many])
+        expect([user, await isShredded(user)]).toEqual([user, true])
       expect(await isShredded('carol')).toBe(false)
       // Who is not there is not shredded: the id may be that of a later user.
       await adapter.delete({ model: 'user', where: [{ field: 'id', value: 'dave' }] })

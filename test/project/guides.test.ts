@@ -253,7 +253,7 @@ describe('in an application', () => {
     it('sweeps a table', async () => {
       const old = await envelope.encrypt('bob', 'of version 1', { column: 'credentials.api_key' })
       await envelope.rotateUserKey('bob')
-      await insert(['1', 'alice', 'sk-1'], ['2', 'bob', old], ['3', 'bob', 'v3:cut'])
+      await insert(['1', 'alice', 'sk-1'], ['2', 'bob', old], ['3', 'bob', 'v3:AAAAcut'])
       expect(await run('sweep')).toMatchObject({
         left: 1,
         failed: [{ code: 'ERR_MALFORMED_TOKEN', key: '3' }],

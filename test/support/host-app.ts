@@ -6,7 +6,7 @@ import Database from 'better-sqlite3'
 import { drizzle as drizzleSqlite } from 'drizzle-orm/better-sqlite3'
 import { drizzle as drizzlePostgres } from 'drizzle-orm/node-postgres'
 import pg from 'pg'
-import type { EnvelopeCrypto } from '../../src/index.js'
+import { type EnvelopeCrypto, generateMasterKey, localMasterKey, type MasterKey } from '../../src/index.js'
 import * as postgresSchema from '../fixtures/host-schema-postgres.js'
 import * as sqliteSchema from '../fixtures/host-schema-sqlite.js'
 import { type Dialect, freshDatabase, temporaryFolder } from './databases.js'
@@ -20,6 +20,9 @@ export interface HostApp {
   readonly db: HostDb
   readonly schema: HostSchema
   readonly envelope: EnvelopeCrypto
+  /** For another service on the same database. */
+  readonly url: string
+  readonly masterKeys: MasterKey
   /** Runs SQL past Drizzle. */
   rows(sql: string): Promise<Record<string, unknown>[]>
   close(): Promise<void>
@@ -39,12 +42,14 @@ async function openApp(dialect: Dialect): Promise<HostApp> {
   const database = await freshDatabase(dialect)
   const ddl = hostSql[dialect] ?? generateSql(dialect, `test/fixtures/host-schema-${dialect}.ts`)
   hostSql[dialect] = ddl
-  const envelope = await freshService(database.url)
+  const masterKeys = localMasterKey(generateMasterKey())
+  const envelope = await freshService(database.url, { masterKeys })
+  const service = { envelope, url: database.url, masterKeys }
   if (dialect === 'sqlite') {
     const client = new Database(database.url)
     for (const statement of ddl) client.exec(statement)
     return {
-      envelope,
+      ...service,
       db: drizzleSqlite({ client, schema: sqliteSchema }) as unknown as HostDb,
       schema: sqliteSchema as unknown as HostSchema,
       rows: async (sql) => {
@@ -63,7 +68,7 @@ async function openApp(dialect: Dialect): Promise<HostApp> {
   const pool = new pg.Pool({ connectionString: database.url, max: 3 })
   for (const statement of ddl) await pool.query(statement)
   return {
-    envelope,
+    ...service,
     db: drizzlePostgres({ client: pool, schema: postgresSchema }),
     schema: postgresSchema,
     rows: async (sql) => (await pool.query(sql)).rows,

@@ -32,7 +32,7 @@ describe('cloakReader', () => {
   it('refuses a value that was changed or cut', async () => {
     const reader = cloakReader({ keys: [key] })
     const value = await encryptString('a longer secret, to be damaged', key)
-    for (const at of [16, 24, 45, -3]) await refusalBy(reader, damaged(value, at))
+    for (const at of [16, 24, 45, -6]) await refusalBy(reader, damaged(value, at))
     for (const cut of [1, 5, 30, 60]) await refusalBy(reader, value.slice(0, -cut))
     await refusalBy(reader, `${value}.x`)
   })
