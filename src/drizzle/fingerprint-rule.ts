@@ -97,12 +97,12 @@ function fillFingerprint(row: WrittenRow, property: string, { of, kind, value: m
     return
   }
   const own = row.read(property)
-  const isFree = own.kind === 'absent' || ('value' in own && own.value === UNFILLED)
+  const isUnfilled = 'value' in own && own.value === UNFILLED
   // Both from the database, such as `excluded`, or the rows of a select.
   if (value.kind === 'unseen' && own.kind === 'unseen') return
   if (value.kind === 'unseen') throw unseenValue(property, of)
-  if (!isFree) throw writtenAlone(property, of)
-  if (row.statement !== 'update') row.write(property, { kind: 'value', value: null }, () => null)
+  if (isUnfilled) row.write(property, { kind: 'value', value: null }, () => null)
+  else if (own.kind !== 'absent') throw writtenAlone(property, of)
 }
 
 function unseenValue(property: string, of: string): Error {

@@ -201,7 +201,8 @@ describe.each(dialects)('on %s', (dialect) => {
     })
   }
 
-  it('brings fingerprints along after a leak', async () => {
+  // Many commands, each a process of its own.
+  it('brings fingerprints along after a leak', { timeout: 180_000 }, async () => {
     const app = await makeApplication()
     await insertLogins(app, 'current', [1, 'alice'], [2, 'alice'], [3, 'bob'])
     const blocks = sections.get(LEAK) ?? []
