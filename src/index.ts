@@ -95,6 +95,7 @@ export type {
   ErasureState,
   KeyPage,
   KeyStore,
+  NewKeyRecord,
   ShredOptions,
   ShredResult,
   StoreChange,
