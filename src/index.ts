@@ -107,6 +107,7 @@ export type {
   ErasureState,
   KeyPage,
   KeyStore,
+  NewKeyRecord,
   ShredOptions,
   ShredResult,
   StoreChange,

@@ -81,10 +81,10 @@ async function lackingRoots(
   rows: readonly KeyRecord[],
   areUsersKnown: boolean,
 ): Promise<Pick<TenantsCheck, 'foreign' | 'missing'>> {
-  const unknown = new Map<string, KeyRecord>()
-  for (const row of rows)
-    if (keyring.find(row.kekId ?? '') === null) unknown.set(`${row.userId} ${row.kekId}`, row)
-  const areKnown = areUsersKnown || unknown.size < rows.length
+  const isUnknown = ({ kekId }: KeyRecord) => keyring.find(kekId ?? '') === null
+  // Versions of a tenant's key under one root count as one.
+  const unknown = new Map(rows.filter(isUnknown).map((row) => [`${row.userId} ${row.kekId}`, row]))
+  const areKnown = areUsersKnown || !rows.every(isUnknown)
   if (!knowsTenants(keyring))
     return areKnown ? NONE_LACKING : { foreign: idsOf(unknown.values()), missing: [] }
   const answers = await askRoots(keyring, [...unknown.values()].slice(0, MOST_ASKED))

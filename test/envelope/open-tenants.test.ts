@@ -38,6 +38,9 @@ describe.each(backends)('open and the roots of tenants on %s', (backend) => {
     const customers = { tenantRoot: (id: string) => (id === 'z' ? own : null) }
     for (const keys of [{}, { tenantOf: null }, { tenantRoot: () => null }, customers])
       expect(await errorOf(open(wrong, keys))).toMatchObject(refused)
+    // Several versions of one key show no more than one.
+    await (await open(right, { tenantRoot: (id) => (id === 'z' ? own : null) })).rotateTenantKey('a')
+    expect(await errorOf(open(wrong, { tenantOf: null }))).toMatchObject(refused)
     expect((await errorOf(open(wrong, customers))).message).toContain('`tenantRoot`')
     const events: KeystoreEvent[] = []
     await open(wrong, customers, {
