@@ -68,6 +68,13 @@ export {
 } from './lifecycle/copy.js'
 export type { LongWorkOptions, Progress, RowFailure } from './lifecycle/long-work.js'
 export {
+  type PruneOptions,
+  type PruneReport,
+  type PruneWhereOptions,
+  pruneRetired,
+  pruneWhere,
+} from './lifecycle/prune.js'
+export {
   type PrunedTenants,
   type PruneTenantOptions,
   type PruneUnusedTenantsOptions,
@@ -76,8 +83,6 @@ export {
 } from './lifecycle/prune-tenants.js'
 export { type RewrapOptions, type RewrapReport, rewrapAll } from './lifecycle/rewrap.js'
 export {
-  type PruneOptions,
-  pruneRetired,
   type RotateReport,
   type RotateWhereOptions,
   rotateWhere,

@@ -146,7 +146,7 @@ async function runChecks(
     accept: ['v3', ...acceptedBesides(options)],
   })
   const found = [
-    ...uncheckedFindings(keys.census, masterKeys),
+    ...uncheckedFindings(keys, masterKeys),
     ...fileFindings(options),
     ...(await columnFindings(store, masterKeys, options)),
   ]

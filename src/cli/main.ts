@@ -23,7 +23,7 @@ const COMMANDS: ReadonlyMap<string, () => Promise<Command>> = new Map([
   ['rewrap', async () => (await import('./rewrap.js')).rewrapCommand()],
   ['reencrypt', async () => (await import('./reencrypt.js')).reencryptCommand()],
   ['rotate-user', async () => (await import('./rotate.js')).rotateUserCommand()],
-  ['prune', async () => (await import('./rotate.js')).pruneCommand()],
+  ['prune', async () => (await import('./prune.js')).pruneCommand()],
   ['shred-user', async () => (await import('./shred.js')).shredUserCommand()],
   ['tenants', async () => (await import('./tenants.js')).tenantsCommand()],
   ['rotate-tenant', async () => (await import('./tenant-keys.js')).rotateTenantCommand()],

@@ -1,8 +1,8 @@
-/** `keystore rotate-user` and `keystore prune`: make new versions of users' data keys, and remove old ones. */
+/** `keystore rotate-user`: makes new versions of users' data keys. */
 import { Command } from 'commander'
 import { invalidArgument, keyShredded } from '../errors.js'
 import type { Rotation } from '../keys/cache.js'
-import { pruneRetired, type RotateReport, rotateWhere } from '../lifecycle/rotate.js'
+import { type RotateReport, rotateWhere } from '../lifecycle/rotate.js'
 import type { KeyStore } from '../store.js'
 import { assertUserId } from '../validate.js'
 import { inThisRuntime } from './command-line.js'
@@ -17,7 +17,6 @@ import {
   parseDuration,
   recordingStore,
   type StoreOptions,
-  wholeNumber,
   withAcceptV2,
   withDryRun,
   withKeyLog,
@@ -124,62 +123,4 @@ function printRotation({
   )
   printFailures(failed, failedCount)
   if (rotated > 0 && !dryRun) console.log(OLD_TOKENS)
-}
-
-interface PruneCommandOptions extends StoreOptions, ChangeOptions, KeyLogOptions {
-  readonly pool?: boolean
-  readonly beforeVersion: number
-  readonly tokensReencrypted: true
-  readonly includeFirst?: boolean
-}
-
-export function pruneCommand(): Command {
-  return withKeyLog(withDryRun(withStore(new Command('prune'))))
-    .description(
-      'Remove old versions of the key of a user, or of the pool. TOKENS UNDER THEM CAN NEVER BE DECRYPTED AGAIN.',
-    )
-    .argument('[user]', 'the user')
-    .option('--pool', 'instead of a user: the key of the pool')
-    .requiredOption(
-      '--before-version <n>',
-      'remove versions below this one; the highest is always kept',
-      wholeNumber,
-    )
-    .requiredOption('--tokens-reencrypted', 'confirm that no token of these versions is left')
-    .option(
-      '--include-first',
-      'remove version 1 too, which all v2 tokens of the user need; then bring fingerprints along: reencrypt --schema',
-    )
-    .addHelpText(
-      'after',
-      '\nExample:\n  npx keystore prune alice --before-version 3 --tokens-reencrypted --dry-run',
-    )
-    .action((user: string | undefined, options: PruneCommandOptions) =>
-      withExistingStore(options, async (store) => {
-        const { beforeVersion, tokensReencrypted, includeFirst = false, dryRun = false, json } = options
-        const userId = prunedOwner(user, options)
-        if (!(await store.getAll([userId])).has(userId)) throw noSuchUser(userId, 'nothing was removed')
-        const choice = { beforeVersion, tokensReencrypted, includeFirst, dryRun }
-        const { versions } = await pruneRetired({ ...choice, store: recordingStore(store, options), userId })
-        if (json) return printJson({ userId, versions, dryRun })
-        const what = `${dryRun ? 'Would remove' : 'Removed'} ${counted(versions.length, 'version')}`
-        const whose = userId === POOL ? 'the pool' : printableId(userId)
-        console.log(`${what} of the key of ${whose}${versions.length > 0 ? `: ${versions.join(', ')}` : ''}.`)
-        if (versions.length === 0)
-          console.log(
-            'Kept are versions from --before-version on, the highest version, and without --include-first version 1.',
-          )
-      }),
-    )
-}
-
-/** The user id of the pool's key. */
-const POOL = ''
-
-/** @throws ERR_INVALID_ARGUMENT */
-function prunedOwner(user: string | undefined, { pool = false }: PruneCommandOptions): string {
-  if ((user !== undefined) === pool) throw invalidArgument('Give exactly one of them: a user, or --pool')
-  if (user === undefined) return POOL
-  assertUserId(user)
-  return user
 }

@@ -2,7 +2,7 @@
 import { readErasures } from '../key-log/erasures.js'
 import type { LostKey } from '../key-log/lost-keys.js'
 import { liveCount } from '../lifecycle/census.js'
-import type { Finding } from '../lifecycle/verify.js'
+import type { Finding, VerifyReport } from '../lifecycle/verify.js'
 import { masterKeyFileProblem, secretFileProblem } from '../master-keys/environment.js'
 import type { MasterKeyring } from '../master-keys/keyring.js'
 import { variable } from '../master-keys/variables.js'
@@ -17,10 +17,12 @@ import { counted } from './output.js'
  * Tenants of other roots are warnings, since these may be customers' own. But a check that opened nothing at all has shown nothing: most likely
  * the master key is the wrong one.
  */
-export function uncheckedFindings(rows: readonly CensusRow[], masterKeys: MasterKeyring): Finding[] {
+export function uncheckedFindings({ ok, census }: VerifyReport, masterKeys: MasterKeyring): Finding[] {
+  // An error says what is wrong already.
+  if (!ok) return []
   const isKnown = ({ kekId }: CensusRow) => kekId === null || masterKeys.find(kekId) !== null
-  const count = liveCount(rows, () => true)
-  if (count === 0 || liveCount(rows, isKnown) > 0) return []
+  const count = liveCount(census, () => true)
+  if (count === 0 || liveCount(census, isKnown) > 0) return []
   const reason =
     `None of the ${counted(count, 'live key')} is under a master key that was given, so that none was opened. Give the master key that the ` +
     'application has, or if all tenants have roots of their own, the root of one of them beside it: --previous-key-file FILE'

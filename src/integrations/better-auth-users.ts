@@ -71,7 +71,7 @@ function notShredded(userId: string, count: number, error: unknown): KeystoreErr
   const others = count === 1 ? '' : ` and of ${count - 1} more`
   return new KeystoreError(
     isKeystoreError(error) ? error.code : 'ERR_STORE',
-    `User ${quoted(userId)} was deleted, but the keys of the user${others} were not erased: call envelope.shredUser, or run \`keystore shred-user\``,
+    `User ${quoted(userId)} was deleted, but the keys of the user${others} were not erased: call envelope.shredUser, or run \`npx keystore shred-user\``,
     isKeystoreError(error) ? { cause: error } : {},
   )
 }

@@ -1,4 +1,4 @@
-/** Rotation of users' data keys by age, and removal of versions that no token needs any more. */
+/** Rotation of users' data keys by age. */
 import { invalidArgument } from '../errors.js'
 import { durationSince, eventEmitter } from '../events.js'
 import { newDataKey } from '../master-keys/key-wrap.js'
@@ -8,7 +8,6 @@ import { parseTenantKekId } from '../master-keys/tenant-keys.js'
 import type { KeyStore } from '../store.js'
 import { isTenantRow, isTombstone, type KeyRecord, MAX_KEY_VERSION, refKey } from '../table.js'
 import { traced } from '../traced-calls.js'
-import { assertUserId, kindOf } from '../validate.js'
 import { totalCount } from './census.js'
 import {
   checkedOptions,
@@ -21,7 +20,6 @@ import {
   ProgressMeter,
   pagesOf,
   type RowFailure,
-  versionsOf,
 } from './long-work.js'
 import { TenantKeys } from './tenant-keys.js'
 
@@ -145,50 +143,4 @@ async function insertNew(store: KeyStore, records: readonly KeyRecord[]): Promis
 
 function noVersionLeft() {
   return invalidArgument('the user has used up all versions')
-}
-
-export interface PruneOptions {
-  readonly store: KeyStore
-  readonly userId: string
-  /** Removes versions below this one. The highest version is always kept. */
-  readonly beforeVersion: number
-  /** Confirms that a re-encryption has reported no token of these versions left. Tokens that remain can never be decrypted again. */
-  readonly tokensReencrypted: true
-  /**
-   * Remove version 1 too. All v2 tokens of the user need it. Fingerprints are made with the lowest live version, so those under version 1 then
-   * match nothing until the sweep has made them anew (docs/OPERATIONS.md, "A master key has leaked"). Default false.
-   */
-  readonly includeFirst?: boolean
-  /** Return the versions, and remove nothing. */
-  readonly dryRun?: boolean
-}
-
-/**
- * Removes old versions of a user's key. **Tokens under them can never be decrypted again.**
- *
- * @returns the versions removed, or with `dryRun` that would be
- * @throws ERR_INVALID_ARGUMENT (also without `tokensReencrypted: true`) · ERR_STORE · ERR_CLOSED
- * @example
- * await pruneRetired({ store, userId: 'alice', beforeVersion: 3, tokensReencrypted: true })
- */
-export async function pruneRetired(
-  options: PruneOptions,
-): Promise<{ readonly userId: string; readonly versions: readonly number[] }> {
-  options = checkedOptions(options, 'store')
-  const { store, userId, beforeVersion, tokensReencrypted, includeFirst = false, dryRun = false } = options
-  if (userId !== '') assertUserId(userId)
-  if (!Number.isInteger(beforeVersion) || beforeVersion < 1)
-    throw invalidArgument(`beforeVersion must be a whole number, 1 or more, got ${kindOf(beforeVersion)}`)
-  if (tokensReencrypted !== true) {
-    throw invalidArgument(
-      'Tokens of the removed versions can never be decrypted again: re-encrypt them first, then confirm it with tokensReencrypted: true',
-    )
-  }
-  const rows = await versionsOf(store, userId)
-  const highest = rows.at(-1)?.version ?? 0
-  const isRetired = ({ version, shreddedAt }: KeyRecord) =>
-    version < beforeVersion && version < highest && shreddedAt === null && (version > 1 || includeFirst)
-  const refs = rows.filter(isRetired)
-  if (refs.length > 0 && !dryRun) await store.remove(refs)
-  return { userId, versions: refs.map(({ version }) => version) }
 }

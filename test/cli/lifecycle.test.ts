@@ -158,6 +158,35 @@ describe.each(dialects)('on %s', (dialect) => {
       expect(store.run(['prune', 'alice', '--before-version', 'x', '--tokens-reencrypted']).status).toBe(2)
     })
 
+    it('removes what was made before a time, of all, and fails while somebody has nothing newer', async () => {
+      await store.mint('alice', 'bob')
+      store.run(['rotate-user', 'alice'])
+      await new Promise((resolve) => setTimeout(resolve, 5))
+      const began = new Date().toISOString()
+      await new Promise((resolve) => setTimeout(resolve, 5))
+      store.run(['rotate-user', 'alice'])
+      const prune = ['prune', '--all', '--made-before', began, '--tokens-reencrypted', '--include-first']
+      const { status, stdout } = store.run(prune)
+      expect([status, stdout]).toEqual([
+        1,
+        expect.stringContaining('Removed 2 versions of the keys of 1 user.'),
+      ])
+      expect(stdout).toMatch(/1 user has no version made since.*rotate-user.*\n {2}"bob"/)
+      store.run(['rotate-user', 'bob'])
+      expect(store.json(prune)).toMatchObject({ status: 0, report: { removed: 1, users: 1, notRotated: [] } })
+      expect((await store.rows()).map(({ userId, version }) => [userId, version])).toEqual([
+        ['alice', 3],
+        ['bob', 2],
+      ])
+      for (const wrong of [
+        ['prune', '--all', '--before-version', '2', '--tokens-reencrypted'],
+        ['prune', '--all', '--made-before', '2026-11-27', '--tokens-reencrypted'],
+        ['prune', '--all', '--pool', '--made-before', began, '--tokens-reencrypted'],
+        ['prune', 'alice', '--tokens-reencrypted'],
+      ])
+        expect([wrong, store.run(wrong).status]).toEqual([wrong, 2])
+    })
+
     it('removes versions of the pool’s key, instead of a user’s', async () => {
       const prune = ['prune', '--before-version', '2', '--tokens-reencrypted', '--include-first']
       expect(store.run([...prune, '--pool']).status).toBe(1)

@@ -1,4 +1,4 @@
-/** rotateWhere and pruneRetired: rotation of all users by age, and the removal of versions that nobody needs. */
+/** rotateWhere: rotation of all users by age. */
 import { randomBytes } from 'node:crypto'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import {
@@ -6,7 +6,6 @@ import {
   type KeystoreEvent,
   localMasterKey,
   type Progress,
-  pruneRetired,
   rotateWhere,
 } from '../../src/index.js'
 import { MAX_KEY_VERSION } from '../../src/table.js'
@@ -226,95 +225,6 @@ describe.each(backends)('on %s', (backend) => {
         const run = rotateWhere({ store, masterKeys, olderThanMs: olderThanMs as number })
         await expect(run).rejects.toMatchObject({ code: 'ERR_INVALID_ARGUMENT' })
       }
-    })
-  })
-
-  describe('pruneRetired', () => {
-    const given = { userId: 'alice', tokensReencrypted: true as const }
-
-    it('removes retired versions, the first only with includeFirst, and never the highest', async () => {
-      await versions('alice', 5, daysAgo(1))
-      await versions('bob', 2, daysAgo(1))
-      expect(await pruneRetired({ ...given, store, beforeVersion: 3 })).toEqual({
-        userId: 'alice',
-        versions: [2],
-      })
-      expect(await pruneRetired({ ...given, store, beforeVersion: 3 })).toEqual({
-        userId: 'alice',
-        versions: [],
-      })
-      expect(await pruneRetired({ ...given, store, beforeVersion: MAX_KEY_VERSION })).toMatchObject({
-        versions: [3, 4],
-      })
-      expect(await versionsOf(store, 'alice')).toEqual([1, 5])
-      const all = await pruneRetired({ ...given, store, beforeVersion: 99, includeFirst: true })
-      expect(all.versions).toEqual([1])
-      expect(await refs()).toEqual(['alice:5', 'bob:1', 'bob:2'])
-      expect(await pruneRetired({ ...given, store, beforeVersion: 99, includeFirst: true })).toMatchObject({
-        versions: [],
-      })
-      // The user can still encrypt, rotate and decrypt.
-      const envelope = await test.open()
-      const token = await envelope.encrypt('alice', 'x')
-      expect(await envelope.rotateUserKey('alice')).toMatchObject({ version: 6 })
-      expect(await envelope.decrypt('alice', token)).toBe('x')
-    })
-
-    it('leaves tombstones, users without rows, and the highest version of the pool', async () => {
-      await versions('alice', 3, daysAgo(1))
-      await store.shred('alice', { forget: false })
-      expect(await pruneRetired({ ...given, store, beforeVersion: 3, includeFirst: true })).toMatchObject({
-        versions: [],
-      })
-      expect(await versionsOf(store, 'alice')).toEqual([1, 2, 3])
-      expect(await pruneRetired({ ...given, userId: 'nobody', store, beforeVersion: 3 })).toMatchObject({
-        versions: [],
-      })
-      await versions('', 2, daysAgo(1))
-      expect(
-        await pruneRetired({ ...given, userId: '', store, beforeVersion: 2, includeFirst: true }),
-      ).toEqual({
-        userId: '',
-        versions: [1],
-      })
-    })
-
-    it('refuses without tokensReencrypted: true', async () => {
-      await versions('alice', 3, daysAgo(1))
-      for (const tokensReencrypted of [undefined, false, 'true', 1]) {
-        const run = pruneRetired({
-          store,
-          userId: 'alice',
-          beforeVersion: 3,
-          tokensReencrypted: tokensReencrypted as true,
-        })
-        await expect(run).rejects.toMatchObject({
-          code: 'ERR_INVALID_ARGUMENT',
-          message: expect.stringContaining('re-encrypt'),
-        })
-      }
-      for (const beforeVersion of [0, 1.5, Number.NaN, '2' as unknown as number])
-        await expect(pruneRetired({ ...given, store, beforeVersion })).rejects.toMatchObject({
-          code: 'ERR_INVALID_ARGUMENT',
-        })
-      await expect(
-        pruneRetired({ ...given, store, userId: '\ud800', beforeVersion: 2 }),
-      ).rejects.toMatchObject({
-        code: 'ERR_INVALID_ARGUMENT',
-      })
-      expect(await versionsOf(store, 'alice')).toEqual([1, 2, 3])
-    })
-
-    it('makes tokens of removed versions ERR_KEY_NOT_FOUND in services that read the keys again', async () => {
-      const envelope = await test.open()
-      await envelope.encrypt('alice', 'one')
-      await envelope.rotateUserKey('alice')
-      const second = await envelope.encrypt('alice', 'two')
-      await envelope.rotateUserKey('alice')
-      await pruneRetired({ ...given, store, beforeVersion: 3 })
-      await expect((await test.open()).decrypt('alice', second)).rejects.toMatchObject({
-        code: 'ERR_KEY_NOT_FOUND',
-      })
     })
   })
 })

@@ -51,6 +51,7 @@ const CORE_NAMES = [
   'pruneRetired',
   'pruneTenantKey',
   'pruneUnusedTenants',
+  'pruneWhere',
   'recordKeys',
   'reseed',
   'resolveMasterKey',
