@@ -52,7 +52,8 @@ export function fieldsCodec<Value>(options: EncryptedFieldsOptions<Value>): Fiel
     mark: { ...mark, fields: paths },
     encode(value) {
       // What JSON makes of it: an object with a method toJSON may hide other fields than it writes.
-      const written: unknown = JSON.parse(jsonText(value))
+      const written: unknown = JSON.parse(jsonText(value, context.column ?? null))
+      assertShape(written, paths, nameOf)
       return JSON.stringify(
         withFields(written, paths, (field, place) => {
           const path = placeName(place)
@@ -85,6 +86,35 @@ function parsed(stored: string): unknown {
     return JSON.parse(stored)
   } catch {
     return stored
+  }
+}
+
+/**
+ * Refuses a value in which a path ends before its field, at a text or at a list for an object: what is meant to be encrypted may be there, and
+ * would be stored as it is.
+ */
+function assertShape(
+  value: unknown,
+  paths: readonly FieldPath[],
+  nameOf: (path: string) => string,
+  place: FieldPlace = [],
+): void {
+  if (value === null || typeof value === 'boolean' || isField(paths, place.length)) return
+  const at = place.length === 0 ? 'The value' : `${quoted(nameOf(placeName(place)))}`
+  if (typeof value !== 'object')
+    throw invalidArgument(
+      `${at} must be an object or a list, since it has encrypted fields in it, or null: got ${kindOf(value)}`,
+    )
+  const parts: [string | null, unknown][] = Array.isArray(value)
+    ? value.map((part) => [null, part])
+    : Object.entries(value)
+  if (Array.isArray(value) && pathsThrough(paths, place.length, null).length === 0)
+    throw invalidArgument(
+      `${at} must be an object, since its encrypted fields have names: got a list. Write * in the path for its elements`,
+    )
+  for (const [name, part] of parts) {
+    const going = pathsThrough(paths, place.length, name)
+    if (going.length > 0) assertShape(part, going, nameOf, [...place, name])
   }
 }
 

@@ -3,25 +3,16 @@ import { currentScope, requiredScope } from '../envelope/scope.js'
 import { invalidArgument, KeystoreError, quoted } from '../errors.js'
 import { kindOf } from '../validate.js'
 import type { EncryptedColumnMark } from './encrypted-column.js'
-import { type EncodedCell, setRowRule, type WrittenRow, watchWrites } from './written-row.js'
+import type { Cell, EncodedCell, RowRule, WrittenRow } from './written-row.js'
 
-/** Called when a column is built. @param encode the column's own encoder */
-export type RowGuard = (table: object, property: string, encode: (value: unknown) => unknown) => void
+/** Makes the rule of a column that is built. @param encode the column's own encoder */
+export type RowGuard = (property: string, encode: (value: unknown) => unknown) => RowRule
 
-/**
- * The guard of a column that was told its owner column; undefined for others.
- *
- * @param dialect the prototype of the dialect's class, whose writes are watched from now on
- */
-export function ownerGuard(
-  { context, ownerColumn }: EncryptedColumnMark,
-  dialect: object,
-): RowGuard | undefined {
+/** The guard of a column that was told its owner column; undefined for others. The dialect must be watched (`watchWrites`). */
+export function ownerGuard({ context, ownerColumn }: EncryptedColumnMark): RowGuard | undefined {
   if (ownerColumn === undefined) return undefined
-  watchWrites(dialect)
   const name = context?.column ?? null
-  return (table, property, encode) =>
-    setRowRule(table, property, (row) => checkOwner(row, { property, ownerColumn, name, encode }))
+  return (property, encode) => (row) => checkOwner(row, { property, ownerColumn, name, encode })
 }
 
 interface OwnedColumn {
@@ -37,15 +28,8 @@ function checkOwner(row: WrittenRow, column: OwnedColumn): void {
   if (row.statement === 'insert-select') throw unseenOwner(column, 'insert … select')
   const value = row.read(property)
   const owner = row.read(ownerColumn)
-  const isEncrypted = 'value' in value && value.value !== null
-  if (row.statement === 'update' && owner.kind === 'absent' && (isEncrypted || value.kind === 'unseen'))
-    requireOwner(row, column, isEncrypted ? value : null)
-  if (!isEncrypted) {
-    // The stored values stay under the key of the scope's user: only for that user the row can be read afterwards.
-    if (row.statement === 'update' && 'value' in owner)
-      row.onEncode(ownerColumn, (id) => assertOwner(column, id, userInScope(column)))
-    return
-  }
+  if (row.statement === 'update') return checkUpdate(row, column, value, owner)
+  if (!isEncoded(value)) return
   if (owner.kind === 'value') {
     row.write(property, value, (plaintext) => {
       if (!isAbsent(plaintext)) assertOwner(column, owner.value, userInScope(column))
@@ -53,27 +37,55 @@ function checkOwner(row: WrittenRow, column: OwnedColumn): void {
     })
   } else if (owner.kind === 'placeholder') {
     checkPlaceholder(row, column)
-  } else if (row.statement === 'update' && owner.kind === 'absent') {
-    row.write(property, value, encode)
   } else {
     throw unseenOwner(column, owner.kind === 'absent' ? 'a row without it' : 'an sql expression')
   }
 }
 
+/** An update changes no owner: the values of the row's other columns would stay under the key of the owner before. */
+function checkUpdate(row: WrittenRow, column: OwnedColumn, value: Cell, owner: Cell): void {
+  const { property, ownerColumn, encode } = column
+  if (owner.kind === 'unseen') throw unseenOwner(column, 'an sql expression')
+  let userOfConstant: string | undefined
+  if (isEncoded(value))
+    row.write(property, value, (plaintext) => {
+      if (isAbsent(plaintext)) return encode(plaintext)
+      const user = userInScope(column)
+      if (owner.kind === 'value') assertOwner(column, owner.value, user)
+      if (value.kind === 'value') userOfConstant = user
+      return encode(plaintext)
+    })
+  if (owner.kind === 'absent') {
+    if (value.kind !== 'absent') requireOwner(row, column, value)
+    return
+  }
+  const isScopes = (id: unknown) => {
+    assertOwner(column, id, userInScope(column))
+    if (userOfConstant !== undefined) assertOwner(column, id, userOfConstant)
+  }
+  if (row.isNotNull(ownerColumn)) row.keepStored(ownerColumn, owner, isScopes)
+  else row.onEncode(ownerColumn, isScopes)
+}
+
 /**
  * An update that does not set the owner: only the database knows whose the rows are that it comes to. It refuses those of others, if the owner
- * column is NOT NULL.
- *
- * @param value null: an expression, such as `excluded.api_key`. Without a scope it encrypts nothing
+ * column is NOT NULL. What encrypts nothing, an expression such as `excluded.api_key` or a null, needs no scope, and is refused in that of
+ * another user.
  */
-function requireOwner(row: WrittenRow, column: OwnedColumn, value: EncodedCell | null): void {
+function requireOwner(row: WrittenRow, column: OwnedColumn, value: Cell): void {
   const { ownerColumn } = column
   if (!row.isNotNull(ownerColumn)) return
-  const moment = value ?? { kind: 'value', value: true }
-  row.requireStored(ownerColumn, moment, (given) => {
-    if (isAbsent(given)) return null
-    return value === null ? (currentScope('user')?.handle.userId ?? null) : userInScope(column)
-  })
+  const isUnseen = !('value' in value)
+  // Drizzle encodes no constant null.
+  const moment: EncodedCell = isUnseen || isAbsent(value.value) ? { kind: 'value', value: true } : value
+  row.requireStored(ownerColumn, moment, (given) =>
+    moment !== value || isAbsent(given) ? (currentScope('user')?.handle.userId ?? null) : userInScope(column),
+  )
+}
+
+/** Whether an encoder gets it: no null, and nothing that only the database knows. */
+function isEncoded(value: Cell): value is EncodedCell {
+  return 'value' in value && value.value !== null
 }
 
 /**

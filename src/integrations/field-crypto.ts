@@ -3,7 +3,7 @@ import type { EnvelopeCrypto } from '../envelope/envelope-crypto.js'
 import { isOfValue } from '../envelope/unreadable.js'
 import { invalidArgument, isKeystoreError, KeystoreError } from '../errors.js'
 import type { EncryptionContext } from '../format/context.js'
-import { isEncrypted, type Token } from '../format/token.js'
+import { isDamagedToken, isEncrypted, isToken, type Token } from '../format/token.js'
 import { kindOf } from '../validate.js'
 
 /** What to do with a stored value that is no token: an error, or the value as it is. */
@@ -71,7 +71,7 @@ export class FieldCrypto {
     const places: number[] = []
     for (const [at, cell] of cells.entries()) {
       const { value } = cell
-      if (isEncrypted(value)) {
+      if (this.#mayBeToken(value)) {
         places.push(at)
         stored.push(cell)
       } else if (typeof value === 'string' && this.#plaintext === 'pass-through') {
@@ -113,6 +113,13 @@ export class FieldCrypto {
       }
     }
     return values
+  }
+
+  /** As pass-through of the service tells them apart: other texts may begin like a token. What is too long to be decoded is left to `decrypt`. */
+  #mayBeToken(value: unknown): boolean {
+    if (typeof value !== 'string' || !isEncrypted(value) || this.#plaintext === 'reject')
+      return isEncrypted(value)
+    return value.length > this.#envelope.maxTokenBytes || isToken(value) || isDamagedToken(value)
   }
 
   #unreadable(cell: FieldCell, error: KeystoreError): string | null {
