@@ -32,6 +32,11 @@ function holdsTokens(source: unknown, mark: EncryptedColumnMark): boolean {
   return !outline(source, mark).replaceAll(CONDITIONS, ' ').includes(FOREIGN)
 }
 
+/** Whether an expression takes what the row has that an upsert was to insert. */
+export function isOfInsertedRow(sources: readonly unknown[], mark: EncryptedColumnMark): boolean {
+  return sources.some((source) => /\bexcluded\b/i.test(outline(source, mark)))
+}
+
 /** Stands for what may be plaintext in the outline of an expression. */
 const FOREIGN = '\0'
 /** Of a `case`: they decide which value is taken, and are none. */
@@ -47,7 +52,8 @@ function outline(chunk: unknown, mark: EncryptedColumnMark): string {
   if (is(chunk, SQL.Aliased)) return outline(chunk.sql, mark)
   if (is(chunk, Column)) return isSameKind(chunk, mark) ? ' ' : FOREIGN
   if (is(chunk, Param)) return isSameKind(chunk.encoder, mark) ? ' ' : outline(chunk.value, mark)
-  if ([Name, Table, View, Subquery].some((named) => is(chunk, named))) return ' '
+  if (is(chunk, Name)) return chunk.value
+  if ([Table, View, Subquery].some((named) => is(chunk, named))) return ' '
   const rows = selectionsOf(chunk)
   const isCopy = rows.length > 0 && rows.flatMap(Object.values).every((field) => holdsTokens(field, mark))
   return isCopy ? ' ' : FOREIGN

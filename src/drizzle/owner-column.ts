@@ -3,16 +3,18 @@ import { currentScope, requiredScope } from '../envelope/scope.js'
 import { invalidArgument, KeystoreError, quoted } from '../errors.js'
 import { kindOf } from '../validate.js'
 import type { EncryptedColumnMark } from './encrypted-column.js'
+import { isOfInsertedRow } from './expression-guard.js'
 import type { Cell, EncodedCell, RowRule, WrittenRow } from './written-row.js'
 
 /** Makes the rule of a column that is built. @param encode the column's own encoder */
 export type RowGuard = (property: string, encode: (value: unknown) => unknown) => RowRule
 
 /** The guard of a column that was told its owner column; undefined for others. The dialect must be watched (`watchWrites`). */
-export function ownerGuard({ context, ownerColumn }: EncryptedColumnMark): RowGuard | undefined {
+export function ownerGuard(mark: EncryptedColumnMark): RowGuard | undefined {
+  const { context, ownerColumn } = mark
   if (ownerColumn === undefined) return undefined
   const name = context?.column ?? null
-  return (property, encode) => (row) => checkOwner(row, { property, ownerColumn, name, encode })
+  return (property, encode) => (row) => checkOwner(row, { property, ownerColumn, name, mark, encode })
 }
 
 interface OwnedColumn {
@@ -20,6 +22,7 @@ interface OwnedColumn {
   readonly ownerColumn: string
   /** For messages. */
   readonly name: string | null
+  readonly mark: EncryptedColumnMark
   readonly encode: (value: unknown) => unknown
 }
 
@@ -28,9 +31,11 @@ function checkOwner(row: WrittenRow, column: OwnedColumn): void {
   if (row.statement === 'insert-select') throw unseenOwner(column, 'insert … select')
   const value = row.read(property)
   const owner = row.read(ownerColumn)
-  if (row.statement === 'update') return checkUpdate(row, column, value, owner)
-  if (!isEncoded(value)) return
-  if (owner.kind === 'value') {
+  if (row.statement === 'update') {
+    checkUpdate(row, column, value, owner)
+  } else if (!isEncoded(value)) {
+    // Nothing of the row is encrypted.
+  } else if (owner.kind === 'value') {
     row.write(property, value, (plaintext) => {
       if (!isAbsent(plaintext)) assertOwner(column, owner.value, userInScope(column))
       return encode(plaintext)
@@ -73,14 +78,20 @@ function checkUpdate(row: WrittenRow, column: OwnedColumn, value: Cell, owner: C
  * another user.
  */
 function requireOwner(row: WrittenRow, column: OwnedColumn, value: Cell): void {
-  const { ownerColumn } = column
+  const { ownerColumn, mark } = column
   if (!row.isNotNull(ownerColumn)) return
-  const isUnseen = !('value' in value)
-  // Drizzle encodes no constant null.
-  const moment: EncodedCell = isUnseen || isAbsent(value.value) ? { kind: 'value', value: true } : value
-  row.requireStored(ownerColumn, moment, (given) =>
-    moment !== value || isAbsent(given) ? (currentScope('user')?.handle.userId ?? null) : userInScope(column),
-  )
+  if (value.kind === 'unseen' && isOfInsertedRow(value.sources, mark)) {
+    // Each execution has its own, and the row that was to be inserted is checked then.
+    row.requireInserted(ownerColumn)
+  } else if (isEncoded(value)) {
+    row.requireStored(ownerColumn, value, (given) => (isAbsent(given) ? userOfScope() : userInScope(column)))
+  } else {
+    row.requireStored(ownerColumn, { kind: 'value', value: true }, userOfScope)
+  }
+}
+
+function userOfScope(): string | null {
+  return currentScope('user')?.handle.userId ?? null
 }
 
 /** Whether an encoder gets it: no null, and nothing that only the database knows. */
@@ -107,6 +118,8 @@ function checkPlaceholder(row: WrittenRow, column: OwnedColumn): void {
   let userId: string | undefined
   const isOwnerFirst = !isConstant && row.isBefore(ownerColumn, property)
   row.write(property, value, (plaintext) => {
+    // An execution before may have failed in between.
+    if (!isConstant) userId = undefined
     if (isAbsent(plaintext)) return encode(plaintext)
     const user = userInScope(column)
     if (isOwnerFirst) assertOwner(column, owner, user)

@@ -11,7 +11,7 @@
  * A host may have two copies of drizzle-orm, of which only one is watched. A column that needs its row must therefore refuse to encode
  * outside a rule (`refuseUnseenRow` of encrypted-column.ts), and must not store something else instead.
  */
-import { is, Param, Placeholder, type SQL, sql } from 'drizzle-orm'
+import { aliasedTableColumn, type Column, is, Param, Placeholder, type SQL, sql } from 'drizzle-orm'
 import { invalidArgument, quoted } from '../errors.js'
 
 /** What a statement writes to one column. */
@@ -155,6 +155,12 @@ export class WrittenRow {
     this.#require(property, (stored) => sql`(cast(${isWanted} as text) is null or ${stored} = ${wanted})`)
   }
 
+  /** Of an upsert: as {@link requireStored}, if the stored row's value in the column is not that of the row that was to be inserted. */
+  requireInserted(property: string): void {
+    const inserted = aliasedTableColumn(this.#column(property) as unknown as Column, 'excluded')
+    this.#require(property, (stored) => sql`${stored} = ${comparable(inserted)}`)
+  }
+
   /**
    * Of an update that assigns a column: lets it assign only what is stored already, and else fail as with {@link requireStored}.
    *
@@ -172,8 +178,7 @@ export class WrittenRow {
   #require(property: string, condition: (stored: SQL) => SQL): void {
     const column = this.#column(property)
     const conditions = this.#required.get(property) ?? []
-    // As text without the column's collation: in a uuid or with NOCASE, an id equals others.
-    conditions.push(condition(isCustom(column) ? sql`${column}` : sql`(cast(${column} as text) || '')`))
+    conditions.push(condition(comparable(column)))
     this.#required.set(property, conditions)
     this.#cells[property] = sql`case when ${sql.join(conditions, sql` and `)} then ${column} end`
   }
@@ -206,8 +211,13 @@ export class WrittenRow {
 }
 
 /** Of `customType`: only the database knows how what it stores reads as text. */
-function isCustom(column: TableColumn): boolean {
-  return column.columnType.endsWith('CustomColumn')
+function isCustom({ columnType }: { readonly columnType: string }): boolean {
+  return columnType.endsWith('CustomColumn')
+}
+
+/** As text without the column's collation: in a uuid or with NOCASE, an id equals others. */
+function comparable(column: { readonly columnType: string }): SQL {
+  return isCustom(column) ? sql`${column}` : sql`(cast(${column} as text) || '')`
 }
 
 /** A value as it is compared with what is stored. */

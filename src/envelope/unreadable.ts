@@ -1,5 +1,5 @@
 /** What a scope does with a stored value that cannot be read. */
-import { inspect } from 'node:util'
+import { inspect, types } from 'node:util'
 import {
   invalidArgument,
   isKeystoreError,
@@ -61,6 +61,11 @@ export class Unreadable {
   }
 
   [Symbol.toPrimitive](): never {
+    throw this.error
+  }
+
+  /** Called by pg, which would make JSON of it for a text column. */
+  toPostgres(): never {
     throw this.error
   }
 
@@ -139,5 +144,11 @@ export function inPlaceOf(
   if (on === 'null') return null
   const leftover = error.code === 'ERR_NOT_ENCRYPTED' && typeof stored === 'string' ? stored : null
   const value = Object.defineProperty({ column, error }, 'leftover', { value: leftover }) as UnreadableValue
-  return on === 'marker' ? new Unreadable(value) : on(value)
+  if (on === 'marker') return new Unreadable(value)
+  const given = on(value)
+  if (types.isPromise(given)) {
+    given.catch(() => {})
+    throw invalidArgument('onUnreadable must not be asynchronous: it has returned a promise')
+  }
+  return given
 }

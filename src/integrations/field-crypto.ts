@@ -1,4 +1,5 @@
 /** Encrypts and decrypts fields of rows of other libraries: each for the user whom the row belongs to, or for the pool. */
+import { types } from 'node:util'
 import type { EnvelopeCrypto } from '../envelope/envelope-crypto.js'
 import { isOfValue } from '../envelope/unreadable.js'
 import { invalidArgument, isKeystoreError, KeystoreError } from '../errors.js'
@@ -127,7 +128,10 @@ export class FieldCrypto {
     if (this.#onUnreadable === 'throw' || !isOfValue(error)) throw named
     if (this.#onUnreadable === 'null') return null
     const { model, field, owner: userId } = cell
-    return this.#onUnreadable({ model, field, userId, error: named })
+    const given: unknown = this.#onUnreadable({ model, field, userId, error: named })
+    if (typeof given === 'string' || given === null) return given
+    if (types.isPromise(given)) given.catch(() => {})
+    throw invalidArgument(`onUnreadable must return a text or null, got ${kindOf(given)}`)
   }
 }
 
