@@ -1,10 +1,9 @@
 /** Encrypts and decrypts fields of rows of other libraries: each for the user whom the row belongs to, or for the pool. */
-import { types } from 'node:util'
 import type { EnvelopeCrypto } from '../envelope/envelope-crypto.js'
 import { isOfValue } from '../envelope/unreadable.js'
 import { invalidArgument, isKeystoreError, KeystoreError } from '../errors.js'
 import type { EncryptionContext } from '../format/context.js'
-import { isDamagedToken, isEncrypted, isToken, type Token } from '../format/token.js'
+import { isEncrypted, type Token } from '../format/token.js'
 import { kindOf } from '../validate.js'
 
 /** What to do with a stored value that is no token: an error, or the value as it is. */
@@ -72,7 +71,7 @@ export class FieldCrypto {
     const places: number[] = []
     for (const [at, cell] of cells.entries()) {
       const { value } = cell
-      if (this.#mayBeToken(value)) {
+      if (isEncrypted(value)) {
         places.push(at)
         stored.push(cell)
       } else if (typeof value === 'string' && this.#plaintext === 'pass-through') {
@@ -116,22 +115,12 @@ export class FieldCrypto {
     return values
   }
 
-  /** As pass-through of the service tells them apart: other texts may begin like a token. What is too long to be decoded is left to `decrypt`. */
-  #mayBeToken(value: unknown): boolean {
-    if (typeof value !== 'string' || !isEncrypted(value) || this.#plaintext === 'reject')
-      return isEncrypted(value)
-    return value.length > this.#envelope.maxTokenBytes || isToken(value) || isDamagedToken(value)
-  }
-
   #unreadable(cell: FieldCell, error: KeystoreError): string | null {
     const named = withField(cell, error)
     if (this.#onUnreadable === 'throw' || !isOfValue(error)) throw named
     if (this.#onUnreadable === 'null') return null
     const { model, field, owner: userId } = cell
-    const given: unknown = this.#onUnreadable({ model, field, userId, error: named })
-    if (typeof given === 'string' || given === null) return given
-    if (types.isPromise(given)) given.catch(() => {})
-    throw invalidArgument(`onUnreadable must return a text or null, got ${kindOf(given)}`)
+    return this.#onUnreadable({ model, field, userId, error: named })
   }
 }
 
