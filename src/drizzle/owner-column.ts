@@ -118,12 +118,12 @@ function checkPlaceholder(row: WrittenRow, column: OwnedColumn): void {
   let userId: string | undefined
   const isOwnerFirst = !isConstant && row.isBefore(ownerColumn, property)
   row.write(property, value, (plaintext) => {
-    // An execution before may have failed in between.
-    if (!isConstant) userId = undefined
     if (isAbsent(plaintext)) return encode(plaintext)
     const user = userInScope(column)
     if (isOwnerFirst) assertOwner(column, owner, user)
     userId = user
+    // All placeholders of an execution are encoded at once: one that fails in between must leave nothing to the next.
+    if (!isConstant) queueMicrotask(() => (userId = undefined))
     return encode(plaintext)
   })
   row.onEncode(ownerColumn, (id) => {

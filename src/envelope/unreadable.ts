@@ -53,12 +53,14 @@ export class Unreadable {
   constructor({ column, error }: UnreadableValue) {
     this.column = column
     this.error = error
-    Object.defineProperty(this, UNREADABLE, { value: true })
+    // Enumerable, so that a copy by spreading is one too.
+    Object.defineProperty(this, UNREADABLE, { value: true, enumerable: true })
   }
 
-  toString(): never {
+  /** A property of its own, because functions cannot be cloned: a structured clone would be an object like any other. */
+  readonly toString = (): never => {
     throw this.error
-  }
+  };
 
   [Symbol.toPrimitive](): never {
     throw this.error

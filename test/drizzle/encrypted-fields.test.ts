@@ -130,7 +130,8 @@ describe.each(dialects)('encryptedFields on %s', (dialect) => {
       const error = await columnErrorOf(add('alice', 1, value as never))
       expect(error, JSON.stringify(value)).toMatchObject(REFUSED)
       expect(String(error)).toMatch(/must be an object/)
-      expect(String(error)).not.toContain('sk-hidden')
+      // Names of properties where a path has `*` are the application's data, too.
+      expect(String(error)).not.toMatch(/sk-hidden|openai/)
     }
     expect(await app.rows('select id from integrations')).toEqual([])
   })

@@ -117,6 +117,8 @@ describe.each(dialects)('a value that cannot be read on %s', (dialect) => {
     expect(inspect(row, { depth: 9, showHidden: true })).not.toContain('sk-plaintext')
     expect(inspect(marker)).toBe('[unreadable vault.api_key: ERR_NOT_ENCRYPTED]')
     for (const other of [null, undefined, 'text', {}, new Error('x')]) expect(isUnreadable(other)).toBe(false)
+    expect(() => structuredClone(marker)).toThrow(/clone/)
+    expect(isUnreadable({ ...(marker as object) })).toBe(true)
     // It is refused by the column, too: the row cannot be written back by mistake.
     const { db, schema, envelope } = app
     expect(
