@@ -42,10 +42,11 @@ const CHUNKS = {
   'postgres-schema': /^adapters\/postgres\/schema$/,
   sqlite: /^adapters\/sqlite\//,
   postgres: /^adapters\/postgres\//,
-  columns: /^drizzle\/(encrypted-column|column-guard|drizzle-table|fingerprint-column)$/,
+  columns: /^drizzle\/(encrypted-column|drizzle-table|fingerprint-column)$/,
   sources: /^sources\//,
   // Loads drizzle-orm, which the registry must not.
-  'written-row': /^drizzle\/(written-row|owner-column|fingerprint-rule|query-guard)$/,
+  'written-row':
+    /^drizzle\/(written-row|column-guard|expression-guard|owner-column|fingerprint-rule|query-guard)$/,
   registry: /^drizzle\//,
   'legacy-readers': /^reencrypt\/legacy\//,
   reencrypt: /^reencrypt\//,

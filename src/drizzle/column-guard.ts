@@ -5,7 +5,9 @@
  */
 import { invalidArgument } from '../errors.js'
 import { type AnyCodec, markColumn, refuseComparison, refuseUnseenRow } from './encrypted-column.js'
+import { assertHoldsTokens } from './expression-guard.js'
 import type { RowGuard } from './owner-column.js'
+import { setRowRule } from './written-row.js'
 
 /** The methods of a column builder that `sqliteTable` and `pgTable` call. Drizzle does not declare them. */
 interface BuilderHooks {
@@ -54,11 +56,15 @@ export function guardedBuilder<Builder extends object, Value>(
   hooks.build = function (this: BuilderHooks, table) {
     const column = build.call(this, table)
     markColumn(column, codec.mark)
-    if (guardRow !== undefined) {
-      guardRow(table, key, column.mapToDriverValue.bind(column))
-      column.mapToDriverValue = refuseUnseenRow
-    }
-    if (!isComparable) guardComparisons(table, key, column)
+    if (isComparable) return column
+    const property = key
+    const guard = guardRow?.(property, column.mapToDriverValue.bind(column))
+    if (guard !== undefined) column.mapToDriverValue = refuseUnseenRow
+    setRowRule(table, property, (row) => {
+      assertHoldsTokens(row, property, codec.mark)
+      guard?.(row)
+    })
+    guardComparisons(table, property, column)
     return column
   }
   if (hooks.array !== undefined) hooks.array = refuseArray

@@ -4,7 +4,13 @@
  */
 
 import { requiredScope, type ScopeKind } from '../envelope/scope.js'
-import { inPlaceOf, isOfValue } from '../envelope/unreadable.js'
+import {
+  inPlaceOf,
+  isOfValue,
+  isUnreadable,
+  isUnreadableJson,
+  refuseUnreadable,
+} from '../envelope/unreadable.js'
 import type { UserHandle } from '../envelope/user-handle.js'
 import { invalidArgument, KeystoreError, quoted } from '../errors.js'
 import { contextMap, type EncryptionContext } from '../format/context.js'
@@ -103,9 +109,12 @@ export interface AnyCodec<Value> {
 }
 
 /** The two functions of a codec that Drizzle's `customType` takes. Drizzle calls `toDriver` with the null of a placeholder too. */
-export function driverFunctions<Value>({ encode, decode }: AnyCodec<Value>) {
+export function driverFunctions<Value>({ mark, encode, decode }: AnyCodec<Value>) {
   return {
-    toDriver: (value: Value) => ((value ?? null) === null ? (value as null) : encode(value)) as string,
+    toDriver(value: Value) {
+      if (isUnreadable(value)) refuseUnreadable(mark.context?.column ?? null)
+      return ((value ?? null) === null ? (value as null) : encode(value)) as string
+    },
     fromDriver: (stored: string) => decode(stored as never),
   }
 }
@@ -117,7 +126,7 @@ export function textCodec(options: EncryptedColumnOptions): ColumnCodec<string> 
 export function jsonCodec<T>(options: EncryptedColumnOptions): ColumnCodec<T> {
   return scopedCodec<T>('json', options, {
     // JSON text is never a whole token: a token in it has quotes around it.
-    seal: (handle, value, context) => handle.encrypt(jsonText(value), context),
+    seal: (handle, value, context) => handle.encrypt(jsonText(value, context.column ?? null), context),
     open: (handle, stored, context) => parsedJson(handle.decrypt(stored, context), stored),
   })
 }
@@ -192,14 +201,15 @@ export function handleFor({ owner, context }: EncryptedColumnMark): UserHandle {
 /** The error of a value, with the column's name, which Drizzle does not tell. */
 function namedError(error: KeystoreError, stored: unknown, column: string | null): KeystoreError {
   const place = column === null ? 'an encrypted column' : `the encrypted column ${quoted(column)}`
-  const leftover = error.code === 'ERR_NOT_ENCRYPTED' ? `. ${leftoverAdvice(stored)}` : ''
-  return new KeystoreError(error.code, `A value of ${place}: ${error.message}${leftover}`, {
+  return new KeystoreError(error.code, `A value of ${place}: ${error.message}. ${adviceFor(error, stored)}`, {
     cause: error.cause,
     column,
   })
 }
 
-function leftoverAdvice(stored: unknown): string {
+function adviceFor({ code }: KeystoreError, stored: unknown): string {
+  if (code !== 'ERR_NOT_ENCRYPTED')
+    return 'To read the other rows and find this one, decide in onUnreadable of the scope (docs/COLUMNS.md)'
   const what =
     stored === '' ? 'It is an empty text' : 'It is a plaintext, such as a default or a value from before'
   return `${what}: encrypt it with the sweep (docs/REENCRYPT.md), or decide in onUnreadable of the scope`
@@ -230,13 +240,21 @@ function checkedToken(value: unknown): Token {
   )
 }
 
-export function jsonText(value: unknown): string {
+/** @param column its name, null if it has none @throws ERR_INVALID_ARGUMENT, also if a marker of `onUnreadable` is anywhere in the value */
+export function jsonText(value: unknown, column: string | null): string {
   let text: string | undefined
+  let hasUnreadable = false
   try {
-    text = JSON.stringify(value)
+    // It is given what `toJSON` makes of a value, and has the object that the value is in.
+    text = JSON.stringify(value, function (this: Readonly<Record<string, unknown>>, key, part: unknown) {
+      if (typeof part === 'object' && part !== null)
+        hasUnreadable ||= isUnreadable(part) || isUnreadable(this[key]) || isUnreadableJson(part)
+      return part
+    })
   } catch {
     // The error is not kept as a cause, because its message may quote the value.
   }
+  if (hasUnreadable) refuseUnreadable(column)
   if (text === undefined) throw invalidArgument(`A JSON column got ${kindOf(value)} that JSON cannot express`)
   return text
 }

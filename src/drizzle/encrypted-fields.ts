@@ -2,6 +2,7 @@
 import { invalidArgument, quoted } from '../errors.js'
 import { FIELD_CONTEXT } from '../sources/field-cells.js'
 import {
+  ANY,
   type FieldPath,
   type FieldPlace,
   fieldPaths,
@@ -45,18 +46,23 @@ export function fieldsCodec<Value>(options: EncryptedFieldsOptions<Value>): Fiel
     throw invalidArgument(
       `the context of encryptedFields cannot have a value ${quoted(FIELD_CONTEXT)}: that is each field's own`,
     )
-  const nameOf = (path: string) => [...(context.column === undefined ? [] : [context.column]), path].join('.')
-  const codecOf = (path: string) =>
-    scopedText({ owner, context: { ...context, [FIELD_CONTEXT]: path } }, nameOf(path))
+  // Of the path as it was declared: names of properties where it has a `*` are the application's data.
+  const nameOf = (path: FieldPath) =>
+    [
+      ...(context.column === undefined ? [] : [context.column]),
+      placeName(path.map((name) => (name === ANY ? null : name))),
+    ].join('.')
+  const codecOf = (place: FieldPlace, path: FieldPath) =>
+    scopedText({ owner, context: { ...context, [FIELD_CONTEXT]: placeName(place) } }, nameOf(path))
   return {
     mark: { ...mark, fields: paths },
     encode(value) {
       // What JSON makes of it: an object with a method toJSON may hide other fields than it writes.
-      const written: unknown = JSON.parse(jsonText(value))
+      const written: unknown = JSON.parse(jsonText(value, context.column ?? null))
+      assertShape(written, paths, nameOf)
       return JSON.stringify(
-        withFields(written, paths, (field, place) => {
-          const path = placeName(place)
-          if (typeof field === 'string') return codecOf(path).encode(field)
+        withFields(written, paths, (field, place, path) => {
+          if (typeof field === 'string') return codecOf(place, path).encode(field)
           throw invalidArgument(
             `The encrypted field ${quoted(nameOf(path))} must be a string, null or absent, got ${kindOf(field)}`,
           )
@@ -65,8 +71,8 @@ export function fieldsCodec<Value>(options: EncryptedFieldsOptions<Value>): Fiel
     },
     decode(stored) {
       const value = typeof stored === 'string' ? parsed(stored) : stored
-      return withFields(value, paths, (field, place) =>
-        codecOf(placeName(place)).decode(field as string),
+      return withFields(value, paths, (field, place, path) =>
+        codecOf(place, path).decode(field as string),
       ) as Value
     },
     canBeDefault(value) {
@@ -88,16 +94,45 @@ function parsed(stored: string): unknown {
   }
 }
 
+/**
+ * Refuses a value in which a path ends before its field, at a text or at a list for an object: what is meant to be encrypted may be there, and
+ * would be stored as it is.
+ */
+function assertShape(
+  value: unknown,
+  paths: readonly FieldPath[],
+  nameOf: (path: FieldPath) => string,
+  depth = 0,
+): void {
+  if (value === null || typeof value === 'boolean' || isField(paths, depth)) return
+  const at = depth === 0 ? 'The value' : quoted(nameOf((paths[0] as FieldPath).slice(0, depth)))
+  if (typeof value !== 'object')
+    throw invalidArgument(
+      `${at} must be an object or a list, since it has encrypted fields in it, or null: got ${kindOf(value)}`,
+    )
+  if (Array.isArray(value) && pathsThrough(paths, depth, null).length === 0)
+    throw invalidArgument(
+      `${at} must be an object, since its encrypted fields have names: got a list. Write * in the path for its elements`,
+    )
+  const parts = Array.isArray(value) ? value.map((part) => [null, part] as const) : Object.entries(value)
+  for (const [name, part] of parts) {
+    const going = pathsThrough(paths, depth, name)
+    if (going.length > 0) assertShape(part, going, nameOf, depth + 1)
+  }
+}
+
 /** A value with each field at the paths changed. Changes nothing in place: Drizzle may keep what it has read. Null fields stay. */
 function withFields(
   value: unknown,
   paths: readonly FieldPath[],
-  change: (field: unknown, place: FieldPlace) => unknown,
+  change: (field: unknown, place: FieldPlace, path: FieldPath) => unknown,
   place: FieldPlace = [],
 ): unknown {
   if (value === null || typeof value !== 'object')
-    return isField(paths, place.length) && value !== null ? change(value, place) : value
-  if (isField(paths, place.length)) return change(value, place)
+    return isField(paths, place.length) && value !== null
+      ? change(value, place, paths[0] as FieldPath)
+      : value
+  if (isField(paths, place.length)) return change(value, place, paths[0] as FieldPath)
   const through = (name: string | null, part: unknown) => {
     const going = pathsThrough(paths, place.length, name)
     return going.length === 0 ? part : withFields(part, going, change, [...place, name])

@@ -3,25 +3,18 @@ import { currentScope, requiredScope } from '../envelope/scope.js'
 import { invalidArgument, KeystoreError, quoted } from '../errors.js'
 import { kindOf } from '../validate.js'
 import type { EncryptedColumnMark } from './encrypted-column.js'
-import { type EncodedCell, setRowRule, type WrittenRow, watchWrites } from './written-row.js'
+import { isOfInsertedRow } from './expression-guard.js'
+import type { Cell, EncodedCell, RowRule, WrittenRow } from './written-row.js'
 
-/** Called when a column is built. @param encode the column's own encoder */
-export type RowGuard = (table: object, property: string, encode: (value: unknown) => unknown) => void
+/** Makes the rule of a column that is built. @param encode the column's own encoder */
+export type RowGuard = (property: string, encode: (value: unknown) => unknown) => RowRule
 
-/**
- * The guard of a column that was told its owner column; undefined for others.
- *
- * @param dialect the prototype of the dialect's class, whose writes are watched from now on
- */
-export function ownerGuard(
-  { context, ownerColumn }: EncryptedColumnMark,
-  dialect: object,
-): RowGuard | undefined {
+/** The guard of a column that was told its owner column; undefined for others. The dialect must be watched (`watchWrites`). */
+export function ownerGuard(mark: EncryptedColumnMark): RowGuard | undefined {
+  const { context, ownerColumn } = mark
   if (ownerColumn === undefined) return undefined
-  watchWrites(dialect)
   const name = context?.column ?? null
-  return (table, property, encode) =>
-    setRowRule(table, property, (row) => checkOwner(row, { property, ownerColumn, name, encode }))
+  return (property, encode) => (row) => checkOwner(row, { property, ownerColumn, name, mark, encode })
 }
 
 interface OwnedColumn {
@@ -29,6 +22,7 @@ interface OwnedColumn {
   readonly ownerColumn: string
   /** For messages. */
   readonly name: string | null
+  readonly mark: EncryptedColumnMark
   readonly encode: (value: unknown) => unknown
 }
 
@@ -37,43 +31,72 @@ function checkOwner(row: WrittenRow, column: OwnedColumn): void {
   if (row.statement === 'insert-select') throw unseenOwner(column, 'insert … select')
   const value = row.read(property)
   const owner = row.read(ownerColumn)
-  const isEncrypted = 'value' in value && value.value !== null
-  if (row.statement === 'update' && owner.kind === 'absent' && (isEncrypted || value.kind === 'unseen'))
-    requireOwner(row, column, isEncrypted ? value : null)
-  if (!isEncrypted) {
-    // The stored values stay under the key of the scope's user: only for that user the row can be read afterwards.
-    if (row.statement === 'update' && 'value' in owner)
-      row.onEncode(ownerColumn, (id) => assertOwner(column, id, userInScope(column)))
-    return
-  }
-  if (owner.kind === 'value') {
+  if (row.statement === 'update') {
+    checkUpdate(row, column, value, owner)
+  } else if (!isEncoded(value)) {
+    // Nothing of the row is encrypted.
+  } else if (owner.kind === 'value') {
     row.write(property, value, (plaintext) => {
       if (!isAbsent(plaintext)) assertOwner(column, owner.value, userInScope(column))
       return encode(plaintext)
     })
   } else if (owner.kind === 'placeholder') {
     checkPlaceholder(row, column)
-  } else if (row.statement === 'update' && owner.kind === 'absent') {
-    row.write(property, value, encode)
   } else {
     throw unseenOwner(column, owner.kind === 'absent' ? 'a row without it' : 'an sql expression')
   }
 }
 
+/** An update changes no owner: the values of the row's other columns would stay under the key of the owner before. */
+function checkUpdate(row: WrittenRow, column: OwnedColumn, value: Cell, owner: Cell): void {
+  const { property, ownerColumn, encode } = column
+  if (owner.kind === 'unseen') throw unseenOwner(column, 'an sql expression')
+  let userOfConstant: string | undefined
+  if (isEncoded(value))
+    row.write(property, value, (plaintext) => {
+      if (isAbsent(plaintext)) return encode(plaintext)
+      const user = userInScope(column)
+      if (owner.kind === 'value') assertOwner(column, owner.value, user)
+      if (value.kind === 'value') userOfConstant = user
+      return encode(plaintext)
+    })
+  if (owner.kind === 'absent') {
+    if (value.kind !== 'absent') requireOwner(row, column, value)
+    return
+  }
+  const isScopes = (id: unknown) => {
+    assertOwner(column, id, userInScope(column))
+    if (userOfConstant !== undefined) assertOwner(column, id, userOfConstant)
+  }
+  if (row.isNotNull(ownerColumn)) row.keepStored(ownerColumn, owner, isScopes)
+  else row.onEncode(ownerColumn, isScopes)
+}
+
 /**
  * An update that does not set the owner: only the database knows whose the rows are that it comes to. It refuses those of others, if the owner
- * column is NOT NULL.
- *
- * @param value null: an expression, such as `excluded.api_key`. Without a scope it encrypts nothing
+ * column is NOT NULL. What encrypts nothing, an expression such as `excluded.api_key` or a null, needs no scope, and is refused in that of
+ * another user.
  */
-function requireOwner(row: WrittenRow, column: OwnedColumn, value: EncodedCell | null): void {
-  const { ownerColumn } = column
+function requireOwner(row: WrittenRow, column: OwnedColumn, value: Cell): void {
+  const { ownerColumn, mark } = column
   if (!row.isNotNull(ownerColumn)) return
-  const moment = value ?? { kind: 'value', value: true }
-  row.requireStored(ownerColumn, moment, (given) => {
-    if (isAbsent(given)) return null
-    return value === null ? (currentScope('user')?.handle.userId ?? null) : userInScope(column)
-  })
+  if (value.kind === 'unseen' && isOfInsertedRow(value.sources, mark)) {
+    // Each execution has its own, and the row that was to be inserted is checked then.
+    row.requireInserted(ownerColumn)
+  } else if (isEncoded(value)) {
+    row.requireStored(ownerColumn, value, (given) => (isAbsent(given) ? userOfScope() : userInScope(column)))
+  } else {
+    row.requireStored(ownerColumn, { kind: 'value', value: true }, userOfScope)
+  }
+}
+
+function userOfScope(): string | null {
+  return currentScope('user')?.handle.userId ?? null
+}
+
+/** Whether an encoder gets it: no null, and nothing that only the database knows. */
+function isEncoded(value: Cell): value is EncodedCell {
+  return 'value' in value && value.value !== null
 }
 
 /**
@@ -99,6 +122,8 @@ function checkPlaceholder(row: WrittenRow, column: OwnedColumn): void {
     const user = userInScope(column)
     if (isOwnerFirst) assertOwner(column, owner, user)
     userId = user
+    // All placeholders of an execution are encoded at once: one that fails in between must leave nothing to the next.
+    if (!isConstant) queueMicrotask(() => (userId = undefined))
     return encode(plaintext)
   })
   row.onEncode(ownerColumn, (id) => {

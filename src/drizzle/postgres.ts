@@ -33,6 +33,7 @@ import type { FingerprintColumnOptions } from './fingerprint-column.js'
 import { fingerprintBuilder } from './fingerprint-rule.js'
 import { ownerGuard } from './owner-column.js'
 import { guardQueries } from './query-guard.js'
+import { watchWrites } from './written-row.js'
 
 export type { ColumnArguments, EncryptedColumnOptions, TokenCheckOptions } from './encrypted-column.js'
 export type { EncryptedFieldsOptions } from './encrypted-fields.js'
@@ -151,13 +152,11 @@ function column<Value>(
     dataType: () => type,
     ...(type === 'text' ? driverFunctions(codec) : jsonFunctions(codec, type)),
   })
-  if (codec.mark.kind !== 'token') guardQueries(PgDialect.prototype)
-  return guardedBuilder(
-    define(name),
-    codec,
-    OWN[codec.mark.kind](),
-    ownerGuard(codec.mark, PgDialect.prototype),
-  )
+  if (codec.mark.kind !== 'token') {
+    guardQueries(PgDialect.prototype)
+    watchWrites(PgDialect.prototype)
+  }
+  return guardedBuilder(define(name), codec, OWN[codec.mark.kind](), ownerGuard(codec.mark))
 }
 
 /**

@@ -29,6 +29,7 @@ import type { FingerprintColumnOptions } from './fingerprint-column.js'
 import { fingerprintBuilder } from './fingerprint-rule.js'
 import { ownerGuard } from './owner-column.js'
 import { guardQueries } from './query-guard.js'
+import { watchWrites } from './written-row.js'
 
 export type { ColumnArguments, EncryptedColumnOptions, TokenCheckOptions } from './encrypted-column.js'
 export type { EncryptedFieldsOptions } from './encrypted-fields.js'
@@ -138,13 +139,11 @@ function column<Value>(name: string, codec: AnyCodec<Value>): ColumnBuilder<Valu
     dataType: () => 'text',
     ...driverFunctions(codec),
   })
-  if (codec.mark.kind !== 'token') guardQueries(SQLiteDialect.prototype)
-  return guardedBuilder(
-    define(name),
-    codec,
-    OWN[codec.mark.kind](),
-    ownerGuard(codec.mark, SQLiteDialect.prototype),
-  )
+  if (codec.mark.kind !== 'token') {
+    guardQueries(SQLiteDialect.prototype)
+    watchWrites(SQLiteDialect.prototype)
+  }
+  return guardedBuilder(define(name), codec, OWN[codec.mark.kind](), ownerGuard(codec.mark))
 }
 
 /**

@@ -11,7 +11,7 @@
  * A host may have two copies of drizzle-orm, of which only one is watched. A column that needs its row must therefore refuse to encode
  * outside a rule (`refuseUnseenRow` of encrypted-column.ts), and must not store something else instead.
  */
-import { Column, is, Param, Placeholder, SQL, sql } from 'drizzle-orm'
+import { aliasedTableColumn, type Column, is, Param, Placeholder, type SQL, sql } from 'drizzle-orm'
 import { invalidArgument, quoted } from '../errors.js'
 
 /** What a statement writes to one column. */
@@ -20,8 +20,11 @@ export type Cell =
   | { readonly kind: 'value'; readonly value: unknown }
   /** Of a prepared statement: each execution has its own. */
   | { readonly kind: 'placeholder'; readonly value: Placeholder }
-  /** An `sql` expression, another column, or all of `insert … select`: only the database knows it. */
-  | { readonly kind: 'unseen' }
+  /**
+   * An `sql` expression, another column, or what `insert … select` selects: only the database knows it. `sources` has these, one for each of
+   * the selects that are combined, and is empty where the rows are of an application's own SQL.
+   */
+  | { readonly kind: 'unseen'; readonly sources: readonly unknown[] }
   /** An insert leaves it to the database's default, and an update as it is. */
   | { readonly kind: 'absent' }
 
@@ -35,6 +38,8 @@ export type RowRule = (row: WrittenRow) => void
 
 /** A column, as far as Drizzle 0.45 and 1.0 agree on it. */
 interface TableColumn {
+  /** Such as `PgUUID`. */
+  readonly columnType: string
   readonly notNull: boolean
   readonly default: unknown
   readonly defaultFn?: () => unknown
@@ -57,17 +62,26 @@ export class WrittenRow {
   readonly #cells: Cells
   /** The columns that are written, in their order in the statement. Undefined: all, in the table's order. */
   readonly #list: readonly string[] | undefined
+  /** Of `insert … select`. */
+  readonly #select: unknown
   /** What this row's cells are and how they are encoded, where a rule has changed it. */
   readonly #written = new Map<string, { readonly cell: EncodedCell; readonly encode: Encode }>()
   /** Of an update: what its rows must hold, by column. */
   readonly #required = new Map<string, SQL[]>()
 
   /** @internal */
-  constructor(statement: WrittenRow['statement'], columns: Columns, cells: Cells, list?: readonly string[]) {
+  constructor(
+    statement: WrittenRow['statement'],
+    columns: Columns,
+    cells: Cells,
+    list?: readonly string[],
+    select?: unknown,
+  ) {
     this.statement = statement
     this.#columns = columns
     this.#cells = cells
     this.#list = list
+    this.#select = select
   }
 
   /** What the statement writes to a column. The result of `$defaultFn` or `$onUpdateFn`, if Drizzle would call it. */
@@ -76,7 +90,10 @@ export class WrittenRow {
     const written = this.#written.get(property)
     if (written !== undefined) return written.cell
     if (this.#required.has(property)) return ABSENT
-    if (this.statement === 'insert-select') return { kind: 'unseen' }
+    if (this.statement === 'insert-select') {
+      const sources = selectionsOf(this.#select).flatMap((fields) => fields[property] ?? [])
+      return { kind: 'unseen', sources }
+    }
     if (this.#list !== undefined && !this.#list.includes(property)) return { kind: 'absent' }
     const cell = cellOf(this.#cells[property])
     if (cell.kind !== 'absent') return cell
@@ -124,11 +141,44 @@ export class WrittenRow {
    * @param value the value that the column must have, as the database has it; null: any
    */
   requireStored(property: string, moment: EncodedCell, value: (given: unknown) => string | null): void {
-    const column = this.#column(property) as unknown as Column
-    const wanted = () => new Param(moment.value ?? true, { mapToDriverValue: value })
-    const conditions = this.#required.get(property) ?? []
+    const column = this.#column(property)
+    const param = (encode: (wanted: string) => unknown) => {
+      const mapToDriverValue = (given: unknown) => {
+        const wanted = value(given)
+        return wanted === null ? null : encode(wanted)
+      }
+      return new Param(moment.value ?? true, { mapToDriverValue })
+    }
     // Two parameters: Postgres gives each one type.
-    conditions.push(sql`(cast(${wanted()} as text) is null or ${column} = ${wanted()})`)
+    const isWanted = param(() => 'wanted')
+    const wanted = param((id) => storedForm(column, id))
+    this.#require(property, (stored) => sql`(cast(${isWanted} as text) is null or ${stored} = ${wanted})`)
+  }
+
+  /** Of an upsert: as {@link requireStored}, if the stored row's value in the column is not that of the row that was to be inserted. */
+  requireInserted(property: string): void {
+    const inserted = aliasedTableColumn(this.#column(property) as unknown as Column, 'excluded')
+    this.#require(property, (stored) => sql`${stored} = ${comparable(inserted)}`)
+  }
+
+  /**
+   * Of an update that assigns a column: lets it assign only what is stored already, and else fail as with {@link requireStored}.
+   *
+   * @param seen called with the value that is to be assigned, just before it is encoded. Not with a null, which the database refuses
+   */
+  keepStored(property: string, cell: EncodedCell, seen: (given: unknown) => void): void {
+    const column = this.#column(property)
+    const mapToDriverValue = (given: unknown) => {
+      seen(given)
+      return storedForm(column, given)
+    }
+    this.#require(property, (stored) => sql`${stored} = ${new Param(cell.value, { mapToDriverValue })}`)
+  }
+
+  #require(property: string, condition: (stored: SQL) => SQL): void {
+    const column = this.#column(property)
+    const conditions = this.#required.get(property) ?? []
+    conditions.push(condition(comparable(column)))
     this.#required.set(property, conditions)
     this.#cells[property] = sql`case when ${sql.join(conditions, sql` and `)} then ${column} end`
   }
@@ -160,13 +210,31 @@ export class WrittenRow {
   }
 }
 
+/** Of `customType`: only the database knows how what it stores reads as text. */
+function isCustom({ columnType }: { readonly columnType: string }): boolean {
+  return columnType.endsWith('CustomColumn')
+}
+
+/** As text without the column's collation: in a uuid or with NOCASE, an id equals others. */
+function comparable(column: { readonly columnType: string }): SQL {
+  return isCustom(column) ? sql`${column}` : sql`(cast(${column} as text) || '')`
+}
+
+/** A value as it is compared with what is stored. */
+function storedForm(column: TableColumn, value: unknown): unknown {
+  const mapped = column.mapToDriverValue(value)
+  return isCustom(column) ? mapped : String(mapped)
+}
+
 const ABSENT: Cell = { kind: 'absent' }
 
 function cellOf(given: unknown): Cell {
   const value = is(given, Param) ? given.value : given
   if (value === undefined) return ABSENT
   if (is(value, Placeholder)) return { kind: 'placeholder', value }
-  if (is(value, SQL) || is(value, SQL.Aliased) || is(value, Column)) return { kind: 'unseen' }
+  // `SQL`, columns, subqueries: what Drizzle calls a wrapper of SQL.
+  if (typeof value === 'object' && value !== null && 'getSQL' in value)
+    return { kind: 'unseen', sources: [value] }
   return { kind: 'value', value }
 }
 
@@ -230,7 +298,7 @@ function ruledInsert(config: InsertConfig): InsertConfig {
   if (rules === undefined) return config
   const columns = columnsOf(table)
   if (config.select || !Array.isArray(config.values)) {
-    applyRules(rules, new WrittenRow('insert-select', columns, {}, columnList))
+    applyRules(rules, new WrittenRow('insert-select', columns, {}, columnList, config.values))
     return config
   }
   const values = (config.values as readonly Cells[]).map((row) => {
@@ -239,6 +307,20 @@ function ruledInsert(config: InsertConfig): InsertConfig {
     return cells
   })
   return { ...config, values }
+}
+
+/** A builder of a select, as far as Drizzle 0.45 and 1.0 agree on it. */
+interface Select {
+  readonly _?: { readonly selectedFields?: Readonly<Record<string, unknown>> }
+  readonly config?: { readonly setOperators?: readonly { readonly rightSelect: unknown }[] }
+}
+
+/** What a select gives: its fields, and those of each select that is combined with it. None for SQL of an application's own. */
+export function selectionsOf(select: unknown): Readonly<Record<string, unknown>>[] {
+  const { _, config } = (typeof select === 'object' && select !== null ? select : {}) as Select
+  if (_?.selectedFields === undefined) return []
+  const combined = config?.setOperators ?? []
+  return [_.selectedFields, ...combined.flatMap(({ rightSelect }) => selectionsOf(rightSelect))]
 }
 
 function applyRules(rules: Rules, row: WrittenRow): void {

@@ -1,6 +1,12 @@
 /** What a scope does with a stored value that cannot be read. */
-import { inspect } from 'node:util'
-import { invalidArgument, isKeystoreError, type KeystoreError, type KeystoreErrorCode } from '../errors.js'
+import { inspect, types } from 'node:util'
+import {
+  invalidArgument,
+  isKeystoreError,
+  type KeystoreError,
+  type KeystoreErrorCode,
+  quoted,
+} from '../errors.js'
 import { kindOf } from '../validate.js'
 
 /** A stored value of an encrypted column that cannot be read. */
@@ -47,14 +53,21 @@ export class Unreadable {
   constructor({ column, error }: UnreadableValue) {
     this.column = column
     this.error = error
-    Object.defineProperty(this, UNREADABLE, { value: true })
+    // Enumerable, so that a copy by spreading is one too.
+    Object.defineProperty(this, UNREADABLE, { value: true, enumerable: true })
   }
 
-  toString(): never {
+  /** A property of its own, because functions cannot be cloned: a structured clone would be an object like any other. */
+  readonly toString = (): never => {
+    throw this.error
+  };
+
+  [Symbol.toPrimitive](): never {
     throw this.error
   }
 
-  [Symbol.toPrimitive](): never {
+  /** Called by pg, which would make JSON of it for a text column. */
+  toPostgres(): never {
     throw this.error
   }
 
@@ -76,6 +89,31 @@ export class Unreadable {
  */
 export function isUnreadable(value: unknown): value is Unreadable {
   return typeof value === 'object' && value !== null && Reflect.get(value, UNREADABLE) === true
+}
+
+/**
+ * Refuses to write what stands for a value that cannot be read: it would replace the stored value, which a backup, another key or the right user
+ * may still open.
+ *
+ * @param column what the message calls the column; null: its context has no name
+ * @throws ERR_INVALID_ARGUMENT
+ */
+export function refuseUnreadable(column: string | null): never {
+  const place = column === null ? 'an encrypted column' : `the encrypted column ${quoted(column)}`
+  throw invalidArgument(
+    `What stands for an unreadable value (onUnreadable) was to be written to ${place}, in place of the stored value: leave the column out, or write a value of your own`,
+  )
+}
+
+/** Whether a value is what a marker is in JSON, such as one that a client sends back. */
+export function isUnreadableJson(value: unknown): boolean {
+  if (typeof value !== 'object' || value === null) return false
+  const { unreadable, code } = value as Readonly<Record<string, unknown>>
+  return (
+    Object.keys(value).length === 2 &&
+    (typeof unreadable === 'string' || unreadable === null) &&
+    OF_VALUES.includes(code as KeystoreErrorCode)
+  )
 }
 
 /** The codes of errors that are about one stored value. All others are about the scope, the service or the caller. */
@@ -108,5 +146,11 @@ export function inPlaceOf(
   if (on === 'null') return null
   const leftover = error.code === 'ERR_NOT_ENCRYPTED' && typeof stored === 'string' ? stored : null
   const value = Object.defineProperty({ column, error }, 'leftover', { value: leftover }) as UnreadableValue
-  return on === 'marker' ? new Unreadable(value) : on(value)
+  if (on === 'marker') return new Unreadable(value)
+  const given = on(value)
+  if (types.isPromise(given)) {
+    given.catch(() => {})
+    throw invalidArgument('onUnreadable must not be asynchronous: it has returned a promise')
+  }
+  return given
 }

@@ -113,8 +113,51 @@ describe.each(dialects)('encryptedFields on %s', (dialect) => {
       providers: [{ url: 'u', secret: 'in an array' }] as unknown as NonNullable<Settings['providers']>,
     })
     expect((await read('alice')).at(-1)?.settings).toMatchObject({ providers: [{ secret: 'in an array' }] })
-    await add('alice', 11, 'text' as never)
-    expect((await read('alice')).at(-1)).toEqual({ settings: 'text' })
+    await add('alice', 11, false as never)
+    expect((await read('alice')).at(-1)).toEqual({ settings: false })
+  })
+
+  it('refuse a value of another shape than their paths have, which would hide a secret', async () => {
+    for (const value of [
+      'sk-hidden',
+      7,
+      [{ apiKey: 'sk-hidden' }],
+      { model: 'x', providers: 'sk-hidden' },
+      { model: 'x', providers: { openai: 'sk-hidden' } },
+      { model: 'x', providers: { openai: [{ secret: 'sk-hidden' }] } },
+      { model: 'x', hooks: ['sk-hidden'] },
+    ]) {
+      const error = await columnErrorOf(add('alice', 1, value as never))
+      expect(error, JSON.stringify(value)).toMatchObject(REFUSED)
+      expect(String(error)).toMatch(/must be an object/)
+      // Names of properties where a path has `*` are the application's data, too.
+      expect(String(error)).not.toMatch(/sk-hidden|openai/)
+    }
+    expect(await app.rows('select id from integrations')).toEqual([])
+  })
+
+  it('refuse a marker in an encrypted field and beside it, and keep what is stored', async () => {
+    const { envelope, db, schema } = app
+    await add('alice', 1)
+    const damaged = { ...(await stored()), apiKey: `${(await stored()).apiKey?.slice(0, -5)}AAAAA` }
+    await store(JSON.stringify(damaged))
+    const [row] = await read('alice', { onUnreadable: 'marker' })
+    const marker = row?.settings?.apiKey
+    expect(isUnreadable(marker)).toBe(true)
+    for (const value of [
+      row?.settings,
+      { ...settings, apiKey: null, model: marker },
+      marker,
+      JSON.parse(JSON.stringify(row?.settings)),
+    ]) {
+      const update = envelope.scope('alice', () =>
+        db.update(schema.integrations).set({ settings: value as never }),
+      )
+      const error = await columnErrorOf(update)
+      expect(error).toMatchObject(REFUSED)
+      expect(String(error)).toMatch(/leave the column out/)
+    }
+    expect(await stored()).toEqual(damaged)
   })
 
   it('let SQL query and change the other fields', async () => {

@@ -1,7 +1,8 @@
 /** Columns that are told their owner column: whose rows a scope may write, by every way of writing. */
 import { eq, sql } from 'drizzle-orm'
-import { integer as pgInteger, pgTable } from 'drizzle-orm/pg-core'
-import { integer, sqliteTable } from 'drizzle-orm/sqlite-core'
+import * as pgCore from 'drizzle-orm/pg-core'
+import { integer as pgInteger, pgTable, customType as pgType, uuid } from 'drizzle-orm/pg-core'
+import { integer, sqliteTable, customType as sqliteType, text } from 'drizzle-orm/sqlite-core'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { encryptedText as postgresText } from '../../src/drizzle/postgres.js'
 import { encryptedText as sqliteText } from '../../src/drizzle/sqlite.js'
@@ -10,6 +11,8 @@ import { columnErrorOf, errorOf } from '../support/errors.js'
 import { type HostApp, hostApp } from '../support/host-app.js'
 
 const WRONG = { code: 'ERR_WRONG_OWNER' }
+/** 0.45 shows an encoder the null of a placeholder, 1.0 does not. */
+const NULLS_ARE_SEEN = !('snakeCase' in pgCore)
 const REFUSED = { code: 'ERR_INVALID_ARGUMENT' }
 
 describe.each(dialects)('a column that is told its owner on %s', (dialect) => {
@@ -67,6 +70,15 @@ describe.each(dialects)('a column that is told its owner on %s', (dialect) => {
       () => db.insert(vault).values({ id: 2, apiKey: 'sk' } as never),
       () => db.insert(vault).values({ id: 2, ownerId: sql`'bob'`, apiKey: 'sk' }),
       () => db.update(vault).set({ ownerId: sql`'bob'`, apiKey: 'sk' }),
+      () => db.update(vault).set({ ownerId: sql`'bob'` }),
+      () =>
+        db
+          .insert(vault)
+          .values({ id: 1, ownerId: 'bob', apiKey: 'sk' })
+          .onConflictDoUpdate({
+            target: vault.id,
+            set: { ownerId: sql`excluded.owner_id`, apiKey: sql`excluded.api_key` },
+          }),
       () =>
         db
           .insert(vault)
@@ -79,7 +91,7 @@ describe.each(dialects)('a column that is told its owner on %s', (dialect) => {
     ]
     const errors = []
     for (const query of queries) errors.push(await columnErrorOf(() => as<unknown>('bob', query)))
-    expect(errors).toMatchObject([REFUSED, REFUSED, REFUSED, REFUSED, WRONG])
+    expect(errors).toMatchObject([REFUSED, REFUSED, REFUSED, REFUSED, REFUSED, REFUSED, WRONG])
     expect(await stored()).toHaveLength(1)
   })
 
@@ -123,6 +135,11 @@ describe.each(dialects)('a column that is told its owner on %s', (dialect) => {
       .set({ apiKey: sql.placeholder('apiKey') as never, data: sql.placeholder('data') as never })
       .where(eq(vault.id, sql.placeholder('id')))
       .prepare('update_vault')
+    const take = db
+      .update(vault)
+      .set({ ownerId: sql.placeholder('owner') as never, apiKey: sql.placeholder('apiKey') as never })
+      .where(eq(vault.id, sql.placeholder('id')))
+      .prepare('take_vault')
     const queries = [
       () => db.update(vault).set({ apiKey: 'sk-bob' }),
       () =>
@@ -130,6 +147,20 @@ describe.each(dialects)('a column that is told its owner on %s', (dialect) => {
           .update(vault)
           .set({ apiKey: 'sk-bob', data: { n: 9 } })
           .where(eq(vault.id, 1)),
+      // A row of hers does not become his.
+      () => db.update(vault).set({ ownerId: 'bob' }),
+      () => db.update(vault).set({ ownerId: 'bob', apiKey: 'sk-bob' }).where(eq(vault.id, 1)),
+      () => db.update(vault).set({ ownerId: 'bob', apiKey: null, data: null }),
+      () => upsert({ ownerId: 'bob' }),
+      () => upsert({ ownerId: 'bob', apiKey: 'sk-bob', data: { n: 9 } }),
+      () => upsert({ ownerId: 'bob', apiKey: sql`excluded.api_key`, data: sql`excluded.data` }),
+      () => take.execute({ id: 1, owner: 'bob', apiKey: 'sk-bob' }),
+      () => take.execute({ id: 1, owner: 'bob', apiKey: null }),
+      // Nor is it emptied.
+      () => db.update(vault).set({ apiKey: null }),
+      () => db.update(vault).set({ data: sql`null` }).where(eq(vault.id, 1)),
+      () => upsert({ apiKey: null }),
+      ...(NULLS_ARE_SEEN ? [() => update.execute({ id: 1, apiKey: null, data: null })] : []),
       () => upsert({ apiKey: 'sk-bob' }),
       () => upsert({ apiKey: sql`excluded.api_key` }),
       () => update.execute({ id: 1, apiKey: 'sk-bob', data: null }),
@@ -155,6 +186,14 @@ describe.each(dialects)('a column that is told its owner on %s', (dialect) => {
       { id: 1, apiKey: 'changed', data: { n: 9 } },
       { id: 2, apiKey: null, data: { n: 9 } },
     ])
+    expect(
+      await columnErrorOf(() => as('bob', () => take.execute({ id: 1, owner: 'alice', apiKey: 'sk-bob' }))),
+    ).toMatchObject(WRONG)
+    await as('alice', () => take.execute({ id: 1, owner: 'alice', apiKey: 'taken' }))
+    await as('bob', () => db.update(vault).set({ ownerId: 'bob', data: null }).where(eq(vault.id, 3)))
+    await as('bob', () => db.update(vault).set({ apiKey: null }).where(eq(vault.id, 3)))
+    expect(await read('bob')).toMatchObject([{ id: 3, ownerId: 'bob', apiKey: null, data: null }])
+    expect(await read('alice')).toMatchObject([{ apiKey: 'taken' }, { data: { n: 9 } }])
     // Nothing is encrypted, so it needs no scope.
     await db.update(vault).set({ apiKey: sql`null`, data: null })
     expect(await read('alice')).toMatchObject([{ apiKey: null }, { apiKey: null }])
@@ -230,6 +269,110 @@ describe.each(dialects)('a column that is told its owner on %s', (dialect) => {
     ).toMatchObject(WRONG)
     await as('bob', () => constantOwner.execute({ id: 6, apiKey: null }))
     expect((await stored()).map(({ id }) => id)).toEqual([1, 2, 4, 6])
+  })
+
+  it('checks each execution of a prepared upsert, wherever it was prepared', async () => {
+    const { db, schema } = app
+    const { vault } = schema
+    const prepared = (name: string) =>
+      db
+        .insert(vault)
+        .values({
+          id: sql.placeholder('id'),
+          ownerId: sql.placeholder('owner'),
+          apiKey: sql.placeholder('apiKey'),
+        })
+        .onConflictDoUpdate({ target: vault.id, set: { apiKey: sql`excluded.api_key` } })
+        .prepare(name)
+    const outside = prepared('outside')
+    const inside = await as('alice', async () => prepared('inside'))
+    for (const [at, upsert] of [outside, inside].entries()) {
+      const [ofAlice, ofBob] = [10 * at + 1, 10 * at + 2]
+      for (const apiKey of ['inserted', 'updated']) {
+        await as('alice', () => upsert.execute({ id: ofAlice, owner: 'alice', apiKey }))
+        await as('bob', () => upsert.execute({ id: ofBob, owner: 'bob', apiKey }))
+      }
+      const before = await stored()
+      await expect(
+        as('bob', async () => await upsert.execute({ id: ofAlice, owner: 'bob', apiKey: 'sk-bob' })),
+      ).rejects.toThrow()
+      expect(await stored()).toEqual(before)
+      const rows = await as('bob', () => db.select().from(vault).where(eq(vault.id, ofBob)))
+      expect(rows).toMatchObject([{ apiKey: 'updated' }])
+    }
+  })
+
+  it('keeps nothing of an execution that failed midway', async () => {
+    const { db, schema } = app
+    const { vault } = schema
+    const insert = db
+      .insert(vault)
+      .values({
+        id: sql.placeholder('id'),
+        ownerId: sql.placeholder('owner'),
+        apiKey: sql.placeholder('apiKey'),
+      })
+      .prepare('fails_midway')
+    // It lacks the owner, which is encoded after the value.
+    await expect(as('alice', async () => await insert.execute({ id: 1, apiKey: 'sk-1' }))).rejects.toThrow()
+    await as('bob', () => insert.execute({ id: 2, owner: 'bob', apiKey: null }))
+    expect(await stored()).toMatchObject([{ id: 2, owner_id: 'bob' }])
+  })
+
+  it('takes no id for another that the database calls equal, and follows a type of the application’s own', async () => {
+    const { db } = app
+    const id = '0a1b2c3d-0000-4000-8000-00000000abcd'
+    const options = { context: 'cased.body', ownerColumn: 'userId' }
+    const mapping = {
+      toDriver: (value: string) => `user_${value}`,
+      fromDriver: (value: string) => value.slice(5),
+    }
+    await app.rows(
+      dialect === 'postgres'
+        ? 'create table cased (id integer primary key, user_id uuid not null, body text)'
+        : 'create table cased (id integer primary key, user_id text collate nocase not null, body text)',
+    )
+    await app.rows('create table mapped (id integer primary key, user_id text not null, body text)')
+    const tables =
+      dialect === 'postgres'
+        ? [
+            pgTable('cased', {
+              id: pgInteger('id').primaryKey(),
+              userId: uuid('user_id').notNull(),
+              body: postgresText('body', options),
+            }),
+            pgTable('mapped', {
+              id: pgInteger('id').primaryKey(),
+              userId: pgType<{ data: string; driverData: string }>({ dataType: () => 'text', ...mapping })(
+                'user_id',
+              ).notNull(),
+              body: postgresText('body', options),
+            }),
+          ]
+        : ([
+            sqliteTable('cased', {
+              id: integer('id').primaryKey(),
+              userId: text('user_id').notNull(),
+              body: sqliteText('body', options),
+            }),
+            sqliteTable('mapped', {
+              id: integer('id').primaryKey(),
+              userId: sqliteType<{ data: string; driverData: string }>({
+                dataType: () => 'text',
+                ...mapping,
+              })('user_id').notNull(),
+              body: sqliteText('body', options),
+            }),
+          ] as never)
+    for (const table of tables) {
+      await as(id, () => db.insert(table).values({ id: 1, userId: id, body: 'inserted' }))
+      const other = table === tables[0] ? id.toUpperCase() : 'bob'
+      for (const set of [{ body: 'x' }, { body: 'x', userId: other }, { userId: other }, { body: null }])
+        await expect(as(other, async () => await db.update(table).set(set))).rejects.toThrow()
+      await as(id, () => db.update(table).set({ body: 'updated' }))
+      await as(id, () => db.update(table).set({ body: 'updated', userId: id }))
+      expect(await as(id, () => db.select().from(table))).toEqual([{ id: 1, userId: id, body: 'updated' }])
+    }
   })
 
   it('refuses to encode past its table, and comparisons as ever', async () => {

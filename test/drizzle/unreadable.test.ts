@@ -117,6 +117,8 @@ describe.each(dialects)('a value that cannot be read on %s', (dialect) => {
     expect(inspect(row, { depth: 9, showHidden: true })).not.toContain('sk-plaintext')
     expect(inspect(marker)).toBe('[unreadable vault.api_key: ERR_NOT_ENCRYPTED]')
     for (const other of [null, undefined, 'text', {}, new Error('x')]) expect(isUnreadable(other)).toBe(false)
+    expect(() => structuredClone(marker)).toThrow(/clone/)
+    expect(isUnreadable({ ...(marker as object) })).toBe(true)
     // It is refused by the column, too: the row cannot be written back by mistake.
     const { db, schema, envelope } = app
     expect(
@@ -124,6 +126,48 @@ describe.each(dialects)('a value that cannot be read on %s', (dialect) => {
         envelope.scope('alice', () => db.update(schema.vault).set({ apiKey: marker as string })),
       ),
     ).toMatchObject({ code: 'ERR_INVALID_ARGUMENT' })
+  })
+
+  it('as a marker is written to no column, alone or inside a value, and what is stored stays', async () => {
+    const { db, schema, envelope } = app
+    const { vault, secrets } = schema
+    const tokens = () => app.rows(`select api_key, data from vault where id = ${BROKEN}`)
+    const [{ data } = {}] = await tokens()
+    await store('data', changed(String(data)))
+    const damaged = await tokens()
+    const [row] = (await read('marker')).filter(({ id }) => id === BROKEN)
+    const marker = row?.data as never
+    expect(isUnreadable(marker)).toBe(true)
+    const nested = { toJSON: () => ({ n: [marker] }) }
+    const writes = [
+      () => db.update(vault).set({ data: marker }),
+      () => db.update(vault).set({ data: { copy: [marker] } as never }),
+      () => db.update(vault).set({ data: nested as never }),
+      () => db.update(vault).set({ data: { toJSON: () => marker } as never }),
+      // Sent to a client, and back.
+      () => db.update(vault).set({ data: JSON.parse(JSON.stringify(row)).data }),
+      () => db.update(vault).set({ apiKey: marker }),
+      () => db.update(vault).set({ file: marker }),
+      () => db.insert(vault).values({ id: 99, ownerId: 'alice', data: marker }),
+      () => db.insert(secrets).values({ id: 99, ownerId: 'alice', token: marker }),
+      () =>
+        db
+          .update(vault)
+          .set({ data: sql.placeholder('data') as never })
+          .prepare('marker_update')
+          .execute({ data: marker }),
+    ]
+    for (const [index, write] of writes.entries()) {
+      const error = await columnErrorOf(() => envelope.scope('alice', write as () => PromiseLike<unknown>))
+      expect(error, `write ${index}`).toMatchObject({ code: 'ERR_INVALID_ARGUMENT' })
+      expect(error.message, `write ${index}`).toMatch(/unreadable value .* leave the column out/)
+    }
+    // Nor is it a text of a column that is not encrypted.
+    const plain = () => envelope.scope('alice', () => db.insert(secrets).values({ id: 98, plain: marker }))
+    await expect(plain()).rejects.toThrow()
+    expect(await tokens()).toEqual(damaged)
+    expect(await app.rows('select id from secrets')).toEqual([])
+    await envelope.scope('alice', () => db.update(vault).set({ data: { n: 1, unreadable: 'x' } as never }))
   })
 
   it('is given to a function, which tells leftovers from damage', async () => {
@@ -162,6 +206,10 @@ describe.each(dialects)('a value that cannot be read on %s', (dialect) => {
     expect(rows[1]?.data).toEqual({ n: 0 })
     expect(rows[2]?.data).toBe('ERR_NOT_ENCRYPTED')
     expect(rows.filter(({ apiKey: read }) => read?.startsWith('sk-'))).toHaveLength(ROWS - 5)
+    expect(await columnErrorOf(() => read(async () => Promise.reject(new Error('late'))))).toMatchObject({
+      code: 'ERR_INVALID_ARGUMENT',
+      message: expect.stringContaining('asynchronous'),
+    })
     const thrown = await columnErrorOf(() =>
       read(() => {
         throw new TypeError('the caller’s own')
@@ -171,6 +219,10 @@ describe.each(dialects)('a value that cannot be read on %s', (dialect) => {
   })
 
   it('says what a leftover is, and does not show it', async () => {
+    const { data } = (await app.rows(`select data from vault where id = ${BROKEN}`))[0] ?? {}
+    await store('data', changed(String(data)))
+    expect((await columnErrorOf(() => read())).message).toMatch(/onUnreadable of the scope/)
+    await store('data', String(data))
     await store('api_key', '')
     expect((await columnErrorOf(() => read())).message).toMatch(/empty text.*sweep/)
     await store('api_key', 'sk-plaintext')

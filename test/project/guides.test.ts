@@ -38,16 +38,14 @@ const FILES = {
 }
 /** Blocks that are the body of a function, found by words in them, and the expression that it returns. */
 const BODIES = {
-  column: [
-    'db.insert(credentials).values(',
-    'rows satisfies { apiKey: string; settings: { model: string } | null }[]',
-  ],
+  column: ["values({ id: 'c1'", 'rows satisfies { apiKey: string; settings: { model: string } | null }[]'],
   pool: ['await envelope.pool.scope(', 'keys satisfies { id: string; privateKey: string }[]'],
   unreadable: ['isUnreadable(apiKey)', 'broken satisfies string[]'],
   fingerprint: [
     'fingerprintMatches(logins',
     'login satisfies { emailFingerprint: string | null } | undefined',
   ],
+  validated: ['newCredential.parse(body)', 'credential satisfies { apiKey: string }'],
   fields: ['.from(integrations)', '{ models, rows }'],
   rows: ['await decryptRows(', '{ rows, errors }'],
   sweep: ['drizzleSource(db', '{ left, failed }'],
@@ -180,6 +178,11 @@ describe('in an application', () => {
       expect(newCredential.parse(row)).toEqual(row)
       for (const wrong of [{ apiKey: 123 }, { apiKey: 'plain' }, { settings: {} }])
         expect(newCredential.safeParse({ ...row, ...wrong }).success).toBe(false)
+      const backup = await envelope.encrypt('alice', 'sk-backup')
+      expect(newCredential.parse({ ...row, backup })).toEqual({ ...row, backup })
+      expect(newCredential.safeParse({ ...row, backup: 'plain' }).success).toBe(false)
+      await run('validated')
+      expect(await opened()).toEqual(['sk-…'])
     })
 
     it('declares columns whose values are plaintexts to the application and tokens to the database', async () => {
