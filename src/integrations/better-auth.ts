@@ -110,14 +110,14 @@ export interface BetterAuthTable {
 }
 
 /**
- * Lists the columns that {@link encryptedAdapter} encrypts, with the options of `drizzleSource` for each table.
+ * Lists the columns that {@link encryptedAdapter} encrypts, with the options of `drizzleSource` and of `defineEncrypted` for each table.
  *
  * @param authOptions those of `betterAuth`: `auth.options`
  * @param options `fields` as in {@link encryptedAdapter}; `usePlural` as in the adapter below
  * @throws ERR_INVALID_ARGUMENT
  * @example
- * for (const { table, ...options } of betterAuthColumns(auth.options))
- *   await reencrypt({ envelope, source: drizzleSource(db, schema[table], options), plaintext: true })
+ * const tables = betterAuthColumns(auth.options).map(({ model, table, ...columns }) => [model, { table: schema[table], ...columns }])
+ * export const encrypted = defineEncrypted(Object.fromEntries(tables))
  */
 export function betterAuthColumns(
   authOptions: AuthOptions,
