@@ -1,6 +1,7 @@
 /** For a dry run: tries new values where the source can take them back, so that a column that refuses them is found before the sweep. */
 import { tokenLikeFor } from '../format/token.js'
 import type { SourceFinding } from '../sources/finding.js'
+import { ColumnTypeError } from '../sources/table.js'
 import type { ValueChange, ValueSource } from '../sources/value-source.js'
 import type { FoundValue } from './sweep-fingerprints.js'
 
@@ -19,6 +20,18 @@ export class Foresight {
 
   get findings(): readonly SourceFinding[] {
     return [...this.#findings.values()]
+  }
+
+  /** @returns what is counted; null if the columns are of a type that cannot hold tokens, as a finding says then. @throws what `count` throws */
+  async counted(count: () => Promise<number> | number): Promise<number | null> {
+    try {
+      return await count()
+    } catch (error) {
+      if (!(error instanceof ColumnTypeError)) throw error
+      const { columnName: column, message: reason } = error
+      this.#findings.set(reason, { severity: 'error', kind: 'wrongType', column, reason })
+      return null
+    }
   }
 
   /** @param found the values of a page that the sweep would replace. @throws what the source throws */

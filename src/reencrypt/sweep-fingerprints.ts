@@ -11,6 +11,7 @@ import type {
   ValueSource,
 } from '../sources/value-source.js'
 import { kindOf } from '../validate.js'
+import type { CiphertextForm } from './legacy/ciphertext-form.js'
 import { isValueError, type SweptValue, type ValueState } from './open-value.js'
 import type { OwnerKeys } from './owner-keys.js'
 import type { Tally } from './tally.js'
@@ -23,6 +24,7 @@ export interface FoundValue<Row> {
   readonly plaintext?: Uint8Array | undefined
   /** Why it is not current, and is left so. */
   error?: KeystoreError | undefined
+  readonly form?: CiphertextForm
   /** What is stored now. Undefined: another writer has changed it. */
   stored: unknown
 }

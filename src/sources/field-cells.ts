@@ -47,10 +47,10 @@ export class FieldCells {
       return [{ ...whole, context, defect }]
     }
     const contextOf = contextMaker(context)
-    const names = new Set<string>()
+    const counts = new Map<string, number>()
     return fieldsIn(text, paths).map(({ place, span }) => {
       const path = placeName(place)
-      const name = uniqueName(`${column}.${path}`, names)
+      const name = uniqueName(`${column}.${path}`, counts)
       this.#origins.set(originKey({ key, column: name }), { column, text, span })
       const value = JSON.parse(text.slice(span.start, span.end)) as ValueCell['value']
       return {
@@ -110,9 +110,13 @@ export function isJson(text: string): boolean {
 }
 
 /** A name for reports: arrays have several fields of one place, and so have objects with several properties of one name. */
-function uniqueName(name: string, taken: Set<string>): string {
-  let unique = name
-  for (let count = 2; taken.has(unique); count += 1) unique = `${name} (${count})`
-  taken.add(unique)
-  return unique
+function uniqueName(name: string, counts: Map<string, number>): string {
+  const count = (counts.get(name) ?? 0) + 1
+  counts.set(name, count)
+  return count === 1 ? name : `${name} (${count})`
+}
+
+/** The name that all fields of one path share. */
+export function pathName(name: string): string {
+  return name.replace(/ \(\d+\)$/, '')
 }

@@ -50,7 +50,7 @@ const DIVISION_BY_ZERO = '22012'
 /** What a SQLSTATE means for a change. */
 const HINTS: Readonly<Record<string, string>> = {
   // string_data_right_truncation: the column is a varchar(n)
-  22001: 'tokens are longer than its column allows',
+  22001: 'tokens are longer than it allows: make it of type text first',
   [DIVISION_BY_ZERO]: ALTERED_BY_TRIGGER,
 }
 /** How one statement is run. */
@@ -58,6 +58,8 @@ interface QueryOptions {
   readonly deadline?: Deadline
   /** For statements that may read the whole table: see {@link ClientPool.use}. */
   readonly mayTakeLong?: boolean
+  /** The only column that the statement changes. */
+  readonly column?: string
 }
 
 export class PostgresTable implements SqlTable {
@@ -112,7 +114,7 @@ export class PostgresTable implements SqlTable {
       const byKey = new Map(some.map((change) => [JSON.stringify(keyTexts(change.key)), change]))
       const { keys, written, values, beside } = this.#replaceInputs(some)
       const statement = replace(column, beside)
-      const { rows, failures } = await this.#query('change', statement, values, { deadline })
+      const { rows, failures } = await this.#query('change', statement, values, { deadline, column })
       // What an attempt has replaced whose answer was lost, only the rows can tell.
       const found =
         failures === 0
@@ -229,7 +231,7 @@ export class PostgresTable implements SqlTable {
     action: string,
     text: string,
     values: unknown[],
-    { deadline = new Deadline(this.#deadlineMs), mayTakeLong = false }: QueryOptions = {},
+    { deadline = new Deadline(this.#deadlineMs), mayTakeLong = false, column }: QueryOptions = {},
   ): Promise<{ readonly rows: Record<string, unknown>[]; readonly failures: number }> {
     const attempt = async (failures: number) => {
       const { rows } = await this.#run(text, values, deadline, mayTakeLong)
@@ -237,7 +239,8 @@ export class PostgresTable implements SqlTable {
     }
     return retryingPostgres(deadline, attempt).catch((error) => {
       const hint = HINTS[describeDriverError(error).code ?? '']
-      const what = `${action} table ${qualifiedName(this.shape)}`
+      const table = `${action} table ${qualifiedName(this.shape)}`
+      const what = column === undefined ? table : `${table}, column ${quoteIdentifier(column)}`
       throw storeError(
         failedAction(hint === undefined ? what : `${what}: ${hint}`, error),
         error,
