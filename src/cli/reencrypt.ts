@@ -147,7 +147,7 @@ function assertTarget({ schema, table, key, owner, pool, column, context }: Reen
   if (schema !== undefined) {
     if ([key, owner, pool, column, context].some((option) => option !== undefined))
       throw invalidArgument(
-        'The registry of --schema says key, owner, columns and contexts: leave these options out',
+        'The registry of --schema says key, owner, pool, columns and contexts (defineEncrypted): leave these options out',
       )
     return
   }

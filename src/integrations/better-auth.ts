@@ -38,7 +38,7 @@ export interface EncryptedAdapterOptions extends EventOptions {
   readonly plaintext?: StoredPlaintext | undefined
   /**
    * What Better Auth is given in place of a value that cannot be decrypted, because it is damaged or its user was shredded. By default the
-   * call fails, with an error that names the field. `'null'` lets a user with a damaged token sign in, which overwrites it. An outage
+   * call fails, with an error that names the field, the row and the user. `'null'` lets a user with a damaged token sign in, which overwrites it. An outage
    * is always an error.
    */
   readonly onUnreadable?: OnUnreadable | undefined

@@ -131,7 +131,7 @@ function contextRequired(): KeystoreError {
 function ownerless(isNull: boolean): KeystoreError {
   return invalidArgument(
     isNull
-      ? 'It has no owner (null). It belongs to the shared pool only if pool: true says so, of the source or of reencrypt (--pool)'
+      ? 'It has no owner (null). It belongs to the shared pool only if pool: true says so, of the source, of its table in defineEncrypted, or of reencrypt (with --table: --pool)'
       : 'The source names no owner: it must give the id of the user, or null together with pool: true for the shared pool',
   )
 }

@@ -330,12 +330,13 @@ describe.each(dialects)('the encrypting adapter on %s', (dialect) => {
     await addAccount(adapter, 'alice', { refreshToken: 'fine' })
     await addAccount(adapter, 'bob')
     const [alice] = await stored()
+    const [bob] = await database.rows(`select id from account where "userId" = 'bob'`)
     // Bob's row has a token of Alice's.
     await database.rows(`update account set "accessToken" = '${alice?.accessToken}' where "userId" = 'bob'`)
     const ofBob = { model: 'account', where: [{ field: 'userId', value: 'bob' }] }
     await expect(adapter.findMany({ model: 'account' })).rejects.toMatchObject({
       code: 'ERR_DECRYPTION_FAILED',
-      message: expect.stringContaining('account.accessToken'),
+      message: expect.stringMatching(new RegExp(`^account\\.accessToken of row "${bob?.id}", user "bob": `)),
     })
     const tokensOf = async (encryption: Partial<EncryptedAdapterOptions>) => {
       const rows = await database.encrypted(OPTIONS, encryption)(OPTIONS).findMany<Row>({ model: 'account' })
@@ -349,8 +350,17 @@ describe.each(dialects)('the encrypting adapter on %s', (dialect) => {
     }
     expect(await tokensOf({ onUnreadable })).toEqual(['access of alice', 'unreadable'])
     expect(told).toMatchObject([
-      { model: 'account', field: 'accessToken', userId: 'bob', error: { code: 'ERR_DECRYPTION_FAILED' } },
+      {
+        model: 'account',
+        field: 'accessToken',
+        rowId: bob?.id,
+        userId: 'bob',
+        error: { code: 'ERR_DECRYPTION_FAILED' },
+      },
     ])
+    // A promise would be stored and sent as the token.
+    const later = (async () => 'unreadable') as never
+    await expect(tokensOf({ onUnreadable: later })).rejects.toMatchObject({ code: 'ERR_INVALID_ARGUMENT' })
     // A sign-in writes a new token, which mends it.
     await adapter.updateMany({ ...ofBob, update: { accessToken: 'new' } })
     expect(await adapter.findOne(ofBob)).toMatchObject({ accessToken: 'new' })

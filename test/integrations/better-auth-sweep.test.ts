@@ -29,7 +29,10 @@ const NAMES = {
 function run(words: string, given: object, result: string): Promise<unknown> {
   const found = blocks.filter((block) => block.includes(words))
   expect([words, found.length]).toEqual([words, 1])
-  const code = found[0]?.replaceAll(/^import .*\n/gm, '').replaceAll(/^export /gm, '')
+  const code = found[0]
+    ?.replaceAll(/^import .*\n/gm, '')
+    .replaceAll(/^export /gm, '')
+    .replace(/ satisfies \w+/, '')
   const all = { ...NAMES, ...given }
   const AsyncFunction = (async () => undefined).constructor as FunctionConstructor
   return AsyncFunction(...Object.keys(all), `${code}\nreturn ${result}`)(...Object.values(all))

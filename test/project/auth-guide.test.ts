@@ -28,6 +28,10 @@ const BETTER_AUTH_FILES = {
     'export const auth = betterAuth',
     "const provider = 'sqlite'\nconst options = { user: { deleteUser: { enabled: true } }, session: { expiresIn: 60 } }",
   ],
+  'better-auth-fields': [
+    'const fields =',
+    "import { encryptedAdapter } from 'drizzle-keystore/better-auth'\nencryptedAdapter((() => ({})) as (options: never) => object, { envelope, fields: own() })\nfunction own() { return fields }",
+  ],
   'better-auth-registry': ['defineEncrypted(', "import { auth } from './better-auth-config.js'"],
   'better-auth-sweep': ['let left = 0', "import { encrypted } from './better-auth-registry.js'"],
 } as const
