@@ -169,12 +169,12 @@ export class ColumnTypeError extends KeystoreError {
   readonly columnName: string
 
   constructor(column: string, type: string) {
-    const orFields = JSON_TYPES.test(type)
-      ? ', or declare it with encryptedFields to encrypt some of its fields'
+    const ofJson = JSON_TYPES.test(type)
+      ? ` (using ${printable(quoteIdentifier(column))}::text), or declare it with encryptedFields to encrypt some of its fields`
       : ''
     super(
       'ERR_INVALID_ARGUMENT',
-      `column ${quoted(column)} must be of text to hold tokens or fingerprints, it is ${printable(type)}: make it of type text first, in a migration of its own (USING ${printable(quoteIdentifier(column))}::text)${orFields}`,
+      `column ${quoted(column)} must be of text to hold tokens or fingerprints, it is ${printable(type)}: make it of type text first, in a migration of its own${ofJson}`,
     )
     this.columnName = column
   }
