@@ -3,7 +3,7 @@ import type { EnvelopeCrypto } from '../envelope/envelope-crypto.js'
 import { isOfValue } from '../envelope/unreadable.js'
 import { invalidArgument, isKeystoreError, KeystoreError, quoted } from '../errors.js'
 import type { EncryptionContext } from '../format/context.js'
-import { isEncrypted, type Token } from '../format/token.js'
+import { isDamagedToken, isToken, type Token } from '../format/token.js'
 import { kindOf } from '../validate.js'
 
 /** What to do with a stored value that is no token: an error, or the value as it is. */
@@ -79,7 +79,7 @@ export class FieldCrypto {
     const places: number[] = []
     for (const [at, cell] of cells.entries()) {
       const { value } = cell
-      if (isEncrypted(value)) {
+      if (isToken(value) || (typeof value === 'string' && isDamagedToken(value))) {
         places.push(at)
         stored.push(cell)
       } else if (typeof value === 'string' && this.#plaintext === 'pass-through') {

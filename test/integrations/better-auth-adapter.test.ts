@@ -319,8 +319,13 @@ describe.each(dialects)('the encrypting adapter on %s', (dialect) => {
     const where = [...byId(account), { field: 'accessToken', value: 'plain' }]
     expect(await tolerant.updateMany({ model: 'account', where, update: { accessToken: 'new' } })).toBe(1)
     expect(await decrypt('alice', (await stored())[0]?.accessToken)).toBe('new')
-    // What begins like a token is never taken for plaintext.
-    await database.rows(`update account set "accessToken" = 'v3:cut'`)
+    for (const plain of ['v3:my-plain', 'v2:plain-at']) {
+      await database.rows(`update account set "accessToken" = '${plain}'`)
+      expect(await find(tolerant)).toMatchObject({ accessToken: plain })
+      await expect(find(strict)).rejects.toMatchObject({ code: 'ERR_NOT_ENCRYPTED' })
+    }
+    // What can only be a token that was cut or changed is never taken for plaintext.
+    await database.rows(`update account set "accessToken" = 'v3:AAAAcut'`)
     await expect(find(tolerant)).rejects.toMatchObject({ code: 'ERR_MALFORMED_TOKEN' })
   })
 
