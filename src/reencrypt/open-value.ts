@@ -45,6 +45,8 @@ export interface SweptValue<Row> extends LegacyValue<Row> {
   readonly value: unknown
   /** The wanted context, then earlier ones; or the error why there are none: making them threw, or nobody owns the value. */
   readonly contexts: readonly [EncryptionContext, ...EncryptionContext[]] | KeystoreError
+  /** The column that it is a part of, if that is not its own. */
+  readonly container?: string | undefined
   /** Whether its plaintext must be JSON. */
   readonly isJson: boolean
 }

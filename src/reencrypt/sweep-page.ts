@@ -74,7 +74,11 @@ export async function openValues<Row>(
   cells: readonly ValueCell<Row>[],
   keys: OwnerKeys,
 ): Promise<FoundValue<Row>[]> {
-  const values = cells.filter((cell) => !isFingerprint(cell)).map((cell) => sweptValue(job, cell))
+  const values: SweptValue<Row>[] = []
+  for (const cell of cells) {
+    if (isTurnDueInLoop()) await nextTurn()
+    if (!isFingerprint(cell)) values.push(sweptValue(job, cell))
+  }
   const openable = values.filter((value) => isPresent(value) && !(value.contexts instanceof Error))
   await keys.load(openable.map(({ owner }) => owner))
   const results = await mapConcurrently(values, (value) => openValue(value, keys, job))
@@ -90,8 +94,8 @@ export function isFingerprint<Row>(cell: ValueCell<Row>): cell is FingerprintCel
 }
 
 function sweptValue<Row>(job: ContextJob<Row>, cell: ValueCell<Row>): SweptValue<Row> {
-  const { key, column, owner = null, value, row, isJson = false } = cell
-  const swept = { key, column, owner, value, row, isJson }
+  const { key, column, container, owner = null, value, row, isJson = false } = cell
+  const swept = { key, column, container, owner, value, row, isJson }
   if (!isPresent(swept)) return { ...swept, contexts: NO_CONTEXTS }
   if (cell.context === undefined && job.contextOf === null) throw contextRequired()
   if (cell.defect !== undefined) return { ...swept, contexts: cell.defect }

@@ -47,15 +47,16 @@ export class FieldCells {
       return [{ ...whole, context, defect }]
     }
     const contextOf = contextMaker(context)
-    const counts = new Map<string, number>()
+    const names = new Map<string, number>()
     return fieldsIn(text, paths).map(({ place, span }) => {
       const path = placeName(place)
-      const name = uniqueName(`${column}.${path}`, counts)
+      const name = uniqueName(`${column}.${path}`, names)
       this.#origins.set(originKey({ key, column: name }), { column, text, span })
       const value = JSON.parse(text.slice(span.start, span.end)) as ValueCell['value']
       return {
         ...whole,
         column: name,
+        container: column,
         value,
         context: (row: Row) => ({ ...contextOf(row), [FIELD_CONTEXT]: path }),
       }
@@ -110,10 +111,17 @@ export function isJson(text: string): boolean {
 }
 
 /** A name for reports: arrays have several fields of one place, and so have objects with several properties of one name. */
-function uniqueName(name: string, counts: Map<string, number>): string {
-  const count = (counts.get(name) ?? 0) + 1
-  counts.set(name, count)
-  return count === 1 ? name : `${name} (${count})`
+function uniqueName(name: string, taken: Map<string, number>): string {
+  let count = taken.get(name) ?? 0
+  let unique = name
+  // A property may itself be called so.
+  do {
+    count += 1
+    if (count > 1) unique = `${name} (${count})`
+  } while (unique !== name && taken.has(unique))
+  taken.set(name, count)
+  if (unique !== name) taken.set(unique, 1)
+  return unique
 }
 
 /** The name that all fields of one path share. */
