@@ -1,7 +1,9 @@
 /** `keystore reencrypt`: re-encrypts the values in an application's own tables. */
 import { Command, InvalidArgumentError } from 'commander'
+import { isPostgresUrl } from '../drivers/url.js'
 import { invalidArgument, printable } from '../errors.js'
 import type { ColumnContext } from '../format/context.js'
+import { MOST_OWNERS } from '../reencrypt/owner-count.js'
 import { type ReencryptOptions, type ReencryptReport, reencrypt } from '../reencrypt/reencrypt.js'
 import { type SqlSourceOptions, sqlSource } from '../sources/sql.js'
 import type { ValueKey, ValueSource } from '../sources/value-source.js'
@@ -41,6 +43,7 @@ interface ReencryptCommandOptions
   readonly context?: ColumnContext
   readonly previousContext?: readonly ColumnContext[]
   readonly plaintext?: boolean
+  readonly ciphertextAsPlaintext?: boolean
   readonly newestFingerprints?: boolean
   readonly batchSize?: number
 }
@@ -85,6 +88,10 @@ export function reencryptCommand(): Command {
     .option(
       '--plaintext',
       'encrypt values that are no token; without it they are reported and left as they are',
+    )
+    .option(
+      '--ciphertext-as-plaintext',
+      'with --plaintext: encrypt also what looks like ciphertext of another library; without it these values are reported and left as they are',
     )
     .option(
       '--newest-fingerprints',
@@ -140,7 +147,7 @@ function assertTarget({ schema, table, key, owner, pool, column, context }: Reen
   if (schema !== undefined) {
     if ([key, owner, pool, column, context].some((option) => option !== undefined))
       throw invalidArgument(
-        'The registry of --schema says key, owner, columns and contexts: leave these options out',
+        'The registry of --schema says key, owner, pool, columns and contexts (defineEncrypted): leave these options out',
       )
     return
   }
@@ -156,11 +163,19 @@ function sweepOptions(
   const {
     previousContext = [],
     plaintext = false,
+    ciphertextAsPlaintext = false,
     newestFingerprints = false,
     dryRun = false,
     batchSize,
   } = options
-  return { previousContexts: previousContext, plaintext, newestFingerprints, dryRun, batchSize }
+  return {
+    previousContexts: previousContext,
+    plaintext,
+    ciphertextAsPlaintext,
+    newestFingerprints,
+    dryRun,
+    batchSize,
+  }
 }
 
 async function sweepAll(
@@ -207,18 +222,34 @@ function sourceOptions(options: ReencryptCommandOptions): SqlSourceOptions {
   }
 }
 
-function printSweep(report: SweepReport, { json, schema }: ReencryptCommandOptions): void {
-  if (json) printJson(schema === undefined ? report.tables[0] : report)
-  else for (const table of report.tables) printTable(table)
+function printSweep(report: SweepReport, options: ReencryptCommandOptions): void {
+  if (options.json) {
+    printJson(options.schema === undefined ? report.tables[0] : report)
+    return
+  }
+  for (const table of report.tables) printTable(table, options)
+  const isWritten = report.tables.some(
+    ({ dryRun, before, after }) => !dryRun && before.plaintext > after.plaintext,
+  )
+  if (isWritten)
+    console.log(isPostgresUrl(databaseUrl(options)) ? OLD_PLAINTEXTS_ON_POSTGRES : OLD_PLAINTEXTS_ON_SQLITE)
 }
 
-function printTable(report: TableReport): void {
+const OLD_PLAINTEXTS_ON_SQLITE =
+  'Old plaintexts may still be in free pages and in the WAL of the database, and are in its backups: run VACUUM and then ' +
+  'PRAGMA wal_checkpoint(TRUNCATE) in it (docs/REENCRYPT.md, "Old plaintexts").'
+const OLD_PLAINTEXTS_ON_POSTGRES =
+  'Old plaintexts are still in dead rows until VACUUM FULL of each table, and in the WAL, in replicas and in backups until these have ' +
+  'expired (docs/REENCRYPT.md, "Old plaintexts").'
+
+function printTable(report: TableReport, { plaintext }: ReencryptCommandOptions): void {
   const { table, complete, dryRun, changed, skipped, failed, failedCount, before, after, left, findings } =
     report
   console.log(
     `${printable(table)}: ${dryRun ? 'would re-encrypt' : 're-encrypted'} ${counted(changed, 'value')}; ${thousands(skipped)} skipped (changed by others ` +
       `meanwhile), ${thousands(failedCount)} failed.`,
   )
+  if (report.owners.count > 0) console.log(ownersText(report))
   printSome(
     failed.map(
       ({ key, column, owner, code, reason }) =>
@@ -227,7 +258,8 @@ function printTable(report: TableReport): void {
     failedCount,
   )
   const codes = new Set(failed.map(({ code }) => code))
-  if (codes.has('ERR_NOT_ENCRYPTED')) console.log('  --plaintext encrypts values that are no token.')
+  if (codes.has('ERR_NOT_ENCRYPTED') && !plaintext)
+    console.log('  --plaintext encrypts values that are no token.')
   if (codes.has('ERR_FORMAT_NOT_ACCEPTED'))
     console.log(
       '  --accept-v2 reads values in format v2. Use it only if the Python reference wrote them: if not, somebody has put them there.',
@@ -242,7 +274,15 @@ function printTable(report: TableReport): void {
   for (const { severity, reason } of findings) console.log(`  ${severity}: ${printableSentence(reason)}`)
   if (left > 0) console.log(`${counted(left, 'value')} ${dryRun ? 'would be ' : ''}left in an old state.`)
   else if (complete) console.log(`No value ${dryRun ? 'would be' : 'is'} left in an old state.`)
+  else if (findings.some(({ kind }) => kind === 'wrongType')) console.log('No value was looked at.')
   else console.log('The sweep did not finish: run this again.')
+}
+
+/** A wrong owner column shows here: its ids have no keys. */
+function ownersText({ owners: { count, withoutKey }, dryRun }: TableReport): string {
+  const of = count === MOST_OWNERS ? `${thousands(count)} owners or more` : counted(count, 'owner')
+  const they = dryRun ? 'have no key yet, and would get one' : 'had no key, and got one'
+  return `For ${of}, of whom ${thousands(withoutKey)} ${they}.`
 }
 
 function keyText(key: ValueKey): string {

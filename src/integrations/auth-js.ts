@@ -8,7 +8,13 @@ import type { EnvelopeCrypto } from '../envelope/envelope-crypto.js'
 import { invalidArgument, isKeystoreError, KeystoreError, quoted } from '../errors.js'
 import { type EventOptions, eventEmitter } from '../events.js'
 import { kindOf, knownOptions, ownOptions } from '../validate.js'
-import { type FieldCell, FieldCrypto, type OnUnreadable, type StoredPlaintext } from './field-crypto.js'
+import {
+  type FieldCell,
+  FieldCrypto,
+  type OnUnreadable,
+  rowIdOf,
+  type StoredPlaintext,
+} from './field-crypto.js'
 
 export type { OnUnreadable, StoredPlaintext, UnreadableField } from './field-crypto.js'
 
@@ -162,6 +168,7 @@ class Accounts {
     const present = this.fields.filter((field) => (account[field] ?? null) !== null)
     return present.map((field) => ({
       model: MODEL,
+      rowId: rowIdOf(account),
       field,
       value: account[field],
       context: { column: `${MODEL}.${field}` },

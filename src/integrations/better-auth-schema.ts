@@ -5,7 +5,10 @@
  * test compares the two.
  */
 
-/** Options of `betterAuth`, as far as they declare the data model. */
+/**
+ * Options of `betterAuth`, as far as they declare the data model. `object &`: TypeScript would refuse options that name none of the properties
+ * below, such as `{ deleteUser }` (weak types, TypeScript 2.4).
+ */
 export interface AuthOptions {
   /** Says nothing of the model, but every Better Auth has it. */
   readonly database?: unknown
@@ -16,12 +19,12 @@ export interface AuthOptions {
   readonly account?: CoreModelOptions | undefined
   readonly verification?: (CoreModelOptions & { readonly storeInDatabase?: boolean | undefined }) | undefined
   readonly secondaryStorage?: unknown
-  readonly plugins?:
-    | readonly { readonly schema?: Readonly<Record<string, PluginModel>> | undefined }[]
-    | undefined
+  readonly plugins?: readonly PluginOptions[] | undefined
 }
 
-interface CoreModelOptions {
+type PluginOptions = object & { readonly schema?: Readonly<Record<string, PluginModel>> | undefined }
+
+type CoreModelOptions = object & {
   readonly modelName?: string | undefined
   readonly fields?: Readonly<Record<string, string | undefined>> | undefined
   readonly additionalFields?: Readonly<Record<string, FieldAttributes>> | undefined

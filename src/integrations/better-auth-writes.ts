@@ -4,7 +4,7 @@ import { kindOf } from '../validate.js'
 import type { EncryptedModel } from './better-auth-fields.js'
 import { ownFieldName } from './better-auth-schema.js'
 import type { AuthAdapter, Condition, Row } from './better-auth-shapes.js'
-import type { FieldCell, FieldCrypto } from './field-crypto.js'
+import { type FieldCell, type FieldCrypto, rowIdOf } from './field-crypto.js'
 
 /** An update of rows of one owner. */
 export interface Write {
@@ -33,7 +33,8 @@ export function cellsOf({ model, fields }: EncryptedModel, owner: string | null,
   const cells: FieldCell[] = []
   for (const [field, context] of fields) {
     const value = row[field]
-    if (value !== null && value !== undefined) cells.push({ model: model.name, field, value, context, owner })
+    if (value !== null && value !== undefined)
+      cells.push({ model: model.name, rowId: rowIdOf(row), field, value, context, owner })
   }
   return cells
 }

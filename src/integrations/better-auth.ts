@@ -38,7 +38,7 @@ export interface EncryptedAdapterOptions extends EventOptions {
   readonly plaintext?: StoredPlaintext | undefined
   /**
    * What Better Auth is given in place of a value that cannot be decrypted, because it is damaged or its user was shredded. By default the
-   * call fails, with an error that names the field. `'null'` lets a user with a damaged token sign in, which overwrites it. An outage
+   * call fails, with an error that names the field, the row and the user. `'null'` lets a user with a damaged token sign in, which overwrites it. An outage
    * is always an error.
    */
   readonly onUnreadable?: OnUnreadable | undefined
@@ -110,14 +110,14 @@ export interface BetterAuthTable {
 }
 
 /**
- * Lists the columns that {@link encryptedAdapter} encrypts, with the options of `drizzleSource` for each table.
+ * Lists the columns that {@link encryptedAdapter} encrypts, with the options of `drizzleSource` and of `defineEncrypted` for each table.
  *
  * @param authOptions those of `betterAuth`: `auth.options`
  * @param options `fields` as in {@link encryptedAdapter}; `usePlural` as in the adapter below
  * @throws ERR_INVALID_ARGUMENT
  * @example
- * for (const { table, ...options } of betterAuthColumns(auth.options))
- *   await reencrypt({ envelope, source: drizzleSource(db, schema[table], options), plaintext: true })
+ * const tables = betterAuthColumns(auth.options).map(({ model, table, ...columns }) => [model, { table: schema[table], ...columns }])
+ * export const encrypted = defineEncrypted(Object.fromEntries(tables))
  */
 export function betterAuthColumns(
   authOptions: AuthOptions,

@@ -1,9 +1,9 @@
 /** Encrypts and decrypts fields of rows of other libraries: each for the user whom the row belongs to, or for the pool. */
 import type { EnvelopeCrypto } from '../envelope/envelope-crypto.js'
 import { isOfValue } from '../envelope/unreadable.js'
-import { invalidArgument, isKeystoreError, KeystoreError } from '../errors.js'
+import { invalidArgument, isKeystoreError, KeystoreError, quoted } from '../errors.js'
 import type { EncryptionContext } from '../format/context.js'
-import { isEncrypted, type Token } from '../format/token.js'
+import { isDamagedToken, isToken, type Token } from '../format/token.js'
 import { kindOf } from '../validate.js'
 
 /** What to do with a stored value that is no token: an error, or the value as it is. */
@@ -13,6 +13,8 @@ export type StoredPlaintext = 'reject' | 'pass-through'
 export interface UnreadableField {
   readonly model: string
   readonly field: string
+  /** The `id` of its row. Null if the row has none, or was read without it. */
+  readonly rowId: string | null
   /** Null: it belongs to the pool. */
   readonly userId: string | null
   readonly error: KeystoreError
@@ -24,11 +26,17 @@ export type OnUnreadable = 'throw' | 'null' | ((unreadable: UnreadableField) => 
 /** A field of a row. */
 export interface FieldCell {
   readonly model: string
+  readonly rowId: string | null
   readonly field: string
   readonly value: unknown
   readonly context: EncryptionContext
   /** Null: it belongs to the pool. */
   readonly owner: string | null
+}
+
+/** For {@link FieldCell.rowId}. */
+export function rowIdOf({ id }: { readonly id?: unknown }): string | null {
+  return typeof id === 'string' || typeof id === 'number' || typeof id === 'bigint' ? String(id) : null
 }
 
 /** Works with values of any number of users, with one look-up of keys. */
@@ -71,7 +79,7 @@ export class FieldCrypto {
     const places: number[] = []
     for (const [at, cell] of cells.entries()) {
       const { value } = cell
-      if (isEncrypted(value)) {
+      if (isToken(value) || (typeof value === 'string' && isDamagedToken(value))) {
         places.push(at)
         stored.push(cell)
       } else if (typeof value === 'string' && this.#plaintext === 'pass-through') {
@@ -119,8 +127,13 @@ export class FieldCrypto {
     const named = withField(cell, error)
     if (this.#onUnreadable === 'throw' || !isOfValue(error)) throw named
     if (this.#onUnreadable === 'null') return null
-    const { model, field, owner: userId } = cell
-    return this.#onUnreadable({ model, field, userId, error: named })
+    const { model, field, rowId, owner: userId } = cell
+    const given: unknown = this.#onUnreadable({ model, field, rowId, userId, error: named })
+    if (typeof given === 'string' || given === null) return given
+    // A promise would be taken for the value.
+    throw invalidArgument(
+      `onUnreadable must return text or null, and not later: it returned ${kindOf(given)}`,
+    )
   }
 }
 
@@ -129,10 +142,12 @@ function tokenOf(result: Token | KeystoreError, cell: FieldCell): Token {
   throw withField(cell, result)
 }
 
-/** An error about a value names the field; one about a store or a master key stays as it is. */
-function withField({ model, field }: FieldCell, error: KeystoreError): KeystoreError {
+/** An error about a value names the field, its row and its user; one about a store or a master key stays as it is. */
+function withField({ model, field, rowId, owner }: FieldCell, error: KeystoreError): KeystoreError {
   if (error.code !== 'ERR_INVALID_ARGUMENT' && !isOfValue(error)) return error
-  return new KeystoreError(error.code, `${model}.${field}: ${error.message}`, { cause: error })
+  const row = rowId === null ? '' : ` of row ${quoted(rowId)}`
+  const user = owner === null ? '' : `${row === '' ? ' of' : ','} user ${quoted(owner)}`
+  return new KeystoreError(error.code, `${model}.${field}${row}${user}: ${error.message}`, { cause: error })
 }
 
 function notEncrypted(value: unknown): KeystoreError {

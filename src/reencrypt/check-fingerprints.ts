@@ -70,6 +70,7 @@ export async function checkFingerprints<Row>(
     envelope,
     legacy: [],
     plaintext: false,
+    ciphertextAsPlaintext: false,
     contextOf: () => ({}),
     previousContexts: [],
     pool: view.pool,

@@ -5,6 +5,8 @@ import type { EncryptionContext } from '../format/context.js'
 import { decodeUtf8 } from '../format/encoding.js'
 import { isDamagedToken, isEncrypted, isToken, type ParsedToken, parseToken } from '../format/token.js'
 import { assertPlaintext, kindOf } from '../validate.js'
+import { holdsToken } from './held-token.js'
+import { type CiphertextForm, ciphertextForm } from './legacy/ciphertext-form.js'
 import type { LegacyReader, LegacyValue } from './legacy/reader.js'
 import { isOwnerError, type OwnerKeys } from './owner-keys.js'
 
@@ -34,6 +36,8 @@ export interface OpenResult {
   readonly plaintext?: Uint8Array
   /** Why a value that is not current cannot be re-encrypted. */
   readonly error?: KeystoreError
+  /** What a value looks like that no reader claims. */
+  readonly form?: CiphertextForm
 }
 
 /** A value as the sweep reads it. */
@@ -41,6 +45,8 @@ export interface SweptValue<Row> extends LegacyValue<Row> {
   readonly value: unknown
   /** The wanted context, then earlier ones; or the error why there are none: making them threw, or nobody owns the value. */
   readonly contexts: readonly [EncryptionContext, ...EncryptionContext[]] | KeystoreError
+  /** The column that it is a part of, if that is not its own. */
+  readonly container?: string | undefined
   /** Whether its plaintext must be JSON. */
   readonly isJson: boolean
 }
@@ -50,6 +56,8 @@ export interface OpenOptions<Row> {
   readonly legacy: readonly LegacyReader<Row>[]
   /** Whether plaintext is to be encrypted. */
   readonly plaintext: boolean
+  /** Whether what looks like ciphertext of another library is plaintext too. */
+  readonly ciphertextAsPlaintext: boolean
 }
 
 /** @throws errors that concern more than this value: an outage */
@@ -60,8 +68,7 @@ export async function openValue<Row>(
 ): Promise<OpenResult> {
   const stored = value.value
   if (stored === null || stored === undefined) return { state: 'empty' }
-  if (typeof stored !== 'string')
-    return { state: 'unopenable', error: invalidArgument(`a value must be text, got ${kindOf(stored)}`) }
+  if (typeof stored !== 'string') return { state: 'unopenable', error: notText(stored) }
   // What is too long to be decoded may be a token.
   const isTooLong = isEncrypted(stored) && stored.length > options.envelope.maxTokenBytes
   if (isTooLong || isToken(stored)) return openStoredToken(stored, value, keys, options.envelope)
@@ -69,7 +76,8 @@ export async function openValue<Row>(
   if (!(value.contexts instanceof Error)) return result
   // It cannot be encrypted without a context, or without an owner.
   result.plaintext?.fill(0)
-  return { state: result.state, error: value.contexts }
+  const { plaintext: _, ...found } = result
+  return { ...found, error: value.contexts }
 }
 
 /** Opens a whole token. */
@@ -111,7 +119,7 @@ async function openStoredToken<Row>(
 async function openForeignValue<Row>(
   stored: string,
   value: SweptValue<Row>,
-  { legacy, plaintext }: OpenOptions<Row>,
+  { legacy, plaintext, ciphertextAsPlaintext }: OpenOptions<Row>,
 ): Promise<OpenResult> {
   for (const reader of legacy) {
     const state = `legacy:${reader.name}` as const
@@ -130,13 +138,16 @@ async function openForeignValue<Row>(
   }
   if (isToken(withoutQuotes(stored))) return { state: 'unopenable', error: quotedToken() }
   // Encrypting it would bury what is left of it under a good token.
-  if (isDamagedToken(stored)) return { state: 'unopenable', error: damagedToken() }
+  if (isDamagedToken(stored) || holdsToken(stored)) return { state: 'unopenable', error: damagedToken() }
+  const form = ciphertextForm(stored)
+  const found = { state: 'plaintext', ...(form === null ? {} : { form }) } as const
   try {
+    if (form !== null && !ciphertextAsPlaintext) throw looksEncrypted(form)
     if (!plaintext) throw notEncrypted()
     assertPlaintext(stored)
-    return { state: 'plaintext', plaintext: checked(Buffer.from(stored), value.isJson) }
+    return { ...found, plaintext: checked(Buffer.from(stored), value.isJson) }
   } catch (error) {
-    return { state: 'plaintext', error: error as KeystoreError }
+    return { ...found, error: error as KeystoreError }
   }
 }
 
@@ -192,6 +203,19 @@ function notEncrypted(): KeystoreError {
   )
 }
 
+function notText(stored: unknown): KeystoreError {
+  return invalidArgument(
+    `a value must be text, got ${kindOf(stored)}: store it as text. If it is no secret, take its column out of the sweep, or its path out of encryptedFields`,
+  )
+}
+
+function looksEncrypted({ what, reader }: CiphertextForm): KeystoreError {
+  return new KeystoreError(
+    'ERR_NOT_ENCRYPTED',
+    `It looks like ciphertext of ${what}, which would be encrypted a second time: give ${reader} in legacy. If it is plaintext, say ciphertextAsPlaintext: true (--ciphertext-as-plaintext)`,
+  )
+}
+
 /** Removes the quotes and white space that JSON, a file or a form may have put around a token, or into it at the end of a line. */
 function withoutQuotes(stored: string): string {
   return stored.replace(/[\s"']+/g, '')
@@ -200,7 +224,7 @@ function withoutQuotes(stored: string): string {
 function damagedToken(): KeystoreError {
   return new KeystoreError(
     'ERR_MALFORMED_TOKEN',
-    'It can only be a token that was cut or changed: restore it from a copy. If it is none, give a legacy reader that claims it',
+    'It can only be a token that was cut or changed, or has one in it: restore it from a copy. If it is none, give a legacy reader that claims it',
   )
 }
 

@@ -15,6 +15,7 @@ import { traced } from '../traced-calls.js'
 import { kindOf } from '../validate.js'
 import { Foresight } from './foresight.js'
 import type { LegacyReader } from './legacy/reader.js'
+import { OwnerCount, type OwnerReport } from './owner-count.js'
 import { type SweepJob, sweepPage } from './sweep-page.js'
 import { type StateCounts, Tally, type ValueFailure } from './tally.js'
 
@@ -33,6 +34,12 @@ export interface ReencryptOptions<Row = unknown>
   readonly previousContexts?: readonly ContextOf<NoInfer<Row>>[]
   /** Encrypt values that are no token and that no legacy reader claims. Default false: they are reported and left as they are. */
   readonly plaintext?: boolean
+  /**
+   * With `plaintext`: encrypt also what looks like ciphertext of another library, such as `U2FsdGVkX1…` or `<iv>:<tag>:<ciphertext>`. Say so
+   * if these values are plaintext, or if they shall stay ciphertext inside of the tokens. Default false: they are reported and left as they
+   * are, see `findings`. Give a reader in `legacy` to decrypt them.
+   */
+  readonly ciphertextAsPlaintext?: boolean
   /** Whether values whose owner is null belong to the shared pool. Default: what the source says, and else false: they are reported. */
   readonly pool?: boolean
   /** Decrypt values that other libraries encrypted. */
@@ -69,9 +76,13 @@ export interface ReencryptReport {
   readonly failedCount: number
   /** Values in an old state: all that are neither current nor empty, without those of shredded owners. */
   readonly left: number
+  /** The users whose values this call encrypted, or with `dryRun` would have. */
+  readonly owners: OwnerReport
   /**
-   * With `dryRun`: what will refuse new values where they are stored, and what they will set off there, such as a column that is too narrow,
-   * a CHECK or a trigger. Found by writing some of them, the first and the longest, and taking that back. Else empty.
+   * Values that look like ciphertext of another library and that no reader claimed, by column.
+   *
+   * With `dryRun` also what will refuse new values where they are stored, and what they will set off there, such as a column that is too
+   * narrow, a CHECK or a trigger. Found by writing some of them, the first and the longest, and taking that back.
    */
   readonly findings: readonly SourceFinding[]
 }
@@ -105,14 +116,15 @@ export function reencrypt<Row>(options: ReencryptOptions<Row>): Promise<Reencryp
 async function sweep<Row>(options: ReencryptOptions<Row>): Promise<ReencryptReport> {
   const job = checkedJob(options)
   const { dryRun, signal } = job
-  let before: StateCounts | undefined
+  let first: Tally | undefined
   let last: Tally | undefined
   let changed = 0
   let skipped = 0
   let complete = false
-  for (let passes = 0; passes < MAX_PASSES && !complete && !signal?.aborted; passes += 1) {
+  const mostPasses = dryRun ? 1 : MAX_PASSES
+  for (let passes = 0; passes < mostPasses && !complete && !signal?.aborted; passes += 1) {
     const pass = await sweepOnce(job, passes === 0 ? 'sweeping' : 'sweeping again')
-    before ??= pass.before
+    first ??= pass
     changed += pass.changed
     skipped += pass.skipped
     complete = pass.reachedEnd && (dryRun || pass.changed + pass.skipped === 0)
@@ -120,17 +132,19 @@ async function sweep<Row>(options: ReencryptOptions<Row>): Promise<ReencryptRepo
     if (pass.reachedEnd || last === undefined) last = pass
   }
   last ??= new Tally(job.legacy)
+  first ??= last
   return {
     complete,
     dryRun,
-    before: before ?? last.before,
+    before: first.before,
     after: last.after,
     changed,
     skipped,
     failed: last.failed,
     failedCount: last.failedCount,
     left: last.left,
-    findings: job.foresight?.findings ?? [],
+    owners: job.owners.report,
+    findings: [...first.ciphertexts.findings(job.ciphertextAsPlaintext), ...(job.foresight?.findings ?? [])],
   }
 }
 
@@ -138,7 +152,9 @@ async function sweep<Row>(options: ReencryptOptions<Row>): Promise<ReencryptRepo
 async function sweepOnce<Row>(job: SweepJob<Row>, phase: string): Promise<Tally> {
   const { source, batchSize = DEFAULT_BATCH_SIZE, signal } = job
   const tally = new Tally(job.legacy)
-  const total = (await source.count?.()) ?? 0
+  const count = () => source.count?.() ?? 0
+  const total = await (job.foresight === null ? count() : job.foresight.counted(count))
+  if (total === null) return tally
   const progress = new ProgressMeter(phase, total, job)
   for await (const cells of source.pages({ limit: batchSize })) {
     await sweepPage(job, cells, tally)
@@ -166,14 +182,22 @@ function checkedJob<Row>(options: ReencryptOptions<Row>): SweepJob<Row> {
     throw invalidArgument(`previousContexts must be an array, got ${kindOf(previousContexts)}`)
   if (options.pool !== undefined && typeof options.pool !== 'boolean')
     throw invalidArgument(`pool must be a boolean, got ${kindOf(options.pool)}`)
-  const { newestFingerprints = false } = options
+  const { newestFingerprints = false, plaintext = false, ciphertextAsPlaintext = false } = options
   if (typeof newestFingerprints !== 'boolean')
     throw invalidArgument(`newestFingerprints must be a boolean, got ${kindOf(newestFingerprints)}`)
+  if (typeof ciphertextAsPlaintext !== 'boolean')
+    throw invalidArgument(`ciphertextAsPlaintext must be a boolean, got ${kindOf(ciphertextAsPlaintext)}`)
+  if (ciphertextAsPlaintext && !plaintext)
+    throw invalidArgument(
+      'ciphertextAsPlaintext (--ciphertext-as-plaintext) needs plaintext: true (--plaintext)',
+    )
   assertLegacy(legacy)
   return {
     ...options,
     legacy,
-    plaintext: options.plaintext ?? false,
+    plaintext,
+    ciphertextAsPlaintext,
+    owners: new OwnerCount(),
     fingerprintVersion: newestFingerprints ? 'newest' : 'lowest',
     dryRun: options.dryRun ?? false,
     foresight: options.dryRun === true ? new Foresight(source) : null,

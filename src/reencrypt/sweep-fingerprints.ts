@@ -1,5 +1,5 @@
 /** The fingerprints of one page of the sweep: compared with what their values give, and made anew where they differ. */
-import { invalidArgument, isKeystoreError, KeystoreError } from '../errors.js'
+import { invalidArgument, isKeystoreError, KeystoreError, StoreError } from '../errors.js'
 import { isTurnDueInLoop, nextTurn, weightOf } from '../event-loop.js'
 import type { EncryptionContext } from '../format/context.js'
 import { decodeUtf8 } from '../format/encoding.js'
@@ -11,6 +11,7 @@ import type {
   ValueSource,
 } from '../sources/value-source.js'
 import { kindOf } from '../validate.js'
+import type { CiphertextForm } from './legacy/ciphertext-form.js'
 import { isValueError, type SweptValue, type ValueState } from './open-value.js'
 import type { OwnerKeys } from './owner-keys.js'
 import type { Tally } from './tally.js'
@@ -23,6 +24,7 @@ export interface FoundValue<Row> {
   readonly plaintext?: Uint8Array | undefined
   /** Why it is not current, and is left so. */
   error?: KeystoreError | undefined
+  readonly form?: CiphertextForm
   /** What is stored now. Undefined: another writer has changed it. */
   stored: unknown
 }
@@ -142,7 +144,8 @@ async function replaceFingerprints(
   } catch (error) {
     if (!isRefusedByConstraint(error)) throw error
     const [first] = changes
-    if (first !== undefined && changes.length === 1) return tally.fail(first, error)
+    if (first !== undefined && changes.length === 1)
+      return tally.fail(first, isOfUniqueIndex(error) ? notUnique(error) : error)
     const middle = changes.length >> 1
     await replaceFingerprints(job, changes.slice(0, middle), tally)
     return replaceFingerprints(job, changes.slice(middle), tally)
@@ -155,10 +158,22 @@ async function replaceFingerprints(
 }
 
 /** Mostly a unique index: two rows hold the same value, which were written while fingerprints were under two versions. */
-function isRefusedByConstraint(error: unknown): boolean {
+function isRefusedByConstraint(error: unknown): error is KeystoreError {
   if (!isKeystoreError(error) || error.code !== 'ERR_STORE' || !(error.cause instanceof Error)) return false
   // SQLSTATE class 23: integrity constraint violation.
   return /^(SQLITE_CONSTRAINT|23)/.test(String(Reflect.get(error.cause, 'code')))
+}
+
+function isOfUniqueIndex({ cause }: KeystoreError): boolean {
+  return /^(SQLITE_CONSTRAINT_(UNIQUE|PRIMARYKEY)|23505)$/.test(String(Reflect.get(cause as Error, 'code')))
+}
+
+function notUnique(error: KeystoreError): KeystoreError {
+  return new StoreError(
+    'A unique index refuses its fingerprint, since another row has it: two rows hold the same value, and one of them has to change. If the ' +
+      'values differ, fingerprints were exchanged: set them to null in both rows, and sweep again',
+    { cause: error },
+  )
 }
 
 /** A source may return a count or true by mistake, and every change would then count as written. @throws ERR_INVALID_ARGUMENT */

@@ -10,6 +10,7 @@ import { type LongWorkOptions, mapConcurrently } from '../lifecycle/long-work.js
 import type { ValueCell, ValueChange, ValueSource } from '../sources/value-source.js'
 import type { Foresight } from './foresight.js'
 import { type OpenOptions, type OpenResult, openValue, type SweptValue } from './open-value.js'
+import type { OwnerCount } from './owner-count.js'
 import { isOwnerError, OwnerKeys } from './owner-keys.js'
 import {
   type FingerprintCell,
@@ -27,6 +28,8 @@ export interface SweepJob<Row> extends OpenOptions<Row>, LongWorkOptions, Finger
   /** The wanted context of values whose cells name none. Null if the options name none either. */
   readonly contextOf: ContextMaker<Row> | null
   readonly previousContexts: readonly ContextMaker<Row>[]
+  /** Who is encrypted for, in all passes. */
+  readonly owners: OwnerCount
   /** Of a dry run. */
   readonly foresight: Foresight | null
   /** Whether values whose owner is null belong to the shared pool. */
@@ -48,16 +51,17 @@ export async function sweepPage<Row>(
 ): Promise<void> {
   const keys = new OwnerKeys(job.envelope)
   const found = await openValues(job, cells, keys)
-  for (const { value, state, error } of found) {
+  for (const { value, state, error, form } of found) {
     tally.add(state)
+    if (form !== undefined) tally.ciphertexts.add(value.column, form)
     if (error !== undefined) tally.fail(value, error)
   }
   const outdated = found.filter((value): value is OutdatedValue<Row> => isOutdated(value))
   try {
     if (job.foresight !== null) {
-      countReplacements(keys, outdated, tally)
+      countReplacements(job.owners, keys, outdated, tally)
       await job.foresight.look(outdated)
-    } else await replaceValues(job.source, keys, outdated, tally)
+    } else await replaceValues(job, keys, outdated, tally)
     await sweepFingerprints(job, cells.filter(isFingerprint), found, keys, tally)
   } finally {
     for (const { plaintext } of found) plaintext?.fill(0)
@@ -70,7 +74,11 @@ export async function openValues<Row>(
   cells: readonly ValueCell<Row>[],
   keys: OwnerKeys,
 ): Promise<FoundValue<Row>[]> {
-  const values = cells.filter((cell) => !isFingerprint(cell)).map((cell) => sweptValue(job, cell))
+  const values: SweptValue<Row>[] = []
+  for (const cell of cells) {
+    if (isTurnDueInLoop()) await nextTurn()
+    if (!isFingerprint(cell)) values.push(sweptValue(job, cell))
+  }
   const openable = values.filter((value) => isPresent(value) && !(value.contexts instanceof Error))
   await keys.load(openable.map(({ owner }) => owner))
   const results = await mapConcurrently(values, (value) => openValue(value, keys, job))
@@ -86,13 +94,14 @@ export function isFingerprint<Row>(cell: ValueCell<Row>): cell is FingerprintCel
 }
 
 function sweptValue<Row>(job: ContextJob<Row>, cell: ValueCell<Row>): SweptValue<Row> {
-  const { key, column, owner = null, value, row, isJson = false } = cell
-  const swept = { key, column, owner, value, row, isJson }
+  const { key, column, container, owner = null, value, row, isJson = false } = cell
+  const swept = { key, column, container, owner, value, row, isJson }
   if (!isPresent(swept)) return { ...swept, contexts: NO_CONTEXTS }
   if (cell.context === undefined && job.contextOf === null) throw contextRequired()
   if (cell.defect !== undefined) return { ...swept, contexts: cell.defect }
   if (owner === null && !(job.pool && cell.owner === null))
     return { ...swept, contexts: ownerless(cell.owner === null) }
+  if (owner === '') return { ...swept, contexts: emptyOwner() }
   try {
     return { ...swept, contexts: contextsOf(job, cell) }
   } catch (error) {
@@ -126,21 +135,30 @@ function contextRequired(): KeystoreError {
 function ownerless(isNull: boolean): KeystoreError {
   return invalidArgument(
     isNull
-      ? 'It has no owner (null). It belongs to the shared pool only if pool: true says so, of the source or of reencrypt (--pool)'
+      ? 'It has no owner (null). It belongs to the shared pool only if pool: true says so, of the source, of its table in defineEncrypted, or of reencrypt (with --table: --pool)'
       : 'The source names no owner: it must give the id of the user, or null together with pool: true for the shared pool',
+  )
+}
+
+function emptyOwner(): KeystoreError {
+  return invalidArgument(
+    "Its row names '' as the owner: write the id of its user there, or null together with pool: true (--pool) for the shared pool",
   )
 }
 
 /** For a dry run: counts what {@link replaceValues} would replace if nobody else wrote meanwhile. */
 function countReplacements<Row>(
+  owners: OwnerCount,
   keys: OwnerKeys,
   outdated: readonly OutdatedValue<Row>[],
   tally: Tally,
 ): void {
   for (const found of outdated) {
     const refusal = keys.refusal(found.value.owner)
-    if (refusal === null) tally.change(found.state)
-    else {
+    if (refusal === null) {
+      owners.add(found.value.owner, keys.isToBeMinted(found.value.owner))
+      tally.change(found.state)
+    } else {
       found.error = refusal
       tally.fail(found.value, refusal)
     }
@@ -148,11 +166,14 @@ function countReplacements<Row>(
 }
 
 async function replaceValues<Row>(
-  source: ValueSource<Row>,
+  { source, owners }: Pick<SweepJob<Row>, 'source' | 'owners'>,
   keys: OwnerKeys,
   outdated: readonly OutdatedValue<Row>[],
   tally: Tally,
 ): Promise<void> {
+  const lacking = new Set(
+    outdated.map(({ value }) => value.owner).filter((owner) => keys.isToBeMinted(owner)),
+  )
   await keys.mint(outdated.map(({ value }) => value.owner))
   const changes: ValueChange[] = []
   const changed: OutdatedValue<Row>[] = []
@@ -170,6 +191,7 @@ async function replaceValues<Row>(
         to: encryptVerified(keys.of(owner), plaintext, context),
       })
       changed.push(found)
+      owners.add(owner, lacking.has(owner))
     } catch (error) {
       if (!isOwnerError(error)) throw error
       found.error = error

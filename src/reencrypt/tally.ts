@@ -2,6 +2,7 @@
 import type { MasterKeyReason } from '../errors.js'
 import { describeFailure, MAX_LISTED_FAILURES } from '../lifecycle/long-work.js'
 import type { ValueKey, ValueRef } from '../sources/value-source.js'
+import { CiphertextCount } from './ciphertext-count.js'
 import type { ValueState } from './open-value.js'
 
 /** How many values are in each state. */
@@ -44,6 +45,8 @@ export class Tally {
   skipped = 0
   /** Whether the pass reached the last value. */
   reachedEnd = false
+  /** What looks like ciphertext of other libraries. */
+  readonly ciphertexts = new CiphertextCount()
 
   constructor(legacy: readonly { readonly name: string }[]) {
     const names = [...STATES, ...legacy.map(({ name }) => `legacy:${name}` as const)]

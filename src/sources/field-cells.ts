@@ -47,7 +47,7 @@ export class FieldCells {
       return [{ ...whole, context, defect }]
     }
     const contextOf = contextMaker(context)
-    const names = new Set<string>()
+    const names = new Map<string, number>()
     return fieldsIn(text, paths).map(({ place, span }) => {
       const path = placeName(place)
       const name = uniqueName(`${column}.${path}`, names)
@@ -56,6 +56,7 @@ export class FieldCells {
       return {
         ...whole,
         column: name,
+        container: column,
         value,
         context: (row: Row) => ({ ...contextOf(row), [FIELD_CONTEXT]: path }),
       }
@@ -110,9 +111,20 @@ export function isJson(text: string): boolean {
 }
 
 /** A name for reports: arrays have several fields of one place, and so have objects with several properties of one name. */
-function uniqueName(name: string, taken: Set<string>): string {
+function uniqueName(name: string, taken: Map<string, number>): string {
+  let count = taken.get(name) ?? 0
   let unique = name
-  for (let count = 2; taken.has(unique); count += 1) unique = `${name} (${count})`
-  taken.add(unique)
+  // A property may itself be called so.
+  do {
+    count += 1
+    if (count > 1) unique = `${name} (${count})`
+  } while (unique !== name && taken.has(unique))
+  taken.set(name, count)
+  if (unique !== name) taken.set(unique, 1)
   return unique
+}
+
+/** The name that all fields of one path share. */
+export function pathName(name: string): string {
+  return name.replace(/ \(\d+\)$/, '')
 }

@@ -1,4 +1,4 @@
-/** What a dry run finds of the place where values are: what will refuse new values, and what they will set off. */
+/** What a sweep finds of a column: what its values look like, and, in a dry run, what will refuse new values and what they will set off. */
 import { describeDriverError } from '../drivers/driver-error.js'
 import { printable } from '../errors.js'
 
@@ -8,9 +8,19 @@ import { printable } from '../errors.js'
  * - `generated`: the column is generated, so that nothing can be written to it; as a warning: another column is, and may be made of it
  * - `trigger`: a trigger refuses or alters what is written; as a warning: one runs at each write
  * - `denied`: privileges, a policy of row-level security, or a database that is read-only
- * - `refused`: anything else
+ * - `wrongType`: the column's type holds no text
+ * - `refused`: anything else refuses them
+ * - `ciphertext`: a warning: values look like ciphertext of another library, which no reader was given for
  */
-export type SourceFindingKind = 'tooNarrow' | 'check' | 'generated' | 'trigger' | 'denied' | 'refused'
+export type SourceFindingKind =
+  | 'tooNarrow'
+  | 'check'
+  | 'generated'
+  | 'trigger'
+  | 'denied'
+  | 'wrongType'
+  | 'refused'
+  | 'ciphertext'
 
 export interface SourceFinding {
   /** An error ends the sweep that is not a dry run. */

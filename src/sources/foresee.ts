@@ -1,6 +1,6 @@
 /** What becomes of new values in a table, before they are written: what refuses them, and what they set off. */
 import { printable } from '../errors.js'
-import type { SourceFinding } from './finding.js'
+import type { Refusal, SourceFinding } from './finding.js'
 import type { ColumnChange, SqlTable } from './table.js'
 import { keyText } from './value-source.js'
 
@@ -10,11 +10,21 @@ interface NamedColumn {
   readonly column: string
 }
 
+/** So many fields of a refused JSON are tried alone, to name the one that is refused. */
+const MAX_TRIED_FIELDS = 20
+
+/** A change of what a column holds. */
+export interface TriedChange {
+  readonly change: ColumnChange
+  /** Of a JSON: changes of it in which one field alone is new, with the field's name. */
+  fieldsAlone(limit: number): readonly { readonly name: string; readonly change: ColumnChange }[]
+}
+
 /** @param changes of this column, which are made and taken back */
 export async function foresee(
   table: SqlTable,
   column: NamedColumn,
-  changes: readonly ColumnChange[],
+  changes: readonly TriedChange[],
 ): Promise<SourceFinding[]> {
   return [...(await refusals(table, column, changes)), ...(await warnings(table, column))]
 }
@@ -22,21 +32,25 @@ export async function foresee(
 /** What refuses changes of one column, with the key of the first row that it refuses. */
 async function refusals(
   table: SqlTable,
-  { name: column }: NamedColumn,
-  changes: readonly ColumnChange[],
+  { name }: NamedColumn,
+  changes: readonly TriedChange[],
 ): Promise<SourceFinding[]> {
-  let refusal = await table.tryOut(changes)
+  const refusal = await table.tryOut(changes.map(({ change }) => change))
   if (refusal === null) return []
-  let at = ''
-  for (const change of changes) {
+  const finding = ({ kind, reason }: Refusal, column: string, at = ''): SourceFinding[] => [
+    { severity: 'error', kind, column, reason: `column ${printable(column)}${at}: ${reason}` },
+  ]
+  for (const { change, fieldsAlone } of changes) {
     const alone = await table.tryOut([change])
     if (alone === null) continue
-    refusal = alone
-    at = ` (row ${printable(keyText(change.key))})`
-    break
+    const at = ` (row ${printable(keyText(change.key))})`
+    for (const field of fieldsAlone(MAX_TRIED_FIELDS)) {
+      const ofField = await table.tryOut([field.change])
+      if (ofField !== null) return finding(ofField, field.name, at)
+    }
+    return finding(alone, name, at)
   }
-  const { kind, reason } = refusal
-  return [{ severity: 'error', kind, column, reason: `column ${printable(column)}${at}: ${reason}` }]
+  return finding(refusal, name)
 }
 
 async function warnings(

@@ -15,6 +15,17 @@ export function withProperty(text: string, name: string, value: string): string 
   return found && withValues(text, [{ span: found, value }])
 }
 
+/** How many properties of an object have a name. @param text of an object, valid JSON */
+export function countProperties(text: string, name: string): number {
+  const written = JSON.stringify(name)
+  // Most lines are done with a search. In others the name may be written with escapes.
+  if (text.indexOf(written) === text.lastIndexOf(written) && !text.includes('\\'))
+    return text.includes(written) ? 1 : 0
+  let count = 0
+  for (const property of propertiesOf(text, text.indexOf('{'))) if (property.name === name) count += 1
+  return count
+}
+
 /** A registered field in a text. */
 export interface FieldSpan {
   readonly place: FieldPlace

@@ -5,7 +5,7 @@ import { invalidArgument, isKeystoreError, type KeystoreError, StoreError } from
 import { decodeUtf8 } from '../format/encoding.js'
 import { syncFolder } from '../sync-folder.js'
 import { kindOf, ownOptions } from '../validate.js'
-import { withProperty } from './json-text.js'
+import { countProperties, withProperty } from './json-text.js'
 import { type OwnerOf, ownerFrom } from './owner.js'
 import {
   contextsByColumn,
@@ -49,7 +49,8 @@ export function jsonlSource(path: string, options: JsonlSourceOptions): ValueSou
   const pool = poolOf(options)
   let page: ReadonlyMap<number, Line> = new Map()
 
-  function cellsOf({ number, row }: Line): ValueCell<JsonRow>[] {
+  function cellsOf(line: Line): ValueCell<JsonRow>[] {
+    const { number, row } = line
     if (row === null) return []
     const values = Array.from(columns, ([column, context]) => ({
       column,
@@ -58,7 +59,10 @@ export function jsonlSource(path: string, options: JsonlSourceOptions): ValueSou
     }))
     const isEmpty = values.every(({ value }) => value === undefined || value === null)
     const owner = isEmpty ? { owner: null } : ownerOf(row, number)
-    return values.map((value) => ({ ...value, ...owner, key: number, row }))
+    return values.map((value) => {
+      const twice = line.has(value.column) > 1 ? { defect: writtenTwice() } : {}
+      return { ...value, ...owner, ...twice, key: number, row }
+    })
   }
 
   return {
@@ -126,6 +130,11 @@ class Line {
     return this.#text !== null
   }
 
+  /** How many properties have a name: JSON.parse reads the last, and the others are stored too. */
+  has(name: string): number {
+    return this.row === null ? 0 : countProperties(this.#bytes.toString(), name)
+  }
+
   change({ column, from, to }: ValueChange): boolean {
     if (this.row?.[column] !== from) return false
     const text = withProperty(this.#text ?? this.#bytes.toString(), column, to)
@@ -133,6 +142,12 @@ class Line {
     this.#text = text
     return true
   }
+}
+
+function writtenTwice(): KeystoreError {
+  return invalidArgument(
+    'Its line has this property more than once: leave the one that is right, and remove the others',
+  )
 }
 
 /** Ignores what every object inherits, such as `constructor`. */

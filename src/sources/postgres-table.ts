@@ -50,7 +50,7 @@ const DIVISION_BY_ZERO = '22012'
 /** What a SQLSTATE means for a change. */
 const HINTS: Readonly<Record<string, string>> = {
   // string_data_right_truncation: the column is a varchar(n)
-  22001: 'tokens are longer than its column allows',
+  22001: 'tokens are longer than it allows: make it of type text first',
   [DIVISION_BY_ZERO]: ALTERED_BY_TRIGGER,
 }
 /** How one statement is run. */
@@ -58,6 +58,8 @@ interface QueryOptions {
   readonly deadline?: Deadline
   /** For statements that may read the whole table: see {@link ClientPool.use}. */
   readonly mayTakeLong?: boolean
+  /** The only column that the statement changes. */
+  readonly column?: string
 }
 
 export class PostgresTable implements SqlTable {
@@ -112,7 +114,7 @@ export class PostgresTable implements SqlTable {
       const byKey = new Map(some.map((change) => [JSON.stringify(keyTexts(change.key)), change]))
       const { keys, written, values, beside } = this.#replaceInputs(some)
       const statement = replace(column, beside)
-      const { rows, failures } = await this.#query('change', statement, values, { deadline })
+      const { rows, failures } = await this.#query('change', statement, values, { deadline, column })
       // What an attempt has replaced whose answer was lost, only the rows can tell.
       const found =
         failures === 0
@@ -143,7 +145,10 @@ export class PostgresTable implements SqlTable {
     }
   }
 
-  /** On a pool in a transaction, with what is deferred to its end; else in one statement, before triggers that run after it. */
+  /**
+   * On a pool in a transaction, with what is deferred to its end; else in one statement, before triggers that run after it, and behind a
+   * savepoint: the statement ends with an error, which would end a transaction that the application has open on its connection.
+   */
   async tryOut(changes: readonly ColumnChange[]): Promise<Refusal | null> {
     const { replace } = await this.#prepared()
     const { values, beside } = this.#replaceInputs(changes)
@@ -154,7 +159,7 @@ export class PostgresTable implements SqlTable {
       try {
         if (client instanceof ClientPool)
           await client.use(deadline, (lent) => rolledBack(lent, statement, values))
-        else await this.#run(triedOut(statement), values, deadline, false)
+        else await deadline.wait(behindSavepoint(client, triedOut(statement), values), NO_ANSWER)
         return null
       } catch (error) {
         if (isTriedOut(error)) return null
@@ -229,7 +234,7 @@ export class PostgresTable implements SqlTable {
     action: string,
     text: string,
     values: unknown[],
-    { deadline = new Deadline(this.#deadlineMs), mayTakeLong = false }: QueryOptions = {},
+    { deadline = new Deadline(this.#deadlineMs), mayTakeLong = false, column }: QueryOptions = {},
   ): Promise<{ readonly rows: Record<string, unknown>[]; readonly failures: number }> {
     const attempt = async (failures: number) => {
       const { rows } = await this.#run(text, values, deadline, mayTakeLong)
@@ -237,7 +242,8 @@ export class PostgresTable implements SqlTable {
     }
     return retryingPostgres(deadline, attempt).catch((error) => {
       const hint = HINTS[describeDriverError(error).code ?? '']
-      const what = `${action} table ${qualifiedName(this.shape)}`
+      const table = `${action} table ${qualifiedName(this.shape)}`
+      const what = column === undefined ? table : `${table}, column ${quoteIdentifier(column)}`
       throw storeError(
         failedAction(hint === undefined ? what : `${what}: ${hint}`, error),
         error,
@@ -250,12 +256,27 @@ export class PostgresTable implements SqlTable {
     if (this.#client instanceof ClientPool)
       return this.#client.use(deadline, (client) => client.query(text, values), { mayTakeLong })
     // The host application's connection: at the deadline the call ends, and the statement goes on.
-    return deadline.wait(
-      this.#client.query(text, values),
-      () =>
-        "an answer on the application's connection: the server is out of reach, or another session has a lock",
-    )
+    return deadline.wait(this.#client.query(text, values), NO_ANSWER)
   }
+}
+
+const NO_ANSWER = () =>
+  "an answer on the application's connection: the server is out of reach, or another session has a lock"
+
+/**
+ * Runs a statement that fails. Clients run queries in the order in which they are called: nothing of the application's comes in between,
+ * neither its statements, which would be taken back too, nor the beginning of a transaction. Outside of one the savepoint is refused, which
+ * changes nothing.
+ */
+async function behindSavepoint(client: PostgresClient, text: string, values: unknown[]): Promise<void> {
+  const savepoint = 'drizzle_keystore_dry_run'
+  const [, outcome] = await Promise.allSettled([
+    client.query(`savepoint ${savepoint}`),
+    client.query(text, values),
+    client.query(`rollback to savepoint ${savepoint}`),
+    client.query(`release savepoint ${savepoint}`),
+  ])
+  if (outcome.status === 'rejected') throw outcome.reason
 }
 
 /** Runs a statement and takes it back, after what was deferred to the end of its transaction. */

@@ -1,4 +1,5 @@
 /** Makes a table a source of values for the sweep. */
+import { CALLS, isTurnDueInLoop, nextTurn } from '../event-loop.js'
 import type { ContextOf } from '../format/context.js'
 import { FieldCells, originKey } from './field-cells.js'
 import type { FieldPath } from './field-path.js'
@@ -71,7 +72,12 @@ export function tableSource<Row>(table: SqlTable, view: TableView<Row>): ValueSo
       for await (const rows of table.pages(limit)) {
         fields.clear()
         for (const { key, owner } of rows) owners.set(keyText(key), owner)
-        yield rows.flatMap((row) => cellsOf(row, view, fields))
+        const cells: ValueCell<Row>[] = []
+        for (const row of rows) {
+          if (isTurnDueInLoop(CALLS)) await nextTurn()
+          for (const cell of cellsOf(row, view, fields)) cells.push(cell)
+        }
+        yield cells
         for (const { key } of rows) owners.delete(keyText(key))
       }
     },
@@ -83,11 +89,22 @@ export function tableSource<Row>(table: SqlTable, view: TableView<Row>): ValueSo
       return replaced.flatMap((ref) => wholes.get(originKey(ref))?.parts ?? [])
     },
     async foresee(changes) {
-      const wholes = fields.wholeChanges(changes).map(({ change }) => inDatabase(change))
-      const [name] = changes.map(({ column }) => column)
-      const [column] = wholes.map(({ column }) => column)
-      if (name === undefined || column === undefined) return []
-      return foresee(table, { name, column }, wholes.flatMap(withStoredOwner))
+      const wholes = fields.wholeChanges(changes)
+      const [name] = wholes.map(({ change }) => change.column)
+      if (name === undefined) return []
+      const storedChange = (change: ValueChange) => withStoredOwner(inDatabase(change))
+      const fieldAlone = (part: ValueChange) =>
+        fields.wholeChanges([part]).flatMap(({ change }) => storedChange(change))
+      const tried = wholes.flatMap(({ change, parts }) =>
+        storedChange(change).map((change) => ({
+          change,
+          fieldsAlone: (limit: number) =>
+            parts
+              .slice(0, limit)
+              .flatMap((part) => fieldAlone(part).map((change) => ({ name: part.column, change }))),
+        })),
+      )
+      return foresee(table, { name, column: columnOf(name) }, tried)
     },
     replaceFingerprints: (changes) =>
       replace(

@@ -1,5 +1,5 @@
 /** One table of the host application as the sweep reads and changes it, in either dialect. */
-import { invalidArgument, type KeystoreError, printable, quoted, StoreError } from '../errors.js'
+import { invalidArgument, KeystoreError, printable, quoted, StoreError } from '../errors.js'
 import { kindOf } from '../validate.js'
 import type { Refusal } from './finding.js'
 import type { FingerprintChange, ValueChange, ValueKey, ValueRef } from './value-source.js'
@@ -145,7 +145,7 @@ export function assertShape(shape: TableShape, { columns, uniqueKeys }: Catalog)
   const swept = [...values, ...fingerprints]
   const names = new Set(columns.map(({ name }) => name))
   for (const name of [...key, ...(owner === null ? [] : [owner]), ...swept]) {
-    if (!names.has(name)) throw invalidArgument(`table ${quoted(table)} has no column ${quoted(name)}`)
+    if (!names.has(name)) throw noColumn(table, name, names)
   }
   for (const name of swept) {
     if (key.includes(name) || name === owner)
@@ -154,16 +154,39 @@ export function assertShape(shape: TableShape, { columns, uniqueKeys }: Catalog)
       )
     const column = columns.find((column) => column.name === name)
     const isJson = shape.json?.includes(name) && JSON_TYPES.test(column?.type ?? '')
-    if (column?.isText === false && !isJson)
-      throw invalidArgument(
-        `column ${quoted(name)} must be of text to hold tokens or fingerprints, it is ${printable(column.type)}`,
-      )
+    if (column?.isText === false && !isJson) throw new ColumnTypeError(name, column.type)
   }
   if (!uniqueKeys.some((unique) => unique.every((name) => key.includes(name)))) {
     throw invalidArgument(
       `key ${key.map(quoted).join(', ')} of table ${quoted(table)} must be unique: name its primary key, or columns with a unique index`,
     )
   }
+}
+
+/** A column that holds no text. */
+export class ColumnTypeError extends KeystoreError {
+  /** As the database calls it. */
+  readonly columnName: string
+
+  constructor(column: string, type: string) {
+    const ofJson = JSON_TYPES.test(type)
+      ? ` (using ${printable(quoteIdentifier(column))}::text), or declare it with encryptedFields to encrypt some of its fields`
+      : ''
+    super(
+      'ERR_INVALID_ARGUMENT',
+      `column ${quoted(column)} must be of text to hold tokens or fingerprints, it is ${printable(type)}: make it of type text first, in a migration of its own${ofJson}`,
+    )
+    this.columnName = column
+  }
+}
+
+function noColumn(table: string, name: string, names: ReadonlySet<string>): KeystoreError {
+  const snake = name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)
+  const hint =
+    snake !== name && names.has(snake)
+      ? `: it has ${quoted(snake)}. Name the column so in the schema, or give the casing of your drizzle db (--casing snake_case)`
+      : ''
+  return invalidArgument(`table ${quoted(table)} has no column ${quoted(name)}${hint}`)
 }
 
 export function tableNotFound(name: string): Error {

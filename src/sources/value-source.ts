@@ -13,6 +13,8 @@ export type ValueKey = string | number | bigint | readonly (string | number | bi
 export interface ValueCell<Row = unknown> {
   readonly key: ValueKey
   readonly column: string
+  /** Of a value that is a part of a larger one, such as a field of JSON: the column of the whole. It is replaced with the others there. */
+  readonly container?: string | undefined
   /** The user whom the value belongs to. Null: it belongs to the shared pool, if {@link ValueSource.pool} says so. Absent: it is reported. */
   readonly owner?: string | null | undefined
   /** The stored value. Null or absent: there is none. */
@@ -92,7 +94,7 @@ export interface ValueSource<Row = unknown> {
     changes: readonly FingerprintChange[],
   ): Promise<readonly Pick<ValueRef, 'key' | 'column'>[]> | readonly Pick<ValueRef, 'key' | 'column'>[]
   /**
-   * For a dry run: makes changes of one column as {@link replace} would, and takes them back.
+   * For a dry run: makes changes of one column as {@link replace} would, and takes them back. Values with a `container` are of that column.
    *
    * @returns what refuses or alters them there, and what they set off; quotes no value
    */

@@ -89,6 +89,36 @@ describe.each(dialects)('on %s', (dialect) => {
     })
   })
 
+  it('leaves what looks like ciphertext of others, and says for whom it encrypts and where old plaintexts are', async () => {
+    const foreign = 'U2FsdGVkX18AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA='
+    await host.app.insert('credentials', [
+      { id: 1, user_id: 'alice', api_key: foreign },
+      { id: 2, user_id: 'bob', api_key: 'sk-plain' },
+    ])
+    const dry = host.run([...SWEEP, '--plaintext', '--dry-run'])
+    expect(dry.status).toBe(1)
+    expect(dry.stdout).toMatch(/^For 1 owner, of whom 1 have no key yet, and would get one\.$/m)
+    expect(dry.stdout).toMatch(/warning: column api_key: 1 value looks like ciphertext of .*n8nReader/)
+    expect(dry.stdout).not.toMatch(/Old plaintexts|--plaintext encrypts/)
+    const ran = host.run([...SWEEP, '--plaintext'])
+    expect(ran.status).toBe(1)
+    expect(ran.stdout).toMatch(/^For 1 owner, of whom 1 had no key, and got one\.$/m)
+    expect(ran.stdout.trimEnd().split('\n').at(-1)).toMatch(
+      dialect === 'sqlite' ? /^Old plaintexts .*VACUUM and then PRAGMA/ : /^Old plaintexts .*VACUUM FULL/,
+    )
+    const [first, second] = await host.stored()
+    expect(first?.api_key).toBe(foreign)
+    expect(isToken(second?.api_key)).toBe(true)
+    const told = host.run([...SWEEP, '--plaintext', '--ciphertext-as-plaintext'])
+    expect(told.status).toBe(0)
+    await host.withService(async (envelope) => {
+      const [row] = await host.stored()
+      expect(await envelope.decrypt('alice', String(row?.api_key), CONTEXT)).toBe(foreign)
+    })
+    expect(host.run([...SWEEP, '--ciphertext-as-plaintext']).status).toBe(2)
+    expect(host.run(SWEEP).stdout).not.toContain('Old plaintexts')
+  })
+
   it('a dry run says what the database will refuse, and its exit code is 1 then', async () => {
     await host.app.query('drop table credentials')
     await host.app.query(

@@ -109,6 +109,26 @@ describe.each(dialects)('on %s', (dialect) => {
     expect(said('missing.mjs')).toMatchObject({ status: 1, stderr: expect.stringContaining('missing.mjs') })
   })
 
+  it('reencrypt and doctor say that a casing may be missing', async () => {
+    writeSchema(
+      host.store.folder,
+      dialect,
+      `export const credentials = table('credentials', {
+         id: integer().primaryKey(),
+         userId: text(),
+         apiKey: encryptedText({ context: 'credentials.api_key' }),
+       })
+       export const encrypted = defineEncrypted({ credentials })`,
+    )
+    await host.app.insert('credentials', [{ id: 1, user_id: 'alice', api_key: 'sk-1' }])
+    for (const command of ['reencrypt', 'doctor']) {
+      const { stdout, stderr } = host.run([command, '--schema', 'schema.mjs'])
+      expect(stdout + stderr).toMatch(/no column "userId": it has "user_id".*--casing snake_case/)
+    }
+    const args = ['reencrypt', '--schema', 'schema.mjs', '--casing', 'snake_case', '--plaintext']
+    expect(host.run(args)).toMatchObject({ status: 0 })
+  })
+
   it('doctor finds plaintext in registered columns and tokens in others', async () => {
     await host.fill()
     await host.app.query(CREATE_SESSIONS)

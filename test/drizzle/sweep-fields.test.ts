@@ -99,7 +99,33 @@ describe.each(dialects)('the sweep of encryptedFields on %s', (dialect) => {
     expect(findings.filter(({ severity }) => severity === 'error').map(({ column }) => column)).toEqual([
       'settings.apiKey',
     ])
+    expect(findings[0]?.reason).toContain('(row 1)')
     expect(await stored()).toEqual(before)
+  })
+
+  it('takes twice as long for twice as many elements of an array, and lets the event loop turn', async () => {
+    const sweepTimes = async (count: number): Promise<number[]> => {
+      await app.rows('delete from integrations')
+      await store(1, JSON.stringify({ hooks: Array.from({ length: count }, () => ({ secret: 's' })) }))
+      const times: number[] = []
+      for (const dryRun of [true, false]) {
+        const began = performance.now()
+        expect(await sweep({ dryRun })).toMatchObject({ changed: count, left: 0, findings: [] })
+        times.push(performance.now() - began)
+      }
+      return times
+    }
+    await sweepTimes(500)
+    const few = await sweepTimes(4000)
+    let turns = 0
+    const timer = setInterval(() => {
+      turns += 1
+    }, 1)
+    const many = await sweepTimes(8000).finally(() => clearInterval(timer))
+    // Quadratic, it took minutes. The bound is wide, since the machine may be busy.
+    for (const [index, time] of many.entries()) expect(time).toBeLessThan(3 * (few[index] ?? 0) + 500)
+    expect(turns).toBeGreaterThan(10)
+    expect(await read()).toMatchObject([{ settings: { hooks: { length: 8000 } } }])
   })
 
   it('brings tokens under the newest version, and from an earlier context', async () => {
@@ -191,6 +217,8 @@ describe.each(dialects)('the sweep of encryptedFields on %s', (dialect) => {
       [1, 'settings.providers.p.secret'],
       [2, 'settings.apiKey'],
     ])
+    const numbers = report.failed.filter(({ key, column }) => key === 1 && column === 'settings.apiKey')
+    expect(numbers).toMatchObject([{ reason: expect.stringMatching(/got number: .*out of encryptedFields/) }])
     const [row] = await stored()
     expect(JSON.parse(row?.settings ?? '')).toMatchObject({
       apiKey: 5,

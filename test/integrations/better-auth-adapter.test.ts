@@ -319,8 +319,13 @@ describe.each(dialects)('the encrypting adapter on %s', (dialect) => {
     const where = [...byId(account), { field: 'accessToken', value: 'plain' }]
     expect(await tolerant.updateMany({ model: 'account', where, update: { accessToken: 'new' } })).toBe(1)
     expect(await decrypt('alice', (await stored())[0]?.accessToken)).toBe('new')
-    // What begins like a token is never taken for plaintext.
-    await database.rows(`update account set "accessToken" = 'v3:cut'`)
+    for (const plain of ['v3:my-plain', 'v2:plain-at']) {
+      await database.rows(`update account set "accessToken" = '${plain}'`)
+      expect(await find(tolerant)).toMatchObject({ accessToken: plain })
+      await expect(find(strict)).rejects.toMatchObject({ code: 'ERR_NOT_ENCRYPTED' })
+    }
+    // What can only be a token that was cut or changed is never taken for plaintext.
+    await database.rows(`update account set "accessToken" = 'v3:AAAAcut'`)
     await expect(find(tolerant)).rejects.toMatchObject({ code: 'ERR_MALFORMED_TOKEN' })
   })
 
@@ -330,12 +335,13 @@ describe.each(dialects)('the encrypting adapter on %s', (dialect) => {
     await addAccount(adapter, 'alice', { refreshToken: 'fine' })
     await addAccount(adapter, 'bob')
     const [alice] = await stored()
+    const [bob] = await database.rows(`select id from account where "userId" = 'bob'`)
     // Bob's row has a token of Alice's.
     await database.rows(`update account set "accessToken" = '${alice?.accessToken}' where "userId" = 'bob'`)
     const ofBob = { model: 'account', where: [{ field: 'userId', value: 'bob' }] }
     await expect(adapter.findMany({ model: 'account' })).rejects.toMatchObject({
       code: 'ERR_DECRYPTION_FAILED',
-      message: expect.stringContaining('account.accessToken'),
+      message: expect.stringMatching(new RegExp(`^account\\.accessToken of row "${bob?.id}", user "bob": `)),
     })
     const tokensOf = async (encryption: Partial<EncryptedAdapterOptions>) => {
       const rows = await database.encrypted(OPTIONS, encryption)(OPTIONS).findMany<Row>({ model: 'account' })
@@ -349,8 +355,17 @@ describe.each(dialects)('the encrypting adapter on %s', (dialect) => {
     }
     expect(await tokensOf({ onUnreadable })).toEqual(['access of alice', 'unreadable'])
     expect(told).toMatchObject([
-      { model: 'account', field: 'accessToken', userId: 'bob', error: { code: 'ERR_DECRYPTION_FAILED' } },
+      {
+        model: 'account',
+        field: 'accessToken',
+        rowId: bob?.id,
+        userId: 'bob',
+        error: { code: 'ERR_DECRYPTION_FAILED' },
+      },
     ])
+    // A promise would be stored and sent as the token.
+    const later = (async () => 'unreadable') as never
+    await expect(tokensOf({ onUnreadable: later })).rejects.toMatchObject({ code: 'ERR_INVALID_ARGUMENT' })
     // A sign-in writes a new token, which mends it.
     await adapter.updateMany({ ...ofBob, update: { accessToken: 'new' } })
     expect(await adapter.findOne(ofBob)).toMatchObject({ accessToken: 'new' })

@@ -4,14 +4,10 @@ import type { BetterAuthOptions } from 'better-auth'
 import { betterAuth } from 'better-auth'
 import { drizzleAdapter } from 'better-auth/adapters/drizzle'
 import { symmetricEncrypt } from 'better-auth/crypto'
+import { is, Table } from 'drizzle-orm'
 import { describe, expect, it } from 'vitest'
 import { betterAuthColumns, encryptedAdapter } from '../../src/integrations/better-auth.js'
-import {
-  defineEncrypted,
-  drizzleSource,
-  type EncryptedRegistry,
-  reencrypt,
-} from '../../src/reencrypt/index.js'
+import { defineEncrypted, type EncryptedRegistry, reencrypt } from '../../src/reencrypt/index.js'
 import { betterAuthDatabase } from '../support/better-auth-database.js'
 import { dialects } from '../support/databases.js'
 import { codeBlocks } from '../support/documents.js'
@@ -23,7 +19,8 @@ const NAMES = {
   drizzleAdapter,
   encryptedAdapter,
   betterAuthColumns,
-  drizzleSource,
+  is,
+  Table,
   reencrypt,
   defineEncrypted,
 }
@@ -32,7 +29,10 @@ const NAMES = {
 function run(words: string, given: object, result: string): Promise<unknown> {
   const found = blocks.filter((block) => block.includes(words))
   expect([words, found.length]).toEqual([words, 1])
-  const code = found[0]?.replaceAll(/^import .*\n/gm, '').replaceAll(/^export /gm, '')
+  const code = found[0]
+    ?.replaceAll(/^import .*\n/gm, '')
+    .replaceAll(/^export /gm, '')
+    .replace(/ satisfies \w+/, '')
   const all = { ...NAMES, ...given }
   const AsyncFunction = (async () => undefined).constructor as FunctionConstructor
   return AsyncFunction(...Object.keys(all), `${code}\nreturn ${result}`)(...Object.values(all))
@@ -85,7 +85,7 @@ describe.each(dialects)('docs/AUTH.md on %s', (dialect) => {
     const [accounts] = registry.sources(db).values()
     const dryRun = await reencrypt({ envelope, source: accounts as never, plaintext: true, dryRun: true })
     expect(dryRun.before).toMatchObject({ plaintext: 4 })
-    expect(await run('let left = 0', { ...given, auth }, 'left')).toBe(0)
+    expect(await run('let left = 0', { ...given, encrypted: registry }, 'left')).toBe(0)
     const rows = await database.rows('select "accessToken", "refreshToken", "idToken" from account')
     for (const { accessToken, refreshToken, idToken } of rows) {
       expect([accessToken, refreshToken]).toEqual([

@@ -1,4 +1,7 @@
-/** The blocks of docs/AUTH.md about Auth.js, Hono, Next.js and tRPC: compiled against the published types, and run on each dialect. */
+/**
+ * The blocks of docs/AUTH.md, compiled against the published types. Those about Auth.js, Hono, Next.js and tRPC are run here on each dialect;
+ * better-auth-sweep.test.ts runs those about Better Auth.
+ */
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
@@ -19,7 +22,29 @@ const FILES = {
   next: 'signedIn(async',
   trpc: 'initTRPC',
 }
-const PACKAGES = ['better-sqlite3', 'pg', 'hono', '@trpc/server', '@auth/core', '@auth/drizzle-adapter']
+/** Those about Better Auth, with what they leave to the application. */
+const BETTER_AUTH_FILES = {
+  'better-auth-config': [
+    'export const auth = betterAuth',
+    "const provider = 'sqlite'\nconst options = { user: { deleteUser: { enabled: true } }, session: { expiresIn: 60 } }",
+  ],
+  'better-auth-fields': [
+    'const fields =',
+    "import { encryptedAdapter } from 'drizzle-keystore/better-auth'\nencryptedAdapter((() => ({})) as (options: never) => object, { envelope, fields: own() })\nfunction own() { return fields }",
+  ],
+  'better-auth-registry': ['defineEncrypted(', "import { auth } from './better-auth-config.js'"],
+  'better-auth-sweep': ['let left = 0', "import { encrypted } from './better-auth-registry.js'"],
+} as const
+const BETTER_AUTH_OWN = "import * as schema from './schema.js'\nimport { db, envelope } from './database.js'"
+const PACKAGES = [
+  'better-sqlite3',
+  'pg',
+  'better-auth',
+  'hono',
+  '@trpc/server',
+  '@auth/core',
+  '@auth/drizzle-adapter',
+]
 const blocks = codeBlocks(readFileSync('docs/AUTH.md', 'utf8'), 'ts')
 
 /** What is in an application beside the blocks. */
@@ -49,13 +74,19 @@ const ownFiles = (dialect: Dialect) => ({
       signIn.userId === undefined ? null : { user: { id: signIn.userId } }`,
 })
 
+function blockWith(words: string): string {
+  const found = blocks.filter((block) => block.includes(words))
+  expect([words, found.length]).toEqual([words, 1])
+  return found[0] ?? ''
+}
+
 function filesOf(dialect: Dialect): [string, string][] {
-  const guide = Object.entries(FILES).map(([name, words]): [string, string] => {
-    const found = blocks.filter((block) => block.includes(words))
-    expect([words, found.length]).toEqual([words, 1])
-    return [name, found[0] ?? '']
-  })
-  return [...guide, ...Object.entries(ownFiles(dialect))].map(([name, text]) => [
+  const guide = Object.entries(FILES).map(([name, words]): [string, string] => [name, blockWith(words)])
+  const betterAuth = Object.entries(BETTER_AUTH_FILES).map(([name, [words, own]]): [string, string] => [
+    name,
+    [BETTER_AUTH_OWN, own, blockWith(words)].join('\n'),
+  ])
+  return [...guide, ...betterAuth, ...Object.entries(ownFiles(dialect))].map(([name, text]) => [
     `${dialect}/${name}.ts`,
     dialect === 'sqlite'
       ? text

@@ -111,7 +111,7 @@ describe.each(dialects)('the example on %s', (dialect) => {
 const READERS_OWN = `
   declare const [url, context]: [string, Record<string, string>]
   declare const work: (alice: import('drizzle-keystore').UserHandle) => Promise<void>
-  declare const [from, to]: import('drizzle-keystore').KeyStore[]
+  declare const [from, to]: [import('drizzle-keystore').KeyStore, import('drizzle-keystore').KeyStore]
   declare const pool: import('pg').Pool
   declare const sqliteDb: import('drizzle-orm/better-sqlite3').BetterSQLite3Database
   declare const postgresDb: import('drizzle-orm/node-postgres').NodePgDatabase

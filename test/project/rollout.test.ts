@@ -23,14 +23,14 @@ type Step = 'plain' | 'read' | 'write' | 'strict'
 
 const guide = readFileSync(join(root, 'docs/REENCRYPT.md'), 'utf8')
 const section = /^## From a plaintext table to the check constraint$.*?(?=^## )/ms.exec(guide)?.[0] ?? ''
-const [before = '', encrypted = '', after = '', ...others] = codeBlocks(section, 'ts')
-const [dryRun = '', sweep = '', ...otherCommands] = codeBlocks(section, 'sh')
+const [before = '', encrypted = '', after = '', registry = '', ...others] = codeBlocks(section, 'ts')
+const [dryRun = '', sweep = '', doctor = '', ...otherCommands] = codeBlocks(section, 'sh')
 const [split = '', ...otherStatements] = codeBlocks(section, 'sql')
 
 it('runs all code of the section', () => {
-  expect([before, encrypted, after, dryRun, sweep, split]).not.toContain('')
+  expect([before, encrypted, after, registry, dryRun, sweep, doctor, split]).not.toContain('')
   expect([others, otherCommands, otherStatements]).toEqual([[], [], []])
-  expect(section.match(/^```/gm)).toHaveLength(12)
+  expect(section.match(/^```/gm)).toHaveLength(16)
 })
 
 /** With the imports of the dialect. The plain column of Postgres is one that is too narrow. */
@@ -214,6 +214,16 @@ describe.each(dialects)('on %s', (dialect) => {
     expect((await stored()).filter((value) => !isToken(value))).toEqual([])
     const refused = await errorOf(app.query(`update credentials set api_key = 'sk-plain' where id = '1'`))
     expect(String(refused.message)).toContain('api_key_token_check')
+    write('dist/schema.js', forDialect(dialect, after))
+    write('dist/encrypted.js', registry)
+    const finding = (report: { findings: { kind: string; reason: string }[] }) =>
+      report.findings.filter(({ reason }) => reason.includes('credentials'))
+    const [, ...doctorArgs] = doctor.trim().split(' ')
+    const checked = host.json<{ findings: { kind: string; reason: string }[] }>(doctorArgs)
+    expect(finding(checked.report)).toEqual([])
+    expect(host.json<{ tables: object[] }>(command(sweep)).report.tables).toMatchObject([
+      { left: 0, changed: 0 },
+    ])
     // drizzle-kit has nothing left to do.
     expect((await kit('generate')).stdout).toContain('No schema changes')
   })

@@ -36,6 +36,31 @@ describe.each(dialects)('encryptedJson in the sweep on %s', (dialect) => {
   })
   afterEach(() => test.remove())
 
+  it('finds in a dry run that the column is of a type that holds no text, and says what to do', async () => {
+    const { envelope, host } = test
+    const [type, says] =
+      dialect === 'sqlite' ? ['integer', 'in a migration of its own'] : ['jsonb', '"api_key"::text']
+    await host.query('drop table credentials')
+    await host.query(`create table credentials (id integer primary key, user_id text, api_key ${type})`)
+    const db =
+      dialect === 'sqlite'
+        ? drizzleSqlite({ client: host.client as Database.Database })
+        : (drizzlePostgres({ client: host.client as pg.Pool }) as never)
+    const table = (dialect === 'sqlite' ? sqliteTable : pgTable) as typeof sqliteTable
+    const source = drizzleSource(db, table, { key: 'id', owner: 'userId', columns: ['apiKey'] })
+    const report = await reencrypt({ envelope, source, plaintext: true, dryRun: true })
+    expect(report).toMatchObject({
+      complete: false,
+      findings: [
+        { severity: 'error', kind: 'wrongType', column: 'api_key', reason: expect.stringContaining(says) },
+      ],
+    })
+    await expect(reencrypt({ envelope, source, plaintext: true })).rejects.toMatchObject({
+      code: 'ERR_INVALID_ARGUMENT',
+      message: expect.stringContaining(says),
+    })
+  })
+
   it('brings JSON to tokens, whatever held it, and leaves what is none', async () => {
     const { envelope, host } = test
     const table = (dialect === 'sqlite' ? sqliteTable : pgTable) as typeof sqliteTable

@@ -55,6 +55,7 @@ describe.each(backends)('reencrypt, keys on %s', (backend) => {
       failed: [],
       failedCount: 0,
       left: 0,
+      owners: { count: 1, withoutKey: 0 },
       findings: [],
     })
     for (const [key, value] of source.values) {

@@ -1,6 +1,8 @@
 /** The dry run foresees what the database will refuse, and what new values set off, without leaving anything behind. */
+import { PGlite } from '@electric-sql/pglite'
 import { drizzle } from 'drizzle-orm/node-postgres'
 import { integer, pgTable, text } from 'drizzle-orm/pg-core'
+import { drizzle as drizzlePglite } from 'drizzle-orm/pglite'
 import pg from 'pg'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import {
@@ -115,6 +117,7 @@ describe.each(dialects)('a dry run on %s', (dialect) => {
       expect(await stored()).toEqual(before)
       const error = await errorOf(test.sweep(await test.sourceOf(), { batchSize: 1 }))
       expect(error).toMatchObject({ code: 'ERR_STORE' })
+      if (kind === 'tooNarrow') expect(error.message).toMatch(/column "api_key".*of type text first/)
     })
   }
 
@@ -250,6 +253,52 @@ describe.runIf(isChosen('postgres'))('a dry run on Postgres', () => {
       expect((await client.query('select api_key from credentials')).rows).toEqual([{ api_key: 'sk-one' }])
     } finally {
       await client.end()
+    }
+  })
+
+  const ofDrizzle = (db: Parameters<typeof drizzleSource>[0]) => {
+    const table = pgTable('credentials', {
+      id: integer('id').primaryKey(),
+      userId: text('user_id'),
+      apiKey: text('api_key'),
+    })
+    const source = drizzleSource(db, table, { key: 'id', owner: 'userId', columns: ['apiKey'] })
+    return reencrypt({ envelope: test.envelope, source, context: null, plaintext: true, dryRun: true })
+  }
+
+  it('leaves a transaction alone that the application has open on its one connection', async () => {
+    const client = new pg.Client(test.host.url)
+    await client.connect()
+    const insert = (id: number) =>
+      client.query(`insert into credentials (id, user_id, api_key) values (${id}, 'alice', 'sk-mine')`)
+    try {
+      await client.query('begin')
+      await insert(2)
+      expect(await ofDrizzle(drizzle({ client }))).toMatchObject({ findings: [], changed: 2 })
+      await client.query('alter table credentials add constraint short check (length(api_key) <= 100)')
+      // What the application writes meanwhile stays as well.
+      const running = ofDrizzle(drizzle({ client }))
+      for (let id = 3; id < 40; id += 1) await insert(id)
+      expect((await running).findings).toMatchObject([{ severity: 'error', kind: 'check' }])
+      expect((await client.query('commit')).command).toBe('COMMIT')
+    } finally {
+      await client.end()
+    }
+    const rows = await test.host.query('select id, api_key from credentials order by id')
+    expect(rows).toHaveLength(39)
+    expect(rows.map(({ api_key }) => api_key).filter((key) => !String(key).startsWith('sk-'))).toEqual([])
+  })
+
+  it('leaves a transaction alone that PGlite has open', async () => {
+    const client = new PGlite()
+    try {
+      await client.exec('create table credentials (id integer primary key, user_id text, api_key text)')
+      await client.exec("begin; insert into credentials values (1, 'alice', 'sk-mine')")
+      expect(await ofDrizzle(drizzlePglite({ client }))).toMatchObject({ findings: [], changed: 1 })
+      await client.exec('commit')
+      expect((await client.query('select api_key from credentials')).rows).toEqual([{ api_key: 'sk-mine' }])
+    } finally {
+      await client.close()
     }
   })
 })

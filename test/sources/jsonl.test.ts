@@ -56,6 +56,21 @@ describe('jsonlSource', () => {
       rows.map((row) => `${typeof row === 'string' ? row : JSON.stringify(row)}\n`).join(''),
     )
 
+  it('leaves a line that has the property twice, in any spelling, and names it', async () => {
+    const twice = [
+      '{"userId":"alice","apiKey":"one","apiKey":"two"}',
+      '{"userId":"alice","api\\u004bey":"one","apiKey":"two"}',
+    ]
+    write(...twice, { userId: 'alice', apiKey: 'fine', note: '"apiKey"', more: { apiKey: 'inner' } })
+    const report = await sweep()
+    expect(report).toMatchObject({ changed: 1, left: 2 })
+    expect(report.failed).toMatchObject([
+      { key: 1, column: 'apiKey', reason: expect.stringContaining('more than once') },
+      { key: 2, column: 'apiKey' },
+    ])
+    expect(lines().slice(0, 2)).toEqual(twice)
+  })
+
   it('changes the values and no other byte', async () => {
     const token = await envelope.encrypt('alice', 'done', { column: CONTEXT })
     const before = [
@@ -65,7 +80,7 @@ describe('jsonlSource', () => {
       `{"userId":"alice","apiKey":"${token}","big":1e400}`,
       '{"userId":"alice","apiKey":null}',
       '{"userId":"alice"}',
-      '{"userId":"alice","apiKey":"shadowed","apiKey":"last \u2028"}',
+      '{"userId":"alice","other":"apiKey","apiKey":"last \u2028"}',
       '{"userId":null,"apiKey":"of the pool","__proto__":{"apiKey":"no"}}',
     ]
     writeFileSync(path, before.join('\n'))

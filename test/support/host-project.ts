@@ -70,6 +70,7 @@ function compile(folder: string, files: readonly string[], module: string): void
     '--types',
     'node',
     '--strict',
+    '--noUncheckedIndexedAccess',
     '--skipLibCheck',
   ]
   try {

@@ -2,6 +2,7 @@
 import type { BetterAuthOptions } from 'better-auth'
 import { betterAuth } from 'better-auth'
 import { drizzleAdapter } from 'better-auth/adapters/drizzle'
+import { bearer, twoFactor } from 'better-auth/plugins'
 import type { Table } from 'drizzle-orm'
 import { pgTable, text } from 'drizzle-orm/pg-core'
 import { sqliteTable, text as sqliteText } from 'drizzle-orm/sqlite-core'
@@ -29,6 +30,24 @@ for (const { table, model: _, ...columns } of betterAuthColumns(auth.options)) {
   const found = tables[table]
   if (found !== undefined) drizzleSource(db, found, columns)
 }
+
+// Options that say nothing of the data model, each alone.
+const database = encryptedAdapter(adapter, { envelope })
+for (const { options } of [
+  betterAuth({ database, user: { deleteUser: { enabled: true } } }),
+  betterAuth({ database, user: { changeEmail: { enabled: true } }, session: { expiresIn: 60 } }),
+  betterAuth({ database, session: { cookieCache: { enabled: true } } }),
+  betterAuth({ database, account: { accountLinking: { enabled: true } } }),
+  betterAuth({ database, account: { encryptOAuthTokens: true } }),
+  betterAuth({ database, verification: { storeIdentifier: 'hashed' } }),
+  betterAuth({ database, plugins: [bearer()] }),
+])
+  betterAuthColumns(options)
+betterAuthColumns(
+  betterAuth({ database, user: { deleteUser: { enabled: true } }, plugins: [bearer(), twoFactor()] }).options,
+)
+// @ts-expect-error an option of another type
+betterAuthColumns({ user: { modelName: 1 } })
 
 // @ts-expect-error what was called already is no adapter
 encryptedAdapter(adapter(options), { envelope })

@@ -14,7 +14,7 @@ export interface BetterAuthReaderOptions {
 
 const NAME = 'better-auth'
 /** `$ba$<version>$<hex>`, as formatEnvelope of better-auth/crypto writes it. */
-const ENVELOPE = /^\$ba\$(\d+)\$([^$]*)$/
+export const BETTER_AUTH_ENVELOPE = /^\$ba\$(\d+)\$([^$]*)$/
 const NONCE_BYTES = 24
 const TAG_BYTES = 16
 
@@ -67,7 +67,7 @@ function keyOf(name: string, secret: unknown): Buffer {
 function parsed(value: string): { readonly version: number | null; readonly hex: string } | null {
   // The JWT plugin stores JSON.stringify(ciphertext).
   const text = /^"([^"\\]*)"$/.exec(value)?.[1] ?? value
-  const [, version, hex] = ENVELOPE.exec(text) ?? []
+  const [, version, hex] = BETTER_AUTH_ENVELOPE.exec(text) ?? []
   if (version !== undefined && hex !== undefined) return { version: Number(version), hex }
   return isWhole(text) ? { version: null, hex: text } : null
 }

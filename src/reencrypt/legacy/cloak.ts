@@ -13,7 +13,7 @@ export interface CloakReaderOptions {
 const NAME = 'cloak'
 /** As `cloakKeyRegex` of cloak. */
 const KEY = /^k1\.aesgcm256\.([\w-]{43}=?)$/
-const PREFIX = 'v1.aesgcm256.'
+export const CLOAK_PREFIX = 'v1.aesgcm256.'
 /** `v1.aesgcm256.<fingerprint>.<iv>.<ciphertext ‖ tag>`, as encodeEncryptedString of cloak writes it. */
 const VALUE = /^v1\.aesgcm256\.([0-9a-f]{8})\.([\w-]{16})\.([\w-]{22,}={0,2})$/i
 /** Hexadecimal digits of SHA-256 of a key's text. */
@@ -43,7 +43,7 @@ export function cloakReader(options: CloakReaderOptions): LegacyReader {
   return {
     name: NAME,
     // A damaged one is claimed too: no plaintext begins so.
-    test: (value) => value.startsWith(PREFIX),
+    test: (value) => value.startsWith(CLOAK_PREFIX),
     decrypt(value) {
       const [, fingerprint = '', nonce = '', sealed = ''] = VALUE.exec(value) ?? []
       const [nonceBytes, sealedBytes] = [decodeBase64(nonce), decodeBase64(sealed)]

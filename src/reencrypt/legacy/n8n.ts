@@ -12,7 +12,7 @@ export interface N8nReaderOptions extends CheckOption {
 
 const NAME = 'n8n'
 /** The base64 of "Salted__" and of any salt after it. */
-const PREFIX = /^U2FsdGVkX1[89+/]/
+export const OPENSSL_PREFIX = /^U2FsdGVkX1[89+/]/
 const SALT_AT = 8
 const SALT_BYTES = 8
 
@@ -35,7 +35,7 @@ export function n8nReader(options: N8nReaderOptions): LegacyReader {
   return {
     name: NAME,
     // A damaged one is claimed too: no plaintext begins so.
-    test: (value) => PREFIX.test(value),
+    test: (value) => OPENSSL_PREFIX.test(value),
     decrypt(value) {
       const bytes = decodeBase64(value)
       const ciphertext = bytes?.subarray(SALT_AT + SALT_BYTES)

@@ -14,7 +14,7 @@ export interface CheckOption {
   readonly check?: (plaintext: string) => boolean
 }
 
-/** A byte of random ones is rarely of a text, so of 16 of them one in a million is. Of four, one in thirty. */
+/** A byte of random ones is rarely of a text, so of 16 of them three or four in a million are. Of four, one in thirty. */
 const LEAST_BYTES_UNCHECKED = 16
 /** The controls but for tabulator, line feed and carriage return. */
 const CONTROLS = /[^\P{Cc}\t\n\r]/u
