@@ -66,9 +66,14 @@ export async function openValue<Row>(
     return { state: 'unopenable', error: invalidArgument(`a value must be text, got ${kindOf(stored)}`) }
   // What is too long to be decoded may be a token.
   const isTooLong = isEncrypted(stored) && stored.length > options.envelope.maxTokenBytes
-  if (isTooLong || isToken(stored)) return openStoredToken(stored, value, keys, options.envelope)
-  const result = await openForeignValue(stored, value, options)
-  if (!(value.contexts instanceof Error)) return result
+  const isWhole = isTooLong || isToken(stored)
+  const token = isWhole ? await openStoredToken(stored, value, keys, options.envelope) : null
+  if (token !== null && (isTooLong || !mayBeForeign(stored, token))) return token
+  const result =
+    (await openByReader(stored, value, options.legacy)) ??
+    token ??
+    openPlaintext(stored, value, options.plaintext)
+  if (!(value.contexts instanceof Error) || result === token) return result
   // It cannot be encrypted without a context, or without an owner.
   result.plaintext?.fill(0)
   return { state: result.state, error: value.contexts }
@@ -109,12 +114,26 @@ async function openStoredToken<Row>(
   }
 }
 
-/** Opens a value that is no whole token: another library's, a damaged token, or plaintext. */
-async function openForeignValue<Row>(
+/**
+ * Whether a whole token by its form need not be ours: after `v2:` any base64 of 28 bytes or more has the form, and so have ciphertexts of others and
+ * hexadecimal keys. One that opens, or whose owner was shredded, is ours.
+ */
+function mayBeForeign(token: string, { error }: OpenResult): boolean {
+  return token.startsWith('v2:') && error !== undefined && NOT_OPENED.has(error.code)
+}
+
+const NOT_OPENED: ReadonlySet<string> = new Set([
+  'ERR_FORMAT_NOT_ACCEPTED',
+  'ERR_KEY_NOT_FOUND',
+  'ERR_DECRYPTION_FAILED',
+])
+
+/** @returns null if no reader claims it */
+async function openByReader<Row>(
   stored: string,
   value: SweptValue<Row>,
-  { legacy, plaintext }: OpenOptions<Row>,
-): Promise<OpenResult> {
+  legacy: readonly LegacyReader<Row>[],
+): Promise<OpenResult | null> {
   for (const reader of legacy) {
     const state = `legacy:${reader.name}` as const
     try {
@@ -130,13 +149,18 @@ async function openForeignValue<Row>(
       return { state, error: isKeystoreError(error) ? error : legacyReaderFailed(reader) }
     }
   }
+  return null
+}
+
+/** What is no whole token, and no reader's: a damaged token, or plaintext. */
+function openPlaintext<Row>(stored: string, { isJson }: SweptValue<Row>, plaintext: boolean): OpenResult {
   if (isToken(withoutQuotes(stored))) return { state: 'unopenable', error: quotedToken() }
   // Encrypting it would bury what is left of it under a good token.
   if (isDamagedToken(stored)) return { state: 'unopenable', error: damagedToken() }
   try {
     if (!plaintext) throw notEncrypted()
     assertPlaintext(stored)
-    return { state: 'plaintext', plaintext: checked(Buffer.from(stored), value.isJson) }
+    return { state: 'plaintext', plaintext: checked(Buffer.from(stored), isJson) }
   } catch (error) {
     return { state: 'plaintext', error: error as KeystoreError }
   }
@@ -173,8 +197,8 @@ async function decryptLegacy<Row>(
   const plaintext = await reader.decrypt(stored, { key, column, owner, row })
   if (typeof plaintext !== 'string') throw legacyReaderFailed(reader)
   assertPlaintext(plaintext)
-  // Encrypting a token would encrypt the value twice.
-  if (isToken(plaintext))
+  // Encrypting a token would encrypt the value twice. A reader that gives the value back says that it is none, but looks like one.
+  if (isToken(plaintext) && plaintext !== stored)
     throw invalidArgument(`what the legacy reader ${printable(reader.name)} gave is a token already`)
   return Buffer.from(plaintext)
 }
@@ -202,7 +226,7 @@ function withoutQuotes(stored: string): string {
 function damagedToken(): KeystoreError {
   return new KeystoreError(
     'ERR_MALFORMED_TOKEN',
-    'It can only be a token that was cut or changed: restore it from a copy. If it is none, give a legacy reader that claims it',
+    'It is a token that was cut or changed, or has one in it: restore it from a copy. If it is none, give a legacy reader that claims it',
   )
 }
 

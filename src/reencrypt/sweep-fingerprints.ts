@@ -1,5 +1,5 @@
 /** The fingerprints of one page of the sweep: compared with what their values give, and made anew where they differ. */
-import { invalidArgument, isKeystoreError, KeystoreError } from '../errors.js'
+import { invalidArgument, KeystoreError } from '../errors.js'
 import { isTurnDueInLoop, nextTurn, weightOf } from '../event-loop.js'
 import type { EncryptionContext } from '../format/context.js'
 import { decodeUtf8 } from '../format/encoding.js'
@@ -14,6 +14,7 @@ import { kindOf } from '../validate.js'
 import { isValueError, type SweptValue, type ValueState } from './open-value.js'
 import type { OwnerKeys } from './owner-keys.js'
 import type { Tally } from './tally.js'
+import { writeApart } from './write-apart.js'
 
 /** A value of the page, and what has become of it. */
 export interface FoundValue<Row> {
@@ -130,35 +131,22 @@ export async function sweepFingerprints<Row>(
   if (changes.length > 0) await replaceFingerprints(job, changes, tally)
 }
 
-/** If a constraint refuses a write, it is tried again in halves, so that one row names itself and the others are written. */
 async function replaceFingerprints(
   job: FingerprintJob,
   changes: readonly FingerprintChange[],
   tally: Tally,
 ): Promise<void> {
-  let replaced: unknown
-  try {
-    replaced = await job.source.replaceFingerprints?.(changes)
-  } catch (error) {
-    if (!isRefusedByConstraint(error)) throw error
-    const [first] = changes
-    if (first !== undefined && changes.length === 1) return tally.fail(first, error)
-    const middle = changes.length >> 1
-    await replaceFingerprints(job, changes.slice(0, middle), tally)
-    return replaceFingerprints(job, changes.slice(middle), tally)
-  }
-  const written = new Set(writtenRefs(replaced, 'replaceFingerprints()').map(valueRefKey))
-  for (const change of changes) {
-    if (written.has(valueRefKey(change))) tally.change('staleFingerprint')
-    else tally.skipped += 1
-  }
-}
-
-/** Mostly a unique index: two rows hold the same value, which were written while fingerprints were under two versions. */
-function isRefusedByConstraint(error: unknown): boolean {
-  if (!isKeystoreError(error) || error.code !== 'ERR_STORE' || !(error.cause instanceof Error)) return false
-  // SQLSTATE class 23: integrity constraint violation.
-  return /^(SQLITE_CONSTRAINT|23)/.test(String(Reflect.get(error.cause, 'code')))
+  await writeApart(changes, {
+    async write(changes) {
+      const replaced = await job.source.replaceFingerprints?.(changes)
+      const written = new Set(writtenRefs(replaced, 'replaceFingerprints()').map(valueRefKey))
+      for (const change of changes) {
+        if (written.has(valueRefKey(change))) tally.change('staleFingerprint')
+        else tally.skipped += 1
+      }
+    },
+    refused: (change, error) => tally.fail(change, error),
+  })
 }
 
 /** A source may return a count or true by mistake, and every change would then count as written. @throws ERR_INVALID_ARGUMENT */
