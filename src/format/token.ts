@@ -76,19 +76,59 @@ export function isToken(value: unknown): value is Token {
 }
 
 /**
- * Whether a value that is no whole token can only have been one: a token that was cut or changed. Other texts that merely begin like a
- * token are none of ours: applications have plaintexts such as `v2:my-key`, and ciphertexts such as `v3:<iv>:<ciphertext>`.
+ * Whether a value that is no whole token can only have been one, or have one in it: a token that was cut or changed, in brackets, encoded for
+ * a URL, two of them one after the other. Other texts that merely begin like a token are none of ours: applications have plaintexts such as
+ * `v2:my-key`, and ciphertexts such as `v3:<iv>:<ciphertext>`.
  *
  * - Every v3 token goes on with a key version below 256 as four bytes, of which the first three are zero: `v3:AAAA`.
  * - What is as long as the shortest token and in base64 to its end: `v2:` and 38 characters, `v3:` and 102.
+ * - Anywhere: `v3:` with three of those four `A`, or `v2:`, and 38 characters of base64 in one piece, before which one character of the token may
+ *   have been changed into another; after `v2:` not into `:` or `.`, which other libraries' values and JSON web tokens have there. Those of `v2:`
+ *   have letters of both cases, as all but one token in 10⁸ do, and no hexadecimal digits or names-with-hyphens.
  *
  * A v2 token that was cut shorter than that cannot be told from a text.
  */
 export function isDamagedToken(value: string): boolean {
-  return (/^v3:AAAA[^:]*$/.test(value) || TOKEN_LIKE.test(value)) && !isToken(value)
+  if (isToken(value)) return false
+  return BEGINS_LIKE_V3.test(value) || TOKEN_LIKE.test(value) || hasPieceOfToken(withoutPercents(value))
 }
 
+const BEGINS_LIKE_V3 = /^[\s"'`\\[({<]*v3:AAAA[^:]*$/
 const TOKEN_LIKE = /^(?:v2:[\w+/-]{38,}={0,2}|v3:[\w+/-]{102,}={0,2})$/
+/** A v2 token has nothing else to know it by: its prefix must at least not be the end of a word. */
+const PREFIX = /v3:|(?<![a-z0-9])v2:/gi
+const PIECE_OF_V3 = /^[\w+/-]{0,37}[^\w+/-]?[\w+/-]{38}/
+const PIECE_OF_V2 = /^[\w+/-]{0,37}[^\w+/.:-]?(?<piece>[\w+/-]{38})/
+/** What a piece is looked for in: whole, or after one changed character. */
+const PIECE_CHARACTERS = 2 * 38
+
+function hasPieceOfToken(value: string): boolean {
+  for (const { 0: prefix, index } of value.matchAll(PREFIX)) {
+    const start = index + prefix.length
+    const text = value.slice(start, start + PIECE_CHARACTERS)
+    const isOfV3 = prefix.endsWith('3:')
+    if (
+      isOfV3 ? hasZeros(text) && PIECE_OF_V3.test(text) : hasBothCases(PIECE_OF_V2.exec(text)?.groups?.piece)
+    )
+      return true
+  }
+  return false
+}
+
+function hasZeros(text: string): boolean {
+  return text.slice(0, 4).replaceAll(/[^A]/g, '').length >= 3
+}
+
+function hasBothCases(text = ''): boolean {
+  return /[a-z]/.test(text) && /[A-Z]/.test(text)
+}
+
+/** Decodes what URLs encode of a token: `:`, `+`, `/` and `=`. */
+function withoutPercents(value: string): string {
+  return value.includes('%')
+    ? value.replaceAll(/%(3a|2b|2f|3d)/gi, (_, hex) => String.fromCharCode(Number.parseInt(hex, 16)))
+    : value
+}
 
 /** The longest token that is decoded unless the caller sets a limit: 64 MiB. Tokens are ASCII, a byte a character. */
 export const DEFAULT_MAX_TOKEN_BYTES = 64 * 1024 * 1024

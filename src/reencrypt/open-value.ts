@@ -5,7 +5,6 @@ import type { EncryptionContext } from '../format/context.js'
 import { decodeUtf8 } from '../format/encoding.js'
 import { isDamagedToken, isEncrypted, isToken, type ParsedToken, parseToken } from '../format/token.js'
 import { assertPlaintext, kindOf } from '../validate.js'
-import { holdsToken } from './held-token.js'
 import { type CiphertextForm, ciphertextForm } from './legacy/ciphertext-form.js'
 import type { LegacyReader, LegacyValue } from './legacy/reader.js'
 import { isOwnerError, type OwnerKeys } from './owner-keys.js'
@@ -71,9 +70,12 @@ export async function openValue<Row>(
   if (typeof stored !== 'string') return { state: 'unopenable', error: notText(stored) }
   // What is too long to be decoded may be a token.
   const isTooLong = isEncrypted(stored) && stored.length > options.envelope.maxTokenBytes
-  if (isTooLong || isToken(stored)) return openStoredToken(stored, value, keys, options.envelope)
-  const result = await openForeignValue(stored, value, options)
-  if (!(value.contexts instanceof Error)) return result
+  const isWhole = isTooLong || isToken(stored)
+  const token = isWhole ? await openStoredToken(stored, value, keys, options.envelope) : null
+  if (token !== null && (isTooLong || !mayBeForeign(stored, token))) return token
+  const result =
+    (await openByReader(stored, value, options.legacy)) ?? token ?? openPlaintext(stored, value, options)
+  if (!(value.contexts instanceof Error) || result === token) return result
   // It cannot be encrypted without a context, or without an owner.
   result.plaintext?.fill(0)
   const { plaintext: _, ...found } = result
@@ -115,12 +117,26 @@ async function openStoredToken<Row>(
   }
 }
 
-/** Opens a value that is no whole token: another library's, a damaged token, or plaintext. */
-async function openForeignValue<Row>(
+/**
+ * Whether a whole token by its form need not be ours: after `v2:` any base64 of 28 bytes or more has the form, and so have ciphertexts of others and
+ * hexadecimal keys. One that opens, or whose owner was shredded, is ours.
+ */
+function mayBeForeign(token: string, { error }: OpenResult): boolean {
+  return token.startsWith('v2:') && error !== undefined && NOT_OPENED.has(error.code)
+}
+
+const NOT_OPENED: ReadonlySet<string> = new Set([
+  'ERR_FORMAT_NOT_ACCEPTED',
+  'ERR_KEY_NOT_FOUND',
+  'ERR_DECRYPTION_FAILED',
+])
+
+/** @returns null if no reader claims it */
+async function openByReader<Row>(
   stored: string,
   value: SweptValue<Row>,
-  { legacy, plaintext, ciphertextAsPlaintext }: OpenOptions<Row>,
-): Promise<OpenResult> {
+  legacy: readonly LegacyReader<Row>[],
+): Promise<OpenResult | null> {
   for (const reader of legacy) {
     const state = `legacy:${reader.name}` as const
     try {
@@ -136,16 +152,25 @@ async function openForeignValue<Row>(
       return { state, error: isKeystoreError(error) ? error : legacyReaderFailed(reader) }
     }
   }
+  return null
+}
+
+/** What is no whole token, and no reader's: a damaged token, or plaintext. */
+function openPlaintext<Row>(
+  stored: string,
+  { isJson }: SweptValue<Row>,
+  { plaintext, ciphertextAsPlaintext }: OpenOptions<Row>,
+): OpenResult {
   if (isToken(withoutQuotes(stored))) return { state: 'unopenable', error: quotedToken() }
   // Encrypting it would bury what is left of it under a good token.
-  if (isDamagedToken(stored) || holdsToken(stored)) return { state: 'unopenable', error: damagedToken() }
+  if (isDamagedToken(stored)) return { state: 'unopenable', error: damagedToken() }
   const form = ciphertextForm(stored)
   const found = { state: 'plaintext', ...(form === null ? {} : { form }) } as const
   try {
     if (form !== null && !ciphertextAsPlaintext) throw looksEncrypted(form)
     if (!plaintext) throw notEncrypted()
     assertPlaintext(stored)
-    return { ...found, plaintext: checked(Buffer.from(stored), value.isJson) }
+    return { ...found, plaintext: checked(Buffer.from(stored), isJson) }
   } catch (error) {
     return { ...found, error: error as KeystoreError }
   }
@@ -182,8 +207,8 @@ async function decryptLegacy<Row>(
   const plaintext = await reader.decrypt(stored, { key, column, owner, row })
   if (typeof plaintext !== 'string') throw legacyReaderFailed(reader)
   assertPlaintext(plaintext)
-  // Encrypting a token would encrypt the value twice.
-  if (isToken(plaintext))
+  // Encrypting a token would encrypt the value twice. A reader that gives the value back says that it is none, but looks like one.
+  if (isToken(plaintext) && plaintext !== stored)
     throw invalidArgument(`what the legacy reader ${printable(reader.name)} gave is a token already`)
   return Buffer.from(plaintext)
 }
@@ -224,7 +249,7 @@ function withoutQuotes(stored: string): string {
 function damagedToken(): KeystoreError {
   return new KeystoreError(
     'ERR_MALFORMED_TOKEN',
-    'It can only be a token that was cut or changed, or has one in it: restore it from a copy. If it is none, give a legacy reader that claims it',
+    'It is a token that was cut or changed, or has one in it: restore it from a copy. If it is none, give a legacy reader that claims it',
   )
 }
 

@@ -1,5 +1,5 @@
 /** The fingerprints of one page of the sweep: compared with what their values give, and made anew where they differ. */
-import { invalidArgument, isKeystoreError, KeystoreError, StoreError } from '../errors.js'
+import { invalidArgument, KeystoreError, StoreError } from '../errors.js'
 import { isTurnDueInLoop, nextTurn, weightOf } from '../event-loop.js'
 import type { EncryptionContext } from '../format/context.js'
 import { decodeUtf8 } from '../format/encoding.js'
@@ -15,6 +15,7 @@ import type { CiphertextForm } from './legacy/ciphertext-form.js'
 import { isValueError, type SweptValue, type ValueState } from './open-value.js'
 import type { OwnerKeys } from './owner-keys.js'
 import type { Tally } from './tally.js'
+import { writeApart } from './write-apart.js'
 
 /** A value of the page, and what has become of it. */
 export interface FoundValue<Row> {
@@ -132,39 +133,26 @@ export async function sweepFingerprints<Row>(
   if (changes.length > 0) await replaceFingerprints(job, changes, tally)
 }
 
-/** If a constraint refuses a write, it is tried again in halves, so that one row names itself and the others are written. */
 async function replaceFingerprints(
   job: FingerprintJob,
   changes: readonly FingerprintChange[],
   tally: Tally,
 ): Promise<void> {
-  let replaced: unknown
-  try {
-    replaced = await job.source.replaceFingerprints?.(changes)
-  } catch (error) {
-    if (!isRefusedByConstraint(error)) throw error
-    const [first] = changes
-    if (first !== undefined && changes.length === 1)
-      return tally.fail(first, isOfUniqueIndex(error) ? notUnique(error) : error)
-    const middle = changes.length >> 1
-    await replaceFingerprints(job, changes.slice(0, middle), tally)
-    return replaceFingerprints(job, changes.slice(middle), tally)
-  }
-  const written = new Set(writtenRefs(replaced, 'replaceFingerprints()').map(valueRefKey))
-  for (const change of changes) {
-    if (written.has(valueRefKey(change))) tally.change('staleFingerprint')
-    else tally.skipped += 1
-  }
+  await writeApart(changes, {
+    async write(changes) {
+      const replaced = await job.source.replaceFingerprints?.(changes)
+      const written = new Set(writtenRefs(replaced, 'replaceFingerprints()').map(valueRefKey))
+      for (const change of changes) {
+        if (written.has(valueRefKey(change))) tally.change('staleFingerprint')
+        else tally.skipped += 1
+      }
+    },
+    refused: (change, error) => tally.fail(change, isOfUniqueIndex(error) ? notUnique(error) : error),
+  })
 }
 
-/** Mostly a unique index: two rows hold the same value, which were written while fingerprints were under two versions. */
-function isRefusedByConstraint(error: unknown): error is KeystoreError {
-  if (!isKeystoreError(error) || error.code !== 'ERR_STORE' || !(error.cause instanceof Error)) return false
-  // SQLSTATE class 23: integrity constraint violation.
-  return /^(SQLITE_CONSTRAINT|23)/.test(String(Reflect.get(error.cause, 'code')))
-}
-
-function isOfUniqueIndex({ cause }: KeystoreError): boolean {
+function isOfUniqueIndex(error: unknown): error is KeystoreError {
+  const { cause } = error as KeystoreError
   return /^(SQLITE_CONSTRAINT_(UNIQUE|PRIMARYKEY)|23505)$/.test(String(Reflect.get(cause as Error, 'code')))
 }
 

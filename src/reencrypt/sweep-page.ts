@@ -21,6 +21,7 @@ import {
   writtenRefs,
 } from './sweep-fingerprints.js'
 import type { Tally } from './tally.js'
+import { writeApart } from './write-apart.js'
 
 /** The checked options of one sweep. */
 export interface SweepJob<Row> extends OpenOptions<Row>, LongWorkOptions, FingerprintJob {
@@ -175,22 +176,15 @@ async function replaceValues<Row>(
     outdated.map(({ value }) => value.owner).filter((owner) => keys.isToBeMinted(owner)),
   )
   await keys.mint(outdated.map(({ value }) => value.owner))
-  const changes: ValueChange[] = []
-  const changed: OutdatedValue<Row>[] = []
+  const changed = new Map<ValueChange, OutdatedValue<Row>>()
   for (const found of outdated) {
     const { value, plaintext } = found
     const { key, column, owner } = value
     if (isTurnDueInLoop(weightOf(plaintext))) await nextTurn()
     try {
       const [context] = value.contexts as readonly [EncryptionContext]
-      changes.push({
-        key,
-        column,
-        owner,
-        from: value.value as string,
-        to: encryptVerified(keys.of(owner), plaintext, context),
-      })
-      changed.push(found)
+      const to = encryptVerified(keys.of(owner), plaintext, context)
+      changed.set({ key, column, owner, from: value.value as string, to }, found)
       owners.add(owner, lacking.has(owner))
     } catch (error) {
       if (!isOwnerError(error)) throw error
@@ -198,15 +192,24 @@ async function replaceValues<Row>(
       tally.fail(value, error)
     }
   }
-  if (changes.length === 0) return
-  const written = new Set(writtenRefs(await source.replace(changes), 'replace()').map(valueRefKey))
-  for (const [index, change] of changes.entries()) {
-    const found = changed[index] as OutdatedValue<Row>
-    const isWritten = written.has(valueRefKey(change))
-    found.stored = isWritten ? change.to : undefined
-    if (isWritten) tally.change(found.state)
-    else tally.skipped += 1
-  }
+  await writeApart([...changed.keys()], {
+    containerOf: (change) => changed.get(change)?.value.container,
+    async write(changes) {
+      const written = new Set(writtenRefs(await source.replace(changes), 'replace()').map(valueRefKey))
+      for (const change of changes) {
+        const found = changed.get(change) as OutdatedValue<Row>
+        const isWritten = written.has(valueRefKey(change))
+        found.stored = isWritten ? change.to : undefined
+        if (isWritten) tally.change(found.state)
+        else tally.skipped += 1
+      }
+    },
+    refused(change, error) {
+      const found = changed.get(change) as OutdatedValue<Row>
+      found.error = error as KeystoreError
+      tally.refuse(found.value, error)
+    },
+  })
 }
 
 /** Encrypts, and decrypts the new token before it replaces the old value: a fault of memory must not cost a user their data. */

@@ -41,6 +41,7 @@ export class Tally {
   readonly after: Record<ValueState, number>
   readonly failed: ValueFailure[] = []
   failedCount = 0
+  #refused = 0
   changed = 0
   skipped = 0
   /** Whether the pass reached the last value. */
@@ -65,6 +66,17 @@ export class Tally {
     this.failedCount += 1
     if (this.failed.length < MAX_LISTED_FAILURES)
       this.failed.push({ key, column, owner, ...describeFailure(error) })
+  }
+
+  /**
+   * {@link fail} of a value whose replacement the database refuses.
+   *
+   * @throws the error if it has refused many, and none was written: then it is not about single rows
+   */
+  refuse(ref: ValueRef, error: unknown): void {
+    this.fail(ref, error)
+    this.#refused += 1
+    if (this.#refused >= MAX_LISTED_FAILURES && this.changed === 0) throw error
   }
 
   /** Counts a value of this state as replaced: it is current now. */

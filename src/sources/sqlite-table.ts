@@ -221,25 +221,27 @@ async function replacerOf(runner: SqliteRunner, shape: TableShape, ownerOfRow: s
     // Fails, and so undoes the transaction, if a row was changed that does not hold the new value now.
     const assertion = {
       sql: `select case when changes() = 0 or exists (select 1 from ${table} where ${hasKey} and ${hasValue}) then 1
-        else json('${ALTERED}' || changes()) end`,
+        else json_extract('{}', '${ALTERED}' || changes()) end`,
       params: [...keyParts(key), to],
     }
     return [update, assertion]
   }
 }
 
-/** No JSON, so that reading it fails. It depends on a value, lest SQLite reads it beforehand. */
-const ALTERED = 'altered by a trigger '
+/** No path of JSON, so that it fails; SQLite quotes it in its error. It depends on a value, lest SQLite reads it beforehand. */
+const ALTERED = 'drizzle-keystore: altered by a trigger '
 
 function isAltered(error: unknown): boolean {
-  return error instanceof Error && error.message.includes('malformed JSON')
+  return error instanceof Error && error.message.includes(ALTERED)
 }
 
-/** Undoes its transaction: there is no positive number of 64 bits for the lowest negative one (sqlite.org/lang_corefunc.html#abs). */
-const ROLL_BACK: BoundStatement = { sql: "select abs(cast('-9223372036854775808' as integer))", params: [] }
+const TRIED_OUT = 'drizzle-keystore: a dry run, rolled back on purpose'
+
+/** Undoes its transaction by an error that nothing of the application's has: SQLite quotes what is no path of JSON. */
+const ROLL_BACK: BoundStatement = { sql: "select json_extract('{}', ?)", params: [TRIED_OUT] }
 
 function isRolledBack(error: unknown): boolean {
-  return error instanceof Error && error.message.includes('integer overflow')
+  return error instanceof Error && error.message.includes(TRIED_OUT)
 }
 
 function decodeRow(

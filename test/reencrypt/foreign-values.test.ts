@@ -1,18 +1,20 @@
 /** What begins like a token and is none: other libraries' ciphertexts, plaintexts, and tokens that were damaged. */
-import { createCipheriv, randomBytes } from 'node:crypto'
+import { createCipheriv, createDecipheriv, randomBytes } from 'node:crypto'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { isDamagedToken } from '../../src/format/token.js'
 import {
   aesPartsReader,
   betterAuthReader,
   cloakReader,
+  type LegacyReader,
   n8nReader,
   payloadReader,
 } from '../../src/reencrypt/index.js'
 import { dialects } from '../support/databases.js'
+import { errorOf } from '../support/errors.js'
 import { everythingOf } from '../support/leaks.js'
-import { CONTEXT, freshSqlSources, type SqlSourceTest } from '../support/sql-sources.js'
-import { v2Token } from '../support/tokens.js'
+import { CONTEXT, freshSqlSources, INVALID, type SqlSourceTest } from '../support/sql-sources.js'
+import { ACCEPT_V2, v2Token } from '../support/tokens.js'
 
 const key = randomBytes(32)
 
@@ -105,6 +107,22 @@ describe.each(dialects)('the sweep of a table on %s', (dialect) => {
       `${v3.slice(0, 76)}\n${v3.slice(76)}`,
       v2.replaceAll('=', '').slice(0, 48),
       `${v2.replaceAll('=', '').slice(0, 52)}=`,
+      `${v3}${v3}`,
+      `${v3},${v3}`,
+      `${v3}:old`,
+      `${v3.slice(0, 20)}:${v3.slice(21)}`,
+      `${v3.slice(0, 40)}:${v3.slice(41)}`,
+      `"${v3.slice(0, 60)}`,
+      ` ${v3.slice(0, 20)}`,
+      `[${v3}]`,
+      `{"old":"${v3}"}`,
+      encodeURIComponent(v3),
+      `v3:aAAA${v3.slice(7, 60)}`,
+      `V3${v3.slice(2, 60)}`,
+      `${v2.slice(0, 30)}\ufffd${v2.slice(31)}`,
+      encodeURIComponent(v2),
+      `${v2}${v2}`,
+      `[${v2}]`,
     ]
     await fill(damaged)
     const all = [
@@ -133,7 +151,78 @@ describe.each(dialects)('the sweep of a table on %s', (dialect) => {
   })
 })
 
+describe.each(dialects)('what has the form of a whole v2 token on %s', (dialect) => {
+  const hex = `v2:${'0123456789abcdef'.repeat(2)}01234567`
+  const packed = (text: string) => {
+    const iv = randomBytes(12)
+    const cipher = createCipheriv('aes-256-gcm', key, iv)
+    const ciphertext = [cipher.update(text), cipher.final()]
+    return `v2:${Buffer.concat([iv, ...ciphertext, cipher.getAuthTag()]).toString('base64')}`
+  }
+  const packedReader: LegacyReader = {
+    name: 'packed',
+    test: (value) => value.startsWith('v2:') && value !== hex,
+    decrypt(value) {
+      const bytes = Buffer.from(value.slice(3), 'base64')
+      const decipher = createDecipheriv('aes-256-gcm', key, bytes.subarray(0, 12))
+      decipher.setAuthTag(bytes.subarray(-16))
+      return decipher.update(bytes.subarray(12, -16), undefined, 'utf8') + decipher.final('utf8')
+    },
+  }
+  const plainReader: LegacyReader = {
+    name: 'hex',
+    test: (value) => /^v2:[0-9a-f]{40}$/.test(value),
+    decrypt: (value) => value,
+  }
+
+  it.each([
+    ['that are not accepted', false],
+    ['that are accepted', true],
+  ])('goes to the readers, and is else reported, with v2 tokens %s', async (_, accepted) => {
+    const test = await freshSqlSources(dialect, accepted ? { accept: ACCEPT_V2 } : {})
+    try {
+      await test.create()
+      await test.envelope.encrypt('bob', 'has a key')
+      const own = await v2Token(test.envelope, 'alice', 'a token of ours')
+      const values = [packed('sk-legacy'), hex, own]
+      await test.host.insert(
+        'credentials',
+        ['bob', 'bob', 'alice'].map((user_id, id) => ({ id, user_id, api_key: values[id] })),
+      )
+      const report = await test.sweep(await test.sourceOf(), { dryRun: true })
+      expect(report).toMatchObject({ changed: accepted ? 1 : 0, before: { plaintext: 0 } })
+      expect(report.failed.map(({ key }) => key)).toEqual(accepted ? [0, 1] : [0, 1, 2])
+      const readers = [packedReader, plainReader]
+      expect(await test.sweep(await test.sourceOf(), { legacy: readers })).toMatchObject({
+        before: { 'legacy:packed': accepted ? 1 : 2, 'legacy:hex': 1, v2: accepted ? 1 : 0 },
+        changed: accepted ? 3 : 2,
+      })
+      const [first, second, third] = await test.host.query('select api_key from credentials order by id')
+      expect(await test.decrypt('bob', first?.api_key)).toBe('sk-legacy')
+      expect(await test.decrypt('bob', second?.api_key)).toBe(hex)
+      if (accepted) expect(await test.decrypt('alice', third?.api_key)).toBe('a token of ours')
+      else expect(third?.api_key).toBe(own)
+      expect(await errorOf(test.envelope.encrypt('bob', hex))).toMatchObject(INVALID)
+    } finally {
+      await test.remove()
+    }
+  })
+})
+
+function jsonWebToken(length: number): string {
+  const part = (value: unknown) => Buffer.from(JSON.stringify(value)).toString('base64url')
+  const claims = { sub: randomBytes(length).toString('hex') }
+  return [part({ alg: 'HS256', typ: 'JWT' }), part(claims), randomBytes(32).toString('base64url')].join('.')
+}
+
 describe('isDamagedToken', () => {
+  it('is linear in time', () => {
+    const began = performance.now()
+    for (const part of ['v2:', 'v3:AAAA', 'v3:', 'v2:a', 'aA', '%3a', 'v3:AAAA:', ' ', '['])
+      isDamagedToken(part.repeat(3_000_000 / part.length))
+    expect(performance.now() - began).toBeLessThan(20_000)
+  })
+
   it('tells what can only be a damaged token from plaintexts and other ciphertexts', () => {
     for (let round = 0; round < 2000; round += 1) {
       const length = 1 + (round % 60)
@@ -142,6 +231,15 @@ describe('isDamagedToken', () => {
         `v2:${randomBytes(12).toString('base64')}:${randomBytes(16).toString('base64')}:${randomBytes(length).toString('base64')}`,
         `v2:sk-${randomBytes(12).toString('base64url')}`,
         `v3:k${randomBytes(24).toString('base64url')}`,
+        `v3:${randomBytes(32 + length).toString('hex')}`.slice(0, 104),
+        `id v2:${randomBytes(32).toString('hex')}`,
+        `v2:${randomBytes(12).toString('base64')}:${randomBytes(30 + length).toString('base64')}`,
+        `v2:${jsonWebToken(length)}`,
+        `v3:${jsonWebToken(length)}`,
+        `https://host/v2:80/${randomBytes(24).toString('base64url')}?v3=1`,
+        `env2:${randomBytes(40).toString('base64url')}`,
+        'see v2:a-long-name-with-hyphens-and-no-capital-letters-at-all',
+        randomBytes(60).toString('base64'),
       ]
       expect(others.filter(isDamagedToken)).toEqual([])
     }

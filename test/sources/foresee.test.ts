@@ -1,8 +1,11 @@
 /** The dry run foresees what the database will refuse, and what new values set off, without leaving anything behind. */
 import { PGlite } from '@electric-sql/pglite'
+import type Database from 'better-sqlite3'
+import { drizzle as drizzleSqlite } from 'drizzle-orm/better-sqlite3'
 import { drizzle } from 'drizzle-orm/node-postgres'
 import { integer, pgTable, text } from 'drizzle-orm/pg-core'
 import { drizzle as drizzlePglite } from 'drizzle-orm/pglite'
+import { integer as sqliteInteger, sqliteTable, text as sqliteText } from 'drizzle-orm/sqlite-core'
 import pg from 'pg'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import {
@@ -115,9 +118,17 @@ describe.each(dialects)('a dry run on %s', (dialect) => {
       expect(errors[0]?.reason).toMatch(/\(row [13]\)/)
       expect(everythingOf(report)).not.toMatch(/secret of|sk-one|v3:A/)
       expect(await stored()).toEqual(before)
-      const error = await errorOf(test.sweep(await test.sourceOf(), { batchSize: 1 }))
-      expect(error).toMatchObject({ code: 'ERR_STORE' })
-      if (kind === 'tooNarrow') expect(error.message).toMatch(/column "api_key".*of type text first/)
+      const sweep = test.sweep(await test.sourceOf(), { batchSize: 1 })
+      if (kind === 'check' || reason === 'a trigger refuses') {
+        const { changed, failed } = await sweep
+        const refused = failed.map(({ key }) => key)
+        expect(refused.at(-1)).toBe(3)
+        expect(changed + refused.length).toBe(2)
+      } else {
+        const error = await errorOf(sweep)
+        expect(error).toMatchObject({ code: 'ERR_STORE' })
+        if (kind === 'tooNarrow') expect(error.message).toMatch(/column "api_key".*of type text first/)
+      }
     })
   }
 
@@ -179,6 +190,62 @@ describe.each(dialects)('a dry run on %s', (dialect) => {
     await fill()
     const { findings } = await dryRun({ owner: (row: { user_id: string }) => row.user_id })
     expect(findings).toMatchObject([{ severity: 'error', kind: 'check' }])
+  })
+})
+
+describe.runIf(isChosen('sqlite'))('a dry run on SQLite', () => {
+  it.each(["abs(cast('-9223372036854775808' as integer))", "json('{')"])(
+    'takes no error of a trigger for its own: %s',
+    async (failing) => {
+      const test = await freshSqlSources('sqlite')
+      try {
+        await test.create()
+        await test.host.query(
+          `create trigger guard before update on credentials begin select ${failing}; end`,
+        )
+        await test.host.insert('credentials', [{ id: 1, user_id: 'alice', api_key: 'sk-one' }])
+        const { findings } = await test.sweep(await test.sourceOf(), { dryRun: true })
+        expect(findings.filter(({ severity }) => severity === 'error')).toMatchObject([
+          { kind: 'refused', reason: expect.stringContaining('row 1') },
+        ])
+        expect(await errorOf(test.sweep(await test.sourceOf()))).toMatchObject({ code: 'ERR_STORE' })
+      } finally {
+        await test.remove()
+      }
+    },
+  )
+
+  it('waits for the end of a transaction that the application has open on its connection', async () => {
+    const test = await freshSqlSources('sqlite')
+    const client = test.host.client as Database.Database
+    try {
+      await test.create()
+      const table = sqliteTable('credentials', {
+        id: sqliteInteger('id').primaryKey(),
+        userId: sqliteText('user_id'),
+        apiKey: sqliteText('api_key'),
+      })
+      const source = drizzleSource(drizzleSqlite({ client }), table, {
+        key: 'id',
+        owner: 'userId',
+        columns: ['apiKey'],
+      })
+      client.exec("begin; insert into credentials values (1, 'alice', 'sk-one')")
+      const running = reencrypt({
+        envelope: test.envelope,
+        source,
+        context: null,
+        plaintext: true,
+        dryRun: true,
+      })
+      await new Promise((resolve) => setTimeout(resolve, 100))
+      expect(client.inTransaction).toBe(true)
+      client.exec('commit')
+      expect(await running).toMatchObject({ changed: 1, findings: [] })
+      expect(await test.host.query('select api_key from credentials')).toEqual([{ api_key: 'sk-one' }])
+    } finally {
+      await test.remove()
+    }
   })
 })
 
