@@ -1,65 +1,21 @@
 /** What the encrypting adapter does with each call, looked at in the database below. */
 import type { BetterAuthOptions } from 'better-auth'
-import { twoFactor } from 'better-auth/plugins'
 import { describe, expect, it } from 'vitest'
 import { memoryKeyStore } from '../../src/adapters/memory.js'
 import { StoreError } from '../../src/index.js'
 import { type EncryptedAdapterOptions, encryptedAdapter } from '../../src/integrations/better-auth.js'
-import {
-  type AdapterChoices,
-  betterAuthDatabase,
-  type DrizzleAdapter,
-} from '../support/better-auth-database.js'
-import { type Dialect, dialects } from '../support/databases.js'
-import { ofEachTest } from '../support/each-test.js'
+import { type Adapter, encryptedAdapters, OF_PROVIDER, OPTIONS } from '../support/better-auth-adapter.js'
+import { dialects } from '../support/databases.js'
 import { errorOf } from '../support/errors.js'
 import { freshService } from '../support/fresh-store.js'
 import { overriding } from '../support/store-doubles.js'
 
 const TOKEN = /^v3:[\w-]{102,}$/
 const REFUSED = { code: 'ERR_INVALID_ARGUMENT' }
-type Adapter = ReturnType<DrizzleAdapter>
 type Row = Record<string, unknown>
 
-const owned = { type: 'string', required: false, references: { model: 'user', field: 'id' } } as const
-/** A plugin whose rows may belong to nobody, as those of the SSO plugin. */
-const sso = {
-  id: 'sso',
-  schema: { ssoProvider: { fields: { oidcConfig: { type: 'string', required: false }, userId: owned } } },
-} as const
-const OPTIONS = { plugins: [sso, twoFactor()] } satisfies BetterAuthOptions
-
-const OF_PROVIDER = { accountId: 'subject', providerId: 'p', updatedAt: new Date() }
-
 describe.each(dialects)('the encrypting adapter on %s', (dialect) => {
-  const database = ofEachTest(() => betterAuthDatabase(dialect))
-
-  async function started(
-    encryption: Partial<EncryptedAdapterOptions> = {},
-    options: BetterAuthOptions = OPTIONS,
-    choices: AdapterChoices = {},
-  ): Promise<Adapter> {
-    await database.migrate(options)
-    return database.encrypted(options, encryption, choices)(options)
-  }
-  const addUser = (adapter: Adapter, id: string) =>
-    adapter.create({
-      model: 'user',
-      data: { id, name: id, email: `${id}@example.com`, emailVerified: true },
-      forceAllowId: true,
-    })
-  const addAccount = (adapter: Adapter, userId: string, more: Row = {}) =>
-    adapter.create<Row, Row & { id: string }>({
-      model: 'account',
-      data: { ...OF_PROVIDER, userId, accessToken: `access of ${userId}`, ...more },
-    })
-  const stored = async (table = 'account') => {
-    const rows = await database.rows(`select * from "${table}"`)
-    return rows.sort((a, b) => String(a.userId).localeCompare(String(b.userId)))
-  }
-  const decrypt = (userId: string, token: unknown, column = 'account.accessToken') =>
-    database.envelope.decrypt(userId, String(token), { column })
-  const byId = ({ id }: { id: string }) => [{ field: 'id', value: id }]
+  const { database, started, addUser, addAccount, stored, decrypt, byId } = encryptedAdapters(dialect)
 
   it('gives back plaintext and stores tokens, under contexts that are permanent', async () => {
     const adapter = await started()
@@ -395,110 +351,5 @@ describe.each(dialects)('the encrypting adapter on %s', (dialect) => {
       })
     expect(adapter.createSchema?.()).toBe('code')
     expect(() => start(adapter)).toThrow('encrypts already')
-  })
-
-  describe('when users are deleted', () => {
-    const isShredded = async (user: string) =>
-      database.envelope.encrypt(user, 'x').then(
-        () => false,
-        ({ code }) => code === 'ERR_KEY_SHREDDED',
-      )
-
-    it('shreds all of them, however they are deleted', async () => {
-      const adapter = await started()
-      const many = Array.from({ length: 120 }, (_, index) => `many-${index}`)
-      for (const user of ['alice', 'bob', 'carol', ...many]) {
-        await addUser(adapter, user)
-        await addAccount(adapter, user)
-      }
-      await adapter.delete({ model: 'user', where: [{ field: 'email', value: 'alice@example.com' }] })
-      await adapter.consumeOne({ model: 'user', where: [{ field: 'id', value: 'bob' }] })
-      const where = [{ field: 'id', operator: 'starts_with' as const, value: 'many-' }]
-      expect(await adapter.deleteMany({ model: 'user', where })).toBe(120)
-      for (const user of ['alice', 'bob', ...many])
-        expect([user, await isShredded(user)]).toEqual([user, true])
-      expect(await isShredded('carol')).toBe(false)
-      // Who is not there is not shredded: the id may be that of a later user.
-      await adapter.delete({ model: 'user', where: [{ field: 'id', value: 'dave' }] })
-      expect(await isShredded('dave')).toBe(false)
-      await adapter.deleteMany({ model: 'account', where: [] })
-      expect(await isShredded('carol')).toBe(false)
-    })
-
-    it('leaves their keys alone if told so, or if the row is still there', async () => {
-      const adapter = await started({ shredOnDelete: false })
-      for (const user of ['alice', 'bob']) await addUser(adapter, user)
-      await adapter.delete({ model: 'user', where: [{ field: 'id', value: 'alice' }] })
-      expect(await isShredded('alice')).toBe(false)
-      const soft = encryptedAdapter(
-        (options: BetterAuthOptions) => ({
-          ...database.adapter(OPTIONS)(options),
-          delete: async () => undefined,
-        }),
-        { envelope: database.envelope },
-      )(OPTIONS)
-      await (soft as unknown as Adapter).delete({ model: 'user', where: [{ field: 'id', value: 'bob' }] })
-      expect(await isShredded('bob')).toBe(false)
-    })
-
-    it("forgets them with 'forget', so that an id may be used anew", async () => {
-      const adapter = await started({ shredOnDelete: 'forget' })
-      await addUser(adapter, 'alice')
-      await addAccount(adapter, 'alice')
-      const token = (await stored())[0]?.accessToken
-      await adapter.delete({ model: 'user', where: [{ field: 'id', value: 'alice' }] })
-      await addUser(adapter, 'alice')
-      await addAccount(adapter, 'alice')
-      await expect(decrypt('alice', token)).rejects.toMatchObject({ code: 'ERR_DECRYPTION_FAILED' })
-    })
-
-    it('says whose keys could not be erased, after the row is gone', async () => {
-      const adapter = await started()
-      await addUser(adapter, 'alice')
-      await database.envelope.close()
-      const error = await errorOf(adapter.delete({ model: 'user', where: [{ field: 'id', value: 'alice' }] }))
-      expect(error).toMatchObject({
-        code: 'ERR_CLOSED',
-        message: expect.stringContaining('keystore shred-user'),
-      })
-      expect(error?.message).toContain('"alice"')
-      expect(await database.rows('select id from "user"')).toEqual([])
-    })
-  })
-
-  describe('in a transaction', () => {
-    const real: Dialect = 'postgres'
-    const transaction = dialect === real
-
-    it('encrypts, and shreds when it is committed and not before', async () => {
-      const adapter = await started({}, OPTIONS, { transaction })
-      await addUser(adapter, 'bob')
-      await adapter.transaction(async (trx) => {
-        await addUser(trx as Adapter, 'alice')
-        const account = await addAccount(trx as Adapter, 'alice')
-        expect(await trx.findOne({ model: 'account', where: byId(account) })).toEqual(account)
-        await trx.delete({ model: 'user', where: [{ field: 'id', value: 'bob' }] })
-        if (transaction) await database.envelope.encrypt('bob', 'still there')
-      })
-      expect((await stored())[0]?.accessToken).toMatch(TOKEN)
-      await expect(database.envelope.encrypt('bob', 'x')).rejects.toMatchObject({ code: 'ERR_KEY_SHREDDED' })
-    })
-
-    it('shreds nobody whom a transaction that is rolled back has deleted', async () => {
-      const adapter = await started({}, OPTIONS, { transaction })
-      await addUser(adapter, 'alice')
-      await addAccount(adapter, 'alice')
-      const work = adapter.transaction(async (trx) => {
-        await trx.delete({ model: 'user', where: [{ field: 'id', value: 'alice' }] })
-        throw new Error('no, not that')
-      })
-      await expect(work).rejects.toThrow('no, not that')
-      // Without real transactions the user is gone, and so are the keys.
-      if (transaction) expect(await adapter.findMany({ model: 'account' })).toHaveLength(1)
-      else
-        await expect(database.envelope.encrypt('alice', 'x')).rejects.toMatchObject({
-          code: 'ERR_KEY_SHREDDED',
-        })
-    })
   })
 })
