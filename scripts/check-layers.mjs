@@ -63,7 +63,7 @@ export const WINGS = {
     'adapters/postgres',
   ],
   // They know where values lie, and no key.
-  sources: ['errors', 'validate', 'sync-folder', 'format', 'drivers'],
+  sources: ['errors', 'event-loop', 'validate', 'sync-folder', 'format', 'drivers'],
   drizzle: [...TOP, 'format', 'envelope', 'sources'],
   reencrypt: [...TOP, 'format', 'envelope', 'lifecycle', 'sources', 'drizzle', 'reencrypt/legacy'],
   // Readers know one foreign form each, and nothing of the sweep.

@@ -13,7 +13,7 @@ import { printable } from '../errors.js'
 export type SourceFindingKind = 'tooNarrow' | 'check' | 'generated' | 'trigger' | 'denied' | 'refused'
 
 export interface SourceFinding {
-  /** An error ends the sweep that is not a dry run. */
+  /** With an error, the sweep that is not a dry run ends, or leaves the rows that are refused. */
   readonly severity: 'error' | 'warning'
   readonly kind: SourceFindingKind
   readonly column: string
