@@ -90,7 +90,7 @@ export function isToken(value: unknown): value is Token {
  */
 export function isDamagedToken(value: string): boolean {
   if (isToken(value)) return false
-  return BEGINS_LIKE_V3.test(value) || TOKEN_LIKE.test(value) || hasPieceOfToken(withoutPercents(value))
+  return BEGINS_LIKE_V3.test(value) || TOKEN_LIKE.test(value) || hasPieceOfToken(withoutEscapes(value))
 }
 
 const BEGINS_LIKE_V3 = /^[\s"'`\\[({<]*v3:AAAA[^:]*$/
@@ -123,10 +123,12 @@ function hasBothCases(text = ''): boolean {
   return /[a-z]/.test(text) && /[A-Z]/.test(text)
 }
 
-/** Decodes what URLs encode of a token: `:`, `+`, `/` and `=`. */
-function withoutPercents(value: string): string {
-  return value.includes('%')
-    ? value.replaceAll(/%(3a|2b|2f|3d)/gi, (_, hex) => String.fromCharCode(Number.parseInt(hex, 16)))
+/** Decodes what URLs and HTML encode of a token: `:`, `+`, `/` and `=`. */
+function withoutEscapes(value: string): string {
+  return /[%&]/.test(value)
+    ? value.replaceAll(/(?:%|&#x)(3a|2b|2f|3d);?|&#(58|43|47|61);/gi, (_, hex, decimal) =>
+        String.fromCharCode(hex === undefined ? Number(decimal) : Number.parseInt(hex, 16)),
+      )
     : value
 }
 

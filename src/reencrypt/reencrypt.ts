@@ -99,7 +99,8 @@ const MAX_PASSES = 5
  * to the shared pool.
  *
  * A whole token is never taken for plaintext: if it does not decrypt, it is reported and left as it is. So is what can only be a damaged
- * token, unless a legacy reader claims it, and so are the values of owners whose master key fails.
+ * token, unless a legacy reader claims it, and so are the values of owners whose master key fails, and those whose replacement a constraint or
+ * a trigger refuses.
  *
  * A stored fingerprint (a column of `fingerprintText` beside its value) that does not match its value, or is not under the version that
  * fingerprints are made with, is made anew: only while neither it nor the value has changed.

@@ -23,7 +23,7 @@ export type SourceFindingKind =
   | 'ciphertext'
 
 export interface SourceFinding {
-  /** An error ends the sweep that is not a dry run. */
+  /** With an error, the sweep that is not a dry run ends, or leaves the rows that are refused. */
   readonly severity: 'error' | 'warning'
   readonly kind: SourceFindingKind
   readonly column: string

@@ -117,6 +117,8 @@ describe.each(dialects)('the sweep of a table on %s', (dialect) => {
       `[${v3}]`,
       `{"old":"${v3}"}`,
       encodeURIComponent(v3),
+      v3.replace(':', '&#58;'),
+      v3.replace(':', '&#x3A;'),
       `v3:aAAA${v3.slice(7, 60)}`,
       `V3${v3.slice(2, 60)}`,
       `${v2.slice(0, 30)}\ufffd${v2.slice(31)}`,
