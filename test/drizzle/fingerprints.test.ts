@@ -3,6 +3,7 @@
 import { eq, getTableColumns, isNull, sql } from 'drizzle-orm'
 import { drizzle as drizzleSqlite } from 'drizzle-orm/better-sqlite3'
 import { drizzle as drizzlePostgres } from 'drizzle-orm/node-postgres'
+import * as pgCore from 'drizzle-orm/pg-core'
 import { alias, integer as pgInteger, pgTable } from 'drizzle-orm/pg-core'
 import { integer, alias as sqliteAlias, sqliteTable } from 'drizzle-orm/sqlite-core'
 import { createInsertSchema, createSelectSchema } from 'drizzle-zod'
@@ -10,6 +11,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import * as postgresColumns from '../../src/drizzle/postgres.js'
 import * as sqliteColumns from '../../src/drizzle/sqlite.js'
 import { defineEncrypted, reencrypt, type ValueSource } from '../../src/reencrypt/index.js'
+import { itIf } from '../support/conditional.js'
 import { dialects } from '../support/databases.js'
 import { errorOf } from '../support/errors.js'
 import { EMAIL, type LoginsApp, loginsApp, PIN } from '../support/logins.js'
@@ -327,35 +329,38 @@ describe.each(dialects)('an unnamed column of fingerprints with casing on %s', (
     apiKeyPrint: columns.fingerprintText({ of: 'apiKey' }).notNull(),
   })
 
-  it('is called as the casing says, when it is written, found and swept', async () => {
-    const { client, rows, envelope, close } = await loginsApp(dialect)
-    const casing = 'snake_case'
-    const db =
-      dialect === 'sqlite'
-        ? drizzleSqlite({ client: client as never, casing })
-        : drizzlePostgres({ client: client as never, casing })
-    await rows(
-      'create table unnamed_keys (id integer primary key, owner_id integer, api_key text, api_key_print text not null)',
-    )
-    const onDb = db as ReturnType<typeof drizzlePostgres>
-    await envelope.scope(
-      '7',
-      async () => await onDb.insert(keys).values({ id: 1, ownerId: 7, apiKey: 'sk-1' }),
-    )
-    const print = await envelope.fingerprint('7', 'sk-1', { name: 'keys.api_key' })
-    expect(await rows('select api_key_print from unnamed_keys')).toEqual([{ api_key_print: print }])
-    const find = async () =>
-      await onDb.select({ id: keys.id }).from(keys).where(fingerprintMatches(keys.apiKeyPrint, 'sk-1'))
-    expect(await envelope.scope('7', find)).toEqual([{ id: 1 }])
-    await rows("update unnamed_keys set api_key_print = 'stale'")
-    const [source] = defineEncrypted({ keys }).sources(onDb).values()
-    expect(await reencrypt({ envelope, source: source as ValueSource<never> })).toMatchObject({
-      changed: 1,
-      left: 0,
-    })
-    expect(await rows('select api_key_print from unnamed_keys')).toEqual([{ api_key_print: print }])
-    await close()
-  })
+  itIf(!('snakeCase' in pgCore), 'drizzle-orm 1.0 has casing in the table, which casing.test.ts tries')(
+    'is called as the casing says, when it is written, found and swept',
+    async () => {
+      const { client, rows, envelope, close } = await loginsApp(dialect)
+      const casing = 'snake_case'
+      const db =
+        dialect === 'sqlite'
+          ? drizzleSqlite({ client: client as never, casing })
+          : drizzlePostgres({ client: client as never, casing })
+      await rows(
+        'create table unnamed_keys (id integer primary key, owner_id integer, api_key text, api_key_print text not null)',
+      )
+      const onDb = db as ReturnType<typeof drizzlePostgres>
+      await envelope.scope(
+        '7',
+        async () => await onDb.insert(keys).values({ id: 1, ownerId: 7, apiKey: 'sk-1' }),
+      )
+      const print = await envelope.fingerprint('7', 'sk-1', { name: 'keys.api_key' })
+      expect(await rows('select api_key_print from unnamed_keys')).toEqual([{ api_key_print: print }])
+      const find = async () =>
+        await onDb.select({ id: keys.id }).from(keys).where(fingerprintMatches(keys.apiKeyPrint, 'sk-1'))
+      expect(await envelope.scope('7', find)).toEqual([{ id: 1 }])
+      await rows("update unnamed_keys set api_key_print = 'stale'")
+      const [source] = defineEncrypted({ keys }).sources(onDb).values()
+      expect(await reencrypt({ envelope, source: source as ValueSource<never> })).toMatchObject({
+        changed: 1,
+        left: 0,
+      })
+      expect(await rows('select api_key_print from unnamed_keys')).toEqual([{ api_key_print: print }])
+      await close()
+    },
+  )
 
   it('has a type in validators, and is optional when a row is inserted', () => {
     expect(createInsertSchema(keys).safeParse({ id: 1, apiKey: 'x' }).success).toBe(true)
