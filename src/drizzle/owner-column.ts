@@ -2,7 +2,7 @@
 import { currentScope, requiredScope } from '../envelope/scope.js'
 import { invalidArgument, KeystoreError, quoted } from '../errors.js'
 import { kindOf } from '../validate.js'
-import type { EncryptedColumnMark } from './encrypted-column.js'
+import type { AnyCodec, EncryptedColumnMark } from './encrypted-column.js'
 import { isOfInsertedRow } from './expression-guard.js'
 import type { Cell, EncodedCell, RowRule, WrittenRow } from './written-row.js'
 
@@ -10,11 +10,16 @@ import type { Cell, EncodedCell, RowRule, WrittenRow } from './written-row.js'
 export type RowGuard = (property: string, encode: (value: unknown) => unknown) => RowRule
 
 /** The guard of a column that was told its owner column; undefined for others. The dialect must be watched (`watchWrites`). */
-export function ownerGuard(mark: EncryptedColumnMark): RowGuard | undefined {
+export function ownerGuard({
+  mark,
+  canBeDefault,
+}: Pick<AnyCodec<never>, 'mark' | 'canBeDefault'>): RowGuard | undefined {
   const { context, ownerColumn } = mark
   if (ownerColumn === undefined) return undefined
   const name = context?.column ?? null
-  return (property, encode) => (row) => checkOwner(row, { property, ownerColumn, name, mark, encode })
+  const isPlain = (value: unknown) => value === null || value === undefined || canBeDefault?.(value) === true
+  return (property, encode) => (row) =>
+    checkOwner(row, { property, ownerColumn, name, mark, isPlain, encode })
 }
 
 interface OwnedColumn {
@@ -23,21 +28,25 @@ interface OwnedColumn {
   /** For messages. */
   readonly name: string | null
   readonly mark: EncryptedColumnMark
+  /** Whether nothing of a value is encrypted: a null, or a JSON value without a secret in it. */
+  readonly isPlain: (value: unknown) => boolean
   readonly encode: (value: unknown) => unknown
 }
 
 function checkOwner(row: WrittenRow, column: OwnedColumn): void {
-  const { property, ownerColumn, encode } = column
+  const { property, ownerColumn, isPlain, encode } = column
   if (row.statement === 'insert-select') throw unseenOwner(column, 'insert … select')
   const value = row.read(property)
   const owner = row.read(ownerColumn)
   if (row.statement === 'update') {
     checkUpdate(row, column, value, owner)
   } else if (!isEncoded(value)) {
-    // Nothing of the row is encrypted.
+    // Nothing of the row is encrypted. SQLite's dialect would encode a default past this rule.
+    const value = row.constantDefault(property)
+    if (value !== undefined) row.write(property, { kind: 'value', value }, encode)
   } else if (owner.kind === 'value') {
     row.write(property, value, (plaintext) => {
-      if (!isAbsent(plaintext)) assertOwner(column, owner.value, userInScope(column))
+      if (!isPlain(plaintext)) assertOwner(column, owner.value, userInScope(column))
       return encode(plaintext)
     })
   } else if (owner.kind === 'placeholder') {
@@ -49,12 +58,12 @@ function checkOwner(row: WrittenRow, column: OwnedColumn): void {
 
 /** An update changes no owner: the values of the row's other columns would stay under the key of the owner before. */
 function checkUpdate(row: WrittenRow, column: OwnedColumn, value: Cell, owner: Cell): void {
-  const { property, ownerColumn, encode } = column
+  const { property, ownerColumn, isPlain, encode } = column
   if (owner.kind === 'unseen') throw unseenOwner(column, 'an sql expression')
   let userOfConstant: string | undefined
   if (isEncoded(value))
     row.write(property, value, (plaintext) => {
-      if (isAbsent(plaintext)) return encode(plaintext)
+      if (isPlain(plaintext)) return encode(plaintext)
       const user = userInScope(column)
       if (owner.kind === 'value') assertOwner(column, owner.value, user)
       if (value.kind === 'value') userOfConstant = user
@@ -78,13 +87,13 @@ function checkUpdate(row: WrittenRow, column: OwnedColumn, value: Cell, owner: C
  * another user.
  */
 function requireOwner(row: WrittenRow, column: OwnedColumn, value: Cell): void {
-  const { ownerColumn, mark } = column
+  const { ownerColumn, mark, isPlain } = column
   if (!row.isNotNull(ownerColumn)) return
   if (value.kind === 'unseen' && isOfInsertedRow(value.sources, mark)) {
     // Each execution has its own, and the row that was to be inserted is checked then.
     row.requireInserted(ownerColumn)
   } else if (isEncoded(value)) {
-    row.requireStored(ownerColumn, value, (given) => (isAbsent(given) ? userOfScope() : userInScope(column)))
+    row.requireStored(ownerColumn, value, (given) => (isPlain(given) ? userOfScope() : userInScope(column)))
   } else {
     row.requireStored(ownerColumn, { kind: 'value', value: true }, userOfScope)
   }
@@ -104,7 +113,7 @@ function isEncoded(value: Cell): value is EncodedCell {
  * their order at each execution: so of value and owner the one that is encoded later finds the other's, and compares.
  */
 function checkPlaceholder(row: WrittenRow, column: OwnedColumn): void {
-  const { property, ownerColumn, encode } = column
+  const { property, ownerColumn, isPlain, encode } = column
   if (!row.isNotNull(ownerColumn)) {
     // Drizzle 1.0 passes a null by, and the row would have the owner of the execution before.
     throw invalidArgument(
@@ -118,7 +127,7 @@ function checkPlaceholder(row: WrittenRow, column: OwnedColumn): void {
   let userId: string | undefined
   const isOwnerFirst = !isConstant && row.isBefore(ownerColumn, property)
   row.write(property, value, (plaintext) => {
-    if (isAbsent(plaintext)) return encode(plaintext)
+    if (isPlain(plaintext)) return encode(plaintext)
     const user = userInScope(column)
     if (isOwnerFirst) assertOwner(column, owner, user)
     userId = user
@@ -134,10 +143,6 @@ function checkPlaceholder(row: WrittenRow, column: OwnedColumn): void {
     if (!isConstant) userId = undefined
     if (user !== undefined) assertOwner(column, id, user)
   })
-}
-
-function isAbsent(value: unknown): boolean {
-  return value === null || value === undefined
 }
 
 function userInScope({ name }: OwnedColumn): string {

@@ -156,7 +156,7 @@ function column<Value>(
     guardQueries(PgDialect.prototype)
     watchWrites(PgDialect.prototype)
   }
-  return guardedBuilder(define(name), codec, OWN[codec.mark.kind](), ownerGuard(codec.mark))
+  return guardedBuilder(define(name), codec, OWN[codec.mark.kind](), ownerGuard(codec))
 }
 
 /**

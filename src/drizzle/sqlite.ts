@@ -143,7 +143,7 @@ function column<Value>(name: string, codec: AnyCodec<Value>): ColumnBuilder<Valu
     guardQueries(SQLiteDialect.prototype)
     watchWrites(SQLiteDialect.prototype)
   }
-  return guardedBuilder(define(name), codec, OWN[codec.mark.kind](), ownerGuard(codec.mark))
+  return guardedBuilder(define(name), codec, OWN[codec.mark.kind](), ownerGuard(codec))
 }
 
 /**

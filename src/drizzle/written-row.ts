@@ -120,6 +120,15 @@ export class WrittenRow {
     this.#cells[property] = sql`${new Param(cell.value, encoder)}`
   }
 
+  /** A default of an inserted column that is left out, if it is no expression: some dialects encode it themselves. Undefined if there is none. */
+  constantDefault(property: string): unknown {
+    const isListed = this.#list === undefined || this.#list.includes(property)
+    const isLeftOut = this.#cells[property] === undefined
+    if (this.statement !== 'insert' || !isListed || !isLeftOut) return undefined
+    const given = cellOf(this.#column(property).default ?? undefined)
+    return given.kind === 'value' ? given.value : undefined
+  }
+
   /** Has `seen` called with each value of a column, just before it is encoded. Not with a null. */
   onEncode(property: string, seen: (value: unknown) => void): void {
     const cell = this.read(property)

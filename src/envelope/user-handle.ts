@@ -32,6 +32,9 @@ interface OpenedToken {
   readonly context: number
 }
 
+/** So many rotations may have happened since a handle was made. */
+const MAX_AHEAD = 100
+
 /**
  * A snapshot of a user's live keys, for code that cannot wait: SQLite transactions, column types. Get one with
  * `envelope.user(userId)`. Versions that are made later are missing from it. After a shred it throws.
@@ -189,11 +192,13 @@ export class UserHandle {
     if (key instanceof Error) throw key
     if (key !== undefined) return key
     const whose = describeUser(this.userId)
-    // No version is ever made below the newest.
-    const isNewer = version > this.version
+    // No version is ever made below the newest. One far above it is none that another process has just made: the token was damaged.
+    const isNewer = version > this.version && version <= this.version + MAX_AHEAD
     const message = isNewer
       ? `This handle of ${whose} has no key of version ${version}: get a new one`
-      : `The key of version ${version} of ${whose} is not there any more`
+      : version < this.version
+        ? `The key of version ${version} of ${whose} is not there any more`
+        : `There is no key of version ${version} of ${whose}, whose newest is ${this.version}: the token was changed`
     throw new KeystoreError('ERR_KEY_NOT_FOUND', message, { retryable: isNewer })
   }
 }

@@ -96,7 +96,7 @@ export function isDamagedToken(value: string): boolean {
 const BEGINS_LIKE_V3 = /^[\s"'`\\[({<]*v3:AAAA[^:]*$/
 const TOKEN_LIKE = /^(?:v2:[\w+/-]{38,}={0,2}|v3:[\w+/-]{102,}={0,2})$/
 /** A v2 token has nothing else to know it by: its prefix must at least not be the end of a word. */
-const PREFIX = /v3:|(?<![a-z0-9])v2:/gi
+const PREFIX = /v3:|(?<![\w/-])v2:/gi
 const PIECE_OF_V3 = /^[\w+/-]{0,37}[^\w+/-]?[\w+/-]{38}/
 const PIECE_OF_V2 = /^[\w+/-]{0,37}[^\w+/.:-]?(?<piece>[\w+/-]{38})/
 /** What a piece is looked for in: whole, or after one changed character. */

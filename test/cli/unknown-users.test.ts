@@ -110,7 +110,7 @@ describe.each(dialects)('on %s', (dialect) => {
       .stdout.split('\n')
       .filter((line) => line.includes('│ shredded │'))
     expect(rows).toEqual([expect.stringMatching(/^│ – +│ – +│ 1 +│ shredded/)])
-    expect(store.run(['status']).stdout).not.toMatch(/v2|Python/)
+    expect(store.run(['status']).stdout).not.toMatch(/\bv2\b|Python/)
     expect(store.run(['rewrap', '--dry-run']).stdout).not.toMatch(/v2 |Python/)
   })
 

@@ -49,6 +49,7 @@ describe.each(dialects)('encryptedFields on %s', (dialect) => {
     const [row] = await app.rows('select settings::text as settings from integrations order by id')
     return JSON.parse(String(row?.settings))
   }
+  const extras = () => app.rows('select extra::text as extra from integrations order by id')
   /** Stores JSON past the column. */
   const store = (json: string) => app.rows('update integrations set settings = $1::jsonb', json)
   /** The error of a column, which Drizzle wraps. */
@@ -57,6 +58,32 @@ describe.each(dialects)('encryptedFields on %s', (dialect) => {
     while (error instanceof Error && !('code' in error) && error.cause) error = error.cause
     return error
   }
+
+  it('asks whose row it is only for values that have a secret in them, which defaults do not', async () => {
+    const { db, schema, envelope } = app
+    const { integrations } = schema
+    // An admin's work, outside of any scope: left to the default, and given without a secret.
+    await db.insert(integrations).values([
+      { id: 1, userId: 'alice' },
+      { id: 2, userId: 'alice', extra: { theme: 'light' } },
+    ])
+    await db.insert(integrations).values({ id: 3, userId: 'alice' })
+    const themes = [{ theme: 'dark' }, { theme: 'light' }, { theme: 'dark' }]
+    expect((await extras()).map(({ extra }) => JSON.parse(String(extra)))).toEqual(themes)
+    await db
+      .update(integrations)
+      .set({ extra: { theme: 'grey' } })
+      .where(eq(integrations.id, 2))
+    const asBob = (work: () => PromiseLike<unknown>) => columnErrorOf(envelope.scope('bob', work))
+    const secret = { theme: 'x', password: 'p-1' } as never
+    expect(
+      await asBob(() => db.insert(integrations).values({ id: 4, userId: 'alice', extra: secret })),
+    ).toMatchObject({ code: 'ERR_WRONG_OWNER' })
+    await envelope.scope('alice', async () => {
+      await db.update(integrations).set({ extra: secret }).where(eq(integrations.id, 2))
+    })
+    expect(String((await extras())[1]?.extra)).toMatch(/"password": ?"v3:/)
+  })
 
   it('store a token at each path, and the rest as it is', async () => {
     await add('alice', 1)

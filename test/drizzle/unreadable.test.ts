@@ -255,6 +255,14 @@ describe.each(dialects)('a value that cannot be read on %s', (dialect) => {
     expect(await columnErrorOf(() => closing)).toMatchObject({ code: 'ERR_CLOSED' })
   })
 
+  it('is one that names a version which nobody can have made yet: it was changed', async () => {
+    await store('api_key', withVersion(await tokenOf(BROKEN), 320_715_386))
+    expect(await columnErrorOf(() => read())).toMatchObject({ code: 'ERR_KEY_NOT_FOUND', retryable: false })
+    const rows = (await read('null')) as readonly { readonly apiKey: string | null }[]
+    expect(rows.filter(({ apiKey }) => apiKey === null)).toHaveLength(1)
+    expect(rows).toHaveLength(ROWS)
+  })
+
   it('is one under a version that was pruned, but not all of a user whose keys were lost', async () => {
     const { envelope, db, schema } = app
     const { vault } = schema
