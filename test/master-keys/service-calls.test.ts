@@ -317,7 +317,7 @@ describe('an outage', () => {
     service = keyService({ timeLimitMs: 700 })
     service.silence(true)
     await errorOf(wrap(service.masterKey))
-    await sleep(1000)
+    await sleep(1050)
     const again = errorOf(wrap(service.masterKey))
     expect((await again).message).toContain('no answer within 500 ms')
   })
