@@ -1,7 +1,7 @@
 /** A sign-up in a real transaction on SQLite, as Better Auth's Kysely adapter begins it: it writes while the key of the new user is minted. */
 import { join } from 'node:path'
-import { drizzleAdapter } from '@better-auth/drizzle-adapter'
 import type { BetterAuthOptions } from 'better-auth'
+import { drizzleAdapter } from 'better-auth/adapters/drizzle'
 import Database from 'better-sqlite3'
 import { drizzle } from 'drizzle-orm/better-sqlite3'
 import { describe, expect, it } from 'vitest'

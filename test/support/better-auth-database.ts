@@ -1,8 +1,8 @@
 /** A database of Better Auth's, with a key store in it: what encryptedAdapter wraps, and what is stored below. */
 import { readdirSync, readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
-import { drizzleAdapter } from '@better-auth/drizzle-adapter'
 import type { BetterAuthOptions } from 'better-auth'
+import { drizzleAdapter } from 'better-auth/adapters/drizzle'
 import Database from 'better-sqlite3'
 import { drizzle as drizzleSqlite } from 'drizzle-orm/better-sqlite3'
 import { drizzle as drizzlePostgres } from 'drizzle-orm/node-postgres'
