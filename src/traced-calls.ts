@@ -61,9 +61,9 @@ function subjectOf(subject: string, value: unknown): Partial<TracedCall> {
 
 /** Node would set `result` of the message to what the call resolves with: a plaintext, for one. */
 async function publishing<T>(message: TracedCall, work: () => Promise<T>): Promise<T> {
-  let result: { readonly value: T } | undefined
+  let result!: T
   await tracedCalls.tracePromise(async () => {
-    result = { value: await work() }
+    result = await work()
   }, message)
-  return (result as unknown as { readonly value: T }).value
+  return result
 }

@@ -6,20 +6,14 @@
  */
 import type { EnvelopeCrypto } from '../envelope/envelope-crypto.js'
 import { invalidArgument, isKeystoreError, KeystoreError, quoted } from '../errors.js'
-import { type EventOptions, eventEmitter } from '../events.js'
+import { eventEmitter } from '../events.js'
 import { kindOf, knownOptions, ownOptions } from '../validate.js'
-import {
-  type FieldCell,
-  FieldCrypto,
-  type OnUnreadable,
-  rowIdOf,
-  type StoredPlaintext,
-} from './field-crypto.js'
+import { type AdapterOptions, assertShredOnDelete } from './adapter-options.js'
+import { type FieldCell, FieldCrypto, rowIdOf } from './field-crypto.js'
 
 export type { OnUnreadable, StoredPlaintext, UnreadableField } from './field-crypto.js'
 
-export interface EncryptedAdapterOptions extends EventOptions {
-  readonly envelope: EnvelopeCrypto
+export interface EncryptedAdapterOptions extends AdapterOptions {
   /**
    * Further fields of accounts that are encrypted, or with false: default ones that are not. They hold text. Default: `access_token`,
    * `refresh_token` and `id_token`.
@@ -27,22 +21,6 @@ export interface EncryptedAdapterOptions extends EventOptions {
    * @example { oauth_token_secret: true, id_token: false }
    */
   readonly fields?: Readonly<Record<string, boolean>> | undefined
-  /**
-   * What is done with a stored value that is no token. `'pass-through'` gives it as it is, so that an application which has accounts can
-   * begin at once. It gives up integrity: anyone who can write to the database can put a plaintext in a token's place. Once the sweep has
-   * reported `left: 0`, say `'reject'`. Tokens are written in either case. Default `'pass-through'`.
-   */
-  readonly plaintext?: StoredPlaintext | undefined
-  /**
-   * What is given in place of a value that cannot be decrypted, because it is damaged or its user was shredded. By default the call fails,
-   * with an error that names the field. An outage is always an error.
-   */
-  readonly onUnreadable?: OnUnreadable | undefined
-  /**
-   * Whether the keys of a user are shredded once the adapter has deleted the user. `'forget'` also removes the user's rows from the key store:
-   * for databases that give the id of a deleted user to a new one. Default true.
-   */
-  readonly shredOnDelete?: boolean | 'forget' | undefined
   /** Names of the adapter's own methods, beside those of Auth.js, that neither take nor give accounts. Others are refused. */
   readonly allowMethods?: readonly string[] | undefined
 }
@@ -109,8 +87,7 @@ export function encryptedAdapter<Adapter extends object>(
     )
   const own = knownOptions(options, OPTIONS, 'encryptedAdapter')
   const { envelope, plaintext = 'pass-through', onUnreadable = 'throw', shredOnDelete = true } = own
-  if (shredOnDelete !== 'forget' && typeof shredOnDelete !== 'boolean')
-    throw invalidArgument("shredOnDelete must be true, false or 'forget'")
+  assertShredOnDelete(shredOnDelete)
   const accounts = new Accounts(
     encryptedFields(own.fields),
     new FieldCrypto(envelope, plaintext, onUnreadable),

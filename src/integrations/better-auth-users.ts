@@ -1,10 +1,8 @@
 /** Shreds the keys of users whom Better Auth has deleted. */
 import type { EnvelopeCrypto } from '../envelope/envelope-crypto.js'
 import { isKeystoreError, KeystoreError, quoted } from '../errors.js'
+import type { ShredOnDelete } from './adapter-options.js'
 import type { AuthAdapter, Row } from './better-auth-shapes.js'
-
-/** Whether deleted users are shredded; `'forget'`: and their rows of the key store removed, so that their ids may be used anew. */
-export type ShredOnDelete = boolean | 'forget'
 
 /** Ids in one query: databases limit the values that a query has. */
 const AT_ONCE = 500

@@ -4,24 +4,23 @@
  * Its database adapter is wrapped, since only there each write has its row: at a sign-up no scope could be open yet. The library is taken by
  * its shape, whatever ORM is below, and no package of it is loaded.
  */
-import type { EnvelopeCrypto } from '../envelope/envelope-crypto.js'
 import { invalidArgument } from '../errors.js'
-import { type EventOptions, eventEmitter } from '../events.js'
+import { eventEmitter } from '../events.js'
 import { kindOf, knownOptions } from '../validate.js'
+import { type AdapterOptions, assertShredOnDelete } from './adapter-options.js'
 import { encryptInPlace } from './better-auth-adapter.js'
 import { type BetterAuthFields, encryptedModels } from './better-auth-fields.js'
 import { type AuthOptions, AuthSchema, storedFieldName } from './better-auth-schema.js'
 import type { AuthAdapter } from './better-auth-shapes.js'
-import { type ShredOnDelete, UserShredder } from './better-auth-users.js'
-import { FieldCrypto, type OnUnreadable, type StoredPlaintext } from './field-crypto.js'
+import { UserShredder } from './better-auth-users.js'
+import { FieldCrypto } from './field-crypto.js'
 
+export type { ShredOnDelete } from './adapter-options.js'
 export type { BetterAuthFields, EncryptedModelOptions } from './better-auth-fields.js'
 export type { AuthOptions } from './better-auth-schema.js'
-export type { ShredOnDelete } from './better-auth-users.js'
 export type { OnUnreadable, StoredPlaintext, UnreadableField } from './field-crypto.js'
 
-export interface EncryptedAdapterOptions extends EventOptions {
-  readonly envelope: EnvelopeCrypto
+export interface EncryptedAdapterOptions extends AdapterOptions {
   /**
    * Which fields are encrypted, by model. A model that is named here has the fields that are named here; others keep their default:
    * `accessToken`, `refreshToken` and `idToken` of `account`, `value` of `verification`, `secret` and `backupCodes` of `twoFactor`,
@@ -30,23 +29,6 @@ export interface EncryptedAdapterOptions extends EventOptions {
    * @example { verification: false, integration: { fields: ['apiKey'], owner: 'userId' } }
    */
   readonly fields?: BetterAuthFields | undefined
-  /**
-   * What is done with a stored value that is no token. `'pass-through'` gives it to Better Auth as it is, so that an application which has
-   * values can begin at once. It gives up integrity: anyone who can write to the database can put a plaintext in a token's place. Once the
-   * sweep has reported `left: 0`, say `'reject'`. Tokens are written in either case. Default `'pass-through'`.
-   */
-  readonly plaintext?: StoredPlaintext | undefined
-  /**
-   * What Better Auth is given in place of a value that cannot be decrypted, because it is damaged or its user was shredded. By default the
-   * call fails, with an error that names the field, the row and the user. `'null'` lets a user with a damaged token sign in, which overwrites it. An outage
-   * is always an error.
-   */
-  readonly onUnreadable?: OnUnreadable | undefined
-  /**
-   * Whether the keys of a user are shredded once Better Auth has deleted the user's row. `'forget'` also removes the user's rows from the key
-   * store: for databases that give the id of a deleted user to a new one. Default true.
-   */
-  readonly shredOnDelete?: ShredOnDelete | undefined
 }
 
 const OPTIONS = {
@@ -80,8 +62,7 @@ export function encryptedAdapter<Adapter extends (options: never) => object>(
     )
   const own = knownOptions(options, OPTIONS, 'encryptedAdapter')
   const { envelope, fields, plaintext = 'pass-through', onUnreadable = 'throw', shredOnDelete = true } = own
-  if (shredOnDelete !== 'forget' && typeof shredOnDelete !== 'boolean')
-    throw invalidArgument("shredOnDelete must be true, false or 'forget'")
+  assertShredOnDelete(shredOnDelete)
   const fieldCrypto = new FieldCrypto(envelope, plaintext, onUnreadable)
   const shredder = new UserShredder(envelope, shredOnDelete)
   const emit = eventEmitter(own)

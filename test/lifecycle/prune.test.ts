@@ -6,7 +6,7 @@ import { MAX_KEY_VERSION } from '../../src/table.js'
 import { itIf } from '../support/conditional.js'
 import type { Dialect } from '../support/databases.js'
 import { backends, freshStore, type TestStore } from '../support/fresh-store.js'
-import { mintedRow, rowsOf, spoilTime, versionsOf } from '../support/rows.js'
+import { insertVersions, rowsOf, spoilTime, versionsOf } from '../support/rows.js'
 
 const DAY_MS = 24 * 60 * 60 * 1000
 const daysAgo = (days: number) => new Date(Date.now() - days * DAY_MS)
@@ -24,18 +24,12 @@ describe.each(backends)('on %s', (backend) => {
   const refs = async () => (await rowsOf(store)).map(({ userId, version }) => `${userId}:${version}`)
 
   /** Gives a user versions that were made so many days ago, one for each. */
-  async function madeAgo(userId: string, ...days: number[]): Promise<void> {
-    for (const [index, ago] of days.entries())
-      await store.insertIfAbsent([
-        await mintedRow(masterKeys, userId, { version: index + 1, createdAt: daysAgo(ago) }),
-      ])
-  }
+  const madeAgo = (userId: string, ...days: number[]) =>
+    insertVersions(store, masterKeys, userId, days.map(daysAgo))
 
   /** Gives a user the versions 1 to `count`. */
-  async function versions(userId: string, count: number, createdAt: Date): Promise<void> {
-    for (let version = 1; version <= count; version++)
-      await store.insertIfAbsent([await mintedRow(masterKeys, userId, { version, createdAt })])
-  }
+  const versions = (userId: string, count: number, createdAt: Date) =>
+    insertVersions(store, masterKeys, userId, Array<Date>(count).fill(createdAt))
 
   describe('pruneWhere', () => {
     const given = { tokensReencrypted: true, includeFirst: true } as const

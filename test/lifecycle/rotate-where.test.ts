@@ -13,7 +13,7 @@ import { itIf } from '../support/conditional.js'
 import type { Dialect } from '../support/databases.js'
 import { backends, freshStore, type TestStore } from '../support/fresh-store.js'
 import { runSql } from '../support/raw-database.js'
-import { fill, mintedRow, rowsOf, spoilTime, versionsOf } from '../support/rows.js'
+import { fill, insertVersions, mintedRow, rowsOf, spoilTime, versionsOf } from '../support/rows.js'
 import { overriding, remoteMasterKey } from '../support/store-doubles.js'
 import { expectAllOpen, sealAll, versionOf } from '../support/tokens.js'
 import { orderedUserIds } from '../support/users.js'
@@ -34,10 +34,8 @@ describe.each(backends)('on %s', (backend) => {
   const refs = async () => (await rowsOf(store)).map(({ userId, version }) => `${userId}:${version}`)
 
   /** Gives a user the versions 1 to `count`. */
-  async function versions(userId: string, count: number, createdAt: Date): Promise<void> {
-    for (let version = 1; version <= count; version++)
-      await store.insertIfAbsent([await mintedRow(masterKeys, userId, { version, createdAt })])
-  }
+  const versions = (userId: string, count: number, createdAt: Date) =>
+    insertVersions(store, masterKeys, userId, Array<Date>(count).fill(createdAt))
 
   describe('rotateWhere', () => {
     it('rotates users whose newest version is old enough, and no others', async () => {

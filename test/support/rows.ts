@@ -57,6 +57,17 @@ export async function mintedRow(
   return { ...record, ...change }
 }
 
+/** Gives a user the versions 1, 2 … of a key, made at these times. */
+export async function insertVersions(
+  store: KeyStore,
+  masterKey: MasterKey,
+  userId: string,
+  times: readonly Date[],
+): Promise<void> {
+  for (const [index, createdAt] of times.entries())
+    await store.insertIfAbsent([await mintedRow(masterKey, userId, { version: index + 1, createdAt })])
+}
+
 /** Gives users a key under a master key each. */
 export async function fill(
   store: KeyStore,
