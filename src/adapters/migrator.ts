@@ -134,7 +134,7 @@ export function refuseInCheckMode(mode: MigrateMode, pending: readonly Migration
  */
 export function tableWithoutLedger(found: string): Error {
   return schemaError(
-    `The database has a table encryption_keys, but not ${LEDGER}, and the table is not the Python reference's (${found}). ` +
+    `The database has a table encryption_keys, but not ${LEDGER}, and no earlier implementation made the table (${found}). ` +
       "If your own migrations made it from drizzle-keystore's schema, it must have all columns, and the application opens it with migrate: " +
       "'off'; if it is of another program, use another database or, on Postgres, another schema. Nothing was changed",
   )

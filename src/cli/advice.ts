@@ -1,8 +1,8 @@
 /** What to do about an error, in the words of the command line: its options and files, which the library's messages do not know. */
 import { IF_TABLES_WERE_DROPPED } from '../adapters/migrator.js'
 import type { KeystoreError, KeystoreErrorCode, MasterKeyError } from '../errors.js'
+import { DEFAULT_MASTER_KEY_FILE } from '../master-keys/environment.js'
 import { NoTableError } from './existing-store.js'
-import { DEFAULT_MASTER_KEY_FILE } from './master-keys.js'
 
 const GIVE_A_MASTER_KEY = '--master-key-file FILE, API_KEY_MASTER_KEY_FILE or API_KEY_MASTER_KEY'
 

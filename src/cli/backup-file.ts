@@ -157,8 +157,8 @@ async function readOnly(file: string): Promise<OpenedBackup> {
 function notRestorable(file: string, { code, message }: KeystoreError): StoreError {
   const advice =
     code === 'ERR_SCHEMA'
-      ? `${file} was not changed. To bring it up to date work on a copy: npx keystore migrate --store COPY (with --adopt for a file of the ` +
-        'Python reference), then npx keystore restore COPY'
+      ? `${file} was not changed. To bring it up to date work on a copy: npx keystore migrate --store COPY (with --adopt if an earlier ` +
+        'implementation made it), then npx keystore restore COPY'
       : 'Is it a file that `npx keystore backup` made?'
   return new StoreError(`${file} cannot be restored from. ${message}. ${advice}`, {
     code: code === 'ERR_SCHEMA' ? code : 'ERR_STORE',

@@ -15,6 +15,13 @@ export function assertCanAsk({ yes = false }: ConfirmOptions, what: string): voi
 /** Asks on standard error, so that standard output holds the report alone. False if the input ends without a line. */
 export async function isTyped(question: string, expected: string): Promise<boolean> {
   process.stderr.write(question)
-  for await (const line of createInterface({ input: process.stdin })) return line === expected
-  return false
+  const { stdin } = process
+  stdin.ref()
+  try {
+    for await (const line of createInterface({ input: stdin })) return line === expected
+    return false
+  } finally {
+    // A terminal that was read once keeps the process alive, even after its reader was closed.
+    stdin.unref()
+  }
 }

@@ -33,7 +33,6 @@ import {
   countedOwners,
   kekName,
   ownerName,
-  plainTable,
   printJson,
   printSome,
   setExitCode,
@@ -41,6 +40,7 @@ import {
 } from './output.js'
 import { printableSentence } from './printable.js'
 import { printFailures } from './rewrap.js'
+import { printTable } from './tables.js'
 
 interface CopyCommandOptions extends ChangeOptions, ConfirmOptions, KeyLogOptions {
   readonly applyErasures?: boolean
@@ -269,14 +269,14 @@ function printCopyReport(report: CopyCommandReport, only?: CopyOnly): void {
     console.log(`${counted(report.failedCount, 'row')} not copied, because of what is wrong with them:`)
     printFailures(report.failed, report.failedCount)
   }
-  const table = plainTable(['', 'rows', `SHA-256 of ${only === undefined ? 'all' : 'these'} records`])
-  for (const side of ['from', 'to'] as const)
-    table.push([
+  printTable(
+    ['', 'rows', `SHA-256 of ${only === undefined ? 'all' : 'these'} records`],
+    (['from', 'to'] as const).map((side) => [
       side === 'from' ? 'source' : 'target',
       thousands(totalCount(census[side])),
       digest[side] ?? 'not compared',
-    ])
-  console.log(table.toString())
+    ]),
+  )
   if (extra > 0)
     console.log(`The target has ${counted(extra, 'row')} that the source has not. They stay as they are.`)
   if (equal) console.log('Both hold the same records.')

@@ -3,12 +3,13 @@ import { Command } from 'commander'
 import { describeUser, invalidArgument, isKeystoreError, printable } from '../errors.js'
 import { applyKeyLog, findUnfinishedErasures } from '../key-log/erasures.js'
 import { findLostKeys, giveUpLostKeys, type LostKeys } from '../key-log/lost-keys.js'
+import { liveCount } from '../lifecycle/census.js'
 import { maintenanceOf } from '../lifecycle/long-work.js'
 import { type Finding, type VerifyReport, verifyAll } from '../lifecycle/verify.js'
 import { formatOfKekId } from '../master-keys/kek-id.js'
 import type { MasterKeyring } from '../master-keys/keyring.js'
 import { type ColumnFinding, sampleColumns } from '../sources/sample.js'
-import type { ErasureState, KeyStore } from '../store.js'
+import type { CensusRow, ErasureState, KeyStore } from '../store.js'
 import { tenantIdOf } from '../table.js'
 import { inThisRuntime } from './command-line.js'
 import { assertCanAsk, type ConfirmOptions, isTyped } from './confirm.js'
@@ -101,6 +102,10 @@ export function doctorCommand(): Command {
       'record in the key log the keys and the erasures that the store has and the log lacks: once, when an application gets a key log',
     )
     .option('--yes', 'do not ask')
+    .addHelpText(
+      'after',
+      '\nExamples:\n  npx keystore doctor\n  npx keystore doctor --key-log keys.jsonl --schema src/schema.ts --db app.db',
+    )
     .action(async (options: DoctorCommandOptions) => {
       if (options.recordKeys && options.keyLog === undefined)
         throw invalidArgument('--record-keys needs --key-log')
@@ -283,7 +288,7 @@ function printDoctorReport(
       unlisted = 0
       totals[severity] += all
       console.log(`${severity}: ${kind} (${all})`)
-      printFindings(some, all)
+      printFindings(some, all, report.census)
     }
   }
   if (
@@ -333,12 +338,17 @@ const TENANT_ADVICE: Readonly<Record<string, string>> = {
 }
 
 const V2_IS_AN_ERROR =
-  'Keys in format v2 are errors here, because an application that does not accept v2 cannot read them. If the store was taken over from the ' +
-  'Python reference, `npx keystore rewrap --accept-v2` upgrades them, and with --accept-v2 doctor reports them as warnings. If it was not, ' +
+  'Keys in format v2 are errors here, because an application that does not accept v2 cannot read them. If the store was taken over from an ' +
+  'earlier implementation, `npx keystore rewrap --accept-v2` upgrades them, and with --accept-v2 doctor reports them as warnings. If it was not, ' +
   'somebody has put them there.'
 
-/** Prints one line for many rows that have the same reason, and else one for each finding. @param count findings of the kind, listed or not */
-function printFindings(ofKind: readonly Finding[], count: number): void {
+/**
+ * Prints one line for many rows that have the same reason, and else one for each finding.
+ *
+ * @param count findings of the kind, listed or not
+ * @param census counts those of an unknown master key, since only the first thousand are listed
+ */
+function printFindings(ofKind: readonly Finding[], count: number, census: readonly CensusRow[]): void {
   const groups = new Map<string, Finding[]>()
   for (const finding of ofKind) {
     const reason = reasonOf(finding)
@@ -354,13 +364,19 @@ function printFindings(ofKind: readonly Finding[], count: number): void {
       continue
     }
     // Findings that are not listed are most likely like those that are, if these have one reason.
-    const rows = groups.size === 1 ? count : group.length
-    if (groups.size === 1) unlisted = 0
+    const rows = groups.size === 1 ? count : Math.max(group.length, rowsUnder(group, census))
+    unlisted = Math.max(0, unlisted - (rows - group.length))
     lines.push(
       `${counted(rows, 'row')}, such as ${group.slice(0, NAMED_ROWS).map(rowName).join('; ')}: ${reason}`,
     )
   }
   printSome(lines, lines.length + unlisted)
+}
+
+/** The live rows under the master key that findings say nobody gave; 0 if they say something else. */
+function rowsUnder([first]: readonly Finding[], census: readonly CensusRow[]): number {
+  if (first?.kind !== 'unknownMasterKey' || first.kekId === undefined) return 0
+  return liveCount(census, ({ kekId, ofTenants }) => kekId === first.kekId && !ofTenants)
 }
 
 /** So many rows with one reason are named. */

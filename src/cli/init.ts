@@ -25,6 +25,10 @@ export function initCommand(): Command {
     'a key log: a store that lacks keys of it is refused',
   )
     .description('Make the store, and a master key if there is none. Say how to use them.')
+    .addHelpText(
+      'after',
+      '\nExamples:\n  npx keystore init\n  npx keystore init --store app.db\n  KEYSTORE_URL="$DATABASE_URL" npx keystore init',
+    )
     .action(async (options: InitOptions, command: Command) => {
       const { store, said, file, migration } = await openOrMakeStore(options).catch((error) => {
         if (error instanceof DriverMissingError) makeKeyAlone(options, command)

@@ -4,37 +4,25 @@ import { readFileSync } from 'node:fs'
 import { Command, CommanderError } from 'commander'
 import { invalidArgument, KeystoreError } from '../errors.js'
 import { inThisRuntime, withoutPasswords } from './command-line.js'
+import { COMMANDS, type CommandEntry } from './commands.js'
 import { printableLines, printableSentence } from './printable.js'
 
 /** 0: done · 1: failed · 2: the command line was wrong. */
 const FAILED = 1
 const WRONG_USAGE = 2
 
-/** The commands, in the order of the help. Only the requested one is loaded, because loading takes most of a short command's time. */
-const COMMANDS: ReadonlyMap<string, () => Promise<Command>> = new Map([
-  ['init', async () => (await import('./init.js')).initCommand()],
-  ['quickstart', async () => (await import('./quickstart.js')).quickstartCommand()],
-  ['migrate', async () => (await import('./migrate.js')).migrateCommand()],
-  ['encrypt', async () => (await import('./crypt.js')).encryptCommand()],
-  ['decrypt', async () => (await import('./crypt.js')).decryptCommand()],
-  ['status', async () => (await import('./status.js')).statusCommand()],
-  ['doctor', async () => (await import('./doctor.js')).doctorCommand()],
-  ['new-master-key', async () => (await import('./new-master-key.js')).newMasterKeyCommand()],
-  ['rewrap', async () => (await import('./rewrap.js')).rewrapCommand()],
-  ['reencrypt', async () => (await import('./reencrypt.js')).reencryptCommand()],
-  ['rotate-user', async () => (await import('./rotate.js')).rotateUserCommand()],
-  ['prune', async () => (await import('./prune.js')).pruneCommand()],
-  ['shred-user', async () => (await import('./shred.js')).shredUserCommand()],
-  ['tenants', async () => (await import('./tenants.js')).tenantsCommand()],
-  ['rotate-tenant', async () => (await import('./tenant-keys.js')).rotateTenantCommand()],
-  ['prune-tenant', async () => (await import('./tenant-keys.js')).pruneTenantCommand()],
-  ['move-tenant', async () => (await import('./tenant-keys.js')).moveTenantCommand()],
-  ['evict-tenant', async () => (await import('./tenant-keys.js')).evictTenantCommand()],
-  ['shred-tenant', async () => (await import('./shred.js')).shredTenantCommand()],
-  ['copy', async () => (await import('./copy.js')).copyCommand()],
-  ['backup', async () => (await import('./copy.js')).backupCommand()],
-  ['restore', async () => (await import('./copy.js')).restoreCommand()],
-])
+/** What a shell asks for completions with. It passes empty words too. */
+const COMPLETE = 'complete'
+
+/** What the second command of a new user is, whatever the first was. */
+const BEGIN = `
+Begin with:
+  npx keystore init         a master key and an empty store for your application
+  npx keystore quickstart   or see it work first, with 20 made-up secrets
+
+npx keystore help COMMAND explains one, with examples.`
+
+const EXIT_CODES = '\nExit code: 0 done, 1 failed or something is wrong, 2 the command line was wrong.'
 
 run(process.argv).then((code) => {
   process.exitCode = code
@@ -46,7 +34,7 @@ async function run(argv: readonly string[]): Promise<number> {
     .description('Keys for per-user envelope encryption, in SQLite or Postgres.')
     .version(version)
     .showHelpAfterError('(npx keystore COMMAND --help explains it)')
-    .addHelpText('after', '\nBegin with: npx keystore quickstart')
+    .addHelpText('after', BEGIN)
     // Commander quotes an argument that it does not know, and that may be a URL.
     .configureOutput({
       writeOut: (text) => process.stdout.write(inThisRuntime(text)),
@@ -54,18 +42,27 @@ async function run(argv: readonly string[]): Promise<number> {
       outputError: (text, write) => write(printableLines(withoutPasswords(text))),
     })
     .exitOverride()
-    .hook('preAction', (_, command) => refuseEmpty(command))
-  const [, , name = ''] = argv
-  const requested = COMMANDS.get(name)
-  // The help and the error about an unknown command need all of them.
-  for (const load of requested === undefined ? COMMANDS.values() : [requested])
-    program.addCommand((await load()).copyInheritedSettings(program))
+  const [, , name = '', topic = ''] = argv
+  if (name === COMPLETE) await (await import('./completion.js')).addCompletions(program)
+  else {
+    program.hook('preAction', (_, command) => refuseEmpty(command))
+    // Of all others their names are enough, for the overview and for an error about an unknown command.
+    const requested = name === 'help' ? topic : name
+    for (const command of COMMANDS.keys())
+      program.addCommand(await commandOf(command, command === requested, program))
+  }
   try {
     await program.parseAsync(argv)
     return process.exitCode === undefined ? 0 : Number(process.exitCode)
   } catch (error) {
     return await reportError(error, name)
   }
+}
+
+async function commandOf(name: string, isRequested: boolean, program: Command): Promise<Command> {
+  const { group, summary, load } = COMMANDS.get(name) as CommandEntry
+  const command = isRequested ? (await load()).addHelpText('after', EXIT_CODES) : new Command(name)
+  return command.summary(summary).helpGroup(`${group}:`).copyInheritedSettings(program)
 }
 
 /** @returns the exit code */

@@ -3,13 +3,11 @@ import { closeSync, existsSync, fsyncSync, linkSync, openSync, rmSync, writeSync
 import { dirname } from 'node:path'
 import { type Command, Option } from 'commander'
 import { assertFilePath, makeFolders } from '../folders.js'
-import { masterKeysFromEnv, masterKeysFromFile } from '../master-keys/environment.js'
+import { DEFAULT_MASTER_KEY_FILE, masterKeysFromEnv, masterKeysFromFile } from '../master-keys/environment.js'
 import { assertKeyPath } from '../master-keys/key-file.js'
 import { type MasterKeyring, masterKeyring } from '../master-keys/keyring.js'
 import { generateMasterKey } from '../master-keys/local.js'
 import { syncFolder } from '../sync-folder.js'
-
-export const DEFAULT_MASTER_KEY_FILE = 'data/master.key'
 
 export interface MasterKeyOptions {
   readonly masterKeyFile?: string

@@ -13,6 +13,10 @@ export function migrateCommand(): Command {
   return withAdoptableStore(new Command('migrate'))
     .description('Apply the migrations that the store lacks.')
     .option('--check', 'change nothing; exit code 1 if any is missing')
+    .addHelpText(
+      'after',
+      '\nExamples:\n  npx keystore migrate --check\n  KEYSTORE_URL="$DATABASE_URL" npx keystore migrate',
+    )
     .action(async ({ check = false, store: url, adopt = false }: MigrateOptions) => {
       // A file is made by init alone. In a database of Postgres, which is there, the one who may make tables makes the first too.
       assertStoreExists(url)

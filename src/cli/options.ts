@@ -1,4 +1,8 @@
-/** The options that several commands share, and how stores are opened from them. */
+/**
+ * The options that several commands share, and how stores are opened from them.
+ *
+ * Options for stores of the Python reference are in no help, since nearly nobody has one: its guide and the errors about such stores name them.
+ */
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import type { EncryptionContext } from '../format/context.js'
 import type { Format } from '../format/formats.js'
@@ -47,9 +51,11 @@ export function withStore(command: Command): Command {
 
 /** The store of a command that may migrate it. */
 export function withAdoptableStore(command: Command): Command {
-  return withStore(command).option(
-    '--adopt',
-    'once, for a SQLite file that the Python reference made: rebuild its table for this library; make a backup first',
+  return withStore(command).addOption(
+    new Option(
+      '--adopt',
+      'once, for a SQLite file that the Python reference made: rebuild its table for this library; make a backup first',
+    ).hideHelp(),
   )
 }
 
@@ -59,17 +65,18 @@ export function withEnvelopeOptions(command: Command): Command {
 
 export function withFormat(command: Command): Command {
   return command.addOption(
-    new Option(
-      '--format <format>',
-      "the format to write (default: v3; v2 is the Python reference's)",
-    ).choices(['v3', 'v2']),
+    new Option('--format <format>', "the format to write (default: v3; v2 is the Python reference's)")
+      .choices(['v3', 'v2'])
+      .hideHelp(),
   )
 }
 
 export function withAcceptV2(command: Command): Command {
-  return command.option(
-    '--accept-v2',
-    "also read keys and tokens in the Python reference's format v2, which binds them to no user",
+  return command.addOption(
+    new Option(
+      '--accept-v2',
+      "also read keys and tokens in the Python reference's format v2, which binds them to no user",
+    ).hideHelp(),
   )
 }
 

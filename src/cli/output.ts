@@ -1,14 +1,8 @@
 /** How commands print their reports on standard output: as text, or as one JSON document. */
-import Table from 'cli-table3'
 import { isPostgresUrl } from '../drivers/url.js'
 import { escaped, printable, quoted } from '../errors.js'
 import { type CensusRow, MANY_TENANTS } from '../store.js'
 import { tenantIdOf } from '../table.js'
-
-/** A table without colours, so that it is the same on a terminal, in a file and in a log. */
-export function plainTable(head: string[]): Table.Table {
-  return new Table({ head, style: { head: [], border: [] } })
-}
 
 /** Prints a report as one JSON document: dates in ISO 8601, bigints as text, ids whole. No report holds bytes. */
 export function printJson(report: unknown): void {

@@ -14,7 +14,8 @@ import { ignoreInGit, storeFile } from './git-ignore.js'
 import { openOrMakeStore } from './made-store.js'
 import { describeMigration } from './migrate.js'
 import { type EnvelopeOptions, withEnvelopeOptions } from './options.js'
-import { counted, plainTable } from './output.js'
+import { counted } from './output.js'
+import { printTable } from './tables.js'
 
 interface QuickstartOptions extends EnvelopeOptions {
   readonly out: string
@@ -30,6 +31,10 @@ export function quickstartCommand(): Command {
     .argument('[file]', 'lines of {"user": "…", "name": "…", "secret": "…"} (default: 20 made-up secrets)')
     .option('--out <path>', 'where the tokens go', 'data/sealed.jsonl')
     .option('--force', 'replace the file of --out, whatever it holds')
+    .addHelpText(
+      'after',
+      '\nExamples:\n  npx keystore quickstart\n  npx keystore quickstart secrets.jsonl --out tokens.jsonl',
+    )
     .action(quickstart)
 }
 
@@ -106,14 +111,14 @@ async function verify(
   secrets: readonly ExampleSecret[],
   out: string,
 ): Promise<number> {
-  const table = plainTable(['user', 'name', 'secret', 'token', 'ok'])
+  const rows: string[][] = []
   let failed = 0
   const sealed = readLines(out, ['user', 'name', 'token'])
   for (const [index, { user, name, token }] of sealed.entries()) {
     const expected = secrets[index]?.secret
     const ok = (await envelope.decrypt(user, token, { name })) === expected
     if (!ok) failed += 1
-    table.push([
+    rows.push([
       shortened(user),
       shortened(name),
       masked(expected ?? ''),
@@ -121,7 +126,7 @@ async function verify(
       ok ? 'ok' : 'FAILED',
     ])
   }
-  console.log(table.toString())
+  printTable(['user', 'name', 'secret', 'token', 'ok'], rows)
   return failed + Math.abs(secrets.length - sealed.length)
 }
 

@@ -23,9 +23,10 @@ import {
   withKeyLog,
   withStore,
 } from './options.js'
-import { counted, plainTable, printableId, printJson, printSome, setExitCode, thousands } from './output.js'
+import { counted, printableId, printJson, printSome, setExitCode, thousands } from './output.js'
 import { printableSentence } from './printable.js'
 import { databaseUrl, type SchemaOptions, schemaTables, withHost, withSchema } from './schema-file.js'
+import { printTable } from './tables.js'
 
 interface ReencryptCommandOptions
   extends StoreOptions,
@@ -227,7 +228,7 @@ function printSweep(report: SweepReport, options: ReencryptCommandOptions): void
     printJson(options.schema === undefined ? report.tables[0] : report)
     return
   }
-  for (const table of report.tables) printTable(table, options)
+  for (const table of report.tables) printTableReport(table, options)
   const isWritten = report.tables.some(
     ({ dryRun, before, after }) => !dryRun && before.plaintext > after.plaintext,
   )
@@ -242,7 +243,7 @@ const OLD_PLAINTEXTS_ON_POSTGRES =
   'Old plaintexts are still in dead rows until VACUUM FULL of each table, and in the WAL, in replicas and in backups until these have ' +
   'expired (docs/REENCRYPT.md, "Old plaintexts").'
 
-function printTable(report: TableReport, { plaintext }: ReencryptCommandOptions): void {
+function printTableReport(report: TableReport, { plaintext }: ReencryptCommandOptions): void {
   const { table, complete, dryRun, changed, skipped, failed, failedCount, before, after, left, findings } =
     report
   console.log(
@@ -262,15 +263,15 @@ function printTable(report: TableReport, { plaintext }: ReencryptCommandOptions)
     console.log('  --plaintext encrypts values that are no token.')
   if (codes.has('ERR_FORMAT_NOT_ACCEPTED'))
     console.log(
-      '  --accept-v2 reads values in format v2. Use it only if the Python reference wrote them: if not, somebody has put them there.',
+      '  --accept-v2 reads values in format v2. Use it only if an earlier implementation wrote them: if not, somebody has put them there.',
     )
-  const states = plainTable(['values', 'before', dryRun ? 'then' : 'now'])
+  const states: string[][] = []
   const found = new Map(Object.entries(before))
   for (const [state, now] of Object.entries(after)) {
     const then = found.get(state) ?? 0
     if (then + now > 0) states.push([printable(state), thousands(then), thousands(now)])
   }
-  if (states.length > 0) console.log(states.toString())
+  if (states.length > 0) printTable(['values', 'before', dryRun ? 'then' : 'now'], states)
   for (const { severity, reason } of findings) console.log(`  ${severity}: ${printableSentence(reason)}`)
   if (left > 0) console.log(`${counted(left, 'value')} ${dryRun ? 'would be ' : ''}left in an old state.`)
   else if (complete) console.log(`No value ${dryRun ? 'would be' : 'is'} left in an old state.`)

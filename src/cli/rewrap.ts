@@ -28,13 +28,13 @@ import {
   countedKekName,
   kekName,
   ownerName,
-  plainTable,
   printJson,
   printSome,
   setExitCode,
   thousands,
 } from './output.js'
 import { printableSentence } from './printable.js'
+import { printTable } from './tables.js'
 
 interface RewrapCommandOptions extends StoreOptions, MasterKeyOptions, AcceptOptions, ChangeOptions {
   readonly format?: Format
@@ -123,7 +123,7 @@ function printRewrap(report: RewrapReport, keyring: MasterKeyring): void {
     tenantsMoved.length,
   )
   printFailures(report.failed, failedCount)
-  const table = plainTable(['format', 'wrapped under', 'keys before', dryRun ? 'keys' : 'keys now'])
+  const table: string[][] = []
   const live = [...report.before, ...report.after].filter(({ shredded }) => !shredded)
   // Tenants' own keys have a line beside the users' under the same master key.
   const lines = new Map(live.map((row) => [countedKekName(row), row]))
@@ -135,7 +135,8 @@ function printRewrap(report: RewrapReport, keyring: MasterKeyring): void {
       ...[report.before, report.after].map((rows) => thousands(liveCount(rows, isCounted))),
     ])
   }
-  if (table.length > 0) console.log(table.toString())
+  const head = ['format', 'wrapped under', 'keys before', dryRun ? 'keys' : 'keys now']
+  if (table.length > 0) printTable(head, table)
   for (const warning of report.warnings)
     if (!RETIREMENT_WARNINGS.includes(warning)) console.log(inThisRuntime(`Warning: ${warning}.`))
   printMasterKeys(report.masterKeys, keyring)
@@ -143,7 +144,7 @@ function printRewrap(report: RewrapReport, keyring: MasterKeyring): void {
 
 /** A row in format v2 may have been planted, so that somebody accepts it. */
 const ONLY_IF_THE_REFERENCES =
-  'Use it only if the store was taken over from the Python reference: if not, somebody has put them there.'
+  'Use it only if the store was taken over from an earlier implementation: if not, somebody has put them there.'
 
 /** Prints the failures of `rewrap` or `rotate-user`, and what to do about them. */
 export function printFailures(failed: readonly RowFailure[], count: number): void {

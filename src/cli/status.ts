@@ -6,7 +6,8 @@ import { formatOfKekId } from '../master-keys/kek-id.js'
 import type { DatedCensusRow } from '../store.js'
 import { storeName, withExistingStore } from './existing-store.js'
 import { type ReportOptions, type StoreOptions, withJson, withStore } from './options.js'
-import { counted, countedKekName, plainTable, printJson, thousands } from './output.js'
+import { counted, countedKekName, printJson, thousands } from './output.js'
+import { printTable } from './tables.js'
 import { tenantSummary } from './tenant-summary.js'
 
 /** Of more roots than these the rows of tenants are counted together. */
@@ -15,6 +16,7 @@ const NAMED_ROOTS = 20
 export function statusCommand(): Command {
   return withJson(withStore(new Command('status')))
     .description('Count the keys in the store by master key, format, version and age.')
+    .addHelpText('after', '\nExamples:\n  npx keystore status\n  npx keystore status --store app.db --json')
     .action((options: StoreOptions & ReportOptions) =>
       withExistingStore(options, async (store) => {
         const found = await commonRootIds(store)
@@ -35,26 +37,36 @@ function printCensus(rows: readonly DatedCensusRow[], name: string): void {
   }
   const all = totalCount(rows)
   const live = totalCount(rows.filter(({ shredded }) => !shredded))
-  const head = ['format', 'master key', 'key version', 'state', 'keys', 'share', 'oldest', 'newest']
-  const table = plainTable(head)
-  for (const row of rows) {
+  const lines = rows.map((row) => {
     const { kekId, version, shredded, count, oldest, newest } = row
-    const state = shredded ? 'shredded' : 'live'
-    const share = `${bar(count / all)} ${percent(count / all)}`
     // A tombstone of a user who had no key was never wrapped.
     const isWrapped = kekId !== null || !shredded
-    table.push([
-      isWrapped ? formatOfKekId(kekId) : '–',
-      isWrapped ? countedKekName(row) : '–',
-      version,
-      state,
-      thousands(count),
-      share,
-      day(oldest),
-      day(newest),
-    ])
-  }
-  console.log(table.toString())
+    const names = [isWrapped ? formatOfKekId(kekId) : '–', isWrapped ? countedKekName(row) : '–']
+    const share = count / all
+    return {
+      start: [...names, String(version), shredded ? 'shredded' : 'live', thousands(count)],
+      bar: bar(share),
+      percent: percent(share),
+      days: [day(oldest), day(newest)],
+    }
+  })
+  const start = ['format', 'master key', 'version', 'state', 'keys', 'share']
+  printTable(
+    [...start, 'oldest', 'newest'],
+    lines.map(({ start, bar, percent, days }) => [...start, `${bar} ${percent}`, ...days]),
+    {
+      head: [...start, 'oldest', 'newest'],
+      rows: lines.map(({ start, percent, days }) => [...start, percent.trim(), ...days]),
+    },
+    {
+      head: [...start, 'made'],
+      rows: lines.map(({ start, percent, days }) => [
+        ...start,
+        percent.trim(),
+        [...new Set(days)].join('\n'),
+      ]),
+    },
+  )
   console.log(`${counted(live, 'live key')}, ${thousands(all - live)} shredded, in ${name}`)
 }
 

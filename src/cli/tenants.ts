@@ -8,7 +8,8 @@ import { assertTenantId } from '../validate.js'
 import { ownCommand, repeatedOptions, shellWord } from './command-line.js'
 import { withExistingStore } from './existing-store.js'
 import { type ReportOptions, type StoreOptions, wholeNumber, withJson, withStore } from './options.js'
-import { counted, kekName, plainTable, printableId, printJson, setExitCode, thousands } from './output.js'
+import { counted, kekName, printableId, printJson, setExitCode, thousands } from './output.js'
+import { printTable } from './tables.js'
 
 interface TenantsCommandOptions extends StoreOptions, ReportOptions {
   readonly count?: boolean
@@ -80,17 +81,9 @@ function printTenants(
     )
     return
   }
-  const table = plainTable([
-    'tenant',
-    'versions',
-    'root',
-    'since',
-    'state',
-    ...(count ? ['keys of users'] : []),
-  ])
-  for (const tenant of tenants) {
+  const rows = tenants.map((tenant) => {
     const [first] = tenant.versions
-    table.push([
+    return [
       printableId(tenant.tenantId),
       versionsText(tenant.versions.map(({ version }) => version)),
       rootsOf(tenant)
@@ -99,9 +92,9 @@ function printTenants(
       first?.createdAt.toISOString().slice(0, 10) ?? '–',
       stateOf(tenant),
       ...(count ? [thousands(keysOf(tenant))] : []),
-    ])
-  }
-  console.log(table.toString())
+    ]
+  })
+  printTable(['tenant', 'versions', 'root', 'since', 'state', ...(count ? ['keys of users'] : [])], rows)
   if (tenants.some(isUnderSeveralRoots)) console.log(MOVE_AGAIN)
   if (next === null) console.log(`${counted(tenants.length, 'tenant')}.`)
   else console.log(`${counted(tenants.length, 'tenant')}, and there are more: ${nextPage(next, command)}`)

@@ -267,7 +267,7 @@ function notAccepted(format: Format): KeystoreError {
   const advice =
     format === 'v3'
       ? "name 'v3' in accept.tokens to open it"
-      : "it is bound to no user. If it is the Python reference's, re-encrypt it (docs/REENCRYPT.md); if not, somebody has put it there"
+      : 'it is bound to no user. If you brought it from an earlier implementation, re-encrypt it (docs/REENCRYPT.md); if not, somebody has put it there'
   return new KeystoreError(
     'ERR_FORMAT_NOT_ACCEPTED',
     `This is a ${format} token, and tokens of this format are not accepted: ${advice}`,

@@ -87,8 +87,8 @@ export interface MasterKeyUse {
 
 /** What to check before a master key is destroyed, because no census knows it. */
 export const RETIREMENT_WARNINGS: readonly string[] = [
-  'Pool tokens of format v2, which only an application has that ever used this format of the Python reference, are encrypted under the ' +
-    'master key itself and are not counted here: keep the key until a re-encryption of them has reported 0 left',
+  'Pool tokens of format v2, if the application has ever used this format, are encrypted under the master key itself and are not ' +
+    'counted here: keep the key until a re-encryption of them has reported 0 left',
   'Backups made before the rewrap need the old master key: keep the key as long as you keep them, or destroy them first',
 ]
 

@@ -1,5 +1,5 @@
 /** Master keys from the environment and from files. */
-import { closeSync, fstatSync, openSync, readFileSync, statSync } from 'node:fs'
+import { closeSync, existsSync, fstatSync, openSync, readFileSync, statSync } from 'node:fs'
 import { isAbsolute, resolve } from 'node:path'
 import { invalidArgument, MasterKeyError } from '../errors.js'
 import { kindOf } from '../validate.js'
@@ -9,6 +9,9 @@ import { decodeKey, HEXADECIMAL, isHexadecimal, isLocal, isOneByteRepeated, loca
 import type { MasterKey } from './master-key.js'
 import { isServiceName, serviceKey } from './service-keys.js'
 import { type Environment, variable } from './variables.js'
+
+/** Where `npx keystore init` makes a master key, and where commands look for it if the environment gives none. */
+export const DEFAULT_MASTER_KEY_FILE = 'data/master.key'
 
 const HOW_TO_MAKE_ONE = 'make one with `npx keystore init`, or with `openssl rand -base64 32`'
 
@@ -35,11 +38,7 @@ export function masterKeysFromEnv(env: Environment = process.env): MasterKeyring
   let primary: MasterKey
   if (text !== undefined) primary = keyFromText(text, 'API_KEY_MASTER_KEY', env)
   else if (path !== undefined) primary = keyFromFile(path, env)
-  else
-    throw unusable(
-      'Neither API_KEY_MASTER_KEY nor API_KEY_MASTER_KEY_FILE is set. `npx keystore init` makes a master key in data/master.key: then ' +
-        '`export API_KEY_MASTER_KEY_FILE=data/master.key`. Or set API_KEY_MASTER_KEY to what `openssl rand -base64 32` prints',
-    )
+  else throw unusable(`Neither API_KEY_MASTER_KEY nor API_KEY_MASTER_KEY_FILE is set. ${adviceForUnset()}`)
   const earlier = previous.split(/\s+/).filter((word) => word !== '')
   return masterKeyring({
     primary,
@@ -47,6 +46,17 @@ export function masterKeysFromEnv(env: Environment = process.env): MasterKeyring
       keyFromText(word, `API_KEY_MASTER_KEY_PREVIOUS, key ${index + 1},`, env),
     ),
   })
+}
+
+/** Somebody who has run `init` is not sent there again. The file is named and not taken: in production it is rarely the right one. */
+function adviceForUnset(): string {
+  const useIt = `\`export API_KEY_MASTER_KEY_FILE=${DEFAULT_MASTER_KEY_FILE}\``
+  if (existsSync(DEFAULT_MASTER_KEY_FILE))
+    return `There is a master key in ${DEFAULT_MASTER_KEY_FILE}: ${useIt}, in the shell or in the file from which the application has its environment`
+  return (
+    `\`npx keystore init\` makes a master key in ${DEFAULT_MASTER_KEY_FILE}: then ${useIt}. ` +
+    'Or set API_KEY_MASTER_KEY to what `openssl rand -base64 32` prints'
+  )
 }
 
 /**

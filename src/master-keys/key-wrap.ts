@@ -170,7 +170,7 @@ function assertAccepted(record: KeyRecord, format: Format, accept: readonly Form
   const advice =
     format === 'v3'
       ? "name 'v3' in accept.keys to open it"
-      : "it is bound to no user. If it is the Python reference's, `npx keystore rewrap --accept-v2` upgrades it; if not, somebody has put it there"
+      : 'it is bound to no user. If you brought it from an earlier implementation, `npx keystore rewrap --accept-v2` upgrades it; if not, somebody has put it there'
   throw new KeystoreError(
     'ERR_FORMAT_NOT_ACCEPTED',
     `The key of ${describeRef(record)} is wrapped in format ${format}, which is not accepted: ${advice}`,
