@@ -10,7 +10,7 @@ import {
 } from '../format/fingerprint.js'
 import { decryptionFailed, type ParsedToken, type Token, textOf } from '../format/token.js'
 import type { UserKeys } from '../keys/cache.js'
-import { type DataKey, openToken } from '../keys/data-key.js'
+import { type DataKey, type OpenAs, openToken, openTokenText } from '../keys/data-key.js'
 import { type EncryptOptions, refuseToken, type TokenPolicy } from './token-policy.js'
 import type { OnUnreadable } from './unreadable.js'
 
@@ -96,7 +96,7 @@ export class UserHandle {
       contextPieces(context)
       return token
     }
-    return textOf(this.#open(token, context))
+    return this.#open(token, context, openTokenText, textOf)
   }
 
   /** {@link decrypt} for bytes: opens tokens whose plaintext is not UTF-8, too. */
@@ -106,7 +106,7 @@ export class UserHandle {
       contextPieces(context)
       return Buffer.from(token)
     }
-    return this.#open(token, context)
+    return this.#open(token, context, openToken, (plaintext) => plaintext)
   }
 
   /** The version of the key that `encrypt` uses. */
@@ -164,12 +164,17 @@ export class UserHandle {
     return this.versions.map((version) => this.#version(version).fingerprint(kind, value))
   }
 
-  #open(token: string, context: EncryptionContext | undefined): Buffer {
+  #open<Plaintext>(
+    token: string,
+    context: EncryptionContext | undefined,
+    openAs: OpenAs<Plaintext>,
+    ofPool: (plaintext: Buffer) => Plaintext,
+  ): Plaintext {
     this.assertUsable()
     const pieces = contextPieces(context)
     const parsed = this.#policy.parse(token)
-    if (parsed.format === 'v2' && this.#openV2 !== undefined) return this.#openV2(parsed, pieces)
-    return openToken(this.#version(parsed.version), parsed, pieces, this.#emit)
+    if (parsed.format === 'v2' && this.#openV2 !== undefined) return ofPool(this.#openV2(parsed, pieces))
+    return openAs(this.#version(parsed.version), parsed, pieces, this.#emit)
   }
 
   /** @throws ERR_CLOSED · ERR_KEY_SHREDDED · ERR_KEY_NOT_FOUND (moved, evicted or lost) @internal */

@@ -332,7 +332,7 @@ let noncePoolMadeAt = 0
 function takeNonce(length: number): Buffer {
   const age = Date.now() - noncePoolMadeAt
   if (nonceAt + length > noncePool.length || age > NONCE_POOL_LIFE_MS || age < 0) {
-    noncePool = newNoncePool()
+    noncePool = freshNonceBytes()
     noncePoolMadeAt = Date.now()
     nonceAt = 0
   }
@@ -343,8 +343,10 @@ function takeNonce(length: number): Buffer {
 /**
  * OpenSSL's bytes XOR the keystream of AES-256-CTR under a fresh key from the operating system: so many bytes of the operating system's
  * generator would cost as much as four of a hundred tokens.
+ *
+ * @returns bytes for about a thousand nonces, none of which was given out before
  */
-function newNoncePool(): Buffer {
+export function freshNonceBytes(): Buffer {
   const bytes = randomBytes(NONCE_POOL_BYTES)
   const key = osRandomBytes(KEY_BYTES)
   if (key === null) return bytes
@@ -368,4 +370,12 @@ function newNoncePool(): Buffer {
  */
 export function reseed(): void {
   noncePool = Buffer.alloc(0)
+  for (const forget of otherPools) forget()
+}
+
+const otherPools: (() => void)[] = []
+
+/** @param forget throws away random bytes that are kept elsewhere: {@link reseed} calls it */
+export function onReseed(forget: () => void): void {
+  otherPools.push(forget)
 }

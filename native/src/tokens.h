@@ -1,0 +1,132 @@
+// Whole tokens for JavaScript: strings and bytes in, strings and bytes out. What differs between the formats is passed as a function.
+#pragma once
+#include <cstring>
+
+#include "base64.h"
+#include "core.h"
+#include "token.h"
+#include "utf8.h"
+#include "values.h"
+
+namespace keystore {
+
+// Where a plaintext stands among a token's bytes.
+struct Layout {
+  Format format;
+  size_t front;
+  size_t overhead;
+};
+
+constexpr Layout kV3Layout = {Format::kV3, kV3FrontBytes, kV3Overhead};
+constexpr Layout kV2Layout = {Format::kV2, kGcmNonceBytes, kV2Overhead};
+
+enum class As { kBytes, kText };
+
+// Encrypts what stands in `bytes`, and makes the token. `seal(bytes, length)` encrypts the plaintext of that length in place, and fills in
+// what is before and after it.
+template <typename Seal>
+napi_value SealInPlace(napi_env env, Core* core, const Layout& layout, uint8_t* bytes, size_t length, Seal seal) {
+  if (seal(bytes, length) != Outcome::kDone) {
+    Throw(env, "OpenSSL did not encrypt");
+    return nullptr;
+  }
+  const size_t token_bytes = layout.overhead + length;
+  const size_t characters = TokenCharacters(layout.format, token_bytes);
+  Scratch::Loan text(core->characters, characters, Scratch::kPublic);
+  if (text.data() == nullptr) {
+    Throw(env, "there is no memory");
+    return nullptr;
+  }
+  char* const token = reinterpret_cast<char*>(text.data());
+  WriteToken(layout.format, bytes, token_bytes, token);
+  return AsciiString(env, token, characters);
+}
+
+// The token of a plaintext, a string or a Uint8Array; JavaScript's null for a string with a lone surrogate.
+template <typename Seal>
+napi_value SealToken(napi_env env, Core* core, const Layout& layout, napi_value plaintext, Seal seal) {
+  size_t units = 0;
+  if (StringLength(env, plaintext, &units)) {
+    Scratch::Loan string(core->string, (units + 1) * sizeof(char16_t), Scratch::kSecret);
+    char16_t* const text = reinterpret_cast<char16_t*>(string.data());
+    if (text == nullptr) {
+      Throw(env, "there is no memory");
+      return nullptr;
+    }
+    if (!CopyString(env, plaintext, units, text)) return nullptr;
+    const size_t length = Utf8Length(text, units);
+    if (length == kIllFormed) return Null(env);
+    if (length > kMostPlaintext) {
+      Throw(env, "the plaintext is too long for a token");
+      return nullptr;
+    }
+    Scratch::Loan bytes(core->bytes, layout.overhead + length, Scratch::kSecret);
+    if (bytes.data() == nullptr) {
+      Throw(env, "there is no memory");
+      return nullptr;
+    }
+    WriteUtf8(text, units, bytes.data() + layout.front, length);
+    return SealInPlace(env, core, layout, bytes.data(), length, seal);
+  }
+  Bytes given;
+  if (!BytesOf(env, plaintext, "plaintext", &given)) return nullptr;
+  if (given.length > kMostPlaintext) {
+    Throw(env, "the plaintext is too long for a token");
+    return nullptr;
+  }
+  Scratch::Loan bytes(core->bytes, layout.overhead + given.length, Scratch::kSecret);
+  if (bytes.data() == nullptr) {
+    Throw(env, "there is no memory");
+    return nullptr;
+  }
+  if (given.length > 0) std::memcpy(bytes.data() + layout.front, given.data, given.length);
+  return SealInPlace(env, core, layout, bytes.data(), given.length, seal);
+}
+
+// What authentic bytes are for JavaScript; its undefined for bytes that should be a text and are not UTF-8.
+inline napi_value Plaintext(napi_env env, const uint8_t* bytes, size_t length, As as) {
+  if (as == As::kBytes) return CopiedBuffer(env, bytes, length);
+  switch (KindOf(bytes, length)) {
+    case TextKind::kAscii:
+      return AsciiString(env, reinterpret_cast<const char*>(bytes), length);
+    case TextKind::kUtf8:
+      return Utf8String(env, bytes, length);
+    case TextKind::kNoText:
+      break;
+  }
+  return Undefined(env);
+}
+
+// The plaintext of a token; JavaScript's null if it is malformed or not authentic. `open(bytes, length)` verifies the token's bytes, and
+// decrypts the plaintext of that length in place.
+template <typename Open>
+napi_value OpenToken(napi_env env, Core* core, const Layout& layout, napi_value token, As as, Open open) {
+  size_t units = 0;
+  if (!StringLength(env, token, &units)) {
+    ThrowType(env, "token must be a string");
+    return nullptr;
+  }
+  Scratch::Loan string(core->string, (units + 1) * sizeof(char16_t), Scratch::kPublic);
+  Scratch::Loan bytes(core->bytes, MostDecoded(units), Scratch::kSecret);
+  char16_t* const text = reinterpret_cast<char16_t*>(string.data());
+  if (text == nullptr || bytes.data() == nullptr) {
+    Throw(env, "there is no memory");
+    return nullptr;
+  }
+  if (!CopyString(env, token, units, text)) return nullptr;
+  const size_t token_bytes = ReadToken(layout.format, text, units, bytes.data());
+  if (token_bytes == 0) return Null(env);
+  const size_t length = token_bytes - layout.overhead;
+  switch (open(bytes.data(), length)) {
+    case Outcome::kDone:
+      return Plaintext(env, bytes.data() + layout.front, length, as);
+    case Outcome::kRefused:
+      return Null(env);
+    case Outcome::kFailed:
+      break;
+  }
+  Throw(env, "OpenSSL did not decrypt");
+  return nullptr;
+}
+
+}  // namespace keystore
