@@ -78,10 +78,10 @@ export type KeystoreEvent =
   /** The service was opened, or an adapter of an auth library started, with `plaintext: 'pass-through'`, which gives up integrity. */
   | { readonly type: 'plaintextPassThrough' }
   /**
-   * The service was opened where `@drizzle-keystore/native` is installed. `core` tells which core is in use, and `reason` why: `javascript` means that
-   * the package cannot be used.
+   * The service was opened where `@drizzle-keystore/native` is installed and cannot be used, and `reason` says why. JavaScript does its work,
+   * several times slower.
    */
-  | { readonly type: 'nativeCore'; readonly core: 'native' | 'javascript'; readonly reason: string }
+  | { readonly type: 'nativeCore'; readonly reason: string }
   /** The store cannot announce changes for now. Rotations and shreds by other processes are noticed when cached keys expire (`cache.ttlMs`). */
   | { readonly type: 'changesSilent'; readonly reason: string }
 

@@ -3,7 +3,7 @@
 import { invalidArgument, KeystoreError } from '../errors.js'
 import { isTurnDue, nextTurn, weightOf } from '../event-loop.js'
 import type { EmitEvent } from '../events.js'
-import { remarkableCore } from '../format/chosen-core.js'
+import { whyNativeIsUnusable } from '../format/chosen-core.js'
 import { contextPieces, type EncryptionContext } from '../format/context.js'
 import { assertFingerprintArguments, type FingerprintOptions } from '../format/fingerprint.js'
 import type { Format } from '../format/formats.js'
@@ -101,8 +101,8 @@ export class EnvelopeCrypto {
       await checkMasterKeys(store, keyring, resolved)
       if (keyLogPath !== undefined) await refuseOlderCopy(store, keyLogPath, emit)
       if (resolved.plaintext === 'pass-through') emit({ type: 'plaintextPassThrough' })
-      const core = remarkableCore()
-      if (core !== null) emit({ type: 'nativeCore', core: core.name, reason: core.reason })
+      const reason = whyNativeIsUnusable()
+      if (reason !== null) emit({ type: 'nativeCore', reason })
       return new EnvelopeCrypto(resolved)
     } catch (error) {
       await closeGivenStore(options)

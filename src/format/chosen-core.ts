@@ -13,8 +13,8 @@ export interface CryptoCore {
 
 interface Choice extends CryptoCore {
   readonly core: Core
-  /** Whether operators want to know: it is in use, or was installed in vain. */
-  readonly isRemarkable: boolean
+  /** The native core is installed in vain. */
+  readonly isUnusable: boolean
 }
 
 let choice: Choice | undefined
@@ -29,17 +29,16 @@ function choose(): Choice {
   if (addon instanceof NoAddon) return javascript(addon.reason, addon.isInstalled)
   try {
     const core = nativeCore(addon)
-    if (passesSelfTest(core)) {
-      return { core, name: 'native', reason: 'it is installed, and its self-test passed', isRemarkable: true }
-    }
+    const reason = 'it is installed, and its self-test passed'
+    if (passesSelfTest(core)) return { core, name: 'native', reason, isUnusable: false }
   } catch {
     // What it threw says no more than that.
   }
   return javascript('the self-test of @drizzle-keystore/native failed', true)
 }
 
-function javascript(reason: string, isRemarkable: boolean): Choice {
-  return { core: javascriptCore, name: 'javascript', reason, isRemarkable }
+function javascript(reason: string, isUnusable: boolean): Choice {
+  return { core: javascriptCore, name: 'javascript', reason, isUnusable }
 }
 
 /** Chosen at the first key or token. */
@@ -59,7 +58,8 @@ export function cryptoCore(): CryptoCore {
   return { name, reason }
 }
 
-/** {@link cryptoCore} for the event; null for who never installed it, or turned it off. */
-export function remarkableCore(): CryptoCore | null {
-  return chosen().isRemarkable ? cryptoCore() : null
+/** Why the native core, which is installed, is not in use; null if it is, was never installed, or was turned off. */
+export function whyNativeIsUnusable(): string | null {
+  const { isUnusable, reason } = chosen()
+  return isUnusable ? reason : null
 }
