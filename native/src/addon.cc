@@ -8,7 +8,6 @@
 #include "core.h"
 #include "keys.h"
 #include "token.h"
-#include "tokens.h"
 #include "values.h"
 
 #ifdef KEYSTORE_LIMIT
@@ -61,28 +60,13 @@ bool Keep(napi_env env, Core* core) {
 napi_value TokenVersion(napi_env env, napi_callback_info info) {
   Call<1> call;
   if (!call.Read(env, info)) return nullptr;
-  Core* const core = static_cast<Core*>(call.data);
-  size_t units = 0;
-  if (!StringLength(env, call.arguments[0], &units)) {
-    ThrowType(env, "token must be a string");
-    return nullptr;
-  }
-  Scratch::Loan string(core->string, (units + 1) * sizeof(char16_t), Scratch::kSecret);
-  Scratch::Loan bytes(core->bytes, MostDecoded(units), Scratch::kSecret);
-  char16_t* const text = reinterpret_cast<char16_t*>(string.data());
-  if (text == nullptr || bytes.data() == nullptr) {
-    Throw(env, "there is no memory");
-    return nullptr;
-  }
-  if (!CopyString(env, call.arguments[0], units, text)) return nullptr;
-  uint32_t version = 0;
-  if (ReadToken(Format::kV3, text, units, bytes.data()) > 0) {
-    version = VersionOf(bytes.data());
-  } else if (ReadToken(Format::kV2, text, units, bytes.data()) > 0) {
-    version = 1;
-  }
+  // It may be a plaintext, given by mistake.
+  String text(static_cast<Core*>(call.data)->string, Scratch::kSecret);
+  const String::Status status = text.Read(env, call.arguments[0]);
+  if (status == String::Status::kNoString) ThrowType(env, "token must be a string");
+  if (status != String::Status::kRead) return nullptr;
   napi_value value = nullptr;
-  if (napi_create_uint32(env, version, &value) != napi_ok) Throw(env, "the result cannot be made");
+  if (napi_create_uint32(env, CheckToken(text.text(), text.length()), &value) != napi_ok) Throw(env, "the result cannot be made");
   return value;
 }
 

@@ -49,6 +49,11 @@ class Scratch {
 
     uint8_t* data() const { return data_; }
 
+    // Of a loan that turned out to be larger than needed: no more than this was written.
+    void Used(size_t bytes) {
+      if (bytes < secret_bytes_) secret_bytes_ = bytes;
+    }
+
    private:
     Scratch& scratch_;
     uint8_t* data_;

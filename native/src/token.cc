@@ -46,6 +46,22 @@ size_t ReadToken(Format format, const char16_t* text, size_t length, uint8_t* ou
   return version >= 1 && version <= kMaxVersion ? bytes : 0;
 }
 
+uint32_t CheckToken(const char16_t* text, size_t length) {
+  if (HasPrefix(Format::kV2, text, length)) {
+    const size_t bytes = CheckBase64Lenient(text + kPrefixCharacters, length - kPrefixCharacters);
+    return bytes != kNotBase64 && bytes >= kV2Overhead ? 1 : 0;
+  }
+  if (!HasPrefix(Format::kV3, text, length)) return 0;
+  text += kPrefixCharacters;
+  const size_t bytes = CheckBase64UrlStrict(text, length - kPrefixCharacters);
+  if (bytes == kNotBase64 || bytes < kV3Overhead) return 0;
+  // Two groups of four characters hold the version and more.
+  uint8_t front[6];
+  DecodeBase64UrlStrict(text, 8, front);
+  const uint32_t version = VersionOf(front);
+  return version <= kMaxVersion ? version : 0;
+}
+
 uint32_t VersionOf(const uint8_t* token_bytes) {
   return static_cast<uint32_t>(token_bytes[0]) << 24 | static_cast<uint32_t>(token_bytes[1]) << 16 |
          static_cast<uint32_t>(token_bytes[2]) << 8 | token_bytes[3];

@@ -32,6 +32,9 @@ void WriteToken(Format format, const uint8_t* bytes, size_t length, char* out);
 // Decodes a token into MostDecoded(length) bytes. Returns how many there are, or 0 if the text is malformed as a token of this format.
 size_t ReadToken(Format format, const char16_t* text, size_t length, uint8_t* out);
 
+// The version of the key that a token of either format names, 1 for v2; 0 if the text is malformed.
+uint32_t CheckToken(const char16_t* text, size_t length);
+
 uint32_t VersionOf(const uint8_t* token_bytes);
 void PutVersion(uint32_t version, uint8_t* token_bytes);
 

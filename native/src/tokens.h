@@ -45,16 +45,11 @@ napi_value SealInPlace(napi_env env, Core* core, const Layout& layout, uint8_t* 
 // The token of a plaintext, a string or a Uint8Array; JavaScript's null for a string with a lone surrogate.
 template <typename Seal>
 napi_value SealToken(napi_env env, Core* core, const Layout& layout, napi_value plaintext, Seal seal) {
-  size_t units = 0;
-  if (StringLength(env, plaintext, &units)) {
-    Scratch::Loan string(core->string, (units + 1) * sizeof(char16_t), Scratch::kSecret);
-    char16_t* const text = reinterpret_cast<char16_t*>(string.data());
-    if (text == nullptr) {
-      Throw(env, "there is no memory");
-      return nullptr;
-    }
-    if (!CopyString(env, plaintext, units, text)) return nullptr;
-    const size_t length = Utf8Length(text, units);
+  String string(core->string, Scratch::kSecret);
+  const String::Status status = string.Read(env, plaintext);
+  if (status == String::Status::kFailed) return nullptr;
+  if (status == String::Status::kRead) {
+    const size_t length = Utf8Length(string.text(), string.length());
     if (length == kIllFormed) return Null(env);
     if (length > kMostPlaintext) {
       Throw(env, "the plaintext is too long for a token");
@@ -65,7 +60,7 @@ napi_value SealToken(napi_env env, Core* core, const Layout& layout, napi_value 
       Throw(env, "there is no memory");
       return nullptr;
     }
-    WriteUtf8(text, units, bytes.data() + layout.front, length);
+    WriteUtf8(string.text(), string.length(), bytes.data() + layout.front, length);
     return SealInPlace(env, core, layout, bytes.data(), length, seal);
   }
   Bytes given;
@@ -101,20 +96,16 @@ inline napi_value Plaintext(napi_env env, const uint8_t* bytes, size_t length, A
 // decrypts the plaintext of that length in place.
 template <typename Open>
 napi_value OpenToken(napi_env env, Core* core, const Layout& layout, napi_value token, As as, Open open) {
-  size_t units = 0;
-  if (!StringLength(env, token, &units)) {
-    ThrowType(env, "token must be a string");
-    return nullptr;
-  }
-  Scratch::Loan string(core->string, (units + 1) * sizeof(char16_t), Scratch::kPublic);
-  Scratch::Loan bytes(core->bytes, MostDecoded(units), Scratch::kSecret);
-  char16_t* const text = reinterpret_cast<char16_t*>(string.data());
-  if (text == nullptr || bytes.data() == nullptr) {
+  String text(core->string, Scratch::kPublic);
+  const String::Status status = text.Read(env, token);
+  if (status == String::Status::kNoString) ThrowType(env, "token must be a string");
+  if (status != String::Status::kRead) return nullptr;
+  Scratch::Loan bytes(core->bytes, MostDecoded(text.length()), Scratch::kSecret);
+  if (bytes.data() == nullptr) {
     Throw(env, "there is no memory");
     return nullptr;
   }
-  if (!CopyString(env, token, units, text)) return nullptr;
-  const size_t token_bytes = ReadToken(layout.format, text, units, bytes.data());
+  const size_t token_bytes = ReadToken(layout.format, text.text(), text.length(), bytes.data());
   if (token_bytes == 0) return Null(env);
   const size_t length = token_bytes - layout.overhead;
   switch (open(bytes.data(), length)) {

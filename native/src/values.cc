@@ -50,15 +50,48 @@ bool BytesOf(napi_env env, napi_value value, const char* name, size_t length, By
   return false;
 }
 
-bool StringLength(napi_env env, napi_value value, size_t* length) {
-  return napi_get_value_string_utf16(env, value, nullptr, 0, length) == napi_ok;
+String::Status String::Read(napi_env env, napi_value value) {
+  loan_.emplace(scratch_, kShortUnits * sizeof(char16_t), content_);
+  char16_t* const out = reinterpret_cast<char16_t*>(loan_->data());
+  if (out == nullptr) {
+    Throw(env, "there is no memory");
+    return Status::kFailed;
+  }
+  const napi_status status = napi_get_value_string_utf16(env, value, out, kShortUnits, &length_);
+  if (status == napi_string_expected) {
+    loan_->Used(0);
+    return Status::kNoString;
+  }
+  if (status != napi_ok) {
+    Throw(env, "the string cannot be read");
+    return Status::kFailed;
+  }
+  // Node ends what it writes with a zero, and cuts what does not fit.
+  if (length_ == kShortUnits - 1) return ReadLong(env, value);
+  loan_->Used((length_ + 1) * sizeof(char16_t));
+  text_ = out;
+  return Status::kRead;
 }
 
-bool CopyString(napi_env env, napi_value value, size_t length, char16_t* out) {
+String::Status String::ReadLong(napi_env env, napi_value value) {
+  loan_.reset();
   size_t copied = 0;
-  if (napi_get_value_string_utf16(env, value, out, length + 1, &copied) == napi_ok && copied == length) return true;
-  Throw(env, "the string cannot be read");
-  return false;
+  if (napi_get_value_string_utf16(env, value, nullptr, 0, &length_) != napi_ok) {
+    Throw(env, "the string cannot be read");
+    return Status::kFailed;
+  }
+  loan_.emplace(scratch_, (length_ + 1) * sizeof(char16_t), content_);
+  char16_t* const out = reinterpret_cast<char16_t*>(loan_->data());
+  if (out == nullptr) {
+    Throw(env, "there is no memory");
+    return Status::kFailed;
+  }
+  if (napi_get_value_string_utf16(env, value, out, length_ + 1, &copied) != napi_ok || copied != length_) {
+    Throw(env, "the string cannot be read");
+    return Status::kFailed;
+  }
+  text_ = out;
+  return Status::kRead;
 }
 
 napi_value Null(napi_env env) {

@@ -2,6 +2,8 @@
 #pragma once
 #include <node_api.h>
 
+#include <optional>
+
 #include "ciphers.h"
 #include "secret_memory.h"
 
@@ -15,11 +17,31 @@ void ThrowType(napi_env env, const char* message);
 bool BytesOf(napi_env env, napi_value value, const char* name, Bytes* bytes);
 bool BytesOf(napi_env env, napi_value value, const char* name, size_t length, Bytes* bytes);
 
-// How many UTF-16 units a string has. False, and no exception, if the value is no string.
-bool StringLength(napi_env env, napi_value value, size_t* length);
+// A copy of a JavaScript string, for as long as this lives.
+class String {
+ public:
+  enum class Status { kRead, kNoString, kFailed };
 
-// Copies a string of that length. `out` has room for one more unit.
-bool CopyString(napi_env env, napi_value value, size_t length, char16_t* out);
+  String(Scratch& scratch, Scratch::Content content) : scratch_(scratch), content_(content) {}
+
+  // kNoString leaves no exception pending, kFailed does. Once.
+  Status Read(napi_env env, napi_value value);
+
+  const char16_t* text() const { return text_; }
+  size_t length() const { return length_; }
+
+ private:
+  Status ReadLong(napi_env env, napi_value value);
+
+  // Most strings are read by one call of Node's; the length of one that does not fit is asked for first.
+  static constexpr size_t kShortUnits = 1024;
+
+  Scratch& scratch_;
+  const Scratch::Content content_;
+  std::optional<Scratch::Loan> loan_;
+  const char16_t* text_ = nullptr;
+  size_t length_ = 0;
+};
 
 napi_value Null(napi_env env);
 napi_value Undefined(napi_env env);
