@@ -56,17 +56,43 @@ bool Keep(napi_env env, Core* core) {
   return true;
 }
 
-// `versionOf(token)`: the version of the key that a whole token names, 1 for one of format v2, 0 if it is malformed
+// Checks a token, and keeps its bytes for the call that opens it with the same ticket.
+uint32_t CheckAndKeep(Core* core, const String& token, double ticket) {
+  CheckedToken& checked = core->checked;
+  checked.ticket = 0;
+  if (token.length() > CheckedToken::kMostCharacters) return CheckToken(token.text(), token.length());
+  checked.is_v3 = true;
+  checked.length = ReadToken(Format::kV3, token.text(), token.length(), checked.bytes);
+  if (checked.length == 0) {
+    checked.is_v3 = false;
+    checked.length = ReadToken(Format::kV2, token.text(), token.length(), checked.bytes);
+  }
+  if (checked.length == 0) {
+    // Perhaps a plaintext, given by mistake.
+    OPENSSL_cleanse(checked.bytes, sizeof(checked.bytes));
+    return 0;
+  }
+  checked.ticket = ticket;
+  return checked.is_v3 ? VersionOf(checked.bytes) : 1;
+}
+
+// `versionOf(token, ticket)`: the version of the key that a whole token names, 1 for one of format v2, 0 if it is malformed
 napi_value TokenVersion(napi_env env, napi_callback_info info) {
-  Call<1> call;
+  Call<2> call;
   if (!call.Read(env, info)) return nullptr;
+  Core* const core = static_cast<Core*>(call.data);
+  double ticket = 0;
+  if (napi_get_value_double(env, call.arguments[1], &ticket) != napi_ok) {
+    ThrowType(env, "ticket must be a number");
+    return nullptr;
+  }
   // It may be a plaintext, given by mistake.
-  String text(static_cast<Core*>(call.data)->string, Scratch::kSecret);
+  String text(core->string, Scratch::kSecret);
   const String::Status status = text.Read(env, call.arguments[0]);
   if (status == String::Status::kNoString) ThrowType(env, "token must be a string");
   if (status != String::Status::kRead) return nullptr;
   napi_value value = nullptr;
-  if (napi_create_uint32(env, CheckToken(text.text(), text.length()), &value) != napi_ok) Throw(env, "the result cannot be made");
+  if (napi_create_uint32(env, CheckAndKeep(core, text, ticket), &value) != napi_ok) Throw(env, "the result cannot be made");
   return value;
 }
 

@@ -8,6 +8,18 @@
 
 namespace keystore {
 
+// The bytes of the token that was checked last: mostly it is opened next, and is then not read and decoded again.
+struct CheckedToken {
+  static constexpr size_t kMostCharacters = 1024;
+  static constexpr size_t kRoom = kMostCharacters / 4 * 3 + 3;
+
+  // Which call checked it, by a number that JavaScript gave and gives once. 0: there is none.
+  double ticket = 0;
+  bool is_v3 = false;
+  size_t length = 0;
+  uint8_t bytes[kRoom];
+};
+
 class Core {
  public:
   // Null if OpenSSL or the memory refuses. The caller holds the first reference.
@@ -32,6 +44,7 @@ class Core {
   Scratch bytes;
   Scratch characters;
   Nonces nonces;
+  CheckedToken checked;
 
   // The environment ends: JavaScript must not be called any more.
   void EnvironmentEnds(napi_env env);

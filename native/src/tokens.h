@@ -92,10 +92,42 @@ inline napi_value Plaintext(napi_env env, const uint8_t* bytes, size_t length, A
   return Undefined(env);
 }
 
-// The plaintext of a token; JavaScript's null if it is malformed or not authentic. `open(bytes, length)` verifies the token's bytes, and
-// decrypts the plaintext of that length in place.
+// The plaintext of a token's bytes, which are decrypted in place.
 template <typename Open>
-napi_value OpenToken(napi_env env, Core* core, const Layout& layout, napi_value token, As as, Open open) {
+napi_value OpenInPlace(napi_env env, const Layout& layout, uint8_t* bytes, size_t token_bytes, As as, Open open) {
+  const size_t length = token_bytes - layout.overhead;
+  switch (open(bytes, length)) {
+    case Outcome::kDone:
+      return Plaintext(env, bytes + layout.front, length, as);
+    case Outcome::kRefused:
+      return Null(env);
+    case Outcome::kFailed:
+      break;
+  }
+  Throw(env, "OpenSSL did not decrypt");
+  return nullptr;
+}
+
+// The plaintext of a token; JavaScript's null if it is malformed or not authentic. `open(bytes, length)` verifies the token's bytes, and
+// decrypts the plaintext of that length in place. `ticket` is what the token was checked with, or 0.
+template <typename Open>
+napi_value OpenToken(napi_env env, Core* core, const Layout& layout, napi_value token, napi_value ticket_value, As as,
+                     Open open) {
+  double ticket = 0;
+  if (napi_get_value_double(env, ticket_value, &ticket) != napi_ok) {
+    ThrowType(env, "ticket must be a number");
+    return nullptr;
+  }
+  const CheckedToken& checked = core->checked;
+  if (ticket != 0 && ticket == checked.ticket && checked.is_v3 == (layout.format == Format::kV3)) {
+    Scratch::Loan copy(core->bytes, checked.length, Scratch::kSecret);
+    if (copy.data() == nullptr) {
+      Throw(env, "there is no memory");
+      return nullptr;
+    }
+    std::memcpy(copy.data(), checked.bytes, checked.length);
+    return OpenInPlace(env, layout, copy.data(), checked.length, as, open);
+  }
   String text(core->string, Scratch::kPublic);
   const String::Status status = text.Read(env, token);
   if (status == String::Status::kNoString) ThrowType(env, "token must be a string");
@@ -107,17 +139,7 @@ napi_value OpenToken(napi_env env, Core* core, const Layout& layout, napi_value 
   }
   const size_t token_bytes = ReadToken(layout.format, text.text(), text.length(), bytes.data());
   if (token_bytes == 0) return Null(env);
-  const size_t length = token_bytes - layout.overhead;
-  switch (open(bytes.data(), length)) {
-    case Outcome::kDone:
-      return Plaintext(env, bytes.data() + layout.front, length, as);
-    case Outcome::kRefused:
-      return Null(env);
-    case Outcome::kFailed:
-      break;
-  }
-  Throw(env, "OpenSSL did not decrypt");
-  return nullptr;
+  return OpenInPlace(env, layout, bytes.data(), token_bytes, as, open);
 }
 
 }  // namespace keystore

@@ -45,17 +45,17 @@ napi_value SealV2Token(napi_env env, napi_callback_info info) {
 }
 
 napi_value OpenV2Token(napi_env env, napi_callback_info info, As as) {
-  Call<1> call;
+  Call<2> call;
   if (!call.Read(env, info)) return nullptr;
   Object* const self = Object::Of(env, call.self);
   if (self == nullptr) return nullptr;
-  return OpenToken(env, self->core, kV2Layout, call.arguments[0], as,
+  return OpenToken(env, self->core, kV2Layout, call.arguments[0], call.arguments[1], as,
                    [&](uint8_t* bytes, size_t length) { return self->key.Open(bytes, length); });
 }
 
-// `openToken(token)`
+// `openToken(token, ticket)`
 napi_value OpenV2TokenBytes(napi_env env, napi_callback_info info) { return OpenV2Token(env, info, As::kBytes); }
-// `openTokenText(token)`
+// `openTokenText(token, ticket)`
 napi_value OpenV2TokenText(napi_env env, napi_callback_info info) { return OpenV2Token(env, info, As::kText); }
 
 constexpr size_t kMostWrapped = 1024;

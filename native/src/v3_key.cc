@@ -44,7 +44,7 @@ napi_value SealV3Token(napi_env env, napi_callback_info info) {
   }
   const uint8_t* const nonce = self->core->TakeNonce(env, kXaesNonceBytes);
   Bytes aad;
-  if (nonce == nullptr || !BytesOf(env, call.arguments[2], "aad", &aad)) return nullptr;
+  if (nonce == nullptr || !self->AadOf(env, call.arguments[2], &aad)) return nullptr;
   return SealToken(env, self->core, kV3Layout, call.arguments[1], [&](uint8_t* bytes, size_t length) {
     PutVersion(version, bytes);
     return self->key.Seal(self->core, nonce, aad, bytes + kVersionBytes, length);
@@ -52,19 +52,19 @@ napi_value SealV3Token(napi_env env, napi_callback_info info) {
 }
 
 napi_value OpenV3Token(napi_env env, napi_callback_info info, As as) {
-  Call<2> call;
+  Call<3> call;
   if (!call.Read(env, info)) return nullptr;
   Object* const self = Object::Of(env, call.self);
   Bytes aad;
-  if (self == nullptr || !BytesOf(env, call.arguments[1], "aad", &aad)) return nullptr;
-  return OpenToken(env, self->core, kV3Layout, call.arguments[0], as, [&](uint8_t* bytes, size_t length) {
+  if (self == nullptr || !self->AadOf(env, call.arguments[2], &aad)) return nullptr;
+  return OpenToken(env, self->core, kV3Layout, call.arguments[0], call.arguments[1], as, [&](uint8_t* bytes, size_t length) {
     return self->key.Open(self->core, aad, bytes + kVersionBytes, length);
   });
 }
 
-// `openToken(token, aad)`
+// `openToken(token, ticket, aad)`
 napi_value OpenV3TokenBytes(napi_env env, napi_callback_info info) { return OpenV3Token(env, info, As::kBytes); }
-// `openTokenText(token, aad)`
+// `openTokenText(token, ticket, aad)`
 napi_value OpenV3TokenText(napi_env env, napi_callback_info info) { return OpenV3Token(env, info, As::kText); }
 
 // `0x03 || nonce[24] || ciphertext[32] || tag[16] || commitment[32]`

@@ -39,10 +39,10 @@ export type OpenedText = string | null | undefined
 /** A key that was derived for the tokens of a version, or for the wraps of a master key: format v3. */
 export interface V3Key {
   /** `"v3:" + base64url(key_version[4] ‖ nonce[24] ‖ ciphertext ‖ tag[16] ‖ commitment[32])`. @param plaintext well formed */
-  sealToken(version: number, plaintext: Uint8Array | string, aad: Uint8Array): Token
+  sealToken(version: number, plaintext: Uint8Array | string, aad?: Uint8Array): Token
   /** @returns null if it is not authentic */
-  openToken(token: ParsedToken, aad: Uint8Array): Buffer | null
-  openTokenText(token: ParsedToken, aad: Uint8Array): OpenedText
+  openToken(token: ParsedToken, aad?: Uint8Array): Buffer | null
+  openTokenText(token: ParsedToken, aad?: Uint8Array): OpenedText
   /** @returns 105 bytes of a key of 32 */
   wrap(key: Uint8Array, aad: Uint8Array): Buffer
   /** @returns 32 bytes, the caller's to wipe; null if the wrap is of another key or AAD, or was changed */
@@ -64,8 +64,11 @@ export interface V2Key {
 
 export interface Core {
   readonly name: 'javascript' | 'native'
-  /** @param derive gives the 32 bytes of the key, which are wiped; it may be called again later */
-  v3Key(derive: () => Buffer): V3Key
+  /**
+   * @param derive gives the 32 bytes of the key, which are wiped; it may be called again later
+   * @param aad what tokens are bound to that are sealed or opened without one; not to be changed
+   */
+  v3Key(derive: () => Buffer, aad?: Uint8Array): V3Key
   v2Key(key: KeyObject): V2Key
   /** @returns null unless it is well formed as a whole token */
   parse(value: string): ParsedToken | null

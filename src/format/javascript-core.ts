@@ -27,7 +27,7 @@ import {
 
 export const javascriptCore: Core = {
   name: 'javascript',
-  v3Key: (derive) => new JavaScriptV3Key(derive),
+  v3Key: (derive, aad) => new JavaScriptV3Key(derive, aad),
   v2Key: (key) => new JavaScriptV2Key(key),
   parse(value) {
     if (value.startsWith(V2_PREFIX)) {
@@ -44,12 +44,15 @@ export const javascriptCore: Core = {
   },
 }
 
+const NO_AAD = new Uint8Array()
 const WRAP_HEADER = Uint8Array.of(V3_WRAP_HEADER)
 
 class JavaScriptV3Key implements V3Key {
   readonly #key: XaesKey
+  readonly #aad: Uint8Array
 
-  constructor(derive: () => Buffer) {
+  constructor(derive: () => Buffer, aad: Uint8Array = NO_AAD) {
+    this.#aad = aad
     const key = derive()
     try {
       this.#key = new XaesKey(key)
@@ -58,17 +61,17 @@ class JavaScriptV3Key implements V3Key {
     }
   }
 
-  sealToken(version: number, plaintext: Uint8Array | string, aad: Uint8Array): Token {
+  sealToken(version: number, plaintext: Uint8Array | string, aad = this.#aad): Token {
     const header = Buffer.allocUnsafe(VERSION_BYTES)
     header.writeUInt32BE(version, 0)
     return (V3_PREFIX + encodeBase64Url([header, ...this.#key.encrypt(plaintext, aad)], 2)) as Token
   }
 
-  openToken({ sealed }: ParsedToken, aad: Uint8Array): Buffer | null {
+  openToken({ sealed }: ParsedToken, aad = this.#aad): Buffer | null {
     return this.#key.open(sealed, aad)
   }
 
-  openTokenText({ sealed }: ParsedToken, aad: Uint8Array): OpenedText {
+  openTokenText({ sealed }: ParsedToken, aad = this.#aad): OpenedText {
     return textOf(this.#key.open(sealed, aad))
   }
 

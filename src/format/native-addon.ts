@@ -11,10 +11,11 @@ export interface NativeAddon {
 export interface NativeParts {
   readonly V3Key: new (
     key: Uint8Array,
+    aad?: Uint8Array,
   ) => {
-    sealToken(version: number, plaintext: Uint8Array | string, aad: Uint8Array): string | null
-    openToken(token: string, aad: Uint8Array): Buffer | null
-    openTokenText(token: string, aad: Uint8Array): string | null | undefined
+    sealToken(version: number, plaintext: Uint8Array | string, aad?: Uint8Array): string | null
+    openToken(token: string, ticket: number, aad?: Uint8Array): Buffer | null
+    openTokenText(token: string, ticket: number, aad?: Uint8Array): string | null | undefined
     wrap(key: Uint8Array, aad: Uint8Array): Buffer
     unwrap(wrapped: Uint8Array, aad: Uint8Array): Buffer | null
   }
@@ -22,13 +23,17 @@ export interface NativeParts {
     key: Uint8Array,
   ) => {
     sealToken(plaintext: Uint8Array | string): string | null
-    openToken(token: string): Buffer | null
-    openTokenText(token: string): string | null | undefined
+    openToken(token: string, ticket: number): Buffer | null
+    openTokenText(token: string, ticket: number): string | null | undefined
     wrap(key: Uint8Array): Buffer
     unwrap(wrapped: Uint8Array): Buffer | null
   }
-  /** 1 to 2³¹−1; 0 if the text is malformed as a token of either format */
-  versionOf(token: string): number
+  /**
+   * 1 to 2³¹−1; 0 if the text is malformed as a token of either format.
+   *
+   * @param ticket a number of this call alone: the call that opens the token next with it need not decode it again
+   */
+  versionOf(token: string, ticket: number): number
   forgetNonces(): void
 }
 

@@ -23,16 +23,18 @@ const LONG = 8192
 export function nativeCore(addon: NativeAddon): Core {
   const parts = addon.createCore(freshNonceBytes)
   onReseed(() => parts.forgetNonces())
+  let tickets = 0
   return {
     name: 'native',
-    v3Key: (derive) => new NativeV3Key(parts, derive),
+    v3Key: (derive, aad) => new NativeV3Key(parts, derive, aad),
     v2Key: (key) => new NativeV2Key(parts, key),
     parse(value) {
       const isV3 = value.startsWith(V3_PREFIX)
       if (!isV3 && !value.startsWith(V2_PREFIX)) return null
       if (value.length > LONG) return javascriptCore.parse(value)
-      const version = parts.versionOf(value)
-      return version === 0 ? null : new NativeToken(isV3 ? 'v3' : 'v2', version, value)
+      tickets += 1
+      const version = parts.versionOf(value, tickets)
+      return version === 0 ? null : new NativeToken(isV3 ? 'v3' : 'v2', version, value, tickets)
     },
   }
 }
@@ -42,11 +44,13 @@ class NativeToken implements ParsedToken {
   readonly format: 'v2' | 'v3'
   readonly version: number
   readonly text: string
+  readonly ticket: number
 
-  constructor(format: 'v2' | 'v3', version: number, text: string) {
+  constructor(format: 'v2' | 'v3', version: number, text: string, ticket: number) {
     this.format = format
     this.version = version
     this.text = text
+    this.ticket = ticket
   }
 
   get sealed(): Buffer {
@@ -60,29 +64,32 @@ class NativeV3Key implements V3Key {
   /** Made at the first long token. */
   #long: V3Key | undefined
 
-  constructor({ V3Key }: NativeParts, derive: () => Buffer) {
+  readonly #aad: Uint8Array | undefined
+
+  constructor({ V3Key }: NativeParts, derive: () => Buffer, aad: Uint8Array | undefined) {
     this.#derive = derive
+    this.#aad = aad
     const key = derive()
     try {
-      this.#key = new V3Key(key)
+      this.#key = new V3Key(key, aad)
     } finally {
       key.fill(0)
     }
   }
 
-  sealToken(version: number, plaintext: Uint8Array | string, aad: Uint8Array): Token {
+  sealToken(version: number, plaintext: Uint8Array | string, aad?: Uint8Array): Token {
     if (plaintext.length > LONG) return this.#forLong().sealToken(version, plaintext, aad)
     return wellFormed(this.#key.sealToken(version, plaintext, aad), plaintext)
   }
 
-  openToken(token: ParsedToken, aad: Uint8Array): Buffer | null {
+  openToken(token: ParsedToken, aad?: Uint8Array): Buffer | null {
     if (token.text.length > LONG) return this.#forLong().openToken(token, aad)
-    return this.#key.openToken(token.text, aad)
+    return this.#key.openToken(token.text, ticketOf(token), aad)
   }
 
-  openTokenText(token: ParsedToken, aad: Uint8Array): OpenedText {
+  openTokenText(token: ParsedToken, aad?: Uint8Array): OpenedText {
     if (token.text.length > LONG) return this.#forLong().openTokenText(token, aad)
-    return this.#key.openTokenText(token.text, aad)
+    return this.#key.openTokenText(token.text, ticketOf(token), aad)
   }
 
   wrap(key: Uint8Array, aad: Uint8Array): Buffer {
@@ -94,7 +101,7 @@ class NativeV3Key implements V3Key {
   }
 
   #forLong(): V3Key {
-    this.#long ??= javascriptCore.v3Key(this.#derive)
+    this.#long ??= javascriptCore.v3Key(this.#derive, this.#aad)
     return this.#long
   }
 }
@@ -119,11 +126,15 @@ class NativeV2Key implements V2Key {
   }
 
   openToken(token: ParsedToken): Buffer | null {
-    return token.text.length > LONG ? this.#long.openToken(token) : this.#key.openToken(token.text)
+    return token.text.length > LONG
+      ? this.#long.openToken(token)
+      : this.#key.openToken(token.text, ticketOf(token))
   }
 
   openTokenText(token: ParsedToken): OpenedText {
-    return token.text.length > LONG ? this.#long.openTokenText(token) : this.#key.openTokenText(token.text)
+    return token.text.length > LONG
+      ? this.#long.openTokenText(token)
+      : this.#key.openTokenText(token.text, ticketOf(token))
   }
 
   wrap(key: Uint8Array): Buffer {
@@ -133,6 +144,11 @@ class NativeV2Key implements V2Key {
   unwrap(wrapped: Uint8Array): Buffer | null {
     return this.#key.unwrap(wrapped)
   }
+}
+
+/** 0 for none. */
+function ticketOf(token: ParsedToken): number {
+  return token instanceof NativeToken ? token.ticket : 0
 }
 
 /** It has no token for a lone surrogate, which JavaScript's core would not see. @throws ERR_INVALID_ARGUMENT */

@@ -153,11 +153,10 @@ export function parseToken(
   return parsed
 }
 
-/** Derives the key of a version's v3 tokens. Only format v2 uses a data key itself as an AES-GCM key. */
-export function deriveTokenKey(dataKey: KeyObject, { userId, version }: KeyRef): V3Key {
-  return currentCore().v3Key(() =>
-    hmacSha256(dataKey, preAuthEncode([TOKEN_KEY_LABEL, userId, String(version)])),
-  )
+/** Derives the key of a version's v3 tokens, with their {@link tokenAad}. Only format v2 uses a data key itself as an AES-GCM key. */
+export function deriveTokenKey(dataKey: KeyObject, { userId, version }: KeyRef, aad: Uint8Array): V3Key {
+  const label = () => preAuthEncode([TOKEN_KEY_LABEL, userId, String(version)])
+  return currentCore().v3Key(() => hmacSha256(dataKey, label()), aad)
 }
 
 /**

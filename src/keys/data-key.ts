@@ -73,14 +73,14 @@ export class DataKey implements KeyRow {
   /** @param context from `contextPieces`; format v2 does not bind it */
   seal(format: Format, plaintext: Uint8Array | string, context: readonly string[]): Token {
     if (format === 'v2') return this.#v2().sealToken(plaintext)
-    return this.#v3().sealToken(this.version, plaintext, this.#aad(context))
+    return this.#v3().sealToken(this.version, plaintext, this.#aadWith(context))
   }
 
   /** @throws ERR_DECRYPTION_FAILED: changed, or of another key, user, version or context */
   open(token: ParsedToken, context: readonly string[]): Buffer {
     if (token.version !== this.version) throw decryptionFailed()
     const isV2 = token.format === 'v2'
-    return authentic(isV2 ? this.#v2().openToken(token) : this.#v3().openToken(token, this.#aad(context)))
+    return authentic(isV2 ? this.#v2().openToken(token) : this.#v3().openToken(token, this.#aadWith(context)))
   }
 
   /** {@link open} as a text; undefined if the bytes are not UTF-8. */
@@ -88,7 +88,7 @@ export class DataKey implements KeyRow {
     if (token.version !== this.version) throw decryptionFailed()
     const isV2 = token.format === 'v2'
     return authentic<OpenedText>(
-      isV2 ? this.#v2().openTokenText(token) : this.#v3().openTokenText(token, this.#aad(context)),
+      isV2 ? this.#v2().openTokenText(token) : this.#v3().openTokenText(token, this.#aadWith(context)),
     )
   }
 
@@ -116,13 +116,18 @@ export class DataKey implements KeyRow {
   }
 
   #v3(): V3Key {
-    this.#tokenKey ??= deriveTokenKey(this.#key, this)
+    this.#tokenKey ??= deriveTokenKey(this.#key, this, this.#aad())
     return this.#tokenKey
   }
 
-  #aad(context: readonly string[]): Buffer {
+  #aad(): Buffer {
     this.#aadWithoutContext ??= tokenAad(this)
-    return context.length === 0 ? this.#aadWithoutContext : preAuthExtend(this.#aadWithoutContext, context)
+    return this.#aadWithoutContext
+  }
+
+  /** Undefined without a context: the key has that of its own. */
+  #aadWith(context: readonly string[]): Buffer | undefined {
+    return context.length === 0 ? undefined : preAuthExtend(this.#aad(), context)
   }
 }
 

@@ -45,11 +45,11 @@ function leaks(calls) {
   return grown(async (times) => {
     for (let call = 0; call < times; call += 10) {
       const token = v3.sealToken(1, 'Schlüssel 🔑', aad)
-      v3.openTokenText(token, aad)
-      v3.openToken(token, aad)
-      v3.openTokenText(`${token.slice(0, -2)}AA`, aad)
+      v3.openTokenText(token, 0, aad)
+      v3.openToken(token, 0, aad)
+      v3.openTokenText(`${token.slice(0, -2)}AA`, 0, aad)
       v3.unwrap(v3.wrap(key, aad), aad)
-      v2.openTokenText(v2.sealToken(key))
+      v2.openTokenText(v2.sealToken(key), 0)
       v3.sealToken(1, 'a\ud800', aad)
       try {
         v3.wrap('no bytes', aad)
@@ -83,7 +83,7 @@ async function wiped() {
     const v3 = new core.V3Key(key)
     const token = v3.sealToken(1, plaintext, aad)
     const wrap = v3.wrap(wrapped, aad)
-    const opened = [v3.openToken(token, aad), v3.unwrap(wrap, aad)]
+    const opened = [v3.openToken(token, 0, aad), v3.unwrap(wrap, aad)]
     const isSame = opened[0].equals(plaintext) && opened[1].equals(wrapped)
     for (const bytes of [key, plaintext, wrapped, ...opened]) bytes.fill(0)
     return { v3, isSame }
@@ -127,7 +127,7 @@ function countsInMemory(secrets) {
 function thread(tokens) {
   const key = new core.V3Key(Buffer.alloc(32, 3))
   for (let made = 0; made < tokens; made += 1) {
-    if (key.openTokenText(key.sealToken(1, `text ${made}`, aad), aad) !== `text ${made}`)
+    if (key.openTokenText(key.sealToken(1, `text ${made}`, aad), 0, aad) !== `text ${made}`)
       throw new Error('another text')
   }
 }

@@ -176,9 +176,9 @@ describeNative('the native core and JavaScript', () => {
           const [madeV3, wanted] = [v3.sealToken(1, text, aad), sealedAgain(key, nonce, 1, text, aad)]
           parts.nextNonce(nonce)
           expect(madeV3 === wanted.v3 && v2.sealToken(text) === wanted.v2, `${size}`).toBe(true)
-          expect(v3.openTokenText(wanted.v3, aad) === text, `${size}`).toBe(true)
-          expect(v2.openTokenText(wanted.v2) === text, `${size}`).toBe(true)
-          expect(v3.openToken(wanted.v3.replace(/.$/, '*'), aad)).toBeNull()
+          expect(v3.openTokenText(wanted.v3, 0, aad) === text, `${size}`).toBe(true)
+          expect(v2.openTokenText(wanted.v2, 0) === text, `${size}`).toBe(true)
+          expect(v3.openToken(wanted.v3.replace(/.$/, '*'), 0, aad)).toBeNull()
         }
       }
     },
@@ -210,6 +210,26 @@ describeNative('the native core and JavaScript', () => {
           expect(unwrap(wrapped.subarray(0, length))).toBeNull()
         expect(unwrap(Buffer.concat([wrapped, Buffer.of(0)]))).toBeNull()
       }
+    }
+  })
+
+  it('opens the token that it is given, whichever was checked last, and any number of times', () => {
+    const { v3, v2 } = keysOf(key).native
+    const texts = ['one', 'another', 'a third']
+    const parsed = texts.flatMap((text) =>
+      [v3.sealToken(1, text, aad), v2.sealToken(text)].map((token) => native.parse(token) as ParsedToken),
+    )
+    const opened = (token: ParsedToken) =>
+      token.format === 'v2' ? v2.openTokenText(token) : v3.openTokenText(token, aad)
+    const wanted = texts.flatMap((text) => [text, text])
+    expect(parsed.map(opened)).toEqual(wanted)
+    expect(parsed.toReversed().map(opened)).toEqual(wanted.toReversed())
+    for (const [index, { text }] of parsed.entries()) {
+      const again = native.parse(text) as ParsedToken
+      expect([opened(again), opened(again)]).toEqual([wanted[index], wanted[index]])
+      // A text that is malformed leaves nothing of the token before it.
+      expect(native.parse('v3:malformed')).toBeNull()
+      expect(opened(again)).toBe(wanted[index])
     }
   })
 
