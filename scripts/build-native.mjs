@@ -1,8 +1,8 @@
 // Compiles native/ for the Node.js that runs this, and links it as node_modules/@drizzle-keystore/native, so that everything here uses it.
 //
-//   node scripts/build-native.mjs [--limit] [--sanitizer address|undefined] [--unlink]
+//   node scripts/build-native.mjs [--limit] [--sanitizer address|undefined] [--link | --unlink]
 //
-// --limit adds the loops that bench/ compares with; --sanitizer makes a build for scripts/test-native.mjs; --unlink ends the use. It takes a
+// --link only links what is there, such as prebuilds/. --limit adds the loops that bench/ compares with; --sanitizer makes a build for scripts/test-native.mjs; --unlink ends the use. It takes a
 // compiler, make and Python. The headers are those beside the running Node.js, or else node-gyp downloads them.
 import { execFileSync } from 'node:child_process'
 import { existsSync, mkdirSync, rmSync, symlinkSync } from 'node:fs'
@@ -15,10 +15,20 @@ const native = join(root, 'native')
 const link = join(root, 'node_modules', '@drizzle-keystore', 'native')
 
 const { values } = parseArgs({
-  options: { limit: { type: 'boolean' }, sanitizer: { type: 'string' }, unlink: { type: 'boolean' } },
+  options: {
+    limit: { type: 'boolean' },
+    sanitizer: { type: 'string' },
+    link: { type: 'boolean' },
+    unlink: { type: 'boolean' },
+  },
 })
 rmSync(link, { force: true })
-if (!values.unlink) build()
+if (!values.link && !values.unlink) build()
+if (!values.unlink) {
+  mkdirSync(dirname(link), { recursive: true })
+  symlinkSync(join('..', '..', 'native'), link, 'junction')
+  console.log('native/ is linked as node_modules/@drizzle-keystore/native.')
+}
 
 function build() {
   const run = (command, ...args) => execFileSync(command, args, { cwd: native, stdio: 'inherit' })
@@ -39,10 +49,5 @@ function build() {
     ...(hasHeaders ? [`--nodedir=${headers}`] : []),
     '--',
     ...variables,
-  )
-  mkdirSync(dirname(link), { recursive: true })
-  symlinkSync(join('..', '..', 'native'), link, 'junction')
-  console.log(
-    `Built for ${process.platform} ${process.arch}, and linked as node_modules/@drizzle-keystore/native.`,
   )
 }

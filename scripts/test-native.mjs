@@ -2,6 +2,7 @@
 //
 //   npm run test:native                      with the build that is published
 //   npm run test:native -- --sanitize        with AddressSanitizer, then with UndefinedBehaviorSanitizer (GCC or Clang, on Linux)
+//   npm run test:native -- --no-build        with what is linked already, such as native/prebuilds
 //   npm run test:native -- -t wraps          further arguments are vitest's
 //   SLOW=1 npm run test:native               with large counts
 //
@@ -11,8 +12,9 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 const root = join(fileURLToPath(new URL('.', import.meta.url)), '..')
-const isSanitized = process.argv.includes('--sanitize')
-const more = process.argv.slice(2).filter((argument) => argument !== '--sanitize')
+const OWN = ['--sanitize', '--no-build']
+const [isSanitized, isBuilt] = OWN.map((option) => process.argv.includes(option))
+const more = process.argv.slice(2).filter((argument) => !OWN.includes(argument))
 
 /** V8 never frees much of what it has when a process ends, and LeakSanitizer would report it: native-process.test.ts looks for leaks. */
 const ASAN_OPTIONS = 'detect_leaks=0:abort_on_error=1'
@@ -24,7 +26,7 @@ const SANITIZERS = {
 
 let status = 0
 if (isSanitized) for (const [name, environment] of Object.entries(SANITIZERS)) run(name, environment())
-build()
+if (!isBuilt) build()
 if (!isSanitized) test({})
 process.exitCode = status
 
