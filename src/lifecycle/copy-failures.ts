@@ -3,6 +3,7 @@ import { isKeystoreError, type KeystoreError, StoreError } from '../errors.js'
 import { afterErasures, type Erasures } from '../key-log/erasures.js'
 import type { StoreMaintenance } from '../store.js'
 import { isTombstone, type KeyRecord, type KeyRef, refKey } from '../table.js'
+import type { CopyReading } from './copy-pages.js'
 import { Failures, liveBesideTombstone, type RowFailure } from './long-work.js'
 
 /** Which of the two stores has the row that is wrong. */
@@ -21,6 +22,11 @@ export class CopyFailures {
     return this.#failures.count
   }
 
+  /** Without the rows that are known to have failed on this side. */
+  without(side: Side, rows: readonly KeyRecord[]): readonly KeyRecord[] {
+    return this.#known.size === 0 ? rows : rows.filter((row) => !this.has(side, row))
+  }
+
   add(side: Side, row: KeyRef & { readonly kekId?: string | null }, error: KeystoreError): void {
     const key = `${side} ${refKey(row)}`
     if (this.#known.has(key)) return
@@ -31,7 +37,7 @@ export class CopyFailures {
   }
 
   has(side: Side, ref: KeyRef): boolean {
-    return this.#known.size > 0 && this.#known.has(`${side} ${refKey(ref)}`)
+    return this.#known.has(`${side} ${refKey(ref)}`)
   }
 }
 
@@ -43,8 +49,6 @@ function atTarget(error: KeystoreError): StoreError {
 /** What the parts below need of a copy. */
 interface FailingCopy {
   readonly target: StoreMaintenance
-  /** Collects the users of the source whose keys the key log ends. */
-  readonly ended: Set<string>
   readonly failures: CopyFailures
 }
 
@@ -53,10 +57,11 @@ interface FailingCopy {
  * refuse those, and they are not to come back to life there.
  */
 export function copyable(
-  { failures, ended }: FailingCopy,
+  { failures, ended }: Pick<CopyReading, 'failures' | 'ended'>,
   versions: readonly KeyRecord[],
   erasures: Erasures,
-): KeyRecord[] {
+): readonly KeyRecord[] {
+  if (erasures.size === 0 && !versions.some(isTombstone)) return versions
   const records = versions.flatMap((record) => {
     const remaining = afterErasures(record, erasures)
     if (remaining !== record) ended.add(record.userId)

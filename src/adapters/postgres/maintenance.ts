@@ -10,7 +10,7 @@ import type {
   StoreFinding,
   StoreMaintenance,
 } from '../../store.js'
-import { encryptionKeysDeclaration as declaration, isTombstone, type KeyRecord } from '../../table.js'
+import { encryptionKeysDeclaration as declaration, isTombstone, type KeyRecord, refKey } from '../../table.js'
 import { distinctUserIds, groupByUser, tombstonesFirst, winnersOf } from '../records.js'
 import { requireReadable, storedRow } from '../stored-rows.js'
 import { castTo, DIFFERS, EQUALS } from './catalog.js'
@@ -36,21 +36,27 @@ export class PostgresMaintenance implements StoreMaintenance {
   async restore(records: readonly KeyRecord[]): Promise<KeyRecord[]> {
     const s = this.#statements
     const deadline = this.#connection.newDeadline()
+    const refs = new Set<string>()
     for (const rows of tombstonesFirst(records)) {
       if (rows.length === 0) continue
-      await this.#connection.run('restore keys', () => s.restoreRows.execute(recordArrays(rows)), {
-        deadline,
-      })
+      const restored = await this.#connection.run(
+        'restore keys',
+        () => s.restoreRows.execute(recordArrays(rows)),
+        { deadline },
+      )
+      for (const ref of restored) refs.add(refKey(ref))
     }
-    const stored = await this.#storedFor(records, deadline)
-    // A user without rows has none that a concurrent shred and this restore could both lock, so that each may miss what the other
-    // inserted. Whichever of them reads later finds it.
-    const unwanted = records.filter((record) => isBesideTombstone(record, stored.get(record.userId) ?? []))
-    if (unwanted.length === 0) return winnersOf(records, stored)
+    const inserted = new Set(records.filter((record) => refs.has(refKey(record))))
+    const others = records.filter((record) => !inserted.has(record) || !isWithFirst(record, refs))
+    if (others.length === 0) return winnersOf(records, NO_ROWS, inserted)
+    const stored = await this.#storedFor(others, deadline)
+    const unwanted = others.filter((record) => isBesideTombstone(record, stored.get(record.userId) ?? []))
+    const own = new Set([...inserted].filter((record) => !stored.has(record.userId)))
+    if (unwanted.length === 0) return winnersOf(records, stored, own)
     await this.#connection.run('restore keys', () => s.removeRows.execute(refArrays(unwanted)), {
       deadline,
     })
-    return winnersOf(records, await this.#storedFor(records, deadline))
+    return winnersOf(records, await this.#storedFor(others, deadline), own)
   }
 
   async inspect(): Promise<StoreFinding[]> {
@@ -133,6 +139,19 @@ export class PostgresMaintenance implements StoreMaintenance {
       return { severity: 'warning', kind: 'setting', reason: `${name} is off: a crash can lose keys` }
     })
   }
+}
+
+const NO_ROWS: ReadonlyMap<string, readonly KeyRecord[]> = new Map()
+
+/**
+ * Whether a row that was inserted needs no further look. A user without rows has none that a concurrent shred and a restore could both lock,
+ * so that each may miss what the other inserted: whichever of them reads later finds it. But the tombstone of such a shred has version 1, and
+ * only one of the two can insert that.
+ *
+ * @param restored the refs that were inserted
+ */
+function isWithFirst({ userId }: KeyRecord, restored: ReadonlySet<string>): boolean {
+  return restored.has(refKey({ userId, version: 1 }))
 }
 
 /** Whether exactly this live row is stored although its user has a tombstone. */
