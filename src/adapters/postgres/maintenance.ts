@@ -17,6 +17,7 @@ import { castTo, DIFFERS, EQUALS } from './catalog.js'
 import type { PostgresConnection } from './connection.js'
 import { copiersOf } from './copiers.js'
 import { finishPostgresErasure } from './erasure.js'
+import { familyOf, quotedTable, type StoredTable } from './family.js'
 import { type RunSql, schemaProblem } from './migrate.js'
 import { namedKekIds, recordArrays, refArrays } from './statements/arrays.js'
 import { censusRow } from './statements/decode.js'
@@ -36,7 +37,7 @@ export class PostgresMaintenance implements StoreMaintenance {
   async restore(records: readonly KeyRecord[]): Promise<KeyRecord[]> {
     const s = this.#statements
     const deadline = this.#connection.newDeadline()
-    const refs = new Set<string>()
+    const inserted = new Set<KeyRecord>()
     for (const rows of tombstonesFirst(records)) {
       if (rows.length === 0) continue
       const restored = await this.#connection.run(
@@ -44,10 +45,11 @@ export class PostgresMaintenance implements StoreMaintenance {
         () => s.restoreRows.execute(recordArrays(rows)),
         { deadline },
       )
-      for (const ref of restored) refs.add(refKey(ref))
+      const refs = new Set(restored.map(refKey))
+      for (const record of rows) if (refs.has(refKey(record))) inserted.add(record)
     }
-    const inserted = new Set(records.filter((record) => refs.has(refKey(record))))
-    const others = records.filter((record) => !inserted.has(record) || !isWithFirst(record, refs))
+    const withFirst = usersWithFirst(inserted)
+    const others = records.filter((record) => !inserted.has(record) || !withFirst.has(record.userId))
     if (others.length === 0) return winnersOf(records, NO_ROWS, inserted)
     const stored = await this.#storedFor(others, deadline)
     const unwanted = others.filter((record) => isBesideTombstone(record, stored.get(record.userId) ?? []))
@@ -121,20 +123,23 @@ export class PostgresMaintenance implements StoreMaintenance {
   async #settingFindings(run: RunSql): Promise<StoreFinding[]> {
     const { encryptedKey } = declaration.columns
     const rows = await run(
-      sql`select name, setting from pg_catalog.pg_settings
+      sql`with recursive ${familyOf(this.#schema)}
+        select name${castTo('text')}, setting, null as schema from pg_catalog.pg_settings
           where name ${EQUALS} any (array['fsync', 'full_page_writes']) and setting ${EQUALS} 'off'
         union all
-        select 'statistics', a.attstattarget${castTo('text')} from pg_catalog.pg_attribute a
+        select c.relname${castTo('text')}, 'statistics', n.nspname${castTo('text')} from family f
+          join pg_catalog.pg_attribute a on a.attrelid ${EQUALS} f.oid
           join pg_catalog.pg_class c on c.oid ${EQUALS} a.attrelid join pg_catalog.pg_namespace n on n.oid ${EQUALS} c.relnamespace
-          where n.nspname ${EQUALS} ${this.#schema} and c.relname ${EQUALS} ${declaration.name}
-            and a.attname ${EQUALS} ${encryptedKey.name} and (a.attstattarget is null or a.attstattarget ${DIFFERS} 0)
+          where a.attname ${EQUALS} ${encryptedKey.name} and (a.attstattarget is null or a.attstattarget ${DIFFERS} 0)
         order by 1`,
     )
     const [server] = await run(sql`select pg_catalog.version() as version`)
     const isPglite = String(server?.version).includes('Emscripten')
-    return rows.map(({ name }): StoreFinding => {
-      if (name === 'statistics')
-        return { severity: 'warning', kind: 'setting', reason: samplesAreTaken(this.#schema) }
+    return rows.map(({ name, schema }): StoreFinding => {
+      if (schema !== null) {
+        const reason = samplesAreTaken({ schema: String(schema), name: String(name) })
+        return { severity: 'warning', kind: 'setting', reason }
+      }
       if (isPglite) return { severity: 'note', kind: 'setting', reason: offInPglite(String(name)) }
       return { severity: 'warning', kind: 'setting', reason: `${name} is off: a crash can lose keys` }
     })
@@ -144,14 +149,12 @@ export class PostgresMaintenance implements StoreMaintenance {
 const NO_ROWS: ReadonlyMap<string, readonly KeyRecord[]> = new Map()
 
 /**
- * Whether a row that was inserted needs no further look. A user without rows has none that a concurrent shred and a restore could both lock,
- * so that each may miss what the other inserted: whichever of them reads later finds it. But the tombstone of such a shred has version 1, and
+ * The users whose inserted rows need no further look. A user without rows has none that a concurrent shred and a restore could both lock, so
+ * that each may miss what the other inserted: whichever of them reads later finds it. But the tombstone of such a shred has version 1, and
  * only one of the two can insert that.
- *
- * @param restored the refs that were inserted
  */
-function isWithFirst({ userId }: KeyRecord, restored: ReadonlySet<string>): boolean {
-  return restored.has(refKey({ userId, version: 1 }))
+function usersWithFirst(inserted: ReadonlySet<KeyRecord>): Set<string> {
+  return new Set([...inserted].filter(({ version }) => version === 1).map(({ userId }) => userId))
 }
 
 /** Whether exactly this live row is stored although its user has a tombstone. */
@@ -176,10 +179,10 @@ function offInPglite(setting: string): string {
   )
 }
 
-function samplesAreTaken(schema: string): string {
-  const { name, columns } = declaration
+function samplesAreTaken(table: Pick<StoredTable, 'schema' | 'name'>): string {
+  const { name } = declaration.columns.encryptedKey
   return (
-    `ANALYZE copies some of ${columns.encryptedKey.name} into pg_statistic, where a shred leaves it: ` +
-    `alter table "${schema}".${name} alter column ${columns.encryptedKey.name} set statistics 0`
+    `ANALYZE copies some of ${name} into pg_statistic, where a shred leaves it: ` +
+    `alter table ${quotedTable(table)} alter column ${name} set statistics 0`
   )
 }
