@@ -3,7 +3,6 @@ import { isKeystoreError, type KeystoreError, StoreError } from '../errors.js'
 import { afterErasures, type Erasures } from '../key-log/erasures.js'
 import type { StoreMaintenance } from '../store.js'
 import { isTombstone, type KeyRecord, type KeyRef, refKey } from '../table.js'
-import type { CopyReading } from './copy-pages.js'
 import { Failures, liveBesideTombstone, type RowFailure } from './long-work.js'
 
 /** Which of the two stores has the row that is wrong. */
@@ -46,7 +45,14 @@ function atTarget(error: KeystoreError): StoreError {
   return new StoreError(`${error.message} (at the target)`, ref === undefined ? {} : { ref })
 }
 
-/** What the parts below need of a copy. */
+/** What {@link copyable} needs of a copy. */
+export interface EndingCopy {
+  /** Collects the users of the source whose keys the key log ends. */
+  readonly ended: Set<string>
+  readonly failures: CopyFailures
+}
+
+/** What {@link restoreEach} needs of a copy. */
 interface FailingCopy {
   readonly target: StoreMaintenance
   readonly failures: CopyFailures
@@ -57,7 +63,7 @@ interface FailingCopy {
  * refuse those, and they are not to come back to life there.
  */
 export function copyable(
-  { failures, ended }: Pick<CopyReading, 'failures' | 'ended'>,
+  { failures, ended }: EndingCopy,
   versions: readonly KeyRecord[],
   erasures: Erasures,
 ): readonly KeyRecord[] {

@@ -6,18 +6,15 @@ import { readableRows } from '../key-log/readable-rows.js'
 import type { KeyStore } from '../store.js'
 import { compareUtf8, isTombstone, type KeyRecord } from '../table.js'
 import type { CopiedRows } from './copied-rows.js'
-import { type CopyFailures, copyable } from './copy-failures.js'
+import { copyable, type EndingCopy } from './copy-failures.js'
 import { DEFAULT_BATCH_SIZE, groupPagesByUser, type LongWorkOptions, ProgressMeter } from './long-work.js'
 
 /** What one call of copyKeys reads. */
-export interface CopyReading extends LongWorkOptions {
+export interface CopyReading extends LongWorkOptions, EndingCopy {
   readonly from: KeyStore
   readonly to: KeyStore
   readonly rows: CopiedRows
   readonly erasures: Erasures
-  /** Collects the users of the source whose keys the key log ends. */
-  readonly ended: Set<string>
-  readonly failures: CopyFailures
 }
 
 /** The rows of one user, by version. */
