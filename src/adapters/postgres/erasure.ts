@@ -38,14 +38,15 @@ export async function finishPostgresErasure(
     { deadline },
   )
   const run: RunSql = (query) => connection.query('finish the erasure', query, { deadline })
+  const left: StoredTable[] = []
   try {
     await waitForOlderTransactions(connection, String(snapshot?.xid), deadline)
     // Partitions that were made after the table are sampled: settings of a table's columns are not inherited.
     await rewriting(connection, deadline, (inside) => inside(disableSampling(schema)))
     for (const table of await storedTables(run, schema)) {
-      if (table.index === null) return pendingErasure(cannotRewrite(table))
+      if (table.index === null) left.push(table)
       // One by one: whoever uses another partition need not wait.
-      await rewriting(connection, deadline, (inside) => rewrite(inside, table))
+      else await rewriting(connection, deadline, (inside) => rewrite(inside, table))
     }
   } catch (error) {
     if (!isKeystoreError(error)) throw error
@@ -54,6 +55,8 @@ export async function finishPostgresErasure(
   const samples = await sampledTables(run, schema)
   const copies = await copiersOf(run, schema)
   if (copies !== null) return pendingErasure(`${copies}. Then ${FINISH_ERASURE}`)
+  const [first] = left
+  if (first !== undefined) return pendingErasure(cannotRewrite(first))
   if (samples.length === 0) return ERASED
   const named = samples.map((table) => `'${quotedTable(table)}'::regclass`).join(', ')
   const condition = samples.length === 1 ? `= ${named}` : `in (${named})`

@@ -1,7 +1,7 @@
 /** Our table as Postgres stores it: one table, or with partitions, and with partitions of these. */
 import { type SQL, sql } from 'drizzle-orm'
 import { encryptionKeysDeclaration } from '../../table.js'
-import { castTo, EQUALS } from './catalog.js'
+import { castTo, EQUALS, GREATER } from './catalog.js'
 import type { RunSql } from './migrate.js'
 
 /** The common table expression `family(oid)`: our table, its partitions and the tables that inherit from it. To follow `with recursive`. */
@@ -21,7 +21,7 @@ export interface StoredTable {
   readonly index: string | null
 }
 
-/** The tables that have the rows: ours alone, or its partitions. Foreign tables too, which cannot be rewritten from here: without an index. */
+/** The tables that have rows: ours alone, or its partitions. Foreign tables too, which cannot be rewritten from here: without an index. */
 export async function storedTables(run: RunSql, schema: string): Promise<StoredTable[]> {
   // CLUSTER takes neither partial indexes nor those that cannot be scanned in order (postgresql.org/docs/current/sql-cluster.html).
   const rows = await run(sql`with recursive ${familyOf(schema)}
@@ -31,7 +31,7 @@ export async function storedTables(run: RunSql, schema: string): Promise<StoredT
           where x.indrelid ${EQUALS} c.oid and x.indisvalid and x.indpred is null and a.amname ${EQUALS} 'btree'
           order by x.indisprimary desc, x.indisunique desc, i.relname limit 1) as index
       from family f join pg_catalog.pg_class c on c.oid ${EQUALS} f.oid join pg_catalog.pg_namespace n on n.oid ${EQUALS} c.relnamespace
-      where c.relkind ${EQUALS} any (array['r', 'f']::pg_catalog."char"[]) order by 1, 2`)
+      where c.relkind ${EQUALS} 'f' or (c.relkind ${EQUALS} 'r' and pg_catalog.pg_relation_size(c.oid) ${GREATER} 0) order by 1, 2`)
   return rows.map(({ schema: own, name, index }) => ({
     schema: String(own),
     name: String(name),

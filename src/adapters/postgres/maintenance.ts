@@ -136,8 +136,8 @@ export class PostgresMaintenance implements StoreMaintenance {
     const [server] = await run(sql`select pg_catalog.version() as version`)
     const isPglite = String(server?.version).includes('Emscripten')
     return rows.map(({ name, schema }): StoreFinding => {
-      if (schema !== null) {
-        const reason = samplesAreTaken({ schema: String(schema), name: String(name) })
+      if (typeof schema === 'string') {
+        const reason = samplesAreTaken({ schema, name: String(name) })
         return { severity: 'warning', kind: 'setting', reason }
       }
       if (isPglite) return { severity: 'note', kind: 'setting', reason: offInPglite(String(name)) }
