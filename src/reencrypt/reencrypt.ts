@@ -16,8 +16,9 @@ import { kindOf } from '../validate.js'
 import { Foresight } from './foresight.js'
 import type { LegacyReader } from './legacy/reader.js'
 import { OwnerCount, type OwnerReport } from './owner-count.js'
-import { type SweepJob, sweepPage } from './sweep-page.js'
+import { dropPage, finishPage, type PreparedPage, preparePage, type SweepJob } from './sweep-page.js'
 import { type StateCounts, Tally, type ValueFailure } from './tally.js'
+import { WrittenValues } from './written-values.js'
 
 export interface ReencryptOptions<Row = unknown>
   extends Pick<LongWorkOptions, 'batchSize' | 'signal' | 'onProgress'> {
@@ -157,15 +158,34 @@ async function sweepOnce<Row>(job: SweepJob<Row>, phase: string): Promise<Tally>
   const total = await (job.foresight === null ? count() : job.foresight.counted(count))
   if (total === null) return tally
   const progress = new ProgressMeter(phase, total, job)
-  for await (const cells of source.pages({ limit: batchSize })) {
-    await sweepPage(job, cells, tally)
-    progress.add(cells.length)
-    if (signal?.aborted) {
-      if (source.atOnce === true) tally.discardChanges()
-      return tally
+  const finish = (page: PreparedPage<Row>) =>
+    finishPage(job, page, tally).then(() => progress.add(page.length))
+  // The page before the one that is being prepared.
+  let finishing = Promise.resolve()
+  try {
+    for await (const cells of source.pages({ limit: batchSize })) {
+      const page = await preparePage(job, cells)
+      try {
+        await finishing
+      } catch (error) {
+        dropPage(page)
+        throw error
+      }
+      finishing = finish(page)
+      // It is awaited with the next page.
+      finishing.catch(() => undefined)
+      if (source.keepsTwoPages !== true || job.dryRun || signal?.aborted) await finishing
+      if (signal?.aborted) {
+        if (source.atOnce === true) tally.discardChanges()
+        return tally
+      }
+      await nextTurn()
     }
-    await nextTurn()
+  } finally {
+    // Also where it ends with another error: then this one is not thrown, and nothing is written afterwards.
+    await finishing.catch(() => undefined)
   }
+  await finishing
   tally.reachedEnd = true
   return tally
 }
@@ -201,6 +221,7 @@ function checkedJob<Row>(options: ReencryptOptions<Row>): SweepJob<Row> {
     owners: new OwnerCount(),
     fingerprintVersion: newestFingerprints ? 'newest' : 'lowest',
     dryRun: options.dryRun ?? false,
+    written: new WrittenValues(),
     foresight: options.dryRun === true ? new Foresight(source) : null,
     pool: options.pool ?? source.pool ?? false,
     contextOf: options.context === undefined ? null : contextMaker(options.context),

@@ -37,7 +37,7 @@ import {
   tableNotFound,
   valueBeside,
 } from './table.js'
-import type { ValueKey, ValueRef } from './value-source.js'
+import type { ValueKey } from './value-source.js'
 
 /** One connection, such as a `Client` of pg. Typed structurally: the host application may have another copy of pg's types. */
 export interface PostgresClient {
@@ -106,10 +106,10 @@ export class PostgresTable implements SqlTable {
   }
 
   /** One statement for each column, so that no locks are held from one to the next. */
-  async replace(changes: readonly ColumnChange[]): Promise<readonly ValueRef[]> {
+  async replace(changes: readonly ColumnChange[]): Promise<readonly ColumnChange[]> {
     const { replace, holding } = await this.#prepared()
     const deadline = new Deadline(this.#deadlineMs)
-    const replaced: ValueRef[] = []
+    const replaced: ColumnChange[] = []
     for (const [column, some] of groupByColumn(changes)) {
       const byKey = new Map(some.map((change) => [JSON.stringify(keyTexts(change.key)), change]))
       const { keys, written, values, beside } = this.#replaceInputs(some)

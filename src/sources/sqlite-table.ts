@@ -29,7 +29,6 @@ import {
   tableNotFound,
   valueBeside,
 } from './table.js'
-import type { ValueRef } from './value-source.js'
 
 /** Names of the row id, which a table has unless it is WITHOUT ROWID (sqlite.org/rowidtable.html). */
 const ROW_IDS = ['rowid', '_rowid_', 'oid']
@@ -72,7 +71,7 @@ export class SqliteTable implements SqlTable {
     })
   }
 
-  async replace(changes: readonly ColumnChange[]): Promise<readonly ValueRef[]> {
+  async replace(changes: readonly ColumnChange[]): Promise<readonly ColumnChange[]> {
     return this.#try('change', async () => {
       const { replace } = await this.#statements()
       const ordered = [...groupByColumn(changes).values()].flat()
@@ -255,8 +254,10 @@ function decodeRow(
   const [owner, ...columns] = rest.slice(key.length)
   const values = Object.fromEntries(names.map((name, index) => [name, jsValue(columns[index])]))
   const cursor = key.map((name, index) => cursorPart(values[name], keyBytes[index], encoding))
-  const wrongKey = key.filter((_, index) => !isKeyPart(cursor[index]))
   const isOwner = owner === null || (typeof owner === 'string' && isExactText(owner, ownerBytes, encoding))
+  if (isOwner && cursor.every(isKeyPart))
+    return { key: keyFromParts(cursor), owner: owner as string | null, values, cursor }
+  const wrongKey = key.filter((_, index) => !isKeyPart(cursor[index]))
   const whose = isOwner ? `key ${wrongKey.map(quoted).join(', ')}` : 'the owner'
   const defect = invalidArgument(
     `${whose} of the row in table ${quoted(table)} is neither UTF-8 text nor a number`,
@@ -266,7 +267,7 @@ function decodeRow(
     owner: isOwner ? (owner as string | null) : bytesLiteral(ownerBytes),
     values,
     cursor,
-    ...(isOwner && wrongKey.length === 0 ? {} : { defect }),
+    defect,
   }
 }
 

@@ -103,6 +103,11 @@ export interface ValueSource<Row = unknown> {
   readonly pool?: boolean
   /** How many values `pages` gives, for reports of progress. */
   count?(): Promise<number> | number
+  /**
+   * True if `replace` also takes the changes of the page before the one that was read last: the sweep then reads and opens a page while the one
+   * before is being written. Default false.
+   */
+  readonly keepsTwoPages?: boolean
   /** True if the changes are written all at once, when `pages` has been read to its end. */
   readonly atOnce?: boolean
   close?(): Promise<void>
@@ -122,6 +127,8 @@ export interface PoolOption {
 
 /** A text for a key, as of a map. */
 export function keyText(key: ValueKey): string {
+  if (typeof key === 'number') return String(key)
+  if (typeof key === 'string') return JSON.stringify(key)
   return JSON.stringify(key, (_, part) => (typeof part === 'bigint' ? `${part}n` : part))
 }
 
