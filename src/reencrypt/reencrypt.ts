@@ -16,7 +16,8 @@ import { kindOf } from '../validate.js'
 import { Foresight } from './foresight.js'
 import type { LegacyReader } from './legacy/reader.js'
 import { OwnerCount, type OwnerReport } from './owner-count.js'
-import { dropPage, finishPage, type PreparedPage, preparePage, type SweepJob } from './sweep-page.js'
+import { SharedOrder } from './shared-order.js'
+import { dropPage, finishPage, isDone, type PreparedPage, preparePage, type SweepJob } from './sweep-page.js'
 import { type StateCounts, Tally, type ValueFailure } from './tally.js'
 import { WrittenValues } from './written-values.js'
 
@@ -125,7 +126,7 @@ async function sweep<Row>(options: ReencryptOptions<Row>): Promise<ReencryptRepo
   let complete = false
   const mostPasses = dryRun ? 1 : MAX_PASSES
   for (let passes = 0; passes < mostPasses && !complete && !signal?.aborted; passes += 1) {
-    const pass = await sweepOnce(job, passes === 0 ? 'sweeping' : 'sweeping again')
+    const pass = await sweepOnce(job, passes === 0)
     first ??= pass
     changed += pass.changed
     skipped += pass.skipped
@@ -151,20 +152,28 @@ async function sweep<Row>(options: ReencryptOptions<Row>): Promise<ReencryptRepo
 }
 
 /** One pass over all values. */
-async function sweepOnce<Row>(job: SweepJob<Row>, phase: string): Promise<Tally> {
+async function sweepOnce<Row>(job: SweepJob<Row>, isFirst: boolean): Promise<Tally> {
   const { source, batchSize = DEFAULT_BATCH_SIZE, signal } = job
   const tally = new Tally(job.legacy)
   const count = () => source.count?.() ?? 0
   const total = await (job.foresight === null ? count() : job.foresight.counted(count))
   if (total === null) return tally
-  const progress = new ProgressMeter(phase, total, job)
-  const finish = (page: PreparedPage<Row>) =>
-    finishPage(job, page, tally).then(() => progress.add(page.length))
+  const progress = new ProgressMeter(isFirst ? 'sweeping' : 'sweeping again', total, job)
+  const finish = async (page: PreparedPage<Row>) => {
+    const { skipped } = tally
+    await finishPage(job, page, tally)
+    if (2 * (tally.skipped - skipped) > page.encrypted.changes.size) order.jump()
+    progress.add(page.length)
+  }
+  const order = new SharedOrder()
+  // Later passes mostly find nothing to do.
+  const inOrder = isFirst && !job.dryRun ? { order } : {}
   // The page before the one that is being prepared.
   let finishing = Promise.resolve()
   try {
-    for await (const cells of source.pages({ limit: batchSize })) {
+    for await (const cells of source.pages({ limit: batchSize, ...inOrder })) {
       const page = await preparePage(job, cells)
+      if (isDone(page)) order.jump()
       try {
         await finishing
       } catch (error) {

@@ -90,6 +90,9 @@ export async function finishPage<Row>(
       tally.add(state)
       if (form !== undefined) tally.ciphertexts.add(value.column, form)
       if (error !== undefined) tally.fail(value, error)
+      // What another process has written meanwhile need not be opened again by the last look, if there is to be one.
+      if (state === 'current' && tally.changed > 0 && typeof value.value === 'string')
+        job.written?.add(value, value.value, keys.of(value.owner))
     }
     for (const [found, error] of refused) {
       found.error = error
@@ -105,6 +108,13 @@ export async function finishPage<Row>(
     wipe(found)
   }
 }
+
+/** Whether all values of a page are current: another process is at work there, or an earlier run was. */
+export function isDone<Row>({ found }: PreparedPage<Row>): boolean {
+  return found.some(({ state }) => state === 'current') && found.every(({ state }) => DONE.has(state))
+}
+
+const DONE: ReadonlySet<string> = new Set(['current', 'empty'])
 
 /** Of a page that is not finished. */
 export function dropPage<Row>({ found }: PreparedPage<Row>): void {

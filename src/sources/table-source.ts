@@ -70,9 +70,9 @@ export function tableSource<Row>(table: SqlTable, view: TableView<Row>): ValueSo
   return {
     pool: view.pool,
     keepsTwoPages: true,
-    async *pages({ limit }) {
+    async *pages({ limit, order }) {
       let before: readonly TableRow[] = []
-      for await (const rows of table.pages(limit)) {
+      for await (const rows of table.pages(limit, order)) {
         fields.beginPage()
         if (view.ownerOf !== undefined) for (const { key, owner } of rows) owners.set(keyText(key), owner)
         const cells: ValueCell<Row>[] = []

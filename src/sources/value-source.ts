@@ -59,6 +59,14 @@ export interface FingerprintChange extends ValueRef {
   readonly of: { readonly column: string; readonly value: string | null }
 }
 
+/** Which part of all rows is read next. */
+export interface PageOrder {
+  /** @param count into how many parts the rows are cut, from the first to the last key */
+  begin(count: number): void
+  /** The index of a part, each once; null when all were given. */
+  next(): number | null
+}
+
 /**
  * Values that `reencrypt` can bring up to date. Any object with the first two methods is one. An error that they throw ends the sweep.
  *
@@ -76,9 +84,12 @@ export interface ValueSource<Row = unknown> {
    * All values, about `limit` rows a page. Gives each row once, however long it takes and whatever others write meanwhile: go in the
    * order of a unique key, and begin each page after the last key of the page before. The sweep asks for a page once it has replaced
    * the values of the one before.
+   *
+   * @param page `order`, if there is one, may be ignored: it says which pages come first, so that several sweeps at the same time help each other
    */
   pages(page: {
     readonly limit: number
+    readonly order?: PageOrder
   }): AsyncIterable<readonly ValueCell<Row>[]> | Iterable<readonly ValueCell<Row>[]>
   /**
    * Writes `to` only where the value still is `from`, so that no value is lost that somebody else wrote meanwhile. Each comparison and
