@@ -41,7 +41,7 @@ export class Batch<Item, Result> {
     try {
       const results = await this.#run(batch.map(({ item }) => item))
       // A synchronous driver may have taken long for it.
-      if (isTurnDueInLoop(CALLS)) await nextTurn()
+      if (batch.length > AT_ONCE || isTurnDueInLoop(CALLS)) await nextTurn()
       for (const [index, { resolve, reject }] of batch.entries()) {
         // What the callers then do, such as opening the key, is done before the next ones are called.
         if (index > 0 && index % AT_ONCE === 0) await nextTurn()
