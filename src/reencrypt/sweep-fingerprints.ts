@@ -6,10 +6,10 @@ import { decodeUtf8 } from '../format/encoding.js'
 import {
   type FingerprintChange,
   type FingerprintRole,
-  keyText,
   type ValueCell,
   type ValueRef,
   type ValueSource,
+  valueRefKey,
 } from '../sources/value-source.js'
 import { kindOf } from '../validate.js'
 import type { CiphertextForm } from './legacy/ciphertext-form.js'
@@ -197,9 +197,4 @@ function writtenRefs(replaced: unknown, method: string): readonly Pick<ValueRef,
 
 function valueMissing(): KeystoreError {
   return invalidArgument('a page of the source must have the value of each fingerprint that it has')
-}
-
-/** A map key for a value's place. */
-export function valueRefKey({ key, column }: Pick<ValueRef, 'key' | 'column'>): string {
-  return `${JSON.stringify(column)} ${keyText(key)}`
 }

@@ -2,8 +2,12 @@
 import type { UserHandle } from '../envelope/user-handle.js'
 import { shortDigest } from '../format/aead.js'
 import { contextPieces, type EncryptionContext } from '../format/context.js'
-import type { SweptValue } from './open-value.js'
-import { valueRefKey } from './sweep-fingerprints.js'
+import { type ValueRef, valueRefKey } from '../sources/value-source.js'
+
+/** A value as the sweep reads it; its contexts were made. */
+interface ValueAndContexts extends ValueRef {
+  readonly contexts: unknown
+}
 
 /** At most half of the places are taken: 2 million values, in 32 MiB. What is written after that is opened by the last look. */
 const MAX_PLACES = 2 ** 22
@@ -22,14 +26,14 @@ export class WrittenValues {
   #contextText = ''
 
   /** A token that the database holds now. @param keys those of its owner: it is under the newest version */
-  add<Row>(value: SweptValue<Row>, token: string, keys: UserHandle): void {
+  add(value: ValueAndContexts, token: string, keys: UserHandle): void {
     if (2 * (this.#size + 1) > this.#capacity && !this.#grow()) return
     const [high, low] = this.#digest(value, token, keys)
     if (this.#put(high, low)) this.#size += 1
   }
 
   /** Whether what was read is what was written. */
-  has<Row>(value: SweptValue<Row>, stored: string, keys: UserHandle): boolean {
+  has(value: ValueAndContexts, stored: string, keys: UserHandle): boolean {
     if (this.#size === 0) return false
     const [high, low] = this.#digest(value, stored, keys)
     return this.#isTaken(this.#placeOf(high, low))
@@ -39,7 +43,7 @@ export class WrittenValues {
     return this.#places.length / 2
   }
 
-  #digest<Row>(value: SweptValue<Row>, token: string, keys: UserHandle): readonly [number, number] {
+  #digest(value: ValueAndContexts, token: string, keys: UserHandle): readonly [number, number] {
     const [context] = value.contexts as readonly [EncryptionContext]
     const owner = JSON.stringify(value.owner)
     return shortDigest(

@@ -143,6 +143,11 @@ export function keyText(key: ValueKey): string {
   return JSON.stringify(key, (_, part) => (typeof part === 'bigint' ? `${part}n` : part))
 }
 
+/** A map key for a value's place. */
+export function valueRefKey({ key, column }: Pick<ValueRef, 'key' | 'column'>): string {
+  return `${JSON.stringify(column)} ${keyText(key)}`
+}
+
 /** @throws ERR_INVALID_ARGUMENT */
 export function poolOf({ owner, pool = owner === null }: PoolOption & { readonly owner: unknown }): boolean {
   if (typeof pool !== 'boolean') throw invalidArgument(`pool must be a boolean, got ${kindOf(pool)}`)
