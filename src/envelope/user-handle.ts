@@ -114,14 +114,22 @@ export class UserHandle {
     return this.#keys.active.version
   }
 
+  /** Tells the key that `encrypt` uses from every other of this user, also from one that was made after they were forgotten. @internal */
+  get activeKeyName(): string {
+    const { version, createdAt } = this.#keys.active
+    return `${version}@${createdAt.getTime()}`
+  }
+
   /**
    * {@link decryptBytes} under the first of some contexts that opens it. One event, if none does.
    *
+   * @param token as text, or taken apart
    * @internal
    */
-  decryptUnderAny(token: string, contexts: readonly EncryptionContext[]): OpenedToken {
+  decryptUnderAny(token: string | ParsedToken, contexts: readonly EncryptionContext[]): OpenedToken {
     this.assertUsable()
-    const parsed = this.#policy.parse(token)
+    const parsed = typeof token === 'string' ? this.#policy.parse(token) : token
+    this.#policy.assertAccepted(parsed)
     const key = this.#version(parsed.version)
     for (const [index, context] of contexts.entries()) {
       const pieces = contextPieces(context)
@@ -184,6 +192,16 @@ export class UserHandle {
       if (right.ended) throw right.revoked ? this.#revoked() : keyShredded(right.userId)
       if (right.keysLost)
         throw new KeystoreError('ERR_KEY_NOT_FOUND', `The keys of ${describeUser(right.userId)} were lost`)
+    }
+  }
+
+  /** Whether {@link assertUsable} throws nothing. @internal */
+  get isUsable(): boolean {
+    try {
+      this.assertUsable()
+      return true
+    } catch {
+      return false
     }
   }
 

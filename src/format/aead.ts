@@ -3,6 +3,7 @@
  *
  * No function here takes a nonce: each seal draws its own.
  */
+import * as crypto from 'node:crypto'
 import {
   type Cipher,
   createCipheriv,
@@ -294,6 +295,17 @@ export function sha256(pieces: Iterable<Uint8Array | string>): Buffer {
   for (const piece of pieces) hash.update(piece)
   return hash.digest()
 }
+
+/** The first 64 bits of the SHA-256 of a text, as two numbers below 2³². For short texts: the quickest that node:crypto has. */
+export function shortDigest(text: string): readonly [high: number, low: number] {
+  const digits = hashText('sha256', text, 'hex')
+  return [Number.parseInt(digits.slice(0, 8), 16), Number.parseInt(digits.slice(8, 16), 16)]
+}
+
+/** `hash` takes a third of the time that `createHash` does. Runtimes other than Node may not have it. */
+const hashText =
+  (crypto as Partial<typeof crypto>).hash ??
+  ((algorithm: string, text: string, encoding: 'hex') => createHash(algorithm).update(text).digest(encoding))
 
 /** {@link sha256} of pieces that arrive one by one. */
 export function incrementalSha256(): { update(piece: Uint8Array | string): unknown; digest(): Buffer } {

@@ -46,6 +46,11 @@ export function isToken(value: unknown): value is Token {
   return typeof value === 'string' && currentCore().parse(value) !== null
 }
 
+/** A whole token taken apart; null for what {@link isToken} says is none. */
+export function parsedIfToken(value: string): ParsedToken | null {
+  return currentCore().parse(value)
+}
+
 /**
  * Whether a value that is no whole token can only have been one, or have one in it: a token that was cut or changed, in brackets, encoded for
  * a URL, two of them one after the other. Other texts that merely begin like a token are none of ours: applications have plaintexts such as
@@ -147,10 +152,13 @@ export function parseToken(
   }
   const parsed = currentCore().parse(token)
   if (parsed === null) throw malformed(token.startsWith(V2_PREFIX) ? 'v2' : 'v3')
-  if (!accept.includes(parsed.format)) {
-    throw notAccepted(parsed.format)
-  }
+  assertAccepted(parsed, accept)
   return parsed
+}
+
+/** @throws ERR_FORMAT_NOT_ACCEPTED */
+export function assertAccepted({ format }: ParsedToken, accept: readonly Format[]): void {
+  if (!accept.includes(format)) throw notAccepted(format)
 }
 
 /** Derives the key of a version's v3 tokens, with their {@link tokenAad}. Only format v2 uses a data key itself as an AES-GCM key. */
