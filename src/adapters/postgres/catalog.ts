@@ -17,6 +17,8 @@ export const LESS = sql.raw('operator(pg_catalog.<)')
 export const NOT_GREATER = sql.raw('operator(pg_catalog.<=)')
 export const GREATER = sql.raw('operator(pg_catalog.>)')
 export const NOT_LESS = sql.raw('operator(pg_catalog.>=)')
+export const MODULO = sql.raw('operator(pg_catalog.%)')
+export const DIVIDED = sql.raw('operator(pg_catalog./)')
 export const MINUS = sql.raw('operator(pg_catalog.-)')
 
 /** A cast to a type of Postgres's own. */

@@ -149,11 +149,16 @@ export class PostgresKeyStore implements KeyStore {
   list(page: KeyPage): Promise<KeyRecord[]> {
     const named = page.notKekId ?? page.kekId
     const kind = pageKindOf(page)
+    const { before } = page
+    const bound = before && { beforeUserId: before.userId, beforeVersion: before.version }
     return readPage(page, ({ after, limit }) => {
-      const values = { ...after, limit, ...(typeof named === 'string' ? { kekId: named } : {}) }
+      const values = { ...after, ...bound, limit, ...(typeof named === 'string' ? { kekId: named } : {}) }
       return this.#read(
         'list keys',
-        (s) => s[`selectPage${kind}`].execute(values),
+        (s) =>
+          bound && (kind === 'UnderKek' || kind === 'WithoutKek')
+            ? s[`selectPage${kind}Before`].execute(values)
+            : s[`selectPage${kind}`].execute(values),
         (s) => s[`selectPage${kind}WithBytes`].execute(values),
         // There may be any number of rows before the first that is wanted; under one KEK id of dead entries of the index.
         { mayTakeLong: named !== undefined },

@@ -1,7 +1,18 @@
 /** Builds the statements that select rows. `:name` stands for a placeholder. */
 import { type SQL, sql } from 'drizzle-orm'
 import { TENANT_KEK_IDS } from '../../../table.js'
-import { BY_BYTES, castTo, DIFFERS, EQUALS, GREATER, LESS, NOT_GREATER, NOT_LESS } from '../catalog.js'
+import {
+  BY_BYTES,
+  castTo,
+  DIFFERS,
+  DIVIDED,
+  EQUALS,
+  GREATER,
+  LESS,
+  MODULO,
+  NOT_GREATER,
+  NOT_LESS,
+} from '../catalog.js'
 import { arrayOf, type Fragments, shortArrayOf, shortUserIds, text, unnested } from './fragments.js'
 
 /** Every row of `:userId`, by version. */
@@ -51,6 +62,37 @@ export function selectPageUnderKek(fragments: Fragments) {
 /** The same, of users' live rows without a KEK id. */
 export function selectPageWithoutKek(fragments: Fragments) {
   return fragments.selectFrom(pageOfKek(fragments, isAfterRefWithoutKek(fragments))).orderBy(...refOrder)
+}
+
+/** {@link selectPageUnderKek}, of rows before the ref of `:beforeUserId` and `:beforeVersion`. */
+export function selectPageUnderKekBefore(fragments: Fragments) {
+  const where = sql`${isAfterRefUnderKek(fragments)} and ${isBeforeRefUnderKek(fragments)}`
+  return fragments.selectFrom(pageOfKek(fragments, where)).orderBy(...refOrder)
+}
+
+/** {@link selectPageWithoutKek}, of rows before the ref of `:beforeUserId` and `:beforeVersion`. */
+export function selectPageWithoutKekBefore(fragments: Fragments) {
+  const where = sql`${isAfterRefWithoutKek(fragments)} and ${isBeforeRef(fragments)}`
+  return fragments.selectFrom(pageOfKek(fragments, where)).orderBy(...refOrder)
+}
+
+/** About `:limit` users' live rows at about equal distances, of a random `:percent` of the table's blocks. */
+export function selectSampledRefs({ db, keys, isLiveOfUser }: Fragments) {
+  const percent = sql`(${sql.placeholder('percent')}::float4)`
+  const nth = sql`(n ${MODULO} greatest(total ${DIVIDED} ${sql.placeholder('limit')}::bigint, 1)) ${EQUALS} 0`
+  return db
+    .select({
+      userId: sql<string>`user_id`.as('sampled_user_id'),
+      version: sql<number>`version`.as('sampled_version'),
+      kekId: sql<string | null>`kek_id`.as('sampled_kek_id'),
+    })
+    .from(
+      sql`(select ${keys.userId}, ${keys.version}, ${keys.kekId}, pg_catalog.count(*) over () as total,
+        pg_catalog.row_number() over (order by ${keys.userId}, ${keys.version}) as n
+        from ${keys} tablesample system ${percent} where ${isLiveOfUser}) sampled`,
+    )
+    .where(nth)
+    .orderBy(sql`n`)
 }
 
 /** {@link selectPage}, with the stored bytes. */
@@ -145,6 +187,18 @@ function isAfterRefUnderKek({ keys, isLiveOfUser, kekIdByBytes }: Fragments): SQ
   return sql`${isLiveOfUser} and (${kekIdByBytes}, ${keys.userId}, ${keys.version}) ${GREATER} ${after}
     and ${kekIdByBytes} ${NOT_GREATER} ${kekId}`
 }
+
+/** From the first column of the index on: else the index would be read to the end of the KEK id. */
+function isBeforeRefUnderKek({ keys, kekIdByBytes }: Fragments): SQL {
+  const before = sql`(${sql.placeholder('kekId')}${castTo('text')}, ${beforeRef})`
+  return sql`(${kekIdByBytes}, ${keys.userId}, ${keys.version}) ${LESS} ${before}`
+}
+
+function isBeforeRef({ keys }: Fragments): SQL {
+  return sql`(${keys.userId}, ${keys.version}) ${LESS} (${beforeRef})`
+}
+
+const beforeRef = sql`${sql.placeholder('beforeUserId')}, ${sql.placeholder('beforeVersion')}::int`
 
 function isAfterRefWithoutKek(fragments: Fragments): SQL {
   return sql`${fragments.isLiveOfUser} and ${fragments.keys.kekId} is null and ${isAfterRef(fragments)}`
