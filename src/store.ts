@@ -105,8 +105,8 @@ export interface SampleOptions {
 
 /** KEK ids under which a store has not looked for rows, or not to the end, in the order of their UTF-8 bytes. */
 export interface UnsearchedKeks {
-  /** Exactly one id, of which not as many rows as wanted were found; else ids between the two next ones. */
-  readonly kekId?: string
+  /** Exactly one id, null for none, under which no row was found in time. Absent: ids between the next two. */
+  readonly kekId?: string | null
   /** Only ids behind this one; null: from the first on. */
   readonly above?: string | null
   /** Only ids before this one; null: to the last. */

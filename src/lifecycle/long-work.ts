@@ -233,8 +233,8 @@ export async function readPageOf(
       const last = page.at(-1)
       if (last !== undefined && after !== undefined && compareRefs(last, after) === 0) throw sameAgain(after)
       // A store may not know `before`.
-      const isWithin = (row: KeyRecord) => before === undefined || compareRefs(row, before) < 0
-      return { page: page.filter(isWithin), unreadable }
+      const isWithin = last === undefined || before === undefined || compareRefs(last, before) < 0
+      return { page: isWithin ? page : page.filter((row) => compareRefs(row, before) < 0), unreadable }
     } catch (error) {
       // A store that does not know `onUnreadable`.
       const ref = unreadableRow(error, after)

@@ -19,11 +19,11 @@ export interface RowRanges {
 
 export const ONE_RANGE: RowRanges = { cuts: [], rows: 0 }
 
-const MAX_RANGES = 1024
+const MAX_RANGES = 4096
 /** Of fewer rows a range is not worth the statement that reads it. */
 const MIN_RANGE_ROWS = 250
 /** Ranges are read together, as many as have this many rows: so many entries of an index are passed in milliseconds. */
-const MAX_STRETCH_ROWS = 20_000
+const MAX_STRETCH_ROWS = 5000
 
 /** @param total how many rows the store has, by a census @throws ERR_STORE */
 export async function rowRanges({ maintenance }: KeyStore, total: number): Promise<RowRanges> {

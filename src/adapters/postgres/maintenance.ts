@@ -149,7 +149,7 @@ export class PostgresMaintenance implements StoreMaintenance {
 }
 
 /** Rows looked at for each one of a sample: blocks are chosen at random, and rows of one block may be neighbours. */
-const ROWS_PER_SAMPLE = 16
+const ROWS_PER_SAMPLE = 4
 
 /** Whether the server has no such statement: some that speak Postgres's protocol cannot sample tables. */
 function isUnsupported(error: unknown): boolean {

@@ -1,19 +1,8 @@
 /** Builds the statements that select rows. `:name` stands for a placeholder. */
 import { type SQL, sql } from 'drizzle-orm'
-import { TENANT_KEK_IDS } from '../../../table.js'
-import {
-  BY_BYTES,
-  castTo,
-  DIFFERS,
-  DIVIDED,
-  EQUALS,
-  GREATER,
-  LESS,
-  MODULO,
-  NOT_GREATER,
-  NOT_LESS,
-} from '../catalog.js'
-import { arrayOf, type Fragments, shortArrayOf, shortUserIds, text, unnested } from './fragments.js'
+import { castTo, DIFFERS, DIVIDED, EQUALS, GREATER, LESS, MODULO, NOT_GREATER } from '../catalog.js'
+import { arrayOf, type Fragments, shortArrayOf, shortUserIds, unnested } from './fragments.js'
+import { samplesOf } from './samples.js'
 
 /** Every row of `:userId`, by version. */
 export function selectVersionsOfUser({ db, keys, isUser }: Fragments) {
@@ -66,7 +55,11 @@ export function selectPageWithoutKek(fragments: Fragments) {
 
 /** {@link selectPageUnderKek}, of rows before the ref of `:beforeUserId` and `:beforeVersion`. */
 export function selectPageUnderKekBefore(fragments: Fragments) {
-  const where = sql`${isAfterRefUnderKek(fragments)} and ${isBeforeRefUnderKek(fragments)}`
+  const { isLiveOfUser, kekIdByBytes } = fragments
+  // Equality, since of comparisons of rows Postgres ends a scan by the first column alone. Were the primary key chosen, nothing behind the
+  // ref would be read either.
+  const isUnderKek = sql`${kekIdByBytes} ${EQUALS} ${sql.placeholder('kekId')}${castTo('text')}`
+  const where = sql`${isLiveOfUser} and ${isUnderKek} and ${isAfterRef(fragments)} and ${isBeforeRef(fragments)}`
   return fragments.selectFrom(pageOfKek(fragments, where)).orderBy(...refOrder)
 }
 
@@ -117,36 +110,12 @@ export function selectPageWithoutKekWithBytes(fragments: Fragments) {
 
 /** Up to `:limit` users' live rows of each KEK id but those of tenants' keys, null included. */
 export function selectSample(fragments: Fragments) {
-  return fragments.selectFrom(samplesOf(fragments))
+  return fragments.selectFrom(samplesOf(fragments, sql`${sql.placeholder('limit')}`))
 }
 
 /** {@link selectSample}, with the stored bytes. */
 export function selectSampleWithBytes(fragments: Fragments) {
-  return fragments.selectBytesFrom(samplesOf(fragments))
-}
-
-function samplesOf({ keys, isLiveOfUser, kekIdByBytes }: Fragments): SQL {
-  const limit = sql`${sql.placeholder('limit')}::int`
-  // Jumps from one KEK id to the next. "order by … limit" leaves the planner only the partial index. With a comparison for equality, and
-  // statistics that are out of date, it would scan the table for the first rows that match.
-  const first = (
-    condition: SQL,
-  ) => sql`(select ${kekIdByBytes} from ${keys} where ${isLiveOfUser} and ${condition}
-    order by ${kekIdByBytes} limit 1)`
-  const jumps = (name: string, isInRange: SQL) => {
-    const kek = sql.raw(name)
-    const next = first(sql`${isInRange} and ${kekIdByBytes} ${GREATER} ${kek}.id`)
-    return sql`${kek}(id) as (${first(isInRange)} union all select ${next} from ${kek} where ${kek}.id is not null)`
-  }
-  // Over all tenants' keys at once.
-  const below = jumps('below', sql`${kekIdByBytes} ${LESS} ${text(TENANT_KEK_IDS.from)}`)
-  const above = jumps('above', sql`${kekIdByBytes} ${NOT_LESS} ${text(TENANT_KEK_IDS.below)}`)
-  return sql`(with recursive ${below}, ${above}, kek(id) as (select id from below union all select id from above)
-      select row.* from kek cross join lateral (
-        select * from ${keys} where ${isLiveOfUser} and ${kekIdByBytes} ${NOT_LESS} kek.id order by ${kekIdByBytes} limit ${limit}
-      ) row where kek.id is not null and row.kek_id ${BY_BYTES} ${EQUALS} kek.id
-      union all
-      (select * from ${keys} where ${isLiveOfUser} and kek_id is null order by ${kekIdByBytes} limit ${limit})) sample`
+  return fragments.selectBytesFrom(samplesOf(fragments, sql`${sql.placeholder('limit')}`))
 }
 
 /** Whether `:userId` has a live row. */
@@ -186,12 +155,6 @@ function isAfterRefUnderKek({ keys, isLiveOfUser, kekIdByBytes }: Fragments): SQ
   const after = sql`(${kekId}, ${sql.placeholder('userId')}, ${sql.placeholder('version')}::int)`
   return sql`${isLiveOfUser} and (${kekIdByBytes}, ${keys.userId}, ${keys.version}) ${GREATER} ${after}
     and ${kekIdByBytes} ${NOT_GREATER} ${kekId}`
-}
-
-/** From the first column of the index on: else the index would be read to the end of the KEK id. */
-function isBeforeRefUnderKek({ keys, kekIdByBytes }: Fragments): SQL {
-  const before = sql`(${sql.placeholder('kekId')}${castTo('text')}, ${beforeRef})`
-  return sql`(${kekIdByBytes}, ${keys.userId}, ${keys.version}) ${LESS} ${before}`
 }
 
 function isBeforeRef({ keys }: Fragments): SQL {
