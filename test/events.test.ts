@@ -192,6 +192,16 @@ describe('no event', () => {
       Promise.reject(new MasterKeyError('ERR_MASTER_KEY', plaintext, { reason: 'throttled', cause }))
     await open({ store: memoryKeyStore(), masterKeys: remoteMasterKey({ timeLimitMs: 1, wrap }), onEvent })
 
+    const hurried = overriding(memoryKeyStore(), {
+      async sampleByKek(_limit, options) {
+        options?.onUnsearched?.({ kekId: master.id })
+        options?.onUnsearched?.({ above: null, below: null })
+        return []
+      },
+    })
+    await open({ store: hurried, onEvent })
+    expect(told.at(-1)).toEqual({ type: 'partlyChecked', kekIds: [master.id], others: true })
+
     // All but changesSilent.
     expect(new Set(told.map(({ type }) => type)).size).toBe(EVENT_TYPES.length - 1)
     const shown = [...told, ...published].map((event) => everythingOf(event)).join('\n')
