@@ -7,19 +7,21 @@ import type {
   CensusOptions,
   DatedCensusRow,
   ErasureState,
+  SampledRef,
   StoreFinding,
   StoreMaintenance,
 } from '../../store.js'
-import { encryptionKeysDeclaration as declaration, isTombstone, type KeyRecord } from '../../table.js'
+import { encryptionKeysDeclaration as declaration, isTombstone, type KeyRecord, refKey } from '../../table.js'
 import { distinctUserIds, groupByUser, tombstonesFirst, winnersOf } from '../records.js'
 import { requireReadable, storedRow } from '../stored-rows.js'
 import { castTo, DIFFERS, EQUALS } from './catalog.js'
 import type { PostgresConnection } from './connection.js'
 import { copiersOf } from './copiers.js'
 import { finishPostgresErasure } from './erasure.js'
+import { familyOf, quotedTable, type StoredTable } from './family.js'
 import { type RunSql, schemaProblem } from './migrate.js'
 import { namedKekIds, recordArrays, refArrays } from './statements/arrays.js'
-import { censusRow } from './statements/decode.js'
+import { censusRow, isTextRefused } from './statements/decode.js'
 import { type PostgresStatements, selectVersions } from './statements/prepare.js'
 
 export class PostgresMaintenance implements StoreMaintenance {
@@ -36,21 +38,28 @@ export class PostgresMaintenance implements StoreMaintenance {
   async restore(records: readonly KeyRecord[]): Promise<KeyRecord[]> {
     const s = this.#statements
     const deadline = this.#connection.newDeadline()
+    const inserted = new Set<KeyRecord>()
     for (const rows of tombstonesFirst(records)) {
       if (rows.length === 0) continue
-      await this.#connection.run('restore keys', () => s.restoreRows.execute(recordArrays(rows)), {
-        deadline,
-      })
+      const restored = await this.#connection.run(
+        'restore keys',
+        () => s.restoreRows.execute(recordArrays(rows)),
+        { deadline },
+      )
+      const refs = new Set(restored.map(refKey))
+      for (const record of rows) if (refs.has(refKey(record))) inserted.add(record)
     }
-    const stored = await this.#storedFor(records, deadline)
-    // A user without rows has none that a concurrent shred and this restore could both lock, so that each may miss what the other
-    // inserted. Whichever of them reads later finds it.
-    const unwanted = records.filter((record) => isBesideTombstone(record, stored.get(record.userId) ?? []))
-    if (unwanted.length === 0) return winnersOf(records, stored)
+    const withFirst = usersWithFirst(inserted)
+    const others = records.filter((record) => !inserted.has(record) || !withFirst.has(record.userId))
+    if (others.length === 0) return winnersOf(records, NO_ROWS, inserted)
+    const stored = await this.#storedFor(others, deadline)
+    const unwanted = others.filter((record) => isBesideTombstone(record, stored.get(record.userId) ?? []))
+    const own = new Set([...inserted].filter((record) => !stored.has(record.userId)))
+    if (unwanted.length === 0) return winnersOf(records, stored, own)
     await this.#connection.run('restore keys', () => s.removeRows.execute(refArrays(unwanted)), {
       deadline,
     })
-    return winnersOf(records, await this.#storedFor(records, deadline))
+    return winnersOf(records, await this.#storedFor(others, deadline), own)
   }
 
   async inspect(): Promise<StoreFinding[]> {
@@ -102,6 +111,18 @@ export class PostgresMaintenance implements StoreMaintenance {
     return new Map(rows.filter(({ count }) => count > 0).map(({ kekId, count }) => [kekId, count]))
   }
 
+  async sampleRefs(limit: number, total: number): Promise<SampledRef[]> {
+    const percent = Math.min(100, (100 * limit * ROWS_PER_SAMPLE) / Math.max(total, 1))
+    try {
+      return await this.#connection.run('sample keys', () =>
+        this.#statements.selectSampledRefs.execute({ percent, limit }),
+      )
+    } catch (error) {
+      if (isTextRefused(error) || isUnsupported(error)) return []
+      throw error
+    }
+  }
+
   async #storedFor(records: readonly KeyRecord[], deadline: Deadline): Promise<Map<string, KeyRecord[]>> {
     const stored = await this.#connection.run(
       'read keys',
@@ -115,24 +136,48 @@ export class PostgresMaintenance implements StoreMaintenance {
   async #settingFindings(run: RunSql): Promise<StoreFinding[]> {
     const { encryptedKey } = declaration.columns
     const rows = await run(
-      sql`select name, setting from pg_catalog.pg_settings
+      sql`with recursive ${familyOf(this.#schema)}
+        select name${castTo('text')}, setting, null as schema from pg_catalog.pg_settings
           where name ${EQUALS} any (array['fsync', 'full_page_writes']) and setting ${EQUALS} 'off'
         union all
-        select 'statistics', a.attstattarget${castTo('text')} from pg_catalog.pg_attribute a
+        select c.relname${castTo('text')}, 'statistics', n.nspname${castTo('text')} from family f
+          join pg_catalog.pg_attribute a on a.attrelid ${EQUALS} f.oid
           join pg_catalog.pg_class c on c.oid ${EQUALS} a.attrelid join pg_catalog.pg_namespace n on n.oid ${EQUALS} c.relnamespace
-          where n.nspname ${EQUALS} ${this.#schema} and c.relname ${EQUALS} ${declaration.name}
-            and a.attname ${EQUALS} ${encryptedKey.name} and (a.attstattarget is null or a.attstattarget ${DIFFERS} 0)
+          where a.attname ${EQUALS} ${encryptedKey.name} and (a.attstattarget is null or a.attstattarget ${DIFFERS} 0)
         order by 1`,
     )
     const [server] = await run(sql`select pg_catalog.version() as version`)
     const isPglite = String(server?.version).includes('Emscripten')
-    return rows.map(({ name }): StoreFinding => {
-      if (name === 'statistics')
-        return { severity: 'warning', kind: 'setting', reason: samplesAreTaken(this.#schema) }
+    return rows.map(({ name, schema }): StoreFinding => {
+      if (typeof schema === 'string') {
+        const reason = samplesAreTaken({ schema, name: String(name) })
+        return { severity: 'warning', kind: 'setting', reason }
+      }
       if (isPglite) return { severity: 'note', kind: 'setting', reason: offInPglite(String(name)) }
       return { severity: 'warning', kind: 'setting', reason: `${name} is off: a crash can lose keys` }
     })
   }
+}
+
+/** Rows looked at for each one of a sample: blocks are chosen at random, and rows of one block may be neighbours. */
+const ROWS_PER_SAMPLE = 4
+
+/** Whether the server has no such statement: some that speak Postgres's protocol cannot sample tables. */
+function isUnsupported(error: unknown): boolean {
+  const code: unknown =
+    error instanceof Error && error.cause instanceof Error && Reflect.get(error.cause, 'code')
+  return /^(0A|42601)/.test(String(code))
+}
+
+const NO_ROWS: ReadonlyMap<string, readonly KeyRecord[]> = new Map()
+
+/**
+ * The users whose inserted rows need no further look. A user without rows has none that a concurrent shred and a restore could both lock, so
+ * that each may miss what the other inserted: whichever of them reads later finds it. But the tombstone of such a shred has version 1, and
+ * only one of the two can insert that.
+ */
+function usersWithFirst(inserted: ReadonlySet<KeyRecord>): Set<string> {
+  return new Set([...inserted].filter(({ version }) => version === 1).map(({ userId }) => userId))
 }
 
 /** Whether exactly this live row is stored although its user has a tombstone. */
@@ -157,10 +202,10 @@ function offInPglite(setting: string): string {
   )
 }
 
-function samplesAreTaken(schema: string): string {
-  const { name, columns } = declaration
+function samplesAreTaken(table: Pick<StoredTable, 'schema' | 'name'>): string {
+  const { name } = declaration.columns.encryptedKey
   return (
-    `ANALYZE copies some of ${columns.encryptedKey.name} into pg_statistic, where a shred leaves it: ` +
-    `alter table "${schema}".${name} alter column ${columns.encryptedKey.name} set statistics 0`
+    `ANALYZE copies some of ${name} into pg_statistic, where a shred leaves it: ` +
+    `alter table ${quotedTable(table)} alter column ${name} set statistics 0`
   )
 }

@@ -13,12 +13,15 @@ import {
   selectPageNotUnderKek,
   selectPageNotUnderKekWithBytes,
   selectPageUnderKek,
+  selectPageUnderKekBefore,
   selectPageUnderKekWithBytes,
   selectPageWithBytes,
   selectPageWithoutKek,
+  selectPageWithoutKekBefore,
   selectPageWithoutKekWithBytes,
   selectRefs,
   selectSample,
+  selectSampledRefs,
   selectSampleWithBytes,
   selectVersionsOfUser,
   selectVersionsOfUsers,
@@ -39,16 +42,23 @@ import {
 
 export type PostgresStatements = ReturnType<typeof prepareStatements>
 
-/** @param nameStatement called with each statement's text and name, if they are to have names */
+export interface StatementOptions {
+  /** Whether they are to have names. */
+  readonly named: boolean
+  /** Whether those that change rows notify. Default true. */
+  readonly notify?: boolean | undefined
+  /** Called with each statement's text and name, if they are to have names. */
+  readonly nameStatement?: ((text: string, name: string) => void) | undefined
+}
+
 export function prepareStatements(
   db: AnyPostgresDb,
   schema: string,
-  named: boolean,
-  nameStatement: (text: string, name: string) => void = () => undefined,
+  { named, notify = true, nameStatement = () => undefined }: StatementOptions,
 ) {
-  const fragments = fragmentsFor(db, schema, channelOf(schema))
+  const fragments = fragmentsFor(db, schema, notify ? channelOf(schema) : null)
   // The schema is part of the name: one pool may serve several schemas, and pg requires that a name always has the same text.
-  const prefix = `keystore_${shortHash(schema)}`
+  const prefix = `keystore_${shortHash(schema)}${notify ? '' : '_silent'}`
   const name = (statement: string) => (named ? `${prefix}_${statement}` : '')
   const statements = {
     selectVersionsOfUser: selectVersionsOfUser(fragments).prepare(name('select_versions_of_user')),
@@ -64,6 +74,13 @@ export function prepareStatements(
     selectPageWithoutKekWithBytes: selectPageWithoutKekWithBytes(fragments).prepare(
       name('select_page_without_kek_with_bytes'),
     ),
+    selectPageUnderKekBefore: selectPageUnderKekBefore(fragments).prepare(
+      name('select_page_under_kek_before'),
+    ),
+    selectPageWithoutKekBefore: selectPageWithoutKekBefore(fragments).prepare(
+      name('select_page_without_kek_before'),
+    ),
+    selectSampledRefs: selectSampledRefs(fragments).prepare(name('select_sampled_refs')),
     selectSample: selectSample(fragments).prepare(name('select_sample')),
     selectVersionsWithBytes: selectVersionsWithBytes(fragments).prepare(name('select_versions_with_bytes')),
     selectPageWithBytes: selectPageWithBytes(fragments).prepare(name('select_page_with_bytes')),
