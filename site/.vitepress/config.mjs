@@ -1,0 +1,102 @@
+import { existsSync, readdirSync, statSync } from 'node:fs'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { defineConfig } from 'vitepress'
+import { groups, routeOf } from '../pages.mjs'
+import { tableLabels } from './table-labels.mjs'
+
+/** The folders of typedoc-plugin-markdown. */
+const KINDS = ['classes', 'functions', 'interfaces', 'type-aliases', 'variables']
+const pages = fileURLToPath(new URL('../pages', import.meta.url))
+
+export default defineConfig({
+  title: 'drizzle-keystore',
+  description: 'Per-user envelope encryption for TypeScript applications, in the database they already have',
+  lang: 'en',
+  srcDir: 'pages',
+  // Where the site is published below a folder, as on GitHub Pages.
+  base: process.env.SITE_BASE || '/',
+  cleanUrls: true,
+  lastUpdated: false,
+  head: [
+    ['link', { rel: 'icon', type: 'image/svg+xml', href: `${process.env.SITE_BASE || '/'}icon.svg` }],
+    [
+      'link',
+      {
+        rel: 'alternate',
+        type: 'text/plain',
+        title: 'For assistants',
+        href: `${process.env.SITE_BASE || '/'}llms.txt`,
+      },
+    ],
+  ],
+  markdown: {
+    anchor: { slugify: gitHubAnchor },
+    config: tableLabels,
+    theme: { light: 'github-light-high-contrast', dark: 'github-dark-high-contrast' },
+  },
+  vite: { build: { chunkSizeWarningLimit: 4000 } },
+  themeConfig: {
+    nav: [
+      { text: 'Quick start', link: '/quickstart' },
+      { text: 'Concepts', link: '/concepts' },
+      { text: 'API', link: '/api/', activeMatch: '^/api/' },
+    ],
+    sidebar: {
+      '/api/': apiSidebar(),
+      '/': [
+        ...groups.map(({ title, pages: items }) => ({
+          text: title,
+          items: items.map(({ file, title: text }) => ({
+            text,
+            link: `/${routeOf(file).replace(/index$/, '')}`,
+          })),
+        })),
+        {
+          text: 'Reference',
+          items: [
+            { text: 'API', link: '/api/' },
+            { text: 'Examples', link: '/examples/' },
+          ],
+        },
+      ],
+    },
+    outline: { level: [2, 3] },
+    search: { provider: 'local', options: { detailedView: true } },
+    externalLinkIcon: true,
+  },
+})
+
+/** As GitHub makes the anchors of headings: docs/*.md are read there too, and their links have these. */
+function gitHubAnchor(heading) {
+  return heading
+    .trim()
+    .toLowerCase()
+    .replaceAll(/[^\p{L}\p{N} _-]/gu, '')
+    .replaceAll(' ', '-')
+}
+
+/** An item for each entry of the package, with its members below. */
+function apiSidebar() {
+  const entries = []
+  const visit = (folder, name) => {
+    if (existsSync(join(folder, 'index.md')))
+      entries.push({ text: name, link: `/api/${name}/`, collapsed: true, items: membersOf(folder, name) })
+    for (const child of readdirSync(folder).sort()) {
+      if (!KINDS.includes(child) && statSync(join(folder, child)).isDirectory())
+        visit(join(folder, child), `${name}/${child}`)
+    }
+  }
+  const core = join(pages, 'api', 'drizzle-keystore')
+  if (existsSync(core)) visit(core, 'drizzle-keystore')
+  return [{ text: 'All pages', link: '/quickstart' }, ...entries]
+}
+
+function membersOf(folder, name) {
+  return KINDS.filter((kind) => existsSync(join(folder, kind))).flatMap((kind) =>
+    readdirSync(join(folder, kind)).map((file) => {
+      const member = file.replace(/\.md$/, '')
+      return { text: member, link: `/api/${name}/${kind}/${member}` }
+    }),
+  )
+}
