@@ -42,11 +42,11 @@ export function pageFiles(blocks: readonly PageBlock[], folder: string): Record<
   return Object.fromEntries(files.map(({ file, text }) => [join(folder, file), text]))
 }
 
-/** Runs a compiled file of a folder, which must succeed. @returns the lines that it printed */
-export function runPageFile(folder: string, file: string, env: NodeJS.ProcessEnv = {}): string[] {
+/** Runs a compiled file of a folder, which must succeed; with a master key, unless `env` says which. @returns the lines that it printed */
+export function runPageFile(folder: string, file: string, env?: NodeJS.ProcessEnv): string[] {
   const output = execFileSync(process.execPath, [file.replace(/\.ts$/, '.js')], {
     cwd: folder,
-    env: cleanEnvironment({ API_KEY_MASTER_KEY: generateMasterKey(), ...env }),
+    env: cleanEnvironment(env ?? { API_KEY_MASTER_KEY: generateMasterKey() }),
     encoding: 'utf8',
     stdio: ['ignore', 'pipe', 'pipe'],
   })
