@@ -1,4 +1,4 @@
-import { existsSync, readdirSync, statSync } from 'node:fs'
+import { existsSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { defineConfig } from 'vitepress'
@@ -43,7 +43,7 @@ export default defineConfig({
       { text: 'API', link: '/api/', activeMatch: '^/api/' },
     ],
     sidebar: {
-      '/api/': apiSidebar(),
+      ...apiSidebars(),
       '/': [
         ...groups.map(({ title, pages: items }) => ({
           text: title,
@@ -76,20 +76,32 @@ function gitHubAnchor(heading) {
     .replaceAll(' ', '-')
 }
 
-/** An item for each entry of the package, with its members below. */
-function apiSidebar() {
-  const entries = []
-  const visit = (folder, name) => {
-    if (existsSync(join(folder, 'index.md')))
-      entries.push({ text: name, link: `/api/${name}/`, collapsed: true, items: membersOf(folder, name) })
-    for (const child of readdirSync(folder).sort()) {
-      if (!KINDS.includes(child) && statSync(join(folder, child)).isDirectory())
-        visit(join(folder, child), `${name}/${child}`)
-    }
-  }
+/** For the pages of each entry of the package: its members, and the other entries. With all members on each page, pages are mostly side bar. */
+function apiSidebars() {
   const core = join(pages, 'api', 'drizzle-keystore')
-  if (existsSync(core)) visit(core, 'drizzle-keystore')
-  return [{ text: 'All pages', link: '/quickstart' }, ...entries]
+  const entries = existsSync(core) ? entriesIn(core, 'drizzle-keystore') : []
+  const all = { text: 'Entries', items: entries.map(({ name }) => ({ text: name, link: `/api/${name}/` })) }
+  const back = { text: 'All pages', link: '/quickstart' }
+  return {
+    '/api/': [back, all],
+    ...Object.fromEntries(
+      entries.map(({ folder, name }) => [
+        `/api/${name}/`,
+        [back, { text: name, link: `/api/${name}/`, items: membersOf(folder, name) }, all],
+      ]),
+    ),
+  }
+}
+
+function entriesIn(folder, name) {
+  const children = readdirSync(folder, { withFileTypes: true })
+    .filter((child) => child.isDirectory() && !KINDS.includes(child.name))
+    .map((child) => child.name)
+    .sort()
+  return [
+    ...(existsSync(join(folder, 'index.md')) ? [{ folder, name }] : []),
+    ...children.flatMap((child) => entriesIn(join(folder, child), `${name}/${child}`)),
+  ]
 }
 
 function membersOf(folder, name) {

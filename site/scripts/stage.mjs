@@ -23,6 +23,10 @@ const root = join(site, '..')
 const target = join(site, 'pages')
 const manifest = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
 
+/** A picture of ours. Others stay files. */
+const PICTURE = /!\[([^\]]*)\]\((pictures\/[^)]+\.svg)\)/g
+const picture = (_, alt, path) => pictureOf(alt, readFileSync(join(root, 'docs', path), 'utf8'))
+
 /** The address of the repository, without an end: null until package.json names one. */
 const repository =
   /^(?:git\+)?(https:.*?)(?:\.git)?$/.exec(manifest.repository?.url ?? manifest.repository ?? '')?.[1] ?? null
@@ -54,7 +58,7 @@ if (process.argv.includes('--watch')) {
 
 function stage() {
   for (const file of files) write(`${routeOf(file)}.md`, frontmatter(described.get(file)) + pageOf(file))
-  write('index.md', readFileSync(join(site, 'home.md'), 'utf8'))
+  write('index.md', readFileSync(join(site, 'home.md'), 'utf8').replaceAll(PICTURE, picture))
   write('examples/index.md', examplesPage())
   for (const folder of ['benchmarks'])
     cpSync(join(root, 'docs', folder), join(target, folder), { recursive: true })
@@ -94,9 +98,7 @@ function pageOf(file) {
 
 function proseOf(file, line) {
   return line
-    .replaceAll(/!\[([^\]]*)\]\((pictures\/[^)]+\.svg)\)/g, (_, alt, picture) =>
-      pictureOf(alt, readFileSync(join(root, 'docs', picture), 'utf8')),
-    )
+    .replaceAll(PICTURE, picture)
     .replaceAll(
       /(?<!!)\[((?:[^[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)/g,
       (link, text, to) => linkOf(file, text, to) ?? link,
@@ -111,7 +113,7 @@ function pictureOf(alt, svg) {
     .replace(/<style>.*?<\/style>/s, '')
     .replaceAll(/\s*\n\s*/g, ' ')
     .trim()
-  return `<figure class="picture" role="img" aria-label="${alt.replaceAll('"', '&quot;')}">${inner}</figure>`
+  return `<figure class="picture" role="img" tabindex="0" aria-label="${alt.replaceAll('"', '&quot;')}">${inner}</figure>`
 }
 
 function linkOf(file, text, to) {
