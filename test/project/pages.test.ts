@@ -27,16 +27,36 @@ const PAGES = ['CALLS', 'CONCEPTS', 'DATABASES', 'ERRORS', 'EXTENDING', 'MIGRATI
   (page) => [page, blocksOfPage(`docs/${page}.md`)] as const,
 )
 
+/** Pages that only the site has: their blocks have no names, and follow one another. */
+const SITE_PAGES = ['home', 'llms'].map((page) => {
+  const blocks = blocksOfPage(`site/${page}.md`).filter(({ language }) => language === 'ts')
+  return [page, blocks.map((block, index) => ({ ...block, file: `${index + 1}.ts` }))] as const
+})
+
 describe('the pages', () => {
   let project: HostProject
   // Compiled once: the compiler takes longer than most runs.
   beforeAll(() => {
-    const files = PAGES.map(([page, blocks]) => pageFiles(blocks, page))
+    const files = [...PAGES, ...SITE_PAGES].map(([page, blocks]) => pageFiles(blocks, page))
     project = hostProject(Object.assign({ 'DATABASES/yours.ts': YOURS }, ...files), {
       drivers: ['pg', 'better-sqlite3', '@47ng/cloak'],
     })
   })
   afterAll(() => project?.remove())
+
+  it('of the site alone run, on a store that the command has made', () => {
+    expect(SITE_PAGES.map(([page, blocks]) => [page, blocks.length])).toEqual([
+      ['home', 1],
+      ['llms', 2],
+    ])
+    for (const [page, blocks] of SITE_PAGES) {
+      const folder = join(project.path, page)
+      const store = page === 'home' ? 'data/keystore.db' : 'app.db'
+      expect(runKeystore(folder, ['init', '--store', store]).status).toBe(0)
+      const env = { API_KEY_MASTER_KEY_FILE: 'data/master.key' }
+      for (const { file } of blocks) expect(runPageFile(folder, file, env)).toEqual([])
+    }
+  })
 
   describe.each(PAGES)('docs/%s.md', (page, blocks) => {
     it('has no block that nothing compiles or runs', () => {
