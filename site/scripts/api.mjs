@@ -7,7 +7,7 @@
 import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { Application, Converter, LogLevel, ReflectionKind } from 'typedoc'
+import { Application, Comment, Converter, LogLevel, ReflectionKind } from 'typedoc'
 
 const site = join(dirname(fileURLToPath(import.meta.url)), '..')
 const root = join(site, '..')
@@ -38,6 +38,7 @@ const app = await Application.bootstrapWithPlugins({
   excludeInternal: true,
   excludePrivate: true,
   excludeExternals: true,
+  name: 'API reference',
   readme: 'none',
   hideGenerator: true,
   githubPages: false,
@@ -81,8 +82,20 @@ app.converter.on(Converter.EVENT_RESOLVE_BEGIN, ({ project }) => {
     const entry = entries.find(({ source }) => source === file)
     if (entry === undefined) throw new Error(`no entry for ${child.name} (${file})`)
     child.name = entry.name
+    child.comment = new Comment([{ kind: 'text', text: headOf(entry.source) }])
   }
 })
+
+/** The comment at the head of a file, without what the heading says already. */
+function headOf(source) {
+  const [, text = ''] = /^\/\*\*(.*?)\*\//s.exec(readFileSync(source, 'utf8')) ?? []
+  return text
+    .replaceAll(/^ *\* ?/gm, '')
+    .replace(/^\s*drizzle-keystore[\w/-]*: (.)/, (_, first) => first.toUpperCase())
+    .replaceAll(/\s*Exported as\s+`[^`]+`\./g, '')
+    .replaceAll(/\{@link (\w+)\}/g, '`$1`')
+    .trim()
+}
 
 const project = await app.convert()
 if (project === undefined) process.exit(1)
