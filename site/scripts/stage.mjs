@@ -121,6 +121,9 @@ function linkOf(file, text, to) {
   const [path, anchor] = to.split('#')
   const linked = posix.normalize(posix.join(posix.dirname(file), path)).replace(/\/$/, '')
   const hash = anchor === undefined ? '' : `#${anchor}`
+  // A file's name says nothing to a reader of the site.
+  if (/^(?:[\w-]+\/)*[\w-]+\.md$/.test(text) && described.has(linked))
+    return linkOf(file, described.get(linked).title, to)
   if (files.includes(linked)) return `[${text}](/${routeOf(linked).replace(/(^|\/)index$/, '$1')}${hash})`
   if (files.includes(`${linked}/README.md`))
     return `[${text}](/${routeOf(`${linked}/README.md`).replace(/index$/, '')})`
