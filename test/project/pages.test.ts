@@ -146,10 +146,14 @@ describe('docs/COMMANDS.md', () => {
 
   it('lists every command, and no other', () => {
     const { stdout } = runKeystore('.', ['--help'])
-    const commands = [...stdout.matchAll(/^ {2}([a-z-]+) \[?(?:options|file)/gm)].map((match) => match[1])
+    // Commands about commands need no row.
+    const wanted = (name: string) => name !== 'help' && name !== 'completion'
+    const commands = [...stdout.matchAll(/^ {2}([a-z-]+)(?: \[| {2,})/gm)]
+      .map(([, name = '']) => name)
+      .filter(wanted)
     expect(commands.length).toBeGreaterThan(10)
-    const listed = [...page.matchAll(/^\| `([a-z-]+)` \|/gm)].map((match) => match[1])
-    expect(listed).toEqual(commands)
+    const listed = [...page.matchAll(/^\| `([a-z-]+)` \|/gm)].map(([, name = '']) => name).filter(wanted)
+    expect(listed.sort()).toEqual(commands.sort())
   })
 
   it('runs its blocks', () => {
