@@ -1,6 +1,14 @@
 // The pages of the site, in the order in which a reader needs them. The side bar, the staging of pages and llms.txt are made of this list.
 // A page is a Markdown file of the repository; its address is its name in lower case.
 
+import { readFileSync } from 'node:fs'
+
+const manifest = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8'))
+
+/** The address of the repository, without `.git`: null until package.json names one. */
+export const repository =
+  /^(?:git\+)?(https:.*?)(?:\.git)?$/.exec(manifest.repository?.url ?? manifest.repository ?? '')?.[1] ?? null
+
 /** @typedef {{ file: string, title: string, says: string }} Page */
 
 /** @type {{ title: string, pages: Page[] }[]} */

@@ -2,7 +2,7 @@ import { existsSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { defineConfig } from 'vitepress'
-import { groups, routeOf } from '../pages.mjs'
+import { groups, repository, routeOf } from '../pages.mjs'
 import { tableLabels } from './table-labels.mjs'
 
 /** The folders of typedoc-plugin-markdown. */
@@ -41,6 +41,7 @@ export default defineConfig({
       { text: 'Quick start', link: '/quickstart' },
       { text: 'Concepts', link: '/concepts' },
       { text: 'API', link: '/api/', activeMatch: '^/api/' },
+      ...(repository === null ? [] : [{ text: 'Repository', link: repository }]),
     ],
     sidebar: {
       ...apiSidebars(),

@@ -1,35 +1,19 @@
 // Stages the pages: copies the Markdown files of the repository into pages/, where VitePress builds them.
 //
-//   node scripts/stage.mjs [--watch]
-//
 // docs/*.md are the source, and what the npm package has: plain Markdown whose links lead to files. Here each gets its address, its links are
 // turned into addresses, and its pictures stand in the page itself, so that they follow the page's colours.
-import {
-  cpSync,
-  existsSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  watch,
-  writeFileSync,
-} from 'node:fs'
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { dirname, join, posix } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { examples, folders, groups, routeOf } from '../pages.mjs'
+import { examples, folders, groups, repository, routeOf } from '../pages.mjs'
 
 const site = join(dirname(fileURLToPath(import.meta.url)), '..')
 const root = join(site, '..')
 const target = join(site, 'pages')
-const manifest = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
 
 /** A picture of ours. Others stay files. */
 const PICTURE = /!\[([^\]]*)\]\((pictures\/[^)]+\.svg)\)/g
 const picture = (_, alt, path) => pictureOf(alt, readFileSync(join(root, 'docs', path), 'utf8'))
-
-/** The address of the repository, without an end: null until package.json names one. */
-const repository =
-  /^(?:git\+)?(https:.*?)(?:\.git)?$/.exec(manifest.repository?.url ?? manifest.repository ?? '')?.[1] ?? null
 
 const described = new Map(groups.flatMap(({ pages }) => pages.map((page) => [page.file, page])))
 const files = [
@@ -41,22 +25,16 @@ const files = [
   ),
 ].filter((file, index, all) => all.indexOf(file) === index)
 
-rmSync(target, { recursive: true, force: true })
-stage()
-if (process.argv.includes('--watch')) {
-  for (const folder of [
-    root,
-    join(root, 'docs'),
-    join(root, 'docs/decisions'),
-    join(root, 'docs/pictures'),
-    site,
-  ])
-    watch(folder, (_, name) => {
-      if (/\.(md|svg)$/.test(name ?? '')) stage()
-    })
-}
+/** The folders in which a change of a page or a picture is one of the site. */
+export const sources = [
+  root,
+  join(root, 'docs'),
+  join(root, 'docs/decisions'),
+  join(root, 'docs/pictures'),
+  site,
+]
 
-function stage() {
+export function stage() {
   for (const file of files) write(`${routeOf(file)}.md`, frontmatter(described.get(file)) + pageOf(file))
   write('index.md', readFileSync(join(site, 'home.md'), 'utf8').replaceAll(PICTURE, picture))
   write('examples/index.md', examplesPage())
