@@ -136,6 +136,11 @@ export const groups = [
         says: 'The bytes of tokens and wrapped keys, good enough to write a reader in another language',
       },
       {
+        file: 'docs/NATIVE.md',
+        title: 'The native core',
+        says: 'An optional addon in C++: when it is worth it, and what it checks before it is used',
+      },
+      {
         file: 'docs/BENCHMARKS.md',
         title: 'Benchmarks',
         says: 'All figures, and the targets that were missed',
