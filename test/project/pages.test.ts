@@ -141,6 +141,15 @@ describe('docs/ERRORS.md', () => {
   })
 })
 
+describe('docs/EVENTS.md', () => {
+  it('has every type of event', () => {
+    const page = readFileSync('docs/EVENTS.md', 'utf8')
+    const events = readFileSync('src/events.ts', 'utf8').match(/(?<=readonly type: ')\w+/g) ?? []
+    expect(events.length).toBeGreaterThan(5)
+    for (const type of events) expect(page).toContain(`| \`${type}\` |`)
+  })
+})
+
 describe('docs/COMMANDS.md', () => {
   const page = readFileSync('docs/COMMANDS.md', 'utf8')
 
