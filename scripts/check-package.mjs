@@ -30,6 +30,7 @@ const PUBLISHED = [
   /^migrations\/(sqlite|postgres)\/(\d{4}_[a-z0-9_]+\.sql|meta\/(\d{4}_snapshot|_journal)\.json)$/,
   /^docs\/([A-Za-z0-9-]+\/)*[A-Za-z0-9-]+\.md$/,
   /^docs\/benchmarks\/node-\d+-[a-z-]+\.svg$/,
+  /^docs\/pictures\/[a-z-]+\.svg$/,
   /^examples\/([a-z-]+\/)?[a-z-]+\.(ts|jsonc)$/,
 ]
 const REQUIRED = [

@@ -70,7 +70,9 @@ export interface KeystoreErrorOptions {
  */
 export class KeystoreError extends Error {
   override readonly name: string = 'KeystoreError'
+  /** Stable: tell errors apart by it. */
   readonly code: KeystoreErrorCode
+  /** Whether the same call may succeed later though nothing is changed. */
   readonly retryable: boolean
   /** Of an error about a value of an encrypted column: the column's context, or the entry `column` of it. */
   declare readonly column?: string
@@ -125,6 +127,7 @@ export type MasterKeyReason = 'denied' | 'unavailable' | 'throttled' | 'notFound
 
 /** The last argument of {@link MasterKeyError}. */
 export interface MasterKeyErrorOptions extends KeystoreErrorOptions {
+  /** Why the service did not do its work. `retryable` follows from it. */
   readonly reason?: MasterKeyReason | undefined
   /** The service's own code, such as `AccessDeniedException`. At most 128 characters of it are kept. */
   readonly providerCode?: string | undefined
@@ -137,7 +140,9 @@ export class MasterKeyError extends KeystoreError {
   override readonly name = 'MasterKeyError'
   /** Undefined unless a key service failed. */
   readonly reason: MasterKeyReason | undefined
+  /** The service's own code, such as `AccessDeniedException`. */
   readonly providerCode: string | undefined
+  /** What the service's support asks for. */
   readonly requestId: string | undefined
 
   /** `retryable` is by default what `reason` says. The provider's code and the request id follow the message. */

@@ -16,6 +16,7 @@ interface KeyEvent {
   readonly durationMs: number
 }
 
+/** What a service or long work tells of: ids, counts and durations, and never a key, a token, a plaintext or a context. See `onEvent`. */
 export type KeystoreEvent =
   /** A user's first key was made and stored. */
   | ({ readonly type: 'minted' } & KeyEvent)

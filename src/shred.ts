@@ -9,6 +9,7 @@ export interface ShredReceipt extends Required<ShredResult> {
   readonly forget: boolean
 }
 
+/** The options of {@link EnvelopeCrypto.shredUser}. */
 export interface ShredUserOptions {
   /** Remove the rows too: the user may be minted anew. Without it every later use is ERR_KEY_SHREDDED. Default false. */
   readonly forget?: boolean | undefined

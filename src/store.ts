@@ -11,8 +11,11 @@ import { type KeyIdentity, type KeyRecord, type KeyRef, TENANT_KEK_IDS } from '.
 export interface WrapChange extends KeyRef {
   /** The wrapped bytes that the caller read. */
   readonly from: Uint8Array
+  /** The wrapped bytes that take their place. */
   readonly encryptedKey: Uint8Array
+  /** The master key and wrap format of `encryptedKey`. */
   readonly kekId: string | null
+  /** When it was wrapped; it becomes the row's `wrappedAt`. */
   readonly wrappedAt: Date
   /**
    * Only while exactly this row is live too, in one transaction with the change: a tenant's own row, if a user leaves the tenant's key or comes under
@@ -40,9 +43,13 @@ export const MANY_TENANTS = TENANT_KEK_IDS.from
 
 /** How many rows one KEK id, or {@link MANY_TENANTS}, has at one key version; tombstones are counted apart, in rows of their own. */
 export interface CensusRow {
+  /** The master key and wrap format, or {@link MANY_TENANTS}; null: the Python reference's. */
   readonly kekId: string | null
+  /** The version of the data keys. */
   readonly version: number
+  /** Whether these rows are tombstones. */
   readonly shredded: boolean
+  /** How many rows. */
   readonly count: number
   /** The rows are tenants' own keys. Absent: they are users' keys. */
   readonly ofTenants?: true
@@ -64,11 +71,13 @@ export interface ErasureState {
 
 /** What a shred erased, as the rows say, even if an answer of the database was lost. All empty when the user had no live row. */
 export interface ShredResult extends ErasureState {
+  /** Who was shredded. */
   readonly userId: string
   /** The versions that this call erased, ascending. */
   readonly versions: readonly number[]
   /** The distinct KEK ids they were wrapped under. A copy of the rows can be opened with these master keys only. */
   readonly kekIds: readonly (string | null)[]
+  /** When, as the tombstone says. */
   readonly at: Date
 }
 
@@ -125,6 +134,7 @@ export interface ShredOptions {
 export interface StoreFinding {
   /** A note says what nobody can change: the driver is so. */
   readonly severity: 'error' | 'warning' | 'note'
+  /** What it is about. */
   readonly kind: 'schemaVersion' | 'fileMode' | 'setting' | 'damage' | 'copies'
   /** What was found, and what to do. `copies`: something may copy wrapped keys where no erasure reaches. */
   readonly reason: string
@@ -132,7 +142,9 @@ export interface StoreFinding {
 
 /** A census row and when its rows were created; times that cannot be read are left out, and if all are, both are invalid Dates. */
 export interface DatedCensusRow extends CensusRow {
+  /** When the first of them was created. */
   readonly oldest: Date
+  /** When the last of them was created. */
   readonly newest: Date
 }
 

@@ -50,7 +50,9 @@ export interface KeyRecord extends KeyRecordOf<Columns> {}
 
 /** Names one row. */
 export interface KeyRef {
+  /** 1 to 512 bytes of UTF-8; empty: the pool. */
   readonly userId: string
+  /** 1 to 2³¹ − 1. */
   readonly version: number
 }
 

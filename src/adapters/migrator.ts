@@ -30,6 +30,7 @@ export interface LedgerRow {
   readonly sha256: string
 }
 
+/** What opening a store did to its schema. */
 export interface MigrationReport {
   /** The tags of the migrations that this call applied. */
   readonly applied: readonly string[]

@@ -15,6 +15,7 @@ interface SharedOptions {
 /** Options of a store on libsql or D1. */
 export interface AsyncSqliteKeyStoreOptions extends SharedOptions {}
 
+/** The options of {@link sqliteKeyStore}. */
 export interface SqliteKeyStoreOptions extends SharedOptions {
   /** Take over a SQLite file of the Python reference. Default false. */
   readonly adopt?: boolean
@@ -27,6 +28,7 @@ export interface SqliteKeyStoreOptions extends SharedOptions {
   readonly journalMode?: 'wal' | 'keep'
 }
 
+/** The options of {@link postgresKeyStore}. */
 export interface PostgresKeyStoreOptions extends SharedOptions {
   /** Postgres only: the schema of the table and of our ledger, made if it is missing. Default `'public'`. */
   readonly schema?: string

@@ -19,6 +19,7 @@ import { isEncrypted, isToken, type Token } from '../format/token.js'
 import type { FieldPath } from '../sources/field-path.js'
 import { assertBytes, kindOf, ownOptions } from '../validate.js'
 
+/** The options of {@link encryptedText}, {@link encryptedJson} and {@link encryptedBytes}. */
 export interface EncryptedColumnOptions {
   /**
    * The context that the column's values are bound to. A string is short for `{ column: … }`. Choose a permanent name, such as
@@ -290,6 +291,7 @@ export function refuseUnseenRow(): never {
   )
 }
 
+/** The options of {@link tokenCheck}. */
 export interface TokenCheckOptions {
   /** The token formats allowed. Default `['v3']`. Add `'v2'` while tokens of the Python reference are left. */
   readonly formats?: readonly Format[]

@@ -19,6 +19,7 @@ import {
   scopedText,
 } from './encrypted-column.js'
 
+/** The options of {@link encryptedFields}. */
 export interface EncryptedFieldsOptions<Value> extends EncryptedColumnOptions {
   /**
    * Where the encrypted fields are: names with dots between them, such as `'apiKey'` or `'providers.*.secret'`, in which `*` stands for each

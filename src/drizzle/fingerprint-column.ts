@@ -7,6 +7,7 @@ import { kindOf, ownOptions } from '../validate.js'
 import type { TableParts } from './drizzle-table.js'
 import { markOf } from './encrypted-column.js'
 
+/** The options of {@link fingerprintText}. */
 export interface FingerprintColumnOptions extends Partial<FingerprintOptions> {
   /** The property of the same table whose values are fingerprinted, such as `'apiKey'`: a column of `encryptedText`. */
   readonly of: string

@@ -40,6 +40,7 @@ export interface EncryptedTable {
   readonly columns: Readonly<Record<string, ContextOf<never>>>
 }
 
+/** What {@link defineEncrypted} returns: the encrypted columns of a schema. */
 export interface EncryptedRegistry extends Iterable<EncryptedTable> {
   /** A source of values for each table, by the table's name in the registry. */
   sources(db: DrizzleDb): Map<string, ValueSource<never>>

@@ -12,23 +12,29 @@ import { type EncryptOptions, refuseToken, type TokenPolicy } from './token-poli
 
 /** One value for `envelope.pool.encryptMany`. */
 export interface PoolEncryptItem extends EncryptOptions {
+  /** Well-formed text, which may be empty. */
   readonly plaintext: string
+  /** Authenticated and not stored: `pool.decrypt` needs the same. Default `{}`. */
   readonly context?: EncryptionContext
 }
 
 /** One value for `envelope.pool.decryptMany`. */
 export interface PoolDecryptItem {
+  /** What `pool.encrypt` returned. */
   readonly token: string
+  /** The map that `pool.encrypt` was given. Default `{}`. */
   readonly context?: EncryptionContext
 }
 
 /** One value for `EnvelopeCrypto.encryptMany`. */
 export interface EncryptItem extends PoolEncryptItem {
+  /** For whom: 1 to 512 bytes of UTF-8. */
   readonly userId: string
 }
 
 /** One value for `EnvelopeCrypto.decryptMany`. */
 export interface DecryptItem extends PoolDecryptItem {
+  /** Whose token it is: 1 to 512 bytes of UTF-8. */
   readonly userId: string
 }
 

@@ -13,6 +13,7 @@ import type { KeyStore } from '../store.js'
 import { kindOf, knownOptions } from '../validate.js'
 import { type PlaintextPolicy, TokenPolicy } from './token-policy.js'
 
+/** The options of {@link EnvelopeCrypto.open}. */
 export interface EnvelopeCryptoOptions extends EventOptions {
   /** Where wrapped keys are kept: `openKeyStore(url)`, or an adapter's factory. */
   readonly store: KeyStore

@@ -7,6 +7,7 @@ import { kindOf, ownOptions } from '../validate.js'
 import type { ItemResult } from './bulk.js'
 import type { EnvelopeCrypto } from './envelope-crypto.js'
 
+/** The options of {@link encryptRows} and {@link decryptRows}. */
 export interface RowsOptions<Row, Column extends keyof Row & string> {
   /**
    * The user of a row: the property with the user id, or a function of the row. The values of a row whose owner is null are reported, unless
@@ -23,7 +24,9 @@ export interface RowsOptions<Row, Column extends keyof Row & string> {
 export interface RowError<Column extends string = string> {
   /** The index of its row. */
   readonly row: number
+  /** The property of the row. */
   readonly column: Column
+  /** Why: its `code` is that of `decrypt` or `encrypt`. */
   readonly error: KeystoreError
 }
 
@@ -32,9 +35,11 @@ export type RowWith<Row, Column extends keyof Row, Value> = Omit<Row, Column> & 
   [C in Column]?: Value | Extract<Row[C], null | undefined>
 }
 
+/** What {@link encryptRows} and {@link decryptRows} return. */
 export interface RowsResult<Row, Column extends keyof Row & string, Value> {
   /** New objects, in the order of the input. A value that failed is left out, so that writing the row back does not change its column. */
   readonly rows: RowWith<Row, Column, Value>[]
+  /** The values that failed, in the order of the rows. Empty if all went well. */
   readonly errors: RowError<Column>[]
 }
 

@@ -15,6 +15,7 @@ import { assertBytes, assertPlaintext, kindOf } from '../validate.js'
 /** What `decrypt` does with a value that is not a token: throw, or return it as it is. */
 export type PlaintextPolicy = 'reject' | 'pass-through'
 
+/** The last argument of `encrypt`. */
 export interface EncryptOptions {
   /** Encrypt a plaintext that is itself a whole token. Default false: nearly always it was encrypted already. */
   readonly allowToken?: boolean

@@ -14,11 +14,13 @@ import { type DataKey, type OpenAs, openToken, openTokenText } from '../keys/dat
 import { type EncryptOptions, refuseToken, type TokenPolicy } from './token-policy.js'
 import type { OnUnreadable } from './unreadable.js'
 
+/** The options of {@link EnvelopeCrypto.user}. */
 export interface UserOptions {
   /** Mint the key if there is none. Default true. */
   readonly mint?: boolean
 }
 
+/** The options of {@link EnvelopeCrypto.scope}. */
 export interface ScopeOptions extends UserOptions {
   /** What to do with a stored value of an encrypted column that cannot be read. Default `'throw'`. */
   readonly onUnreadable?: OnUnreadable | undefined
@@ -46,6 +48,7 @@ const MAX_AHEAD = 100
  * })
  */
 export class UserHandle {
+  /** Whose keys it has. Empty: the pool's. */
   readonly userId: string
   readonly #keys: UserKeys
   readonly #policy: TokenPolicy

@@ -26,6 +26,7 @@ const STEPS: Readonly<Record<NormalizeStep, (value: string) => string>> = {
   nfc: (value) => value.normalize('NFC'),
 }
 
+/** The options of {@link EnvelopeCrypto.fingerprint}. */
 export interface FingerprintOptions {
   /** What is fingerprinted, such as `'credentials.api_key'`: the same value has another fingerprint under another name. */
   readonly name: string

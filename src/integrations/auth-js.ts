@@ -13,6 +13,7 @@ import { type FieldCell, FieldCrypto, rowIdOf } from './field-crypto.js'
 
 export type { OnUnreadable, StoredPlaintext, UnreadableField } from './field-crypto.js'
 
+/** The options of {@link encryptedAdapter}. */
 export interface EncryptedAdapterOptions extends AdapterOptions {
   /**
    * Further fields of accounts that are encrypted, or with false: default ones that are not. They hold text. Default: `access_token`,

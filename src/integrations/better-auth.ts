@@ -20,6 +20,7 @@ export type { BetterAuthFields, EncryptedModelOptions } from './better-auth-fiel
 export type { AuthOptions } from './better-auth-schema.js'
 export type { OnUnreadable, StoredPlaintext, UnreadableField } from './field-crypto.js'
 
+/** The options of {@link encryptedAdapter}. */
 export interface EncryptedAdapterOptions extends AdapterOptions {
   /**
    * Which fields are encrypted, by model. A model that is named here has the fields that are named here; others keep their default:

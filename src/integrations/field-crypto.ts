@@ -11,12 +11,15 @@ export type StoredPlaintext = 'reject' | 'pass-through'
 
 /** A value that cannot be decrypted. It has neither the value nor the token. */
 export interface UnreadableField {
+  /** The library's own name of the table. */
   readonly model: string
+  /** The library's own name of the field. */
   readonly field: string
   /** The `id` of its row. Null if the row has none, or was read without it. */
   readonly rowId: string | null
   /** Null: it belongs to the pool. */
   readonly userId: string | null
+  /** Why; tell them apart by `code`. */
   readonly error: KeystoreError
 }
 

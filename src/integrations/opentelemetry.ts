@@ -47,6 +47,7 @@ export interface KeystoreTracer {
   startSpan(name: string, options?: { attributes?: Attributes }): Span
 }
 
+/** The options of {@link instrumentKeystore}. */
 export interface InstrumentOptions {
   /** Such as `metrics.getMeter('drizzle-keystore')` of @opentelemetry/api. Without it there are no metrics. */
   readonly meter?: KeystoreMeter | undefined

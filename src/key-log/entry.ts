@@ -46,6 +46,7 @@ export interface LostEntry extends KeyRef {
   readonly at: Date
 }
 
+/** A line of the key log: what was done to which key, and when. It has no secret. */
 export type KeyLogEntry = MadeEntry | PrunedEntry | ShreddedEntry | LostEntry
 
 /**

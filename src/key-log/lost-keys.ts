@@ -11,13 +11,17 @@ import { KeyLogWriter } from './writer.js'
 
 /** A key that was made, and neither pruned nor shredded, and is not in the store. */
 export interface LostKey extends KeyRef {
+  /** Under which master key it was wrapped, as far as the log says. */
   readonly kekId: string | null
+  /** When it was made. */
   readonly createdAt: Date
   /** Whether another key stands under the same user and version. Tokens of the lost one then fail as tokens of a wrong key do. */
   readonly replaced: boolean
 }
 
+/** What {@link findLostKeys} found. */
 export interface LostKeys {
+  /** How many there are in all. */
   readonly count: number
   /** The first 1,000. */
   readonly keys: readonly LostKey[]

@@ -11,7 +11,9 @@ import { refuseOtherStore } from './older-copy.js'
 import { endRemoved, madeEntry, shreddedEntries } from './row-entries.js'
 import { KeyLogWriter } from './writer.js'
 
+/** The options of {@link recordKeys}. */
 export interface RecordKeysOptions {
+  /** The store whose keys are recorded. */
   readonly store: KeyStore
   /** The path of a file. It is made if it is missing. */
   readonly keyLog: string
@@ -21,7 +23,9 @@ export interface RecordKeysOptions {
   readonly signal?: AbortSignal | undefined
 }
 
+/** What {@link recordKeys} did. */
 export interface RecordKeysReport {
+  /** Whether it came to the end: false after `signal`. */
   readonly complete: boolean
   /** Live keys that the log lacked. */
   readonly keys: number

@@ -79,9 +79,11 @@ export interface MasterKeyUse {
    * reference, which name no key.
    */
   readonly kekId: string | null
+  /** Whether it is the primary of the keyring that was given. */
   readonly primary: boolean
   /** Live rows that name the key, in either wrap format. */
   readonly rows: number
+  /** Whether no live row is wrapped under it. Backups from before may still need it. */
   readonly noRowNeedsIt: boolean
 }
 

@@ -9,7 +9,9 @@ import { isSameRecord, type PairedDigests } from './record-digest.js'
 
 /** A row that both stores have, with different keys or states. */
 export interface CopyConflict extends KeyRef {
+  /** What differs, without a secret. */
   readonly reason: string
+  /** The row of the source. */
   readonly from: ConflictingRow
   /** Null if the user has a tombstone under another version at the target. */
   readonly to: ConflictingRow | null

@@ -23,8 +23,11 @@ import { isSameRecord, PairedDigests, type RecordsDigest } from './record-digest
 
 export type { ConflictingRow, CopyConflict } from './copy-comparison.js'
 
+/** The options of {@link copyKeys}. */
 export interface CopyOptions extends LongWorkOptions {
+  /** The store that is read. Nothing of it is changed. */
   readonly from: KeyStore
+  /** The store that is written. It needs `maintenance`. */
   readonly to: KeyStore
   /** Copy and compare the rows of these users and tenants alone, such as one that is missing at the target. Default: all rows. */
   readonly only?: CopyOnly
@@ -39,9 +42,11 @@ export interface CopyOptions extends LongWorkOptions {
   readonly dryRun?: boolean
 }
 
+/** What {@link copyKeys} did. */
 export interface CopyReport {
   /** False if `signal` stopped the copy: run it again. */
   readonly complete: boolean
+  /** Whether nothing was written. */
   readonly dryRun: boolean
   /** Rows written at the target, or with `dryRun` that would be. */
   readonly copied: number
@@ -53,12 +58,14 @@ export interface CopyReport {
   readonly refused: readonly string[]
   /** With `dryRun`: the first 1,000 rows for which the copy would be refused. */
   readonly conflicts: readonly CopyConflict[]
+  /** How many rows differ in all; `conflicts` has the first of them. */
   readonly conflictCount: number
   /**
    * The first 1,000 rows that were not copied, or not compared, because of what is wrong with them: rows of either store that cannot be
    * read, live rows of a user whom the source has shredded, and rows that the target does not take. All others were copied.
    */
   readonly failed: readonly RowFailure[]
+  /** How many rows failed in all; `failed` has the first of them. */
   readonly failedCount: number
   /** Rows that only the target has; 0 unless `complete`. */
   readonly extra: number

@@ -15,6 +15,7 @@ import type { KeyPage, KeyStore, StoreMaintenance, UnreadableRow } from '../stor
 import { compareRefs, type KeyRecord, type KeyRef, refKey } from '../table.js'
 import { kindOf, ownOptions } from '../validate.js'
 
+/** How far long work is. */
 export interface Progress {
   /** The step that runs now, in words for people. An operation may go over the rows several times. */
   readonly phase: string
@@ -28,6 +29,7 @@ export interface Progress {
   readonly etaMs: number | null
 }
 
+/** What all long work takes. */
 export interface LongWorkOptions extends EventOptions {
   /** Rows a page, 1 … 5,000. Each page is written in one transaction. Default 1,000, about 100 MB of resident memory. */
   readonly batchSize?: number | undefined
@@ -41,9 +43,11 @@ export interface LongWorkOptions extends EventOptions {
 export interface RowFailure extends KeyRef {
   /** The version as text, where it is a whole number that `version` rounds. */
   readonly exactVersion?: string
+  /** Under which master key the row is; null: the Python reference's. */
   readonly kekId: string | null
   /** A `code` of KeystoreError. */
   readonly code: string
+  /** Why, without a secret. */
   readonly reason: string
   /** Why its master key failed, with `ERR_MASTER_KEY`. Rows with `unavailable` or `throttled` may succeed another time. */
   readonly masterKeyReason?: MasterKeyReason

@@ -10,8 +10,11 @@ import { assertTenantId, kindOf } from '../validate.js'
 import { checkedOptions, maintenanceOf, versionsOf } from './long-work.js'
 import { tenantPage } from './tenant-list.js'
 
+/** The options of {@link pruneTenantKey}. */
 export interface PruneTenantOptions {
+  /** Where the versions are. */
   readonly store: KeyStore
+  /** Whose versions are removed. */
   readonly tenantId: string
   /**
    * Removes earlier versions only if the newest is older than this, in milliseconds. All processes use the newest within 2 s, but one that was
@@ -70,7 +73,9 @@ export async function isNeeded(store: KeyStore, tenantId: string, version: numbe
   return (await store.list({ kekId: tenantKekId({ tenantId, version }), limit: 1 })).length > 0
 }
 
+/** The options of {@link pruneUnusedTenants}. */
 export interface PruneUnusedTenantsOptions {
+  /** Where the tenants' keys are. */
   readonly store: KeyStore
   /** Look at this tenant alone. Default: at all. */
   readonly tenantId?: string
@@ -80,6 +85,7 @@ export interface PruneUnusedTenantsOptions {
   readonly dryRun?: boolean
 }
 
+/** What {@link pruneUnusedTenants} removed. */
 export interface PrunedTenants {
   /** The tenants whose keys were removed, or with `dryRun` would be. */
   readonly tenantIds: readonly string[]

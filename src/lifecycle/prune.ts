@@ -31,6 +31,7 @@ interface RetiredVersions {
 
 /** Exactly one of `beforeVersion` and `madeBefore`. */
 export interface PruneOptions extends RetiredVersions {
+  /** Whose versions are removed. Empty: the pool's. */
   readonly userId: string
   /** Removes versions below this one. The highest version is always kept. */
   readonly beforeVersion?: number | undefined
@@ -38,14 +39,17 @@ export interface PruneOptions extends RetiredVersions {
   readonly madeBefore?: Date | undefined
 }
 
+/** The options of {@link pruneWhere}. */
 export interface PruneWhereOptions extends RetiredVersions, LongWorkOptions {
   /** Removes versions that were made before this moment. The highest version of each user is always kept. */
   readonly madeBefore: Date
 }
 
+/** What {@link pruneWhere} removed. */
 export interface PruneReport {
   /** False if `signal` stopped it: run it again. */
   readonly complete: boolean
+  /** Whether nothing was removed. */
   readonly dryRun: boolean
   /** Users of whom versions were removed, or with `dryRun` would be. The pool counts as one. */
   readonly users: number
@@ -53,9 +57,11 @@ export interface PruneReport {
   readonly removed: number
   /** Users whose highest version is older than `madeBefore`: it was kept, since nobody has made them a newer one. The first 1,000. */
   readonly notRotated: readonly string[]
+  /** How many there are in all; `notRotated` has the first of them. */
   readonly notRotatedCount: number
   /** The first 1,000 rows that cannot be read. Nothing of their users was removed. */
   readonly failed: readonly RowFailure[]
+  /** How many failed in all; `failed` has the first of them. */
   readonly failedCount: number
 }
 

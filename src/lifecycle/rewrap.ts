@@ -55,7 +55,9 @@ import { Crowd, ONE_RANGE, rowRanges } from './shared-pages.js'
 import { TenantKeys } from './tenant-keys.js'
 import { TenantOfUsers } from './tenant-of.js'
 
+/** The options of {@link rewrapAll}. */
 export interface RewrapOptions extends LongWorkOptions {
+  /** The store whose rows are wrapped anew. */
   readonly store: KeyStore
   /** The primary wraps; the primary and the previous ones unwrap. */
   readonly masterKeys: MasterKeyring | MasterKey
@@ -77,16 +79,20 @@ export interface RewrapOptions extends LongWorkOptions {
   readonly moveTenants?: boolean
 }
 
+/** What {@link rewrapAll} did. */
 export interface RewrapReport {
   /**
    * False if `signal` stopped the rewrap, if the store refused every write of several passes, or if a key service could not be asked for some
    * of the rows: run it again.
    */
   readonly complete: boolean
+  /** Whether nothing was written. */
   readonly dryRun: boolean
   /** The KEK id of the primary, under which rows are that belong to no tenant. */
   readonly kekId: string
+  /** The rows by master key when it began. */
   readonly before: readonly CensusRow[]
+  /** The rows by master key when it ended. */
   readonly after: readonly CensusRow[]
   /** Rows that this call rewrapped, or with `dryRun` would have. */
   readonly changed: number
@@ -94,6 +100,7 @@ export interface RewrapReport {
   readonly skipped: number
   /** The first 1,000 rows that could not be rewrapped, each with the reason. */
   readonly failed: readonly RowFailure[]
+  /** How many rows failed in all; `failed` has the first of them. */
   readonly failedCount: number
   /** For each master key: whether any row still needs it. */
   readonly masterKeys: readonly MasterKeyUse[]

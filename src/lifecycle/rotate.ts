@@ -23,18 +23,23 @@ import {
 } from './long-work.js'
 import { TenantKeys } from './tenant-keys.js'
 
+/** The options of {@link rotateWhere}. */
 export interface RotateWhereOptions extends LongWorkOptions {
+  /** The store whose users get new versions. */
   readonly store: KeyStore
   /** The primary wraps the new versions, or the tenant's key that wraps the version before. No user's key is unwrapped. */
   readonly masterKeys: MasterKeyring | MasterKey
   /** Rotates users whose highest version is older than this, in milliseconds; 0 rotates all users. */
   readonly olderThanMs: number
+  /** Counts, and writes nothing. Default false. */
   readonly dryRun?: boolean
 }
 
+/** What {@link rotateWhere} did. */
 export interface RotateReport {
   /** False if `signal` stopped the rotation, or if a key service could not be asked for some of the users: run it again. */
   readonly complete: boolean
+  /** Whether nothing was written. */
   readonly dryRun: boolean
   /** Users who got a new version, or with `dryRun` would get one. */
   readonly rotated: number
@@ -46,6 +51,7 @@ export interface RotateReport {
   readonly shredded: number
   /** The first 1,000 rows that could not be read or rotated, each with the reason. */
   readonly failed: readonly RowFailure[]
+  /** How many users failed in all; `failed` has the first of them. */
   readonly failedCount: number
 }
 

@@ -13,6 +13,7 @@ export interface TenantKeyState extends TenantVersion {
   readonly keys: number
 }
 
+/** A tenant that has keys of its own, and its versions. */
 export interface TenantState extends ListedTenant {
   /** Ascending. The last one wraps new keys of the tenant's users. */
   readonly versions: readonly TenantKeyState[]

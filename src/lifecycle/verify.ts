@@ -33,8 +33,11 @@ import {
 } from './shared-keys.js'
 import { TenantKeys } from './tenant-keys.js'
 
+/** The options of {@link verifyAll}. */
 export interface VerifyOptions extends LongWorkOptions {
+  /** The store that is looked at. Nothing of it is changed. */
   readonly store: KeyStore
+  /** Those that the application has, the previous ones too. */
   readonly masterKeys: MasterKeyring | MasterKey
   /** The wrap formats read. Default both. A v2 wrap is a warning if `'v2'` is among them, and an error if not. */
   readonly accept?: readonly Format[]
@@ -64,15 +67,19 @@ export interface Finding {
    * - `fileMode`, `setting`, and what else the store reports about itself
    */
   readonly kind: string
+  /** Whose row it is; absent: of no single row. */
   readonly userId?: string
+  /** Which version of the key. */
   readonly version?: number
   /** The version as text, where it is a whole number that `version` rounds. */
   readonly exactVersion?: string
+  /** Under which master key the row is. */
   readonly kekId?: string | null
   /** What is wrong and what to do. Never holds a key. */
   readonly reason: string
 }
 
+/** What {@link verifyAll} found. */
 export interface VerifyReport {
   /** False if `signal` stopped the verification, or if the table cannot be read. */
   readonly complete: boolean
@@ -80,7 +87,9 @@ export interface VerifyReport {
   readonly ok: boolean
   /** Rows that were checked. */
   readonly rows: number
+  /** The rows by KEK id and version. */
   readonly census: readonly CensusRow[]
+  /** The rows by master key. */
   readonly masterKeys: readonly MasterKeyUse[]
   /** The first 1,000 of each kind. */
   readonly findings: readonly Finding[]

@@ -27,6 +27,7 @@ export type TenantRoot = (
 
 /** What {@link masterKeyring} takes. */
 export interface MasterKeyringOptions {
+  /** Wraps new keys, and unwraps. */
   readonly primary: MasterKey
   /**
    * Primaries of before. They open the rows of all tenants that have no root of their own, so a customer's key never belongs here: whoever can use
@@ -41,9 +42,13 @@ export interface MasterKeyringOptions {
 
 /** One primary master key, which wraps, and previous ones, which only unwrap; and what it knows of tenants. */
 export class MasterKeyring {
+  /** Wraps new keys, and unwraps. */
   readonly primary: MasterKey
+  /** Unwrap, and never wrap. */
   readonly previous: readonly MasterKey[]
+  /** See {@link MasterKeyringOptions}. */
   readonly tenantOf: TenantOf | null
+  /** See {@link MasterKeyringOptions}. */
   readonly tenantRoot: TenantRoot | null
 
   constructor(

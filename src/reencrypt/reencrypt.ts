@@ -21,6 +21,7 @@ import { dropPage, finishPage, isDone, type PreparedPage, preparePage, type Swee
 import { type StateCounts, Tally, type ValueFailure } from './tally.js'
 import { WrittenValues } from './written-values.js'
 
+/** The options of {@link reencrypt}. */
 export interface ReencryptOptions<Row = unknown>
   extends Pick<LongWorkOptions, 'batchSize' | 'signal' | 'onProgress'> {
   /**
@@ -58,12 +59,14 @@ export interface ReencryptOptions<Row = unknown>
   readonly dryRun?: boolean
 }
 
+/** What {@link reencrypt} did. */
 export interface ReencryptReport {
   /**
    * False if `signal` stopped the sweep, or if other writers kept adding values in old states: run it again. The counts are
    * then those of the last pass that reached the end.
    */
   readonly complete: boolean
+  /** Whether nothing was left written. */
   readonly dryRun: boolean
   /** How many values the first pass found in each state. */
   readonly before: StateCounts
@@ -75,6 +78,7 @@ export interface ReencryptReport {
   readonly skipped: number
   /** The first 1,000 values that could not be brought up to date, each with the reason. */
   readonly failed: readonly ValueFailure[]
+  /** How many values failed in all; `failed` has the first of them. */
   readonly failedCount: number
   /** Values in an old state: all that are neither current nor empty, without those of shredded owners. */
   readonly left: number

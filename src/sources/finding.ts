@@ -22,6 +22,7 @@ export type SourceFindingKind =
   | 'refused'
   | 'ciphertext'
 
+/** What a sweep would run into, or leave behind. */
 export interface SourceFinding {
   /** With an error, the sweep that is not a dry run ends, or leaves the rows that are refused. */
   readonly severity: 'error' | 'warning'

@@ -17,8 +17,10 @@ import {
   type ValueSource,
 } from './value-source.js'
 
+/** A line of a file of JSON lines. */
 export type JsonRow = Readonly<Record<string, unknown>>
 
+/** The options of {@link jsonlSource}. */
 export interface JsonlSourceOptions extends PoolOption {
   /**
    * The property with the user's id, where a whole number counts as its decimal digits; or a function of the row. Null: all values belong to

@@ -23,6 +23,7 @@ import {
 /** A row as the driver returns it, by column. */
 export type SqlRow = Readonly<Record<string, unknown>>
 
+/** The options of {@link sqlSource}. */
 export type SqlSourceOptions = {
   readonly table: string
   /** Postgres only. Default: the search path decides. */

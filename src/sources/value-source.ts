@@ -33,8 +33,11 @@ export interface ValueCell<Row = unknown> {
 
 /** Names a value, with what its cell said. */
 export interface ValueRef {
+  /** Which row, or which place in another source. */
   readonly key: ValueKey
+  /** Which of its values. */
   readonly column: string
+  /** The user's id; null: the shared pool's. */
   readonly owner: string | null
 }
 

@@ -25,6 +25,7 @@ export type FaultyMethod =
 /** Chooses the fault of each call, or null for none. Called once for each call, in the order of the calls. */
 export type FaultSchedule = (method: FaultyMethod) => StoreFault | null
 
+/** The options of {@link faultyStore}. */
 export interface FaultyStoreOptions {
   /** How long a `delay` and the second part of `late` take at most, in milliseconds. Default 5. */
   readonly delayMs?: number
@@ -32,7 +33,9 @@ export interface FaultyStoreOptions {
   readonly patienceMs?: number
 }
 
+/** What {@link faultyStore} returns. */
 export interface FaultyStore {
+  /** The store whose calls go wrong. */
   readonly store: KeyStore
   /** Every fault that was put in, in order. */
   readonly faults: readonly { readonly method: FaultyMethod; readonly fault: StoreFault }[]

@@ -13,6 +13,7 @@ import { listTests } from './listing.js'
 import { maintenanceTests } from './maintaining.js'
 import { readingTests } from './reading.js'
 import { replaceTests } from './replacing.js'
+import { namingRule } from './rules.js'
 import type { KeyStoreSubject, OpenedSubject, TestRunner } from './subject.js'
 import { tenantTests } from './tenants.js'
 
@@ -38,7 +39,8 @@ export {
 export type { KeyStoreSubject, OpenedSubject, RawRow, TestRunner } from './subject.js'
 
 /**
- * Defines the tests that a {@link KeyStore} must pass to keep its contract. Optional parts are tested if the store has them.
+ * Defines the tests that a {@link KeyStore} must pass to keep its contract. Optional parts are tested if the store has them. A failure begins
+ * with the rule that is broken, such as `KeyStore.insertIfAbsent: exactly one writer wins a ref, …`.
  *
  * @example
  * import { afterEach, beforeEach, describe, it } from 'vitest'
@@ -81,16 +83,19 @@ export function testKeyStore(runner: TestRunner, subject: KeyStoreSubject): void
       rowsOf: async (userId) => (await opened.store.getAll([userId])).get(userId) ?? [],
       everyRow: () => opened.store.list({ limit: 10_000 }),
     })
-    const test: DefineTest = (name, body) => it(name, () => body(fixture()))
-    describe('reading', () => readingTests(test))
-    describe('insertIfAbsent', () => insertTests(test))
-    describe('replaceWrapped', () => replaceTests(test))
-    describe('list', () => listTests(test))
-    describe('shred and remove', () => erasureTests(test))
-    describe('sampleByKek and census', () => countTests(test))
-    describe('tenants', () => tenantTests(test))
-    describe('changes', () => changeTests(test))
-    describe('maintenance', () => maintenanceTests(test))
-    describe('closing and failing', () => endTests(test))
+    const group = (name: string, define: (test: DefineTest) => void) =>
+      describe(name, () =>
+        define((rule, body) => it(rule, () => namingRule(name, rule, () => body(fixture())))),
+      )
+    group('reading', readingTests)
+    group('insertIfAbsent', insertTests)
+    group('replaceWrapped', replaceTests)
+    group('list', listTests)
+    group('shred and remove', erasureTests)
+    group('sampleByKek and census', countTests)
+    group('tenants', tenantTests)
+    group('changes', changeTests)
+    group('maintenance', maintenanceTests)
+    group('closing and failing', endTests)
   })
 }

@@ -18,6 +18,7 @@ export type MasterKeyFailures = { readonly [Reason in MasterKeyReason]?: () => P
 
 /** A master key for one test. Each optional member makes the suite stricter. */
 export interface OpenedMasterKey {
+  /** The master key under test. */
   readonly masterKey: MasterKey
   /** Another instance of the same key, such as another process has. */
   again(): Promise<MasterKey>

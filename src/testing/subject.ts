@@ -13,11 +13,13 @@ export interface TestRunner {
 
 /** A row, read from the storage without the store. */
 export interface RawRow extends KeyRef {
+  /** The stored bytes; empty of a tombstone. */
   readonly encryptedKey: Uint8Array
 }
 
 /** An empty store for one test. Each optional member makes the suite stricter: give all that the storage can do. */
 export interface OpenedSubject {
+  /** The store under test, without rows. */
   readonly store: KeyStore
   /** Opens another store on the same storage, as another process would. The suite closes it. */
   reopen?(): Promise<KeyStore>

@@ -26,6 +26,7 @@ export interface AwsKmsSender {
   send(command: never, options?: { abortSignal?: AbortSignal }): Promise<unknown>
 }
 
+/** The options of {@link awsMasterKey}. */
 export interface AwsMasterKeyOptions {
   /** The ARN of a symmetric key. For a multi-region key the one of the region to ask. An alias is refused. */
   readonly keyId: string

@@ -33,6 +33,7 @@ export interface AzureCredential {
   ): Promise<{ token: string; expiresOnTimestamp: number } | null>
 }
 
+/** The options of {@link azureMasterKey}. */
 export interface AzureMasterKeyOptions {
   /** The identifier of one version of an RSA key: `https://<vault>.vault.azure.net/keys/<name>/<version>`. */
   readonly keyId: string

@@ -60,6 +60,7 @@ export interface GcpKmsClient {
   >
 }
 
+/** The options of {@link gcpMasterKey}. */
 export interface GcpMasterKeyOptions {
   /** The resource name of a symmetric key, without a version: `projects/…/locations/…/keyRings/…/cryptoKeys/…`. */
   readonly keyName: string

@@ -9,6 +9,7 @@ import { networkCodeOf } from './network-code.js'
 import { once } from './once.js'
 import { type Failure, propertyOf, reasonOfStatus } from './service-error.js'
 
+/** The options of {@link vaultMasterKey}. */
 export interface VaultMasterKeyOptions {
   /** Where the server is, such as `https://vault.example.com:8200`. http is for this machine alone, such as an agent. */
   readonly address: string

@@ -8,9 +8,11 @@ import { assertCheck, type CheckOption, unauthenticatedText } from './unauthenti
 
 type AesPart = 'iv' | 'tag' | 'ciphertext'
 
+/** The options of {@link aesPartsReader}. */
 export interface AesPartsReaderOptions extends CheckOption {
   /** 32 bytes, such as `Buffer.from(process.env.KEY, 'hex')`: derive them as the application does. */
   readonly key: Uint8Array
+  /** `'aes-256-gcm'`, which authenticates, `'aes-256-cbc'` or `'aes-256-ctr'`, which do not. */
   readonly cipher: AesCipher
   /** The parts in their order. Default `['iv', 'tag', 'ciphertext']` with GCM, `['iv', 'ciphertext']` with the others. */
   readonly parts?: readonly AesPart[]

@@ -5,6 +5,7 @@ import { decodeBase64 } from '../../format/encoding.js'
 import { kindOf, ownOptions } from '../../validate.js'
 import { type LegacyReader, legacyFailure, legacyText, WRONG_KEY } from './reader.js'
 
+/** The options of {@link cloakReader}. */
 export interface CloakReaderOptions {
   /** The keys, as cloak writes them: `k1.aesgcm256.…`. Each value names the one that it was encrypted under. */
   readonly keys: readonly string[]

@@ -5,6 +5,7 @@ import { AES_BLOCK_BYTES, decryptAes, evpBytesToKey } from './ciphers.js'
 import { assertSecret, type LegacyReader, legacyFailure } from './reader.js'
 import { assertCheck, type CheckOption, unauthenticatedText } from './unauthenticated.js'
 
+/** The options of {@link n8nReader}. */
 export interface N8nReaderOptions extends CheckOption {
   /** `encryptionKey` of n8n's config, or N8N_ENCRYPTION_KEY; the passphrase that CryptoJS or openssl was given. */
   readonly encryptionKey: string

@@ -5,6 +5,7 @@ import { AES_BLOCK_BYTES, decryptAes } from './ciphers.js'
 import { assertSecret, isHex, type LegacyReader } from './reader.js'
 import { assertCheck, type CheckOption, unauthenticatedText } from './unauthenticated.js'
 
+/** The options of {@link payloadReader}. */
 export interface PayloadReaderOptions extends CheckOption {
   /** `secret` of Payload's config, or PAYLOAD_SECRET. */
   readonly secret: string
