@@ -2,7 +2,7 @@
 import type { Progress } from 'drizzle-keystore'
 import { logError } from './log.js'
 
-export type JobKind = 'check' | 'rewrap'
+export type JobKind = 'check' | 'rewrap' | 'erase'
 
 export interface Job {
   readonly kind: JobKind

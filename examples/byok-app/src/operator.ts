@@ -93,6 +93,16 @@ export class Operator {
     })
   }
 
+  /** Takes the step that receipts call pending: on Postgres it rewrites the table, which nobody can use meanwhile. */
+  startErasure(): boolean {
+    return this.jobs.start('erase', async () => {
+      const state = await this.#keystore.store.maintenance?.finishErasure()
+      const left = state?.pending ?? 'This store cannot say where erased bytes are.'
+      const isDone = state?.erased === 'file'
+      return { complete: isDone, outcome: [isDone ? 'No erased key is left in the live database.' : left] }
+    })
+  }
+
   /** People whose address or id has the text in it, newest first. */
   async people(search: string): Promise<ListedPerson[]> {
     const { user } = this.#database.tables

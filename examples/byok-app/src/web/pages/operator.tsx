@@ -78,6 +78,11 @@ export function OperatorPage(props: OperatorProps) {
               Check all keys
             </button>
           </Form>
+          <Form action="/operator/erase" csrf={signedIn.csrfToken}>
+            <button class="secondary" type="submit" disabled={isRunning}>
+              Finish erasures
+            </button>
+          </Form>
           {isRunning && (
             <Form action="/operator/stop" csrf={signedIn.csrfToken}>
               <button class="secondary" type="submit">
@@ -124,7 +129,7 @@ function Legend({ groups }: { groups: ReturnType<typeof byMasterKey> }) {
   )
 }
 
-const KINDS = { check: 'Check of all keys', rewrap: 'Rewrap' } as const
+const KINDS = { check: 'Check of all keys', rewrap: 'Rewrap', erase: 'The end of erasures' } as const
 const STATES = { running: 'is running', done: 'is done', stopped: 'was stopped', failed: 'failed' } as const
 
 /** Also sent alone: progress.js puts it in place while a job runs. */
@@ -210,7 +215,7 @@ function People({ people, search }: { people: readonly ListedPerson[]; search: s
       {people.length === 0 ? (
         <p class="empty">Nobody is called so.</p>
       ) : (
-        <section class="scroll" aria-label="People" tabindex={0}>
+        <section class="scroll" aria-label="Table of people" tabindex={0}>
           <table>
             <thead>
               <tr>
@@ -303,7 +308,7 @@ export function ShreddedPage({ signedIn, receipt }: { signedIn: SignedIn; receip
     <Layout title="The data key was erased" signedIn={signedIn} current="/operator">
       <section class="card">
         <h1>The data key was erased</h1>
-        <Receipt receipt={receipt} />
+        <Receipt receipt={receipt} forOperator />
         <p>
           <a href="/operator">Back to the operator’s page</a>
         </p>

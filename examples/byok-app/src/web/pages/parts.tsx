@@ -102,11 +102,11 @@ export function Time({ at }: { at: Date }) {
 }
 
 /** What a shred erased, and where the erased bytes may still be. */
-export function Receipt({ receipt }: { receipt: ShredReceipt }) {
+export function Receipt({ receipt, forOperator = false }: { receipt: ShredReceipt; forOperator?: boolean }) {
   const erased =
     receipt.erased === 'file'
       ? 'No file of the live database has the key any more.'
-      : 'Nobody can query the key any more. The files of the database may still hold its bytes for a while.'
+      : 'Nobody can query the key any more. The files of the database may still hold its bytes until the operator finishes the erasure.'
   return (
     <dl class="receipt" id="receipt">
       <dt>Erased</dt>
@@ -130,7 +130,7 @@ export function Receipt({ receipt }: { receipt: ShredReceipt }) {
       <dt>Where</dt>
       <dd>
         {erased}
-        {receipt.pending !== null && <> {receipt.pending}</>}
+        {forOperator && receipt.pending !== null && <> {receipt.pending}</>}
       </dd>
       <dt>Final</dt>
       <dd>once the backups from before have expired, or the master keys above are destroyed.</dd>

@@ -30,15 +30,16 @@ export function operatorRoutes({ operator }: Services) {
 
   routes.get('/job', (c) => c.html(<JobStatus job={operator.jobs.current} />))
 
-  routes.post('/rewrap', async (c) => {
-    await formOf(c)
-    return c.redirect(operator.startRewrap() ? '/operator#work' : '/operator?done=busy', 303)
-  })
-
-  routes.post('/check', async (c) => {
-    await formOf(c)
-    return c.redirect(operator.startCheck() ? '/operator#work' : '/operator?done=busy', 303)
-  })
+  const jobs = {
+    rewrap: () => operator.startRewrap(),
+    check: () => operator.startCheck(),
+    erase: () => operator.startErasure(),
+  }
+  for (const [name, start] of Object.entries(jobs))
+    routes.post(`/${name}`, async (c) => {
+      await formOf(c)
+      return c.redirect(start() ? '/operator#work' : '/operator?done=busy', 303)
+    })
 
   routes.post('/stop', async (c) => {
     await formOf(c)
