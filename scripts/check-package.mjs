@@ -31,6 +31,9 @@ const PUBLISHED = [
   /^docs\/([A-Za-z0-9-]+\/)*[A-Za-z0-9-]+\.md$/,
   /^docs\/benchmarks\/node-\d+-[a-z-]+\.svg$/,
   /^examples\/([a-z-]+\/)?[a-z-]+\.(ts|jsonc)$/,
+  /^examples\/byok-app\/(src|public)\/([a-z-]+\/)*[a-z-]+\.(tsx?|css|js|svg)$/,
+  /^examples\/byok-app\/migrations\/(sqlite|postgres)\/(\d{4}_[a-z0-9_]+\.sql|meta\/(\d{4}_snapshot|_journal)\.json)$/,
+  /^examples\/byok-app\/(README\.md|package\.json|tsconfig(\.build)?\.json|drizzle\.\w+\.config\.ts|Dockerfile(\.dockerignore)?|compose\.yaml)$/,
 ]
 const REQUIRED = [
   'LICENSE',

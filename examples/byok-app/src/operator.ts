@@ -67,7 +67,7 @@ export class Operator {
       if (!report.complete) return { complete: false, outcome: ['The check was stopped before its end.'] }
       this.lastCheck = { at: new Date(), ...report }
       const worst = report.ok ? 'Every key opens.' : 'Some keys need your attention: see the findings.'
-      return { complete: true, outcome: [`${report.rows} rows were checked. ${worst}`] }
+      return { complete: true, outcome: [`${numberText(report.rows)} rows were checked. ${worst}`] }
     })
   }
 
@@ -81,7 +81,7 @@ export class Operator {
       return {
         complete: report.complete,
         outcome: [
-          `${report.changed} ${report.changed === 1 ? 'key was' : 'keys were'} rewrapped.`,
+          `${numberText(report.changed)} ${report.changed === 1 ? 'key was' : 'keys were'} rewrapped.`,
           ...(report.complete ? [] : ['Some are left: start it again.']),
           ...(report.failedCount > 0
             ? [`${report.failedCount} could not be rewrapped. Check all keys for the reasons.`]
@@ -140,3 +140,5 @@ export class Operator {
 function stateOf(record: KeyRecord | undefined): ListedPerson['key'] {
   return record === undefined ? null : { version: record.version, shreddedAt: record.shreddedAt }
 }
+
+const numberText = (count: number) => count.toLocaleString('en')

@@ -6,8 +6,10 @@ import { startOAuthProvider } from '../../../test/support/oauth-provider.js'
 import { OPERATOR_EMAIL, startApplication, type TestApplication } from './support/application.js'
 import {
   axeFindings,
+  DESKTOP,
   hasChromium,
   NO_CHROMIUM,
+  PHONE,
   startBrowser,
   type Visitor,
   visitor,
@@ -190,7 +192,7 @@ describe.skipIf(!hasChromium).each(dialects)('the application on %s', (dialect: 
     await page.getByText('The provider takes the key.').waitFor()
 
     await page.getByRole('button', { name: 'Sign out' }).click()
-    await page.getByRole('link', { name: 'Forgot your password?' }).click()
+    await page.getByRole('link', { name: 'Forgot password?' }).click()
     await page.getByLabel('E-mail address').fill('katherine@example.com')
     await page.getByRole('button', { name: 'Send the link' }).click()
     await page.getByText('Look into your mail').first().waitFor()
@@ -230,7 +232,7 @@ describe.skipIf(!hasChromium).each(dialects)('the application on %s', (dialect: 
     await withoutScript.getByText('Rewrap is running').waitFor()
     await letWrite()
     for (const watched of [page, withoutScript]) {
-      await watched.getByText('1200 keys were rewrapped.').waitFor()
+      await watched.getByText('1,200 keys were rewrapped.').waitFor()
       await watched.getByText('No row needs the master key').waitFor()
       expect(await watched.locator('label[for="progress"]').innerText()).toMatch(/[\d,]+ of [\d,]+$/)
     }
@@ -258,6 +260,10 @@ describe.skipIf(!hasChromium).each(dialects)('the application on %s', (dialect: 
     await page.getByRole('button', { name: 'Erase the data key' }).click()
     await page.getByRole('heading', { name: 'The data key was erased' }).waitFor()
     expect(await receiptOf(page)).toContain(userId)
+
+    await page.goto('/operator')
+    await page.getByRole('button', { name: 'Finish erasures' }).click()
+    await page.getByText('No erased key is left in the live database.').waitFor()
 
     await victim.goto('/keys')
     await victim.getByRole('heading', { name: 'Sign in' }).waitFor()

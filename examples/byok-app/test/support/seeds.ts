@@ -31,9 +31,9 @@ export async function seedKeys(app: TestApplication, dialect: Dialect, users: nu
   const age = async (prefix: string, version: number, oldest: number, newest: number) => {
     const middle = (oldest + newest) / 2
     for (const [digit, days] of [
+      ['', middle],
       ['0', oldest],
       ['1', newest],
-      ['', middle],
     ] as const)
       await app.database.run(
         `update encryption_keys set created_at = $1 where version = ${version} and user_id like '${prefix}-%${digit}'`,

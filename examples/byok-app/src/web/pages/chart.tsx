@@ -2,7 +2,7 @@
 import type { DatedCensusRow } from 'drizzle-keystore'
 import { timeText } from './parts.js'
 
-const WIDTH = 400
+const WIDTH = 340
 const ROW = 58
 const LEFT = 4
 
@@ -135,6 +135,7 @@ const counted = (count: number) => `${number(count)} ${count === 1 ? 'key' : 'ke
 
 function daysAgo(spanMs: number): string {
   const days = Math.round(spanMs / 86_400_000)
+  if (days > 60) return `${Math.round(days / 30)} months ago`
   if (days >= 1) return `${days} ${days === 1 ? 'day' : 'days'} ago`
   const minutes = Math.max(1, Math.round(spanMs / 60_000))
   return minutes >= 60 ? `${Math.round(minutes / 60)} h ago` : `${minutes} min ago`

@@ -176,23 +176,25 @@ function Findings({ check }: { check: CheckReport | null }) {
             Checked <Time at={check.at} />: {check.rows.toLocaleString('en')} rows.{' '}
             {check.findings.length === 0 && 'Nothing is wrong.'}
           </p>
-          <ul class="findings">
-            {check.findings.slice(0, 50).map(({ severity, kind, reason, userId }) => (
-              <li>
-                <span class={`badge ${SEVERITIES[severity]}`}>{severity}</span>
-                <span>
-                  <code>{kind}</code>
-                  {userId && (
-                    <>
-                      {' '}
-                      of <code>{userId}</code>
-                    </>
-                  )}
-                  : {reason}
-                </span>
-              </li>
-            ))}
-          </ul>
+          {check.findings.length > 0 && (
+            <ul class="findings">
+              {check.findings.slice(0, 50).map(({ severity, kind, reason, userId }) => (
+                <li>
+                  <span class={`badge ${SEVERITIES[severity]}`}>{severity}</span>
+                  <span>
+                    <code>{kind}</code>
+                    {userId && (
+                      <>
+                        {' '}
+                        of <code>{userId}</code>
+                      </>
+                    )}
+                    : {reason}
+                  </span>
+                </li>
+              ))}
+            </ul>
+          )}
           {check.findings.length > 50 && (
             <p>And {check.findings.length - 50} more: run npx keystore doctor.</p>
           )}

@@ -64,7 +64,7 @@ export function SignInPage({ oauthName, email, error, notice }: Props) {
       <WithOAuth name={oauthName} />
       <p class="links">
         <a href="/sign-up">Create an account</a>
-        <a href="/forgot-password">Forgot your password?</a>
+        <a href="/forgot-password">Forgot password?</a>
       </p>
     </Welcome>
   )
