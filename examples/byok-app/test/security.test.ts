@@ -6,7 +6,13 @@ import { existsSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { cleanEnvironment, startApplication, type TestApplication } from './support/application.js'
+import {
+  cleanEnvironment,
+  DIST,
+  LIBRARY,
+  startApplication,
+  type TestApplication,
+} from './support/application.js'
 import { Client, PASSWORD } from './support/client.js'
 import { dialects } from './support/databases.js'
 import { startProvider, type TestProvider } from './support/provider.js'
@@ -287,6 +293,36 @@ describe.each(dialects)('the application on %s', (dialect) => {
       expect([path, status]).toEqual([path, 415])
       expect([path, (await alice.send(`/api/auth/${path}`, {})).status]).toEqual([path, 404])
     }
+  })
+
+  it('is found well by the command `keystore doctor`, which knows its columns by the registry', async () => {
+    const alice = await client().signUp(newEmail())
+    await alice.addKey(newKey())
+    const doctor = () => {
+      const args = [
+        join(LIBRARY, 'dist/cli/main.js'),
+        'doctor',
+        '--schema',
+        join(DIST, 'registry.js'),
+        '--json',
+      ]
+      const env = {
+        ...cleanEnvironment(),
+        KEYSTORE_URL: app.database.url,
+        DATABASE_URL: app.database.url,
+        API_KEY_MASTER_KEY_FILE: join(app.folder, 'keys', 'master.key'),
+      }
+      const { status, stdout } = spawnSync(process.execPath, args, { cwd: app.folder, env, encoding: 'utf8' })
+      return { status, report: stdout }
+    }
+    expect(doctor().status).toBe(0)
+    const [row] = await app.database.run('select id, label from api_key order by created_at desc limit 1')
+    await app.database.run(
+      'update api_key set fingerprint = $1 where id = $2',
+      String(row?.label),
+      String(row?.id),
+    )
+    expect(doctor().report).toContain('fingerprint')
   })
 
   it('logs no query, no body, no cookie, and of a failing database no parameter', async () => {

@@ -8,7 +8,8 @@ import { generateMasterKey } from 'drizzle-keystore'
 import { freePort } from '../../../../test/support/embedded-postgres.mjs'
 import { type Dialect, freshDatabase, type TestDatabase } from './databases.js'
 
-const DIST = join(import.meta.dirname, '..', '..', 'dist')
+export const DIST = join(import.meta.dirname, '..', '..', 'dist')
+export const LIBRARY = join(import.meta.dirname, '..', '..', 'node_modules', 'drizzle-keystore')
 
 export const OPERATOR_EMAIL = 'owner@example.com'
 
