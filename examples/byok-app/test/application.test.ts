@@ -11,6 +11,7 @@ import {
   NO_CHROMIUM,
   PHONE,
   startBrowser,
+  tooWide,
   type Visitor,
   visitor,
 } from './support/browser.js'
@@ -289,13 +290,14 @@ describe.skipIf(!hasChromium).each(dialects)('the application on %s', (dialect: 
             // What is not about colours is the same in both.
             const findings = await axeFindings(page, colorScheme === 'dark' ? ['color-contrast'] : null)
             found.push(...findings.map((finding) => `${where}: ${finding}`))
-            const width = 'document.documentElement.scrollWidth - document.documentElement.clientWidth'
-            if ((await page.evaluate(width)) !== 0) found.push(`${where}: it is too wide`)
+            for (const element of await tooWide(page)) found.push(`${where}: it is too wide: ${element}`)
           }
         }
       }
       for (const path of ['/sign-in?error=x', '/sign-up', '/forgot-password', '/new-password', '/nothing'])
         await look(path)
+      // Makes the table of people wider than a phone.
+      await signUp(await visit(), 'Somebody', 'somebody.with.a.rather.long.address@mail.example.com')
       await page.goto('/sign-in')
       await signIn(page, OPERATOR_EMAIL, PASSWORD)
       await page.getByRole('heading', { name: 'Your API keys' }).waitFor()

@@ -74,6 +74,16 @@ export async function axeFindings(page: Page, rules: readonly string[] | null): 
   )
 }
 
+/** The elements that make the page wider than the window, if any do. */
+export function tooWide(page: Page): Promise<string[]> {
+  return page.evaluate<string[]>(`(() => {
+    const { clientWidth, scrollWidth } = document.documentElement
+    if (scrollWidth <= clientWidth) return []
+    const wide = [...document.querySelectorAll('main *')].filter((one) => one.getBoundingClientRect().right > clientWidth)
+    return ['by ' + (scrollWidth - clientWidth), ...wide.map((one) => one.outerHTML.slice(0, 120))]
+  })()`)
+}
+
 interface Axe {
   run(options: { runOnly?: readonly string[] }): Promise<{ violations: readonly AxeViolation[] }>
 }
