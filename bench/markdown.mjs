@@ -12,6 +12,7 @@ function tableOf(rows) {
   const columns = [
     ['', ({ name }) => name],
     ['µs', ({ micros }) => (micros === undefined ? '' : figure(micros))],
+    ['µs of CPU', ({ cpuMicros }) => (cpuMicros === undefined ? '' : figure(cpuMicros))],
     ['a second', ({ micros }) => (micros === undefined ? '' : Math.round(1e6 / micros).toLocaleString('en'))],
     ['bytes', ({ bytes }) => (bytes === undefined ? '' : Math.round(bytes).toLocaleString('en'))],
     ['ratio (spread)', ({ ratio }) => (ratio === undefined ? '' : ratioText(ratio))],

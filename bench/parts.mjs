@@ -1,2 +1,2 @@
 // What is measured, in this order: a module in parts/ each.
-export const PARTS = ['tokens', 'look-ups', 'minting', 'bulk', 'rewrap', 'sweep', 'tenants', 'memory']
+export const PARTS = ['tokens', 'look-ups', 'minting', 'bulk', 'rewrap', 'copy', 'sweep', 'tenants', 'memory']

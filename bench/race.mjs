@@ -33,22 +33,26 @@ export function awaited(name, work, more = {}) {
  * Times short work, of which a slice holds as much as fits.
  *
  * @param {Contestant[]} contestants
- * @returns one row each: `{ name, micros, against?, ratio?: { median, low, high }, atMost? }`
+ * @returns one row each: `{ name, micros, cpuMicros, against?, ratio?: { median, low, high }, atMost? }`
  */
 export async function race(contestants, { rounds, sliceMs = SLICE_MS }) {
   const times = new Map()
   for (const { name, run } of contestants) times.set(name, await timesThatFill(run, sliceMs))
-  const measured = []
+  const [measured, cpu] = [[], []]
   for (let round = 0; round < rounds; round += 1) {
-    const micros = {}
+    const [micros, cpuMicros] = [{}, {}]
     // Another one begins each round, so that nobody always runs after the same one.
     for (let i = 0; i < contestants.length; i += 1) {
       const { name, run } = contestants[(i + round) % contestants.length]
+      const before = process.cpuUsage()
       micros[name] = (await millis(() => run(times.get(name)))) * (1000 / times.get(name))
+      const { user, system } = process.cpuUsage(before)
+      cpuMicros[name] = (user + system) / times.get(name)
     }
     measured.push(micros)
+    cpu.push(cpuMicros)
   }
-  return summarized(contestants, measured)
+  return summarized(contestants, measured, cpu)
 }
 
 /**
@@ -56,17 +60,20 @@ export async function race(contestants, { rounds, sliceMs = SLICE_MS }) {
  *
  * @param {Pick<Contestant, 'name' | 'against' | 'atMost' | 'atLeast'>[]} contestants
  * @param {Record<string, number>[]} measured microseconds by name, for each round
+ * @param {Record<string, number>[]} [cpu] the same of processor time. Ratios are of it, where it is there: others on the machine disturb it less
  */
-export function summarized(contestants, measured) {
+export function summarized(contestants, measured, cpu) {
   return contestants.map(({ name, against, atMost, atLeast }) => {
-    const micros = quantile(
-      measured.map((round) => round[name]),
-      0.5,
-    )
-    if (against === undefined) return { name, micros }
-    const ratios = measured.map((round) => round[name] / round[against])
+    const median = (rounds) =>
+      quantile(
+        rounds.map((round) => round[name]),
+        0.5,
+      )
+    const times = { micros: median(measured), ...(cpu === undefined ? {} : { cpuMicros: median(cpu) }) }
+    if (against === undefined) return { name, ...times }
+    const ratios = (cpu ?? measured).map((round) => round[name] / round[against])
     const ratio = { median: quantile(ratios, 0.5), low: quantile(ratios, 0.1), high: quantile(ratios, 0.9) }
-    return { name, micros, against, ratio, atMost, atLeast }
+    return { name, ...times, against, ratio, atMost, atLeast }
   })
 }
 

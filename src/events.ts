@@ -77,6 +77,11 @@ export type KeystoreEvent =
     }
   /** The service was opened, or an adapter of an auth library started, with `plaintext: 'pass-through'`, which gives up integrity. */
   | { readonly type: 'plaintextPassThrough' }
+  /**
+   * The service was opened where `@drizzle-keystore/native` is installed and cannot be used, and `reason` says why. JavaScript does its work,
+   * several times slower.
+   */
+  | { readonly type: 'nativeCore'; readonly reason: string }
   /** The store cannot announce changes for now. Rotations and shreds by other processes are noticed when cached keys expire (`cache.ttlMs`). */
   | { readonly type: 'changesSilent'; readonly reason: string }
 
@@ -93,6 +98,7 @@ export const EVENT_TYPES = Object.keys({
   unknownMasterKey: true,
   masterKeyUnavailable: true,
   plaintextPassThrough: true,
+  nativeCore: true,
   changesSilent: true,
 } satisfies Record<KeystoreEvent['type'], true>) as readonly KeystoreEvent['type'][]
 

@@ -38,6 +38,7 @@ export {
 } from './errors.js'
 export type { KeystoreEvent } from './events.js'
 export { reseed } from './format/aead.js'
+export { type CryptoCore, cryptoCore } from './format/chosen-core.js'
 export type { ColumnContext, ContextOf, EncryptionContext } from './format/context.js'
 export type { FingerprintOptions, NormalizeStep } from './format/fingerprint.js'
 export type { Format } from './format/formats.js'

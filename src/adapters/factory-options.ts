@@ -22,6 +22,7 @@ const OPTIONS_OF_POSTGRES = {
   schema: true,
   namedStatements: true,
   listenUrl: true,
+  notify: true,
 } satisfies Record<keyof PostgresKeyStoreOptions, true>
 const OPTIONS: Readonly<Record<DrizzleDialect, readonly string[]>> = {
   sqlite: Object.keys(OPTIONS_OF_SQLITE),

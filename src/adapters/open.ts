@@ -47,7 +47,7 @@ export async function openKeyStore(url: string, options: OpenKeyStoreOptions = {
 
 async function storeFor(url: string, options: OpenKeyStoreOptions): Promise<OpenedKeyStore> {
   assertUrl(url)
-  const { adopt, pollMs, journalMode, schema, namedStatements, listenUrl } = ownOptions(options)
+  const { adopt, pollMs, journalMode, schema, namedStatements, listenUrl, notify } = ownOptions(options)
   if (isPostgresUrl(url)) {
     if (adopt === true)
       throw invalidArgument(
@@ -60,9 +60,8 @@ async function storeFor(url: string, options: OpenKeyStoreOptions): Promise<Open
   }
   const isLibsql = isLibsqlUrl(url)
   const path = isLibsql ? null : sqlitePath(url)
-  if (schema !== undefined || namedStatements !== undefined || listenUrl !== undefined) {
-    throw invalidArgument('schema, namedStatements and listenUrl are for Postgres')
-  }
+  if ([schema, namedStatements, listenUrl, notify].some((option) => option !== undefined))
+    throw invalidArgument('schema, namedStatements, listenUrl and notify are for Postgres')
   if (path === null) {
     const { AsyncSqliteKeyStore } = await loadDriver('drizzle-orm', () => import('./sqlite/async-store.js'))
     return new AsyncSqliteKeyStore(onLibsql(await openLibsql(url)), options, true)

@@ -41,4 +41,10 @@ export interface PostgresKeyStoreOptions extends SharedOptions {
    * through its postgres-js or PGlite; on any other pool or db it listens nowhere.
    */
   readonly listenUrl?: string | false | undefined
+  /**
+   * Postgres only: `false` for a server without `pg_notify`, or a role that may not execute it. Nothing that this store writes is announced then,
+   * and it listens nowhere: `changes` says so with `silent`. Give it to all stores of one table: another one would listen, and take silence
+   * for no change. Default true.
+   */
+  readonly notify?: boolean
 }

@@ -5,7 +5,7 @@ import type { EmitEvent } from '../events.js'
 import { contextPieces, type EncryptionContext } from '../format/context.js'
 import { type ParsedToken, type Token, textOf } from '../format/token.js'
 import type { KeyCache } from '../keys/cache.js'
-import { type DataKey, openToken } from '../keys/data-key.js'
+import { type DataKey, openTokenText } from '../keys/data-key.js'
 import type { FoundKeys, WantedKey } from '../keys/look-up.js'
 import { assertUserId, kindOf, ownOptions } from '../validate.js'
 import { type EncryptOptions, refuseToken, type TokenPolicy } from './token-policy.js'
@@ -139,7 +139,7 @@ export class BulkCrypto {
     if (openV2 !== undefined && parsed.format === 'v2')
       return { wanted: null, input: token, run: () => openV2(parsed, pieces).then(textOf) }
     const ref = { userId, version: parsed.version }
-    const open = (key: DataKey) => textOf(openToken(key, parsed, pieces, this.#emit))
+    const open = (key: DataKey) => openTokenText(key, parsed, pieces, this.#emit)
     const run = (found: DataKey | Error | undefined) => {
       this.#assertOpen()
       const key = this.#keys.cached(ref) ?? found

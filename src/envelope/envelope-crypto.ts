@@ -3,15 +3,16 @@
 import { invalidArgument, KeystoreError } from '../errors.js'
 import { isTurnDue, nextTurn, weightOf } from '../event-loop.js'
 import type { EmitEvent } from '../events.js'
+import { whyNativeIsUnusable } from '../format/chosen-core.js'
 import { contextPieces, type EncryptionContext } from '../format/context.js'
 import { assertFingerprintArguments, type FingerprintOptions } from '../format/fingerprint.js'
 import type { Format } from '../format/formats.js'
-import { type Token, textOf } from '../format/token.js'
+import type { Token } from '../format/token.js'
 import { endedKeysIn } from '../key-log/ended-keys.js'
 import { refuseOlderCopy } from '../key-log/older-copy.js'
 import { KeyCache, type Rotation } from '../keys/cache.js'
 import type { CacheStats } from '../keys/cache-options.js'
-import { type DataKey, openToken } from '../keys/data-key.js'
+import { type DataKey, type OpenAs, openToken, openTokenText } from '../keys/data-key.js'
 import { type TenantMove, type TenantRotation, Tenants } from '../keys/tenants.js'
 import { checkMasterKeys } from '../master-keys/check.js'
 import { assertMasterKey } from '../master-keys/keyring.js'
@@ -100,6 +101,8 @@ export class EnvelopeCrypto {
       await checkMasterKeys(store, keyring, resolved)
       if (keyLogPath !== undefined) await refuseOlderCopy(store, keyLogPath, emit)
       if (resolved.plaintext === 'pass-through') emit({ type: 'plaintextPassThrough' })
+      const reason = whyNativeIsUnusable()
+      if (reason !== null) emit({ type: 'nativeCore', reason })
       return new EnvelopeCrypto(resolved)
     } catch (error) {
       await closeGivenStore(options)
@@ -160,8 +163,7 @@ export class EnvelopeCrypto {
   async decrypt(userId: string, token: string, context?: EncryptionContext): Promise<string> {
     if (isTurnDue(weightOf(token))) await nextTurn()
     if (this.#policy.passesThrough(token)) return this.#passThrough(userId, token, context)
-    const opened = this.#open(userId, token, context)
-    return textOf(opened instanceof Promise ? await opened : opened)
+    return this.#open(userId, token, context, openTokenText)
   }
 
   /** {@link decrypt}, as a value that no log, JSON or template shows. */
@@ -173,7 +175,7 @@ export class EnvelopeCrypto {
   async decryptBytes(userId: string, token: string, context?: EncryptionContext): Promise<Uint8Array> {
     if (isTurnDue(weightOf(token))) await nextTurn()
     if (this.#policy.passesThrough(token)) return Buffer.from(this.#passThrough(userId, token, context))
-    return this.#open(userId, token, context)
+    return this.#open(userId, token, context, openToken)
   }
 
   /**
@@ -386,13 +388,18 @@ export class EnvelopeCrypto {
   }
 
   /** Returns the plaintext itself, and no promise, if the key is cached. */
-  #open(userId: string, token: string, context: EncryptionContext | undefined): Buffer | Promise<Buffer> {
+  #open<Plaintext>(
+    userId: string,
+    token: string,
+    context: EncryptionContext | undefined,
+    openAs: OpenAs<Plaintext>,
+  ): Plaintext | Promise<Plaintext> {
     this.#assertOpen()
     assertUserId(userId)
     const pieces = contextPieces(context)
     const parsed = this.#policy.parse(token)
     const ref = { userId, version: parsed.version }
-    const open = (key: DataKey) => openToken(key, parsed, pieces, this.#emit)
+    const open = (key: DataKey) => openAs(key, parsed, pieces, this.#emit)
     const cached = this.#keys.cached(ref)
     return cached === undefined ? this.#keys.get(ref).then(open) : open(cached)
   }

@@ -1,12 +1,14 @@
 /** The shared pool: secrets that belong to no single user. */
 
-import { invalidArgument, isKeystoreError, MasterKeyError } from '../errors.js'
+import { invalidArgument, MasterKeyError } from '../errors.js'
 import { isTurnDue, nextTurn, weightOf } from '../event-loop.js'
 import type { EmitEvent } from '../events.js'
-import { importKey, type KeyObject } from '../format/aead.js'
+import { importKey } from '../format/aead.js'
+import { currentCore } from '../format/chosen-core.js'
 import { columnIn, contextPieces, type EncryptionContext } from '../format/context.js'
+import type { V2Key } from '../format/core.js'
 import { assertFingerprintArguments, type FingerprintOptions } from '../format/fingerprint.js'
-import { decryptionFailed, openV2, type ParsedToken, sealV2, type Token, textOf } from '../format/token.js'
+import { decryptionFailed, type ParsedToken, type Token, textOf } from '../format/token.js'
 import type { KeyCache, Rotation } from '../keys/cache.js'
 import { openToken } from '../keys/data-key.js'
 import type { LocalMasterKey } from '../master-keys/local.js'
@@ -37,7 +39,7 @@ export class PoolCrypto {
   readonly #assertOpen: () => void
   readonly #shred: (options: ShredUserOptions) => Promise<ShredReceipt>
   /** By master key id. Derived on first use, since each costs 100,000 rounds of PBKDF2. A failure is not kept. */
-  readonly #derived = new Map<string, Promise<KeyObject>>()
+  readonly #derived = new Map<string, Promise<V2Key>>()
 
   static {
     traceMethods(PoolCrypto.prototype, TRACED_OF_POOL, 'pool.')
@@ -222,7 +224,7 @@ export class PoolCrypto {
 
   async #sealV2(plaintext: string | Uint8Array): Promise<Token> {
     const [primary] = this.#localKeys()
-    return sealV2(await this.#derivedKey(primary), plaintext)
+    return (await this.#derivedKey(primary)).sealToken(plaintext)
   }
 
   /** @returns a text that passes through as it is */
@@ -247,7 +249,7 @@ export class PoolCrypto {
     return this.#openUnder([], token, context)
   }
 
-  #openUnder(derived: readonly KeyObject[], token: ParsedToken, context: readonly string[]): Buffer {
+  #openUnder(derived: readonly V2Key[], token: ParsedToken, context: readonly string[]): Buffer {
     const opened = openV2OrNull(derived, token)
     if (opened !== null) return opened
     const { version, format } = token
@@ -256,7 +258,7 @@ export class PoolCrypto {
   }
 
   /** Of all local master keys, primary first. */
-  #derivedKeys(): Promise<KeyObject[]> {
+  #derivedKeys(): Promise<V2Key[]> {
     return Promise.all(this.#masterKeys.map((masterKey) => this.#derivedKey(masterKey)))
   }
 
@@ -278,11 +280,11 @@ export class PoolCrypto {
     return [primary, ...previous]
   }
 
-  #derivedKey(masterKey: LocalMasterKey): Promise<KeyObject> {
+  #derivedKey(masterKey: LocalMasterKey): Promise<V2Key> {
     const known = this.#derived.get(masterKey.id)
     if (known) return known
     const derived = masterKey.derivePoolKey().then((bytes) => {
-      const key = importKey(bytes)
+      const key = currentCore().v2Key(importKey(bytes))
       bytes.fill(0)
       return key
     })
@@ -293,13 +295,10 @@ export class PoolCrypto {
 }
 
 /** @returns null if none of the keys opens it */
-function openV2OrNull(keys: readonly KeyObject[], { sealed }: ParsedToken): Buffer | null {
+function openV2OrNull(keys: readonly V2Key[], token: ParsedToken): Buffer | null {
   for (const key of keys) {
-    try {
-      return openV2(key, sealed)
-    } catch (error) {
-      if (!isKeystoreError(error)) throw error
-    }
+    const opened = key.openToken(token)
+    if (opened !== null) return opened
   }
   return null
 }

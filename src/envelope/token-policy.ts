@@ -2,6 +2,7 @@
 import { invalidArgument, type KeystoreError } from '../errors.js'
 import type { Format } from '../format/formats.js'
 import {
+  assertAccepted,
   isDamagedToken,
   isEncrypted,
   isToken,
@@ -68,6 +69,11 @@ export class TokenPolicy {
   /** {@link parseToken} of a token that this service accepts. */
   parse(token: unknown): ParsedToken {
     return parseToken(token, this.#acceptTokens, this.maxTokenBytes)
+  }
+
+  /** Of a token that was taken apart already. @throws ERR_FORMAT_NOT_ACCEPTED */
+  assertAccepted(token: ParsedToken): void {
+    assertAccepted(token, this.#acceptTokens)
   }
 
   /** @throws ERR_INVALID_ARGUMENT unless it is well-formed text whose token is not longer than `maxTokenBytes` */

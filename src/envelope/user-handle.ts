@@ -10,7 +10,7 @@ import {
 } from '../format/fingerprint.js'
 import { decryptionFailed, type ParsedToken, type Token, textOf } from '../format/token.js'
 import type { UserKeys } from '../keys/cache.js'
-import { type DataKey, openToken } from '../keys/data-key.js'
+import { type DataKey, type OpenAs, openToken, openTokenText } from '../keys/data-key.js'
 import { type EncryptOptions, refuseToken, type TokenPolicy } from './token-policy.js'
 import type { OnUnreadable } from './unreadable.js'
 
@@ -96,7 +96,7 @@ export class UserHandle {
       contextPieces(context)
       return token
     }
-    return textOf(this.#open(token, context))
+    return this.#open(token, context, openTokenText, textOf)
   }
 
   /** {@link decrypt} for bytes: opens tokens whose plaintext is not UTF-8, too. */
@@ -106,7 +106,7 @@ export class UserHandle {
       contextPieces(context)
       return Buffer.from(token)
     }
-    return this.#open(token, context)
+    return this.#open(token, context, openToken, (plaintext) => plaintext)
   }
 
   /** The version of the key that `encrypt` uses. */
@@ -114,14 +114,22 @@ export class UserHandle {
     return this.#keys.active.version
   }
 
+  /** Tells the key that `encrypt` uses from every other of this user, also from one that was made after they were forgotten. @internal */
+  get activeKeyName(): string {
+    const { version, createdAt } = this.#keys.active
+    return `${version}@${createdAt.getTime()}`
+  }
+
   /**
    * {@link decryptBytes} under the first of some contexts that opens it. One event, if none does.
    *
+   * @param token as text, or taken apart
    * @internal
    */
-  decryptUnderAny(token: string, contexts: readonly EncryptionContext[]): OpenedToken {
+  decryptUnderAny(token: string | ParsedToken, contexts: readonly EncryptionContext[]): OpenedToken {
     this.assertUsable()
-    const parsed = this.#policy.parse(token)
+    const parsed = typeof token === 'string' ? this.#policy.parse(token) : token
+    this.#policy.assertAccepted(parsed)
     const key = this.#version(parsed.version)
     for (const [index, context] of contexts.entries()) {
       const pieces = contextPieces(context)
@@ -164,12 +172,17 @@ export class UserHandle {
     return this.versions.map((version) => this.#version(version).fingerprint(kind, value))
   }
 
-  #open(token: string, context: EncryptionContext | undefined): Buffer {
+  #open<Plaintext>(
+    token: string,
+    context: EncryptionContext | undefined,
+    openAs: OpenAs<Plaintext>,
+    ofPool: (plaintext: Buffer) => Plaintext,
+  ): Plaintext {
     this.assertUsable()
     const pieces = contextPieces(context)
     const parsed = this.#policy.parse(token)
-    if (parsed.format === 'v2' && this.#openV2 !== undefined) return this.#openV2(parsed, pieces)
-    return openToken(this.#version(parsed.version), parsed, pieces, this.#emit)
+    if (parsed.format === 'v2' && this.#openV2 !== undefined) return ofPool(this.#openV2(parsed, pieces))
+    return openAs(this.#version(parsed.version), parsed, pieces, this.#emit)
   }
 
   /** @throws ERR_CLOSED · ERR_KEY_SHREDDED · ERR_KEY_NOT_FOUND (moved, evicted or lost) @internal */
@@ -179,6 +192,16 @@ export class UserHandle {
       if (right.ended) throw right.revoked ? this.#revoked() : keyShredded(right.userId)
       if (right.keysLost)
         throw new KeystoreError('ERR_KEY_NOT_FOUND', `The keys of ${describeUser(right.userId)} were lost`)
+    }
+  }
+
+  /** Whether {@link assertUsable} throws nothing. @internal */
+  get isUsable(): boolean {
+    try {
+      this.assertUsable()
+      return true
+    } catch {
+      return false
     }
   }
 

@@ -2,52 +2,23 @@
 
 import { invalidArgument, KeystoreError } from '../errors.js'
 import type { KeyRef } from '../table.js'
-import { MAX_KEY_VERSION } from '../table.js'
 import { assertBytes, assertPlaintext, kindOf } from '../validate.js'
+import { hmacSha256, importKey, type KeyObject, sha256 } from './aead.js'
+import { currentCore } from './chosen-core.js'
 import {
-  GCM_NONCE_BYTES,
-  GCM_TAG_BYTES,
-  gcmEncrypt,
-  gcmOpen,
-  hmacSha256,
-  importKey,
-  type KeyObject,
-  sha256,
-  XAES_COMMITMENT_BYTES,
-  XAES_NONCE_BYTES,
-  XaesKey,
-} from './aead.js'
-import {
-  decodeBase64,
-  decodeBase64UrlStrict,
-  decodeUtf8,
-  encodeBase64Url,
-  encodeBase64UrlPadded,
-  preAuthEncode,
-} from './encoding.js'
+  type OpenedText,
+  type ParsedToken,
+  type Token,
+  V2_LEAST_BYTES,
+  V2_PREFIX,
+  V3_LEAST_BYTES,
+  V3_PREFIX,
+  type V3Key,
+} from './core.js'
+import { decodeUtf8, preAuthEncode } from './encoding.js'
 import type { Format } from './formats.js'
 
-declare const tokenBrand: unique symbol
-
-/**
- * A string that `encrypt` made, or that {@link isToken} has looked at: what a column of tokens takes, and a plaintext by mistake is not.
- */
-export type Token = `v${string & { readonly [tokenBrand]: true }}`
-
-/** A token taken apart; nothing of it is authenticated yet. */
-export interface ParsedToken {
-  readonly format: Format
-  /** The version of the user's key that it was encrypted under. A v2 token belongs to version 1, always. */
-  readonly version: number
-  /** v2: `nonce[12] ‖ ciphertext ‖ tag[16]` · v3: `nonce[24] ‖ ciphertext ‖ tag[16] ‖ commitment[32]` */
-  readonly sealed: Buffer
-}
-
-const V2_PREFIX = 'v2:'
-const V3_PREFIX = 'v3:'
-const V2_LEAST_BYTES = GCM_NONCE_BYTES + GCM_TAG_BYTES
-const VERSION_BYTES = 4
-const V3_LEAST_BYTES = VERSION_BYTES + XAES_NONCE_BYTES + GCM_TAG_BYTES + XAES_COMMITMENT_BYTES
+export type { ParsedToken, Token }
 
 const TOKEN_LABEL = 'drizzle-keystore/token/v3'
 const TOKEN_KEY_LABEL = 'drizzle-keystore/token-key/v3'
@@ -72,7 +43,12 @@ export function isEncrypted(value: unknown): boolean {
  * isToken(await envelope.encrypt('alice', 'x')) // true
  */
 export function isToken(value: unknown): value is Token {
-  return typeof value === 'string' && tokenOf(value) !== null
+  return typeof value === 'string' && currentCore().parse(value) !== null
+}
+
+/** A whole token taken apart; null for what {@link isToken} says is none. */
+export function parsedIfToken(value: string): ParsedToken | null {
+  return currentCore().parse(value)
 }
 
 /**
@@ -174,43 +150,21 @@ export function parseToken(
       `The value begins like a token and has ${token.length} characters: it is not decoded, since maxTokenBytes is ${maxTokenBytes}`,
     )
   }
-  const parsed = tokenOf(token)
+  const parsed = currentCore().parse(token)
   if (parsed === null) throw malformed(token.startsWith(V2_PREFIX) ? 'v2' : 'v3')
-  if (!accept.includes(parsed.format)) {
-    throw notAccepted(parsed.format)
-  }
+  assertAccepted(parsed, accept)
   return parsed
 }
 
-function tokenOf(value: string): ParsedToken | null {
-  if (value.startsWith(V2_PREFIX)) {
-    const sealed = decodeV2(value.slice(V2_PREFIX.length))
-    return sealed && { format: 'v2', version: 1, sealed }
-  }
-  if (!value.startsWith(V3_PREFIX)) return null
-  const bytes = decodeBase64UrlStrict(value.slice(V3_PREFIX.length))
-  if (bytes === null || bytes.length < V3_LEAST_BYTES) return null
-  const version = bytes.readUInt32BE(0)
-  if (version < 1 || version > MAX_KEY_VERSION) return null
-  return { format: 'v3', version, sealed: bytes.subarray(VERSION_BYTES) }
+/** @throws ERR_FORMAT_NOT_ACCEPTED */
+export function assertAccepted({ format }: ParsedToken, accept: readonly Format[]): void {
+  if (!accept.includes(format)) throw notAccepted(format)
 }
 
-/** Encrypts under a data key, format v2: `"v2:" + base64url_padded(nonce[12] ‖ ciphertext ‖ tag[16])`, no AAD. */
-export function sealV2(key: KeyObject, plaintext: Uint8Array | string): Token {
-  return (V2_PREFIX + encodeBase64UrlPadded(gcmEncrypt(key, plaintext), 1)) as Token
-}
-
-/** @throws ERR_DECRYPTION_FAILED: wrong key or tampered with */
-export function openV2(key: KeyObject, sealed: Buffer): Buffer {
-  return opened(gcmOpen(key, sealed))
-}
-
-/** Derives the key of a version's v3 tokens. Only format v2 uses a data key itself as an AES-GCM key. */
-export function deriveTokenKey(dataKey: KeyObject, { userId, version }: KeyRef): XaesKey {
-  const key = hmacSha256(dataKey, preAuthEncode([TOKEN_KEY_LABEL, userId, String(version)]))
-  const tokenKey = new XaesKey(key)
-  key.fill(0)
-  return tokenKey
+/** Derives the key of a version's v3 tokens, with their {@link tokenAad}. Only format v2 uses a data key itself as an AES-GCM key. */
+export function deriveTokenKey(dataKey: KeyObject, { userId, version }: KeyRef, aad: Uint8Array): V3Key {
+  const label = () => preAuthEncode([TOKEN_KEY_LABEL, userId, String(version)])
+  return currentCore().v3Key(() => hmacSha256(dataKey, label()), aad)
 }
 
 /**
@@ -225,33 +179,21 @@ export function tokenAad({ userId, version }: KeyRef): Buffer {
   return kept
 }
 
-/** Encrypts under a token key: `"v3:" + base64url(key_version[4] ‖ nonce[24] ‖ ciphertext ‖ tag[16] ‖ commitment[32])`. */
-export function sealV3(
-  key: XaesKey,
-  version: number,
-  plaintext: Uint8Array | string,
-  aad: Uint8Array,
-): Token {
-  const header = Buffer.allocUnsafe(VERSION_BYTES)
-  header.writeUInt32BE(version, 0)
-  return (V3_PREFIX + encodeBase64Url([header, ...key.encrypt(plaintext, aad)], 2)) as Token
-}
-
-/** @throws ERR_DECRYPTION_FAILED: wrong key, user, version or context, or tampered with */
-export function openV3(key: XaesKey, sealed: Buffer, aad: Uint8Array): Buffer {
-  return opened(key.open(sealed, aad))
-}
-
 /** @throws ERR_DECRYPTION_FAILED if the authenticated bytes are not UTF-8; `decryptBytes` opens those */
 export function textOf(plaintext: Buffer): string {
-  const text = decodeUtf8(plaintext)
-  if (text === null) throw decryptionFailed()
+  return authenticText(decodeUtf8(plaintext) ?? undefined)
+}
+
+/** @throws ERR_DECRYPTION_FAILED like {@link textOf} */
+export function authenticText(text: string | undefined): string {
+  if (text === undefined) throw decryptionFailed()
   return text
 }
 
-function opened(plaintext: Buffer | null): Buffer {
-  if (plaintext === null) throw decryptionFailed()
-  return plaintext
+/** @throws ERR_DECRYPTION_FAILED for null: wrong key, user, version or context, or tampered with */
+export function authentic<Opened extends Buffer | OpenedText>(opened: Opened): Exclude<Opened, null> {
+  if (opened === null) throw decryptionFailed()
+  return opened as Exclude<Opened, null>
 }
 
 /** One message for every reason: it must not help an attacker. */
@@ -292,7 +234,7 @@ function malformed(format: Format): KeystoreError {
 export function encryptWithKey(plaintext: string, key: Uint8Array): Token {
   assertPlaintext(plaintext)
   assertBytes('key', key, 32)
-  return sealV2(importKey(key), plaintext)
+  return currentCore().v2Key(importKey(key)).sealToken(plaintext)
 }
 
 /**
@@ -305,18 +247,13 @@ export function decryptWithKey(token: string, key: Uint8Array): string {
   assertBytes('key', key, 32)
   if (typeof token !== 'string') throw invalidArgument(`token must be a string, got ${kindOf(token)}`)
   if (token.length > DEFAULT_MAX_TOKEN_BYTES) throw malformed('v2')
-  const sealed = decodeV2(token.startsWith(V2_PREFIX) ? token.slice(V2_PREFIX.length) : token)
-  if (sealed === null) throw malformed('v2')
-  return textOf(openV2(importKey(key), sealed))
+  const parsed = currentCore().parse(token.startsWith(V2_PREFIX) ? token : V2_PREFIX + token)
+  if (parsed === null) throw malformed('v2')
+  return authenticText(authentic(currentCore().v2Key(importKey(key)).openTokenText(parsed)))
 }
 
 /** The reference's `api_key_hash`: lower-case hexadecimal SHA-256 of the UTF-8 key. Not keyed: see fingerprints. */
 export function apiKeyHash(apiKey: string): string {
   assertPlaintext(apiKey)
   return sha256([apiKey]).toString('hex')
-}
-
-function decodeV2(body: string): Buffer | null {
-  const sealed = decodeBase64(body)
-  return sealed !== null && sealed.length >= V2_LEAST_BYTES ? sealed : null
 }

@@ -1,19 +1,19 @@
 /** One version of one user's data key, open, and everything that it encrypts and decrypts. Synchronous. */
 
 import type { EmitEvent } from '../events.js'
-import { importKey, type KeyObject, type XaesKey } from '../format/aead.js'
+import { importKey, type KeyObject } from '../format/aead.js'
+import { currentCore } from '../format/chosen-core.js'
 import { columnIn } from '../format/context.js'
+import type { OpenedText, V2Key, V3Key } from '../format/core.js'
 import { preAuthExtend } from '../format/encoding.js'
 import { type FingerprintKind, fingerprintOf } from '../format/fingerprint.js'
 import type { Format } from '../format/formats.js'
 import {
+  authentic,
+  authenticText,
   decryptionFailed,
   deriveTokenKey,
-  openV2,
-  openV3,
   type ParsedToken,
-  sealV2,
-  sealV3,
   type Token,
   tokenAad,
 } from '../format/token.js'
@@ -50,7 +50,9 @@ export class DataKey implements KeyRow {
   readonly #key: KeyObject
   #tenantKey: TenantKey | null = null
   /** Made at the first v3 token; holds the AES cipher that all of them need. */
-  #tokenKey: XaesKey | null = null
+  #tokenKey: V3Key | null = null
+  /** Made at the first v2 token. */
+  #v2TokenKey: V2Key | null = null
   /** What all v3 tokens are bound to, made once; their contexts are added. */
   #aadWithoutContext: Buffer | null = null
 
@@ -70,15 +72,24 @@ export class DataKey implements KeyRow {
 
   /** @param context from `contextPieces`; format v2 does not bind it */
   seal(format: Format, plaintext: Uint8Array | string, context: readonly string[]): Token {
-    if (format === 'v2') return sealV2(this.#key, plaintext)
-    return sealV3(this.#v3(), this.version, plaintext, this.#aad(context))
+    if (format === 'v2') return this.#v2().sealToken(plaintext)
+    return this.#v3().sealToken(this.version, plaintext, this.#aadWith(context))
   }
 
   /** @throws ERR_DECRYPTION_FAILED: changed, or of another key, user, version or context */
-  open({ format, version, sealed }: ParsedToken, context: readonly string[]): Buffer {
-    if (version !== this.version) throw decryptionFailed()
-    if (format === 'v2') return openV2(this.#key, sealed)
-    return openV3(this.#v3(), sealed, this.#aad(context))
+  open(token: ParsedToken, context: readonly string[]): Buffer {
+    if (token.version !== this.version) throw decryptionFailed()
+    const isV2 = token.format === 'v2'
+    return authentic(isV2 ? this.#v2().openToken(token) : this.#v3().openToken(token, this.#aadWith(context)))
+  }
+
+  /** {@link open} as a text; undefined if the bytes are not UTF-8. */
+  openText(token: ParsedToken, context: readonly string[]): string | undefined {
+    if (token.version !== this.version) throw decryptionFailed()
+    const isV2 = token.format === 'v2'
+    return authentic<OpenedText>(
+      isV2 ? this.#v2().openTokenText(token) : this.#v3().openTokenText(token, this.#aadWith(context)),
+    )
   }
 
   /** Another version gives another fingerprint of the same value. */
@@ -99,16 +110,34 @@ export class DataKey implements KeyRow {
     return this.#key.export()
   }
 
-  #v3(): XaesKey {
-    this.#tokenKey ??= deriveTokenKey(this.#key, this)
+  #v2(): V2Key {
+    this.#v2TokenKey ??= currentCore().v2Key(this.#key)
+    return this.#v2TokenKey
+  }
+
+  #v3(): V3Key {
+    this.#tokenKey ??= deriveTokenKey(this.#key, this, this.#aad())
     return this.#tokenKey
   }
 
-  #aad(context: readonly string[]): Buffer {
+  #aad(): Buffer {
     this.#aadWithoutContext ??= tokenAad(this)
-    return context.length === 0 ? this.#aadWithoutContext : preAuthExtend(this.#aadWithoutContext, context)
+    return this.#aadWithoutContext
+  }
+
+  /** Undefined without a context: the key has that of its own. */
+  #aadWith(context: readonly string[]): Buffer | undefined {
+    return context.length === 0 ? undefined : preAuthExtend(this.#aad(), context)
   }
 }
+
+/** {@link openToken} or {@link openTokenText}. */
+export type OpenAs<Plaintext> = (
+  key: DataKey,
+  token: ParsedToken,
+  context: readonly string[],
+  emit: EmitEvent,
+) => Plaintext
 
 /** {@link DataKey.open}, and an event when the token does not open. */
 export function openToken(
@@ -120,13 +149,30 @@ export function openToken(
   try {
     return key.open(token, context)
   } catch (error) {
-    emit({
-      type: 'decryptFailed',
-      userId: key.userId,
-      version: token.version,
-      format: token.format,
-      ...columnIn(context),
-    })
+    emitFailure(key, token, context, emit)
     throw error
   }
+}
+
+/** {@link openToken} as a text. @throws also ERR_DECRYPTION_FAILED, without an event, if the bytes are not UTF-8 */
+export function openTokenText(
+  key: DataKey,
+  token: ParsedToken,
+  context: readonly string[],
+  emit: EmitEvent,
+): string {
+  let text: string | undefined
+  try {
+    text = key.openText(token, context)
+  } catch (error) {
+    emitFailure(key, token, context, emit)
+    throw error
+  }
+  return authenticText(text)
+}
+
+function emitFailure(key: DataKey, token: ParsedToken, context: readonly string[], emit: EmitEvent): void {
+  const { userId } = key
+  const { version, format } = token
+  emit({ type: 'decryptFailed', userId, version, format, ...columnIn(context) })
 }

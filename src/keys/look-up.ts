@@ -24,6 +24,8 @@ export type OpenOrMint = (key: WantedKey, rows: UserRows, beforeInsert: Promise<
 
 /** For `isTurnDueInLoop`: unwrapping a key, or making and wrapping one, takes as long as so many tokens. */
 const UNWRAP_WEIGHT = 8
+/** Reading the rows of more users takes milliseconds. */
+const READ_AT_ONCE = 128
 
 /**
  * Looks up keys, with turns of the event loop in between. What is cached is not read.
@@ -46,6 +48,7 @@ export async function lookUpKeys(
   const userIds = [...new Set(Array.from(misses.values(), ({ userId }) => userId))]
   const reads = userIds.map((userId) => reader.read(userId).catch((error: Error) => error))
   const rowsOf = new Map((await Promise.all(reads)).map((rows, index) => [userIds[index], rows]))
+  if (userIds.length > READ_AT_ONCE) await nextTurn()
   const opening: Promise<unknown>[] = []
   // Keys that are made in several turns of the loop go into one insert.
   const allMade = gate()
@@ -58,6 +61,7 @@ export async function lookUpKeys(
       opening.push(openOrMint(key, rows, allMade.opened).then(set, set))
     }
   }
+  if (opening.length > READ_AT_ONCE) await nextTurn()
   allMade.open()
   await Promise.all(opening)
   return (wantedKey) => {

@@ -21,6 +21,11 @@ export class CopyFailures {
     return this.#failures.count
   }
 
+  /** Without the rows that are known to have failed on this side. */
+  without(side: Side, rows: readonly KeyRecord[]): readonly KeyRecord[] {
+    return this.#known.size === 0 ? rows : rows.filter((row) => !this.has(side, row))
+  }
+
   add(side: Side, row: KeyRef & { readonly kekId?: string | null }, error: KeystoreError): void {
     const key = `${side} ${refKey(row)}`
     if (this.#known.has(key)) return
@@ -31,7 +36,7 @@ export class CopyFailures {
   }
 
   has(side: Side, ref: KeyRef): boolean {
-    return this.#known.size > 0 && this.#known.has(`${side} ${refKey(ref)}`)
+    return this.#known.has(`${side} ${refKey(ref)}`)
   }
 }
 
@@ -40,11 +45,16 @@ function atTarget(error: KeystoreError): StoreError {
   return new StoreError(`${error.message} (at the target)`, ref === undefined ? {} : { ref })
 }
 
-/** What the parts below need of a copy. */
-interface FailingCopy {
-  readonly target: StoreMaintenance
+/** What {@link copyable} needs of a copy. */
+export interface EndingCopy {
   /** Collects the users of the source whose keys the key log ends. */
   readonly ended: Set<string>
+  readonly failures: CopyFailures
+}
+
+/** What {@link restoreEach} needs of a copy. */
+interface FailingCopy {
+  readonly target: StoreMaintenance
   readonly failures: CopyFailures
 }
 
@@ -53,10 +63,11 @@ interface FailingCopy {
  * refuse those, and they are not to come back to life there.
  */
 export function copyable(
-  { failures, ended }: FailingCopy,
+  { failures, ended }: EndingCopy,
   versions: readonly KeyRecord[],
   erasures: Erasures,
-): KeyRecord[] {
+): readonly KeyRecord[] {
+  if (erasures.size === 0 && !versions.some(isTombstone)) return versions
   const records = versions.flatMap((record) => {
     const remaining = afterErasures(record, erasures)
     if (remaining !== record) ended.add(record.userId)

@@ -1,26 +1,27 @@
 /** Copies a key store into another: for the move to production, backups and restores. Unwraps no key and needs no master key. */
 
-import { invalidArgument, quoted, StoreError } from '../errors.js'
+import { invalidArgument } from '../errors.js'
 import { isTurnDueInLoop, nextTurn } from '../event-loop.js'
-import { incrementalSha256 } from '../format/aead.js'
-import { preAuthEncode } from '../format/encoding.js'
-import { afterErasures, type Erasures, eraseAgain, readErasures } from '../key-log/erasures.js'
+import { type Erasures, eraseAgain, readErasures } from '../key-log/erasures.js'
 import { loggedStore } from '../key-log/logged-store.js'
-import { readableRows } from '../key-log/readable-rows.js'
-import { describeRef } from '../master-keys/key-wrap.js'
 import type { CensusRow, KeyStore, StoreMaintenance } from '../store.js'
-import { isTombstone, type KeyRecord, type KeyRef, refKey } from '../table.js'
 import { traced } from '../traced-calls.js'
 import { kindOf } from '../validate.js'
 import { CopiedRows, type CopyOnly } from './copied-rows.js'
-import { CopyFailures, copyable, restoreEach, type Side } from './copy-failures.js'
 import {
-  checkedOptions,
-  groupPagesByUser,
-  type LongWorkOptions,
-  ProgressMeter,
-  type RowFailure,
-} from './long-work.js'
+  type CopyComparing,
+  type CopyConflict,
+  conflict,
+  type DifferingRows,
+  differingRows,
+  erasuresRefused,
+} from './copy-comparison.js'
+import { CopyFailures, restoreEach } from './copy-failures.js'
+import { copyPages, type TargetLook } from './copy-pages.js'
+import { checkedOptions, type LongWorkOptions, type RowFailure } from './long-work.js'
+import { isSameRecord, PairedDigests, type RecordsDigest } from './record-digest.js'
+
+export type { ConflictingRow, CopyConflict } from './copy-comparison.js'
 
 export interface CopyOptions extends LongWorkOptions {
   readonly from: KeyStore
@@ -73,22 +74,8 @@ export interface CopyReport {
   readonly equal: boolean
 }
 
-/** A row that both stores have, with different keys or states. */
-export interface CopyConflict extends KeyRef {
-  readonly reason: string
-  readonly from: ConflictingRow
-  /** Null if the user has a tombstone under another version at the target. */
-  readonly to: ConflictingRow | null
-}
-
-/** What tells two keys apart: a token opens under the one that made it. */
-export type ConflictingRow = Pick<KeyRecord, 'kekId' | 'createdAt' | 'wrappedAt' | 'shreddedAt'>
-
 /** Bounds a copy whose source is written all the time. Rows minted later are copied by the next call. */
 const MAX_PASSES = 10
-
-/** For `isTurnDueInLoop`: comparing two records takes as long as so many tokens. */
-const COMPARISON_WEIGHT = 4
 
 /**
  * Copies every row of the source to the target, exactly, tombstones included. Reads every written row back and compares it; at
@@ -131,36 +118,68 @@ async function copy(options: CopyOptions): Promise<CopyReport> {
   }
 
   await rows.assertIn(from)
-  const before = await compare(job)
+  const firstLook = await lookFor(job)
+  const before = firstLook === 'taken for empty' ? NOTHING_THERE : await compare(job, firstLook)
+  let { digests } = before
   let copied = before.missing + before.erased
   if (dryRun) {
     for (const userId of await eraseAgain(to, erasures, { dryRun })) job.shredded.add(userId)
   } else {
     if (before.refused.length > 0) throw erasuresRefused(before.refused)
     copied = 0
-    // The last pass writes nothing, so it has compared every row once more.
-    for (let pass = 1, written = -1; written !== 0 && pass <= MAX_PASSES && !signal?.aborted; pass += 1) {
-      written = await copyPass(job, pass)
-      copied += written
+    let look = firstLook
+    for (let pass = 1; digests === null && pass <= MAX_PASSES && !signal?.aborted; pass += 1) {
+      const done = await copyPass(job, pass === 1 ? 'copying' : 'comparing', look)
+      copied += done.written
+      digests = done.digests
+      look = 'in order'
     }
     // Read again, because lines may have been added meanwhile.
-    if (keyLog !== undefined && !signal?.aborted)
-      for (const userId of await eraseAgain(to, await readLog(), { dryRun: false })) job.shredded.add(userId)
+    if (keyLog !== undefined && !signal?.aborted) {
+      for (const userId of await eraseAgain(to, await readLog(), { dryRun: false })) {
+        job.shredded.add(userId)
+        digests = null
+      }
+    }
   }
   const complete = !signal?.aborted
+  if (complete) digests ??= await digestsOf(job)
   const counted = { from: await rows.census(from), to: await rows.census(to) }
   const { refused, conflicts, conflictCount } = before
   const found = { shredded: [...job.shredded], ended: [...job.ended], refused, conflicts, conflictCount }
   const base = { complete, dryRun, copied, ...found, census: counted }
-  const reportOf = (digest: CopyReport['digest'], extra: number): CopyReport => {
-    const { listed: failed, count: failedCount } = job.failures
-    const equal = digest.from !== null && digest.from === digest.to && failedCount === 0
-    return { ...base, failed, failedCount, extra, digest, equal }
+  const { listed: failed, count: failedCount } = job.failures
+  if (!complete || digests === null) {
+    const digest = { from: null, to: null }
+    return { ...base, failed, failedCount, extra: 0, digest, equal: false }
   }
-  if (!complete) return reportOf({ from: null, to: null }, 0)
-  const digests = { from: await digestOf(job, 'source'), to: await digestOf(job, 'target') }
+  const digest = { from: digests.from.sha256, to: digests.to.sha256 }
   const shared = digests.from.rows - (dryRun ? before.missing : 0)
-  return reportOf({ from: digests.from.sha256, to: digests.to.sha256 }, Math.max(0, digests.to.rows - shared))
+  const extra = Math.max(0, digests.to.rows - shared)
+  return {
+    ...base,
+    failed,
+    failedCount,
+    extra,
+    digest,
+    equal: digest.from === digest.to && failedCount === 0,
+  }
+}
+
+const NO_ERASURES: Erasures = new Map()
+
+/** From so many times the rows of the source on, looking its users up at the target takes less time than reading all of the target. */
+const LARGE_TARGET = 4
+
+async function lookFor({ from, to, rows, dryRun }: CopyJob): Promise<TargetLook> {
+  if (rows.userIds !== null) return 'looked up'
+  let isEmpty = true
+  const onUnreadable = () => {
+    isEmpty = false
+  }
+  isEmpty = (await to.list({ limit: 1, onUnreadable })).length === 0 && isEmpty
+  if (isEmpty && !dryRun) return 'taken for empty'
+  return (await rows.size(to)) > LARGE_TARGET * (await rows.size(from)) ? 'looked up' : 'in order'
 }
 
 /** Whether a user of the target may be erased because the source has a tombstone. */
@@ -178,21 +197,17 @@ function assertErasures(applyErasures: unknown): MayErase {
 }
 
 /** What one call of copyKeys works with. */
-interface CopyJob extends LongWorkOptions {
-  readonly from: KeyStore
-  readonly to: KeyStore
+interface CopyJob extends CopyComparing {
   readonly target: StoreMaintenance
   /** The target, which records erasures in the key log if there is one. */
   readonly logged: KeyStore
-  readonly rows: CopiedRows
-  readonly erasures: Erasures
-  readonly mayErase: MayErase
-  readonly dryRun: boolean
   /** Collects the users who were erased at the target. */
   readonly shredded: Set<string>
-  /** Collects the users of the source whose keys the key log ends. */
-  readonly ended: Set<string>
-  readonly failures: CopyFailures
+}
+
+interface Digests {
+  readonly from: RecordsDigest
+  readonly to: RecordsDigest
 }
 
 /** What a comparison has found, before anything is written. */
@@ -204,235 +219,118 @@ interface Comparison {
   readonly refused: readonly string[]
   readonly conflicts: readonly CopyConflict[]
   readonly conflictCount: number
+  /** Null if something is to be copied, if not all of the target was looked at, or if the comparison was stopped. */
+  readonly digests: Digests | null
+}
+
+/** Somebody may write meanwhile: `restore` leaves what stands, and the copy refuses what it then finds. */
+const NOTHING_THERE: Comparison = {
+  missing: 0,
+  erased: 0,
+  refused: [],
+  conflicts: [],
+  conflictCount: 0,
+  digests: null,
 }
 
 /** Compares all rows. @throws ERR_CONFLICT naming the first row that differs, unless it is a dry run */
-async function compare(job: CopyJob): Promise<Comparison> {
+async function compare(job: CopyJob, look: TargetLook): Promise<Comparison> {
   const counts = { missing: 0, erased: 0, conflictCount: 0 }
   const refused = new Set<string>()
   const conflicts: CopyConflict[] = []
-  for await (const page of differingPages(job, 'comparing')) {
+  const digests = look === 'in order' ? new PairedDigests() : null
+  const isDone = () => job.dryRun || counts.missing + counts.erased === 0
+  for await (const { pairs, done } of copyPages(job, 'comparing', look, isDone)) {
+    const page = await differingRows(job, pairs, digests)
     counts.missing += page.missing.length
     counts.erased += page.erased.length
     counts.conflictCount += page.conflicts.length
     conflicts.push(...page.conflicts.slice(0, MAX_LISTED_CONFLICTS - conflicts.length))
     for (const userId of page.erasedUsers.keys()) job.shredded.add(userId)
     for (const userId of page.refused) refused.add(userId)
+    done()
   }
-  return { ...counts, refused: [...refused], conflicts }
+  const isWhole = isDone() && !job.signal?.aborted
+  return { ...counts, refused: [...refused], conflicts, digests: isWhole ? digestsFrom(digests) : null }
 }
 
 const MAX_LISTED_CONFLICTS = 1000
 
-/** Goes over the source once. @returns how many rows were written */
-async function copyPass(job: CopyJob, pass: number): Promise<number> {
+function digestsFrom(paired: PairedDigests | null): Digests | null {
+  return paired?.digests() ?? null
+}
+
+/** Compares nothing, for the digests alone. */
+async function digestsOf(job: CopyJob): Promise<Digests> {
+  const digests = new PairedDigests()
+  const reading = { ...job, dryRun: true, signal: undefined }
+  for await (const page of copyPages(reading, 'comparing all records', 'in order', () => true)) {
+    await differingRows(reading, page.pairs, digests)
+    page.done()
+  }
+  return digests.digests()
+}
+
+interface Pass {
+  /** How many rows were written. */
+  readonly written: number
+  /** Null if there was something to write, so that others may have been written meanwhile too. */
+  readonly digests: Digests | null
+}
+
+/** Goes over the source once. Compares one page while the page before is written. */
+async function copyPass(job: CopyJob, phase: string, look: TargetLook): Promise<Pass> {
+  const digests = look === 'in order' ? new PairedDigests() : null
   let written = 0
-  for await (const page of differingPages(job, pass === 1 ? 'copying' : 'copying again')) {
-    const { missing, erased, erasedUsers, refused } = page
-    // Shredded at the source since the comparison.
-    if (refused.length > 0) throw erasuresRefused(refused)
-    // One shred erases all versions of a user.
-    for (const [userId, { at, isLogged }] of erasedUsers) {
-      await (isLogged ? job.to : job.logged).shred(userId, { forget: false, at })
-      job.shredded.add(userId)
+  let isQuiet = true
+  let writing = Promise.resolve(0)
+  try {
+    for await (const { pairs, done } of copyPages(job, phase, look, () => isQuiet)) {
+      const page = await differingRows(job, pairs, digests)
+      // Shredded at the source since the comparison.
+      if (page.refused.length > 0) throw erasuresRefused(page.refused)
+      isQuiet &&= page.missing.length + page.erased.length === 0
+      written += await writing
+      writing = Promise.resolve(0)
+      if (job.signal?.aborted) break
+      writing = write(job, page).then((rows) => {
+        done()
+        return rows
+      })
+      // Awaited below, in any case.
+      writing.catch(() => undefined)
     }
-    written += erased.length + missing.length
-    if (missing.length === 0) continue
-    const stored = new Map((await restoreEach(job, missing)).map((row) => [refKey(row), row]))
-    for (const record of missing) {
-      if (isTurnDueInLoop(COMPARISON_WEIGHT)) await nextTurn()
-      if (job.failures.has('source', record)) {
-        written -= 1
-        continue
-      }
-      const found = stored.get(refKey(record))
-      if (found === undefined || !isSameRecord(record, found)) throw conflict(record, found)
+  } finally {
+    await writing.catch(() => undefined)
+  }
+  written += await writing
+  return { written, digests: isQuiet && !job.signal?.aborted ? digestsFrom(digests) : null }
+}
+
+/** @returns how many rows were written */
+async function write(job: CopyJob, { missing, erased, erasedUsers }: DifferingRows): Promise<number> {
+  // One shred erases all versions of a user.
+  for (const [userId, { at, isLogged }] of erasedUsers) {
+    await (isLogged ? job.to : job.logged).shred(userId, { forget: false, at })
+    job.shredded.add(userId)
+  }
+  let written = erased.length + missing.length
+  if (missing.length === 0) return written
+  const stored = await restoreEach(job, missing)
+  // In the order of the rows, less those that were not restored.
+  let at = 0
+  for (const record of missing) {
+    if (isTurnDueInLoop(COMPARISON_WEIGHT)) await nextTurn()
+    if (job.failures.has('source', record)) {
+      written -= 1
+      continue
     }
+    const found = stored[at]?.userId === record.userId ? stored[at] : undefined
+    at += 1
+    if (found === undefined || !isSameRecord(record, found)) throw conflict(record, found)
   }
   return written
 }
 
-/** Rows of one page of the source that the target has not in the same state. */
-interface DifferingRows {
-  readonly missing: KeyRecord[]
-  /** Tombstones whose rows are live at the target. */
-  readonly erased: KeyRecord[]
-  /** Users who have live rows at the target and a tombstone here, and who may be erased. `isLogged`: the key log names them already. */
-  readonly erasedUsers: Map<string, { readonly at: Date; readonly isLogged: boolean }>
-  /** The same, but nobody has allowed it. */
-  readonly refused: string[]
-  /** Only in a dry run. */
-  readonly conflicts: CopyConflict[]
-}
-
-/**
- * Applies the key log to the source's rows, page by page, and compares them with the target.
- *
- * @throws ERR_CONFLICT naming a row that differs at the target, unless it is a dry run
- */
-async function* differingPages(job: CopyJob, phase: string): AsyncGenerator<DifferingRows, void, undefined> {
-  const { from, to, rows, erasures, failures } = job
-  const progress = new ProgressMeter(phase, await rows.size(from), job)
-  const pages = rows.pages(from, job, ({ error, ...ref }) => failures.add('source', ref, error))
-  for await (const users of groupPagesByUser(pages, job)) {
-    const records = users.flatMap((versions) => copyable(job, versions, erasures))
-    const stored = await readableRows(to, [...new Set(records.map(({ userId }) => userId))])
-    const differing: DifferingRows = {
-      missing: [],
-      erased: [],
-      erasedUsers: new Map(),
-      refused: [],
-      conflicts: [],
-    }
-    for (const record of records) {
-      if (isTurnDueInLoop(COMPARISON_WEIGHT)) await nextTurn()
-      if (failures.has('source', record)) continue
-      const versions = stored.get(record.userId) ?? []
-      if (versions instanceof Error) failures.add('target', record, versions)
-      else compareRow(job, record, versions, differing)
-    }
-    yield differing
-    progress.add(users.flat().length)
-  }
-}
-
-/** @param versions the target's rows of the same user */
-function compareRow(
-  job: CopyJob,
-  record: KeyRecord,
-  versions: readonly KeyRecord[],
-  differing: DifferingRows,
-): void {
-  const { userId } = record
-  const found = versions.find(({ version }) => version === record.version)
-  const live = versions.filter((row) => !isTombstone(row))
-  const isRefusedByTombstone = found === undefined && !isTombstone(record) && live.length < versions.length
-  if (isRefusedByTombstone || (found !== undefined && isConflict(record, found))) {
-    if (!job.dryRun) throw conflict(record, found, job.rows.userIds === null ? COPY_SOME : '')
-    differing.conflicts.push(describeConflict(record, found))
-    return
-  }
-  // A tombstone ends all keys of its user, whichever version it has.
-  if (isTombstone(record) && live.length > 0 && !isAllowed(job, userId, live, record, differing)) return
-  if (found === undefined) differing.missing.push(record)
-  else if (isErasedAtSource(record, found)) differing.erased.push(record)
-}
-
-/** Notes that the user's keys at the target have to be erased. @returns whether they may be */
-function isAllowed(
-  { erasures, mayErase }: CopyJob,
-  userId: string,
-  live: readonly KeyRecord[],
-  { shreddedAt }: KeyRecord,
-  differing: DifferingRows,
-): boolean {
-  const isLogged = live.every((row) => afterErasures(row, erasures) !== row)
-  if (isLogged || mayErase(userId)) {
-    differing.erasedUsers.set(userId, { at: shreddedAt ?? new Date(), isLogged })
-    return true
-  }
-  if (!differing.refused.includes(userId)) differing.refused.push(userId)
-  return false
-}
-
-/** The users named in a refusal; a dry run lists all of them. */
-const MAX_NAMED = 10
-
-function erasuresRefused(users: readonly string[]): StoreError {
-  const names = users.slice(0, MAX_NAMED).map((userId) => (userId === '' ? 'the pool' : quoted(userId)))
-  const more = users.length > MAX_NAMED ? ` and ${users.length - MAX_NAMED} more` : ''
-  return new StoreError(
-    `The source says that users were shredded whose keys are live at the target: ${names.join(', ')}${more}. Nothing was written. ` +
-      'If it is right, copy with applyErasures (keystore: --apply-erasures), which erases these keys at the target for good',
-    { code: 'ERR_CONFLICT' },
-  )
-}
-
-/**
- * Whether the target has the row as it was before the source shredded it. `createdAt` tells: a shred leaves it as it is and
- * erases the wrapped key.
- */
-function isErasedAtSource(source: KeyRecord, target: KeyRecord): boolean {
-  const isTombstoneNow = source.shreddedAt !== null && target.shreddedAt === null
-  return isTombstoneNow && source.createdAt.getTime() === target.createdAt.getTime()
-}
-
-function isConflict(record: KeyRecord, found: KeyRecord): boolean {
-  return !isSameRecord(record, found) && !isErasedAtSource(record, found)
-}
-
-function isSameRecord(a: KeyRecord, b: KeyRecord): boolean {
-  return Buffer.compare(canonicalBytes(a), canonicalBytes(b)) === 0
-}
-
-function canonicalBytes(record: KeyRecord): Buffer {
-  const { userId, version, encryptedKey, kekId, createdAt, wrappedAt, shreddedAt } = record
-  // What had wrapped an erased key says nothing any more, and two stores may have erased it at different times.
-  const state =
-    shreddedAt === null ? [kekId, wrappedAt?.toISOString() ?? null, null] : [null, null, 'shredded']
-  // Each value that may be null has a flag before it, so that a null KEK id and an empty one have different bytes.
-  const pieces = state.flatMap((value) => (value === null ? ['0', ''] : ['1', value]))
-  return preAuthEncode([userId, String(version), encryptedKey, createdAt.toISOString(), ...pieces])
-}
-
-interface RecordsDigest {
-  readonly sha256: string
-  readonly rows: number
-}
-
-const NO_ERASURES: Erasures = new Map()
-
-async function digestOf(job: CopyJob, side: Side): Promise<RecordsDigest> {
-  const store = side === 'source' ? job.from : job.to
-  const erasures = side === 'source' ? job.erasures : NO_ERASURES
-  const hash = incrementalSha256()
-  const progress = new ProgressMeter('comparing all records', await job.rows.size(store), job)
-  let rows = 0
-  const pages = job.rows.pages(store, { ...job, signal: undefined }, ({ error, ...ref }) =>
-    job.failures.add(side, ref, error),
-  )
-  for await (const page of pages) {
-    progress.add(page.length)
-    for (const record of page) {
-      if (isTurnDueInLoop(COMPARISON_WEIGHT)) await nextTurn()
-      if (job.failures.has(side, record)) continue
-      const remaining = afterErasures(record, erasures)
-      if (remaining === null) continue
-      rows += 1
-      hash.update(canonicalBytes(remaining))
-    }
-  }
-  return { sha256: hash.digest().toString('hex'), rows }
-}
-
-const COPY_SOME =
-  '. To copy the rows of some users or tenants alone, name them: only (npx keystore restore FILE --user ID, or --tenant ID)'
-
-/** @param found the target's row; undefined if a tombstone of the user kept the record from being inserted */
-function conflict(record: KeyRecord, found: KeyRecord | undefined, advice = ''): StoreError {
-  const { userId, version } = record
-  return new StoreError(
-    `The row of ${describeRef(record)} ${conflictReason(record, found)}. Nothing of it was written${advice}`,
-    { code: 'ERR_CONFLICT', ref: { userId, version } },
-  )
-}
-
-function describeConflict(record: KeyRecord, found: KeyRecord | undefined): CopyConflict {
-  const { userId, version } = record
-  const reason = conflictReason(record, found)
-  return { userId, version, reason, from: rowState(record), to: found === undefined ? null : rowState(found) }
-}
-
-function rowState({ kekId, createdAt, wrappedAt, shreddedAt }: KeyRecord): ConflictingRow {
-  return { kekId, createdAt, wrappedAt, shreddedAt }
-}
-
-function conflictReason(record: KeyRecord, found: KeyRecord | undefined): string {
-  const isTombstone = record.shreddedAt !== null
-  if (found === undefined || (found.shreddedAt !== null && !isTombstone))
-    return 'was shredded at the target: shred the user at the source too'
-  if (found.shreddedAt !== null) return 'is another tombstone at the target: find out which is right'
-  if (isTombstone)
-    return 'is a tombstone at the source and another live key at the target: find out which is right'
-  return 'is another key at the target, or was rewrapped since it was copied: copy into an empty store, or find out which is right'
-}
+/** For `isTurnDueInLoop`: comparing two records takes as long as so many tokens. */
+const COMPARISON_WEIGHT = 4

@@ -10,9 +10,9 @@ import {
   serviceDetails,
 } from '../errors.js'
 import { generateKey, KEY_BYTES } from '../format/aead.js'
+import { isV3Wrap } from '../format/core.js'
 import { preAuthEncode } from '../format/encoding.js'
 import type { Format } from '../format/formats.js'
-import { isV3Wrap } from '../format/wrapped-key.js'
 import { type KeyRecord, type KeyRef, tenantIdOf } from '../table.js'
 import type { MasterKeyring } from './keyring.js'
 import { isLocal, isV2Wrap, type LocalMasterKey } from './local.js'

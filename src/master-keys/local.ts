@@ -1,10 +1,6 @@
 /** Master keys whose bytes this process holds. */
 import { invalidArgument, MasterKeyError } from '../errors.js'
 import {
-  GCM_NONCE_BYTES,
-  GCM_TAG_BYTES,
-  gcmOpen,
-  gcmSeal,
   generateKey,
   hmacSha256,
   importKey,
@@ -12,16 +8,14 @@ import {
   type KeyObject,
   pbkdf2Sha256,
   pbkdf2Sha256Sync,
-  type XaesKey,
 } from '../format/aead.js'
+import { currentCore } from '../format/chosen-core.js'
+import { isV2Wrap, type V2Key, type V3Key } from '../format/core.js'
 import { decodeBase64 } from '../format/encoding.js'
-import { deriveWrapKey, unwrapV3, wrapV3 } from '../format/wrapped-key.js'
+import { deriveWrapKey } from '../format/wrapped-key.js'
 import { assertBytes } from '../validate.js'
 import { LOCAL_V2_PREFIX } from './kek-id.js'
 import type { MasterKey } from './master-key.js'
-
-/** Bytes of a wrapped key of the reference: `nonce[12] ‖ ciphertext[32] ‖ tag[16]`. */
-const V2_WRAP_BYTES = GCM_NONCE_BYTES + KEY_BYTES + GCM_TAG_BYTES
 
 const KEK_ID_LABEL = 'drizzle-keystore/kek-id/v1'
 const POOL_KEY_SALT = 'stargazer:api_key_pool'
@@ -34,32 +28,34 @@ export class LocalMasterKey implements MasterKey {
   /** `local-v2:fp`, recorded in rows that we wrote in the reference's format. */
   readonly v2Id: string
   readonly #key: KeyObject
-  readonly #wrapKey: XaesKey
+  readonly #wrapKey: V3Key
+  /** Made at the first wrap of format v2. */
+  #v2WrapKey: V2Key | undefined
 
   constructor(key: Uint8Array) {
     const fingerprint = hmacSha256(key, KEK_ID_LABEL).toString('base64url', 0, 12)
     this.id = `local:${fingerprint}`
     this.v2Id = LOCAL_V2_PREFIX + fingerprint
     this.#key = importKey(key)
-    this.#wrapKey = deriveWrapKey(key)
+    this.#wrapKey = deriveWrapKey(this.#key)
   }
 
   wrap(dataKey: Uint8Array, aad: Uint8Array): Uint8Array {
-    return wrapV3(this.#wrapKey, dataKey, aad)
+    return this.#wrapKey.wrap(dataKey, aad)
   }
 
   unwrap(wrapped: Uint8Array, aad: Uint8Array): Uint8Array {
-    return this.#checked(unwrapV3(this.#wrapKey, wrapped, aad), this.id)
+    return this.#checked(this.#wrapKey.unwrap(wrapped, aad), this.id)
   }
 
   /** The reference's wrap: AES-256-GCM under the KEK itself, bound to no user. @returns 60 bytes */
   wrapV2(dataKey: Uint8Array): Uint8Array {
-    return gcmSeal(this.#key, dataKey)
+    return this.#v2().wrap(dataKey)
   }
 
   /** @throws MasterKeyError `ERR_UNWRAP_FAILED` */
   unwrapV2(wrapped: Uint8Array): Uint8Array {
-    return this.#checked(wrapped.length === V2_WRAP_BYTES ? gcmOpen(this.#key, wrapped) : null, this.v2Id)
+    return this.#checked(this.#v2().unwrap(wrapped), this.v2Id)
   }
 
   /** {@link derivePoolKey} without blocking the event loop. */
@@ -72,19 +68,22 @@ export class LocalMasterKey implements MasterKey {
     }
   }
 
+  #v2(): V2Key {
+    this.#v2WrapKey ??= currentCore().v2Key(this.#key)
+    return this.#v2WrapKey
+  }
+
   #checked(dataKey: Uint8Array | null, id: string): Uint8Array {
     if (dataKey?.length !== KEY_BYTES) throw unwrapFailed(id)
     return dataKey
   }
 }
 
-export function isV2Wrap(wrapped: Uint8Array): boolean {
-  return wrapped.length === V2_WRAP_BYTES
-}
-
 function unwrapFailed(id: string): MasterKeyError {
   return new MasterKeyError('ERR_UNWRAP_FAILED', `The wrapped key does not open under master key ${id}`)
 }
+
+export { isV2Wrap }
 
 /** By shape, not by class: an application may hold two copies of this package. */
 export function isLocal(key: MasterKey): key is LocalMasterKey {

@@ -12,8 +12,9 @@ import {
   printable,
   quoted,
 } from '../errors.js'
-import type { KeyObject, XaesKey } from '../format/aead.js'
-import { deriveTenantWrapKey, unwrapV3, wrapV3 } from '../format/wrapped-key.js'
+import { importKey, type KeyObject } from '../format/aead.js'
+import type { V3Key } from '../format/core.js'
+import { deriveTenantWrapKey } from '../format/wrapped-key.js'
 import { type KeyRecord, MAX_KEY_VERSION, TENANT_KEK_ID_PREFIX, tenantIdOf, tenantUserId } from '../table.js'
 import { assertTenantId } from '../validate.js'
 import type { MasterKeyring } from './keyring.js'
@@ -61,21 +62,25 @@ export function tenantRow({ tenantId, version }: TenantKeyRef): Pick<KeyRecord, 
 /** One version of a tenant's key, open: it wraps and unwraps the data keys of the tenant's users. */
 export class TenantKey implements MasterKey {
   readonly id: string
-  readonly #wrapKey: XaesKey
+  readonly #wrapKey: V3Key
 
   /** @param key 32 bytes; the caller may wipe them afterwards */
   constructor(ref: TenantKeyRef, key: Uint8Array | KeyObject) {
     this.id = tenantKekId(ref)
-    this.#wrapKey = deriveTenantWrapKey(key, ref.tenantId, ref.version)
+    this.#wrapKey = deriveTenantWrapKey(
+      key instanceof Uint8Array ? importKey(key) : key,
+      ref.tenantId,
+      ref.version,
+    )
   }
 
   wrap(dataKey: Uint8Array, aad: Uint8Array): Uint8Array {
-    return wrapV3(this.#wrapKey, dataKey, aad)
+    return this.#wrapKey.wrap(dataKey, aad)
   }
 
   /** @throws MasterKeyError `ERR_UNWRAP_FAILED` */
   unwrap(wrapped: Uint8Array, aad: Uint8Array): Uint8Array {
-    const dataKey = unwrapV3(this.#wrapKey, wrapped, aad)
+    const dataKey = this.#wrapKey.unwrap(wrapped, aad)
     if (dataKey !== null) return dataKey
     const message = `The wrapped key does not open under the tenant's key ${printable(this.id)}`
     throw new MasterKeyError('ERR_UNWRAP_FAILED', message)

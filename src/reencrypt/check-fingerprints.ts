@@ -5,13 +5,9 @@ import { fingerprintVersion } from '../format/fingerprint.js'
 import { type ColumnFinding, sampleRows } from '../sources/sample.js'
 import type { SqlTable } from '../sources/table.js'
 import { cellsOf, type TableView, type ViewFingerprint } from '../sources/table-source.js'
+import { valueRefKey } from '../sources/value-source.js'
 import { OwnerKeys } from './owner-keys.js'
-import {
-  compareFingerprint,
-  type FingerprintCell,
-  type FoundValue,
-  valueRefKey,
-} from './sweep-fingerprints.js'
+import { compareFingerprint, type FingerprintCell, type FoundValue } from './sweep-fingerprints.js'
 import { isFingerprint, openValues } from './sweep-page.js'
 
 /** What is wrong with a fingerprint. */

@@ -1,13 +1,22 @@
 /** Classifies a stored value, and decrypts it if it is to be re-encrypted. */
 import type { EnvelopeCrypto } from '../envelope/envelope-crypto.js'
+import type { UserHandle } from '../envelope/user-handle.js'
 import { invalidArgument, isKeystoreError, KeystoreError, printable } from '../errors.js'
 import type { EncryptionContext } from '../format/context.js'
 import { decodeUtf8 } from '../format/encoding.js'
-import { isDamagedToken, isEncrypted, isToken, type ParsedToken, parseToken } from '../format/token.js'
+import {
+  isDamagedToken,
+  isEncrypted,
+  isToken,
+  type ParsedToken,
+  parsedIfToken,
+  parseToken,
+} from '../format/token.js'
 import { assertPlaintext, kindOf } from '../validate.js'
 import { type CiphertextForm, ciphertextForm } from './legacy/ciphertext-form.js'
 import type { LegacyReader, LegacyValue } from './legacy/reader.js'
 import { isOwnerError, type OwnerKeys } from './owner-keys.js'
+import type { WrittenValues } from './written-values.js'
 
 /**
  * - `current`: a v3 token under the newest version of its owner's key and the wanted context
@@ -57,22 +66,56 @@ export interface OpenOptions<Row> {
   readonly plaintext: boolean
   /** Whether what looks like ciphertext of another library is plaintext too. */
   readonly ciphertextAsPlaintext: boolean
+  /** What this sweep has written. */
+  readonly written?: WrittenValues
 }
 
-/** @throws errors that concern more than this value: an outage */
-export async function openValue<Row>(
+const CURRENT: OpenResult = { state: 'current' }
+const EMPTY: OpenResult = { state: 'empty' }
+
+/**
+ * Returns no promise for a token whose key is in hand: a million promises take longer than many of the tokens.
+ *
+ * @throws errors that concern more than this value: an outage
+ */
+export function openValue<Row>(
   value: SweptValue<Row>,
   keys: OwnerKeys,
   options: OpenOptions<Row>,
-): Promise<OpenResult> {
+): OpenResult | Promise<OpenResult> {
   const stored = value.value
-  if (stored === null || stored === undefined) return { state: 'empty' }
+  if (stored === null || stored === undefined) return EMPTY
   if (typeof stored !== 'string') return { state: 'unopenable', error: notText(stored) }
+  if (isWritten(value, stored, keys, options)) return CURRENT
   // What is too long to be decoded may be a token.
   const isTooLong = isEncrypted(stored) && stored.length > options.envelope.maxTokenBytes
-  const isWhole = isTooLong || isToken(stored)
-  const token = isWhole ? await openStoredToken(stored, value, keys, options.envelope) : null
-  if (token !== null && (isTooLong || !mayBeForeign(stored, token))) return token
+  const parsed = isTooLong ? null : parsedIfToken(stored)
+  if (!isTooLong && parsed === null) return openOther(stored, value, null, options)
+  const token = openStoredToken(stored, parsed, value, keys, options.envelope)
+  const isOurs = (token: OpenResult) => isTooLong || !mayBeForeign(stored, token)
+  if (token instanceof Promise)
+    return token.then((token) => (isOurs(token) ? token : openOther(stored, value, token, options)))
+  return isOurs(token) ? token : openOther(stored, value, token, options)
+}
+
+function isWritten<Row>(
+  value: SweptValue<Row>,
+  stored: string,
+  keys: OwnerKeys,
+  { written }: OpenOptions<Row>,
+): boolean {
+  if (written === undefined || value.contexts instanceof Error) return false
+  const handle = keys.usable(value.owner)
+  return handle !== null && written.has(value, stored, handle)
+}
+
+/** Opens what is no token, or may be none. @param token what became of it as a token */
+async function openOther<Row>(
+  stored: string,
+  value: SweptValue<Row>,
+  token: OpenResult | null,
+  options: OpenOptions<Row>,
+): Promise<OpenResult> {
   const result =
     (await openByReader(stored, value, options.legacy)) ?? token ?? openPlaintext(stored, value, options)
   if (!(value.contexts instanceof Error) || result === token) return result
@@ -82,39 +125,47 @@ export async function openValue<Row>(
   return { ...found, error: value.contexts }
 }
 
-/** Opens a whole token. */
-async function openStoredToken<Row>(
-  token: string,
+/** Opens a whole token. @param token taken apart; null if it is too long for that */
+function openStoredToken<Row>(
+  text: string,
+  token: ParsedToken | null,
   { owner, contexts, isJson }: SweptValue<Row>,
   keys: OwnerKeys,
   envelope: EnvelopeCrypto,
-): Promise<OpenResult> {
-  let parsed: ParsedToken | undefined
+): OpenResult | Promise<OpenResult> {
+  const failed = (error: unknown) => failedToken(token, error)
   try {
-    parsed = parseToken(token, ['v2', 'v3'], envelope.maxTokenBytes)
+    const parsed = token ?? parseToken(text, ['v2', 'v3'], envelope.maxTokenBytes)
     if (contexts instanceof Error) throw contexts
-    if (parsed.format === 'v2' && owner === null)
-      return {
-        state: 'v2',
-        plaintext: checked(Buffer.from(await decryptV2PoolToken(envelope, token)), isJson),
+    if (parsed.format === 'v2' && owner === null) {
+      const found = (plaintext: string): OpenResult => {
+        return { state: 'v2', plaintext: checked(Buffer.from(plaintext), isJson) }
       }
-    const { plaintext, context, newest } = await keys.open(owner, (handle) => ({
-      ...handle.decryptUnderAny(token, contexts),
-      newest: handle.version,
-    }))
-    checked(plaintext, isJson)
-    if (parsed.format === 'v2') return { state: 'v2', plaintext }
-    if (context > 0) return { state: 'oldContext', plaintext }
-    if (parsed.version !== newest) return { state: 'oldVersion', plaintext }
-    plaintext.fill(0)
-    return { state: 'current' }
+      return decryptV2PoolToken(envelope, text).then(found).catch(failed)
+    }
+    const open = (handle: UserHandle): OpenResult => {
+      const { plaintext, context } = handle.decryptUnderAny(parsed, contexts)
+      checked(plaintext, isJson)
+      if (parsed.format === 'v2') return { state: 'v2', plaintext }
+      if (context > 0) return { state: 'oldContext', plaintext }
+      if (parsed.version !== handle.version) return { state: 'oldVersion', plaintext }
+      plaintext.fill(0)
+      return CURRENT
+    }
+    const opened = keys.open(owner, open)
+    return opened instanceof Promise ? opened.catch(failed) : opened
   } catch (error) {
-    if (!isValueError(error)) throw error
-    if (error.code === 'ERR_KEY_SHREDDED') return { state: 'shredded', error }
-    // The token may decrypt once format v2 is accepted, so it is not reported as unopenable.
-    const isRefused = error.code === 'ERR_FORMAT_NOT_ACCEPTED' && parsed?.format === 'v2'
-    return { state: isRefused ? 'v2' : 'unopenable', error }
+    return failed(error)
   }
+}
+
+/** @throws the error if it concerns more than one value */
+function failedToken(token: ParsedToken | null, error: unknown): OpenResult {
+  if (!isValueError(error)) throw error
+  if (error.code === 'ERR_KEY_SHREDDED') return { state: 'shredded', error }
+  // The token may decrypt once format v2 is accepted, so it is not reported as unopenable.
+  const isRefused = error.code === 'ERR_FORMAT_NOT_ACCEPTED' && token?.format === 'v2'
+  return { state: isRefused ? 'v2' : 'unopenable', error }
 }
 
 /**

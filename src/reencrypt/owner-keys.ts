@@ -36,6 +36,12 @@ export class OwnerKeys {
     return this.#lacksKey(owner)
   }
 
+  /** Null if nothing can be decrypted with them. */
+  usable(owner: Owner): UserHandle | null {
+    const keys = this.#keys.get(owner)
+    return keys === undefined || keys instanceof Error || !keys.isUsable ? null : keys
+  }
+
   /** @throws the error that the look-up of this owner had */
   of(owner: Owner): UserHandle {
     const keys = this.#keys.get(owner)
@@ -44,15 +50,19 @@ export class OwnerKeys {
   }
 
   /**
-   * Decrypts with an owner's keys. If the token names a version that they lack, it may have been made since the look-up: the keys
+   * Decrypts with an owner's keys, at once if they are there. If the token names a version that they lack, it may have been made since the look-up: the keys
    * are looked up again and `decrypt` is called once more.
    */
-  async open<T>(owner: Owner, decrypt: (keys: UserHandle) => T): Promise<T> {
+  open<T>(owner: Owner, decrypt: (keys: UserHandle) => T): T | Promise<T> {
     try {
       return decrypt(this.of(owner))
     } catch (error) {
       if (!isMissingVersion(error)) throw error
     }
+    return this.#openAgain(owner, decrypt)
+  }
+
+  async #openAgain<T>(owner: Owner, decrypt: (keys: UserHandle) => T): Promise<T> {
     await this.load([owner])
     try {
       return decrypt(this.of(owner))

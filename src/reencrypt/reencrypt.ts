@@ -16,8 +16,10 @@ import { kindOf } from '../validate.js'
 import { Foresight } from './foresight.js'
 import type { LegacyReader } from './legacy/reader.js'
 import { OwnerCount, type OwnerReport } from './owner-count.js'
-import { type SweepJob, sweepPage } from './sweep-page.js'
+import { SharedOrder } from './shared-order.js'
+import { dropPage, finishPage, isDone, type PreparedPage, preparePage, type SweepJob } from './sweep-page.js'
 import { type StateCounts, Tally, type ValueFailure } from './tally.js'
+import { WrittenValues } from './written-values.js'
 
 export interface ReencryptOptions<Row = unknown>
   extends Pick<LongWorkOptions, 'batchSize' | 'signal' | 'onProgress'> {
@@ -124,7 +126,7 @@ async function sweep<Row>(options: ReencryptOptions<Row>): Promise<ReencryptRepo
   let complete = false
   const mostPasses = dryRun ? 1 : MAX_PASSES
   for (let passes = 0; passes < mostPasses && !complete && !signal?.aborted; passes += 1) {
-    const pass = await sweepOnce(job, passes === 0 ? 'sweeping' : 'sweeping again')
+    const pass = await sweepOnce(job, passes === 0)
     first ??= pass
     changed += pass.changed
     skipped += pass.skipped
@@ -150,22 +152,49 @@ async function sweep<Row>(options: ReencryptOptions<Row>): Promise<ReencryptRepo
 }
 
 /** One pass over all values. */
-async function sweepOnce<Row>(job: SweepJob<Row>, phase: string): Promise<Tally> {
+async function sweepOnce<Row>(job: SweepJob<Row>, isFirst: boolean): Promise<Tally> {
   const { source, batchSize = DEFAULT_BATCH_SIZE, signal } = job
   const tally = new Tally(job.legacy)
   const count = () => source.count?.() ?? 0
   const total = await (job.foresight === null ? count() : job.foresight.counted(count))
   if (total === null) return tally
-  const progress = new ProgressMeter(phase, total, job)
-  for await (const cells of source.pages({ limit: batchSize })) {
-    await sweepPage(job, cells, tally)
-    progress.add(cells.length)
-    if (signal?.aborted) {
-      if (source.atOnce === true) tally.discardChanges()
-      return tally
-    }
-    await nextTurn()
+  const progress = new ProgressMeter(isFirst ? 'sweeping' : 'sweeping again', total, job)
+  const finish = async (page: PreparedPage<Row>) => {
+    const { skipped } = tally
+    await finishPage(job, page, tally)
+    if (2 * (tally.skipped - skipped) > page.encrypted.changes.size) order.jump()
+    progress.add(page.length)
   }
+  const order = new SharedOrder()
+  // Later passes mostly find nothing to do.
+  const inOrder = isFirst && !job.dryRun ? { order } : {}
+  // The page before the one that is being prepared.
+  let finishing = Promise.resolve()
+  try {
+    for await (const cells of source.pages({ limit: batchSize, ...inOrder })) {
+      const page = await preparePage(job, cells)
+      if (isDone(page)) order.jump()
+      try {
+        await finishing
+      } catch (error) {
+        dropPage(page)
+        throw error
+      }
+      finishing = finish(page)
+      // It is awaited with the next page.
+      finishing.catch(() => undefined)
+      if (source.keepsTwoPages !== true || job.dryRun || signal?.aborted) await finishing
+      if (signal?.aborted) {
+        if (source.atOnce === true) tally.discardChanges()
+        return tally
+      }
+      await nextTurn()
+    }
+  } finally {
+    // Also where it ends with another error: then this one is not thrown, and nothing is written afterwards.
+    await finishing.catch(() => undefined)
+  }
+  await finishing
   tally.reachedEnd = true
   return tally
 }
@@ -201,6 +230,7 @@ function checkedJob<Row>(options: ReencryptOptions<Row>): SweepJob<Row> {
     owners: new OwnerCount(),
     fingerprintVersion: newestFingerprints ? 'newest' : 'lowest',
     dryRun: options.dryRun ?? false,
+    written: new WrittenValues(),
     foresight: options.dryRun === true ? new Foresight(source) : null,
     pool: options.pool ?? source.pool ?? false,
     contextOf: options.context === undefined ? null : contextMaker(options.context),

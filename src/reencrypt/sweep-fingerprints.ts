@@ -3,12 +3,13 @@ import { invalidArgument, KeystoreError, StoreError } from '../errors.js'
 import { isTurnDueInLoop, nextTurn, weightOf } from '../event-loop.js'
 import type { EncryptionContext } from '../format/context.js'
 import { decodeUtf8 } from '../format/encoding.js'
-import type {
-  FingerprintChange,
-  FingerprintRole,
-  ValueCell,
-  ValueRef,
-  ValueSource,
+import {
+  type FingerprintChange,
+  type FingerprintRole,
+  type ValueCell,
+  type ValueRef,
+  type ValueSource,
+  valueRefKey,
 } from '../sources/value-source.js'
 import { kindOf } from '../validate.js'
 import type { CiphertextForm } from './legacy/ciphertext-form.js'
@@ -25,7 +26,7 @@ export interface FoundValue<Row> {
   readonly plaintext?: Uint8Array | undefined
   /** Why it is not current, and is left so. */
   error?: KeystoreError | undefined
-  readonly form?: CiphertextForm
+  readonly form?: CiphertextForm | undefined
   /** What is stored now. Undefined: another writer has changed it. */
   stored: unknown
 }
@@ -111,6 +112,7 @@ export async function sweepFingerprints<Row>(
   keys: OwnerKeys,
   tally: Tally,
 ): Promise<void> {
+  if (cells.length === 0) return
   const byRef = new Map(values.map((found) => [valueRefKey(found.value), found]))
   const changes: FingerprintChange[] = []
   for (const cell of cells) {
@@ -140,10 +142,13 @@ async function replaceFingerprints(
 ): Promise<void> {
   await writeApart(changes, {
     async write(changes) {
-      const replaced = await job.source.replaceFingerprints?.(changes)
-      const written = new Set(writtenRefs(replaced, 'replaceFingerprints()').map(valueRefKey))
+      const isWritten = writtenIn(
+        changes,
+        await job.source.replaceFingerprints?.(changes),
+        'replaceFingerprints()',
+      )
       for (const change of changes) {
-        if (written.has(valueRefKey(change))) tally.change('staleFingerprint')
+        if (isWritten(change)) tally.change('staleFingerprint')
         else tally.skipped += 1
       }
     },
@@ -164,8 +169,25 @@ function notUnique(error: KeystoreError): KeystoreError {
   )
 }
 
+/** @returns whether a change was written @throws ERR_INVALID_ARGUMENT */
+export function writtenIn<Change extends Pick<ValueRef, 'key' | 'column'>>(
+  changes: readonly Change[],
+  replaced: unknown,
+  method: string,
+): (change: Change) => boolean {
+  const refs = writtenRefs(replaced, method)
+  const asked = new Set<unknown>(changes)
+  // Mostly the changes themselves.
+  if (refs.every((ref) => asked.has(ref))) {
+    const written = new Set<unknown>(refs)
+    return (change) => written.has(change)
+  }
+  const written = new Set(refs.map(valueRefKey))
+  return (change) => written.has(valueRefKey(change))
+}
+
 /** A source may return a count or true by mistake, and every change would then count as written. @throws ERR_INVALID_ARGUMENT */
-export function writtenRefs(replaced: unknown, method: string): readonly Pick<ValueRef, 'key' | 'column'>[] {
+function writtenRefs(replaced: unknown, method: string): readonly Pick<ValueRef, 'key' | 'column'>[] {
   if (Array.isArray(replaced) && replaced.every((ref) => typeof ref === 'object' && ref !== null))
     return replaced
   throw invalidArgument(
@@ -175,9 +197,4 @@ export function writtenRefs(replaced: unknown, method: string): readonly Pick<Va
 
 function valueMissing(): KeystoreError {
   return invalidArgument('a page of the source must have the value of each fingerprint that it has')
-}
-
-/** A map key for a value's place. */
-export function valueRefKey({ key, column }: Pick<ValueRef, 'key' | 'column'>): string {
-  return JSON.stringify([column, key], (_, part) => (typeof part === 'bigint' ? `${part}n` : part))
 }

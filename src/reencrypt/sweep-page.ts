@@ -6,7 +6,7 @@ import { isTurnDueInLoop, nextTurn, weightOf } from '../event-loop.js'
 import { equalBytes } from '../format/aead.js'
 import { contextMaker, type EncryptionContext } from '../format/context.js'
 import type { Token } from '../format/token.js'
-import { type LongWorkOptions, mapConcurrently } from '../lifecycle/long-work.js'
+import type { LongWorkOptions } from '../lifecycle/long-work.js'
 import type { ValueCell, ValueChange, ValueSource } from '../sources/value-source.js'
 import type { Foresight } from './foresight.js'
 import { type OpenOptions, type OpenResult, openValue, type SweptValue } from './open-value.js'
@@ -17,8 +17,7 @@ import {
   type FingerprintJob,
   type FoundValue,
   sweepFingerprints,
-  valueRefKey,
-  writtenRefs,
+  writtenIn,
 } from './sweep-fingerprints.js'
 import type { Tally } from './tally.js'
 import { writeApart } from './write-apart.js'
@@ -44,29 +43,86 @@ type ContextMaker<Row> = (row: Row) => EncryptionContext
 /** A value that is to be replaced. */
 type OutdatedValue<Row> = FoundValue<Row> & { readonly plaintext: Uint8Array }
 
-/** @throws errors that concern more than one value: an outage of the key store or of a key service; what the source throws */
-export async function sweepPage<Row>(
+/** What is to be written, and why some values are not: the keys of their owners fail. */
+interface EncryptedValues<Row> {
+  readonly changes: Map<ValueChange, OutdatedValue<Row>>
+  readonly refused: Map<OutdatedValue<Row>, KeystoreError>
+}
+
+/** A page whose values are open, and whose new tokens are made. It holds plaintexts until {@link finishPage} or {@link dropPage}. */
+export interface PreparedPage<Row> {
+  readonly fingerprints: readonly FingerprintCell<Row>[]
+  readonly keys: OwnerKeys
+  readonly found: readonly FoundValue<Row>[]
+  readonly encrypted: EncryptedValues<Row>
+  /** How long the page is, with empty values. */
+  readonly length: number
+}
+
+/**
+ * Opens the values of a page, and makes the new tokens. Writes no value.
+ *
+ * @throws errors that concern more than one value: an outage of the key store or of a key service
+ */
+export async function preparePage<Row>(
   job: SweepJob<Row>,
   cells: readonly ValueCell<Row>[],
-  tally: Tally,
-): Promise<void> {
+): Promise<PreparedPage<Row>> {
   const keys = new OwnerKeys(job.envelope)
   const found = await openValues(job, cells, keys)
-  for (const { value, state, error, form } of found) {
-    tally.add(state)
-    if (form !== undefined) tally.ciphertexts.add(value.column, form)
-    if (error !== undefined) tally.fail(value, error)
-  }
-  const outdated = found.filter((value): value is OutdatedValue<Row> => isOutdated(value))
   try {
+    const encrypted = await encryptValues(job, keys, job.dryRun ? [] : found.filter(isOutdated))
+    return { fingerprints: cells.filter(isFingerprint), keys, found, encrypted, length: cells.length }
+  } catch (error) {
+    wipe(found)
+    throw error
+  }
+}
+
+/** Counts what was found in a page, and writes what is new. @throws like {@link preparePage}; what the source throws */
+export async function finishPage<Row>(
+  job: SweepJob<Row>,
+  { fingerprints, keys, found, encrypted: { changes, refused } }: PreparedPage<Row>,
+  tally: Tally,
+): Promise<void> {
+  try {
+    for (const { value, state, error, form } of found) {
+      tally.add(state)
+      if (form !== undefined) tally.ciphertexts.add(value.column, form)
+      if (error !== undefined) tally.fail(value, error)
+      // What another process has written meanwhile need not be opened again by the last look, if there is to be one.
+      if (state === 'current' && tally.changed > 0 && typeof value.value === 'string')
+        job.written?.add(value, value.value, keys.of(value.owner))
+    }
+    for (const [found, error] of refused) {
+      found.error = error
+      tally.fail(found.value, error)
+    }
     if (job.foresight !== null) {
+      const outdated = found.filter(isOutdated)
       countReplacements(job.owners, keys, outdated, tally)
       await job.foresight.look(outdated)
-    } else await replaceValues(job, keys, outdated, tally)
-    await sweepFingerprints(job, cells.filter(isFingerprint), found, keys, tally)
+    } else await writeValues(job, keys, changes, tally)
+    await sweepFingerprints(job, fingerprints, found, keys, tally)
   } finally {
-    for (const { plaintext } of found) plaintext?.fill(0)
+    wipe(found)
   }
+}
+
+/** Whether all values of a page are current: another process is at work there, or an earlier run was. */
+export function isDone<Row>({ found }: PreparedPage<Row>): boolean {
+  return found.some(({ state }) => state === 'current') && found.every(({ state }) => DONE.has(state))
+}
+
+const DONE: ReadonlySet<string> = new Set(['current', 'empty'])
+
+/** Of a page that is not finished. */
+export function dropPage<Row>({ found }: PreparedPage<Row>): void {
+  wipe(found)
+}
+
+function wipe(found: readonly { readonly plaintext?: Uint8Array | undefined }[]): void {
+  for (const { plaintext } of found) plaintext?.fill(0)
 }
 
 /** Classifies the values of a page. Who calls it wipes their plaintexts. @throws errors that concern more than one value */
@@ -82,12 +138,45 @@ export async function openValues<Row>(
   }
   const openable = values.filter((value) => isPresent(value) && !(value.contexts instanceof Error))
   await keys.load(openable.map(({ owner }) => owner))
-  const results = await mapConcurrently(values, (value) => openValue(value, keys, job))
-  return values.map((value, index) => ({ ...(results[index] as OpenResult), value, stored: value.value }))
+  const found: FoundValue<Row>[] = []
+  const waiting: (() => Promise<void>)[] = []
+  try {
+    for (const [index, value] of values.entries()) {
+      if (isTurnDueInLoop(typeof value.value === 'string' ? weightOf(value.value) : 1)) await nextTurn()
+      const result = openValue(value, keys, job)
+      if (!(result instanceof Promise)) found[index] = foundValue(value, result)
+      else {
+        // Of the few that wait, a key service or a reader answers some at the same time.
+        waiting.push(() =>
+          result.then((result) => {
+            found[index] = foundValue(value, result)
+          }),
+        )
+        // It is awaited below.
+        result.catch(() => undefined)
+        if (waiting.length % AT_ONCE === 0) await Promise.all(waiting.splice(0).map((wait) => wait()))
+      }
+    }
+    await Promise.all(waiting.map((wait) => wait()))
+    return found
+  } catch (error) {
+    wipe(found)
+    throw error
+  }
 }
 
-function isOutdated({ plaintext, error }: FoundValue<unknown>): boolean {
-  return plaintext !== undefined && error === undefined
+/** Values that are waited for at the same time. */
+const AT_ONCE = 16
+
+function foundValue<Row>(
+  value: SweptValue<Row>,
+  { state, plaintext, error, form }: OpenResult,
+): FoundValue<Row> {
+  return { value, state, plaintext, error, form, stored: value.value }
+}
+
+function isOutdated<Row>(found: FoundValue<Row>): found is OutdatedValue<Row> {
+  return found.plaintext !== undefined && found.error === undefined
 }
 
 export function isFingerprint<Row>(cell: ValueCell<Row>): cell is FingerprintCell<Row> {
@@ -166,17 +255,18 @@ function countReplacements<Row>(
   }
 }
 
-async function replaceValues<Row>(
-  { source, owners }: Pick<SweepJob<Row>, 'source' | 'owners'>,
+async function encryptValues<Row>(
+  { owners }: Pick<SweepJob<Row>, 'owners'>,
   keys: OwnerKeys,
   outdated: readonly OutdatedValue<Row>[],
-  tally: Tally,
-): Promise<void> {
+): Promise<EncryptedValues<Row>> {
+  const changes = new Map<ValueChange, OutdatedValue<Row>>()
+  const refused = new Map<OutdatedValue<Row>, KeystoreError>()
+  if (outdated.length === 0) return { changes, refused }
   const lacking = new Set(
     outdated.map(({ value }) => value.owner).filter((owner) => keys.isToBeMinted(owner)),
   )
-  await keys.mint(outdated.map(({ value }) => value.owner))
-  const changed = new Map<ValueChange, OutdatedValue<Row>>()
+  await keys.mint(lacking)
   for (const found of outdated) {
     const { value, plaintext } = found
     const { key, column, owner } = value
@@ -184,24 +274,37 @@ async function replaceValues<Row>(
     try {
       const [context] = value.contexts as readonly [EncryptionContext]
       const to = encryptVerified(keys.of(owner), plaintext, context)
-      changed.set({ key, column, owner, from: value.value as string, to }, found)
+      changes.set({ key, column, owner, from: value.value as string, to }, found)
       owners.add(owner, lacking.has(owner))
     } catch (error) {
       if (!isOwnerError(error)) throw error
-      found.error = error
-      tally.fail(value, error)
+      refused.set(found, error)
     }
   }
+  return { changes, refused }
+}
+
+async function writeValues<Row>(
+  { source, written }: Pick<SweepJob<Row>, 'source' | 'written'>,
+  keys: OwnerKeys,
+  changed: ReadonlyMap<ValueChange, OutdatedValue<Row>>,
+  tally: Tally,
+): Promise<void> {
   await writeApart([...changed.keys()], {
     containerOf: (change) => changed.get(change)?.value.container,
     async write(changes) {
-      const written = new Set(writtenRefs(await source.replace(changes), 'replace()').map(valueRefKey))
+      const isWritten = writtenIn(changes, await source.replace(changes), 'replace()')
       for (const change of changes) {
+        if (isTurnDueInLoop()) await nextTurn()
         const found = changed.get(change) as OutdatedValue<Row>
-        const isWritten = written.has(valueRefKey(change))
-        found.stored = isWritten ? change.to : undefined
-        if (isWritten) tally.change(found.state)
-        else tally.skipped += 1
+        if (isWritten(change)) {
+          found.stored = change.to
+          tally.change(found.state)
+          written?.add(found.value, change.to, keys.of(change.owner))
+        } else {
+          found.stored = undefined
+          tally.skipped += 1
+        }
       }
     },
     refused(change, error) {

@@ -25,13 +25,16 @@ interface WholeChange {
   readonly parts: readonly ValueChange[]
 }
 
-/** The fields of one page of rows. */
+/** The fields of the last two pages of rows. */
 export class FieldCells {
-  readonly #origins = new Map<string, FieldOrigin>()
+  #origins = new Map<string, FieldOrigin>()
+  /** Those of the page before, which may still have to be written. */
+  #before = new Map<string, FieldOrigin>()
 
-  /** Forgets the fields of the page before. */
-  clear(): void {
-    this.#origins.clear()
+  /** Forgets the fields of all pages but the last. */
+  beginPage(): void {
+    this.#before = this.#origins
+    this.#origins = new Map()
   }
 
   /**
@@ -68,7 +71,8 @@ export class FieldCells {
     const others: WholeChange[] = []
     const texts = new Map<string, { readonly change: ValueChange; readonly origin: FieldOrigin }[]>()
     for (const change of changes) {
-      const origin = this.#origins.get(originKey(change))
+      const name = originKey(change)
+      const origin = this.#origins.get(name) ?? this.#before.get(name)
       if (origin === undefined) {
         others.push({ change, parts: [change] })
         continue
@@ -98,7 +102,7 @@ function wholeChange(
 
 /** A map key. */
 export function originKey({ key, column }: Pick<ValueRef, 'key' | 'column'>): string {
-  return JSON.stringify([column, keyText(key)])
+  return `${JSON.stringify(column)} ${keyText(key)}`
 }
 
 export function isJson(text: string): boolean {

@@ -123,6 +123,17 @@ export function statementsFor(shape: TableShape, columns: readonly PostgresColum
     catalog,
     first: `${select} ${ordered('asc', 1)}`,
     next: `${select} where ${isAfterCursor(keys)} ${ordered('asc', keys.length + 1)}`,
+    /** Rows after one key and up to another, each if it is given. The parameters end with a limit and an offset. */
+    between(hasAfter: boolean, hasUpTo: boolean) {
+      const first = hasAfter ? keys.length : 0
+      const count = first + (hasUpTo ? keys.length : 0)
+      const bounds = [
+        ...(hasAfter ? [isAfterCursor(keys)] : []),
+        ...(hasUpTo ? [isUpToCursor(keys, first)] : []),
+      ]
+      const where = bounds.length === 0 ? '' : `where ${bounds.join(' and ')}`
+      return `${select} ${where} ${ordered('asc', count + 1)} offset $${count + 2}::bigint`
+    },
     last: `${select} ${ordered('desc', 1)}`,
     count: `select pg_catalog.count(*) as count from ${table}`,
     replace: (column: string, beside?: string) =>
@@ -168,6 +179,23 @@ function isAfterCursor(keys: readonly KeyColumn[]): string {
       ? compare(index, '>')
       : `(${compare(index, '>')} or ${compare(index, '=')} and ${isAfter(index + 1)})`
   return `${compare(0, '>=')} and ${isAfter(0)}`
+}
+
+/** Whether a row is not after the one whose key is given after so many parameters. */
+function isUpToCursor(keys: readonly KeyColumn[], before: number): string {
+  const cursor = keys.map(({ castType }, index) => `$${before + index + 1}::${castType}`)
+  const [schema, ...others] = new Set(keys.map(({ operatorSchema }) => operatorSchema))
+  if (others.length === 0)
+    return `(${keys.map(({ name }) => `t.${name}`).join(', ')}) operator(${schema}.<=) (${cursor.join(', ')})`
+  const compare = (index: number, operator: string) => {
+    const key = keys[index]
+    return `t.${key?.name} operator(${key?.operatorSchema}.${operator}) ${cursor[index]}`
+  }
+  const isUpTo = (index: number): string =>
+    index === keys.length - 1
+      ? compare(index, '<=')
+      : `(${compare(index, '<')} or ${compare(index, '=')} and ${isUpTo(index + 1)})`
+  return `${compare(0, '<=')} and ${isUpTo(0)}`
 }
 
 /** A column as it is selected. */

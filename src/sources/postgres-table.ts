@@ -7,6 +7,7 @@ import { arrayLiteral } from '../drivers/postgres-array.js'
 import { DEFAULT_DEADLINE_MS, retryingPostgres } from '../drivers/retry.js'
 import { invalidArgument, printable } from '../errors.js'
 import { ALTERED, ALTERED_BY_TRIGGER, type Refusal, refusalOf } from './finding.js'
+import { cutsOf, stretchPages } from './page-order.js'
 import {
   COLUMNS_QUERY,
   GENERATED_QUERY,
@@ -37,7 +38,7 @@ import {
   tableNotFound,
   valueBeside,
 } from './table.js'
-import type { ValueKey, ValueRef } from './value-source.js'
+import type { PageOrder, ValueKey } from './value-source.js'
 
 /** One connection, such as a `Client` of pg. Typed structurally: the host application may have another copy of pg's types. */
 export interface PostgresClient {
@@ -79,7 +80,11 @@ export class PostgresTable implements SqlTable {
   }
 
   /** The next page is read while the caller has the one before. */
-  async *pages(limit: number): AsyncGenerator<readonly TableRow[], void, undefined> {
+  async *pages(limit: number, order?: PageOrder): AsyncGenerator<readonly TableRow[], void, undefined> {
+    if (order !== undefined) {
+      yield* this.#stretchPages(limit, order)
+      return
+    }
     const { first, next, decodeRow } = await this.#prepared()
     const read = async (after: ValueKey | null): Promise<readonly TableRow[]> => {
       const [text, values] = after === null ? [first, [limit]] : [next, [...keyTexts(after), limit]]
@@ -99,6 +104,40 @@ export class PostgresTable implements SqlTable {
     }
   }
 
+  async *#stretchPages(
+    limit: number,
+    order: PageOrder,
+  ): AsyncGenerator<readonly TableRow[], void, undefined> {
+    const { between, decodeRow } = await this.#prepared()
+    const query = async (after: ValueKey | null, upTo: ValueKey | null, limit: number, offset = 0) => {
+      const bounds = [after, upTo].flatMap((key) => (key === null ? [] : keyTexts(key)))
+      const text = between(after !== null, upTo !== null)
+      const { rows } = await this.#query('read', text, [...bounds, limit, offset], { mayTakeLong: true })
+      return rows.map(decodeRow)
+    }
+    const cuts = await cutsOf<ValueKey>(limit, async (after, rows) => {
+      const [row] = await query(after, null, 1, rows - 1)
+      return row?.key ?? null
+    })
+    const pages = stretchPages<TableRow, ValueKey>(order, cuts, {
+      read: (after, upTo) => query(after, upTo, limit),
+      keyOf: ({ key }) => key,
+      isSame: (a, b) => String(a) === String(b),
+      limit,
+    })
+    const ahead = () => {
+      const page = pages.next()
+      page.catch(() => undefined)
+      return page
+    }
+    for (let next = ahead(); ; ) {
+      const { value, done } = await next
+      if (done === true) return
+      next = ahead()
+      yield value.rows
+    }
+  }
+
   async lastRows(limit: number): Promise<readonly TableRow[]> {
     const { last, decodeRow } = await this.#prepared()
     const { rows } = await this.#query('read', last, [limit], { mayTakeLong: true })
@@ -106,10 +145,10 @@ export class PostgresTable implements SqlTable {
   }
 
   /** One statement for each column, so that no locks are held from one to the next. */
-  async replace(changes: readonly ColumnChange[]): Promise<readonly ValueRef[]> {
+  async replace(changes: readonly ColumnChange[]): Promise<readonly ColumnChange[]> {
     const { replace, holding } = await this.#prepared()
     const deadline = new Deadline(this.#deadlineMs)
-    const replaced: ValueRef[] = []
+    const replaced: ColumnChange[] = []
     for (const [column, some] of groupByColumn(changes)) {
       const byKey = new Map(some.map((change) => [JSON.stringify(keyTexts(change.key)), change]))
       const { keys, written, values, beside } = this.#replaceInputs(some)

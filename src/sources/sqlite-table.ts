@@ -7,7 +7,9 @@ import { DEFAULT_DEADLINE_MS } from '../drivers/retry.js'
 import { HostTransactionError, lockError } from '../drivers/sqlite-locks.js'
 import { isExactText } from '../drivers/sqlite-text.js'
 import { invalidArgument, printable, quoted, StoreError } from '../errors.js'
+import { CALLS, isTurnDueInLoop, nextTurn } from '../event-loop.js'
 import { ALTERED_BY_TRIGGER, ALTERED as ALTERED_VALUE, type Refusal, refusalOf } from './finding.js'
+import { cutsOf, stretchPages } from './page-order.js'
 import type { SqliteRunner } from './sqlite-runner.js'
 import {
   assertShape,
@@ -29,7 +31,7 @@ import {
   tableNotFound,
   valueBeside,
 } from './table.js'
-import type { ValueRef } from './value-source.js'
+import type { PageOrder } from './value-source.js'
 
 /** Names of the row id, which a table has unless it is WITHOUT ROWID (sqlite.org/rowidtable.html). */
 const ROW_IDS = ['rowid', '_rowid_', 'oid']
@@ -50,7 +52,11 @@ export class SqliteTable implements SqlTable {
     return this.#try('look at', async () => (await this.#statements()).catalog)
   }
 
-  async *pages(limit: number): AsyncGenerator<readonly TableRow[], void, undefined> {
+  async *pages(limit: number, order?: PageOrder): AsyncGenerator<readonly TableRow[], void, undefined> {
+    if (order !== undefined) {
+      for await (const { rows } of this.#stretchPages(limit, order)) yield rows
+      return
+    }
     let after: Cursor | null = null
     for (;;) {
       const rows: readonly StoredRow[] = await this.#try('read', async () => {
@@ -65,6 +71,24 @@ export class SqliteTable implements SqlTable {
     }
   }
 
+  async *#stretchPages(limit: number, order: PageOrder) {
+    const keyAfter = (after: Cursor | null, rows: number): Promise<Cursor | null> =>
+      this.#try('read', async () => {
+        const { between, decodeRows } = await this.#statements()
+        const found = decodeRows(await this.#runner.query(between(after, null, 1, rows - 1)))
+        if (isTurnDueInLoop(CALLS)) await nextTurn()
+        return found[0]?.cursor ?? null
+      })
+    const read = (after: Cursor | null, upTo: Cursor | null): Promise<readonly StoredRow[]> =>
+      this.#try('read', async () => {
+        const { between, decodeRows } = await this.#statements()
+        return decodeRows(await this.#runner.query(between(after, upTo, limit)))
+      })
+    const cuts = await cutsOf(limit, keyAfter)
+    const reader = { read, keyOf: ({ cursor }: StoredRow) => cursor, isSame: isSameCursor, limit }
+    yield* stretchPages(order, cuts, reader)
+  }
+
   async lastRows(limit: number): Promise<readonly TableRow[]> {
     return this.#try('read', async () => {
       const { last, decodeRows } = await this.#statements()
@@ -72,7 +96,7 @@ export class SqliteTable implements SqlTable {
     })
   }
 
-  async replace(changes: readonly ColumnChange[]): Promise<readonly ValueRef[]> {
+  async replace(changes: readonly ColumnChange[]): Promise<readonly ColumnChange[]> {
     return this.#try('change', async () => {
       const { replace } = await this.#statements()
       const ordered = [...groupByColumn(changes).values()].flat()
@@ -166,15 +190,27 @@ async function prepareTable(runner: SqliteRunner, shape: TableShape) {
   const select = `select ${selected} from ${table}`
   const ordered = (direction: string) =>
     `order by ${keys.map((name) => `${name} ${direction}`).join(', ')} limit ?`
+  const compared = (operator: string, cursor: Cursor) => {
+    const parts = cursor.map((part) => (isTextBytes(part) ? 'cast(? as text)' : '?'))
+    return `(${keys.join(', ')}) ${operator} (${parts.join(', ')})`
+  }
+  const boundTo = (cursor: Cursor) => cursor.map((part) => (isTextBytes(part) ? part.textBytes : part))
   const encoding = await runner.encoding()
   return {
     catalog,
     first: (limit: number) => ({ sql: `${select} ${ordered('asc')}`, params: [limit] }),
-    next(cursor: Cursor, limit: number) {
-      const parts = cursor.map((part) => (isTextBytes(part) ? 'cast(? as text)' : '?'))
+    next: (cursor: Cursor, limit: number) => ({
+      sql: `${select} where ${compared('>', cursor)} ${ordered('asc')}`,
+      params: [...boundTo(cursor), limit],
+    }),
+    between(after: Cursor | null, upTo: Cursor | null, limit: number, offset = 0) {
+      const bounds = [
+        ...(after === null ? [] : [compared('>', after)]),
+        ...(upTo === null ? [] : [compared('<=', upTo)]),
+      ]
       return {
-        sql: `${select} where (${keys.join(', ')}) > (${parts.join(', ')}) ${ordered('asc')}`,
-        params: [...cursor.map((part) => (isTextBytes(part) ? part.textBytes : part)), limit],
+        sql: `${select} ${bounds.length === 0 ? '' : `where ${bounds.join(' and ')}`} ${ordered('asc')} offset ?`,
+        params: [...boundTo(after ?? []), ...boundTo(upTo ?? []), limit, offset],
       }
     },
     last: (limit: number) => ({ sql: `${select} ${ordered('desc')}`, params: [limit] }),
@@ -208,19 +244,28 @@ async function replacerOf(runner: SqliteRunner, shape: TableShape, ownerOfRow: s
   })
   // Binary: tokens that differ only in case are different, whatever the column's collation.
   const isText = (column: string) => `${quoteIdentifier(column)} is ? collate binary`
+  // The same string each time, whose prepared statement is found without comparing it.
+  const updates = new Map<string, string>()
+  const updateOf = (column: string, beside: string | undefined) => {
+    const name = JSON.stringify([column, beside])
+    const isBeside = beside === undefined ? '' : ` and ${isText(beside)}`
+    const sql =
+      updates.get(name) ??
+      `update ${table} set ${quoteIdentifier(column)} = ? where ${hasKey} and ${isText(column)} and ${ownerOfRow} is ?${isBeside}`
+    updates.set(name, sql)
+    return sql
+  }
   return (change: ColumnChange): BoundStatement[] => {
     const { column, key, owner, from, to } = change
-    const hasValue = isText(column)
     const beside = valueBeside(change)
-    const isBeside = beside === null ? '' : ` and ${isText(beside.column)}`
     const update = {
-      sql: `update ${table} set ${quoteIdentifier(column)} = ? where ${hasKey} and ${hasValue} and ${ownerOfRow} is ?${isBeside}`,
+      sql: updateOf(column, beside?.column),
       params: [to, ...keyParts(key), from, owner, ...(beside === null ? [] : [beside.value])],
     }
     if (triggers.length === 0) return [update]
     // Fails, and so undoes the transaction, if a row was changed that does not hold the new value now.
     const assertion = {
-      sql: `select case when changes() = 0 or exists (select 1 from ${table} where ${hasKey} and ${hasValue}) then 1
+      sql: `select case when changes() = 0 or exists (select 1 from ${table} where ${hasKey} and ${isText(column)}) then 1
         else json_extract('{}', '${ALTERED}' || changes()) end`,
       params: [...keyParts(key), to],
     }
@@ -255,8 +300,10 @@ function decodeRow(
   const [owner, ...columns] = rest.slice(key.length)
   const values = Object.fromEntries(names.map((name, index) => [name, jsValue(columns[index])]))
   const cursor = key.map((name, index) => cursorPart(values[name], keyBytes[index], encoding))
-  const wrongKey = key.filter((_, index) => !isKeyPart(cursor[index]))
   const isOwner = owner === null || (typeof owner === 'string' && isExactText(owner, ownerBytes, encoding))
+  if (isOwner && cursor.every(isKeyPart))
+    return { key: keyFromParts(cursor), owner: owner as string | null, values, cursor }
+  const wrongKey = key.filter((_, index) => !isKeyPart(cursor[index]))
   const whose = isOwner ? `key ${wrongKey.map(quoted).join(', ')}` : 'the owner'
   const defect = invalidArgument(
     `${whose} of the row in table ${quoted(table)} is neither UTF-8 text nor a number`,
@@ -266,7 +313,7 @@ function decodeRow(
     owner: isOwner ? (owner as string | null) : bytesLiteral(ownerBytes),
     values,
     cursor,
-    ...(isOwner && wrongKey.length === 0 ? {} : { defect }),
+    defect,
   }
 }
 

@@ -66,22 +66,33 @@ export function tableSource<Row>(table: SqlTable, view: TableView<Row>): ValueSo
   }
   const inDatabase = (change: ValueChange): ValueChange => ({ ...change, column: columnOf(change.column) })
   const fields = new FieldCells()
+  const hasFields = view.columns.some(({ fields }) => fields !== undefined)
   return {
     pool: view.pool,
-    async *pages({ limit }) {
-      for await (const rows of table.pages(limit)) {
-        fields.clear()
-        for (const { key, owner } of rows) owners.set(keyText(key), owner)
+    keepsTwoPages: true,
+    async *pages({ limit, order }) {
+      let before: readonly TableRow[] = []
+      for await (const rows of table.pages(limit, order)) {
+        fields.beginPage()
+        if (view.ownerOf !== undefined) for (const { key, owner } of rows) owners.set(keyText(key), owner)
         const cells: ValueCell<Row>[] = []
         for (const row of rows) {
           if (isTurnDueInLoop(CALLS)) await nextTurn()
           for (const cell of cellsOf(row, view, fields)) cells.push(cell)
         }
         yield cells
-        for (const { key } of rows) owners.delete(keyText(key))
+        // The sweep has written them when it asks for the page after the next.
+        if (view.ownerOf !== undefined) for (const { key } of before) owners.delete(keyText(key))
+        before = rows
       }
     },
     async replace(changes) {
+      if (!hasFields) {
+        const asked = new Map<ColumnChange, ValueChange>()
+        for (const change of changes)
+          for (const stored of withStoredOwner(inDatabase(change))) asked.set(stored, change)
+        return (await table.replace([...asked.keys()])).flatMap((stored) => asked.get(stored) ?? [])
+      }
       const wholes = new Map(
         fields.wholeChanges(changes).map((whole) => [originKey(whole.change), whole] as const),
       )

@@ -2,7 +2,7 @@
 import { invalidArgument, KeystoreError, printable, quoted, StoreError } from '../errors.js'
 import { kindOf } from '../validate.js'
 import type { Refusal } from './finding.js'
-import type { FingerprintChange, ValueChange, ValueKey, ValueRef } from './value-source.js'
+import type { FingerprintChange, PageOrder, ValueChange, ValueKey } from './value-source.js'
 
 /** Which columns of a table are read and replaced. All names are those of the database. */
 export interface TableShape {
@@ -44,12 +44,12 @@ export interface SqlTable {
   readonly shape: TableShape
   /** Compares the shape with the database. @throws ERR_INVALID_ARGUMENT if it has no such table, column or unique key · ERR_STORE */
   check(): Promise<Catalog>
-  /** All rows in the order of the key. Each page begins after the last key of the page before. */
-  pages(limit: number): AsyncGenerator<readonly TableRow[], void, undefined>
+  /** All rows in the order of the key, or in another one. Each page begins after the last key of a page before. */
+  pages(limit: number, order?: PageOrder): AsyncGenerator<readonly TableRow[], void, undefined>
   /** The last rows in the order of the key. */
   lastRows(limit: number): Promise<readonly TableRow[]>
-  /** Replaces each value that is still as it was read. @returns the values that were replaced */
-  replace(changes: readonly ColumnChange[]): Promise<readonly ValueRef[]>
+  /** Replaces each value that is still as it was read. @returns those of `changes` that were made */
+  replace(changes: readonly ColumnChange[]): Promise<readonly ColumnChange[]>
   countRows(): Promise<number>
   /** Makes changes of one column and takes them back. @returns why the database refuses them; null if it does not */
   tryOut(changes: readonly ColumnChange[]): Promise<Refusal | null>

@@ -59,6 +59,14 @@ export interface FingerprintChange extends ValueRef {
   readonly of: { readonly column: string; readonly value: string | null }
 }
 
+/** Which part of all rows is read next. */
+export interface PageOrder {
+  /** @param count into how many parts the rows are cut, from the first to the last key */
+  begin(count: number): void
+  /** The index of a part, each once; null when all were given. */
+  next(): number | null
+}
+
 /**
  * Values that `reencrypt` can bring up to date. Any object with the first two methods is one. An error that they throw ends the sweep.
  *
@@ -76,9 +84,12 @@ export interface ValueSource<Row = unknown> {
    * All values, about `limit` rows a page. Gives each row once, however long it takes and whatever others write meanwhile: go in the
    * order of a unique key, and begin each page after the last key of the page before. The sweep asks for a page once it has replaced
    * the values of the one before.
+   *
+   * @param page `order`, if there is one, may be ignored: it says which pages come first, so that several sweeps at the same time help each other
    */
   pages(page: {
     readonly limit: number
+    readonly order?: PageOrder
   }): AsyncIterable<readonly ValueCell<Row>[]> | Iterable<readonly ValueCell<Row>[]>
   /**
    * Writes `to` only where the value still is `from`, so that no value is lost that somebody else wrote meanwhile. Each comparison and
@@ -103,6 +114,11 @@ export interface ValueSource<Row = unknown> {
   readonly pool?: boolean
   /** How many values `pages` gives, for reports of progress. */
   count?(): Promise<number> | number
+  /**
+   * True if `replace` also takes the changes of the page before the one that was read last: the sweep then reads and opens a page while the one
+   * before is being written. Default false.
+   */
+  readonly keepsTwoPages?: boolean
   /** True if the changes are written all at once, when `pages` has been read to its end. */
   readonly atOnce?: boolean
   close?(): Promise<void>
@@ -122,7 +138,14 @@ export interface PoolOption {
 
 /** A text for a key, as of a map. */
 export function keyText(key: ValueKey): string {
+  if (typeof key === 'number') return String(key)
+  if (typeof key === 'string') return JSON.stringify(key)
   return JSON.stringify(key, (_, part) => (typeof part === 'bigint' ? `${part}n` : part))
+}
+
+/** A map key for a value's place. */
+export function valueRefKey({ key, column }: Pick<ValueRef, 'key' | 'column'>): string {
+  return `${JSON.stringify(column)} ${keyText(key)}`
 }
 
 /** @throws ERR_INVALID_ARGUMENT */

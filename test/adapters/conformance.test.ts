@@ -19,6 +19,7 @@ import { type RawRow, testKeyStore } from '../../src/testing/index.js'
 import { breaks } from '../support/broken-stores.js'
 import { memorySubject, runSuite } from '../support/conformance.js'
 import { asAdmin, type FreshDatabase, freshDatabase, isChosen } from '../support/databases.js'
+import { partitionByHash } from '../support/partitions.js'
 import { type DriverDatabase, freshDriverDatabase, postgresDrivers } from '../support/postgres-drivers.js'
 
 const runner = { describe, it, beforeEach, afterEach }
@@ -136,6 +137,7 @@ describe.runIf(isChosen('postgres'))('on Postgres', () => {
     name: string,
     source: () => PostgresSource,
     options: PostgresKeyStoreOptions = {},
+    makeTable?: () => Promise<unknown>,
   ) => {
     const table = `"${options.schema ?? 'public'}".encryption_keys`
     testKeyStore(runner, {
@@ -146,6 +148,7 @@ describe.runIf(isChosen('postgres'))('on Postgres', () => {
           await store.ready()
           return store
         }
+        await makeTable?.()
         const store = await open()
         return {
           store,
@@ -154,7 +157,8 @@ describe.runIf(isChosen('postgres'))('on Postgres', () => {
           breakDown: () =>
             asAdmin(
               database.url,
-              `drop table ${table}, "${options.schema ?? 'public'}".__drizzle_keystore_migrations`,
+              `drop table ${table}`,
+              `drop table if exists "${options.schema ?? 'public'}".__drizzle_keystore_migrations`,
             ),
           async close() {
             await store.close()
@@ -174,6 +178,13 @@ describe.runIf(isChosen('postgres'))('on Postgres', () => {
   testPostgres('a schema of its own', () => ({ pool: hostPool }), {
     schema: 'Mine, "quoted"'.replaceAll('"', ''),
   })
+  const partitioned = { schema: 'partitioned', migrate: 'off' } as const
+  testPostgres(
+    'partitions by hash',
+    () => ({ url: database.url }),
+    partitioned,
+    () => partitionByHash(database.url, partitioned.schema),
+  )
 })
 
 describe.each(postgresDrivers)('on %s', (driver) => {

@@ -56,6 +56,8 @@ vi.doMock('node:crypto', async (importOriginal) => {
     },
   }
 })
+// What the native core zeroes is not seen here: native.test.ts looks for it.
+vi.stubEnv('KEYSTORE_NATIVE', '0')
 vi.resetModules()
 const { EnvelopeCrypto, encryptWithKey, generateMasterKey, localMasterKey, reseed } = await import(
   '../../src/index.js'
@@ -65,7 +67,10 @@ const { unwrapDataKey, wrapDataKey } = await import('../../src/master-keys/key-w
 const { masterKeyring } = await import('../../src/index.js')
 vi.doUnmock('node:crypto')
 vi.resetModules()
-afterAll(() => vi.resetModules())
+afterAll(() => {
+  vi.unstubAllEnvs()
+  vi.resetModules()
+})
 
 const isWiped = (bytes: Buffer) => bytes.every((byte) => byte === 0)
 

@@ -14,6 +14,7 @@ import {
 import { ODD_IDS } from '../../src/testing/fixture.js'
 import { errorOf } from '../support/errors.js'
 import { chosenPairs, freshStore, type TestStore } from '../support/fresh-store.js'
+import { storeMaintenance } from '../support/maintenance.js'
 import { fill, mintedRow, rowsOf, v2Row } from '../support/rows.js'
 import { overriding } from '../support/store-doubles.js'
 import { expectAllOpen, sealAll } from '../support/tokens.js'
@@ -284,32 +285,36 @@ describe.each(pairs)('copyKeys from %s to %s', (source, target) => {
     })
   })
 
-  it('refuses a row that the target gets between look and write, and gives away no key in the error', async () => {
-    await fill(from.store, masterKeys, orderedUserIds(5))
-    let rival: KeyRecord | undefined
-    const racing = overriding(to.store, {
-      async getAll(ids) {
-        const found = await to.store.getAll(ids)
-        if (passes > 0 && rival === undefined) {
-          rival = await mintedRow(masterKeys, 'user-000002')
-          await to.store.insertIfAbsent([rival])
-        }
-        passes += 1
-        return found
-      },
-    })
-    let passes = 0
-    const error = await errorOf(copyKeys({ from: from.store, to: racing }))
-    expect(error).toMatchObject({ code: 'ERR_CONFLICT', ref: { userId: 'user-000002', version: 1 } })
-    const stored = (await to.store.getAll(['user-000002'])).get('user-000002')
-    expect(Buffer.from(stored?.[0]?.encryptedKey ?? [])).toEqual(Buffer.from(rival?.encryptedKey ?? []))
-    for (const key of [rival?.encryptedKey, (await rowsOf(from.store))[2]?.encryptedKey])
-      expect(error.message).not.toContain(
-        Buffer.from(key ?? [])
-          .toString('hex')
-          .slice(0, 12),
-      )
-  })
+  it.each([
+    { name: 'an empty target', before: [] },
+    { name: 'a target with rows', before: ['user-000000', 'user-000004'] },
+  ])(
+    'refuses a row that $name gets between look and write, and gives away no key in the error',
+    async ({ before }) => {
+      await fill(from.store, masterKeys, orderedUserIds(5))
+      if (before.length > 0) await copyKeys({ ...stores, only: { users: before } })
+      let rival: KeyRecord | undefined
+      const maintenance = storeMaintenance(to.store)
+      const restore = async (records: readonly KeyRecord[]) => {
+        rival ??= await mintedRow(masterKeys, 'user-000002')
+        await to.store.insertIfAbsent([rival])
+        return maintenance.restore(records)
+      }
+      const racing = overriding(to.store, {
+        maintenance: Object.assign(Object.create(maintenance), { restore }),
+      })
+      const error = await errorOf(copyKeys({ from: from.store, to: racing }))
+      expect(error).toMatchObject({ code: 'ERR_CONFLICT', ref: { userId: 'user-000002', version: 1 } })
+      const stored = (await to.store.getAll(['user-000002'])).get('user-000002')
+      expect(Buffer.from(stored?.[0]?.encryptedKey ?? [])).toEqual(Buffer.from(rival?.encryptedKey ?? []))
+      for (const key of [rival?.encryptedKey, (await rowsOf(from.store))[2]?.encryptedKey])
+        expect(error.message).not.toContain(
+          Buffer.from(key ?? [])
+            .toString('hex')
+            .slice(0, 12),
+        )
+    },
+  )
 
   it('refuses a target whose answer is not what was written', async () => {
     await fill(from.store, masterKeys, orderedUserIds(3))

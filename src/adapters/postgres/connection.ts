@@ -6,7 +6,7 @@ import { type Listen, listenOnHost, listenOnPg } from '../../drivers/postgres-li
 import { clientConfig } from '../../drivers/postgres-pool.js'
 import { retryingPostgres } from '../../drivers/retry.js'
 import { serverOf } from '../../drivers/url.js'
-import { invalidArgument, storeClosed } from '../../errors.js'
+import { invalidArgument, type KeystoreError, StoreError, storeClosed } from '../../errors.js'
 import { type MigrateMode, type MigrationReport, missingTable, NOTHING_APPLIED } from '../migrator.js'
 import type { PostgresKeyStoreOptions } from '../options.js'
 import { accessTo, type PostgresAccess, sqlRunner } from './access.js'
@@ -58,9 +58,9 @@ export class PostgresConnection {
   }
 
   /** The store's statements. To be run by {@link run}. */
-  prepare(named: boolean): PostgresStatements {
+  prepare(options: { readonly named: boolean; readonly notify: boolean }): PostgresStatements {
     const { db, nameStatement } = this.#access
-    return prepareStatements(db, this.#schema, named, nameStatement)
+    return prepareStatements(db, this.#schema, { ...options, nameStatement })
   }
 
   /** The client of the host's db, if the store is on neither a pool nor a transaction. */
@@ -172,7 +172,7 @@ export class PostgresConnection {
       },
       (error: unknown) => {
         ended()
-        throw missingTable(storeError(failedAction(action, error, this.#server), error))
+        throw withAdvice(storeError(failedAction(action, error, this.#server), error))
       },
     )
   }
@@ -182,6 +182,19 @@ export class PostgresConnection {
     if (this.#closing !== null) throw storeClosed()
   }
 }
+
+/** What to do about a missing table, or about a server or a role that cannot notify. */
+function withAdvice(error: KeystoreError): KeystoreError {
+  if (error.code !== 'ERR_STORE' || !NO_NOTIFY.test(error.message)) return missingTable(error)
+  return new StoreError(
+    `${error.message}. Where pg_notify is missing or may not be executed, open the store with { notify: false }; other processes then see ` +
+      'changes only when their cached keys expire',
+    { cause: error.cause },
+  )
+}
+
+/** 42501: insufficient_privilege; 42883: undefined_function; 0A000: feature_not_supported. */
+const NO_NOTIFY = /SQLSTATE (42501|42883|0A000): .*\bpg_notify\b/
 
 /**
  * How to listen for changes, or why the store cannot.

@@ -7,6 +7,7 @@ import { printable } from '../../errors.js'
 import { encryptionKeysDeclaration } from '../../table.js'
 import { copiedBy } from '../erasure.js'
 import { DIFFERS, EQUALS } from './catalog.js'
+import { familyOf } from './family.js'
 import type { RunSql } from './migrate.js'
 
 /**
@@ -16,11 +17,7 @@ import type { RunSql } from './migrate.js'
  */
 export async function copiersOf(run: RunSql, schema: string): Promise<string | null> {
   const { name, columns } = encryptionKeysDeclaration
-  const rows = await run(sql`with recursive family(oid) as (
-      select c.oid from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid ${EQUALS} c.relnamespace
-        where n.nspname ${EQUALS} ${schema} and c.relname ${EQUALS} ${name}
-      union
-      select i.inhrelid from family f join pg_catalog.pg_inherits i on i.inhparent ${EQUALS} f.oid),
+  const rows = await run(sql`with recursive ${familyOf(schema)},
     lineage(oid) as (
       select c.oid from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid ${EQUALS} c.relnamespace
         where n.nspname ${EQUALS} ${schema} and c.relname ${EQUALS} ${name}

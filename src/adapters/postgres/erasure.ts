@@ -6,9 +6,10 @@ import { isKeystoreError, StoreError } from '../../errors.js'
 import type { ErasureState } from '../../store.js'
 import { encryptionKeysDeclaration as declaration } from '../../table.js'
 import { ERASED, FINISH_ERASURE, pendingErasure } from '../erasure.js'
-import { DIFFERS, EQUALS, GREATER, MAKE_DURABLE } from './catalog.js'
+import { castTo, DIFFERS, EQUALS, GREATER, MAKE_DURABLE } from './catalog.js'
 import type { PostgresConnection } from './connection.js'
 import { copiersOf } from './copiers.js'
+import { familyOf, quotedTable, type StoredTable, storedTables } from './family.js'
 import { disableSampling, type RunSql, setLockTimeout } from './migrate.js'
 
 /** How long to wait for the table's lock. Whoever asks for the table later waits behind us. */
@@ -16,7 +17,8 @@ const LOCK_TIMEOUT_MS = 2000
 
 /**
  * Rewrites the table without the bytes of old rows. A plain VACUUM leaves them in the free space of the pages. CLUSTER rewrites the
- * table, as VACUUM FULL does, but also runs inside a transaction, where a lock_timeout can be set behind any pooler.
+ * table, as VACUUM FULL does, but also runs inside a transaction, where a lock_timeout can be set behind any pooler. On a partitioned table
+ * it does not (25001), but on each partition.
  */
 export async function finishPostgresErasure(
   connection: PostgresConnection,
@@ -29,44 +31,76 @@ export async function finishPostgresErasure(
     )
   }
   const deadline = connection.newDeadline()
-  const table = sql`${sql.identifier(schema)}.${sql.identifier(declaration.name)}`
   // Every transaction that erased something before this call has a lower id.
   const [snapshot] = await connection.query(
     'finish the erasure',
     sql`select pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::pg_catalog.text as xid`,
     { deadline },
   )
+  const run: RunSql = (query) => connection.query('finish the erasure', query, { deadline })
+  const left: StoredTable[] = []
   try {
     await waitForOlderTransactions(connection, String(snapshot?.xid), deadline)
-    const rewrite = async (run: RunSql) => {
-      await run(setLockTimeout(Math.min(LOCK_TIMEOUT_MS, deadline.remainingMs)))
-      await run(sql`select ${MAKE_DURABLE}`)
-      await run(disableSampling(schema))
-      await run(sql`cluster ${table} using ${sql.identifier(declaration.primaryKey.name)}`)
-      // CLUSTER marks the table as clustered. Whether it is to be is the owner's choice.
-      await run(sql`alter table ${table} set without cluster`)
+    // Partitions that were made after the table are sampled: settings of a table's columns are not inherited.
+    await rewriting(connection, deadline, (inside) => inside(disableSampling(schema)))
+    for (const table of await storedTables(run, schema)) {
+      if (table.index === null) left.push(table)
+      // One by one: whoever uses another partition need not wait.
+      else await rewriting(connection, deadline, (inside) => rewrite(inside, table))
     }
-    await connection.transaction('rewrite the table', rewrite, { deadline, mayTakeLong: true })
   } catch (error) {
     if (!isKeystoreError(error)) throw error
     return pendingErasure(`${error.message}: ${FINISH_ERASURE}`)
   }
-  const [samples] = await connection.query(
-    'finish the erasure',
-    sql`select 1 from pg_catalog.pg_stats where schemaname ${EQUALS} ${schema} and tablename ${EQUALS} ${declaration.name}
-      and attname ${EQUALS} ${declaration.columns.encryptedKey.name}`,
-    { deadline },
-  )
-  const copies = await copiersOf(
-    (query) => connection.query('finish the erasure', query, { deadline }),
-    schema,
-  )
+  const samples = await sampledTables(run, schema)
+  const copies = await copiersOf(run, schema)
   if (copies !== null) return pendingErasure(`${copies}. Then ${FINISH_ERASURE}`)
-  if (samples === undefined) return ERASED
+  const [first] = left
+  if (first !== undefined) return pendingErasure(cannotRewrite(first))
+  if (samples.length === 0) return ERASED
+  const named = samples.map((table) => `'${quotedTable(table)}'::regclass`).join(', ')
+  const condition = samples.length === 1 ? `= ${named}` : `in (${named})`
   return pendingErasure(
-    `ANALYZE has copied some wrapped keys into pg_statistic. A superuser must \`delete from pg_statistic where starelid = ` +
-      `'"${schema}".${declaration.name}'::regclass\` and \`vacuum full pg_statistic\`; then ${FINISH_ERASURE}`,
+    `ANALYZE has copied some wrapped keys into pg_statistic. A superuser must \`delete from pg_statistic where starelid ` +
+      `${condition}\` and \`vacuum full pg_statistic\`; then ${FINISH_ERASURE}`,
   )
+}
+
+function rewriting(
+  connection: PostgresConnection,
+  deadline: Deadline,
+  work: (run: RunSql) => Promise<unknown>,
+): Promise<unknown> {
+  const inTransaction = async (run: RunSql) => {
+    await run(setLockTimeout(Math.min(LOCK_TIMEOUT_MS, deadline.remainingMs)))
+    await run(sql`select ${MAKE_DURABLE}`)
+    await work(run)
+  }
+  return connection.transaction('rewrite the table', inTransaction, { deadline, mayTakeLong: true })
+}
+
+async function rewrite(run: RunSql, { schema, name, index }: StoredTable): Promise<void> {
+  const table = sql`${sql.identifier(schema)}.${sql.identifier(name)}`
+  await run(sql`cluster ${table} using ${sql.identifier(index ?? '')}`)
+  // CLUSTER marks the table as clustered. Whether it is to be is the owner's choice.
+  await run(sql`alter table ${table} set without cluster`)
+}
+
+function cannotRewrite(table: StoredTable): string {
+  return (
+    `The table ${quotedTable(table)} cannot be rewritten, since it is on another server or has no index: if it is here, run ` +
+    `\`vacuum full ${quotedTable(table)}\` and give it a primary key (user_id, version); then ${FINISH_ERASURE}`
+  )
+}
+
+/** The tables of the family of which ANALYZE has kept samples of wrapped keys: of a partitioned one also as a whole. */
+async function sampledTables(run: RunSql, schema: string): Promise<Pick<StoredTable, 'schema' | 'name'>[]> {
+  const rows = await run(sql`with recursive ${familyOf(schema)}
+    select distinct n.nspname${castTo('text')} as schema, c.relname${castTo('text')} as name from family f
+      join pg_catalog.pg_class c on c.oid ${EQUALS} f.oid join pg_catalog.pg_namespace n on n.oid ${EQUALS} c.relnamespace
+      join pg_catalog.pg_stats s on s.schemaname ${EQUALS} n.nspname and s.tablename ${EQUALS} c.relname
+      where s.attname ${EQUALS} ${declaration.columns.encryptedKey.name} order by 1, 2`)
+  return rows.map((row) => ({ schema: String(row.schema), name: String(row.name) }))
 }
 
 /**

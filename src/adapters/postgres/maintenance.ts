@@ -10,13 +10,14 @@ import type {
   StoreFinding,
   StoreMaintenance,
 } from '../../store.js'
-import { encryptionKeysDeclaration as declaration, isTombstone, type KeyRecord } from '../../table.js'
+import { encryptionKeysDeclaration as declaration, isTombstone, type KeyRecord, refKey } from '../../table.js'
 import { distinctUserIds, groupByUser, tombstonesFirst, winnersOf } from '../records.js'
 import { requireReadable, storedRow } from '../stored-rows.js'
 import { castTo, DIFFERS, EQUALS } from './catalog.js'
 import type { PostgresConnection } from './connection.js'
 import { copiersOf } from './copiers.js'
 import { finishPostgresErasure } from './erasure.js'
+import { familyOf, quotedTable, type StoredTable } from './family.js'
 import { type RunSql, schemaProblem } from './migrate.js'
 import { namedKekIds, recordArrays, refArrays } from './statements/arrays.js'
 import { censusRow } from './statements/decode.js'
@@ -36,21 +37,28 @@ export class PostgresMaintenance implements StoreMaintenance {
   async restore(records: readonly KeyRecord[]): Promise<KeyRecord[]> {
     const s = this.#statements
     const deadline = this.#connection.newDeadline()
+    const inserted = new Set<KeyRecord>()
     for (const rows of tombstonesFirst(records)) {
       if (rows.length === 0) continue
-      await this.#connection.run('restore keys', () => s.restoreRows.execute(recordArrays(rows)), {
-        deadline,
-      })
+      const restored = await this.#connection.run(
+        'restore keys',
+        () => s.restoreRows.execute(recordArrays(rows)),
+        { deadline },
+      )
+      const refs = new Set(restored.map(refKey))
+      for (const record of rows) if (refs.has(refKey(record))) inserted.add(record)
     }
-    const stored = await this.#storedFor(records, deadline)
-    // A user without rows has none that a concurrent shred and this restore could both lock, so that each may miss what the other
-    // inserted. Whichever of them reads later finds it.
-    const unwanted = records.filter((record) => isBesideTombstone(record, stored.get(record.userId) ?? []))
-    if (unwanted.length === 0) return winnersOf(records, stored)
+    const withFirst = usersWithFirst(inserted)
+    const others = records.filter((record) => !inserted.has(record) || !withFirst.has(record.userId))
+    if (others.length === 0) return winnersOf(records, NO_ROWS, inserted)
+    const stored = await this.#storedFor(others, deadline)
+    const unwanted = others.filter((record) => isBesideTombstone(record, stored.get(record.userId) ?? []))
+    const own = new Set([...inserted].filter((record) => !stored.has(record.userId)))
+    if (unwanted.length === 0) return winnersOf(records, stored, own)
     await this.#connection.run('restore keys', () => s.removeRows.execute(refArrays(unwanted)), {
       deadline,
     })
-    return winnersOf(records, await this.#storedFor(records, deadline))
+    return winnersOf(records, await this.#storedFor(others, deadline), own)
   }
 
   async inspect(): Promise<StoreFinding[]> {
@@ -115,24 +123,38 @@ export class PostgresMaintenance implements StoreMaintenance {
   async #settingFindings(run: RunSql): Promise<StoreFinding[]> {
     const { encryptedKey } = declaration.columns
     const rows = await run(
-      sql`select name, setting from pg_catalog.pg_settings
+      sql`with recursive ${familyOf(this.#schema)}
+        select name${castTo('text')}, setting, null as schema from pg_catalog.pg_settings
           where name ${EQUALS} any (array['fsync', 'full_page_writes']) and setting ${EQUALS} 'off'
         union all
-        select 'statistics', a.attstattarget${castTo('text')} from pg_catalog.pg_attribute a
+        select c.relname${castTo('text')}, 'statistics', n.nspname${castTo('text')} from family f
+          join pg_catalog.pg_attribute a on a.attrelid ${EQUALS} f.oid
           join pg_catalog.pg_class c on c.oid ${EQUALS} a.attrelid join pg_catalog.pg_namespace n on n.oid ${EQUALS} c.relnamespace
-          where n.nspname ${EQUALS} ${this.#schema} and c.relname ${EQUALS} ${declaration.name}
-            and a.attname ${EQUALS} ${encryptedKey.name} and (a.attstattarget is null or a.attstattarget ${DIFFERS} 0)
+          where a.attname ${EQUALS} ${encryptedKey.name} and (a.attstattarget is null or a.attstattarget ${DIFFERS} 0)
         order by 1`,
     )
     const [server] = await run(sql`select pg_catalog.version() as version`)
     const isPglite = String(server?.version).includes('Emscripten')
-    return rows.map(({ name }): StoreFinding => {
-      if (name === 'statistics')
-        return { severity: 'warning', kind: 'setting', reason: samplesAreTaken(this.#schema) }
+    return rows.map(({ name, schema }): StoreFinding => {
+      if (typeof schema === 'string') {
+        const reason = samplesAreTaken({ schema, name: String(name) })
+        return { severity: 'warning', kind: 'setting', reason }
+      }
       if (isPglite) return { severity: 'note', kind: 'setting', reason: offInPglite(String(name)) }
       return { severity: 'warning', kind: 'setting', reason: `${name} is off: a crash can lose keys` }
     })
   }
+}
+
+const NO_ROWS: ReadonlyMap<string, readonly KeyRecord[]> = new Map()
+
+/**
+ * The users whose inserted rows need no further look. A user without rows has none that a concurrent shred and a restore could both lock, so
+ * that each may miss what the other inserted: whichever of them reads later finds it. But the tombstone of such a shred has version 1, and
+ * only one of the two can insert that.
+ */
+function usersWithFirst(inserted: ReadonlySet<KeyRecord>): Set<string> {
+  return new Set([...inserted].filter(({ version }) => version === 1).map(({ userId }) => userId))
 }
 
 /** Whether exactly this live row is stored although its user has a tombstone. */
@@ -157,10 +179,10 @@ function offInPglite(setting: string): string {
   )
 }
 
-function samplesAreTaken(schema: string): string {
-  const { name, columns } = declaration
+function samplesAreTaken(table: Pick<StoredTable, 'schema' | 'name'>): string {
+  const { name } = declaration.columns.encryptedKey
   return (
-    `ANALYZE copies some of ${columns.encryptedKey.name} into pg_statistic, where a shred leaves it: ` +
-    `alter table "${schema}".${name} alter column ${columns.encryptedKey.name} set statistics 0`
+    `ANALYZE copies some of ${name} into pg_statistic, where a shred leaves it: ` +
+    `alter table ${quotedTable(table)} alter column ${name} set statistics 0`
   )
 }

@@ -16,6 +16,7 @@ import type {
   WrapChange,
 } from '../../store.js'
 import { type KeyRecord, type KeyRef, refKey } from '../../table.js'
+import { kindOf } from '../../validate.js'
 import { FINISH_ERASURE, pendingErasure } from '../erasure.js'
 import { factoryOptions } from '../factory-options.js'
 import { inTurns } from '../in-turns.js'
@@ -64,6 +65,8 @@ export function postgresKeyStore(
   return new PostgresKeyStore(own.source, own.options)
 }
 
+const NOT_NOTIFYING = 'Notifications are switched off (notify: false), so that nothing is announced'
+
 const NO_ROWS: ReadonlyMap<string, readonly KeyRecord[]> = new Map()
 
 export class PostgresKeyStore implements KeyStore {
@@ -75,17 +78,19 @@ export class PostgresKeyStore implements KeyStore {
 
   constructor(source: PostgresSource, options: PostgresKeyStoreOptions) {
     const { schema = 'public', namedStatements = false, migrate, deadlineMs = DEFAULT_DEADLINE_MS } = options
+    const { notify = true } = options
     assertMigrateMode(migrate)
     if (typeof schema !== 'string' || schema === '')
       throw invalidArgument('schema must be a non-empty string')
+    if (typeof notify !== 'boolean') throw invalidArgument(`notify must be a boolean, got ${kindOf(notify)}`)
     const connection = new PostgresConnection(source, { schema, migrate, deadlineMs })
     const channel = channelOf(schema)
     this.#connection = connection
     this.transactional = connection.transactional
-    this.#statements = connection.prepare(namedStatements)
+    this.#statements = connection.prepare({ named: namedStatements, notify })
     this.#changes = new PostgresChanges({
       channel,
-      target: listenTarget(source, options.listenUrl, connection),
+      target: notify ? listenTarget(source, options.listenUrl, connection) : NOT_NOTIFYING,
       timeoutMs: deadlineMs,
       notify: async (payload) => {
         await connection.queryUnprepared(sql`select pg_catalog.pg_notify(${channel}, ${payload})`)

@@ -12,7 +12,7 @@ let last = { ms: Number.NaN, text: '' }
 export function instantToText(value: Date): string {
   const ms = value.getTime()
   // A rewrap writes many rows with the same time.
-  if (ms !== last.ms) last = { ms, text: value.toISOString().replace('Z', '000+00:00') }
+  if (ms !== last.ms) last = { ms, text: `${value.toISOString().slice(0, -1)}000+00:00` }
   return last.text
 }
 

@@ -32,11 +32,14 @@ export class SqliteMaintenance implements StoreMaintenance {
     const { restored, stored } = await this.#connection.write('restore keys', (s) => {
       const restored = tombstonesFirst(records)
         .flat()
-        .filter((record) => s.restoreRow.run({ ...record }).changes === 1)
-      return { restored, stored: selectVersions(s, distinctUserIds(records)) }
+        .filter((record) => s.restoreRow.run(record).changes === 1)
+      const inserted = new Set(restored)
+      // A row that was inserted is stored as it is given.
+      const others = records.filter((record) => !inserted.has(record))
+      return { restored, stored: selectVersions(s, distinctUserIds(others)) }
     })
     this.#changes.publish(restored.filter(outdatesCaches).map(({ userId }) => userId))
-    return winnersOf(records, groupByUser(stored.map(requireReadable)))
+    return winnersOf(records, groupByUser(stored.map(requireReadable)), new Set(restored))
   }
 
   async inspect(): Promise<StoreFinding[]> {

@@ -10,14 +10,17 @@ import { encryptionKeysIn } from '../schema.js'
 
 export type Fragments = ReturnType<typeof fragmentsFor>
 
-export function fragmentsFor(db: AnyPostgresDb, schema: string, channel: string) {
+/** @param channel null: nobody is notified */
+export function fragmentsFor(db: AnyPostgresDb, schema: string, channel: string | null) {
   const keys = encryptionKeysIn(schema)
   /**
    * Notifies the listeners of a row's user. Part of the statement that changes the row, so that Postgres sends it when that
    * commits, and not at all if it is rolled back.
    */
   const notifyWith = (payload: SQL) =>
-    sql<string>`pg_catalog.pg_notify(${sql.raw(`'${channel}'`)}, ${payload}${castTo('text')})`
+    channel === null
+      ? sql<string | null>`null${castTo('text')}`
+      : sql<string | null>`pg_catalog.pg_notify(${sql.raw(`'${channel}'`)}, ${payload}${castTo('text')})`
   const userIds = sql`pg_catalog.json_build_array(${keys.userId})`
   const notify = notifyWith(userIds)
   return {

@@ -39,16 +39,23 @@ import {
 
 export type PostgresStatements = ReturnType<typeof prepareStatements>
 
-/** @param nameStatement called with each statement's text and name, if they are to have names */
+export interface StatementOptions {
+  /** Whether they are to have names. */
+  readonly named: boolean
+  /** Whether those that change rows notify. Default true. */
+  readonly notify?: boolean | undefined
+  /** Called with each statement's text and name, if they are to have names. */
+  readonly nameStatement?: ((text: string, name: string) => void) | undefined
+}
+
 export function prepareStatements(
   db: AnyPostgresDb,
   schema: string,
-  named: boolean,
-  nameStatement: (text: string, name: string) => void = () => undefined,
+  { named, notify = true, nameStatement = () => undefined }: StatementOptions,
 ) {
-  const fragments = fragmentsFor(db, schema, channelOf(schema))
+  const fragments = fragmentsFor(db, schema, notify ? channelOf(schema) : null)
   // The schema is part of the name: one pool may serve several schemas, and pg requires that a name always has the same text.
-  const prefix = `keystore_${shortHash(schema)}`
+  const prefix = `keystore_${shortHash(schema)}${notify ? '' : '_silent'}`
   const name = (statement: string) => (named ? `${prefix}_${statement}` : '')
   const statements = {
     selectVersionsOfUser: selectVersionsOfUser(fragments).prepare(name('select_versions_of_user')),

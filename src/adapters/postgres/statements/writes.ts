@@ -45,8 +45,13 @@ export function insertRowsWhileLive(fragments: Fragments) {
 /** Inserts rows whose ref is free; live rows only where no row of their user is a tombstone. */
 export function restoreRows(fragments: Fragments) {
   const { keys, isLive, notifyIf } = fragments
-  const notified = notifyIf(sql`${keys.version} ${GREATER} 1 or not ${isLive}`)
-  return insertIf(fragments, sql`input.shredded_at is not null or not ${isShredded}`).returning({ notified })
+  const { userId, version } = keys
+  const notified = notifyIf(sql`${version} ${GREATER} 1 or not ${isLive}`)
+  return insertIf(fragments, sql`input.shredded_at is not null or not ${isShredded}`).returning({
+    userId,
+    version,
+    notified,
+  })
 }
 
 /** Inserts a tombstone if its user has no row. */

@@ -1,0 +1,45 @@
+/** Our table as Postgres stores it: one table, or with partitions, and with partitions of these. */
+import { type SQL, sql } from 'drizzle-orm'
+import { encryptionKeysDeclaration } from '../../table.js'
+import { castTo, EQUALS, GREATER } from './catalog.js'
+import type { RunSql } from './migrate.js'
+
+/** The common table expression `family(oid)`: our table, its partitions and the tables that inherit from it. To follow `with recursive`. */
+export function familyOf(schema: string): SQL {
+  return sql`family(oid) as (
+      select c.oid from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid ${EQUALS} c.relnamespace
+        where n.nspname ${EQUALS} ${schema} and c.relname ${EQUALS} ${encryptionKeysDeclaration.name}
+      union
+      select i.inhrelid from family f join pg_catalog.pg_inherits i on i.inhparent ${EQUALS} f.oid)`
+}
+
+/** A table of the family that has rows in files of its own. */
+export interface StoredTable {
+  readonly schema: string
+  readonly name: string
+  /** The index by which it can be rewritten; null if it has none. */
+  readonly index: string | null
+}
+
+/** The tables that have rows: ours alone, or its partitions. Foreign tables too, which cannot be rewritten from here: without an index. */
+export async function storedTables(run: RunSql, schema: string): Promise<StoredTable[]> {
+  // CLUSTER takes neither partial indexes nor those that cannot be scanned in order (postgresql.org/docs/current/sql-cluster.html).
+  const rows = await run(sql`with recursive ${familyOf(schema)}
+    select n.nspname${castTo('text')} as schema, c.relname${castTo('text')} as name, (
+        select i.relname${castTo('text')} from pg_catalog.pg_index x join pg_catalog.pg_class i on i.oid ${EQUALS} x.indexrelid
+          join pg_catalog.pg_am a on a.oid ${EQUALS} i.relam
+          where x.indrelid ${EQUALS} c.oid and x.indisvalid and x.indpred is null and a.amname ${EQUALS} 'btree'
+          order by x.indisprimary desc, x.indisunique desc, i.relname limit 1) as index
+      from family f join pg_catalog.pg_class c on c.oid ${EQUALS} f.oid join pg_catalog.pg_namespace n on n.oid ${EQUALS} c.relnamespace
+      where c.relkind ${EQUALS} 'f' or (c.relkind ${EQUALS} 'r' and pg_catalog.pg_relation_size(c.oid) ${GREATER} 0) order by 1, 2`)
+  return rows.map(({ schema: own, name, index }) => ({
+    schema: String(own),
+    name: String(name),
+    index: index === null ? null : String(index),
+  }))
+}
+
+/** As it is written in a statement that an operator is to run. */
+export function quotedTable({ schema, name }: Pick<StoredTable, 'schema' | 'name'>): string {
+  return `"${schema}".${name}`
+}

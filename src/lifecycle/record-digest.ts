@@ -1,0 +1,87 @@
+/** When two stores have the same record, and the digest over many. */
+import { incrementalSha256 } from '../format/aead.js'
+import { preAuthEncode } from '../format/encoding.js'
+import { isTombstone, type KeyRecord } from '../table.js'
+
+/** SHA-256 over records in order. */
+export interface RecordsDigest {
+  /** Hexadecimal. */
+  readonly sha256: string
+  readonly rows: number
+}
+
+/**
+ * Whether the digest takes two rows for the same record. What had wrapped an erased key says nothing any more, and two stores may have erased
+ * it at different times.
+ */
+export function isSameRecord(a: KeyRecord, b: KeyRecord): boolean {
+  if (a.version !== b.version || a.createdAt.getTime() !== b.createdAt.getTime()) return false
+  if (a.userId !== b.userId || Buffer.compare(a.encryptedKey, b.encryptedKey) !== 0) return false
+  if (isTombstone(a) || isTombstone(b)) return isTombstone(a) && isTombstone(b)
+  return a.kekId === b.kekId && a.wrappedAt?.getTime() === b.wrappedAt?.getTime()
+}
+
+/** Equal for two records if and only if {@link isSameRecord}. @returns bytes that must not be kept, see {@link preAuthEncode} */
+function canonicalBytes(record: KeyRecord): Buffer {
+  const { userId, version, encryptedKey, kekId, createdAt, wrappedAt, shreddedAt } = record
+  const isLive = shreddedAt === null
+  const kek = isLive ? kekId : null
+  const wrapped = isLive ? wrappedAt : null
+  // Each value that may be null has a flag before it, so that a null KEK id and an empty one have different bytes.
+  return preAuthEncode([
+    userId,
+    String(version),
+    encryptedKey,
+    createdAt.toISOString(),
+    kek === null ? '0' : '1',
+    kek ?? '',
+    wrapped === null ? '0' : '1',
+    wrapped?.toISOString() ?? '',
+    isLive ? '0' : '1',
+    isLive ? '' : 'shredded',
+  ])
+}
+
+/** A call of the hash costs as much as hashing a thousand bytes. */
+const RECORDS_A_CALL = 64
+
+class RecordsHash {
+  readonly #hash = incrementalSha256()
+  #pending: Buffer[] = []
+  #rows = 0
+
+  add(bytes: Buffer): void {
+    this.#rows += 1
+    if (this.#pending.push(bytes) === RECORDS_A_CALL) this.#flush()
+  }
+
+  digest(): RecordsDigest {
+    this.#flush()
+    return { sha256: this.#hash.digest().toString('hex'), rows: this.#rows }
+  }
+
+  #flush(): void {
+    this.#hash.update(Buffer.concat(this.#pending))
+    this.#pending = []
+  }
+}
+
+/** The digests of a source and of its target, in one pass over both. */
+export class PairedDigests {
+  readonly #from = new RecordsHash()
+  readonly #to = new RecordsHash()
+
+  /** Adds the rows of one user, by version. */
+  add(from: readonly KeyRecord[], to: readonly KeyRecord[]): void {
+    const bytes = from.map(canonicalBytes)
+    for (const piece of bytes) this.#from.add(piece)
+    for (const row of to) {
+      const same = from.findIndex((record) => isSameRecord(record, row))
+      this.#to.add(bytes[same] ?? canonicalBytes(row))
+    }
+  }
+
+  digests(): { readonly from: RecordsDigest; readonly to: RecordsDigest } {
+    return { from: this.#from.digest(), to: this.#to.digest() }
+  }
+}
