@@ -336,9 +336,24 @@ describe.each(dialects)('the application on %s', (dialect) => {
     expect(failed.status).toBe(500)
     expect(failed.text).toContain('Something went wrong')
     expect((await alice.get('/keys')).status).toBe(200)
+    const planted = newKey()
+    await app.database.run('alter table api_key rename to gone')
+    expect(
+      (await alice.post('/keys', { provider: 'openai', label: 'In a query', apiKey: planted })).status,
+    ).toBe(500)
+    await app.database.run('alter table gone rename to api_key')
     const log = app.log()
     expect(log).toContain('path="/keys" status=500')
-    for (const secret of [token, decodeURIComponent(token), 'in-the-query', PASSWORD]) {
+    expect(log).toMatch(/request\.failed error="(DrizzleQueryError|SqliteError)"/)
+    expect(log).not.toMatch(/failed query: \w|params:/i)
+    for (const secret of [
+      token,
+      decodeURIComponent(token),
+      'in-the-query',
+      PASSWORD,
+      planted,
+      'In a query',
+    ]) {
       expect(log).not.toContain(secret)
       expect(failed.text).not.toContain(secret)
     }
