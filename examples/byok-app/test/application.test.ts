@@ -127,6 +127,12 @@ describe.skipIf(!hasChromium).each(dialects)('the application on %s', (dialect: 
     await other.getByRole('button', { name: 'Continue with Example ID' }).click()
     await other.getByText('Signing in did not work.').waitFor()
 
+    // Who has no password to type must have signed in a short time ago.
+    const hour = dialect === 'sqlite' ? '3600000' : "interval '1 hour'"
+    await app.database.run(`update session set created_at = created_at - ${hour}`)
+    await deleteAccount(page, 'grace@example.com')
+    await page.getByText('You signed in too long ago.').waitFor()
+    await app.database.run(`update session set created_at = created_at + ${hour}`)
     await deleteAccount(page, 'grace@example.com')
     expect(await receiptOf(page)).toMatch(/Versions of the data key\s+1\s/)
   })

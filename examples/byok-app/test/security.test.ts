@@ -2,7 +2,7 @@
 
 import { spawnSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
-import { existsSync, mkdtempSync, rmSync } from 'node:fs'
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
@@ -150,8 +150,11 @@ describe.each(dialects)('the application on %s', (dialect) => {
     await app.restart()
   })
 
-  it('has secure cookies and HSTS where it is reached by https', async () => {
-    const secure = await startApplication(dialect, { PUBLIC_URL: 'https://keys.example.com' })
+  it('has secure cookies and HSTS where it is reached by https, and keeps a key log where one is named', async () => {
+    const secure = await startApplication(dialect, {
+      PUBLIC_URL: 'https://keys.example.com',
+      KEYSTORE_KEY_LOG: 'keys.jsonl',
+    })
     try {
       const visitor = new Client(secure.origin)
       const fields = { name: 'Alice', email: newEmail(), password: PASSWORD }
@@ -165,6 +168,8 @@ describe.each(dialects)('the application on %s', (dialect) => {
       expect(cookie).toMatch(/; HttpOnly/i)
       expect(cookie).toMatch(/; SameSite=Lax/i)
       expect(headers.get('strict-transport-security')).toContain('max-age=31536000')
+      expect((await visitor.get('/keys')).status).toBe(200)
+      expect(readFileSync(join(secure.folder, 'keys.jsonl'), 'utf8')).toContain('mint')
     } finally {
       await secure.remove()
     }
