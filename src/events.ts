@@ -65,6 +65,12 @@ export type KeystoreEvent =
    */
   | { readonly type: 'unknownMasterKey'; readonly kekIds: readonly (string | null)[] }
   /**
+   * `open` has not looked at everything, because it would have taken too long: on Postgres a rewrap leaves entries in the index until a vacuum, and
+   * a transaction that stays open keeps them. `kekIds`: under these no row was found in time, so none was opened as a sample. `others`: there may be rows
+   * under further KEK ids, which a complete look would name. `VACUUM encryption_keys` ends it.
+   */
+  | { readonly type: 'partlyChecked'; readonly kekIds: readonly (string | null)[]; readonly others: boolean }
+  /**
    * A master key did not do its work, when the service was opened or later: calls of its users fail with the same reason, and all others go
    * on. `providerCode` and `requestId` are the key service's, if it gave any.
    */
@@ -96,6 +102,7 @@ export const EVENT_TYPES = Object.keys({
   damagedKey: true,
   keysLost: true,
   unknownMasterKey: true,
+  partlyChecked: true,
   masterKeyUnavailable: true,
   plaintextPassThrough: true,
   nativeCore: true,

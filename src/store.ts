@@ -89,6 +89,30 @@ export interface StoreChange {
   readonly silent?: string
 }
 
+/**
+ * What `sampleByKek` may leave out. On Postgres the index keeps entries of rows that were rewrapped until a vacuum removes them, and while any
+ * transaction has an older snapshot none may: a million of them take 0.2 to 1 s to pass.
+ */
+export interface SampleOptions {
+  /** KEK ids that the caller knows. A store that gives up somewhere passes over the entries of these. */
+  readonly kekIds?: readonly string[] | undefined
+  /**
+   * Called for each part of the index that was not looked through. Absent: all of it is, however long that takes. Where it is called, what was
+   * found is right but may not be all.
+   */
+  readonly onUnsearched?: ((part: UnsearchedKeks) => void) | undefined
+}
+
+/** KEK ids under which a store has not looked for rows, or not to the end, in the order of their UTF-8 bytes. */
+export interface UnsearchedKeks {
+  /** Exactly one id, null for none, under which no row was found in time. Absent: ids between the next two. */
+  readonly kekId?: string | null
+  /** Only ids behind this one; null: from the first on. */
+  readonly above?: string | null
+  /** Only ids before this one; null: to the last. */
+  readonly below?: string | null
+}
+
 /** How a shred goes about it. */
 export interface ShredOptions {
   /** Remove the rows too, tombstones included: the user may then be minted anew. */
@@ -132,6 +156,18 @@ export interface StoreMaintenance {
    * through the index, so its cost does not grow with the rows under other ids.
    */
   countUnder(kekIds: readonly string[]): Promise<Map<string, number>>
+  /**
+   * About `limit` live rows of users, in the order of `list` and at about equal distances: where to cut the rows into ranges. A random sample, of
+   * which nothing is promised but that each was stored; none is a valid answer. Its cost does not grow with the number of rows.
+   *
+   * @param total how many rows the store has, as a census counts them
+   */
+  sampleRefs?(limit: number, total: number): Promise<SampledRef[]>
+}
+
+/** A row that stood in a sample, and the KEK id under which it was. */
+export interface SampledRef extends KeyRef {
+  readonly kekId: string | null
 }
 
 /** A stored row that is no {@link KeyRecord}: somebody has written it past all stores, or the storage is damaged. */
@@ -146,6 +182,8 @@ export interface UnreadableRow extends KeyRef {
 export interface KeyPage {
   /** The last ref of the page before. */
   readonly after?: KeyRef
+  /** Only rows before this ref, which need not be there. With `kekId` nothing behind it is read, index entries of rows that are gone included. */
+  readonly before?: KeyRef
   /** 1 or more rows. */
   readonly limit: number
   /** Only live rows whose KEK id is another one; null counts as another. */
@@ -226,9 +264,9 @@ export interface KeyStore {
   /**
    * Up to `limit` live rows of each distinct KEK id, null included, without tenants: neither their own rows nor those under their keys. Jumps
    * through the index from one id to the next and over all tenants at once, so its cost grows with the number of KEK ids, not with that of
-   * rows or tenants.
+   * rows or tenants. With `onUnsearched` a store may give up where that takes too long, and then says where: see {@link SampleOptions}.
    */
-  sampleByKek(limit: number): Promise<KeyRecord[]>
+  sampleByKek(limit: number, options?: SampleOptions): Promise<KeyRecord[]>
 
   /**
    * Counts by KEK id, version and tombstone, with tenants' own rows apart. Reads the whole table. Its length does not grow with the number of

@@ -8,6 +8,7 @@ import {
   type KeyStore,
   MANY_TENANTS,
   type NewKeyRecord,
+  type SampledRef,
   type ShredOptions,
   type ShredResult,
   type StoreChange,
@@ -67,6 +68,7 @@ class MemoryKeyStore implements KeyStore {
     },
     datedCensus: async (options) => this.#datedCensus(options),
     countUnder: async (kekIds) => this.#countUnder(kekIds),
+    sampleRefs: async (limit) => this.#sampleRefs(limit),
   }
   /** By user id, then by version. */
   readonly #rows = new Map<string, Map<number, KeyRecord>>()
@@ -113,12 +115,13 @@ class MemoryKeyStore implements KeyStore {
     return changed.map(({ userId, version }) => ({ userId, version }))
   }
 
-  async list({ after, limit, notKekId, kekId }: KeyPage): Promise<KeyRecord[]> {
+  async list({ after, before, limit, notKekId, kekId }: KeyPage): Promise<KeyRecord[]> {
     this.#assertOpen()
     const page: KeyRecord[] = []
     for (const userId of this.#userIds.from(after?.userId ?? '')) {
       for (const row of this.#storedVersionsOf(userId)) {
         if (after !== undefined && compareRefs(row, after) <= 0) continue
+        if (before !== undefined && compareRefs(row, before) >= 0) return page
         if (notKekId !== undefined && (isTombstone(row) || row.kekId === notKekId)) continue
         if (kekId !== undefined && (isTombstone(row) || isTenantRow(row) || row.kekId !== kekId)) continue
         page.push(copyOf(row))
@@ -209,6 +212,15 @@ class MemoryKeyStore implements KeyStore {
       group.times.push(record.createdAt.getTime())
     }
     return [...groups.values()]
+  }
+
+  #sampleRefs(limit: number): SampledRef[] {
+    this.#assertOpen()
+    const live = [...this.#sorted()].filter((row) => !isTombstone(row) && !isTenantRow(row))
+    const distance = Math.max(1, Math.floor(live.length / limit))
+    return live
+      .filter((_, index) => index % distance === 0)
+      .map(({ userId, version, kekId }) => ({ userId, version, kekId }))
   }
 
   #countUnder(kekIds: readonly string[]): Map<string, number> {

@@ -13,6 +13,21 @@ import {
 export const BEFORE_ALL_REFS: KeyRef = { userId: '', version: -2_147_483_648 }
 
 /**
+ * Those of ordered rows that a page has which ends before a ref. A row that is no record may have another id than it shows: it is of the page
+ * unless a record behind the ref precedes it.
+ *
+ * @param before absent: all
+ */
+export function rowsBefore<Row extends KeyRef>(
+  rows: readonly Row[],
+  before: KeyRef | undefined,
+): readonly Row[] {
+  if (before === undefined) return rows
+  const end = rows.findIndex((row) => !('error' in row) && compareRefs(row, before) >= 0)
+  return end === -1 ? rows : rows.slice(0, end)
+}
+
+/**
  * The active row of one user: a tombstone if there is any, else the highest version.
  *
  * @param rows of one user, in ascending order

@@ -36,7 +36,11 @@ export async function openForStoredKeys(
   masterKeys: MasterKeyring,
   options: Options,
 ): Promise<EnvelopeCrypto> {
-  const samples = await store.sampleByKek(1)
+  // The check of `open` says what was not looked at.
+  const samples = await store.sampleByKek(1, {
+    kekIds: masterKeys.all.map(({ id }) => id),
+    onUnsearched: () => undefined,
+  })
   const areKnown = samples.every(({ kekId }) => kekId !== null && masterKeys.find(kekId) !== null)
   return open(store, masterKeys, options, areKnown)
 }

@@ -51,7 +51,9 @@ export class ProgressLines implements ProgressDisplay {
     this.#written = progress
     this.#lineAt = this.#now()
     const { phase, done, total } = progress
-    this.#write(`${phase}: ${thousands(done)} of ${thousands(total)}, ${speedOf(progress)}`)
+    // Nobody knows how many there are.
+    if (total === 0) this.#write(`${phase} …`)
+    else this.#write(`${phase}: ${thousands(done)} of ${thousands(total)}, ${speedOf(progress)}`)
   }
 }
 
@@ -59,6 +61,8 @@ class ProgressBar implements ProgressDisplay {
   readonly #SingleBar: typeof cliProgress.SingleBar
   #bar: cliProgress.SingleBar | null = null
   #last: Progress | null = null
+  /** A phase of unknown length, which has no bar. */
+  #announced: string | null = null
 
   constructor(SingleBar: typeof cliProgress.SingleBar) {
     this.#SingleBar = SingleBar
@@ -67,6 +71,11 @@ class ProgressBar implements ProgressDisplay {
   show(progress: Progress): void {
     if (isNewPhase(this.#last, progress)) this.end()
     this.#last = progress
+    if (progress.total === 0) {
+      if (progress.phase !== this.#announced) process.stderr.write(`${progress.phase} …\n`)
+      this.#announced = progress.phase
+      return
+    }
     const payload = { phase: progress.phase.padEnd(12), speed: speedOf(progress) }
     if (this.#bar === null) {
       this.#bar = new this.#SingleBar({

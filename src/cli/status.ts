@@ -1,12 +1,13 @@
 /** `keystore status`: counts the keys by master key and version. Needs no master key. */
 import { Command } from 'commander'
 import { commonRootIds, compareCensusRows, totalCount } from '../lifecycle/census.js'
-import { maintenanceOf } from '../lifecycle/long-work.js'
+import { COUNTING, maintenanceOf } from '../lifecycle/long-work.js'
 import { formatOfKekId } from '../master-keys/kek-id.js'
 import type { DatedCensusRow } from '../store.js'
 import { storeName, withExistingStore } from './existing-store.js'
 import { type ReportOptions, type StoreOptions, withJson, withStore } from './options.js'
 import { counted, countedKekName, plainTable, printJson, thousands } from './output.js'
+import { progressDisplay } from './progress.js'
 import { tenantSummary } from './tenant-summary.js'
 
 /** Of more roots than these the rows of tenants are counted together. */
@@ -19,7 +20,11 @@ export function statusCommand(): Command {
       withExistingStore(options, async (store) => {
         const found = await commonRootIds(store)
         const rootIds = found.length > NAMED_ROOTS ? [] : found
+        // About a second for 3 million rows.
+        const display = await progressDisplay(options.json ?? false)
+        display.show(COUNTING)
         const rows = (await maintenanceOf(store).datedCensus({ rootIds })).sort(compareCensusRows)
+        display.end()
         if (options.json) return printJson(rows)
         printCensus(rows, storeName(options.store))
         const tenants = await tenantSummary(store, rows)

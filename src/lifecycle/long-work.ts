@@ -20,7 +20,7 @@ export interface Progress {
   readonly phase: string
   /** Rows done in this phase. */
   readonly done: number
-  /** Rows to do, counted when the phase began. It grows if others add rows meanwhile. */
+  /** Rows to do, counted when the phase began. It grows if others add rows meanwhile. 0: nobody knows how many, as while they are counted. */
   readonly total: number
   /** Rows a second, since the phase began. */
   readonly rate: number
@@ -194,47 +194,60 @@ export async function* pagesOf(
   }
 
   function prefetch(): Promise<ReadPage> {
-    const page = read()
+    const page = readPageOf(store, { batchSize }, filter, after).then((read) => {
+      after = read.page.at(-1) ?? after
+      return read
+    })
     // A caller that leaves the loop never awaits this page: its rejection must not be an unhandled one.
     page.catch(() => undefined)
     return page
   }
+}
 
-  async function read(): Promise<ReadPage> {
-    const unreadable: UnreadableRow[] = []
-    for (let limit = batchSize; ; ) {
-      try {
-        const from = after === undefined ? {} : { after }
-        const page = await store.list({
-          ...filter,
-          limit,
-          ...from,
-          onUnreadable: (row) => void unreadable.push(row),
-        })
-        const last = page.at(-1)
-        if (last !== undefined && after !== undefined && compareRefs(last, after) === 0)
-          throw sameAgain(after)
-        after = last ?? after
-        return { page, unreadable }
-      } catch (error) {
-        // A store that does not know `onUnreadable`.
-        const ref = unreadableRow(error, after)
-        if (ref === null) throw error
-        // Halves the page until it holds the unreadable row alone, so that the rows before it are still returned.
-        if (limit > 1) limit = Math.ceil(limit / 2)
-        else {
-          unreadable.push({ ...ref, hasId: true, error: error as KeystoreError })
-          after = ref
-          limit = batchSize
-        }
+/** What was read of a store at once. */
+export interface ReadPage {
+  readonly page: readonly KeyRecord[]
+  /** Rows on the way that are no records. */
+  readonly unreadable: readonly UnreadableRow[]
+}
+
+/**
+ * One page. An empty one is the end.
+ *
+ * @throws ERR_STORE if the store gives the row again after which the page is to begin: nothing would ever end
+ */
+export async function readPageOf(
+  store: KeyStore,
+  { batchSize = DEFAULT_BATCH_SIZE }: Pick<LongWorkOptions, 'batchSize'>,
+  filter: Omit<KeyPage, 'limit' | 'after' | 'onUnreadable'>,
+  begin: KeyRef | undefined,
+): Promise<ReadPage> {
+  const unreadable: UnreadableRow[] = []
+  const { before } = filter
+  let after = begin
+  for (let limit = batchSize; ; ) {
+    try {
+      const from = after === undefined ? {} : { after }
+      const onUnreadable = (row: UnreadableRow) => void unreadable.push(row)
+      const page = await store.list({ ...filter, limit, ...from, onUnreadable })
+      const last = page.at(-1)
+      if (last !== undefined && after !== undefined && compareRefs(last, after) === 0) throw sameAgain(after)
+      // A store may not know `before`.
+      const isWithin = last === undefined || before === undefined || compareRefs(last, before) < 0
+      return { page: isWithin ? page : page.filter((row) => compareRefs(row, before) < 0), unreadable }
+    } catch (error) {
+      // A store that does not know `onUnreadable`.
+      const ref = unreadableRow(error, after)
+      if (ref === null) throw error
+      // Halves the page until it holds the unreadable row alone, so that the rows before it are still returned.
+      if (limit > 1) limit = Math.ceil(limit / 2)
+      else {
+        unreadable.push({ ...ref, hasId: true, error: error as KeystoreError })
+        after = ref
+        limit = batchSize
       }
     }
   }
-}
-
-interface ReadPage {
-  readonly page: readonly KeyRecord[]
-  readonly unreadable: readonly UnreadableRow[]
 }
 
 function sameAgain({ userId, version }: KeyRef): StoreError {
@@ -288,6 +301,9 @@ export async function mapConcurrently<Item, Result>(
   }
   return results
 }
+
+/** While a census reads the whole table, before anything else: about a second for 5 million rows. */
+export const COUNTING: Progress = { phase: 'counting', done: 0, total: 0, rate: 0, etaMs: null }
 
 /** Counts the rows that are done and reports progress. */
 export class ProgressMeter {

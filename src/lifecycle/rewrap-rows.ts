@@ -20,6 +20,7 @@ import {
 import { liveCount } from './census.js'
 import { DEFAULT_BATCH_SIZE, groupPagesByUser, type LongWorkOptions, pagesOf } from './long-work.js'
 import type { SeenTenants } from './seen-tenants.js'
+import { type Crowd, type RowRanges, sharedPagesOf } from './shared-pages.js'
 import type { TenantKeys } from './tenant-keys.js'
 import type { TenantOfUsers } from './tenant-of.js'
 
@@ -41,6 +42,8 @@ export interface RewrapRows extends LongWorkOptions {
   /** Called for a tenant of whose users only the first were asked about. */
   readonly onSampled: () => void
   readonly onUnreadable: (row: UnreadableRow) => void
+  readonly ranges: RowRanges
+  readonly crowd: Crowd
 }
 
 /** The key under which a row belongs. */
@@ -62,14 +65,22 @@ export async function* rowsToRewrap(
   job: RewrapRows,
   counted: readonly CensusRow[],
 ): AsyncGenerator<readonly KeyRecord[], void, undefined> {
-  // Without tenants, all rows under other keys in one go: rows whose KEK id is no text are then reported too.
-  if (job.keyring.tenantOf === null && !hasTenants(counted)) {
-    yield* pages(job, { notKekId: primaryKekId(job.keyring, job.format) })
-    return
+  const areTenants = job.keyring.tenantOf !== null || hasTenants(counted)
+  if (areTenants) yield* inBatches(tenantPages(job), job)
+  for (const kekId of kekIdsOfUsers(job, counted)) {
+    const count = liveCount(counted, (row) => row.kekId === kekId && row.ofTenants !== true)
+    const { store, onUnreadable, ranges, crowd, ...options } = job
+    yield* sharedPagesOf(store, options, { ...ranges, kekId, count, crowd }, onUnreadable)
   }
-  yield* inBatches(tenantPages(job), job)
-  for (const kekId of kekIdsOfUsers(job, counted)) yield* pages(job, { kekId })
-  yield* pagesOfLost(job, counted)
+  if (areTenants) yield* pagesOfLost(job, counted)
+}
+
+/**
+ * The live rows that are not under the primary, found past the index on KEK ids: among them those whose KEK id is no text, of which a census
+ * shows something, but under which no row can be looked for. Goes over all rows, so it is for the end, if counts show that there are any.
+ */
+export function rowsNotUnderPrimary(job: RewrapRows): AsyncGenerator<readonly KeyRecord[], void, undefined> {
+  return pages(job, { notKekId: primaryKekId(job.keyring, job.format) })
 }
 
 /** The KEK ids, without those of tenants' keys, under which users may be that belong elsewhere. */

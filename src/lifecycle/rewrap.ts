@@ -4,7 +4,7 @@ import { invalidArgument, type KeystoreError, MasterKeyError, printable } from '
 import { durationSince, type EmitEvent, eventEmitter } from '../events.js'
 import { acceptedFormats, assertFormat, type Format } from '../format/formats.js'
 import { formatOfKekId } from '../master-keys/kek-id.js'
-import { describeRef, primaryKekId } from '../master-keys/key-wrap.js'
+import { primaryKekId } from '../master-keys/key-wrap.js'
 import { keyringOf, type MasterKeyring } from '../master-keys/keyring.js'
 import { isLocal, isV2Wrap } from '../master-keys/local.js'
 import type { MasterKey } from '../master-keys/master-key.js'
@@ -22,6 +22,7 @@ import {
   totalCount,
 } from './census.js'
 import {
+  COUNTING,
   checkedOptions,
   Failures,
   isRowError,
@@ -35,19 +36,22 @@ import {
   hasTenants,
   kekIdsOfUsers,
   type RewrapRows,
+  rowsNotUnderPrimary,
   rowsToRewrap,
   SAMPLED_USERS,
   targetOf,
 } from './rewrap-rows.js'
 import { SeenTenants } from './seen-tenants.js'
 import {
-  describeOtherRows,
   findSharedKeys,
   isV2WrapUnderV3Id,
   NO_SHARED_KEYS,
+  notCompared,
   type SharedKeys,
+  sharedKey,
   V2_WRAP_UNDER_V3_ID,
 } from './shared-keys.js'
+import { Crowd, ONE_RANGE, rowRanges } from './shared-pages.js'
 import { TenantKeys } from './tenant-keys.js'
 import { TenantOfUsers } from './tenant-of.js'
 
@@ -107,6 +111,8 @@ export interface RewrapReport {
  * its writes. A row that a concurrent rewrap has written is not found again, however often the other is faster.
  */
 const MAX_REFUSED_PASSES = 5
+/** If more than one of so many rows of a page were changed by others first, another process is at work on the same rows. */
+const CROWDED = 4
 /** Skipped rows that are remembered from one pass to the next. */
 const MAX_REMEMBERED = 1000
 
@@ -158,9 +164,11 @@ async function rewrap(options: RewrapOptions): Promise<RewrapReport> {
     seen,
     onSampled: () => undefined,
     onUnreadable: () => undefined,
+    ranges: ONE_RANGE,
+    crowd: new Crowd(),
   }
   const kekId = primaryKekId(keyring, format)
-  const before = await censusFor(store, keyring)
+  const before = await countedRows(job)
 
   let pass: PassResult = newPass()
   let changed = 0
@@ -169,21 +177,26 @@ async function rewrap(options: RewrapOptions): Promise<RewrapReport> {
   let after = before
   let left = leftBy(before, job)
   let done = left === 0
+  let isByIndex = true
   for (let refused = 0; !done && refused < MAX_REFUSED_PASSES && !signal?.aborted; ) {
     const shared = await sharedKeys(job, after)
     // An aborted comparison may have missed a copy.
     if (signal?.aborted) break
     const { skippedRefs } = pass
-    pass = await rewrapPass(job, after, shared)
-    changed += pass.changed
+    pass = await rewrapPass(job, after, shared, isByIndex)
+    changed = dryRun ? pass.changed : changed + pass.changed
     skipped += pass.skipped
+    if (dryRun) tenantsMoved.clear()
     addCounts(tenantsMoved, pass.tenantsMoved)
     const isRefused = pass.changed === 0 && [...pass.skippedRefs].some((ref) => skippedRefs.has(ref))
     refused = isRefused ? refused + 1 : 0
-    after = await censusFor(store, keyring)
+    after = await countedRows(job)
     left = leftBy(after, job)
-    const foundNothing = pass.changed + pass.skipped === 0
-    done = left === 0 || (!signal?.aborted && (dryRun || foundNothing))
+    const foundNothing = dryRun || pass.changed + pass.skipped === 0
+    // Some of those that are left were on no page: the index does not lead to them.
+    const areUnseen: boolean = isByIndex && foundNothing && left !== null && left > pass.seen
+    isByIndex = !areUnseen
+    done = left === 0 || (!signal?.aborted && foundNothing && !areUnseen)
   }
   return {
     complete: done && (left === 0 || pass.failures.outages === 0),
@@ -199,6 +212,12 @@ async function rewrap(options: RewrapOptions): Promise<RewrapReport> {
     tenantsMoved: [...tenantsMoved].slice(0, MOST_LISTED).map(([fromKekId, count]) => ({ fromKekId, count })),
     warnings: [...RETIREMENT_WARNINGS, ...leftAsTheyAre(job, after, pass)],
   }
+}
+
+/** A census, which reads all rows: it says so. */
+async function countedRows({ store, keyring, onProgress }: RewrapJob): Promise<CensusRow[]> {
+  onProgress?.(COUNTING)
+  return censusFor(store, keyring)
 }
 
 /** By KEK id. */
@@ -250,6 +269,8 @@ interface RewrapJob extends RewrapRows {
 }
 
 interface PassResult {
+  /** Rows that came on a page, or on the way to one. */
+  seen: number
   changed: number
   /** Tenants' own rows among these, by the KEK id from which they were moved. */
   readonly tenantsMoved: TenantCounts
@@ -264,6 +285,7 @@ interface PassResult {
 
 function newPass(): PassResult {
   return {
+    seen: 0,
     changed: 0,
     tenantsMoved: new Map(),
     sampled: 0,
@@ -273,31 +295,48 @@ function newPass(): PassResult {
   }
 }
 
-/** Goes once over every row that may be elsewhere than it belongs. */
+/**
+ * Goes once over every row that may be elsewhere than it belongs.
+ *
+ * @param isByIndex whether rows are found by the KEK ids of the census, which is faster by far
+ */
 async function rewrapPass(
   job: RewrapJob,
   counted: readonly CensusRow[],
   shared: SharedKeys,
+  isByIndex: boolean,
 ): Promise<PassResult> {
   const pass = newPass()
   const kekIds = kekIdsOfUsers(job, counted)
   const total = liveCount(counted, ({ kekId, ofTenants }) => ofTenants === true || kekIds.has(kekId))
   const progress = new ProgressMeter('rewrapping', total, job)
-  const onUnreadable = ({ userId, version, error }: UnreadableRow) =>
+  progress.add(0)
+  const onUnreadable = ({ userId, version, error }: UnreadableRow) => {
+    pass.seen += 1
     pass.failures.add({ userId, version, kekId: null }, error)
+  }
   // The database writes one page while the next is unwrapped and wrapped.
   let writing: Promise<void> = Promise.resolve()
   try {
     const onSampled = () => {
       pass.sampled += 1
     }
-    const ofPass = { ...job, seen: new SeenTenants(job.store), onSampled, onUnreadable }
-    for await (const page of rowsToRewrap(ofPass, counted)) {
+    const ofPass = {
+      ...job,
+      seen: new SeenTenants(job.store),
+      onSampled,
+      onUnreadable,
+      ranges: await rowRanges(job.store, totalCount(counted)),
+      crowd: new Crowd(),
+    }
+    for await (const page of isByIndex ? rowsToRewrap(ofPass, counted) : rowsNotUnderPrimary(ofPass)) {
       const start = performance.now()
+      pass.seen += page.length
       const changes = await rewrapPage(ofPass, page, shared, pass.failures)
       await writing
       writing = writeChanges(job, pass, changes, start).then((written) => {
         progress.add(page.length)
+        if ((changes.length - written.size) * CROWDED > changes.length) ofPass.crowd.report(page)
         for (const row of page)
           if (isTenantRow(row) && written.has(refKey(row)))
             addCounts(pass.tenantsMoved, new Map([[row.kekId, 1]]))
@@ -403,25 +442,7 @@ async function sharedKeys(job: RewrapJob, rows: readonly CensusRow[]): Promise<S
   return findSharedKeys(store, tenants, accept, totalCount(rows), job)
 }
 
-function sharedKey(ref: KeyRef, group: readonly KeyRef[]): MasterKeyError {
-  return new MasterKeyError(
-    'ERR_UNWRAP_FAILED',
-    `The key of ${describeRef(ref)} is also the key of ${describeOtherRows(group, ref)}: one of them was copied, and none is ` +
-      'upgraded. Find out whose key it is, shred or restore the others, and run this again',
-  )
-}
-
 function isV2Row(keyring: MasterKeyring, { kekId, encryptedKey }: KeyRecord): boolean {
   const masterKey = kekId === null ? null : keyring.find(kekId)
   return isV2Wrap(encryptedKey) && (masterKey === null || isLocal(masterKey))
-}
-
-/** Of the failed master key, but for the row of another one. */
-function notCompared(ref: KeyRef, { message, reason, retryable }: MasterKeyError): MasterKeyError {
-  return new MasterKeyError(
-    'ERR_MASTER_KEY',
-    `The key of ${describeRef(ref)} is not upgraded from format v2, because it could not be compared with all others: it may be a copy of one ` +
-      `of them. ${message}`,
-    { reason, retryable },
-  )
 }

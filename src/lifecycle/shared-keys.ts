@@ -2,7 +2,7 @@
  * Finds data keys that several rows hold. A v2 wrap is bound to no row, so anybody who can write to the database may have copied
  * Alice's wrapped key into Bob's row. An upgrade to v3 would then bind the copy to Bob for good.
  */
-import type { MasterKeyError } from '../errors.js'
+import { MasterKeyError } from '../errors.js'
 import { generateKey, hmacSha256 } from '../format/aead.js'
 import type { Format } from '../format/formats.js'
 import { isMasterKeyFailure } from '../master-keys/failure.js'
@@ -168,4 +168,23 @@ async function* unwrappedPages(
       for (const { dataKey } of unwrapped) dataKey.fill(0)
     }
   }
+}
+
+/** Why a row in format v2 is not upgraded whose data key others have too. */
+export function sharedKey(ref: KeyRef, group: readonly KeyRef[]): MasterKeyError {
+  return new MasterKeyError(
+    'ERR_UNWRAP_FAILED',
+    `The key of ${describeRef(ref)} is also the key of ${describeOtherRows(group, ref)}: one of them was copied, and none is ` +
+      'upgraded. Find out whose key it is, shred or restore the others, and run this again',
+  )
+}
+
+/** Of the failed master key, but for the row of another one. */
+export function notCompared(ref: KeyRef, { message, reason, retryable }: MasterKeyError): MasterKeyError {
+  return new MasterKeyError(
+    'ERR_MASTER_KEY',
+    `The key of ${describeRef(ref)} is not upgraded from format v2, because it could not be compared with all others: it may be a copy of one ` +
+      `of them. ${message}`,
+    { reason, retryable },
+  )
 }

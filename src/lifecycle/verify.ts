@@ -14,6 +14,7 @@ import { traced } from '../traced-calls.js'
 import { censusFor, type MasterKeyUse, masterKeyUses, totalCount } from './census.js'
 import { limitFindings } from './limits.js'
 import {
+  COUNTING,
   checkedOptions,
   exactVersionOf,
   groupPagesByUser,
@@ -113,6 +114,7 @@ async function verify(options: VerifyOptions): Promise<VerifyReport> {
   if (findings.has('schemaVersion') || findings.has('damage'))
     return reportOf(findings, { rows: 0, census: [], keyring, complete: false })
 
+  options.onProgress?.(COUNTING)
   const counted = await censusFor(store, keyring)
   const tenants = new TenantChecks(new TenantKeys(store, keyring), keyring, findings)
   for (const finding of limitFindings(counted)) findings.add(finding)

@@ -18,7 +18,7 @@ export interface Stretch {
 type State = 'unseen' | 'taken' | 'left' | 'done'
 
 /** A stretch is this part of the run that it begins, so that two processes that meet at the end of the work have little in common. */
-const PART_OF_RUN = 4
+const PART_OF_RUN = 16
 
 export class WorkRanges {
   readonly #states: State[]

@@ -1,8 +1,8 @@
 /** The check of `EnvelopeCrypto.open`: do the given master keys open what is stored, and can the primary do its work? */
 import { isKeystoreError, KeystoreError, MasterKeyError, printable } from '../errors.js'
-import type { EmitEvent } from '../events.js'
+import type { EmitEvent, KeystoreEvent } from '../events.js'
 import type { Format } from '../format/formats.js'
-import type { KeyStore } from '../store.js'
+import type { KeyStore, UnsearchedKeks } from '../store.js'
 import { type KeyRecord, tenantIdOf } from '../table.js'
 import { checkTenants } from './check-tenants.js'
 import { isMasterKeyFailure, isOutage, reasonOf, unavailableEvent } from './failure.js'
@@ -39,6 +39,10 @@ const NAMED_KEK_IDS = 10
  *
  * They cannot make a row open that no master key has wrapped.
  *
+ * The store may give up where looking takes too long, as among the index entries that a rewrap leaves on Postgres until a vacuum. What was found
+ * is held to the rules above, and an event (`partlyChecked`) names what was not. A master key that is missing for rows which only a full look
+ * would have found is then not noticed here, but by these rows' users. If nothing was found, the store does not count as empty.
+ *
  * @throws MasterKeyError `ERR_UNKNOWN_MASTER_KEY` naming KEK ids and counts of rows, unless `allowUnknown` · `ERR_MASTER_KEY` when a master
  *   key is wrong, or not there (unless `allowUnknown`), or cannot do its work from the beginning ·
  *   ERR_FORMAT_NOT_ACCEPTED when all rows are wrapped in a format that is not accepted
@@ -49,20 +53,29 @@ export async function checkMasterKeys(
   options: CheckOptions,
 ): Promise<void> {
   const { acceptKeys, allowUnknown, emit } = options
-  const samples = (await store.sampleByKek(SAMPLES_PER_KEK)).filter(isUnderMasterKey)
+  const unsearched: UnsearchedKeks[] = []
+  const sampled = await store.sampleByKek(SAMPLES_PER_KEK, {
+    kekIds: kekIdsOf(keyring),
+    onUnsearched: (part) => void unsearched.push(part),
+  })
+  const samples = sampled.filter(isUnderMasterKey)
   const tenants = await checkTenants(store, keyring, {
     areUnderPrimary: samples.some(({ kekId }) => kekId === keyring.primary.id),
     areKnown: samples.some(({ kekId }) => keyring.find(kekId ?? '') !== null),
   })
   const groups = groupByKek([...samples, ...tenants.underPrimary.slice(0, SAMPLES_PER_KEK)])
   const acceptsV2 = acceptKeys.includes('v2')
-  const isUpgraded = tenants.areThere || [...groups.keys()].some((kekId) => formatOfKekId(kekId) === 'v3')
+  // Where a store has not looked for rows, there may be some.
+  const isUpgraded =
+    tenants.areThere ||
+    unsearched.length > 0 ||
+    [...groups.keys()].some((kekId) => formatOfKekId(kekId) === 'v3')
   const known = [...groups].filter(([kekId]) => kekId === null || keyring.find(kekId) !== null)
   if (known.length > 0 && !acceptsV2 && !isUpgraded) throw v2NotAccepted()
   const checked = known.map(async ([kekId, samples]) => {
     return { kekId, samples, ...(await checkSamples(keyring, samples, options)) }
   })
-  const isEmpty = groups.size === 0 && !tenants.areThere
+  const isEmpty = groups.size === 0 && !tenants.areThere && unsearched.length === 0
   const checkedPrimary = checkPrimary(keyring, groups, { ...options, isEmpty })
   const [failedPrimary, ...results] = await Promise.all([checkedPrimary, ...checked])
 
@@ -74,11 +87,23 @@ export async function checkMasterKeys(
     if (kekId !== null) emitUnavailable(options, kekId, failure)
   }
   emitUnavailable(options, keyring.primary.id, failedPrimary)
+  if (unsearched.length > 0) emit(partlyChecked(unsearched))
   if (tenants.missing.length > 0) emit({ type: 'unknownMasterKey', kekIds: tenants.missing })
   if (unknown.length === 0) return
   // The census reads the whole table: only for the message.
   if (!allowUnknown) throw await unknownMasterKeys(store, unknown, tenants.foreign.length > 0)
   emit({ type: 'unknownMasterKey', kekIds: unknown })
+}
+
+/** Under which rows of a keyring may be. */
+function kekIdsOf({ all }: MasterKeyring): string[] {
+  return all.flatMap((key) => (isLocal(key) ? [key.id, key.v2Id] : [key.id]))
+}
+
+function partlyChecked(unsearched: readonly UnsearchedKeks[]): KeystoreEvent {
+  const kekIds = unsearched.flatMap(({ kekId }) => (kekId === undefined ? [] : [kekId]))
+  const others = kekIds.length < unsearched.length
+  return { type: 'partlyChecked', kekIds, others }
 }
 
 /** What is under tenants' keys says nothing of a master key. Tenants' own rows are looked at apart: there may be a root for each. */

@@ -92,6 +92,7 @@ export function faultyStore(
   // Arguments are copied: a call that happens late must not see what the caller does with them meanwhile.
   const { maintenance } = inner
   const changes = inner.changes?.bind(inner)
+  const sampleRefs = maintenance?.sampleRefs?.bind(maintenance)
   const store: KeyStore = {
     transactional: inner.transactional,
     getActive: (ids) => withCopy(ids, (copy) => call('getActive', () => inner.getActive(copy))),
@@ -106,7 +107,7 @@ export function faultyStore(
       ),
     shred: (userId, options) => withCopy(options, (copy) => call('shred', () => inner.shred(userId, copy))),
     remove: (refs) => withCopy(refs, (copy) => call('remove', () => inner.remove(copy))),
-    sampleByKek: (limit) => call('sampleByKek', () => inner.sampleByKek(limit)),
+    sampleByKek: (limit, options) => call('sampleByKek', () => inner.sampleByKek(limit, options)),
     census: (options) => call('census', () => inner.census(options)),
     ...(changes === undefined ? {} : { changes }),
     ...(maintenance === undefined
@@ -118,6 +119,9 @@ export function faultyStore(
             finishErasure: () => call('finishErasure', () => maintenance.finishErasure()),
             datedCensus: (options) => call('datedCensus', () => maintenance.datedCensus(options)),
             countUnder: (kekIds) => call('countUnder', () => maintenance.countUnder(kekIds)),
+            ...(sampleRefs && {
+              sampleRefs: (limit, total) => call('sampleRefs', () => sampleRefs(limit, total)),
+            }),
           },
         }),
     close: () => inner.close(),

@@ -1,5 +1,6 @@
 /** Conformance: `list`, its pages and their order. */
 import assert from 'node:assert/strict'
+import { compareRefs } from '../table.js'
 import {
   assertSameRows,
   type DefineTest,
@@ -41,6 +42,32 @@ export function listTests(test: DefineTest): void {
         live.filter(({ kekId }) => kekId !== 'k'),
       )
       assertSameRows(await listAll(store, { limit, notKekId: 'none' }), live)
+    }
+  })
+
+  test('ends a page before a ref, with every filter, whether or not its row is there', async ({ store }) => {
+    const rows = ODD_IDS.flatMap((userId, i) =>
+      makeVersions(userId, 3).map((row) => ({ ...row, kekId: [null, 'k', 'other'][i % 3] ?? null })),
+    )
+    await store.insertIfAbsent(rows)
+    const filters = [{}, { kekId: 'k' }, { kekId: null }, { notKekId: 'k' }]
+    const refs = ['', 'A', 'a', 'a!', '\uff5e', '\u{1f600}', '\u{10ffff}'].flatMap((userId) =>
+      [0, 2, 4].map((version) => ({ userId, version })),
+    )
+    for (const filter of filters) {
+      const listed = await listAll(store, { limit: 1000, ...filter })
+      assert.ok(listed.length > 0)
+      for (const before of refs)
+        for (const limit of [1, 4, 1000])
+          assertSameRows(
+            await listAll(store, { limit, before, ...filter }),
+            listed.filter((row) => compareRefs(row, before) < 0),
+          )
+      const between = { after: { userId: 'a', version: 1 }, before: { userId: '\uff5e', version: 2 } }
+      assertSameRows(
+        await store.list({ limit: 1000, ...between, ...filter }),
+        listed.filter((row) => compareRefs(row, between.after) > 0 && compareRefs(row, between.before) < 0),
+      )
     }
   })
 }

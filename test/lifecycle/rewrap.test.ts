@@ -226,13 +226,17 @@ describe.each(backends)('rewrapAll on %s', (backend) => {
       onProgress: (progress) => told.push(progress),
     })
     expect(told.map(({ phase, done, total }) => [phase, done, total])).toEqual([
+      ['counting', 0, 0],
+      ['rewrapping', 0, 10],
       ['rewrapping', 4, 10],
       ['rewrapping', 8, 10],
       ['rewrapping', 10, 10],
+      ['counting', 0, 0],
     ])
-    for (const { rate } of told) expect(rate).toBeGreaterThan(0)
-    expect(told.at(-1)?.etaMs).toBe(0)
-    expect(told[0]?.etaMs).toBeGreaterThan(0)
+    const pages = told.filter(({ done }) => done > 0)
+    for (const { rate } of pages) expect(rate).toBeGreaterThan(0)
+    expect(pages.at(-1)?.etaMs).toBe(0)
+    expect(pages[0]?.etaMs).toBeGreaterThan(0)
   })
 
   it('refuses wrong arguments', async () => {

@@ -17,11 +17,13 @@ export const LESS = sql.raw('operator(pg_catalog.<)')
 export const NOT_GREATER = sql.raw('operator(pg_catalog.<=)')
 export const GREATER = sql.raw('operator(pg_catalog.>)')
 export const NOT_LESS = sql.raw('operator(pg_catalog.>=)')
+export const MODULO = sql.raw('operator(pg_catalog.%)')
+export const DIVIDED = sql.raw('operator(pg_catalog./)')
 export const MINUS = sql.raw('operator(pg_catalog.-)')
 
 /** A cast to a type of Postgres's own. */
 export function castTo(
-  type: 'text' | 'bytea' | 'timestamptz' | 'text[]' | 'integer[]' | 'timestamptz[]',
+  type: 'text' | 'bytea' | 'timestamptz' | 'int8' | 'float8' | 'text[]' | 'integer[]' | 'timestamptz[]',
 ): SQL {
   // "integer" is a word of the grammar, and always means pg_catalog.int4.
   return sql.raw(type.startsWith('integer') ? `::${type}` : `::pg_catalog.${type}`)

@@ -1,7 +1,7 @@
 /** One Postgres database: migrates it, tries statements again, ends calls at their deadline, closes what was opened. */
-import type { SQL } from 'drizzle-orm'
+import { type SQL, sql } from 'drizzle-orm'
 import { Deadline } from '../../drivers/deadline.js'
-import { failedAction, storeError } from '../../drivers/driver-error.js'
+import { describeDriverError, failedAction, storeError } from '../../drivers/driver-error.js'
 import { type Listen, listenOnHost, listenOnPg } from '../../drivers/postgres-listen.js'
 import { clientConfig } from '../../drivers/postgres-pool.js'
 import { retryingPostgres } from '../../drivers/retry.js'
@@ -13,7 +13,14 @@ import { accessTo, type PostgresAccess, sqlRunner } from './access.js'
 import { migratePostgres, type RunSql, type UnansweredMigration } from './migrate.js'
 import type { PostgresSource } from './source.js'
 import { type PostgresStatements, prepareStatements } from './statements/prepare.js'
+import { type SampleQueries, sampleQueries } from './statements/samples.js'
 
+/** A statement that does nothing takes less. */
+const QUICK_TRIP_MS = 2
+/** So many times as long as that a statement may take in addition. */
+const SLOWER_BY = 10
+/** query_canceled, which statement_timeout raises too. */
+const STATEMENT_ENDED = '57014'
 /** How long `close` waits for calls that are under way. */
 const CLOSE_GRACE_MS = 2000
 
@@ -63,6 +70,11 @@ export class PostgresConnection {
     return prepareStatements(db, this.#schema, { ...options, nameStatement })
   }
 
+  /** Builds statements that {@link runBriefly} runs. */
+  sampleQueries(): SampleQueries {
+    return sampleQueries(this.#access.db, this.#schema)
+  }
+
   /** The client of the host's db, if the store is on neither a pool nor a transaction. */
   get hostClient(): unknown {
     return this.#access.hostClient
@@ -108,6 +120,44 @@ export class PostgresConnection {
   /** Runs one statement outside of any transaction. */
   query(action: string, statement: SQL, options?: RunOptions): Promise<readonly Record<string, unknown>[]> {
     return this.run(action, () => sqlRunner(this.#access.db)(statement), options)
+  }
+
+  /**
+   * Runs one statement, which the server ends after some milliseconds, or a little later if it is slow to answer anything. A server without time-outs, such as PGlite, runs it to its end.
+   *
+   * @returns null if it was ended
+   */
+  async runBriefly(
+    action: string,
+    statement: SQL,
+    ms: number,
+  ): Promise<readonly Record<string, unknown>[] | null> {
+    await this.ready()
+    const deadline = this.newDeadline()
+    return this.#retrying(action, deadline, async () => {
+      let isEnded = false
+      try {
+        return await this.#access.transaction({ deadline }, async (run) => {
+          // Of this transaction alone: behind a pooler the next one may be another client's.
+          const setTimeout = (limitMs: number) =>
+            run(sql`select pg_catalog.set_config('statement_timeout', ${String(Math.ceil(limitMs))}, true)`)
+          const start = performance.now()
+          await setTimeout(ms)
+          // On a machine that is busy everything takes longer.
+          const trip = performance.now() - start
+          if (trip > QUICK_TRIP_MS) await setTimeout(ms + trip * SLOWER_BY)
+          return run(statement).catch((error: unknown) => {
+            if (describeDriverError(error).code !== STATEMENT_ENDED) throw error
+            isEnded = true
+            return null
+          })
+        })
+      } catch (error) {
+        // postgres-js fails the transaction of a statement that has failed, whoever has caught its error.
+        if (isEnded) return null
+        throw error
+      }
+    })
   }
 
   /** Runs statements in one transaction. After a transient failure `work` runs again, in a new one. */

@@ -7,6 +7,7 @@ import type {
   CensusOptions,
   DatedCensusRow,
   ErasureState,
+  SampledRef,
   StoreFinding,
   StoreMaintenance,
 } from '../../store.js'
@@ -20,7 +21,7 @@ import { finishPostgresErasure } from './erasure.js'
 import { familyOf, quotedTable, type StoredTable } from './family.js'
 import { type RunSql, schemaProblem } from './migrate.js'
 import { namedKekIds, recordArrays, refArrays } from './statements/arrays.js'
-import { censusRow } from './statements/decode.js'
+import { censusRow, isTextRefused } from './statements/decode.js'
 import { type PostgresStatements, selectVersions } from './statements/prepare.js'
 
 export class PostgresMaintenance implements StoreMaintenance {
@@ -110,6 +111,18 @@ export class PostgresMaintenance implements StoreMaintenance {
     return new Map(rows.filter(({ count }) => count > 0).map(({ kekId, count }) => [kekId, count]))
   }
 
+  async sampleRefs(limit: number, total: number): Promise<SampledRef[]> {
+    const percent = Math.min(100, (100 * limit * ROWS_PER_SAMPLE) / Math.max(total, 1))
+    try {
+      return await this.#connection.run('sample keys', () =>
+        this.#statements.selectSampledRefs.execute({ percent, limit }),
+      )
+    } catch (error) {
+      if (isTextRefused(error) || isUnsupported(error)) return []
+      throw error
+    }
+  }
+
   async #storedFor(records: readonly KeyRecord[], deadline: Deadline): Promise<Map<string, KeyRecord[]>> {
     const stored = await this.#connection.run(
       'read keys',
@@ -144,6 +157,16 @@ export class PostgresMaintenance implements StoreMaintenance {
       return { severity: 'warning', kind: 'setting', reason: `${name} is off: a crash can lose keys` }
     })
   }
+}
+
+/** Rows looked at for each one of a sample: blocks are chosen at random, and rows of one block may be neighbours. */
+const ROWS_PER_SAMPLE = 4
+
+/** Whether the server has no such statement: some that speak Postgres's protocol cannot sample tables. */
+function isUnsupported(error: unknown): boolean {
+  const code: unknown =
+    error instanceof Error && error.cause instanceof Error && Reflect.get(error.cause, 'code')
+  return /^(0A|42601)/.test(String(code))
 }
 
 const NO_ROWS: ReadonlyMap<string, readonly KeyRecord[]> = new Map()

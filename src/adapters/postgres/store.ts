@@ -9,6 +9,7 @@ import type {
   KeyPage,
   KeyStore,
   NewKeyRecord,
+  SampleOptions,
   ShredOptions,
   ShredResult,
   StoreChange,
@@ -34,6 +35,7 @@ import {
 import { isReadable, requireReadable, type StoredRow, storedRow } from '../stored-rows.js'
 import { PostgresChanges } from './changes.js'
 import { listenTarget, PostgresConnection, type RunOptions } from './connection.js'
+import { sampleKeks } from './kek-samples.js'
 import { PostgresMaintenance } from './maintenance.js'
 import type { PostgresSource } from './source.js'
 import { changeArrays, liveArrays, namedKekIds, recordArrays, refArrays } from './statements/arrays.js'
@@ -75,6 +77,7 @@ export class PostgresKeyStore implements KeyStore {
   readonly #connection: PostgresConnection
   readonly #statements: PostgresStatements
   readonly #changes: PostgresChanges
+  readonly #schema: string
 
   constructor(source: PostgresSource, options: PostgresKeyStoreOptions) {
     const { schema = 'public', namedStatements = false, migrate, deadlineMs = DEFAULT_DEADLINE_MS } = options
@@ -86,6 +89,7 @@ export class PostgresKeyStore implements KeyStore {
     const connection = new PostgresConnection(source, { schema, migrate, deadlineMs })
     const channel = channelOf(schema)
     this.#connection = connection
+    this.#schema = schema
     this.transactional = connection.transactional
     this.#statements = connection.prepare({ named: namedStatements, notify })
     this.#changes = new PostgresChanges({
@@ -154,11 +158,16 @@ export class PostgresKeyStore implements KeyStore {
   list(page: KeyPage): Promise<KeyRecord[]> {
     const named = page.notKekId ?? page.kekId
     const kind = pageKindOf(page)
+    const { before } = page
+    const bound = before && { beforeUserId: before.userId, beforeVersion: before.version }
     return readPage(page, ({ after, limit }) => {
-      const values = { ...after, limit, ...(typeof named === 'string' ? { kekId: named } : {}) }
+      const values = { ...after, ...bound, limit, ...(typeof named === 'string' ? { kekId: named } : {}) }
       return this.#read(
         'list keys',
-        (s) => s[`selectPage${kind}`].execute(values),
+        (s) =>
+          bound && (kind === 'UnderKek' || kind === 'WithoutKek')
+            ? s[`selectPage${kind}Before`].execute(values)
+            : s[`selectPage${kind}`].execute(values),
         (s) => s[`selectPage${kind}WithBytes`].execute(values),
         // There may be any number of rows before the first that is wanted; under one KEK id of dead entries of the index.
         { mayTakeLong: named !== undefined },
@@ -214,7 +223,18 @@ export class PostgresKeyStore implements KeyStore {
     return isAnswerLost ? new Set([...stored, ...removed].map(refKey)).size : removed.length
   }
 
-  async sampleByKek(limit: number): Promise<KeyRecord[]> {
+  async sampleByKek(limit: number, { kekIds, onUnsearched }: SampleOptions = {}): Promise<KeyRecord[]> {
+    // A statement that is ended would end the caller's transaction too.
+    if (onUnsearched !== undefined && !this.transactional) {
+      const sampling = { limit, schema: this.#schema, kekIds, onUnsearched }
+      const rows = await sampleKeks(this.#connection, this.#connection.sampleQueries(), sampling).catch(
+        (error) => {
+          if (isTextRefused(error)) return null
+          throw error
+        },
+      )
+      if (rows !== null) return rows
+    }
     const rows = await this.#read(
       'sample keys',
       (s) => s.selectSample.execute({ limit }),

@@ -4,6 +4,7 @@ import type {
   CensusOptions,
   DatedCensusRow,
   ErasureState,
+  SampledRef,
   StoreFinding,
   StoreMaintenance,
 } from '../../store.js'
@@ -15,8 +16,9 @@ import type { AsyncSqliteConnection } from './async-connection.js'
 import { checkAsyncSqlite } from './async-migrate.js'
 import { boundTo, decodeRows, versionsOf } from './async-statements.js'
 import { copiedByTriggers, selectTriggers } from './copiers.js'
-import { countsByKek, datedCensusOf, namedKekIds } from './statements/decode.js'
+import { countsByKek, datedCensusOf, namedKekIds, sampledRefs } from './statements/decode.js'
 import { sqliteQueries } from './statements/queries.js'
+import { rowNumbers } from './statements/row-numbers.js'
 
 /** Why a store on each driver is not told of what other processes change. */
 export const SILENT_DRIVERS = {
@@ -101,6 +103,17 @@ export class AsyncSqliteMaintenance implements StoreMaintenance {
   async countUnder(kekIds: readonly string[]): Promise<Map<string, number>> {
     const statement = boundTo(sqliteQueries().countUnderKeks, { ids: JSON.stringify(kekIds) })
     return countsByKek(await this.#connection.read('count keys', statement))
+  }
+
+  async sampleRefs(limit: number): Promise<SampledRef[]> {
+    const { selectRowNumbers, selectRefsAt } = sqliteQueries()
+    const numbers = await this.#connection.read('sample keys', boundTo(selectRowNumbers)).catch((error) => {
+      // A host's own table may be WITHOUT ROWID.
+      if (isKeystoreError(error) && !error.retryable) return []
+      throw error
+    })
+    const statement = boundTo(selectRefsAt, rowNumbers(numbers, limit))
+    return numbers.length === 0 ? [] : sampledRefs(await this.#connection.read('sample keys', statement))
   }
 
   #whatRemains(): Required<ErasureState> {

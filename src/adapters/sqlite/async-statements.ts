@@ -2,6 +2,7 @@
 import type { BoundStatement } from '../../drivers/async-sqlite.js'
 import type { KeyPage } from '../../store.js'
 import type { KeyRecord } from '../../table.js'
+import { rowsBefore } from '../records.js'
 import { isReadable, type StoredRow } from '../stored-rows.js'
 import type { AsyncSqliteConnection } from './async-connection.js'
 import type { PlaceholderValues, Statement } from './statements/bind.js'
@@ -33,7 +34,7 @@ export async function readAsyncPage(connection: AsyncSqliteConnection, page: Key
   const { pages, rows } = sqliteQueries()
   const { kind, values } = pageOf(page)
   const found = decodeRows(await connection.read('list keys', boundTo(pages[kind], values)))
-  if (found.every(isPlain)) return found
+  if (found.every(isPlain)) return [...rowsBefore(found, page.before)]
   // Reads on until there are enough records between the rows that are none.
   for (let limit = page.limit + MORE_ROWS; ; limit *= 2) {
     const read = await connection.read('list keys', boundTo(rows[kind], { ...values, limit }))

@@ -1,9 +1,11 @@
 /** What the operator's commands do with a SQLite store. */
+import type { SqliteClient } from '../../drivers/sqlite-client.js'
 import { isKeystoreError } from '../../errors.js'
 import type {
   CensusOptions,
   DatedCensusRow,
   ErasureState,
+  SampledRef,
   StoreFinding,
   StoreMaintenance,
 } from '../../store.js'
@@ -14,8 +16,12 @@ import type { SqliteChanges } from './changes.js'
 import type { SqliteConnection } from './connection.js'
 import type { SqliteErasure } from './erasure.js'
 import { inspectSqlite } from './inspect.js'
-import { countsByKek, datedCensusOf, namedKekIds } from './statements/decode.js'
+import type { Statement } from './statements/bind.js'
+import { countsByKek, datedCensusOf, namedKekIds, sampledRefs } from './statements/decode.js'
+import { type DirectStatement, prepareDirect } from './statements/direct.js'
 import { selectVersions } from './statements/prepare.js'
+import { sqliteQueries } from './statements/queries.js'
+import { rowNumbers } from './statements/row-numbers.js'
 
 export class SqliteMaintenance implements StoreMaintenance {
   readonly #connection: SqliteConnection
@@ -67,5 +73,23 @@ export class SqliteMaintenance implements StoreMaintenance {
   async countUnder(kekIds: readonly string[]): Promise<Map<string, number>> {
     const ids = JSON.stringify(kekIds)
     return countsByKek(await this.#connection.read('count keys', (s) => s.countUnderKeks.rows({ ids })))
+  }
+
+  async sampleRefs(limit: number): Promise<SampledRef[]> {
+    const { selectRowNumbers, selectRefsAt } = sqliteQueries()
+    return this.#connection.withClient('sample keys', (client) => {
+      const numbers = preparedIfPossible(client, selectRowNumbers)?.rows()
+      if (numbers === undefined) return []
+      return sampledRefs(prepareDirect(client, selectRefsAt).rows(rowNumbers(numbers, limit)))
+    })
+  }
+}
+
+/** Null where the table has no row numbers: a host's own may be WITHOUT ROWID (sqlite.org/withoutrowid.html). */
+function preparedIfPossible(client: SqliteClient, query: Statement): DirectStatement | null {
+  try {
+    return prepareDirect(client, query)
+  } catch {
+    return null
   }
 }

@@ -1,8 +1,8 @@
 /** Builds the statements that select rows. `:name` stands for a placeholder. */
 import { type SQL, sql } from 'drizzle-orm'
-import { TENANT_KEK_IDS } from '../../../table.js'
-import { BY_BYTES, castTo, DIFFERS, EQUALS, GREATER, LESS, NOT_GREATER, NOT_LESS } from '../catalog.js'
-import { arrayOf, type Fragments, shortArrayOf, shortUserIds, text, unnested } from './fragments.js'
+import { castTo, DIFFERS, DIVIDED, EQUALS, GREATER, LESS, MODULO, NOT_GREATER } from '../catalog.js'
+import { arrayOf, type Fragments, shortArrayOf, shortUserIds, unnested } from './fragments.js'
+import { samplesOf } from './samples.js'
 
 /** Every row of `:userId`, by version. */
 export function selectVersionsOfUser({ db, keys, isUser }: Fragments) {
@@ -53,6 +53,41 @@ export function selectPageWithoutKek(fragments: Fragments) {
   return fragments.selectFrom(pageOfKek(fragments, isAfterRefWithoutKek(fragments))).orderBy(...refOrder)
 }
 
+/** {@link selectPageUnderKek}, of rows before the ref of `:beforeUserId` and `:beforeVersion`. */
+export function selectPageUnderKekBefore(fragments: Fragments) {
+  const { isLiveOfUser, kekIdByBytes } = fragments
+  // Equality, since of comparisons of rows Postgres ends a scan by the first column alone. Were the primary key chosen, nothing behind the
+  // ref would be read either.
+  const isUnderKek = sql`${kekIdByBytes} ${EQUALS} ${sql.placeholder('kekId')}${castTo('text')}`
+  const where = sql`${isLiveOfUser} and ${isUnderKek} and ${isAfterRef(fragments)} and ${isBeforeRef(fragments)}`
+  return fragments.selectFrom(pageOfKek(fragments, where)).orderBy(...refOrder)
+}
+
+/** {@link selectPageWithoutKek}, of rows before the ref of `:beforeUserId` and `:beforeVersion`. */
+export function selectPageWithoutKekBefore(fragments: Fragments) {
+  const where = sql`${isAfterRefWithoutKek(fragments)} and ${isBeforeRef(fragments)}`
+  return fragments.selectFrom(pageOfKek(fragments, where)).orderBy(...refOrder)
+}
+
+/** About `:limit` users' live rows at about equal distances, of a random `:percent` of the table's blocks. */
+export function selectSampledRefs({ db, keys, isLiveOfUser }: Fragments) {
+  const percent = sql`(${sql.placeholder('percent')}::float4)`
+  const nth = sql`(n ${MODULO} greatest(total ${DIVIDED} ${sql.placeholder('limit')}::bigint, 1)) ${EQUALS} 0`
+  return db
+    .select({
+      userId: sql<string>`user_id`.as('sampled_user_id'),
+      version: sql<number>`version`.as('sampled_version'),
+      kekId: sql<string | null>`kek_id`.as('sampled_kek_id'),
+    })
+    .from(
+      sql`(select ${keys.userId}, ${keys.version}, ${keys.kekId}, pg_catalog.count(*) over () as total,
+        pg_catalog.row_number() over (order by ${keys.userId}, ${keys.version}) as n
+        from ${keys} tablesample system ${percent} where ${isLiveOfUser}) sampled`,
+    )
+    .where(nth)
+    .orderBy(sql`n`)
+}
+
 /** {@link selectPage}, with the stored bytes. */
 export function selectPageWithBytes(fragments: Fragments) {
   return pageWithBytesOf(fragments, isAfterRef(fragments))
@@ -75,36 +110,12 @@ export function selectPageWithoutKekWithBytes(fragments: Fragments) {
 
 /** Up to `:limit` users' live rows of each KEK id but those of tenants' keys, null included. */
 export function selectSample(fragments: Fragments) {
-  return fragments.selectFrom(samplesOf(fragments))
+  return fragments.selectFrom(samplesOf(fragments, sql`${sql.placeholder('limit')}`))
 }
 
 /** {@link selectSample}, with the stored bytes. */
 export function selectSampleWithBytes(fragments: Fragments) {
-  return fragments.selectBytesFrom(samplesOf(fragments))
-}
-
-function samplesOf({ keys, isLiveOfUser, kekIdByBytes }: Fragments): SQL {
-  const limit = sql`${sql.placeholder('limit')}::int`
-  // Jumps from one KEK id to the next. "order by … limit" leaves the planner only the partial index. With a comparison for equality, and
-  // statistics that are out of date, it would scan the table for the first rows that match.
-  const first = (
-    condition: SQL,
-  ) => sql`(select ${kekIdByBytes} from ${keys} where ${isLiveOfUser} and ${condition}
-    order by ${kekIdByBytes} limit 1)`
-  const jumps = (name: string, isInRange: SQL) => {
-    const kek = sql.raw(name)
-    const next = first(sql`${isInRange} and ${kekIdByBytes} ${GREATER} ${kek}.id`)
-    return sql`${kek}(id) as (${first(isInRange)} union all select ${next} from ${kek} where ${kek}.id is not null)`
-  }
-  // Over all tenants' keys at once.
-  const below = jumps('below', sql`${kekIdByBytes} ${LESS} ${text(TENANT_KEK_IDS.from)}`)
-  const above = jumps('above', sql`${kekIdByBytes} ${NOT_LESS} ${text(TENANT_KEK_IDS.below)}`)
-  return sql`(with recursive ${below}, ${above}, kek(id) as (select id from below union all select id from above)
-      select row.* from kek cross join lateral (
-        select * from ${keys} where ${isLiveOfUser} and ${kekIdByBytes} ${NOT_LESS} kek.id order by ${kekIdByBytes} limit ${limit}
-      ) row where kek.id is not null and row.kek_id ${BY_BYTES} ${EQUALS} kek.id
-      union all
-      (select * from ${keys} where ${isLiveOfUser} and kek_id is null order by ${kekIdByBytes} limit ${limit})) sample`
+  return fragments.selectBytesFrom(samplesOf(fragments, sql`${sql.placeholder('limit')}`))
 }
 
 /** Whether `:userId` has a live row. */
@@ -145,6 +156,12 @@ function isAfterRefUnderKek({ keys, isLiveOfUser, kekIdByBytes }: Fragments): SQ
   return sql`${isLiveOfUser} and (${kekIdByBytes}, ${keys.userId}, ${keys.version}) ${GREATER} ${after}
     and ${kekIdByBytes} ${NOT_GREATER} ${kekId}`
 }
+
+function isBeforeRef({ keys }: Fragments): SQL {
+  return sql`(${keys.userId}, ${keys.version}) ${LESS} (${beforeRef})`
+}
+
+const beforeRef = sql`${sql.placeholder('beforeUserId')}, ${sql.placeholder('beforeVersion')}::int`
 
 function isAfterRefWithoutKek(fragments: Fragments): SQL {
   return sql`${fragments.isLiveOfUser} and ${fragments.keys.kekId} is null and ${isAfterRef(fragments)}`

@@ -1,7 +1,7 @@
 /** Turns rows as a driver gives them into records, or says why they are none. */
 import { bytesLiteral } from '../../../drivers/bytes-literal.js'
 import { isExactText } from '../../../drivers/sqlite-text.js'
-import type { CensusOptions, CensusRow, DatedCensusRow, ShredResult } from '../../../store.js'
+import type { CensusOptions, CensusRow, DatedCensusRow, SampledRef, ShredResult } from '../../../store.js'
 import type { KeyRecord } from '../../../table.js'
 import { columnDefect, type StoredRow, shownVersion, Unreadable, userIdDefect } from '../../stored-rows.js'
 import { encryptionKeys as keys } from '../schema.js'
@@ -116,4 +116,12 @@ export function datedCensusOf(rows: readonly (readonly unknown[])[]): DatedCensu
 /** @param rows of `countUnderKeks` */
 export function countsByKek(rows: readonly (readonly unknown[])[]): Map<string, number> {
   return new Map(rows.map(([kekId, count]) => [String(kekId), Number(count)]))
+}
+
+/** @param rows of `selectRefsAt` */
+export function sampledRefs(rows: readonly (readonly unknown[])[]): SampledRef[] {
+  return rows.flatMap(([userId, version, kekId]) => {
+    if (typeof userId !== 'string' || typeof version !== 'number') return []
+    return [{ userId, version, kekId: typeof kekId === 'string' ? kekId : null }]
+  })
 }

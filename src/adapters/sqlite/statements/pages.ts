@@ -2,7 +2,8 @@
 import type { SqliteClient } from '../../../drivers/sqlite-client.js'
 import { mayBeInexact } from '../../../drivers/sqlite-text.js'
 import type { KeyPage, UnreadableRow } from '../../../store.js'
-import type { KeyRecord } from '../../../table.js'
+import { compareRefs, type KeyRecord } from '../../../table.js'
+import { rowsBefore } from '../../records.js'
 import { isReadable, requireReadable, type StoredRow } from '../../stored-rows.js'
 import type { PlaceholderValues, Statement } from './bind.js'
 import { decodeWithBytes, type RawRow } from './decode.js'
@@ -28,16 +29,18 @@ export function preparePages(client: SqliteClient) {
 export function readPage({ pages, rows }: PageStatements, page: KeyPage): KeyRecord[] {
   const { kind, values } = pageOf(page)
   const found = pages[kind].all(values)
-  if (found.every(isPlain)) return found
+  if (found.every(isPlain)) return [...rowsBefore(found, page.before)]
   return readCarefully(rows[kind]({ ...values, limit: -1 }), page)
 }
 
 /** Which statement reads a page, and with which values. */
 export function pageOf(page: KeyPage): { kind: PageKind; values: PlaceholderValues } {
-  const { after, limit, notKekId, kekId } = page
-  const rows = notKekId !== undefined ? 'NotUnderKek' : kekId !== undefined ? 'UnderKek' : ''
+  const { after, before, limit, notKekId, kekId } = page
+  const underKek = before === undefined ? 'UnderKek' : 'UnderKekBefore'
+  const rows = notKekId !== undefined ? 'NotUnderKek' : kekId !== undefined ? underKek : ''
   const place = after === undefined ? 'first' : 'next'
-  return { kind: `${place}${rows}`, values: { ...after, limit, kekId: notKekId ?? kekId } }
+  const bound = { beforeUserId: before?.userId, beforeVersion: before?.version }
+  return { kind: `${place}${rows}`, values: { ...after, ...bound, limit, kekId: notKekId ?? kekId } }
 }
 
 /** Whether a row is a record for certain, and its id and KEK id are as they are stored. */
@@ -49,11 +52,15 @@ export function isPlain(row: StoredRow): row is KeyRecord {
  * Takes records until there are as many as wanted. Rows between them that are none are reported. Those after the last record are not: the
  * next page begins with them, since it begins after the last record.
  */
-export function readCarefully(rows: Iterable<StoredRow>, { limit, onUnreadable }: KeyPage): KeyRecord[] {
+export function readCarefully(
+  rows: Iterable<StoredRow>,
+  { before, limit, onUnreadable }: KeyPage,
+): KeyRecord[] {
   const records: KeyRecord[] = []
   let unreadable: UnreadableRow[] = []
   for (const row of rows) {
     if (isReadable(row)) {
+      if (before !== undefined && compareRefs(row, before) >= 0) break
       for (const between of unreadable) onUnreadable?.(between)
       unreadable = []
       records.push(row)

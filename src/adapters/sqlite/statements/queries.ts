@@ -7,6 +7,8 @@ import {
   type PageOptions,
   selectActiveOfUsers,
   selectPage,
+  selectRefsAt,
+  selectRowNumbers,
   selectRowsWithBytes,
   selectSampleOfKek,
   selectVersionsOfUser,
@@ -24,8 +26,8 @@ import {
 
 export type SqliteQueries = ReturnType<typeof buildQueries>
 
-/** Of a page: whether it is the first, and whether it has all rows, or only those that are not, or are, under one KEK id. */
-export type PageKind = `${'first' | 'next'}${'' | 'NotUnderKek' | 'UnderKek'}`
+/** Of a page: whether it is the first; whether it has all rows, or only those that are not, or are, under one KEK id, and the latter before a ref. */
+export type PageKind = `${'first' | 'next'}${'' | 'NotUnderKek' | 'UnderKek' | 'UnderKekBefore'}`
 
 let built: SqliteQueries | null = null
 
@@ -51,6 +53,8 @@ function buildQueries(db: QueryBuilder) {
     countRows: statementOf(countRows(db)),
     countRowsWithAges: statementOf(countRowsWithAges(db)),
     countUnderKeks: statementOf(countUnderKeks(db)),
+    selectRowNumbers: statementOf(selectRowNumbers(db)),
+    selectRefsAt: statementOf(selectRefsAt(db)),
     pages: statementsByKind((options) => statementOf(selectPage(db, options))),
     /** The rows from a page on, each with the bytes of its texts. */
     rows: statementsByKind((options) => statementOf(selectRowsWithBytes(db, options))),
@@ -58,7 +62,12 @@ function buildQueries(db: QueryBuilder) {
 }
 
 const PLACES = ['first', 'next'] as const
-const ROWS = { '': 'all', NotUnderKek: 'notUnderKek', UnderKek: 'underKek' } as const
+const ROWS = {
+  '': 'all',
+  NotUnderKek: 'notUnderKek',
+  UnderKek: 'underKek',
+  UnderKekBefore: 'underKekBefore',
+} as const
 
 function statementsByKind(build: (options: PageOptions) => Statement): Readonly<Record<PageKind, Statement>> {
   const kinds = PLACES.flatMap((place) =>

@@ -1,6 +1,6 @@
 /** Builds the statements that select rows. `:name` stands for a placeholder. */
 import { and, type SQL, sql } from 'drizzle-orm'
-import { encryptionKeys as keys } from '../schema.js'
+import { isOfUser, encryptionKeys as keys } from '../schema.js'
 import { isLive, isLiveOfUser, isOneOfUsers, isUnderKek, isUser, type QueryBuilder } from './fragments.js'
 
 /** Every row of `:userId`, by version. */
@@ -25,8 +25,11 @@ export function selectActiveOfUsers(db: QueryBuilder) {
 export interface PageOptions {
   /** Whether it is the first page. Others begin after the ref of `:userId` and `:version`. */
   readonly first: boolean
-  /** Which rows it has: all, live ones that are not under `:kekId`, or users' live ones that are. */
-  readonly rows: 'all' | 'notUnderKek' | 'underKek'
+  /**
+   * Which rows it has: all, live ones that are not under `:kekId`, or users' live ones that are, and of these perhaps only those before the ref of
+   * `:beforeUserId` and `:beforeVersion`.
+   */
+  readonly rows: 'all' | 'notUnderKek' | 'underKek' | 'underKekBefore'
 }
 
 /** Up to `:limit` rows, by user and version. */
@@ -54,8 +57,31 @@ function isOnPage({ first, rows }: PageOptions): SQL | undefined {
     all: undefined,
     notUnderKek: sql`${isLive} and ${keys.kekId} is not ${sql.placeholder('kekId')}`,
     underKek: sql`${isLiveOfUser} and ${isUnderKek}`,
+    underKekBefore: sql`${isBeforeRef} and ${isLiveOfUser} and ${isUnderKek}`,
   }
   return and(first ? undefined : isAfterRef, conditions[rows])
+}
+
+/** The row at or behind each row number in `:numbers`, a JSON array: users' live ones alone. */
+export function selectRefsAt(db: QueryBuilder) {
+  const at = sql`(select min(k.rowid) from ${keys} k where k.rowid >= json_each.value)`
+  return db
+    .select({ userId: keys.userId, version: keys.version, kekId: keys.kekId })
+    .from(keys)
+    .where(
+      sql`rowid in (select ${at} from json_each(${sql.placeholder('numbers')})) and +${keys.shreddedAt} is null and ${isOfUser(sql`+${keys.userId}`)}`,
+    )
+    .orderBy(keys.userId, keys.version)
+}
+
+/** The first and the last row number. A table of the host's may have none. */
+export function selectRowNumbers(db: QueryBuilder) {
+  return db
+    .select({
+      first: sql<number>`(select min(rowid) from ${keys})`.as('first'),
+      last: sql<number>`(select max(rowid) from ${keys})`.as('last'),
+    })
+    .from(sql`(select 1)`)
 }
 
 /** Up to `:limit` live rows of users under `:kekId`, which may be null. */
@@ -63,6 +89,7 @@ export function selectSampleOfKek(db: QueryBuilder) {
   return select(db, sql`${isUnderKek} and ${isLiveOfUser}`).limit(sql.placeholder('limit'))
 }
 
+const isBeforeRef = sql`(${keys.userId}, ${keys.version}) < (${sql.placeholder('beforeUserId')}, ${sql.placeholder('beforeVersion')})`
 const isAfterRef = sql`(${keys.userId}, ${keys.version}) > (${sql.placeholder('userId')}, ${sql.placeholder('version')})`
 
 function select(db: QueryBuilder, where: SQL | undefined) {

@@ -1,0 +1,111 @@
+/**
+ * Samples of each KEK id for `open`, in a bounded time whatever the index holds.
+ *
+ * A rewrapped row leaves its entry under the old KEK id in the index. Until a vacuum removes it, and while any transaction has an older snapshot
+ * none can, whoever reads the index goes through all of them and finds nothing: 0.2 s for a million, and 1 s the first time. No statement can
+ * tell beforehand where these are. So each is cut off by the server after some milliseconds, and where one was, the rest is looked for around it:
+ *
+ * 1. All at once, by jumps from one KEK id to the next: exact, and all that is done on a table that is vacuumed.
+ * 2. If that was cut off: rows in a few blocks of the table chosen at random, which show every KEK id that has a share of the rows worth naming;
+ *    the ids that the caller knows; and those in the planner's statistics. Then the jumps in each gap between two of these ids.
+ * 3. What was cut off there too is said. It may be that nothing is there.
+ */
+import { type SQL, sql } from 'drizzle-orm'
+import type { SampleOptions, UnsearchedKeks } from '../../store.js'
+import {
+  compareUtf8,
+  encryptionKeysDeclaration as declaration,
+  isTenantKekId,
+  type KeyRecord,
+} from '../../table.js'
+import { isReadable, storedRow } from '../stored-rows.js'
+import { castTo, DIVIDED, EQUALS } from './catalog.js'
+import type { PostgresConnection } from './connection.js'
+import type { KekGap, SampleQueries } from './statements/samples.js'
+
+/** For all jumps at once. They take one or two milliseconds. */
+const ALL_MS = 25
+/** For one KEK id, or one gap between two. */
+const PART_MS = 20
+/** Once so many parts have been cut off, the others are not tried. */
+const MOST_CUT_OFF = 3
+/** For what reads a bounded number of rows. */
+const BOUNDED_MS = 2000
+/** So many blocks of 8 KiB are read for a sample of the table. */
+const BLOCKS = 100
+const BLOCK_BYTES = 8192
+
+export interface KekSampling extends Pick<SampleOptions, 'kekIds'> {
+  readonly limit: number
+  readonly schema: string
+  readonly onUnsearched: (part: UnsearchedKeks) => void
+}
+
+/** @throws ERR_STORE, also if a text cannot be sent: then the rows have to be read as bytes */
+export async function sampleKeks(
+  connection: PostgresConnection,
+  queries: SampleQueries,
+  { limit, schema, kekIds = [], onUnsearched }: KekSampling,
+): Promise<KeyRecord[]> {
+  const run = (query: SQL, ms: number) => connection.runBriefly('sample keys', query, ms)
+  const recordsOf = (rows: readonly Record<string, unknown>[] | null) =>
+    rows?.map((row) => storedRow(queries.decode(row))).filter(isReadable) ?? null
+
+  const all = recordsOf(await run(queries.all(limit), ALL_MS))
+  if (all !== null) return all
+
+  const sampled = recordsOf(await run(queries.ofBlocks(limit, percentOf(schema)), BOUNDED_MS)) ?? []
+  const [statistics] = (await run(commonIds(schema), BOUNDED_MS)) ?? []
+  const found = new Map<string | null, KeyRecord[]>()
+  for (const row of sampled) found.set(row.kekId, [...(found.get(row.kekId) ?? []), row])
+  const named = [...kekIds, ...textsOf(statistics?.ids), ...found.keys()]
+  const known = [...new Set(named)].filter((id) => id !== null && !isTenantKekId(id)) as string[]
+  let cutOff = 0
+  const part = async (query: SQL, unsearched: UnsearchedKeks) => {
+    const rows = cutOff >= MOST_CUT_OFF ? null : recordsOf(await run(query, PART_MS))
+    if (rows !== null) return rows
+    cutOff += 1
+    onUnsearched(unsearched)
+    return []
+  }
+  const records: KeyRecord[] = []
+  for (const gap of gapsBetween(known.sort(compareUtf8)))
+    records.push(...(await part(queries.inGap(limit, gap), { above: gap.above, below: gap.below })))
+  for (const kekId of [...known, null])
+    records.push(...(found.get(kekId) ?? (await part(queries.ofKek(limit, kekId), { kekId }))))
+  return records
+}
+
+/** What is before, between and after the ids. @param ids sorted */
+function gapsBetween(ids: readonly string[]): KekGap[] {
+  return [null, ...ids].map((above, index) => ({ above, below: ids[index] ?? null }))
+}
+
+/** Which part of the table's blocks {@link BLOCKS} are: of partitions too. */
+function percentOf(schema: string): SQL {
+  const { name } = declaration
+  const bytes = sql`(select pg_catalog.sum(size)${castTo('float8')} from (
+    select pg_catalog.pg_relation_size(c.oid) as size, c.oid from pg_catalog.pg_class c
+      join pg_catalog.pg_namespace n on n.oid ${EQUALS} c.relnamespace
+      where n.nspname ${EQUALS} ${schema} and c.relname ${EQUALS} ${name}
+    union select pg_catalog.pg_relation_size(p.relid), p.relid from pg_catalog.pg_class c
+      join pg_catalog.pg_namespace n on n.oid ${EQUALS} c.relnamespace
+      cross join lateral pg_catalog.pg_partition_tree(c.oid) p
+      where n.nspname ${EQUALS} ${schema} and c.relname ${EQUALS} ${name}) sizes)`
+  const wanted = sql.raw(`${100 * BLOCKS * BLOCK_BYTES}`)
+  const least = sql.raw(`${BLOCKS * BLOCK_BYTES}`)
+  return sql`(${wanted}${castTo('float8')} ${DIVIDED} greatest(${bytes}, ${least}${castTo('float8')}))`
+}
+
+/** The most frequent KEK ids at the last ANALYZE, which the table may have no more. */
+function commonIds(schema: string): SQL {
+  const { name, columns } = declaration
+  return sql`select pg_catalog.array_to_json(most_common_vals${castTo('text')}${castTo('text[]')})${castTo('text')} as ids
+    from pg_catalog.pg_stats where schemaname ${EQUALS} ${schema} and tablename ${EQUALS} ${name}
+      and attname ${EQUALS} ${columns.kekId.name}`
+}
+
+function textsOf(json: unknown): string[] {
+  const texts: unknown = typeof json === 'string' ? JSON.parse(json) : []
+  return Array.isArray(texts) ? texts.filter((text) => typeof text === 'string') : []
+}
