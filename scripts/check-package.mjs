@@ -32,6 +32,9 @@ const PUBLISHED = [
   /^docs\/benchmarks\/node-\d+-[a-z-]+\.svg$/,
   /^docs\/pictures\/[a-z-]+\.svg$/,
   /^examples\/([a-z-]+\/)?[a-z-]+\.(ts|jsonc)$/,
+  /^examples\/byok-app\/(src|public)\/([a-z-]+\/)*[a-z-]+\.(tsx?|css|js|svg)$/,
+  /^examples\/byok-app\/migrations\/(sqlite|postgres)\/(\d{4}_[a-z0-9_]+\.sql|meta\/(\d{4}_snapshot|_journal)\.json)$/,
+  /^examples\/byok-app\/(README\.md|package\.json|tsconfig(\.build)?\.json|drizzle\.\w+\.config\.ts|Dockerfile(\.dockerignore)?|compose\.yaml)$/,
 ]
 const REQUIRED = [
   'LICENSE',

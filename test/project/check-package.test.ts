@@ -37,6 +37,8 @@ it('complains about files that must not be published, or are missing', async () 
     write('migrations/keystore.db', '')(folder)
     write('dist/master.key', 'x')(folder)
     write('dist/x.js.map', '{}')(folder)
+    write('examples/byok-app/.env', 'not even packed')(folder)
+    write('examples/byok-app/src/.env', 'x')(folder)
     write('dist/y.js', `// ${folder}`)(folder)
     rmSync(join(folder, 'LICENSE'))
     rmSync(join(folder, 'migrations', 'postgres'), { recursive: true })
@@ -46,6 +48,7 @@ it('complains about files that must not be published, or are missing', async () 
     'dist/some.test.js: must not be published',
     'dist/x.js.map: must not be published',
     'dist/y.js: names a folder of the machine that built it',
+    'examples/byok-app/src/.env: must not be published',
     'migrations/keystore.db: must not be published',
     'LICENSE: is missing',
     'migrations/postgres/meta/_journal.json: is missing',

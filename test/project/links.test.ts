@@ -6,7 +6,15 @@ import { describe, expect, it } from 'vitest'
 
 const root = join(import.meta.dirname, '..', '..')
 /** Every Markdown file of ours. */
-const documents = ['.', '.github', 'bench', 'docs', 'docs/decisions', 'test/vectors'].flatMap((folder) =>
+const documents = [
+  '.',
+  '.github',
+  'bench',
+  'docs',
+  'docs/decisions',
+  'examples/byok-app',
+  'test/vectors',
+].flatMap((folder) =>
   readdirSync(join(root, folder))
     .filter((name) => name.endsWith('.md'))
     .map((name) => posix.join(folder, name)),

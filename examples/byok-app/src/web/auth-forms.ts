@@ -1,0 +1,81 @@
+/**
+ * Our forms call Better Auth through its request handler and not through `auth.api`, so that its rate limit and its own check of the origin
+ * hold. Only what a browser must reach itself is open under /api/auth: the way back from a provider, and the link in a mail.
+ */
+import { getConnInfo } from '@hono/node-server/conninfo'
+import { Hono } from 'hono'
+import { CLIENT_ADDRESS_HEADER } from '../auth.js'
+import type { AppContext, AppEnv, Services } from './services.js'
+
+export interface AuthAnswer {
+  readonly ok: boolean
+  readonly status: number
+  /** Better Auth's code of an error, such as INVALID_PASSWORD; empty if there is none. */
+  readonly code: string
+  /** Seconds, if there were too many requests. */
+  readonly retryAfter: number
+  /** Where a provider asks who this is. */
+  readonly url: string | null
+}
+
+/** Sends a form on to Better Auth, and its cookies back to the browser. */
+export async function callAuth(
+  c: AppContext,
+  services: Services,
+  path: string,
+  body: Readonly<Record<string, string | boolean | undefined>>,
+): Promise<AuthAnswer> {
+  const headers = forwardedHeaders(c, services)
+  headers.set('content-type', 'application/json')
+  headers.set('origin', services.config.publicUrl.origin)
+  const url = `${services.config.publicUrl.origin}/api/auth${path}`
+  const response = await services.auth.handler(
+    new Request(url, { method: 'POST', headers, body: JSON.stringify(body) }),
+  )
+  for (const cookie of response.headers.getSetCookie()) c.header('set-cookie', cookie, { append: true })
+  const answer = (await response.json().catch(() => null)) as { code?: string; url?: string } | null
+  return {
+    ok: response.ok,
+    status: response.status,
+    code: answer?.code ?? '',
+    retryAfter: Number(response.headers.get('x-retry-after') ?? 60),
+    url: answer?.url ?? null,
+  }
+}
+
+export function authCallbacks(services: Services) {
+  const routes = new Hono<AppEnv>()
+  const pass = (c: AppContext) => {
+    const { pathname, search } = new URL(c.req.url)
+    const url = `${services.config.publicUrl.origin}${pathname}${search}`
+    return services.auth.handler(new Request(url, { headers: forwardedHeaders(c, services) }))
+  }
+  routes.get('/callback/:provider', pass)
+  routes.get('/verify-email', pass)
+  return routes
+}
+
+const FORWARDED = [
+  'cookie',
+  'user-agent',
+  'accept-language',
+  'sec-fetch-site',
+  'sec-fetch-mode',
+  'sec-fetch-dest',
+]
+
+function forwardedHeaders(c: AppContext, { config }: Services): Headers {
+  const headers = new Headers()
+  for (const name of FORWARDED) {
+    const value = c.req.header(name)
+    if (value !== undefined) headers.set(name, value)
+  }
+  headers.set(CLIENT_ADDRESS_HEADER, clientAddress(c, config.trustProxy))
+  return headers
+}
+
+/** The peer's, or what our proxy has appended: everything before that in X-Forwarded-For is the client's own word. */
+function clientAddress(c: AppContext, trustProxy: boolean): string {
+  const forwarded = trustProxy ? c.req.header('x-forwarded-for')?.split(',').at(-1)?.trim() : undefined
+  return forwarded || getConnInfo(c).remote.address || '127.0.0.1'
+}
