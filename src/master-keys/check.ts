@@ -185,7 +185,7 @@ function v2NotAccepted(): KeystoreError {
   return new KeystoreError(
     'ERR_FORMAT_NOT_ACCEPTED',
     "All keys of the store are wrapped in format v2, the Python reference's, which binds no key to its user. If the store is the " +
-      "reference's, the README says how to take it over (“From the Python reference”): read them with accept: { keys: ['v2', 'v3'] }, " +
+      "reference's, docs/MIGRATING.md says how to take it over: read them with accept: { keys: ['v2', 'v3'] }, " +
       'or upgrade them first with `npx keystore rewrap --accept-v2`. If it is not, somebody has put them there',
   )
 }

@@ -1,4 +1,4 @@
-/** The README's table of databases: each row is compiled under strict, and those are run whose driver runs here. */
+/** The table of docs/DATABASES.md: each row is compiled under strict, and those are run whose driver runs here. */
 import { spawnSync } from 'node:child_process'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -9,8 +9,8 @@ import { type FreshDatabase, freshDatabase, isChosen, temporaryFolder } from '..
 import { codeBlocks } from '../support/documents.js'
 import { hostProject, linkPackage, linkPackages } from '../support/host-project.js'
 
-const readme = readFileSync('README.md', 'utf8')
-const [example = ''] = codeBlocks(readme, 'ts')
+const [example = ''] = codeBlocks(readFileSync('README.md', 'utf8'), 'ts')
+const page = readFileSync('docs/DATABASES.md', 'utf8')
 
 interface Row {
   readonly name: string
@@ -21,8 +21,8 @@ interface Row {
 
 const code = (cell = '') => [...cell.matchAll(/`([^`]+)`/g)].map(([, text = '']) => text)
 
-const rows = readme
-  .slice(readme.indexOf('### With your own db'), readme.indexOf('## The master key'))
+const rows = page
+  .slice(page.indexOf('## Your own db'), page.indexOf('## Migrations'))
   .split('\n')
   .filter((line) => line.startsWith('| ') && line.includes('KeyStore({'))
   .map((line): Row => {
@@ -49,7 +49,7 @@ const KEY_SERVICES = [
 /** Of readers of other libraries' values. */
 const LEGACY_CIPHERS = ['@noble/ciphers']
 
-/** What the README takes from the reader, or from a runtime whose types are not installed here. */
+/** What the page takes from the reader, or from a runtime whose types are not installed here. */
 const READERS_OWN = {
   'own.d.ts': `
     declare const url: string
@@ -96,8 +96,8 @@ describe('with your own db', () => {
     folder = temporaryFolder()
     postgres = isChosen('postgres') ? await freshDatabase('postgres') : null
     linkPackages(folder.path, 'drizzle-orm')
-    // As the section says it.
-    expect(codeBlocks(readme, 'sh').join('')).toContain('npx keystore new-master-key ')
+    // As the page says it.
+    expect(page).toContain('`npx keystore new-master-key`')
     key = runKeystore(folder.path, ['new-master-key']).stdout.trim()
   })
   afterAll(async () => {
