@@ -1,6 +1,6 @@
 /** What a release needs: each dependency has a reason, and the publishing workflow's check finds what does not fit together. */
 import { spawnSync } from 'node:child_process'
-import { readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { temporaryFolder } from '../support/databases.js'
@@ -29,7 +29,7 @@ describe('docs/DEPENDENCIES.md', () => {
   it('names the licence of each, and each allows the use under MIT', () => {
     const rows = [...`${installed}${brought}`.matchAll(/^\| (\S+) \| (\S+) \|/gm)].slice(1)
     for (const [, name = '', licence = ''] of rows) {
-      if (name === 'package' || name === '---' || name === 'pkcs11js') continue
+      if (name === 'package' || name === '---' || !existsSync(join('node_modules', name))) continue
       expect(JSON.parse(readFileSync(join('node_modules', name, 'package.json'), 'utf8')).license).toBe(
         licence,
       )
