@@ -17,7 +17,10 @@ export function createCore(randomBytes: () => Uint8Array): NativeCore
 
 export interface NativeCore {
   /** @param aad what tokens are bound to that are sealed or opened without one */
-  readonly V3Key: new (key: Uint8Array, aad?: Uint8Array) => V3Key
+  readonly V3Key: new (
+    key: Uint8Array,
+    aad?: Uint8Array,
+  ) => V3Key
   readonly V2Key: new (key: Uint8Array) => V2Key
   /**
    * The version of the key that a whole token names (v2: 1); 0 if the text is malformed as a token.

@@ -31,6 +31,7 @@ const CORE_NAMES = [
   'applyKeyLog',
   'census',
   'copyKeys',
+  'cryptoCore',
   'decryptRows',
   'decryptWithKey',
   'derivePoolKey',
