@@ -1,5 +1,5 @@
 /** Checks of what callers pass. Each message names the argument, what was expected and the kind of thing that arrived, never its value. */
-import { invalidArgument, quoted } from './errors.js'
+import { invalidArgument, type KeystoreError, quoted } from './errors.js'
 import { RESERVED_USER_ID_PREFIX, TENANT_USER_ID_PREFIX } from './table.js'
 
 /** The longest user id, in UTF-8 bytes: a Postgres index entry cannot hold much more. */
@@ -30,6 +30,8 @@ function assertId(name: string, id: unknown, mostBytes: number): asserts id is s
   if (!id.isWellFormed())
     throw invalidArgument(`${name} must be well-formed Unicode, it has a lone surrogate`)
   if (id.includes('\0')) throw invalidArgument(`${name} must not contain a NUL character`)
+  // A character is 1 to 3 bytes of UTF-8: most ids need no count.
+  if (id.length * 3 <= mostBytes) return
   const bytes = Buffer.byteLength(id)
   if (bytes > mostBytes)
     throw invalidArgument(`${name} must be at most ${mostBytes} UTF-8 bytes, got ${bytes}`)
@@ -82,18 +84,27 @@ export function isPlainObject(value: unknown): value is object {
  * @throws ERR_INVALID_ARGUMENT unless it is a plain object whose properties can be read
  */
 export function ownOptions<T extends object>(options: T, name = 'options'): T {
+  assertPlainOptions(options, name)
+  try {
+    return Object.assign(Object.create(null), options)
+  } catch {
+    throw unreadable(name)
+  }
+}
+
+/** Without the error of the getter, which may hold what the option holds. */
+export function unreadable(name: string): KeystoreError {
+  return invalidArgument(`${name} cannot be read: a getter of it threw`)
+}
+
+/** For whoever reads the options' own properties one by one, instead of {@link ownOptions}. @throws ERR_INVALID_ARGUMENT like it */
+export function assertPlainOptions(options: unknown, name: string): asserts options is object {
   if (typeof options !== 'object' || options === null)
     throw invalidArgument(`${name} must be an object, got ${kindOf(options)}`)
   if (!isPlainObject(options))
     throw invalidArgument(
       `${name} must be a plain object: properties that it inherits would not count. Pass { ... } of them`,
     )
-  try {
-    return Object.assign(Object.create(null), options)
-  } catch {
-    // A getter's own error may hold what the option holds.
-    throw invalidArgument(`${name} cannot be read: a getter of it threw`)
-  }
 }
 
 /**

@@ -1,158 +1,65 @@
-/** Bulk calls: one look-up of keys for many items, a result for each, and the event loop turns in between. */
+/**
+ * Bulk calls: what is under keys in memory is done at once, one look-up of keys for all the rest, a result for each item, and the event loop
+ * turns in between.
+ */
 import { invalidArgument, isKeystoreError, type KeystoreError } from '../errors.js'
 import { isTurnDueInLoop, nextTurn, weightOf } from '../event-loop.js'
-import type { EmitEvent } from '../events.js'
-import { contextPieces, type EncryptionContext } from '../format/context.js'
-import { type ParsedToken, type Token, textOf } from '../format/token.js'
-import type { KeyCache } from '../keys/cache.js'
-import { type DataKey, openTokenText } from '../keys/data-key.js'
-import type { FoundKeys, WantedKey } from '../keys/look-up.js'
-import { assertUserId, kindOf, ownOptions } from '../validate.js'
-import { type EncryptOptions, refuseToken, type TokenPolicy } from './token-policy.js'
+import type { Token } from '../format/token.js'
+import type { DataKey } from '../keys/data-key.js'
+import { kindOf } from '../validate.js'
+import {
+  type BulkService,
+  type BulkWork,
+  type DecryptItem,
+  Decrypting,
+  type EncryptItem,
+  Encrypting,
+  type Job,
+  type OpenV2,
+  type PoolDecryptItem,
+  type PoolEncryptItem,
+  type SealV2,
+} from './bulk-work.js'
 
-/** One value for `envelope.pool.encryptMany`. */
-export interface PoolEncryptItem extends EncryptOptions {
-  /** Well-formed text, which may be empty. */
-  readonly plaintext: string
-  /** Authenticated and not stored: `pool.decrypt` needs the same. Default `{}`. */
-  readonly context?: EncryptionContext
-}
-
-/** One value for `envelope.pool.decryptMany`. */
-export interface PoolDecryptItem {
-  /** What `pool.encrypt` returned. */
-  readonly token: string
-  /** The map that `pool.encrypt` was given. Default `{}`. */
-  readonly context?: EncryptionContext
-}
-
-/** One value for `EnvelopeCrypto.encryptMany`. */
-export interface EncryptItem extends PoolEncryptItem {
-  /** For whom: 1 to 512 bytes of UTF-8. */
-  readonly userId: string
-}
-
-/** One value for `EnvelopeCrypto.decryptMany`. */
-export interface DecryptItem extends PoolDecryptItem {
-  /** Whose token it is: 1 to 512 bytes of UTF-8. */
-  readonly userId: string
-}
+export type { DecryptItem, EncryptItem, PoolDecryptItem, PoolEncryptItem }
 
 export type ItemResult<Value> =
   | { readonly ok: true; readonly value: Value }
   | { readonly ok: false; readonly error: KeystoreError }
 
-/** An item whose arguments were checked. */
-interface BulkJob<Value> {
-  /** The key that it needs; null for none. */
-  readonly wanted: WantedKey | null
-  /** For {@link weightOf}. */
-  readonly input: string
-  /**
-   * Returns no promise if the key is there.
-   *
-   * @param found the key, or why there is none; undefined if it is cached, or to be looked up again
-   */
-  run(found: DataKey | Error | undefined): Value | Promise<Value>
-}
-
 /** The bulk calls of one EnvelopeCrypto. */
 export class BulkCrypto {
-  readonly #keys: KeyCache
-  readonly #policy: TokenPolicy
-  readonly #emit: EmitEvent
-  readonly #assertOpen: () => void
+  readonly #service: BulkService
 
-  constructor(keys: KeyCache, policy: TokenPolicy, emit: EmitEvent, assertOpen: () => void) {
-    this.#keys = keys
-    this.#policy = policy
-    this.#emit = emit
-    this.#assertOpen = assertOpen
+  constructor(service: BulkService) {
+    this.#service = service
   }
 
   /** @throws ERR_INVALID_ARGUMENT (no array) · ERR_CLOSED */
   async encrypt(items: readonly EncryptItem[]): Promise<ItemResult<Token>[]> {
-    return this.#inBulk(items, (item: EncryptItem) => {
-      assertUserId(item.userId)
-      return this.#encryptJob(item.userId, item)
-    })
+    return inBulk(items, new Encrypting(this.#service, null), this.#service)
   }
 
   /** @throws like {@link encrypt} */
   async decrypt(items: readonly DecryptItem[]): Promise<ItemResult<string>[]> {
-    return this.#inBulk(items, (item: DecryptItem) => {
-      assertUserId(item.userId)
-      return this.#decryptJob(item.userId, item)
-    })
+    return inBulk(items, new Decrypting(this.#service, null), this.#service)
   }
 
-  /** Encrypts for the owner of one data key. @param sealV2 in format v2: seals what is under no data key */
+  /** Encrypts for the owner of one data key. */
   async encryptFor(
     ownerId: string,
     items: readonly PoolEncryptItem[],
-    sealV2: (plaintext: string) => Promise<Token>,
+    sealV2: SealV2,
   ): Promise<ItemResult<Token>[]> {
-    return this.#inBulk(items, (item: PoolEncryptItem) => this.#encryptJob(ownerId, item, sealV2))
+    return inBulk(items, new Encrypting(this.#service, ownerId, sealV2), this.#service)
   }
 
-  /** @param openV2 opens tokens of format v2, which are under no data key */
   async decryptFor(
     ownerId: string,
     items: readonly PoolDecryptItem[],
-    openV2: (token: ParsedToken, context: readonly string[]) => Promise<Buffer>,
+    openV2: OpenV2,
   ): Promise<ItemResult<string>[]> {
-    return this.#inBulk(items, (item: PoolDecryptItem) => this.#decryptJob(ownerId, item, openV2))
-  }
-
-  async #inBulk<Item extends object, Value>(
-    items: readonly Item[],
-    prepare: (item: Item) => BulkJob<Value>,
-  ): Promise<ItemResult<Value>[]> {
-    this.#assertOpen()
-    return inBulk(items, prepare, (wanted) => this.#keys.lookUp(wanted))
-  }
-
-  #encryptJob(
-    userId: string,
-    { plaintext, context, allowToken = false }: PoolEncryptItem,
-    sealV2?: (plaintext: string) => Promise<Token>,
-  ): BulkJob<Token> {
-    this.#policy.assertPlaintext(plaintext)
-    const pieces = contextPieces(context)
-    refuseToken(plaintext, { allowToken })
-    if (sealV2 !== undefined && this.#policy.format === 'v2')
-      return { wanted: null, input: plaintext, run: () => sealV2(plaintext) }
-    const seal = (key: DataKey) => key.seal(this.#policy.format, plaintext, pieces)
-    const run = (found: DataKey | Error | undefined) => {
-      this.#assertOpen()
-      const key = this.#keys.cachedForWriting(userId) ?? found
-      if (key instanceof Error) throw key
-      return key === undefined ? this.#keys.forWriting(userId).then(seal) : seal(key)
-    }
-    return { wanted: { userId }, input: plaintext, run }
-  }
-
-  #decryptJob(
-    userId: string,
-    { token, context }: PoolDecryptItem,
-    openV2?: (token: ParsedToken, context: readonly string[]) => Promise<Buffer>,
-  ): BulkJob<string> {
-    const passesThrough = this.#policy.passesThrough(token)
-    if (passesThrough) this.#assertOpen()
-    const pieces = contextPieces(context)
-    if (passesThrough) return { wanted: null, input: token, run: () => token }
-    const parsed = this.#policy.parse(token)
-    if (openV2 !== undefined && parsed.format === 'v2')
-      return { wanted: null, input: token, run: () => openV2(parsed, pieces).then(textOf) }
-    const ref = { userId, version: parsed.version }
-    const open = (key: DataKey) => openTokenText(key, parsed, pieces, this.#emit)
-    const run = (found: DataKey | Error | undefined) => {
-      this.#assertOpen()
-      const key = this.#keys.cached(ref) ?? found
-      if (key instanceof Error) throw key
-      return key === undefined ? this.#keys.get(ref).then(open) : open(key)
-    }
-    return { wanted: ref, input: token, run }
+    return inBulk(items, new Decrypting(this.#service, ownerId, openV2), this.#service)
   }
 }
 
@@ -160,62 +67,128 @@ export class BulkCrypto {
 const AT_ONCE = 1000
 
 /**
- * Works on items, a thousand at a time.
+ * Works on items, a thousand at a time. Each thousand is read at once, before the event loop turns: what the caller does to the items
+ * afterwards changes nothing.
  *
- * @param prepare checks an item; an item that it refuses causes no look-up
- * @param lookUp looks up the keys of a thousand items
  * @returns a result for each item, in their order
- * @throws ERR_INVALID_ARGUMENT (no array)
+ * @throws ERR_INVALID_ARGUMENT (no array) · ERR_CLOSED
  */
 async function inBulk<Item extends object, Value>(
   items: readonly Item[],
-  prepare: (item: Item) => BulkJob<Value>,
-  lookUp: (wanted: readonly WantedKey[]) => Promise<FoundKeys>,
+  work: BulkWork<Item, Value>,
+  service: BulkService,
 ): Promise<ItemResult<Value>[]> {
+  service.assertOpen()
   if (!Array.isArray(items)) throw invalidArgument(`items must be an array, got ${kindOf(items)}`)
   const results: ItemResult<Value>[] = []
   for (let at = 0; at < items.length; at += AT_ONCE) {
     if (at > 0) await nextTurn()
-    // Not items.map, which skips the holes of a sparse array.
-    const jobs = Array.from(items.slice(at, at + AT_ONCE), (item) => prepared(item, prepare))
-    const keyOf = await lookUp(
-      jobs.flatMap((job) => (job instanceof Error || job.wanted === null ? [] : job.wanted)),
-    )
-    const running: (ItemResult<Value> | Promise<ItemResult<Value>>)[] = []
-    for (const job of jobs) {
-      if (!(job instanceof Error) && isTurnDueInLoop(weightOf(job.input))) await nextTurn()
-      running.push(job instanceof Error ? failed(job) : resultOf(job, keyOf))
-    }
-    for (const result of running) results.push(result instanceof Promise ? await result : result)
+    await new Page(work, service, results).run(items.slice(at, at + AT_ONCE))
   }
   return results
 }
 
-function prepared<Item extends object, Value>(
-  item: Item,
-  prepare: (item: Item) => BulkJob<Value>,
-): BulkJob<Value> | Error {
-  try {
-    return prepare(ownOptions(item, 'an item'))
-  } catch (error) {
-    return error as Error
-  }
+/** A job whose result is still missing, and where that belongs. */
+interface Unfinished {
+  readonly place: number
+  readonly job: Job
 }
 
-function resultOf<Value>(
-  job: BulkJob<Value>,
-  keyOf: FoundKeys,
-): ItemResult<Value> | Promise<ItemResult<Value>> {
-  try {
-    const value = job.run(job.wanted === null ? undefined : keyOf(job.wanted))
-    return value instanceof Promise ? value.then(succeeded, failed) : succeeded(value)
-  } catch (error) {
-    return failed(error)
-  }
-}
+/** A thousand items. */
+class Page<Item extends object, Value> {
+  readonly #work: BulkWork<Item, Value>
+  readonly #service: BulkService
+  readonly #results: ItemResult<Value>[]
+  /** Their keys are to be looked up. */
+  readonly #missing: Unfinished[] = []
+  readonly #running: Promise<void>[] = []
 
-function succeeded<Value>(value: Value): ItemResult<Value> {
-  return { ok: true, value }
+  /** @param results to be added to */
+  constructor(work: BulkWork<Item, Value>, service: BulkService, results: ItemResult<Value>[]) {
+    this.#work = work
+    this.#service = service
+    this.#results = results
+  }
+
+  async run(items: readonly Item[]): Promise<void> {
+    const late = this.#readAll(items)
+    if (late.length > 0) await nextTurn()
+    for (const unfinished of late) {
+      if (isTurnDueInLoop(weightOf(unfinished.job.input))) await nextTurn()
+      this.#runIfCached(unfinished.place, unfinished.job)
+    }
+    if (this.#missing.length > 0) await this.#runMissing()
+    if (this.#running.length > 0) await Promise.all(this.#running)
+  }
+
+  /**
+   * Reads all items, and does what it can at once: a token is opened while what the native core has decoded of it is at hand.
+   *
+   * @returns those for which there was no time before the next turn of the event loop
+   */
+  #readAll(items: readonly Item[]): Unfinished[] {
+    const late: Unfinished[] = []
+    // By their index: forEach skips the holes of a sparse array.
+    for (let index = 0; index < items.length; index += 1) {
+      const place = this.#results.push(UNFINISHED) - 1
+      let job: Job
+      try {
+        job = this.#work.read(items[index] as Item)
+      } catch (error) {
+        this.#results[place] = failed(error)
+        continue
+      }
+      if (late.length > 0 || isTurnDueInLoop(weightOf(job.input))) late.push({ place, job })
+      else this.#runIfCached(place, job)
+    }
+    return late
+  }
+
+  #runIfCached(place: number, job: Job): void {
+    const key = job.needsKey ? this.#service.keys.cachedBeforeLookUp(job.userId, job.version) : null
+    if (key === undefined) this.#missing.push({ place, job })
+    else this.#finish(place, job, key)
+  }
+
+  async #runMissing(): Promise<void> {
+    const keyOf = await this.#service.keys.lookUp(this.#missing.map(({ job }) => job))
+    for (const { place, job } of this.#missing) {
+      if (isTurnDueInLoop(weightOf(job.input))) await nextTurn()
+      this.#finish(place, job, this.#cachedAfterLookUp(job) ?? keyOf(job))
+    }
+  }
+
+  #cachedAfterLookUp({ userId, version }: Job): DataKey | undefined {
+    const { keys } = this.#service
+    return version === undefined ? keys.cachedForWriting(userId) : keys.cached({ userId, version })
+  }
+
+  /** @param key or why there is none; null: none is needed; undefined: it must not be used any more */
+  #finish(place: number, job: Job, key: DataKey | Error | null | undefined): void {
+    try {
+      const value = this.#valueOf(job, key)
+      if (value instanceof Promise) this.#running.push(this.#settle(place, value))
+      else this.#results[place] = { ok: true, value }
+    } catch (error) {
+      this.#results[place] = failed(error)
+    }
+  }
+
+  #valueOf(job: Job, key: DataKey | Error | null | undefined): Value | Promise<Value> {
+    if (key === null) return this.#work.runWithoutKey(job)
+    this.#service.assertOpen()
+    if (key instanceof Error) throw key
+    if (key !== undefined) return this.#work.run(job, key)
+    return this.#work.lookUpAgain(job).then((found) => this.#work.run(job, found))
+  }
+
+  async #settle(place: number, running: Promise<Value>): Promise<void> {
+    try {
+      this.#results[place] = { ok: true, value: await running }
+    } catch (error) {
+      this.#results[place] = failed(error)
+    }
+  }
 }
 
 /** Without an error of a getter, or of a string longer than Node allows: it may hold the plaintext. */
@@ -224,3 +197,6 @@ function failed(error: unknown): { readonly ok: false; readonly error: KeystoreE
   const unexpected = 'the item cannot be read or processed: reading it, or making its result, threw'
   return { ok: false, error: invalidArgument(unexpected) }
 }
+
+/** Holds the place of a result. */
+const UNFINISHED = failed(undefined)

@@ -80,7 +80,7 @@ export class EnvelopeCrypto {
     this.#tenants = new Tenants(store, keyring, policy, cache, emit)
     this.#keys = new KeyCache(store, keyring, this.#tenants, policy, cache, emit)
     const assertOpen = () => this.#assertOpen()
-    this.#bulk = new BulkCrypto(this.#keys, tokenPolicy, emit, assertOpen)
+    this.#bulk = new BulkCrypto({ keys: this.#keys, policy: tokenPolicy, emit, assertOpen })
     const shred = (options: ShredUserOptions) => eraseKeys(store, this.#keys, emit, POOL_USER_ID, options)
     this.pool = new PoolCrypto(this.#keys, this.#bulk, keyring.local, tokenPolicy, emit, assertOpen, shred)
   }

@@ -15,6 +15,8 @@ export type EncryptionContext = Readonly<Record<string, string>>
  */
 export function contextPieces(context: unknown): readonly string[] {
   if (context === undefined) return NO_PIECES
+  const known = PIECES_OF_COPIES.get(context as object)
+  if (known !== undefined) return known
   try {
     return piecesOf(context)
   } catch (error) {
@@ -49,6 +51,9 @@ function piecesOf(context: unknown): readonly string[] {
 
 const NO_PIECES: readonly string[] = []
 
+/** Of the frozen copies that {@link contextMap} makes, which have no getters. A caller's own object may be another one at its next use. */
+const PIECES_OF_COPIES = new WeakMap<object, readonly string[]>()
+
 /** The entry `column` of a context, for events. @param pieces of {@link contextPieces} */
 export function columnIn(pieces: readonly string[]): { readonly column?: string } {
   for (let at = 0; at < pieces.length; at += 2) {
@@ -77,7 +82,9 @@ export function contextMap(context: ColumnContext): EncryptionContext {
 function mapOf(pieces: readonly string[]): EncryptionContext {
   const entries: [string, string][] = []
   for (let at = 0; at < pieces.length; at += 2) entries.push([pieces[at] as string, pieces[at + 1] as string])
-  return Object.freeze(Object.fromEntries(entries))
+  const copy: EncryptionContext = Object.freeze(Object.fromEntries(entries))
+  PIECES_OF_COPIES.set(copy, pieces)
+  return copy
 }
 
 /**

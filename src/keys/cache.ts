@@ -117,6 +117,11 @@ export class KeyCache {
     return this.#memory.cached(ref)
   }
 
+  /** {@link cached}, or without a version {@link cachedForWriting}. What is missing is to be looked up next, and counted then. */
+  cachedBeforeLookUp(userId: string, version?: number): DataKey | undefined {
+    return this.#memory.cachedBeforeLookUp(userId, version)
+  }
+
   /**
    * The key that a user's writes use: the highest version, under format v2 version 1. Minted if there is none.
    *

@@ -9,7 +9,7 @@ import type { KeyReader } from './reader.js'
 /** A version of a user's key; without a version the key for writing, minted if there is none. */
 export interface WantedKey {
   readonly userId: string
-  readonly version?: number
+  readonly version?: number | undefined
 }
 
 export type FoundKeys = (key: WantedKey) => DataKey | Error | undefined

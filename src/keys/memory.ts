@@ -132,6 +132,13 @@ export class KeyMemory {
     return this.#counted(user, user?.keys?.get(version))
   }
 
+  /** {@link cached}, or without a version {@link cachedForWriting}. What is missing is looked up next, and counted then. */
+  cachedBeforeLookUp(userId: string, version?: number): DataKey | undefined {
+    const user = this.#cached?.get(userId)
+    const key = user?.keys?.get(version ?? this.#writtenVersion(user))
+    return key && this.#counted(user, key)
+  }
+
   /** The lowest live version of a user's key. Counted. */
   cachedLowest(userId: string): DataKey | undefined {
     const user = this.#cached?.get(userId)

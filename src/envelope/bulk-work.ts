@@ -1,0 +1,185 @@
+/** What a bulk call does with one item: reads it, once, and seals or opens it under its key. No closure and no promise an item. */
+import type { EmitEvent } from '../events.js'
+import { contextPieces, type EncryptionContext } from '../format/context.js'
+import { type ParsedToken, type Token, textOf } from '../format/token.js'
+import type { KeyCache } from '../keys/cache.js'
+import { type DataKey, openTokenText } from '../keys/data-key.js'
+import type { WantedKey } from '../keys/look-up.js'
+import { assertPlainOptions, assertUserId, unreadable } from '../validate.js'
+import { type EncryptOptions, refuseToken, type TokenPolicy } from './token-policy.js'
+
+/** One value for `envelope.pool.encryptMany`. */
+export interface PoolEncryptItem extends EncryptOptions {
+  /** Well-formed text, which may be empty. */
+  readonly plaintext: string
+  /** Authenticated and not stored: `pool.decrypt` needs the same. Default `{}`. */
+  readonly context?: EncryptionContext
+}
+
+/** One value for `envelope.pool.decryptMany`. */
+export interface PoolDecryptItem {
+  /** What `pool.encrypt` returned. */
+  readonly token: string
+  /** The map that `pool.encrypt` was given. Default `{}`. */
+  readonly context?: EncryptionContext
+}
+
+/** One value for `EnvelopeCrypto.encryptMany`. */
+export interface EncryptItem extends PoolEncryptItem {
+  /** For whom: 1 to 512 bytes of UTF-8. */
+  readonly userId: string
+}
+
+/** One value for `EnvelopeCrypto.decryptMany`. */
+export interface DecryptItem extends PoolDecryptItem {
+  /** Whose token it is: 1 to 512 bytes of UTF-8. */
+  readonly userId: string
+}
+
+/** What there is of an item after it was read: one shape for both calls. */
+export interface Job extends WantedKey {
+  readonly needsKey: boolean
+  /** The plaintext or the token. */
+  readonly input: string
+  readonly pieces: readonly string[]
+  /** The token, taken apart; null for a plaintext, and for what passes through. */
+  readonly parsed: ParsedToken | null
+}
+
+export interface BulkWork<Item, Value> {
+  /** Reads and checks an item. Its getters run here, and nowhere else. @throws what its result is to say */
+  read(item: Item): Job
+  /** @throws ERR_DECRYPTION_FAILED */
+  run(job: Job, key: DataKey): Value
+  /** {@link run} of a job that needs no key. */
+  runWithoutKey(job: Job): Value | Promise<Value>
+  /** Looks the key up once more: what was found must not be used any more. */
+  lookUpAgain(job: Job): Promise<DataKey>
+}
+
+/** For an own property that an object spread would copy. No prototype counts. */
+function isOwn(item: object, name: string): boolean {
+  return isEnumerable.call(item, name)
+}
+
+const isEnumerable = Object.prototype.propertyIsEnumerable
+
+/** What bulk calls need of their service. */
+export interface BulkService {
+  readonly keys: KeyCache
+  readonly policy: TokenPolicy
+  readonly emit: EmitEvent
+  readonly assertOpen: () => void
+}
+
+/** Seals in format v2 what is under no data key. */
+export type SealV2 = (plaintext: string) => Promise<Token>
+
+/** Opens tokens of format v2 that are under no data key. */
+export type OpenV2 = (token: ParsedToken, context: readonly string[]) => Promise<Buffer>
+
+export class Encrypting implements BulkWork<PoolEncryptItem, Token> {
+  readonly #service: BulkService
+  readonly #ownerId: string | null
+  readonly #sealV2: SealV2 | null
+
+  /**
+   * @param ownerId of all items; null: each names its user
+   * @param sealV2 null: format v2 is under the data keys, too
+   */
+  constructor(service: BulkService, ownerId: string | null, sealV2: SealV2 | null = null) {
+    this.#service = service
+    this.#ownerId = ownerId
+    this.#sealV2 = sealV2
+  }
+
+  read(item: PoolEncryptItem): Job {
+    assertPlainOptions(item, 'an item')
+    let userId: unknown = this.#ownerId
+    let plaintext: unknown
+    let context: unknown
+    let allowToken: boolean | undefined
+    try {
+      // Each by its name, which V8 reads much faster than by a variable; and once, since a getter may give something else the next time.
+      if (userId === null && isOwn(item, 'userId')) userId = (item as EncryptItem).userId
+      if (isOwn(item, 'plaintext')) plaintext = item.plaintext
+      if (isOwn(item, 'context')) context = item.context
+      if (isOwn(item, 'allowToken')) allowToken = item.allowToken
+    } catch {
+      throw unreadable('an item')
+    }
+    if (this.#ownerId === null) assertUserId(userId)
+    const policy: TokenPolicy = this.#service.policy
+    policy.assertPlaintext(plaintext)
+    const pieces = contextPieces(context)
+    refuseToken(plaintext, { allowToken: allowToken ?? false })
+    const needsKey = this.#sealV2 === null || policy.format !== 'v2'
+    return { userId: userId as string, version: undefined, needsKey, input: plaintext, pieces, parsed: null }
+  }
+
+  run({ input, pieces }: Job, key: DataKey): Token {
+    return key.seal(this.#service.policy.format, input, pieces)
+  }
+
+  runWithoutKey({ input }: Job): Promise<Token> {
+    return (this.#sealV2 as SealV2)(input)
+  }
+
+  lookUpAgain({ userId }: Job): Promise<DataKey> {
+    return this.#service.keys.forWriting(userId)
+  }
+}
+
+export class Decrypting implements BulkWork<PoolDecryptItem, string> {
+  readonly #service: BulkService
+  readonly #ownerId: string | null
+  readonly #openV2: OpenV2 | null
+
+  /**
+   * @param ownerId of all items; null: each names its user
+   * @param openV2 null: format v2 is under the data keys, too
+   */
+  constructor(service: BulkService, ownerId: string | null, openV2: OpenV2 | null = null) {
+    this.#service = service
+    this.#ownerId = ownerId
+    this.#openV2 = openV2
+  }
+
+  read(item: PoolDecryptItem): Job {
+    assertPlainOptions(item, 'an item')
+    let owner: unknown = this.#ownerId
+    let token: unknown
+    let context: unknown
+    try {
+      if (owner === null && isOwn(item, 'userId')) owner = (item as DecryptItem).userId
+      if (isOwn(item, 'token')) token = item.token
+      if (isOwn(item, 'context')) context = item.context
+    } catch {
+      throw unreadable('an item')
+    }
+    if (this.#ownerId === null) assertUserId(owner)
+    const userId = owner as string
+    const { policy, assertOpen } = this.#service
+    const passesThrough = policy.passesThrough(token)
+    if (passesThrough) assertOpen()
+    const pieces = contextPieces(context)
+    const input = token as string
+    if (passesThrough) return { userId, version: undefined, needsKey: false, input, pieces, parsed: null }
+    const parsed = policy.parse(token)
+    const needsKey = this.#openV2 === null || parsed.format !== 'v2'
+    return { userId, version: parsed.version, needsKey, input, pieces, parsed }
+  }
+
+  run({ parsed, pieces }: Job, key: DataKey): string {
+    return openTokenText(key, parsed as ParsedToken, pieces, this.#service.emit)
+  }
+
+  runWithoutKey({ input, parsed, pieces }: Job): string | Promise<string> {
+    if (parsed === null) return input
+    return (this.#openV2 as OpenV2)(parsed, pieces).then(textOf)
+  }
+
+  lookUpAgain({ userId, version }: Job): Promise<DataKey> {
+    return this.#service.keys.get({ userId, version: version as number })
+  }
+}
