@@ -295,8 +295,15 @@ export function sha256(pieces: Iterable<Uint8Array | string>): Buffer {
   return hash.digest()
 }
 
+export interface IncrementalHash {
+  update(piece: Uint8Array | string): unknown
+  digest(): Buffer
+  /** One that goes on from here by itself. */
+  copy(): IncrementalHash
+}
+
 /** {@link sha256} of pieces that arrive one by one. */
-export function incrementalSha256(): { update(piece: Uint8Array | string): unknown; digest(): Buffer } {
+export function incrementalSha256(): IncrementalHash {
   return createHash('sha256')
 }
 

@@ -17,8 +17,9 @@ import {
   erasuresRefused,
 } from './copy-comparison.js'
 import { CopyFailures, restoreEach } from './copy-failures.js'
-import { copyPages, type TargetLook } from './copy-pages.js'
-import { checkedOptions, type LongWorkOptions, type RowFailure } from './long-work.js'
+import { copyPages, type TargetLook, type UserPair } from './copy-pages.js'
+import { type BothCounts, ReadBack } from './copy-read-back.js'
+import { checkedOptions, type LongWorkOptions, ProgressMeter, type RowFailure } from './long-work.js'
 import { isSameRecord, PairedDigests, type RecordsDigest } from './record-digest.js'
 
 export type { ConflictingRow, CopyConflict } from './copy-comparison.js'
@@ -121,6 +122,7 @@ async function copy(options: CopyOptions): Promise<CopyReport> {
   const firstLook = await lookFor(job)
   const before = firstLook === 'taken for empty' ? NOTHING_THERE : await compare(job, firstLook)
   let { digests } = before
+  let counts: BothCounts | null = null
   let copied = before.missing + before.erased
   if (dryRun) {
     for (const userId of await eraseAgain(to, erasures, { dryRun })) job.shredded.add(userId)
@@ -132,6 +134,7 @@ async function copy(options: CopyOptions): Promise<CopyReport> {
       const done = await copyPass(job, pass === 1 ? 'copying' : 'comparing', look)
       copied += done.written
       digests = done.digests
+      counts = done.counts
       look = 'in order'
     }
     // Read again, because lines may have been added meanwhile.
@@ -139,12 +142,13 @@ async function copy(options: CopyOptions): Promise<CopyReport> {
       for (const userId of await eraseAgain(to, await readLog(), { dryRun: false })) {
         job.shredded.add(userId)
         digests = null
+        counts = null
       }
     }
   }
   const complete = !signal?.aborted
   if (complete) digests ??= await digestsOf(job)
-  const counted = { from: await rows.census(from), to: await rows.census(to) }
+  const counted = counts ?? (await countsOf(job))
   const { refused, conflicts, conflictCount } = before
   const found = { shredded: [...job.shredded], ended: [...job.ended], refused, conflicts, conflictCount }
   const base = { complete, dryRun, copied, ...found, census: counted }
@@ -164,6 +168,10 @@ async function copy(options: CopyOptions): Promise<CopyReport> {
     digest,
     equal: digest.from === digest.to && failedCount === 0,
   }
+}
+
+async function countsOf({ from, to, rows }: CopyJob): Promise<BothCounts> {
+  return { from: await rows.census(from), to: await rows.census(to) }
 }
 
 const NO_ERASURES: Erasures = new Map()
@@ -276,11 +284,16 @@ interface Pass {
   readonly written: number
   /** Null if there was something to write, so that others may have been written meanwhile too. */
   readonly digests: Digests | null
+  /** Of the rows that the digests are over; null if they were not counted. */
+  readonly counts: BothCounts | null
 }
 
-/** Goes over the source once. Compares one page while the page before is written. */
+/** Goes over the source once. Compares one page while the page before is written, and the one before that is read back from a target that was empty. */
 async function copyPass(job: CopyJob, phase: string, look: TargetLook): Promise<Pass> {
   const digests = look === 'in order' ? new PairedDigests() : null
+  const readBack = look === 'taken for empty' ? new ReadBack(job) : null
+  let reading = Promise.resolve()
+  let before: readonly UserPair[] = []
   let written = 0
   let isQuiet = true
   let writing = Promise.resolve(0)
@@ -293,6 +306,10 @@ async function copyPass(job: CopyJob, phase: string, look: TargetLook): Promise<
       written += await writing
       writing = Promise.resolve(0)
       if (job.signal?.aborted) break
+      await reading
+      reading = readBack?.compare(before) ?? reading
+      reading.catch(() => undefined)
+      before = pairs
       writing = write(job, page).then((rows) => {
         done()
         return rows
@@ -302,9 +319,18 @@ async function copyPass(job: CopyJob, phase: string, look: TargetLook): Promise<
     }
   } finally {
     await writing.catch(() => undefined)
+    await reading.catch(() => undefined)
   }
   written += await writing
-  return { written, digests: isQuiet && !job.signal?.aborted ? digestsFrom(digests) : null }
+  await reading
+  if (job.signal?.aborted) return { written, digests: null, counts: null }
+  if (readBack === null) return { written, digests: isQuiet ? digestsFrom(digests) : null, counts: null }
+  await readBack.compare(before)
+  const counts = await countsOf(job)
+  const digest = readBack.digest(counts)
+  if (digest === null) return { written, digests: null, counts: null }
+  new ProgressMeter('comparing', digest.rows, job).add(digest.rows)
+  return { written, digests: { from: digest, to: digest }, counts }
 }
 
 /** @returns how many rows were written */
@@ -327,6 +353,7 @@ async function write(job: CopyJob, { missing, erased, erasedUsers }: DifferingRo
     }
     const found = stored[at]?.userId === record.userId ? stored[at] : undefined
     at += 1
+    if (found === record) continue
     if (found === undefined || !isSameRecord(record, found)) throw conflict(record, found)
   }
   return written
