@@ -1,5 +1,5 @@
 /** What a copy into an empty store reads: each page is read back once it is written, so that one look at the source is enough. */
-import { isTurnDueInLoop, nextTurn } from '../event-loop.js'
+import { CALLS, isTurnDueInLoop, nextTurn } from '../event-loop.js'
 import type { CensusRow } from '../store.js'
 import type { KeyRecord, KeyRef } from '../table.js'
 import type { CopyReading, UserPair } from './copy-pages.js'
@@ -41,6 +41,7 @@ export class ReadBack {
       },
     })
     this.#after = { userId: last.userId, version: last.version }
+    if (isTurnDueInLoop(CALLS)) await nextTurn()
     this.#isExact &&= found.length === written.length && (await this.#areSame(written, found))
   }
 

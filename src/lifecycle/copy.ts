@@ -1,7 +1,7 @@
 /** Copies a key store into another: for the move to production, backups and restores. Unwraps no key and needs no master key. */
 
 import { invalidArgument } from '../errors.js'
-import { isTurnDueInLoop, nextTurn } from '../event-loop.js'
+import { CALLS, isTurnDueInLoop, nextTurn } from '../event-loop.js'
 import { type Erasures, eraseAgain, readErasures } from '../key-log/erasures.js'
 import { loggedStore } from '../key-log/logged-store.js'
 import type { CensusRow, KeyStore, StoreMaintenance } from '../store.js'
@@ -79,8 +79,8 @@ export interface CopyReport {
 const MAX_PASSES = 10
 
 /**
- * Copies every row of the source to the target, exactly, tombstones included. Reads every written row back and compares it; at
- * the end compares all rows of both stores.
+ * Copies every row of the source to the target, exactly, tombstones included. Reads every written row back and compares it. In the end
+ * all rows of both stores are compared: into an empty target page by page as they are written, and again if the counts of rows then differ.
  *
  * It is safe to repeat, also after it was killed. A further call copies what was minted meanwhile. If the target holds another
  * key under the same user and version, the copy names that row and refuses before it writes anything. A row that cannot be copied is named
@@ -342,6 +342,7 @@ async function write(job: CopyJob, { missing, erased, erasedUsers }: DifferingRo
   }
   let written = erased.length + missing.length
   if (missing.length === 0) return written
+  if (isTurnDueInLoop(CALLS)) await nextTurn()
   const stored = await restoreEach(job, missing)
   // In the order of the rows, less those that were not restored.
   let at = 0
