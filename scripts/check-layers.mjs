@@ -21,6 +21,7 @@ const TOP = [
   'sync-folder',
   'folders',
   'event-loop',
+  'iso-time',
 ]
 
 /**
@@ -40,9 +41,10 @@ export const WINGS = {
   lifecycle: [...TOP, 'format', 'master-keys', 'key-log'],
   drivers: ['errors'],
   // They keep wrapped keys and never see an open one.
-  adapters: ['errors', 'event-loop', 'store', 'table', 'validate', 'format/aead', 'drivers'],
+  adapters: ['errors', 'event-loop', 'iso-time', 'store', 'table', 'validate', 'format/aead', 'drivers'],
   'adapters/sqlite': [
     'errors',
+    'iso-time',
     'store',
     'table',
     'validate',
@@ -51,7 +53,16 @@ export const WINGS = {
     'drivers',
     'adapters',
   ],
-  'adapters/postgres': ['errors', 'store', 'table', 'validate', 'format/aead', 'drivers', 'adapters'],
+  'adapters/postgres': [
+    'errors',
+    'iso-time',
+    'store',
+    'table',
+    'validate',
+    'format/aead',
+    'drivers',
+    'adapters',
+  ],
   // It chooses the dialect.
   'adapters/open': [
     'errors',

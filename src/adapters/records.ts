@@ -46,11 +46,19 @@ export function newTombstone(userId: string, at: Date): KeyRecord {
 
 /** Each ref once, in the order in which all writers lock rows, so that they cannot deadlock. */
 export function inLockOrder<T extends KeyRef>(refs: readonly T[]): T[] {
+  // Pages of a long work are in order.
+  if (isAscending(refs)) return [...refs]
   const sorted = [...refs].sort(compareRefs)
   return sorted.filter((ref, index) => {
     const before = sorted[index - 1]
     return before === undefined || compareRefs(before, ref) !== 0
   })
+}
+
+function isAscending(refs: readonly KeyRef[]): boolean {
+  for (let at = 1; at < refs.length; at += 1)
+    if (compareRefs(refs[at - 1] as KeyRef, refs[at] as KeyRef) >= 0) return false
+  return true
 }
 
 /**

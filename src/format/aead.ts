@@ -307,8 +307,15 @@ const hashText =
   (crypto as Partial<typeof crypto>).hash ??
   ((algorithm: string, text: string, encoding: 'hex') => createHash(algorithm).update(text).digest(encoding))
 
+export interface IncrementalHash {
+  update(piece: Uint8Array | string): unknown
+  digest(): Buffer
+  /** One that goes on from here by itself. */
+  copy(): IncrementalHash
+}
+
 /** {@link sha256} of pieces that arrive one by one. */
-export function incrementalSha256(): { update(piece: Uint8Array | string): unknown; digest(): Buffer } {
+export function incrementalSha256(): IncrementalHash {
   return createHash('sha256')
 }
 

@@ -36,7 +36,7 @@ export class CopyFailures {
   }
 
   has(side: Side, ref: KeyRef): boolean {
-    return this.#known.has(`${side} ${refKey(ref)}`)
+    return this.#known.size > 0 && this.#known.has(`${side} ${refKey(ref)}`)
   }
 }
 

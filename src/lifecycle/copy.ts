@@ -1,7 +1,7 @@
 /** Copies a key store into another: for the move to production, backups and restores. Unwraps no key and needs no master key. */
 
 import { invalidArgument } from '../errors.js'
-import { isTurnDueInLoop, nextTurn } from '../event-loop.js'
+import { CALLS, isTurnDueInLoop, nextTurn } from '../event-loop.js'
 import { type Erasures, eraseAgain, readErasures } from '../key-log/erasures.js'
 import { loggedStore } from '../key-log/logged-store.js'
 import type { CensusRow, KeyStore, StoreMaintenance } from '../store.js'
@@ -17,8 +17,9 @@ import {
   erasuresRefused,
 } from './copy-comparison.js'
 import { CopyFailures, restoreEach } from './copy-failures.js'
-import { copyPages, type TargetLook } from './copy-pages.js'
-import { checkedOptions, type LongWorkOptions, type RowFailure } from './long-work.js'
+import { copyPages, type TargetLook, type UserPair } from './copy-pages.js'
+import { type BothCounts, ReadBack } from './copy-read-back.js'
+import { checkedOptions, type LongWorkOptions, ProgressMeter, type RowFailure } from './long-work.js'
 import { isSameRecord, PairedDigests, type RecordsDigest } from './record-digest.js'
 
 export type { ConflictingRow, CopyConflict } from './copy-comparison.js'
@@ -85,8 +86,8 @@ export interface CopyReport {
 const MAX_PASSES = 10
 
 /**
- * Copies every row of the source to the target, exactly, tombstones included. Reads every written row back and compares it; at
- * the end compares all rows of both stores.
+ * Copies every row of the source to the target, exactly, tombstones included. Reads every written row back and compares it. In the end
+ * all rows of both stores are compared: into an empty target page by page as they are written, and again if the counts of rows then differ.
  *
  * It is safe to repeat, also after it was killed. A further call copies what was minted meanwhile. If the target holds another
  * key under the same user and version, the copy names that row and refuses before it writes anything. A row that cannot be copied is named
@@ -128,6 +129,7 @@ async function copy(options: CopyOptions): Promise<CopyReport> {
   const firstLook = await lookFor(job)
   const before = firstLook === 'taken for empty' ? NOTHING_THERE : await compare(job, firstLook)
   let { digests } = before
+  let counts: BothCounts | null = null
   let copied = before.missing + before.erased
   if (dryRun) {
     for (const userId of await eraseAgain(to, erasures, { dryRun })) job.shredded.add(userId)
@@ -139,6 +141,7 @@ async function copy(options: CopyOptions): Promise<CopyReport> {
       const done = await copyPass(job, pass === 1 ? 'copying' : 'comparing', look)
       copied += done.written
       digests = done.digests
+      counts = done.counts
       look = 'in order'
     }
     // Read again, because lines may have been added meanwhile.
@@ -146,12 +149,13 @@ async function copy(options: CopyOptions): Promise<CopyReport> {
       for (const userId of await eraseAgain(to, await readLog(), { dryRun: false })) {
         job.shredded.add(userId)
         digests = null
+        counts = null
       }
     }
   }
   const complete = !signal?.aborted
   if (complete) digests ??= await digestsOf(job)
-  const counted = { from: await rows.census(from), to: await rows.census(to) }
+  const counted = counts ?? (await countsOf(job))
   const { refused, conflicts, conflictCount } = before
   const found = { shredded: [...job.shredded], ended: [...job.ended], refused, conflicts, conflictCount }
   const base = { complete, dryRun, copied, ...found, census: counted }
@@ -171,6 +175,10 @@ async function copy(options: CopyOptions): Promise<CopyReport> {
     digest,
     equal: digest.from === digest.to && failedCount === 0,
   }
+}
+
+async function countsOf({ from, to, rows }: CopyJob): Promise<BothCounts> {
+  return { from: await rows.census(from), to: await rows.census(to) }
 }
 
 const NO_ERASURES: Erasures = new Map()
@@ -283,11 +291,16 @@ interface Pass {
   readonly written: number
   /** Null if there was something to write, so that others may have been written meanwhile too. */
   readonly digests: Digests | null
+  /** Of the rows that the digests are over; null if they were not counted. */
+  readonly counts: BothCounts | null
 }
 
-/** Goes over the source once. Compares one page while the page before is written. */
+/** Goes over the source once. Compares one page while the page before is written, and the one before that is read back from a target that was empty. */
 async function copyPass(job: CopyJob, phase: string, look: TargetLook): Promise<Pass> {
   const digests = look === 'in order' ? new PairedDigests() : null
+  const readBack = look === 'taken for empty' ? new ReadBack(job) : null
+  let reading = Promise.resolve()
+  let before: readonly UserPair[] = []
   let written = 0
   let isQuiet = true
   let writing = Promise.resolve(0)
@@ -300,6 +313,10 @@ async function copyPass(job: CopyJob, phase: string, look: TargetLook): Promise<
       written += await writing
       writing = Promise.resolve(0)
       if (job.signal?.aborted) break
+      await reading
+      reading = readBack?.compare(before) ?? reading
+      reading.catch(() => undefined)
+      before = pairs
       writing = write(job, page).then((rows) => {
         done()
         return rows
@@ -309,9 +326,18 @@ async function copyPass(job: CopyJob, phase: string, look: TargetLook): Promise<
     }
   } finally {
     await writing.catch(() => undefined)
+    await reading.catch(() => undefined)
   }
   written += await writing
-  return { written, digests: isQuiet && !job.signal?.aborted ? digestsFrom(digests) : null }
+  await reading
+  if (job.signal?.aborted) return { written, digests: null, counts: null }
+  if (readBack === null) return { written, digests: isQuiet ? digestsFrom(digests) : null, counts: null }
+  await readBack.compare(before)
+  const counts = await countsOf(job)
+  const digest = readBack.digest(counts)
+  if (digest === null) return { written, digests: null, counts: null }
+  new ProgressMeter('comparing', digest.rows, job).add(digest.rows)
+  return { written, digests: { from: digest, to: digest }, counts }
 }
 
 /** @returns how many rows were written */
@@ -323,6 +349,7 @@ async function write(job: CopyJob, { missing, erased, erasedUsers }: DifferingRo
   }
   let written = erased.length + missing.length
   if (missing.length === 0) return written
+  if (isTurnDueInLoop(CALLS)) await nextTurn()
   const stored = await restoreEach(job, missing)
   // In the order of the rows, less those that were not restored.
   let at = 0
@@ -334,6 +361,7 @@ async function write(job: CopyJob, { missing, erased, erasedUsers }: DifferingRo
     }
     const found = stored[at]?.userId === record.userId ? stored[at] : undefined
     at += 1
+    if (found === record) continue
     if (found === undefined || !isSameRecord(record, found)) throw conflict(record, found)
   }
   return written

@@ -1,6 +1,7 @@
 /** When two stores have the same record, and the digest over many. */
 import { incrementalSha256 } from '../format/aead.js'
 import { preAuthEncode } from '../format/encoding.js'
+import { isoText } from '../iso-time.js'
 import { isTombstone, type KeyRecord } from '../table.js'
 
 /** SHA-256 over records in order. */
@@ -32,11 +33,11 @@ function canonicalBytes(record: KeyRecord): Buffer {
     userId,
     String(version),
     encryptedKey,
-    createdAt.toISOString(),
+    isoText(createdAt),
     kek === null ? '0' : '1',
     kek ?? '',
     wrapped === null ? '0' : '1',
-    wrapped?.toISOString() ?? '',
+    wrapped === null ? '' : isoText(wrapped),
     isLive ? '0' : '1',
     isLive ? '' : 'shredded',
   ])
@@ -45,14 +46,26 @@ function canonicalBytes(record: KeyRecord): Buffer {
 /** A call of the hash costs as much as hashing a thousand bytes. */
 const RECORDS_A_CALL = 64
 
-class RecordsHash {
-  readonly #hash = incrementalSha256()
+/** The digest of records that are added in order. */
+export class RecordsHash {
+  readonly #hash
   #pending: Buffer[] = []
-  #rows = 0
+  #rows: number
 
-  add(bytes: Buffer): void {
+  constructor(hash = incrementalSha256(), rows = 0) {
+    this.#hash = hash
+    this.#rows = rows
+  }
+
+  add(record: KeyRecord): void {
     this.#rows += 1
-    if (this.#pending.push(bytes) === RECORDS_A_CALL) this.#flush()
+    if (this.#pending.push(canonicalBytes(record)) === RECORDS_A_CALL) this.#flush()
+  }
+
+  /** One that goes on from here by itself. */
+  copy(): RecordsHash {
+    this.#flush()
+    return new RecordsHash(this.#hash.copy(), this.#rows)
   }
 
   digest(): RecordsDigest {
@@ -61,6 +74,7 @@ class RecordsHash {
   }
 
   #flush(): void {
+    if (this.#pending.length === 0) return
     this.#hash.update(Buffer.concat(this.#pending))
     this.#pending = []
   }
@@ -69,19 +83,22 @@ class RecordsHash {
 /** The digests of a source and of its target, in one pass over both. */
 export class PairedDigests {
   readonly #from = new RecordsHash()
-  readonly #to = new RecordsHash()
+  /** Null as long as both have the same records: one hash is enough for them. */
+  #to: RecordsHash | null = null
 
   /** Adds the rows of one user, by version. */
   add(from: readonly KeyRecord[], to: readonly KeyRecord[]): void {
-    const bytes = from.map(canonicalBytes)
-    for (const piece of bytes) this.#from.add(piece)
-    for (const row of to) {
-      const same = from.findIndex((record) => isSameRecord(record, row))
-      this.#to.add(bytes[same] ?? canonicalBytes(row))
-    }
+    if (this.#to === null && !areSame(from, to)) this.#to = this.#from.copy()
+    for (const row of from) this.#from.add(row)
+    if (this.#to !== null) for (const row of to) this.#to.add(row)
   }
 
   digests(): { readonly from: RecordsDigest; readonly to: RecordsDigest } {
-    return { from: this.#from.digest(), to: this.#to.digest() }
+    const from = this.#from.digest()
+    return { from, to: this.#to?.digest() ?? from }
   }
+}
+
+function areSame(a: readonly KeyRecord[], b: readonly KeyRecord[]): boolean {
+  return a.length === b.length && a.every((row, at) => isSameRecord(row, b[at] as KeyRecord))
 }

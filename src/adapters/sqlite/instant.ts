@@ -1,4 +1,5 @@
 /** Converts times to and from the text in SQLite, which both Python's `datetime.fromisoformat` and JavaScript read. */
+import { isoText } from '../../iso-time.js'
 
 // RFC 3339. The offset is required: JavaScript takes a time without one for local time.
 const RFC_3339 = /^\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)$/
@@ -12,7 +13,7 @@ let last = { ms: Number.NaN, text: '' }
 export function instantToText(value: Date): string {
   const ms = value.getTime()
   // A rewrap writes many rows with the same time.
-  if (ms !== last.ms) last = { ms, text: `${value.toISOString().slice(0, -1)}000+00:00` }
+  if (ms !== last.ms) last = { ms, text: `${isoText(value).slice(0, -1)}000+00:00` }
   return last.text
 }
 

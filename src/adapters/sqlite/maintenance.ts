@@ -19,7 +19,7 @@ import { inspectSqlite } from './inspect.js'
 import type { Statement } from './statements/bind.js'
 import { countsByKek, datedCensusOf, namedKekIds, sampledRefs } from './statements/decode.js'
 import { type DirectStatement, prepareDirect } from './statements/direct.js'
-import { selectVersions } from './statements/prepare.js'
+import { type SqliteStatements, selectVersions } from './statements/prepare.js'
 import { sqliteQueries } from './statements/queries.js'
 import { rowNumbers } from './statements/row-numbers.js'
 
@@ -35,17 +35,16 @@ export class SqliteMaintenance implements StoreMaintenance {
   }
 
   async restore(records: readonly KeyRecord[]): Promise<KeyRecord[]> {
-    const { restored, stored } = await this.#connection.write('restore keys', (s) => {
-      const restored = tombstonesFirst(records)
-        .flat()
-        .filter((record) => s.restoreRow.run(record).changes === 1)
-      const inserted = new Set(restored)
+    const { inserted, maybe, stored } = await this.#connection.write('restore keys', (s) => {
+      const rounds = tombstonesFirst(records).map((rows) => insertAll(s, rows))
+      const inserted = new Set(rounds.flatMap((round) => round.inserted))
       // A row that was inserted is stored as it is given.
-      const others = records.filter((record) => !inserted.has(record))
-      return { restored, stored: selectVersions(s, distinctUserIds(others)) }
+      const others = inserted.size === records.length ? [] : records.filter((record) => !inserted.has(record))
+      const maybe = rounds.flatMap((round) => round.maybe)
+      return { inserted, maybe, stored: selectVersions(s, distinctUserIds(others)) }
     })
-    this.#changes.publish(restored.filter(outdatesCaches).map(({ userId }) => userId))
-    return winnersOf(records, groupByUser(stored.map(requireReadable)), new Set(restored))
+    this.#changes.publish([...inserted, ...maybe].filter(outdatesCaches).map(({ userId }) => userId))
+    return winnersOf(records, groupByUser(stored.map(requireReadable)), inserted)
   }
 
   async inspect(): Promise<StoreFinding[]> {
@@ -92,4 +91,25 @@ function preparedIfPossible(client: SqliteClient, query: Statement): DirectState
   } catch {
     return null
   }
+}
+
+interface Inserted {
+  readonly inserted: KeyRecord[]
+  /** Of statements that left some of their rows out: it is not known which. To read their users' keys again is no harm. */
+  readonly maybe: KeyRecord[]
+}
+
+/** @param rows all live, or all tombstones */
+function insertAll({ restoreRow, restoreRows }: SqliteStatements, rows: readonly KeyRecord[]): Inserted {
+  const inserted: KeyRecord[] = []
+  const maybe: KeyRecord[] = []
+  let at = 0
+  for (; at + restoreRows.rows <= rows.length; at += restoreRows.rows) {
+    const some = rows.slice(at, at + restoreRows.rows)
+    const { changes } = restoreRows.run(some)
+    if (changes === some.length) inserted.push(...some)
+    else if (changes > 0) maybe.push(...some)
+  }
+  for (const record of rows.slice(at)) if (restoreRow.run(record).changes === 1) inserted.push(record)
+  return { inserted, maybe }
 }

@@ -1,5 +1,6 @@
 /** Turns rows into one array for each column, which the statements unnest. */
 import { arrayLiteral } from '../../../drivers/postgres-array.js'
+import { isoText } from '../../../iso-time.js'
 import type { CensusOptions, WrapChange } from '../../../store.js'
 import type { KeyRecord, KeyRef } from '../../../table.js'
 
@@ -15,9 +16,9 @@ export function recordArrays(records: readonly KeyRecord[]) {
     ...refArrays(records),
     encryptedKeys: arrayLiteral(records.map(({ encryptedKey }) => hex(encryptedKey))),
     kekIds: arrayLiteral(records.map(({ kekId }) => kekId)),
-    createdAt: arrayLiteral(records.map(({ createdAt }) => createdAt.toISOString())),
-    wrappedAt: arrayLiteral(records.map(({ wrappedAt }) => wrappedAt?.toISOString() ?? null)),
-    shreddedAt: arrayLiteral(records.map(({ shreddedAt }) => shreddedAt?.toISOString() ?? null)),
+    createdAt: arrayLiteral(records.map(({ createdAt }) => isoText(createdAt))),
+    wrappedAt: arrayLiteral(records.map(({ wrappedAt }) => wrappedAt && isoText(wrappedAt))),
+    shreddedAt: arrayLiteral(records.map(({ shreddedAt }) => shreddedAt && isoText(shreddedAt))),
   }
 }
 
@@ -27,7 +28,7 @@ export function changeArrays(changes: readonly WrapChange[]) {
     from: arrayLiteral(changes.map(({ from }) => hex(from))),
     encryptedKeys: arrayLiteral(changes.map(({ encryptedKey }) => hex(encryptedKey))),
     kekIds: arrayLiteral(changes.map(({ kekId }) => kekId)),
-    wrappedAt: arrayLiteral(changes.map(({ wrappedAt }) => wrappedAt.toISOString())),
+    wrappedAt: arrayLiteral(changes.map(({ wrappedAt }) => isoText(wrappedAt))),
   }
 }
 

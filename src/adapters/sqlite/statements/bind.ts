@@ -21,6 +21,26 @@ export function statementOf(query: { toSQL(): Query }): Statement {
   return { sql, bind: (values) => encoders.map((encoder) => encoder(values)) }
 }
 
+/** A statement on a fixed number of rows. */
+export interface RowsStatement {
+  readonly sql: string
+  readonly rows: number
+  /** @param rows as many as {@link RowsStatement.rows} says */
+  bind(rows: readonly PlaceholderValues[]): unknown[]
+}
+
+/** @param query built by Drizzle, with the same parameters for each of the rows, row after row */
+export function rowsStatementOf(query: { toSQL(): Query }, rows: number): RowsStatement {
+  const { sql, params } = query.toSQL()
+  const encoders = params.slice(0, params.length / rows).map(encoderOf)
+  const bind = (values: readonly PlaceholderValues[]) => {
+    const bound: unknown[] = []
+    for (const row of values) for (const encoder of encoders) bound.push(encoder(row))
+    return bound
+  }
+  return { sql, rows, bind }
+}
+
 /** Makes the function that takes one parameter's value from the values of a run. */
 function encoderOf(param: unknown): (values: PlaceholderValues) => unknown {
   if (is(param, Placeholder)) return (values) => values[param.name]

@@ -1,7 +1,7 @@
 /** Prepares statements on a synchronous driver. */
 import type { SqliteClient } from '../../../drivers/sqlite-client.js'
 import type { StoredRow } from '../../stored-rows.js'
-import type { PlaceholderValues, Statement } from './bind.js'
+import type { PlaceholderValues, RowsStatement, Statement } from './bind.js'
 import { decodeRow, type RawRow } from './decode.js'
 
 export interface DirectStatement {
@@ -10,6 +10,20 @@ export interface DirectStatement {
   all(values: PlaceholderValues): StoredRow[]
   /** The rows of any statement, as arrays. */
   rows(values?: PlaceholderValues): readonly (readonly unknown[])[]
+}
+
+export interface DirectRowsStatement {
+  readonly rows: number
+  /** @param rows as many as {@link DirectRowsStatement.rows} says */
+  run(rows: readonly PlaceholderValues[]): { readonly changes: number }
+}
+
+export function prepareRowsDirect(
+  client: SqliteClient,
+  { sql, rows, bind }: RowsStatement,
+): DirectRowsStatement {
+  const statement = client.prepare(sql)
+  return { rows, run: (values) => statement.run(...bind(values)) }
 }
 
 export function prepareDirect(client: SqliteClient, { sql, bind }: Statement): DirectStatement {

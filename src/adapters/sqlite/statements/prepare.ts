@@ -2,7 +2,7 @@
 import type { SqliteClient } from '../../../drivers/sqlite-client.js'
 import { activeOf } from '../../records.js'
 import type { StoredRow } from '../../stored-rows.js'
-import { prepareDirect } from './direct.js'
+import { prepareDirect, prepareRowsDirect } from './direct.js'
 import { preparePages } from './pages.js'
 import { type SqliteQueries, sqliteQueries } from './queries.js'
 
@@ -10,7 +10,7 @@ export type SqliteStatements = ReturnType<typeof prepareStatements>
 
 export function prepareStatements(client: SqliteClient) {
   const queries = sqliteQueries()
-  const prepare = (name: Exclude<keyof SqliteQueries, 'pages' | 'rows'>) =>
+  const prepare = (name: Exclude<keyof SqliteQueries, 'pages' | 'rows' | 'restoreRows'>) =>
     prepareDirect(client, queries[name])
   return {
     selectVersionsOfUser: prepare('selectVersionsOfUser'),
@@ -19,6 +19,7 @@ export function prepareStatements(client: SqliteClient) {
     selectSampleOfKek: prepare('selectSampleOfKek'),
     insertRow: prepare('insertRow'),
     restoreRow: prepare('restoreRow'),
+    restoreRows: prepareRowsDirect(client, queries.restoreRows),
     insertTombstone: prepare('insertTombstone'),
     replaceWrappedKey: prepare('replaceWrappedKey'),
     shredRows: prepare('shredRows'),

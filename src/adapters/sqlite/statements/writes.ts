@@ -15,6 +15,19 @@ export function restoreRow(db: QueryBuilder) {
   return insertIf(db, sql`${encoded('shreddedAt')} is not null or not ${isShredded}`)
 }
 
+/**
+ * {@link restoreRow} for several rows, two thirds of whose time it takes. Live rows and tombstones must not be mixed: none of the rows is
+ * stored yet when the tombstones are looked for.
+ */
+export function restoreRows(db: QueryBuilder, rows: number) {
+  const values = sql.join(Array(rows).fill(sql`(${rowValues})`), sql`, `)
+  const isAnyShredded = sql`exists (select 1 from ${keys} where ${keys.userId} = column1 and ${keys.shreddedAt} is not null)`
+  return db
+    .insert(keys)
+    .select(sql`select * from (values ${values}) where column7 is not null or not ${isAnyShredded}`)
+    .onConflictDoNothing()
+}
+
 /** Inserts a tombstone if its user has no row. */
 export function insertTombstone(db: QueryBuilder) {
   return db.insert(keys).select(sql`${row} where not exists (select 1 ${fromUser})`)
@@ -60,8 +73,9 @@ export function conditionalValues<Row extends WrapChange | NewKeyRecord>({ while
 
 const fromUser = sql`from ${keys} where ${isUser}`
 const isShredded = sql`exists (select 1 ${fromUser} and ${keys.shreddedAt} is not null)`
-const row = sql`select ${encoded('userId')}, ${encoded('version')}, ${encoded('encryptedKey')}, ${encoded('kekId')},
+const rowValues = sql`${encoded('userId')}, ${encoded('version')}, ${encoded('encryptedKey')}, ${encoded('kekId')},
   ${encoded('createdAt')}, ${encoded('wrappedAt')}, ${encoded('shreddedAt')}`
+const row = sql`select ${rowValues}`
 
 function insertIf(db: QueryBuilder, condition: SQL) {
   return db.insert(keys).select(sql`${row} where ${condition}`).onConflictDoNothing()
