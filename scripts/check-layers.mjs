@@ -122,7 +122,7 @@ const PACKAGES = {
   'adapters/postgres': ['drizzle-orm'],
   drizzle: ['drizzle-orm'],
   'reencrypt/legacy': ['@noble/ciphers'],
-  cli: ['commander', 'cli-progress', 'cli-table3', 'better-sqlite3', 'drizzle-orm'],
+  cli: ['commander', 'cli-progress', '@bomb.sh/tab', 'cli-table3', 'better-sqlite3', 'drizzle-orm'],
 }
 
 const DRIVERS = [

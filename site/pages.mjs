@@ -145,6 +145,16 @@ export const groups = [
         title: 'Benchmarks',
         says: 'All figures, and the targets that were missed',
       },
+      {
+        file: 'docs/DEPENDENCIES.md',
+        title: 'Dependencies',
+        says: 'A reason for each, its licence, and what is installed with the package',
+      },
+      {
+        file: 'docs/VERSIONING.md',
+        title: 'Versions and upgrades',
+        says: 'What changes by which rules: the API, the formats, the table; what to do before an upgrade',
+      },
       { file: 'docs/decisions/README.md', title: 'Decisions', says: 'Why things are as they are' },
       { file: 'CHANGELOG.md', title: 'Changelog', says: 'What changed' },
     ],

@@ -4,7 +4,6 @@ import tab from '@bomb.sh/tab'
 import tabCommander from '@bomb.sh/tab/commander'
 import { Argument, Command } from 'commander'
 import { ownCommand } from './command-line.js'
-import { COMMANDS } from './commands.js'
 
 const SHELLS = ['bash', 'zsh', 'fish', 'powershell']
 
@@ -26,10 +25,15 @@ export function completionCommand(): Command {
     .action((shell: string) => tab.setup(WORD, ownCommand(), shell))
 }
 
+interface Completed {
+  readonly summary: string
+  readonly load: () => Promise<Command>
+}
+
 /** Adds all commands, and the hidden one that the scripts call. */
-export async function addCompletions(program: Command): Promise<void> {
+export async function addCompletions(program: Command, commands: Iterable<Completed>): Promise<void> {
   program.name(WORD)
-  for (const { summary, load } of COMMANDS.values())
+  for (const { summary, load } of commands)
     program.addCommand((await load()).description(summary).copyInheritedSettings(program))
   tabCommander(program, { completionCommandName: 'completions' })
 }

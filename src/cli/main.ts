@@ -43,7 +43,7 @@ async function run(argv: readonly string[]): Promise<number> {
     })
     .exitOverride()
   const [, , name = '', topic = ''] = argv
-  if (name === COMPLETE) await (await import('./completion.js')).addCompletions(program)
+  if (name === COMPLETE) await (await import('./completion.js')).addCompletions(program, COMMANDS.values())
   else {
     program.hook('preAction', (_, command) => refuseEmpty(command))
     // Of all others their names are enough, for the overview and for an error about an unknown command.
