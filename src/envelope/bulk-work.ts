@@ -47,6 +47,8 @@ export interface Job extends WantedKey {
 }
 
 export interface BulkWork<Item, Value> {
+  /** Nothing is written under a key that ended, or is not the highest any more, while the keys of other items were looked up. */
+  readonly writes: boolean
   /** Reads and checks an item. Its getters run here, and nowhere else. @throws what its result is to say */
   read(item: Item): Job
   /** @throws ERR_DECRYPTION_FAILED */
@@ -79,6 +81,7 @@ export type SealV2 = (plaintext: string) => Promise<Token>
 export type OpenV2 = (token: ParsedToken, context: readonly string[]) => Promise<Buffer>
 
 export class Encrypting implements BulkWork<PoolEncryptItem, Token> {
+  readonly writes = true
   readonly #service: BulkService
   readonly #ownerId: string | null
   readonly #sealV2: SealV2 | null
@@ -131,6 +134,7 @@ export class Encrypting implements BulkWork<PoolEncryptItem, Token> {
 }
 
 export class Decrypting implements BulkWork<PoolDecryptItem, string> {
+  readonly writes = false
   readonly #service: BulkService
   readonly #ownerId: string | null
   readonly #openV2: OpenV2 | null

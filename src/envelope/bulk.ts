@@ -1,5 +1,5 @@
 /**
- * Bulk calls: what is under keys in memory is done at once, one look-up of keys for all the rest, a result for each item, and the event loop
+ * Bulk calls: what is under keys in memory is opened at once, one look-up of keys for all the rest, a result for each item, and the event loop
  * turns in between.
  */
 import { invalidArgument, isKeystoreError, type KeystoreError } from '../errors.js'
@@ -112,7 +112,13 @@ class Page<Item extends object, Value> {
 
   async run(items: readonly Item[]): Promise<void> {
     const late = this.#readAll(items)
-    if (late.length > 0) await nextTurn()
+    const { keys } = this.#service
+    if (
+      this.#work.writes &&
+      late.some(({ job }) => job.needsKey && !keys.isCached(job.userId, job.version))
+    ) {
+      this.#missing.push(...late.splice(0))
+    } else if (late.length > 0 && !this.#work.writes) await nextTurn()
     for (const unfinished of late) {
       if (isTurnDueInLoop(weightOf(unfinished.job.input))) await nextTurn()
       this.#runIfCached(unfinished.place, unfinished.job)
@@ -124,7 +130,8 @@ class Page<Item extends object, Value> {
   /**
    * Reads all items, and does what it can at once: a token is opened while what the native core has decoded of it is at hand.
    *
-   * @returns those for which there was no time before the next turn of the event loop
+   * @returns those for which there was no time before the next turn of the event loop; all, if they are to be written: a user may be shredded
+   *   or rotated while the keys of others are looked up
    */
   #readAll(items: readonly Item[]): Unfinished[] {
     const late: Unfinished[] = []
@@ -138,7 +145,8 @@ class Page<Item extends object, Value> {
         this.#results[place] = failed(error)
         continue
       }
-      if (late.length > 0 || isTurnDueInLoop(weightOf(job.input))) late.push({ place, job })
+      if (this.#work.writes || late.length > 0 || isTurnDueInLoop(weightOf(job.input)))
+        late.push({ place, job })
       else this.#runIfCached(place, job)
     }
     return late
@@ -151,10 +159,12 @@ class Page<Item extends object, Value> {
   }
 
   async #runMissing(): Promise<void> {
-    const keyOf = await this.#service.keys.lookUp(this.#missing.map(({ job }) => job))
+    const keyOf = await this.#service.keys.lookUp(
+      this.#missing.flatMap(({ job }) => (job.needsKey ? job : [])),
+    )
     for (const { place, job } of this.#missing) {
       if (isTurnDueInLoop(weightOf(job.input))) await nextTurn()
-      this.#finish(place, job, this.#cachedAfterLookUp(job) ?? keyOf(job))
+      this.#finish(place, job, job.needsKey ? (this.#cachedAfterLookUp(job) ?? keyOf(job)) : null)
     }
   }
 

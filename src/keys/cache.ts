@@ -117,6 +117,11 @@ export class KeyCache {
     return this.#memory.cached(ref)
   }
 
+  /** Of a version, or the key for writing. Not counted. */
+  isCached(userId: string, version?: number): boolean {
+    return this.#memory.peekUser(userId, version) !== null
+  }
+
   /** {@link cached}, or without a version {@link cachedForWriting}. What is missing is to be looked up next, and counted then. */
   cachedBeforeLookUp(userId: string, version?: number): DataKey | undefined {
     return this.#memory.cachedBeforeLookUp(userId, version)
