@@ -46,6 +46,8 @@ export interface OpenResult {
   readonly error?: KeystoreError
   /** What a value looks like that no reader claims. */
   readonly form?: CiphertextForm
+  /** The keys under whose newest version a current value was found. */
+  readonly openedBy?: UserHandle
 }
 
 /** A value as the sweep reads it. */
@@ -150,7 +152,7 @@ function openStoredToken<Row>(
       if (context > 0) return { state: 'oldContext', plaintext }
       if (parsed.version !== handle.version) return { state: 'oldVersion', plaintext }
       plaintext.fill(0)
-      return CURRENT
+      return { state: 'current', openedBy: handle }
     }
     const opened = keys.open(owner, open)
     return opened instanceof Promise ? opened.catch(failed) : opened

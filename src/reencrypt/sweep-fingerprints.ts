@@ -1,4 +1,5 @@
 /** The fingerprints of one page of the sweep: compared with what their values give, and made anew where they differ. */
+import type { UserHandle } from '../envelope/user-handle.js'
 import { invalidArgument, KeystoreError, StoreError } from '../errors.js'
 import { isTurnDueInLoop, nextTurn, weightOf } from '../event-loop.js'
 import type { EncryptionContext } from '../format/context.js'
@@ -27,6 +28,8 @@ export interface FoundValue<Row> {
   /** Why it is not current, and is left so. */
   error?: KeystoreError | undefined
   readonly form?: CiphertextForm | undefined
+  /** The keys under whose newest version a current value was found. */
+  readonly openedBy?: UserHandle | undefined
   /** What is stored now. Undefined: another writer has changed it. */
   stored: unknown
 }

@@ -21,6 +21,7 @@ import {
 } from './sweep-fingerprints.js'
 import type { Tally } from './tally.js'
 import { writeApart } from './write-apart.js'
+import type { WrittenValues } from './written-values.js'
 
 /** The checked options of one sweep. */
 export interface SweepJob<Row> extends OpenOptions<Row>, LongWorkOptions, FingerprintJob {
@@ -86,13 +87,13 @@ export async function finishPage<Row>(
   tally: Tally,
 ): Promise<void> {
   try {
-    for (const { value, state, error, form } of found) {
+    for (const { value, state, error, form, openedBy } of found) {
       tally.add(state)
       if (form !== undefined) tally.ciphertexts.add(value.column, form)
       if (error !== undefined) tally.fail(value, error)
       // What another process has written meanwhile need not be opened again by the last look, if there is to be one.
-      if (state === 'current' && tally.changed > 0 && typeof value.value === 'string')
-        job.written?.add(value, value.value, keys.of(value.owner))
+      if (openedBy !== undefined && tally.changed > 0 && typeof value.value === 'string')
+        noteCurrent(job.written, keys, value, value.value, openedBy)
     }
     for (const [found, error] of refused) {
       found.error = error
@@ -170,9 +171,9 @@ const AT_ONCE = 16
 
 function foundValue<Row>(
   value: SweptValue<Row>,
-  { state, plaintext, error, form }: OpenResult,
+  { state, plaintext, error, form, openedBy }: OpenResult,
 ): FoundValue<Row> {
-  return { value, state, plaintext, error, form, stored: value.value }
+  return { value, state, plaintext, error, form, openedBy, stored: value.value }
 }
 
 function isOutdated<Row>(found: FoundValue<Row>): found is OutdatedValue<Row> {
@@ -300,7 +301,7 @@ async function writeValues<Row>(
         if (isWritten(change)) {
           found.stored = change.to
           tally.change(found.state)
-          written?.add(found.value, change.to, keys.of(change.owner))
+          noteCurrent(written, keys, found.value, change.to, keys.of(change.owner))
         } else {
           found.stored = undefined
           tally.skipped += 1
@@ -313,6 +314,25 @@ async function writeValues<Row>(
       tally.refuse(found.value, error)
     },
   })
+}
+
+/**
+ * Spares the last look a value that is current. Not if its owner's keys were looked up again meanwhile and have a newer version, which
+ * another value of the page may have named; nor if the owner was shredded.
+ *
+ * @param keys as they are now
+ * @param openedBy under whose newest version the token is
+ */
+function noteCurrent<Row>(
+  written: WrittenValues | undefined,
+  keys: OwnerKeys,
+  value: SweptValue<Row>,
+  token: string,
+  openedBy: UserHandle,
+): void {
+  if (written === undefined) return
+  const now = keys.usable(value.owner)
+  if (now?.activeKeyName === openedBy.activeKeyName) written.add(value, token, now)
 }
 
 /** Encrypts, and decrypts the new token before it replaces the old value: a fault of memory must not cost a user their data. */

@@ -1,6 +1,7 @@
 /** The sweep's last look opens nothing that the sweep has written itself, and trusts nothing that was changed since. */
 import { beforeEach, describe, expect, it } from 'vitest'
 import { encryptWithKey } from '../../src/index.js'
+import type { ValueCell } from '../../src/reencrypt/index.js'
 import { cleanUpAfterEach } from '../support/cleanups.js'
 import { type MemorySource, memorySource } from '../support/memory-source.js'
 import { CONTEXT, freshSweep, type SweepTest } from '../support/sweeps.js'
@@ -98,5 +99,75 @@ describe('the last look', () => {
       complete: true,
     })
     expect(opened).toEqual(Array.from({ length: 20 }, () => 'v2'))
+  })
+
+  describe('of a page during which the keys of an owner are looked up again, since a value names a newer version', () => {
+    /** A service whose store answers once, after `begin`, without the newest version of user a's key. */
+    async function staleSweeper(beforeNextLookUp: () => Promise<void>) {
+      let answers = 2
+      const store = new Proxy(test.store, {
+        get(target, name) {
+          if (name === 'changes') return undefined
+          const value = Reflect.get(target, name)
+          if (name !== 'getAll') return typeof value === 'function' ? value.bind(target) : value
+          return async (ids: string[]) => {
+            if (answers === 1 && ids.includes('a')) await beforeNextLookUp()
+            const found = await target.getAll(ids)
+            const rows = found.get('a')
+            if (rows === undefined) return found
+            answers += 1
+            return answers > 1
+              ? found
+              : new Map([...found, ['a', rows.filter(({ version }) => version === 1)]])
+          }
+        },
+      })
+      const begin = () => {
+        answers = 0
+      }
+      return { envelope: await test.open(store), begin }
+    }
+
+    /** The first page has a value that is to be changed; the second has values of user a under two versions. */
+    async function swept(beforeNextLookUp: () => Promise<void> = async () => undefined) {
+      const { envelope, begin } = await staleSweeper(beforeNextLookUp)
+      const old = encryptWithKey('old', await test.envelope.getOrCreateUserKey('b'))
+      await test.envelope.getOrCreateUserKey('a')
+      const first = await test.envelope.encrypt('a', 'one', { column: CONTEXT })
+      await envelope.user('a')
+      await test.envelope.rotateUserKey('a')
+      const second = await test.envelope.encrypt('a', 'two', { column: CONTEXT })
+      const source = memorySource([
+        { key: '0', owner: 'b', value: old },
+        { key: '1', owner: 'a', value: first },
+        { key: '2', owner: 'a', value: second },
+      ])
+      let passes = 0
+      const report = await test.sweep(
+        {
+          ...source,
+          *pages(page) {
+            const [cells = []] = [...(source.pages(page) as Iterable<ValueCell<unknown>[]>)]
+            yield cells.slice(0, 1)
+            passes += 1
+            if (passes === 1) begin()
+            yield cells.slice(1)
+          },
+        },
+        { envelope },
+      )
+      return { report, first, now: source.values.get('1') }
+    }
+
+    it('changes a value that was current under the keys before', async () => {
+      const { report, first, now } = await swept()
+      expect(report).toMatchObject({ left: 0, after: { current: 3 } })
+      expect(now).not.toBe(first)
+    })
+
+    it('goes on if the owner was shredded meanwhile', async () => {
+      const { report } = await swept(() => test.envelope.shredUser('a').then(() => undefined))
+      expect(report).toMatchObject({ changed: 1, after: { current: 1, shredded: 2 } })
+    })
   })
 })
