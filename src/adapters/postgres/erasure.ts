@@ -9,7 +9,7 @@ import { ERASED, FINISH_ERASURE, pendingErasure } from '../erasure.js'
 import { castTo, DIFFERS, EQUALS, GREATER, MAKE_DURABLE } from './catalog.js'
 import type { PostgresConnection } from './connection.js'
 import { copiersOf } from './copiers.js'
-import { familyOf, quotedTable, type StoredTable, storedTables } from './family.js'
+import { familyOf, quotedTable, type StoredTable, storedTables, tableLiteral } from './family.js'
 import { disableSampling, type RunSql, setLockTimeout } from './migrate.js'
 
 /** How long to wait for the table's lock. Whoever asks for the table later waits behind us. */
@@ -58,7 +58,7 @@ export async function finishPostgresErasure(
   const [first] = left
   if (first !== undefined) return pendingErasure(cannotRewrite(first))
   if (samples.length === 0) return ERASED
-  const named = samples.map((table) => `'${quotedTable(table)}'::regclass`).join(', ')
+  const named = samples.map((table) => `${tableLiteral(table)}::regclass`).join(', ')
   const condition = samples.length === 1 ? `= ${named}` : `in (${named})`
   return pendingErasure(
     `ANALYZE has copied some wrapped keys into pg_statistic. A superuser must \`delete from pg_statistic where starelid ` +

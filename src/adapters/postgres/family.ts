@@ -1,5 +1,6 @@
 /** Our table as Postgres stores it: one table, or with partitions, and with partitions of these. */
 import { type SQL, sql } from 'drizzle-orm'
+import { printable } from '../../errors.js'
 import { encryptionKeysDeclaration } from '../../table.js'
 import { castTo, EQUALS, GREATER } from './catalog.js'
 import type { RunSql } from './migrate.js'
@@ -39,7 +40,18 @@ export async function storedTables(run: RunSql, schema: string): Promise<StoredT
   }))
 }
 
-/** As it is written in a statement that an operator is to run. */
+/** As it is written in a statement that an operator is to run: names may have capitals, quotes and semicolons. */
 export function quotedTable({ schema, name }: Pick<StoredTable, 'schema' | 'name'>): string {
-  return `"${schema}".${name}`
+  return `${quotedName(schema)}.${/^[a-z_][a-z_0-9]*$/.test(name) ? name : quotedName(name)}`
+}
+
+/** The same in a literal, such as for regclass. It begins with E where it has a backslash, which some settings take for an escape. */
+export function tableLiteral(table: Pick<StoredTable, 'schema' | 'name'>): string {
+  const text = quotedTable(table).replaceAll("'", "''")
+  return text.includes('\\') ? `E'${text.replaceAll('\\', '\\\\')}'` : `'${text}'`
+}
+
+// postgresql.org/docs/current/sql-syntax-lexical.html, "Quoted identifiers".
+function quotedName(name: string): string {
+  return `"${printable(name.replaceAll('"', '""'))}"`
 }

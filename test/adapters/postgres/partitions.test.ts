@@ -88,6 +88,24 @@ describe.runIf(isChosen('postgres'))('a table that is partitioned by hash', () =
     expect(await settings()).toMatchObject([{ reason: expect.stringContaining(`"${SCHEMA}".later`) }])
   })
 
+  it('with a name that must be quoted: the statements that an operator is told to run are right', async () => {
+    const quoted = `"Later; drop table ""x"" 'y'"`
+    await admin.query(`alter table "${SCHEMA}".encryption_keys detach partition "${SCHEMA}".part_0`)
+    await admin.query(
+      `create table "${SCHEMA}".${quoted} partition of "${SCHEMA}".encryption_keys for values with (modulus 2, remainder 0)`,
+    )
+    await store.insertIfAbsent(
+      Array.from({ length: 50 }, () => randomRecord(randomBytes(9).toString('base64url'))),
+    )
+    await admin.query(`analyze "${SCHEMA}".${quoted}`)
+    const [setting] = (await settings()).map(({ reason }) => reason).filter((reason) => /Later/.test(reason))
+    await admin.query(/: (alter table .* set statistics 0)/.exec(String(setting))?.[1] as string)
+    expect((await settings()).filter(({ reason }) => /Later/.test(reason))).toEqual([])
+    const { pending: reason } = await store.maintenance.finishErasure()
+    await admin.query(/`(delete from pg_statistic .*?)`/.exec(String(reason))?.[1] as string)
+    expect(await store.maintenance.finishErasure()).toEqual(ERASED)
+  })
+
   it('of which samples were taken is not erased: they are named', async () => {
     await admin.query('analyze')
     expect(await store.maintenance.finishErasure()).toMatchObject(
