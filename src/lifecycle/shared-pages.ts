@@ -24,6 +24,8 @@ const MAX_RANGES = 4096
 const MIN_RANGE_ROWS = 250
 /** Ranges are read together, as many as have this many rows: so many entries of an index are passed in milliseconds. */
 const MAX_STRETCH_ROWS = 5000
+/** The same where there is most likely no row under the KEK id: fewer statements matter more there than a page in a few milliseconds. */
+const MAX_IDLE_STRETCH_ROWS = 100_000
 
 /** @param total how many rows the store has, by a census @throws ERR_STORE */
 export async function rowRanges({ maintenance }: KeyStore, total: number): Promise<RowRanges> {
@@ -72,17 +74,21 @@ export async function* sharedPagesOf(
 ): AsyncGenerator<readonly KeyRecord[], void, undefined> {
   if (rows.cuts.length === 0) return yield* pagesOf(store, options, { kekId: rows.kekId }, onUnreadable)
   const reader = new RangeReader(store, options, rows, onUnreadable)
-  for (let next = reader.prefetch(); !options.signal?.aborted; await nextTurn()) {
-    let read = await next
-    while (read !== null && rows.crowd.isIn(read.stretch)) {
-      reader.leave(read)
-      read = await reader.prefetch()
+  try {
+    for (let next = reader.prefetch(); !options.signal?.aborted; await nextTurn()) {
+      let read = await next
+      while (read !== null && rows.crowd.isIn(read.stretch)) {
+        reader.leave(read)
+        read = await reader.prefetch()
+      }
+      if (read === null) return
+      for (const row of read.unreadable) onUnreadable(row)
+      rows.crowd.given(read.page, read.stretch)
+      next = reader.prefetch()
+      yield read.page
     }
-    if (read === null) return
-    for (const row of read.unreadable) onUnreadable(row)
-    rows.crowd.given(read.page, read.stretch)
-    next = reader.prefetch()
-    yield read.page
+  } finally {
+    reader.end()
   }
 }
 
@@ -103,6 +109,7 @@ class RangeReader {
   #stretch: Stretch | null = null
   #after: KeyRef | undefined
   #isEntered = false
+  #hasEnded = false
 
   constructor(
     store: KeyStore,
@@ -117,7 +124,11 @@ class RangeReader {
     const count = rows.cuts.length + 1
     const wanted = ((options.batchSize ?? DEFAULT_BATCH_SIZE) * count) / Math.max(rows.count, 1)
     const most = Math.min(Math.ceil(wanted), Math.ceil(MAX_STRETCH_ROWS / rows.rows))
-    this.#ranges = new WorkRanges(count, Math.max(1, most))
+    this.#ranges = new WorkRanges(count, {
+      most: Math.max(1, most),
+      mostIdle: Math.max(1, most, Math.floor(MAX_IDLE_STRETCH_ROWS / rows.rows)),
+      isBusy: (range) => rows.cuts[range - 1]?.kekId === rows.kekId,
+    })
   }
 
   prefetch(): Promise<RangePage | null> {
@@ -125,6 +136,11 @@ class RangeReader {
     // A caller that leaves the loop never awaits this page: its rejection must not be an unhandled one.
     page.catch(() => undefined)
     return page
+  }
+
+  /** What is being read ahead stops at the next statement: nobody wants it any more. */
+  end(): void {
+    this.#hasEnded = true
   }
 
   /** Another process is at work where this page was read: it is read again later. */
@@ -142,10 +158,10 @@ class RangeReader {
 
   async #read(): Promise<RangePage | null> {
     const { kekId } = this.#rows
-    for (;;) {
+    for (; ; await nextTurn()) {
       this.#stretch ??= this.#enter()
       const stretch = this.#stretch
-      if (stretch === null || this.#options.signal?.aborted) return null
+      if (stretch === null || this.#hasEnded || this.#options.signal?.aborted) return null
       const after = this.#after
       const before = this.#rows.cuts[stretch.to - 1]
       const filter = { kekId, ...(before && { before }) }

@@ -27,7 +27,7 @@ function simulate(
   const done = Array.from({ length: count }, () => false)
   let work = 0
   const workers = Array.from({ length: processes }, () => ({
-    ranges: new WorkRanges(count, most, random),
+    ranges: new WorkRanges(count, { most, random }),
     unwritten: [] as Stretch[],
     isAtWork: true,
   }))
@@ -89,7 +89,7 @@ describe('WorkRanges', () => {
   })
 
   it('gives what was left again, one range at a time, after all others', () => {
-    const ranges = new WorkRanges(10, 4, () => 0)
+    const ranges = new WorkRanges(10, { most: 4, random: () => 0 })
     const first = ranges.next()
     if (first === null) throw new Error('none')
     ranges.leave(first)
@@ -101,5 +101,28 @@ describe('WorkRanges', () => {
       ranges.done(next)
     }
     expect([...taken, ...again].sort((a, b) => a - b)).toEqual(Array.from({ length: 10 }, (_, i) => i))
+  })
+
+  it('gives ranges with work first, and each range once', () => {
+    for (let seed = 0; seed < 20; seed++) {
+      const random = randomFrom(seed)
+      const busy = new Set(Array.from({ length: 1 + (seed % 5) }, () => Math.floor(random() * 100)))
+      const ranges = new WorkRanges(100, {
+        most: 2,
+        mostIdle: 30,
+        isBusy: (range) => busy.has(range),
+        random,
+      })
+      const taken: number[] = []
+      let idleStretches = 0
+      for (let next = ranges.next(); next !== null; next = ranges.next()) {
+        if (taken.length >= busy.size) idleStretches += 1
+        for (let range = next.from; range < next.to; range++) taken.push(range)
+        ranges.done(next)
+      }
+      expect(new Set(taken.slice(0, busy.size))).toEqual(busy)
+      expect(taken.sort((a, b) => a - b)).toEqual(Array.from({ length: 100 }, (_, range) => range))
+      expect(idleStretches).toBeLessThan(15)
+    }
   })
 })
