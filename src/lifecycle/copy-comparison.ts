@@ -25,6 +25,8 @@ export interface CopyComparing extends CopyReading {
   /** Whether a user of the target may be erased because the source has a tombstone. */
   readonly mayErase: (userId: string) => boolean
   readonly dryRun: boolean
+  /** Whether pages are written while others are compared. */
+  readonly isWriting?: boolean
 }
 
 /** Rows of one page of the source that the target has not in the same state. */
@@ -88,7 +90,7 @@ function compareRow(
   const live = versions.filter((row) => !isTombstone(row))
   const isRefusedByTombstone = found === undefined && !isTombstone(record) && live.length < versions.length
   if (isRefusedByTombstone || (found !== undefined && isConflict(record, found))) {
-    if (!job.dryRun) throw conflict(record, found, job.rows.userIds === null ? COPY_SOME : '')
+    if (!job.dryRun) throw conflict(job, record, found)
     differing.conflicts.push(describeConflict(record, found))
     return
   }
@@ -131,22 +133,32 @@ function isConflict(record: KeyRecord, found: KeyRecord): boolean {
 /** The users named in a refusal; a dry run lists all of them. */
 const MAX_NAMED = 10
 
-export function erasuresRefused(users: readonly string[]): StoreError {
+/** @param wasWritten whether the copy has written pages before */
+export function erasuresRefused(users: readonly string[], wasWritten = false): StoreError {
   const names = users.slice(0, MAX_NAMED).map((userId) => (userId === '' ? 'the pool' : quoted(userId)))
   const more = users.length > MAX_NAMED ? ` and ${users.length - MAX_NAMED} more` : ''
   return new StoreError(
-    `The source says that users were shredded whose keys are live at the target: ${names.join(', ')}${more}. Nothing was written. ` +
+    `The source says that users were shredded whose keys are live at the target: ${names.join(', ')}${more}. ${wasWritten ? WRITTEN_BEFORE : 'Nothing was written'}. ` +
       'If it is right, copy with applyErasures (keystore: --apply-erasures), which erases these keys at the target for good',
     { code: 'ERR_CONFLICT' },
   )
 }
 
+/** Of a target that was empty, and got rows from others during the copy; or of a source that was changed since the comparison. */
+const WRITTEN_BEFORE =
+  'It was found during the copy: what was copied before stays at the target, and nothing that stood there was changed. Find out who else writes to the stores, and run the copy again'
+
 const COPY_SOME =
   '. To copy the rows of some users or tenants alone, name them: only (npx keystore restore FILE --user ID, or --tenant ID)'
 
 /** @param found the target's row; undefined if a tombstone of the user kept the record from being inserted */
-export function conflict(record: KeyRecord, found: KeyRecord | undefined, advice = ''): StoreError {
+export function conflict(
+  { isWriting = false, rows }: CopyComparing,
+  record: KeyRecord,
+  found: KeyRecord | undefined,
+): StoreError {
   const { userId, version } = record
+  const advice = isWriting ? `. ${WRITTEN_BEFORE}` : rows.userIds === null ? COPY_SOME : ''
   return new StoreError(
     `The row of ${describeRef(record)} ${conflictReason(record, found)}. Nothing of it was written${advice}`,
     { code: 'ERR_CONFLICT', ref: { userId, version } },

@@ -221,6 +221,8 @@ async function* inOrder(
 
 function outOfOrder(before: string, after: string): StoreError {
   return new StoreError(
-    `The key store lists user ${quoted(before)} before user ${quoted(after)}: its list() must go by the bytes of the ids. In Postgres the column user_id must be COLLATE "C"`,
+    `The key store lists user ${quoted(before)} before user ${quoted(after)}: its list() must go by the UTF-8 bytes of the ids, or two stores cannot be compared. ` +
+      'In Postgres the column user_id must be COLLATE "C". In SQLite `pragma encoding` must be UTF-8: one that says UTF-16 can be brought over with ' +
+      '`sqlite3 OLD .dump | sqlite3 NEW`, and some users can be copied by their ids (only; --user)',
   )
 }

@@ -90,7 +90,8 @@ const MAX_PASSES = 10
  * all rows of both stores are compared: into an empty target page by page as they are written, and again if the counts of rows then differ.
  *
  * It is safe to repeat, also after it was killed. A further call copies what was minted meanwhile. If the target holds another
- * key under the same user and version, the copy names that row and refuses before it writes anything. A row that cannot be copied is named
+ * key under the same user and version, the copy names that row and refuses before it writes anything. If the target was empty and others write
+ * to it meanwhile, what was copied before stays; no row of theirs is changed. A row that cannot be copied is named
  * in `failed` and stops no other.
  *
  * @throws ERR_INVALID_ARGUMENT · ERR_KEY_NOT_FOUND (the source has no row of an id in `only`) · ERR_CONFLICT (with `ref`: the row that differs; or names the users whom the source has shredded, see
@@ -296,7 +297,8 @@ interface Pass {
 }
 
 /** Goes over the source once. Compares one page while the page before is written, and the one before that is read back from a target that was empty. */
-async function copyPass(job: CopyJob, phase: string, look: TargetLook): Promise<Pass> {
+async function copyPass(compared: CopyJob, phase: string, look: TargetLook): Promise<Pass> {
+  const job = { ...compared, isWriting: true }
   const digests = look === 'in order' ? new PairedDigests() : null
   const readBack = look === 'taken for empty' ? new ReadBack(job) : null
   let reading = Promise.resolve()
@@ -308,7 +310,7 @@ async function copyPass(job: CopyJob, phase: string, look: TargetLook): Promise<
     for await (const { pairs, done } of copyPages(job, phase, look, () => isQuiet)) {
       const page = await differingRows(job, pairs, digests)
       // Shredded at the source since the comparison.
-      if (page.refused.length > 0) throw erasuresRefused(page.refused)
+      if (page.refused.length > 0) throw erasuresRefused(page.refused, true)
       isQuiet &&= page.missing.length + page.erased.length === 0
       written += await writing
       writing = Promise.resolve(0)
@@ -362,7 +364,7 @@ async function write(job: CopyJob, { missing, erased, erasedUsers }: DifferingRo
     const found = stored[at]?.userId === record.userId ? stored[at] : undefined
     at += 1
     if (found === record) continue
-    if (found === undefined || !isSameRecord(record, found)) throw conflict(record, found)
+    if (found === undefined || !isSameRecord(record, found)) throw conflict(job, record, found)
   }
   return written
 }
