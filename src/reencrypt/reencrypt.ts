@@ -4,6 +4,7 @@ import { invalidArgument } from '../errors.js'
 import { nextTurn } from '../event-loop.js'
 import { type ContextOf, contextMaker } from '../format/context.js'
 import {
+  COUNTING,
   checkedOptions,
   DEFAULT_BATCH_SIZE,
   type LongWorkOptions,
@@ -159,6 +160,7 @@ async function sweep<Row>(options: ReencryptOptions<Row>): Promise<ReencryptRepo
 async function sweepOnce<Row>(job: SweepJob<Row>, isFirst: boolean): Promise<Tally> {
   const { source, batchSize = DEFAULT_BATCH_SIZE, signal } = job
   const tally = new Tally(job.legacy)
+  job.onProgress?.(COUNTING)
   const count = () => source.count?.() ?? 0
   const total = await (job.foresight === null ? count() : job.foresight.counted(count))
   if (total === null) return tally

@@ -14,6 +14,7 @@ import {
   type TableRow,
   type TableShape,
 } from './table.js'
+import type { ValueKey } from './value-source.js'
 
 /** A column in Postgres's catalogue. */
 export type PostgresColumn = Catalog['columns'][number] & {
@@ -119,28 +120,34 @@ export function statementsFor(shape: TableShape, columns: readonly PostgresColum
   // With "t.", because a bare name means the result's column "k0", "owner" or "c0" if the table has a column of that name.
   const ordered = (direction: string, limit: number) =>
     `order by ${keys.map(({ name }) => `t.${name} ${direction}`).join(', ')} limit $${limit}::int`
+  const bounded = (selected: string, hasAfter: boolean, hasUpTo: boolean) => {
+    const first = hasAfter ? keys.length : 0
+    const count = first + (hasUpTo ? keys.length : 0)
+    const bounds = [
+      ...(hasAfter ? [isAfterCursor(keys)] : []),
+      ...(hasUpTo ? [isUpToCursor(keys, first)] : []),
+    ]
+    const where = bounds.length === 0 ? '' : `where ${bounds.join(' and ')}`
+    return `${selected} ${where} ${ordered('asc', count + 1)} offset $${count + 2}::bigint`
+  }
+  const keyOf = (row: Record<string, unknown>): ValueKey =>
+    keyFromParts(keyTextsOf(row, keys.length).map((text, index) => keyPart(text, keys[index]?.type)))
   return {
     catalog,
     first: `${select} ${ordered('asc', 1)}`,
     next: `${select} where ${isAfterCursor(keys)} ${ordered('asc', keys.length + 1)}`,
     /** Rows after one key and up to another, each if it is given. The parameters end with a limit and an offset. */
-    between(hasAfter: boolean, hasUpTo: boolean) {
-      const first = hasAfter ? keys.length : 0
-      const count = first + (hasUpTo ? keys.length : 0)
-      const bounds = [
-        ...(hasAfter ? [isAfterCursor(keys)] : []),
-        ...(hasUpTo ? [isUpToCursor(keys, first)] : []),
-      ]
-      const where = bounds.length === 0 ? '' : `where ${bounds.join(' and ')}`
-      return `${select} ${where} ${ordered('asc', count + 1)} offset $${count + 2}::bigint`
-    },
+    between: (hasAfter: boolean, hasUpTo: boolean) => bounded(select, hasAfter, hasUpTo),
+    /** Keys alone, which an index may have: after one if it is given. The same last parameters. */
+    keysAfter: (hasAfter: boolean) => bounded(`select ${keyTexts} from ${table} as t`, hasAfter, false),
+    keyOf,
     last: `${select} ${ordered('desc', 1)}`,
     count: `select pg_catalog.count(*) as count from ${table}`,
     replace: (column: string, beside?: string) =>
       replaceStatement({ name: column, cast: castOf(column, catalog) }, beside, shape, keys, owner),
     holding: (column: string) => holdingStatement(column, shape, keys),
     decodeRow: (row: Record<string, unknown>): TableRow => ({
-      key: keyFromParts(keyTextsOf(row, keys.length).map((text, index) => keyPart(text, keys[index]?.type))),
+      key: keyOf(row),
       owner: row.owner as string | null,
       values: Object.fromEntries(names.map((name, index) => [name, row[`c${index}`]])),
     }),

@@ -108,16 +108,18 @@ export class PostgresTable implements SqlTable {
     limit: number,
     order: PageOrder,
   ): AsyncGenerator<readonly TableRow[], void, undefined> {
-    const { between, decodeRow } = await this.#prepared()
-    const query = async (after: ValueKey | null, upTo: ValueKey | null, limit: number, offset = 0) => {
+    const { between, decodeRow, keysAfter, keyOf } = await this.#prepared()
+    const query = async (after: ValueKey | null, upTo: ValueKey | null, limit: number) => {
       const bounds = [after, upTo].flatMap((key) => (key === null ? [] : keyTexts(key)))
       const text = between(after !== null, upTo !== null)
-      const { rows } = await this.#query('read', text, [...bounds, limit, offset], { mayTakeLong: true })
+      const { rows } = await this.#query('read', text, [...bounds, limit, 0], { mayTakeLong: true })
       return rows.map(decodeRow)
     }
     const cuts = await cutsOf<ValueKey>(limit, async (after, rows) => {
-      const [row] = await query(after, null, 1, rows - 1)
-      return row?.key ?? null
+      const parameters = [...(after === null ? [] : keyTexts(after)), 1, rows - 1]
+      const found = await this.#query('read', keysAfter(after !== null), parameters, { mayTakeLong: true })
+      const [row] = found.rows
+      return row === undefined ? null : keyOf(row)
     })
     const pages = stretchPages<TableRow, ValueKey>(order, cuts, {
       read: (after, upTo) => query(after, upTo, limit),

@@ -74,10 +74,10 @@ export class SqliteTable implements SqlTable {
   async *#stretchPages(limit: number, order: PageOrder) {
     const keyAfter = (after: Cursor | null, rows: number): Promise<Cursor | null> =>
       this.#try('read', async () => {
-        const { between, decodeRows } = await this.#statements()
-        const found = decodeRows(await this.#runner.query(between(after, null, 1, rows - 1)))
+        const { keyAfter, decodeCursor } = await this.#statements()
+        const [found] = await this.#runner.query(keyAfter(after, rows - 1))
         if (isTurnDueInLoop(CALLS)) await nextTurn()
-        return found[0]?.cursor ?? null
+        return found === undefined ? null : decodeCursor(found)
       })
     const read = (after: Cursor | null, upTo: Cursor | null): Promise<readonly StoredRow[]> =>
       this.#try('read', async () => {
@@ -182,12 +182,15 @@ async function prepareTable(runner: SqliteRunner, shape: TableShape) {
   const names = selectedColumns(shape, catalog)
   const owner = ownerText(shape, catalog)
   const ownerBytes = shape.owner === null ? owner : quoteIdentifier(shape.owner)
-  const stored = [ownerBytes, ...keys].map((expression) => `cast(${expression} as blob)`)
+  const asBytes = (expression: string) => `cast(${expression} as blob)`
   // Each has a name of its own, since D1 gives rows as objects.
-  const selected = [...stored, owner, ...names.map(quoteIdentifier)]
-    .map((expression, index) => `${expression} as "__keystore_${index}"`)
-    .join(', ')
-  const select = `select ${selected} from ${table}`
+  const selecting = (expressions: readonly string[]) => {
+    const selected = expressions.map((expression, index) => `${expression} as "__keystore_${index}"`)
+    return `select ${selected.join(', ')} from ${table}`
+  }
+  const keyBytes = keys.map(asBytes)
+  const select = selecting([asBytes(ownerBytes), ...keyBytes, owner, ...names.map(quoteIdentifier)])
+  const selectKeys = selecting([...keyBytes, ...keys])
   const ordered = (direction: string) =>
     `order by ${keys.map((name) => `${name} ${direction}`).join(', ')} limit ?`
   const compared = (operator: string, cursor: Cursor) => {
@@ -203,19 +206,26 @@ async function prepareTable(runner: SqliteRunner, shape: TableShape) {
       sql: `${select} where ${compared('>', cursor)} ${ordered('asc')}`,
       params: [...boundTo(cursor), limit],
     }),
-    between(after: Cursor | null, upTo: Cursor | null, limit: number, offset = 0) {
+    /** Of the key alone, which an index may have: that of the row behind so many others. */
+    keyAfter: (after: Cursor | null, offset: number) => ({
+      sql: `${selectKeys} ${after === null ? '' : `where ${compared('>', after)}`} ${ordered('asc')} offset ?`,
+      params: [...boundTo(after ?? []), 1, offset],
+    }),
+    between(after: Cursor | null, upTo: Cursor | null, limit: number) {
       const bounds = [
         ...(after === null ? [] : [compared('>', after)]),
         ...(upTo === null ? [] : [compared('<=', upTo)]),
       ]
       return {
-        sql: `${select} ${bounds.length === 0 ? '' : `where ${bounds.join(' and ')}`} ${ordered('asc')} offset ?`,
-        params: [...boundTo(after ?? []), ...boundTo(upTo ?? []), limit, offset],
+        sql: `${select} ${bounds.length === 0 ? '' : `where ${bounds.join(' and ')}`} ${ordered('asc')}`,
+        params: [...boundTo(after ?? []), ...boundTo(upTo ?? []), limit],
       }
     },
     last: (limit: number) => ({ sql: `${select} ${ordered('desc')}`, params: [limit] }),
     count: { sql: `select count(*) from ${table}`, params: [] },
     replace: await replacerOf(runner, shape, owner),
+    decodeCursor: (row: readonly unknown[]): Cursor =>
+      shape.key.map((_, index) => cursorPart(jsValue(row[keys.length + index]), row[index], encoding)),
     decodeRows: (rows: readonly (readonly unknown[])[]) =>
       rows.map((row) => decodeRow(shape, names, encoding, row)),
   }

@@ -46,21 +46,26 @@ describe.each(dialects)('%s: processes that rewrap together', (dialect) => {
     expect(report).toMatchObject({ ok: true, rows: KEYS })
   }
 
-  it.each([1, 2, 4])('%i of them wrap few keys twice', { timeout: 120_000 }, async (count) => {
-    const url = await filled()
-    const reports = await Promise.all((await begin(url, count)).map((child) => reportOf<Report>(child)))
-    const sum = (of: (report: Report) => number) => reports.reduce((all, report) => all + of(report), 0)
-    for (const report of reports) expect(report).toMatchObject({ complete: true, failedCount: 0 })
-    const [wraps, changed] = [sum((report) => report.wraps), sum((report) => report.changed)]
-    console.info(
-      `${dialect}: ${count} processes: ${(wraps / KEYS).toFixed(3)} wraps a key, ${sum(({ skipped }) => skipped)} skipped, ` +
-        `${Math.round(Math.max(...reports.map(({ ms }) => ms)))} ms, CPU ${Math.round(sum(({ cpuMs }) => cpuMs))} ms, changed ${changed}`,
-    )
-    // Walking the same pages they make nearly as many wraps as there are processes. What each has under way when they meet is done twice: about
-    // three pages, which of few keys are many.
-    expect(wraps / KEYS).toBeLessThan(1 + (count - 1) * (slow ? 0.15 : 0.3))
-    await expectAllDone(url)
-  })
+  it.each(slow ? [1, 2, 4] : [1, 2])(
+    '%i of them wrap few keys twice',
+    { timeout: 120_000 },
+    async (count) => {
+      const url = await filled()
+      const reports = await Promise.all((await begin(url, count)).map((child) => reportOf<Report>(child)))
+      const sum = (of: (report: Report) => number) => reports.reduce((all, report) => all + of(report), 0)
+      for (const report of reports) expect(report).toMatchObject({ complete: true, failedCount: 0 })
+      const [wraps, changed] = [sum((report) => report.wraps), sum((report) => report.changed)]
+      console.info(
+        `${dialect}: ${count} processes: ${(wraps / KEYS).toFixed(3)} wraps a key, ${sum(({ skipped }) => skipped)} skipped, ` +
+          `${Math.round(Math.max(...reports.map(({ ms }) => ms)))} ms, CPU ${Math.round(sum(({ cpuMs }) => cpuMs))} ms, changed ${changed}`,
+      )
+      // Walking the same pages they make nearly as many wraps as there are processes. What each has under way when they meet is done twice: about
+      // three pages, which of few keys are many. Of 60,000 keys on a quiet machine 1.008 (SQLite) and 1.028 (Postgres) wraps a key were measured
+      // with two processes, 1.184 and 1.160 with four.
+      expect(wraps / KEYS).toBeLessThanOrEqual(1 + (count - 1) * (slow ? 0.1 : 0.3))
+      await expectAllDone(url)
+    },
+  )
 
   it('do what one left that was killed', { timeout: 120_000 }, async () => {
     const url = await filled()

@@ -74,12 +74,18 @@ export function selectRefsAt(db: QueryBuilder) {
     .orderBy(keys.userId, keys.version)
 }
 
-/** The first and the last row number. A table of the host's may have none. */
+/** A cast to a blob gives the bytes in the encoding of the database (sqlite.org/lang_expr.html, "CAST expressions"). */
+const isUtf8 = sql`cast('a' as blob) = x'61'`
+
+/**
+ * The first and the last row number. A table of the host's may have none. Null in a database whose texts are UTF-16 (`pragma encoding`): there
+ * rows come in another order than refs compare, so that nothing can be cut at one.
+ */
 export function selectRowNumbers(db: QueryBuilder) {
   return db
     .select({
-      first: sql<number>`(select min(rowid) from ${keys})`.as('first'),
-      last: sql<number>`(select max(rowid) from ${keys})`.as('last'),
+      first: sql<number>`(case when ${isUtf8} then (select min(rowid) from ${keys}) end)`.as('first'),
+      last: sql<number>`(case when ${isUtf8} then (select max(rowid) from ${keys}) end)`.as('last'),
     })
     .from(sql`(select 1)`)
 }
