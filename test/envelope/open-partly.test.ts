@@ -1,7 +1,8 @@
 /** What `open` makes of a store that has not looked at everything. */
 import { randomBytes } from 'node:crypto'
 import { describe, expect, it } from 'vitest'
-import { EnvelopeCrypto, type KeystoreEvent, localMasterKey, memoryKeyStore } from '../../src/index.js'
+import { memoryKeyStore } from '../../src/adapters/memory.js'
+import { EnvelopeCrypto, type KeystoreEvent, localMasterKey } from '../../src/index.js'
 import type { KeyRecord } from '../../src/table.js'
 import { corrupted } from '../support/rows.js'
 import { overriding } from '../support/store-doubles.js'
