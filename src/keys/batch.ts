@@ -8,6 +8,9 @@ interface Waiting<Item, Result> {
   reject(error: unknown): void
 }
 
+/** So many items take a synchronous driver milliseconds, whatever the clock says: it is first looked at when the work is done. */
+const LARGE = 128
+
 /**
  * Runs together all items that are added in one tick and by the promises that settle in it. An item waits for no timer, only until the
  * running code has finished.
@@ -38,7 +41,7 @@ export class Batch<Item, Result> {
     try {
       const results = await this.#run(batch.map(({ item }) => item))
       // A synchronous driver may have taken long for it.
-      if (isTurnDueInLoop(CALLS)) await nextTurn()
+      if (batch.length > LARGE || isTurnDueInLoop(CALLS)) await nextTurn()
       // All of them in one turn: what they ask for next is then one batch again.
       for (const [index, { resolve, reject }] of batch.entries()) {
         const result = results[index]
