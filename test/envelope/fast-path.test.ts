@@ -2,7 +2,7 @@
 import { randomBytes } from 'node:crypto'
 import Database from 'better-sqlite3'
 import { drizzle } from 'drizzle-orm/better-sqlite3'
-import { afterAll, afterAll, beforeEach, describe, expect, it, vi } from 'vitest'
+import { afterAll, beforeEach, describe, expect, it, vi } from 'vitest'
 import { cleanUpAfterEach } from '../support/cleanups.js'
 import { freshDatabase, isChosen } from '../support/databases.js'
 import { recordedPool } from '../support/query-plans.js'
