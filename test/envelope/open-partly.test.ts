@@ -2,7 +2,8 @@
 import { randomBytes } from 'node:crypto'
 import { describe, expect, it } from 'vitest'
 import { memoryKeyStore } from '../../src/adapters/memory.js'
-import { EnvelopeCrypto, type KeystoreEvent, localMasterKey } from '../../src/index.js'
+import { EnvelopeCrypto, type KeystoreEvent, localMasterKey, masterKeyring } from '../../src/index.js'
+import { checkMasterKeys } from '../../src/master-keys/check.js'
 import type { KeyRecord } from '../../src/table.js'
 import { corrupted } from '../support/rows.js'
 import { overriding } from '../support/store-doubles.js'
@@ -31,7 +32,7 @@ describe('a store that has not looked at everything', () => {
     const events: KeystoreEvent[] = []
     const open = () =>
       EnvelopeCrypto.open({ store, masterKeys: right, onEvent: (event) => events.push(event) })
-    return { open, calls, events }
+    return { store, open, calls, events }
   }
 
   it('is opened where a sample opens, and an event says so', async () => {
@@ -53,5 +54,13 @@ describe('a store that has not looked at everything', () => {
     await expect(open()).rejects.toMatchObject({ code: 'ERR_UNKNOWN_MASTER_KEY' })
     expect(calls).toEqual([true, false])
     expect(events).toEqual([])
+  })
+
+  it('is looked through to the end at once for whoever has no hurry, as `keystore init`', async () => {
+    const { store, calls } = await partialStore((row) => (row.kekId === right.id ? [row] : []))
+    const options = { acceptKeys: ['v3'], allowUnknown: false, mints: true, wholly: true } as const
+    const checked = checkMasterKeys(store, masterKeyring({ primary: right }), { ...options, emit: () => {} })
+    await expect(checked).rejects.toMatchObject({ code: 'ERR_UNKNOWN_MASTER_KEY' })
+    expect(calls).toEqual([false])
   })
 })
