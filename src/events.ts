@@ -68,7 +68,8 @@ export type KeystoreEvent =
   /**
    * `open` has not looked at everything, because it would have taken too long: on Postgres a rewrap leaves entries in the index until a vacuum, and
    * a transaction that stays open keeps them. `kekIds`: under these no row was found in time, so none was opened as a sample. `others`: there may be rows
-   * under further KEK ids, which a complete look would name. `VACUUM encryption_keys` ends it.
+   * under further KEK ids, which a complete look would name. A row that was found has opened, so the master keys are this store's; but one that is missing
+   * may be unnoticed until its users' calls fail. `keystore doctor` counts all rows; `VACUUM encryption_keys` ends it.
    */
   | { readonly type: 'partlyChecked'; readonly kekIds: readonly (string | null)[]; readonly others: boolean }
   /**

@@ -107,7 +107,8 @@ export interface SampleOptions {
   readonly kekIds?: readonly string[] | undefined
   /**
    * Called for each part of the index that was not looked through. Absent: all of it is, however long that takes. Where it is called, what was
-   * found is right but may not be all.
+   * found is right but may not be all. A store that has
+   * found no row at all should look at everything instead of calling it; `open` does so too, where none of the rows opens.
    */
   readonly onUnsearched?: ((part: UnsearchedKeks) => void) | undefined
 }

@@ -192,14 +192,17 @@ describe('no event', () => {
       Promise.reject(new MasterKeyError('ERR_MASTER_KEY', plaintext, { reason: 'throttled', cause }))
     await open({ store: memoryKeyStore(), masterKeys: remoteMasterKey({ timeLimitMs: 1, wrap }), onEvent })
 
-    const hurried = overriding(memoryKeyStore(), {
-      async sampleByKek(_limit, options) {
+    const intact = memoryKeyStore()
+    await (await open({ store: intact, masterKeys: next, closeStore: false })).getOrCreateUserKey('alice')
+    const hurried = overriding(intact, {
+      async sampleByKek(limit, options) {
         options?.onUnsearched?.({ kekId: master.id })
         options?.onUnsearched?.({ above: null, below: null })
-        return []
+        return intact.sampleByKek(limit)
       },
     })
-    await open({ store: hurried, onEvent })
+    const keyring = masterKeyring({ primary: next, previous: [master] })
+    await open({ store: hurried, masterKeys: keyring, onEvent })
     expect(told.at(-1)).toEqual({ type: 'partlyChecked', kekIds: [master.id], others: true })
 
     // All but changesSilent, and nativeCore, whose only text native-choice.test.ts looks at.

@@ -107,6 +107,8 @@ async function refuseOtherMasterKeys(
       acceptKeys: ['v2', 'v3'],
       allowUnknown: false,
       mints: true,
+      // What is made here would be made again, and nobody waits for a service to start.
+      wholly: true,
       emit,
     })
   const samples = await store.sampleByKek(1)

@@ -54,7 +54,7 @@ export class NoAddon {
 
 export function loadAddon(): NativeAddon | NoAddon {
   if (process.env.KEYSTORE_NATIVE === '0') return new NoAddon('KEYSTORE_NATIVE=0 turns it off')
-  const { bun, deno, electron, openssl } = process.versions
+  const { bun, deno, electron, openssl } = process.versions ?? {}
   // It calls the OpenSSL that the process has. Others bring BoringSSL, or none.
   if (bun || deno || electron || !openssl?.startsWith('3.'))
     return new NoAddon('this runtime is not Node.js with OpenSSL 3')

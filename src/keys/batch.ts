@@ -8,8 +8,8 @@ interface Waiting<Item, Result> {
   reject(error: unknown): void
 }
 
-/** So many callers go on between two turns of the event loop. */
-const AT_ONCE = 128
+/** So many items take a synchronous driver milliseconds, whatever the clock says: it is first looked at when the work is done. */
+const LARGE = 128
 
 /**
  * Runs together all items that are added in one tick and by the promises that settle in it. An item waits for no timer, only until the
@@ -41,10 +41,9 @@ export class Batch<Item, Result> {
     try {
       const results = await this.#run(batch.map(({ item }) => item))
       // A synchronous driver may have taken long for it.
-      if (batch.length > AT_ONCE || isTurnDueInLoop(CALLS)) await nextTurn()
+      if (batch.length > LARGE || isTurnDueInLoop(CALLS)) await nextTurn()
+      // All of them in one turn: what they ask for next is then one batch again.
       for (const [index, { resolve, reject }] of batch.entries()) {
-        // What the callers then do, such as opening the key, is done before the next ones are called.
-        if (index > 0 && index % AT_ONCE === 0) await nextTurn()
         const result = results[index]
         if (result instanceof Error) reject(result)
         else resolve(result as Result)

@@ -1,5 +1,6 @@
 /** Rotation of users' data keys by age. */
 import { invalidArgument } from '../errors.js'
+import { nextTurn } from '../event-loop.js'
 import { durationSince, eventEmitter } from '../events.js'
 import { newDataKey } from '../master-keys/key-wrap.js'
 import { keyringOf, type MasterKeyring } from '../master-keys/keyring.js'
@@ -140,7 +141,11 @@ async function nextVersionOf(
 /** @returns the rows that were inserted, without those that another writer inserted first */
 async function insertNew(store: KeyStore, records: readonly KeyRecord[]): Promise<KeyRecord[]> {
   if (records.length === 0) return []
-  const winners = new Map((await store.insertIfAbsent(records)).map((winner) => [refKey(winner), winner]))
+  // A synchronous driver inserts a page in one go: what was made before, and what comes after, is in turns of its own.
+  await nextTurn()
+  const inserted = await store.insertIfAbsent(records)
+  await nextTurn()
+  const winners = new Map(inserted.map((winner) => [refKey(winner), winner]))
   return records.filter((record) => {
     const winner = winners.get(refKey(record))
     return winner !== undefined && Buffer.compare(winner.encryptedKey, record.encryptedKey) === 0

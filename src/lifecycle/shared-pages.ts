@@ -34,9 +34,14 @@ export async function rowRanges({ maintenance }: KeyStore, total: number): Promi
   const sampled = (await maintenance.sampleRefs(count, total)).sort(compareRefs)
   const cuts = sampled.filter((ref, index) => {
     const before = sampled[index - 1]
-    return before === undefined || compareRefs(before, ref) < 0
+    return isStored(ref) && (before === undefined || compareRefs(before, ref) < 0)
   })
   return { cuts, rows: Math.ceil(total / (cuts.length + 1)) }
+}
+
+/** Whether the version is one that stores write. Before the least one that a column can have there is none to begin after. */
+function isStored({ version }: KeyRef): boolean {
+  return Number.isSafeInteger(version) && version > 0
 }
 
 /** Where another process was found at work, which whoever writes the pages can tell: it had written most of a page's rows first. */

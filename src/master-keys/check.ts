@@ -39,9 +39,10 @@ const NAMED_KEK_IDS = 10
  *
  * They cannot make a row open that no master key has wrapped.
  *
- * The store may give up where looking takes too long, as among the index entries that a rewrap leaves on Postgres until a vacuum. What was found
- * is held to the rules above, and an event (`partlyChecked`) names what was not. A master key that is missing for rows which only a full look
- * would have found is then not noticed here, but by these rows' users. If nothing was found, the store does not count as empty.
+ * The store may give up where looking takes too long, as among the index entries that a rewrap leaves on Postgres until a vacuum. If one of the
+ * rows that were found opens, what was found is held to the rules above, and an event (`partlyChecked`) names what was not looked at. A master
+ * key that is missing for rows which only a full look would have found is then not noticed here, but by these rows' users. If none opens, nothing
+ * shows that the master keys are this store's: the store is looked through to the end, however long that takes. So it is with `wholly`.
  *
  * @throws MasterKeyError `ERR_UNKNOWN_MASTER_KEY` naming KEK ids and counts of rows, unless `allowUnknown` · `ERR_MASTER_KEY` when a master
  *   key is wrong, or not there (unless `allowUnknown`), or cannot do its work from the beginning ·
@@ -53,11 +54,7 @@ export async function checkMasterKeys(
   options: CheckOptions,
 ): Promise<void> {
   const { acceptKeys, allowUnknown, emit } = options
-  const unsearched: UnsearchedKeks[] = []
-  const sampled = await store.sampleByKek(SAMPLES_PER_KEK, {
-    kekIds: kekIdsOf(keyring),
-    onUnsearched: (part) => void unsearched.push(part),
-  })
+  const { sampled, unsearched } = await sampleStore(store, keyring, options)
   const samples = sampled.filter(isUnderMasterKey)
   const tenants = await checkTenants(store, keyring, {
     areUnderPrimary: samples.some(({ kekId }) => kekId === keyring.primary.id),
@@ -95,6 +92,38 @@ export async function checkMasterKeys(
   emit({ type: 'unknownMasterKey', kekIds: unknown })
 }
 
+interface Sampled {
+  readonly sampled: readonly KeyRecord[]
+  /** Where nobody has looked. */
+  readonly unsearched: readonly UnsearchedKeks[]
+}
+
+async function sampleStore(store: KeyStore, keyring: MasterKeyring, options: CheckOptions): Promise<Sampled> {
+  if (options.wholly !== true) {
+    const unsearched: UnsearchedKeks[] = []
+    const sampled = await store.sampleByKek(SAMPLES_PER_KEK, {
+      kekIds: kekIdsOf(keyring),
+      onUnsearched: (part) => void unsearched.push(part),
+    })
+    if (unsearched.length === 0 || (await anyOpens(keyring, sampled, options))) return { sampled, unsearched }
+  }
+  return { sampled: await store.sampleByKek(SAMPLES_PER_KEK), unsearched: [] }
+}
+
+/** @throws ERR_MASTER_KEY if a master key is wrong */
+async function anyOpens(
+  keyring: MasterKeyring,
+  sampled: readonly KeyRecord[],
+  options: CheckOptions,
+): Promise<boolean> {
+  for (const [kekId, samples] of groupByKek(sampled.filter(isUnderMasterKey))) {
+    if (kekId !== null && keyring.find(kekId) === null) continue
+    const { damaged, failure } = await checkSamples(keyring, samples, options)
+    if (failure === null && damaged.length < samples.length) return true
+  }
+  return false
+}
+
 /** Under which rows of a keyring may be. */
 function kekIdsOf({ all }: MasterKeyring): string[] {
   return all.flatMap((key) => (isLocal(key) ? [key.id, key.v2Id] : [key.id]))
@@ -116,6 +145,8 @@ interface CheckOptions {
   readonly allowUnknown: boolean
   /** Whether users get their first keys here. */
   readonly mints: boolean
+  /** Whether to look through the store to the end, however long that takes. Default false. */
+  readonly wholly?: boolean
   readonly emit: EmitEvent
 }
 

@@ -79,7 +79,7 @@ describe.each(dialects)('on %s', (dialect) => {
       const done = store.run(['rewrap', ...BOTH_KEYS])
       expect(done.status).toBe(0)
       expect(done.stdout).toContain(`Rewrapped 2 keys under ${store.keys('b').primary.id}`)
-      expect(done.stdout).toMatch(/│ local:\S+ +│ previous +│ 0 +│ no +│/)
+      expect(done.stdout).toMatch(/│ local:\S+ +│ previous +│ 0 +│ no: no row is under it +│/)
       expect(done.stdout).toContain(
         'Pool tokens of format v2, which only an application has that ever used this format',
       )
@@ -351,7 +351,7 @@ describe('whatever the store', () => {
     const unknown = store.run(['rewrap', '--master-key-file', 'keys/b.key'])
     expect(unknown.status).toBe(1)
     expect(unknown.stdout).toContain('--previous-key-file')
-    expect(unknown.stdout).toMatch(/│ not given +│ 1 +│ yes +│/)
+    expect(unknown.stdout).toMatch(/│ not given +│ 1 +│ yes: a row is under it +│/)
 
     const v2 = store.run(['rewrap', ...BOTH_KEYS])
     expect(v2.status).toBe(1)

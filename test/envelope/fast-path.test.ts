@@ -41,6 +41,8 @@ vi.doMock('node:crypto', async (importOriginal) => {
     randomBytes: plain('random', actual.randomBytes as (length: number) => Buffer),
   }
 })
+// What the native core does is no call of node:crypto.
+vi.stubEnv('KEYSTORE_NATIVE', '0')
 vi.resetModules()
 const { EnvelopeCrypto, localMasterKey } = await import('../../src/index.js')
 const { memoryKeyStore } = await import('../../src/adapters/memory.js')
@@ -49,6 +51,10 @@ const { measureBytes } = await import('../../src/format/aead.js')
 const { postgresKeyStore } = await import('../../src/adapters/postgres/store.js')
 vi.doUnmock('node:crypto')
 vi.resetModules()
+afterAll(() => {
+  vi.unstubAllEnvs()
+  vi.resetModules()
+})
 
 beforeEach(() => {
   calls.clear()

@@ -214,7 +214,7 @@ describe.each(backends)('EnvelopeCrypto.open on %s', (backend) => {
     await fresh.store.insertIfAbsent([v2Row(ours, {}, { kekId })])
     const error = await errorOf(fresh.open({ masterKeys: ours }))
     expect(error).toMatchObject({ code: 'ERR_FORMAT_NOT_ACCEPTED' })
-    expect(error.message).toContain('README')
+    expect(error.message).toContain('docs/MIGRATING.md')
     expect(error.message).not.toMatch(/tokens/)
   })
 

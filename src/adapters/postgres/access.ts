@@ -9,6 +9,7 @@ import { ClientPool, isPool, type PooledClient, type PostgresPool } from '../../
 import { Deadline, DeadlineError } from '../../drivers/deadline.js'
 import { assertDrizzleDb, isTransaction } from '../../drivers/drizzle-db.js'
 import { assertConnecting, assertUsableClient, startOf } from '../../drivers/host-client.js'
+import { isPostgresJs } from '../../drivers/postgres-clients.js'
 import { newPool } from '../../drivers/postgres-pool.js'
 import { invalidArgument } from '../../errors.js'
 import type { RunSql } from './migrate.js'
@@ -29,6 +30,11 @@ export interface PostgresAccess {
   /** Builds and runs statements. */
   readonly db: AnyPostgresDb
   readonly transactional: boolean
+  /**
+   * Whether a transaction has a connection of its own. On a single connection the application's statements would get into it, and would be rolled
+   * back with it; or it would end a transaction of the application's.
+   */
+  readonly isolated: boolean
   /** The client of the host's db, if the store is on neither a pool nor a transaction. */
   readonly hostClient: unknown
   /** Has a statement of {@link db} prepared on the server under a name. Not where Drizzle itself does that. */
@@ -92,6 +98,7 @@ function poolAccess(
       return clients.use(deadline, query, { mayTakeLong })
     }, names),
     transactional: false,
+    isolated: true,
     hostClient: null,
     nameStatement: (text, name) => void names.set(text, name),
     run(given, work) {
@@ -162,6 +169,8 @@ function dbAccess(db: AnyPostgresDb, transactional: boolean, client: unknown): P
   return {
     db,
     transactional,
+    // postgres-js reserves a connection. PGlite has but one, on which the application may have sent BEGIN.
+    isolated: !transactional && isPostgresJs(client),
     hostClient: transactional ? null : client,
     run: async ({ deadline }, work) => {
       assertConnecting(client)

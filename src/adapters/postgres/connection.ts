@@ -19,8 +19,12 @@ import { type SampleQueries, sampleQueries } from './statements/samples.js'
 const QUICK_TRIP_MS = 2
 /** So many times as long as that a statement may take in addition. */
 const SLOWER_BY = 10
-/** query_canceled, which statement_timeout raises too. */
+/** query_canceled, which statement_timeout raises, and pg_cancel_backend. */
 const STATEMENT_ENDED = '57014'
+/** lock_not_available, which lock_timeout raises. */
+const LOCKED = '55P03'
+/** What part of a statement's time it may wait for a lock. */
+const LOCK_SHARE = 0.5
 /** How long `close` waits for calls that are under way. */
 const CLOSE_GRACE_MS = 2000
 
@@ -35,6 +39,9 @@ export interface RunOptions {
   /** For statements that read or change the whole table: their time begins anew while the server executes them. Default false. */
   readonly mayTakeLong?: boolean
 }
+
+/** What became of a statement that has little time: its rows, or that the server ended it at work, or while it waited for a lock. */
+export type BriefAnswer = readonly Record<string, unknown>[] | 'ended' | 'locked'
 
 export class PostgresConnection {
   readonly transactional: boolean
@@ -80,6 +87,11 @@ export class PostgresConnection {
     return this.#access.hostClient
   }
 
+  /** Whether {@link runBriefly} may be used: its transactions would disturb an application that has the same connection. */
+  get canRunBriefly(): boolean {
+    return this.#access.isolated
+  }
+
   /** The time that one call of the store has. */
   newDeadline(): Deadline {
     return new Deadline(this.#deadlineMs)
@@ -123,38 +135,39 @@ export class PostgresConnection {
   }
 
   /**
-   * Runs one statement, which the server ends after some milliseconds, or a little later if it is slow to answer anything. A server without time-outs, such as PGlite, runs it to its end.
-   *
-   * @returns null if it was ended
+   * Runs one statement in a transaction of its own, which the server ends after some milliseconds, or a little later if it is slow to answer
+   * anything. Only where {@link canRunBriefly}.
    */
-  async runBriefly(
-    action: string,
-    statement: SQL,
-    ms: number,
-  ): Promise<readonly Record<string, unknown>[] | null> {
+  async runBriefly(action: string, statement: SQL, ms: number): Promise<BriefAnswer> {
     await this.ready()
     const deadline = this.newDeadline()
     return this.#retrying(action, deadline, async () => {
-      let isEnded = false
+      let ended: 'ended' | 'locked' | null = null
       try {
-        return await this.#access.transaction({ deadline }, async (run) => {
+        return await this.#access.transaction({ deadline }, async (run): Promise<BriefAnswer> => {
           // Of this transaction alone: behind a pooler the next one may be another client's.
-          const setTimeout = (limitMs: number) =>
-            run(sql`select pg_catalog.set_config('statement_timeout', ${String(Math.ceil(limitMs))}, true)`)
+          const setTimeouts = (timeMs: number) =>
+            run(sql`select pg_catalog.set_config('statement_timeout', ${String(Math.ceil(timeMs))}, true),
+              pg_catalog.set_config('lock_timeout', ${String(Math.ceil(timeMs * LOCK_SHARE))}, true)`)
           const start = performance.now()
-          await setTimeout(ms)
+          await setTimeouts(ms)
           // On a machine that is busy everything takes longer.
           const trip = performance.now() - start
-          if (trip > QUICK_TRIP_MS) await setTimeout(ms + trip * SLOWER_BY)
+          const limitMs = trip > QUICK_TRIP_MS ? ms + trip * SLOWER_BY : ms
+          if (limitMs > ms) await setTimeouts(limitMs)
+          const begun = performance.now()
           return run(statement).catch((error: unknown) => {
-            if (describeDriverError(error).code !== STATEMENT_ENDED) throw error
-            isEnded = true
-            return null
+            const { code } = describeDriverError(error)
+            if (code === LOCKED) ended = 'locked'
+            // Sooner than that somebody else has cancelled it.
+            else if (code === STATEMENT_ENDED && performance.now() - begun >= limitMs) ended = 'ended'
+            if (ended === null) throw error
+            return ended
           })
         })
       } catch (error) {
         // postgres-js fails the transaction of a statement that has failed, whoever has caught its error.
-        if (isEnded) return null
+        if (ended !== null) return ended
         throw error
       }
     })

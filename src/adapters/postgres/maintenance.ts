@@ -21,7 +21,7 @@ import { finishPostgresErasure } from './erasure.js'
 import { familyOf, quotedTable, type StoredTable } from './family.js'
 import { type RunSql, schemaProblem } from './migrate.js'
 import { namedKekIds, recordArrays, refArrays } from './statements/arrays.js'
-import { censusRow, isTextRefused } from './statements/decode.js'
+import { censusRow, isTextRefused, isUnsupported } from './statements/decode.js'
 import { type PostgresStatements, selectVersions } from './statements/prepare.js'
 
 export class PostgresMaintenance implements StoreMaintenance {
@@ -161,13 +161,6 @@ export class PostgresMaintenance implements StoreMaintenance {
 
 /** Rows looked at for each one of a sample: blocks are chosen at random, and rows of one block may be neighbours. */
 const ROWS_PER_SAMPLE = 4
-
-/** Whether the server has no such statement: some that speak Postgres's protocol cannot sample tables. */
-function isUnsupported(error: unknown): boolean {
-  const code: unknown =
-    error instanceof Error && error.cause instanceof Error && Reflect.get(error.cause, 'code')
-  return /^(0A|42601)/.test(String(code))
-}
 
 const NO_ROWS: ReadonlyMap<string, readonly KeyRecord[]> = new Map()
 

@@ -224,8 +224,7 @@ export class PostgresKeyStore implements KeyStore {
   }
 
   async sampleByKek(limit: number, { kekIds, onUnsearched }: SampleOptions = {}): Promise<KeyRecord[]> {
-    // A statement that is ended would end the caller's transaction too.
-    if (onUnsearched !== undefined && !this.transactional) {
+    if (onUnsearched !== undefined && this.#connection.canRunBriefly) {
       const sampling = { limit, schema: this.#schema, kekIds, onUnsearched }
       const rows = await sampleKeks(this.#connection, this.#connection.sampleQueries(), sampling).catch(
         (error) => {

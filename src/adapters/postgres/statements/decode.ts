@@ -20,8 +20,21 @@ const NOT_TEXT = /^(22021|22P05)$/
 
 /** Whether Postgres refused to send a text. The same rows can be read as bytes. */
 export function isTextRefused(error: unknown): boolean {
-  if (!isKeystoreError(error) || !(error.cause instanceof Error) || !('code' in error.cause)) return false
-  return NOT_TEXT.test(String(error.cause.code))
+  return NOT_TEXT.test(sqlStateOf(error))
+}
+
+/** What servers answer that do not know a statement: feature_not_supported, syntax_error, an undefined column, object, function or table. */
+const UNSUPPORTED = /^(0A...|42601|42703|42704|42883|42P01)$/
+
+/** Whether the server has no such statement: some that speak Postgres's protocol cannot sample tables. */
+export function isUnsupported(error: unknown): boolean {
+  return UNSUPPORTED.test(sqlStateOf(error))
+}
+
+/** Of an error of the store. @returns '' if it has none */
+function sqlStateOf(error: unknown): string {
+  if (!isKeystoreError(error) || !(error.cause instanceof Error) || !('code' in error.cause)) return ''
+  return String(error.cause.code)
 }
 
 export function decodeRow({ userId, version, kekId, ...rest }: RowWithBytes): StoredRow {
