@@ -75,6 +75,7 @@ describe.each(backends)('a run of reencrypt, keys on %s', (backend) => {
       after: { current: 20 },
     })
     expect(progress.map(({ done, total }) => [done, total])).toEqual([
+      [0, 0],
       [10, 50],
       [20, 50],
     ])
