@@ -182,7 +182,8 @@ describe('usage', () => {
   it('loads no driver and no Drizzle for help', () => {
     for (const args of [['--help'], ['rewrap', '--help']]) {
       const loaded = [...loadedBy(args)]
-      expect(loaded).toContain('dist/cli/rewrap.js')
+      // The overview needs no command's code.
+      expect(loaded.includes('dist/cli/rewrap.js')).toBe(args[0] === 'rewrap')
       expect(loaded.filter((part) => !part.startsWith('dist/'))).toEqual([])
     }
   })
