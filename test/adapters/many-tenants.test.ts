@@ -75,7 +75,8 @@ describe.runIf(isChosen('postgres'))('many tenants on Postgres', () => {
         for (const [name, call] of Object.entries(CALLS)) {
           recorded.sent.length = 0
           await call(store, tenants)
-          const statements = [...recorded.sent]
+          // Without begin, set_config and commit around a look that is bounded in time.
+          const statements = recorded.sent.filter((sent) => JSON.stringify(sent).includes('encryption_keys'))
           expect(statements.length, name).toBeGreaterThan(0)
           expect(statements.length, name).toBeLessThan(4)
           for (const statement of statements) {
