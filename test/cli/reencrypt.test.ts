@@ -36,7 +36,7 @@ describe.each(dialects)('on %s', (dialect) => {
     expect(stdout).toContain('1, api_key, of "alice": It is no token')
     expect(stdout).toMatch(/│ current +│ 1 +│ 1 +│/)
     expect(stdout).toMatch(/--plaintext encrypts[\s\S]*--accept-v2[\s\S]*3 values left in an old state/)
-    expect(stderr).toMatch(/^credentials: sweeping: 5 of 5/)
+    expect(stderr).toMatch(/^credentials: counting …\ncredentials: sweeping: 5 of 5/)
     expect(stdout).not.toMatch(/of 1|v[23]:/)
 
     const all = [...SWEEP, '--plaintext', '--accept-v2', '--previous-context', '{"place":"old"}']
