@@ -89,7 +89,7 @@ describe('progress', () => {
 
   it('is one line for each phase on standard error, and none with --json', () => {
     const { stdout, stderr } = store.run([...REWRAP, '--dry-run'])
-    expect(stderr).toMatch(/^rewrapping: 30 of 30, [\d,]+ a second\n$/)
+    expect(stderr).toMatch(/^counting …\nrewrapping: 30 of 30, [\d,]+ a second\ncounting …\n$/)
     expect(stdout).not.toContain('rewrapping')
     const quiet = store.run([...REWRAP, '--json'])
     expect(quiet.stderr).toBe('')
