@@ -20,7 +20,7 @@ const report = await rewrapAll({
   store,
   masterKeys: testKeyring(),
   batchSize: Number(batchSize),
-  onProgress: () => console.log('page'),
+  onProgress: ({ done }) => done > 0 && console.log('page'),
 })
 await store.close()
 console.log(JSON.stringify(report))

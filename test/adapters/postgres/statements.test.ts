@@ -52,8 +52,10 @@ describe.runIf(isChosen('postgres'))('the statements of a Postgres store', () =>
     sent.length = 0
     await store.list(page)
     await store.list({ ...page, notKekId: 'local:y' })
-    expect(sent).toHaveLength(2)
-    for (const statement of [...sent]) {
+    // Around the first of them stand begin, what bounds its time, and commit.
+    const statements = sent.filter((statement) => JSON.stringify(statement).includes('encryption_keys'))
+    expect(statements).toHaveLength(2)
+    for (const statement of statements) {
       const types = (await planOf(pool, statement)).map((node) => node['Node Type'])
       expect(types).toEqual(['Limit', 'Index Scan'])
     }
@@ -111,8 +113,10 @@ describe.runIf(isChosen('postgres'))('the statements of a Postgres store', () =>
     const options = { store, masterKeys: masterKey, format: 'v2', closeStore: false } as const
     await (await EnvelopeCrypto.open(options)).close()
     // The samples, and the first tenants.
-    expect(sent).toHaveLength(2)
-    for (const statement of [...sent]) {
+    // Around the first of them stand begin, what bounds its time, and commit.
+    const statements = sent.filter((statement) => JSON.stringify(statement).includes('encryption_keys'))
+    expect(statements).toHaveLength(2)
+    for (const statement of statements) {
       const reads = (await planOf(pool, statement)).filter(
         (node) => node['Relation Name'] === 'encryption_keys',
       )
