@@ -112,7 +112,8 @@ export class PostgresMaintenance implements StoreMaintenance {
   }
 
   async sampleRefs(limit: number, total: number): Promise<SampledRef[]> {
-    const percent = Math.min(100, (100 * limit * ROWS_PER_SAMPLE) / Math.max(total, 1))
+    // A sample of whole blocks, of which few rows have few: it could be none at all.
+    const percent = total <= FEW_ROWS ? 100 : Math.min(100, (100 * limit * ROWS_PER_SAMPLE) / total)
     try {
       return await this.#connection.run('sample keys', () =>
         this.#statements.selectSampledRefs.execute({ percent, limit }),
@@ -161,6 +162,7 @@ export class PostgresMaintenance implements StoreMaintenance {
 
 /** Rows looked at for each one of a sample: blocks are chosen at random, and rows of one block may be neighbours. */
 const ROWS_PER_SAMPLE = 4
+const FEW_ROWS = 10_000
 
 const NO_ROWS: ReadonlyMap<string, readonly KeyRecord[]> = new Map()
 
