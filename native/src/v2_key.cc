@@ -4,6 +4,7 @@
 #include "key_object.h"
 #include "keys.h"
 #include "tokens.h"
+#include "wraps.h"
 
 namespace keystore {
 namespace {
@@ -58,9 +59,6 @@ napi_value OpenV2TokenBytes(napi_env env, napi_callback_info info) { return Open
 // `openTokenText(token, ticket)`
 napi_value OpenV2TokenText(napi_env env, napi_callback_info info) { return OpenV2Token(env, info, As::kText); }
 
-constexpr size_t kMostWrapped = 1024;
-constexpr size_t kWrapBytes = kV2Overhead + kKeyBytes;
-
 // `wrap(key)`
 napi_value WrapV2(napi_env env, napi_callback_info info) {
   Call<1> call;
@@ -68,19 +66,9 @@ napi_value WrapV2(napi_env env, napi_callback_info info) {
   Object* const self = Object::Of(env, call.self);
   if (self == nullptr) return nullptr;
   const uint8_t* const nonce = self->core->TakeNonce(env, kGcmNonceBytes);
-  Bytes key;
-  if (nonce == nullptr || !BytesOf(env, call.arguments[0], "key", &key)) return nullptr;
-  if (key.length > kMostWrapped) {
-    ThrowType(env, "key must have at most 1024 bytes");
-    return nullptr;
-  }
-  SecretBytes<kV2Overhead + kMostWrapped> wrapped;
-  if (key.length > 0) std::memcpy(wrapped.data() + kGcmNonceBytes, key.data, key.length);
-  if (self->key.Seal(nonce, wrapped.data(), key.length) != Outcome::kDone) {
-    Throw(env, "OpenSSL did not encrypt");
-    return nullptr;
-  }
-  return CopiedBuffer(env, wrapped.data(), kV2Overhead + key.length);
+  if (nonce == nullptr) return nullptr;
+  return WrapKey<kGcmNonceBytes, kV2Overhead>(
+      env, call.arguments[0], [&](uint8_t* bytes, size_t length) { return self->key.Seal(nonce, bytes, length); });
 }
 
 // `unwrap(wrapped)`: 32 bytes, or null
@@ -88,21 +76,9 @@ napi_value UnwrapV2(napi_env env, napi_callback_info info) {
   Call<1> call;
   if (!call.Read(env, info)) return nullptr;
   Object* const self = Object::Of(env, call.self);
-  Bytes given;
-  if (self == nullptr || !BytesOf(env, call.arguments[0], "wrapped", &given)) return nullptr;
-  if (given.length != kWrapBytes) return Null(env);
-  SecretBytes<kWrapBytes> wrapped;
-  std::memcpy(wrapped.data(), given.data, kWrapBytes);
-  switch (self->key.Open(wrapped.data(), kKeyBytes)) {
-    case Outcome::kDone:
-      return CopiedBuffer(env, wrapped.data() + kGcmNonceBytes, kKeyBytes);
-    case Outcome::kRefused:
-      return Null(env);
-    case Outcome::kFailed:
-      break;
-  }
-  Throw(env, "OpenSSL did not decrypt");
-  return nullptr;
+  if (self == nullptr) return nullptr;
+  return UnwrapKey<kGcmNonceBytes, kV2Overhead>(
+      env, call.arguments[0], [&](uint8_t* bytes, size_t length) { return self->key.Open(bytes, length); });
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include "key_object.h"
 #include "keys.h"
 #include "tokens.h"
+#include "wraps.h"
 #include "xaes.h"
 
 namespace keystore {
@@ -69,9 +70,8 @@ napi_value OpenV3TokenText(napi_env env, napi_callback_info info) { return OpenV
 
 // `0x03 || nonce[24] || ciphertext[32] || tag[16] || commitment[32]`
 constexpr uint8_t kWrapHeader = 3;
-constexpr size_t kWrapOverhead = 1 + kXaesNonceBytes + kGcmTagBytes + kCommitmentBytes;
-constexpr size_t kMostWrapped = 1024;
-constexpr size_t kWrapBytes = kWrapOverhead + kKeyBytes;
+constexpr size_t kWrapFront = 1 + kXaesNonceBytes;
+constexpr size_t kWrapOverhead = kWrapFront + kGcmTagBytes + kCommitmentBytes;
 
 // `wrap(key, aad)`
 napi_value WrapV3(napi_env env, napi_callback_info info) {
@@ -80,23 +80,12 @@ napi_value WrapV3(napi_env env, napi_callback_info info) {
   Object* const self = Object::Of(env, call.self);
   if (self == nullptr) return nullptr;
   const uint8_t* const nonce = self->core->TakeNonce(env, kXaesNonceBytes);
-  Bytes key;
   Bytes aad;
-  if (nonce == nullptr || !BytesOf(env, call.arguments[0], "key", &key) ||
-      !BytesOf(env, call.arguments[1], "aad", &aad))
-    return nullptr;
-  if (key.length > kMostWrapped) {
-    ThrowType(env, "key must have at most 1024 bytes");
-    return nullptr;
-  }
-  SecretBytes<kWrapOverhead + kMostWrapped> wrapped;
-  wrapped.data()[0] = kWrapHeader;
-  if (key.length > 0) std::memcpy(wrapped.data() + 1 + kXaesNonceBytes, key.data, key.length);
-  if (self->key.Seal(self->core, nonce, aad, wrapped.data() + 1, key.length) != Outcome::kDone) {
-    Throw(env, "OpenSSL did not encrypt");
-    return nullptr;
-  }
-  return CopiedBuffer(env, wrapped.data(), kWrapOverhead + key.length);
+  if (nonce == nullptr || !BytesOf(env, call.arguments[1], "aad", &aad)) return nullptr;
+  return WrapKey<kWrapFront, kWrapOverhead>(env, call.arguments[0], [&](uint8_t* bytes, size_t length) {
+    bytes[0] = kWrapHeader;
+    return self->key.Seal(self->core, nonce, aad, bytes + 1, length);
+  });
 }
 
 // `unwrap(wrapped, aad)`: 32 bytes, or null
@@ -104,24 +93,11 @@ napi_value UnwrapV3(napi_env env, napi_callback_info info) {
   Call<2> call;
   if (!call.Read(env, info)) return nullptr;
   Object* const self = Object::Of(env, call.self);
-  Bytes given;
   Bytes aad;
-  if (self == nullptr || !BytesOf(env, call.arguments[0], "wrapped", &given) ||
-      !BytesOf(env, call.arguments[1], "aad", &aad))
-    return nullptr;
-  if (given.length != kWrapBytes || given.data[0] != kWrapHeader) return Null(env);
-  SecretBytes<kWrapBytes> wrapped;
-  std::memcpy(wrapped.data(), given.data, kWrapBytes);
-  switch (self->key.Open(self->core, aad, wrapped.data() + 1, kKeyBytes)) {
-    case Outcome::kDone:
-      return CopiedBuffer(env, wrapped.data() + 1 + kXaesNonceBytes, kKeyBytes);
-    case Outcome::kRefused:
-      return Null(env);
-    case Outcome::kFailed:
-      break;
-  }
-  Throw(env, "OpenSSL did not decrypt");
-  return nullptr;
+  if (self == nullptr || !BytesOf(env, call.arguments[1], "aad", &aad)) return nullptr;
+  return UnwrapKey<kWrapFront, kWrapOverhead>(env, call.arguments[0], [&](uint8_t* bytes, size_t length) {
+    return bytes[0] == kWrapHeader ? self->key.Open(self->core, aad, bytes + 1, length) : Outcome::kRefused;
+  });
 }
 
 }  // namespace

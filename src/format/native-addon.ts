@@ -73,7 +73,8 @@ export function loadAddon(): NativeAddon | NoAddon {
       ? addon
       : new NoAddon(`${PACKAGE} is of another version: install the version that drizzle-keystore has`, true)
   } catch (error) {
-    const code = error instanceof Error && 'code' in error ? String(error.code) : 'no code'
-    return new NoAddon(`${PACKAGE} cannot be loaded (${code}): install it anew, for this platform`, true)
+    // Its message may name anything.
+    const code = error instanceof Error && 'code' in error ? ` (${error.code})` : ''
+    return new NoAddon(`${PACKAGE} cannot be loaded${code}: install it anew, for this platform`, true)
   }
 }

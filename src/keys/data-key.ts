@@ -127,8 +127,23 @@ export class DataKey implements KeyRow {
 
   /** Undefined without a context: the key has that of its own. */
   #aadWith(context: readonly string[]): Buffer | undefined {
-    return context.length === 0 ? undefined : preAuthExtend(this.#aad(), context)
+    return context.length === 0 ? undefined : aadFor(this.#aad(), context)
   }
+}
+
+/** The last AAD with a context: lists of values are often of one key and one context. It holds nothing secret, and no key. */
+let lastMade: { readonly base: Buffer; readonly context: readonly string[]; readonly aad: Buffer } | null =
+  null
+
+/** @param base without a context; of one key */
+function aadFor(base: Buffer, context: readonly string[]): Buffer {
+  if (lastMade === null || lastMade.base !== base || !isSame(lastMade.context, context))
+    lastMade = { base, context, aad: preAuthExtend(base, context) }
+  return lastMade.aad
+}
+
+function isSame(a: readonly string[], b: readonly string[]): boolean {
+  return a === b || (a.length === b.length && a.every((piece, at) => piece === b[at]))
 }
 
 /** {@link openToken} or {@link openTokenText}. */

@@ -5,7 +5,7 @@ import { afterErasures } from '../key-log/erasures.js'
 import { describeRef } from '../master-keys/key-wrap.js'
 import { isTombstone, type KeyRecord, type KeyRef } from '../table.js'
 import type { CopyReading, UserPair } from './copy-pages.js'
-import { isSameRecord, type PairedDigests } from './record-digest.js'
+import { COMPARISON_WEIGHT, isSameRecord, type PairedDigests } from './record-digest.js'
 
 /** A row that both stores have, with different keys or states. */
 export interface CopyConflict extends KeyRef {
@@ -41,9 +41,6 @@ export interface DifferingRows {
   /** Only in a dry run. */
   readonly conflicts: CopyConflict[]
 }
-
-/** For `isTurnDueInLoop`: comparing the rows of a user takes as long as so many tokens. */
-const COMPARISON_WEIGHT = 4
 
 /**
  * Compares the users of one page.

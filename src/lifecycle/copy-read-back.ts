@@ -3,10 +3,7 @@ import { CALLS, isTurnDueInLoop, nextTurn } from '../event-loop.js'
 import type { CensusRow } from '../store.js'
 import type { KeyRecord, KeyRef } from '../table.js'
 import type { CopyReading, UserPair } from './copy-pages.js'
-import { isSameRecord, type RecordsDigest, RecordsHash } from './record-digest.js'
-
-/** For `isTurnDueInLoop`: comparing two records takes as long as so many tokens. */
-const COMPARISON_WEIGHT = 4
+import { COMPARISON_WEIGHT, isSameRecord, type RecordsDigest, RecordsHash } from './record-digest.js'
 
 /** The rows of both stores, counted when all pages were written and read back. */
 export interface BothCounts {

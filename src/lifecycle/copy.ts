@@ -20,7 +20,7 @@ import { CopyFailures, restoreEach } from './copy-failures.js'
 import { copyPages, type TargetLook, type UserPair } from './copy-pages.js'
 import { type BothCounts, ReadBack } from './copy-read-back.js'
 import { checkedOptions, type LongWorkOptions, ProgressMeter, type RowFailure } from './long-work.js'
-import { isSameRecord, PairedDigests, type RecordsDigest } from './record-digest.js'
+import { COMPARISON_WEIGHT, isSameRecord, PairedDigests, type RecordsDigest } from './record-digest.js'
 
 export type { ConflictingRow, CopyConflict } from './copy-comparison.js'
 
@@ -368,6 +368,3 @@ async function write(job: CopyJob, { missing, erased, erasedUsers }: DifferingRo
   }
   return written
 }
-
-/** For `isTurnDueInLoop`: comparing two records takes as long as so many tokens. */
-const COMPARISON_WEIGHT = 4

@@ -69,8 +69,29 @@ export async function pruneTenantKey(
 }
 
 /** Whether any user is under a version of a tenant's key. @throws ERR_STORE if one of them cannot be read */
-export async function isNeeded(store: KeyStore, tenantId: string, version: number): Promise<boolean> {
+async function isNeeded(store: KeyStore, tenantId: string, version: number): Promise<boolean> {
   return (await store.list({ kekId: tenantKekId({ tenantId, version }), limit: 1 })).length > 0
+}
+
+/**
+ * Whether it is a tenant's own key that no user needs, under a root that was not given: nobody misses it, and {@link pruneUnusedTenants} removes it. But
+ * if it is the newest version, and an earlier one is under another root, the next user would come under it.
+ *
+ * @param page the rows that it came with
+ * @param error of unwrapping it
+ */
+export async function isLeftOver(
+  store: KeyStore,
+  { userId, version, kekId }: KeyRecord,
+  page: readonly KeyRecord[],
+  { code }: KeystoreError,
+): Promise<boolean> {
+  const tenantId = tenantIdOf(userId)
+  if (code !== 'ERR_UNKNOWN_MASTER_KEY' || tenantId === null) return false
+  const others = page.filter((row) => row.userId === userId && row.version !== version)
+  const isNewest = others.every((row) => row.version < version)
+  if (isNewest && others.some((row) => row.kekId !== kekId)) return false
+  return !(await isNeeded(store, tenantId, version))
 }
 
 /** The options of {@link pruneUnusedTenants}. */

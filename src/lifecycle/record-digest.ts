@@ -11,6 +11,9 @@ export interface RecordsDigest {
   readonly rows: number
 }
 
+/** For `isTurnDueInLoop`: comparing two records, or the rows of a user, takes as long as so many tokens. */
+export const COMPARISON_WEIGHT = 4
+
 /**
  * Whether the digest takes two rows for the same record. What had wrapped an erased key says nothing any more, and two stores may have erased
  * it at different times.

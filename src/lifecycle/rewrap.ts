@@ -1,12 +1,12 @@
 /** Rotation of the master key: wraps every live row under the primary. Changes no data key and no token. */
 
-import { invalidArgument, type KeystoreError, MasterKeyError, printable } from '../errors.js'
+import { invalidArgument, MasterKeyError, printable } from '../errors.js'
 import { durationSince, type EmitEvent, eventEmitter } from '../events.js'
 import { acceptedFormats, assertFormat, type Format } from '../format/formats.js'
 import { formatOfKekId } from '../master-keys/kek-id.js'
 import { primaryKekId } from '../master-keys/key-wrap.js'
 import { keyringOf, type MasterKeyring } from '../master-keys/keyring.js'
-import { isLocal, isV2Wrap } from '../master-keys/local.js'
+import { isV2Wrap } from '../master-keys/local.js'
 import type { MasterKey } from '../master-keys/master-key.js'
 import { rewrapped } from '../master-keys/rewrapped.js'
 import { knowsTenants } from '../master-keys/tenant-roots.js'
@@ -31,7 +31,7 @@ import {
   ProgressMeter,
   type RowFailure,
 } from './long-work.js'
-import { isNeeded } from './prune-tenants.js'
+import { isLeftOver } from './prune-tenants.js'
 import {
   hasTenants,
   kekIdsOfUsers,
@@ -44,6 +44,7 @@ import {
 import { SeenTenants } from './seen-tenants.js'
 import {
   findSharedKeys,
+  isV2Row,
   isV2WrapUnderV3Id,
   NO_SHARED_KEYS,
   notCompared,
@@ -376,24 +377,6 @@ async function rewrapPage(
   return changes.filter((change) => change !== null && !waiting.has(change.userId)) as WrapChange[]
 }
 
-/**
- * Whether it is a tenant's own key that no user needs, under a root that was not given: nobody misses it, and pruneUnusedTenants removes it. But
- * if it is the newest version, and an earlier one is under another root, the next user would come under it.
- */
-async function isLeftOver(
-  store: KeyStore,
-  { userId, version, kekId }: KeyRecord,
-  page: readonly KeyRecord[],
-  { code }: KeystoreError,
-): Promise<boolean> {
-  const tenantId = tenantIdOf(userId)
-  if (code !== 'ERR_UNKNOWN_MASTER_KEY' || tenantId === null) return false
-  const others = page.filter((row) => row.userId === userId && row.version !== version)
-  const isNewest = others.every((row) => row.version < version)
-  if (isNewest && others.some((row) => row.kekId !== kekId)) return false
-  return !(await isNeeded(store, tenantId, version))
-}
-
 /** @returns null if the row is where it belongs */
 async function rewrapRecord(
   job: RewrapJob,
@@ -447,9 +430,4 @@ async function sharedKeys(job: RewrapJob, rows: readonly CensusRow[]): Promise<S
   const v2Rows = liveCount(rows, ({ kekId }) => formatOfKekId(kekId) === 'v2')
   if (format === 'v2' || !accept.includes('v2') || v2Rows === 0) return NO_SHARED_KEYS
   return findSharedKeys(store, tenants, accept, totalCount(rows), job)
-}
-
-function isV2Row(keyring: MasterKeyring, { kekId, encryptedKey }: KeyRecord): boolean {
-  const masterKey = kekId === null ? null : keyring.find(kekId)
-  return isV2Wrap(encryptedKey) && (masterKey === null || isLocal(masterKey))
 }

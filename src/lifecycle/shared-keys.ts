@@ -115,6 +115,12 @@ export function isV2WrapUnderV3Id(keyring: MasterKeyring, { kekId, encryptedKey 
   return masterKey !== null && isLocal(masterKey) && masterKey.id === kekId && isV2Wrap(encryptedKey)
 }
 
+/** Whether a row holds a v2 wrap: that of a local key, as far as its master key is known. */
+export function isV2Row(keyring: MasterKeyring, { kekId, encryptedKey }: KeyRecord): boolean {
+  const masterKey = kekId === null ? null : keyring.find(kekId)
+  return isV2Wrap(encryptedKey) && (masterKey === null || isLocal(masterKey))
+}
+
 export const V2_WRAP_UNDER_V3_ID = 'A v2 wrap stands under a master key id of v3: it was exchanged'
 
 /** A message names this many rows: a key may be in thousands. */

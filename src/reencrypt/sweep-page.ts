@@ -122,8 +122,9 @@ export function dropPage<Row>({ found }: PreparedPage<Row>): void {
   wipe(found)
 }
 
-function wipe(found: readonly { readonly plaintext?: Uint8Array | undefined }[]): void {
-  for (const { plaintext } of found) plaintext?.fill(0)
+/** @param found with holes, if an error came before all values of the page were open */
+function wipe(found: readonly ({ readonly plaintext?: Uint8Array | undefined } | undefined)[]): void {
+  for (const value of found) value?.plaintext?.fill(0)
 }
 
 /** Classifies the values of a page. Who calls it wipes their plaintexts. @throws errors that concern more than one value */

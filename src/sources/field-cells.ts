@@ -6,7 +6,7 @@ import { invalidArgument } from '../errors.js'
 import { type ContextOf, contextMaker } from '../format/context.js'
 import { type FieldPath, placeName } from './field-path.js'
 import { fieldsIn, type Span, withValues } from './json-text.js'
-import { keyText, type ValueCell, type ValueChange, type ValueRef } from './value-source.js'
+import { type ValueCell, type ValueChange, valueRefKey } from './value-source.js'
 
 /** The name of the part of a field's context that says where in its JSON it is. */
 export const FIELD_CONTEXT = 'path'
@@ -54,7 +54,7 @@ export class FieldCells {
     return fieldsIn(text, paths).map(({ place, span }) => {
       const path = placeName(place)
       const name = uniqueName(`${column}.${path}`, names)
-      this.#origins.set(originKey({ key, column: name }), { column, text, span })
+      this.#origins.set(valueRefKey({ key, column: name }), { column, text, span })
       const value = JSON.parse(text.slice(span.start, span.end)) as ValueCell['value']
       return {
         ...whole,
@@ -71,13 +71,13 @@ export class FieldCells {
     const others: WholeChange[] = []
     const texts = new Map<string, { readonly change: ValueChange; readonly origin: FieldOrigin }[]>()
     for (const change of changes) {
-      const name = originKey(change)
+      const name = valueRefKey(change)
       const origin = this.#origins.get(name) ?? this.#before.get(name)
       if (origin === undefined) {
         others.push({ change, parts: [change] })
         continue
       }
-      const place = originKey({ key: change.key, column: origin.column })
+      const place = valueRefKey({ key: change.key, column: origin.column })
       const parts = texts.get(place) ?? []
       parts.push({ change, origin })
       texts.set(place, parts)
@@ -98,11 +98,6 @@ function wholeChange(
     change: { ...change, column, from: text, to: withValues(text, values) },
     parts: fields.map(({ change }) => change),
   }
-}
-
-/** A map key. */
-export function originKey({ key, column }: Pick<ValueRef, 'key' | 'column'>): string {
-  return `${JSON.stringify(column)} ${keyText(key)}`
 }
 
 export function isJson(text: string): boolean {

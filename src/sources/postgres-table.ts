@@ -38,7 +38,7 @@ import {
   tableNotFound,
   valueBeside,
 } from './table.js'
-import type { PageOrder, ValueKey } from './value-source.js'
+import { keyText, type PageOrder, type ValueKey } from './value-source.js'
 
 /** One connection, such as a `Client` of pg. Typed structurally: the host application may have another copy of pg's types. */
 export interface PostgresClient {
@@ -99,8 +99,7 @@ export class PostgresTable implements SqlTable {
       yield page
       page = await ahead
       const lastOfNext = page.at(-1)
-      if (lastOfNext !== undefined && String(lastOfNext.key) === String(last.key))
-        throw samePageError(this.shape)
+      if (lastOfNext !== undefined && isSameKey(lastOfNext.key, last.key)) throw samePageError(this.shape)
     }
   }
 
@@ -124,7 +123,7 @@ export class PostgresTable implements SqlTable {
     const pages = stretchPages<TableRow, ValueKey>(order, cuts, {
       read: (after, upTo) => query(after, upTo, limit),
       keyOf: ({ key }) => key,
-      isSame: (a, b) => String(a) === String(b),
+      isSame: isSameKey,
       limit,
     })
     const ahead = () => {
@@ -344,4 +343,8 @@ function rowsHiddenError(table: string): Error {
 
 function keyTexts(key: ValueKey): string[] {
   return keyParts(key).map(String)
+}
+
+function isSameKey(a: ValueKey, b: ValueKey): boolean {
+  return keyText(a) === keyText(b)
 }

@@ -5,6 +5,7 @@ import { isDamagedToken, isToken } from '../format/token.js'
 import type { FieldPath } from './field-path.js'
 import { fieldValues, tokenElsewhere } from './sample-fields.js'
 import type { SqlTable, TableRow } from './table.js'
+import { keyText } from './value-source.js'
 
 /** How many rows are checked at the beginning of the table, and at its end, where the newest rows often are. */
 const FIRST_ROWS = 1000
@@ -138,11 +139,7 @@ function isDamaged(value: unknown): boolean {
 export async function sampleRows(table: SqlTable): Promise<readonly TableRow[]> {
   const rows = new Map<string, TableRow>()
   const add = (some: readonly TableRow[]) => {
-    for (const row of some)
-      rows.set(
-        JSON.stringify(row.key, (_, part) => (typeof part === 'bigint' ? `${part}` : part)),
-        row,
-      )
+    for (const row of some) rows.set(keyText(row.key), row)
   }
   for await (const page of table.pages(FIRST_ROWS)) {
     add(page)

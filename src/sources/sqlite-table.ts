@@ -10,6 +10,7 @@ import { invalidArgument, printable, quoted, StoreError } from '../errors.js'
 import { CALLS, isTurnDueInLoop, nextTurn } from '../event-loop.js'
 import { ALTERED_BY_TRIGGER, ALTERED as ALTERED_VALUE, type Refusal, refusalOf } from './finding.js'
 import { cutsOf, stretchPages } from './page-order.js'
+import { assertNoNullKey, catalogOf, hasTriggers, sideEffectsOf } from './sqlite-catalog.js'
 import type { SqliteRunner } from './sqlite-runner.js'
 import {
   assertShape,
@@ -19,7 +20,6 @@ import {
   groupByColumn,
   keyFromParts,
   keyParts,
-  nullKeyError,
   ownerColumns,
   quoteIdentifier,
   type SideEffects,
@@ -28,13 +28,9 @@ import {
   selectedColumns,
   type TableRow,
   type TableShape,
-  tableNotFound,
   valueBeside,
 } from './table.js'
 import type { PageOrder } from './value-source.js'
-
-/** Names of the row id, which a table has unless it is WITHOUT ROWID (sqlite.org/rowidtable.html). */
-const ROW_IDS = ['rowid', '_rowid_', 'oid']
 
 export class SqliteTable implements SqlTable {
   readonly shape: TableShape
@@ -126,17 +122,7 @@ export class SqliteTable implements SqlTable {
   }
 
   async sideEffects(): Promise<SideEffects> {
-    return this.#try('look at', async () => {
-      const query = (sql: string) => this.#runner.query({ sql, params: [this.shape.table] })
-      const triggers = await query(
-        "select name, sql from sqlite_master where type = 'trigger' and tbl_name = ? collate nocase",
-      )
-      const generated = await query('select name from pragma_table_xinfo(?) where hidden in (2, 3)')
-      return {
-        triggers: triggers.filter(([, sql]) => /\bupdate\b/i.test(String(sql))).map(([name]) => String(name)),
-        generated: generated.map(([name]) => [String(name), null]),
-      }
-    })
+    return this.#try('look at', () => sideEffectsOf(this.#runner, this.shape))
   }
 
   async countRows(): Promise<number> {
@@ -248,10 +234,7 @@ function ownerText(shape: TableShape, catalog: Catalog): string {
 async function replacerOf(runner: SqliteRunner, shape: TableShape, ownerOfRow: string) {
   const table = quoteIdentifier(shape.table)
   const hasKey = shape.key.map((name) => `${quoteIdentifier(name)} = ?`).join(' and ')
-  const triggers = await runner.query({
-    sql: "select 1 from sqlite_master where type = 'trigger' and tbl_name = ? collate nocase",
-    params: [shape.table],
-  })
+  const mayBeAltered = await hasTriggers(runner, shape)
   // Binary: tokens that differ only in case are different, whatever the column's collation.
   const isText = (column: string) => `${quoteIdentifier(column)} is ? collate binary`
   // The same string each time, whose prepared statement is found without comparing it.
@@ -272,7 +255,7 @@ async function replacerOf(runner: SqliteRunner, shape: TableShape, ownerOfRow: s
       sql: updateOf(column, beside?.column),
       params: [to, ...keyParts(key), from, owner, ...(beside === null ? [] : [beside.value])],
     }
-    if (triggers.length === 0) return [update]
+    if (!mayBeAltered) return [update]
     // Fails, and so undoes the transaction, if a row was changed that does not hold the new value now.
     const assertion = {
       sql: `select case when changes() = 0 or exists (select 1 from ${table} where ${hasKey} and ${isText(column)}) then 1
@@ -359,86 +342,6 @@ function shown(part: Cursor[number]): string {
 
 function jsValue(value: unknown): unknown {
   return typeof value === 'bigint' ? exactNumber(value) : value
-}
-
-async function catalogOf(runner: SqliteRunner, { table, key }: TableShape): Promise<Catalog> {
-  const query = (sql: string) => runner.query({ sql, params: [table] })
-  const [found] = await query(
-    "select type, wr from pragma_table_list where schema = 'main' and name = ? collate nocase",
-  )
-  const [type, withoutRowId] = found ?? []
-  if (type !== 'table') throw tableNotFound(quoteIdentifier(table))
-  const columns = (
-    await query('select name, type, "notnull", pk from pragma_table_xinfo(?) where hidden <> 1')
-  ).map(([name, type, notNull, pk]) => ({
-    name: String(name),
-    type: String(type),
-    nullable: Number(notNull) === 0,
-    isText: !/INT|REAL|FLOA|DOUB/i.test(String(type)),
-    isPrimary: Number(pk) > 0,
-  }))
-  const uniqueKeys = await uniqueIndexes(runner, table)
-  const primaryKey = columns.filter(({ isPrimary }) => isPrimary).map(({ name }) => name)
-  if (primaryKey.length > 0) uniqueKeys.push(primaryKey)
-  const isColumn = (id: string) => columns.some(({ name }) => name.toLowerCase() === id)
-  const rowIds = ROW_IDS.filter((id) => key.includes(id) && Number(withoutRowId) === 0 && !isColumn(id))
-  return {
-    columns: [
-      ...rowIds.map((name) => ({ name, type: 'INTEGER', nullable: false, isText: false })),
-      ...columns,
-    ],
-    uniqueKeys: [...uniqueKeys, ...rowIds.map((name) => [name])],
-  }
-}
-
-/** The columns of each unique index over whole rows that orders pages reliably. */
-async function uniqueIndexes(runner: SqliteRunner, table: string): Promise<string[][]> {
-  const indexes = await runner.query({
-    sql: 'select name from pragma_index_list(?) where "unique" and not partial',
-    params: [table],
-  })
-  const unique: string[][] = []
-  for (const [index] of indexes) {
-    const sql = 'select name, coll from pragma_index_xinfo(?) where "key"'
-    const columns = await runner.query({ sql, params: [index] })
-    if (await isReliable(runner, table, columns)) unique.push(columns.map(([name]) => String(name)))
-  }
-  return unique
-}
-
-async function isReliable(
-  runner: SqliteRunner,
-  table: string,
-  columns: readonly (readonly unknown[])[],
-): Promise<boolean> {
-  for (const [name, collation] of columns) {
-    // The name is null for an expression.
-    if (typeof name !== 'string' || (await isFolded(runner, table, name, collation))) return false
-  }
-  return true
-}
-
-/** Whether a column's collation makes texts equal that the index tells apart: pages would skip all but one of those. */
-async function isFolded(
-  runner: SqliteRunner,
-  table: string,
-  column: string,
-  indexCollation: unknown,
-): Promise<boolean> {
-  const letter = `select ${quoteIdentifier(column)} as x from ${quoteIdentifier(table)} where 0 union all select 'a'`
-  const sql = `select x = 'A' as ignores_case, x = 'a ' as ignores_spaces from (${letter})`
-  const [folds = []] = await runner.query({ sql, params: [] })
-  return ['NOCASE', 'RTRIM'].some(
-    (collation, index) => Number(folds[index]) === 1 && String(indexCollation).toUpperCase() !== collation,
-  )
-}
-
-/** SQLite allows nulls even in a primary key, unless it is declared NOT NULL (sqlite.org/lang_createtable.html). */
-async function assertNoNullKey(runner: SqliteRunner, shape: TableShape, { columns }: Catalog): Promise<void> {
-  for (const name of shape.key.filter((name) => columns.find((column) => column.name === name)?.nullable)) {
-    const sql = `select 1 from ${quoteIdentifier(shape.table)} where ${quoteIdentifier(name)} is null limit 1`
-    if ((await runner.query({ sql, params: [] })).length > 0) throw nullKeyError(shape)
-  }
 }
 
 function alteredError(table: string): StoreError {

@@ -1,7 +1,7 @@
 /** Makes a table a source of values for the sweep. */
 import { CALLS, isTurnDueInLoop, nextTurn } from '../event-loop.js'
 import type { ContextOf } from '../format/context.js'
-import { FieldCells, originKey } from './field-cells.js'
+import { FieldCells } from './field-cells.js'
 import type { FieldPath } from './field-path.js'
 import { foresee } from './foresee.js'
 import { type OwnerOf, ownerFrom } from './owner.js'
@@ -12,6 +12,7 @@ import {
   type ValueCell,
   type ValueChange,
   type ValueSource,
+  valueRefKey,
 } from './value-source.js'
 
 /** A column with values. */
@@ -94,10 +95,10 @@ export function tableSource<Row>(table: SqlTable, view: TableView<Row>): ValueSo
         return (await table.replace([...asked.keys()])).flatMap((stored) => asked.get(stored) ?? [])
       }
       const wholes = new Map(
-        fields.wholeChanges(changes).map((whole) => [originKey(whole.change), whole] as const),
+        fields.wholeChanges(changes).map((whole) => [valueRefKey(whole.change), whole] as const),
       )
       const replaced = await replace(Array.from(wholes.values(), ({ change }) => inDatabase(change)))
-      return replaced.flatMap((ref) => wholes.get(originKey(ref))?.parts ?? [])
+      return replaced.flatMap((ref) => wholes.get(valueRefKey(ref))?.parts ?? [])
     },
     async foresee(changes) {
       const wholes = fields.wholeChanges(changes)

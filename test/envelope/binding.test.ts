@@ -72,6 +72,27 @@ describe.each(dialects)('on %s', (dialect) => {
     expect(await envelope.decrypt('alice', token, reordered)).toBe('secret')
   })
 
+  it('binds each of many tokens to its own user, in whichever order users and contexts alternate', async () => {
+    const contexts = [{ row: '1' }, { row: '2' }, { row: '1', column: 'x' }, { row1: '' }]
+    const items = contexts.flatMap((context) =>
+      ['alice', 'bob'].map((userId) => ({
+        userId,
+        context,
+        plaintext: `${userId} ${JSON.stringify(context)}`,
+      })),
+    )
+    const results = await envelope.encryptMany(items)
+    const sealed = items.map((item, at) => {
+      const result = results[at]
+      if (!result?.ok) throw new Error('an item was not encrypted')
+      return { ...item, token: result.value }
+    })
+    const userFirst = sealed.toSorted((a, b) => a.userId.localeCompare(b.userId))
+    for (const order of [sealed, userFirst, sealed.toReversed(), userFirst.toReversed()])
+      for (const { userId, context, token, plaintext } of order)
+        expect(await envelope.decrypt(userId, token, context)).toBe(plaintext)
+  })
+
   it('opens a token under its own version only, and tries no other', async () => {
     const token = await envelope.encrypt('alice', 'secret')
     await insert('alice', 2)

@@ -1,19 +1,11 @@
 /** Which core is chosen, and what is said of it: absent, unusable, turned off, in use. Each in a process of its own, with an addon of its own. */
-import { cpSync, mkdirSync, symlinkSync, writeFileSync } from 'node:fs'
-import { join, resolve } from 'node:path'
-import { afterEach, describe, expect, it } from 'vitest'
+import { describe, expect, it } from 'vitest'
 import type { Core, ParsedToken, V2Key, V3Key } from '../../src/format/core.js'
 import { javascriptCore } from '../../src/format/javascript-core.js'
 import { passesSelfTest } from '../../src/format/self-test.js'
 import { itIf } from '../support/conditional.js'
-import { temporaryFolder } from '../support/databases.js'
 import { builtAddon } from '../support/native.js'
-import { runNode } from '../support/node-script.js'
-
-const removals: (() => void)[] = []
-afterEach(() => {
-  for (const remove of removals.splice(0)) remove()
-})
+import { type NativePackage, runInApp } from '../support/native-app.js'
 
 const SCRIPT = `
   const { cryptoCore, EnvelopeCrypto, generateMasterKey, localMasterKey } = await import('drizzle-keystore')
@@ -27,32 +19,14 @@ const SCRIPT = `
   console.log(JSON.stringify({ ...cryptoCore(), events: ofCore, text, wasLoaded: globalThis.wasLoaded === true }))
 `
 
-/** What an application finds that has the package with these files, or has it not. */
-async function found(files: Readonly<Record<string, string>> | 'built' | null, script = SCRIPT) {
-  const folder = temporaryFolder()
-  removals.push(() => folder.remove())
-  const modules = join(folder.path, 'node_modules')
-  const pkg = join(modules, 'drizzle-keystore')
-  // A copy: a link would lead back to our own node_modules, where the addon may be.
-  cpSync(resolve('dist'), join(pkg, 'dist'), { recursive: true })
-  cpSync(resolve('package.json'), join(pkg, 'package.json'))
-  symlinkSync(resolve('node_modules/lru-cache'), join(modules, 'lru-cache'))
-  const addon = join(modules, '@drizzle-keystore', 'native')
-  if (files !== null) mkdirSync(join(modules, '@drizzle-keystore'), { recursive: true })
-  if (files === 'built') symlinkSync(resolve('native'), addon, 'junction')
-  else if (files !== null) {
-    mkdirSync(addon)
-    for (const [name, text] of Object.entries(files)) writeFileSync(join(addon, name), text)
-  }
-  writeFileSync(join(folder.path, 'script.mjs'), script)
-  const { status, output } = await runNode(folder.path, 'script.mjs')
-  expect(status, output).toBe(0)
-  return JSON.parse(output)
+/** What an application finds. */
+function found(native: NativePackage, script = SCRIPT) {
+  return runInApp(native, script)
 }
 
 /** The same with the environment variable. */
-function turnedOff(files: Parameters<typeof found>[0]) {
-  return found(files, `process.env.KEYSTORE_NATIVE = '0'\n${SCRIPT}`)
+function turnedOff(native: NativePackage) {
+  return found(native, `process.env.KEYSTORE_NATIVE = '0'\n${SCRIPT}`)
 }
 
 const CLASSES = 'V3Key: class {}, V2Key: class {}, versionOf: () => 1, forgetNonces() {}'
@@ -74,9 +48,9 @@ describe('the core that is used', () => {
       { 'package.json': '{ "main": "addon.node" }', 'addon.node': 'garbage' },
       'cannot be loaded (ERR_DLOPEN_FAILED)',
     ],
-    ['throws', { 'index.js': "throw new Error('sk-secret')" }, 'cannot be loaded (no code)'],
+    ['throws', { 'index.js': "throw new Error('sk-secret')" }, 'cannot be loaded: install'],
     ['has another interface', { 'index.js': 'exports.interfaceVersion = 2' }, 'is of another version'],
-    ['gives nothing', { 'index.js': 'module.exports = null' }, 'cannot be loaded (no code)'],
+    ['gives nothing', { 'index.js': 'module.exports = null' }, 'cannot be loaded: install'],
     [
       'makes no core',
       { 'index.js': "exports.interfaceVersion = 1; exports.createCore = () => { throw new Error('no') }" },

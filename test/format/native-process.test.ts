@@ -1,9 +1,13 @@
 /** The native core in processes of their own: memory, what stays in it, and threads. */
 import { execFile } from 'node:child_process'
+import { readFileSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { dirname, join, resolve } from 'node:path'
 import { promisify } from 'node:util'
 import { expect, it } from 'vitest'
 import { itIf } from '../support/conditional.js'
 import { describeNative } from '../support/native.js'
+import { runInApp } from '../support/native-app.js'
 import { slow } from '../support/slow.js'
 
 async function work(...args: string[]) {
@@ -40,6 +44,39 @@ describeNative('the native core', () => {
       // What is looked for can be found: the schedule of AES-256 begins with the key.
       expect(inUse).toEqual([1, 0, 0])
       expect(afterwards).toEqual([0, 0, 0])
+    },
+  )
+
+  itIf(process.platform === 'linux', 'other systems do not end the process')(
+    'is refused if its file was cut off, and JavaScript goes on',
+    async () => {
+      const require = createRequire(resolve('native/index.js'))
+      const gypBuild = dirname(require.resolve('node-gyp-build'))
+      const addon = readFileSync(require('node-gyp-build').path(resolve('native')))
+      const files = [
+        ...['package.json', 'index.js', 'complete.js'].map((name) => [name, join('native', name)]),
+        ...['package.json', 'index.js', 'node-gyp-build.js'].map((name) => [
+          `node_modules/node-gyp-build/${name}`,
+          join(gypBuild, name),
+        ]),
+      ].map(([name = '', path = '']) => [name, readFileSync(path)])
+      const script = `
+        import { cryptoCore, decryptWithKey, encryptWithKey } from 'drizzle-keystore'
+        const key = new Uint8Array(32)
+        const text = decryptWithKey(encryptWithKey('x', key), key)
+        console.log(JSON.stringify({ ...cryptoCore(), text }))
+      `
+      const withAddon = (file: Uint8Array) =>
+        runInApp({ ...Object.fromEntries(files), 'build/Release/keystore_native.node': file }, script)
+      expect(await withAddon(addon)).toMatchObject({ name: 'native', text: 'x' })
+      const half = addon.length >> 1
+      for (const length of [0, 100, half, addon.length - 1])
+        expect(await withAddon(addon.subarray(0, length)), `${length} bytes`).toEqual({
+          name: 'javascript',
+          reason:
+            '@drizzle-keystore/native cannot be loaded (ERR_ADDON_INCOMPLETE): install it anew, for this platform',
+          text: 'x',
+        })
     },
   )
 

@@ -1,6 +1,6 @@
 /** The sweep's last look opens nothing that the sweep has written itself, and trusts nothing that was changed since. */
 import { beforeEach, describe, expect, it } from 'vitest'
-import { encryptWithKey } from '../../src/index.js'
+import { encryptWithKey, StoreError } from '../../src/index.js'
 import type { ValueCell } from '../../src/reencrypt/index.js'
 import { cleanUpAfterEach } from '../support/cleanups.js'
 import { type MemorySource, memorySource } from '../support/memory-source.js'
@@ -99,6 +99,30 @@ describe('the last look', () => {
       complete: true,
     })
     expect(opened).toEqual(Array.from({ length: 20 }, () => 'v2'))
+  })
+
+  it('ends with the outage of the store that comes while one value of a page waits for its key', async () => {
+    const first = await test.envelope.getOrCreateUserKey('a')
+    const before = await test.envelope.user('a')
+    await test.envelope.rotateUserKey('a')
+    const source = memorySource([
+      { key: '0', owner: 'a', value: await test.envelope.encrypt('a', 'under a newer version') },
+      { key: '1', owner: 'a', value: encryptWithKey('to be changed', first) },
+    ])
+    let lookUps = 0
+    const envelope = new Proxy(test.envelope, {
+      get(target, name) {
+        const found: unknown = Reflect.get(target, name, target)
+        if (name !== 'user') return typeof found === 'function' ? found.bind(target) : found
+        return async () => {
+          lookUps += 1
+          if (lookUps > 1) throw new StoreError('The store is out of reach', { retryable: true })
+          return before
+        }
+      },
+    })
+    await expect(test.sweep(source, { envelope })).rejects.toMatchObject({ code: 'ERR_STORE' })
+    expect(lookUps).toBe(2)
   })
 
   describe('of a page during which the keys of an owner are looked up again, since a value names a newer version', () => {

@@ -94,6 +94,19 @@ describe.each(dialects)('the keys of sqlSource on %s', (dialect) => {
     expect((await test.cellsOf(await test.sourceOf({ key: ['tenant', 'id'] })))[0]?.key).toEqual(['a', 0])
   })
 
+  it('sweeps by composite keys that have commas', async () => {
+    await test.create('text', ', tenant text, primary key (tenant, id)')
+    // Each pair of neighbours has the same parts if the comma between them is none of a part's.
+    const pairs = ['x', 'y', 'z'].flatMap((name) => [
+      [name, `${name},${name}`],
+      [`${name},${name}`, name],
+    ])
+    await expectSwept(pairs, ['tenant', 'id'])
+    // With pages of one row, each last row is such a neighbour.
+    const source = await test.sourceOf({ key: ['tenant', 'id'] })
+    expect((await test.cellsOf(source, 1)).map(({ key }) => key)).toEqual(pairs)
+  })
+
   itIf(dialect === 'postgres', 'only on Postgres')(
     'sweeps by uuid, numeric, timestamptz, varchar, enum and domain keys',
     async () => {

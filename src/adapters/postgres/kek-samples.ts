@@ -24,7 +24,7 @@ import {
 import { isReadable, storedRow } from '../stored-rows.js'
 import { castTo, DIVIDED, EQUALS } from './catalog.js'
 import type { PostgresConnection } from './connection.js'
-import { isUnsupported } from './statements/decode.js'
+import { isTextRefused, isUnsupported } from './statements/decode.js'
 import type { KekGap, SampleQueries } from './statements/samples.js'
 
 /** For all jumps at once. They take one or two milliseconds. */
@@ -47,8 +47,9 @@ export interface KekSampling extends Pick<SampleOptions, 'kekIds'> {
 
 /**
  * @returns null if all of the index has to be looked through after all, with the time and the waiting that it takes: somebody has locked the table,
- *   or the server gives not even a few blocks of it in time, or nothing was found, so that nothing shows whose rows these are
- * @throws ERR_STORE, also if a text cannot be sent: then the rows have to be read as bytes
+ *   or the server gives not even a few blocks of it in time, or nothing was found, so that nothing shows whose rows these are; also if
+ *   the server cannot send a text, so that the rows have to be read as bytes
+ * @throws ERR_STORE
  */
 export async function sampleKeks(
   connection: PostgresConnection,
@@ -61,7 +62,7 @@ export async function sampleKeks(
     for (const part of unsearched) options.onUnsearched(part)
     return records
   } catch (error) {
-    if (error instanceof NotBriefly || isUnsupported(error)) return null
+    if (error instanceof NotBriefly || isUnsupported(error) || isTextRefused(error)) return null
     throw error
   }
 }

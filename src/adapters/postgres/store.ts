@@ -226,12 +226,7 @@ export class PostgresKeyStore implements KeyStore {
   async sampleByKek(limit: number, { kekIds, onUnsearched }: SampleOptions = {}): Promise<KeyRecord[]> {
     if (onUnsearched !== undefined && this.#connection.canRunBriefly) {
       const sampling = { limit, schema: this.#schema, kekIds, onUnsearched }
-      const rows = await sampleKeks(this.#connection, this.#connection.sampleQueries(), sampling).catch(
-        (error) => {
-          if (isTextRefused(error)) return null
-          throw error
-        },
-      )
+      const rows = await sampleKeks(this.#connection, this.#connection.sampleQueries(), sampling)
       if (rows !== null) return rows
     }
     const rows = await this.#read(

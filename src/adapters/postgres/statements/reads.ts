@@ -71,7 +71,7 @@ export function selectPageWithoutKekBefore(fragments: Fragments) {
 
 /** About `:limit` users' live rows at about equal distances, of a random `:percent` of the table's blocks. */
 export function selectSampledRefs({ db, keys, isLiveOfUser }: Fragments) {
-  const percent = sql`(${sql.placeholder('percent')}::float4)`
+  const percent = sql`(${sql.placeholder('percent')}::real)`
   const nth = sql`(n ${MODULO} greatest(total ${DIVIDED} ${sql.placeholder('limit')}::bigint, 1)) ${EQUALS} 0`
   return db
     .select({

@@ -16,9 +16,6 @@ export type SampleQueries = ReturnType<typeof sampleQueries>
 export function sampleQueries(db: AnyPostgresDb, schema: string) {
   const fragments = fragmentsFor(db, schema, '')
   const { keys } = fragments
-  const columns = Object.entries(keys).flatMap(([name, column]) =>
-    'mapFromDriverValue' in column ? [[name as keyof KeyRecord, column] as const] : [],
-  )
   return {
     /** Up to `limit` users' live rows of each KEK id but those of tenants' keys, null included. */
     all: (limit: number) => sql`select * from ${samplesOf(fragments, sql`${limit}`)}`,
@@ -34,13 +31,21 @@ export function sampleQueries(db: AnyPostgresDb, schema: string) {
       sql`select * from ${keys} where ${fragments.isLiveOfUser} and ${isUnder(fragments, kekId)}
         order by ${fragments.kekIdByBytes} limit ${limit}${castTo('int8')}`,
     /** A row of these statements. */
-    decode: (row: Record<string, unknown>) =>
-      Object.fromEntries(
-        columns.map(([name, column]) => {
-          const value = row[column.name]
-          return [name, value === null ? null : column.mapFromDriverValue(value)]
-        }),
-      ) as unknown as KeyRecord,
+    decode(row: Record<string, unknown>): KeyRecord {
+      const field = <Name extends keyof KeyRecord>(name: Name) => {
+        const value = row[keys[name].name]
+        return (value === null ? null : keys[name].mapFromDriverValue(value)) as KeyRecord[Name]
+      }
+      return {
+        userId: field('userId'),
+        version: field('version'),
+        encryptedKey: field('encryptedKey'),
+        kekId: field('kekId'),
+        createdAt: field('createdAt'),
+        wrappedAt: field('wrappedAt'),
+        shreddedAt: field('shreddedAt'),
+      }
+    },
   }
 }
 
