@@ -8,7 +8,7 @@ import { millis, summarized } from '../race.mjs'
 
 export const title = 'Copies'
 export const about =
-  'A copy into an empty store reads every row of the source and of the target once, and compares them. "Plain inserts" only writes them: 1,000 rows a ' +
+  'A copy into an empty store reads every row of the source, writes it, and then reads and compares all rows of both. "Plain inserts" only writes them: 1,000 rows a ' +
   'statement (Postgres, `unnest`) or a transaction (SQLite), without looking whether a user was shredded.'
 
 const BATCH = 1000

@@ -17,9 +17,8 @@ import {
   erasuresRefused,
 } from './copy-comparison.js'
 import { CopyFailures, restoreEach } from './copy-failures.js'
-import { copyPages, type TargetLook, type UserPair } from './copy-pages.js'
-import { type BothCounts, ReadBack } from './copy-read-back.js'
-import { checkedOptions, type LongWorkOptions, ProgressMeter, type RowFailure } from './long-work.js'
+import { copyPages, type TargetLook } from './copy-pages.js'
+import { checkedOptions, type LongWorkOptions, type RowFailure } from './long-work.js'
 import { COMPARISON_WEIGHT, isSameRecord, PairedDigests, type RecordsDigest } from './record-digest.js'
 
 export type { ConflictingRow, CopyConflict } from './copy-comparison.js'
@@ -86,8 +85,8 @@ export interface CopyReport {
 const MAX_PASSES = 10
 
 /**
- * Copies every row of the source to the target, exactly, tombstones included. Reads every written row back and compares it. In the end
- * all rows of both stores are compared: into an empty target page by page as they are written, and again if the counts of rows then differ.
+ * Copies every row of the source to the target, exactly, tombstones included. In the end it reads all rows of both stores and compares
+ * them: whatever was changed meanwhile, `equal` is true only of what it has then read.
  *
  * It is safe to repeat, also after it was killed. A further call copies what was minted meanwhile. If the target holds another
  * key under the same user and version, the copy names that row and refuses before it writes anything. If the target was empty and others write
@@ -130,7 +129,6 @@ async function copy(options: CopyOptions): Promise<CopyReport> {
   const firstLook = await lookFor(job)
   const before = firstLook === 'taken for empty' ? NOTHING_THERE : await compare(job, firstLook)
   let { digests } = before
-  let counts: BothCounts | null = null
   let copied = before.missing + before.erased
   if (dryRun) {
     for (const userId of await eraseAgain(to, erasures, { dryRun })) job.shredded.add(userId)
@@ -142,7 +140,6 @@ async function copy(options: CopyOptions): Promise<CopyReport> {
       const done = await copyPass(job, pass === 1 ? 'copying' : 'comparing', look)
       copied += done.written
       digests = done.digests
-      counts = done.counts
       look = 'in order'
     }
     // Read again, because lines may have been added meanwhile.
@@ -150,16 +147,15 @@ async function copy(options: CopyOptions): Promise<CopyReport> {
       for (const userId of await eraseAgain(to, await readLog(), { dryRun: false })) {
         job.shredded.add(userId)
         digests = null
-        counts = null
       }
     }
   }
   const complete = !signal?.aborted
   if (complete) digests ??= await digestsOf(job)
-  const counted = counts ?? (await countsOf(job))
+  const census = { from: await job.rows.census(from), to: await job.rows.census(to) }
   const { refused, conflicts, conflictCount } = before
   const found = { shredded: [...job.shredded], ended: [...job.ended], refused, conflicts, conflictCount }
-  const base = { complete, dryRun, copied, ...found, census: counted }
+  const base = { complete, dryRun, copied, ...found, census }
   const { listed: failed, count: failedCount } = job.failures
   if (!complete || digests === null) {
     const digest = { from: null, to: null }
@@ -176,10 +172,6 @@ async function copy(options: CopyOptions): Promise<CopyReport> {
     digest,
     equal: digest.from === digest.to && failedCount === 0,
   }
-}
-
-async function countsOf({ from, to, rows }: CopyJob): Promise<BothCounts> {
-  return { from: await rows.census(from), to: await rows.census(to) }
 }
 
 const NO_ERASURES: Erasures = new Map()
@@ -292,17 +284,12 @@ interface Pass {
   readonly written: number
   /** Null if there was something to write, so that others may have been written meanwhile too. */
   readonly digests: Digests | null
-  /** Of the rows that the digests are over; null if they were not counted. */
-  readonly counts: BothCounts | null
 }
 
-/** Goes over the source once. Compares one page while the page before is written, and the one before that is read back from a target that was empty. */
+/** Goes over the source once. Compares one page while the page before is written. */
 async function copyPass(compared: CopyJob, phase: string, look: TargetLook): Promise<Pass> {
   const job = { ...compared, isWriting: true }
   const digests = look === 'in order' ? new PairedDigests() : null
-  const readBack = look === 'taken for empty' ? new ReadBack(job) : null
-  let reading = Promise.resolve()
-  let before: readonly UserPair[] = []
   let written = 0
   let isQuiet = true
   let writing = Promise.resolve(0)
@@ -315,10 +302,6 @@ async function copyPass(compared: CopyJob, phase: string, look: TargetLook): Pro
       written += await writing
       writing = Promise.resolve(0)
       if (job.signal?.aborted) break
-      await reading
-      reading = readBack?.compare(before) ?? reading
-      reading.catch(() => undefined)
-      before = pairs
       writing = write(job, page).then((rows) => {
         done()
         return rows
@@ -328,18 +311,10 @@ async function copyPass(compared: CopyJob, phase: string, look: TargetLook): Pro
     }
   } finally {
     await writing.catch(() => undefined)
-    await reading.catch(() => undefined)
   }
   written += await writing
-  await reading
-  if (job.signal?.aborted) return { written, digests: null, counts: null }
-  if (readBack === null) return { written, digests: isQuiet ? digestsFrom(digests) : null, counts: null }
-  await readBack.compare(before)
-  const counts = await countsOf(job)
-  const digest = readBack.digest(counts)
-  if (digest === null) return { written, digests: null, counts: null }
-  new ProgressMeter('comparing', digest.rows, job).add(digest.rows)
-  return { written, digests: { from: digest, to: digest }, counts }
+  const isWhole = isQuiet && !job.signal?.aborted
+  return { written, digests: isWhole ? digestsFrom(digests) : null }
 }
 
 /** @returns how many rows were written */

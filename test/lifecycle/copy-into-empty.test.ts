@@ -1,4 +1,4 @@
-/** A copy into an empty store reads both stores once, and notices what changes behind it. */
+/** A copy into an empty store writes all of it, and then compares both stores, whatever has changed meanwhile. */
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { copyKeys, type KeyPage, type KeyRecord, type KeyStore } from '../../src/index.js'
 import { chosenPairs, freshStore, type TestStore } from '../support/fresh-store.js'
@@ -25,22 +25,22 @@ describe.each(
     await to.remove()
   })
 
-  it('reads each row of both stores once', async () => {
+  it('reads each row of the source twice, and of the target once', async () => {
     const [counted, back] = [readingOf(from.store), readingOf(to.store)]
     const report = await copyKeys({ from: counted.store, to: back.store, batchSize: BATCH })
     expect(report).toMatchObject({ copied: ROWS, equal: true, extra: 0 })
     expect(await rowsOf(to.store)).toEqual(await rowsOf(from.store))
-    expect(counted.rows()).toBe(ROWS)
+    expect(counted.rows()).toBe(2 * ROWS)
     expect(back.rows()).toBe(ROWS)
     const again = await copyKeys({ from: from.store, to: to.store, batchSize: BATCH })
     expect(again).toMatchObject({ copied: 0, equal: true, digest: report.digest })
   })
 
-  it('refuses another key that is at the target when its page is read back', async () => {
+  it('refuses another key that is at the target when its page is compared', async () => {
     let isPlanted = false
     const changing = overriding(to.store, {
       async list(page) {
-        if (isReadBack(page) && !isPlanted) {
+        if (isOfAll(page) && !isPlanted) {
           isPlanted = true
           await to.store.remove([FIFTH])
           await to.store.insertIfAbsent([randomRecord(FIFTH.userId, OLD)])
@@ -55,17 +55,27 @@ describe.each(
     expect(await rowsOf(to.store)).toContainEqual(expect.objectContaining(FIFTH))
   })
 
-  it('copies a row again that is gone from the target after its page was read back', async () => {
-    const changing = afterRead(to.store, 3, () => to.store.remove([FIFTH]))
-    const report = await copyKeys({ from: from.store, to: changing, batchSize: BATCH })
+  it('copies a row again that is gone from the target after its page was written', async () => {
+    const changing = afterRead(from.store, 5, () => to.store.remove([FIFTH]))
+    const report = await copyKeys({ from: changing, to: to.store, batchSize: BATCH })
     expect(report).toMatchObject({ copied: ROWS + 1, equal: true, extra: 0 })
     expect(await rowsOf(to.store)).toEqual(await rowsOf(from.store))
   })
 
   it('counts rows that somebody else mints at the target behind it', async () => {
-    const changing = afterRead(to.store, 3, () => to.store.insertIfAbsent([randomRecord('a stranger')]))
-    const report = await copyKeys({ from: from.store, to: changing, batchSize: BATCH })
+    const changing = afterRead(from.store, 3, () => to.store.insertIfAbsent([randomRecord('a stranger')]))
+    const report = await copyKeys({ from: changing, to: to.store, batchSize: BATCH })
     expect(report).toMatchObject({ copied: ROWS, equal: false, extra: 1 })
+  })
+
+  it('says that the stores differ where changes at the source leave all counts as they are', async () => {
+    const changing = afterRead(from.store, 3, async () => {
+      await from.store.remove([FIFTH])
+      await from.store.insertIfAbsent([randomRecord('a new user', OLD)])
+    })
+    const report = await copyKeys({ from: changing, to: to.store, batchSize: BATCH })
+    expect(report).toMatchObject({ copied: ROWS + 1, equal: false, extra: 1 })
+    expect(report.digest.from).not.toBe(report.digest.to)
   })
 
   it('notices at the source, behind it, what is minted, rewrapped and shredded', async () => {
@@ -149,7 +159,7 @@ const OLD = { kekId: 'old', createdAt: new Date('2026-01-02T03:04:05.678Z') }
 const FIFTH = { userId: 'user-000005', version: 1 }
 
 /** Neither the look whether the target is empty, nor that for tenants' rows before a count. */
-function isReadBack({ limit, after }: KeyPage): boolean {
+function isOfAll({ limit, after }: KeyPage): boolean {
   return after === undefined ? limit !== 1 : !after.userId.startsWith('\u0001')
 }
 
@@ -158,7 +168,7 @@ function readingOf(store: KeyStore): { readonly store: KeyStore; rows(): number 
   let rows = 0
   const list = async (page: KeyPage) => {
     const found = await store.list(page)
-    if (isReadBack(page)) rows += found.length
+    if (isOfAll(page)) rows += found.length
     return found
   }
   return { store: overriding(store, { list }), rows: () => rows }
@@ -170,7 +180,7 @@ function afterRead(store: KeyStore, pages: number, work: () => Promise<unknown>)
   return overriding(store, {
     async list(page) {
       const found = await store.list(page)
-      if (isReadBack(page) && ++read === pages) await work()
+      if (isOfAll(page) && ++read === pages) await work()
       return found
     },
   })
