@@ -51,4 +51,4 @@ const ROTATION =
   2. Make it the primary (API_KEY_MASTER_KEY or API_KEY_MASTER_KEY_FILE) and the old one a previous key, and restart every process.
   3. npx keystore rewrap, or rewrapAll of the library where only the application can open the database (PGlite, D1)
   4. npx keystore doctor, or verifyAll
-  5. Remove the old one when "needed by rows" says no for it, and no backup and no v2 pool token needs it either.`)
+  5. Remove the old one when "still needed" says no for it, and no backup and no v2 pool token needs it either.`)
