@@ -350,6 +350,9 @@ async function rewrapPass(
       })
       writing.catch(() => undefined)
     }
+    // An earlier error of a write ends the pass as well.
+    await writing
+    if (job.signal?.aborted !== true) progress.finish()
   } finally {
     await writing
   }
