@@ -5,6 +5,7 @@ import { inThisRuntime, shellWord } from './command-line.js'
 import { keepOutOfGit } from './git-ignore.js'
 import { makeMasterKeyFile } from './master-keys.js'
 import { printableSentence } from './printable.js'
+import { sayError } from './say.js'
 
 export function newMasterKeyCommand(): Command {
   return new Command('new-master-key')
@@ -22,10 +23,10 @@ export function newMasterKeyCommand(): Command {
       else if (!makeMasterKeyFile(file))
         throw new Error(`${file} is there already, and no key file is ever overwritten: choose another name`)
       if (file !== undefined) {
-        process.stderr.write(`Made ${printableSentence(file)} (mode 0600).\n`)
+        sayError(`Made ${printableSentence(file)} (mode 0600).`)
         keepOutOfGit(file)
       }
-      process.stderr.write(`${BACK_UP}\n\n${firstSteps(file)}\n\n${ROTATION}\n`)
+      sayError(`${BACK_UP}\n\n${firstSteps(file)}\n\n${ROTATION}`)
     })
 }
 
