@@ -1,7 +1,8 @@
 /** `keystore copy`, `backup` and `restore`: each copies one store into another. None needs a master key. */
 
 import { Command } from 'commander'
-import { invalidArgument, isKeystoreError, type KeystoreError, StoreError } from '../errors.js'
+import type { OpenedKeyStore } from '../adapters/open.js'
+import { invalidArgument, isKeystoreError, type KeystoreError, StoreError, schemaError } from '../errors.js'
 import { compareAll, type LostKeys } from '../key-log/lost-keys.js'
 import { totalCount } from '../lifecycle/census.js'
 import { CopiedRows, type CopyOnly } from '../lifecycle/copied-rows.js'
@@ -11,7 +12,13 @@ import { assertUserId } from '../validate.js'
 import { openBackup, startBackup } from './backup-file.js'
 import { inThisRuntime } from './command-line.js'
 import { assertCanAsk, type ConfirmOptions, isTyped } from './confirm.js'
-import { assertNoFolder, openExistingStore, withExistingStore } from './existing-store.js'
+import {
+  assertNoFolder,
+  NoStoreError,
+  openExistingStore,
+  storeName,
+  withExistingStore,
+} from './existing-store.js'
 import { keepNewStoreOutOfGit } from './git-ignore.js'
 import { runLongCommand } from './long-command.js'
 import { openStore } from './open-store.js'
@@ -40,6 +47,7 @@ import {
 } from './output.js'
 import { printableSentence } from './printable.js'
 import { printFailures } from './rewrap.js'
+import { say, sayError } from './say.js'
 import { printTable } from './tables.js'
 
 interface CopyCommandOptions extends ChangeOptions, ConfirmOptions, KeyLogOptions {
@@ -85,7 +93,7 @@ export function copyCommand(): Command {
     .action(
       ({ from, to, ...options }: CopyCommandOptions & { readonly from: string; readonly to: string }) => {
         if (from === to) throw invalidArgument('--from and --to name the same store')
-        return withExistingStore({ store: from }, (source) => copyInto(to, source, options))
+        return withExistingStore({ store: from }, (source) => copyInto(to, source, options, 'copy'))
       },
     )
 }
@@ -107,7 +115,9 @@ export function restoreCommand(): Command {
         '  npx keystore restore backups/monday.db --tenant acme --dry-run',
     )
     .action(async (file: string, { store, ...options }: StoreOptions & RestoreCommandOptions) =>
-      closeAfter(await openBackup(file), (backup) => copyInto(store, backup.store, options, onlyOf(options))),
+      closeAfter(await openBackup(file), (backup) =>
+        copyInto(store, backup.store, options, 'restore', onlyOf(options)),
+      ),
     )
 }
 
@@ -150,7 +160,7 @@ export function backupCommand(): Command {
               if (options.json) printJson(report)
               else {
                 printCopyReport(report)
-                console.log(
+                say(
                   report.finished
                     ? `The backup is ${printableSentence(file)}.`
                     : inThisRuntime(printableSentence(unfinishedAdvice(report, backup.partial))),
@@ -179,11 +189,26 @@ function unfinishedAdvice({ complete }: CopyReport, partial: string): string {
   return `The backup is not complete yet: run this again to continue ${partial}.`
 }
 
+/** The target of a dry run, which makes none. @throws ERR_SCHEMA with what makes it: a URL stays in its variable, since it may hold a password */
+async function existingTarget(url: string, command: 'copy' | 'restore'): Promise<OpenedKeyStore> {
+  try {
+    return await openExistingStore({ store: url })
+  } catch (error) {
+    if (!(error instanceof NoStoreError)) throw error
+    const init =
+      command === 'copy' ? 'KEYSTORE_URL="$KEYSTORE_TO_URL" npx keystore init' : 'npx keystore init'
+    throw schemaError(
+      `There is no store at ${storeName(url)}, and a dry run makes none: ${command} without --dry-run makes it. To try it out on an empty one first: \`${init}\``,
+    )
+  }
+}
+
 /** Creates or migrates the target first, unless it is a dry run. */
 async function copyInto(
   url: string,
   from: KeyStore,
   options: CopyCommandOptions,
+  command: 'copy' | 'restore',
   only?: CopyOnly,
 ): Promise<void> {
   const { dryRun = false, json, keyLog, applyErasures = false } = options
@@ -191,7 +216,7 @@ async function copyInto(
   if (asks) assertCanAsk(options, 'erase what the source says')
   assertNoFolder(url)
   if (!dryRun) keepNewStoreOutOfGit(url)
-  const target = dryRun ? await openExistingStore({ store: url }) : await openStore(url)
+  const target = dryRun ? await existingTarget(url, command) : await openStore(url)
   await closeAfter(target, async (to) => {
     const chosen = only === undefined ? {} : { only }
     const stores = { from, to, ...chosen, ...(keyLog === undefined ? {} : { keyLog }) }
@@ -245,9 +270,9 @@ function isInOrder({
 async function confirmedErasures(users: readonly string[]): Promise<readonly string[]> {
   if (users.length === 0) return users
   const expected = `erase ${countedOwners(users)}`
-  process.stderr.write(
+  sayError(
     'The source says that these users were shredded. Their keys are live at the target, and what is encrypted under them can never be ' +
-      `decrypted again:\n${users.map((userId) => `  ${ownerName(userId)}\n`).join('')}`,
+      `decrypted again:\n${users.map((userId) => `  ${ownerName(userId)}`).join('\n')}`,
   )
   if (!(await isTyped(`To erase them at the target type "${expected}": `, expected)))
     throw new Error(`What was typed is not "${expected}": nothing was copied and nothing erased`)
@@ -256,17 +281,15 @@ async function confirmedErasures(users: readonly string[]): Promise<readonly str
 
 function printCopyReport(report: CopyCommandReport, only?: CopyOnly): void {
   const { dryRun, copied, shredded, extra, census, digest, equal, complete, lost } = report
-  console.log(`${dryRun ? 'Would copy' : 'Copied'} ${counted(copied, 'row')}.`)
+  say(`${dryRun ? 'Would copy' : 'Copied'} ${counted(copied, 'row')}.`)
   if (shredded.length > 0) {
-    console.log(
-      `${dryRun ? 'Would erase' : 'Erased'} at the target, because the source or the key log says so:`,
-    )
+    say(`${dryRun ? 'Would erase' : 'Erased'} at the target, because the source or the key log says so:`)
     printSome(shredded.map(ownerName), shredded.length)
   }
   printEnded(report, only)
   printRefusals(report)
   if (report.failedCount > 0) {
-    console.log(`${counted(report.failedCount, 'row')} not copied, because of what is wrong with them:`)
+    say(`${counted(report.failedCount, 'row')} not copied, because of what is wrong with them:`)
     printFailures(report.failed, report.failedCount)
   }
   printTable(
@@ -278,20 +301,20 @@ function printCopyReport(report: CopyCommandReport, only?: CopyOnly): void {
     ]),
   )
   if (extra > 0)
-    console.log(`The target has ${counted(extra, 'row')} that the source has not. They stay as they are.`)
-  if (equal) console.log('Both hold the same records.')
-  else if (complete && !dryRun && extra === 0 && report.failedCount === 0) console.log(WRITTEN_MEANWHILE)
+    say(`The target has ${counted(extra, 'row')} that the source has not. They stay as they are.`)
+  if (equal) say('Both hold the same records.')
+  else if (complete && !dryRun && extra === 0 && report.failedCount === 0) say(WRITTEN_MEANWHILE)
   if (lost !== undefined && lost.count > 0) printLostKeys(lost)
 }
 
 function printEnded({ ended, dryRun }: CopyReport, only: CopyOnly | undefined): void {
   if (ended.length === 0) return
   const why = 'the key log says that their keys were shredded, and a shred is final'
-  console.log(
+  say(
     `${dryRun ? 'Would not bring back' : 'Not brought back'} ${countedOwners(ended)} of the source: ${why}:`,
   )
   printSome(ended.map(ownerName), ended.length)
-  if (only !== undefined) console.log(SHREDDED_BY_MISTAKE)
+  if (only !== undefined) say(SHREDDED_BY_MISTAKE)
 }
 
 /** @see docs/OPERATIONS.md, "A tenant's key is damaged" */
@@ -302,17 +325,17 @@ const SHREDDED_BY_MISTAKE =
 /** What a dry run has found that a copy would refuse. */
 function printRefusals({ refused, conflicts, conflictCount }: CopyReport): void {
   if (refused.length > 0) {
-    console.log(
+    say(
       'Refused without --apply-erasures: the source says that these users were shredded, and their keys are live at the target:',
     )
     printSome(refused.map(ownerName), refused.length)
   }
   if (conflictCount === 0) return
-  console.log(
+  say(
     `Refused: ${counted(conflictCount, 'row')} of the source ${conflictCount === 1 ? 'differs' : 'differ'} at the target:`,
   )
   printSome(conflicts.map(conflictLine), conflictCount)
-  console.log(inThisRuntime(WHOSE_TOKENS))
+  say(inThisRuntime(WHOSE_TOKENS))
 }
 
 function conflictLine({ userId, version, reason, from, to }: CopyConflict): string {
@@ -337,7 +360,7 @@ const WHOSE_TOKENS =
   'were lost", says how to keep both. `npx keystore restore FILE --user ID` or `--tenant ID` brings back the rows of some alone.'
 
 function printLostKeys({ count, keys }: LostKeys): void {
-  console.log(
+  say(
     `The target still lacks ${counted(count, 'key')} that the key log names. Tokens under them cannot be decrypted:`,
   )
   printSome(

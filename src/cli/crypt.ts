@@ -9,6 +9,7 @@ import type { KeyStore } from '../store.js'
 import { withEnvelope } from './envelope.js'
 import { type EnvelopeOptions, withEnvelopeOptions, withUserAndContext } from './options.js'
 import { ownerName } from './output.js'
+import { sayError } from './say.js'
 
 interface CryptCommandOptions extends EnvelopeOptions {
   readonly user: string
@@ -42,9 +43,9 @@ export function encryptCommand(): Command {
       )
       process.stdout.write(`${token}\n`)
       if (isUnderNoTenant)
-        process.stderr.write(
+        sayError(
           `The new key of ${ownerName(options.user)} is under the primary master key and no tenant's, since commands know no tenantOf: the next ` +
-            'rewrapAll of the application brings it to its tenant.\n',
+            'rewrapAll of the application brings it to its tenant.',
         )
     })
 }

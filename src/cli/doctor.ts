@@ -1,6 +1,6 @@
 /** `keystore doctor`: checks a key store, and the encrypted columns of an application. */
 import { Command } from 'commander'
-import { describeUser, invalidArgument, isKeystoreError, printable } from '../errors.js'
+import { invalidArgument, isKeystoreError, printable } from '../errors.js'
 import { applyKeyLog, findUnfinishedErasures } from '../key-log/erasures.js'
 import { findLostKeys, giveUpLostKeys, type LostKeys } from '../key-log/lost-keys.js'
 import { liveCount } from '../lifecycle/census.js'
@@ -8,13 +8,13 @@ import { maintenanceOf } from '../lifecycle/long-work.js'
 import { type Finding, type VerifyReport, verifyAll } from '../lifecycle/verify.js'
 import { formatOfKekId } from '../master-keys/kek-id.js'
 import type { MasterKeyring } from '../master-keys/keyring.js'
-import { type ColumnFinding, sampleColumns } from '../sources/sample.js'
+import type { ColumnFinding } from '../sources/sample.js'
 import type { CensusRow, ErasureState, KeyStore } from '../store.js'
 import { tenantIdOf } from '../table.js'
+import { type ColumnCoverage, type ColumnReport, checkColumns } from './column-findings.js'
 import { inThisRuntime } from './command-line.js'
 import { assertCanAsk, type ConfirmOptions, isTyped } from './confirm.js'
 import { assertStoreExists, storeName, withoutLibraryAdvice } from './existing-store.js'
-import { fingerprintFindings } from './fingerprint-findings.js'
 import { type LongWorkControls, runLongCommand } from './long-command.js'
 import { printMasterKeys } from './master-key-table.js'
 import { findMasterKeys, type MasterKeyOptions, withMasterKeys } from './master-keys.js'
@@ -31,17 +31,21 @@ import {
   withKeyLog,
   withStore,
 } from './options.js'
-import { counted, countedOwners, erasedFrom, ownerName, printJson, printSome, setExitCode } from './output.js'
+import {
+  counted,
+  countedOwners,
+  erasedFrom,
+  ownerName,
+  printJson,
+  printSome,
+  setExitCode,
+  thousands,
+} from './output.js'
 import { printableSentence } from './printable.js'
 import { makeKeyLog, printRecording, type RecordingReport, recordOrCount } from './record-keys.js'
-import {
-  assertSchemaFile,
-  type SchemaOptions,
-  schemaTables,
-  type UnregisteredTable,
-  withHost,
-  withSchema,
-} from './schema-file.js'
+import { printProblems, reasonOf } from './row-problems.js'
+import { say } from './say.js'
+import { assertSchemaFile, type SchemaOptions, withSchema } from './schema-file.js'
 import {
   fileFindings,
   forgottenTenants,
@@ -72,6 +76,8 @@ interface DoctorReport extends VerifyReport, RecordingReport {
   /** How many lost keys were given up. */
   readonly givenUp?: number
   readonly erasure?: Required<ErasureState>
+  /** With --schema: how many rows of each registered column were looked at. */
+  readonly columns?: readonly ColumnCoverage[]
   /** A line for people. Null if there are none; `census` counts them too. */
   readonly tenants: string | null
 }
@@ -83,7 +89,7 @@ export function doctorCommand(): Command {
   )
   return withSchema(
     command,
-    'also look for plaintext and for unregistered columns, in some rows of each table',
+    'also look for plaintext and for unregistered columns, in the first 1,000 and the last 200 rows of each table; without --db in the database of the store',
   )
     .description(
       'Unwrap every key and check the store itself; name each thing that is wrong and what to do. Exit code 1 if any is an error. ' +
@@ -104,7 +110,7 @@ export function doctorCommand(): Command {
     .option('--yes', 'do not ask')
     .addHelpText(
       'after',
-      '\nExamples:\n  npx keystore doctor\n  npx keystore doctor --key-log keys.jsonl --schema src/schema.ts --db app.db',
+      '\nExamples:\n  npx keystore doctor\n  npx keystore doctor --key-log keys.jsonl --schema dist/registry.js --db app.db',
     )
     .action(async (options: DoctorCommandOptions) => {
       if (options.recordKeys && options.keyLog === undefined)
@@ -113,7 +119,7 @@ export function doctorCommand(): Command {
         if (options.keyLog === undefined) throw invalidArgument('--give-up-lost-keys needs --key-log')
         assertCanAsk(options, 'give up keys')
       }
-      assertSchemaFile(options)
+      assertSchemaFile({ ...options, db: options.db ?? options.store })
       assertStoreExists(options.store)
       const masterKeys = findMasterKeys(options)
       // An old schema is a finding: doctor does not migrate it.
@@ -144,6 +150,8 @@ async function runChecks(
   const isUsable = (await maintenance.inspect()).every(({ kind }) => kind !== 'schemaVersion')
   if (isUsable) await makeKeyLog(options)
   const erasedAgain = isUsable && keyLog !== undefined ? await applyKeyLog({ store, keyLog }) : undefined
+  // First: a wrong schema need not wait for all keys.
+  const columns = await columnReport(store, masterKeys, options)
   const keys = await verifyAll({
     ...controls,
     store,
@@ -153,7 +161,7 @@ async function runChecks(
   const found = [
     ...uncheckedFindings(keys, masterKeys),
     ...fileFindings(options),
-    ...(await columnFindings(store, masterKeys, options)),
+    ...(columns?.findings ?? []),
   ]
   const lost = isUsable && keyLog !== undefined ? await findLostKeys({ store, keyLog }) : NOTHING_LOST
   const givenUp = lost.count > 0 ? await giveUp(store, lost, options) : undefined
@@ -176,6 +184,7 @@ async function runChecks(
   return {
     ...report,
     ...recording,
+    ...(columns === null ? {} : { columns: columns.columns }),
     tenants: isUsable ? await tenantSummary(store, report.census) : null,
     complete: report.complete && recording.recorded?.complete !== false,
     ...(erasedAgain === undefined ? {} : { erasedAgain }),
@@ -183,6 +192,25 @@ async function runChecks(
     ...(erasure === undefined ? {} : { erasure }),
   }
 }
+
+/** @returns null without --schema. If no other database is named, the columns are looked for in that of the store */
+async function columnReport(
+  store: KeyStore,
+  masterKeys: MasterKeyring,
+  options: DoctorCommandOptions,
+): Promise<ColumnReport | null> {
+  const { schema, db } = options
+  if (schema === undefined) return null
+  try {
+    return await checkColumns(store, masterKeys, schema, { ...options, db: db ?? options.store })
+  } catch (error) {
+    if (db !== undefined || !isKeystoreError(error) || error.code !== 'ERR_INVALID_ARGUMENT') throw error
+    throw invalidArgument(`${error.message}. ${ANOTHER_DATABASE}`)
+  }
+}
+
+const ANOTHER_DATABASE =
+  'The database of the store was looked at, since no other one is named: that of the application is --db URL, or $DATABASE_URL'
 
 const NOTHING_LOST: LostKeys = { count: 0, keys: [] }
 
@@ -198,50 +226,6 @@ async function giveUp(
   if (!yes && !(await isTyped(question, expected)))
     throw new Error(`What was typed is not "${expected}": nothing was given up`)
   return giveUpLostKeys({ store, keyLog })
-}
-
-/** @throws ERR_INVALID_ARGUMENT if the schema is not that of the database */
-async function columnFindings(
-  store: KeyStore,
-  masterKeys: MasterKeyring,
-  options: DoctorCommandOptions,
-): Promise<ColumnFinding[]> {
-  const { schema } = options
-  if (schema === undefined) return []
-  return withHost(options, async (host) => {
-    const findings: ColumnFinding[] = []
-    const { registered, unregistered } = await schemaTables(schema, options, host)
-    for (const { name, plan, withColumns } of registered) {
-      const { columns, fingerprints } = plan.shape
-      const fields = new Map(
-        plan.columns.flatMap(({ column, fields }) => (fields ? [[column, fields] as const] : [])),
-      )
-      findings.push(...(await sampleColumns(name, withColumns, columns, fingerprints, fields)))
-    }
-    findings.push(...(await fingerprintFindings(store, masterKeys, options, registered)))
-    for (const table of unregistered) findings.push(...(await checkUnregistered(table)))
-    return findings
-  })
-}
-
-async function checkUnregistered({
-  name,
-  encrypted,
-  withColumns,
-}: UnregisteredTable): Promise<ColumnFinding[]> {
-  const unregistered = encrypted.map((column) => ({
-    severity: 'warning' as const,
-    kind: 'unregistered' as const,
-    reason: `${printable(name)}, column ${printable(column)}: it is an encrypted column, and no defineEncrypted names its table`,
-  }))
-  if (withColumns === null) return unregistered
-  try {
-    return [...unregistered, ...(await sampleColumns(name, withColumns, [], encrypted))]
-  } catch (error) {
-    // The schema may have tables and columns that this database does not have, or not yet.
-    if (isKeystoreError(error) && error.code === 'ERR_INVALID_ARGUMENT') return unregistered
-    throw error
-  }
 }
 
 /** @param unlisted how many lost keys there are beside those that are listed */
@@ -267,11 +251,11 @@ function printDoctorReport(
   keyring: MasterKeyring,
 ): void {
   const { erasedAgain, erasure, findings, counts } = report
-  if (erasedAgain !== undefined) console.log(`The key log erased ${countedOwners(erasedAgain)} again.`)
-  else if (options.keyLog !== undefined) console.log('The key log was not applied: see schemaVersion.')
+  if (erasedAgain !== undefined) say(`The key log erased ${countedOwners(erasedAgain)} again.`)
+  else if (options.keyLog !== undefined) say('The key log was not applied: see schemaVersion.')
   printSome((erasedAgain ?? []).map(ownerName), erasedAgain?.length ?? 0)
   if (report.givenUp !== undefined)
-    console.log(
+    say(
       `Recorded that ${counted(report.givenUp, 'lost key')} ${report.givenUp === 1 ? 'is' : 'are'} given up.`,
     )
   printRecording(report, options)
@@ -287,24 +271,28 @@ function printDoctorReport(
       const all = some.length + unlisted
       unlisted = 0
       totals[severity] += all
-      console.log(`${severity}: ${kind} (${all})`)
-      printFindings(some, all, report.census)
+      say(`${severity}: ${kind} (${thousands(all)})`)
+      printProblems(some, all, reasonOf, (group) => rowsUnder(group, report.census))
     }
   }
   if (
     !options.acceptV2 &&
     report.census.some(({ kekId, shredded }) => !shredded && formatOfKekId(kekId) === 'v2')
   )
-    console.log(inThisRuntime(V2_IS_AN_ERROR))
-  for (const line of tenantAdvice(findings)) console.log(inThisRuntime(line))
+    say(inThisRuntime(V2_IS_AN_ERROR))
+  for (const line of tenantAdvice(findings)) say(inThisRuntime(line))
+  for (const { table, column, rowsLookedAt, rows } of report.columns ?? [])
+    say(
+      `${printable(table)}.${printable(column)}: ${thousands(rowsLookedAt)} of ${counted(rows, 'row')} looked at.`,
+    )
   if (report.masterKeys.length > 0) printMasterKeys(report.masterKeys, keyring)
   if (erasure?.erased === 'file')
-    console.log(`The erasure is finished: erased keys are ${erasedFrom(options.store)}.`)
+    say(`The erasure is finished: erased keys are ${erasedFrom(options.store)}.`)
   else if (erasure !== undefined)
-    console.log(`The erasure is not finished: ${printableSentence(erasure.pending ?? 'unknown')}`)
-  if (report.tenants !== null) console.log(`${report.tenants}.`)
+    say(`The erasure is not finished: ${printableSentence(erasure.pending ?? 'unknown')}`)
+  if (report.tenants !== null) say(`${report.tenants}.`)
   const wrong = `${counted(totals.error, 'error')}, ${counted(totals.warning, 'warning')}`
-  console.log(
+  say(
     `${storeName(options.store)}: ${counted(report.rows, 'row')} looked at: ${totals.error + totals.warning === 0 ? 'nothing is wrong' : wrong}.`,
   )
 }
@@ -342,62 +330,8 @@ const V2_IS_AN_ERROR =
   'earlier implementation, `npx keystore rewrap --accept-v2` upgrades them, and with --accept-v2 doctor reports them as warnings. If it was not, ' +
   'somebody has put them there.'
 
-/**
- * Prints one line for many rows that have the same reason, and else one for each finding.
- *
- * @param count findings of the kind, listed or not
- * @param census counts those of an unknown master key, since only the first thousand are listed
- */
-function printFindings(ofKind: readonly Finding[], count: number, census: readonly CensusRow[]): void {
-  const groups = new Map<string, Finding[]>()
-  for (const finding of ofKind) {
-    const reason = reasonOf(finding)
-    const group = groups.get(reason)
-    if (group === undefined) groups.set(reason, [finding])
-    else group.push(finding)
-  }
-  let unlisted = count - ofKind.length
-  const lines: string[] = []
-  for (const [reason, group] of groups) {
-    if (group.length <= NAMED_ROWS || group[0]?.userId === undefined) {
-      lines.push(...group.map(findingLine))
-      continue
-    }
-    // Findings that are not listed are most likely like those that are, if these have one reason.
-    const rows = groups.size === 1 ? count : Math.max(group.length, rowsUnder(group, census))
-    unlisted = Math.max(0, unlisted - (rows - group.length))
-    lines.push(
-      `${counted(rows, 'row')}, such as ${group.slice(0, NAMED_ROWS).map(rowName).join('; ')}: ${reason}`,
-    )
-  }
-  printSome(lines, lines.length + unlisted)
-}
-
 /** The live rows under the master key that findings say nobody gave; 0 if they say something else. */
 function rowsUnder([first]: readonly Finding[], census: readonly CensusRow[]): number {
   if (first?.kind !== 'unknownMasterKey' || first.kekId === undefined) return 0
   return liveCount(census, ({ kekId, ofTenants }) => kekId === first.kekId && !ofTenants)
-}
-
-/** So many rows with one reason are named. */
-const NAMED_ROWS = 3
-
-function findingLine(finding: Finding): string {
-  return finding.userId === undefined ? reasonOf(finding) : `${rowName(finding)}: ${reasonOf(finding)}`
-}
-
-function rowName(finding: Finding): string {
-  return `${ownerName(finding.userId ?? '')}${versionText(finding)}`
-}
-
-function versionText({ version, exactVersion }: Pick<Finding, 'version' | 'exactVersion'>): string {
-  return `, version ${exactVersion ?? version ?? '?'}`
-}
-
-/** What is wrong, without the row's name, which stands before it or is one of many. */
-function reasonOf(finding: Finding): string {
-  const reason = withoutLibraryAdvice(finding.reason)
-  if (finding.userId === undefined) return printableSentence(reason)
-  const name = ` of ${describeUser(finding.userId)}${versionText(finding)}`
-  return printableSentence(reason.replace(`${name}, is`, ' is').replace(name, () => ''))
 }

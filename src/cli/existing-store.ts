@@ -50,7 +50,7 @@ async function openWithOwnMigrations(url: string): Promise<OpenedKeyStore | null
 export function assertStoreExists(url: string): void {
   assertNoFolder(url)
   const file = storeFile(url)
-  if (file !== null && !existsSync(file)) throw noStore(url)
+  if (file !== null && !existsSync(file)) throw new NoStoreError(url)
 }
 
 /** @throws ERR_INVALID_ARGUMENT */
@@ -66,10 +66,6 @@ function lacksMigrations(url: string, tags: readonly string[]): Error {
   )
 }
 
-function noStore(url: string): Error {
-  return schemaError(noStoreAt(url))
-}
-
 function noStoreAt(url: string): string {
   const other =
     url === DEFAULT_STORE
@@ -78,12 +74,15 @@ function noStoreAt(url: string): string {
   return `There is no store at ${storeName(url)}: \`npx keystore init${storeArgument(url)}\` makes one${other}`
 }
 
-/** The database is there, and has no table of ours. */
-export class NoTableError extends StoreError {
+/** There is no such file, or the database has no table of ours. */
+export class NoStoreError extends StoreError {
   constructor(url: string) {
     super(noStoreAt(url), { code: 'ERR_SCHEMA' })
   }
 }
+
+/** The database is there, and has no table of ours. */
+export class NoTableError extends NoStoreError {}
 
 /** ERR_KEY_NOT_FOUND of a command that is given a user. @param rest what that means, and what to do */
 export function noSuchUser(userId: string, rest: string): KeystoreError {

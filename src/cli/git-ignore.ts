@@ -4,6 +4,7 @@ import { basename, dirname, join, resolve } from 'node:path'
 import { isLibsqlUrl, isPostgresUrl, sqlitePath } from '../drivers/url.js'
 import { makeFolders } from '../folders.js'
 import { printableSentence } from './printable.js'
+import { sayError } from './say.js'
 
 /**
  * Names files in the `.gitignore` of their folders: makes it, or adds the lines that it lacks. Where it cannot be written, a line on
@@ -23,7 +24,11 @@ export function ignoreInGit(paths: readonly string[]): readonly string[] {
       return addLines(file, patterns) ? [file] : []
     } catch (error) {
       const reason = error instanceof Error && 'code' in error ? String(error.code) : 'unknown'
-      say(`${file} could not be written (${reason}): keep the files that this command makes out of git.`)
+      sayError(
+        printableSentence(
+          `${file} could not be written (${reason}): keep the files that this command makes out of git.`,
+        ),
+      )
       return []
     }
   })
@@ -42,11 +47,7 @@ function addLines(file: string, lines: readonly string[]): boolean {
 
 /** {@link ignoreInGit} of a file that a command makes, which it says on standard error. */
 export function keepOutOfGit(path: string): void {
-  for (const file of ignoreInGit([path])) say(`${file} keeps ${path} out of git.`)
-}
-
-function say(text: string): void {
-  process.stderr.write(`${printableSentence(text)}\n`)
+  for (const file of ignoreInGit([path])) sayError(printableSentence(`${file} keeps ${path} out of git.`))
 }
 
 /** The same of a store, where opening it makes a file. */

@@ -16,6 +16,7 @@ import {
   withAdoptableStore,
   withKeyLog,
 } from './options.js'
+import { say } from './say.js'
 
 type InitOptions = AdoptOptions & MasterKeyOptions & KeyLogOptions
 
@@ -35,22 +36,22 @@ export function initCommand(): Command {
         throw error
       })
       await closeAfter(store, async () => {
-        console.log(said)
-        console.log(`Key store:  ${storeName(options.store)}: ${describeMigration(migration)}`)
+        say(said)
+        say(`Key store:  ${storeName(options.store)}: ${describeMigration(migration)}`)
         printFileAdvice(file, storeFile(options.store))
-        if (existsSync('drizzle.config.ts') || existsSync('drizzle.config.js')) console.log(KIT_ADVICE)
+        if (existsSync('drizzle.config.ts') || existsSync('drizzle.config.js')) say(KIT_ADVICE)
       })
-      console.log(nextSteps(file, command))
+      say(nextSteps(file, command))
     })
 }
 
 /** The store cannot be made, nor looked into: the error, which is thrown afterwards, says what to install. */
 function makeKeyAlone(options: InitOptions, command: Command): void {
   const { said, file } = masterKeysOrNull(options) ?? makeMasterKeys(options)
-  console.log(said)
-  console.log('Key store:  not made, since no driver for it is installed here')
+  say(said)
+  say('Key store:  not made, since no driver for it is installed here')
   printFileAdvice(file, null)
-  console.log(inThisRuntime(nextStepsWithoutStore(file, command, isPostgresUrl(options.store))))
+  say(inThisRuntime(nextStepsWithoutStore(file, command, isPostgresUrl(options.store))))
 }
 
 const KIT_ADVICE =
@@ -61,10 +62,13 @@ const KIT_ADVICE =
 function printFileAdvice(keyFile: string | null, databaseFile: string | null): void {
   const files = [keyFile, databaseFile].filter((file) => file !== null)
   const written = ignoreInGit(files)
-  if (written.length > 0) console.log(`Git:        ${written.join(' and ')} keeps them out of it`)
+  if (written.length > 0)
+    say(
+      `Git:        ${written.join(' and ')} ${written.length === 1 ? 'keeps' : 'keep'} ${files.length === 1 ? 'it' : 'them'} out of git`,
+    )
   if (keyFile === null || databaseFile === null) return
   const where = areTogether(keyFile, databaseFile) ? 'are in one folder, and ' : ''
-  console.log(
+  say(
     `Backups:    master key and database ${where}do not belong in one backup: whoever has both can decrypt everything`,
   )
 }
@@ -84,7 +88,7 @@ Or try:
 
 const ANOTHER_STORE =
   'If it gives its own drizzle db to sqliteKeyStore({ db }) or postgresKeyStore({ db }), the keys are in that database instead of this store:\n' +
-  'run init and the other commands with --store or KEYSTORE_URL for it, such as --store app.db, and delete this one.'
+  'run init and the other commands with --store or KEYSTORE_URL for it, such as --store app.db, and delete this one, if it has no keys.'
 
 const OWN_DB =
   'If this is the database of its own drizzle db, that may be given instead: sqliteKeyStore({ db }) or postgresKeyStore({ db }).'

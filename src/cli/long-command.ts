@@ -2,6 +2,7 @@
 import type { LongWorkOptions } from '../lifecycle/long-work.js'
 import type { ReportOptions } from './options.js'
 import { progressDisplay } from './progress.js'
+import { sayError } from './say.js'
 
 /** 128 plus the number of the signal, as shells report it. */
 const EXIT_CODES = { SIGINT: 130, SIGTERM: 143 } as const
@@ -10,7 +11,7 @@ const EXIT_CODES = { SIGINT: 130, SIGTERM: 143 } as const
 const SAME_KEYSTROKE_MS = 500
 
 const INTERRUPTED =
-  'Interrupted: the report covers a part only. Run the same command again: what is done stays done, and it goes on with the rest.\n'
+  'Interrupted: the report covers a part only. Run the same command again: what is done stays done, and it goes on with the rest.'
 
 /** What a long operation of the library is given to show progress and to be interrupted. */
 export type LongWorkControls = Required<Pick<LongWorkOptions, 'signal' | 'onProgress'>>
@@ -50,7 +51,7 @@ export async function runLongCommand<Report extends { readonly complete: boolean
     const isPart = controller.signal.aborted && !report.complete
     if (isPart) process.exitCode = interruption.exitCode
     print(report)
-    if (isPart) process.stderr.write(INTERRUPTED)
+    if (isPart) sayError(INTERRUPTED)
   } finally {
     display.end()
     process.off('SIGINT', interrupt)

@@ -6,6 +6,7 @@ import { invalidArgument, KeystoreError } from '../errors.js'
 import { inThisRuntime, withoutPasswords } from './command-line.js'
 import { COMMANDS, type CommandEntry } from './commands.js'
 import { printableLines, printableSentence } from './printable.js'
+import { sayError } from './say.js'
 
 /** 0: done · 1: failed · 2: the command line was wrong. */
 const FAILED = 1
@@ -75,13 +76,13 @@ async function reportError(error: unknown, command: string): Promise<number> {
       import('./existing-store.js'),
     ])
     const said = printableSentence(withoutLibraryAdvice(error.message))
-    process.stderr.write(`keystore: ${said} [${error.code}]\n`)
+    sayError(`keystore: ${said} [${error.code}]`)
     const advice = adviceFor(error, command)
-    if (advice !== null) process.stderr.write(`${inThisRuntime(advice)}\n`)
+    if (advice !== null) sayError(inThisRuntime(advice))
     return error.code === 'ERR_INVALID_ARGUMENT' ? WRONG_USAGE : FAILED
   }
   const text = error instanceof Error ? error.message : String(error)
-  process.stderr.write(`keystore: ${printableLines(text)}\n`)
+  sayError(`keystore: ${printableLines(text)}`)
   return FAILED
 }
 

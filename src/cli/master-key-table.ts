@@ -2,6 +2,7 @@
 import { type MasterKeyUse, RETIREMENT_WARNINGS } from '../lifecycle/census.js'
 import type { MasterKeyring } from '../master-keys/keyring.js'
 import { kekName, thousands } from './output.js'
+import { say } from './say.js'
 import { printTable } from './tables.js'
 
 /** Prints the retirement warnings too, if there is a previous key that no row needs. */
@@ -14,8 +15,8 @@ export function printMasterKeys(uses: readonly MasterKeyUse[], keyring: MasterKe
   }
   printTable(['master key', 'role', 'rows', 'still needed'], table)
   if (!uses.some(({ primary, noRowNeedsIt }) => !primary && noRowNeedsIt)) return
-  console.log('Before a master key that no row needs is destroyed:')
-  for (const warning of RETIREMENT_WARNINGS) console.log(`- ${warning}`)
+  say('Before a master key that no row needs is destroyed:')
+  for (const warning of RETIREMENT_WARNINGS) say(`- ${warning}`)
 }
 
 /** In words that cannot be taken for their contrary. */

@@ -4,6 +4,7 @@ import type { MigrationReport } from '../adapters/migrator.js'
 import { assertStoreExists } from './existing-store.js'
 import { openStore } from './open-store.js'
 import { type AdoptOptions, closeAfter, withAdoptableStore } from './options.js'
+import { say } from './say.js'
 
 interface MigrateOptions extends AdoptOptions {
   readonly check?: boolean
@@ -24,7 +25,7 @@ export function migrateCommand(): Command {
         migrate: check ? 'check' : 'auto',
         ...(adopt ? { adopt } : {}),
       })
-      await closeAfter(store, async () => console.log(describeMigration(await store.ready())))
+      await closeAfter(store, async () => say(describeMigration(await store.ready())))
     })
 }
 

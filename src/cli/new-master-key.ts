@@ -5,6 +5,7 @@ import { inThisRuntime, shellWord } from './command-line.js'
 import { keepOutOfGit } from './git-ignore.js'
 import { makeMasterKeyFile } from './master-keys.js'
 import { printableSentence } from './printable.js'
+import { sayError } from './say.js'
 
 export function newMasterKeyCommand(): Command {
   return new Command('new-master-key')
@@ -22,10 +23,10 @@ export function newMasterKeyCommand(): Command {
       else if (!makeMasterKeyFile(file))
         throw new Error(`${file} is there already, and no key file is ever overwritten: choose another name`)
       if (file !== undefined) {
-        process.stderr.write(`Made ${printableSentence(file)} (mode 0600).\n`)
+        sayError(`Made ${printableSentence(file)} (mode 0600).`)
         keepOutOfGit(file)
       }
-      process.stderr.write(`${BACK_UP}\n\n${firstSteps(file)}\n\n${ROTATION}\n`)
+      sayError(`${BACK_UP}\n\n${firstSteps(file)}\n\n${ROTATION}`)
     })
 }
 
@@ -51,4 +52,4 @@ const ROTATION =
   2. Make it the primary (API_KEY_MASTER_KEY or API_KEY_MASTER_KEY_FILE) and the old one a previous key, and restart every process.
   3. npx keystore rewrap, or rewrapAll of the library where only the application can open the database (PGlite, D1)
   4. npx keystore doctor, or verifyAll
-  5. Remove the old one when "needed by rows" says no for it, and no backup and no v2 pool token needs it either.`)
+  5. Remove the old one when "still needed" says no for it, and no backup and no v2 pool token needs it either.`)

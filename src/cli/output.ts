@@ -3,6 +3,7 @@ import { isPostgresUrl } from '../drivers/url.js'
 import { escaped, printable, quoted } from '../errors.js'
 import { type CensusRow, MANY_TENANTS } from '../store.js'
 import { tenantIdOf } from '../table.js'
+import { sayIndented } from './say.js'
 
 /** Prints a report as one JSON document: dates in ISO 8601, bigints as text, ids whole. No report holds bytes. */
 export function printJson(report: unknown): void {
@@ -61,8 +62,8 @@ export function erasedFrom(url: string): string {
 
 /** Prints the first of many lines, and how many more there are. */
 export function printSome(lines: readonly string[], total: number, most = 20): void {
-  for (const line of lines.slice(0, most)) console.log(`  ${line}`)
-  if (total > most) console.log(`  … and ${thousands(total - most)} more: --json lists them`)
+  for (const line of lines.slice(0, most)) sayIndented(line)
+  if (total > most) sayIndented(`… and ${thousands(total - most)} more: --json lists them`)
 }
 
 /** Sets the exit code: 0 or 1, unless an interruption has set it already. */

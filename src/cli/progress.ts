@@ -12,6 +12,9 @@ interface ProgressDisplay {
 /** Plain lines come this far apart, so that they do not fill a log. */
 const LINE_INTERVAL_MS = 5000
 
+/** Before so much of a phase is over, its rate says how the clock ticks, and not how fast the work is. */
+const RATE_AFTER_MS = 1000
+
 /** @param json whether a program reads the report: then no plain lines are written */
 export async function progressDisplay(json: boolean): Promise<ProgressDisplay> {
   if (process.stderr.isTTY) return new ProgressBar((await import('cli-progress')).default.SingleBar)
@@ -27,6 +30,7 @@ export class ProgressLines implements ProgressDisplay {
   #last: Progress | null = null
   #written: Progress | null = null
   #lineAt = 0
+  #phaseAt = 0
 
   constructor(write: (line: string) => void, now: () => number = () => performance.now()) {
     this.#write = write
@@ -36,7 +40,8 @@ export class ProgressLines implements ProgressDisplay {
   show(progress: Progress): void {
     if (isNewPhase(this.#last, progress)) {
       this.end()
-      this.#lineAt = this.#now()
+      this.#phaseAt = this.#now()
+      this.#lineAt = this.#phaseAt
     }
     this.#last = progress
     if (this.#now() - this.#lineAt >= LINE_INTERVAL_MS) this.#line(progress)
@@ -53,7 +58,13 @@ export class ProgressLines implements ProgressDisplay {
     const { phase, done, total } = progress
     // Nobody knows how many there are.
     if (total === 0) this.#write(`${phase} …`)
-    else this.#write(`${phase}: ${thousands(done)} of ${thousands(total)}, ${speedOf(progress)}`)
+    else
+      this.#write(
+        [
+          `${phase}: ${thousands(done)} of ${thousands(total)}`,
+          ...speedOf(progress, this.#now() - this.#phaseAt),
+        ].join(', '),
+      )
   }
 }
 
@@ -61,6 +72,7 @@ class ProgressBar implements ProgressDisplay {
   readonly #SingleBar: typeof cliProgress.SingleBar
   #bar: cliProgress.SingleBar | null = null
   #last: Progress | null = null
+  #phaseAt = 0
   /** A phase of unknown length, which has no bar. */
   #announced: string | null = null
 
@@ -69,28 +81,28 @@ class ProgressBar implements ProgressDisplay {
   }
 
   show(progress: Progress): void {
-    if (isNewPhase(this.#last, progress)) this.end()
+    if (isNewPhase(this.#last, progress)) {
+      this.end()
+      this.#phaseAt = performance.now()
+    }
     this.#last = progress
     if (progress.total === 0) {
       if (progress.phase !== this.#announced) process.stderr.write(`${progress.phase} …\n`)
       this.#announced = progress.phase
       return
     }
-    const payload = { phase: progress.phase.padEnd(12), speed: speedOf(progress) }
     if (this.#bar === null) {
-      this.#bar = new this.#SingleBar({
-        format: '{phase} {bar} {percentage} % · {value} of {total} · {speed}',
-        formatValue: (value, _options, type) =>
-          type === 'percentage' ? String(value).padStart(3) : thousands(Number(value)),
-        barCompleteChar: '█',
-        barIncompleteChar: '░',
-        barsize: 24,
-        stream: process.stderr,
-      })
-      this.#bar.start(progress.total, 0, payload)
+      this.#bar = new this.#SingleBar({ format: () => this.#line(), stream: process.stderr })
+      this.#bar.start(progress.total, 0)
     }
     this.#bar.setTotal(progress.total)
-    this.#bar.update(progress.done, payload)
+    this.#bar.update(progress.done)
+  }
+
+  #line(): string {
+    const progress = this.#last
+    if (progress === null) return ''
+    return barLine(progress, performance.now() - this.#phaseAt, process.stderr.columns)
   }
 
   end(): void {
@@ -105,9 +117,36 @@ function isNewPhase(last: Progress | null, { phase, done }: Progress): boolean {
   return last === null || last.phase !== phase || done < last.done
 }
 
-function speedOf({ rate, etaMs }: Progress): string {
-  const left = etaMs === null || etaMs < 500 ? '' : `, ${durationText(etaMs)} left`
-  return `${thousands(rate)} a second${left}`
+/**
+ * The longest of these texts that fits: the library of the bar would cut what does not.
+ *
+ * @param sinceMs how long the phase has taken until now
+ * @param columns of the terminal; 0 or undefined: it does not say
+ */
+export function barLine(progress: Progress, sinceMs: number, columns?: number): string {
+  const { phase, done, total } = progress
+  const share = Math.min(1, done / Math.max(1, total))
+  const percentage = `${Math.floor(share * 100)} %`
+  const bar = (width: number) => '█'.repeat(Math.round(share * width)).padEnd(width, '░')
+  const rows = `${thousands(done)} of ${thousands(total)}`
+  const lineOf = (width: number, ...parts: readonly string[]) =>
+    [`${phase.padEnd(12)} ${bar(width)} ${percentage.padStart(5)}`, ...parts].join(' · ')
+  const speed = speedOf(progress, sinceMs)
+  const lines = [
+    lineOf(24, rows, ...(speed.length === 0 ? [] : [speed.join(', ')])),
+    lineOf(12, rows, ...speed.slice(1)),
+    `${phase} ${percentage} · ${rows}`,
+    `${phase} ${percentage}`,
+  ]
+  const isNarrower = (line: string) => !columns || line.length < columns
+  return lines.find(isNarrower) ?? percentage
+}
+
+/** The rate, and how long the rest will take; nothing as long as nobody can tell. */
+function speedOf({ rate, etaMs }: Progress, sinceMs: number): string[] {
+  if (sinceMs < RATE_AFTER_MS) return []
+  const left = etaMs === null || etaMs < 500 ? [] : [`${durationText(etaMs)} left`]
+  return [`${thousands(rate)} a second`, ...left]
 }
 
 /** `45 s`, `3 min 20 s`, `2 h 5 min` */

@@ -17,6 +17,7 @@ import {
 } from './options.js'
 import { counted, ownerName, printableId, printJson, printSome, setExitCode } from './output.js'
 import { printFailures } from './rewrap.js'
+import { say } from './say.js'
 
 interface PruneCommandOptions extends StoreOptions, ChangeOptions, KeyLogOptions {
   readonly pool?: boolean
@@ -79,9 +80,9 @@ async function pruneOne(userId: string, options: PruneCommandOptions): Promise<v
     if (json) return printJson({ userId, versions, dryRun })
     const what = `${dryRun ? 'Would remove' : 'Removed'} ${counted(versions.length, 'version')}`
     const whose = userId === POOL ? 'the pool' : printableId(userId)
-    console.log(`${what} of the key of ${whose}${versions.length > 0 ? `: ${versions.join(', ')}` : ''}.`)
+    say(`${what} of the key of ${whose}${versions.length > 0 ? `: ${versions.join(', ')}` : ''}.`)
     if (versions.length === 0)
-      console.log(
+      say(
         'Kept are versions from --before-version or --made-before on, the highest version, and without --include-first version 1.',
       )
   })
@@ -119,11 +120,11 @@ function printPrune({
   failed,
   failedCount,
 }: PruneReport): void {
-  console.log(
+  say(
     `${dryRun ? 'Would remove' : 'Removed'} ${counted(removed, 'version')} of the keys of ${counted(users, 'user')}.`,
   )
   if (notRotatedCount > 0) {
-    console.log(
+    say(
       `${counted(notRotatedCount, 'user')} ${notRotatedCount === 1 ? 'has' : 'have'} no version made since, so that the newest was kept: npx keystore rotate-user ` +
         'makes one, and reencrypt brings the tokens along.',
     )

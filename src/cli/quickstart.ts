@@ -14,7 +14,8 @@ import { ignoreInGit, storeFile } from './git-ignore.js'
 import { openOrMakeStore } from './made-store.js'
 import { describeMigration } from './migrate.js'
 import { type EnvelopeOptions, withEnvelopeOptions } from './options.js'
-import { counted } from './output.js'
+import { counted, thousands } from './output.js'
+import { say, sayError } from './say.js'
 import { printTable } from './tables.js'
 
 interface QuickstartOptions extends EnvelopeOptions {
@@ -48,20 +49,20 @@ async function quickstart(
   if (!options.force) refuseToReplace(options.out)
   const { store, masterKeys, said, file: keyFile, migration } = await openOrMakeStore(options)
   try {
-    console.log(said)
-    console.log(`Key store:  ${storeName(options.store)}: ${describeMigration(migration)}`)
+    say(said)
+    say(`Key store:  ${storeName(options.store)}: ${describeMigration(migration)}`)
     ignoreInGit([keyFile, storeFile(options.store)].filter((path) => path !== null))
     const envelope = await openEnvelope(store, masterKeys, options)
     await seal(envelope, secrets, options.out)
     const failed = await verify(envelope, secrets, options.out)
     const users = new Set(secrets.map(({ user }) => user)).size
     if (failed > 0) {
-      console.error(`${failed} of ${secrets.length} secrets did not come back as they were.`)
+      sayError(`${thousands(failed)} of ${counted(secrets.length, 'secret')} did not come back as they were.`)
       process.exitCode = 1
     } else {
       const what = `${counted(secrets.length, 'secret')} of ${counted(users, 'user')}`
-      console.log(`${what} encrypted into ${options.out}, read back, decrypted, compared: all ok.`)
-      console.log(nextSteps(secrets, options, command))
+      say(`${what} encrypted into ${options.out}, read back, decrypted, compared: all ok.`)
+      say(nextSteps(secrets, options, command))
     }
   } finally {
     await store.close()
@@ -126,7 +127,16 @@ async function verify(
       ok ? 'ok' : 'FAILED',
     ])
   }
-  printTable(['user', 'name', 'secret', 'token', 'ok'], rows)
+  // Fits 80 columns.
+  const narrower = rows.map(([user = '', name = '', secret = '', token = '', ok = '']) => [
+    shortened(user, 20),
+    shortened(name, 16),
+    secret,
+    shortened(token, 9),
+    ok,
+  ])
+  const head = ['user', 'name', 'secret', 'token', 'ok']
+  printTable(head, rows, { head, rows: narrower })
   return failed + Math.abs(secrets.length - sealed.length)
 }
 
@@ -175,12 +185,12 @@ function problemOf(value: unknown, fields: readonly string[]): string | null {
 function masked(secret: string): string {
   const characters = Array.from(secret)
   const start = characters.length >= 12 ? visible(characters.slice(0, 3).join('')) : ''
-  return `${start}•••••• (${characters.length})`
+  return `${start}•••••• (${thousands(characters.length)})`
 }
 
-function shortened(text: string): string {
+function shortened(text: string, most = 28): string {
   const characters = Array.from(visible(text))
-  return characters.length > 28 ? `${characters.slice(0, 27).join('')}…` : characters.join('')
+  return characters.length > most ? `${characters.slice(0, most - 1).join('')}…` : characters.join('')
 }
 
 /** With a dot for each character that a terminal would obey, hide or end the line at. */

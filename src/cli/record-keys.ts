@@ -5,6 +5,7 @@ import type { KeyStore } from '../store.js'
 import type { LongWorkControls } from './long-command.js'
 import type { KeyLogOptions } from './options.js'
 import { counted } from './output.js'
+import { say } from './say.js'
 
 interface RecordKeysCommandOptions extends KeyLogOptions {
   readonly recordKeys?: boolean
@@ -40,14 +41,12 @@ export function printRecording(
   { keyLog = '', recordKeys: isAsked }: RecordKeysCommandOptions,
 ): void {
   if (recorded !== undefined) {
-    console.log(`Recorded in ${keyLog}: ${what(recorded)}.`)
+    say(`Recorded in ${keyLog}: ${what(recorded)}.`)
     if (recorded.unreadable.count > 0)
-      console.log(
-        `Not recorded: ${counted(recorded.unreadable.count, 'row')} that cannot be read; see unreadable.`,
-      )
-  } else if (isAsked) console.log('Nothing was recorded in the key log: see schemaVersion, or keyLost.')
+      say(`Not recorded: ${counted(recorded.unreadable.count, 'row')} that cannot be read; see unreadable.`)
+  } else if (isAsked) say('Nothing was recorded in the key log: see schemaVersion, or keyLost.')
   if (unrecorded !== undefined)
-    console.log(
+    say(
       `The key log lacks ${what(unrecorded)} of the store: nobody would notice if an older copy lost these keys, or brought these users ` +
         'back. --record-keys records them.',
     )

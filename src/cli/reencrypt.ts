@@ -25,6 +25,7 @@ import {
 } from './options.js'
 import { counted, printableId, printJson, printSome, setExitCode, thousands } from './output.js'
 import { printableSentence } from './printable.js'
+import { say, sayIndented } from './say.js'
 import { databaseUrl, type SchemaOptions, schemaTables, withHost, withSchema } from './schema-file.js'
 import { printTable } from './tables.js'
 
@@ -233,7 +234,7 @@ function printSweep(report: SweepReport, options: ReencryptCommandOptions): void
     ({ dryRun, before, after }) => !dryRun && before.plaintext > after.plaintext,
   )
   if (isWritten)
-    console.log(isPostgresUrl(databaseUrl(options)) ? OLD_PLAINTEXTS_ON_POSTGRES : OLD_PLAINTEXTS_ON_SQLITE)
+    say(isPostgresUrl(databaseUrl(options)) ? OLD_PLAINTEXTS_ON_POSTGRES : OLD_PLAINTEXTS_ON_SQLITE)
 }
 
 const OLD_PLAINTEXTS_ON_SQLITE =
@@ -246,11 +247,11 @@ const OLD_PLAINTEXTS_ON_POSTGRES =
 function printTableReport(report: TableReport, { plaintext }: ReencryptCommandOptions): void {
   const { table, complete, dryRun, changed, skipped, failed, failedCount, before, after, left, findings } =
     report
-  console.log(
+  say(
     `${printable(table)}: ${dryRun ? 'would re-encrypt' : 're-encrypted'} ${counted(changed, 'value')}; ${thousands(skipped)} skipped (changed by others ` +
       `meanwhile), ${thousands(failedCount)} failed.`,
   )
-  if (report.owners.count > 0) console.log(ownersText(report))
+  if (report.owners.count > 0) say(ownersText(report))
   printSome(
     failed.map(
       ({ key, column, owner, code, reason }) =>
@@ -260,10 +261,10 @@ function printTableReport(report: TableReport, { plaintext }: ReencryptCommandOp
   )
   const codes = new Set(failed.map(({ code }) => code))
   if (codes.has('ERR_NOT_ENCRYPTED') && !plaintext)
-    console.log('  --plaintext encrypts values that are no token.')
+    sayIndented('--plaintext encrypts values that are no token.')
   if (codes.has('ERR_FORMAT_NOT_ACCEPTED'))
-    console.log(
-      '  --accept-v2 reads values in format v2. Use it only if an earlier implementation wrote them: if not, somebody has put them there.',
+    sayIndented(
+      '--accept-v2 reads values in format v2. Use it only if an earlier implementation wrote them: if not, somebody has put them there.',
     )
   const states: string[][] = []
   const found = new Map(Object.entries(before))
@@ -272,18 +273,24 @@ function printTableReport(report: TableReport, { plaintext }: ReencryptCommandOp
     if (then + now > 0) states.push([printable(state), thousands(then), thousands(now)])
   }
   if (states.length > 0) printTable(['values', 'before', dryRun ? 'then' : 'now'], states)
-  for (const { severity, reason } of findings) console.log(`  ${severity}: ${printableSentence(reason)}`)
-  if (left > 0) console.log(`${counted(left, 'value')} ${dryRun ? 'would be ' : ''}left in an old state.`)
-  else if (complete) console.log(`No value ${dryRun ? 'would be' : 'is'} left in an old state.`)
-  else if (findings.some(({ kind }) => kind === 'wrongType')) console.log('No value was looked at.')
-  else console.log('The sweep did not finish: run this again.')
+  for (const { severity, reason } of findings) sayIndented(`${severity}: ${printableSentence(reason)}`)
+  if (left > 0) say(`${counted(left, 'value')} ${dryRun ? 'would be ' : ''}left in an old state.`)
+  else if (complete) say(`No value ${dryRun ? 'would be' : 'is'} left in an old state.`)
+  else if (findings.some(({ kind }) => kind === 'wrongType')) say('No value was looked at.')
+  else say('The sweep did not finish: run this again.')
 }
 
 /** A wrong owner column shows here: its ids have no keys. */
 function ownersText({ owners: { count, withoutKey }, dryRun }: TableReport): string {
+  if (count === 1)
+    return `For 1 owner, who ${withoutKey === 1 ? lack('has', dryRun) : dryRun ? 'has a key' : 'had a key'}.`
   const of = count === MOST_OWNERS ? `${thousands(count)} owners or more` : counted(count, 'owner')
-  const they = dryRun ? 'have no key yet, and would get one' : 'had no key, and got one'
-  return `For ${of}, of whom ${thousands(withoutKey)} ${they}.`
+  if (withoutKey === 0) return `For ${of}, all of whom ${dryRun ? 'have' : 'had'} keys.`
+  return `For ${of}, ${thousands(withoutKey)} of whom ${lack(withoutKey === 1 ? 'has' : 'have', dryRun)}.`
+}
+
+function lack(has: 'has' | 'have', dryRun: boolean): string {
+  return dryRun ? `${has} no key yet, and would get one` : 'had no key, and got one'
 }
 
 function keyText(key: ValueKey): string {

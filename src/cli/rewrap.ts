@@ -23,17 +23,9 @@ import {
   withFormat,
   withStore,
 } from './options.js'
-import {
-  counted,
-  countedKekName,
-  kekName,
-  ownerName,
-  printJson,
-  printSome,
-  setExitCode,
-  thousands,
-} from './output.js'
-import { printableSentence } from './printable.js'
+import { counted, countedKekName, kekName, printJson, printSome, setExitCode, thousands } from './output.js'
+import { printProblems, reasonOf } from './row-problems.js'
+import { say, sayIndented } from './say.js'
 import { printTable } from './tables.js'
 
 interface RewrapCommandOptions extends StoreOptions, MasterKeyOptions, AcceptOptions, ChangeOptions {
@@ -81,7 +73,7 @@ export function rewrapCommand(): Command {
             else printRewrap(report, masterKeys)
             const unmoved = tenantsOfOtherRoots(report, masterKeys)
             const isNamed = options.tenants === true && unmoved.count > 0
-            if (isNamed && !options.json) console.log(inThisRuntime(unmovedText(unmoved.count)))
+            if (isNamed && !options.json) say(inThisRuntime(unmovedText(unmoved.count)))
             // Some may be customers' own. If none at all could be moved, it is rather the previous key that is missing.
             setExitCode(report.failedCount === 0 && !(isNamed && unmoved.all))
           },
@@ -111,7 +103,7 @@ function unmovedText(count: number): string {
 function printRewrap(report: RewrapReport, keyring: MasterKeyring): void {
   const { dryRun, changed, skipped, kekId, failedCount } = report
   const what = `${dryRun ? 'Would rewrap' : 'Rewrapped'} ${counted(changed, 'key')} under ${kekName(kekId)}`
-  console.log(
+  say(
     `${what}; ${thousands(skipped)} skipped (changed by others meanwhile), ${thousands(failedCount)} failed.`,
   )
   const { tenantsMoved } = report
@@ -138,7 +130,7 @@ function printRewrap(report: RewrapReport, keyring: MasterKeyring): void {
   const head = ['format', 'wrapped under', 'keys before', dryRun ? 'keys' : 'keys now']
   if (table.length > 0) printTable(head, table)
   for (const warning of report.warnings)
-    if (!RETIREMENT_WARNINGS.includes(warning)) console.log(inThisRuntime(`Warning: ${warning}.`))
+    if (!RETIREMENT_WARNINGS.includes(warning)) say(inThisRuntime(`Warning: ${warning}.`))
   printMasterKeys(report.masterKeys, keyring)
 }
 
@@ -149,20 +141,20 @@ const ONLY_IF_THE_REFERENCES =
 /** Prints the failures of `rewrap` or `rotate-user`, and what to do about them. */
 export function printFailures(failed: readonly RowFailure[], count: number): void {
   if (count === 0) return
-  printSome(
-    failed.map(
-      ({ userId, version, exactVersion, code, reason }) =>
-        `${ownerName(userId)}, version ${exactVersion ?? version}: ${printableSentence(reason)} [${code}]`,
-    ),
-    count,
-  )
+  printProblems(failed, count, (failure) => {
+    const { code, kekId } = failure
+    const reason = reasonOf(failure)
+    // A reason that is the same for several master keys is one of each.
+    const under = kekId === null || reason.includes(kekId) ? '' : `, under ${kekName(kekId)}`
+    return `${reason}${under} [${code}]`
+  })
   const codes = new Set(failed.map(({ code }) => code))
   if (codes.has('ERR_FORMAT_NOT_ACCEPTED'))
-    console.log(`  --accept-v2 upgrades rows in format v2. ${ONLY_IF_THE_REFERENCES}`)
+    sayIndented(`--accept-v2 upgrades rows in format v2. ${ONLY_IF_THE_REFERENCES}`)
   if (codes.has('ERR_UNKNOWN_MASTER_KEY'))
-    console.log(
-      '  Give the master keys that these rows name with --previous-key-file or API_KEY_MASTER_KEY_PREVIOUS.',
+    sayIndented(
+      'Give the master keys that these rows name with --previous-key-file or API_KEY_MASTER_KEY_PREVIOUS.',
     )
   if (failed.some(({ masterKeyReason: reason }) => reason === 'unavailable' || reason === 'throttled'))
-    console.log('  Run the same command again when the master key answers: what is done stays done.')
+    sayIndented('Run the same command again when the master key answers: what is done stays done.')
 }

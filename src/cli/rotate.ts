@@ -24,6 +24,7 @@ import {
 } from './options.js'
 import { counted, printableId, printJson, setExitCode, thousands } from './output.js'
 import { printFailures } from './rewrap.js'
+import { say } from './say.js'
 
 interface RotateCommandOptions
   extends StoreOptions,
@@ -66,10 +67,10 @@ async function rotateOne(userId: string, options: RotateCommandOptions): Promise
     const rotation = dryRun ? await nextVersion(store, userId) : await envelope.rotateUserKey(userId)
     if (options.json) return printJson({ ...rotation, dryRun })
     const { version, rotated } = rotation
-    if (dryRun) console.log(`Would make version ${version} of the key of ${printableId(userId)}.`)
+    if (dryRun) say(`Would make version ${version} of the key of ${printableId(userId)}.`)
     else if (!rotated)
-      console.log(`Another process has just made version ${version} of the key of ${printableId(userId)}.`)
-    else console.log(`Made version ${version} of the key of ${printableId(userId)}. ${OLD_TOKENS}`)
+      say(`Another process has just made version ${version} of the key of ${printableId(userId)}.`)
+    else say(`Made version ${version} of the key of ${printableId(userId)}. ${OLD_TOKENS}`)
   })
 }
 
@@ -118,9 +119,9 @@ function printRotation({
   failedCount,
 }: RotateReport): void {
   const others = `${thousands(young)} are not that old, ${thousands(shredded)} shredded, ${thousands(skipped)} rotated by others meanwhile`
-  console.log(
+  say(
     `${dryRun ? 'Would rotate' : 'Rotated'} the keys of ${counted(rotated, 'user')}; ${others}, ${thousands(failedCount)} failed.`,
   )
   printFailures(failed, failedCount)
-  if (rotated > 0 && !dryRun) console.log(OLD_TOKENS)
+  if (rotated > 0 && !dryRun) say(OLD_TOKENS)
 }

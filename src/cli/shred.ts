@@ -24,6 +24,7 @@ import {
 } from './options.js'
 import { counted, erasedFrom, kekName, ownerName, printJson } from './output.js'
 import { printableSentence } from './printable.js'
+import { say, sayError } from './say.js'
 
 interface ShredCommandOptions extends StoreOptions, ChangeOptions, ConfirmOptions, KeyLogOptions {
   readonly forget?: boolean
@@ -119,8 +120,8 @@ async function shred(owner: Owner, options: ShredCommandOptions): Promise<void> 
         .map(({ version }) => version)
       if (dryRun && json) return printJson({ ...ofTenant, userId, versions, forget, dryRun })
       const found = `${name} has ${rows === null ? 'rows that cannot be read' : `${versionsText(versions)}${sinceText(rows)}`}${usersText(ofTenant)}.`
-      if (dryRun) return console.log(`${found} Would ${forget ? 'erase and forget' : 'erase'} what there is.`)
-      process.stderr.write(`${found} ${owner.warning}\n`)
+      if (dryRun) return say(`${found} Would ${forget ? 'erase and forget' : 'erase'} what there is.`)
+      sayError(`${found} ${owner.warning}`)
       if (!(await isTyped(`To shred ${name} type ${owner.word}: `, owner.typed)))
         throw new Error(`What was typed is not ${owner.word}: nothing was shredded`)
     }
@@ -236,19 +237,17 @@ function printReceipt(
   const what = versions.length === 0 ? 'no live key was there' : `${versionsText(versions)} erased`
   const byUsers = tenantId === undefined ? '' : ' by any of its users'
   const after = forget ? 'forgotten, a new key may be made' : `every later use${byUsers} is ERR_KEY_SHREDDED`
-  console.log(`Shredded ${name} at ${at.toISOString()}: ${what}; ${after}.`)
+  say(`Shredded ${name} at ${at.toISOString()}: ${what}; ${after}.`)
   if (tenantId !== undefined)
     printUsers(tenantId, keysOfUsers ?? null, versions.length > 0, { forget, users, keyLog })
-  if (versions.length > 0) console.log(`Wrapped under: ${kekIds.map(kekName).join(', ')}`)
+  if (versions.length > 0) say(`Wrapped under: ${kekIds.map(kekName).join(', ')}`)
   if (!hadRows) {
-    if (keyLog !== undefined) console.log(`Recorded in ${printableSentence(keyLog)}.`)
+    if (keyLog !== undefined) say(`Recorded in ${printableSentence(keyLog)}.`)
     return
   }
-  if (erased === 'file') console.log(`The wrapped keys are ${erasedFrom(store)}.`)
-  else console.log(inThisRuntime(`Pending: ${printableSentence(pending ?? 'unknown')}\n${PENDING}`))
-  console.log(
-    keyLog === undefined ? `${COPIES}\n${NO_LOG}` : `${COPIES}\nRecorded in ${printableSentence(keyLog)}.`,
-  )
+  if (erased === 'file') say(`The wrapped keys are ${erasedFrom(store)}.`)
+  else say(inThisRuntime(`Pending: ${printableSentence(pending ?? 'unknown')}\n${PENDING}`))
+  say(keyLog === undefined ? `${COPIES}\n${NO_LOG}` : `${COPIES}\nRecorded in ${printableSentence(keyLog)}.`)
 }
 
 function printUsers(
@@ -267,14 +266,14 @@ function printUsers(
 ): void {
   if (keysOfUsers === 0 && (users?.forgotten ?? 0) === 0) return
   const keys = keysOfUsers === null ? 'The keys' : counted(keysOfUsers, 'key')
-  if (haveEnded) console.log(`${keys} of its users ended with it.`)
+  if (haveEnded) say(`${keys} of its users ended with it.`)
   if (users === undefined) {
-    if (forget && tenantId !== undefined) console.log(inThisRuntime(usersStay(tenantId, keyLog)))
+    if (forget && tenantId !== undefined) say(inThisRuntime(usersStay(tenantId, keyLog)))
     return
   }
-  console.log(`Forgot ${counted(users.forgotten, 'user')} of it.`)
+  say(`Forgot ${counted(users.forgotten, 'user')} of it.`)
   if (users.kept > 0)
-    console.log(
+    say(
       `${counted(users.kept, 'user')} kept all rows, because of keys that are not under the tenant's, or rows that cannot be read: npx keystore doctor${forget ? '. Until they are forgotten the tenant gets no new key' : ''}`,
     )
 }

@@ -8,6 +8,7 @@ import { storeName, withExistingStore } from './existing-store.js'
 import { type ReportOptions, type StoreOptions, withJson, withStore } from './options.js'
 import { counted, countedKekName, printJson, thousands } from './output.js'
 import { progressDisplay } from './progress.js'
+import { say } from './say.js'
 import { printTable } from './tables.js'
 import { tenantSummary } from './tenant-summary.js'
 
@@ -30,14 +31,14 @@ export function statusCommand(): Command {
         if (options.json) return printJson(rows)
         printCensus(rows, storeName(options.store))
         const tenants = await tenantSummary(store, rows)
-        if (tenants !== null) console.log(tenants)
+        if (tenants !== null) say(tenants)
       }),
     )
 }
 
 function printCensus(rows: readonly DatedCensusRow[], name: string): void {
   if (rows.length === 0) {
-    console.log(`${name} has no keys yet. --store or KEYSTORE_URL names another store.`)
+    say(`${name} has no keys yet. --store or KEYSTORE_URL names another store.`)
     return
   }
   const all = totalCount(rows)
@@ -72,7 +73,7 @@ function printCensus(rows: readonly DatedCensusRow[], name: string): void {
       ]),
     },
   )
-  console.log(`${counted(live, 'live key')}, ${thousands(all - live)} shredded, in ${name}`)
+  say(`${counted(live, 'live key')}, ${thousands(all - live)} shredded, in ${name}`)
 }
 
 const BAR_WIDTH = 20

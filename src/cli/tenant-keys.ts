@@ -27,6 +27,7 @@ import {
   withStore,
 } from './options.js'
 import { counted, kekName, ownerName, printJson, printSome } from './output.js'
+import { say } from './say.js'
 
 interface RotateTenantOptions extends StoreOptions, MasterKeyOptions, ChangeOptions, KeyLogOptions {}
 
@@ -55,9 +56,9 @@ async function rotateTenant(tenantId: string, options: RotateTenantOptions): Pro
     if (options.json) return printJson({ ...rotation, kekId: root.id, dryRun })
     const { version, rotated } = rotation
     const what = `version ${version} of the key of ${nameOf(tenantId)}`
-    if (dryRun) console.log(`Would make ${what} under ${kekName(root.id)}.`)
-    else if (!rotated) console.log(`Another process has just made ${what}.`)
-    else console.log(`Made ${what} under ${kekName(root.id)}. ${USERS_FOLLOW}`)
+    if (dryRun) say(`Would make ${what} under ${kekName(root.id)}.`)
+    else if (!rotated) say(`Another process has just made ${what}.`)
+    else say(`Made ${what} under ${kekName(root.id)}. ${USERS_FOLLOW}`)
   })
 }
 
@@ -101,8 +102,8 @@ export function pruneTenantCommand(): Command {
         })
         if (json) return printJson({ tenantId, versions, dryRun })
         const what = `${dryRun ? 'Would remove' : 'Removed'} ${counted(versions.length, 'version')} of the key of ${nameOf(tenantId)}`
-        console.log(`${what}${versions.length > 0 ? `: ${versions.join(', ')}` : ''}.`)
-        if (versions.length === 0) console.log(KEPT)
+        say(`${what}${versions.length > 0 ? `: ${versions.join(', ')}` : ''}.`)
+        if (versions.length === 0) say(KEPT)
       })
     })
 }
@@ -119,11 +120,11 @@ async function pruneUnused(tenantId: string | undefined, options: PruneTenantCom
       ...(olderThan === undefined ? {} : { olderThanMs: olderThan }),
     })
     if (json) return printJson({ tenantIds, dryRun })
-    console.log(
+    say(
       `${dryRun ? 'Would remove' : 'Removed'} the keys of ${counted(tenantIds.length, 'tenant')} without users.`,
     )
     printSome(tenantIds.map(nameOf), tenantIds.length)
-    if (tenantIds.length === 0) console.log(NONE_UNUSED)
+    if (tenantIds.length === 0) say(NONE_UNUSED)
   })
 }
 
@@ -175,13 +176,11 @@ async function moveTenant(tenantId: string, options: MoveTenantOptions): Promise
       : await (await openForStoredKeys(store, keyring, {})).moveTenant(tenantId, root)
     if (options.json) return printJson({ ...move, dryRun })
     if (move.versions.length === 0)
-      return console.log(
-        `All versions of the key of ${nameOf(tenantId)} are under ${kekName(root.id)} already.`,
-      )
-    console.log(
+      return say(`All versions of the key of ${nameOf(tenantId)} are under ${kekName(root.id)} already.`)
+    say(
       `${dryRun ? 'Would move' : 'Moved'} ${nameOf(tenantId)} (key version ${move.versions.join(', ')}) to ${kekName(root.id)}.`,
     )
-    if (!dryRun && root !== keyring.primary) console.log(GIVE_ROOT)
+    if (!dryRun && root !== keyring.primary) say(GIVE_ROOT)
   })
 }
 
@@ -211,7 +210,7 @@ export function evictTenantCommand(): Command {
         const rows = await evictTenantRows(store, tenantId)
         const kekIds = [...new Set(rows.map(({ kekId }) => kekId))]
         if (options.json) return printJson({ tenantId, versions: rows.map(({ version }) => version), kekIds })
-        console.log(
+        say(
           `Within two seconds every process has forgotten the key of ${nameOf(tenantId)} and the keys of its users. ` +
             `The next use asks ${kekIds.map(kekName).join(', ')} again.`,
         )

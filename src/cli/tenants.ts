@@ -9,6 +9,7 @@ import { ownCommand, repeatedOptions, shellWord } from './command-line.js'
 import { withExistingStore } from './existing-store.js'
 import { type ReportOptions, type StoreOptions, wholeNumber, withJson, withStore } from './options.js'
 import { counted, kekName, printableId, printJson, setExitCode, thousands } from './output.js'
+import { say } from './say.js'
 import { printTable } from './tables.js'
 
 interface TenantsCommandOptions extends StoreOptions, ReportOptions {
@@ -70,11 +71,11 @@ function printTenants(
   command: Command,
 ): void {
   if (unreadable > 0)
-    console.log(
+    say(
       `${counted(unreadable, 'row')} of tenants cannot be read and ${unreadable === 1 ? 'is' : 'are'} left out: npx keystore doctor says what is wrong.`,
     )
   if (tenants.length === 0) {
-    console.log(
+    say(
       after === undefined
         ? 'The store has no tenants.'
         : `The store has no tenants after ${printableId(after)}.`,
@@ -95,9 +96,9 @@ function printTenants(
     ]
   })
   printTable(['tenant', 'versions', 'root', 'since', 'state', ...(count ? ['keys of users'] : [])], rows)
-  if (tenants.some(isUnderSeveralRoots)) console.log(MOVE_AGAIN)
-  if (next === null) console.log(`${counted(tenants.length, 'tenant')}.`)
-  else console.log(`${counted(tenants.length, 'tenant')}, and there are more: ${nextPage(next, command)}`)
+  if (tenants.some(isUnderSeveralRoots)) say(MOVE_AGAIN)
+  if (next === null) say(`${counted(tenants.length, 'tenant')}.`)
+  else say(`${counted(tenants.length, 'tenant')}, and there are more: ${nextPage(next, command)}`)
 }
 
 const MOVE_AGAIN =

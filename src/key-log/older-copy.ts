@@ -133,7 +133,7 @@ function keysLost(
     : 'The store lacks keys that its key log names, and that were neither pruned nor shredded: it is an older copy, or another store'
   return new KeystoreError(
     'ERR_KEYS_LOST',
-    `${what} (${count === 1 ? '1 key' : `${count} keys`}${where} ${keyLog}: ${names}${more}). ${IS_IT_RIGHT}` +
+    `${what} (${count === 1 ? '1 key' : `${count.toLocaleString('en')} keys`}${where} ${keyLog}: ${names}${more}). ${IS_IT_RIGHT}` +
       'restore a backup that has them (npx keystore restore FILE --key-log LOG). npx keystore doctor --key-log LOG names all of them, and with ' +
       '--give-up-lost-keys records that they are given up',
   )
@@ -143,7 +143,7 @@ function shreddedAreBack(keyLog: string, users: readonly string[], where = OF_LA
   const names = users.slice(0, MAX_NAMED).map(quoted).join('; ')
   return new KeystoreError(
     'ERR_KEYS_LOST',
-    `The store has keys of users whom its key log names as shredded: it is an older copy, or another store (${users.length}${where} ` +
+    `The store has keys of users whom its key log names as shredded: it is an older copy, or another store (${users.length.toLocaleString('en')}${where} ` +
       `${keyLog}: ${names}${users.length > MAX_NAMED ? '; …' : ''}). ${IS_IT_RIGHT}erase them again: npx keystore doctor --key-log LOG`,
   )
 }

@@ -45,14 +45,14 @@ function tooManyWraps(kekId: string | null, format: Format, count: number): stri
   const under = kekId === null ? 'no KEK id (the Python reference)' : printable(kekId)
   const what = format === 'v2' ? 'rewrap to format v3' : 'rewrap under a new master key'
   return (
-    `${count} rows are wrapped in format ${format} under ${under}. One master key may wrap ${MOST_WRAPS[format]} keys in this format, ` +
+    `${count.toLocaleString('en')} rows are wrapped in format ${format} under ${under}. One master key may wrap ${MOST_WRAPS[format].toLocaleString('en')} keys in this format, ` +
     `rewraps and removed rows included: ${what}`
   )
 }
 
 function tooManyVersions(highest: number): string {
   return (
-    `A key has version ${highest}, and the last that there can be is ${MAX_KEY_VERSION}: find out who rotates it so often, or who wrote the row. ` +
+    `A key has version ${highest.toLocaleString('en')}, and the last that there can be is ${MAX_KEY_VERSION.toLocaleString('en')}: find out who rotates it so often, or who wrote the row. ` +
     'After the last version a user can only be forgotten and minted anew'
   )
 }

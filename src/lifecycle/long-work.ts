@@ -333,4 +333,9 @@ export class ProgressMeter {
     const etaMs = rate > 0 ? ((total - this.#done) / rate) * 1000 : null
     this.#onProgress({ phase: this.#phase, done: this.#done, total, rate, etaMs })
   }
+
+  /** At the end of a phase that went over everything: what is not done yet, others have done, or it is not there any more. */
+  finish(): void {
+    if (this.#done < this.#total) this.add(this.#total - this.#done)
+  }
 }

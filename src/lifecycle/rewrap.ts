@@ -255,7 +255,7 @@ function leftAsTheyAre(
     const count = liveCount(counted, ({ kekId, ofTenants }) => ofTenants === true && kekId === id)
     if (count > 0)
       warnings.push(
-        `${count} ${count === 1 ? 'key of a tenant stays' : 'keys of tenants stay'} under master key ${printable(id)}, which may be a customer's own: ` +
+        `${count.toLocaleString('en')} ${count === 1 ? 'key of a tenant stays' : 'keys of tenants stay'} under master key ${printable(id)}, which may be a customer's own: ` +
           'move-tenant (`npx keystore move-tenant ID`, or `moveTenant`) moves one tenant, and `npx keystore rewrap --tenants` (`moveTenants: true`) all of ' +
           'them to the primary',
       )
@@ -351,6 +351,9 @@ async function rewrapPass(
       })
       writing.catch(() => undefined)
     }
+    // An earlier error of a write ends the pass as well.
+    await writing
+    if (job.signal?.aborted !== true) progress.finish()
   } finally {
     await writing
   }

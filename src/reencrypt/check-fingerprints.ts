@@ -87,7 +87,7 @@ export async function checkFingerprints<Row>(
   return view.fingerprints.flatMap(({ name: property, column }) =>
     Object.entries(FAULTS).flatMap(([fault, { severity, kind, text }]): ColumnFinding[] => {
       const count = counts.get(property)?.get(fault as Fault) ?? 0
-      const reason = `${printable(name)}, column ${printable(column)}: ${count} of ${rows.length} rows looked at ${text}`
+      const reason = `${printable(name)}, column ${printable(column)}: ${count.toLocaleString('en')} of ${rows.length.toLocaleString('en')} rows looked at ${text}`
       return count === 0 ? [] : [{ severity, kind, reason }]
     }),
   )

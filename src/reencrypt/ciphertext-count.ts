@@ -20,7 +20,7 @@ export class CiphertextCount {
       : 'They are left as they are. If they are plaintext all the same, say ciphertextAsPlaintext: true (--ciphertext-as-plaintext)'
     return [...this.#counts].flatMap(([column, forms]) =>
       Array.from(forms, ([{ what, reader }, count]): SourceFinding => {
-        const values = count === 1 ? '1 value looks' : `${count} values look`
+        const values = count === 1 ? '1 value looks' : `${count.toLocaleString('en')} values look`
         const reason = `column ${printable(column)}: ${values} like ciphertext of ${what}, for which a sweep from code has the reader ${reader} (legacy). ${fate}`
         return { severity: 'warning', kind: 'ciphertext', column, reason }
       }),

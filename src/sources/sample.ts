@@ -33,6 +33,13 @@ export interface ColumnFinding {
   readonly reason: string
 }
 
+/** What was found in a sample of a table. */
+export interface ColumnSample {
+  readonly findings: readonly ColumnFinding[]
+  /** How many rows were looked at. */
+  readonly rows: number
+}
+
 /** A thing that can be wrong with a column, and which values show it. */
 interface ColumnCheck {
   readonly severity: ColumnFinding['severity']
@@ -83,7 +90,7 @@ export async function sampleColumns(
   registered: readonly string[],
   ignored: readonly string[] = [],
   fields: ReadonlyMap<string, readonly FieldPath[]> = new Map(),
-): Promise<ColumnFinding[]> {
+): Promise<ColumnSample> {
   const table = withColumns(registered)
   const { key, owner } = table.shape
   const { columns } = await table.check()
@@ -96,7 +103,7 @@ export async function sampleColumns(
     { severity, kind, text }: Omit<ColumnCheck, 'shows'>,
     count: number,
   ): ColumnFinding[] => {
-    const reason = `${printable(name)}, ${where}: ${count} of ${rows.length} rows looked at ${text}`
+    const reason = `${printable(name)}, ${where}: ${count.toLocaleString('en')} of ${rows.length.toLocaleString('en')} rows looked at ${text}`
     return count === 0 ? [] : [{ severity, kind, reason }]
   }
   const countOf = (column: string, shows: (value: unknown) => boolean) =>
@@ -122,13 +129,14 @@ export async function sampleColumns(
       ...finding(place, { severity: 'warning', kind: 'unregistered', text }, elsewhere.length),
     ]
   }
-  return [
+  const findings = [
     ...registered.flatMap((column) => {
       const paths = fields.get(column)
       return paths === undefined ? findingsOf(column, REGISTERED_CHECKS) : fieldFindings(column, paths)
     }),
     ...others.flatMap((column) => findingsOf(column, OTHER_CHECKS)),
   ]
+  return { findings, rows: rows.length }
 }
 
 function isDamaged(value: unknown): boolean {

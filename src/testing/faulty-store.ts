@@ -2,6 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { StoreError } from '../errors.js'
 import type { KeyStore, StoreMaintenance } from '../store.js'
+import { randomNumbers } from './random-numbers.js'
 
 /**
  * What goes wrong with a call. To the caller `fail`, `late` and `lost` look the same: ERR_STORE, `retryable`.
@@ -155,17 +156,6 @@ export function randomFaults(
 ): FaultSchedule {
   const random = randomNumbers(seed)
   return () => (random() < rate ? (kinds[Math.floor(random() * kinds.length)] ?? null) : null)
-}
-
-/** Numbers from 0 up to 1, the same for the same seed: mulberry32 (gist.github.com/tommyettinger/46a874533244883189143505d203312c). */
-function randomNumbers(seed: number): () => number {
-  let state = seed | 0
-  return () => {
-    state = (state + 0x6d2b79f5) | 0
-    let mixed = Math.imul(state ^ (state >>> 15), state | 1)
-    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61)
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32
-  }
 }
 
 function withCopy<A, T>(argument: A, run: (copy: A) => T): T {

@@ -51,6 +51,8 @@ describe.each(dialects)('from %s', (dialect) => {
       const early = store.run(['copy', '--dry-run'], { env: env() })
       expect(early.status).toBe(1)
       expect(early.stderr).toContain('[ERR_SCHEMA]')
+      expect(early.stderr).toContain('`KEYSTORE_URL="$KEYSTORE_TO_URL" npx keystore init`')
+      expect(early.stderr).not.toContain('postgres://')
       store.run(['init'], { env: { KEYSTORE_URL: target.url } })
       expect(store.json(['copy', '--dry-run'], { env: env() })).toMatchObject({
         status: 0,

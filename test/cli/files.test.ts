@@ -37,7 +37,7 @@ describe('init', () => {
 
   it('keeps key and database out of git, and out of one backup', () => {
     const { stdout } = runKeystore(folder.path, ['init'])
-    expect(stdout).toContain('data/.gitignore keeps them out of it')
+    expect(stdout).toContain('data/.gitignore keeps them out of git')
     expect(stdout).toMatch(/are in one folder, and do not belong in one backup/)
     expect(ignored('data/.gitignore')).toEqual(['/master.key*', '/keystore.db*'])
     expect(runKeystore(folder.path, ['init']).stdout).not.toContain('.gitignore')
@@ -93,7 +93,7 @@ describe('init', () => {
     writeFileSync(at('.gitignore'), 'node_modules')
     const options = ['--store', 'my [new] store.db', '--master-key-file', 'keys/!a.key']
     const { stdout } = runKeystore(folder.path, ['init', ...options])
-    expect(stdout).toContain('keys/.gitignore and .gitignore keeps them out of it')
+    expect(stdout).toContain('keys/.gitignore and .gitignore keep them out of git')
     expect(stdout).toContain('master key and database do not belong in one backup')
     expect(ignored('.gitignore')).toEqual(['node_modules', '/my\\ \\[new\\]\\ store.db*'])
     expect(ignored('keys/.gitignore')).toEqual(['/\\!a.key*'])

@@ -208,7 +208,7 @@ describe.each(dialects)('on %s', (dialect) => {
       writeFileSync(join(store.folder, 'schema.js'), '')
       const unnamed = store.run(['doctor', '--schema', 'schema.js'], { env: { DATABASE_URL: undefined } })
       expect(unnamed).toMatchObject({ status: 2, stdout: '' })
-      expect(unnamed.stderr).toMatch(/^keystore: Name the database of the application/)
+      expect(unnamed.stderr).toMatch(/^keystore: schema\.js exports no registry.*--db URL, or \$DATABASE_URL/)
     })
 
     it('reports a schema that is behind, and changes nothing', async () => {

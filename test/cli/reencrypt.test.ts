@@ -97,12 +97,12 @@ describe.each(dialects)('on %s', (dialect) => {
     ])
     const dry = host.run([...SWEEP, '--plaintext', '--dry-run'])
     expect(dry.status).toBe(1)
-    expect(dry.stdout).toMatch(/^For 1 owner, of whom 1 have no key yet, and would get one\.$/m)
+    expect(dry.stdout).toMatch(/^For 1 owner, who has no key yet, and would get one\.$/m)
     expect(dry.stdout).toMatch(/warning: column api_key: 1 value looks like ciphertext of .*n8nReader/)
     expect(dry.stdout).not.toMatch(/Old plaintexts|--plaintext encrypts/)
     const ran = host.run([...SWEEP, '--plaintext'])
     expect(ran.status).toBe(1)
-    expect(ran.stdout).toMatch(/^For 1 owner, of whom 1 had no key, and got one\.$/m)
+    expect(ran.stdout).toMatch(/^For 1 owner, who had no key, and got one\.$/m)
     expect(ran.stdout.trimEnd().split('\n').at(-1)).toMatch(
       dialect === 'sqlite' ? /^Old plaintexts .*VACUUM and then PRAGMA/ : /^Old plaintexts .*VACUUM FULL/,
     )

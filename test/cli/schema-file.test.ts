@@ -232,10 +232,30 @@ describe.each(dialects)('on %s', (dialect) => {
     await host.app.query(`update credentials set api_key = 'in the middle' where id = 3000`)
     expect(host.json<VerifyReport>(doctor).status).toBe(0)
     await host.app.query(`update credentials set api_key = 'the newest' where id = 5000`)
-    const { status, report } = host.json<VerifyReport>(doctor)
+    const { status, report } = host.json<VerifyReport & { columns: object[] }>(doctor)
     expect(status).toBe(1)
     const found = report.findings.filter(({ kind }) => kind === 'plaintext')
-    expect(found.map(({ reason }) => reason)).toEqual([expect.stringContaining('1 of 1200 rows')])
+    expect(found.map(({ reason }) => reason)).toEqual([expect.stringContaining('1 of 1,200 rows')])
+    expect(report.columns).toEqual([
+      { table: 'credentials', column: 'api_key', rowsLookedAt: 1200, rows: 5000 },
+      { table: 'sessions', column: 'token', rowsLookedAt: 0, rows: 0 },
+    ])
+    expect(host.run(doctor).stdout).toContain('credentials.api_key: 1,200 of 5,000 rows looked at.\n')
+  })
+
+  it('doctor looks for the columns in the database of the store, if no other one is named', async () => {
+    writeSchema(host.store.folder, dialect, SCHEMA)
+    await host.app.query(CREATE_SESSIONS)
+    await host.app.insert('credentials', [{ id: 1, user_id: 'alice', api_key: 'plain' }])
+    const env = { DATABASE_URL: undefined, KEYSTORE_URL: host.app.url }
+    expect(host.store.run(['init'], { env })).toMatchObject({ status: 0 })
+    const doctor = ['doctor', '--schema', 'schema.mjs']
+    const found = host.store.run(doctor, { env })
+    expect(found.stdout).toContain('credentials, column api_key: 1 of 1 rows looked at hold plaintext')
+    expect(found.stdout).toContain('credentials.api_key: 1 of 1 row looked at.')
+    const elsewhere = host.store.run(doctor, { env: { DATABASE_URL: undefined } })
+    expect(elsewhere).toMatchObject({ status: 2, stdout: '' })
+    expect(elsewhere.stderr).toContain('that of the application is --db URL, or $DATABASE_URL')
   })
 
   it('doctor names encrypted columns and tokens that the registry leaves out, and a dry run reports nothing as done', async () => {

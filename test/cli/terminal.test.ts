@@ -112,6 +112,17 @@ describe('tables', () => {
   })
 })
 
+describe('sentences and tables', () => {
+  itOnTerminal('fit a terminal of 80 columns', () => {
+    const { shown, status } = onTerminal(folder.path, ['quickstart'], { columns: 80 })
+    expect(status).toBe(0)
+    expect(shown).toContain('│ ok │')
+    // What is indented is to be copied.
+    const lines = shown.split(/\r?\n/).filter((line) => !/^ {2}\S/.test(line))
+    expect(lines.filter((line) => line.length > 80)).toEqual([])
+  })
+})
+
 describe('findings that are equal', () => {
   it('are counted by master key, also beyond the thousand that are listed', () => {
     keystore('init')
@@ -136,6 +147,13 @@ describe('findings that are equal', () => {
     expect(status).toBe(1)
     expect(stdout).toMatch(/1,100 rows, such as "u0", version 1; .*local:/)
     expect(stdout.match(/was not given/g)?.length ?? 0).toBeLessThan(5)
+    // The failures of a rewrap too.
+    const rewrap = keystore('rewrap', '--master-key-file', 'third.key')
+    expect(rewrap.status).toBe(1)
+    expect(rewrap.stdout).toMatch(
+      /1,100 rows, such as "u\d+", version 1; .*local:.*\[ERR_UNKNOWN_MASTER_KEY\]/,
+    )
+    expect(rewrap.stdout.match(/ERR_UNKNOWN_MASTER_KEY/g)).toHaveLength(1)
   })
 })
 
@@ -197,6 +215,19 @@ describe('completion', () => {
     expect(keystore('complete', '--', '').stdout).toMatch(/^init\t/m)
     expect(keystore('complete', '--', 'rewrap', '--dry').stdout).toMatch(/^--dry-run\t/m)
     expect(keystore('complete', '--', 'completion', '').stdout).toMatch(/^fish\t/m)
+  })
+
+  it('completes no command that only the scripts call', () => {
+    expect(keystore('complete', '--', 'comp').stdout.match(/^[\w-]+/gm)).toEqual(['completion'])
+    expect(keystore('help').stdout).not.toMatch(/^ +complet(e|ions) /m)
+  })
+
+  it('without a shell names all and how each is installed, where no shell runs it', () => {
+    const { status, stdout, stderr } = keystore('completion')
+    expect({ status, stdout }).toEqual({ status: 2, stdout: '' })
+    for (const shell of ['bash', 'zsh', 'fish', 'powershell'])
+      expect(stderr).toContain(`npx keystore completion ${shell}`)
+    expect(keystore('completion', '--help').stdout).toContain('package bash-completion')
   })
 
   it('refuses a shell that it does not know', () => {

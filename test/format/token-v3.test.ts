@@ -11,6 +11,7 @@ import type { Format } from '../../src/format/formats.js'
 import { isToken, parseToken, tokenAad } from '../../src/format/token.js'
 import { EnvelopeCrypto, KeystoreError, localMasterKey } from '../../src/index.js'
 import { DataKey } from '../../src/keys/data-key.js'
+import { randomNumbers } from '../../src/testing/random-numbers.js'
 import { errorOf } from '../support/errors.js'
 import { everythingOf } from '../support/leaks.js'
 import { slow } from '../support/slow.js'
@@ -318,7 +319,7 @@ describe('whatever string comes in', () => {
         'ERR_KEY_NOT_FOUND',
       ])
       const seen = new Map<string, number>()
-      const random = mulberry32(20261123)
+      const random = randomNumbers(20261123)
       for (let count = slow ? 5_000_000 : 200_000; count > 0; count--) {
         const value = mutated(seeds[count % seeds.length] ?? '', random)
         if (seeds.includes(value)) continue
@@ -355,14 +356,4 @@ function mutated(token: string, random: () => number): string {
     else value = value.slice(0, at) + letter + value.slice(at + 1)
   }
   return value
-}
-
-function mulberry32(seed: number): () => number {
-  let state = seed
-  return () => {
-    state = (state + 0x6d2b79f5) | 0
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state)
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32
-  }
 }

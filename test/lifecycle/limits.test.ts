@@ -31,7 +31,7 @@ describe('limits', () => {
     async (kekId) => {
       expect(await findingsOf(row({ kekId, count: 2 ** 30 - 1 }))).toEqual([])
       expect(await findingsOf(row({ kekId, count: 2 ** 30 }))).toMatchObject([
-        { severity: 'warning', kekId, reason: expect.stringContaining('4294967296') },
+        { severity: 'warning', kekId, reason: expect.stringContaining('4,294,967,296') },
       ])
     },
   )
@@ -52,7 +52,7 @@ describe('limits', () => {
   it('warns of a version in the upper half of those that there can be', async () => {
     expect(await findingsOf(row({ version: 2 ** 30 - 1 }))).toEqual([])
     expect(await findingsOf(row({ version: 2 ** 30 }))).toMatchObject([
-      { severity: 'warning', reason: expect.stringContaining('2147483647') },
+      { severity: 'warning', reason: expect.stringContaining('2,147,483,647') },
     ])
   })
 

@@ -239,6 +239,30 @@ describe.each(backends)('rewrapAll on %s', (backend) => {
     expect(pages[0]?.etaMs).toBeGreaterThan(0)
   })
 
+  it('counts as done what another process did meanwhile', async () => {
+    await fill(store, old, orderedUserIds(10))
+    // Another process is done with everything once this one has its first page.
+    let pages = 0
+    const watched = overriding(store, {
+      list: async (page) => {
+        pages += 1
+        if (pages === 2) await rewrapAll({ store, masterKeys: both() })
+        return store.list(page)
+      },
+    })
+    const told: Progress[] = []
+    const report = await rewrapAll({
+      store: watched,
+      masterKeys: both(),
+      batchSize: 4,
+      onProgress: (progress) => told.push(progress),
+    })
+    expect(report).toMatchObject({ complete: true, failedCount: 0 })
+    expect(report.changed).toBeLessThan(10)
+    const last = told.findLast(({ phase }) => phase === 'rewrapping')
+    expect(last).toMatchObject({ done: 10, total: 10 })
+  })
+
   it('refuses wrong arguments', async () => {
     const wrong: unknown[] = [
       undefined,

@@ -15,6 +15,7 @@ import { type CommandStore, commandStore } from '../support/command-store.js'
 import { itIf } from '../support/conditional.js'
 import { type Dialect, dialects } from '../support/databases.js'
 import { codeBlocks, runShellBlocks } from '../support/documents.js'
+import { keystoreErrorOf } from '../support/errors.js'
 import { freshService } from '../support/fresh-store.js'
 import { type HostProject, hostProject } from '../support/host-project.js'
 import { type RawDatabase, rawDatabase } from '../support/raw-database.js'
@@ -39,6 +40,7 @@ const FILES = {
 /** Blocks that are the body of a function, found by words in them, and the expression that it returns. */
 const BODIES = {
   column: ["values({ id: 'c1'", 'rows satisfies { apiKey: string; settings: { model: string } | null }[]'],
+  token: ['const contextOf =', 'secret satisfies string | null'],
   pool: ['await envelope.pool.scope(', 'keys satisfies { id: string; privateKey: string }[]'],
   unreadable: ['isUnreadable(apiKey)', 'broken satisfies string[]'],
   fingerprint: [
@@ -191,6 +193,17 @@ describe('in an application', () => {
       expect(checks).toHaveLength(3)
       expect(await run('column')).toMatchObject([{ id: 'c1', apiKey: 'sk-…', settings: null, backup: null }])
       expect(await opened()).toEqual(['sk-…'])
+    })
+
+    it('binds the token of a column of tokens to its row', async () => {
+      await insert(['c1', 'alice', 'v3:x'], ['c2', 'alice', 'v3:x'])
+      expect(await run('token')).toBe('sk-…')
+      await app.query("update credentials set backup = (select backup from credentials where id = 'c1')")
+      const [, moved] = await app.query('select user_id, backup from credentials order by id')
+      const open = (row: string) =>
+        envelope.decrypt(String(moved?.user_id), String(moved?.backup), { column: 'credentials.backup', row })
+      expect(await open('c1')).toBe('sk-…')
+      expect(await keystoreErrorOf(open('c2'))).toMatchObject({ code: 'ERR_DECRYPTION_FAILED' })
     })
 
     it('keeps the fields of JSON readable to SQL, but for those that are encrypted', async () => {

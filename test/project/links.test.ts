@@ -13,6 +13,7 @@ const documents = [
   'docs',
   'docs/decisions',
   'examples/byok-app',
+  'native',
   'test/vectors',
 ].flatMap((folder) =>
   readdirSync(join(root, folder))
@@ -21,13 +22,24 @@ const documents = [
 )
 const textOf = (document: string) => readFileSync(join(root, document), 'utf8')
 
-/** Links of a document's text to other documents, to files and to its own headings, without those to other sites. */
-function linksIn(text: string): string[] {
+/** All links and pictures of a document's text. */
+function targetsIn(text: string): string[] {
   const prose = text.replaceAll(/^ *```.*?^ *```/gms, '').replaceAll(/`[^`\n]*`/g, '')
-  return [...prose.matchAll(/\]\(([^)\s]+)\)/g)]
-    .map(([, link = '']) => link)
-    .filter((link) => !/^[a-z]+:/.test(link))
+  return [...prose.matchAll(/\]\(([^)\s]+)\)|\bsrc(?:set)?="([^"]+)"/g)].map(
+    ([, link, picture]) => link ?? picture ?? '',
+  )
 }
+
+/** Links of a document's text to other documents, to files and to its own headings, without those to other sites. */
+const linksIn = (text: string) => targetsIn(text).filter((link) => !/^[a-z]+:/.test(link))
+
+/** Files of our repository, by the addresses that documents give of them where their folder is not published. */
+const OWN_ADDRESS =
+  /^https:\/\/(?:github\.com\/drizzle-keystore\/drizzle-keystore\/blob|raw\.githubusercontent\.com\/drizzle-keystore\/drizzle-keystore)\/main\/([^#]+)/
+const goneIn = (text: string) =>
+  targetsIn(text)
+    .flatMap((target) => OWN_ADDRESS.exec(target)?.[1] ?? [])
+    .filter((path) => !existsSync(join(root, path)))
 
 /** The anchors of a document's headings, as GitHub makes them. */
 function anchorsIn(text: string): string[] {
@@ -57,12 +69,16 @@ describe('the links of our documents', () => {
 
   it.each(documents)('lead somewhere in %s', (document) => {
     expect(brokenIn(document, textOf(document))).toEqual([])
+    expect(goneIn(textOf(document))).toEqual([])
   })
 
   it('would be found out if they did not', () => {
     const text =
       '# One\n[a](docs/GONE.md) [b](docs/FORMAT.md#gone) [c](#two) [d](#one) [e](docs/FORMAT.md#the-table) [f](https://x.y)'
     expect(brokenIn('README.md', text)).toEqual(['docs/GONE.md', 'docs/FORMAT.md#gone', '#two'])
+    expect(brokenIn('README.md', '<img alt="x" src="docs/gone.png">')).toEqual(['docs/gone.png'])
+    const own = 'https://github.com/drizzle-keystore/drizzle-keystore/blob/main'
+    expect(goneIn(`[a](${own}/docs/GONE.md#x) [b](${own}/docs/FORMAT.md#x)`)).toEqual(['docs/GONE.md'])
   })
 })
 

@@ -3,50 +3,28 @@
 import { spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { delimiter, join, resolve } from 'node:path'
+import { parseEnv } from 'node:util'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { cleanEnvironment } from '../support/command.js'
 import { type Dialect, dialects, type FreshDatabase, freshDatabase } from '../support/databases.js'
 import { type HostProject, hostProject } from '../support/host-project.js'
 import { blocksOfPage, type PageBlock, pageFiles, runPageFile, saidOutput } from '../support/page-projects.js'
 
-const page = readFileSync('docs/QUICKSTART.md', 'utf8')
-const blocks = blocksOfPage('docs/QUICKSTART.md')
-const of = (language: string) => blocks.filter((block) => block.language === language).map(({ text }) => text)
-const [install = '', init = '', migrate = '', ...furtherShell] = of('sh')
+const allBlocks = blocksOfPage('docs/QUICKSTART.md')
 
-/** What the page says of Postgres beside each block, in the words of the page. */
-const ON_POSTGRES: readonly [said: string, from: string | RegExp, to: string][] = [
-  ['import `pgTable` from `drizzle-orm/pg-core`', 'drizzle-orm/sqlite-core', 'drizzle-orm/pg-core'],
-  [
-    '`drizzle-keystore/drizzle/postgres`',
-    'drizzle-keystore/drizzle/sqlite',
-    'drizzle-keystore/drizzle/postgres',
-  ],
-  ['`pgTable`', /sqliteTable/g, 'pgTable'],
-  ["the dialect is `'postgresql'`", "dialect: 'sqlite'", "dialect: 'postgresql'"],
-  ['of `drizzle-orm/node-postgres`', 'drizzle-orm/better-sqlite3', 'drizzle-orm/node-postgres'],
-  [
-    "`drizzle(process.env.DATABASE_URL ?? '')`",
-    "drizzle(process.env.DATABASE_URL ?? 'app.db')",
-    "drizzle(process.env.DATABASE_URL ?? '')",
-  ],
-  ['// on Postgres: await db.$client.end()', 'db.$client.close()', 'await db.$client.end()'],
-]
-
-function forDialect(dialect: Dialect, block: PageBlock): PageBlock {
-  if (dialect === 'sqlite') return block
-  return { ...block, text: ON_POSTGRES.reduce((text, [, from, to]) => text.replace(from, to), block.text) }
+/** The blocks that somebody takes who has this database: the page has those that differ on Postgres behind those of SQLite. */
+function blocksOn(dialect: Dialect): PageBlock[] {
+  if (dialect === 'sqlite') return allBlocks.filter(({ isForPostgres }) => !isForPostgres)
+  return allBlocks.filter((block, at) => block.isForPostgres || allBlocks[at + 1]?.isForPostgres !== true)
 }
+const textsOf = (blocks: readonly PageBlock[], language: string) =>
+  blocks.filter((block) => block.language === language).map(({ text }) => text)
+const VARIABLE = /^(DATABASE_URL|KEYSTORE_URL|API_KEY_MASTER_KEY_FILE)=/
 
 describe('docs/QUICKSTART.md', () => {
   let project: HostProject
   beforeAll(() => {
-    const files = dialects.map((dialect) =>
-      pageFiles(
-        blocks.map((block) => forDialect(dialect, block)),
-        dialect,
-      ),
-    )
+    const files = dialects.map((dialect) => pageFiles(blocksOn(dialect), dialect))
     project = hostProject(Object.assign({}, ...files), {
       drivers: ['better-sqlite3', 'pg', 'drizzle-kit'],
     })
@@ -63,17 +41,28 @@ describe('docs/QUICKSTART.md', () => {
   })
   afterAll(() => project?.remove())
 
-  it('says of Postgres what is done for it here', () => {
-    for (const [said] of ON_POSTGRES) expect(page).toContain(said)
-  })
+  it.each(dialects)(
+    'installs what its code imports on %s, and has a step for each block of shell',
+    (dialect) => {
+      const blocks = blocksOn(dialect)
+      const [install = '', init = '', ...furtherShell] = textsOf(blocks, 'sh')
+      const code = blocks.filter(({ file }) => file !== '').map(({ text }) => text)
+      const imported = code.flatMap((text) =>
+        [...text.matchAll(/from '([a-z][a-z-]*)/g)].map(([, name = '']) => name),
+      )
+      const driver = dialect === 'sqlite' ? 'better-sqlite3' : 'pg'
+      for (const name of new Set([...imported, driver])) expect(install).toMatch(new RegExp(` ${name}\\b`))
+      expect(init).toContain('npx keystore init')
+      expect(furtherShell).toHaveLength(2)
+    },
+  )
 
-  it('installs what its code imports', () => {
-    const code = blocks.filter(({ file }) => file !== '').map(({ text }) => text)
-    const imported = code.flatMap((text) =>
-      [...text.matchAll(/from '([a-z][a-z-]*)/g)].map(([, name = '']) => name),
+  it('has the same steps on both databases', () => {
+    const [onSqlite = [], onPostgres = []] = (['sqlite', 'postgres'] as const).map((dialect) =>
+      blocksOn(dialect).map(({ language, file, isRun }) => ({ language, file, isRun })),
     )
-    for (const name of new Set(imported)) expect(install).toMatch(new RegExp(` ${name}\\b`))
-    expect(furtherShell).toEqual([])
+    expect(onPostgres).toEqual(onSqlite)
+    expect(allBlocks.length).toBeGreaterThan(onSqlite.length)
   })
 
   describe.each(dialects)('on %s', (dialect) => {
@@ -85,10 +74,13 @@ describe('docs/QUICKSTART.md', () => {
 
     it('makes key and table, migrates, and runs what it says it runs', () => {
       const folder = join(project.path, dialect)
-      const url = dialect === 'sqlite' ? 'app.db' : database.url
-      const said = init.replace('DATABASE_URL=app.db', `DATABASE_URL='${url}'`)
-      expect(said).toContain(url)
-      const script = `${said}\n${migrate}\necho\nenv | grep -E '^(DATABASE_URL|KEYSTORE_URL|API_KEY_MASTER_KEY_FILE)='`
+      const blocks = blocksOn(dialect)
+      const [, init = '', keep = '', migrate = ''] = textsOf(blocks, 'sh')
+      const said =
+        dialect === 'sqlite'
+          ? init
+          : init.replace(/^export DATABASE_URL=.*$/m, `export DATABASE_URL='${database.url}'`)
+      const script = `${said}\n${keep}\n${migrate}\necho\nenv | grep -E '${VARIABLE.source}'`
       const { status, stdout, stderr } = spawnSync('bash', ['-eu', '-c', script], {
         cwd: folder,
         env: cleanEnvironment({ PATH: `${join(project.path, 'bin')}${delimiter}${process.env.PATH}` }),
@@ -96,18 +88,22 @@ describe('docs/QUICKSTART.md', () => {
         input: '',
       })
       expect(status, stdout + stderr).toBe(0)
-      // The variables that the page puts into .env are those that its commands export.
-      const variables = stdout
-        .split('\n')
-        .filter((line) => /^(DATABASE_URL|KEYSTORE_URL|API_KEY_MASTER_KEY_FILE)=/.test(line))
-      if (dialect === 'sqlite') expect(of('ini').join('').trim().split('\n').sort()).toEqual(variables.sort())
-      for (const file of dialect === 'sqlite' ? ['data/master.key', 'app.db'] : ['data/master.key'])
-        expect(existsSync(join(folder, file))).toBe(true)
-      expect(readFileSync(join(folder, 'data/.gitignore'), 'utf8')).toContain('master.key')
-
+      // The file has what the page's commands export, for Node.js and for a shell.
+      const variables = stdout.split('\n').filter((line) => VARIABLE.test(line))
       const env = Object.fromEntries(
         variables.map((line) => [line.slice(0, line.indexOf('=')), line.slice(line.indexOf('=') + 1)]),
       )
+      expect(Object.keys(env)).toHaveLength(3)
+      expect(parseEnv(readFileSync(join(folder, '.env'), 'utf8'))).toEqual(env)
+      const source = `set -a; . ./.env; set +a; env | grep -E '${VARIABLE.source}'`
+      const options = { cwd: folder, env: cleanEnvironment({}), encoding: 'utf8' } as const
+      const sourced = spawnSync('sh', ['-c', source], options)
+      expect(sourced.stdout.trim().split('\n').sort()).toEqual([...variables].sort())
+      for (const file of dialect === 'sqlite' ? ['data/master.key', 'app.db'] : ['data/master.key'])
+        expect(existsSync(join(folder, file))).toBe(true)
+      expect(readFileSync(join(folder, 'data/.gitignore'), 'utf8')).toContain('master.key')
+      expect(readFileSync(join(folder, '.gitignore'), 'utf8')).toContain('.env\n')
+
       const run = blocks.filter(({ isRun }) => isRun)
       expect(run.map(({ file }) => file)).toEqual(['src/first.ts', 'src/demo.ts'])
       for (const block of run)
@@ -116,7 +112,7 @@ describe('docs/QUICKSTART.md', () => {
   })
 
   it('has a compose file that gives each container what the library reads', () => {
-    const [compose = '', ...others] = of('yaml')
+    const [compose = '', ...others] = textsOf(allBlocks, 'yaml')
     expect(others).toEqual([])
     // A secret of compose is a file in /run/secrets, by its name.
     const [, secret = ''] = /API_KEY_MASTER_KEY_FILE: \/run\/secrets\/(\w+)$/m.exec(compose) ?? []
@@ -127,13 +123,13 @@ describe('docs/QUICKSTART.md', () => {
     expect(urls).toHaveLength(2)
     for (const url of urls) expect(url).toMatch(/^postgres:\/\/app:\$\{POSTGRES_PASSWORD\}@db:5432\/app$/)
     for (const line of ['POSTGRES_USER: app', 'POSTGRES_DB: app']) expect(compose).toContain(line)
-    const [dockerfile = ''] = of('dockerfile')
+    const [dockerfile = ''] = textsOf(allBlocks, 'dockerfile')
     expect(dockerfile).toContain('USER node')
     expect(dockerfile).not.toMatch(/master|\.env|COPY .*data/)
     expect(
-      blocks
+      allBlocks
         .map(({ language }) => language)
-        .filter((language) => !['ts', 'sh', 'ini', 'yaml', 'dockerfile'].includes(language)),
+        .filter((language) => !['ts', 'sh', 'yaml', 'dockerfile'].includes(language)),
     ).toEqual([])
   })
 })

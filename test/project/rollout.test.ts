@@ -178,7 +178,11 @@ describe.each(dialects)('on %s', (dialect) => {
       toApply = 2
     }
     const shell = { ...host.store.env, DATABASE_URL: app.url }
-    const command = (text: string) => text.trim().split(' ').slice(1)
+    const command = (text: string) =>
+      text
+        .trim()
+        .replace(/^npx keystore /, '')
+        .split(' ')
     const first = host.run(command(dryRun))
     expect(first.status).toBe(dialect === 'postgres' ? 1 : 0)
     if (dialect === 'postgres') expect(first.stdout).toContain('of type text first')
@@ -218,8 +222,7 @@ describe.each(dialects)('on %s', (dialect) => {
     write('dist/encrypted.js', registry)
     const finding = (report: { findings: { kind: string; reason: string }[] }) =>
       report.findings.filter(({ reason }) => reason.includes('credentials'))
-    const [, ...doctorArgs] = doctor.trim().split(' ')
-    const checked = host.json<{ findings: { kind: string; reason: string }[] }>(doctorArgs)
+    const checked = host.json<{ findings: { kind: string; reason: string }[] }>(command(doctor))
     expect(finding(checked.report)).toEqual([])
     expect(host.json<{ tables: object[] }>(command(sweep)).report.tables).toMatchObject([
       { left: 0, changed: 0 },

@@ -13,7 +13,7 @@ export function codeBlocks(markdown: string, language: string): string[] {
 }
 
 /**
- * Runs shell blocks one after the other in one shell, which has `keystore` on its path. Expects all to succeed.
+ * Runs shell blocks one after the other in one shell, which has `keystore` on its path, and `npx keystore`. Expects all to succeed.
  *
  * @returns what they printed
  */
@@ -22,6 +22,8 @@ export function runShellBlocks(folder: string, blocks: readonly string[], env: N
   mkdirSync(bin)
   const shim = `#!/bin/sh\nexec '${process.execPath}' '${resolve('dist/cli/main.js')}' "$@"\n`
   writeFileSync(join(bin, 'keystore'), shim, { mode: 0o755 })
+  // What npm would do in a project that has installed the package.
+  writeFileSync(join(bin, 'npx'), '#!/bin/sh\nexec "$@"\n', { mode: 0o755 })
   const script = blocks.map((block, index) => `echo '# block ${index + 1}' >&2\n${block}`).join('')
   const run = spawnSync('bash', ['-eu', '-c', script], {
     cwd: folder,

@@ -1,6 +1,6 @@
 /**
  * The blocks of a page as a project. `ts src/app.ts` names the file that a block is, and `ts src/app.ts run` says that it is run, and prints what
- * the comments `// →` of its lines say.
+ * the comments `// →` of its lines say. `postgres` at the end: it stands for the block before it, on Postgres.
  */
 import { execFileSync, spawnSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
@@ -13,6 +13,7 @@ export interface PageBlock {
   /** The file that it is; empty: it is none. */
   readonly file: string
   readonly isRun: boolean
+  readonly isForPostgres: boolean
   readonly text: string
 }
 
@@ -20,9 +21,16 @@ export interface PageBlock {
 export function pageBlocks(markdown: string): PageBlock[] {
   return [...markdown.matchAll(/^( *)```(\S*) ?([^\n]*)\n(.*?)^\1```$/gms)].map(
     ([, indentation = '', language = '', words = '', code = '']) => {
-      const [file = '', mark] = words.split(' ')
+      const marks = words.split(' ')
+      const [file = ''] = marks
       const text = code.replaceAll(new RegExp(`^${indentation}`, 'gm'), '')
-      return { language, file: file.includes('.') ? file : '', isRun: mark === 'run', text }
+      return {
+        language,
+        file: file.includes('.') ? file : '',
+        isRun: marks.includes('run'),
+        isForPostgres: marks.includes('postgres'),
+        text,
+      }
     },
   )
 }

@@ -14,6 +14,7 @@ import type { Config } from './config.js'
 import type { OpenedDatabase } from './database.js'
 import { Jobs } from './jobs.js'
 import type { Keystore } from './keystore.js'
+import { numberText } from './number-text.js'
 
 export interface ListedPerson {
   readonly id: string
@@ -84,7 +85,7 @@ export class Operator {
           `${numberText(report.changed)} ${report.changed === 1 ? 'key was' : 'keys were'} rewrapped.`,
           ...(report.complete ? [] : ['Some are left: start it again.']),
           ...(report.failedCount > 0
-            ? [`${report.failedCount} could not be rewrapped. Check all keys for the reasons.`]
+            ? [`${numberText(report.failedCount)} could not be rewrapped. Check all keys for the reasons.`]
             : []),
           ...retired.map(({ kekId }) => `No row needs the master key ${kekId} any more.`),
           ...(retired.length > 0 ? report.warnings : []),
@@ -140,5 +141,3 @@ export class Operator {
 function stateOf(record: KeyRecord | undefined): ListedPerson['key'] {
   return record === undefined ? null : { version: record.version, shreddedAt: record.shreddedAt }
 }
-
-const numberText = (count: number) => count.toLocaleString('en')

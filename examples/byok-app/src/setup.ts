@@ -1,6 +1,6 @@
 /**
- * `npm run setup`: a configuration with secrets of its own in `.env`, a master key, and the tables. Run again, it makes what is missing and
- * changes nothing else.
+ * `npm run setup`: a configuration with secrets of its own in `.env`, a `.gitignore` that names it, a master key, and the tables.
+ * Run again, it makes what is missing and changes nothing else.
  */
 import { execFileSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
@@ -11,6 +11,9 @@ import { configFrom, loadDotEnv } from './config.js'
 import { openDatabase } from './database.js'
 
 const isConfigured = () => process.env.BETTER_AUTH_SECRET || process.env.BETTER_AUTH_SECRET_FILE
+
+/** What belongs into no repository. The package of npm cannot bring this file: npm leaves it out. */
+const IGNORED = ['node_modules/', 'dist/', '.env', 'data/', 'keys/', 'secrets/']
 
 async function setUp(): Promise<void> {
   loadDotEnv()
@@ -23,6 +26,10 @@ async function setUp(): Promise<void> {
       '# Whose page is /operator: an address that its owner has confirmed.',
       `OPERATOR_EMAIL=${process.env.OPERATOR_EMAIL ?? ''}`,
     ]
+    if (!existsSync('.gitignore')) {
+      writeFileSync('.gitignore', `${IGNORED.join('\n')}\n`, { flag: 'wx' })
+      console.log('Made .gitignore, which keeps secrets and the database out of git.')
+    }
     writeFileSync('.env', `${lines.join('\n')}\n`, { mode: 0o600, flag: 'wx' })
     console.log('Made .env, with a secret for sessions.\n')
     loadDotEnv()

@@ -266,7 +266,12 @@ describe.skipIf(!hasChromium).each(dialects)('the application on %s', (dialect: 
     await page.getByLabel('To confirm, type the user id').fill(userId)
     await page.getByRole('button', { name: 'Erase the data key' }).click()
     await page.getByRole('heading', { name: 'The data key was erased' }).waitFor()
-    expect(await receiptOf(page)).toContain(userId)
+    const receipt = await receiptOf(page)
+    expect(receipt).toContain(userId)
+    // The next step, where the files of the database may still hold the key.
+    if (receipt.includes('Pending')) expect(receipt).toContain('choose “Finish erasures”')
+    else
+      expect([dialect, receipt]).toEqual(['sqlite', expect.stringContaining('No file of the live database')])
 
     await page.goto('/operator')
     await page.getByRole('button', { name: 'Finish erasures' }).click()
@@ -310,7 +315,8 @@ describe.skipIf(!hasChromium).each(dialects)('the application on %s', (dialect: 
       await addKey(page, 'OpenAI', 'Axe', newKey('a key for axe'))
       await page.getByText('The key was encrypted and added.').waitFor()
       const manage = await page.getByRole('link', { name: 'Manage' }).first().getAttribute('href')
-      const [row] = await app.database.run('select id from "user" limit 1')
+      const [row] = await app.database.run(`select id from "user" where email like 'somebody.with%'`)
+      expect(row).toBeDefined()
       const ofPerson = `/operator/people/${row?.id}`
       for (const path of [
         '/keys?done=refused',

@@ -300,6 +300,15 @@ describe.each(dialects)('the application on %s', (dialect) => {
     }
   })
 
+  it('keeps its secrets out of git, with the file that this repository has too', () => {
+    const own = readFileSync(join(import.meta.dirname, '..', '.gitignore'), 'utf8')
+    expect(readFileSync(join(app.folder, '.gitignore'), 'utf8')).toBe(own)
+    for (const name of ['.env', 'keys/', 'data/']) {
+      expect(own.split('\n')).toContain(name)
+      expect(existsSync(join(app.folder, name))).toBe(true)
+    }
+  })
+
   it('is found well by the command `keystore doctor`, which knows its columns by the registry', async () => {
     const alice = await client().signUp(newEmail())
     await alice.addKey(newKey())

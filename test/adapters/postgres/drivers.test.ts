@@ -193,7 +193,7 @@ describe.each(postgresDrivers)('on %s', (driver) => {
         columns,
         wholeRows: false,
       })
-    const findings = await sampleColumns('credentials', withColumns, ['api_key'])
+    const { findings } = await sampleColumns('credentials', withColumns, ['api_key'])
     expect(findings.map(({ kind }) => kind)).toEqual(['plaintext', 'unregistered'])
   })
 

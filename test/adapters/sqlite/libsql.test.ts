@@ -341,7 +341,7 @@ describe.runIf(isChosen('sqlite'))('on libsql', () => {
     await client.execute(`update credentials set api_key = 'plain' where id = 'bob'`)
     const withColumns = (columns: readonly string[]) =>
       tableOn(client, { table: 'credentials', key: ['id'], owner: 'user_id', columns, wholeRows: false })
-    const findings = await sampleColumns('credentials', withColumns, ['api_key'])
+    const { findings } = await sampleColumns('credentials', withColumns, ['api_key'])
     expect(findings.map(({ kind }) => kind)).toEqual(['plaintext', 'unregistered'])
   })
 })

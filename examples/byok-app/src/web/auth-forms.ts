@@ -18,6 +18,10 @@ export interface AuthAnswer {
   readonly url: string | null
 }
 
+/** Of an answer with status 429. */
+export const tooMany = ({ retryAfter }: AuthAnswer) =>
+  `Too many attempts. Try again in ${retryAfter} seconds.`
+
 /** Sends a form on to Better Auth, and its cookies back to the browser. */
 export async function callAuth(
   c: AppContext,

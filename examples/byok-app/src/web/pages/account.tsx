@@ -2,7 +2,7 @@
 import type { ShredReceipt } from 'drizzle-keystore'
 import type { SignedIn } from '../services.js'
 import { Form, Layout } from './layout.js'
-import { Field, Notice, Receipt } from './parts.js'
+import { Field, Notice, OlderBackups, Receipt } from './parts.js'
 
 export function AccountPage({ signedIn, notice }: { signedIn: SignedIn; notice?: string | undefined }) {
   const { name, email, emailVerified, csrfToken } = signedIn
@@ -43,9 +43,9 @@ export function AccountPage({ signedIn, notice }: { signedIn: SignedIn; notice?:
       <section class="card danger" aria-labelledby="end">
         <h2 id="end">Delete your account</h2>
         <p>
-          Your data key is erased, and with it everything that was encrypted for you, in backups too. Nobody
-          can undo this.
+          Your data key is erased: what was encrypted for you can no longer be read. Nobody can undo this.
         </p>
+        <OlderBackups />
         <p>
           <a class="button destructive" href="/account/delete">
             Delete account…

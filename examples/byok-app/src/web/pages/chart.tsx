@@ -1,5 +1,6 @@
 /** The keys as charts, made here: no script draws them. Shapes have classes only, whose colours are in style.css. */
 import type { DatedCensusRow } from 'drizzle-keystore'
+import { numberText } from '../../number-text.js'
 import { timeText } from './parts.js'
 
 const WIDTH = 340
@@ -65,7 +66,7 @@ export function CountChart({ groups }: { groups: readonly MasterKeyRows[] }) {
               {isPrimary && <tspan class="faint"> wraps now</tspan>}
             </text>
             <text x={WIDTH - LEFT} y={18} text-anchor="end" class="number">
-              {number(count)}
+              {numberText(count)}
             </text>
             <rect class="track" x={LEFT} y={26} width={width} height={18} rx={4} />
             {versions.map(({ version, count: part }) => {
@@ -130,8 +131,7 @@ export function AgeChart({ groups, now = new Date() }: { groups: readonly Master
   )
 }
 
-const number = (count: number) => count.toLocaleString('en')
-const counted = (count: number) => `${number(count)} ${count === 1 ? 'key' : 'keys'}`
+const counted = (count: number) => `${numberText(count)} ${count === 1 ? 'key' : 'keys'}`
 
 function daysAgo(spanMs: number): string {
   const days = Math.round(spanMs / 86_400_000)
@@ -162,7 +162,7 @@ export function CensusTable({ census }: { census: readonly DatedCensusRow[] }) {
             <tr>
               <td>{shredded ? 'erased' : <code>{kekId ?? '–'}</code>}</td>
               <td>{version}</td>
-              <td class="end">{number(count)}</td>
+              <td class="end">{numberText(count)}</td>
               <td>{dateText(oldest)}</td>
               <td>{dateText(newest)}</td>
             </tr>

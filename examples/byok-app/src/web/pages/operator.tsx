@@ -1,11 +1,12 @@
 /** The operator's page. */
 import type { DatedCensusRow, Finding, ShredReceipt } from 'drizzle-keystore'
 import type { Job } from '../../jobs.js'
+import { numberText } from '../../number-text.js'
 import type { CheckReport, ListedPerson } from '../../operator.js'
 import type { SignedIn } from '../services.js'
 import { AgeChart, byMasterKey, CensusTable, CountChart } from './chart.js'
 import { Form, Layout } from './layout.js'
-import { Field, Notice, Receipt, Time } from './parts.js'
+import { Field, Notice, OlderBackups, Receipt, Time } from './parts.js'
 
 export interface OperatorProps {
   readonly signedIn: SignedIn
@@ -104,7 +105,7 @@ export function OperatorPage(props: OperatorProps) {
 function Figure({ value, text }: { value: number; text: string }) {
   return (
     <li>
-      <strong>{value.toLocaleString('en')}</strong> {text}
+      <strong>{numberText(value)}</strong> {text}
     </li>
   )
 }
@@ -148,7 +149,7 @@ export function JobStatus({ job }: { job: Job | null }) {
       {progress !== null && (
         <p class="progress">
           <label for="progress">
-            {progress.phase}: {progress.done.toLocaleString('en')} of {progress.total.toLocaleString('en')}
+            {progress.phase}: {numberText(progress.done)} of {numberText(progress.total)}
           </label>
           <progress id="progress" value={progress.done} max={Math.max(progress.total, 1)} />
         </p>
@@ -173,7 +174,7 @@ function Findings({ check }: { check: CheckReport | null }) {
       ) : (
         <>
           <p>
-            Checked <Time at={check.at} />: {check.rows.toLocaleString('en')} rows.{' '}
+            Checked <Time at={check.at} />: {numberText(check.rows)} rows.{' '}
             {check.findings.length === 0 && 'Nothing is wrong.'}
           </p>
           {check.findings.length > 0 && (
@@ -196,7 +197,7 @@ function Findings({ check }: { check: CheckReport | null }) {
             </ul>
           )}
           {check.findings.length > 50 && (
-            <p>And {check.findings.length - 50} more: run npx keystore doctor.</p>
+            <p>And {numberText(check.findings.length - 50)} more: run npx keystore doctor.</p>
           )}
         </>
       )}
@@ -281,9 +282,10 @@ export function ShredPage({
         <h1>Shred a user</h1>
         {error && <Notice kind="bad">{error}</Notice>}
         <p>
-          The data key of <strong>{person.email}</strong> is erased. Nothing that was encrypted for this
-          person can be read any more, by anybody, in backups too. Their sessions end. Nobody can undo this.
+          The data key of <strong>{person.email}</strong> is erased, and their sessions end. What was
+          encrypted for this person can no longer be read. Nobody can undo this.
         </p>
+        <OlderBackups />
         <dl>
           <dt>User id</dt>
           <dd>

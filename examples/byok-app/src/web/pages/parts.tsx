@@ -101,12 +101,22 @@ export function Time({ at }: { at: Date }) {
   )
 }
 
+/** What an erasure does not reach. */
+export function OlderBackups() {
+  return (
+    <p>
+      In an older backup of the database it stays readable to whoever holds that backup together with the
+      master key.
+    </p>
+  )
+}
+
 /** What a shred erased, and where the erased bytes may still be. */
 export function Receipt({ receipt, forOperator = false }: { receipt: ShredReceipt; forOperator?: boolean }) {
   const erased =
     receipt.erased === 'file'
       ? 'No file of the live database has the key any more.'
-      : 'Nobody can query the key any more. The files of the database may still hold its bytes until the operator finishes the erasure.'
+      : 'Pending: nobody can query the key any more, but the files of the database may still hold its bytes until the operator finishes the erasure.'
   return (
     <dl class="receipt" id="receipt">
       <dt>Erased</dt>
@@ -130,10 +140,16 @@ export function Receipt({ receipt, forOperator = false }: { receipt: ShredReceip
       <dt>Where</dt>
       <dd>
         {erased}
-        {forOperator && receipt.pending !== null && <> {receipt.pending}</>}
+        {forOperator && receipt.pending !== null && (
+          <>
+            {' '}
+            To finish it, choose “Finish erasures” on the <a href="/operator#work">operator’s page</a>. The
+            store says: {receipt.pending}
+          </>
+        )}
       </dd>
       <dt>Final</dt>
-      <dd>once the backups from before have expired, or the master keys above are destroyed.</dd>
+      <dd>once all backups from before have expired, or the master keys above are destroyed.</dd>
     </dl>
   )
 }

@@ -1,7 +1,7 @@
 /** A person's account: export, and deletion with its receipt. */
 import { Hono } from 'hono'
 import { exportOf, hasPassword, withReceipt } from '../../account.js'
-import { type AuthAnswer, callAuth } from '../auth-forms.js'
+import { type AuthAnswer, callAuth, tooMany } from '../auth-forms.js'
 import { AccountPage, DeleteAccountPage, DeletedPage } from '../pages/account.js'
 import type { AppEnv, Services } from '../services.js'
 import { formOf, signedInOnly, signedInTo } from '../session.js'
@@ -66,8 +66,9 @@ export function accountRoutes(services: Services) {
   return routes
 }
 
-function deleteError({ status, code, retryAfter }: AuthAnswer): string {
-  if (status === 429) return `Too many attempts. Try again in ${retryAfter} seconds.`
+function deleteError(answer: AuthAnswer): string {
+  const { status, code } = answer
+  if (status === 429) return tooMany(answer)
   if (code === 'INVALID_PASSWORD') return 'The password is not right.'
   if (code.startsWith('SESSION')) return 'You signed in too long ago. Sign out, sign in again, and come back.'
   return 'Your account was not deleted. Try again in a minute.'

@@ -1,7 +1,7 @@
 /** Signing up, in and out, and a forgotten password. */
 import { Hono } from 'hono'
 import { MIN_PASSWORD_LENGTH, OAUTH_PROVIDER } from '../../auth.js'
-import { type AuthAnswer, callAuth } from '../auth-forms.js'
+import { type AuthAnswer, callAuth, tooMany } from '../auth-forms.js'
 import {
   ContinuePage,
   ForgotPage,
@@ -117,8 +117,6 @@ function ConfirmFirst() {
     />
   )
 }
-
-const tooMany = ({ retryAfter }: AuthAnswer) => `Too many attempts. Try again in ${retryAfter} seconds.`
 
 function signInError(answer: AuthAnswer): string {
   if (answer.status === 429) return tooMany(answer)
