@@ -10,11 +10,12 @@ const GROWTH_AT_MOST = 1.2
 /**
  * Measures every size on every dialect, all in turn and again each round.
  *
- * @param {(dialect: string, count: number) => Promise<{ micros, cryptoMicros, growthBytes }>} measureOne
- * @returns groups by dialect: of each size microseconds, and the ratio to the crypto alone and to the smallest size; both ratios are of
- *   costs in units of the crypto that was timed beside them
+ * @param {(dialect: string, count: number) => Promise<{ micros, cpuMicros, cryptoMicros, growthBytes }>} measureOne `cryptoMicros` is of processor time
+ * @param options those of the bench; `toCrypto`: the ratio to the crypto alone that is wanted at most, at the largest size
+ * @returns groups by dialect: of each size microseconds, the ratio of its processor time to that of the crypto alone, and the ratio of its wall
+ *   time to that of the smallest size, in units of the crypto that was timed beside them
  */
-export async function measureSizes(unit, dialects, { sizes, longRounds, progress }, measureOne) {
+export async function measureSizes(unit, dialects, { sizes, longRounds, progress, toCrypto }, measureOne) {
   const rounds = Object.fromEntries(dialects.map((dialect) => [dialect, []]))
   for (let round = 0; round < longRounds; round += 1) {
     for (const dialect of dialects) {
@@ -28,17 +29,21 @@ export async function measureSizes(unit, dialects, { sizes, longRounds, progress
   }
   return dialects.map((dialect) => ({
     group: dialect,
-    rows: sizes.flatMap((count, index) => rowsOf(count, index, unit, sizes, rounds[dialect])),
+    rows: sizes.flatMap((count, index) => rowsOf(count, index, unit, sizes, rounds[dialect], toCrypto)),
   }))
 }
 
-function rowsOf(count, index, unit, sizes, rounds) {
+function rowsOf(count, index, unit, sizes, rounds, toCrypto) {
   const name = `${count.toLocaleString('en')} ${unit}`
-  const measured = rounds.map((round) => ({
-    [name]: round[index].micros,
-    'its crypto alone': round[index].cryptoMicros,
-  }))
-  const [row] = summarized([{ name, against: 'its crypto alone' }], measured)
+  const crypto = 'its crypto alone'
+  const measured = rounds.map((round) => ({ [name]: round[index].micros }))
+  const cpu = rounds.map((round) => ({ [name]: round[index].cpuMicros, [crypto]: round[index].cryptoMicros }))
+  const isLargest = index === sizes.length - 1
+  const [row] = summarized(
+    [{ name, against: crypto, atMost: isLargest ? toCrypto : undefined }],
+    measured,
+    cpu,
+  )
   const memory = Math.max(...rounds.map((round) => round[index].growthBytes))
   row.more = { 'memory after 5 pages': `+${Math.max(0, Math.round(memory / 2 ** 20))} MiB` }
   if (index === 0) return [row]
@@ -47,7 +52,6 @@ function rowsOf(count, index, unit, sizes, rounds) {
     cost: round[index].micros / round[index].cryptoMicros,
     first: round[0].micros / round[0].cryptoMicros,
   }))
-  const isLargest = index === sizes.length - 1
   const [grown] = summarized(
     [{ name: 'cost', against: 'first', atMost: isLargest ? GROWTH_AT_MOST : undefined }],
     costs,

@@ -83,6 +83,14 @@ export async function millis(work) {
   return performance.now() - start
 }
 
+/** @returns how long the work took, and how much processor time of this process: `{ wallMs, cpuMs }` */
+export async function timed(work) {
+  const before = process.cpuUsage()
+  const wallMs = await millis(work)
+  const { user, system } = process.cpuUsage(before)
+  return { wallMs, cpuMs: (user + system) / 1000 }
+}
+
 /** Of sorted numbers the one at that share of the way; between two, the nearer to the middle of both. */
 export function quantile(numbers, share) {
   const sorted = numbers.toSorted((a, b) => a - b)

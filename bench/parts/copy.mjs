@@ -4,7 +4,7 @@ import { randomBytes, randomUUID } from 'node:crypto'
 import { openKeyStore } from '../../dist/adapters/open.js'
 import { copyKeys } from '../../dist/index.js'
 import { DIALECTS, freshDatabase, keep } from '../databases.mjs'
-import { millis, summarized } from '../race.mjs'
+import { summarized, timed } from '../race.mjs'
 
 export const title = 'Copies'
 export const about =
@@ -32,11 +32,11 @@ export async function measure({ sizes, longRounds, postgresUrl, progress }) {
     for (let round = 0; round < longRounds; round += 1) {
       progress(`into ${to}: ${count} rows, round ${round + 1} of ${longRounds}`)
       const micros = {
-        'plain inserts': await timed(cpu, 'plain inserts', count, () => plain(to, rows, postgresUrl)),
+        'plain inserts': await perRow(cpu, 'plain inserts', count, () => plain(to, rows, postgresUrl)),
       }
       for (const from of DIALECTS) {
         const name = `copyKeys from ${from}`
-        micros[name] = await timed(cpu, name, count, () => copy(sources[from].store, to, count, postgresUrl))
+        micros[name] = await perRow(cpu, name, count, () => copy(sources[from].store, to, count, postgresUrl))
       }
       rounds.push(micros)
     }
@@ -59,18 +59,11 @@ export async function measure({ sizes, longRounds, postgresUrl, progress }) {
 }
 
 /** @param work times itself: opening and removing the target do not count @returns microseconds a row */
-async function timed(cpu, name, count, work) {
-  const { wallMs, cpuMicros } = await work()
+async function perRow(cpu, name, count, work) {
+  const { wallMs, cpuMs } = await work()
   cpu[name] ??= []
-  cpu[name].push(cpuMicros / count)
+  cpu[name].push((cpuMs * 1000) / count)
   return (wallMs * 1000) / count
-}
-
-async function measured(work) {
-  const before = process.cpuUsage()
-  const wallMs = await millis(work)
-  const { user, system } = process.cpuUsage(before)
-  return { wallMs, cpuMicros: user + system }
 }
 
 async function copy(from, dialect, count, postgresUrl) {
@@ -78,7 +71,7 @@ async function copy(from, dialect, count, postgresUrl) {
   const to = await opened(fresh)
   try {
     let report
-    const took = await measured(async () => {
+    const took = await timed(async () => {
       report = await copyKeys({ from, to })
     })
     if (!report.equal || report.copied !== count)
@@ -94,7 +87,7 @@ async function plain(dialect, rows, postgresUrl) {
   const fresh = await freshDatabase(dialect, postgresUrl)
   await (await opened(fresh)).close()
   try {
-    return await measured(
+    return await timed(
       dialect === 'sqlite'
         ? async () => plainSqlite(fresh.client, rows)
         : () => plainPostgres(fresh.client, rows),
