@@ -265,7 +265,9 @@ function castOf(column: string, { columns }: Catalog): string {
  * - With `beside`, only where that column too has the text that it was read with.
  * - Locks the rows in the order of their keys before it changes any. Else two sweeps could deadlock. A "for no key update" lock does not
  *   conflict with inserts of rows that refer to them.
- * - "materialized" keeps it from locking all of the rows again for each row, when its statistics are of a nearly empty table.
+ * - "materialized" keeps it from locking all of the rows again for each row, when its statistics are of a nearly empty table. And each row is
+ *   looked up by itself: without statistics, as of a table that was just filled or is partitioned, a planner expects many rows for each key of
+ *   several columns, and would read all of the table instead.
  * - A row that does not hold the new value afterwards ends the statement by a division by zero, and nothing is changed.
  */
 function replaceStatement(
@@ -283,9 +285,11 @@ function replaceStatement(
   return `update ${table} as t set ${quoteIdentifier(column)} = input.new${cast}
       from (
         with locked as materialized (
-          select input.* from ${inputRows(inputs)}
-          join ${table} as k on ${hasKeyOfInput('k', keys)}
-          order by ${keys.map((key) => `k.${key.name}`).join(', ')} for no key update of k)
+          select input.* from (
+            select input.* from ${inputRows(inputs)}
+            order by ${keys.map(({ castType }, index) => `input.k${index}::${castType}`).join(', ')}) as input
+          cross join lateral (
+            select 1 from ${table} as k where ${hasKeyOfInput('k', keys)} limit 1 for no key update) as k)
         select * from locked
       ) as input
       where ${hasKeyOfInput('t', keys)} and ${hasTextOfInput(column, 'old')}

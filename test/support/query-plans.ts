@@ -4,6 +4,8 @@ import pg from 'pg'
 export interface PlanNode {
   readonly 'Node Type': string
   readonly 'Relation Name'?: string
+  readonly 'Subplan Name'?: string
+  readonly 'Plan Rows'?: number
   readonly 'Actual Rows'?: number
   readonly 'Actual Loops'?: number
   readonly 'Rows Removed by Filter'?: number
@@ -42,10 +44,11 @@ export function rowsRead(node: PlanNode): number {
   return rows * (node['Actual Loops'] ?? 1)
 }
 
-/** How often each node that locks rows was run. */
-export async function lockingLoops(pool: pg.Pool, statement: pg.QueryConfig | undefined) {
+/** How many rows a statement has locked, each as often as it was. */
+export async function rowsLocked(pool: pg.Pool, statement: pg.QueryConfig | undefined): Promise<number> {
   const plan = statement === undefined ? [] : await planOf(pool, statement)
-  return plan.filter((node) => node['Node Type'] === 'LockRows').map((node) => node['Actual Loops'])
+  const locking = plan.filter((node) => node['Node Type'] === 'LockRows')
+  return locking.reduce((rows, node) => rows + rowsRead(node), 0)
 }
 
 /** Leaves a table empty, with the statistics of one that has as many pages as 3,000 rows take, and a single row. */

@@ -6,13 +6,7 @@ import { postgresKeyStore } from '../../../src/adapters/postgres/store.js'
 import { EnvelopeCrypto, type KeyStore, localMasterKey } from '../../../src/index.js'
 import { cleanUpAfterEach } from '../../support/cleanups.js'
 import { isChosen } from '../../support/databases.js'
-import {
-  analyzeNearlyEmpty,
-  lockingLoops,
-  planOf,
-  recordedPool,
-  rowsRead,
-} from '../../support/query-plans.js'
+import { analyzeNearlyEmpty, planOf, recordedPool, rowsLocked, rowsRead } from '../../support/query-plans.js'
 
 const MILLION = 1_000_000
 const masterKey = localMasterKey(randomBytes(32))
@@ -162,6 +156,9 @@ describe.runIf(isChosen('postgres'))('the statements of a Postgres store', () =>
       expect(sent).toHaveLength(analyze ? 10 : 9)
       for (const statement of [...sent]) {
         for (const node of await planOf(pool, statement)) {
+          // A planner that expects more rows than refs reads all of a table of some millions: it takes 10 for the length of any array.
+          if (node['Subplan Name'] === 'CTE locked')
+            expect(node['Plan Rows'], statement.text).toBeLessThanOrEqual(10)
           if (node['Relation Name'] !== 'encryption_keys') continue
           expect(rowsRead(node), statement.text).toBeLessThan(10_000)
         }
@@ -185,8 +182,8 @@ describe.runIf(isChosen('postgres'))('the statements of a Postgres store', () =>
     expect(await store.remove(rows)).toBe(300)
     const [replace, , remove] = sent
     await insert(300)
-    expect(await lockingLoops(pool, replace)).toEqual([1])
-    expect(await lockingLoops(pool, remove)).toEqual([1])
+    expect(await rowsLocked(pool, replace)).toBe(300)
+    expect(await rowsLocked(pool, remove)).toBe(300)
   })
 
   it('have no names, unless namedStatements is set', async () => {

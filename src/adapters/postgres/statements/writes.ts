@@ -3,7 +3,9 @@
  *
  * A statement that changes several rows first locks them in the order of user id and version, as every writer does, so that no two
  * writers deadlock. Where the rows come from arrays, the subquery that locks them is "materialized". Else a planner that takes the
- * table for nearly empty, from old statistics, would lock all of the rows again for each row.
+ * table for nearly empty, from old statistics, would lock all of the rows again for each row. And each row is looked up by itself
+ * ({@link lockedRow}). Else a planner without statistics, as of a table that was just filled, expects a hundred rows for each ref of a table of
+ * millions, since it does not know that the two columns of the primary key are unique together, and reads all of the table instead.
  */
 import { type SQL, sql } from 'drizzle-orm'
 import { castTo, EQUALS, GREATER, IS_DURABLE, MINUS } from '../catalog.js'
@@ -90,13 +92,21 @@ function whileLive({ keys }: Fragments): Omit<Replacing, 'leaves'> {
     columns: sql`, live_user_id, live_version, live_created_at`,
     arrays: [ids, versions, times],
     locks: sql`living as materialized (
-          select k.user_id, k.version, k.created_at, k.shredded_at from ${keys} k
-          join (select distinct user_id, version from ${unnested(ids, versions)} as ref(user_id, version)) ref
-            on k.user_id ${EQUALS} ref.user_id and k.version ${EQUALS} ref.version
-          order by k.user_id, k.version for share of k),`,
+          select k.* from (select distinct input.user_id, input.version from ${unnested(ids, versions)} as input(user_id, version)
+            ${BY_REF}) input
+          ${lockedRow(keys, sql`share`)}),`,
     condition: sql`(input.live_user_id is null or exists (select 1 from living l where l.user_id ${EQUALS} input.live_user_id
           and l.version ${EQUALS} input.live_version and l.created_at ${EQUALS} input.live_created_at and l.shredded_at is null))`,
   }
+}
+
+/** The order of all writers. */
+const BY_REF = sql`order by input.user_id collate pg_catalog."C", input.version`
+
+/** Joins to each row of `input`, in its order, the row `k` of its ref, and locks it. */
+function lockedRow(keys: Fragments['keys'], strength: SQL): SQL {
+  return sql`cross join lateral (select k.user_id, k.version, k.created_at, k.shredded_at from ${keys} k
+            where k.user_id ${EQUALS} input.user_id and k.version ${EQUALS} input.version limit 1 for ${strength}) k`
 }
 
 interface Replacing {
@@ -132,11 +142,10 @@ function replaceIf(
     })
     .from(
       sql`(with ${locks} locked as materialized (
-          select input.* from ${changes}
+          select input.* from (select input.* from ${changes}
             as input(user_id, version, old_key, encrypted_key, kek_id, wrapped_at${columns})
-          join ${keys} k on k.user_id ${EQUALS} input.user_id and k.version ${EQUALS} input.version
-          where ${condition}
-          order by k.user_id, k.version for update of k)
+            where ${condition} ${BY_REF}) input
+          ${lockedRow(keys, sql`update`)})
         select * from locked) input`,
     )
     .where(
@@ -170,8 +179,9 @@ export function shredRows({ db, keys, isUser, isLive, notify }: Fragments) {
 /** Removes the rows of the refs in `:ids` and `:versions`. */
 export function removeRows({ db, keys, notify }: Fragments) {
   const lockedRefs = sql`with locked as materialized (
-      select k.user_id, k.version from ${unnested(shortArrayOf('ids'), shortArrayOf('versions', 'integer[]'))} as ref(user_id, version)
-      join ${keys} k on k.user_id ${EQUALS} ref.user_id and k.version ${EQUALS} ref.version order by k.user_id, k.version for update of k)
+      select k.user_id, k.version from (select input.* from ${unnested(shortArrayOf('ids'), shortArrayOf('versions', 'integer[]'))}
+        as input(user_id, version) ${BY_REF}) input
+      ${lockedRow(keys, sql`update`)})
     select user_id, version from locked`
   return db
     .delete(keys)
