@@ -44,6 +44,7 @@ export const WINGS = {
   adapters: ['errors', 'event-loop', 'iso-time', 'store', 'table', 'validate', 'format/aead', 'drivers'],
   'adapters/sqlite': [
     'errors',
+    'event-loop',
     'iso-time',
     'store',
     'table',

@@ -199,7 +199,10 @@ export interface KeyPage {
   readonly before?: KeyRef
   /** 1 or more rows. */
   readonly limit: number
-  /** Only live rows whose KEK id is another one; null counts as another. */
+  /**
+   * Only live rows whose KEK id is another one; null counts as another. No index leads to them: a page may have fewer rows than its limit before
+   * the end, and only an empty one is the end.
+   */
   readonly notKekId?: string
   /**
    * Only live rows of users whose KEK id is this one, or who have none, if null. They are found through the index, however many others there

@@ -23,7 +23,7 @@ export function statusCommand(): Command {
       withExistingStore(options, async (store) => {
         const found = await commonRootIds(store)
         const rootIds = found.length > NAMED_ROOTS ? [] : found
-        // About a second for 3 million rows.
+        // A second and more for each million rows of SQLite.
         const display = await progressDisplay(options.json ?? false)
         display.show(COUNTING)
         const rows = (await maintenanceOf(store).datedCensus({ rootIds })).sort(compareCensusRows)

@@ -7,7 +7,13 @@ import type { KeyStore } from '../store.js'
 import { compareUtf8, isTombstone, type KeyRecord } from '../table.js'
 import type { CopiedRows } from './copied-rows.js'
 import { copyable, type EndingCopy } from './copy-failures.js'
-import { DEFAULT_BATCH_SIZE, groupPagesByUser, type LongWorkOptions, ProgressMeter } from './long-work.js'
+import {
+  COUNTING,
+  DEFAULT_BATCH_SIZE,
+  groupPagesByUser,
+  type LongWorkOptions,
+  ProgressMeter,
+} from './long-work.js'
 
 /** What one call of copyKeys reads. */
 export interface CopyReading extends LongWorkOptions, EndingCopy {
@@ -79,6 +85,7 @@ function sourceUsers(job: CopyReading): AsyncGenerator<readonly (readonly KeyRec
 
 /** Without somebody to tell, the rows are not counted. */
 async function meter(job: CopyReading, phase: string, store: KeyStore, seen = 0): Promise<ProgressMeter> {
+  job.onProgress?.(COUNTING)
   const total = job.onProgress === undefined ? 0 : await job.rows.size(store)
   return new ProgressMeter(phase, Math.max(0, total - seen), job)
 }

@@ -6,6 +6,7 @@ import { traced } from '../traced-calls.js'
 import { assertUserId, kindOf } from '../validate.js'
 import { totalCount } from './census.js'
 import {
+  COUNTING,
   checkedOptions,
   Failures,
   groupPagesByUser,
@@ -108,6 +109,7 @@ async function pruneAll(options: PruneWhereOptions): Promise<PruneReport> {
   const { store, madeBefore, dryRun = false, signal } = options
   assertMoment(madeBefore)
   assertReencrypted(options)
+  options.onProgress?.(COUNTING)
   const progress = new ProgressMeter('pruning', totalCount(await store.census()), options)
   const failures = new Failures()
   const unreadable = new Set<string>()

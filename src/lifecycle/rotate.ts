@@ -11,6 +11,7 @@ import { isTenantRow, isTombstone, type KeyRecord, MAX_KEY_VERSION, refKey } fro
 import { traced } from '../traced-calls.js'
 import { totalCount } from './census.js'
 import {
+  COUNTING,
   checkedOptions,
   Failures,
   groupPagesByUser,
@@ -80,6 +81,7 @@ async function rotate(options: RotateWhereOptions): Promise<RotateReport> {
   const tenants = new TenantKeys(store, keyring)
   // Fixed now, so that a version made by this call is never rotated by it.
   const before = Date.now() - olderThanMs
+  options.onProgress?.(COUNTING)
   const total = totalCount(await store.census())
   const progress = new ProgressMeter('rotating', total, options)
   const failures = new Failures()

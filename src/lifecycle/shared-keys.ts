@@ -3,6 +3,7 @@
  * Alice's wrapped key into Bob's row. An upgrade to v3 would then bind the copy to Bob for good.
  */
 import { MasterKeyError } from '../errors.js'
+import { CALLS, isTurnDueInLoop, nextTurn } from '../event-loop.js'
 import { generateKey, hmacSha256 } from '../format/aead.js'
 import type { Format } from '../format/formats.js'
 import { isMasterKeyFailure } from '../master-keys/failure.js'
@@ -23,6 +24,9 @@ export interface SharedKeys {
 
 export const NO_SHARED_KEYS: SharedKeys = { groups: new Map(), failure: null }
 
+/** By one byte of the digest. Sorting all at once would keep the event loop from turning for as long as there are rows: half a second for 4 million. */
+const BUCKETS = 256
+
 /**
  * The first 8 bytes of a keyed digest of each data key: 8 MB for a million rows. Among a million different keys two agree by
  * chance once in about 30 million runs; {@link findRowsOfRepeatedKeys} then compares whole digests.
@@ -30,8 +34,7 @@ export const NO_SHARED_KEYS: SharedKeys = { groups: new Map(), failure: null }
 export class DataKeyDigests {
   /** Made for this run and forgotten with it, so the digests reveal nothing about a key. */
   readonly #key = generateKey()
-  #digests = new BigUint64Array(1024)
-  #count = 0
+  readonly #buckets = Array.from({ length: BUCKETS }, () => new Digests())
 
   /** @returns the whole digest, 32 bytes */
   digest(dataKey: Uint8Array): Buffer {
@@ -39,19 +42,38 @@ export class DataKeyDigests {
   }
 
   add(dataKey: Uint8Array): void {
+    const digest = this.digest(dataKey)
+    this.#buckets[digest.readUInt8()]?.add(digest.readBigUInt64LE())
+  }
+
+  /** The 8-byte beginnings that occur more than once. */
+  async repeated(): Promise<ReadonlySet<bigint>> {
+    const repeated = new Set<bigint>()
+    for (const bucket of this.#buckets) {
+      if (isTurnDueInLoop(CALLS)) await nextTurn()
+      bucket.addRepeatedTo(repeated)
+    }
+    return repeated
+  }
+}
+
+class Digests {
+  #digests = new BigUint64Array(16)
+  #count = 0
+
+  add(digest: bigint): void {
     if (this.#count === this.#digests.length) {
       const larger = new BigUint64Array(this.#count * 2)
       larger.set(this.#digests)
       this.#digests = larger
     }
-    this.#digests[this.#count] = this.digest(dataKey).readBigUInt64LE()
+    this.#digests[this.#count] = digest
     this.#count += 1
   }
 
-  /** The 8-byte beginnings that occur more than once. */
-  repeated(): ReadonlySet<bigint> {
+  addRepeatedTo(repeated: Set<bigint>): void {
     const sorted = this.#digests.subarray(0, this.#count).sort()
-    return new Set(sorted.filter((digest, index) => digest === sorted[index - 1]))
+    for (const [index, digest] of sorted.entries()) if (digest === sorted[index - 1]) repeated.add(digest)
   }
 }
 
@@ -83,7 +105,7 @@ export async function findRowsOfRepeatedKeys(
   digests: DataKeyDigests,
   options: LongWorkOptions,
 ): Promise<SharedKeys> {
-  const repeated = digests.repeated()
+  const repeated = await digests.repeated()
   if (repeated.size === 0) return NO_SHARED_KEYS
   const groups = new Map<string, KeyRef[]>()
   let failure: MasterKeyError | null = null
@@ -101,7 +123,10 @@ export async function findRowsOfRepeatedKeys(
   }
   const shared = new Map<string, readonly KeyRef[]>()
   for (const refs of groups.values()) {
-    for (const ref of refs.length > 1 ? refs : []) shared.set(refKey(ref), refs)
+    for (const ref of refs.length > 1 ? refs : []) {
+      if (isTurnDueInLoop()) await nextTurn()
+      shared.set(refKey(ref), refs)
+    }
   }
   return { groups: shared, failure }
 }

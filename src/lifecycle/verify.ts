@@ -1,6 +1,7 @@
 /** The checks of a key store that `keystore doctor` reports. */
 
 import type { KeystoreError, KeystoreErrorCode } from '../errors.js'
+import { isTurnDueInLoop, nextTurn } from '../event-loop.js'
 import type { Format } from '../format/formats.js'
 import { keyringOf, type MasterKeyring } from '../master-keys/keyring.js'
 import { isLocal, isV2Wrap } from '../master-keys/local.js'
@@ -103,7 +104,8 @@ const MAX_LISTED_PER_KIND = 1000
 const CLOCK_TOLERANCE_MS = 5 * 60 * 1000
 
 /**
- * Unwraps the key of every row, and checks the rows and the store itself. Changes nothing.
+ * Unwraps the key of every row, and checks the rows and the store itself. Changes nothing. The event loop turns meanwhile, except that SQLite
+ * checks the whole file for damage in one step: a second for each gigabyte or so.
  *
  * @throws ERR_INVALID_ARGUMENT · ERR_STORE (an outage) · ERR_CLOSED
  * @example
@@ -311,9 +313,13 @@ async function checkSharedKeys(
   digests: DataKeyDigests,
 ): Promise<void> {
   const shared = await findRowsOfRepeatedKeys(options.store, tenants, accept, digests, options)
-  // The map has an entry for each row of a group: the set has each group once.
-  for (const group of new Set(shared.groups.values())) {
+  // The map has an entry for each row of a group.
+  const named = new Set<readonly KeyRef[]>()
+  for (const group of shared.groups.values()) {
+    if (named.has(group)) continue
+    named.add(group)
     for (const ref of group) {
+      if (isTurnDueInLoop()) await nextTurn()
       const reason = `The same data key stands in other rows (${describeOtherRows(group, ref)}): one was copied`
       findings.ofRow('error', 'sharedKey', ref, reason)
     }

@@ -163,7 +163,7 @@ async function sweepOnce<Row>(job: SweepJob<Row>, isFirst: boolean): Promise<Tal
   job.onProgress?.(COUNTING)
   const count = () => source.count?.() ?? 0
   const total = await (job.foresight === null ? count() : job.foresight.counted(count))
-  if (total === null) return tally
+  if (total === null || signal?.aborted) return tally
   const progress = new ProgressMeter(isFirst ? 'sweeping' : 'sweeping again', total, job)
   const finish = async (page: PreparedPage<Row>) => {
     const { skipped } = tally
@@ -171,13 +171,22 @@ async function sweepOnce<Row>(job: SweepJob<Row>, isFirst: boolean): Promise<Tal
     if (2 * (tally.skipped - skipped) > page.encrypted.changes.size) order.jump()
     progress.add(page.length)
   }
-  const order = new SharedOrder()
+  const order = new SharedOrder(signal, () => job.onProgress?.(COUNTING))
+  /** What was prepared is not written any more. */
+  const aborted = () => {
+    if (source.atOnce === true) tally.discardChanges()
+    return tally
+  }
   // Later passes mostly find nothing to do.
   const inOrder = isFirst && !job.dryRun ? { order } : {}
   // The page before the one that is being prepared.
   let finishing = Promise.resolve()
   try {
     for await (const cells of source.pages({ limit: batchSize, ...inOrder })) {
+      if (signal?.aborted) {
+        await finishing
+        return aborted()
+      }
       const page = await preparePage(job, cells)
       if (isDone(page)) order.jump()
       try {
@@ -186,14 +195,15 @@ async function sweepOnce<Row>(job: SweepJob<Row>, isFirst: boolean): Promise<Tal
         dropPage(page)
         throw error
       }
+      if (signal?.aborted) {
+        dropPage(page)
+        return aborted()
+      }
       finishing = finish(page)
       // It is awaited with the next page.
       finishing.catch(() => undefined)
       if (source.keepsTwoPages !== true || job.dryRun || signal?.aborted) await finishing
-      if (signal?.aborted) {
-        if (source.atOnce === true) tally.discardChanges()
-        return tally
-      }
+      if (signal?.aborted) return aborted()
       await nextTurn()
     }
   } finally {
@@ -201,7 +211,7 @@ async function sweepOnce<Row>(job: SweepJob<Row>, isFirst: boolean): Promise<Tal
     await finishing.catch(() => undefined)
   }
   await finishing
-  tally.reachedEnd = true
+  tally.reachedEnd = !order.isCut
   return tally
 }
 

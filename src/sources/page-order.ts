@@ -5,18 +5,20 @@ import type { PageOrder } from './value-source.js'
 const MAX_CUTS = 8192
 
 /**
- * The keys that cut a table into stretches of about so many rows: each is the last one of its stretch.
+ * The keys that cut a table into stretches of about so many rows: each is the last one of its stretch. All keys are passed on the way, which
+ * takes seconds for millions of rows: it ends early where the order says that the work is over, and gives no pages any more.
  *
  * @param keyAfter the key of the row that is so many rows behind another one, or behind the beginning; null if there is none
  */
 export async function cutsOf<Key>(
   rows: number,
+  order: PageOrder,
   keyAfter: (after: Key | null, rows: number) => Promise<Key | null>,
 ): Promise<Key[]> {
   let cuts: Key[] = []
   for (let step = rows; ; ) {
     const cut = await keyAfter(cuts.at(-1) ?? null, step)
-    if (cut === null) return cuts
+    if (cut === null || order.isOver()) return cuts
     cuts.push(cut)
     if (cuts.length === MAX_CUTS) {
       cuts = cuts.filter((_, index) => index % 2 === 1)

@@ -114,7 +114,7 @@ export class PostgresTable implements SqlTable {
       const { rows } = await this.#query('read', text, [...bounds, limit, 0], { mayTakeLong: true })
       return rows.map(decodeRow)
     }
-    const cuts = await cutsOf<ValueKey>(limit, async (after, rows) => {
+    const cuts = await cutsOf<ValueKey>(limit, order, async (after, rows) => {
       const parameters = [...(after === null ? [] : keyTexts(after)), 1, rows - 1]
       const found = await this.#query('read', keysAfter(after !== null), parameters, { mayTakeLong: true })
       const [row] = found.rows

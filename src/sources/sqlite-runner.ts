@@ -7,6 +7,8 @@ import type { SqliteClient, SqliteStatement } from '../drivers/sqlite-client.js'
 import { assertNoHostTransaction, isLocked, withoutBusyTimeout } from '../drivers/sqlite-locks.js'
 
 export interface SqliteRunner {
+  /** Whether the event loop does not turn while a statement runs. A server runs them elsewhere. */
+  readonly isInProcess: boolean
   /** @returns rows as arrays; integers that are not exact as numbers are bigints, where the driver has them */
   query(statement: BoundStatement): Promise<readonly (readonly unknown[])[]>
   /** Runs statements in their order in one transaction. @returns how many rows each has changed */
@@ -33,6 +35,7 @@ export function syncRunner(client: SqliteClient): SqliteRunner {
     return 0
   }
   return {
+    isInProcess: true,
     query: async ({ sql, params }) =>
       withoutBusyTimeout(client, () => prepare(sql).all(...params) as unknown[][]),
     async write(statements) {
@@ -47,6 +50,7 @@ export function syncRunner(client: SqliteClient): SqliteRunner {
 
 export function asyncRunner(db: AsyncSqlite): SqliteRunner {
   return {
+    isInProcess: db.place !== 'server',
     query: async (statement) => (await db.run(statement)).rows,
     write: async (statements) => (await db.batch(statements)).map(({ changes }) => changes),
     // Of every database that these drivers make.

@@ -66,8 +66,10 @@ export interface FingerprintChange extends ValueRef {
 export interface PageOrder {
   /** @param count into how many parts the rows are cut, from the first to the last key */
   begin(count: number): void
-  /** The index of a part, each once; null when all were given. */
+  /** The index of a part, each once; null when all were given, or if the work is over before. */
   next(): number | null
+  /** Ask between two steps of looking for the parts: whether the work is over, since its `signal` was aborted. */
+  isOver(): boolean
 }
 
 /**

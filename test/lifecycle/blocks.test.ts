@@ -1,7 +1,9 @@
 /** How long bulk calls and long work keep the event loop from turning: the main thread's own time, whatever else the machine does. */
+import { randomBytes } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { constants, type PerformanceEntry, PerformanceObserver } from 'node:perf_hooks'
 import { setTimeout as sleep } from 'node:timers/promises'
+import Database from 'better-sqlite3'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { memoryKeyStore } from '../../src/adapters/memory.js'
 import { openKeyStore } from '../../src/adapters/open.js'
@@ -13,13 +15,15 @@ import {
   type KeyStore,
   localMasterKey,
   masterKeyring,
+  type Progress,
   rewrapAll,
   rotateWhere,
   verifyAll,
 } from '../../src/index.js'
+import { DataKeyDigests } from '../../src/lifecycle/shared-keys.js'
 import { reencrypt, sqlSource } from '../../src/reencrypt/index.js'
 import { cleanUpAfterEach } from '../support/cleanups.js'
-import { dialects } from '../support/databases.js'
+import { dialects, freshDatabase, isChosen } from '../support/databases.js'
 import { type RawDatabase, rawDatabase } from '../support/raw-database.js'
 import { slow } from '../support/slow.js'
 import { ACCEPT_V2 } from '../support/tokens.js'
@@ -70,6 +74,90 @@ async function longestBlock(work: () => Promise<unknown>): Promise<number> {
     (block) => !collections.some(({ from, to }) => from < block.to && to > block.from),
   )
   return Math.max(0, ...own.map(({ ms }) => ms))
+}
+
+/** In one step a census of so many takes 300 ms. */
+const MANY_ROWS = 400_000
+/** In one step it takes 180 ms to sort so many. */
+const MANY_DIGESTS = 2_000_000
+const MOST_MS_OF_MANY = 75
+
+it.runIf(isChosen('sqlite'))(
+  'what goes over many rows of SQLite keeps it for no longer than with few',
+  async () => {
+    await onSqlite(async (path) => {
+      const masterKeys = localMasterKey(generateMasterKey())
+      const store = await openKeyStore(path)
+      const envelope = await EnvelopeCrypto.open({ store, masterKeys })
+      await envelope.encrypt('user-0', 'x')
+      const client = new Database(path)
+      client.exec(`with recursive n(i) as (select 1 union all select i + 1 from n where i < ${MANY_ROWS})
+        insert into encryption_keys (user_id, version, encrypted_key, kek_id, created_at)
+        select lower(hex(randomblob(12))), version, encrypted_key, kek_id, created_at from n, (select * from encryption_keys limit 1)`)
+      client.exec('create table credentials (id integer primary key, user_id text, api_key text)')
+      client.exec('insert into credentials select rowid, user_id, hex(randomblob(300)) from encryption_keys')
+      client.close()
+      const table = { table: 'credentials', key: 'id', owner: 'user_id', column: 'api_key', context: 'a.b' }
+      const source = await sqlSource(path, table)
+      const { maintenance } = store
+      const ofFirstPages = async (dryRun: boolean) => {
+        const controller = new AbortController()
+        const onProgress = ({ done }: Progress) => done > 0 && controller.abort()
+        await reencrypt({ envelope, source, dryRun, plaintext: true, signal: controller.signal, onProgress })
+      }
+      const primaryId = masterKeys.id
+      await expectShort('sqlite', {
+        open: () => EnvelopeCrypto.open({ store, masterKeys, closeStore: false }),
+        census: () => store.census(),
+        datedCensus: async () => maintenance?.datedCensus(),
+        countUnder: async () => maintenance?.countUnder([primaryId]),
+        list: () => store.list({ notKekId: primaryId, limit: 100 }),
+        rewrapAll: () => rewrapAll({ store, masterKeys }),
+        rotateWhere: () => rotateWhere({ store, masterKeys, olderThanMs: 1e12 }),
+        'dry run of reencrypt': () => ofFirstPages(true),
+        reencrypt: () => ofFirstPages(false),
+      })
+      await source.close?.()
+      await envelope.close()
+    })
+  },
+  TIMEOUT_MS,
+)
+
+it('the digests of many data keys are compared in short steps', async () => {
+  const digests = new DataKeyDigests()
+  const random = randomBytes(1 << 16)
+  let at = 0
+  // HMAC would take most of the time.
+  digests.digest = () => {
+    at = (at + 8) % (random.length - 8)
+    random.writeDoubleLE(Math.random(), at)
+    return random.subarray(at, at + 8)
+  }
+  for (let count = 0; count < MANY_DIGESTS; count += 1) digests.add(random)
+  const found = { repeated: 0 }
+  await expectShort('digests', {
+    repeated: async () => {
+      found.repeated = (await digests.repeated()).size
+    },
+  })
+  expect(found.repeated).toBeLessThan(10)
+})
+
+async function onSqlite(work: (path: string) => Promise<void>): Promise<void> {
+  const { url, remove } = await freshDatabase('sqlite')
+  try {
+    await work(url)
+  } finally {
+    await remove()
+  }
+}
+
+async function expectShort(name: string, works: Record<string, () => Promise<unknown>>): Promise<void> {
+  const blocks: Record<string, number> = {}
+  for (const [work, run] of Object.entries(works)) blocks[work] = Math.round(await longestBlock(run))
+  console.info(`${name}: longest blocks in ms: ${JSON.stringify(blocks)}`)
+  expect(Object.entries(blocks).filter(([, ms]) => ms > MOST_MS_OF_MANY)).toEqual([])
 }
 
 describe.each(dialects)('on %s', (dialect) => {

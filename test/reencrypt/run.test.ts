@@ -89,12 +89,41 @@ describe.each(backends)('a run of reencrypt, keys on %s', (backend) => {
     expect(aborted).toMatchObject({ complete: false, changed: 0, before: NO_VALUES, left: 0 })
   })
 
+  it('writes nothing of a page that comes when it is aborted already', async () => {
+    const source = memorySource(userIds(6).map((owner) => ({ key: owner, owner, value: `of ${owner}` })))
+    const controller = new AbortController()
+    async function* pages(page: { readonly limit: number }) {
+      let count = 0
+      for await (const cells of source.pages(page)) {
+        count += 1
+        if (count === 2) controller.abort()
+        yield cells
+      }
+    }
+    const report = await test.sweep(
+      { ...source, pages },
+      { plaintext: true, batchSize: 2, signal: controller.signal },
+    )
+    expect(report).toMatchObject({
+      complete: false,
+      changed: 2,
+      before: { plaintext: 2 },
+      after: { current: 2 },
+    })
+    expect([...source.values.values()].filter((value) => isToken(value))).toHaveLength(2)
+  })
+
   it('of a source that writes everything at its end has changed nothing when it is aborted', async () => {
     const source = memorySource(userIds(4).map((owner) => ({ key: owner, owner, value: 'x' })))
     const controller = new AbortController()
     const report = await test.sweep(
       { ...source, atOnce: true },
-      { plaintext: true, batchSize: 2, signal: controller.signal, onProgress: () => controller.abort() },
+      {
+        plaintext: true,
+        batchSize: 2,
+        signal: controller.signal,
+        onProgress: ({ done }) => done > 0 && controller.abort(),
+      },
     )
     expect(report).toMatchObject({
       complete: false,

@@ -4,7 +4,7 @@ import { createClient, createCluster, RESP_TYPES } from 'redis'
 import { afterAll, afterEach, beforeAll, beforeEach, expect, it } from 'vitest'
 import { type RedisField, redisSource } from '../../examples/redis-source.js'
 import { memoryKeyStore } from '../../src/adapters/memory.js'
-import { EnvelopeCrypto, isToken, localMasterKey } from '../../src/index.js'
+import { EnvelopeCrypto, isToken, localMasterKey, type Progress } from '../../src/index.js'
 import {
   type ReencryptOptions,
   reencrypt,
@@ -200,7 +200,7 @@ describeRedis('redisSource', () => {
     const tokens = async () =>
       (await Promise.all(ids.map((id) => client.hVals(hashOf(id))))).flat().filter((value) => isToken(value))
     const controller = new AbortController()
-    const onProgress = () => controller.abort()
+    const onProgress = ({ done }: Progress) => done > 0 && controller.abort()
     expect(await sweep({ signal: controller.signal, onProgress })).toMatchObject({
       complete: false,
       changed: 20,

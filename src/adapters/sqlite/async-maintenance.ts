@@ -14,8 +14,9 @@ import { distinctUserIds, groupByUser, tombstonesFirst, winnersOf } from '../rec
 import { requireReadable } from '../stored-rows.js'
 import type { AsyncSqliteConnection } from './async-connection.js'
 import { checkAsyncSqlite } from './async-migrate.js'
-import { boundTo, decodeRows, versionsOf } from './async-statements.js'
+import { boundTo, countQuery, decodeRows, versionsOf } from './async-statements.js'
 import { copiedByTriggers, selectTriggers } from './copiers.js'
+import { countUnderInParts, datedCensusInParts } from './part-counts.js'
 import { countsByKek, datedCensusOf, namedKekIds, sampledRefs } from './statements/decode.js'
 import { sqliteQueries } from './statements/queries.js'
 import { rowNumbers } from './statements/row-numbers.js'
@@ -96,11 +97,13 @@ export class AsyncSqliteMaintenance implements StoreMaintenance {
   }
 
   async datedCensus(options: CensusOptions = {}): Promise<DatedCensusRow[]> {
+    if (this.#connection.place !== 'server') return datedCensusInParts(countQuery(this.#connection), options)
     const statement = boundTo(sqliteQueries().countRowsWithAges, { named: namedKekIds(options) })
     return datedCensusOf(await this.#connection.read('count keys', statement))
   }
 
   async countUnder(kekIds: readonly string[]): Promise<Map<string, number>> {
+    if (this.#connection.place !== 'server') return countUnderInParts(countQuery(this.#connection), kekIds)
     const statement = boundTo(sqliteQueries().countUnderKeks, { ids: JSON.stringify(kekIds) })
     return countsByKek(await this.#connection.read('count keys', statement))
   }

@@ -5,6 +5,7 @@ import type { KeyRecord } from '../../table.js'
 import { rowsBefore } from '../records.js'
 import { isReadable, type StoredRow } from '../stored-rows.js'
 import type { AsyncSqliteConnection } from './async-connection.js'
+import type { CountQuery } from './part-counts.js'
 import type { PlaceholderValues, Statement } from './statements/bind.js'
 import { decodeRow, type RawRow } from './statements/decode.js'
 import { decodeRowWithBytes, isPlain, pageOf, type RowWithBytes, readCarefully } from './statements/pages.js'
@@ -12,6 +13,11 @@ import { sqliteQueries } from './statements/queries.js'
 
 export function boundTo({ sql, bind }: Statement, values: PlaceholderValues = {}): BoundStatement {
   return { sql, params: bind(values) }
+}
+
+/** A server needs none: it counts by itself, and each part would be a round trip. */
+export function countQuery(connection: AsyncSqliteConnection): CountQuery {
+  return (statement, values) => connection.read('count keys', boundTo(statement, values))
 }
 
 /** @param rows with all columns of the table */

@@ -30,8 +30,10 @@ import {
 import { isReadable, requireReadable } from '../stored-rows.js'
 import { AsyncSqliteConnection } from './async-connection.js'
 import { AsyncSqliteMaintenance, SILENT_DRIVERS } from './async-maintenance.js'
-import { boundTo, decodeRows, readAsyncPage, versionsOf } from './async-statements.js'
+import { boundTo, countQuery, decodeRows, readAsyncPage, versionsOf } from './async-statements.js'
 import { instantToText } from './instant.js'
+import { censusInParts } from './part-counts.js'
+import { listInParts } from './part-pages.js'
 import { censusOf, erasedVersions, namedKekIds } from './statements/decode.js'
 import { sqliteQueries } from './statements/queries.js'
 import { conditionalValues } from './statements/writes.js'
@@ -115,7 +117,12 @@ export class AsyncSqliteKeyStore implements KeyStore {
   }
 
   async list(page: KeyPage): Promise<KeyRecord[]> {
-    return readAsyncPage(this.#connection, page)
+    const read = (page: KeyPage) => readAsyncPage(this.#connection, page)
+    if (page.notKekId === undefined || this.#connection.place === 'server') return read(page)
+    return listInParts(page, {
+      read,
+      query: (...query) => this.#connection.read('list keys', boundTo(...query)),
+    })
   }
 
   async shred(userId: string, { forget, at = new Date() }: ShredOptions): Promise<ShredResult> {
@@ -170,6 +177,7 @@ export class AsyncSqliteKeyStore implements KeyStore {
   }
 
   async census(options: CensusOptions = {}): Promise<CensusRow[]> {
+    if (this.#connection.place !== 'server') return censusInParts(countQuery(this.#connection), options)
     const statement = boundTo(sqliteQueries().countRows, { named: namedKekIds(options) })
     return censusOf(await this.#connection.read('count keys', statement))
   }

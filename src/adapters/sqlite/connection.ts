@@ -18,6 +18,8 @@ import type { SqliteKeyStoreOptions } from '../options.js'
 import { isWrittenPastLog } from './file-header.js'
 import { checkSqlite, migrateSqlite } from './migrate.js'
 import { OpenedFile } from './opened-file.js'
+import type { PlaceholderValues, Statement } from './statements/bind.js'
+import { prepareDirect } from './statements/direct.js'
 import { prepareStatements, type SqliteStatements } from './statements/prepare.js'
 import { assertLogged, isInMemory, isNewFile, type JournalMode, prepareFile } from './store-file.js'
 
@@ -71,6 +73,15 @@ export class SqliteConnection {
   /** Runs our statements outside of a transaction. */
   read<T>(action: string, work: SqliteWork<T>, deadlineMs?: number): Promise<T> {
     return this.withClient(action, (client) => work(this.#preparedStatements(client)), deadlineMs)
+  }
+
+  /** {@link read} for a statement that is not among the prepared ones. @returns its rows as arrays */
+  query(
+    action: string,
+    statement: Statement,
+    values: PlaceholderValues = {},
+  ): Promise<readonly (readonly unknown[])[]> {
+    return this.withClient(action, (client) => prepareDirect(client, statement).rows(values))
   }
 
   /** Runs work that needs none of our statements, which cannot be prepared while the table is missing. */

@@ -16,8 +16,9 @@ import type { SqliteChanges } from './changes.js'
 import type { SqliteConnection } from './connection.js'
 import type { SqliteErasure } from './erasure.js'
 import { inspectSqlite } from './inspect.js'
+import { countUnderInParts, datedCensusInParts } from './part-counts.js'
 import type { Statement } from './statements/bind.js'
-import { countsByKek, datedCensusOf, namedKekIds, sampledRefs } from './statements/decode.js'
+import { sampledRefs } from './statements/decode.js'
 import { type DirectStatement, prepareDirect } from './statements/direct.js'
 import { type SqliteStatements, selectVersions } from './statements/prepare.js'
 import { sqliteQueries } from './statements/queries.js'
@@ -63,15 +64,11 @@ export class SqliteMaintenance implements StoreMaintenance {
   }
 
   async datedCensus(options: CensusOptions = {}): Promise<DatedCensusRow[]> {
-    const named = namedKekIds(options)
-    return datedCensusOf(
-      await this.#connection.read('count keys', (s) => s.countRowsWithAges.rows({ named })),
-    )
+    return datedCensusInParts((...query) => this.#connection.query('count keys', ...query), options)
   }
 
   async countUnder(kekIds: readonly string[]): Promise<Map<string, number>> {
-    const ids = JSON.stringify(kekIds)
-    return countsByKek(await this.#connection.read('count keys', (s) => s.countUnderKeks.rows({ ids })))
+    return countUnderInParts((...query) => this.#connection.query('count keys', ...query), kekIds)
   }
 
   async sampleRefs(limit: number): Promise<SampledRef[]> {

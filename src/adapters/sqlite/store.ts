@@ -40,7 +40,9 @@ import { assertSqlitePath, SqliteConnection } from './connection.js'
 import { SqliteErasure } from './erasure.js'
 import { SqliteMaintenance } from './maintenance.js'
 import type { OpenedFile } from './opened-file.js'
-import { censusOf, erasedVersions, namedKekIds } from './statements/decode.js'
+import { censusInParts } from './part-counts.js'
+import { listInParts } from './part-pages.js'
+import { erasedVersions } from './statements/decode.js'
 import { readPage } from './statements/pages.js'
 import { type SqliteStatements, selectActive, selectVersions } from './statements/prepare.js'
 import { conditionalValues } from './statements/writes.js'
@@ -219,7 +221,9 @@ export class SqliteKeyStore implements KeyStore {
   }
 
   list(page: KeyPage): Promise<KeyRecord[]> {
-    return this.#connection.read('list keys', (s) => readPage(s.pages, page))
+    const read = (page: KeyPage) => this.#connection.read('list keys', (s) => readPage(s.pages, page))
+    if (page.notKekId === undefined) return read(page)
+    return listInParts(page, { read, query: (...query) => this.#connection.query('list keys', ...query) })
   }
 
   async shred(userId: string, { forget, at = new Date() }: ShredOptions): Promise<ShredResult> {
@@ -252,8 +256,7 @@ export class SqliteKeyStore implements KeyStore {
   }
 
   async census(options: CensusOptions = {}): Promise<CensusRow[]> {
-    const named = namedKekIds(options)
-    return censusOf(await this.#connection.read('count keys', (s) => s.countRows.rows({ named })))
+    return censusInParts((...query) => this.#connection.query('count keys', ...query), options)
   }
 
   /**

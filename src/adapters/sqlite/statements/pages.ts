@@ -36,8 +36,13 @@ export function readPage({ pages, rows }: PageStatements, page: KeyPage): KeyRec
 /** Which statement reads a page, and with which values. */
 export function pageOf(page: KeyPage): { kind: PageKind; values: PlaceholderValues } {
   const { after, before, limit, notKekId, kekId } = page
-  const underKek = before === undefined ? 'UnderKek' : 'UnderKekBefore'
-  const rows = notKekId !== undefined ? 'NotUnderKek' : kekId !== undefined ? underKek : ''
+  const bounds = before === undefined ? '' : 'Before'
+  const rows =
+    notKekId !== undefined
+      ? (`NotUnderKek${bounds}` as const)
+      : kekId !== undefined
+        ? (`UnderKek${bounds}` as const)
+        : ''
   const place = after === undefined ? 'first' : 'next'
   const bound = { beforeUserId: before?.userId, beforeVersion: before?.version }
   return { kind: `${place}${rows}`, values: { ...after, ...bound, limit, kekId: notKekId ?? kekId } }

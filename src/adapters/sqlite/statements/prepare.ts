@@ -26,9 +26,6 @@ export function prepareStatements(client: SqliteClient) {
     removeRow: prepare('removeRow'),
     removeRowsOfUser: prepare('removeRowsOfUser'),
     selectKekIds: prepare('selectKekIds'),
-    countRows: prepare('countRows'),
-    countRowsWithAges: prepare('countRowsWithAges'),
-    countUnderKeks: prepare('countUnderKeks'),
     pages: preparePages(client),
   }
 }

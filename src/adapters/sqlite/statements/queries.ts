@@ -1,12 +1,24 @@
 /** The statements of the SQLite store, built once. A synchronous driver prepares them, an asynchronous one is given their text. */
 import { encryptionKeys as keys } from '../schema.js'
 import { rowsStatementOf, type Statement, statementOf } from './bind.js'
-import { countRows, countRowsWithAges, countUnderKeks, selectKekIds } from './counts.js'
+import {
+  countRows,
+  countRowsOfPart,
+  countRowsOfPartWithAges,
+  countRowsWithAges,
+  countUnderKeks,
+  countUnderKeksToMost,
+  countUsersBelow,
+  countUsersFrom,
+  selectKekIds,
+  selectUserBehind,
+} from './counts.js'
 import { type QueryBuilder, queryBuilder } from './fragments.js'
 import {
   type PageOptions,
   selectActiveOfUsers,
   selectPage,
+  selectRefBehind,
   selectRefsAt,
   selectRowNumbers,
   selectRowsWithBytes,
@@ -27,8 +39,8 @@ import {
 
 export type SqliteQueries = ReturnType<typeof buildQueries>
 
-/** Of a page: whether it is the first; whether it has all rows, or only those that are not, or are, under one KEK id, and the latter before a ref. */
-export type PageKind = `${'first' | 'next'}${'' | 'NotUnderKek' | 'UnderKek' | 'UnderKekBefore'}`
+/** Of a page: whether it is the first; whether it has all rows, or only those that are not, or are, under one KEK id, and perhaps only those before a ref. */
+export type PageKind = `${'first' | 'next'}${'' | `${'NotUnderKek' | 'UnderKek'}${'' | 'Before'}`}`
 
 let built: SqliteQueries | null = null
 
@@ -54,9 +66,17 @@ function buildQueries(db: QueryBuilder) {
     selectKekIds: statementOf(selectKekIds(db)),
     countRows: statementOf(countRows(db)),
     countRowsWithAges: statementOf(countRowsWithAges(db)),
+    countRowsOfPart: statementOf(countRowsOfPart(db)),
+    countRowsOfPartWithAges: statementOf(countRowsOfPartWithAges(db)),
     countUnderKeks: statementOf(countUnderKeks(db)),
+    countUnderKeksToMost: statementOf(countUnderKeksToMost(db)),
+    selectUserBehind: statementOf(selectUserBehind(db)),
+    countUsersBelow: statementOf(countUsersBelow(db)),
+    countUsersFrom: statementOf(countUsersFrom(db)),
     selectRowNumbers: statementOf(selectRowNumbers(db)),
     selectRefsAt: statementOf(selectRefsAt(db)),
+    selectFirstRefBehind: statementOf(selectRefBehind(db, { first: true })),
+    selectRefBehind: statementOf(selectRefBehind(db, { first: false })),
     pages: statementsByKind((options) => statementOf(selectPage(db, options))),
     /** The rows from a page on, each with the bytes of its texts. */
     rows: statementsByKind((options) => statementOf(selectRowsWithBytes(db, options))),
@@ -70,6 +90,7 @@ const PLACES = ['first', 'next'] as const
 const ROWS = {
   '': 'all',
   NotUnderKek: 'notUnderKek',
+  NotUnderKekBefore: 'notUnderKekBefore',
   UnderKek: 'underKek',
   UnderKekBefore: 'underKekBefore',
 } as const

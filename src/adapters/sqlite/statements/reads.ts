@@ -26,10 +26,10 @@ export interface PageOptions {
   /** Whether it is the first page. Others begin after the ref of `:userId` and `:version`. */
   readonly first: boolean
   /**
-   * Which rows it has: all, live ones that are not under `:kekId`, or users' live ones that are, and of these perhaps only those before the ref of
-   * `:beforeUserId` and `:beforeVersion`.
+   * Which rows it has: all, live ones that are not under `:kekId`, or users' live ones that are, and of either perhaps only those before the ref
+   * of `:beforeUserId` and `:beforeVersion`.
    */
-  readonly rows: 'all' | 'notUnderKek' | 'underKek' | 'underKekBefore'
+  readonly rows: 'all' | 'notUnderKek' | 'notUnderKekBefore' | 'underKek' | 'underKekBefore'
 }
 
 /** Up to `:limit` rows, by user and version. */
@@ -56,10 +56,26 @@ function isOnPage({ first, rows }: PageOptions): SQL | undefined {
   const conditions = {
     all: undefined,
     notUnderKek: sql`${isLive} and ${keys.kekId} is not ${sql.placeholder('kekId')}`,
+    notUnderKekBefore: sql`${isBeforeRef} and ${isLive} and ${keys.kekId} is not ${sql.placeholder('kekId')}`,
     underKek: sql`${isLiveOfUser} and ${isUnderKek}`,
     underKekBefore: sql`${isBeforeRef} and ${isLiveOfUser} and ${isUnderKek}`,
   }
   return and(first ? undefined : isAfterRef, conditions[rows])
+}
+
+/**
+ * The row that is `:offset` rows behind the ref of `:userId` and `:version`, or behind the beginning, with the bytes of its user id. None in a
+ * database whose texts are UTF-16, see {@link selectRowNumbers}.
+ */
+export function selectRefBehind(db: QueryBuilder, { first }: Pick<PageOptions, 'first'>) {
+  const { userId, version } = keys
+  return db
+    .select({ userIdBytes: sql<Uint8Array>`cast(${userId} as blob)`.as('user_id_bytes'), userId, version })
+    .from(keys)
+    .where(and(isUtf8, first ? undefined : isAfterRef))
+    .orderBy(userId, version)
+    .limit(1)
+    .offset(sql.placeholder('offset'))
 }
 
 /** The row at or behind each row number in `:numbers`, a JSON array: users' live ones alone. */
