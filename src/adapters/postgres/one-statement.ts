@@ -3,10 +3,9 @@
  * transaction open itself, our COMMIT would end that one. So ours is one statement.
  */
 import { type SQL, sql } from 'drizzle-orm'
-import { PgDialect } from 'drizzle-orm/pg-core'
+import { type PgDatabase, PgDialect, type PgQueryResultHKT } from 'drizzle-orm/pg-core'
 import { describeDriverError } from '../../drivers/driver-error.js'
 import { StoreError } from '../../errors.js'
-import type { AnyPostgresDb } from './access.js'
 
 const SAVEPOINT = 'drizzle_keystore_probe'
 /** in_failed_sql_transaction: the transaction is the application's, since ours is one statement. */
@@ -33,7 +32,7 @@ export class HostTransactionError extends StoreError {
  * @throws HostTransactionError · the driver's errors
  */
 export async function runAsOne(
-  db: Pick<AnyPostgresDb, 'execute'>,
+  db: Pick<PgDatabase<PgQueryResultHKT>, 'execute'>,
   statements: readonly SQL[],
 ): Promise<void> {
   const begin = (text: string) => db.execute(sql.raw(text)).then(() => undefined)
