@@ -7,7 +7,7 @@ interface SharedOptions {
   /**
    * How long a call waits in all, in milliseconds: for a connection, for locks, for answers, and between its attempts after transient
    * failures. Past it the call is ERR_STORE, `retryable`. On Postgres, calls that read or change the whole table may take longer while the
-   * server works on them. Default 10,000.
+   * server works on them, and 20 times as long on a single connection, where it cannot be asked. Default 10,000.
    */
   readonly deadlineMs?: number
 }

@@ -5,7 +5,14 @@
  * use for ever, and with it whoever waits.
  */
 import { cancelExecution, destroySocket } from './client-socket.js'
-import { ANSWER_OF_SERVER, CONNECTION_TO_SERVER, Deadline, DeadlineError } from './deadline.js'
+import {
+  ANSWER_OF_SERVER,
+  CONNECTION_TO_SERVER,
+  Deadline,
+  DeadlineError,
+  GIVE_ANOTHER_CONNECTION,
+  TIMES_UNASKED,
+} from './deadline.js'
 
 /** What pg-pool says when it ends the waiting, because of its `connectionTimeoutMillis`. */
 const POOL_TIMEOUT = 'timeout exceeded when trying to connect'
@@ -57,11 +64,28 @@ export function isPool(client: unknown): client is PostgresPool {
   )
 }
 
+/**
+ * Whether the application has left a connection inside a transaction, as `pool.query('begin')` does on a pool of one. Newer versions of
+ * node-postgres tell: `T`, or `E` after an error.
+ */
+export function isInTransaction(client: PooledClient): boolean {
+  const statusOf: unknown = Reflect.get(client, 'getTransactionStatus')
+  return typeof statusOf === 'function' && ['T', 'E'].includes(statusOf.call(client))
+}
+
+/**
+ * Whether a statement may take longer than its call. `'ifAtWork'`: only where the server can be asked whether it is at work; `true`: else
+ * {@link TIMES_UNASKED} times as long.
+ */
+export type MayTakeLong = boolean | 'ifAtWork'
+
 /** One use of a connection. */
 interface Loan<Client> {
   /** Null while it is waited for. */
   client: Client | null
   isOver: boolean
+  /** Whether the server could not be asked if it is at work. */
+  isUnasked: boolean
   watching?: NodeJS.Timeout
 }
 
@@ -81,21 +105,27 @@ export class ClientPool<Client extends PooledClient> {
    * its statement is cancelled: a server that does not know that nobody waits any more would keep it waiting for its lock.
    *
    * @param mayTakeLong for statements that read or change a whole table: the time begins anew while the server executes the statement
-   *   and waits for no lock
+   *   and waits for no lock, which it is asked on another connection
    * @throws DeadlineError · what `work` throws
    */
-  use<T>(
+  async use<T>(
     deadline: Deadline,
     work: (client: Client) => Promise<T>,
-    { mayTakeLong = false }: { readonly mayTakeLong?: boolean } = {},
+    { mayTakeLong = false }: { readonly mayTakeLong?: MayTakeLong } = {},
   ): Promise<T> {
-    const loan: Loan<Client> = { client: null, isOver: false }
-    const onBegun = mayTakeLong ? (client: Client) => this.#watch(client, deadline, loan) : null
-    const waitedFor = () => (loan.client === null ? this.#missing() : ANSWER_OF_SERVER)
-    return deadline.wait(this.#lend(loan, work, onBegun), waitedFor, () => {
+    const loan: Loan<Client> = { client: null, isOver: false, isUnasked: false }
+    const isLong = mayTakeLong === true
+    const onBegun = mayTakeLong ? (client: Client) => this.#watch(client, deadline, loan, isLong) : null
+    const waitedFor = () => {
+      if (loan.client === null) return this.#missing()
+      return loan.isUnasked ? ANSWER_OF_SERVER + GIVE_ANOTHER_CONNECTION : ANSWER_OF_SERVER
+    }
+    const result = await deadline.wait(this.#lend(loan, work, onBegun), waitedFor, () => {
       loan.isOver = true
       if (loan.client !== null) void this.#destroy(loan.client)
     })
+    if (loan.isUnasked && !deadline.isOver) deadline.extend()
+    return result
   }
 
   /** Runs `work` on a connection. Leaves the connection alone once the loan is over. */
@@ -136,8 +166,11 @@ export class ClientPool<Client extends PooledClient> {
   }
 
   #isUsedUp(): boolean {
-    const { totalCount, idleCount, options } = this.#pool
-    return idleCount === 0 && totalCount >= (options?.max ?? DEFAULT_MAX)
+    return this.#pool.idleCount === 0 && this.#pool.totalCount >= this.#max
+  }
+
+  get #max(): number {
+    return this.#pool.options?.max ?? DEFAULT_MAX
   }
 
   #missing(): string {
@@ -176,30 +209,38 @@ export class ClientPool<Client extends PooledClient> {
   }
 
   /** Asks, some time before the deadline, whether the server executes the statement: then the time begins anew. */
-  #watch(client: Client, deadline: Deadline, loan: Loan<Client>): void {
+  #watch(client: Client, deadline: Deadline, loan: Loan<Client>, isLong: boolean): void {
+    if (this.#max === 1) {
+      loan.isUnasked = true
+      if (isLong) deadline.extend(TIMES_UNASKED)
+      return
+    }
     loan.watching = setTimeout(async () => {
       const pid: unknown = Reflect.get(client, 'processID')
-      if (!(await this.#executes(pid, deadline.remainingMs)) || loan.isOver) return
+      const executes = await this.#executes(pid, deadline.remainingMs)
+      loan.isUnasked = executes === null
+      if (loan.isOver || executes !== true) return
       deadline.extend()
-      this.#watch(client, deadline, loan)
+      this.#watch(client, deadline, loan, isLong)
     }, deadline.remainingMs * PATIENCE)
     loan.watching.unref()
   }
 
-  async #executes(pid: unknown, timeoutMs: number): Promise<boolean> {
+  /** @returns null if there is no connection to ask on, or no such process on the server, as behind pgbouncer */
+  async #executes(pid: unknown, timeoutMs: number): Promise<boolean | null> {
     try {
-      const asked = await this.use(new Deadline(timeoutMs), (client) => client.query(EXECUTES, [pid]))
-      return asked.rows.length > 0
+      const { rows } = await this.use(new Deadline(timeoutMs), (client) => client.query(EXECUTES, [pid]))
+      return rows.length === 0 ? null : rows[0]?.executes === true
     } catch {
-      return false
+      return this.#isUsedUp() ? null : false
     }
   }
 }
 
 /** Whether a backend executes a statement, and waits neither for a lock nor for its client. */
-const EXECUTES = `select 1 from pg_catalog.pg_stat_activity
-  where pid operator(pg_catalog.=) $1::int and state operator(pg_catalog.=) 'active'
-    and coalesce(wait_event_type, '') operator(pg_catalog.<>) all (array['Lock', 'Client', 'Timeout'])`
+const EXECUTES = `select state operator(pg_catalog.=) 'active'
+    and coalesce(wait_event_type, '') operator(pg_catalog.<>) all (array['Lock', 'Client', 'Timeout']) as executes
+  from pg_catalog.pg_stat_activity where pid operator(pg_catalog.=) $1::int`
 
 function giveBack(client: PooledClient, destroy: boolean): void {
   client.release(destroy)

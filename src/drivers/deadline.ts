@@ -9,6 +9,16 @@ export const ANSWER_OF_SERVER = 'an answer of the server: it is out of reach, or
 /** What a call waits for that has none yet, though the pool may make one. */
 export const CONNECTION_TO_SERVER = 'a connection to the server'
 
+/**
+ * So many times as long a statement may take that reads or changes a whole table, where the server cannot be asked whether it is still at
+ * work: 200 s by default, in which about 10 million keys are rewritten.
+ */
+export const TIMES_UNASKED = 20
+/** To follow what such a statement waited for. */
+export const GIVE_ANOTHER_CONNECTION =
+  '. Or the server is still at work, which the store can ask only on another connection of a node-postgres pool, and not behind pgbouncer: ' +
+  'give the pool a second connection, or the store a pool ({ pool } or { url }), or a longer deadlineMs'
+
 /** A call's time was up. The message says what it waited for, and may be shown. */
 export class DeadlineError extends Error {
   override readonly name = 'DeadlineError'
@@ -21,10 +31,13 @@ export class Deadline {
   /** Ends the waiting for each operation. */
   readonly #giveUps = new Set<(error: Error) => void>()
   #endMs: number
+  /** How long it is from where it began anew, for the message. */
+  #grantedMs: number
   #aborted: Error | null = null
 
   constructor(ms: number) {
     this.ms = ms
+    this.#grantedMs = ms
     this.#endMs = performance.now() + ms
   }
 
@@ -37,9 +50,10 @@ export class Deadline {
     return this.#aborted !== null || this.remainingMs <= 0
   }
 
-  /** Gives the call its whole time again, because what it waits for is known to proceed. */
-  extend(): void {
-    this.#endMs = performance.now() + this.ms
+  /** Gives the call its whole time again, because what it waits for is known to proceed, or that time several times over. */
+  extend(times = 1): void {
+    this.#grantedMs = this.ms * times
+    this.#endMs = performance.now() + this.#grantedMs
   }
 
   /** Ends all waiting now. */
@@ -74,7 +88,7 @@ export class Deadline {
       const end = () => {
         if (!this.#giveUps.has(giveUp)) return
         if (this.remainingMs > 0) start()
-        else giveUp(new DeadlineError(`waited ${Math.round(this.ms)} ms for ${waitedFor()}`))
+        else giveUp(new DeadlineError(`waited ${Math.round(this.#grantedMs)} ms for ${waitedFor()}`))
       }
       operation.then(
         (value) => {
@@ -90,5 +104,13 @@ export class Deadline {
       if (this.#aborted === null) start()
       else giveUp(this.#aborted)
     })
+  }
+
+  /** The same for a statement that may take long, while nobody can be asked whether the server is still at work. */
+  async waitLonger<T>(operation: Promise<T>, waitedFor: () => string, onGivenUp?: () => void): Promise<T> {
+    this.extend(TIMES_UNASKED)
+    const result = await this.wait(operation, () => waitedFor() + GIVE_ANOTHER_CONNECTION, onGivenUp)
+    this.extend()
+    return result
   }
 }

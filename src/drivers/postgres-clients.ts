@@ -2,6 +2,7 @@
 
 /** `Sql` of postgres-js. */
 export interface PostgresJs {
+  readonly options: { readonly max: number }
   unsafe(text: string, values: unknown[]): Promise<Record<string, unknown>[]>
   listen(
     channel: string,
@@ -17,7 +18,9 @@ export interface Pglite {
 }
 
 export function isPostgresJs(client: unknown): client is PostgresJs {
-  return typeof client === 'function' && ['unsafe', 'begin', 'listen'].every((name) => name in client)
+  return (
+    typeof client === 'function' && ['unsafe', 'begin', 'listen', 'options'].every((name) => name in client)
+  )
 }
 
 export function isPglite(client: unknown): client is Pglite {

@@ -16,6 +16,8 @@ interface BackoffBounds {
 
 /** Between attempts to get a SQLite lock, which its holder usually keeps for a few milliseconds. */
 export const SQLITE_LOCK_BACKOFF: BackoffBounds = { firstMs: 2, longestMs: 50 }
+/** Between attempts to find no transaction of the application's on a Postgres connection. */
+export const HOST_TRANSACTION_BACKOFF: BackoffBounds = { firstMs: 2, longestMs: 50 }
 /** Between attempts to run a Postgres statement. */
 const POSTGRES_BACKOFF: BackoffBounds = { firstMs: 20, longestMs: 500 }
 /** Between attempts to replace a lost Postgres connection that listens. They go on for as long as anybody listens. */

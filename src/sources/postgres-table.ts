@@ -1,6 +1,12 @@
 /** A table of the host application on Postgres, as the sweep uses it. Imports no driver: the pool or client is given. */
 
-import { ClientPool, isPool, type PooledClient, type PostgresPool } from '../drivers/client-pool.js'
+import {
+  ClientPool,
+  isInTransaction,
+  isPool,
+  type PooledClient,
+  type PostgresPool,
+} from '../drivers/client-pool.js'
 import { Deadline } from '../drivers/deadline.js'
 import { describeDriverError, failedAction, storeError } from '../drivers/driver-error.js'
 import { arrayLiteral } from '../drivers/postgres-array.js'
@@ -198,7 +204,7 @@ export class PostgresTable implements SqlTable {
     const attempt = async () => {
       try {
         if (client instanceof ClientPool)
-          await client.use(deadline, (lent) => rolledBack(lent, statement, values))
+          await client.use(deadline, (lent) => triedOutOn(lent, statement, values)).then(rethrow)
         else await deadline.wait(behindSavepoint(client, triedOut(statement), values), NO_ANSWER)
         return null
       } catch (error) {
@@ -296,7 +302,8 @@ export class PostgresTable implements SqlTable {
     if (this.#client instanceof ClientPool)
       return this.#client.use(deadline, (client) => client.query(text, values), { mayTakeLong })
     // The host application's connection: at the deadline the call ends, and the statement goes on.
-    return deadline.wait(this.#client.query(text, values), NO_ANSWER)
+    const asked = this.#client.query(text, values)
+    return mayTakeLong ? deadline.waitLonger(asked, NO_ANSWER) : deadline.wait(asked, NO_ANSWER)
   }
 }
 
@@ -317,6 +324,21 @@ async function behindSavepoint(client: PostgresClient, text: string, values: unk
     client.query(`release savepoint ${savepoint}`),
   ])
   if (outcome.status === 'rejected') throw outcome.reason
+}
+
+/** @returns what failed, or null. A connection on which something fails is closed, and a transaction of the application's with it. */
+async function triedOutOn(client: PooledClient, statement: string, values: unknown[]): Promise<unknown> {
+  if (isInTransaction(client))
+    return behindSavepoint(client, triedOut(statement), values).then(
+      () => null,
+      (error: unknown) => error,
+    )
+  await rolledBack(client, statement, values)
+  return null
+}
+
+function rethrow(error: unknown): void {
+  if (error !== null) throw error
 }
 
 /** Runs a statement and takes it back, after what was deferred to the end of its transaction. */

@@ -356,6 +356,19 @@ describe.runIf(isChosen('postgres'))('a dry run on Postgres', () => {
     expect(rows.map(({ api_key }) => api_key).filter((key) => !String(key).startsWith('sk-'))).toEqual([])
   })
 
+  it('leaves a transaction alone that the application has open on its pool of one', async () => {
+    const pool = new pg.Pool({ connectionString: test.host.url, max: 1 })
+    try {
+      await pool.query('begin')
+      await pool.query("insert into credentials (id, user_id, api_key) values (2, 'alice', 'sk-mine')")
+      expect(await ofDrizzle(drizzle({ client: pool }))).toMatchObject({ findings: [], changed: 2 })
+      await pool.query('commit')
+    } finally {
+      await pool.end()
+    }
+    expect(await test.host.query('select id from credentials where id = 2')).toHaveLength(1)
+  })
+
   it('leaves a transaction alone that PGlite has open', async () => {
     const client = new PGlite()
     try {

@@ -61,8 +61,8 @@ describe.runIf(isChosen('postgres'))('a table of the sweep on Postgres', () => {
     const calls: Record<string, () => Promise<unknown>> = {
       pages: () => table.pages(10).next(),
       lastRows: () => table.lastRows(10),
-      replace: () => table.replace([{ key: 1, column: 'value', owner: 'alice', from: 'old', to: 'new' }]),
       countRows: () => table.countRows(),
+      replace: () => table.replace([{ key: 1, column: 'value', owner: 'alice', from: 'old', to: 'new' }]),
     }
     const end = await begin()
     // A client has one call at a time.
@@ -82,6 +82,30 @@ describe.runIf(isChosen('postgres'))('a table of the sweep on Postgres', () => {
     await sleep(200)
     expect(await table.countRows()).toBe(1)
     for (const call of Object.values(calls)) await call()
+  })
+
+  it('on a client, statements on the whole table have several times as long, and then say what to do', async () => {
+    const table = new PostgresTable(await clientOf(), SHAPE, DEADLINE_MS / 10)
+    await expect
+      .poll(() =>
+        table.check().then(
+          () => true,
+          () => false,
+        ),
+      )
+      .toBe(true)
+    const endSoon = await lock()
+    const counting = table.countRows()
+    await sleep(DEADLINE_MS / 2)
+    await endSoon()
+    expect(await counting).toBe(1)
+    const end = await lock()
+    try {
+      const { message } = await keystoreErrorOf(table.countRows())
+      expect(message).toMatch(/waited 2000 ms for an answer.*give the pool a second connection/)
+    } finally {
+      await end()
+    }
   })
 
   it('check ends too', async () => {

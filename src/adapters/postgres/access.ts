@@ -2,17 +2,26 @@
  * How statements reach the server: through a pool of node-postgres or of a driver that offers the same, ours or the host application's, or
  * through the host's drizzle db. Imports no driver.
  */
-import type { SQL } from 'drizzle-orm'
+import { type SQL, sql } from 'drizzle-orm'
 import type { PgDatabase, PgQueryResultHKT } from 'drizzle-orm/pg-core'
 import { drizzle } from 'drizzle-orm/pg-proxy'
-import { ClientPool, isPool, type PooledClient, type PostgresPool } from '../../drivers/client-pool.js'
+import {
+  ClientPool,
+  isInTransaction,
+  isPool,
+  type MayTakeLong,
+  type PooledClient,
+  type PostgresPool,
+} from '../../drivers/client-pool.js'
 import { Deadline, DeadlineError } from '../../drivers/deadline.js'
 import { assertDrizzleDb, isTransaction } from '../../drivers/drizzle-db.js'
 import { assertConnecting, assertUsableClient, startOf } from '../../drivers/host-client.js'
 import { isPostgresJs } from '../../drivers/postgres-clients.js'
 import { newPool } from '../../drivers/postgres-pool.js'
+import { HOST_TRANSACTION_BACKOFF, retrying } from '../../drivers/retry.js'
 import { invalidArgument } from '../../errors.js'
 import type { RunSql } from './migrate.js'
+import { HostTransactionError, runAsOne } from './one-statement.js'
 import { quietDb } from './quiet-db.js'
 import type { HostPostgresDb, PostgresSource } from './source.js'
 
@@ -23,18 +32,13 @@ export type AnyPostgresDb = PgDatabase<PgQueryResultHKT>
 export interface CallLimits {
   readonly deadline: Deadline
   /** Whether the statement may take longer while the server executes it: see {@link ClientPool.use}. */
-  readonly mayTakeLong?: boolean
+  readonly mayTakeLong?: MayTakeLong
 }
 
 export interface PostgresAccess {
   /** Builds and runs statements. */
   readonly db: AnyPostgresDb
   readonly transactional: boolean
-  /**
-   * Whether a transaction has a connection of its own. On a single connection the application's statements would get into it, and would be rolled
-   * back with it; or it would end a transaction of the application's.
-   */
-  readonly isolated: boolean
   /** The client of the host's db, if the store is on neither a pool nor a transaction. */
   readonly hostClient: unknown
   /** Has a statement of {@link db} prepared on the server under a name. Not where Drizzle itself does that. */
@@ -45,8 +49,19 @@ export interface PostgresAccess {
    * @throws DeadlineError · what `work` throws
    */
   run<T>(limits: CallLimits, work: () => Promise<T>): Promise<T>
-  /** Runs `work` in one transaction. @throws DeadlineError · what `work` throws */
-  transaction<T>(limits: CallLimits, work: (run: RunSql) => Promise<T>): Promise<T>
+  /**
+   * Runs `work` in one transaction. Null where a transaction would have no connection of its own: the application's statements would get into
+   * it, and would be rolled back with it; or it would end a transaction of the application's.
+   *
+   * @throws DeadlineError · HostTransactionError · what `work` throws
+   */
+  readonly transaction: (<T>(limits: CallLimits, work: (run: RunSql) => Promise<T>) => Promise<T>) | null
+  /**
+   * Runs statements in one transaction, at the level "read committed". Also on a connection that the application uses too.
+   *
+   * @throws DeadlineError · HostTransactionError · the driver's errors
+   */
+  batch(limits: CallLimits, statements: readonly SQL[]): Promise<void>
   /** Closes what was opened for the store. Ends within 2 s. */
   close(): Promise<void>
 }
@@ -91,6 +106,14 @@ function poolAccess(
   const names = new Map<string, string>()
   /** Those of the statement that is being begun. */
   let limits: CallLimits | null = null
+  const transaction: InTransaction = async ({ deadline, mayTakeLong = false }, work) => {
+    const attempt = async (client: PooledClient) =>
+      isInTransaction(client) ? null : { result: await inTransaction(client, deadline, work) }
+    const done = await clients.use(deadline, attempt, { mayTakeLong })
+    // Not thrown in there: a connection on which something fails is closed, and the transaction with it.
+    if (done === null) throw new HostTransactionError()
+    return done.result
+  }
   return {
     // Drizzle begins a statement before it awaits anything. A version that does not leaves it the store's deadline instead of the call's.
     db: dbOn((query) => {
@@ -98,7 +121,6 @@ function poolAccess(
       return clients.use(deadline, query, { mayTakeLong })
     }, names),
     transactional: false,
-    isolated: true,
     hostClient: null,
     nameStatement: (text, name) => void names.set(text, name),
     run(given, work) {
@@ -109,10 +131,17 @@ function poolAccess(
         limits = null
       }
     },
-    transaction: ({ deadline, mayTakeLong = false }, work) =>
-      clients.use(deadline, (client) => inTransaction(client, deadline, work), { mayTakeLong }),
+    transaction,
+    batch: (given, statements) => transaction(given, (run) => runEach(run, statements)),
     close,
   }
+}
+
+type InTransaction = NonNullable<PostgresAccess['transaction']>
+
+async function runEach(run: RunSql, statements: readonly SQL[]): Promise<void> {
+  await run(sql`set transaction isolation level read committed`)
+  for (const statement of statements) await run(statement)
 }
 
 type Rows = { readonly rows: unknown[] }
@@ -166,33 +195,55 @@ function dbAccess(db: AnyPostgresDb, transactional: boolean, client: unknown): P
       ? "an answer on the transaction's connection: the server is out of reach, or another session has a lock"
       : (startOf(client) ??
         `the application's connection: for an answer of the server, or for a free one. All may be in use${HOST_USES_UP}`)
+  const wait = async <T>({ deadline, mayTakeLong }: CallLimits, work: () => Promise<T>): Promise<T> => {
+    assertConnecting(client)
+    return mayTakeLong === true ? deadline.waitLonger(work(), waitedFor) : deadline.wait(work(), waitedFor)
+  }
+  const transaction: InTransaction = (limits, work) =>
+    wait(limits, () => db.transaction((tx) => work(untilOver(limits.deadline, sqlRunner(tx)))))
+  // postgres-js reserves a connection. Where it has but one, the application may have sent BEGIN on it, as on PGlite and on a Client.
+  const isolated = !transactional && isPostgresJs(client) && client.options.max > 1
   return {
     db,
     transactional,
-    // postgres-js reserves a connection. PGlite has but one, on which the application may have sent BEGIN.
-    isolated: !transactional && isPostgresJs(client),
     hostClient: transactional ? null : client,
-    run: async ({ deadline }, work) => {
-      assertConnecting(client)
-      return deadline.wait(work(), waitedFor)
-    },
-    transaction: async ({ deadline }, work) => {
-      assertConnecting(client)
-      return deadline.wait(
-        db.transaction((tx) => work(untilOver(deadline, sqlRunner(tx)))),
-        waitedFor,
-      )
-    },
+    run: wait,
+    transaction: isolated ? transaction : null,
+    batch: (limits, statements) =>
+      isolated
+        ? transaction(limits, (run) => runEach(run, statements))
+        : wait(limits, () => betweenTransactions(limits.deadline, () => runAsOne(db, statements))),
     close: async () => undefined,
   }
+}
+
+/** How long to wait for the end of a transaction of the application's on the same connection: it may be the one that waits for us. */
+const HOST_TRANSACTION_MS = 1000
+
+function betweenTransactions(deadline: Deadline, attempt: () => Promise<void>): Promise<void> {
+  return retrying(
+    {
+      deadlineMs: Math.min(HOST_TRANSACTION_MS, deadline.remainingMs),
+      backoff: HOST_TRANSACTION_BACKOFF,
+      isTransient: (error) => error instanceof HostTransactionError,
+    },
+    () => {
+      assertNotOver(deadline)
+      return attempt()
+    },
+  )
 }
 
 /** Nobody waits for a transaction any more whose time is over: it must not go on when its connection answers after all. */
 function untilOver(deadline: Deadline, run: RunSql): RunSql {
   return async (query) => {
-    if (deadline.isOver) throw new DeadlineError('the time of the transaction was over')
+    assertNotOver(deadline)
     return run(query)
   }
+}
+
+function assertNotOver(deadline: Deadline): void {
+  if (deadline.isOver) throw new DeadlineError('the time of the transaction was over')
 }
 
 /** Drizzle's drivers differ: `execute` returns the rows, or an object that has them. */

@@ -1,5 +1,6 @@
 /** One Postgres database: migrates it, tries statements again, ends calls at their deadline, closes what was opened. */
 import { type SQL, sql } from 'drizzle-orm'
+import type { MayTakeLong } from '../../drivers/client-pool.js'
 import { Deadline } from '../../drivers/deadline.js'
 import { describeDriverError, failedAction, storeError } from '../../drivers/driver-error.js'
 import { type Listen, listenOnHost, listenOnPg } from '../../drivers/postgres-listen.js'
@@ -10,8 +11,10 @@ import { invalidArgument, type KeystoreError, StoreError, storeClosed } from '..
 import { type MigrateMode, type MigrationReport, missingTable, NOTHING_APPLIED } from '../migrator.js'
 import type { PostgresKeyStoreOptions } from '../options.js'
 import { accessTo, type PostgresAccess, sqlRunner } from './access.js'
-import { migratePostgres, type RunSql, type UnansweredMigration } from './migrate.js'
+import { migratePostgres, type UnansweredMigration } from './migrate.js'
+import { HostTransactionError } from './one-statement.js'
 import type { PostgresSource } from './source.js'
+import { LOCK_NOT_AVAILABLE } from './statements/decode.js'
 import { type PostgresStatements, prepareStatements } from './statements/prepare.js'
 import { type SampleQueries, sampleQueries } from './statements/samples.js'
 
@@ -21,8 +24,6 @@ const QUICK_TRIP_MS = 2
 const SLOWER_BY = 10
 /** query_canceled, which statement_timeout raises, and pg_cancel_backend. */
 const STATEMENT_ENDED = '57014'
-/** lock_not_available, which lock_timeout raises. */
-const LOCKED = '55P03'
 /** What part of a statement's time it may wait for a lock. */
 const LOCK_SHARE = 0.5
 /** How long `close` waits for calls that are under way. */
@@ -37,10 +38,15 @@ export interface RunOptions {
   /** Of the call that it is a part of. Default: it is the whole call. */
   readonly deadline?: Deadline
   /** For statements that read or change the whole table: their time begins anew while the server executes them. Default false. */
-  readonly mayTakeLong?: boolean
+  readonly mayTakeLong?: MayTakeLong
+  /** Whether another attempt may succeed at once. Default: after a lost connection, a deadlock, a lock that was waited for … */
+  readonly isTransient?: (error: unknown) => boolean
 }
 
-/** What became of a statement that has little time: its rows, or that the server ended it at work, or while it waited for a lock. */
+/**
+ * What became of a statement that has little time: its rows, or that the server ended it at work, or while it waited for a
+ * lock, or that a transaction of the application's is in its way.
+ */
 export type BriefAnswer = readonly Record<string, unknown>[] | 'ended' | 'locked'
 
 export class PostgresConnection {
@@ -89,7 +95,7 @@ export class PostgresConnection {
 
   /** Whether {@link runBriefly} may be used: its transactions would disturb an application that has the same connection. */
   get canRunBriefly(): boolean {
-    return this.#access.isolated
+    return this.#access.transaction !== null
   }
 
   /** The time that one call of the store has. */
@@ -141,10 +147,12 @@ export class PostgresConnection {
   async runBriefly(action: string, statement: SQL, ms: number): Promise<BriefAnswer> {
     await this.ready()
     const deadline = this.newDeadline()
+    const { transaction } = this.#access
+    if (transaction === null) throw new TypeError('the connection is shared with the application')
     return this.#retrying(action, deadline, async () => {
       let ended: 'ended' | 'locked' | null = null
       try {
-        return await this.#access.transaction({ deadline }, async (run): Promise<BriefAnswer> => {
+        return await transaction({ deadline }, async (run): Promise<BriefAnswer> => {
           // Of this transaction alone: behind a pooler the next one may be another client's.
           const setTimeouts = (timeMs: number) =>
             run(sql`select pg_catalog.set_config('statement_timeout', ${String(Math.ceil(timeMs))}, true),
@@ -158,7 +166,7 @@ export class PostgresConnection {
           const begun = performance.now()
           return run(statement).catch((error: unknown) => {
             const { code } = describeDriverError(error)
-            if (code === LOCKED) ended = 'locked'
+            if (code === LOCK_NOT_AVAILABLE) ended = 'locked'
             // Sooner than that somebody else has cancelled it.
             else if (code === STATEMENT_ENDED && performance.now() - begun >= limitMs) ended = 'ended'
             if (ended === null) throw error
@@ -168,19 +176,25 @@ export class PostgresConnection {
       } catch (error) {
         // postgres-js fails the transaction of a statement that has failed, whoever has caught its error.
         if (ended !== null) return ended
+        if (error instanceof HostTransactionError) return 'locked'
         throw error
       }
     })
   }
 
-  /** Runs statements in one transaction. After a transient failure `work` runs again, in a new one. */
-  async transaction<T>(
+  /**
+   * Runs statements in one transaction, and again after a transient failure: each of them may run twice.
+   *
+   * @throws ERR_STORE, also if the application has a transaction open on the same connection
+   */
+  async batch(
     action: string,
-    work: (run: RunSql) => Promise<T>,
-    { deadline = this.newDeadline(), mayTakeLong = false }: RunOptions = {},
-  ): Promise<T> {
+    statements: readonly SQL[],
+    { deadline = this.newDeadline(), mayTakeLong = false, isTransient }: RunOptions = {},
+  ): Promise<void> {
     await this.ready()
-    return this.#retrying(action, deadline, () => this.#access.transaction({ deadline, mayTakeLong }, work))
+    const attempt = () => this.#access.batch({ deadline, mayTakeLong }, statements)
+    return this.#retrying(action, deadline, attempt, isTransient)
   }
 
   /** Runs one statement, though the database may not be migrated. @throws the driver's errors */
@@ -207,21 +221,31 @@ export class PostgresConnection {
   #prepare(deadline: Deadline, unanswered: UnansweredMigration): Promise<MigrationReport> {
     if (this.migrate === 'off') return Promise.resolve(NOTHING_APPLIED)
     const access = this.#access
+    const limits = { deadline, mayTakeLong: true }
+    const { transaction } = access
     return migratePostgres(
-      (query) => access.run({ deadline }, () => sqlRunner(this.#access.db)(query)),
-      (work) => access.transaction({ deadline, mayTakeLong: true }, work),
+      {
+        run: (query) => access.run({ deadline }, () => sqlRunner(access.db)(query)),
+        transaction: transaction && ((work) => transaction(limits, work)),
+        batch: (statements) => access.batch(limits, statements),
+      },
       { schema: this.#schema, mode: this.migrate, lockTimeoutMs: () => deadline.remainingMs, unanswered },
     )
   }
 
   /** @param action what could not be done, for the error */
-  #retrying<T>(action: string, deadline: Deadline, work: (failures: number) => Promise<T>): Promise<T> {
+  #retrying<T>(
+    action: string,
+    deadline: Deadline,
+    work: (failures: number) => Promise<T>,
+    isTransient?: (error: unknown) => boolean,
+  ): Promise<T> {
     const attempt = async (failures: number) => {
       this.assertOpen()
       return work(failures)
     }
     // A failure aborts the whole of a caller's transaction: nothing in it can be tried again.
-    const result = this.transactional ? attempt(0) : retryingPostgres(deadline, attempt)
+    const result = this.transactional ? attempt(0) : retryingPostgres(deadline, attempt, isTransient)
     const call = { deadline }
     this.#running.add(call)
     const ended = () => {

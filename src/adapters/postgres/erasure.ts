@@ -1,6 +1,7 @@
 /** Removes erased bytes from the files of a Postgres table. */
-import { sql } from 'drizzle-orm'
+import { type SQL, sql } from 'drizzle-orm'
 import type { Deadline } from '../../drivers/deadline.js'
+import { describeDriverError } from '../../drivers/driver-error.js'
 import { retryingPostgres } from '../../drivers/retry.js'
 import { isKeystoreError, StoreError } from '../../errors.js'
 import type { ErasureState } from '../../store.js'
@@ -9,16 +10,26 @@ import { ERASED, FINISH_ERASURE, pendingErasure } from '../erasure.js'
 import { castTo, DIFFERS, EQUALS, GREATER, MAKE_DURABLE } from './catalog.js'
 import type { PostgresConnection } from './connection.js'
 import { copiersOf } from './copiers.js'
-import { familyOf, quotedTable, type StoredTable, storedTables, tableLiteral } from './family.js'
-import { disableSampling, type RunSql, setLockTimeout } from './migrate.js'
+import {
+  type FamilyTable,
+  familyOf,
+  familyTables,
+  quotedTable,
+  type TableName,
+  tableLiteral,
+} from './family.js'
+import { NO_SAMPLES, type RunSql, setLockTimeout } from './migrate.js'
+import { isLocked, LOCK_NOT_AVAILABLE } from './statements/decode.js'
 
-/** How long to wait for the table's lock. Whoever asks for the table later waits behind us. */
+/** How long to wait for a table's lock. Whoever asks for the table later waits behind us. */
 const LOCK_TIMEOUT_MS = 2000
+/** The same while there are other tables to be rewritten meanwhile. */
+const SHORT_LOCK_TIMEOUT_MS = 100
 
 /**
  * Rewrites the table without the bytes of old rows. A plain VACUUM leaves them in the free space of the pages. CLUSTER rewrites the
  * table, as VACUUM FULL does, but also runs inside a transaction, where a lock_timeout can be set behind any pooler. On a partitioned table
- * it does not (25001), but on each partition.
+ * it does not (25001), but on each partition. Each step has the time of a call: there may be many partitions.
  */
 export async function finishPostgresErasure(
   connection: PostgresConnection,
@@ -30,24 +41,18 @@ export async function finishPostgresErasure(
       `The store is bound to a transaction, in which nothing is erased: ${FINISH_ERASURE}`,
     )
   }
-  const deadline = connection.newDeadline()
+  const run: RunSql = (query) => connection.query('finish the erasure', query)
   // Every transaction that erased something before this call has a lower id.
-  const [snapshot] = await connection.query(
-    'finish the erasure',
+  const [snapshot] = await run(
     sql`select pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::pg_catalog.text as xid`,
-    { deadline },
   )
-  const run: RunSql = (query) => connection.query('finish the erasure', query, { deadline })
-  const left: StoredTable[] = []
+  let tables: FamilyTable[] = []
   try {
-    await waitForOlderTransactions(connection, String(snapshot?.xid), deadline)
-    // Partitions that were made after the table are sampled: settings of a table's columns are not inherited.
-    await rewriting(connection, deadline, (inside) => inside(disableSampling(schema)))
-    for (const table of await storedTables(run, schema)) {
-      if (table.index === null) left.push(table)
-      // One by one: whoever uses another partition need not wait.
-      else await rewriting(connection, deadline, (inside) => rewrite(inside, table))
-    }
+    await waitForOlderTransactions(connection, String(snapshot?.xid), connection.newDeadline())
+    tables = await familyTables(run, schema)
+    if (tables.length === 0)
+      return pendingErasure(`There is no table ${quotedTable({ schema, name: declaration.name })}`)
+    await rewriteAll(connection, tables)
   } catch (error) {
     if (!isKeystoreError(error)) throw error
     return pendingErasure(`${error.message}: ${FINISH_ERASURE}`)
@@ -55,8 +60,8 @@ export async function finishPostgresErasure(
   const samples = await sampledTables(run, schema)
   const copies = await copiersOf(run, schema)
   if (copies !== null) return pendingErasure(`${copies}. Then ${FINISH_ERASURE}`)
-  const [first] = left
-  if (first !== undefined) return pendingErasure(cannotRewrite(first))
+  const left = tables.find(({ hasRows, index }) => hasRows && index === null)
+  if (left !== undefined) return pendingErasure(cannotRewrite(left))
   if (samples.length === 0) return ERASED
   const named = samples.map((table) => `${tableLiteral(table)}::regclass`).join(', ')
   const condition = samples.length === 1 ? `= ${named}` : `in (${named})`
@@ -66,27 +71,77 @@ export async function finishPostgresErasure(
   )
 }
 
-function rewriting(
-  connection: PostgresConnection,
-  deadline: Deadline,
-  work: (run: RunSql) => Promise<unknown>,
-): Promise<unknown> {
-  const inTransaction = async (run: RunSql) => {
-    await run(setLockTimeout(Math.min(LOCK_TIMEOUT_MS, deadline.remainingMs)))
-    await run(sql`select ${MAKE_DURABLE}`)
-    await work(run)
+/**
+ * One by one: whoever uses another partition need not wait. Those that are locked come last.
+ *
+ * @throws ERR_STORE, which names a table that is left
+ */
+async function rewriteAll(connection: PostgresConnection, tables: readonly FamilyTable[]): Promise<void> {
+  let left = tables.filter((table) => changesOf(table).length > 0)
+  const rewriteLeft = async (lockTimeoutMs: number) => {
+    const locked: FamilyTable[] = []
+    let failure: unknown = null
+    for (const table of left) {
+      try {
+        await rewrite(connection, table, lockTimeoutMs)
+      } catch (error) {
+        if (!isLocked(error)) throw error
+        failure ??= error
+        locked.push(table)
+      }
+    }
+    left = locked
+    if (failure !== null) throw failure
   }
-  return connection.transaction('rewrite the table', inTransaction, { deadline, mayTakeLong: true })
+  try {
+    if (left.length > 1) await rewriteLeft(SHORT_LOCK_TIMEOUT_MS).catch(unlessLocked)
+    const deadline = connection.newDeadline()
+    const waitForLocks = () => {
+      const share = deadline.remainingMs / Math.max(1, left.length)
+      return rewriteLeft(Math.max(SHORT_LOCK_TIMEOUT_MS, Math.min(LOCK_TIMEOUT_MS, share)))
+    }
+    await retryingPostgres(deadline, waitForLocks, isLocked)
+  } catch (error) {
+    if (!isKeystoreError(error) || !isLocked(error) || left.length < 2) throw error
+    throw new StoreError(`${error.message}, and ${left.length - 1} more that are locked`, {
+      cause: error,
+      retryable: true,
+    })
+  }
 }
 
-async function rewrite(run: RunSql, { schema, name, index }: StoredTable): Promise<void> {
+function unlessLocked(error: unknown): void {
+  if (!isLocked(error)) throw error
+}
+
+async function rewrite(
+  connection: PostgresConnection,
+  table: FamilyTable,
+  lockTimeoutMs: number,
+): Promise<void> {
+  const statements = [setLockTimeout(lockTimeoutMs), sql`select ${MAKE_DURABLE}`, ...changesOf(table)]
+  await connection.batch(`rewrite the table ${quotedTable(table)}`, statements, {
+    mayTakeLong: true,
+    isTransient: (error) => {
+      const { code, transient } = describeDriverError(error)
+      return transient && code !== LOCK_NOT_AVAILABLE
+    },
+  })
+}
+
+function changesOf({ schema, name, hasRows, index, isSampled }: FamilyTable): SQL[] {
   const table = sql`${sql.identifier(schema)}.${sql.identifier(name)}`
-  await run(sql`cluster ${table} using ${sql.identifier(index ?? '')}`)
-  // CLUSTER marks the table as clustered. Whether it is to be is the owner's choice.
-  await run(sql`alter table ${table} set without cluster`)
+  const noSamples = isSampled ? [sql`alter table only ${table} ${NO_SAMPLES}`] : []
+  if (!hasRows || index === null) return noSamples
+  return [
+    ...noSamples,
+    sql`cluster ${table} using ${sql.identifier(index)}`,
+    // CLUSTER marks the table as clustered. Whether it is to be is the owner's choice.
+    sql`alter table ${table} set without cluster`,
+  ]
 }
 
-function cannotRewrite(table: StoredTable): string {
+function cannotRewrite(table: TableName): string {
   return (
     `The table ${quotedTable(table)} cannot be rewritten, since it is on another server or has no index: if it is here, run ` +
     `\`vacuum full ${quotedTable(table)}\` and give it a primary key (user_id, version); then ${FINISH_ERASURE}`
@@ -94,7 +149,7 @@ function cannotRewrite(table: StoredTable): string {
 }
 
 /** The tables of the family of which ANALYZE has kept samples of wrapped keys: of a partitioned one also as a whole. */
-async function sampledTables(run: RunSql, schema: string): Promise<Pick<StoredTable, 'schema' | 'name'>[]> {
+async function sampledTables(run: RunSql, schema: string): Promise<TableName[]> {
   const rows = await run(sql`with recursive ${familyOf(schema)}
     select distinct n.nspname${castTo('text')} as schema, c.relname${castTo('text')} as name from family f
       join pg_catalog.pg_class c on c.oid ${EQUALS} f.oid join pg_catalog.pg_namespace n on n.oid ${EQUALS} c.relnamespace

@@ -14,11 +14,11 @@ import type {
 import { encryptionKeysDeclaration as declaration, isTombstone, type KeyRecord } from '../../table.js'
 import { distinctUserIds, groupByUser, tombstonesFirst, winnersOf } from '../records.js'
 import { requireReadable, storedRow } from '../stored-rows.js'
-import { castTo, DIFFERS, EQUALS } from './catalog.js'
+import { castTo, EQUALS } from './catalog.js'
 import type { PostgresConnection } from './connection.js'
 import { copiersOf } from './copiers.js'
 import { finishPostgresErasure } from './erasure.js'
-import { familyOf, quotedTable, type StoredTable } from './family.js'
+import { familyOf, isSampled, quotedTable, type TableName } from './family.js'
 import { type RunSql, schemaProblem } from './migrate.js'
 import { namedKekIds, recordArrays, refArrays } from './statements/arrays.js'
 import { censusRow, isTextRefused, isUnsupported } from './statements/decode.js'
@@ -135,7 +135,6 @@ export class PostgresMaintenance implements StoreMaintenance {
 
   /** Not synchronous_commit, which the store's own writes do not depend on. */
   async #settingFindings(run: RunSql): Promise<StoreFinding[]> {
-    const { encryptedKey } = declaration.columns
     const rows = await run(
       sql`with recursive ${familyOf(this.#schema)}
         select name${castTo('text')}, setting, null as schema from pg_catalog.pg_settings
@@ -144,7 +143,7 @@ export class PostgresMaintenance implements StoreMaintenance {
         select c.relname${castTo('text')}, 'statistics', n.nspname${castTo('text')} from family f
           join pg_catalog.pg_attribute a on a.attrelid ${EQUALS} f.oid
           join pg_catalog.pg_class c on c.oid ${EQUALS} a.attrelid join pg_catalog.pg_namespace n on n.oid ${EQUALS} c.relnamespace
-          where a.attname ${EQUALS} ${encryptedKey.name} and (a.attstattarget is null or a.attstattarget ${DIFFERS} 0)
+          where ${isSampled(sql`a`)}
         order by 1`,
     )
     const [server] = await run(sql`select pg_catalog.version() as version`)
@@ -197,7 +196,7 @@ function offInPglite(setting: string): string {
   )
 }
 
-function samplesAreTaken(table: Pick<StoredTable, 'schema' | 'name'>): string {
+function samplesAreTaken(table: TableName): string {
   const { name } = declaration.columns.encryptedKey
   return (
     `ANALYZE copies some of ${name} into pg_statistic, where a shred leaves it: ` +

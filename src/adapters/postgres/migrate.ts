@@ -2,7 +2,7 @@
 import { type SQL, sql } from 'drizzle-orm'
 import { isKeystoreError } from '../../errors.js'
 import { encryptionKeysDeclaration } from '../../table.js'
-import { postgresMigrations } from '../generated/migrations.js'
+import { type Migration, postgresMigrations } from '../generated/migrations.js'
 import {
   LEDGER,
   type LedgerRow,
@@ -15,12 +15,19 @@ import {
   tableWithoutLedger,
 } from '../migrator.js'
 import { castTo, EQUALS, MAKE_DURABLE } from './catalog.js'
+import { assertHolds } from './one-statement.js'
 
 /** Runs one statement. @returns its rows */
 export type RunSql = (query: SQL) => Promise<readonly Record<string, unknown>[]>
 
-/** Runs `work` in one transaction. */
-export type InTransaction = <T>(work: (run: RunSql) => Promise<T>) => Promise<T>
+/** How a migration reaches the database. */
+interface MigrationAccess {
+  readonly run: RunSql
+  /** Runs `work` in one transaction. Null on a connection that the application uses too. */
+  readonly transaction: (<T>(work: (run: RunSql) => Promise<T>) => Promise<T>) | null
+  /** Runs statements in one transaction, at the level "read committed". */
+  batch(statements: readonly SQL[]): Promise<void>
+}
 
 /** The two keys of our advisory lock: the first four bytes of SHA-256("drizzle-keystore") as a signed integer, and the lock's number. */
 const LOCK_CLASS = 23_301_334
@@ -42,8 +49,7 @@ export interface UnansweredMigration {
  * @throws ERR_SCHEMA · the driver's errors, such as 55P03 (lock timeout), after which the caller may try again
  */
 export async function migratePostgres(
-  run: RunSql,
-  inTransaction: InTransaction,
+  access: MigrationAccess,
   options: {
     readonly schema: string
     readonly mode: Exclude<MigrateMode, 'off'>
@@ -54,15 +60,24 @@ export async function migratePostgres(
   },
 ): Promise<MigrationReport> {
   const { schema, mode, unanswered } = options
+  const { run, transaction } = access
   const pending = await plan(run, schema)
   if (pending.length === 0) return committedBefore(run, unanswered)
   refuseInCheckMode(mode, pending, toDoIn(schema))
-  const report = await inTransaction(async (runInside) => {
+  const locking = [
+    setLockTimeout(options.lockTimeoutMs()),
+    sql`select ${MAKE_DURABLE}`,
+    sql`select pg_catalog.pg_advisory_xact_lock(${LOCK_CLASS}::int, ${MIGRATION_LOCK}::int)`,
+  ]
+  if (transaction === null) {
+    const { prepare, migrate } = statementsOf(pending, schema, await hasSchema(run, schema))
+    await access.batch([...locking, ...prepare, assertPending(pending, schema), ...migrate])
+    return reportOf(pending)
+  }
+  const report = await transaction(async (runInside) => {
     // A stricter level, if it is the server's default, would keep the snapshot from before the wait for the lock.
     await runInside(sql`set transaction isolation level read committed`)
-    await runInside(setLockTimeout(options.lockTimeoutMs()))
-    await runInside(sql`select ${MAKE_DURABLE}`)
-    await runInside(sql`select pg_catalog.pg_advisory_xact_lock(${LOCK_CLASS}::int, ${MIGRATION_LOCK}::int)`)
+    for (const statement of locking) await runInside(statement)
     const applied = await apply(runInside, schema)
     const [transaction] = await runInside(sql`select pg_catalog.pg_current_xact_id()${castTo('text')} as xid`)
     unanswered.last = { xid: String(transaction?.xid), report: applied }
@@ -85,10 +100,12 @@ export function setLockTimeout(ms: number): SQL {
 }
 
 /** Keeps ANALYZE from copying wrapped keys into pg_statistic, where they would outlive a shred. drizzle-kit cannot express it. */
-export function disableSampling(schema: string): SQL {
-  return sql`alter table ${sql.identifier(schema)}.${sql.identifier(encryptionKeysDeclaration.name)}
-    alter column ${sql.identifier(encryptionKeysDeclaration.columns.encryptedKey.name)} set statistics 0`
+function disableSampling(schema: string): SQL {
+  return sql`alter table ${sql.identifier(schema)}.${sql.identifier(encryptionKeysDeclaration.name)} ${NO_SAMPLES}`
 }
+
+/** To follow `alter table …`. */
+export const NO_SAMPLES = sql`alter column ${sql.identifier(encryptionKeysDeclaration.columns.encryptedKey.name)} set statistics 0`
 
 /** The command works on the schema public. */
 function toDoIn(schema: string): string | undefined {
@@ -153,20 +170,50 @@ async function plan(run: RunSql, schema: string) {
 async function apply(run: RunSql, schema: string): Promise<MigrationReport> {
   const pending = await plan(run, schema)
   if (pending.length === 0) return NOTHING_APPLIED
-  // "if not exists" would need the right to create schemas even if the schema exists.
-  const [existing] = await run(sql`select 1 from pg_catalog.pg_namespace where nspname ${EQUALS} ${schema}`)
-  if (existing === undefined) await run(sql`create schema ${sql.identifier(schema)}`)
-  // The generated SQL does not name the schema. pg_catalog, which the path does not name either, comes before it. The setting ends with
-  // this transaction.
-  await run(sql`select pg_catalog.set_config('search_path', pg_catalog.quote_ident(${schema}), true)`)
-  const ledger = sql`${sql.identifier(schema)}.${sql.identifier(LEDGER)}`
-  await run(sql`create table if not exists ${ledger} (
-    tag pg_catalog.text primary key, sha256 pg_catalog.text not null,
-    applied_at timestamp with time zone not null default pg_catalog.now())`)
-  for (const { tag, sha256, statements } of pending) {
-    for (const statement of statements) await run(sql.raw(statement))
-    await run(sql`insert into ${ledger} (tag, sha256) values (${tag}, ${sha256})`)
-  }
-  await run(disableSampling(schema))
+  const { prepare, migrate } = statementsOf(pending, schema, await hasSchema(run, schema))
+  for (const statement of [...prepare, ...migrate]) await run(statement)
+  return reportOf(pending)
+}
+
+async function hasSchema(run: RunSql, schema: string): Promise<boolean> {
+  const [found] = await run(sql`select 1 from pg_catalog.pg_namespace where nspname ${EQUALS} ${schema}`)
+  return found !== undefined
+}
+
+/** @returns what makes the ledger, and what migrates */
+function statementsOf(
+  pending: readonly Migration[],
+  schema: string,
+  schemaExists: boolean,
+): { readonly prepare: readonly SQL[]; readonly migrate: readonly SQL[] } {
+  const ledger = ledgerOf(schema)
+  const prepare = [
+    // "if not exists" would need the right to create schemas even if the schema exists.
+    ...(schemaExists ? [] : [sql`create schema if not exists ${sql.identifier(schema)}`]),
+    // The generated SQL does not name the schema. pg_catalog, which the path does not name either, comes before it. The setting ends with
+    // this transaction.
+    sql`select pg_catalog.set_config('search_path', pg_catalog.quote_ident(${schema}), true)`,
+    sql`create table if not exists ${ledger} (
+      tag pg_catalog.text primary key, sha256 pg_catalog.text not null,
+      applied_at timestamp with time zone not null default pg_catalog.now())`,
+  ]
+  const migrate = pending.flatMap(({ tag, sha256, statements }) => [
+    ...statements.map((statement) => sql.raw(statement)),
+    sql`insert into ${ledger} (tag, sha256) values (${tag}, ${sha256})`,
+  ])
+  return { prepare, migrate: [...migrate, disableSampling(schema)] }
+}
+
+/** Another process may have migrated before we got the lock. */
+function assertPending(pending: readonly Migration[], schema: string): SQL {
+  const applied = postgresMigrations.length - pending.length
+  return assertHolds(sql`(select pg_catalog.count(*) from ${ledgerOf(schema)}) ${EQUALS} ${applied}`)
+}
+
+function ledgerOf(schema: string): SQL {
+  return sql`${sql.identifier(schema)}.${sql.identifier(LEDGER)}`
+}
+
+function reportOf(pending: readonly Migration[]): MigrationReport {
   return { applied: pending.map(({ tag }) => tag), adopted: null }
 }

@@ -233,7 +233,8 @@ export class PostgresKeyStore implements KeyStore {
       'sample keys',
       (s) => s.selectSample.execute({ limit }),
       (s) => s.selectSampleWithBytes.execute({ limit }),
-      { mayTakeLong: true },
+      // Applications that start wait for this.
+      { mayTakeLong: 'ifAtWork' },
     )
     return rows.filter(isReadable)
   }

@@ -2,7 +2,9 @@
 import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { drizzle } from 'drizzle-orm/node-postgres'
+import { drizzle as drizzlePostgresJs } from 'drizzle-orm/postgres-js'
 import pg from 'pg'
+import postgres from 'postgres'
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest'
 import { type PostgresKeyStore, postgresKeyStore } from '../../../src/adapters/postgres/store.js'
 import { EnvelopeCrypto, generateMasterKey, localMasterKey } from '../../../src/index.js'
@@ -264,7 +266,7 @@ describe.runIf(isChosen('postgres'))('deadlines on Postgres', () => {
     })
     await inside
     const endAgain = await lockTable()
-    await expectDeadline('census', () => store.census())
+    await expectDeadline('getActive', () => store.getActive(['alice']))
     await endAgain()
     // What the connection had been waiting for ends first.
     await sleep(200)
@@ -294,8 +296,14 @@ describe.runIf(isChosen('postgres'))('deadlines on Postgres', () => {
   it('calls that read the whole table may take longer while the server works on them', async () => {
     const store = cleanups.closing(postgresKeyStore({ url: databaseUrl }, { deadlineMs: DEADLINE_MS }))
     await store.insertIfAbsent([randomRecord('alice')])
-    // A view that takes twice the deadline: the server computes, and waits for nothing.
-    await queryPostgres(
+    await slowDown()
+    expect(await store.census()).toMatchObject([{ count: 1 }])
+    await expectDeadline('getAll', () => store.getAll(['alice']))
+  })
+
+  /** A view that takes twice the deadline: the server computes, and waits for nothing. */
+  const slowDown = () =>
+    queryPostgres(
       databaseUrl,
       `alter table encryption_keys rename to slow_keys;
         create function busy(ms int) returns boolean language plpgsql as $$
@@ -303,8 +311,57 @@ describe.runIf(isChosen('postgres'))('deadlines on Postgres', () => {
           begin while clock_timestamp() < until loop null; end loop; return true; end $$;
         create view encryption_keys as select * from slow_keys where busy(${2 * DEADLINE_MS})`,
     )
-    expect(await store.census()).toMatchObject([{ count: 1 }])
-    await expectDeadline('getAll', () => store.getAll(['alice']))
+
+  describe.each<[string, (deadlineMs: number) => Promise<PostgresKeyStore>]>([
+    [
+      'a pool of one connection',
+      async (deadlineMs) =>
+        cleanups.closing(postgresKeyStore({ url: databaseUrl, maxConnections: 1 }, { deadlineMs })),
+    ],
+    [
+      'a Client',
+      async (deadlineMs) => {
+        const client = new pg.Client(databaseUrl)
+        await client.connect()
+        cleanups.add(() => client.end())
+        return cleanups.closing(postgresKeyStore({ db: drizzle({ client }) }, { deadlineMs }))
+      },
+    ],
+    [
+      'postgres-js',
+      async (deadlineMs) => {
+        const client = postgres(databaseUrl, { max: 3 })
+        cleanups.add(() => client.end())
+        const db = drizzlePostgresJs({ client })
+        return cleanups.closing(postgresKeyStore({ db }, { deadlineMs, listenUrl: false }))
+      },
+    ],
+  ])('on %s, where the server cannot be asked', (_, open) => {
+    it('calls that read the whole table have several times as long', async () => {
+      const store = await open(DEADLINE_MS)
+      await store.insertIfAbsent([randomRecord('alice')])
+      await slowDown()
+      expect(await store.census()).toMatchObject([{ count: 1 }])
+      await expectDeadline('getAll', () => store.getAll(['alice']))
+    })
+
+    it('after which the error names the cause and the way out', async () => {
+      await cleanups.closing(postgresKeyStore({ url: databaseUrl })).ready()
+      const store = await open(DEADLINE_MS / 10)
+      await expect
+        .poll(() =>
+          store.ready().then(
+            () => true,
+            () => false,
+          ),
+        )
+        .toBe(true)
+      const end = await lockTable()
+      const error = await keystoreErrorOf(store.census())
+      await end()
+      expect([error.code, error.retryable]).toEqual(['ERR_STORE', true])
+      expect(error.message).toMatch(/waited 2000 ms for .*still at work.*give the pool a second connection/)
+    })
   })
 })
 

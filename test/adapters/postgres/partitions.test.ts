@@ -41,6 +41,15 @@ describe.runIf(isChosen('postgres'))('a table that is partitioned by hash', () =
       ({ kind, reason }) => kind === 'setting' && /ANALYZE/.test(reason),
     )
 
+  /** They are others after a rewrite. */
+  const files = async () => {
+    const { rows } = await admin.query(
+      `select relname, relfilenode from pg_class where relname = any ($1) order by 1`,
+      [PARTS],
+    )
+    return new Map(rows.map(({ relname, relfilenode }) => [relname, relfilenode]))
+  }
+
   it('shredded keys leave the files of all partitions, and the others stay', async () => {
     const { rows: found } = await admin.query(
       `select current_setting('data_directory') || '/base/' || oid as folder from pg_database where datname = current_database()`,
@@ -48,13 +57,6 @@ describe.runIf(isChosen('postgres'))('a table that is partitioned by hash', () =
     const { folder } = found[0]
     const shredded = rows.slice(0, 200)
     for (const { userId } of shredded) await store.shred(userId, { forget: false })
-    const files = async () => {
-      const { rows } = await admin.query(
-        `select relname, relfilenode from pg_class where relname = any ($1) order by 1`,
-        [PARTS],
-      )
-      return new Map(rows.map(({ relname, relfilenode }) => [relname, relfilenode]))
-    }
     const before = await files()
     expect([...before.keys()]).toEqual(PARTS)
     await admin.query('checkpoint')
@@ -121,9 +123,39 @@ describe.runIf(isChosen('postgres'))('a table that is partitioned by hash', () =
     const other = await connect()
     await other.query('begin')
     await other.query(`lock table "${SCHEMA}".part_1_0 in share update exclusive mode`)
-    expect(await store.maintenance.finishErasure()).toMatchObject(pending('could not rewrite the table'))
+    const unlocked = PARTS.filter((part) => part !== 'part_1_0')
+    const before = await files()
+    expect(await store.maintenance.finishErasure()).toMatchObject(
+      pending(`could not rewrite the table "${SCHEMA}".part_1_0 (SQLSTATE 55P03`),
+    )
+    const after = await files()
+    for (const part of unlocked) expect(after.get(part)).not.toBe(before.get(part))
+    await other.query(`lock table "${SCHEMA}".part_0 in share update exclusive mode`)
+    expect(await store.maintenance.finishErasure()).toMatchObject(pending('and 1 more that are locked'))
     await other.query('rollback')
+    expect(await store.maintenance.finishErasure()).toEqual(ERASED)
     await admin.query(`alter table "${SCHEMA}".encryption_keys drop constraint encryption_keys_pk`)
     expect(await store.maintenance.finishErasure()).toMatchObject(pending(`vacuum full "${SCHEMA}".part_0`))
+  })
+
+  it('of many partitions, each has the time of a call', async () => {
+    const count = 150
+    await admin.query(`alter table "${SCHEMA}".encryption_keys detach partition "${SCHEMA}".part_0`)
+    await admin.query(`drop table "${SCHEMA}".part_0`)
+    await admin.query(
+      `create table "${SCHEMA}".many partition of "${SCHEMA}".encryption_keys for values with (modulus 2, remainder 0) partition by hash (version, user_id)`,
+    )
+    for (let n = 0; n < count; n += 1)
+      await admin.query(
+        `create table "${SCHEMA}".many_${n} partition of "${SCHEMA}".many for values with (modulus ${count}, remainder ${n})`,
+      )
+    const records = Array.from({ length: 3000 }, () => randomRecord(randomBytes(9).toString('base64url')))
+    await store.insertIfAbsent(records)
+    const hasty = cleanups.closing(
+      postgresKeyStore({ url }, { schema: SCHEMA, migrate: 'off', deadlineMs: 250 }),
+    )
+    const begun = performance.now()
+    expect(await hasty.maintenance.finishErasure()).toEqual(ERASED)
+    expect(performance.now() - begun).toBeGreaterThan(250)
   })
 })

@@ -31,6 +31,14 @@ export function isUnsupported(error: unknown): boolean {
   return UNSUPPORTED.test(sqlStateOf(error))
 }
 
+/** The SQLSTATE that lock_timeout raises. */
+export const LOCK_NOT_AVAILABLE = '55P03'
+
+/** Whether another session had a lock for too long. */
+export function isLocked(error: unknown): boolean {
+  return sqlStateOf(error) === LOCK_NOT_AVAILABLE
+}
+
 /** Of an error of the store. @returns '' if it has none */
 function sqlStateOf(error: unknown): string {
   if (!isKeystoreError(error) || !(error.cause instanceof Error) || !('code' in error.cause)) return ''
