@@ -49,12 +49,13 @@ describe.runIf(isChosen('sqlite'))('the statements of a SQLite store', () => {
     await store.list(page)
     await store.list({ ...page, notKekId: 'local:y' })
     const lists = sentLike(/encryption_keys/)
-    expect(lists).toHaveLength(2)
+    // One of the two lists looks for the end of its part first.
+    expect(lists).toHaveLength(3)
     // Reading does not stop the process while another one writes.
     for (const other of sent) expect(lists.includes(other) || /busy_timeout/.test(other)).toBe(true)
     for (const statement of lists) {
       const plan = planOf(statement).join('\n')
-      expect(plan).toContain('SEARCH encryption_keys USING INDEX sqlite_autoindex_encryption_keys_1')
+      expect(plan).toMatch(/SEARCH encryption_keys USING (COVERING )?INDEX sqlite_autoindex_encryption_keys_1/)
       expect(plan).not.toMatch(/TEMP B-TREE|^SCAN encryption_keys/m)
     }
   })
