@@ -1,6 +1,6 @@
 /** The file of a store: makes it, and chooses its journal mode, which is kept in the file's header. */
 import { closeSync, existsSync, openSync, statSync } from 'node:fs'
-import { dirname } from 'node:path'
+import { dirname, isAbsolute, resolve } from 'node:path'
 import { invalidArgument, StoreError, schemaError } from '../../errors.js'
 import { makeFolders } from '../../folders.js'
 import type { MigrateMode } from '../migrator.js'
@@ -28,10 +28,18 @@ export function isNewFile(path: string): boolean {
   return !isInMemory(path) && (statSync(path, { throwIfNoEntry: false })?.size ?? 0) === 0
 }
 
+/** A mistyped path is the likelier cause: in a new store every user would get a second key. */
+function missingFile(path: string): Error {
+  const where = isAbsolute(path) ? '' : `, which is ${resolve(path)} from where this process runs`
+  return schemaError(
+    `There is no file ${path}${where}: is the path right? To make a first store: \`npx keystore init\`, or migrate: 'auto'`,
+  )
+}
+
 /** Makes a missing file in mode `auto`. @throws ERR_SCHEMA in any other */
 export function prepareFile(path: string, mode: MigrateMode): void {
   if (existsSync(path)) return
-  if (mode !== 'auto') throw schemaError(`There is no file ${path}: open it with migrate: 'auto' to make it`)
+  if (mode !== 'auto') throw missingFile(path)
   makeFolders(dirname(path))
   // For its owner alone. SQLite gives the write-ahead log the same mode.
   closeSync(openSync(path, 'a', 0o600))

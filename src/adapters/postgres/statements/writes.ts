@@ -92,8 +92,9 @@ function whileLive({ keys }: Fragments): Omit<Replacing, 'leaves'> {
     columns: sql`, live_user_id, live_version, live_created_at`,
     arrays: [ids, versions, times],
     locks: sql`living as materialized (
-          select k.* from (select distinct input.user_id, input.version from ${unnested(ids, versions)} as input(user_id, version)
-            ${BY_REF}) input
+          select k.* from (
+              select input.* from (select distinct user_id, version from ${unnested(ids, versions)} as ref(user_id, version)) input
+              ${BY_REF}) input
           ${lockedRow(keys, sql`share`)}),`,
     condition: sql`(input.live_user_id is null or exists (select 1 from living l where l.user_id ${EQUALS} input.live_user_id
           and l.version ${EQUALS} input.live_version and l.created_at ${EQUALS} input.live_created_at and l.shredded_at is null))`,
