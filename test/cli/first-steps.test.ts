@@ -306,6 +306,18 @@ describe('in a fresh folder', () => {
     }
   })
 
+  it('status takes the options of master keys, and needs none of them', () => {
+    keystore(['init'])
+    const { status, stdout } = keystore([
+      'status',
+      '--master-key-file',
+      'a.key',
+      '--previous-key-file',
+      'b.key',
+    ])
+    expect([status, stdout]).toEqual([0, expect.stringContaining('has no keys yet')])
+  })
+
   it('without a master key a command names its option and the default file', () => {
     keystore(['init'])
     renameSync(join(folder.path, 'data/master.key'), join(folder.path, 'mine.key'))
