@@ -27,6 +27,11 @@ export const groups = [
         says: 'The key hierarchy, what a token holds, the life of a key, and what rewrap, rotate, re-encrypt and shred change',
       },
       {
+        file: 'docs/BYOK-APP.md',
+        title: 'An application to look at',
+        says: 'In pictures: people bring their own API keys, and an operator looks after the master keys; how to start it, and its source',
+      },
+      {
         file: 'docs/WHY.md',
         title: 'Why not one key?',
         says: 'Five things that go wrong with one AES key in the environment, each in code that runs',

@@ -20,6 +20,7 @@ const PAGES = values.pages?.split(',') ?? [
   '/',
   '/quickstart',
   '/concepts',
+  '/byok-app',
   '/why',
   '/alternatives',
   '/columns',

@@ -15,6 +15,13 @@ const target = join(site, 'pages')
 const PICTURE = /!\[([^\]]*)\]\((pictures\/[^)]+\.svg)\)/g
 const picture = (_, alt, path) => pictureOf(alt, readFileSync(join(root, 'docs', path), 'utf8'))
 
+/** A picture of a screen, light and dark. The package has none of them, so that the pages name them by their addresses at the repository. */
+const SCREEN =
+  /<picture>\s*<source media="\(prefers-color-scheme: dark\)" srcset="\S+\/main\/docs(\/images\/[^"]+)">\s*<img alt="([^"]+)" src="\S+\/main\/docs(\/images\/[^"]+)">\s*<\/picture>/g
+/** From the site itself, and both, since the colours of a page are chosen on it. */
+const screen = (_, dark, alt, light) =>
+  `<p><img class="on-light" alt="${alt}" src="${light}" loading="lazy"><img class="on-dark" alt="${alt}" src="${dark}" loading="lazy"></p>`
+
 const described = new Map(groups.flatMap(({ pages }) => pages.map((page) => [page.file, page])))
 const files = [
   ...described.keys(),
@@ -41,6 +48,7 @@ export function stage() {
   for (const folder of ['benchmarks'])
     cpSync(join(root, 'docs', folder), join(target, folder), { recursive: true })
   cpSync(join(site, 'public'), join(target, 'public'), { recursive: true })
+  cpSync(join(root, 'docs/images'), join(target, 'public/images'), { recursive: true })
 }
 
 function write(path, text) {
@@ -56,7 +64,9 @@ function frontmatter(page) {
 }
 
 function pageOf(file) {
-  const text = readFileSync(join(root, file), 'utf8')
+  const text = readFileSync(join(root, file), 'utf8').replaceAll(SCREEN, screen)
+  if (text.includes('<picture>'))
+    throw new Error(`${file}: a picture of a screen is not written as SCREEN has it`)
   let fence = null
   const lines = text.split('\n').map((line) => {
     const [, indent = '', info] = /^( *)```(.*)$/.exec(line) ?? []

@@ -3,6 +3,7 @@ import { IF_TABLES_WERE_DROPPED } from '../adapters/migrator.js'
 import type { KeystoreError, KeystoreErrorCode, MasterKeyError } from '../errors.js'
 import { DEFAULT_MASTER_KEY_FILE } from '../master-keys/environment.js'
 import { NoTableError } from './existing-store.js'
+import { MissingKeyFileError } from './master-keys.js'
 
 const GIVE_A_MASTER_KEY = '--master-key-file FILE, API_KEY_MASTER_KEY_FILE or API_KEY_MASTER_KEY'
 
@@ -15,6 +16,8 @@ const ADVICE: Partial<Record<KeystoreErrorCode, string>> = {
     'The keys are under another master key than the one given, if one was. Give the right one: ' +
     `${GIVE_A_MASTER_KEY}. A former one goes beside the one in use now: --previous-key-file FILE.`,
 }
+
+const IS_THE_PATH_RIGHT = `Is the path right? A relative one counts from the folder that the command runs in. Else give the master key that these keys are under: ${GIVE_A_MASTER_KEY}.`
 
 /** Not as the primary: new keys of all others would then come under the root of this tenant. */
 const GIVE_THE_ROOT =
@@ -35,6 +38,7 @@ export function adviceFor(error: KeystoreError, command: string): string | null 
   if (isOfUnknownRoot(error))
     return command === 'move-tenant' ? `${GIVE_THE_ROOT} ${ROOT_IS_THE_NEW_ONE}` : GIVE_THE_ROOT
   if (error instanceof NoTableError) return `${IF_TABLES_WERE_DROPPED}.`
+  if (error instanceof MissingKeyFileError) return IS_THE_PATH_RIGHT
   // The master key was given, and its service failed: the message says why.
   if (code === 'ERR_MASTER_KEY' && (error as MasterKeyError).reason !== undefined)
     return error.retryable ? WHEN_IT_ANSWERS : null

@@ -8,8 +8,8 @@ import { sayError } from './say.js'
 
 /** How the script of each shell is installed. */
 const SHELLS = {
-  bash: 'source <(npx keystore completion bash)   # in ~/.bashrc; it needs the package bash-completion',
-  zsh: 'npx keystore completion zsh > ~/.zfunc/_keystore   # ~/.zfunc is in $fpath, before compinit in ~/.zshrc',
+  bash: 'source <(npx keystore completion bash)\n    # in ~/.bashrc; it needs the package bash-completion',
+  zsh: 'npx keystore completion zsh > ~/.zfunc/_keystore\n    # ~/.zfunc is in $fpath, before compinit in ~/.zshrc',
   fish: 'npx keystore completion fish > ~/.config/fish/completions/keystore.fish',
   powershell: 'npx keystore completion powershell >> $PROFILE',
 } as const

@@ -19,6 +19,8 @@ export async function isTyped(question: string, expected: string): Promise<boole
   stdin.ref()
   try {
     for await (const line of createInterface({ input: stdin })) return line === expected
+    // Ctrl-D leaves the cursor behind the question, and what is said next is no answer.
+    process.stderr.write('\n')
     return false
   } finally {
     // A terminal that was read once keeps the process alive, even after its reader was closed.

@@ -12,6 +12,7 @@ import { describeMigration } from './migrate.js'
 import {
   type AdoptOptions,
   closeAfter,
+  DEFAULT_STORE,
   type KeyLogOptions,
   withAdoptableStore,
   withKeyLog,
@@ -80,10 +81,19 @@ function nextSteps(keyFile: string | null, command: Command): string {
 In the application:
   import { EnvelopeCrypto, masterKeysFromEnv } from 'drizzle-keystore'
   import { openKeyStore } from 'drizzle-keystore/open'
-  const store = await openKeyStore(url, { migrate: 'check' }) // 'check': a mistyped URL makes no empty store
+  const masterKeys = masterKeysFromEnv() // first: without a master key nothing is opened
+  const store = await openKeyStore(${storeArgument(command)}, { migrate: 'check' }) // 'check': a mistyped URL makes no empty store
+  const envelope = await EnvelopeCrypto.open({ store, masterKeys })
 ${command.getOptionValueSource('store') === 'default' ? ANOTHER_STORE : OWN_DB}
 Or try:
   printf %s "a secret" | ${ownCommand()} encrypt --user alice${options}`
+}
+
+/** In the words of the application: the variable that was printed or set, else the file. */
+function storeArgument(command: Command): string {
+  return command.getOptionValueSource('store') === 'default'
+    ? `'${DEFAULT_STORE}'`
+    : "process.env.KEYSTORE_URL ?? ''"
 }
 
 const ANOTHER_STORE =

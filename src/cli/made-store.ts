@@ -14,13 +14,17 @@ import type { KeyStore } from '../store.js'
 import { assertNoFolder, storeName } from './existing-store.js'
 import { storeFile } from './git-ignore.js'
 import {
+  assertKeyCanBeMade,
   type FoundMasterKeys,
   type MasterKeyOptions,
+  MissingKeyFileError,
   makeMasterKeys,
   masterKeysOrNull,
+  namedKeyFile,
 } from './master-keys.js'
 import { openStore } from './open-store.js'
 import { type AdoptOptions, closeAfter, type KeyLogOptions } from './options.js'
+import { assertCanBeMade } from './writable-folder.js'
 
 type MadeStoreOptions = AdoptOptions & MasterKeyOptions & KeyLogOptions
 
@@ -40,22 +44,29 @@ export async function openOrMakeStore(options: MadeStoreOptions): Promise<MadeSt
   const { store: url, adopt = false, keyLog } = options
   assertNoFolder(url)
   const found = masterKeysOrNull(options)
-  if (adopt && found === null && existsSync(storeFile(url) ?? '')) throw noMasterKey(url, [])
+  if (adopt && found === null && existsSync(storeFile(url) ?? '')) throw noMasterKey(options, [])
   const denied = found === null ? null : await refuseUnchecked(found.masterKeys)
-  const isThere = await checkExisting(url, found?.masterKeys ?? null)
+  const isThere = await checkExisting(options, found?.masterKeys ?? null)
   // Nothing can be read with it either.
   if (denied !== null && !isThere) throw denied
+  assertStoreCanBeMade(url)
+  if (found === null) assertKeyCanBeMade(options)
   const store = await openStore(url, adopt ? { adopt } : {})
   try {
     // Where keys are lost, the right master key is somewhere else.
     if (keyLog !== undefined) await refuseOlderCopy(store, keyLog, emit)
     // Once more: a table that has just been migrated or adopted could not be read before.
-    await refuseOtherMasterKeys(url, store, found?.masterKeys ?? null)
+    await refuseOtherMasterKeys(options, store, found?.masterKeys ?? null)
     return { store, migration: await store.ready(), ...(found ?? makeMasterKeys(options)) }
   } catch (error) {
     await store.close()
     throw error
   }
+}
+
+function assertStoreCanBeMade(url: string): void {
+  const file = storeFile(url)
+  if (file !== null) assertCanBeMade(file, '--store or KEYSTORE_URL')
 }
 
 const emit = eventEmitter({})
@@ -83,21 +94,21 @@ async function refuseUnchecked({ primary }: MasterKeyring): Promise<MasterKeyErr
 }
 
 /** Checks the keys of a store that needs no migration, before anything is written. @returns false if there is none */
-async function checkExisting(url: string, masterKeys: MasterKeyring | null): Promise<boolean> {
+async function checkExisting(options: MadeStoreOptions, masterKeys: MasterKeyring | null): Promise<boolean> {
   let store: OpenedKeyStore
   try {
-    store = await openStore(url, { migrate: 'check' })
+    store = await openStore(options.store, { migrate: 'check' })
   } catch (error) {
     if (isKeystoreError(error) && error.code === 'ERR_SCHEMA') return false
     throw error
   }
-  await closeAfter(store, () => refuseOtherMasterKeys(url, store, masterKeys))
+  await closeAfter(store, () => refuseOtherMasterKeys(options, store, masterKeys))
   return true
 }
 
 /** @throws ERR_UNKNOWN_MASTER_KEY */
 async function refuseOtherMasterKeys(
-  url: string,
+  options: MadeStoreOptions,
   store: KeyStore,
   masterKeys: MasterKeyring | null,
 ): Promise<void> {
@@ -116,16 +127,22 @@ async function refuseOtherMasterKeys(
   if (samples.length === 0) samples.push(...(await store.list({ limit: 1, notKekId: '' })))
   if (samples.length > 0)
     throw noMasterKey(
-      url,
+      options,
       samples.map(({ kekId }) => kekId),
     )
 }
 
-function noMasterKey(url: string, kekIds: readonly (string | null)[]): MasterKeyError {
-  const named = kekIds.filter((kekId) => kekId !== null).map((kekId) => printable(kekId))
-  const under = named.length === 0 ? '' : ` under ${named.join(', ')}`
-  return new MasterKeyError(
-    'ERR_UNKNOWN_MASTER_KEY',
-    `${storeName(url)} has keys already${under}, and no master key was given. A new one could not open them, so none was made`,
-  )
+function noMasterKey(options: MadeStoreOptions, kekIds: readonly (string | null)[]): MasterKeyError {
+  const shown = kekIds.filter((kekId) => kekId !== null).map((kekId) => printable(kekId))
+  const under = shown.length === 0 ? '' : ` under ${shown.join(', ')}`
+  const has = `${storeName(options.store)} has keys already${under}`
+  const named = namedKeyFile(options)
+  return named === null
+    ? new MasterKeyError(
+        'ERR_UNKNOWN_MASTER_KEY',
+        `${has}, and no master key was given. A new one could not open them, so none was made`,
+      )
+    : new MissingKeyFileError(
+        `${has}, and ${named.path}, which ${named.by} names, is not there. A new master key could not open them, so none was made`,
+      )
 }

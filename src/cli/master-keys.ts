@@ -2,12 +2,14 @@
 import { closeSync, existsSync, fsyncSync, linkSync, openSync, rmSync, writeSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { type Command, Option } from 'commander'
+import { MasterKeyError } from '../errors.js'
 import { assertFilePath, makeFolders } from '../folders.js'
 import { DEFAULT_MASTER_KEY_FILE, masterKeysFromEnv, masterKeysFromFile } from '../master-keys/environment.js'
 import { assertKeyPath } from '../master-keys/key-file.js'
 import { type MasterKeyring, masterKeyring } from '../master-keys/keyring.js'
 import { generateMasterKey } from '../master-keys/local.js'
 import { syncFolder } from '../sync-folder.js'
+import { assertCanBeMade } from './writable-folder.js'
 
 export interface MasterKeyOptions {
   readonly masterKeyFile?: string
@@ -28,6 +30,14 @@ export function withMasterKeys(command: Command): Command {
       'a file with an earlier master key, besides $API_KEY_MASTER_KEY_PREVIOUS; may be repeated',
     ).argParser((path: string, paths: readonly string[] = []) => [...paths, path]),
   )
+}
+
+/** For a command that opens no key: who types the options of `doctor` there, too, means nothing wrong. */
+export function withIgnoredMasterKeys(command: Command): Command {
+  const notNeeded = 'not needed: this command opens no key'
+  return command
+    .addOption(new Option('--master-key-file <path>', notNeeded).hideHelp())
+    .addOption(new Option('--previous-key-file <path>', notNeeded).hideHelp())
 }
 
 /** Loads the master keys: from the file named on the command line, else from the environment, else from the file that `init` makes. */
@@ -69,6 +79,14 @@ export function masterKeysOrNull(options: MasterKeyOptions): FoundMasterKeys | n
   return { masterKeys: loadKeyring(file, previousKeyFile), said: `Master key: ${file} (reused)`, file }
 }
 
+/** @throws if {@link makeMasterKeys} could not make its file */
+export function assertKeyCanBeMade(options: MasterKeyOptions): void {
+  assertCanBeMade(
+    newKeyFile(options) ?? DEFAULT_MASTER_KEY_FILE,
+    '--master-key-file or API_KEY_MASTER_KEY_FILE',
+  )
+}
+
 /** Makes the file that {@link masterKeysOrNull} lacks. */
 export function makeMasterKeys(options: MasterKeyOptions): FoundMasterKeys {
   const file = newKeyFile(options) ?? DEFAULT_MASTER_KEY_FILE
@@ -78,12 +96,19 @@ export function makeMasterKeys(options: MasterKeyOptions): FoundMasterKeys {
   return { masterKeys: loadKeyring(file, options.previousKeyFile), said, file }
 }
 
-/** Where the master key is, or is made if it is not there. Null if $API_KEY_MASTER_KEY holds it. */
-function newKeyFile({ masterKeyFile }: MasterKeyOptions): string | null {
+/** The file that is named for the master key, and by what. Null if none is named, or the environment holds the key. */
+export function namedKeyFile({ masterKeyFile }: MasterKeyOptions): { path: string; by: string } | null {
   const { API_KEY_MASTER_KEY = '', API_KEY_MASTER_KEY_FILE = '' } = process.env
-  if (masterKeyFile !== undefined) return masterKeyFile
-  if (API_KEY_MASTER_KEY.trim() !== '') return null
-  return API_KEY_MASTER_KEY_FILE.trim() === '' ? DEFAULT_MASTER_KEY_FILE : API_KEY_MASTER_KEY_FILE
+  if (masterKeyFile !== undefined) return { path: masterKeyFile, by: '--master-key-file' }
+  if (API_KEY_MASTER_KEY.trim() !== '' || API_KEY_MASTER_KEY_FILE.trim() === '') return null
+  return { path: API_KEY_MASTER_KEY_FILE, by: 'API_KEY_MASTER_KEY_FILE' }
+}
+
+/** Where the master key is, or is made if it is not there. Null if $API_KEY_MASTER_KEY holds it. */
+function newKeyFile(options: MasterKeyOptions): string | null {
+  const named = namedKeyFile(options)
+  if (named !== null) return named.path
+  return isGivenByEnvironment() ? null : DEFAULT_MASTER_KEY_FILE
 }
 
 /** @param file the primary's file; undefined: the primary of the environment. Previous keys of the environment count in both cases */
@@ -156,4 +181,11 @@ function writeMasterKey(path: string): void {
 function isGivenByEnvironment(): boolean {
   const { API_KEY_MASTER_KEY = '', API_KEY_MASTER_KEY_FILE = '' } = process.env
   return API_KEY_MASTER_KEY.trim() !== '' || API_KEY_MASTER_KEY_FILE.trim() !== ''
+}
+
+/** A file was named for the master key of a store that has keys, and there is none. */
+export class MissingKeyFileError extends MasterKeyError {
+  constructor(message: string) {
+    super('ERR_UNKNOWN_MASTER_KEY', message)
+  }
 }

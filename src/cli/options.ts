@@ -1,7 +1,7 @@
 /**
  * The options that several commands share, and how stores are opened from them.
  *
- * Options for stores of the Python reference are in no help, since nearly nobody has one: its guide and the errors about such stores name them.
+ * Options for stores of format v2 are in no help, since nearly nobody has one: the guide and the errors about such stores name them.
  */
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import type { EncryptionContext } from '../format/context.js'
@@ -54,7 +54,7 @@ export function withAdoptableStore(command: Command): Command {
   return withStore(command).addOption(
     new Option(
       '--adopt',
-      'once, for a SQLite file that the Python reference made: rebuild its table for this library; make a backup first',
+      'once, for a SQLite file with a table of format v2 alone (docs/MIGRATING.md): rebuild it for this library; make a backup first',
     ).hideHelp(),
   )
 }
@@ -65,7 +65,10 @@ export function withEnvelopeOptions(command: Command): Command {
 
 export function withFormat(command: Command): Command {
   return command.addOption(
-    new Option('--format <format>', "the format to write (default: v3; v2 is the Python reference's)")
+    new Option(
+      '--format <format>',
+      'the format to write (default: v3; v2 only if your store has it: docs/MIGRATING.md)',
+    )
       .choices(['v3', 'v2'])
       .hideHelp(),
   )
@@ -75,7 +78,7 @@ export function withAcceptV2(command: Command): Command {
   return command.addOption(
     new Option(
       '--accept-v2',
-      "also read keys and tokens in the Python reference's format v2, which binds them to no user",
+      'also read keys and tokens of format v2, which binds them to no user; only if your store has it',
     ).hideHelp(),
   )
 }

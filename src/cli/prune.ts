@@ -24,7 +24,7 @@ interface PruneCommandOptions extends StoreOptions, ChangeOptions, KeyLogOptions
   readonly all?: boolean
   readonly beforeVersion?: number
   readonly madeBefore?: Date
-  readonly tokensReencrypted: true
+  readonly tokensReencrypted?: true
   readonly includeFirst?: boolean
 }
 
@@ -43,15 +43,18 @@ export function pruneCommand(): Command {
       'remove versions that were made before this time, such as that of a rotation: 2026-11-27T16:00:00Z',
       parseTime,
     )
-    .requiredOption('--tokens-reencrypted', 'confirm that no token of these versions is left')
+    .option(
+      '--tokens-reencrypted',
+      'confirm that no token of these versions is left; needed unless --dry-run is given',
+    )
     .option(
       '--include-first',
       'remove version 1 too, which all v2 tokens of the user need; then bring fingerprints along: reencrypt --schema',
     )
     .addHelpText(
       'after',
-      '\nExamples:\n  npx keystore prune alice --before-version 3 --tokens-reencrypted --dry-run\n' +
-        '  npx keystore prune --all --made-before 2026-11-27T16:00:00Z --tokens-reencrypted --include-first',
+      '\nExamples:\n  npx keystore prune alice --before-version 3 --dry-run\n' +
+        '  npx keystore prune --all --made-before 2026-11-27T16:00:00Z \\\n    --tokens-reencrypted --include-first',
     )
     .action((user: string | undefined, options: PruneCommandOptions) => {
       const { pool = false, all = false, beforeVersion, madeBefore } = options
@@ -59,6 +62,10 @@ export function pruneCommand(): Command {
         throw invalidArgument('Give exactly one of them: a user, --pool, or --all')
       if ((beforeVersion === undefined) === (madeBefore === undefined))
         throw invalidArgument('Give exactly one of them: --before-version, or --made-before')
+      if (!options.dryRun && !options.tokensReencrypted)
+        throw invalidArgument(
+          'Tokens under what is removed are lost. Once none is left, confirm it with --tokens-reencrypted; --dry-run says what would be removed, and needs no confirmation',
+        )
       if (!all) return pruneOne(user ?? POOL, options)
       // Users have different versions at any time.
       if (madeBefore === undefined)
@@ -70,12 +77,15 @@ export function pruneCommand(): Command {
 /** The user id of the pool's key. */
 const POOL = ''
 
+/** What the library asks for in a dry run too. The command has asked for it where something is removed. */
+const CONFIRMED = { tokensReencrypted: true } as const
+
 async function pruneOne(userId: string, options: PruneCommandOptions): Promise<void> {
   if (userId !== POOL) assertUserId(userId)
-  const { beforeVersion, madeBefore, tokensReencrypted, includeFirst = false, dryRun = false, json } = options
+  const { beforeVersion, madeBefore, includeFirst = false, dryRun = false, json } = options
   await withExistingStore(options, async (store) => {
     if (!(await store.getAll([userId])).has(userId)) throw noSuchUser(userId, 'nothing was removed')
-    const choice = { beforeVersion, madeBefore, tokensReencrypted, includeFirst, dryRun }
+    const choice = { beforeVersion, madeBefore, ...CONFIRMED, includeFirst, dryRun }
     const { versions } = await pruneRetired({ ...choice, store: recordingStore(store, options), userId })
     if (json) return printJson({ userId, versions, dryRun })
     const what = `${dryRun ? 'Would remove' : 'Removed'} ${counted(versions.length, 'version')}`
@@ -89,7 +99,7 @@ async function pruneOne(userId: string, options: PruneCommandOptions): Promise<v
 }
 
 async function pruneAll(madeBefore: Date, options: PruneCommandOptions): Promise<void> {
-  const { tokensReencrypted, includeFirst = false, dryRun = false } = options
+  const { includeFirst = false, dryRun = false } = options
   await withExistingStore(options, (store) =>
     runLongCommand(
       options,
@@ -98,7 +108,7 @@ async function pruneAll(madeBefore: Date, options: PruneCommandOptions): Promise
           ...controls,
           store: recordingStore(store, options),
           madeBefore,
-          tokensReencrypted,
+          ...CONFIRMED,
           includeFirst,
           dryRun,
         }),

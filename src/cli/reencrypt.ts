@@ -104,7 +104,8 @@ export function reencryptCommand(): Command {
       'after',
       '\nExamples:\n' +
         '  npx keystore reencrypt --db app.db --schema dist/schema.js --dry-run\n' +
-        '  npx keystore reencrypt --db app.db --table credentials --key id --owner user_id --column api_key --context credentials.api_key',
+        '  npx keystore reencrypt --db app.db --table credentials \\\n' +
+        '    --key id --owner user_id --column api_key --context credentials.api_key',
     )
     .action((options: ReencryptCommandOptions) => {
       const masterKeys = findMasterKeys(options)

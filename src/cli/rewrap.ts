@@ -48,7 +48,7 @@ export function rewrapCommand(): Command {
     .option('--batch-size <rows>', 'rows a transaction, 1 to 5,000 (default: 1,000)', wholeNumber)
     .addHelpText(
       'after',
-      '\nExample:\n  npx keystore rewrap --master-key-file keys/new.key --previous-key-file keys/old.key --dry-run',
+      '\nExample:\n  npx keystore rewrap --master-key-file keys/new.key \\\n    --previous-key-file keys/old.key --dry-run',
     )
     .action((options: RewrapCommandOptions) => {
       const masterKeys = findMasterKeys(options)

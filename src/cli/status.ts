@@ -5,6 +5,7 @@ import { COUNTING, maintenanceOf } from '../lifecycle/long-work.js'
 import { formatOfKekId } from '../master-keys/kek-id.js'
 import type { DatedCensusRow } from '../store.js'
 import { storeName, withExistingStore } from './existing-store.js'
+import { withIgnoredMasterKeys } from './master-keys.js'
 import { type ReportOptions, type StoreOptions, withJson, withStore } from './options.js'
 import { counted, countedKekName, printJson, thousands } from './output.js'
 import { progressDisplay } from './progress.js'
@@ -16,7 +17,7 @@ import { tenantSummary } from './tenant-summary.js'
 const NAMED_ROOTS = 20
 
 export function statusCommand(): Command {
-  return withJson(withStore(new Command('status')))
+  return withIgnoredMasterKeys(withJson(withStore(new Command('status'))))
     .description('Count the keys in the store by master key, format, version and age.')
     .addHelpText('after', '\nExamples:\n  npx keystore status\n  npx keystore status --store app.db --json')
     .action((options: StoreOptions & ReportOptions) =>

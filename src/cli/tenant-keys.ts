@@ -156,7 +156,7 @@ export function moveTenantCommand(): Command {
     .addHelpText(
       'after',
       '\nExamples:\n  npx keystore move-tenant acme --dry-run\n  npx keystore move-tenant acme --root-file keys/acme.key' +
-        '\n\nTo keep the tenant working, first have `tenantRoot` give the new root in all processes, with the old one as a previous one.\nAll tenants of a previous master key: npx keystore rewrap --tenants',
+        '\n\nTo keep the tenant working, first have `tenantRoot` give the new root in all\nprocesses, with the old one as a previous one.\nAll tenants of a previous master key: npx keystore rewrap --tenants',
     )
     .action(moveTenant)
 }

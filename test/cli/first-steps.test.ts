@@ -1,16 +1,21 @@
 /** What a newcomer does wrong: the wrong master key, a mistyped store, a secret that is none. Nothing is written, and the message says what to do. */
+import { spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { generateMasterKey } from '../../src/index.js'
-import { type CommandOptions, runKeystore } from '../support/command.js'
+import { type CommandOptions, cleanEnvironment, runKeystore } from '../support/command.js'
 import { type CommandStore, commandStore } from '../support/command-store.js'
+import { itIf } from '../support/conditional.js'
 import { dialects, temporaryFolder } from '../support/databases.js'
+import { linkPackages } from '../support/host-project.js'
 import { freePort } from '../support/postgres-server.js'
 import { runSql } from '../support/raw-database.js'
 
 /** An environment that names no master key: commands look into data/master.key. */
 const NO_KEY = { API_KEY_MASTER_KEY_FILE: '' }
+const isRoot = process.getuid?.() === 0
+
 const OTHER_KEY = { API_KEY_MASTER_KEY_FILE: 'keys/b.key' }
 
 describe.each(dialects)('on %s', (dialect) => {
@@ -33,6 +38,11 @@ describe.each(dialects)('on %s', (dialect) => {
       expect(stderr).toContain('[ERR_UNKNOWN_MASTER_KEY]')
       expect(stderr).toContain('--master-key-file FILE')
     }
+    const option = store.run([command, '--master-key-file', 'data/another.key'], { env: NO_KEY })
+    const variable = store.run([command], { env: { API_KEY_MASTER_KEY_FILE: 'data/gone.key' } })
+    expect(option.stderr).toContain('data/another.key, which --master-key-file names, is not there')
+    expect(variable.stderr).toContain('data/gone.key, which API_KEY_MASTER_KEY_FILE names, is not there')
+    expect(variable.stderr).toMatch(/\[ERR_UNKNOWN_MASTER_KEY\]\nIs the path right\?/)
     expect([exists('data'), exists('keys/.gitignore')]).toEqual([false, false])
     expect(await store.rows()).toEqual(before)
   })
@@ -73,7 +83,7 @@ describe.each(dialects)('on %s', (dialect) => {
     const name = dialect === 'sqlite' ? store.url : new URL(store.url).host + new URL(store.url).pathname
     const init = store.run(['init']).stdout
     expect(init).toContain(`Key store:  ${name}: applied 0000`)
-    expect(init).toContain('await openKeyStore(url')
+    expect(init).toContain("await openKeyStore(process.env.KEYSTORE_URL ?? ''")
     expect(init).toMatch(/its own drizzle db, that may be given instead/)
     expect(store.run(['status']).stdout).toBe(
       `${name} has no keys yet. --store or KEYSTORE_URL names another store.\n`,
@@ -225,6 +235,67 @@ describe('in a fresh folder', () => {
     expect(keystore(['init', '--store', 'postgres://u:hidden@127.0.0.1:1/x']).stdout).not.toContain('hidden')
   })
 
+  it.each([['init'], ['init', '--store', 'app.db']])(
+    '%s prints lines of code that work as pasted, after its exports',
+    (...args: string[]) => {
+      linkPackages(folder.path, 'better-sqlite3', 'drizzle-orm')
+      const { stdout } = keystore(args)
+      const code =
+        stdout.slice(stdout.indexOf('In the application:\n')).match(/^ {2}(import|const) .*$/gm) ?? []
+      write(
+        'app.mjs',
+        [...code, "console.log(await envelope.encrypt('alice', 'x'))", 'await envelope.close()'].join('\n'),
+      )
+      const exported = [...stdout.matchAll(/^ {2}export (\w+)=(\S+)$/gm)].map(([, name, value]) => [
+        name,
+        value,
+      ])
+      const run = spawnSync(process.execPath, ['app.mjs'], {
+        cwd: folder.path,
+        env: cleanEnvironment(Object.fromEntries(exported)),
+        encoding: 'utf8',
+      })
+      expect(run.stderr).toBe('')
+      expect(run.stdout).toMatch(/^v3:/)
+      expect(keystore(['status', ...args.slice(1), '--master-key-file', 'data/master.key']).stdout).toContain(
+        '1 live key',
+      )
+    },
+  )
+
+  const hasSetpriv = spawnSync('setpriv', ['--version']).status === 0
+  itIf(!isRoot || hasSetpriv, 'root may write anywhere, and setpriv is not installed')(
+    'init names the folder that is not writable, and makes nothing',
+    () => {
+      mkdirSync(join(folder.path, 'closed'), { mode: 0o555 })
+      mkdirSync(join(folder.path, 'open'))
+      // Root without the right to write anywhere.
+      const asOthers = isRoot ? ['setpriv', '--bounding-set=-dac_override,-dac_read_search'] : []
+      const init = (...args: string[]) => {
+        const [program = '', ...words] = [
+          ...asOthers,
+          process.execPath,
+          resolve('dist/cli/main.js'),
+          'init',
+          ...args,
+        ]
+        return spawnSync(program, words, { cwd: folder.path, env: cleanEnvironment(), encoding: 'utf8' })
+      }
+      const store = init('--store', 'closed/data/app.db', '--master-key-file', 'open/m.key')
+      expect(store).toMatchObject({ status: 1, stdout: '' })
+      expect(store.stderr).toMatch(
+        /The folder \S+closed is not writable, so that closed\/data\/app\.db .*--store or KEYSTORE_URL/,
+      )
+      const key = init('--store', 'open/app.db', '--master-key-file', 'closed/m.key')
+      expect(key).toMatchObject({ status: 1, stdout: '' })
+      expect(key.stderr).toMatch(
+        /closed is not writable, so that closed\/m\.key .*--master-key-file or API_KEY_MASTER_KEY_FILE/,
+      )
+      expect(names('open')).toEqual([])
+      expect(init('--store', 'open/app.db', '--master-key-file', 'open/m.key').status).toBe(0)
+    },
+  )
+
   it('says which server could not be reached, and not that it could not migrate', async () => {
     const port = await freePort()
     for (const host of ['127.0.0.1', 'localhost']) {
@@ -233,6 +304,18 @@ describe('in a fresh folder', () => {
       expect(stderr).toContain(`could not connect to ${host}:${port}/app (`)
       expect(stderr).not.toMatch(/migrate|hidden/)
     }
+  })
+
+  it('status takes the options of master keys, and needs none of them', () => {
+    keystore(['init'])
+    const { status, stdout } = keystore([
+      'status',
+      '--master-key-file',
+      'a.key',
+      '--previous-key-file',
+      'b.key',
+    ])
+    expect([status, stdout]).toEqual([0, expect.stringContaining('has no keys yet')])
   })
 
   it('without a master key a command names its option and the default file', () => {

@@ -8,7 +8,7 @@ import { fittedTable } from '../../src/cli/tables.js'
 import { runKeystore } from '../support/command.js'
 import { itIf } from '../support/conditional.js'
 import { temporaryFolder } from '../support/databases.js'
-import { answerOnTerminal, hasTerminal, onTerminal } from '../support/terminal.js'
+import { answerOnTerminal, END_OF_INPUT, hasTerminal, onTerminal } from '../support/terminal.js'
 
 const itOnTerminal = itIf(hasTerminal, 'script of util-linux is not installed')
 
@@ -48,6 +48,9 @@ describe('a question on a terminal', () => {
       const wrong = await answerOnTerminal(folder.path, args, question, 'no')
       expect(wrong.shown).toMatch(question)
       expect(wrong.status).toBe(1)
+      // Ctrl-D instead of an answer: what is said next has a line of its own.
+      const ended = await answerOnTerminal(folder.path, args, question, END_OF_INPUT)
+      expect(ended).toMatchObject({ status: 1, shown: expect.stringMatching(/: \r?\n\S/) })
       const answered = await answerOnTerminal(folder.path, args, question, right)
       expect(answered.shown).toMatch(question)
       expect(answered.status).toBe(0)
@@ -173,6 +176,10 @@ describe('the first hour', () => {
     command.configureOutput({ writeOut: (text) => (help += text) }).outputHelp()
     expect(help).toMatch(/\nExamples?:\n {2}.*keystore/)
     expect(help).not.toMatch(/Python|reference/)
+    expect(command.options.map(({ description }) => description).join()).not.toContain('Python')
+    // A longer example would be wrapped anywhere, or cut.
+    const examples = help.slice(help.indexOf('\nExample')).split('\n')
+    expect(examples.filter((line) => line.startsWith('  ') && line.length > 80)).toEqual([])
   })
 
   it('help COMMAND says what the exit codes mean', () => {

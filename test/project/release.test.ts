@@ -80,3 +80,40 @@ describe('the check of a release', () => {
     expect(stderr).toContain('changes under [Unreleased]')
   })
 })
+
+describe('the publishing workflow', () => {
+  const workflow = readFileSync('.github/workflows/publish.yml', 'utf8')
+  const jobs = new Map(
+    workflow
+      .slice(workflow.indexOf('\njobs:\n'))
+      // Comments, which say what does not happen, are none of the steps.
+      .replaceAll(/^ *#.*\n/gm, '')
+      .split(/^ {2}(?=[a-z]+:$)/m)
+      .slice(1)
+      .map((job) => [job.slice(0, job.indexOf(':')), job]),
+  )
+  const jobOf = (name: string) => jobs.get(name) ?? ''
+
+  it('runs no code of other packages where it may publish: install scripts would have the right, too', () => {
+    expect([...jobs.keys()]).toEqual(['check', 'pack', 'publish'])
+    const privileged = [...jobs].filter(([, job]) => /id-token|contents: write/.test(job))
+    expect(privileged.map(([name]) => name)).toEqual(['publish'])
+    expect(jobOf('publish')).not.toMatch(/npm (ci|install|i|exec|run)\b|npx|checkout|node /)
+    expect(jobOf('publish')).toMatch(/npm publish \.\/release\/drizzle-keystore-\*\.tgz --provenance/)
+    expect(jobOf('publish')).toContain('needs: pack')
+  })
+
+  it('makes what it publishes after all checks, where no install script runs', () => {
+    expect(jobOf('pack')).toContain('needs: check')
+    expect(jobOf('pack').match(/npm (ci|install).*/g)).toEqual(['npm ci --ignore-scripts'])
+    expect(jobOf('pack')).toContain('npm pack --pack-destination release')
+  })
+
+  it('stops on a known vulnerability, as docs/DEPENDENCIES.md says', () => {
+    expect(jobOf('check').match(/npm .*audit.*/g)).toEqual([
+      'npm audit --omit=dev',
+      'npm --prefix examples/byok-app audit --omit=dev',
+      'npm --prefix site audit --audit-level=high',
+    ])
+  })
+})

@@ -33,6 +33,9 @@ export function onTerminal(
   return { status: run.status, shown: run.stdout }
 }
 
+/** Ctrl-D, to answer with: no line follows it. */
+export const END_OF_INPUT = '\u0004'
+
 /** So long may a command take to end after the answer. */
 const PATIENCE_MS = 20_000
 
@@ -60,7 +63,7 @@ export function answerOnTerminal(
       shown += text
       if (isAnswered || !question.test(shown)) return
       isAnswered = true
-      child.stdin.write(`${answer}\n`)
+      child.stdin.write(answer === END_OF_INPUT ? answer : `${answer}\n`)
     })
     child.on('error', failed)
     child.on('close', (status) => {
