@@ -81,7 +81,9 @@ export function createAuth(
       ipAddress: { ipAddressHeaders: [CLIENT_ADDRESS_HEADER] },
     },
     plugins: config.oauth === null ? [] : [genericOAuth({ config: [oauthProvider(config.oauth)] })],
-    onAPIError: { errorURL: `${config.publicUrl.origin}/sign-in` },
+    // `throw`: what is no answer to the client comes out of the handler (web/auth-forms.ts). Better Auth's router would print the
+    // error itself, past `logger`: that of a failed query has its parameters in it, such as the token of a new password.
+    onAPIError: { errorURL: `${config.publicUrl.origin}/sign-in`, throw: true },
     telemetry: { enabled: false },
     // Its messages only: the arguments are errors of the database, with parameters in them.
     logger: {

@@ -18,11 +18,29 @@ export interface AuthAnswer {
   readonly url: string | null
 }
 
+/** Better Auth could not do its work, and that is not the fault of who asked. */
+export class AuthUnavailable extends Error {}
+
+async function answerTo(request: Request, { auth }: Services): Promise<Response> {
+  try {
+    return await auth.handler(request)
+  } catch (cause) {
+    throw new AuthUnavailable('Better Auth threw', { cause })
+  }
+}
+
+/** Codes with which Better Auth tells a failure of the database as if the form were wrong. */
+const FAILURES = ['FAILED_TO_CREATE_USER', 'FAILED_TO_CREATE_SESSION']
+
 /** Of an answer with status 429. */
 export const tooMany = ({ retryAfter }: AuthAnswer) =>
   `Too many attempts. Try again in ${retryAfter} seconds.`
 
-/** Sends a form on to Better Auth, and its cookies back to the browser. */
+/**
+ * Sends a form on to Better Auth, and its cookies back to the browser.
+ *
+ * @throws AuthUnavailable
+ */
 export async function callAuth(
   c: AppContext,
   services: Services,
@@ -33,15 +51,18 @@ export async function callAuth(
   headers.set('content-type', 'application/json')
   headers.set('origin', services.config.publicUrl.origin)
   const url = `${services.config.publicUrl.origin}/api/auth${path}`
-  const response = await services.auth.handler(
+  const response = await answerTo(
     new Request(url, { method: 'POST', headers, body: JSON.stringify(body) }),
+    services,
   )
   for (const cookie of response.headers.getSetCookie()) c.header('set-cookie', cookie, { append: true })
   const answer = (await response.json().catch(() => null)) as { code?: string; url?: string } | null
+  const code = answer?.code ?? ''
+  if (response.status >= 500 || FAILURES.includes(code)) throw new AuthUnavailable(code)
   return {
     ok: response.ok,
     status: response.status,
-    code: answer?.code ?? '',
+    code,
     retryAfter: Number(response.headers.get('x-retry-after') ?? 60),
     url: answer?.url ?? null,
   }
@@ -52,7 +73,7 @@ export function authCallbacks(services: Services) {
   const pass = (c: AppContext) => {
     const { pathname, search } = new URL(c.req.url)
     const url = `${services.config.publicUrl.origin}${pathname}${search}`
-    return services.auth.handler(new Request(url, { headers: forwardedHeaders(c, services) }))
+    return answerTo(new Request(url, { headers: forwardedHeaders(c, services) }), services)
   }
   routes.get('/callback/:provider', pass)
   routes.get('/verify-email', pass)

@@ -55,8 +55,9 @@ export function signInRoutes(services: Services) {
     // A page that leads on, and no redirect: the policy lets forms end at this site only.
     if (answer.ok && answer.url !== null)
       return c.html(<ContinuePage url={answer.url} name={oauthName ?? ''} />)
-    c.status(answer.status === 429 ? 429 : 502)
-    return c.html(<SignInPage oauthName={oauthName} error={signInError(answer)} />)
+    const limited = answer.status === 429
+    const error = limited ? tooMany(answer) : 'This does not work at the moment. Try again in a minute.'
+    return c.html(<SignInPage oauthName={oauthName} error={error} />, limited ? 429 : 502)
   })
 
   routes.get('/sign-up', (c) => {
@@ -120,8 +121,6 @@ function ConfirmFirst() {
 
 function signInError(answer: AuthAnswer): string {
   if (answer.status === 429) return tooMany(answer)
-  if (answer.status >= 500 || answer.url !== null)
-    return 'This does not work at the moment. Try again in a minute.'
   return 'The e-mail address or the password is not right.'
 }
 

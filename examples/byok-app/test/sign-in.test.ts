@@ -1,0 +1,65 @@
+/** Signing up and in, confirming an address and choosing a new password, as an attacker and a failing database see them. */
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { startApplication, type TestApplication } from './support/application.js'
+import { Client, PASSWORD } from './support/client.js'
+import { dialects } from './support/databases.js'
+
+let counter = 0
+const newEmail = () => `visitor${++counter}@example.com`
+
+describe.each(dialects)('signing in on %s', (dialect) => {
+  let app: TestApplication
+  const client = () => new Client(app.origin)
+  const resetTokenOf = (email: string) =>
+    new URL(app.linksTo(email).at(-1) ?? '').searchParams.get('token') ?? ''
+
+  /** Does the work while a table is away, as in a database that fails. */
+  async function without<Result>(table: string, work: () => Promise<Result>): Promise<Result> {
+    await app.database.run(`alter table ${table} rename to gone`)
+    try {
+      return await work()
+    } finally {
+      await app.database.run(`alter table gone rename to ${table}`)
+    }
+  }
+
+  beforeAll(async () => {
+    app = await startApplication(dialect)
+  })
+  afterAll(async () => {
+    await app?.remove()
+  })
+
+  it('asks to try again when the database fails, and puts no token, password or hash of one into the log', async () => {
+    const email = newEmail()
+    await client().signUp(email)
+    expect((await client().send('/forgot-password', { email })).status).toBe(200)
+    const token = resetTokenOf(email)
+    expect(token.length).toBeGreaterThan(20)
+    const stranger = newEmail()
+    const newPassword = 'a new and long password'
+    const failing = {
+      verification: () => client().send('/new-password', { token, password: newPassword }),
+      account: () => client().send('/new-password', { token, password: newPassword }),
+      session: () => client().send('/sign-in', { email, password: PASSWORD }),
+      '"user"': () => client().send('/sign-up', { name: 'Stranger', email: stranger, password: newPassword }),
+      rate_limit: () => client().send('/sign-in', { email, password: PASSWORD }),
+    }
+    for (const [table, send] of Object.entries(failing)) {
+      const { status, text } = await without(table, send)
+      expect([table, status, text]).toEqual([table, 503, expect.stringContaining('Try again in a minute')])
+    }
+    // The account itself, which is made after the user.
+    const { status } = await without('account', () =>
+      client().send('/sign-up', { name: 'Stranger', email: stranger, password: newPassword }),
+    )
+    expect(status).toBe(503)
+
+    const [row] = await app.database.run('select password from account where password is not null')
+    const log = app.log()
+    expect(log).toContain('auth.failed error=')
+    for (const secret of [token, PASSWORD, newPassword, String(row?.password), stranger])
+      expect([secret, log.includes(secret)]).toEqual([secret, false])
+    expect(log).not.toMatch(/params:|SERVER_ERROR/)
+  })
+})
