@@ -58,6 +58,8 @@ export function createAuth(
         }),
     },
     user: { deleteUser: { enabled: true } },
+    // Who reads the database finds no token that chooses a new password.
+    verification: { storeIdentifier: 'hashed' },
     // Nobody comes into another's account because of an e-mail address alone.
     account: { accountLinking: { disableImplicitLinking: true } },
     session: { expiresIn: 7 * 24 * 60 * MINUTE, updateAge: 24 * 60 * MINUTE, freshAge: 15 * MINUTE },

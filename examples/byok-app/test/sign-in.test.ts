@@ -62,4 +62,20 @@ describe.each(dialects)('signing in on %s', (dialect) => {
       expect([secret, log.includes(secret)]).toEqual([secret, false])
     expect(log).not.toMatch(/params:|SERVER_ERROR/)
   })
+
+  it('stores the token that chooses a new password as a hash alone, and takes it once', async () => {
+    const email = newEmail()
+    await client().signUp(email)
+    await client().send('/forgot-password', { email })
+    const token = resetTokenOf(email)
+    const rows = await app.database.run('select * from verification')
+    expect(rows.length).toBeGreaterThan(0)
+    expect(JSON.stringify(rows)).not.toContain(token)
+    const password = 'a new and long password'
+    const statuses = []
+    for (let attempt = 0; attempt < 2; attempt++)
+      statuses.push((await client().send('/new-password', { token, password })).status)
+    expect(statuses).toEqual([303, 422])
+    expect((await client().send('/sign-in', { email, password })).status).toBe(303)
+  })
 })
