@@ -54,7 +54,7 @@ export function createAuth(
         mailer.send({
           to: email,
           subject: 'Confirm your e-mail address',
-          text: `To confirm that this address is yours, open:\n\n${url}\n\nIf this was not you, ignore this mail.`,
+          text: `To confirm that this address is yours, open:\n\n${url}\n\nIf you made no account at Keyring, do not open it: somebody else did, with your address.`,
         }),
     },
     user: { deleteUser: { enabled: true } },

@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto'
 import type { Browser, Page } from 'playwright-core'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { startOAuthProvider } from '../../../test/support/oauth-provider.js'
-import { OPERATOR_EMAIL, startApplication, type TestApplication } from './support/application.js'
+import { startApplication, type TestApplication } from './support/application.js'
 import {
   axeFindings,
   DESKTOP,
@@ -16,10 +16,21 @@ import {
   visitor,
 } from './support/browser.js'
 import { type Dialect, dialects } from './support/databases.js'
-import { addKey, deleteAccount, focused, PASSWORD, receiptOf, signIn, signUp } from './support/flows.js'
+import {
+  addKey,
+  becomeOperator,
+  deleteAccount,
+  focused,
+  PASSWORD,
+  receiptOf,
+  signIn,
+  signUp,
+} from './support/flows.js'
 import { startProvider, type TestProvider } from './support/provider.js'
 import { Secrets } from './support/secrets.js'
 import { seedKeys } from './support/seeds.js'
+
+const OWNER_EMAIL = 'owner@example.com'
 
 if (!hasChromium) console.warn(`Skipped: ${NO_CHROMIUM}`)
 
@@ -216,11 +227,12 @@ describe.skipIf(!hasChromium).each(dialects)('the application on %s', (dialect: 
 
   it('lets the operator watch a rewrap, read the findings, and shred a user by their id', async () => {
     const page = await visit()
-    await signUp(page, 'The Owner', OPERATOR_EMAIL)
-    expect((await page.goto('/operator'))?.status()).toBe(404)
-    await page.goto('/account')
-    await page.goto(app.linksTo(OPERATOR_EMAIL).at(-1) ?? '')
+    await signUp(page, 'The Owner', OWNER_EMAIL)
+    await page.goto(app.linksTo(OWNER_EMAIL).at(-1) ?? '')
     await page.getByText('Your address is confirmed.').waitFor()
+    expect((await page.goto('/operator'))?.status()).toBe(404)
+    await becomeOperator(page, app)
+    await page.goto('/keys')
     await page.getByRole('link', { name: 'Operator' }).click()
 
     const figures = page.getByRole('list', { name: 'Figures' })
@@ -310,7 +322,7 @@ describe.skipIf(!hasChromium).each(dialects)('the application on %s', (dialect: 
       // Makes the table of people wider than a phone.
       await signUp(await visit(), 'Somebody', 'somebody.with.a.rather.long.address@mail.example.com')
       await page.goto('/sign-in')
-      await signIn(page, OPERATOR_EMAIL, PASSWORD)
+      await signIn(page, OWNER_EMAIL, PASSWORD)
       await page.getByRole('heading', { name: 'Your API keys' }).waitFor()
       await addKey(page, 'OpenAI', 'Axe', newKey('a key for axe'))
       await page.getByText('The key was encrypted and added.').waitFor()
