@@ -4,6 +4,7 @@ import type { KeystoreEvent, ShredReceipt } from 'drizzle-keystore'
 import { asc, eq } from 'drizzle-orm'
 import type { OpenedDatabase } from './database.js'
 import type { ApiKeys } from './keys.js'
+import { isKeystoreError } from './log.js'
 
 /** Everything that is stored about a person, for a download. Secrets are left out: whoever finds the file would have them. */
 export async function exportOf({ db, tables }: OpenedDatabase, keys: ApiKeys, userId: string) {
@@ -38,7 +39,10 @@ export async function exportOf({ db, tables }: OpenedDatabase, keys: ApiKeys, us
     .from(session)
     .where(eq(session.userId, userId))
     .orderBy(asc(session.createdAt))
-  const listed = await keys.list(userId)
+  const listed = await keys.list(userId).catch((error) => {
+    if (isKeystoreError(error) && error.code === 'ERR_KEY_SHREDDED') return keys.listErased(userId)
+    throw error
+  })
   return {
     note: 'Passwords, the tokens of your sign-in provider and the API keys themselves are stored too, and left out here.',
     exportedAt: new Date(),
