@@ -13,6 +13,11 @@ export interface Limit {
 /** A check is a request to somebody else's server. */
 export const CHECK_LIMIT: Limit = { action: 'check', most: 1, seconds: 3 }
 
+/** On one account, from whatever addresses: Better Auth counts by address alone. */
+export const SIGN_IN_LIMIT: Limit = { action: 'sign-in', most: 20, seconds: 15 * 60 }
+/** Each sends a mail. */
+export const CONFIRM_LIMIT: Limit = { action: 'confirm', most: 3, seconds: 60 }
+
 export class Limits {
   readonly #database: OpenedDatabase
   readonly #secret: string

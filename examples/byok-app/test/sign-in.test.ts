@@ -43,7 +43,7 @@ describe.each(dialects)('signing in on %s', (dialect) => {
       account: () => client().send('/new-password', { token, password: newPassword }),
       session: () => client().send('/sign-in', { email, password: PASSWORD }),
       '"user"': () => client().send('/sign-up', { name: 'Stranger', email: stranger, password: newPassword }),
-      rate_limit: () => client().send('/sign-in', { email, password: PASSWORD }),
+      rate_limit: () => client().send('/forgot-password', { email }),
     }
     for (const [table, send] of Object.entries(failing)) {
       const { status, text } = await without(table, send)
@@ -77,5 +77,34 @@ describe.each(dialects)('signing in on %s', (dialect) => {
       statuses.push((await client().send('/new-password', { token, password })).status)
     expect(statuses).toEqual([303, 422])
     expect((await client().send('/sign-in', { email, password })).status).toBe(303)
+  })
+
+  it('limits the attempts on one account from many addresses, and lets in others', async () => {
+    const [email, other] = [newEmail(), newEmail()]
+    await client().signUp(email)
+    await client().signUp(other)
+    const statuses = []
+    for (let attempt = 0; attempt < 22; attempt++) {
+      const typed = attempt % 2 === 0 ? email : ` ${email.toUpperCase()}`
+      statuses.push((await client().send('/sign-in', { email: typed, password: 'a wrong guess' })).status)
+    }
+    expect(statuses).toEqual([...Array(20).fill(401), 429, 429])
+    const limited = await client().send('/sign-in', { email, password: PASSWORD })
+    expect(limited.status).toBe(429)
+    expect(Number(limited.headers.get('retry-after'))).toBeGreaterThan(800)
+    expect(limited.text).toContain('Try again in 15 minutes')
+    expect((await client().send('/sign-in', { email: other, password: PASSWORD })).status).toBe(303)
+    // Whose account is tried is not told by the table.
+    expect(JSON.stringify(await app.database.run('select * from rate_limit'))).not.toContain(email)
+  })
+
+  it('sends no more than three mails in a minute to confirm an address', async () => {
+    const email = newEmail()
+    const alice = await client().signUp(email)
+    const before = app.linksTo(email).length
+    const statuses = []
+    for (let attempt = 0; attempt < 5; attempt++) statuses.push((await alice.post('/account/confirm')).status)
+    expect(statuses).toEqual([303, 303, 303, 429, 429])
+    expect(app.linksTo(email).length).toBe(before + 3)
   })
 })

@@ -33,8 +33,10 @@ async function answerTo(request: Request, { auth }: Services): Promise<Response>
 const FAILURES = ['FAILED_TO_CREATE_USER', 'FAILED_TO_CREATE_SESSION']
 
 /** Of an answer with status 429. */
-export const tooMany = ({ retryAfter }: AuthAnswer) =>
-  `Too many attempts. Try again in ${retryAfter} seconds.`
+export function tooMany({ retryAfter }: Pick<AuthAnswer, 'retryAfter'>): string {
+  const time = retryAfter <= 120 ? `${retryAfter} seconds` : `${Math.ceil(retryAfter / 60)} minutes`
+  return `Too many attempts. Try again in ${time}.`
+}
 
 /**
  * Sends a form on to Better Auth, and its cookies back to the browser.

@@ -1,6 +1,7 @@
 /** Signing up, in and out, and a forgotten password. */
 import { Hono } from 'hono'
 import { MIN_PASSWORD_LENGTH, OAUTH_PROVIDER } from '../../auth.js'
+import { SIGN_IN_LIMIT } from '../../limits.js'
 import { type AuthAnswer, callAuth, tooMany } from '../auth-forms.js'
 import {
   ContinuePage,
@@ -16,7 +17,7 @@ import { formOf } from '../session.js'
 const AFTER_CONFIRMATION = '/account?done=confirmed'
 
 export function signInRoutes(services: Services) {
-  const { config, deliversMail } = services
+  const { config, deliversMail, limits } = services
   const oauthName = config.oauth?.name ?? null
   const routes = new Hono<AppEnv>()
 
@@ -32,12 +33,16 @@ export function signInRoutes(services: Services) {
   })
 
   routes.post('/sign-in', async (c) => {
-    const { email = '', password = '' } = await formOf(c)
-    const answer = await callAuth(c, services, '/sign-in/email', {
-      email: email.trim(),
-      password,
-      callbackURL: AFTER_CONFIRMATION,
-    })
+    const { email: typed = '', password = '' } = await formOf(c)
+    const email = typed.trim()
+    const wait = await limits.take(SIGN_IN_LIMIT, email.toLowerCase())
+    if (wait !== null) {
+      c.header('retry-after', String(wait))
+      const error = tooMany({ retryAfter: wait })
+      return c.html(<SignInPage oauthName={oauthName} email={email} error={error} />, 429)
+    }
+    const body = { email, password, callbackURL: AFTER_CONFIRMATION }
+    const answer = await callAuth(c, services, '/sign-in/email', body)
     if (answer.ok) return c.redirect('/keys', 303)
     if (answer.code === 'EMAIL_NOT_VERIFIED') return c.html(<ConfirmFirst />, 403)
     c.status(answer.status === 429 ? 429 : 401)
