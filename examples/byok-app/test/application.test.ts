@@ -258,6 +258,10 @@ describe.skipIf(!hasChromium).each(dialects)('the application on %s', (dialect: 
     }
     expect(await figures.innerText()).toMatch(/\b0\s+under an earlier master key/)
 
+    await page.getByRole('button', { name: 'Rewrap' }).click()
+    await page.getByText('Nothing to do: every key is wrapped').waitFor()
+    expect(await page.locator('.job').innerText()).not.toContain('0 of 0')
+
     await page.getByRole('button', { name: 'Check all keys' }).click()
     await page.getByText('Every key opens.').waitFor()
     await app.database.run("update encryption_keys set kek_id = 'local:of-nobody' where user_id = 'later-7'")
