@@ -107,4 +107,64 @@ describe.each(dialects)('signing in on %s', (dialect) => {
     expect(statuses).toEqual([303, 303, 303, 429, 429])
     expect(app.linksTo(email).length).toBe(before + 3)
   })
+
+  it('counts by the address that a proxy tells, with a port or without, and by the peer’s if it tells none', async () => {
+    const attempt = async (forwarded: string, count: number) => {
+      const statuses = []
+      for (let at = 0; at < count; at++) {
+        const fields = { email: newEmail(), password: 'a wrong guess' }
+        const { status } = await client().send('/sign-in', fields, { 'x-forwarded-for': forwarded })
+        statuses.push(status)
+      }
+      return statuses
+    }
+    // A port of each connection, of one client.
+    expect(await attempt('192.0.2.1:5678', 3)).toEqual([401, 401, 401])
+    expect(await attempt('198.51.100.7, 192.0.2.1:91', 2)).toEqual([401, 401])
+    expect(await attempt('192.0.2.1', 1)).toEqual([429])
+    expect(await attempt('192.0.2.2:5678', 1)).toEqual([401])
+    expect(await attempt('[2001:db8::1]:443', 5)).toEqual([401, 401, 401, 401, 401])
+    expect(await attempt('2001:db8::1', 1)).toEqual([429])
+    expect(await attempt('unknown', 1)).toEqual([401])
+    const keys = (await app.database.run('select key from rate_limit')).map(({ key }) => String(key))
+    expect(keys.filter((key) => key.startsWith('127.0.0.1|') && key.includes('sign-in'))).toHaveLength(1)
+    expect(keys.join()).not.toMatch(/no-|unknown/i)
+  })
+
+  it('says once that a proxy is not trusted', async () => {
+    await app.restart({ TRUST_PROXY: 'false' })
+    const begins = app.log().length
+    for (let at = 0; at < 3; at++) await client().send('/forgot-password', { email: newEmail() })
+    expect(
+      app
+        .log()
+        .slice(begins)
+        .match(/proxy\.notTrusted.*TRUST_PROXY=true/g),
+    ).toHaveLength(1)
+    await app.restart()
+  })
+
+  it('takes no name and no address that is too long, empty, or has control characters', async () => {
+    const email = newEmail()
+    const wrong = [
+      [{ email, name: 'x'.repeat(81) }, 'at most 80'],
+      [{ email, name: 'Nul\0' }, 'control characters'],
+      [{ email, name: ' ' }, 'Say your name'],
+      [{ email: `${'x'.repeat(250)}@example.com`, name: 'Long' }, 'at most 254'],
+      [{ email: 'nobody', name: 'No address' }, 'not an e-mail address'],
+    ] as const
+    for (const [fields, message] of wrong) {
+      const { status, text } = await client().send('/sign-up', { ...fields, password: PASSWORD })
+      expect([fields.name, status, text]).toEqual([fields.name, 422, expect.stringContaining(message)])
+    }
+    await client().signUp(email, 'x'.repeat(80))
+  })
+
+  it('leads from a link that does not work to a page, and shows no JSON', async () => {
+    for (const path of ['/api/auth/verify-email', '/api/auth/verify-email?token=x']) {
+      const { status, headers } = await client().get(path)
+      expect([path, status, headers.get('location')]).toEqual([path, 303, '/sign-in?error=link'])
+    }
+    expect((await client().get('/sign-in?error=link')).text).toContain('This link does not work any more')
+  })
 })

@@ -2,9 +2,9 @@
  * Our forms call Better Auth through its request handler and not through `auth.api`, so that its rate limit and its own check of the origin
  * hold. Only what a browser must reach itself is open under /api/auth: the way back from a provider, and the link in a mail.
  */
-import { getConnInfo } from '@hono/node-server/conninfo'
 import { Hono } from 'hono'
 import { CLIENT_ADDRESS_HEADER } from '../auth.js'
+import { clientAddress } from './client-address.js'
 import type { AppContext, AppEnv, Services } from './services.js'
 
 export interface AuthAnswer {
@@ -72,13 +72,16 @@ export async function callAuth(
 
 export function authCallbacks(services: Services) {
   const routes = new Hono<AppEnv>()
-  const pass = (c: AppContext) => {
+  /** Both lead on to a page. What Better Auth answers without one would be JSON. */
+  const pass = async (c: AppContext, failure: string) => {
     const { pathname, search } = new URL(c.req.url)
     const url = `${services.config.publicUrl.origin}${pathname}${search}`
-    return answerTo(new Request(url, { headers: forwardedHeaders(c, services) }), services)
+    const answer = await answerTo(new Request(url, { headers: forwardedHeaders(c, services) }), services)
+    if (answer.status >= 500) throw new AuthUnavailable()
+    return answer.headers.has('location') ? answer : c.redirect(`/sign-in?error=${failure}`, 303)
   }
-  routes.get('/callback/:provider', pass)
-  routes.get('/verify-email', pass)
+  routes.get('/callback/:provider', (c) => pass(c, 'provider'))
+  routes.get('/verify-email', (c) => pass(c, 'link'))
   return routes
 }
 
@@ -97,12 +100,6 @@ function forwardedHeaders(c: AppContext, { config }: Services): Headers {
     const value = c.req.header(name)
     if (value !== undefined) headers.set(name, value)
   }
-  headers.set(CLIENT_ADDRESS_HEADER, clientAddress(c, config.trustProxy))
+  headers.set(CLIENT_ADDRESS_HEADER, clientAddress(c, config))
   return headers
-}
-
-/** The peer's, or what our proxy has appended: everything before that in X-Forwarded-For is the client's own word. */
-function clientAddress(c: AppContext, trustProxy: boolean): string {
-  const forwarded = trustProxy ? c.req.header('x-forwarded-for')?.split(',').at(-1)?.trim() : undefined
-  return forwarded || getConnInfo(c).remote.address || '127.0.0.1'
 }

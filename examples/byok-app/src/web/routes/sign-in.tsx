@@ -1,5 +1,6 @@
 /** Signing up, in and out, and a forgotten password. */
 import { Hono } from 'hono'
+import { personSchema } from '../../account.js'
 import { MIN_PASSWORD_LENGTH, OAUTH_PROVIDER } from '../../auth.js'
 import { SIGN_IN_LIMIT } from '../../limits.js'
 import { type AuthAnswer, callAuth, tooMany } from '../auth-forms.js'
@@ -23,10 +24,13 @@ export function signInRoutes(services: Services) {
 
   routes.get('/sign-in', (c) => {
     if (c.get('signedIn') !== null) return c.redirect('/keys', 303)
-    const failed = c.req.query('error') !== undefined
-    const error = failed
-      ? 'Signing in did not work. If you have an account with this address already, sign in with its password.'
-      : undefined
+    const failure = c.req.query('error')
+    const error =
+      failure === undefined
+        ? undefined
+        : failure === 'link'
+          ? 'This link does not work any more. Sign in to get a new one.'
+          : 'Signing in did not work. If you have an account with this address already, sign in with its password.'
     const notice =
       c.req.query('done') === 'password' ? 'Your password was changed. Sign in with it.' : undefined
     return c.html(<SignInPage oauthName={oauthName} error={error} notice={notice} />)
@@ -71,12 +75,15 @@ export function signInRoutes(services: Services) {
   })
 
   routes.post('/sign-up', async (c) => {
-    const { name = '', email = '', password = '' } = await formOf(c)
-    const body = { name: name.trim(), email: email.trim(), password, callbackURL: AFTER_CONFIRMATION }
+    const { name, email, password = '' } = await formOf(c)
+    const again = (error: string | undefined, status: 422 | 429) =>
+      c.html(<SignUpPage oauthName={oauthName} {...{ name, email, error }} />, status)
+    const person = personSchema.safeParse({ name, email })
+    if (!person.success) return again(person.error.issues[0]?.message, 422)
+    const body = { ...person.data, password, callbackURL: AFTER_CONFIRMATION }
     const answer = await callAuth(c, services, '/sign-up/email', body)
     if (answer.ok) return deliversMail ? c.html(<ConfirmFirst />) : c.redirect('/keys?done=welcome', 303)
-    c.status(answer.status === 429 ? 429 : 422)
-    return c.html(<SignUpPage oauthName={oauthName} name={name} email={email} error={signUpError(answer)} />)
+    return again(signUpError(answer), answer.status === 429 ? 429 : 422)
   })
 
   routes.post('/sign-out', async (c) => {
@@ -131,8 +138,6 @@ function signInError(answer: AuthAnswer): string {
 
 function signUpError(answer: AuthAnswer): string {
   if (answer.status === 429) return tooMany(answer)
-  if (answer.code === 'INVALID_EMAIL' || answer.code === 'VALIDATION_ERROR')
-    return 'This is not an e-mail address.'
   return passwordError(answer) ?? 'This address cannot be used. If it is yours, sign in instead.'
 }
 
