@@ -2,8 +2,25 @@
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
 import type { KeystoreEvent, ShredReceipt } from 'drizzle-keystore'
 import { asc, eq } from 'drizzle-orm'
+import { z } from 'zod'
 import type { OpenedDatabase } from './database.js'
 import type { ApiKeys } from './keys.js'
+import { isKeystoreError } from './log.js'
+
+/** What somebody says of themselves. Better Auth sets no bounds, and Postgres takes no NUL. */
+export const personSchema = z.object({
+  name: z
+    .string('Say your name.')
+    .trim()
+    .min(1, 'Say your name.')
+    .max(80, 'A name has at most 80 characters.')
+    .regex(/^\P{Cc}*$/u, 'A name has no control characters in it.'),
+  email: z
+    .string('Say your e-mail address.')
+    .trim()
+    .max(254, 'An e-mail address has at most 254 characters.')
+    .pipe(z.email('This is not an e-mail address.')),
+})
 
 /** Everything that is stored about a person, for a download. Secrets are left out: whoever finds the file would have them. */
 export async function exportOf({ db, tables }: OpenedDatabase, keys: ApiKeys, userId: string) {
@@ -38,7 +55,10 @@ export async function exportOf({ db, tables }: OpenedDatabase, keys: ApiKeys, us
     .from(session)
     .where(eq(session.userId, userId))
     .orderBy(asc(session.createdAt))
-  const listed = await keys.list(userId)
+  const listed = await keys.list(userId).catch((error) => {
+    if (isKeystoreError(error) && error.code === 'ERR_KEY_SHREDDED') return keys.listErased(userId)
+    throw error
+  })
   return {
     note: 'Passwords, the tokens of your sign-in provider and the API keys themselves are stored too, and left out here.',
     exportedAt: new Date(),

@@ -54,10 +54,12 @@ export function createAuth(
         mailer.send({
           to: email,
           subject: 'Confirm your e-mail address',
-          text: `To confirm that this address is yours, open:\n\n${url}\n\nIf this was not you, ignore this mail.`,
+          text: `To confirm that this address is yours, open:\n\n${url}\n\nIf you made no account at Keyring, do not open it: somebody else did, with your address.`,
         }),
     },
     user: { deleteUser: { enabled: true } },
+    // Who reads the database finds no token that chooses a new password.
+    verification: { storeIdentifier: 'hashed' },
     // Nobody comes into another's account because of an e-mail address alone.
     account: { accountLinking: { disableImplicitLinking: true } },
     session: { expiresIn: 7 * 24 * 60 * MINUTE, updateAge: 24 * 60 * MINUTE, freshAge: 15 * MINUTE },
@@ -81,7 +83,9 @@ export function createAuth(
       ipAddress: { ipAddressHeaders: [CLIENT_ADDRESS_HEADER] },
     },
     plugins: config.oauth === null ? [] : [genericOAuth({ config: [oauthProvider(config.oauth)] })],
-    onAPIError: { errorURL: `${config.publicUrl.origin}/sign-in` },
+    // `throw`: what is no answer to the client comes out of the handler (web/auth-forms.ts). Better Auth's router would print the
+    // error itself, past `logger`: that of a failed query has its parameters in it, such as the token of a new password.
+    onAPIError: { errorURL: `${config.publicUrl.origin}/sign-in`, throw: true },
     telemetry: { enabled: false },
     // Its messages only: the arguments are errors of the database, with parameters in them.
     logger: {

@@ -19,7 +19,7 @@ const schema = z.object({
   BETTER_AUTH_SECRET: z
     .string({ error: 'is missing' })
     .min(32, 'must have at least 32 characters, at random'),
-  OPERATOR_EMAIL: z.email().toLowerCase().optional(),
+  OPERATOR_USER_ID: z.string().optional(),
   MAIL_URL: z.string().default('data/outbox'),
   MAIL_FROM: z.string().default('byok-app@localhost'),
   TRUST_PROXY: z.stringbool().default(false),
@@ -41,7 +41,8 @@ export interface Config {
   /** A path of SQLite, or postgres://… */
   readonly databaseUrl: string
   readonly authSecret: string
-  readonly operatorEmail: string | undefined
+  /** The id of a user, and no address: anybody can sign up with an address, and its owner might confirm it for them. */
+  readonly operatorUserId: string | undefined
   /** smtp://… or a folder that mails are written to. */
   readonly mailUrl: string
   readonly mailFrom: string
@@ -91,7 +92,7 @@ export function configFrom(env: NodeJS.ProcessEnv): Config {
     port: data.PORT,
     databaseUrl: withPassword(data.DATABASE_URL, data.DATABASE_PASSWORD),
     authSecret: data.BETTER_AUTH_SECRET,
-    operatorEmail: data.OPERATOR_EMAIL,
+    operatorUserId: data.OPERATOR_USER_ID,
     mailUrl: data.MAIL_URL,
     mailFrom: data.MAIL_FROM,
     trustProxy: data.TRUST_PROXY,

@@ -57,7 +57,10 @@ export class Jobs {
   async #run(work: Work): Promise<void> {
     const { signal } = this.#abort
     try {
-      const onProgress = (progress: Progress) => this.#update({ progress })
+      const onProgress = (progress: Progress) => {
+        // Counting has no total. The count for the report, at the end, must not take the place of what was done.
+        if (progress.total > 0 || !this.#current?.progress) this.#update({ progress })
+      }
       const { outcome, complete } = await work({ signal, onProgress })
       this.#update({ state: complete ? 'done' : 'stopped', outcome })
     } catch (error) {

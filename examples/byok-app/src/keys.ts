@@ -5,6 +5,7 @@ import { isUnreadable } from 'drizzle-keystore'
 import { and, asc, count, eq } from 'drizzle-orm'
 import { z } from 'zod'
 import type { Database, OpenedDatabase, Tables } from './database.js'
+import { CHECK_LIMIT, type Limits } from './limits.js'
 import { isKeystoreError } from './log.js'
 import { type CheckResult, checkKey, type Providers } from './providers.js'
 
@@ -45,8 +46,6 @@ export function newKeySchema(providers: Providers) {
 }
 
 const MOST_KEYS = 50
-/** A check is a request to somebody else's server. */
-const BETWEEN_CHECKS_MS = 3000
 
 export type Refusal = 'duplicate' | 'full' | 'missing' | 'unreadable' | 'soon'
 
@@ -55,12 +54,19 @@ export class ApiKeys {
   readonly #keys: Tables['apiKeys']
   readonly #envelope: EnvelopeCrypto
   readonly #providers: Providers
+  readonly #limits: Limits
 
-  constructor({ db, tables }: OpenedDatabase, envelope: EnvelopeCrypto, providers: Providers) {
+  constructor(
+    { db, tables }: OpenedDatabase,
+    envelope: EnvelopeCrypto,
+    providers: Providers,
+    limits: Limits,
+  ) {
     this.#db = db
     this.#keys = tables.apiKeys
     this.#envelope = envelope
     this.#providers = providers
+    this.#limits = limits
   }
 
   /** Opens no secret: the label and the last four characters are columns of their own. */
@@ -80,6 +86,22 @@ export class ApiKeys {
         lastResult: row.lastResult as CheckResult | null,
       }))
     })
+  }
+
+  /** After the data key was erased: what is not encrypted, without a label. */
+  async listErased(userId: string): Promise<ListedKey[]> {
+    const { id, provider, createdAt, replacedAt, lastUsedAt, lastResult } = this.#keys
+    const rows = await this.#db
+      .select({ id, provider, createdAt, replacedAt, lastUsedAt, lastResult })
+      .from(this.#keys)
+      .where(eq(this.#keys.userId, userId))
+      .orderBy(asc(createdAt), asc(id))
+    return rows.map((row) => ({
+      ...row,
+      label: null,
+      lastFour: null,
+      lastResult: row.lastResult as CheckResult | null,
+    }))
   }
 
   async find(userId: string, id: string): Promise<ListedKey | null> {
@@ -141,12 +163,15 @@ export class ApiKeys {
   /** Uses the key once, at its provider. */
   async check(userId: string, id: string): Promise<CheckResult | Refusal> {
     const [row] = await this.#db
-      .select({ provider: this.#keys.provider, secret: this.#keys.secret, lastUsedAt: this.#keys.lastUsedAt })
+      .select({
+        provider: this.#keys.provider,
+        secret: this.#keys.secret,
+        fingerprint: this.#keys.fingerprint,
+      })
       .from(this.#keys)
       .where(this.#own(userId, id))
     const provider = row && this.#providers.find(row.provider)
     if (row === undefined || !provider) return 'missing'
-    if (row.lastUsedAt !== null && Date.now() - row.lastUsedAt.getTime() < BETWEEN_CHECKS_MS) return 'soon'
     const apiKey = await this.#envelope
       .decrypt(userId, row.secret, contextOf({ id, provider: row.provider }))
       .catch((error) => {
@@ -154,8 +179,14 @@ export class ApiKeys {
         throw error
       })
     if (apiKey === null) return 'unreadable'
+    if ((await this.#limits.take(CHECK_LIMIT, userId)) !== null) return 'soon'
     const lastResult = await checkKey(provider, apiKey)
-    await this.#db.update(this.#keys).set({ lastUsedAt: new Date(), lastResult }).where(this.#own(userId, id))
+    // Of the secret that was sent: another one may be in its place by now.
+    const sent = eq(this.#keys.fingerprint, row.fingerprint)
+    await this.#db
+      .update(this.#keys)
+      .set({ lastUsedAt: new Date(), lastResult })
+      .where(and(this.#own(userId, id), sent))
     return lastResult
   }
 

@@ -82,7 +82,9 @@ export class Operator {
       return {
         complete: report.complete,
         outcome: [
-          `${numberText(report.changed)} ${report.changed === 1 ? 'key was' : 'keys were'} rewrapped.`,
+          report.complete && report.changed + report.failedCount === 0
+            ? 'Nothing to do: every key is wrapped under the current master key already.'
+            : `${numberText(report.changed)} ${report.changed === 1 ? 'key was' : 'keys were'} rewrapped.`,
           ...(report.complete ? [] : ['Some are left: start it again.']),
           ...(report.failedCount > 0
             ? [`${numberText(report.failedCount)} could not be rewrapped. Check all keys for the reasons.`]

@@ -5,6 +5,7 @@ import { configFrom, loadDotEnv, SetupError } from './config.js'
 import { openDatabase } from './database.js'
 import { ApiKeys } from './keys.js'
 import { openKeystore } from './keystore.js'
+import { Limits } from './limits.js'
 import { isKeystoreError, log, logError } from './log.js'
 import { mailer } from './mail.js'
 import { Operator } from './operator.js'
@@ -20,7 +21,8 @@ async function start(): Promise<void> {
   const mail = mailer(config)
   const auth = createAuth(config, database, keystore.envelope, mail)
   const providers = new Providers(config)
-  const keys = new ApiKeys(database, keystore.envelope, providers)
+  const limits = new Limits(config, database)
+  const keys = new ApiKeys(database, keystore.envelope, providers, limits)
   const operator = new Operator(config, database, keystore)
   const services = {
     config,
@@ -29,6 +31,7 @@ async function start(): Promise<void> {
     auth,
     providers,
     keys,
+    limits,
     operator,
     deliversMail: mail.delivers,
   }

@@ -23,8 +23,8 @@ async function setUp(): Promise<void> {
       `BETTER_AUTH_SECRET=${randomBytes(32).toString('base64url')}`,
       'API_KEY_MASTER_KEY_FILE=keys/master.key',
       `DATABASE_URL=${process.env.DATABASE_URL ?? 'data/app.db'}`,
-      '# Whose page is /operator: an address that its owner has confirmed.',
-      `OPERATOR_EMAIL=${process.env.OPERATOR_EMAIL ?? ''}`,
+      '# Whose page is /operator: the id that the page Account shows.',
+      'OPERATOR_USER_ID=',
     ]
     if (!existsSync('.gitignore')) {
       writeFileSync('.gitignore', `${IGNORED.join('\n')}\n`, { flag: 'wx' })

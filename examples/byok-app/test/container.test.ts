@@ -138,7 +138,7 @@ describe.runIf(isAsked)('the steps of the Dockerfile, in a folder', () => {
         DATABASE_PASSWORD_FILE,
         API_KEY_MASTER_KEY_FILE: secret('master_key', generateMasterKey()),
         BETTER_AUTH_SECRET_FILE: secret('auth_secret', randomBytes(32).toString('hex')),
-        OPERATOR_EMAIL: '',
+        OPERATOR_USER_ID: '',
         MAIL_URL: '',
         TRUST_PROXY: '',
       }

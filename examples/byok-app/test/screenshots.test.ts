@@ -3,9 +3,9 @@ import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Browser, Page } from 'playwright-core'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { OPERATOR_EMAIL, startApplication, type TestApplication } from './support/application.js'
+import { startApplication, type TestApplication } from './support/application.js'
 import { DESKTOP, PHONE, startBrowser, visitor } from './support/browser.js'
-import { addKey, deleteAccount, PASSWORD, signUp } from './support/flows.js'
+import { addKey, becomeOperator, deleteAccount, PASSWORD, signUp } from './support/flows.js'
 import { startProvider, type TestProvider } from './support/provider.js'
 import { seedKeys } from './support/seeds.js'
 
@@ -80,8 +80,8 @@ describe.runIf(process.env.SCREENSHOTS)('the screenshots', () => {
     await shoot('keys', ada)
 
     const owner = await page()
-    await signUp(owner, 'The Owner', OPERATOR_EMAIL)
-    await owner.goto(app.linksTo(OPERATOR_EMAIL).at(-1) ?? '')
+    await signUp(owner, 'The Owner', 'owner@example.com')
+    await becomeOperator(owner, app)
     await owner.goto('/operator')
     await shoot('operator', owner)
     await owner.getByRole('button', { name: 'Check all keys' }).click()

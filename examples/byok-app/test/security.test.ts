@@ -273,8 +273,16 @@ describe.each(dialects)('the application on %s', (dialect) => {
     expect((await alice.post('/keys', { ...fields, label: 'x'.repeat(20_000) })).status).toBe(413)
   })
 
-  it('shows the operator’s pages to nobody else, and not to who only claims to have the address', async () => {
+  it('shows the operator’s pages to nobody else, and not to who has the operator’s address confirmed', async () => {
+    const owner = await client().signUp(newEmail())
+    const userId = /<dt>Id<\/dt><dd><code>([^<]+)/.exec((await owner.get('/account')).text)?.[1] ?? ''
+    await app.restart({ OPERATOR_USER_ID: userId, OPERATOR_EMAIL: 'owner@example.com' })
+    expect((await owner.get('/operator')).status).toBe(200)
+    // An attacker signs up with an address of the operator's, who opens the link in the mail.
     const claims = await client().signUp('owner@example.com')
+    const link = app.linksTo('owner@example.com').at(-1) ?? ''
+    expect((await client().get(link.slice(app.origin.length))).headers.get('location')).toContain('confirmed')
+    expect((await claims.get('/account')).text).toContain('>Confirmed<')
     const alice = await client().signUp(newEmail())
     for (const who of [claims, alice, client()])
       for (const path of ['/operator', '/operator/job', '/operator/people/x'])
@@ -282,6 +290,8 @@ describe.each(dialects)('the application on %s', (dialect) => {
     for (const path of ['/operator/rewrap', '/operator/check', '/operator/stop', '/operator/people/x/shred'])
       expect([path, (await claims.post(path)).status]).toEqual([path, 404])
     expect((await claims.get('/keys')).text).not.toContain('href="/operator"')
+    await app.restart()
+    expect((await owner.get('/operator')).status).toBe(404)
   })
 
   it('leaves no more of Better Auth open than a browser has to reach', async () => {

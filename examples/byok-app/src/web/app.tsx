@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { Hono } from 'hono'
 import { HTTPException } from 'hono/http-exception'
 import { isKeystoreError, logError } from '../log.js'
-import { authCallbacks } from './auth-forms.js'
+import { AuthUnavailable, authCallbacks } from './auth-forms.js'
 import { ErrorPage } from './pages/error.js'
 import { accountRoutes } from './routes/account.js'
 import { keyRoutes } from './routes/keys.js'
@@ -71,8 +71,12 @@ function errorPage(error: Error, c: AppContext) {
       'Your data key was erased, and nothing that was stored under it can be read any more. You can delete your account.'
     return c.html(<ErrorPage title="Your data was erased" text={text} signedIn={signedIn} />, 410)
   }
-  logError('request.failed', error)
   const text = 'Try again in a minute. If it goes on, tell who runs this.'
+  if (error instanceof AuthUnavailable) {
+    logError('auth.failed', error.cause ?? error)
+    return c.html(<ErrorPage title="This does not work at the moment" text={text} signedIn={signedIn} />, 503)
+  }
+  logError('request.failed', error)
   if (isKeystoreError(error) && error.retryable)
     return c.html(<ErrorPage title="The keys cannot be reached" text={text} signedIn={signedIn} />, 503)
   return c.html(<ErrorPage title="Something went wrong" text={text} signedIn={signedIn} />, 500)

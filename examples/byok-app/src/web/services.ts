@@ -6,6 +6,7 @@ import type { Config } from '../config.js'
 import type { OpenedDatabase } from '../database.js'
 import type { ApiKeys } from '../keys.js'
 import type { Keystore } from '../keystore.js'
+import type { Limits } from '../limits.js'
 import type { Operator } from '../operator.js'
 import type { Providers } from '../providers.js'
 
@@ -16,6 +17,7 @@ export interface Services {
   readonly auth: Auth
   readonly providers: Providers
   readonly keys: ApiKeys
+  readonly limits: Limits
   readonly operator: Operator
   /** Whether mails reach their readers. */
   readonly deliversMail: boolean

@@ -21,8 +21,7 @@ export function sessions({ auth, config }: Services) {
     session,
   }: NonNullable<Awaited<ReturnType<typeof auth.api.getSession>>>): SignedIn {
     const { id, name, email, emailVerified } = user
-    // An address that nobody has confirmed may be anybody's.
-    const isOperator = emailVerified && email.toLowerCase() === config.operatorEmail
+    const isOperator = id === config.operatorUserId
     return { userId: id, name, email, emailVerified, isOperator, csrfToken: csrfTokenOf(session.token) }
   }
 

@@ -11,8 +11,6 @@ import { type Dialect, freshDatabase, type TestDatabase } from './databases.js'
 export const DIST = join(import.meta.dirname, '..', '..', 'dist')
 export const LIBRARY = join(import.meta.dirname, '..', '..', 'node_modules', 'drizzle-keystore')
 
-export const OPERATOR_EMAIL = 'owner@example.com'
-
 export interface TestApplication {
   readonly origin: string
   readonly folder: string
@@ -42,7 +40,6 @@ export async function startApplication(
     DATABASE_URL: database.url,
     PORT: String(port),
     PUBLIC_URL: origin,
-    OPERATOR_EMAIL,
     // Each client of a test has an address of its own, so that they do not share a rate limit.
     TRUST_PROXY: 'true',
     API_KEY_MASTER_KEY_PREVIOUS: previousMasterKey,

@@ -1,6 +1,7 @@
 /** What people do, in steps of a browser. */
 import { randomBytes } from 'node:crypto'
 import type { Page } from 'playwright-core'
+import type { TestApplication } from './application.js'
 
 export const PASSWORD = `correct horse battery ${randomBytes(8).toString('hex')}`
 
@@ -11,6 +12,12 @@ export async function signUp(page: Page, name: string, email: string): Promise<v
   await page.getByLabel('Password').fill(PASSWORD)
   await page.getByRole('button', { name: 'Create account' }).click()
   await page.getByText('Welcome. Add your first key.').waitFor()
+}
+
+/** Who is signed in becomes the operator: their id goes into the configuration. */
+export async function becomeOperator(page: Page, app: TestApplication): Promise<void> {
+  await page.goto('/account')
+  await app.restart({ OPERATOR_USER_ID: await page.locator('dd code').innerText() })
 }
 
 export async function signIn(page: Page, email: string, password: string): Promise<void> {

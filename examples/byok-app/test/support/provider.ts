@@ -8,6 +8,8 @@ export interface TestProvider {
   /** Keys that it takes. */
   readonly known: Set<string>
   readonly requests: { readonly path: string; readonly key: string; readonly headers: IncomingHttpHeaders }[]
+  /** Answers wait for it. */
+  held: Promise<void>
   /** The status that it answers instead, until it is null again. */
   answers: number | null
   remove(): Promise<void>
@@ -18,6 +20,7 @@ export async function startProvider(): Promise<TestProvider> {
     url: '',
     known: new Set(),
     requests: [],
+    held: Promise.resolve(),
     answers: null,
     remove: async () => {
       server.closeAllConnections()
@@ -25,13 +28,14 @@ export async function startProvider(): Promise<TestProvider> {
       await once(server, 'close')
     },
   }
-  const server = createServer((request, response) => {
+  const server = createServer(async (request, response) => {
     const { headers, url: path = '' } = request
     const key = String(headers['x-api-key'] ?? headers['x-goog-api-key'] ?? headers.authorization).replace(
       'Bearer ',
       '',
     )
     provider.requests.push({ path, key, headers })
+    await provider.held
     response.statusCode = provider.answers ?? (provider.known.has(key) ? 200 : 401)
     if (response.statusCode === 302) response.setHeader('location', '/elsewhere')
     response.end(JSON.stringify({ data: [], echo: key }))

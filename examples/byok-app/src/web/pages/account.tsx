@@ -5,7 +5,7 @@ import { Form, Layout } from './layout.js'
 import { Field, Notice, OlderBackups, Receipt } from './parts.js'
 
 export function AccountPage({ signedIn, notice }: { signedIn: SignedIn; notice?: string | undefined }) {
-  const { name, email, emailVerified, csrfToken } = signedIn
+  const { userId, name, email, emailVerified, csrfToken } = signedIn
   return (
     <Layout title="Account" signedIn={signedIn} current="/account">
       <h1>Account</h1>
@@ -21,6 +21,10 @@ export function AccountPage({ signedIn, notice }: { signedIn: SignedIn; notice?:
             <span class={`badge ${emailVerified ? 'good' : 'warn'}`}>
               {emailVerified ? 'Confirmed' : 'Not confirmed'}
             </span>
+          </dd>
+          <dt>Id</dt>
+          <dd>
+            <code>{userId}</code>
           </dd>
         </dl>
         {!emailVerified && (

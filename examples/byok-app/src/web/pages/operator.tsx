@@ -146,7 +146,7 @@ export function JobStatus({ job }: { job: Job | null }) {
         · started <Time at={job.startedAt} />
       </p>
       {job.state === 'running' && progress === null && <p>It begins.</p>}
-      {progress !== null && (
+      {progress !== null && (progress.total > 0 || job.state === 'running') && (
         <p class="progress">
           <label for="progress">
             {progress.phase}: {numberText(progress.done)} of {numberText(progress.total)}

@@ -6,8 +6,8 @@ import { Field, Notice } from './parts.js'
 
 interface Props {
   readonly oauthName: string | null
-  readonly name?: string
-  readonly email?: string
+  readonly name?: string | undefined
+  readonly email?: string | undefined
   readonly error?: string | undefined
   readonly notice?: string | undefined
 }

@@ -1,6 +1,7 @@
 /** A person's account: export, and deletion with its receipt. */
 import { Hono } from 'hono'
 import { exportOf, hasPassword, withReceipt } from '../../account.js'
+import { CONFIRM_LIMIT } from '../../limits.js'
 import { type AuthAnswer, callAuth, tooMany } from '../auth-forms.js'
 import { AccountPage, DeleteAccountPage, DeletedPage } from '../pages/account.js'
 import type { AppEnv, Services } from '../services.js'
@@ -12,7 +13,7 @@ const NOTICES: Readonly<Record<string, string>> = {
 }
 
 export function accountRoutes(services: Services) {
-  const { database, keys } = services
+  const { database, keys, limits } = services
   const routes = new Hono<AppEnv>()
   routes.use(signedInOnly)
 
@@ -30,7 +31,13 @@ export function accountRoutes(services: Services) {
 
   routes.post('/confirm', async (c) => {
     await formOf(c)
-    const { email } = signedInTo(c)
+    const signedIn = signedInTo(c)
+    const { userId, email } = signedIn
+    const wait = await limits.take(CONFIRM_LIMIT, userId)
+    if (wait !== null) {
+      c.header('retry-after', String(wait))
+      return c.html(<AccountPage signedIn={signedIn} notice={tooMany({ retryAfter: wait })} />, 429)
+    }
     await callAuth(c, services, '/send-verification-email', { email, callbackURL: '/account?done=confirmed' })
     return c.redirect('/account?done=sent', 303)
   })

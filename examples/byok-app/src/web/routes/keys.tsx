@@ -20,7 +20,7 @@ const NOTICES: Readonly<Record<string, Notice>> = {
   limited: { kind: 'bad', text: 'The provider knows the key, and takes no more requests for now.' },
   unreachable: { kind: 'bad', text: 'The provider did not answer. Try again in a minute.' },
   unclear: { kind: 'bad', text: 'The provider answered something that says nothing about the key.' },
-  soon: { kind: 'bad', text: 'This key was tested a moment ago. Wait a few seconds.' },
+  soon: { kind: 'bad', text: 'You tested a key a moment ago. Wait a few seconds.' },
   unreadable: { kind: 'bad', text: 'The key cannot be read. Delete it, and add it again.' },
 } satisfies Partial<Record<CheckResult | Refusal, Notice>> & Record<string, Notice>
 

@@ -1,6 +1,8 @@
 /** Signing up, in and out, and a forgotten password. */
 import { Hono } from 'hono'
+import { personSchema } from '../../account.js'
 import { MIN_PASSWORD_LENGTH, OAUTH_PROVIDER } from '../../auth.js'
+import { SIGN_IN_LIMIT } from '../../limits.js'
 import { type AuthAnswer, callAuth, tooMany } from '../auth-forms.js'
 import {
   ContinuePage,
@@ -16,28 +18,35 @@ import { formOf } from '../session.js'
 const AFTER_CONFIRMATION = '/account?done=confirmed'
 
 export function signInRoutes(services: Services) {
-  const { config, deliversMail } = services
+  const { config, deliversMail, limits } = services
   const oauthName = config.oauth?.name ?? null
   const routes = new Hono<AppEnv>()
 
   routes.get('/sign-in', (c) => {
     if (c.get('signedIn') !== null) return c.redirect('/keys', 303)
-    const failed = c.req.query('error') !== undefined
-    const error = failed
-      ? 'Signing in did not work. If you have an account with this address already, sign in with its password.'
-      : undefined
+    const failure = c.req.query('error')
+    const error =
+      failure === undefined
+        ? undefined
+        : failure === 'link'
+          ? 'This link does not work any more. Sign in to get a new one.'
+          : 'Signing in did not work. If you have an account with this address already, sign in with its password.'
     const notice =
       c.req.query('done') === 'password' ? 'Your password was changed. Sign in with it.' : undefined
     return c.html(<SignInPage oauthName={oauthName} error={error} notice={notice} />)
   })
 
   routes.post('/sign-in', async (c) => {
-    const { email = '', password = '' } = await formOf(c)
-    const answer = await callAuth(c, services, '/sign-in/email', {
-      email: email.trim(),
-      password,
-      callbackURL: AFTER_CONFIRMATION,
-    })
+    const { email: typed = '', password = '' } = await formOf(c)
+    const email = typed.trim()
+    const wait = await limits.take(SIGN_IN_LIMIT, email.toLowerCase())
+    if (wait !== null) {
+      c.header('retry-after', String(wait))
+      const error = tooMany({ retryAfter: wait })
+      return c.html(<SignInPage oauthName={oauthName} email={email} error={error} />, 429)
+    }
+    const body = { email, password, callbackURL: AFTER_CONFIRMATION }
+    const answer = await callAuth(c, services, '/sign-in/email', body)
     if (answer.ok) return c.redirect('/keys', 303)
     if (answer.code === 'EMAIL_NOT_VERIFIED') return c.html(<ConfirmFirst />, 403)
     c.status(answer.status === 429 ? 429 : 401)
@@ -55,8 +64,9 @@ export function signInRoutes(services: Services) {
     // A page that leads on, and no redirect: the policy lets forms end at this site only.
     if (answer.ok && answer.url !== null)
       return c.html(<ContinuePage url={answer.url} name={oauthName ?? ''} />)
-    c.status(answer.status === 429 ? 429 : 502)
-    return c.html(<SignInPage oauthName={oauthName} error={signInError(answer)} />)
+    const limited = answer.status === 429
+    const error = limited ? tooMany(answer) : 'This does not work at the moment. Try again in a minute.'
+    return c.html(<SignInPage oauthName={oauthName} error={error} />, limited ? 429 : 502)
   })
 
   routes.get('/sign-up', (c) => {
@@ -65,12 +75,15 @@ export function signInRoutes(services: Services) {
   })
 
   routes.post('/sign-up', async (c) => {
-    const { name = '', email = '', password = '' } = await formOf(c)
-    const body = { name: name.trim(), email: email.trim(), password, callbackURL: AFTER_CONFIRMATION }
+    const { name, email, password = '' } = await formOf(c)
+    const again = (error: string | undefined, status: 422 | 429) =>
+      c.html(<SignUpPage oauthName={oauthName} {...{ name, email, error }} />, status)
+    const person = personSchema.safeParse({ name, email })
+    if (!person.success) return again(person.error.issues[0]?.message, 422)
+    const body = { ...person.data, password, callbackURL: AFTER_CONFIRMATION }
     const answer = await callAuth(c, services, '/sign-up/email', body)
     if (answer.ok) return deliversMail ? c.html(<ConfirmFirst />) : c.redirect('/keys?done=welcome', 303)
-    c.status(answer.status === 429 ? 429 : 422)
-    return c.html(<SignUpPage oauthName={oauthName} name={name} email={email} error={signUpError(answer)} />)
+    return again(signUpError(answer), answer.status === 429 ? 429 : 422)
   })
 
   routes.post('/sign-out', async (c) => {
@@ -120,15 +133,11 @@ function ConfirmFirst() {
 
 function signInError(answer: AuthAnswer): string {
   if (answer.status === 429) return tooMany(answer)
-  if (answer.status >= 500 || answer.url !== null)
-    return 'This does not work at the moment. Try again in a minute.'
   return 'The e-mail address or the password is not right.'
 }
 
 function signUpError(answer: AuthAnswer): string {
   if (answer.status === 429) return tooMany(answer)
-  if (answer.code === 'INVALID_EMAIL' || answer.code === 'VALIDATION_ERROR')
-    return 'This is not an e-mail address.'
   return passwordError(answer) ?? 'This address cannot be used. If it is yours, sign in instead.'
 }
 
