@@ -11,7 +11,7 @@ function variableOrFile(env: NodeJS.ProcessEnv, name: string): string | undefine
 
 const url = z.url({ protocol: /^https?$/ }).transform((text) => new URL(text))
 const schema = z.object({
-  PUBLIC_URL: url.default(new URL('http://localhost:3000')),
+  PUBLIC_URL: url.optional(),
   HOST: z.string().default('127.0.0.1'),
   PORT: z.coerce.number().int().min(0).max(65_535).default(3000),
   DATABASE_URL: z.string().default('data/app.db'),
@@ -87,7 +87,7 @@ export function configFrom(env: NodeJS.ProcessEnv): Config {
     )
   }
   return {
-    publicUrl: data.PUBLIC_URL,
+    publicUrl: data.PUBLIC_URL ?? new URL(`http://localhost:${data.PORT}`),
     host: data.HOST,
     port: data.PORT,
     databaseUrl: withPassword(data.DATABASE_URL, data.DATABASE_PASSWORD),
