@@ -55,7 +55,9 @@ describe.runIf(isChosen('sqlite'))('the statements of a SQLite store', () => {
     for (const other of sent) expect(lists.includes(other) || /busy_timeout/.test(other)).toBe(true)
     for (const statement of lists) {
       const plan = planOf(statement).join('\n')
-      expect(plan).toMatch(/SEARCH encryption_keys USING (COVERING )?INDEX sqlite_autoindex_encryption_keys_1/)
+      expect(plan).toMatch(
+        /SEARCH encryption_keys USING (COVERING )?INDEX sqlite_autoindex_encryption_keys_1/,
+      )
       expect(plan).not.toMatch(/TEMP B-TREE|^SCAN encryption_keys/m)
     }
   })
