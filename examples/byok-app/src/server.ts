@@ -48,13 +48,20 @@ async function start(): Promise<void> {
     const closed = new Promise<void>((resolve) => server.close(() => resolve()))
     if ('closeIdleConnections' in server) server.closeIdleConnections()
     await operator.jobs.close()
+    const late = setTimeout(() => {
+      if ('closeAllConnections' in server) server.closeAllConnections()
+    }, LAST_ANSWERS_MS)
     await closed
+    clearTimeout(late)
     await keystore.envelope.close()
     await database.close()
     log('stopped')
   }
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => void stop())
 }
+
+/** Browsers open connections ahead, on which they have asked for nothing: those are not idle, and would keep the process for a minute. */
+const LAST_ANSWERS_MS = 2000
 
 start().catch((error) => {
   // What the library says when it refuses to open names the next command, and holds no secret.
