@@ -2,7 +2,14 @@
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
 import { openKeyStore } from '../../src/adapters/open.js'
-import { EnvelopeCrypto, generateMasterKey, KeystoreError, localMasterKey, Secret } from '../../src/index.js'
+import {
+  EnvelopeCrypto,
+  generateMasterKey,
+  KeystoreError,
+  type KeystoreEvent,
+  localMasterKey,
+  Secret,
+} from '../../src/index.js'
 import { temporaryFolder } from '../support/databases.js'
 import { errorOf } from '../support/errors.js'
 import { backends, freshStoreOfEachTest } from '../support/fresh-store.js'
@@ -117,12 +124,16 @@ describe.each(backends)('the pool on %s', (backend) => {
 
   it('names the column in its events, and nothing else of the context', async () => {
     const events: unknown[] = []
-    const { pool } = await fresh.test.open({ onEvent: (event) => events.push(event) })
+    // Of the others there may be more: a store that begins to listen has keys looked up again.
+    const onEvent = (event: KeystoreEvent) => {
+      if (event.type === 'decryptFailed') events.push(event)
+    }
+    const { pool } = await fresh.test.open({ onEvent })
     await pool.encrypt('x')
     await errorOf(pool.decrypt(FOREIGN_V3_TOKEN, CONTEXT))
     await errorOf(pool.decrypt(FOREIGN_V3_TOKEN, { kid: 'not shown' }))
     const failed = { type: 'decryptFailed', userId: '', version: 1, format: 'v3' }
-    expect(events.slice(1)).toEqual([{ ...failed, column: 'jwks.private_key' }, failed])
+    expect(events).toEqual([{ ...failed, column: 'jwks.private_key' }, failed])
   })
 
   it('in format v2 has bytes, secrets and bulk, and refuses what needs a data key', async () => {
