@@ -159,7 +159,7 @@ describe.runIf(isChosen('postgres'))('a connection that the application uses too
         await working
       }
       expect(await host.query('select * from host_rows')).toEqual([])
-      expect(await store.maintenance.finishErasure()).toEqual(ERASED)
+      await eventually(async () => expect(await store.maintenance.finishErasure()).toEqual(ERASED))
       await store.insertIfAbsent([randomRecord('alice')])
       expect(await store.getActive(['alice'])).toHaveProperty('size', 1)
     })
@@ -170,7 +170,7 @@ describe.runIf(isChosen('postgres'))('a connection that the application uses too
       cleanups.add(() => host.query(`drop schema "${schema.replaceAll('"', '""')}" cascade`))
       expect((await other.ready()).applied).toHaveLength(5)
       await other.insertIfAbsent([randomRecord('alice')])
-      expect(await other.maintenance.finishErasure()).toEqual(ERASED)
+      await eventually(async () => expect(await other.maintenance.finishErasure()).toEqual(ERASED))
       const rows = await host.query(`select nspname from pg_namespace where nspname like 'It%'`)
       expect(rows).toEqual([{ nspname: schema }])
     })
@@ -194,8 +194,10 @@ describe.runIf(isChosen('postgres'))('a connection that the application uses too
     await store.insertIfAbsent([randomRecord(randomBytes(9).toString('base64url'))])
     const other = await client(url)
     await other.query('begin; lock table encryption_keys in access share mode')
-    expect(await store.maintenance.finishErasure()).toMatchObject(pending('55P03'))
+    await eventually(async () =>
+      expect(await store.maintenance.finishErasure()).toMatchObject(pending('55P03')),
+    )
     await other.query('rollback')
-    expect(await store.maintenance.finishErasure()).toEqual(ERASED)
+    await eventually(async () => expect(await store.maintenance.finishErasure()).toEqual(ERASED))
   })
 })
