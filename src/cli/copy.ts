@@ -46,7 +46,7 @@ import {
   thousands,
 } from './output.js'
 import { printableSentence } from './printable.js'
-import { printFailures } from './rewrap.js'
+import { printFailures } from './row-problems.js'
 import { say, sayError } from './say.js'
 import { printTable } from './tables.js'
 

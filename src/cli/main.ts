@@ -18,12 +18,12 @@ const COMPLETE = 'complete'
 /** What the second command of a new user is, whatever the first was. */
 const BEGIN = `
 Begin with:
-  npx keystore init         a master key and an empty store for your application
-  npx keystore quickstart   or see it work first, with 20 made-up secrets
+  npx keystore init         a master key and an empty store
+  npx keystore quickstart   or see it work, with 20 secrets
 
 npx keystore help COMMAND explains one, with examples.`
 
-const EXIT_CODES = '\nExit code: 0 done, 1 failed or something is wrong, 2 the command line was wrong.'
+const EXIT_CODES = '\nExit code: 0 done, 1 failed or something is wrong,\n2 the command line was wrong.'
 
 run(process.argv).then((code) => {
   process.exitCode = code
@@ -36,6 +36,8 @@ async function run(argv: readonly string[]): Promise<number> {
     .version(version)
     .showHelpAfterError('(npx keystore COMMAND --help explains it)')
     .addHelpText('after', BEGIN)
+    // Else descriptions beside long options would be broken inside words where a terminal is narrow.
+    .configureHelp({ minWidthToWrap: 12 })
     // Commander quotes an argument that it does not know, and that may be a URL.
     .configureOutput({
       writeOut: (text) => process.stdout.write(inThisRuntime(text)),

@@ -16,7 +16,7 @@ import {
   withStore,
 } from './options.js'
 import { counted, ownerName, printableId, printJson, printSome, setExitCode } from './output.js'
-import { printFailures } from './rewrap.js'
+import { printFailures } from './row-problems.js'
 import { say } from './say.js'
 
 interface PruneCommandOptions extends StoreOptions, ChangeOptions, KeyLogOptions {

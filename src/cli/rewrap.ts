@@ -2,7 +2,6 @@
 import { Command } from 'commander'
 import type { Format } from '../format/formats.js'
 import { liveCount, RETIREMENT_WARNINGS } from '../lifecycle/census.js'
-import type { RowFailure } from '../lifecycle/long-work.js'
 import { type RewrapReport, rewrapAll } from '../lifecycle/rewrap.js'
 import { formatOfKekId } from '../master-keys/kek-id.js'
 import type { MasterKeyring } from '../master-keys/keyring.js'
@@ -24,8 +23,8 @@ import {
   withStore,
 } from './options.js'
 import { counted, countedKekName, kekName, printJson, printSome, setExitCode, thousands } from './output.js'
-import { printProblems, reasonOf } from './row-problems.js'
-import { say, sayIndented } from './say.js'
+import { printFailures } from './row-problems.js'
+import { say } from './say.js'
 import { printTable } from './tables.js'
 
 interface RewrapCommandOptions extends StoreOptions, MasterKeyOptions, AcceptOptions, ChangeOptions {
@@ -132,29 +131,4 @@ function printRewrap(report: RewrapReport, keyring: MasterKeyring): void {
   for (const warning of report.warnings)
     if (!RETIREMENT_WARNINGS.includes(warning)) say(inThisRuntime(`Warning: ${warning}.`))
   printMasterKeys(report.masterKeys, keyring)
-}
-
-/** A row in format v2 may have been planted, so that somebody accepts it. */
-const ONLY_IF_THE_REFERENCES =
-  'Use it only if the store was taken over from an earlier implementation: if not, somebody has put them there.'
-
-/** Prints the failures of `rewrap` or `rotate-user`, and what to do about them. */
-export function printFailures(failed: readonly RowFailure[], count: number): void {
-  if (count === 0) return
-  printProblems(failed, count, (failure) => {
-    const { code, kekId } = failure
-    const reason = reasonOf(failure)
-    // A reason that is the same for several master keys is one of each.
-    const under = kekId === null || reason.includes(kekId) ? '' : `, under ${kekName(kekId)}`
-    return `${reason}${under} [${code}]`
-  })
-  const codes = new Set(failed.map(({ code }) => code))
-  if (codes.has('ERR_FORMAT_NOT_ACCEPTED'))
-    sayIndented(`--accept-v2 upgrades rows in format v2. ${ONLY_IF_THE_REFERENCES}`)
-  if (codes.has('ERR_UNKNOWN_MASTER_KEY'))
-    sayIndented(
-      'Give the master keys that these rows name with --previous-key-file or API_KEY_MASTER_KEY_PREVIOUS.',
-    )
-  if (failed.some(({ masterKeyReason: reason }) => reason === 'unavailable' || reason === 'throttled'))
-    sayIndented('Run the same command again when the master key answers: what is done stays done.')
 }

@@ -23,7 +23,7 @@ import {
   withStore,
 } from './options.js'
 import { counted, printableId, printJson, setExitCode, thousands } from './output.js'
-import { printFailures } from './rewrap.js'
+import { printFailures } from './row-problems.js'
 import { say } from './say.js'
 
 interface RotateCommandOptions

@@ -1,8 +1,10 @@
 /** Rows with which something is wrong, as commands print them: many with the same reason are one line. */
 import { describeUser } from '../errors.js'
+import type { RowFailure } from '../lifecycle/long-work.js'
 import { withoutLibraryAdvice } from './existing-store.js'
-import { counted, ownerName, printSome } from './output.js'
+import { counted, kekName, ownerName, printSome } from './output.js'
 import { printableSentence } from './printable.js'
+import { sayIndented } from './say.js'
 
 /** A finding or a failure. */
 export interface RowProblem {
@@ -70,4 +72,29 @@ export function reasonOf(problem: RowProblem): string {
   if (problem.userId === undefined) return printableSentence(reason)
   const name = ` of ${describeUser(problem.userId)}${versionText(problem)}`
   return printableSentence(reason.replace(`${name}, is`, ' is').replace(name, () => ''))
+}
+
+/** A row in format v2 may have been planted, so that somebody accepts it. */
+const ONLY_IF_THE_REFERENCES =
+  'Use it only if the store was taken over from an earlier implementation: if not, somebody has put them there.'
+
+/** Prints the failures of a command's long work, and what to do about them. */
+export function printFailures(failed: readonly RowFailure[], count: number): void {
+  if (count === 0) return
+  printProblems(failed, count, (failure) => {
+    const { code, kekId } = failure
+    const reason = reasonOf(failure)
+    // A reason that is the same for several master keys is one of each.
+    const under = kekId === null || reason.includes(kekId) ? '' : `, under ${kekName(kekId)}`
+    return `${reason}${under} [${code}]`
+  })
+  const codes = new Set(failed.map(({ code }) => code))
+  if (codes.has('ERR_FORMAT_NOT_ACCEPTED'))
+    sayIndented(`--accept-v2 upgrades rows in format v2. ${ONLY_IF_THE_REFERENCES}`)
+  if (codes.has('ERR_UNKNOWN_MASTER_KEY'))
+    sayIndented(
+      'Give the master keys that these rows name with --previous-key-file or API_KEY_MASTER_KEY_PREVIOUS.',
+    )
+  if (failed.some(({ masterKeyReason: reason }) => reason === 'unavailable' || reason === 'throttled'))
+    sayIndented('Run the same command again when the master key answers: what is done stays done.')
 }

@@ -1,7 +1,7 @@
 /** What commands say when a key service fails. No command can be given one yet, so that the parts that speak are called. */
 import { afterEach, beforeEach, expect, it, vi } from 'vitest'
 import { adviceFor } from '../../src/cli/advice.js'
-import { printFailures } from '../../src/cli/rewrap.js'
+import { printFailures } from '../../src/cli/row-problems.js'
 import { MasterKeyError, type MasterKeyReason } from '../../src/index.js'
 import { serviceError } from '../support/key-service.js'
 

@@ -88,6 +88,13 @@ describe('tables', () => {
       }
     })
 
+  itOnTerminal('describe options in 60 columns too, broken at words', () => {
+    for (const args of [['rewrap', '--help'], ['status', '--help'], []]) {
+      const { shown } = onTerminal(filled.path, args, { columns: 60 })
+      for (const line of shown.split(/\r?\n/)) expect(line.length, line).toBeLessThanOrEqual(60)
+    }
+  })
+
   it('keep every character of a long id', () => {
     const id = `aws-kms:arn:aws:kms:eu-central-1:111122223333:key/${'0123456789abcdef'.repeat(3)}`
     const table = fittedTable([{ head: ['master key', 'rows'], rows: [[id, '12']] }], 40)
