@@ -30,7 +30,7 @@ import { type Instrumentation, instrumentKeystore } from '../../src/integrations
 import { reencrypt } from '../../src/reencrypt/index.js'
 import { codeBlocks } from '../support/documents.js'
 import { errorOf } from '../support/errors.js'
-import { backends, freshStoreOfEachTest } from '../support/fresh-store.js'
+import { backends, freshStoreOfEachTest, untilListening } from '../support/fresh-store.js'
 import { everythingOf } from '../support/leaks.js'
 import { memorySource } from '../support/memory-source.js'
 
@@ -130,6 +130,7 @@ describe.each(backends)('instrumentKeystore on %s', (backend) => {
 
   it('makes a span of each call, with the events of its keys', async () => {
     const { test, store } = of
+    await untilListening(store, backend)
     const masterKeys = localMasterKey(generateMasterKey())
     const envelope = await test.open({ masterKeys })
     instrument(envelope, { tracer })

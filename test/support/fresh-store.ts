@@ -107,3 +107,12 @@ export async function freshService(
     ...options,
   })
 }
+
+/**
+ * Waits until a store on Postgres listens, and goes on listening for the rest of the test. It then says once that anything may have changed, and
+ * services look their keys up again: a test that counts look-ups or unwraps has that behind it.
+ */
+export async function untilListening(store: KeyStore, backend: Backend): Promise<void> {
+  if (backend !== 'postgres') return
+  await new Promise<void>((resolve) => store.changes?.(() => resolve()))
+}
