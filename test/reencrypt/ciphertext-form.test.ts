@@ -49,6 +49,11 @@ describe('ciphertextForm', () => {
     }
   })
 
+  it('takes no IV that begins like JSON in base64 for the header of a JSON Web Token', () => {
+    const value = 'eyJ7gKzhljoqsSJjfQUVMA==.ub/lkvUmGLL6kU2S6YgJ5Q==.BrnDgtdyiUNxtXk5vY4='
+    expect(ciphertextForm(value)?.reader).toBe('aesPartsReader')
+  })
+
   it('leaves plaintexts alone', () => {
     const jwt = [{ alg: 'HS256', typ: 'JWT' }, { sub: 'alice' }].map((part) =>
       Buffer.from(JSON.stringify(part)).toString('base64url'),

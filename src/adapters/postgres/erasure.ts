@@ -175,7 +175,8 @@ async function waitForOlderTransactions(
   const assertNone = async () => {
     const asked = connection.query(
       'finish the erasure',
-      sql`select pg_catalog.string_agg(distinct holder, ', ') as holders from (
+      sql`select pg_catalog.pg_current_xact_id_if_assigned() is not null as inside,
+          pg_catalog.string_agg(distinct holder, ', ') as holders from (
         select pg_catalog.concat('process ', pid) as holder,
             pg_catalog.unnest(array[backend_xid, case when datname ${EQUALS} pg_catalog.current_database() or datname is null then backend_xmin end]) as xid
           from pg_catalog.pg_stat_activity where pid ${DIFFERS} pg_catalog.pg_backend_pid()
@@ -188,7 +189,8 @@ async function waitForOlderTransactions(
     const [found] = await asked.catch((error) => {
       throw held !== null && deadline.isOver ? held : error
     })
-    if (typeof found?.holders !== 'string') return
+    // A transaction of the application's on this connection keeps the snapshots of others old. The rewrite is refused in it.
+    if (found?.inside === true || typeof found?.holders !== 'string') return
     held = new StoreError(
       `The key store could not rewrite the table: older transactions may still see the erased rows (${found.holders})`,
       { retryable: true },

@@ -1,5 +1,6 @@
 /** Recognises values that other libraries encrypted and that no reader was given for: as plaintext they would be encrypted a second time. */
 import { decodeBase64 } from '../../format/encoding.js'
+import { isJson } from '../../sources/field-cells.js'
 import { BETTER_AUTH_ENVELOPE } from './better-auth.js'
 import { AES_BLOCK_BYTES, AES_GCM_TAG_BYTES } from './ciphers.js'
 import { CLOAK_PREFIX } from './cloak.js'
@@ -40,18 +41,23 @@ export function ciphertextForm(value: string): CiphertextForm | null {
 /** `<iv>:<tag>:<ciphertext>`, `<iv>:<ciphertext>:<tag>` or `<iv>:<ciphertext>`, all in hexadecimal or all in base64, also after a version. */
 const PARTS = /^(?:v\d+[:.$|])?([\w+/-]+={0,2})([:.$|])([\w+/-]+={0,2})(?:\2([\w+/-]+={0,2}))?$/
 const GCM_NONCE_BYTES = 12
-/** A JSON Web Token has three parts too. Its first is "{" followed by a quote or a space. */
+/** What JSON in base64 begins with: "{", followed by a quote or a space. */
 const JSON_IN_BASE64 = /^ey[A-J]/
 
 function isAesParts(value: string): boolean {
   const [, iv = '', , second = '', third] = PARTS.exec(value) ?? []
   const lengths = byteLengths([iv, second, third ?? ''])
-  if (lengths === null || JSON_IN_BASE64.test(iv)) return false
+  if (lengths === null || isHeader(iv)) return false
   const [ivBytes = 0, ...others] = lengths
   if (ivBytes !== GCM_NONCE_BYTES && ivBytes !== AES_BLOCK_BYTES) return false
   if (third !== undefined) return others.includes(AES_GCM_TAG_BYTES)
   // Two parts of base64 are often a name and a password: padding tells them apart.
   return (isHex(iv) || iv.endsWith('==')) && (others[0] ?? 0) > 0
+}
+
+/** Whether it is the header of a JSON Web Token, which has three parts too: random bytes may begin like one, and are no JSON. */
+function isHeader(part: string): boolean {
+  return JSON_IN_BASE64.test(part) && isJson(Buffer.from(part, 'base64').toString())
 }
 
 /** @returns null unless all parts are whole bytes in one encoding */
