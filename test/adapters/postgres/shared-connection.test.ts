@@ -207,6 +207,8 @@ describe.runIf(isChosen('postgres'))('a connection that the application uses too
     await store.insertIfAbsent([randomRecord('alice')])
     await host.query('begin')
     await host.query('create table host_rows (id int)')
+    // Later transactions end before it.
+    await other.query('create table other_rows (id int)')
     await other.query('begin isolation level repeatable read')
     await other.query('select 1')
     expect(await store.maintenance.finishErasure()).toMatchObject(pending(REFUSED))
