@@ -1,6 +1,7 @@
 import { inspect } from 'node:util'
 import { describe, expect, it, vi } from 'vitest'
 import { type Environment, generateMasterKey, localMasterKey, masterKeysFromEnv } from '../../src/index.js'
+import { temporaryFolder } from '../support/databases.js'
 import { errorOf } from '../support/errors.js'
 import { bytesOf, expectNoTrace, idOf, idsOf, refusal } from '../support/key-texts.js'
 import { warningsOf } from '../support/warnings.js'
@@ -44,7 +45,7 @@ describe('API_KEY_MASTER_KEY', () => {
     ['it is white space', { API_KEY_MASTER_KEY: ' \n', API_KEY_MASTER_KEY_FILE: ' ' }],
     ['only previous keys are set', { API_KEY_MASTER_KEY_PREVIOUS: key }],
   ])('throws and says how to make one if %s', (_, env) => {
-    const { message } = refusal(() => masterKeysFromEnv(env))
+    const { message } = inEmptyFolder(() => refusal(() => masterKeysFromEnv(env)))
     expect(message).toContain('API_KEY_MASTER_KEY')
     expect(message).toContain('keystore init')
     expect(message).toContain('openssl rand -base64 32')
@@ -263,3 +264,16 @@ describe('what shows a key or a keyring', () => {
     expectNoTrace(shown, text)
   })
 })
+
+/** This one may have a master key, such as after `npm start`, which the error then names. */
+function inEmptyFolder<T>(work: () => T): T {
+  const before = process.cwd()
+  const folder = temporaryFolder()
+  process.chdir(folder.path)
+  try {
+    return work()
+  } finally {
+    process.chdir(before)
+    folder.remove()
+  }
+}
