@@ -7,6 +7,7 @@ export const PARTS = [
   'rewrap',
   'copy',
   'sweep',
+  'sweep-native',
   'together',
   'tenants',
   'memory',

@@ -91,8 +91,10 @@ napi_value TokenVersion(napi_env env, napi_callback_info info) {
   const String::Status status = text.Read(env, call.arguments[0]);
   if (status == String::Status::kNoString) ThrowType(env, "token must be a string");
   if (status != String::Status::kRead) return nullptr;
+  const uint32_t version = CheckAndKeep(core, text, ticket);
+  if (version != 0) text.IsPublic();
   napi_value value = nullptr;
-  if (napi_create_uint32(env, CheckAndKeep(core, text, ticket), &value) != napi_ok) Throw(env, "the result cannot be made");
+  if (napi_create_uint32(env, version, &value) != napi_ok) Throw(env, "the result cannot be made");
   return value;
 }
 

@@ -10,7 +10,7 @@ namespace keystore {
 
 // The bytes of the token that was checked last: mostly it is opened next, and is then not read and decoded again.
 struct CheckedToken {
-  static constexpr size_t kMostCharacters = 1024;
+  static constexpr size_t kMostCharacters = 2048;
   static constexpr size_t kRoom = kMostCharacters / 4 * 3 + 3;
 
   // Which call checked it, by a number that JavaScript gave and gives once. 0: there is none.

@@ -154,8 +154,17 @@ class Page<Item extends object, Value> {
 
   #runIfCached(place: number, job: Job): void {
     const key = job.needsKey ? this.#service.keys.cachedBeforeLookUp(job.userId, job.version) : null
-    if (key === undefined) this.#missing.push({ place, job })
+    if (key === undefined) this.#lookUpLater(place, job)
     else this.#finish(place, job, key)
+  }
+
+  #lookUpLater(place: number, job: Job): void {
+    try {
+      this.#work.check(job)
+      this.#missing.push({ place, job })
+    } catch (error) {
+      this.#results[place] = failed(error)
+    }
   }
 
   async #runMissing(): Promise<void> {

@@ -12,7 +12,7 @@ import { endedKeysIn } from '../key-log/ended-keys.js'
 import { refuseOlderCopy } from '../key-log/older-copy.js'
 import { KeyCache, type Rotation } from '../keys/cache.js'
 import type { CacheStats } from '../keys/cache-options.js'
-import { type DataKey, type OpenAs, openToken, openTokenText } from '../keys/data-key.js'
+import { AS_BYTES, AS_TEXT, type DataKey, type OpenAs } from '../keys/data-key.js'
 import { type TenantMove, type TenantRotation, Tenants } from '../keys/tenants.js'
 import { checkMasterKeys } from '../master-keys/check.js'
 import { assertMasterKey } from '../master-keys/keyring.js'
@@ -163,7 +163,7 @@ export class EnvelopeCrypto {
   async decrypt(userId: string, token: string, context?: EncryptionContext): Promise<string> {
     if (isTurnDue(weightOf(token))) await nextTurn()
     if (this.#policy.passesThrough(token)) return this.#passThrough(userId, token, context)
-    return this.#open(userId, token, context, openTokenText)
+    return this.#open(userId, token, context, AS_TEXT)
   }
 
   /** {@link decrypt}, as a value that no log, JSON or template shows. */
@@ -175,7 +175,7 @@ export class EnvelopeCrypto {
   async decryptBytes(userId: string, token: string, context?: EncryptionContext): Promise<Uint8Array> {
     if (isTurnDue(weightOf(token))) await nextTurn()
     if (this.#policy.passesThrough(token)) return Buffer.from(this.#passThrough(userId, token, context))
-    return this.#open(userId, token, context, openToken)
+    return this.#open(userId, token, context, AS_BYTES)
   }
 
   /**
@@ -397,10 +397,16 @@ export class EnvelopeCrypto {
     this.#assertOpen()
     assertUserId(userId)
     const pieces = contextPieces(context)
+    const version = this.#policy.versionAtStart(token)
+    const known = version === 0 ? undefined : this.#keys.cachedBeforeLookUp(userId, version)
+    if (known !== undefined) {
+      const plaintext = openAs.unparsed(known, token, pieces)
+      if (plaintext !== null) return plaintext
+    }
     const parsed = this.#policy.parse(token)
     const ref = { userId, version: parsed.version }
-    const open = (key: DataKey) => openAs(key, parsed, pieces, this.#emit)
-    const cached = this.#keys.cached(ref)
+    const open = (key: DataKey) => openAs.parsed(key, parsed, pieces, this.#emit)
+    const cached = known ?? this.#keys.cached(ref)
     return cached === undefined ? this.#keys.get(ref).then(open) : open(cached)
   }
 

@@ -9,6 +9,7 @@ import {
   maxPlaintextBytes,
   type ParsedToken,
   parseToken,
+  versionAtStart,
 } from '../format/token.js'
 import { assertBytes, assertPlaintext, kindOf } from '../validate.js'
 
@@ -25,10 +26,10 @@ export interface EncryptOptions {
 export function refuseToken(plaintext: string, options: EncryptOptions): void {
   if (typeof options !== 'object' || options === null)
     throw invalidArgument(`options must be an object, got ${kindOf(options)}`)
-  const allowToken = Object.hasOwn(options, 'allowToken') && options.allowToken
-  if (!allowToken && isToken(plaintext)) {
+  // Most texts begin like none, and need no more looking at.
+  if (!isEncrypted(plaintext) || (Object.hasOwn(options, 'allowToken') && options.allowToken)) return
+  if (isToken(plaintext))
     throw invalidArgument('plaintext is already a token: pass { allowToken: true } to encrypt it once more')
-  }
 }
 
 /** The token policies of one EnvelopeCrypto. */
@@ -36,6 +37,7 @@ export class TokenPolicy {
   readonly format: Format
   readonly maxTokenBytes: number
   readonly #acceptTokens: readonly Format[]
+  readonly #acceptsV3: boolean
   readonly #passThrough: boolean
   readonly #maxPlaintextBytes: number
 
@@ -49,6 +51,7 @@ export class TokenPolicy {
     this.format = format
     this.maxTokenBytes = maxTokenBytes
     this.#acceptTokens = acceptTokens
+    this.#acceptsV3 = acceptTokens.includes('v3')
     this.#passThrough = plaintext === 'pass-through'
     this.#maxPlaintextBytes = maxPlaintextBytes(format, maxTokenBytes)
   }
@@ -70,6 +73,13 @@ export class TokenPolicy {
   /** {@link parseToken} of a token that this service accepts. */
   parse(token: unknown): ParsedToken {
     return parseToken(token, this.#acceptTokens, this.maxTokenBytes)
+  }
+
+  /** {@link versionAtStart} of a token that this service accepts, as far as that shows. 0: {@link parse} it. */
+  versionAtStart(token: unknown): number {
+    return typeof token === 'string' && token.length <= this.maxTokenBytes && this.#acceptsV3
+      ? versionAtStart(token)
+      : 0
   }
 
   /** Of a token that was taken apart already. @throws ERR_FORMAT_NOT_ACCEPTED */

@@ -10,7 +10,7 @@ import {
 } from '../format/fingerprint.js'
 import { decryptionFailed, type ParsedToken, type Token, textOf } from '../format/token.js'
 import type { UserKeys } from '../keys/cache.js'
-import { type DataKey, type OpenAs, openToken, openTokenText } from '../keys/data-key.js'
+import { AS_BYTES, AS_TEXT, type DataKey, type OpenAs, openToken } from '../keys/data-key.js'
 import { type EncryptOptions, refuseToken, type TokenPolicy } from './token-policy.js'
 import type { OnUnreadable } from './unreadable.js'
 
@@ -99,7 +99,7 @@ export class UserHandle {
       contextPieces(context)
       return token
     }
-    return this.#open(token, context, openTokenText, textOf)
+    return this.#open(token, context, AS_TEXT, textOf)
   }
 
   /** {@link decrypt} for bytes: opens tokens whose plaintext is not UTF-8, too. */
@@ -109,7 +109,7 @@ export class UserHandle {
       contextPieces(context)
       return Buffer.from(token)
     }
-    return this.#open(token, context, openToken, (plaintext) => plaintext)
+    return this.#open(token, context, AS_BYTES, (plaintext) => plaintext)
   }
 
   /** The version of the key that `encrypt` uses. */
@@ -183,9 +183,14 @@ export class UserHandle {
   ): Plaintext {
     this.assertUsable()
     const pieces = contextPieces(context)
+    const key = this.#keys.versions.get(this.#policy.versionAtStart(token))
+    if (key !== undefined && !(key instanceof Error)) {
+      const plaintext = openAs.unparsed(key, token, pieces)
+      if (plaintext !== null) return plaintext
+    }
     const parsed = this.#policy.parse(token)
     if (parsed.format === 'v2' && this.#openV2 !== undefined) return ofPool(this.#openV2(parsed, pieces))
-    return openAs(this.#version(parsed.version), parsed, pieces, this.#emit)
+    return openAs.parsed(this.#version(parsed.version), parsed, pieces, this.#emit)
   }
 
   /** @throws ERR_CLOSED · ERR_KEY_SHREDDED · ERR_KEY_NOT_FOUND (moved, evicted or lost) @internal */

@@ -43,6 +43,9 @@ export interface V3Key {
   /** @returns null if it is not authentic */
   openToken(token: ParsedToken, aad?: Uint8Array): Buffer | null
   openTokenText(token: ParsedToken, aad?: Uint8Array): OpenedText
+  /** {@link openToken} of a text that was not parsed. @returns null also for one that is malformed */
+  openUnparsed(text: string, aad?: Uint8Array): Buffer | null
+  openUnparsedText(text: string, aad?: Uint8Array): OpenedText
   /** @returns 105 bytes of a key of 32 */
   wrap(key: Uint8Array, aad: Uint8Array): Buffer
   /** @returns 32 bytes, the caller's to wipe; null if the wrap is of another key or AAD, or was changed */
@@ -72,6 +75,14 @@ export interface Core {
   v2Key(key: KeyObject): V2Key
   /** @returns null unless it is well formed as a whole token */
   parse(value: string): ParsedToken | null
+  /**
+   * The version that a v3 token names, read off its first characters and nothing else. A key in memory then opens the token unparsed, which
+   * mostly is all there is to do.
+   *
+   * @returns 0 for what is to be parsed: no v3 token, some malformed ones, and all where this would save nothing. Any number for other
+   *   malformed ones
+   */
+  versionAtStart(value: string): number
 }
 
 export const V2_PREFIX = 'v2:'

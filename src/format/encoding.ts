@@ -41,7 +41,8 @@ export function decodeBase64UrlStrict(text: string): Buffer | null {
   return spare === 0 || (BASE64URL.indexOf(text.charAt(text.length - 1)) & spare) === 0 ? bytes : null
 }
 
-const BASE64URL = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_'
+/** RFC 4648 §5: each character stands for its index. */
+export const BASE64URL = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_'
 
 /** Above this, bytes are not copied to be encoded. Below it, one call for all is faster. */
 const COPIED_BYTES = 4096

@@ -11,6 +11,7 @@ import {
   V3_PREFIX,
   type V3Key,
 } from './core.js'
+import { BASE64URL } from './encoding.js'
 import { javascriptCore } from './javascript-core.js'
 import type { NativeAddon, NativeParts } from './native-addon.js'
 
@@ -36,8 +37,22 @@ export function nativeCore(addon: NativeAddon): Core {
       const version = parts.versionOf(value, tickets)
       return version === 0 ? null : new NativeToken(isV3 ? 'v3' : 'v2', version, value, tickets)
     },
+    versionAtStart,
   }
 }
+
+function versionAtStart(value: string): number {
+  if (!value.startsWith(V3_PREFIX)) return 0
+  // Six characters are 36 bits, the last four of which are the nonce's. One that is none of base64url counts as zeros.
+  let bits = 0
+  for (let at = 3; at < 8; at += 1) bits = (bits << 6) | (BITS_OF_CHARACTERS[value.charCodeAt(at)] as number)
+  const version = (bits << 2) | ((BITS_OF_CHARACTERS[value.charCodeAt(8)] as number) >> 4)
+  // Bit 31 makes it negative.
+  return version > 0 ? version : 0
+}
+
+const BITS_OF_CHARACTERS = new Uint8Array(128)
+for (const [bits, character] of [...BASE64URL].entries()) BITS_OF_CHARACTERS[character.charCodeAt(0)] = bits
 
 /** It was looked at, and is decoded where it is opened. */
 class NativeToken implements ParsedToken {
@@ -90,6 +105,18 @@ class NativeV3Key implements V3Key {
   openTokenText(token: ParsedToken, aad?: Uint8Array): OpenedText {
     if (token.text.length > LONG) return this.#forLong().openTokenText(token, aad)
     return this.#key.openTokenText(token.text, ticketOf(token), aad)
+  }
+
+  openUnparsed(text: string, aad?: Uint8Array): Buffer | null {
+    return text.length > LONG
+      ? this.#forLong().openUnparsed(text, aad)
+      : this.#key.openToken(text, NO_TICKET, aad)
+  }
+
+  openUnparsedText(text: string, aad?: Uint8Array): OpenedText {
+    return text.length > LONG
+      ? this.#forLong().openUnparsedText(text, aad)
+      : this.#key.openTokenText(text, NO_TICKET, aad)
   }
 
   wrap(key: Uint8Array, aad: Uint8Array): Buffer {
@@ -146,9 +173,11 @@ class NativeV2Key implements V2Key {
   }
 }
 
-/** 0 for none. */
+/** For a token that was not checked before. */
+const NO_TICKET = 0
+
 function ticketOf(token: ParsedToken): number {
-  return token instanceof NativeToken ? token.ticket : 0
+  return token instanceof NativeToken ? token.ticket : NO_TICKET
 }
 
 /** It has no token for a lone surrogate, which JavaScript's core would not see. @throws ERR_INVALID_ARGUMENT */

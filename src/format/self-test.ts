@@ -26,9 +26,14 @@ export function passesSelfTest(core: Core): boolean {
     parse(V3_TOKEN).version === VERSION &&
     // In commitment, tag, ciphertext and nonce; in tag, ciphertext and nonce.
     opensOnly(core, V3_TOKEN, [5, 50, 70, 90], openV3) &&
+    opensOnly(core, V3_TOKEN, [5, 50, 70, 90], ({ text }) => v3.openUnparsedText(text, aad)) &&
+    v3.openUnparsedText(`${V3_TOKEN}=`, aad) === null &&
+    v3.openUnparsedText(V3_TOKEN, bytes) === null &&
+    [0, VERSION].includes(core.versionAtStart(V3_TOKEN)) &&
     opensOnly(core, V2_TOKEN, [5, 30, 50], openV2) &&
     v3.openTokenText(parse(V3_TOKEN), bytes) === null &&
     isSame(v3.openToken(parse(V3_TOKEN), aad)) &&
+    isSame(v3.openUnparsed(V3_TOKEN, aad)) &&
     isSame(v2.openToken(parse(V2_TOKEN))) &&
     // It draws a nonce of its own for each.
     madeV3 !== v3.sealToken(VERSION, TEXT, aad) &&

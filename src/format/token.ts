@@ -156,6 +156,11 @@ export function parseToken(
   return parsed
 }
 
+/** The core's `versionAtStart`: to open a token without parsing it. */
+export function versionAtStart(token: string): number {
+  return currentCore().versionAtStart(token)
+}
+
 /** @throws ERR_FORMAT_NOT_ACCEPTED */
 export function assertAccepted({ format }: ParsedToken, accept: readonly Format[]): void {
   if (!accept.includes(format)) throw notAccepted(format)

@@ -92,6 +92,15 @@ export class DataKey implements KeyRow {
     )
   }
 
+  /** {@link open} of a v3 token that was not parsed. @returns null where {@link open} throws, and for a malformed one */
+  openUnparsed(token: string, context: readonly string[]): Buffer | null {
+    return this.#v3().openUnparsed(token, this.#aadWith(context))
+  }
+
+  openUnparsedText(token: string, context: readonly string[]): OpenedText {
+    return this.#v3().openUnparsedText(token, this.#aadWith(context))
+  }
+
   /** Another version gives another fingerprint of the same value. */
   fingerprint(kind: FingerprintKind, value: string): string {
     return fingerprintOf(this.#key, this, kind, value)
@@ -146,13 +155,23 @@ function isSame(a: readonly string[], b: readonly string[]): boolean {
   return a === b || (a.length === b.length && a.every((piece, at) => piece === b[at]))
 }
 
-/** {@link openToken} or {@link openTokenText}. */
-export type OpenAs<Plaintext> = (
-  key: DataKey,
-  token: ParsedToken,
-  context: readonly string[],
-  emit: EmitEvent,
-) => Plaintext
+/** Tokens as bytes, or as texts. */
+export interface OpenAs<Plaintext> {
+  /** @throws ERR_DECRYPTION_FAILED, with an event */
+  parsed(key: DataKey, token: ParsedToken, context: readonly string[], emit: EmitEvent): Plaintext
+  /** @returns null, and says nothing: {@link parsed} tells why */
+  unparsed(key: DataKey, token: string, context: readonly string[]): Plaintext | null
+}
+
+export const AS_BYTES: OpenAs<Buffer> = {
+  parsed: openToken,
+  unparsed: (key, token, context) => key.openUnparsed(token, context),
+}
+
+export const AS_TEXT: OpenAs<string> = {
+  parsed: openTokenText,
+  unparsed: (key, token, context) => key.openUnparsedText(token, context) ?? null,
+}
 
 /** {@link DataKey.open}, and an event when the token does not open. */
 export function openToken(

@@ -164,6 +164,26 @@ describe('the self-test', () => {
         }),
       }),
     ],
+    ['opens unparsed whatever it is given', faulty({ v3: () => ({ openUnparsedText: () => text }) })],
+    [
+      'opens unparsed what is malformed',
+      faulty({
+        v3: (key) => ({
+          openUnparsedText: (token: string, aad: Uint8Array) =>
+            key.openUnparsedText(token.replace(/=$/, ''), aad),
+        }),
+      }),
+    ],
+    [
+      'binds no AAD where it does not parse',
+      faulty({
+        v3: (key) => ({
+          openUnparsedText: (token: string) => key.openUnparsedText(token, Buffer.from('self-test')),
+        }),
+      }),
+    ],
+    ['gives other bytes unparsed', faulty({ v3: () => ({ openUnparsed: () => Buffer.from('another') }) })],
+    ['reads another version', faulty({ core: { versionAtStart: () => 1 } })],
     ['opens v2 whatever it is', faulty({ v2: () => ({ openTokenText: () => text }) })],
     [
       'seals under the same nonce',

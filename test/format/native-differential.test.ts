@@ -32,6 +32,15 @@ function outcome(core: Core, keys: { v2: V2Key; v3: V3Key }, token: string, aad:
   }
 }
 
+/** The same without that the token is parsed. */
+function unparsed(key: V3Key, token: string, aad: Uint8Array) {
+  const text = key.openUnparsedText(token, aad)
+  return {
+    bytes: key.openUnparsed(token, aad)?.toString('hex') ?? 'refused',
+    text: text === null ? 'refused' : text === undefined ? 'no text' : text,
+  }
+}
+
 describeNative('the native core and JavaScript', () => {
   const native = built(nativeCore)
   const parts = built(nativeWithNonces)
@@ -47,7 +56,17 @@ describeNative('the native core and JavaScript', () => {
   /** Compares what both make of a token. @returns what it is */
   function compare(keys: ReturnType<typeof keysOf>, token: string, aad: Uint8Array, what: string) {
     const wanted = outcome(javascriptCore, keys.javascript, token, aad)
-    expect(outcome(native, keys.native, token, aad), `${what}: ${JSON.stringify(token)}`).toEqual(wanted)
+    const message = `${what}: ${JSON.stringify(token)}`
+    expect(outcome(native, keys.native, token, aad), message).toEqual(wanted)
+    const isV3 = wanted !== 'malformed' && wanted.format === 'v3'
+    for (const { v3 } of [keys.native, keys.javascript])
+      expect(unparsed(v3, token, aad), message).toEqual(
+        isV3 ? { bytes: wanted.bytes, text: wanted.text } : { bytes: 'refused', text: 'refused' },
+      )
+    const version = native.versionAtStart(token)
+    if (isV3) expect(version, message).toBe(wanted.version)
+    else if (wanted !== 'malformed') expect(version, message).toBe(0)
+    else expect(version >= 0 && version < 2 ** 31, message).toBe(true)
     return wanted
   }
 
@@ -141,7 +160,22 @@ describeNative('the native core and JavaScript', () => {
 
   it('long texts and tokens, around the length from which JavaScript works on both', () => {
     const keys = keysOf(key)
-    for (const length of [8100, 8191, 8192, 8193, 8200, 100_000, 2 ** 20]) {
+    for (const length of [
+      700,
+      1023,
+      1024,
+      1450,
+      2047,
+      2048,
+      2049,
+      8100,
+      8191,
+      8192,
+      8193,
+      8200,
+      100_000,
+      2 ** 20,
+    ]) {
       for (const unit of ['x', 'ü', 'Ł', '🔑']) {
         const text = unit.repeat(length / unit.length)
         for (const [from, to] of [
@@ -152,10 +186,11 @@ describeNative('the native core and JavaScript', () => {
           for (const core of [native, javascriptCore]) {
             const [parsedV3, parsedV2] = [core.parse(v3) as ParsedToken, core.parse(v2) as ParsedToken]
             const texts = [to.v3.openTokenText(parsedV3, aad), to.v2.openTokenText(parsedV2)]
+            texts.push(to.v3.openUnparsedText(v3, aad))
             expect(
               texts.map((opened) => opened === text),
               `${length} of ${unit}`,
-            ).toEqual([true, true])
+            ).toEqual([true, true, true])
             expect(core.parse(`${v3.slice(0, -1)}*`)).toBeNull()
           }
         }
