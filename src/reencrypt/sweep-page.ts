@@ -138,12 +138,15 @@ export async function openValues<Row>(
     if (isTurnDueInLoop()) await nextTurn()
     if (!isFingerprint(cell)) values.push(sweptValue(job, cell))
   }
-  const openable = values.filter((value) => isPresent(value) && !(value.contexts instanceof Error))
-  await keys.load(openable.map(({ owner }) => owner))
+  const owners = new Set<string | null>()
+  for (const value of values)
+    if (isPresent(value) && !(value.contexts instanceof Error)) owners.add(value.owner)
+  await keys.load(owners)
   const found: FoundValue<Row>[] = []
   const waiting: (() => Promise<void>)[] = []
   try {
-    for (const [index, value] of values.entries()) {
+    for (let index = 0; index < values.length; index += 1) {
+      const value = values[index] as SweptValue<Row>
       if (isTurnDueInLoop(typeof value.value === 'string' ? weightOf(value.value) : 1)) await nextTurn()
       const result = openValue(value, keys, job)
       if (!(result instanceof Promise)) found[index] = foundValue(value, result)
@@ -187,18 +190,21 @@ export function isFingerprint<Row>(cell: ValueCell<Row>): cell is FingerprintCel
 
 function sweptValue<Row>(job: ContextJob<Row>, cell: ValueCell<Row>): SweptValue<Row> {
   const { key, column, container, owner = null, value, row, isJson = false } = cell
-  const swept = { key, column, container, owner, value, row, isJson }
-  if (!isPresent(swept)) return { ...swept, contexts: NO_CONTEXTS }
+  return { key, column, container, owner, value, row, isJson, contexts: wantedContexts(job, cell) }
+}
+
+function wantedContexts<Row>(job: ContextJob<Row>, cell: ValueCell<Row>): SweptValue<Row>['contexts'] {
+  const { owner } = cell
+  if (!isPresent(cell)) return NO_CONTEXTS
   if (cell.context === undefined && job.contextOf === null) throw contextRequired()
-  if (cell.defect !== undefined) return { ...swept, contexts: cell.defect }
-  if (owner === null && !(job.pool && cell.owner === null))
-    return { ...swept, contexts: ownerless(cell.owner === null) }
-  if (owner === '') return { ...swept, contexts: emptyOwner() }
+  if (cell.defect !== undefined) return cell.defect
+  if (owner === undefined || (owner === null && !job.pool)) return ownerless(owner === null)
+  if (owner === '') return emptyOwner()
   try {
-    return { ...swept, contexts: contextsOf(job, cell) }
+    return contextsOf(job, cell)
   } catch (error) {
     if (!isOwnerError(error)) throw error
-    return { ...swept, contexts: error }
+    return error
   }
 }
 

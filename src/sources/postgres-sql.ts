@@ -8,6 +8,7 @@ import {
   exactNumber,
   JSON_TYPES,
   keyFromParts,
+  namedValues,
   ownerColumns,
   quoteIdentifier,
   selectedColumns,
@@ -112,11 +113,12 @@ export type Statements = ReturnType<typeof statementsFor>
 export function statementsFor(shape: TableShape, columns: readonly PostgresColumn[], catalog: Catalog) {
   const keys = keyColumns(shape, columns)
   const names = selectedColumns(shape, catalog)
+  const aliases = names.map((_, index) => `c${index}`)
   const table = qualifiedName(shape)
   const keyTexts = keys.map(({ name }, index) => `${name}::pg_catalog.text as k${index}`).join(', ')
   const owner = ownerText(shape, catalog)
   const select = `select ${keyTexts}, ${owner} as owner,
-    ${names.map((name, index) => `${readAs(name, shape, catalog)} as c${index}`).join(', ')} from ${table} as t`
+    ${names.map((name, index) => `${readAs(name, shape, catalog)} as ${aliases[index]}`).join(', ')} from ${table} as t`
   // With "t.", because a bare name means the result's column "k0", "owner" or "c0" if the table has a column of that name.
   const ordered = (direction: string, limit: number) =>
     `order by ${keys.map(({ name }) => `t.${name} ${direction}`).join(', ')} limit $${limit}::int`
@@ -149,7 +151,7 @@ export function statementsFor(shape: TableShape, columns: readonly PostgresColum
     decodeRow: (row: Record<string, unknown>): TableRow => ({
       key: keyOf(row),
       owner: row.owner as string | null,
-      values: Object.fromEntries(names.map((name, index) => [name, row[`c${index}`]])),
+      values: namedValues(names, (at) => row[aliases[at] as string]),
     }),
   }
 }

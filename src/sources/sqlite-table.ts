@@ -20,6 +20,7 @@ import {
   groupByColumn,
   keyFromParts,
   keyParts,
+  namedValues,
   ownerColumns,
   quoteIdentifier,
   type SideEffects,
@@ -189,14 +190,13 @@ async function prepareTable(runner: SqliteRunner, shape: TableShape) {
   const names = selectedColumns(shape, catalog)
   const owner = ownerText(shape, catalog)
   const ownerBytes = shape.owner === null ? owner : quoteIdentifier(shape.owner)
-  const asBytes = (expression: string) => `cast(${expression} as blob)`
   // Each has a name of its own, since D1 gives rows as objects.
   const selecting = (expressions: readonly string[]) => {
     const selected = expressions.map((expression, index) => `${expression} as "__keystore_${index}"`)
     return `select ${selected.join(', ')} from ${table}`
   }
-  const keyBytes = keys.map(asBytes)
-  const select = selecting([asBytes(ownerBytes), ...keyBytes, owner, ...names.map(quoteIdentifier)])
+  const keyBytes = keys.map(bytesIfNeeded)
+  const select = selecting([bytesIfNeeded(ownerBytes), ...keyBytes, owner, ...names.map(quoteIdentifier)])
   const selectKeys = selecting([...keyBytes, ...keys])
   const ordered = (direction: string) =>
     `order by ${keys.map((name) => `${name} ${direction}`).join(', ')} limit ?`
@@ -239,6 +239,16 @@ async function prepareTable(runner: SqliteRunner, shape: TableShape) {
     decodeRows: (rows: readonly (readonly unknown[])[]) =>
       rows.map((row) => decodeRow(shape, names, encoding, row)),
   }
+}
+
+/**
+ * The bytes of what need not be exact as text (see {@link isExactText}); null for printable ASCII and for numbers, since a Buffer costs more
+ * than all else that is read of a row. The length tells of a NUL, behind which `glob` sees nothing.
+ */
+function bytesIfNeeded(expression: string): string {
+  const bytes = `cast(${expression} as blob)`
+  return `case typeof(${expression}) when 'blob' then ${expression}
+    when 'text' then iif(${expression} glob '*[^ -~]*' or length(${expression}) <> length(${bytes}), ${bytes}, null) end`
 }
 
 /** The owner as text. A blob stays one, and is refused: as text all bytes that are not UTF-8 become U+FFFD, so that users could be confused. */
@@ -312,11 +322,14 @@ function decodeRow(
   encoding: string,
   row: readonly unknown[],
 ): StoredRow {
-  const [ownerBytes, ...rest] = row
-  const keyBytes = rest.slice(0, key.length)
-  const [owner, ...columns] = rest.slice(key.length)
-  const values = Object.fromEntries(names.map((name, index) => [name, jsValue(columns[index])]))
-  const cursor = key.map((name, index) => cursorPart(values[name], keyBytes[index], encoding))
+  // Loops, since a sweep comes here for each row: the owner's bytes, those of the key, the owner, and all columns.
+  const ownerBytes = row[0]
+  const ownerAt = 1 + key.length
+  const owner = row[ownerAt]
+  const values = namedValues(names, (at) => jsValue(row[ownerAt + 1 + at]))
+  const cursor: Cursor[number][] = []
+  for (let at = 0; at < key.length; at += 1)
+    cursor.push(cursorPart(values[key[at] as string], row[1 + at], encoding))
   const isOwner = owner === null || (typeof owner === 'string' && isExactText(owner, ownerBytes, encoding))
   if (isOwner && cursor.every(isKeyPart))
     return { key: keyFromParts(cursor), owner: owner as string | null, values, cursor }

@@ -139,16 +139,21 @@ export function cellsOf<Row>(
   const row = rowOf(values)
   const { owner, defect } =
     ownerOf === undefined || found.defect !== undefined ? found : ownerFrom(ownerOf, row)
-  const cellOf = ({ name, column }: { readonly name: string; readonly column: string }) => {
+  const cells: ValueCell<Row>[] = []
+  // All properties each time: objects of one shape are read several times as fast.
+  const fingerprint = undefined
+  for (const { name, column, context, isJson = false, fields } of columns) {
     const value = values[column] as ValueCell['value']
-    return { key, column: name, owner, value, row, defect }
+    if (fields === undefined || context === undefined)
+      cells.push({ key, column: name, owner, value, row, defect, context, isJson, fingerprint })
+    else
+      for (const cell of fieldCells.of({ key, column: name, owner, value, row, defect }, fields, context))
+        cells.push(cell)
   }
-  return [
-    ...columns.flatMap((column) => {
-      const { context, isJson = false, fields } = column
-      if (fields !== undefined && context !== undefined) return fieldCells.of(cellOf(column), fields, context)
-      return [{ ...cellOf(column), context, isJson }]
-    }),
-    ...fingerprints.map((column) => ({ ...cellOf(column), fingerprint: column })),
-  ]
+  for (const fingerprint of fingerprints) {
+    const value = values[fingerprint.column] as ValueCell['value']
+    const [context, isJson] = [undefined, false]
+    cells.push({ key, column: fingerprint.name, owner, value, row, defect, context, isJson, fingerprint })
+  }
+  return cells
 }
