@@ -13,7 +13,7 @@ export const addon = nativeAddon()
 
 /**
  * @param name 'javascript' or 'native'
- * @returns what a copy of the package exports: `index` and `memory`. Keys of one are not keys of the other
+ * @returns what a copy of the package exports: `index`, `memory`, and others by `load(file)`. Keys of one are not keys of the other
  * @throws if that core is not in use there
  */
 export async function packageWith(name) {
@@ -27,7 +27,7 @@ export async function packageWith(name) {
   if (before === undefined) delete process.env.KEYSTORE_NATIVE
   else process.env.KEYSTORE_NATIVE = before
   if (chosen.name !== name) throw new Error(`The ${name} core is not in use: ${chosen.reason}`)
-  return { index, memory }
+  return { index, memory, load }
 }
 
 function nativeAddon() {

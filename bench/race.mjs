@@ -11,6 +11,7 @@ const SLICE_MS = 10
  * @property {string} [against] the contestant that it is compared with; without it, it is not compared
  * @property {number} [atMost] the ratio that is wanted
  * @property {number} [atLeast] the same, of what is to be slower
+ * @property {Pick<Contestant, 'against' | 'atMost' | 'atLeast'>} [also] what it is compared with besides
  */
 
 /** Work that does not wait. */
@@ -33,9 +34,10 @@ export function awaited(name, work, more = {}) {
  * Times short work, of which a slice holds as much as fits.
  *
  * @param {Contestant[]} contestants
+ * @param {{ rounds: number, sliceMs?: number, ofWall?: boolean }} options `ofWall`: ratios of wall time, where others than this process work too
  * @returns one row each: `{ name, micros, cpuMicros, against?, ratio?: { median, low, high }, atMost? }`
  */
-export async function race(contestants, { rounds, sliceMs = SLICE_MS }) {
+export async function race(contestants, { rounds, sliceMs = SLICE_MS, ofWall = false }) {
   const times = new Map()
   for (const { name, run } of contestants) times.set(name, await timesThatFill(run, sliceMs))
   const [measured, cpu] = [[], []]
@@ -52,18 +54,24 @@ export async function race(contestants, { rounds, sliceMs = SLICE_MS }) {
     measured.push(micros)
     cpu.push(cpuMicros)
   }
-  return summarized(contestants, measured, cpu)
+  return summarized(contestants, measured, cpu, { ofWall })
 }
 
 /**
  * One row a contestant, out of what was measured round by round.
  *
- * @param {Pick<Contestant, 'name' | 'against' | 'atMost' | 'atLeast'>[]} contestants
+ * @param {Pick<Contestant, 'name' | 'against' | 'atMost' | 'atLeast' | 'also'>[]} contestants
  * @param {Record<string, number>[]} measured microseconds by name, for each round
  * @param {Record<string, number>[]} [cpu] the same of processor time. Ratios are of it, where it is there: others on the machine disturb it less
+ * @param {{ ofWall?: boolean }} [options] `ofWall`: ratios are of wall time nevertheless
  */
-export function summarized(contestants, measured, cpu) {
-  return contestants.map(({ name, against, atMost, atLeast }) => {
+export function summarized(contestants, measured, cpu, { ofWall = false } = {}) {
+  const rounds = ofWall ? measured : (cpu ?? measured)
+  const ratioOf = (name, against) => {
+    const ratios = rounds.map((round) => round[name] / round[against])
+    return { median: quantile(ratios, 0.5), low: quantile(ratios, 0.1), high: quantile(ratios, 0.9) }
+  }
+  return contestants.flatMap(({ name, against, atMost, atLeast, also }) => {
     const median = (rounds) =>
       quantile(
         rounds.map((round) => round[name]),
@@ -71,9 +79,8 @@ export function summarized(contestants, measured, cpu) {
       )
     const times = { micros: median(measured), ...(cpu === undefined ? {} : { cpuMicros: median(cpu) }) }
     if (against === undefined) return { name, ...times }
-    const ratios = (cpu ?? measured).map((round) => round[name] / round[against])
-    const ratio = { median: quantile(ratios, 0.5), low: quantile(ratios, 0.1), high: quantile(ratios, 0.9) }
-    return { name, ...times, against, ratio, atMost, atLeast }
+    const row = { name, ...times, against, ratio: ratioOf(name, against), atMost, atLeast }
+    return also === undefined ? row : [row, { name, ...also, ratio: ratioOf(name, also.against) }]
   })
 }
 

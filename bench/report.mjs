@@ -33,7 +33,7 @@ const head = `# Benchmarks
 \`npm run bench\` writes this page; do not edit it. \`bench/README.md\` in the repository says how it measures.
 
 Compare ratios, not times: times differ from machine to machine, and on this machine from minute to minute. Each ratio comes from one run. The candidates
-ran in turn, a few milliseconds each, round by round. The tables show the median of the rounds' ratios and, in brackets, their tenth and ninetieth percentile.
+ran in turn, a few milliseconds each, round by round. Ratios are of processor time where a table has µs of CPU and no database server works beside it, else of wall time. The tables show the median of the rounds' ratios and, in brackets, their tenth and ninetieth percentile.
 
 ## Not reached, and why
 

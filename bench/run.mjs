@@ -60,10 +60,8 @@ if (values.save) await import('./report.mjs')
 function measured(name, options, attempts = 3) {
   return new Promise((resolve, reject) => {
     // The URL has a password: not into the arguments, which everybody on the machine can read.
-    // With JavaScript's core, unless the variable or the part's name says otherwise: other parts that have rows of the native one load it
-    // themselves.
-    const core = name.endsWith('-native') ? '1' : (process.env.KEYSTORE_NATIVE ?? '0')
-    const env = { ...process.env, KEYSTORE_NATIVE: core }
+    // With JavaScript's core, unless the variable says otherwise: parts that have rows of the native one load it themselves.
+    const env = { ...process.env, KEYSTORE_NATIVE: process.env.KEYSTORE_NATIVE ?? '0' }
     const child = fork(new URL('./part.mjs', import.meta.url), [name], { execArgv: ['--expose-gc'], env })
     let part
     child.on('message', (message) => {

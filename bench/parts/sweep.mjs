@@ -1,19 +1,17 @@
 // (e) The sweep: v2 tokens of the Python reference, ten to a user, become v3; beside its crypto alone, by number of rows, with memory.
 //
 // "Crypto alone" is the same work without a table and with the keys in hand: open each token, encrypt it anew, open that again and
-// compare. It is timed right before and after each run, because machines drift. The time of a sweep includes the look that it ends with,
+// compare. It is timed right before and after each run, because machines drift, and always in JavaScript's core. The time of a sweep includes the look that it ends with,
 // at all rows once more.
 import { randomBytes } from 'node:crypto'
-import { openKeyStore } from '../../dist/adapters/open.js'
-import { EnvelopeCrypto, encryptWithKey, localMasterKey } from '../../dist/index.js'
-import { reencrypt, sqlSource } from '../../dist/reencrypt/index.js'
+import { packageWith } from '../cores.mjs'
 import { DIALECTS, freshDatabase, keep } from '../databases.mjs'
 import { growth, measureSizes, WARM_PAGES } from '../long-work.mjs'
 import { timed } from '../race.mjs'
 
 export const title = 'Sweep'
 export const about =
-  'v2 tokens of the Python reference, ten to a user, become v3. "Its crypto alone" is the same work without a table and with the keys in memory: decrypt each token, encrypt it again, decrypt the result and compare. The sweep’s time includes its last pass over all rows, which finds nothing left to do.'
+  'v2 tokens of the Python reference, ten to a user, become v3. "Its crypto alone" is the same work without a table and with the keys in memory: decrypt each token, encrypt it again, decrypt the result and compare, always in JavaScript’s core; "native" beside it is the same in the native one. The sweep’s time includes its last pass over all rows, which finds nothing left to do.'
 
 const PAGE = 1000
 const ROWS_OF_A_USER = 10
@@ -21,21 +19,33 @@ const CONTEXT = { column: 'credentials.api_key' }
 /** So small that it is full after the first pages: what grows then is the sweep's own. */
 const CACHE = { maxEntries: WARM_PAGES * (PAGE / ROWS_OF_A_USER) }
 
+/** At most, against the crypto alone in JavaScript's core: also of the native core's sweep, most of which is the database's. */
+const TO_CRYPTO = { javascript: 2.2, native: 1.7 }
+
 export function measure(options) {
-  const toCrypto = process.env.KEYSTORE_NATIVE === '1' ? 1.7 : 2.2
-  return measureSizes('rows', DIALECTS, { ...options, toCrypto }, async (dialect, count) => {
+  return measureWith('javascript', options)
+}
+
+/** @param core 'javascript' or 'native' */
+export async function measureWith(core, options) {
+  const javascript = await packageWith('javascript')
+  const ours = core === 'javascript' ? javascript : await packageWith(core)
+  const { EnvelopeCrypto, localMasterKey } = ours.index
+  const { openKeyStore } = await ours.load('adapters/open.js')
+  const { reencrypt, sqlSource } = await ours.load('reencrypt/index.js')
+  return measureSizes('rows', DIALECTS, { ...options, toCrypto: TO_CRYPTO[core] }, async (dialect, count) => {
     const fresh = await freshDatabase(dialect, options.postgresUrl)
     const store = await openKeyStore(fresh.url, fresh.options)
     keep(store)
     const accept = { keys: ['v2'], tokens: ['v2'] }
     const masterKeys = localMasterKey(randomBytes(32))
     const envelope = await EnvelopeCrypto.open({ store, masterKeys, accept, cache: CACHE })
-    await fill(dialect, fresh.client, newRows(envelope, count))
+    await fill(dialect, fresh.client, newRows(ours, envelope, count))
     const columns = { table: 'credentials', key: 'id', owner: 'user_id', column: 'api_key' }
     const source = await sqlSource(fresh.url, { ...columns, ...fresh.options })
     keep(source)
     try {
-      const cryptoBefore = await cryptoAlone(envelope)
+      const cryptoBefore = await cryptoAlone(javascript)
       const memory = growth()
       let report
       const { wallMs, cpuMs } = await timed(async () => {
@@ -47,7 +57,8 @@ export function measure(options) {
       return {
         micros: (wallMs * 1000) / count,
         cpuMicros: (cpuMs * 1000) / count,
-        cryptoMicros: (cryptoBefore + (await cryptoAlone(envelope))) / 2,
+        cryptoMicros: (cryptoBefore + (await cryptoAlone(javascript))) / 2,
+        ...(core === 'native' && { ownCryptoMicros: await cryptoAlone(ours) }),
         growthBytes: memory.bytes(),
       }
     } finally {
@@ -59,7 +70,7 @@ export function measure(options) {
 }
 
 /** By thousands: memory is measured, and must not hold all of them. */
-async function* newRows(envelope, count) {
+async function* newRows({ index: { encryptWithKey } }, envelope, count) {
   for (let user = 0, id = 0; id < count; ) {
     const userIds = Array.from({ length: PAGE / ROWS_OF_A_USER }, () => `user-${user++}`)
     const keys = await Promise.all(userIds.map((userId) => envelope.getOrCreateUserKey(userId)))
@@ -92,7 +103,12 @@ async function fill(dialect, client, pages) {
 }
 
 /** @returns microseconds of processor time a value */
-async function cryptoAlone(envelope) {
+async function cryptoAlone({ index: { EnvelopeCrypto, encryptWithKey, localMasterKey }, memory }) {
+  const envelope = await EnvelopeCrypto.open({
+    store: memory.memoryKeyStore(),
+    masterKeys: localMasterKey(randomBytes(32)),
+    accept: { keys: ['v2'], tokens: ['v2'] },
+  })
   const count = 10_000
   const work = []
   for (let user = 0; user < count / ROWS_OF_A_USER; user += 1) {
@@ -108,6 +124,7 @@ async function cryptoAlone(envelope) {
       if (Buffer.compare(plaintext, again) !== 0) throw new Error('not the same plaintext')
     }
   })
+  await envelope.close()
   return (cpuMs * 1000) / count
 }
 

@@ -22,8 +22,8 @@ const NEW_KEYS = { API_KEY_MASTER_KEY: NEW, API_KEY_MASTER_KEY_PREVIOUS: OLD }
 const COLUMNS = { table: 'credentials', key: 'id', owner: 'user_id', column: 'api_key' }
 const CONTEXT = { column: 'credentials.api_key' }
 const ROWS_OF_A_USER = 10
-/** What the issue that asked for it wanted, on two processors. */
-const AT_MOST = 0.8
+/** On two processors: what was wanted of a rewrap, and that a second sweep is no loss. */
+const AT_MOST = { rewrap: 0.8, sweep: 1 }
 
 const WORK = { rewrap: { unit: 'keys', fill: fillKeys }, sweep: { unit: 'rows', fill: fillTokens } }
 
@@ -51,7 +51,7 @@ export async function measure({ sizes, longRounds, postgresUrl, progress }) {
       }
       const contestants = [
         { name: nameOf(1) },
-        { name: nameOf(2), against: nameOf(1), ...(work === 'rewrap' ? { atMost: AT_MOST } : {}) },
+        { name: nameOf(2), against: nameOf(1), atMost: AT_MOST[work] },
       ]
       const rows = summarized(contestants, rounds).map((row) => ({ ...row, more: more[row.name] }))
       groups.push({ group: `${dialect}, ${work} of ${count.toLocaleString('en')} ${unit}`, rows })

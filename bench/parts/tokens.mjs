@@ -95,9 +95,11 @@ function raced({ raw, encoded, v2, v3, awaited: whenAwaited, native, theirs }, s
       sync('v3', v3, { against: 'v2', atMost: V3_OF_V2[size] }),
       awaited('v3, awaited', whenAwaited, { against: 'v3', atMost: AWAITED_OF_HANDLE }),
       ...(native === null ? [] : nativeRows(native, size)),
-      ...theirs.map(({ name, isAsync, run }) =>
-        (isAsync ? awaited : sync)(name, run, { against: 'v3', atLeast: SLOWER[size] }),
-      ),
+      ...theirs.map(({ name, isAsync, run }) => {
+        const atLeast = SLOWER[size]
+        const also = native === null ? {} : { also: { against: 'v3, native', atLeast } }
+        return (isAsync ? awaited : sync)(name, run, { against: 'v3', atLeast, ...also })
+      }),
     ],
     { rounds },
   )

@@ -42,7 +42,8 @@ export function nativeCore(addon: NativeAddon): Core {
 }
 
 function versionAtStart(value: string): number {
-  if (!value.startsWith(V3_PREFIX)) return 0
+  // A long one is JavaScript's, which parses it in any case.
+  if (value.length > LONG || !value.startsWith(V3_PREFIX)) return 0
   // Six characters are 36 bits, the last four of which are the nonce's. One that is none of base64url counts as zeros.
   let bits = 0
   for (let at = 3; at < 8; at += 1) bits = (bits << 6) | (BITS_OF_CHARACTERS[value.charCodeAt(at)] as number)

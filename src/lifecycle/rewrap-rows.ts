@@ -44,6 +44,8 @@ export interface RewrapRows extends LongWorkOptions {
   readonly onUnreadable: (row: UnreadableRow) => void
   readonly ranges: RowRanges
   readonly crowd: Crowd
+  /** Called where it goes on and finds no row. */
+  readonly onIdle?: () => void
 }
 
 /** The key under which a row belongs. */
@@ -69,8 +71,8 @@ export async function* rowsToRewrap(
   if (areTenants) yield* inBatches(tenantPages(job), job)
   for (const kekId of kekIdsOfUsers(job, counted)) {
     const count = liveCount(counted, (row) => row.kekId === kekId && row.ofTenants !== true)
-    const { store, onUnreadable, ranges, crowd, ...options } = job
-    yield* sharedPagesOf(store, options, { ...ranges, kekId, count, crowd }, onUnreadable)
+    const { store, onUnreadable, ranges, crowd, onIdle, ...options } = job
+    yield* sharedPagesOf(store, options, { ...ranges, kekId, count, crowd, onIdle }, onUnreadable)
   }
   if (areTenants) yield* pagesOfLost(job, counted)
 }

@@ -336,6 +336,7 @@ async function rewrapPass(
       onUnreadable,
       ranges: await rowRanges(job.store, totalCount(counted)),
       crowd: new Crowd(),
+      onIdle: () => progress.add(0),
     }
     for await (const page of isByIndex ? rowsToRewrap(ofPass, counted) : rowsNotUnderPrimary(ofPass)) {
       const start = performance.now()

@@ -25,7 +25,7 @@ const MIN_RANGE_ROWS = 250
 /** Ranges are read together, as many as have this many rows: so many entries of an index are passed in milliseconds. */
 const MAX_STRETCH_ROWS = 5000
 /** The same where there is most likely no row under the KEK id: fewer statements matter more there than a page in a few milliseconds. */
-const MAX_IDLE_STRETCH_ROWS = 100_000
+const MAX_IDLE_STRETCH_ROWS = 25_000
 
 /** @param total how many rows the store has, by a census @throws ERR_STORE */
 export async function rowRanges({ maintenance }: KeyStore, total: number): Promise<RowRanges> {
@@ -68,6 +68,8 @@ export interface RowsUnderKek extends RowRanges {
   /** How many rows are under it, by a census. */
   readonly count: number
   readonly crowd: Crowd
+  /** Called after each statement that found no row: thousands may follow each other where nearly all is done. */
+  readonly onIdle?: (() => void) | undefined
 }
 
 /** Like {@link pagesOf}, but the ranges come in any order. Within a range rows are in that of `list`. Each row comes once. */
@@ -179,6 +181,7 @@ class RangeReader {
         for (const row of read.unreadable) this.#onUnreadable(row)
         this.#ranges.done(stretch)
         this.#stretch = null
+        this.#rows.onIdle?.()
         if (isBegun) this.#ranges.jump()
       } else if (isBegun) this.#leave(stretch, after)
       else {

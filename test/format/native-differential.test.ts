@@ -64,7 +64,7 @@ describeNative('the native core and JavaScript', () => {
         isV3 ? { bytes: wanted.bytes, text: wanted.text } : { bytes: 'refused', text: 'refused' },
       )
     const version = native.versionAtStart(token)
-    if (isV3) expect(version, message).toBe(wanted.version)
+    if (isV3 && token.length <= 8192) expect(version, message).toBe(wanted.version)
     else if (wanted !== 'malformed') expect(version, message).toBe(0)
     else expect(version >= 0 && version < 2 ** 31, message).toBe(true)
     return wanted
