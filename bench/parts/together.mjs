@@ -28,10 +28,13 @@ const AT_MOST = { rewrap: 0.8, sweep: 1 }
 const WORK = { rewrap: { unit: 'keys', fill: fillKeys }, sweep: { unit: 'rows', fill: fillTokens } }
 
 export async function measure({ sizes, longRounds, postgresUrl, progress }) {
-  const count = Math.min(60_000, Math.max(...sizes))
+  const keys = Math.min(60_000, Math.max(...sizes))
+  // A sweep of 60,000 rows takes two seconds, in which each process first compiles its code.
+  const counts = { rewrap: keys, sweep: 4 * keys }
   const groups = []
   for (const dialect of DIALECTS) {
     for (const [work, { unit }] of Object.entries(WORK)) {
+      const count = counts[work]
       const rounds = []
       const more = {}
       for (let round = 0; round < longRounds; round += 1) {

@@ -126,6 +126,7 @@ async function sweep<Row>(options: ReencryptOptions<Row>): Promise<ReencryptRepo
   const { dryRun, signal } = job
   let first: Tally | undefined
   let last: Tally | undefined
+  let whole: Tally | undefined
   let changed = 0
   let skipped = 0
   let complete = false
@@ -138,13 +139,15 @@ async function sweep<Row>(options: ReencryptOptions<Row>): Promise<ReencryptRepo
     complete = pass.reachedEnd && (dryRun || pass.changed + pass.skipped === 0)
     // An aborted pass has counted a part only: an earlier pass that reached the end says more.
     if (pass.reachedEnd || last === undefined) last = pass
+    if (pass.reachedEnd) whole ??= pass
   }
   last ??= new Tally(job.legacy)
   first ??= last
+  const found = first.endedEarly && whole !== undefined ? whole : first
   return {
     complete,
     dryRun,
-    before: first.before,
+    before: found === first ? first.before : first.beforeOf(found),
     after: last.after,
     changed,
     skipped,
@@ -152,7 +155,7 @@ async function sweep<Row>(options: ReencryptOptions<Row>): Promise<ReencryptRepo
     failedCount: last.failedCount,
     left: last.left,
     owners: job.owners.report,
-    findings: [...first.ciphertexts.findings(job.ciphertextAsPlaintext), ...(job.foresight?.findings ?? [])],
+    findings: [...found.ciphertexts.findings(job.ciphertextAsPlaintext), ...(job.foresight?.findings ?? [])],
   }
 }
 
@@ -171,7 +174,9 @@ async function sweepOnce<Row>(job: SweepJob<Row>, isFirst: boolean): Promise<Tal
     if (2 * (tally.skipped - skipped) > page.encrypted.changes.size) order.jump()
     progress.add(page.length)
   }
-  const order = new SharedOrder(signal, () => job.onProgress?.(COUNTING))
+  // What counts ciphertext that is encrypted as it is must see every value first: afterwards it is a token.
+  const mayEndEarly = !job.ciphertextAsPlaintext
+  const order = new SharedOrder(signal, () => job.onProgress?.(COUNTING), mayEndEarly)
   /** What was prepared is not written any more. */
   const aborted = () => {
     if (source.atOnce === true) tally.discardChanges()
@@ -188,7 +193,7 @@ async function sweepOnce<Row>(job: SweepJob<Row>, isFirst: boolean): Promise<Tal
         return aborted()
       }
       const page = await preparePage(job, cells)
-      if (isDone(page)) order.jump()
+      order.passed(isDone(page))
       try {
         await finishing
       } catch (error) {
@@ -211,7 +216,8 @@ async function sweepOnce<Row>(job: SweepJob<Row>, isFirst: boolean): Promise<Tal
     await finishing.catch(() => undefined)
   }
   await finishing
-  tally.reachedEnd = !order.isCut
+  tally.endedEarly = order.endedEarly
+  tally.reachedEnd = !order.isCut && !order.endedEarly
   return tally
 }
 

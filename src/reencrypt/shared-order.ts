@@ -6,22 +6,34 @@ import type { PageOrder } from '../sources/value-source.js'
 const LEAST_PAGES = 8
 
 /**
- * Each process begins somewhere else, and jumps where it comes upon pages that are done already. It reads every page once, whoever has done
- * it: so a process that is killed leaves nothing undone that the others do not find.
+ * Such a part of the pages in a row, each far from the others, that others have done: most likely they have done the rest too by then. To end
+ * too early costs one more look at everything.
+ */
+const DONE_PART = 6
+
+/**
+ * Each process begins somewhere else, and jumps where it comes upon pages that are done already. Where nothing but such pages is left, as far
+ * as it sees, it ends early: the last look reads everything in any case. So a process that is killed leaves nothing undone that the others do
+ * not find, and nobody reads a third time what somebody else has done.
  */
 export class SharedOrder implements PageOrder {
   readonly #signal: AbortSignal | undefined
   readonly #onSearch: () => void
+  readonly #mayEndEarly: boolean
   #ranges: WorkRanges | null = null
   #count = 0
   #next = 0
+  #doneInARow = 0
   /** Whether the source was told to stop. */
   isCut = false
+  /** Whether pages were left out that others have done, most likely. */
+  endedEarly = false
 
   /** @param onSearch called between two steps of looking for the parts */
-  constructor(signal: AbortSignal | undefined, onSearch: () => void) {
+  constructor(signal: AbortSignal | undefined, onSearch: () => void, mayEndEarly: boolean) {
     this.#signal = signal
     this.#onSearch = onSearch
+    this.#mayEndEarly = mayEndEarly
   }
 
   begin(count: number): void {
@@ -41,10 +53,20 @@ export class SharedOrder implements PageOrder {
 
   next(): number | null {
     if (this.#cut()) return null
-    if (this.#ranges !== null) return this.#ranges.next()?.from ?? null
+    if (this.#ranges !== null) {
+      const from = this.#ranges.next()?.from ?? null
+      this.endedEarly = from !== null && this.#mayEndEarly && DONE_PART * this.#doneInARow >= this.#count
+      return this.endedEarly ? null : from
+    }
     const at = this.#next
     this.#next += 1
     return at < this.#count ? at : null
+  }
+
+  /** @param isDone whether there was nothing to do in a page */
+  passed(isDone: boolean): void {
+    this.#doneInARow = isDone ? this.#doneInARow + 1 : 0
+    if (isDone) this.jump()
   }
 
   /** Somebody else was here: the next page is one far from here. */

@@ -46,6 +46,8 @@ export class Tally {
   skipped = 0
   /** Whether the pass reached the last value. */
   reachedEnd = false
+  /** Whether the pass left values out that others had brought up to date, most likely. */
+  endedEarly = false
   /** What looks like ciphertext of other libraries. */
   readonly ciphertexts = new CiphertextCount()
 
@@ -91,6 +93,20 @@ export class Tally {
     this.changed = 0
     this.skipped = 0
     Object.assign(this.after, this.before)
+  }
+
+  /**
+   * How many values there were in each state before this pass, which did not see all.
+   *
+   * @param whole the pass after it, which did: what this one has not changed was found then as it was before
+   */
+  beforeOf(whole: Tally): Record<ValueState, number> {
+    const counts: Record<ValueState, number> = { ...whole.before }
+    for (const [state, count] of Object.entries(this.before) as [ValueState, number][]) {
+      const found = counts[state] ?? 0
+      counts[state] = Math.max(0, found + count - (this.after[state] ?? 0))
+    }
+    return counts
   }
 
   /** Values in an old state: all that are neither current nor empty, without those of shredded owners. */
