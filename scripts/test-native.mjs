@@ -42,13 +42,23 @@ function build(...options) {
   })
 }
 
+/** Tests of an addon that does not load would be skipped, and so pass. */
+const LOADS = `const { interfaceVersion } = require('@drizzle-keystore/native'); console.log('interface', interfaceVersion)`
+
 function test(environment) {
+  const env = { ...process.env, KEYSTORE_NATIVE: '1', ...environment }
+  const { status: loaded } = spawnSync(process.execPath, ['-e', LOADS], { cwd: root, stdio: 'inherit', env })
+  if (loaded !== 0) {
+    console.error('The addon does not load: nothing was tested.')
+    status = 1
+    return
+  }
   execFileSync(process.execPath, [join(root, 'scripts', 'build.mjs')], { stdio: 'inherit' })
   const vitest = join(root, 'node_modules', 'vitest', 'vitest.mjs')
   const { status: ended } = spawnSync(
     process.execPath,
     [vitest, 'run', '--config', 'vitest.native.config.ts', ...more],
-    { cwd: root, stdio: 'inherit', env: { ...process.env, KEYSTORE_NATIVE: '1', ...environment } },
+    { cwd: root, stdio: 'inherit', env },
   )
   status ||= ended ?? 1
 }

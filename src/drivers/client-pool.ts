@@ -64,13 +64,25 @@ export function isPool(client: unknown): client is PostgresPool {
   )
 }
 
+/** What Postgres says of a savepoint outside of a transaction. */
+const NO_TRANSACTION = '25P01'
+
 /**
  * Whether the application has left a connection inside a transaction, as `pool.query('begin')` does on a pool of one. Newer versions of
- * node-postgres tell: `T`, or `E` after an error.
+ * node-postgres tell: `T`, or `E` after an error. With earlier ones, and other drivers, the server is asked, if the pool is of one.
  */
-export function isInTransaction(client: PooledClient): boolean {
+export async function isInTransaction(client: PooledClient, isOfOne: boolean): Promise<boolean> {
   const statusOf: unknown = Reflect.get(client, 'getTransactionStatus')
-  return typeof statusOf === 'function' && ['T', 'E'].includes(statusOf.call(client))
+  if (typeof statusOf === 'function') return ['T', 'E'].includes(statusOf.call(client))
+  if (!isOfOne) return false
+  try {
+    await client.query('savepoint drizzle_keystore_probe')
+  } catch (error) {
+    // Any other error is that of a failed transaction, or of a connection on which nothing should begin.
+    return !(error instanceof Error && 'code' in error && error.code === NO_TRANSACTION)
+  }
+  await client.query('release savepoint drizzle_keystore_probe')
+  return true
 }
 
 /**
@@ -157,6 +169,11 @@ export class ClientPool<Client extends PooledClient> {
     }
   }
 
+  /** Whether the application has no other connection of this pool than the one that is lent. */
+  get isOfOne(): boolean {
+    return this.#max === 1
+  }
+
   /** pg-pool's own time-out does not say that all connections are in use. */
   #explained(error: unknown): unknown {
     if (!(error instanceof Error) || error.message !== POOL_TIMEOUT || !this.#isUsedUp()) return error
@@ -210,7 +227,7 @@ export class ClientPool<Client extends PooledClient> {
 
   /** Asks, some time before the deadline, whether the server executes the statement: then the time begins anew. */
   #watch(client: Client, deadline: Deadline, loan: Loan<Client>, isLong: boolean): void {
-    if (this.#max === 1) {
+    if (this.isOfOne) {
       loan.isUnasked = true
       if (isLong) deadline.extend(TIMES_UNASKED)
       return

@@ -66,7 +66,11 @@ describe.runIf(isChosen('postgres'))('an index full of entries of rows that were
     const whole = await timed()
     const bounded = await timed({ kekIds, onUnsearched: (part) => void unsearched.push(part) })
     console.info(`${ROWS} dead entries: ${whole.toFixed(0)} ms whole, ${bounded.toFixed(0)} ms bounded`)
-    if (slow) expect(bounded).toBeLessThan(whole)
+    // Of so few entries as in a quick run none is passed over.
+    if (slow) {
+      expect(bounded).toBeLessThan(whole / 2)
+      expect(unsearched).not.toEqual([])
+    }
     // The old id alone: no other one can be behind it.
     for (const { kekId } of unsearched) expect(kekId).toBe(old.v2Id)
   })
@@ -81,6 +85,7 @@ describe.runIf(isChosen('postgres'))('an index full of entries of rows that were
       closeStore: false,
     })
     await envelope.close()
+    if (slow) expect(events).not.toEqual([])
     for (const event of events)
       expect(event).toEqual({ type: 'partlyChecked', kekIds: [old.v2Id], others: false })
   })
