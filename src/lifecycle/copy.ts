@@ -129,7 +129,7 @@ async function copy(options: CopyOptions): Promise<CopyReport> {
   const firstLook = await lookFor(job)
   const before = firstLook === 'taken for empty' ? NOTHING_THERE : await compare(job, firstLook)
   let { digests } = before
-  let copied = before.missing + before.erased
+  let { copied } = before
   if (dryRun) {
     for (const userId of await eraseAgain(to, erasures, { dryRun })) job.shredded.add(userId)
   } else {
@@ -162,13 +162,11 @@ async function copy(options: CopyOptions): Promise<CopyReport> {
     return { ...base, failed, failedCount, extra: 0, digest, equal: false }
   }
   const digest = { from: digests.from.sha256, to: digests.to.sha256 }
-  const shared = digests.from.rows - (dryRun ? before.missing : 0)
-  const extra = Math.max(0, digests.to.rows - shared)
   return {
     ...base,
     failed,
     failedCount,
-    extra,
+    extra: digests.extra,
     digest,
     equal: digest.from === digest.to && failedCount === 0,
   }
@@ -216,25 +214,24 @@ interface CopyJob extends CopyComparing {
 interface Digests {
   readonly from: RecordsDigest
   readonly to: RecordsDigest
+  /** Rows that only the target has. */
+  readonly extra: number
 }
 
 /** What a comparison has found, before anything is written. */
 interface Comparison {
-  /** How many rows the target lacks. */
-  readonly missing: number
-  /** How many rows it has to erase. */
-  readonly erased: number
+  /** How many rows the target lacks, or has to erase. */
+  readonly copied: number
   readonly refused: readonly string[]
   readonly conflicts: readonly CopyConflict[]
   readonly conflictCount: number
-  /** Null if something is to be copied, if not all of the target was looked at, or if the comparison was stopped. */
+  /** Null if something is to be copied or erased, if not all of the target was looked at, or if the comparison was stopped. */
   readonly digests: Digests | null
 }
 
 /** Somebody may write meanwhile: `restore` leaves what stands, and the copy refuses what it then finds. */
 const NOTHING_THERE: Comparison = {
-  missing: 0,
-  erased: 0,
+  copied: 0,
   refused: [],
   conflicts: [],
   conflictCount: 0,
@@ -243,18 +240,20 @@ const NOTHING_THERE: Comparison = {
 
 /** Compares all rows. @throws ERR_CONFLICT naming the first row that differs, unless it is a dry run */
 async function compare(job: CopyJob, look: TargetLook): Promise<Comparison> {
-  const counts = { missing: 0, erased: 0, conflictCount: 0 }
+  const counts = { copied: 0, conflictCount: 0 }
   const refused = new Set<string>()
   const conflicts: CopyConflict[] = []
   const digests = look === 'in order' ? new PairedDigests() : null
-  const isDone = () => job.dryRun || counts.missing + counts.erased === 0
+  let isQuiet = true
+  const isDone = () => job.dryRun || isQuiet
   for await (const { pairs, done } of copyPages(job, 'comparing', look, isDone)) {
     const page = await differingRows(job, pairs, digests)
-    counts.missing += page.missing.length
-    counts.erased += page.erased.length
+    isQuiet &&= isNothingToWrite(page)
+    counts.copied += page.missing.length + page.erased.length
     counts.conflictCount += page.conflicts.length
     conflicts.push(...page.conflicts.slice(0, MAX_LISTED_CONFLICTS - conflicts.length))
-    for (const userId of page.erasedUsers.keys()) job.shredded.add(userId)
+    // Otherwise they are named when they have been erased.
+    if (job.dryRun) for (const userId of page.erasedUsers.keys()) job.shredded.add(userId)
     for (const userId of page.refused) refused.add(userId)
     done()
   }
@@ -263,6 +262,11 @@ async function compare(job: CopyJob, look: TargetLook): Promise<Comparison> {
 }
 
 const MAX_LISTED_CONFLICTS = 1000
+
+/** Users are counted too: one may have a live row that the source lacks beside a tombstone that both have. */
+function isNothingToWrite({ missing, erased, erasedUsers }: DifferingRows): boolean {
+  return missing.length + erased.length + erasedUsers.size === 0
+}
 
 function digestsFrom(paired: PairedDigests | null): Digests | null {
   return paired?.digests() ?? null
@@ -298,7 +302,7 @@ async function copyPass(compared: CopyJob, phase: string, look: TargetLook): Pro
       const page = await differingRows(job, pairs, digests)
       // Shredded at the source since the comparison.
       if (page.refused.length > 0) throw erasuresRefused(page.refused, true)
-      isQuiet &&= page.missing.length + page.erased.length === 0
+      isQuiet &&= isNothingToWrite(page)
       written += await writing
       writing = Promise.resolve(0)
       if (job.signal?.aborted) break

@@ -88,18 +88,33 @@ export class PairedDigests {
   readonly #from = new RecordsHash()
   /** Null as long as both have the same records: one hash is enough for them. */
   #to: RecordsHash | null = null
+  #extra = 0
 
   /** Adds the rows of one user, by version. */
   add(from: readonly KeyRecord[], to: readonly KeyRecord[]): void {
     if (this.#to === null && !areSame(from, to)) this.#to = this.#from.copy()
     for (const row of from) this.#from.add(row)
-    if (this.#to !== null) for (const row of to) this.#to.add(row)
+    if (this.#to === null) return
+    for (const row of to) this.#to.add(row)
+    this.#extra += onlyInSecond(from, to)
   }
 
-  digests(): { readonly from: RecordsDigest; readonly to: RecordsDigest } {
+  /** `extra`: how many rows only the target has. Counts of all rows would not tell it: what the target lacks would hide as many. */
+  digests(): { readonly from: RecordsDigest; readonly to: RecordsDigest; readonly extra: number } {
     const from = this.#from.digest()
-    return { from, to: this.#to?.digest() ?? from }
+    return { from, to: this.#to?.digest() ?? from, extra: this.#extra }
   }
+}
+
+/** How many rows of the second have a version that the first has not; both are of one user, by version. */
+function onlyInSecond(first: readonly KeyRecord[], second: readonly KeyRecord[]): number {
+  let at = 0
+  let count = 0
+  for (const { version } of second) {
+    while ((first[at]?.version ?? version) < version) at += 1
+    if (first[at]?.version !== version) count += 1
+  }
+  return count
 }
 
 function areSame(a: readonly KeyRecord[], b: readonly KeyRecord[]): boolean {

@@ -154,6 +154,8 @@ describe.each(tables)('bad rows on %s in a table that is %s', (dialect, whose) =
     const report = await copyKeys({ from, to: store })
     expect(report).toMatchObject({ complete: true, copied: 1, equal: false })
     expect(report.failed.every(({ reason }) => reason.endsWith('(at the target)'))).toBe(true)
+    // Rows that failed hide none of those that only the target has.
+    expect(report.extra).toBe(GOOD.length - 1)
     expect((await store.getAll(['new'])).get('new')).toHaveLength(1)
   })
 

@@ -1,11 +1,18 @@
 /** copyKeys and shredded users: what erases keys at the target, and what only says so. */
 import { randomBytes } from 'node:crypto'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import { applyKeyLog, copyKeys, EnvelopeCrypto, type KeyStore, localMasterKey } from '../../src/index.js'
+import {
+  applyKeyLog,
+  copyKeys,
+  EnvelopeCrypto,
+  type KeyRecord,
+  type KeyStore,
+  localMasterKey,
+} from '../../src/index.js'
 import { errorOf } from '../support/errors.js'
 import { chosenPairs, freshStore, type TestStore } from '../support/fresh-store.js'
 import { freshKeyLog, type KeyLogFile, shredLine } from '../support/key-log-file.js'
-import { fill, rowsOf } from '../support/rows.js'
+import { fill, rowsOf, rowsOfUser } from '../support/rows.js'
 import { overriding } from '../support/store-doubles.js'
 
 const masterKeys = localMasterKey(randomBytes(32))
@@ -67,6 +74,49 @@ describe.each(pairs)('copyKeys from %s to %s', (source, target) => {
       expect(await codeOf('bob')).toBe('live')
       expect(await copyKeys({ ...stores, applyErasures: true })).toMatchObject({ shredded: ['bob'] })
       expect(await codeOf('bob')).toBe('ERR_KEY_SHREDDED')
+    })
+
+    it('is erased by the same tombstone of both stores, beside which the target has a live row', async () => {
+      await to.store.remove(['', 'bob'].map((userId) => ({ userId, version: 1 })))
+      await fill(to.store, masterKeys, ['alice'], { version: 2 })
+      await plantTombstones(['alice'])
+      // In the source both rows are erased; in the target the tombstone of the first stands beside the live second.
+      const [tombstone] = await rowsOfUser(from.store, 'alice')
+      await to.store.remove([{ userId: 'alice', version: 1 }])
+      await to.store.maintenance?.restore([tombstone as KeyRecord])
+      await from.store.remove([{ userId: 'alice', version: 2 }])
+      for (const stops of [{ dryRun: true }, { signal: AbortSignal.abort() }]) {
+        const shredded = 'dryRun' in stops ? ['alice'] : []
+        expect(await copyKeys({ ...stores, applyErasures: true, ...stops })).toMatchObject({ shredded })
+        expect((await rowsOfUser(to.store, 'alice'))[1]?.encryptedKey).not.toHaveLength(0)
+      }
+      const report = await copyKeys({ ...stores, applyErasures: true })
+      expect(report).toMatchObject({ complete: true, shredded: ['alice'], copied: 0, extra: 1 })
+      expect((await rowsOfUser(to.store, 'alice')).map(({ encryptedKey }) => encryptedKey.length)).toEqual([
+        0, 0,
+      ])
+      expect(await copyKeys({ ...stores, applyErasures: true })).toMatchObject({
+        shredded: [],
+        extra: 1,
+      })
+      await to.store.remove([{ userId: 'alice', version: 2 }])
+      expect(await copyKeys(stores)).toMatchObject({ shredded: [], extra: 0, equal: true })
+    })
+
+    it('is not counted among the rows that only the target has, and hides none of them', async () => {
+      await fill(from.store, masterKeys, ['carol'])
+      await fill(to.store, masterKeys, ['carol'])
+      await plantTombstones(['alice'])
+      const second = { ...((await rowsOfUser(from.store, 'alice'))[0] as KeyRecord), version: 2 }
+      await from.store.maintenance?.restore([second])
+      const plan = await copyKeys({ ...stores, dryRun: true })
+      // The pool and bob.
+      expect(plan).toMatchObject({
+        refused: ['alice'],
+        conflicts: [{ userId: 'carol' }],
+        copied: 0,
+        extra: 2,
+      })
     })
 
     it('is erased when it is asked for: all of them, or those who are named', async () => {

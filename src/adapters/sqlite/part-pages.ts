@@ -33,14 +33,18 @@ export async function listInParts(page: KeyPage, { query, read }: PartReader): P
   }
 }
 
-/** Null: there are fewer rows, or the row there is none behind which a page can begin. */
+/** The last row of the next part. Null: there are fewer rows, or none was found behind which a page can begin. */
 async function refBehind(query: PartReader['query'], after: KeyRef | undefined): Promise<KeyRef | null> {
   const { selectFirstRefBehind, selectRefBehind } = sqliteQueries()
   const statement = after === undefined ? selectFirstRefBehind : selectRefBehind
-  const [row] = await query(statement, { ...after, offset: PART_ROWS - 1 })
-  if (row === undefined) return null
-  const [bytes, userId, version] = row
-  const isRef =
-    typeof userId === 'string' && Number.isSafeInteger(version) && isExactText(userId, bytes, 'UTF-8')
-  return isRef ? { userId, version: version as number } : null
+  // A row that is no ref must not make all rows behind it one part: a shorter part ends at another row.
+  for (let rows = PART_ROWS; rows > 0; rows = Math.floor(rows / 2)) {
+    const [row] = await query(statement, { ...after, offset: rows - 1 })
+    if (row === undefined) return null
+    const [bytes, userId, version] = row
+    const isRef =
+      typeof userId === 'string' && Number.isSafeInteger(version) && isExactText(userId, bytes, 'UTF-8')
+    if (isRef) return { userId, version: version as number }
+  }
+  return null
 }

@@ -5,7 +5,7 @@ import { drizzle } from 'drizzle-orm/better-sqlite3'
 import { drizzle as drizzleLibsql } from 'drizzle-orm/libsql'
 import { beforeEach, describe, expect, it } from 'vitest'
 import { sqliteKeyStore } from '../../../src/adapters/sqlite/store.js'
-import type { KeyStore } from '../../../src/index.js'
+import type { KeyRef, KeyStore } from '../../../src/index.js'
 import { sqlSource } from '../../../src/reencrypt/index.js'
 import { cleanUpAfterEach } from '../../support/cleanups.js'
 import { isChosen } from '../../support/databases.js'
@@ -124,6 +124,31 @@ describe.runIf(isChosen('sqlite'))('a large table of SQLite', () => {
       const before = { userId: 'user-004999', version: 1 }
       const early = await store.list({ notKekId: 'new', limit: 100, before })
       expect(early.map(({ userId }) => userId)).toEqual(listed.filter((userId) => userId < 'user-004999'))
+    })
+
+    it('is passed part by part though the row at which a part ends has no valid id or version', async () => {
+      client.exec("update encryption_keys set kek_id = 'new'")
+      // libsql itself ends the process at a text that is not UTF-8.
+      const bad =
+        driver === 'libsql' ? 'version = 1.5' : "user_id = cast(cast(user_id as blob) || x'ff' as text)"
+      client.exec('drop trigger encryption_keys_user_id_update')
+      client.pragma('ignore_check_constraints = on')
+      client.exec(
+        `update encryption_keys set ${bad} where user_id in ('user-004999', 'user-002499', 'user-011999')`,
+      )
+      const list = () => store.list({ notKekId: 'new', limit: 10 })
+      expect(await list()).toEqual([])
+      expect(await turnsDuring(list)).toBeGreaterThanOrEqual(2)
+      client.exec(`update encryption_keys set kek_id = 'old', shredded_at = null
+        where user_id in ('user-001248', 'user-001249', 'user-001250', 'user-009000')`)
+      const listed: string[] = []
+      for (let after: KeyRef | undefined; ; ) {
+        const page = await store.list({ notKekId: 'new', limit: 2, ...(after && { after }) })
+        after = page.at(-1)
+        if (after === undefined) break
+        listed.push(...page.map(({ userId }) => userId))
+      }
+      expect(listed).toEqual(['user-001248', 'user-001249', 'user-001250', 'user-009000'])
     })
   })
 
