@@ -64,8 +64,8 @@ export function isPool(client: unknown): client is PostgresPool {
   )
 }
 
-/** What Postgres says of a savepoint outside of a transaction. */
-const NO_TRANSACTION = '25P01'
+/** What Postgres says of a savepoint outside of a transaction, and in one that has failed. */
+const [NO_TRANSACTION, FAILED_TRANSACTION] = ['25P01', '25P02']
 
 /**
  * Whether the application has left a connection inside a transaction, as `pool.query('begin')` does on a pool of one. Newer versions of
@@ -78,8 +78,9 @@ export async function isInTransaction(client: PooledClient, isOfOne: boolean): P
   try {
     await client.query('savepoint drizzle_keystore_probe')
   } catch (error) {
-    // Any other error is that of a failed transaction, or of a connection on which nothing should begin.
-    return !(error instanceof Error && 'code' in error && error.code === NO_TRANSACTION)
+    const code = error instanceof Error && 'code' in error ? error.code : undefined
+    if (code !== NO_TRANSACTION && code !== FAILED_TRANSACTION) throw error
+    return code === FAILED_TRANSACTION
   }
   await client.query('release savepoint drizzle_keystore_probe')
   return true

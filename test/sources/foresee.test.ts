@@ -18,6 +18,7 @@ import {
 import { type Dialect, dialects, isChosen } from '../support/databases.js'
 import { errorOf } from '../support/errors.js'
 import { everythingOf } from '../support/leaks.js'
+import { hideTransactionStatus } from '../support/old-pg.js'
 import { freshRole } from '../support/postgres-roles.js'
 import { freshSqlSources, INVALID, type SqlSourceTest } from '../support/sql-sources.js'
 
@@ -356,17 +357,27 @@ describe.runIf(isChosen('postgres'))('a dry run on Postgres', () => {
     expect(rows.map(({ api_key }) => api_key).filter((key) => !String(key).startsWith('sk-'))).toEqual([])
   })
 
-  it('leaves a transaction alone that the application has open on its pool of one', async () => {
+  it.each([
+    ['', () => undefined],
+    [', of clients that do not tell', hideTransactionStatus],
+  ])('leaves a transaction alone that the application has open on its pool of one%s', async (_, prepare) => {
     const pool = new pg.Pool({ connectionString: test.host.url, max: 1 })
+    prepare(pool)
     try {
       await pool.query('begin')
       await pool.query("insert into credentials (id, user_id, api_key) values (2, 'alice', 'sk-mine')")
       expect(await ofDrizzle(drizzle({ client: pool }))).toMatchObject({ findings: [], changed: 2 })
-      await pool.query('commit')
+      expect((await pool.query('commit')).command).toBe('COMMIT')
+      // Outside of a transaction its own is rolled back, and the connection stays as it was.
+      expect(await ofDrizzle(drizzle({ client: pool }))).toMatchObject({ findings: [], changed: 2 })
+      await pool.query('begin')
+      await pool.query("insert into credentials (id, user_id, api_key) values (3, 'alice', 'sk-mine')")
+      expect(await ofDrizzle(drizzle({ client: pool }))).toMatchObject({ findings: [], changed: 3 })
+      await pool.query('rollback')
     } finally {
       await pool.end()
     }
-    expect(await test.host.query('select id from credentials where id = 2')).toHaveLength(1)
+    expect(await test.host.query('select id from credentials where id > 1')).toEqual([{ id: 2 }])
   })
 
   it('leaves a transaction alone that PGlite has open', async () => {

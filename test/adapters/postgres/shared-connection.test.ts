@@ -10,6 +10,7 @@ import { cleanUpAfterEach } from '../../support/cleanups.js'
 import { itIf } from '../../support/conditional.js'
 import { isChosen } from '../../support/databases.js'
 import { ERASED, pending } from '../../support/erased-bytes.js'
+import { hideTransactionStatus } from '../../support/old-pg.js'
 import { freshDriverDatabase, freshPostgresJs } from '../../support/postgres-drivers.js'
 import { randomRecord } from '../../support/rows.js'
 
@@ -33,9 +34,9 @@ describe.runIf(isChosen('postgres'))('a connection that the application uses too
     return made
   }
 
-  const poolOfOne = async (onConnect: (client: object) => void): Promise<Shared> => {
+  const poolOfOne = async (prepare: (pool: pg.Pool) => void): Promise<Shared> => {
     const pool = new pg.Pool({ connectionString: await cleanups.database('postgres'), max: 1 })
-    pool.on('connect', onConnect)
+    prepare(pool)
     cleanups.add(() => pool.end())
     return {
       query: async (text) => (await pool.query(text)).rows,
@@ -55,12 +56,7 @@ describe.runIf(isChosen('postgres'))('a connection that the application uses too
       },
     ],
     ['a pool of one', () => poolOfOne(() => undefined)],
-    [
-      // Before 8.21 a client tells nothing of its transaction.
-      'a pool of one, of an earlier pg',
-      () =>
-        poolOfOne((client) => Object.defineProperty(client, 'getTransactionStatus', { value: undefined })),
-    ],
+    ['a pool of one, of an earlier pg', () => poolOfOne(hideTransactionStatus)],
     [
       'postgres-js with one connection',
       async () => {
