@@ -28,10 +28,11 @@ import { type RawDatabase, rawDatabase } from '../support/raw-database.js'
 import { slow } from '../support/slow.js'
 import { ACCEPT_V2 } from '../support/tokens.js'
 
-const USERS = slow ? 10_000 : 3_000
+/** So many that SQLite, which never waits, would keep the loop for longer than {@link MOST_MS} in each work that does not turn it. */
+const USERS = slow ? 10_000 : 6_000
 const ITEMS = slow ? 100_000 : 10_000
-/** 50 ms is the aim on an idle machine. On a busy one the same work takes several times its time. */
-const MOST_MS = 150
+/** 50 ms is the aim, and 15 to 30 ms are measured on an idle machine. On a busy one the same work takes more of the processor's time, too. */
+const MOST_MS = 75
 const TIMEOUT_MS = slow ? 900_000 : 120_000
 
 /** CPU time of the main thread in milliseconds; null where the system does not tell. */
@@ -80,7 +81,6 @@ async function longestBlock(work: () => Promise<unknown>): Promise<number> {
 const MANY_ROWS = 400_000
 /** In one step it takes 180 ms to sort so many. */
 const MANY_DIGESTS = 2_000_000
-const MOST_MS_OF_MANY = 75
 
 it.runIf(isChosen('sqlite'))(
   'what goes over many rows of SQLite keeps it for no longer than with few',
@@ -106,7 +106,7 @@ it.runIf(isChosen('sqlite'))(
         await reencrypt({ envelope, source, dryRun, plaintext: true, signal: controller.signal, onProgress })
       }
       const primaryId = masterKeys.id
-      await expectShort('sqlite', {
+      await expectAllShort('sqlite', {
         open: () => EnvelopeCrypto.open({ store, masterKeys, closeStore: false }),
         census: () => store.census(),
         datedCensus: async () => maintenance?.datedCensus(),
@@ -136,7 +136,7 @@ it('the digests of many data keys are compared in short steps', async () => {
   }
   for (let count = 0; count < MANY_DIGESTS; count += 1) digests.add(random)
   const found = { repeated: 0 }
-  await expectShort('digests', {
+  await expectAllShort('digests', {
     repeated: async () => {
       found.repeated = (await digests.repeated()).size
     },
@@ -153,11 +153,15 @@ async function onSqlite(work: (path: string) => Promise<void>): Promise<void> {
   }
 }
 
-async function expectShort(name: string, works: Record<string, () => Promise<unknown>>): Promise<void> {
+async function expectAllShort(name: string, works: Record<string, () => Promise<unknown>>): Promise<void> {
   const blocks: Record<string, number> = {}
   for (const [work, run] of Object.entries(works)) blocks[work] = Math.round(await longestBlock(run))
+  expectShort(name, blocks)
+}
+
+function expectShort(name: string, blocks: Record<string, number>): void {
   console.info(`${name}: longest blocks in ms: ${JSON.stringify(blocks)}`)
-  expect(Object.entries(blocks).filter(([, ms]) => ms > MOST_MS_OF_MANY)).toEqual([])
+  expect(Object.entries(blocks).filter(([, ms]) => ms > MOST_MS)).toEqual([])
 }
 
 describe.each(dialects)('on %s', (dialect) => {
@@ -194,7 +198,10 @@ describe.each(dialects)('on %s', (dialect) => {
       await measure('encryptMany, new users', () => envelope.encryptMany(items(USERS)))
       await measure('encryptMany', () => envelope.encryptMany(items(ITEMS)))
       await measure('verifyAll', () => verifyAll({ store, masterKeys }))
-      await measure('copyKeys', () => copyKeys({ from: store, to: memoryKeyStore() }))
+      const second = await openKeyStore(await cleanups.database(dialect), { deadlineMs: 60_000 })
+      await measure('copyKeys', () => copyKeys({ from: store, to: second }))
+      await second.close()
+      await measure('copyKeys, memory', () => copyKeys({ from: store, to: memoryKeyStore() }))
       await measure('rotateWhere', () => rotateWhere({ store, masterKeys, olderThanMs: 0 }))
       const primary = localMasterKey(generateMasterKey())
       const keyring = masterKeyring({ primary, previous: [masterKeys] })
@@ -225,8 +232,7 @@ describe.each(dialects)('on %s', (dialect) => {
       await measure('reencrypt', () => reencrypt({ envelope: sweeper, source }))
       await source.close()
       await sweeper.close()
-      console.info(`${dialect}: longest blocks in ms: ${JSON.stringify(blocks)}`)
-      expect(Object.entries(blocks).filter(([, ms]) => ms > MOST_MS)).toEqual([])
+      expectShort(dialect, blocks)
     },
     TIMEOUT_MS,
   )

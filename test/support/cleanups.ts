@@ -1,5 +1,5 @@
-/** Undoes after each test what the test has made. */
-import { afterEach } from 'vitest'
+/** Undoes after each test, or after all of them, what was made. */
+import { afterAll, afterEach } from 'vitest'
 import { type Dialect, freshDatabase, temporaryFolder } from './databases.js'
 
 export interface Cleanups {
@@ -17,12 +17,21 @@ export interface Cleanups {
 
 /** To be called once, in a `describe` or at the top of a file. */
 export function cleanUpAfterEach(): Cleanups {
+  return cleanUp(afterEach)
+}
+
+/** For what is made once, as by `beforeAll`, and that tests only read. */
+export function cleanUpAfterAll(): Cleanups {
+  return cleanUp(afterAll)
+}
+
+function cleanUp(after: typeof afterEach | typeof afterAll): Cleanups {
   const cleanups: (() => unknown)[] = []
   const add = (cleanup: () => unknown) => void cleanups.push(cleanup)
   const run = async () => {
     for (const cleanup of cleanups.splice(0).reverse()) await cleanup()
   }
-  afterEach(run)
+  after(run)
   return {
     add,
     run,

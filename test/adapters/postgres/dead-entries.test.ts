@@ -1,26 +1,26 @@
 /** Index entries of rows that were rewrapped, and that no vacuum may remove: they cost neither `open` nor a page anything. */
 import { randomBytes } from 'node:crypto'
 import pg from 'pg'
-import { beforeEach, describe, expect, it } from 'vitest'
+import { beforeAll, describe, expect, it } from 'vitest'
 import { postgresKeyStore } from '../../../src/adapters/postgres/store.js'
 import { EnvelopeCrypto, type KeystoreEvent, localMasterKey, masterKeyring } from '../../../src/index.js'
 import type { UnsearchedKeks } from '../../../src/store.js'
-import { cleanUpAfterEach } from '../../support/cleanups.js'
+import { cleanUpAfterAll } from '../../support/cleanups.js'
 import { isChosen } from '../../support/databases.js'
 import { planOf, type RecordedPool, recordedPool } from '../../support/query-plans.js'
 import { slow } from '../../support/slow.js'
 
-/** All of them are rewrapped. */
-const ROWS = slow ? 2_000_000 : 50_000
+/** All of them are rewrapped. So many that to go through their entries takes several times the 25 ms after which a search is cut off. */
+const ROWS = slow ? 2_000_000 : 300_000
 const old = localMasterKey(randomBytes(32))
 const fresh = localMasterKey(randomBytes(32))
 const wrapped = Buffer.from(fresh.wrapV2(randomBytes(32))).toString('hex')
 
 describe.runIf(isChosen('postgres'))('an index full of entries of rows that were rewrapped', () => {
-  const cleanups = cleanUpAfterEach()
+  const cleanups = cleanUpAfterAll()
   let recorded: RecordedPool
   let store: ReturnType<typeof postgresKeyStore>
-  beforeEach(async () => {
+  beforeAll(async () => {
     const url = await cleanups.database('postgres')
     recorded = recordedPool(url)
     cleanups.add(() => recorded.pool.end())
@@ -66,12 +66,9 @@ describe.runIf(isChosen('postgres'))('an index full of entries of rows that were
     const whole = await timed()
     const bounded = await timed({ kekIds, onUnsearched: (part) => void unsearched.push(part) })
     console.info(`${ROWS} dead entries: ${whole.toFixed(0)} ms whole, ${bounded.toFixed(0)} ms bounded`)
-    // Of so few entries as in a quick run none is passed over.
-    if (slow) {
-      expect(bounded).toBeLessThan(whole / 2)
-      expect(unsearched).not.toEqual([])
-    }
+    if (slow) expect(bounded).toBeLessThan(whole / 2)
     // The old id alone: no other one can be behind it.
+    expect(unsearched.length).toBeGreaterThan(0)
     for (const { kekId } of unsearched) expect(kekId).toBe(old.v2Id)
   })
 
@@ -85,7 +82,7 @@ describe.runIf(isChosen('postgres'))('an index full of entries of rows that were
       closeStore: false,
     })
     await envelope.close()
-    if (slow) expect(events).not.toEqual([])
+    expect(events.length).toBeGreaterThan(0)
     for (const event of events)
       expect(event).toEqual({ type: 'partlyChecked', kekIds: [old.v2Id], others: false })
   })
