@@ -13,6 +13,7 @@ import {
   GIVE_ANOTHER_CONNECTION,
   TIMES_UNASKED,
 } from './deadline.js'
+import { describeDriverError } from './driver-error.js'
 
 /** What pg-pool says when it ends the waiting, because of its `connectionTimeoutMillis`. */
 const POOL_TIMEOUT = 'timeout exceeded when trying to connect'
@@ -22,6 +23,13 @@ const DEFAULT_MAX = 10
 const CHECK_TIMEOUT_MS = 1000
 /** The part of a call's time after which the server is asked whether it still executes the call's statement. */
 const PATIENCE = 0.7
+
+/** Of a savepoint that tells whether a transaction is open: outside of one it is refused, which changes nothing. */
+export const PROBE = 'drizzle_keystore_probe'
+/** no_active_sql_transaction */
+const NO_TRANSACTION = '25P01'
+/** in_failed_sql_transaction */
+export const FAILED_TRANSACTION = '25P02'
 
 /** A statement as node-postgres takes it. Nothing is optional: what is left out would be looked up in Object.prototype. */
 export interface PooledQuery {
@@ -64,25 +72,24 @@ export function isPool(client: unknown): client is PostgresPool {
   )
 }
 
-/** What Postgres says of a savepoint outside of a transaction, and in one that has failed. */
-const [NO_TRANSACTION, FAILED_TRANSACTION] = ['25P01', '25P02']
-
 /**
  * Whether the application has left a connection inside a transaction, as `pool.query('begin')` does on a pool of one. Newer versions of
- * node-postgres tell: `T`, or `E` after an error. With earlier ones, and other drivers, the server is asked, if the pool is of one.
+ * node-postgres tell: `T`, or `E` after an error. Elsewhere the server is asked: a BEGIN inside a transaction is only a warning, and the
+ * COMMIT after it would be that of the application's.
+ *
+ * @throws the driver's errors
  */
-export async function isInTransaction(client: PooledClient, isOfOne: boolean): Promise<boolean> {
+export async function isInTransaction(client: PooledClient): Promise<boolean> {
   const statusOf: unknown = Reflect.get(client, 'getTransactionStatus')
   if (typeof statusOf === 'function') return ['T', 'E'].includes(statusOf.call(client))
-  if (!isOfOne) return false
   try {
-    await client.query('savepoint drizzle_keystore_probe')
+    await client.query(`savepoint ${PROBE}`)
   } catch (error) {
-    const code = error instanceof Error && 'code' in error ? error.code : undefined
+    const { code } = describeDriverError(error)
     if (code !== NO_TRANSACTION && code !== FAILED_TRANSACTION) throw error
     return code === FAILED_TRANSACTION
   }
-  await client.query('release savepoint drizzle_keystore_probe')
+  await client.query(`release savepoint ${PROBE}`)
   return true
 }
 
@@ -170,11 +177,6 @@ export class ClientPool<Client extends PooledClient> {
     }
   }
 
-  /** Whether the application has no other connection of this pool than the one that is lent. */
-  get isOfOne(): boolean {
-    return this.#max === 1
-  }
-
   /** pg-pool's own time-out does not say that all connections are in use. */
   #explained(error: unknown): unknown {
     if (!(error instanceof Error) || error.message !== POOL_TIMEOUT || !this.#isUsedUp()) return error
@@ -228,7 +230,7 @@ export class ClientPool<Client extends PooledClient> {
 
   /** Asks, some time before the deadline, whether the server executes the statement: then the time begins anew. */
   #watch(client: Client, deadline: Deadline, loan: Loan<Client>, isLong: boolean): void {
-    if (this.isOfOne) {
+    if (this.#max === 1) {
       loan.isUnasked = true
       if (isLong) deadline.extend(TIMES_UNASKED)
       return

@@ -61,9 +61,9 @@ export interface BulkWork<Item, Value> {
   lookUpAgain(job: Job): Promise<DataKey>
 }
 
-/** For an own property that an object spread would copy. No prototype counts. Where mostly there is none, `in` is a faster first look. */
+/** For an own property that an object spread would copy. No prototype counts. For most of those that are not there `in` says so, and is faster. */
 function isOwn(item: object, name: string): boolean {
-  return isEnumerable.call(item, name)
+  return name in item && isEnumerable.call(item, name)
 }
 
 const isEnumerable = Object.prototype.propertyIsEnumerable
@@ -108,8 +108,8 @@ export class Encrypting implements BulkWork<PoolEncryptItem, Token> {
       // Each by its name, which V8 reads much faster than by a variable; and once, since a getter may give something else the next time.
       if (userId === null && isOwn(item, 'userId')) userId = (item as EncryptItem).userId
       if (isOwn(item, 'plaintext')) plaintext = item.plaintext
-      if ('context' in item && isOwn(item, 'context')) context = item.context
-      if ('allowToken' in item && isOwn(item, 'allowToken')) allowToken = item.allowToken
+      if (isOwn(item, 'context')) context = item.context
+      if (isOwn(item, 'allowToken')) allowToken = item.allowToken
     } catch {
       throw unreadable('an item')
     }
@@ -161,7 +161,7 @@ export class Decrypting implements BulkWork<PoolDecryptItem, string> {
     try {
       if (owner === null && isOwn(item, 'userId')) owner = (item as DecryptItem).userId
       if (isOwn(item, 'token')) token = item.token
-      if ('context' in item && isOwn(item, 'context')) context = item.context
+      if (isOwn(item, 'context')) context = item.context
     } catch {
       throw unreadable('an item')
     }

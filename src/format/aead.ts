@@ -36,7 +36,7 @@ export function randomId(): string {
   return randomBytes(16).toString('hex')
 }
 
-/** A KeyObject: on Node.js 24.18 and later, 26.8 too but not 25, a cipher made from a Buffer costs several times as much. The caller may wipe `bytes` afterwards. */
+/** A KeyObject: from Node.js 24.18 on, but for 25 and from 26.9 on, a cipher made from a Buffer costs several times as much. The caller may wipe `bytes` afterwards. */
 export function importKey(bytes: Uint8Array): KeyObject {
   return createSecretKey(bytes)
 }

@@ -189,14 +189,15 @@ async function prepareTable(runner: SqliteRunner, shape: TableShape) {
   const keys = shape.key.map(quoteIdentifier)
   const names = selectedColumns(shape, catalog)
   const owner = ownerText(shape, catalog)
-  const ownerBytes = shape.owner === null ? owner : quoteIdentifier(shape.owner)
+  // Without a column of its own the owner is none, or in ASCII: see ownerText.
+  const ownerBytes = shape.owner === null ? 'null' : bytesIfNeeded(quoteIdentifier(shape.owner))
   // Each has a name of its own, since D1 gives rows as objects.
   const selecting = (expressions: readonly string[]) => {
     const selected = expressions.map((expression, index) => `${expression} as "__keystore_${index}"`)
     return `select ${selected.join(', ')} from ${table}`
   }
   const keyBytes = keys.map(bytesIfNeeded)
-  const select = selecting([bytesIfNeeded(ownerBytes), ...keyBytes, owner, ...names.map(quoteIdentifier)])
+  const select = selecting([ownerBytes, ...keyBytes, owner, ...names.map(quoteIdentifier)])
   const selectKeys = selecting([...keyBytes, ...keys])
   const ordered = (direction: string) =>
     `order by ${keys.map((name) => `${name} ${direction}`).join(', ')} limit ?`

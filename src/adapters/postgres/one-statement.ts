@@ -4,12 +4,9 @@
  */
 import { type SQL, sql } from 'drizzle-orm'
 import { type PgDatabase, PgDialect, type PgQueryResultHKT } from 'drizzle-orm/pg-core'
+import { FAILED_TRANSACTION, PROBE } from '../../drivers/client-pool.js'
 import { describeDriverError } from '../../drivers/driver-error.js'
 import { StoreError } from '../../errors.js'
-
-const SAVEPOINT = 'drizzle_keystore_probe'
-/** in_failed_sql_transaction: the transaction is the application's, since ours is one statement. */
-const FAILED_TRANSACTION = '25P02'
 
 /** The application has a transaction open on the connection. Nothing was done, and its transaction goes on. */
 export class HostTransactionError extends StoreError {
@@ -37,13 +34,14 @@ export async function runAsOne(
 ): Promise<void> {
   const begin = (text: string) => db.execute(sql.raw(text)).then(() => undefined)
   const [savepoint, outcome] = await Promise.allSettled([
-    begin(`savepoint ${SAVEPOINT}`),
+    begin(`savepoint ${PROBE}`),
     begin(blockOf(statements)),
-    begin(`rollback to savepoint ${SAVEPOINT}`),
-    begin(`release savepoint ${SAVEPOINT}`),
+    begin(`rollback to savepoint ${PROBE}`),
+    begin(`release savepoint ${PROBE}`),
   ])
   if (savepoint.status === 'fulfilled') throw new HostTransactionError()
   if (outcome.status === 'fulfilled') return
+  // The transaction is the application's, since ours is one statement.
   if (describeDriverError(outcome.reason).code === FAILED_TRANSACTION) throw new HostTransactionError()
   throw outcome.reason
 }
