@@ -45,9 +45,11 @@ function versionAtStart(value: string): number {
   // A long one is JavaScript's, which parses it in any case.
   if (value.length > LONG || !value.startsWith(V3_PREFIX)) return 0
   // Six characters are 36 bits, the last four of which are the nonce's. One that is none of base64url counts as zeros.
+  const last = V3_PREFIX.length + 5
   let bits = 0
-  for (let at = 3; at < 8; at += 1) bits = (bits << 6) | (BITS_OF_CHARACTERS[value.charCodeAt(at)] as number)
-  const version = (bits << 2) | ((BITS_OF_CHARACTERS[value.charCodeAt(8)] as number) >> 4)
+  for (let at = V3_PREFIX.length; at < last; at += 1)
+    bits = (bits << 6) | (BITS_OF_CHARACTERS[value.charCodeAt(at)] as number)
+  const version = (bits << 2) | ((BITS_OF_CHARACTERS[value.charCodeAt(last)] as number) >> 4)
   // Bit 31 makes it negative.
   return version > 0 ? version : 0
 }

@@ -19,7 +19,7 @@ import {
 import { CopyFailures, restoreEach } from './copy-failures.js'
 import { copyPages, type TargetLook } from './copy-pages.js'
 import { checkedOptions, type LongWorkOptions, type RowFailure } from './long-work.js'
-import { COMPARISON_WEIGHT, isSameRecord, PairedDigests, type RecordsDigest } from './record-digest.js'
+import { COMPARISON_WEIGHT, isSameRecord, PairedDigests } from './record-digest.js'
 
 export type { ConflictingRow, CopyConflict } from './copy-comparison.js'
 
@@ -161,7 +161,7 @@ async function copy(options: CopyOptions): Promise<CopyReport> {
     const digest = { from: null, to: null }
     return { ...base, failed, failedCount, extra: 0, digest, equal: false }
   }
-  const digest = { from: digests.from.sha256, to: digests.to.sha256 }
+  const digest = { from: digests.from, to: digests.to }
   return {
     ...base,
     failed,
@@ -211,12 +211,7 @@ interface CopyJob extends CopyComparing {
   readonly shredded: Set<string>
 }
 
-interface Digests {
-  readonly from: RecordsDigest
-  readonly to: RecordsDigest
-  /** Rows that only the target has. */
-  readonly extra: number
-}
+type Digests = ReturnType<PairedDigests['digests']>
 
 /** What a comparison has found, before anything is written. */
 interface Comparison {

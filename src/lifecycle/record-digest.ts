@@ -4,13 +4,6 @@ import { preAuthEncode } from '../format/encoding.js'
 import { isoText } from '../iso-time.js'
 import { isTombstone, type KeyRecord } from '../table.js'
 
-/** SHA-256 over records in order. */
-export interface RecordsDigest {
-  /** Hexadecimal. */
-  readonly sha256: string
-  readonly rows: number
-}
-
 /** For `isTurnDueInLoop`: comparing two records, or the rows of a user, takes as long as so many tokens. */
 export const COMPARISON_WEIGHT = 4
 
@@ -53,27 +46,25 @@ const RECORDS_A_CALL = 64
 export class RecordsHash {
   readonly #hash
   #pending: Buffer[] = []
-  #rows: number
 
-  constructor(hash = incrementalSha256(), rows = 0) {
+  constructor(hash = incrementalSha256()) {
     this.#hash = hash
-    this.#rows = rows
   }
 
   add(record: KeyRecord): void {
-    this.#rows += 1
     if (this.#pending.push(canonicalBytes(record)) === RECORDS_A_CALL) this.#flush()
   }
 
   /** One that goes on from here by itself. */
   copy(): RecordsHash {
     this.#flush()
-    return new RecordsHash(this.#hash.copy(), this.#rows)
+    return new RecordsHash(this.#hash.copy())
   }
 
-  digest(): RecordsDigest {
+  /** SHA-256 over all records, as hexadecimal text. */
+  digest(): string {
     this.#flush()
-    return { sha256: this.#hash.digest().toString('hex'), rows: this.#rows }
+    return this.#hash.digest().toString('hex')
   }
 
   #flush(): void {
@@ -100,7 +91,7 @@ export class PairedDigests {
   }
 
   /** `extra`: how many rows only the target has. Counts of all rows would not tell it: what the target lacks would hide as many. */
-  digests(): { readonly from: RecordsDigest; readonly to: RecordsDigest; readonly extra: number } {
+  digests(): { readonly from: string; readonly to: string; readonly extra: number } {
     const from = this.#from.digest()
     return { from, to: this.#to?.digest() ?? from, extra: this.#extra }
   }
