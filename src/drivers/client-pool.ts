@@ -74,14 +74,16 @@ export function isPool(client: unknown): client is PostgresPool {
 
 /**
  * Whether the application has left a connection inside a transaction, as `pool.query('begin')` does on a pool of one. Newer versions of
- * node-postgres tell: `T`, or `E` after an error. Elsewhere the server is asked: a BEGIN inside a transaction is only a warning, and the
- * COMMIT after it would be that of the application's.
+ * node-postgres tell: `T`, or `E` after an error. Elsewhere the server is asked, in whose log that leaves an error: a BEGIN inside a
+ * transaction is only a warning, and the COMMIT after it would be that of the application's.
  *
+ * @param isOfOne whether the pool has no other connection: who begins a transaction on a larger one leaves it with a connection of their own
  * @throws the driver's errors
  */
-export async function isInTransaction(client: PooledClient): Promise<boolean> {
+export async function isInTransaction(client: PooledClient, isOfOne: boolean): Promise<boolean> {
   const statusOf: unknown = Reflect.get(client, 'getTransactionStatus')
   if (typeof statusOf === 'function') return ['T', 'E'].includes(statusOf.call(client))
+  if (!isOfOne) return false
   try {
     await client.query(`savepoint ${PROBE}`)
   } catch (error) {
@@ -177,6 +179,11 @@ export class ClientPool<Client extends PooledClient> {
     }
   }
 
+  /** Whether it has one connection, which the application may use too. */
+  get isOfOne(): boolean {
+    return this.#max === 1
+  }
+
   /** pg-pool's own time-out does not say that all connections are in use. */
   #explained(error: unknown): unknown {
     if (!(error instanceof Error) || error.message !== POOL_TIMEOUT || !this.#isUsedUp()) return error
@@ -230,7 +237,7 @@ export class ClientPool<Client extends PooledClient> {
 
   /** Asks, some time before the deadline, whether the server executes the statement: then the time begins anew. */
   #watch(client: Client, deadline: Deadline, loan: Loan<Client>, isLong: boolean): void {
-    if (this.#max === 1) {
+    if (this.isOfOne) {
       loan.isUnasked = true
       if (isLong) deadline.extend(TIMES_UNASKED)
       return

@@ -181,7 +181,7 @@ class RangeReader {
         for (const row of read.unreadable) this.#onUnreadable(row)
         this.#ranges.done(stretch)
         this.#stretch = null
-        this.#rows.onIdle?.()
+        if (!this.#hasEnded) this.#rows.onIdle?.()
         if (isBegun) this.#ranges.jump()
       } else if (isBegun) this.#leave(stretch, after)
       else {

@@ -126,24 +126,24 @@ async function sweep<Row>(options: ReencryptOptions<Row>): Promise<ReencryptRepo
   const { dryRun, signal } = job
   let first: Tally | undefined
   let last: Tally | undefined
-  let whole: Tally | undefined
+  let second: Tally | undefined
   let changed = 0
   let skipped = 0
   let complete = false
   const mostPasses = dryRun ? 1 : MAX_PASSES
   for (let passes = 0; passes < mostPasses && !complete && !signal?.aborted; passes += 1) {
-    const pass = await sweepOnce(job, passes === 0)
+    const pass = await sweepOnce(job, passes === 0, changed > 0)
+    if (first !== undefined) second ??= pass
     first ??= pass
     changed += pass.changed
     skipped += pass.skipped
     complete = pass.reachedEnd && (dryRun || pass.changed + pass.skipped === 0)
-    // An aborted pass has counted a part only: an earlier pass that reached the end says more.
-    if (pass.reachedEnd || last === undefined) last = pass
-    if (pass.reachedEnd) whole ??= pass
+    // An aborted pass has counted a part only: an earlier pass that reached the end says more, or one that was aborted or ended early later.
+    if (pass.reachedEnd || last === undefined || (!last.reachedEnd && pass.size > last.size)) last = pass
   }
   last ??= new Tally(job.legacy)
   first ??= last
-  const found = first.endedEarly && whole !== undefined ? whole : first
+  const found = first.endedEarly && second !== undefined && second.size > first.size ? second : first
   return {
     complete,
     dryRun,
@@ -160,9 +160,9 @@ async function sweep<Row>(options: ReencryptOptions<Row>): Promise<ReencryptRepo
 }
 
 /** One pass over all values. */
-async function sweepOnce<Row>(job: SweepJob<Row>, isFirst: boolean): Promise<Tally> {
+async function sweepOnce<Row>(job: SweepJob<Row>, isFirst: boolean, writtenBefore: boolean): Promise<Tally> {
   const { source, batchSize = DEFAULT_BATCH_SIZE, signal } = job
-  const tally = new Tally(job.legacy)
+  const tally = new Tally(job.legacy, writtenBefore)
   job.onProgress?.(COUNTING)
   const count = () => source.count?.() ?? 0
   const total = await (job.foresight === null ? count() : job.foresight.counted(count))

@@ -6,10 +6,10 @@ import type { PageOrder } from '../sources/value-source.js'
 const LEAST_PAGES = 8
 
 /**
- * Such a part of the pages in a row, each far from the others, that others have done: most likely they have done the rest too by then. To end
- * too early costs one more look at everything.
+ * A sixth of the parts in a row, each far from the others, in which there was nothing to do: most likely others have done the rest too by then.
+ * To end too early costs one more look at everything.
  */
-const DONE_PART = 6
+const DONE_SHARE = 6
 
 /**
  * Each process begins somewhere else, and jumps where it comes upon pages that are done already. Where nothing but such pages is left, as far
@@ -24,6 +24,8 @@ export class SharedOrder implements PageOrder {
   #count = 0
   #next = 0
   #doneInARow = 0
+  /** Whether there was nothing to do in the pages of the part that was given last; null: it had none yet. */
+  #isDone: boolean | null = null
   /** Whether the source was told to stop. */
   isCut = false
   /** Whether pages were left out that others have done, most likely. */
@@ -52,11 +54,12 @@ export class SharedOrder implements PageOrder {
   }
 
   next(): number | null {
-    if (this.#cut()) return null
+    if (this.#cut() || this.endedEarly) return null
     if (this.#ranges !== null) {
-      const from = this.#ranges.next()?.from ?? null
-      this.endedEarly = from !== null && this.#mayEndEarly && DONE_PART * this.#doneInARow >= this.#count
-      return this.endedEarly ? null : from
+      if (this.#isDone !== null) this.#doneInARow = this.#isDone ? this.#doneInARow + 1 : 0
+      this.#isDone = null
+      this.endedEarly = this.#mayEndEarly && DONE_SHARE * this.#doneInARow >= this.#count
+      return this.endedEarly ? null : (this.#ranges.next()?.from ?? null)
     }
     const at = this.#next
     this.#next += 1
@@ -65,7 +68,7 @@ export class SharedOrder implements PageOrder {
 
   /** @param isDone whether there was nothing to do in a page */
   passed(isDone: boolean): void {
-    this.#doneInARow = isDone ? this.#doneInARow + 1 : 0
+    this.#isDone = isDone && this.#isDone !== false
     if (isDone) this.jump()
   }
 

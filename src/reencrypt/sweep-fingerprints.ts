@@ -92,7 +92,12 @@ export async function compareFingerprint<Row>(
 
 function compared(stored: string | null, wanted: string | null): Comparison {
   if (stored !== wanted) return { state: 'staleFingerprint', wanted }
-  return { state: wanted === null ? 'empty' : 'current' }
+  return { state: stateOf(wanted) }
+}
+
+/** Of a fingerprint that is as it should be: beside no value there is none. Undefined: it is not known yet. */
+function stateOf(fingerprint: string | null | undefined): 'current' | 'empty' {
+  return fingerprint === null ? 'empty' : 'current'
 }
 
 /** What a value holds. @throws ERR_DECRYPTION_FAILED if it does not open any more, or is no text */
@@ -129,7 +134,7 @@ export async function sweepFingerprints<Row>(
     const ref = { key, column, owner }
     if ('error' in comparison && comparison.error !== undefined) tally.fail(ref, comparison.error)
     if (!('wanted' in comparison)) continue
-    if (job.dryRun) tally.change('staleFingerprint')
+    if (job.dryRun) tally.change('staleFingerprint', stateOf(comparison.wanted))
     else {
       const of = { column: fingerprint.of, value: (found.stored ?? null) as string | null }
       changes.push({ ...ref, from: cell.value ?? null, to: comparison.wanted ?? null, of })
@@ -151,7 +156,7 @@ async function replaceFingerprints(
         'replaceFingerprints()',
       )
       for (const change of changes) {
-        if (isWritten(change)) tally.change('staleFingerprint')
+        if (isWritten(change)) tally.change('staleFingerprint', stateOf(change.to))
         else tally.skipped += 1
       }
     },

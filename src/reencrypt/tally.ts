@@ -41,6 +41,7 @@ export class Tally {
   readonly after: Record<ValueState, number>
   readonly failed: ValueFailure[] = []
   failedCount = 0
+  readonly #writtenBefore: boolean
   #refused = 0
   changed = 0
   skipped = 0
@@ -51,7 +52,9 @@ export class Tally {
   /** What looks like ciphertext of other libraries. */
   readonly ciphertexts = new CiphertextCount()
 
-  constructor(legacy: readonly { readonly name: string }[]) {
+  /** @param writtenBefore whether an earlier pass has written any value */
+  constructor(legacy: readonly { readonly name: string }[], writtenBefore = false) {
+    this.#writtenBefore = writtenBefore
     const names = [...STATES, ...legacy.map(({ name }) => `legacy:${name}` as const)]
     const none = Object.fromEntries(names.map((name) => [name, 0])) as Record<ValueState, number>
     this.before = { ...none }
@@ -78,14 +81,14 @@ export class Tally {
   refuse(ref: ValueRef, error: unknown): void {
     this.fail(ref, error)
     this.#refused += 1
-    if (this.#refused >= MAX_LISTED_FAILURES && this.changed === 0) throw error
+    if (this.#refused >= MAX_LISTED_FAILURES && this.changed === 0 && !this.#writtenBefore) throw error
   }
 
-  /** Counts a value of this state as replaced: it is current now. */
-  change(state: ValueState): void {
+  /** Counts a value of this state as replaced. */
+  change(state: ValueState, to: 'current' | 'empty' = 'current'): void {
     this.changed += 1
     this.after[state] -= 1
-    this.after.current += 1
+    this.after[to] += 1
   }
 
   /** For a source that writes nothing in the end: takes all replacements back. */
@@ -98,10 +101,10 @@ export class Tally {
   /**
    * How many values there were in each state before this pass, which did not see all.
    *
-   * @param whole the pass after it, which did: what this one has not changed was found then as it was before
+   * @param next the pass after it: what this one has not changed was found then as it was before
    */
-  beforeOf(whole: Tally): Record<ValueState, number> {
-    const counts: Record<ValueState, number> = { ...whole.before }
+  beforeOf(next: Tally): Record<ValueState, number> {
+    const counts: Record<ValueState, number> = { ...next.before }
     for (const [state, count] of Object.entries(this.before) as [ValueState, number][]) {
       const found = counts[state] ?? 0
       counts[state] = Math.max(0, found + count - (this.after[state] ?? 0))
@@ -109,9 +112,13 @@ export class Tally {
     return counts
   }
 
+  /** How many values it has seen. */
+  get size(): number {
+    return Object.values(this.before).reduce((sum, count) => sum + count, 0)
+  }
+
   /** Values in an old state: all that are neither current nor empty, without those of shredded owners. */
   get left(): number {
-    const total = Object.values(this.after).reduce((sum, count) => sum + count, 0)
-    return total - this.after.current - this.after.empty - this.after.shredded
+    return this.size - this.after.current - this.after.empty - this.after.shredded
   }
 }

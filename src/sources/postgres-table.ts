@@ -204,7 +204,9 @@ export class PostgresTable implements SqlTable {
     const attempt = async () => {
       try {
         if (client instanceof ClientPool)
-          await client.use(deadline, (lent) => triedOutOn(lent, statement, values)).then(rethrow)
+          await client
+            .use(deadline, (lent) => triedOutOn(lent, client.isOfOne, statement, values))
+            .then(rethrow)
         else await deadline.wait(behindSavepoint(client, triedOut(statement), values), NO_ANSWER)
         return null
       } catch (error) {
@@ -327,8 +329,13 @@ async function behindSavepoint(client: PostgresClient, text: string, values: unk
 }
 
 /** @returns what failed, or null. A connection on which something fails is closed, and a transaction of the application's with it. */
-async function triedOutOn(client: PooledClient, statement: string, values: unknown[]): Promise<unknown> {
-  if (await isInTransaction(client))
+async function triedOutOn(
+  client: PooledClient,
+  isOfOne: boolean,
+  statement: string,
+  values: unknown[],
+): Promise<unknown> {
+  if (await isInTransaction(client, isOfOne))
     return behindSavepoint(client, triedOut(statement), values).then(
       () => null,
       (error: unknown) => error,

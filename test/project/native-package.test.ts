@@ -25,4 +25,8 @@ it('its installation succeeds without a prebuilt addon and without any tool, and
   })
   expect(stderr).toContain('there is no prebuilt addon for')
   expect(status).toBe(0)
+  const codeOf = "try { require('./index.js') } catch ({ code }) { process.stdout.write(code) }"
+  expect(spawnSync(process.execPath, ['-e', codeOf], { cwd: folder, encoding: 'utf8' }).stdout).toBe(
+    'ERR_ADDON_NOT_BUILT',
+  )
 })

@@ -108,7 +108,9 @@ function poolAccess(
   let limits: CallLimits | null = null
   const transaction: InTransaction = async ({ deadline, mayTakeLong = false }, work) => {
     const attempt = async (client: PooledClient) =>
-      (await isInTransaction(client)) ? null : { result: await inTransaction(client, deadline, work) }
+      (await isInTransaction(client, clients.isOfOne))
+        ? null
+        : { result: await inTransaction(client, deadline, work) }
     const done = await clients.use(deadline, attempt, { mayTakeLong })
     // Not thrown in there: a connection on which something fails is closed, and the transaction with it.
     if (done === null) throw new HostTransactionError()
