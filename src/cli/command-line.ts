@@ -2,6 +2,7 @@
 import { basename, dirname, relative, sep } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Command } from 'commander'
+import { isKeyLike } from '../master-keys/local.js'
 
 /** The names of this command. The second is that of the package, for `npx` outside of a project. */
 const NAMES = ['keystore', 'drizzle-keystore']
@@ -65,6 +66,18 @@ export function shellWord(text: string): string {
 
 export function withoutPasswords(text: string): string {
   return text.replace(/:\/\/\S*@/g, '://…@')
+}
+
+/**
+ * An error of commander, which quotes what it cannot use: one master key of 64 begins with `-`, and is an unknown option then. What stands after
+ * `=` of an unknown option may be a secret of any form.
+ */
+export function withoutKeys(text: string): string {
+  return text
+    .replace(/'([^'\n]+)'/g, (quoted, word: string) =>
+      isKeyLike(word) || isKeyLike(word.replace(/^-+/, '')) ? "'…' (which looks like a key)" : quoted,
+    )
+    .replace(/(unknown option '[^'=\n]+)=[^\n]*'/, "$1=…'")
 }
 
 function shortPath(path: string): string {

@@ -3,7 +3,7 @@
 import { readFileSync } from 'node:fs'
 import { Command, CommanderError } from 'commander'
 import { invalidArgument, KeystoreError } from '../errors.js'
-import { inThisRuntime, withoutPasswords } from './command-line.js'
+import { inThisRuntime, withoutKeys, withoutPasswords } from './command-line.js'
 import { COMMANDS, type CommandEntry } from './commands.js'
 import { printableLines, printableSentence } from './printable.js'
 import { sayError } from './say.js'
@@ -38,11 +38,11 @@ async function run(argv: readonly string[]): Promise<number> {
     .addHelpText('after', BEGIN)
     // Else descriptions beside long options would be broken inside words where a terminal is narrow.
     .configureHelp({ minWidthToWrap: 12 })
-    // Commander quotes an argument that it does not know, and that may be a URL.
+    // Commander quotes an argument that it does not know, and that may be a URL or a key.
     .configureOutput({
       writeOut: (text) => process.stdout.write(inThisRuntime(text)),
       writeErr: (text) => process.stderr.write(inThisRuntime(text)),
-      outputError: (text, write) => write(printableLines(withoutPasswords(text))),
+      outputError: (text, write) => write(printableLines(withoutKeys(withoutPasswords(text)))),
     })
     .exitOverride()
   const [, , name = '', topic = ''] = argv

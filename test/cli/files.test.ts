@@ -52,8 +52,10 @@ describe('init', () => {
   })
 
   it.each(['init', 'quickstart', 'new-master-key'])('%s makes no file whose name is a key', (command) => {
-    const key = generateMasterKey()
-    const bytes = Buffer.from(key, 'base64url')
+    const bytes = Buffer.from(generateMasterKey(), 'base64url')
+    // One key of 64 begins with `-` in base64url, and is an option to the command line: the next test has those.
+    bytes[0] = 0
+    const key = bytes.toString('base64url')
     for (const text of [key, bytes.toString('base64'), bytes.toString('hex'), `"${key}"`, key.slice(0, 40)]) {
       const args = command === 'new-master-key' ? [command, text] : [command]
       const { status, stdout, stderr } = runKeystore(folder.path, args, {
@@ -64,6 +66,26 @@ describe('init', () => {
       expect(stderr).not.toContain(text.slice(1, 20))
       expect(readdirSync(folder.path)).toEqual([])
     }
+  })
+
+  it('shows no key that the command line cannot use', () => {
+    const key = `-${generateMasterKey().slice(1)}`
+    const command = 'new-master-key'
+    const lines = [
+      [command, key],
+      [command, `-${key}`],
+      [command, `--file=${key}`],
+      [command, '--pin=1234 5'],
+    ]
+    for (const args of [...lines, [command, '--', key], [key.slice(1)], ['rewrap', '--batch-size', key]]) {
+      const { status, stdout, stderr } = runKeystore(folder.path, args)
+      expect({ status: status === 0, stdout }).toEqual({ status: false, stdout: '' })
+      expect(stderr).toMatch(/unknown (option|command)|is a master key itself|is invalid/)
+      expect(stderr).not.toContain(key.slice(2, 20))
+      expect(stderr).not.toContain('1234')
+    }
+    expect(readdirSync(folder.path)).toEqual([])
+    expect(runKeystore(folder.path, [command, '--out']).stderr).toContain("unknown option '--out'")
   })
 
   it('says what drizzle-kit must leave alone, where there is one', () => {
