@@ -61,13 +61,6 @@ export interface BulkWork<Item, Value> {
   lookUpAgain(job: Job): Promise<DataKey>
 }
 
-/** For an own property that an object spread would copy. No prototype counts. For most of those that are not there `in` says so, and is faster. */
-function isOwn(item: object, name: string): boolean {
-  return name in item && isEnumerable.call(item, name)
-}
-
-const isEnumerable = Object.prototype.propertyIsEnumerable
-
 /** What bulk calls need of their service. */
 export interface BulkService {
   readonly keys: KeyCache
@@ -105,11 +98,14 @@ export class Encrypting implements BulkWork<PoolEncryptItem, Token> {
     let context: unknown
     let allowToken: boolean | undefined
     try {
-      // Each by its name, which V8 reads much faster than by a variable; and once, since a getter may give something else the next time.
-      if (userId === null && isOwn(item, 'userId')) userId = (item as EncryptItem).userId
-      if (isOwn(item, 'plaintext')) plaintext = item.plaintext
-      if (isOwn(item, 'context')) context = item.context
-      if (isOwn(item, 'allowToken')) allowToken = item.allowToken
+      // What an object spread would copy: no prototype counts. To ask for one property after the other takes three times as long. Each is read
+      // by its name, which V8 does much faster than by a variable; and once, since a getter may give something else the next time.
+      for (const name of Object.keys(item)) {
+        if (name === 'plaintext') plaintext = item.plaintext
+        else if (name === 'context') context = item.context
+        else if (name === 'allowToken') allowToken = item.allowToken
+        else if (name === 'userId' && userId === null) userId = (item as EncryptItem).userId
+      }
     } catch {
       throw unreadable('an item')
     }
@@ -159,9 +155,11 @@ export class Decrypting implements BulkWork<PoolDecryptItem, string> {
     let token: unknown
     let context: unknown
     try {
-      if (owner === null && isOwn(item, 'userId')) owner = (item as DecryptItem).userId
-      if (isOwn(item, 'token')) token = item.token
-      if (isOwn(item, 'context')) context = item.context
+      for (const name of Object.keys(item)) {
+        if (name === 'token') token = item.token
+        else if (name === 'context') context = item.context
+        else if (name === 'userId' && owner === null) owner = (item as DecryptItem).userId
+      }
     } catch {
       throw unreadable('an item')
     }
