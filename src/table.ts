@@ -73,6 +73,8 @@ export function compareRefs(a: KeyRef, b: KeyRef): number {
 
 /** Like `Buffer.compare` of their UTF-8 bytes, without making them: eight times as fast. */
 export function compareUtf8(a: string, b: string): number {
+  // Side by side, most ids of two stores are the same.
+  if (a === b) return 0
   const shorter = Math.min(a.length, b.length)
   for (let at = 0; at < shorter; at++) {
     const difference = utf8Rank(a.charCodeAt(at)) - utf8Rank(b.charCodeAt(at))

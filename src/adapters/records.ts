@@ -130,6 +130,8 @@ export function winnersOf(
 }
 
 /** What is stored of a row to insert. */
-function rowOf({ whileLive: _, ...row }: NewKeyRecord): KeyRecord {
+function rowOf(input: NewKeyRecord): KeyRecord {
+  if (input.whileLive === undefined) return input
+  const { whileLive: _, ...row } = input
   return row
 }

@@ -5,9 +5,16 @@
  * can write other ones: postgres-js none of times, under Drizzle, and none at all with `fetch_types: false`.
  */
 export function arrayLiteral(values: readonly (string | number | null)[]): string {
-  return `{${values.map((value) => (value === null ? 'NULL' : quotedElement(String(value)))).join(',')}}`
+  let elements = ''
+  for (const [at, value] of values.entries()) {
+    if (at > 0) elements += ','
+    elements += typeof value === 'string' ? quotedElement(value) : (value ?? 'NULL')
+  }
+  return `{${elements}}`
 }
 
 function quotedElement(text: string): string {
-  return `"${/["\\]/.test(text) ? text.replace(/["\\]/g, '\\$&') : text}"`
+  // Faster than a pattern, which goes over a wrapped key in hexadecimal character by character.
+  const isPlain = !text.includes('"') && !text.includes('\\')
+  return `"${isPlain ? text : text.replace(/["\\]/g, '\\$&')}"`
 }

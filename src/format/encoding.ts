@@ -109,6 +109,24 @@ export function preAuthEncode(pieces: readonly (string | Uint8Array)[]): Buffer 
 }
 
 /**
+ * {@link preAuthEncode} into bytes that there are already.
+ *
+ * @returns where the encoding ends; null if it may not fit
+ */
+export function preAuthWrite(
+  out: Buffer,
+  at: number,
+  pieces: readonly (string | Uint8Array)[],
+): number | null {
+  let room = out.length - at - LENGTH_BYTES
+  // A character is three bytes of UTF-8 at most: to count them takes as long as to write them.
+  for (const piece of pieces) room -= LENGTH_BYTES + (typeof piece === 'string' ? 3 : 1) * piece.length
+  if (room < 0) return null
+  writeLength(out, pieces.length, at)
+  return writePieces(out, at + LENGTH_BYTES, pieces)
+}
+
+/**
  * Extends an encoding by further pieces. Only the count in front changes.
  *
  * @returns bytes that must not be kept, as of {@link preAuthEncode}
@@ -129,7 +147,8 @@ function encodedBytes(pieces: readonly (string | Uint8Array)[]): number {
   return bytes
 }
 
-function writePieces(out: Buffer, start: number, pieces: readonly (string | Uint8Array)[]): void {
+/** @returns where they end */
+function writePieces(out: Buffer, start: number, pieces: readonly (string | Uint8Array)[]): number {
   let at = start
   for (const piece of pieces) {
     const bytesAt = at + LENGTH_BYTES
@@ -138,6 +157,7 @@ function writePieces(out: Buffer, start: number, pieces: readonly (string | Uint
     writeLength(out, length, at)
     at = bytesAt + length
   }
+  return at
 }
 
 /** Up to this, a loop in JavaScript writes ASCII faster than a call of Buffer does. */

@@ -285,45 +285,54 @@ interface Pass {
   readonly digests: Digests | null
 }
 
-/** Goes over the source once. Compares one page while the page before is written. */
+/** While the database commits one page, it has the next to insert, and this process another to read and compare. */
+const WRITES_AT_ONCE = 2
+
+/** Goes over the source once. Compares one page while the pages before are written. */
 async function copyPass(compared: CopyJob, phase: string, look: TargetLook): Promise<Pass> {
   const job = { ...compared, isWriting: true }
   const digests = look === 'in order' ? new PairedDigests() : null
   let written = 0
   let isQuiet = true
-  let writing = Promise.resolve(0)
+  const writing: Promise<number>[] = []
   try {
     for await (const { pairs, done } of copyPages(job, phase, look, () => isQuiet)) {
       const page = await differingRows(job, pairs, digests)
       // Shredded at the source since the comparison.
       if (page.refused.length > 0) throw erasuresRefused(page.refused, true)
       isQuiet &&= isNothingToWrite(page)
-      written += await writing
-      writing = Promise.resolve(0)
+      if (writing.length === WRITES_AT_ONCE) written += await (writing.shift() as Promise<number>)
       if (job.signal?.aborted) break
-      writing = write(job, page).then((rows) => {
+      // One after the other, in order: a key log and the report name the users so.
+      await erase(job, page)
+      written += page.erased.length
+      const rows = write(job, page).then((count) => {
         done()
-        return rows
+        return count
       })
       // Awaited below, in any case.
-      writing.catch(() => undefined)
+      rows.catch(() => undefined)
+      writing.push(rows)
     }
   } finally {
-    await writing.catch(() => undefined)
+    await Promise.allSettled(writing)
   }
-  written += await writing
+  for (const rows of writing) written += await rows
   const isWhole = isQuiet && !job.signal?.aborted
   return { written, digests: isWhole ? digestsFrom(digests) : null }
 }
 
-/** @returns how many rows were written */
-async function write(job: CopyJob, { missing, erased, erasedUsers }: DifferingRows): Promise<number> {
+async function erase(job: CopyJob, { erasedUsers }: DifferingRows): Promise<void> {
   // One shred erases all versions of a user.
   for (const [userId, { at, isLogged }] of erasedUsers) {
     await (isLogged ? job.to : job.logged).shred(userId, { forget: false, at })
     job.shredded.add(userId)
   }
-  let written = erased.length + missing.length
+}
+
+/** @returns how many rows were written */
+async function write(job: CopyJob, { missing }: DifferingRows): Promise<number> {
+  let written = missing.length
   if (missing.length === 0) return written
   if (isTurnDueInLoop(CALLS)) await nextTurn()
   const stored = await restoreEach(job, missing)

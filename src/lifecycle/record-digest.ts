@@ -1,6 +1,6 @@
 /** When two stores have the same record, and the digest over many. */
 import { incrementalSha256 } from '../format/aead.js'
-import { preAuthEncode } from '../format/encoding.js'
+import { preAuthEncode, preAuthWrite } from '../format/encoding.js'
 import { isoText } from '../iso-time.js'
 import { isTombstone, type KeyRecord } from '../table.js'
 
@@ -18,14 +18,14 @@ export function isSameRecord(a: KeyRecord, b: KeyRecord): boolean {
   return a.kekId === b.kekId && a.wrappedAt?.getTime() === b.wrappedAt?.getTime()
 }
 
-/** Equal for two records if and only if {@link isSameRecord}. @returns bytes that must not be kept, see {@link preAuthEncode} */
-function canonicalBytes(record: KeyRecord): Buffer {
+/** What is hashed of a record: equal for two of them if and only if {@link isSameRecord}. */
+function canonicalPieces(record: KeyRecord): readonly (string | Uint8Array)[] {
   const { userId, version, encryptedKey, kekId, createdAt, wrappedAt, shreddedAt } = record
   const isLive = shreddedAt === null
   const kek = isLive ? kekId : null
   const wrapped = isLive ? wrappedAt : null
   // Each value that may be null has a flag before it, so that a null KEK id and an empty one have different bytes.
-  return preAuthEncode([
+  return [
     userId,
     String(version),
     encryptedKey,
@@ -36,23 +36,31 @@ function canonicalBytes(record: KeyRecord): Buffer {
     wrapped === null ? '' : isoText(wrapped),
     isLive ? '0' : '1',
     isLive ? '' : 'shredded',
-  ])
+  ]
 }
 
-/** A call of the hash costs as much as hashing a thousand bytes. */
-const RECORDS_A_CALL = 64
+/** About sixty records. A call of the hash costs as much as hashing a thousand bytes. */
+const BYTES_A_CALL = 16_384
 
 /** The digest of records that are added in order. */
 export class RecordsHash {
   readonly #hash
-  #pending: Buffer[] = []
+  readonly #pending = Buffer.allocUnsafeSlow(BYTES_A_CALL)
+  #pendingBytes = 0
 
   constructor(hash = incrementalSha256()) {
     this.#hash = hash
   }
 
   add(record: KeyRecord): void {
-    if (this.#pending.push(canonicalBytes(record)) === RECORDS_A_CALL) this.#flush()
+    const pieces = canonicalPieces(record)
+    let end = preAuthWrite(this.#pending, this.#pendingBytes, pieces)
+    if (end === null) {
+      this.#flush()
+      end = preAuthWrite(this.#pending, 0, pieces)
+    }
+    if (end === null) this.#hash.update(preAuthEncode(pieces))
+    else this.#pendingBytes = end
   }
 
   /** One that goes on from here by itself. */
@@ -68,9 +76,8 @@ export class RecordsHash {
   }
 
   #flush(): void {
-    if (this.#pending.length === 0) return
-    this.#hash.update(Buffer.concat(this.#pending))
-    this.#pending = []
+    if (this.#pendingBytes > 0) this.#hash.update(this.#pending.subarray(0, this.#pendingBytes))
+    this.#pendingBytes = 0
   }
 }
 

@@ -36,6 +36,36 @@ describe.each(
     expect(again).toMatchObject({ copied: 0, equal: true, digest: report.digest })
   })
 
+  it('writes two pages at once, and none any more when it has failed', async () => {
+    const { restore } = storeMaintenance(to.store)
+    let [writing, most, calls, written] = [0, 0, 0, 0]
+    const slowly = async (rows: readonly KeyRecord[], failsAt: number) => {
+      calls += 1
+      writing += 1
+      most = Math.max(most, writing)
+      const isFailing = calls === failsAt
+      await new Promise((resolve) => setTimeout(resolve, isFailing ? 5 : 20))
+      if (!isFailing) await restore.call(to.store.maintenance, rows)
+      writing -= 1
+      if (isFailing) throw new Error('an outage')
+      written += rows.length
+      return [...rows]
+    }
+    const slow = (failsAt: number) =>
+      overriding(to.store, {
+        maintenance: { ...storeMaintenance(to.store), restore: (rows) => slowly(rows, failsAt) },
+      })
+    const failing = copyKeys({ from: from.store, to: slow(3), batchSize: BATCH })
+    await expect(failing).rejects.toThrow('an outage')
+    expect({ writing, most, calls }).toEqual({ writing: 0, most: 2, calls: 4 })
+    expect(await rowsOf(to.store)).toHaveLength(written)
+    // It goes on from there.
+    const missing = ROWS - written
+    const report = await copyKeys({ from: from.store, to: slow(Number.NaN), batchSize: BATCH })
+    expect(report).toMatchObject({ copied: missing, equal: true })
+    expect(most).toBe(2)
+  })
+
   it('refuses another key that is at the target when its page is compared', async () => {
     let isPlanted = false
     const changing = overriding(to.store, {

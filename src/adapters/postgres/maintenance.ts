@@ -49,8 +49,7 @@ export class PostgresMaintenance implements StoreMaintenance {
       // Of some that were left out it is not said which: then all are read.
       if (restored.length === rows.length) for (const record of rows) inserted.add(record)
     }
-    const withFirst = usersWithFirst(inserted)
-    const others = records.filter((record) => !inserted.has(record) || !withFirst.has(record.userId))
+    const others = recordsToRead(records, inserted)
     if (others.length === 0) return winnersOf(records, NO_ROWS, inserted)
     const stored = await this.#storedFor(others, deadline)
     const unwanted = others.filter((record) => isBesideTombstone(record, stored.get(record.userId) ?? []))
@@ -166,12 +165,15 @@ const FEW_ROWS = 10_000
 const NO_ROWS: ReadonlyMap<string, readonly KeyRecord[]> = new Map()
 
 /**
- * The users whose inserted rows need no further look. A user without rows has none that a concurrent shred and a restore could both lock, so
- * that each may miss what the other inserted: whichever of them reads later finds it. But the tombstone of such a shred has version 1, and
- * only one of the two can insert that.
+ * Those whose users' rows are to be read after the insert: all but inserted rows of users whose first version was inserted. A user without rows
+ * has none that a concurrent shred and a restore could both lock, so that each may miss what the other inserted: whichever of them reads later
+ * finds it. But the tombstone of such a shred has version 1, and only one of the two can insert that.
  */
-function usersWithFirst(inserted: ReadonlySet<KeyRecord>): Set<string> {
-  return new Set([...inserted].filter(({ version }) => version === 1).map(({ userId }) => userId))
+function recordsToRead(records: readonly KeyRecord[], inserted: ReadonlySet<KeyRecord>): KeyRecord[] {
+  const others = records.filter((record) => record.version !== 1 || !inserted.has(record))
+  if (others.length === 0) return others
+  const withFirst = new Set(distinctUserIds([...inserted].filter(({ version }) => version === 1)))
+  return others.filter((record) => !inserted.has(record) || !withFirst.has(record.userId))
 }
 
 /** Whether exactly this live row is stored although its user has a tombstone. */
