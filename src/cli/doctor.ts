@@ -47,6 +47,7 @@ import { printProblems, reasonOf } from './row-problems.js'
 import { say } from './say.js'
 import { assertSchemaFile, type SchemaOptions, withSchema } from './schema-file.js'
 import {
+  coreFindings,
   fileFindings,
   forgottenTenants,
   LOST_KEY,
@@ -161,6 +162,7 @@ async function runChecks(
   const found = [
     ...uncheckedFindings(keys, masterKeys),
     ...fileFindings(options),
+    ...coreFindings(),
     ...(columns?.findings ?? []),
   ]
   const lost = isUsable && keyLog !== undefined ? await findLostKeys({ store, keyLog }) : NOTHING_LOST

@@ -1,4 +1,5 @@
-/** What `doctor` finds beside what `verifyAll` does: of the key log, of the pool, and of files. */
+/** What `doctor` finds beside what `verifyAll` does: of the key log, of the pool, of files, and of the native core. */
+import { whyNativeIsUnusable } from '../format/chosen-core.js'
 import { readErasures } from '../key-log/erasures.js'
 import type { LostKey } from '../key-log/lost-keys.js'
 import { liveCount } from '../lifecycle/census.js'
@@ -100,4 +101,12 @@ function oneFolder(keyFile: string, database: string): string {
     `The master key file ${keyFile} and the database ${database} are in one folder, and so most likely in one backup: whoever has both can ` +
     'decrypt everything. Move the master key, or leave it out of the backup'
   )
+}
+
+/** The command is mostly run with the packages of the application: what it cannot use, the application cannot. */
+export function coreFindings(): Finding[] {
+  const why = whyNativeIsUnusable()
+  if (why === null) return []
+  const reason = `JavaScript encrypts and decrypts instead of the native core, which takes more time: ${why}`
+  return [{ severity: 'warning', kind: 'nativeCore', reason }]
 }
