@@ -74,10 +74,8 @@ export function withoutPasswords(text: string): string {
  */
 export function withoutKeys(text: string): string {
   return text
-    .replace(/'([^'\n]+)'/g, (quoted, word: string) =>
-      isKeyLike(word) || isKeyLike(word.replace(/^-+/, '')) ? "'…' (which looks like a key)" : quoted,
-    )
-    .replace(/(unknown option '[^'=\n]+)=[^\n]*'/, "$1=…'")
+    .replace(/(unknown option '[^=]*?)=[\s\S]*'/, "$1=…'")
+    .replace(/[\w+/=-]{24,}/g, (word) => (isKeyLike(word) || isKeyLike(word.replace(/^-+/, '')) ? '…' : word))
 }
 
 function shortPath(path: string): string {

@@ -301,9 +301,11 @@ async function copyPass(compared: CopyJob, phase: string, look: TargetLook): Pro
       // Shredded at the source since the comparison.
       if (page.refused.length > 0) throw erasuresRefused(page.refused, true)
       isQuiet &&= isNothingToWrite(page)
-      if (writing.length === WRITES_AT_ONCE) written += await (writing.shift() as Promise<number>)
+      // Nothing is erased at the target once a page was refused.
+      const most = page.erasedUsers.size > 0 ? 0 : WRITES_AT_ONCE - 1
+      while (writing.length > most) written += await (writing.shift() as Promise<number>)
       if (job.signal?.aborted) break
-      // One after the other, in order: a key log and the report name the users so.
+      // In order: a key log and the report name the users so.
       await erase(job, page)
       written += page.erased.length
       const rows = write(job, page).then((count) => {

@@ -77,8 +77,19 @@ describe('init', () => {
       [command, `-${key}`],
       [command, `--file=${key}`],
       [command, '--pin=1234 5'],
+      [command, "--pin=$'12\n1234'"],
+      [command, `--key ${key}`],
+      [command, `--key:${key}`],
+      [command, `-\n${key}`],
+      [command, `--a'=${key}`],
+      [command, `--a'${key}'`],
+      [command, '--', key],
+      [key.slice(1)],
+      [`a\n${key}`],
+      [`a,${key}`],
     ]
-    for (const args of [...lines, [command, '--', key], [key.slice(1)], ['rewrap', '--batch-size', key]]) {
+    for (const value of [key, `${key}\n`, ` ${key} `]) lines.push(['rewrap', '--batch-size', value])
+    for (const args of lines) {
       const { status, stdout, stderr } = runKeystore(folder.path, args)
       expect({ status: status === 0, stdout }).toEqual({ status: false, stdout: '' })
       expect(stderr).toMatch(/unknown (option|command)|is a master key itself|is invalid/)

@@ -12,6 +12,7 @@ import {
 import { errorOf } from '../support/errors.js'
 import { chosenPairs, freshStore, type TestStore } from '../support/fresh-store.js'
 import { freshKeyLog, type KeyLogFile, shredLine } from '../support/key-log-file.js'
+import { storeMaintenance } from '../support/maintenance.js'
 import { fill, rowsOf, rowsOfUser } from '../support/rows.js'
 import { overriding } from '../support/store-doubles.js'
 
@@ -135,6 +136,22 @@ describe.each(pairs)('copyKeys from %s to %s', (source, target) => {
         await expect(copyKeys({ ...stores, applyErasures: applyErasures as never })).rejects.toMatchObject({
           code: 'ERR_INVALID_ARGUMENT',
         })
+    })
+
+    it('is not erased once a page before has been refused', async () => {
+      await fill(from.store, masterKeys, ['b, before bob'])
+      await plantTombstones(['bob'])
+      const shredded: string[] = []
+      const refusing = overriding(to.store, {
+        maintenance: { ...storeMaintenance(to.store), restore: () => Promise.reject(new Error('an outage')) },
+        shred: async (userId) => {
+          shredded.push(userId)
+          throw new Error('not to be called')
+        },
+      })
+      const copying = copyKeys({ from: from.store, to: refusing, batchSize: 1, applyErasures: true })
+      await expect(copying).rejects.toThrow('an outage')
+      expect(shredded).toEqual([])
     })
 
     it('is refused too if it is shredded while the copy runs', async () => {

@@ -101,18 +101,20 @@ describe.each(dialects)('a sweep of a table that is nearly done, on %s', (dialec
   })
 
   it('names rows that a CHECK refuses in each pass', async () => {
-    const many = 1200
+    // More than a report lists. Each of them is written by itself in the end: a table of many more takes a minute.
+    const [refused, taken] = [1012, 92]
     await host.query('drop table credentials')
     await host.query(
-      "create table credentials (id integer primary key, user_id text, api_key text check (id % 2 = 1 or api_key not like 'v3:%'))",
+      `create table credentials (id integer primary key, user_id text, api_key text check (id % 12 = 0 or api_key not like 'v3:%'))`,
     )
     await host.insert(
       'credentials',
-      Array.from({ length: 2 * many }, (_, id) => ({ id, user_id: 'alice', api_key: `sk-${id}` })),
+      Array.from({ length: refused + taken }, (_, id) => ({ id, user_id: 'alice', api_key: `sk-${id}` })),
     )
     const columns = { table: 'credentials', key: 'id', owner: 'user_id', column: 'api_key' }
     const source = cleanups.closing(await sqlSource(host.url, columns))
     const report = await reencrypt({ envelope, source, context: CONTEXT, plaintext: true })
-    expect(report).toMatchObject({ complete: true, changed: many, left: many, failedCount: many })
-  })
+    expect(report).toMatchObject({ complete: true, changed: taken, left: refused, failedCount: refused })
+    // On Postgres a commit each.
+  }, 240_000)
 })
