@@ -172,7 +172,8 @@ const NO_ROWS: ReadonlyMap<string, readonly KeyRecord[]> = new Map()
 function recordsToRead(records: readonly KeyRecord[], inserted: ReadonlySet<KeyRecord>): KeyRecord[] {
   const others = records.filter((record) => record.version !== 1 || !inserted.has(record))
   if (others.length === 0) return others
-  const withFirst = new Set(distinctUserIds([...inserted].filter(({ version }) => version === 1)))
+  const first = [...inserted].filter(({ version }) => version === 1)
+  const withFirst = new Set(first.map(({ userId }) => userId))
   return others.filter((record) => !inserted.has(record) || !withFirst.has(record.userId))
 }
 
