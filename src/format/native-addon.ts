@@ -75,6 +75,7 @@ export function loadAddon(): NativeAddon | NoAddon {
   } catch (error) {
     // Its message may name anything.
     const code = error instanceof Error && 'code' in error ? ` (${error.code})` : ''
-    return new NoAddon(`${PACKAGE} cannot be loaded${code}: install it anew, for this platform`, true)
+    const advice = `install it anew, for this platform (npm rebuild ${PACKAGE})`
+    return new NoAddon(`${PACKAGE} cannot be loaded${code}: ${advice}`, true)
   }
 }

@@ -36,7 +36,7 @@ it('warns of one that is installed and cannot be used', () => {
     expect(findings(at('broken.cjs'), '0')).toEqual({ status: 0, found: [] })
     const reason =
       'JavaScript encrypts and decrypts instead of the native core, which takes more time: @drizzle-keystore/native cannot be loaded ' +
-      '(ERR_DLOPEN_FAILED): install it anew, for this platform'
+      '(ERR_DLOPEN_FAILED): install it anew, for this platform (npm rebuild @drizzle-keystore/native)'
     const warning = { severity: 'warning', kind: 'nativeCore', reason }
     expect(findings(at('broken.cjs'))).toEqual({ status: 0, found: [expect.objectContaining(warning)] })
   } finally {

@@ -74,7 +74,7 @@ describeNative('the native core', () => {
         expect(await withAddon(addon.subarray(0, length)), `${length} bytes`).toEqual({
           name: 'javascript',
           reason:
-            '@drizzle-keystore/native cannot be loaded (ERR_ADDON_INCOMPLETE): install it anew, for this platform',
+            '@drizzle-keystore/native cannot be loaded (ERR_ADDON_INCOMPLETE): install it anew, for this platform (npm rebuild @drizzle-keystore/native)',
           text: 'x',
         })
     },
